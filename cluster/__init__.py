@@ -1,0 +1,1 @@
+"""Coordination of peers: election, membership and recovery."""

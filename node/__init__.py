@@ -1,0 +1,1 @@
+"""A peer: its registry of jobs, its workers and their claim loop."""

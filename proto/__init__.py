@@ -1,0 +1,1 @@
+"""The wire format spoken between clients and nodes."""

@@ -1,0 +1,1 @@
+"""A distributed job scheduler of equal peers, without a central server."""
