@@ -1,1 +1,1 @@
-"""The shared truth: one contract, and its engines for Redis, Valkey and memory."""
+"""The shared truth: the contract (`base`), and its two engines (`kv`, `lua`)."""

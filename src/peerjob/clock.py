@@ -1,0 +1,84 @@
+"""Wall-clock time and randomness, injected so that tests can run on virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Source of wall-clock time, of a monotonic time that also counts suspension, and of randomness."""
+
+    @property
+    def virtual(self) -> bool:
+        """Whether time only moves when a test moves it; roles then run as tasks, never as threads."""
+        ...
+
+    def time_us(self) -> int:
+        """Microseconds since the epoch."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds on a clock that never goes back and goes on while the machine sleeps."""
+        ...
+
+    @property
+    def random(self) -> random.Random:
+        """The generator for jitter and identifiers."""
+        ...
+
+    def outside(self) -> contextlib.AbstractContextManager[None]:
+        """Hold virtual time still while a thread or a process works for the loop."""
+        ...
+
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    virtual = False
+
+    def __init__(self) -> None:
+        self._random = random.Random()
+
+    def time_us(self) -> int:
+        return time.time_ns() // 1000
+
+    if _BOOTTIME is not None:
+
+        def elapsed(self) -> float:
+            return time.clock_gettime(_BOOTTIME)
+
+    else:  # platforms without a clock that counts suspension
+
+        def elapsed(self) -> float:
+            return time.monotonic()
+
+    @property
+    def random(self) -> random.Random:
+        return self._random
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        yield
+
+
+def to_datetime(time_us: int) -> datetime:
+    """An aware UTC datetime for microseconds since the epoch."""
+    seconds, micros = divmod(time_us, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=micros)
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since the epoch of an aware datetime, without passing through a float."""
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,183 @@
+"""Every error that peerjob raises.
+
+PeerjobError
+├── ArgumentError (TypeError)            arguments that do not fit the job
+├── OptionError (ValueError)             a setting that is out of range or of the wrong kind
+├── ScheduleError (ValueError)           a bad time, zone or recurrence
+├── UnknownKindError (LookupError)       no job of that kind is registered here
+├── UnknownInstanceError (LookupError)   no instance has that id
+├── PayloadTooLargeError (ValueError)    arguments or a result over the limit
+├── DecodeError (ValueError)             a stored record that cannot be read
+├── StoreError
+│   ├── StoreUnavailableError (ConnectionError)   the store cannot be reached
+│   ├── StoreFullError                   the store refuses to grow
+│   └── LayoutError                      the namespace was written by a newer release
+├── NodeStateError (RuntimeError)        the node is not running, or runs already
+├── JobFailed                            the instance was Terminated
+├── JobCancelled                         the instance was Cancelled
+├── JobTimedOut (TimeoutError)           the instance ended in TimedOut
+├── OwnershipLost                        the run no longer holds its claim
+└── AuthError (PermissionError)          not allowed
+
+`Retry`, `Fail` and `Snooze` are signals that a job raises, not failures of peerjob.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PeerjobError(Exception):
+    """Base of every error of this package."""
+
+
+class ArgumentError(PeerjobError, TypeError):
+    """Arguments do not fit the signature of a job; `problems` lists every mismatch."""
+
+    def __init__(self, kind: str, problems: Sequence[str]) -> None:
+        self.kind = kind
+        self.problems = tuple(problems)
+        super().__init__(f"arguments do not fit job {kind!r}: " + "; ".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ArgumentError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.kind, self.problems)
+
+
+class OptionError(PeerjobError, ValueError):
+    """An option or setting has a value that it cannot take."""
+
+    def __init__(self, option: str, given: object, expected: str) -> None:
+        self.option = option
+        self.given = given
+        self.expected = expected
+        super().__init__(f"{option}: expected {expected}, got {given!r}")
+
+
+class ScheduleError(PeerjobError, ValueError):
+    """A time, time zone or recurrence that cannot be used."""
+
+
+class UnknownKindError(PeerjobError, LookupError):
+    """No job of this kind is registered here."""
+
+    def __init__(self, kind: str, known: Sequence[str] = ()) -> None:
+        self.kind = kind
+        self.known = tuple(known)
+        listed = ", ".join(sorted(self.known)[:10]) or "none"
+        super().__init__(
+            f"no job of kind {kind!r} is registered here (known: {listed}); "
+            "pass allow_unknown=True to schedule work that other nodes run"
+        )
+
+
+class UnknownInstanceError(PeerjobError, LookupError):
+    """No instance with this id is in the store."""
+
+    def __init__(self, uuid: str) -> None:
+        self.uuid = uuid
+        super().__init__(f"no instance {uuid} in this namespace (never scheduled, or removed by retention)")
+
+
+class PayloadTooLargeError(PeerjobError, ValueError):
+    """Arguments or a result are larger than the limit; sizes are bytes."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        self.what = what
+        self.size = size
+        self.limit = limit
+        super().__init__(f"{what}: {size:,} bytes encoded, over the limit of {limit:,} bytes")
+
+
+class DecodeError(PeerjobError, ValueError):
+    """A stored value cannot be read."""
+
+
+class StoreError(PeerjobError):
+    """The store could not do what was asked."""
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """The store cannot be reached; `url` is redacted."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url = url
+        self.reason = reason
+        super().__init__(f"cannot reach the store at {url}: {reason}")
+
+
+class StoreFullError(StoreError):
+    """The store refuses to grow; nothing of the request was written."""
+
+
+class LayoutError(StoreError):
+    """The namespace was written by a release with a newer layout."""
+
+
+class NodeStateError(PeerjobError, RuntimeError):
+    """The node is in the wrong state for this call (not started, stopped, or started twice)."""
+
+
+class JobFailed(PeerjobError):
+    """The instance ended in Terminated; carries the remote type, message and traceback."""
+
+    def __init__(self, uuid: str, type: str, message: str, traceback: str = "") -> None:
+        self.uuid = uuid
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        super().__init__(f"{type}: {message}" if message else type)
+
+
+class JobCancelled(PeerjobError):
+    """The instance ended in Cancelled."""
+
+    def __init__(self, uuid: str) -> None:
+        self.uuid = uuid
+        super().__init__(f"instance {uuid} was cancelled")
+
+
+class JobTimedOut(PeerjobError, TimeoutError):
+    """The instance ended in TimedOut: its last attempt ran longer than its timeout."""
+
+    def __init__(self, uuid: str, message: str = "") -> None:
+        self.uuid = uuid
+        super().__init__(message or f"instance {uuid} timed out")
+
+
+class OwnershipLost(PeerjobError):
+    """This run no longer holds its claim; another node may be running the instance."""
+
+
+class AuthError(PeerjobError, PermissionError):
+    """Not allowed: missing or wrong credentials, or a role without this right."""
+
+
+class Retry(Exception):
+    """Raised inside a job: end this attempt and try again, counted as a retry.
+
+    `after` is a Duration (default: the job's backoff).
+    """
+
+    def __init__(self, after: object = None, reason: str = "") -> None:
+        self.after = after
+        self.reason = reason
+        super().__init__(reason or "retry requested")
+
+
+class Fail(Exception):
+    """Raised inside a job: end in Terminated now, without a retry."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason or "failed")
+
+
+class Snooze(BaseException):
+    """Raised by `Context.snooze`: put the instance off without counting an attempt.
+
+    A BaseException so that `except Exception` inside a job does not swallow it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"snoozed for {seconds:g} s")

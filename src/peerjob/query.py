@@ -1,0 +1,135 @@
+"""What to look for, and what to clear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
+from uuid import UUID
+
+from .clock import to_us
+from .durations import Duration, to_seconds
+from .errors import OptionError, ScheduleError
+from .ids import id_text
+from .state import Level, State
+
+if TYPE_CHECKING:
+    from .instance import Instance
+
+MAX_LIMIT = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """Criteria for instances, history and logs; all that are given must match.
+
+    `state` takes one state, a composite, or several; `level` likewise. `before` and `after` mean the time of
+    creation (`before` exclusive, `after` inclusive). `limit` is the size of a page (default 100, at most 10,000),
+    `cursor` comes from the page before, `order` is that of creation.
+    """
+
+    kind: str | None = None
+    uuid: str | UUID | None = None
+    state: State | str | Iterable[State | str] | None = None
+    level: Level | int | None = None
+    instance: Instance[Any] | str | UUID | None = None
+    tag: str | None = None
+    before: datetime | None = None
+    after: datetime | None = None
+    limit: int = 100
+    cursor: str | None = None
+    order: Literal["asc", "desc"] = "asc"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_LIMIT:
+            raise OptionError("limit", self.limit, f"a number from 1 to {MAX_LIMIT:,}")
+        if self.order not in ("asc", "desc"):
+            raise OptionError("order", self.order, "'asc' or 'desc'")
+        for name in ("before", "after"):
+            _checked_time(name, getattr(self, name))
+        object.__setattr__(self, "state", _as_state(self.state))
+        if self.uuid is not None:
+            object.__setattr__(self, "uuid", _checked_id("uuid", self.uuid))
+        if self.instance is not None:
+            given = getattr(self.instance, "id", self.instance)
+            object.__setattr__(self, "instance", _checked_id("instance", given))
+
+    @classmethod
+    def all(cls) -> Self:
+        """Everything in the namespace."""
+        return cls()
+
+    @property
+    def id(self) -> str | None:
+        """The one instance that is asked for, by `uuid` or `instance`."""
+        return self.uuid or self.instance  # type: ignore[return-value]  # both were made text above
+
+    @property
+    def states(self) -> State:
+        """The wanted states as one composite; ALL when none was given."""
+        return self.state if isinstance(self.state, State) else State.ALL
+
+    @property
+    def after_us(self) -> int | None:
+        return None if self.after is None else to_us(self.after)
+
+    @property
+    def before_us(self) -> int | None:
+        return None if self.before is None else to_us(self.before)
+
+    def at(self, cursor: str | None) -> Self:
+        """The same query, from a cursor on."""
+        return replace(self, cursor=cursor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which final instances, or parts of them, to clear: created before, after, or older than an age."""
+
+    before: datetime | None = None
+    after: datetime | None = None
+    older_than: Duration | None = None
+
+    def __post_init__(self) -> None:
+        _checked_time("before", self.before)
+        _checked_time("after", self.after)
+        if self.older_than is not None:
+            to_seconds(self.older_than, "older_than")
+
+    def bounds_us(self, now_us: int) -> tuple[int | None, int | None]:
+        """(after, before) in microseconds, with `older_than` judged at now."""
+        after = None if self.after is None else to_us(self.after)
+        before = None if self.before is None else to_us(self.before)
+        if self.older_than is not None:
+            aged = now_us - round(to_seconds(self.older_than, "older_than") * 1_000_000)
+            before = aged if before is None else min(before, aged)
+        return after, before
+
+
+def _checked_time(name: str, moment: datetime | None) -> None:
+    if moment is not None and moment.tzinfo is None:
+        raise ScheduleError(f"{name}={moment.isoformat()} has no time zone; pass an aware datetime")
+
+
+def _checked_id(name: str, given: object) -> str:
+    try:
+        return id_text(given)  # type: ignore[arg-type]  # anything else raises below
+    except (ValueError, AttributeError, TypeError):
+        raise OptionError(name, given, "a UUID") from None
+
+
+def _as_state(given: State | str | Iterable[State | str] | None) -> State | None:
+    if given is None or isinstance(given, State):
+        return given
+    if isinstance(given, int):
+        return State(given)
+    if isinstance(given, str):
+        try:
+            return State.parse(given)
+        except ValueError as error:
+            raise OptionError("state", given, str(error)) from None
+    combined = State.UNSET
+    for one in given:
+        combined |= _as_state(one) or State.UNSET
+    return combined

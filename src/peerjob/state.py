@@ -1,0 +1,99 @@
+"""The states of an instance, their wire numbers, and the arrows between them."""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+
+class State(IntFlag):
+    """State of an instance; composite members match any of their parts in a query."""
+
+    UNSET = 0
+    CREATED = 1
+    SCHEDULED = 2
+    PROCESSING = 4
+    CANCELLED = 8
+    TIMED_OUT = 16
+    COMPLETED = 32
+    TERMINATED = 64
+
+    INITIAL = CREATED
+    SUCCESS = COMPLETED
+    ACTIVE = SCHEDULED | PROCESSING
+    ERROR = CANCELLED | TIMED_OUT | TERMINATED
+    FINAL = ERROR | COMPLETED
+    ALL = CREATED | ACTIVE | FINAL
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this state is one that no transition leaves."""
+        return bool(self) and not self & ~State.FINAL
+
+    def parts(self) -> tuple[State, ...]:
+        """The single states that this one is made of, in order of their numbers."""
+        return tuple(single for single in SINGLE if single & self)
+
+    def __str__(self) -> str:
+        name = _TEXT.get(int(self))
+        return name if name is not None else "|".join(_TEXT[int(part)] for part in self.parts())
+
+    @classmethod
+    def parse(cls, text: str) -> State:
+        """Read a state's text or alias, in any case: "Completed", "timedout", "final"."""
+        found = _BY_TEXT.get(text.replace("_", "").replace(" ", "").casefold())
+        if found is None:
+            raise ValueError(f"unknown state {text!r}; expected one of {', '.join(sorted(_NAMES.values()))}")
+        return found
+
+
+SINGLE: tuple[State, ...] = (
+    State.CREATED,
+    State.SCHEDULED,
+    State.PROCESSING,
+    State.CANCELLED,
+    State.TIMED_OUT,
+    State.COMPLETED,
+    State.TERMINATED,
+)
+
+_TEXT: dict[int, str] = {
+    0: "Unset",
+    1: "Created",
+    2: "Scheduled",
+    4: "Processing",
+    8: "Cancelled",
+    16: "TimedOut",
+    32: "Completed",
+    64: "Terminated",
+    int(State.ALL): "All",
+}
+_NAMES: dict[State, str] = {State(number): text for number, text in _TEXT.items()} | {
+    State.ACTIVE: "Active",
+    State.ERROR: "Error",
+    State.FINAL: "Final",
+}
+_BY_TEXT: dict[str, State] = {text.casefold(): state for state, text in _NAMES.items()} | {
+    "initial": State.CREATED,
+    "success": State.COMPLETED,
+}
+
+ARROWS: dict[State, State] = {
+    State.UNSET: State.CREATED,
+    State.CREATED: State.SCHEDULED,
+    State.SCHEDULED: State.PROCESSING | State.CANCELLED | State.TERMINATED,
+    State.PROCESSING: State.SCHEDULED | State.FINAL,
+    State.CANCELLED: State.UNSET,
+    State.TIMED_OUT: State.UNSET,
+    State.COMPLETED: State.UNSET,
+    State.TERMINATED: State.UNSET,
+}
+"""For each single state, the states that may follow it."""
+
+
+class Level(IntEnum):
+    """Level of a log line, with go-job's numbers; combine them in a query with `|`."""
+
+    INFO = 1
+    ERROR = 2
+    WARN = 4
+    DEBUG = 8

@@ -1,0 +1,245 @@
+"""The store contract: domain verbs, each of them one atomic step per instance.
+
+What every implementation keeps, whatever the verb:
+
+* State, history, indexes, ownership, unique key and retention of one instance change together or not at all.
+  A batch is atomic per instance, not as a whole, and answers per instance.
+* A transition follows `peerjob.state.ARROWS`, and appends to the history, whose times never go back.
+* Ownership is the pair (fence, incarnation). A write about a running instance compares both.
+* A mutating verb takes a `request` id. The caller has at most one unanswered request per verb and incarnation, and
+  may send it again, word for word, after an error or a timeout; the answer is then the first one, and nothing
+  happens twice. (`enqueue` is idempotent by the instances' own ids.)
+* Hints only wake. Losing every hint costs latency (nodes poll each second), never correctness.
+* Normal outcomes (nothing to claim, lost, dead) are return values. Errors are `StoreUnavailableError`,
+  `StoreFullError` (only `enqueue` raises it: work that is under way can always be finished) and `ArgumentError` for a
+  caller's mistake. A driver retries by itself while the server is away, for `retry_for` seconds, then raises.
+* A record that cannot be decoded is set aside (moved out of every queue and index), counted in `health`, and
+  reported once through the logger `peerjob.store`; whatever the verb was doing goes on with the others.
+* Every key lies under the namespace.
+* Cost: claim and commit are O(log n) per instance plus O(kinds asked for); nothing on these paths depends on the
+  number of finished instances or reads an open range.
+* A call holds at most MAX_BATCH instances; more raises ValueError.
+
+Implementations differ in whose clock decides due-ness and in how strict the order is; `capabilities` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from peerjob.query import Filter, Query
+from peerjob.record import (
+    Ack,
+    Capabilities,
+    Claimed,
+    Enqueued,
+    Health,
+    Hint,
+    LogPage,
+    NewInstance,
+    NodeInfo,
+    NodeView,
+    Outcome,
+    Page,
+    Reaped,
+    Record,
+    Renewed,
+    Want,
+)
+from peerjob.state import State
+
+
+class Liveness(Protocol):
+    """A separate, minimal client for the renewal of one lease; lives on the event loop that opened it.
+
+    It shares nothing with the store it came from but the server, so that it works from another thread and loop.
+    """
+
+    async def open(self) -> None:
+        """Connect."""
+        ...
+
+    async def renew(
+        self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int
+    ) -> Renewed:
+        """Extend the lease to now + ttl, also after it expired, as long as it was not marked dead.
+
+        `running` is the load to show. `count` and `fences_digest` (see `record.digest`) describe the claims that
+        the caller knows; when they do not match the store's, the answer lists the store's in `held`.
+        Never retried by the driver; fails with StoreUnavailableError within ttl/5.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """A shared store, bound to one namespace, used from one event loop."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, with credentials redacted."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it promises; known after `open`."""
+        ...
+
+    async def open(self) -> None:
+        """Connect, check the server and the namespace's layout.
+
+        Raises StoreUnavailableError within 5 s when the server cannot be reached, LayoutError for a newer layout.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release every connection; idempotent."""
+        ...
+
+    def liveness(self) -> Liveness:
+        """A new client for the lease, not opened yet."""
+        ...
+
+    # -- queue ----------------------------------------------------------------------------------------------------
+
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        """Add instances as Created → Scheduled (two history entries at one time), in one answer each.
+
+        Idempotent by instance id: the same call again gives the first answer. Where a kind and key are taken by an
+        instance that is not final, nothing is added and that instance's id is the answer (within a batch, the first
+        one wins). Wakes min(instances due, idle nodes) idle nodes that can run them; an instance that is now the
+        earliest delayed one wakes one. Raises StoreFullError with nothing half written.
+        """
+        ...
+
+    async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
+        """Scheduled → Processing for the best due instances: lowest priority number, then due time, then id.
+
+        Moves due delayed instances first (at most 1,000, earliest first). Counts the attempt, gives each a new fence.
+        A suspect (`record.is_suspect`) that comes first is taken alone if `want.suspects`, and passed over otherwise;
+        suspects never hide others behind them. A claim that fills its limit and leaves due work wakes one more idle
+        node. A claim that finds nothing registers the incarnation as idle in the same step. An incarnation that is
+        dead or unknown gets `dead=True`.
+        """
+        ...
+
+    async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        """Apply outcomes, each conditional on (fence, incarnation), one answer each, in order.
+
+        Logs of an outcome are appended first, then state, result, error and progress change. A final outcome frees the
+        unique key and removes up to twice as many expired final instances as the call adds. RETRY and SNOOZE make it
+        Scheduled, due at now + delay; HAND_BACK gives it back its old due time. A commit works as long as the claim
+        has not been taken back, even when the lease has expired. A REPORT that carries nothing but logs is also accepted
+        from the (fence, incarnation) that made the instance final by its own outcome, so that what its processors log
+        afterwards is kept; `Record.owner` keeps naming that incarnation. On an instance that was cancelled while it ran, every
+        action but REPORT also releases it, and the answer is CANCELLED (also for REPORT).
+        """
+        ...
+
+    async def turn(
+        self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
+    ) -> tuple[list[Ack], Claimed]:
+        """`commit`, then `claim` (when `want` is given), in one round trip where the server can."""
+        ...
+
+    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+        """Scheduled or Processing → Cancelled, in one step each; the answer is the state it was in, per id.
+
+        None: unknown. A final state: it was final already and is unchanged (an instance that this very request
+        cancelled before answers as it did then). A running one loses its fence at once: nothing its holder commits
+        changes it any more; its owner entry stays as "releasing" until the holder releases it or is reaped, and its
+        unique key is freed with that. The holder is hinted "cancel" and sees it in every renewal.
+        """
+        ...
+
+    # -- hints and waiters ----------------------------------------------------------------------------------------
+
+    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        """Wait up to `timeout` seconds for hints to this incarnation; [] when none came.
+
+        Only one caller per incarnation at a time. Cancelling the call loses no hint that matters (see HINTS).
+        """
+        ...
+
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
+        """Register for a "final" hint on each of these and read them, in one step each."""
+        ...
+
+    async def watch_changes(self, incarnation: str, ttl: float) -> None:
+        """Have every transition, progress and log append hinted as "change" to this incarnation for `ttl` seconds."""
+        ...
+
+    # -- liveness -------------------------------------------------------------------------------------------------
+
+    async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
+        """Add a live incarnation (or update what it shows); returns the store's time.
+
+        `previous` is this process's incarnation that was marked dead while it was out of reach: crashes that its
+        reaping charged are turned into losses.
+        """
+        ...
+
+    async def leave(self, incarnation: str) -> int:
+        """End a lease in an orderly way: claims left behind are handed back without a count; returns how many."""
+        ...
+
+    async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
+        """Take back up to `limit` claims of incarnations whose lease has expired; [] when there is none.
+
+        Marks the incarnation dead first, in one step; any peer can go on where another stopped. A claim whose start
+        was reported counts as a crash, any other as a loss; but when a suspect was running there, only suspects are
+        charged. Over max_crashes the instance becomes Terminated ("poison"), otherwise Scheduled with its old due time.
+        Neither counts as an attempt. Instances that were cancelled while running are released. The caller decides whether
+        it may reap (only after a full TTL of answered renewals).
+        """
+        ...
+
+    async def nodes(self) -> list[NodeView]:
+        """Live incarnations, by name."""
+        ...
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[str]) -> list[Record | None]:
+        """Records by id."""
+        ...
+
+    async def lookup(self, query: Query) -> Page:
+        """A page in order of creation (the id's order), by an index on kind and state; tags have an index too.
+
+        Reads a bounded number of records, so a page may be short, even empty, and still have a cursor. `query.level` is
+        not judged here.
+        """
+        ...
+
+    async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
+        """Log lines of one instance from a cursor on, oldest first."""
+        ...
+
+    async def health(self) -> Health:
+        """Counts per kind and state, and other numbers that need no scan."""
+        ...
+
+    # -- retention ------------------------------------------------------------------------------------------------
+
+    async def expire(self, limit: int) -> int:
+        """Remove up to `limit` final instances whose time is over, with all that belongs to them; how many."""
+        ...
+
+    async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
+        """Remove final instances that match, in one bounded step; returns how many (0: done)."""
+        ...
+
+    async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        """Fold the history of final instances that match down to its last entry, in one bounded step."""
+        ...
+
+    async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        """Remove the logs of final instances that match, in one bounded step."""
+        ...
+
+    async def clear(self) -> None:
+        """Remove every instance in the namespace, whatever its state, in bounded steps; nodes stay joined."""
+        ...
