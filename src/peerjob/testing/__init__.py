@@ -1,0 +1,1 @@
+"""What tests of jobs, nodes and stores are made of."""

@@ -1,0 +1,201 @@
+"""A clock for tests whose time only moves when the test moves it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import random  # noqa: TID251  # randomness that a test can repeat
+import threading
+from collections.abc import Awaitable, Generator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Self, TypeVar
+
+from peerjob.clock import to_us
+from peerjob.durations import Duration, to_seconds
+
+from .loop import DrivenLoop
+
+Result = TypeVar("Result")
+
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class VirtualClock:
+    """A Clock on virtual time, which the timers of the running event loop follow.
+
+    Use it as a context manager, or call `install` and `uninstall`; a first use inside a running loop
+    installs it too. From then on sleeps and timeouts of that loop end only within `advance` or `run`, which
+    go from timer to timer and let the loop come to rest at each. While a thread or process works for the
+    loop (`outside`, and whatever is given to the loop's executors), time stands still. Sockets work, but
+    nobody waits for them: virtual time passes over an answer that is still under way.
+
+    `start` is the wall-clock time to begin with. One seed gives one course of events.
+    """
+
+    virtual = True
+
+    def __init__(self, start: datetime = _START, seed: int = 0) -> None:
+        self._start_us = to_us(start)
+        self._random = random.Random(seed)
+        self._elapsed = 0.0
+        self._driven: DrivenLoop | None = None
+        self._movers: list[_Mover] = []
+        self._numbers = itertools.count()
+        self._outside = 0
+        self._outside_lock = threading.Lock()
+
+    # -- the Clock of the code under test
+
+    def time_us(self) -> int:
+        """Microseconds since the epoch."""
+        return self._start_us + round(self.elapsed() * 1_000_000)
+
+    def elapsed(self) -> float:
+        """Virtual seconds since this clock was made."""
+        self._install_where_a_loop_runs()
+        return self._elapsed if self._driven is None else self._driven.now
+
+    @property
+    def random(self) -> random.Random:
+        """A generator that starts from the seed."""
+        return self._random
+
+    @contextlib.contextmanager
+    def outside(self) -> Generator[None]:
+        """Hold virtual time still while a thread or a process works for the loop.
+
+        May be entered from any thread. Enter before the work is handed out, leave when its result is back.
+        """
+        self._install_where_a_loop_runs()
+        self._enter_outside()
+        try:
+            yield
+        finally:
+            self._leave_outside()
+
+    # -- what a test does
+
+    async def advance(self, duration: Duration) -> None:
+        """Move time on by a Duration, stopping at every timer on the way until the loop is at rest."""
+        await self._mover(duration, "duration").arrival
+
+    async def settle(self) -> None:
+        """Wait until the loop is at rest: nothing to run before time moves, and no work outside."""
+        await self.advance(0)
+
+    async def run(self, awaitable: Awaitable[Result], limit: Duration = "1h") -> Result:
+        """Move time on until the awaitable is done, and return its result.
+
+        Raises TimeoutError, after cancelling it, when it is not done within `limit` of virtual time.
+        """
+        mover = self._mover(limit, "limit")
+        task = asyncio.ensure_future(awaitable)
+        task.add_done_callback(lambda _: mover.arrive())
+        try:
+            await mover.arrival
+        finally:
+            in_time = task.done()
+            task.cancel()
+        if not in_time:
+            await self.settle()
+            raise TimeoutError(f"not done within {limit} of virtual time")
+        return await task
+
+    def install(self) -> None:
+        """Put the running loop on virtual time.
+
+        Raises RuntimeError for a loop that cannot be driven (uvloop, a Proactor loop), for one that another
+        clock drives, and when this clock drives another loop that still runs.
+        """
+        if self._driven is not None:
+            if self._driven.loop is asyncio.get_running_loop():
+                return
+            if self._driven.loop.is_running():
+                raise RuntimeError("this clock drives another event loop: use one clock per loop")
+            self.uninstall()
+        self._driven = DrivenLoop(
+            self._elapsed, self._at_rest, enter=self._enter_outside, leave=self._leave_outside
+        )
+
+    def uninstall(self) -> None:
+        """Put the loop back on real time; whoever waits for time to move is cancelled."""
+        driven, self._driven = self._driven, None
+        movers, self._movers = self._movers, []
+        if driven is None:
+            return
+        self._elapsed = driven.now
+        driven.release()
+        for mover in movers:
+            if not driven.loop.is_closed():
+                mover.arrival.cancel()
+
+    def __enter__(self) -> Self:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.uninstall()
+
+    # -- inside
+
+    def _install_where_a_loop_runs(self) -> None:
+        if self._driven is None:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                return
+            self.install()
+
+    def _mover(self, duration: Duration, option: str) -> _Mover:
+        seconds = to_seconds(duration, option)
+        self.install()
+        mover = _Mover(self.elapsed() + seconds, next(self._numbers))
+        heapq.heappush(self._movers, mover)
+        return mover
+
+    def _at_rest(self) -> bool:
+        while self._movers and self._movers[0].arrival.done():
+            heapq.heappop(self._movers)
+        driven = self._driven
+        if driven is None or not self._movers or self._outside:
+            return False
+        mover = self._movers[0]
+        timer = driven.next_timer()
+        driven.now = max(driven.now, min(timer, mover.target))
+        if timer > mover.target:
+            mover.arrive()
+        return True
+
+    def _enter_outside(self) -> None:
+        with self._outside_lock:
+            self._outside += 1
+
+    def _leave_outside(self) -> None:
+        with self._outside_lock:
+            self._outside -= 1
+        if self._driven is not None:
+            # a loop that is being closed has nobody left to wake
+            with contextlib.suppress(RuntimeError):
+                self._driven.loop.call_soon_threadsafe(_look_again)
+
+
+def _look_again() -> None:
+    """Run by a loop that waits for I/O, so that it sees that it is at rest now."""
+
+
+@dataclass(order=True)
+class _Mover:
+    """Somebody who waits for time to come to `target`; of several for one time, the first goes first."""
+
+    target: float
+    number: int
+    arrival: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future(), compare=False
+    )
+
+    def arrive(self) -> None:
+        if not self.arrival.done():
+            self.arrival.set_result(None)

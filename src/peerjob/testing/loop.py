@@ -1,0 +1,143 @@
+# pyright: reportPrivateUsage=false
+# this file alone knows how asyncio's selector loop is made inside
+"""A running event loop whose timers are put on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import selectors
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextvars import Context
+from typing import Any, cast
+
+
+class DrivenLoop:
+    """The running loop, on virtual time from `now` on until `release`.
+
+    Whenever nothing is left to run at the present time, `at_rest` is asked to go one step: to move `now`, or
+    to make something ready. Where it cannot (it answers False), the loop waits for I/O and other threads,
+    however early its next timer. `enter` and `leave` are called around the work of an executor. Timers that
+    were set before keep the time that they have left.
+    """
+
+    def __init__(
+        self, now: float, at_rest: Callable[[], bool], enter: Callable[[], None], leave: Callable[[], None]
+    ) -> None:
+        running = asyncio.get_running_loop()
+        if not isinstance(running, asyncio.SelectorEventLoop):
+            raise RuntimeError(
+                f"virtual time cannot drive {type(running).__module__}.{type(running).__qualname__}: "
+                "run the test on asyncio.SelectorEventLoop (without uvloop)"
+            )
+        self.loop = cast("_SelectorLoop", running)
+        if isinstance(self.loop._selector, _IdleSelector):
+            raise RuntimeError("another clock drives this event loop")
+        self.now = now
+        self._numbers = itertools.count()
+        self._enter, self._leave = enter, leave
+        self._run_in_executor = self.loop.run_in_executor
+        self._shift(now - self.loop.time())
+        self.loop._selector = _IdleSelector(self.loop._selector, at_rest)
+        for name, method in self._methods().items():
+            setattr(self.loop, name, method)
+
+    def release(self) -> None:
+        """Put the loop back on real time."""
+        if self.loop.is_closed():
+            return
+        self.loop._selector = cast(_IdleSelector, self.loop._selector).real
+        for name in self._methods():
+            delattr(self.loop, name)
+        self._shift(self.loop.time() - self.now)
+
+    def next_timer(self) -> float:
+        """When the loop's first timer fires; infinity when it has none."""
+        timers = self.loop._scheduled
+        return timers[0].when() if timers else float("inf")
+
+    def _methods(self) -> dict[str, Callable[..., object]]:
+        return {"time": self._time, "call_at": self._call_at, "run_in_executor": self._run_outside}
+
+    def _time(self) -> float:
+        return self.now
+
+    def _call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = _OrderedTimer(when, callback, args, self.loop, context)
+        timer.number = next(self._numbers)
+        heapq.heappush(self.loop._scheduled, timer)
+        timer._scheduled = True
+        return timer
+
+    def _run_outside(
+        self, executor: Executor | None, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        future = self._run_in_executor(executor, func, *args)
+        self._enter()
+        future.add_done_callback(lambda _: self._leave())
+        return future
+
+    def _shift(self, seconds: float) -> None:
+        for timer in self.loop._scheduled:
+            timer._when += seconds
+
+
+class _Timer(asyncio.TimerHandle):
+    """What of a timer is used here."""
+
+    _when: float
+    _scheduled: bool
+
+
+class _OrderedTimer(_Timer):
+    """A timer that fires after those set earlier for the same time."""
+
+    number: int
+
+    def __lt__(self, other: object) -> bool:
+        if isinstance(other, _OrderedTimer):
+            return (self._when, self.number) < (other._when, other.number)
+        return super().__lt__(cast(_Timer, other))
+
+
+class _SelectorLoop(asyncio.SelectorEventLoop):
+    """What of a loop is used here."""
+
+    _selector: selectors.BaseSelector
+    _scheduled: list[_Timer]
+
+
+class _IdleSelector(selectors.BaseSelector):
+    """A loop's selector that knows when the loop has nothing left to run, and never sleeps for a timer."""
+
+    def __init__(self, real: selectors.BaseSelector, at_rest: Callable[[], bool]) -> None:
+        self.real = real
+        self._at_rest = at_rest
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = self.real.select(0)
+        if events or (timeout is not None and timeout <= 0) or self._at_rest():
+            return events
+        return self.real.select(None)
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self.real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self.real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self.real.modify(fileobj, events, data)
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        return self.real.get_key(fileobj)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self.real.get_map()
+
+    def close(self) -> None:
+        self.real.close()
