@@ -1,0 +1,153 @@
+"""What a running job can ask and say: `Context`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+from .clock import to_datetime
+from .durations import Duration, to_seconds
+from .errors import OptionError, OwnershipLost, Snooze
+from .injected import current_run
+
+if TYPE_CHECKING:
+    from .instance import Instance
+    from .manager import Manager
+    from .worker import Worker
+
+Reason = Literal["user", "timeout", "drain", "lost"]
+"""Why a run is cancelled."""
+
+
+class RunHooks(Protocol):
+    """What a node does for a context; a detached context has none."""
+
+    def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
+    async def check_owner(self, context: Context) -> bool: ...
+    def make_instance(self, context: Context) -> Instance[Any]: ...
+
+
+class Context:
+    """The run of one instance, seen from inside; usable from threads.
+
+    Get it by annotating a parameter, or with `Context.current()`.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_hooks",
+        "_instance",
+        "_reason",
+        "attempt",
+        "deadline_us",
+        "fence",
+        "id",
+        "kind",
+        "manager",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: str = "",
+        kind: str = "",
+        fence: int = 0,
+        attempt: int = 1,
+        deadline_us: int | None = None,
+        hooks: RunHooks | None = None,
+        manager: Manager | None = None,
+        worker: Worker | None = None,
+    ) -> None:
+        self.id = id
+        self.kind = kind
+        self.fence = fence
+        """Grows with every claim of the instance: pass it to your own storage to refuse a stale run."""
+        self.attempt = attempt
+        self.deadline_us = deadline_us
+        self.manager = manager
+        self.worker = worker
+        self._hooks = hooks
+        self._instance: Instance[Any] | None = None
+        self._reason: Reason | None = None
+        self._cancelled: threading.Event | None = None
+
+    @classmethod
+    def current(cls) -> Context:
+        """The context of the running job, or a detached one that is never cancelled."""
+        return current_run.get() or cls()
+
+    @property
+    def detached(self) -> bool:
+        """Whether no node stands behind it: the function was called in place, outside a job."""
+        return self._hooks is None
+
+    @property
+    def instance(self) -> Instance[Any] | None:
+        """The instance that runs, made when first asked for; None when detached."""
+        if self._instance is None and self._hooks is not None:
+            self._instance = self._hooks.make_instance(self)
+        return self._instance
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When this attempt times out, or None."""
+        return None if self.deadline_us is None else to_datetime(self.deadline_us)
+
+    # -- cancellation --------------------------------------------------------------------------------------------
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was asked to end."""
+        return self._reason is not None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why: "user", "timeout", "drain" or "lost"; None while it is not cancelled."""
+        return self._reason
+
+    def raise_if_cancelled(self) -> None:
+        """Raise asyncio.CancelledError when the run was asked to end."""
+        if self._reason is not None:
+            raise asyncio.CancelledError(self._reason)
+
+    async def sleep(self, duration: Duration) -> None:
+        """Sleep, on the loop; cancelled like any await."""
+        await asyncio.sleep(to_seconds(duration))
+
+    def wait(self, duration: Duration) -> bool:
+        """Sleep in a thread until the run is cancelled or the time is over; True when it was cancelled."""
+        if self._cancelled is None:
+            self._cancelled = threading.Event()
+            if self._reason is not None:
+                self._cancelled.set()
+        return self._cancelled.wait(to_seconds(duration))
+
+    def cancel(self, reason: Reason) -> None:
+        """Ask the run to end. For the node; the first reason stays."""
+        if self._reason is None:
+            self._reason = reason
+            if self._cancelled is not None:
+                self._cancelled.set()
+
+    # -- ownership -----------------------------------------------------------------------------------------------
+
+    async def assert_owner(self) -> None:
+        """Raise OwnershipLost unless the store still holds this very claim; asks the store."""
+        if self._hooks is not None and not await self._hooks.check_owner(self):
+            raise OwnershipLost(f"instance {self.id} is not held under fence {self.fence} any more")
+
+    # -- saying something ----------------------------------------------------------------------------------------
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Show how far the run is: 0 to 1, and a short text. Written with the next group commit."""
+        if not 0 <= fraction <= 1:
+            raise OptionError("fraction", fraction, "a number from 0 to 1")
+        if self._hooks is not None:
+            self._hooks.report_progress(self, float(fraction), message)
+
+    def snooze(self, duration: Duration) -> NoReturn:
+        """End this run and have the instance run again after `duration`; it is not counted as an attempt."""
+        raise Snooze(to_seconds(duration))

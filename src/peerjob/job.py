@@ -1,0 +1,293 @@
+"""Job definitions: what runs, under which kind, with which options."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, Protocol, cast, overload
+
+from typing_extensions import TypeVar, Unpack
+
+from .errors import OptionError
+from .policy import Options, Policy, checked, make_policy
+from .references import module_name
+from .schedule import Schedule
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+C_co = TypeVar("C_co", covariant=True, default=Any)
+
+MAX_KIND = 200
+
+
+class Job(Generic[P, R_co, C_co]):
+    """An immutable definition: a kind, the callable that runs (its executor), and options.
+
+    `P` are the callable's parameters, `R_co` is what an instance results in, `C_co` what a call in place returns.
+    Without a callable it is a handle for work that other nodes run.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "_frozen",
+        "executor",
+        "kind",
+        "options",
+        "overrides",
+        "policy",
+        "schedule",
+    )
+
+    kind: str
+    executor: Callable[..., Any] | None
+    options: dict[str, Any]
+    """The definition's options with the overrides over them, checked."""
+    overrides: dict[str, Any]
+    """What `with_options` added: the part that travels with an instance."""
+    policy: Policy
+    schedule: Schedule
+
+    @overload
+    def __init__(
+        self: Job[P, T, Coroutine[Any, Any, T]],
+        kind: str,
+        executor: Callable[P, Coroutine[Any, Any, T]],
+        /,
+        **options: Unpack[Options],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Job[P, T, T], kind: str, executor: Callable[P, T], /, **options: Unpack[Options]
+    ) -> None: ...
+    @overload
+    def __init__(self: Job[..., Any, Any], kind: str, /, **options: Unpack[Options]) -> None: ...
+    def __init__(
+        self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]
+    ) -> None:
+        if not isinstance(kind, str) or not kind or len(kind) > MAX_KIND or "\x00" in kind:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError("kind", kind, f"text of 1 to {MAX_KIND} characters")
+        if executor is not None and not callable(executor):
+            raise OptionError("executor", executor, "a callable")
+        _fill(self, kind, executor, checked(cast(dict[str, Any], options)), {})
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if getattr(self, "_frozen", False):
+            raise AttributeError(f"Job is immutable; use with_options() for a variant (tried to set {name})")
+        object.__setattr__(self, name, value)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C_co:
+        """Call the function here and now, as if it were not a job; injected parameters are filled in."""
+        if self.executor is None:
+            raise TypeError(f"job {self.kind!r} is a handle for work that runs elsewhere; it cannot be called here")
+        from .injected import fill_in_place
+
+        return cast(C_co, fill_in_place(self.executor, args, kwargs))
+
+    def __repr__(self) -> str:
+        return f"<Job {self.kind!r}>"
+
+    def with_options(self, **options: Unpack[Options]) -> Job[P, R_co, C_co]:
+        """A variant of the same kind; its options win over the definition's and travel with its instances."""
+        overrides = self.overrides | checked(cast(dict[str, Any], options))
+        merged = self.options | checked(cast(dict[str, Any], options))
+        if {"at", "after", "cron", "every"} & options.keys():
+            # a new time replaces the definition's, rather than adding to it
+            for name in ("at", "after", "cron", "every"):
+                if name not in options:
+                    merged.pop(name, None)
+                    overrides.pop(name, None)
+        variant: Job[P, R_co, C_co] = object.__new__(type(self))
+        _fill(variant, self.kind, self.executor, merged, overrides)
+        return variant
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """This job with arguments, to be scheduled with others by `schedule_many`."""
+        return Call(self, args, kwargs)
+
+    @property
+    def description(self) -> str:
+        """What it does, in a sentence: the option, else the first line of the callable's docstring."""
+        given = self.options.get("description")
+        if given is not None:
+            return cast(str, given)
+        doc = getattr(self.executor, "__doc__", None) if self.executor is not None else None
+        return (doc or "").strip().partition("\n")[0]
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Old kinds that this job still serves."""
+        return cast(tuple[str, ...], self.options.get("aliases", ()))
+
+    @property
+    def version(self) -> int:
+        """Version of the definition, for rolling deploys; 0 by default."""
+        return cast(int, self.options.get("version", 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The definition as plain values, with go-job's keys."""
+        options = self.options
+        return {
+            "kind": self.kind,
+            "description": self.description,
+            "priority": self.policy.priority,
+            "max_retries": self.policy.max_retries,
+            "timeout": self.policy.timeout,
+            "crontab": options.get("cron"),
+            "schedule_at": options["at"].isoformat() if hasattr(options.get("at"), "isoformat") else options.get("at"),
+            "tags": list(self.policy.tags),
+            "version": self.version,
+        }
+
+
+def _fill(
+    job: Job[..., Any, Any],
+    kind: str,
+    executor: Callable[..., Any] | None,
+    options: dict[str, Any],
+    overrides: dict[str, Any],
+) -> None:
+    job.kind = kind
+    job.executor = executor
+    job.options = options
+    job.overrides = overrides
+    job.policy = make_policy(options)
+    job.schedule = Schedule.of(options)
+    if executor is not None:
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            if name not in ("__module__", "__annotations__", "__type_params__") and hasattr(executor, name):
+                job.__dict__[name] = getattr(executor, name)
+        job.__dict__["__wrapped__"] = executor
+    object.__setattr__(job, "_frozen", True)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """A job with its arguments, ready to be scheduled."""
+
+    job: Job[..., R_co, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(
+        self, executor: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> Job[P, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, executor: Callable[P, T], /) -> Job[P, T, T]: ...
+
+
+class _JobOptions(Options, total=False):
+    kind: str
+
+
+@overload
+def job(executor: Callable[P, Coroutine[Any, Any, T]], /) -> Job[P, T, Coroutine[Any, Any, T]]: ...
+@overload
+def job(executor: Callable[P, T], /) -> Job[P, T, T]: ...
+@overload
+def job(*, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
+def job(executor: Any = None, /, *, kind: str | None = None, **options: Unpack[Options]) -> Any:
+    """Make a function a job: `@job`, or `@job(kind="sum", max_retries=3)`.
+
+    The kind defaults to `module:qualname`. Raises TypeError on a method, whose `self` no node could supply.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
+        _refuse_method(function)
+        return Job(default_kind(function) if kind is None else kind, function, **options)
+
+    return decorate if executor is None else decorate(executor)
+
+
+def default_kind(function: Callable[..., Any]) -> str:
+    """`module:qualname`, with a script's own name for `__main__`; raises OptionError where there is none."""
+    qualname = getattr(function, "__qualname__", None)
+    module = module_name(getattr(function, "__module__", "__main__"))
+    if qualname is None or "<lambda>" in qualname or module == "__main__":
+        raise OptionError("kind", kind_hint(function), "kind=, for a callable that has no importable name of its own")
+    return f"{module}:{qualname}"
+
+
+def kind_hint(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__name__
+
+
+def _refuse_method(function: Callable[..., Any]) -> None:
+    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
+    if owner and not owner.endswith("<locals>") and sys._getframe(2).f_locals.get("__qualname__") == owner:
+        raise TypeError(
+            f"@job on the method {function.__qualname__}: a node could not supply self; "
+            'decorate a function, or use Job("kind", instance.method)'
+        )
+
+
+class JobGroup:
+    """Jobs defined together, with a common prefix of their kinds and common options."""
+
+    def __init__(self, prefix: str = "", **defaults: Unpack[Options]) -> None:
+        self.prefix = prefix
+        self._defaults = checked(cast(dict[str, Any], defaults)) and defaults
+        self._jobs: dict[str, Job[..., Any, Any]] = {}
+
+    @overload
+    def job(self, executor: Callable[P, Coroutine[Any, Any, T]], /) -> Job[P, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def job(self, executor: Callable[P, T], /) -> Job[P, T, T]: ...
+    @overload
+    def job(self, *, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
+    def job(self, executor: Any = None, /, *, kind: str | None = None, **options: Unpack[Options]) -> Any:
+        """Like `@peerjob.job`, with the group's prefix and defaults; the job is added to the group."""
+
+        def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
+            _refuse_method(function)
+            name = self.prefix + (default_kind(function) if kind is None else kind)
+            merged = cast(Options, {**self._defaults, **options})
+            return self.add(Job(name, function, **merged))
+
+        return decorate if executor is None else decorate(executor)
+
+    def add(self, job: Job[P, R_co, C_co]) -> Job[P, R_co, C_co]:
+        """Add a job that was defined elsewhere; the same kind again replaces it."""
+        self._jobs[job.kind] = job
+        return job
+
+    def __iter__(self) -> Iterator[Job[..., Any, Any]]:
+        return iter(self._jobs.values())
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+
+def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object) -> list[Job[..., Any, Any]]:
+    """The jobs in a job, a group, a module, `"package.module"`, or an iterable of any of these.
+
+    Of a module: its attributes that are jobs or groups, wherever they were defined, each kind once.
+    """
+    import importlib
+    from types import ModuleType
+
+    if isinstance(source, Job):
+        return [cast("Job[..., Any, Any]", source)]
+    if isinstance(source, JobGroup):
+        return list(source)
+    if isinstance(source, str):
+        try:
+            source = importlib.import_module(source)
+        except ImportError as error:
+            raise OptionError("jobs", source, f"an importable module ({error})") from error
+    if isinstance(source, ModuleType):
+        found: dict[str, Job[..., Any, Any]] = {}
+        for value in vars(source).values():
+            if isinstance(value, Job | JobGroup):
+                for one in collect_jobs(cast(Any, value)):
+                    found.setdefault(one.kind, one)
+        return list(found.values())
+    if isinstance(source, Iterable):
+        return [one for part in cast(Iterable[Any], source) for one in collect_jobs(part)]
+    raise OptionError("jobs", source, "a Job, a JobGroup, a module, or the name of a module")

@@ -1,0 +1,198 @@
+"""The interface to schedule, look up, wait for and cancel instances, the same in process and over the network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+from uuid import UUID
+
+from .durations import Duration
+from .instance import HistoryEntry, Instance, LogEntry
+from .job import Call, Job, JobGroup
+from .query import Filter, Query
+from .record import LogLine, NodeView, Record
+from .state import State
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class ResultPage(list[T]):
+    """A page of a lookup: a list, with the `cursor` for the next page (None: this was the last)."""
+
+    def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
+        super().__init__(items)
+        self.cursor = cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that `watch` saw: a state, a log line, or progress."""
+
+    what: Literal["state", "log", "progress"]
+    instance: Instance[Any]
+    """As it was just read."""
+    state: State
+    log: LogEntry | None = None
+    entry: HistoryEntry | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """Numbers of the whole namespace, without a scan."""
+
+    counts: dict[str, dict[State, int]] = field(default_factory=dict[str, dict[State, int]])
+    """Kind → state → instances."""
+    delayed: int = 0
+    nodes: int = 0
+    undecodable: int = 0
+    """Records that were set aside because they could not be read."""
+
+    def total(self, state: State = State.ALL, kind: str | None = None) -> int:
+        """Instances in a state (composites too), of one kind or of all."""
+        kinds = self.counts.values() if kind is None else [self.counts.get(kind, {})]
+        return sum(count for states in kinds for one, count in states.items() if one & state)
+
+
+class Manager(ABC):
+    """Schedules, looks up, waits for and cancels instances. `Node` implements it."""
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def register(self, source: Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object) -> None:
+        """Add jobs; the same kind again replaces the job, and warns when its signature differs."""
+
+    @abstractmethod
+    def unregister(self, kind: str) -> Job[..., Any, Any]:
+        """Remove a job; what is queued of it waits for a node that has it. Raises UnknownKindError."""
+
+    @abstractmethod
+    def jobs(self) -> list[Job[..., Any, Any]]:
+        """The registered jobs, by kind."""
+
+    @abstractmethod
+    def job(self, kind: str) -> Job[..., Any, Any]:
+        """The job of a kind or alias; raises UnknownKindError."""
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    @overload
+    async def schedule(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> Instance[R]: ...
+    @overload
+    async def schedule(self, job: Call[R], /) -> Instance[R]: ...
+    @overload
+    async def schedule(
+        self, job: str, /, *args: Any, allow_unknown: bool = False, **kwargs: Any
+    ) -> Instance[Any]: ...
+    @abstractmethod
+    async def schedule(
+        self, job: Job[..., Any, Any] | Call[Any] | str, /, *args: Any, **kwargs: Any
+    ) -> Instance[Any]:
+        """Store one run of a job and return its instance; when this returns, the run cannot be lost.
+
+        Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError before anything is
+        stored, StoreUnavailableError or StoreFullError when the store cannot take it.
+        """
+
+    @abstractmethod
+    async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
+        """Store many runs, in batches; every call is checked before the first is stored."""
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any] | None = None) -> Instance[Any]:
+        """One instance by id (`job` only types the result); raises UnknownInstanceError."""
+
+    @abstractmethod
+    async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
+        """A page of instances, by time of creation; go on with `query.at(page.cursor)`."""
+
+    async def iter_instances(self, query: Query | None = None) -> AsyncIterator[Instance[Any]]:
+        """Every instance that matches, page by page."""
+        query = query or Query()
+        while True:
+            page = await self.lookup_instances(query)
+            for instance in page:
+                yield instance
+            if page.cursor is None:
+                return
+            query = query.at(page.cursor)
+
+    @abstractmethod
+    async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
+        """State changes of a page of matching instances, each instance's oldest first; `state` picks entries."""
+
+    @abstractmethod
+    async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
+        """Log lines of a page of matching instances, each instance's oldest first; `level` picks lines."""
+
+    @abstractmethod
+    def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
+        """The stored log lines of one instance, oldest first."""
+
+    @abstractmethod
+    async def count(self, query: Query | None = None) -> int:
+        """How many instances match; without a scan when only kind and state are given."""
+
+    @abstractmethod
+    async def stats(self) -> Stats:
+        """Counts per kind and state."""
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
+        """Cancel what matches and is not final, queued or running, on whatever node; returns those cancelled."""
+
+    @abstractmethod
+    async def cancel_instance(self, uuid: str | UUID) -> bool:
+        """Cancel one; False when it was final already. Raises UnknownInstanceError."""
+
+    @abstractmethod
+    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
+        """Schedule new instances for final ones that match; each has `retry_of`."""
+
+    @abstractmethod
+    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
+        """Schedule a new instance with the arguments and options of this one."""
+
+    @abstractmethod
+    async def clear_instances(self, filter: Filter | None = None) -> int:
+        """Remove final instances that match, with all that belongs to them; how many."""
+
+    @abstractmethod
+    async def clear_history(self, filter: Filter | None = None) -> int:
+        """Fold the history of final instances that match to its last entry; how many instances."""
+
+    @abstractmethod
+    async def clear_logs(self, filter: Filter | None = None) -> int:
+        """Remove the logs of final instances that match; how many instances."""
+
+    @abstractmethod
+    async def clear(self) -> None:
+        """Remove every instance of this namespace; registered jobs stay."""
+
+    # -- cluster -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def nodes(self) -> list[NodeView]:
+        """The live nodes."""
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
+        """The record of one instance, once it is final; raises TimeoutError, UnknownInstanceError."""
+
+    @abstractmethod
+    async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
+        """Wait until nothing that matches is queued or running; raises TimeoutError."""
+
+    @abstractmethod
+    def watch(self, query: Query | None = None) -> AsyncIterator[Event]:
+        """State changes, logs and progress of what matches, as they happen, from now on."""

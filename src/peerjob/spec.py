@@ -1,0 +1,93 @@
+"""The immutable part of an instance: its arguments and the options that travel with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .codec import decode_value, encode_value
+from .errors import DecodeError
+
+
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Arguments are kept encoded, so that a record can be read without decoding them."""
+
+    args: bytes
+    """`[args, kwargs]`, by `codec.encode_value`."""
+    overrides: dict[str, Any] = {}
+    """Options given per schedule, by `policy.store_overrides`."""
+    retry_of: str | None = None
+    created_us: int = 0
+    """When it was scheduled, by its scheduler's clock."""
+    version: int = 0
+    """Version of the definition it was scheduled with."""
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and keyword arguments; raises DecodeError."""
+        value = decode_value(self.args)
+        try:
+            args, kwargs = value
+            return tuple(args), dict(kwargs)
+        except (TypeError, ValueError) as error:
+            raise DecodeError(f"stored arguments have the wrong shape: {error}") from error
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """What is kept of an exception that ended a run."""
+
+    type: str
+    """`module.qualname` of its class, without `builtins.`."""
+    message: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How far a run is."""
+
+    fraction: float
+    message: str = ""
+    at_us: int = 0
+
+
+_spec_encoder = msgspec.msgpack.Encoder()
+_spec_decoder = msgspec.msgpack.Decoder(Spec)
+_error_decoder = msgspec.msgpack.Decoder(ErrorInfo)
+_progress_decoder = msgspec.msgpack.Decoder(Progress)
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Arguments as they are stored."""
+    return encode_value([list(args), kwargs])
+
+
+def encode(value: Spec | ErrorInfo | Progress) -> bytes:
+    """One of this module's values as MessagePack."""
+    return _spec_encoder.encode(value)
+
+
+def decode_spec(data: bytes) -> Spec:
+    """Raises DecodeError."""
+    try:
+        return _spec_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"stored instance cannot be read: {error}") from error
+
+
+def decode_error(data: bytes) -> ErrorInfo:
+    """Raises DecodeError."""
+    try:
+        return _error_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"stored error cannot be read: {error}") from error
+
+
+def decode_progress(data: bytes) -> Progress:
+    """Raises DecodeError."""
+    try:
+        return _progress_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"stored progress cannot be read: {error}") from error
