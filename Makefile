@@ -1,0 +1,62 @@
+# Every target installs what it needs; `make` alone lists them. ARGS go to the program: make demo ARGS=--json
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# parallel test processes; each starts servers of its own
+WORKERS ?= 2
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint unit unit-others integration test-soak bench format servers clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; one of them is killed
+	$(BIN)/jobd demo $(ARGS)
+
+test: lint unit unit-others integration ## all that CI runs
+
+lint: $(VENV)/.installed ## style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/check_typecheckers_see_links.py
+
+unit: $(VENV)/.installed ## tests that need no service
+	$(BIN)/pytest tests/unit $(ARGS)
+
+unit-others: $(VENV)/.installed ## the unit tests on every other Python that is found
+	$(BIN)/python scripts/unit_on_other_pythons.py $(ARGS)
+
+integration: $(VENV)/.installed servers ## tests with real servers, processes and faults
+	$(BIN)/pytest tests/integration -n $(WORKERS) $(ARGS)
+
+test-soak: $(VENV)/.installed servers ## the tests that run for minutes
+	$(BIN)/pytest -m soak $(ARGS)
+
+bench: $(VENV)/.installed servers ## measure throughput, latency and memory
+	$(BIN)/python bench/run.py $(ARGS)
+
+format: $(VENV)/.installed ## rewrite the code in the house style
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+servers: ## install redis-server and valkey-server where that is ours to do (root on Debian)
+	@sh scripts/install_servers.sh
+
+clean: ## remove all that the other targets made
+	rm -rf $(VENV) .venvs build dist src/*.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "peerjob needs Python 3.11 or later" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,local]'
+	@touch $@

@@ -1,0 +1,55 @@
+"""Run the unit tests on every supported Python on the PATH other than the one that runs this.
+
+Each has a virtual environment in .venvs/, made again when pyproject.toml changes. Arguments go to pytest.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+VERSIONS = [(3, minor) for minor in range(11, 15)]
+ASK_VERSION = "import sys; print(*sys.version_info[:2])"
+
+
+def interpreter(version: tuple[int, int]) -> Path | None:
+    """Find a Python of this version that really runs: a pyenv shim may only say that it can't."""
+    name = f"python{version[0]}.{version[1]}"
+    for folder in os.get_exec_path():
+        path = Path(folder, name)
+        if path.is_file():
+            answer = subprocess.run([path, "-c", ASK_VERSION], capture_output=True, text=True, check=False)
+            if answer.returncode == 0 and answer.stdout.split() == [str(part) for part in version]:
+                return path
+    return None
+
+
+def environment(version: tuple[int, int], python: Path) -> Path:
+    """Make or refresh the virtual environment of a Python and return its bin folder."""
+    home = ROOT / ".venvs" / f"{version[0]}.{version[1]}"
+    stamp, config = home / ".installed", ROOT / "pyproject.toml"
+    if not stamp.exists() or stamp.stat().st_mtime < config.stat().st_mtime:
+        # pip of this environment serves the other one too, since Debian's Pythons come without ensurepip
+        subprocess.run([python, "-m", "venv", "--clear", "--without-pip", home], check=True)
+        install = ["install", "--quiet", "--editable", f"{ROOT}[test,local]"]
+        subprocess.run([sys.executable, "-m", "pip", "--python", home, *install], check=True)
+        stamp.touch()
+    return home / "bin"
+
+
+def main() -> int:
+    failed = 0
+    others = [version for version in VERSIONS if version != sys.version_info[:2]]
+    found = [(version, python) for version in others if (python := interpreter(version))]
+    if not found:
+        print("no other Python found")
+    for version, python in found:
+        print(f"unit tests on {python}", flush=True)
+        pytest = environment(version, python) / "pytest"
+        failed |= subprocess.run([pytest, "tests/unit", *sys.argv[1:]], cwd=ROOT, check=False).returncode
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
