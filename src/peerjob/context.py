@@ -27,6 +27,10 @@ class RunHooks(Protocol):
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
     async def check_owner(self, context: Context) -> bool: ...
     def make_instance(self, context: Context) -> Instance[Any]: ...
+    def make_worker(self, context: Context) -> Worker: ...
+    def log_line(
+        self, context: Context, level: int, message: str, fields: dict[str, object] | None
+    ) -> None: ...
 
 
 class Context:
@@ -46,7 +50,6 @@ class Context:
         "id",
         "kind",
         "manager",
-        "worker",
     )
 
     def __init__(
@@ -59,7 +62,6 @@ class Context:
         deadline_us: int | None = None,
         hooks: RunHooks | None = None,
         manager: Manager | None = None,
-        worker: Worker | None = None,
     ) -> None:
         self.id = id
         self.kind = kind
@@ -68,7 +70,6 @@ class Context:
         self.attempt = attempt
         self.deadline_us = deadline_us
         self.manager = manager
-        self.worker = worker
         self._hooks = hooks
         self._instance: Instance[Any] | None = None
         self._reason: Reason | None = None
@@ -90,6 +91,11 @@ class Context:
         if self._instance is None and self._hooks is not None:
             self._instance = self._hooks.make_instance(self)
         return self._instance
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker that runs it; None when detached."""
+        return None if self._hooks is None else self._hooks.make_worker(self)
 
     @property
     def deadline(self) -> datetime | None:
@@ -147,6 +153,11 @@ class Context:
             raise OptionError("fraction", fraction, "a number from 0 to 1")
         if self._hooks is not None:
             self._hooks.report_progress(self, float(fraction), message)
+
+    def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> None:
+        """Keep a line with the instance; `level` is a `logging` number. For the log handlers."""
+        if self._hooks is not None:
+            self._hooks.log_line(self, level, message, fields)
 
     def snooze(self, duration: Duration) -> NoReturn:
         """End this run and have the instance run again after `duration`; it is not counted as an attempt."""

@@ -1,0 +1,185 @@
+"""Keeps this node's lease alive, and says how far it may be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from peerjob.clock import Clock
+from peerjob.errors import StoreError
+from peerjob.record import Renewed
+from peerjob.store.base import Liveness
+
+logger = logging.getLogger("peerjob.cluster")
+
+
+class LeaseListener(Protocol):
+    """Who is told; always called on the node's own loop."""
+
+    def lease_summary(self) -> tuple[int, int, int]:
+        """(running, count, digest) of the claims held; called from the lease's thread."""
+        ...
+
+    def lease_renewed(self, incarnation: str, reply: Renewed) -> None: ...
+    def lease_dead(self, incarnation: str) -> None: ...
+    def trust_ended(self) -> None: ...
+    def trust_returned(self) -> None: ...
+
+
+class Lease:
+    """Renews one incarnation's lease, in a thread with its own loop and connection, or as a task under virtual time."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        ttl: float,
+        liveness: Callable[[], Liveness],
+        listener: LeaseListener,
+    ) -> None:
+        self._clock = clock
+        self._ttl = ttl
+        self._make_liveness = liveness
+        self._listener = listener
+        self.interval = min(1.0, ttl / 5)
+        self._margin = min(1.0, ttl / 5)
+        self._incarnation = ""
+        self._trusted_until = 0.0
+        self._steady_since: float | None = None
+        self._last_answer = 0.0
+        self._told_trusted = False
+        self._stopping = False
+        self._node_loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._poke: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # -- asked by the node -----------------------------------------------------------------------------------------
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the lease certainly holds, so that bodies may be started."""
+        return self._clock.elapsed() < self._trusted_until
+
+    @property
+    def may_reap(self) -> bool:
+        """Whether renewals were answered throughout a full TTL (protects the living after a store outage)."""
+        since = self._steady_since
+        return since is not None and self.trusted and self._clock.elapsed() - since >= self._ttl
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last answered renewal."""
+        return self._clock.elapsed() - self._last_answer
+
+    def begin(self, incarnation: str, asked_at: float) -> None:
+        """Trust a lease that a `join`, sent at `asked_at`, has just made."""
+        self._incarnation = incarnation
+        self._steady_since = self._last_answer = asked_at
+        self._trusted_until = asked_at + self._ttl - self._margin
+        self._told_trusted = True
+        self.renew_soon()
+
+    def start(self) -> None:
+        """Start renewing; `begin` was called before."""
+        self._node_loop = asyncio.get_running_loop()
+        self._stopping = False
+        if self._clock.virtual:
+            self._task = self._node_loop.create_task(self._main(), name="peerjob-lease")
+        else:
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self._main()), name="peerjob-lease", daemon=True
+            )
+            self._thread.start()
+
+    async def stop(self) -> None:
+        """Stop renewing, and wait until no renewal is under way; idempotent."""
+        self._stopping = True
+        self.renew_soon()
+        if self._task is not None:
+            task, self._task = self._task, None
+            await task
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            while thread.is_alive():
+                await asyncio.sleep(0.005)
+        self._trusted_until = 0.0
+
+    def renew_soon(self) -> None:
+        """Renew now rather than at the next turn, as after a hint."""
+        loop, poke = self._loop, self._poke
+        if loop is not None and poke is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
+                loop.call_soon_threadsafe(poke.set)
+
+    # -- the renewing side -----------------------------------------------------------------------------------------
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._poke = asyncio.Event()
+        liveness: Liveness | None = None
+        try:
+            while not self._stopping:
+                self._poke.clear()
+                try:
+                    if liveness is None:
+                        opening = self._make_liveness()
+                        await opening.open()
+                        liveness = opening
+                    await self._renew(liveness)
+                except StoreError as error:
+                    self._steady_since = None
+                    logger.debug("renewal failed: %s", error)
+                except Exception:
+                    self._steady_since = None
+                    logger.exception("renewal failed")
+                self._check_trust()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._poke.wait(), self._until_next())
+        finally:
+            self._loop = None
+            if liveness is not None:
+                await liveness.close()
+
+    def _until_next(self) -> float:
+        left = self._trusted_until - self._clock.elapsed()
+        return min(self.interval, max(left, 0.01)) if left > 0 else self.interval
+
+    async def _renew(self, liveness: Liveness) -> None:
+        incarnation = self._incarnation
+        asked_at = self._clock.elapsed()
+        running, count, digest = self._listener.lease_summary()
+        reply = await liveness.renew(
+            incarnation, ttl_us=round(self._ttl * 1_000_000), running=running, count=count, fences_digest=digest
+        )
+        if incarnation != self._incarnation:
+            return
+        if reply.dead:
+            self._trusted_until = 0.0
+            self._steady_since = None
+            self._tell(lambda: self._listener.lease_dead(incarnation))
+            return
+        if self._steady_since is None or asked_at - self._last_answer > self._ttl / 2:
+            self._steady_since = asked_at
+        self._last_answer = asked_at
+        self._trusted_until = asked_at + self._ttl - self._margin
+        self._tell(lambda: self._listener.lease_renewed(incarnation, reply))
+
+    def _check_trust(self) -> None:
+        trusted = self.trusted
+        if trusted != self._told_trusted:
+            self._told_trusted = trusted
+            self._tell(self._listener.trust_returned if trusted else self._listener.trust_ended)
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        loop = self._node_loop
+        if loop is None or loop is self._loop:
+            call()
+        else:
+            with contextlib.suppress(RuntimeError):  # the node's loop is gone: nobody is left to tell
+                loop.call_soon_threadsafe(call)

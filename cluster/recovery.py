@@ -1,0 +1,47 @@
+"""Takes work back from dead incarnations. Every node does; the store makes it one step per instance."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from peerjob.clock import Clock
+from peerjob.record import Reaped
+from peerjob.store.base import Store
+
+from .lease import Lease
+from .role import Role
+
+logger = logging.getLogger("peerjob.cluster")
+
+BATCH = 100
+
+
+class Reaper(Role):
+    """Looks for expired leases as often as it renews its own, once its own renewals allow it."""
+
+    name = "reaper"
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: Store,
+        lease: Lease,
+        node: str,
+        on_reaped: Callable[[Sequence[Reaped]], None],
+    ) -> None:
+        super().__init__(clock)
+        self._store = store
+        self._lease = lease
+        self._node = node
+        self._on_reaped = on_reaped
+
+    async def run(self) -> None:
+        while True:
+            await self.pause(self._lease.interval)
+            while self._lease.may_reap and (reaped := await self._store.reap(BATCH, reaper=self._node)):
+                logger.info(
+                    "took back %d instance(s) from %s", len(reaped), ", ".join(sorted({one.node for one in reaped}))
+                )
+                self._on_reaped(reaped)

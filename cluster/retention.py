@@ -1,0 +1,27 @@
+"""Removes final instances whose time is over, also when no commit comes by to do it."""
+
+from __future__ import annotations
+
+from peerjob.clock import Clock
+from peerjob.store.base import Store
+
+from .role import Role
+
+PERIOD = 30.0
+BATCH = 500
+
+
+class Retention(Role):
+    """Expires in bounded steps, about every half minute."""
+
+    name = "retention"
+
+    def __init__(self, *, clock: Clock, store: Store) -> None:
+        super().__init__(clock)
+        self._store = store
+
+    async def run(self) -> None:
+        while True:
+            await self.pause(PERIOD, jitter=0.5)
+            while await self._store.expire(BATCH) == BATCH:
+                pass

@@ -1,0 +1,57 @@
+"""The shape of a long-running role: a loop that starts, survives errors, and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from peerjob.clock import Clock
+from peerjob.errors import StoreError
+
+logger = logging.getLogger("peerjob.cluster")
+
+
+class Role:
+    """Runs `run()` as a task until `stop()`. An error is logged and `run()` begins anew; a role never dies quietly."""
+
+    name = "role"
+    restart_delay = 1.0
+    """Seconds before `run()` begins anew after an error."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self.last_error: BaseException | None = None
+
+    async def run(self) -> None:
+        """The role's loop; only cancellation ends it."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._supervise(), name=f"peerjob-{self.name}")
+
+    async def stop(self) -> None:
+        """Cancel the loop and wait for it; idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def pause(self, seconds: float, jitter: float = 0.1) -> None:
+        """Sleep for about so long, spread so that peers do not act in step."""
+        await asyncio.sleep(seconds * (1 + self.clock.random.uniform(-jitter, jitter)))
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                await self.run()
+            except StoreError as error:
+                if repr(error) != repr(self.last_error):
+                    logger.warning("%s: %s; it goes on when the store answers", self.name, error)
+                self.last_error = error
+            except Exception as error:
+                self.last_error = error
+                logger.exception("%s: unexpected error; it starts anew", self.name)
+            await self.pause(self.restart_delay)

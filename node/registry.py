@@ -1,0 +1,73 @@
+"""The jobs that a node can run, by kind and alias."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from peerjob.errors import ScheduleError, UnknownKindError
+from peerjob.job import Job, collect_jobs
+
+from .binding import Binding
+
+logger = logging.getLogger("peerjob.node")
+
+
+class Registry:
+    """Kind → job, with its compiled binding."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job[..., Any, Any]] = {}
+        self._bindings: dict[str, Binding] = {}
+        self._aliases: dict[str, str] = {}
+
+    def add(self, source: Any) -> list[Job[..., Any, Any]]:
+        """Register what `collect_jobs` finds; all of it is checked before any is added."""
+        found = collect_jobs(source)
+        compiled = [(job, Binding(job)) for job in found if job.executor is not None]
+        for job, _ in compiled:
+            if job.schedule.recurs:
+                raise ScheduleError(f"job {job.kind!r}: cron= and every= are not available in this release")
+        for job, binding in compiled:
+            self._warn_on_clash(job, binding)
+            self._jobs[job.kind] = job
+            self._bindings[job.kind] = binding
+            for alias in job.aliases:
+                self._aliases[alias] = job.kind
+        for job in found:
+            if job.executor is None:  # a handle: schedulable, but not run here
+                self._jobs.setdefault(job.kind, job)
+        return found
+
+    def remove(self, kind: str) -> Job[..., Any, Any]:
+        job = self.job(kind)
+        del self._jobs[job.kind]
+        self._bindings.pop(job.kind, None)
+        self._aliases = {alias: target for alias, target in self._aliases.items() if target != job.kind}
+        return job
+
+    def job(self, kind: str) -> Job[..., Any, Any]:
+        """Raises UnknownKindError."""
+        found = self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
+        if found is None:
+            raise UnknownKindError(kind, list(self._jobs))
+        return found
+
+    def find(self, kind: str) -> Job[..., Any, Any] | None:
+        return self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
+
+    def binding(self, kind: str) -> Binding | None:
+        """The binding for what runs here under a kind or alias; None for a kind that does not run here."""
+        return self._bindings.get(kind) or self._bindings.get(self._aliases.get(kind, ""))
+
+    def jobs(self) -> list[Job[..., Any, Any]]:
+        return [self._jobs[kind] for kind in sorted(self._jobs)]
+
+    def kinds(self) -> tuple[str, ...]:
+        """Every kind that can be claimed here, aliases included."""
+        return (*sorted(self._bindings), *sorted(alias for alias in self._aliases if alias not in self._bindings))
+
+    def _warn_on_clash(self, job: Job[..., Any, Any], binding: Binding) -> None:
+        old = self._bindings.get(job.kind)
+        if old is not None and old.signature_hash != binding.signature_hash:
+            logger.warning("job %r is registered again with another signature; the new one replaces it", job.kind)

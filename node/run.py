@@ -1,0 +1,87 @@
+"""One claimed instance on its way through this node."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from peerjob.context import Context, Reason
+from peerjob.job import Job
+from peerjob.policy import Policy
+from peerjob.record import Claim, LogLine
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+
+class Run:
+    """A claim and what has become of it. Lives on the loop; only `logs` and `progress` are touched from threads."""
+
+    __slots__ = (
+        "acked",
+        "binding",
+        "claim",
+        "claimed_at",
+        "context",
+        "ended",
+        "incarnation",
+        "job",
+        "logs",
+        "lost",
+        "policy",
+        "progress",
+        "reported",
+        "slot",
+        "started_at",
+        "task",
+        "timer",
+    )
+
+    def __init__(self, claim: Claim, incarnation: str, claimed_at: float) -> None:
+        self.claim = claim
+        self.incarnation = incarnation
+        self.claimed_at = claimed_at
+        """Loop time of the claim's arrival."""
+        self.started_at: float | None = None
+        """Loop time when the body began, or None."""
+        self.ended = False
+        self.reported = False
+        """Whether the start is known to the store, or on its way."""
+        self.lost = False
+        """Whether the store said that this claim is not ours any more."""
+        self.slot = -1
+        self.binding: Binding | None = None
+        self.job: Job[..., Any, Any] | None = None
+        self.policy: Policy | None = None
+        self.context: Context | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.logs: list[LogLine] = []
+        self.progress: bytes | None = None
+        self.acked: asyncio.Future[Any] | None = None
+        """Set by who waits for the answer to this run's next report."""
+
+    def cancel(self, reason: Reason) -> None:
+        """Ask the body to end; the first reason stays. Nothing happens once it has ended."""
+        context = self.context
+        if context is None or self.ended or context.cancelled:
+            return
+        context.cancel(reason)
+        if self.task is not None:
+            self.task.cancel(reason)
+
+    def take_logs(self) -> tuple[LogLine, ...]:
+        """The lines not yet handed to a commit."""
+        if not self.logs:
+            return ()
+        lines, self.logs = self.logs, []
+        return tuple(lines)
+
+    def take_progress(self) -> bytes | None:
+        progress, self.progress = self.progress, None
+        return progress
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether there is something to report that the store does not know."""
+        return bool(self.logs) or self.progress is not None or (self.started_at is not None and not self.reported)

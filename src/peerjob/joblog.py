@@ -1,0 +1,86 @@
+"""Log lines of a running job: from `instance.log`, and from the `logging` calls made inside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from .injected import current_run
+from .record import LogLine
+from .state import Level
+
+LineSink = Callable[[LogLine], None]
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+MAX_MESSAGE = 16_384
+"""Longest message kept, in characters; the rest is cut and marked."""
+
+
+def level_of(number: int) -> Level:
+    """The level for a `logging` number."""
+    if number >= logging.ERROR:
+        return Level.ERROR
+    if number >= logging.WARNING:
+        return Level.WARN
+    return Level.INFO if number >= logging.INFO else Level.DEBUG
+
+
+class CaptureHandler(logging.Handler):
+    """Hands every record that is made inside a run to that run. On the root logger while a node runs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = current_run.get()
+        if context is None or context.detached:
+            return
+        try:
+            context.log_line(record.levelno, _message(record), _fields(record))
+        except Exception:
+            self.handleError(record)
+
+
+class _InstanceLogger(logging.Logger):
+    """Keeps each line with its instance, and passes it on to the `peerjob.job` logger where that is enabled."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__("peerjob.job", logging.DEBUG)
+        self._instance_id = instance_id
+        self._process_log = logging.getLogger("peerjob.job")
+
+    def isEnabledFor(self, level: int) -> bool:
+        return True
+
+    def handle(self, record: logging.LogRecord) -> None:
+        context = current_run.get()
+        inside = context is not None and context.id == self._instance_id
+        if context is not None and inside:
+            context.log_line(record.levelno, _message(record), _fields(record))
+        if self._process_log.isEnabledFor(record.levelno):
+            # the capture handler on the root must not keep the line a second time
+            token = current_run.set(None) if inside else None
+            try:
+                self._process_log.handle(record)
+            finally:
+                if token is not None:
+                    current_run.reset(token)
+
+
+def instance_logger(instance_id: str) -> logging.Logger:
+    """The logger of one instance."""
+    return _InstanceLogger(instance_id)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as error:  # a wrong format string must not end the job
+        text = f"{record.msg} [bad arguments for this message: {error}]"
+    if record.exc_info and record.exc_info[0] is not None:
+        text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " … [cut]"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object] | None:
+    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    if not extra:
+        return None
+    return {name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in extra.items()}
