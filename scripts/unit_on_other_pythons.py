@@ -39,16 +39,19 @@ def environment(version: tuple[int, int], python: Path) -> Path:
 
 
 def main() -> int:
-    failed = 0
     others = [version for version in VERSIONS if version != sys.version_info[:2]]
     found = [(version, python) for version in others if (python := interpreter(version))]
     if not found:
         print("no other Python found")
+    failed: list[str] = []
     for version, python in found:
         print(f"unit tests on {python}", flush=True)
         pytest = environment(version, python) / "pytest"
-        failed |= subprocess.run([pytest, "tests/unit", *sys.argv[1:]], cwd=ROOT, check=False).returncode
-    return failed
+        if subprocess.run([pytest, "tests/unit", *sys.argv[1:]], cwd=ROOT, check=False).returncode:
+            failed.append(str(python))
+    if failed:
+        print(f"unit tests failed on {', '.join(failed)}")
+    return bool(failed)
 
 
 if __name__ == "__main__":

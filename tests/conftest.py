@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar, Unpack
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from support.servers import (
     SERVERS,
@@ -23,6 +24,10 @@ from support.servers import (
     StartServer,
     ValkeyServer,
 )
+
+# two cores shared with servers and nodes make any deadline a coin toss; CI repeats the same examples
+hypothesis_settings.register_profile("peerjob", deadline=None, derandomize="CI" in os.environ)
+hypothesis_settings.load_profile("peerjob")
 
 Started = TypeVar("Started", Server, ServerCluster)
 

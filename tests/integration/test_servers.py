@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import textwrap
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from support.processes import ChildProcess
 from support.servers import ServerCluster, ServerKind, StartServer
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and setpriv")
 KINDS: list[ServerKind] = ["redis", "valkey"]
 
 
@@ -39,6 +41,7 @@ def test_a_server_takes_its_memory_limit_and_policy(kind: ServerKind, start_serv
     assert server.command("CONFIG", "GET", "maxclients") == {"maxclients": "50"}
 
 
+@linux_only
 def test_a_paused_server_answers_once_resumed(start_server: StartServer) -> None:
     server = start_server("redis")
 
@@ -78,6 +81,7 @@ def test_a_child_tells_its_lines_and_its_end(tmp_path: Path) -> None:
     assert (tmp_path / "output").read_text() == "ready 7\n"
 
 
+@linux_only
 def test_closing_a_child_ends_what_it_started_too(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -97,6 +101,7 @@ def test_closing_a_child_ends_what_it_started_too(tmp_path: Path) -> None:
     wait_for_end(grandchild)
 
 
+@linux_only
 def test_a_child_dies_with_its_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

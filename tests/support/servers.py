@@ -202,8 +202,8 @@ class ServerCluster:
 
     @property
     def url(self) -> str:
-        """The URL of one shard, from which a client finds the others."""
-        return self.nodes[0].url
+        """The URL that a node takes as its store: one shard, from which it finds the others."""
+        return f"{self.nodes[0].url}?cluster=true"
 
     def start(self) -> Self:
         """Start every shard and wait until each of them sees the whole cluster."""
