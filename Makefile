@@ -23,7 +23,7 @@ test: lint unit unit-others integration ## all that CI runs
 lint: $(VENV)/.installed ## style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy src tests scripts $(wildcard bench examples)
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_typecheckers_see_links.py
