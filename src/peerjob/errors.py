@@ -7,6 +7,7 @@ PeerjobError
 ├── UnknownKindError (LookupError)       no job of that kind is registered here
 ├── UnknownInstanceError (LookupError)   no instance has that id
 ├── PayloadTooLargeError (ValueError)    arguments or a result over the limit
+├── EncodeError (TypeError)              a value of a type that cannot be stored
 ├── DecodeError (ValueError)             a stored record that cannot be read
 ├── StoreError
 │   ├── StoreUnavailableError (ConnectionError)   the store cannot be reached
@@ -16,6 +17,7 @@ PeerjobError
 ├── JobFailed                            the instance was Terminated
 ├── JobCancelled                         the instance was Cancelled
 ├── JobTimedOut (TimeoutError)           the instance ended in TimedOut
+├── JobProcessDied                       the process that ran the job was killed or ended by itself
 ├── OwnershipLost                        the run no longer holds its claim
 └── AuthError (PermissionError)          not allowed
 
@@ -24,6 +26,7 @@ PeerjobError
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 
@@ -88,6 +91,26 @@ class PayloadTooLargeError(PeerjobError, ValueError):
         super().__init__(f"{what}: {size:,} bytes encoded, over the limit of {limit:,} bytes")
 
 
+class EncodeError(PeerjobError, TypeError):
+    """A value cannot be stored: `path` leads to the part that cannot, by keys and indexes."""
+
+    def __init__(self, path: tuple[object, ...], reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"value{path_text(path)}: {reason}")
+
+    def __reduce__(self) -> tuple[type[EncodeError], tuple[tuple[object, ...], str]]:
+        return type(self), (self.path, self.reason)
+
+
+def path_text(path: Sequence[object]) -> str:
+    """A path into a value as it is written in code: `["x"][0]`."""
+    try:
+        return "".join(f"[{key!r}]" for key in path)
+    except Exception:  # noqa: BLE001  # a key's own code, or an integer of over 4300 digits
+        return f" (at depth {len(path)})"
+
+
 class DecodeError(PeerjobError, ValueError):
     """A stored value cannot be read."""
 
@@ -142,6 +165,26 @@ class JobTimedOut(PeerjobError, TimeoutError):
     def __init__(self, uuid: str, message: str = "") -> None:
         self.uuid = uuid
         super().__init__(message or f"instance {uuid} timed out")
+
+
+class JobProcessDied(PeerjobError):
+    """The child process that ran the job ended before the job did; `status` is negative for a signal."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+        super().__init__(f"the process of the job ended before the job did ({_status_text(status)})")
+
+    def __reduce__(self) -> tuple[type[JobProcessDied], tuple[int | None]]:
+        return type(self), (self.status,)
+
+
+def _status_text(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {-status}, {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
 
 
 class OwnershipLost(PeerjobError):

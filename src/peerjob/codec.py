@@ -1,0 +1,340 @@
+"""Values on the wire: MessagePack, with tags for what MessagePack lacks.
+
+Numbers, text, bytes, lists and dicts are plain MessagePack, which any language reads. Tuples, sets, times,
+UUID, Decimal, complex and very large integers carry a tag, so they come back as they went, annotated or not.
+Enum members go by their value, and objects with fields (dataclass, pydantic, attrs, msgspec, NamedTuple) as a
+dict of these; the annotation of the parameter that they are for makes them whole again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec.msgpack import Ext
+
+from .errors import DecodeError, EncodeError
+from .injected import INJECTED
+
+MAX_DEPTH = 100
+"""How deep containers may be nested."""
+
+Path = tuple[object, ...]
+
+# Tags are stored for ever: never renumber, never reuse.
+_TUPLE, _SET, _FROZENSET, _MAPPING = 1, 2, 3, 4
+_DATETIME, _DATE, _TIME, _TIMEDELTA = 5, 6, 7, 8
+_UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
+
+_PLAIN = frozenset({int, str, float, bool, type(None), bytes})
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode_value(value: Any) -> bytes:
+    """A value of the types above as bytes; raises EncodeError, which names the part that cannot be stored."""
+    if _is_plain(value, MAX_DEPTH):
+        try:
+            return _encode(value)
+        except (OverflowError, UnicodeEncodeError):
+            pass  # an integer over 64 bits, or text with half a surrogate pair: both need a tag
+    return _encode(_tagged(value, (), MAX_DEPTH))
+
+
+def decode_value(data: bytes | memoryview) -> Any:
+    """The inverse of `encode_value`; raises DecodeError."""
+    try:
+        return _decode(data)
+    except _UNREADABLE as error:
+        raise DecodeError(f"stored value cannot be read: {error}") from error
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON, for people and other programs to read: what JSON lacks becomes text or a list."""
+    return msgspec.json.encode(_for_json(value), enc_hook=str).decode()
+
+
+# -- encoding ------------------------------------------------------------------------------------------------
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether MessagePack alone tells this value apart from every other."""
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
+    if kind is list:
+        if _PLAIN.issuperset(map(type, value)):
+            return depth > 0
+        inner = value
+    elif kind is dict:
+        if not _PLAIN.issuperset(map(type, value)):
+            return False
+        inner = value.values()
+        if _PLAIN.issuperset(map(type, inner)):
+            return depth > 0
+    else:
+        return kind in _PLAIN
+    if depth == 0:
+        return False
+    for item in inner:  # noqa: SIM110  # half the time of all() over a generator, and this is the hot path
+        if not _is_plain(item, depth - 1):
+            return False
+    return True
+
+
+def _tagged(value: Any, path: Path, depth: int) -> Any:
+    kind = _class(value)
+    if kind is str:
+        return _text(value)
+    if kind is int:
+        return _integer(value)
+    if kind in _PLAIN:
+        return value
+    if depth == 0:
+        raise EncodeError(path, f"nested deeper than {MAX_DEPTH} levels, or contains itself")
+    if kind is list:
+        return _items(value, path, depth)
+    if kind is dict:
+        return _mapping(value, path, depth)
+    if (tag := _TAGGED.get(kind)) is not None:
+        return tag(value, path, depth)
+    try:
+        return _reduced(value, path, depth)
+    except EncodeError:
+        raise
+    except Exception as error:  # the object's own code ran
+        raise EncodeError(path, f"a {_type_name(value)} cannot be stored: {type(error).__name__}") from error
+
+
+def _reduced(value: Any, path: Path, depth: int) -> Any:
+    """Subclasses and objects, as the nearest plain value; the annotation makes them whole again."""
+    if isinstance(value, Enum):
+        return _tagged(value.value, path, depth - 1)
+    if not isinstance(value, type) and (fields := _fields_of(value)) is not None:
+        return _tagged(fields, path, depth)
+    for base, plain in _BASES:
+        if isinstance(value, base):
+            return _tagged(plain(value), path, depth - 1)
+    if (reveal := getattr(value, "get_secret_value", None)) is not None and _is_pydantic(value):
+        return _tagged(reveal(), path, depth - 1)
+    if (index := getattr(_class(value), "__index__", None)) is not None and not isinstance(value, type):
+        return _integer(index(value))
+    if _is_pydantic(value):
+        return str(value)
+    raise EncodeError(path, f"a {_type_name(value)} cannot be stored")
+
+
+def _fields_of(value: Any) -> Any:
+    """What an object with declared fields holds, or None for any other object."""
+    kind = _class(value)
+    if dataclasses.is_dataclass(kind):
+        return {one.name: getattr(value, one.name) for one in dataclasses.fields(kind) if one.init}
+    if hasattr(kind, "__pydantic_fields__"):
+        if kind.__pydantic_root_model__:
+            return value.root
+        names = (*kind.__pydantic_fields__, *(value.__pydantic_extra__ or ()))
+        return {name: getattr(value, name) for name in names}
+    if hasattr(kind, "__attrs_attrs__"):
+        return {one.alias: getattr(value, one.name) for one in kind.__attrs_attrs__ if one.init}
+    if hasattr(kind, "__struct_config__"):
+        config = kind.__struct_config__
+        tag = {} if config.tag is None else {config.tag_field: config.tag}
+        return tag | {name: getattr(value, name) for name in kind.__struct_fields__}
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return dict(zip(kind._fields, value, strict=True))
+    return None
+
+
+def _items(values: Iterable[Any], path: Path, depth: int) -> list[Any]:
+    return [_tagged(item, (*path, index), depth - 1) for index, item in enumerate(values)]
+
+
+def _mapping(value: dict[Any, Any], path: Path, depth: int) -> Any:
+    if all(type(key) is str for key in value):
+        try:
+            return {_utf8(key): _tagged(item, (*path, key), depth - 1) for key, item in value.items()}
+        except UnicodeEncodeError:
+            pass
+    pairs = [
+        [_tagged(key, (*path, key), depth - 1), _tagged(item, (*path, key), depth - 1)]
+        for key, item in value.items()
+    ]
+    return Ext(_MAPPING, _encode(pairs))
+
+
+def _container(code: int) -> Callable[[Any, Path, int], Ext]:
+    return lambda value, path, depth: Ext(code, _encode(_items(value, path, depth)))
+
+
+def _leaf(code: int, as_text: Callable[[Any], str]) -> Callable[[Any, Path, int], Ext]:
+    return lambda value, _path, _depth: Ext(code, as_text(value).encode())
+
+
+def _text(value: str) -> str | Ext:
+    try:
+        return _utf8(value)
+    except UnicodeEncodeError:
+        return Ext(_TEXT, value.encode("utf-8", "surrogatepass"))
+
+
+def _utf8(value: str) -> str:
+    value.encode()
+    return value
+
+
+def _integer(value: int) -> int | Ext:
+    if -(2**63) <= value < 2**64:
+        return value
+    return Ext(_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _moment(value: datetime | time) -> str:
+    """ISO 8601, followed by the zone's name where it has one (RFC 9557)."""
+    zone = getattr(value.tzinfo, "key", None)
+    return value.isoformat() if zone is None else f"{value.isoformat()}[{zone}]"
+
+
+_TAGGED: dict[type[Any], Callable[[Any, Path, int], Ext]] = {
+    tuple: _container(_TUPLE),
+    set: _container(_SET),
+    frozenset: _container(_FROZENSET),
+    datetime: _leaf(_DATETIME, _moment),
+    date: _leaf(_DATE, date.isoformat),
+    time: _leaf(_TIME, _moment),
+    timedelta: lambda value, _path, _depth: Ext(
+        _TIMEDELTA, _encode((value.days, value.seconds, value.microseconds))
+    ),
+    UUID: lambda value, _path, _depth: Ext(_UUID, value.bytes),
+    Decimal: _leaf(_DECIMAL, str),
+    complex: lambda value, _path, _depth: Ext(_COMPLEX, struct.pack(">dd", value.real, value.imag)),
+    type(INJECTED): lambda _value, _path, _depth: Ext(_INJECTED, b""),
+}
+
+_BASES: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    ((bytes, bytearray, memoryview), bytes),
+    (datetime, lambda value: datetime.combine(value.date(), value.timetz())),
+    (date, lambda value: date(value.year, value.month, value.day)),
+    (timedelta, lambda value: timedelta(value.days, value.seconds, value.microseconds)),
+    (UUID, lambda value: UUID(int=value.int)),
+    (Decimal, Decimal),
+    (tuple, tuple),
+    (Mapping, dict),
+    ((list, deque), list),
+    (frozenset, frozenset),
+    (set, set),
+    ((PurePath, IPv4Address, IPv4Network, IPv6Address, IPv6Network, IPv4Interface, IPv6Interface), str),
+)
+
+
+def _is_pydantic(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in ("pydantic", "pydantic_core")
+
+
+def _class(value: object) -> Any:
+    return type(value)
+
+
+def _type_name(value: Any) -> str:
+    kind = _class(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+# -- decoding ------------------------------------------------------------------------------------------------
+
+
+def _restore(code: int, data: memoryview) -> Any:
+    read = _READERS.get(code)
+    if read is None:
+        raise ValueError(f"unknown tag {code}, written by a newer release")
+    return read(data)
+
+
+def _read_moment(data: memoryview) -> datetime:
+    text, zone = _zone_of(data)
+    moment = datetime.fromisoformat(text)
+    if zone is None:
+        return moment
+    # the offset tells which of the two equal wall-clock times it was
+    for fold in (0, 1):
+        found = moment.replace(tzinfo=zone, fold=fold)
+        if found.utcoffset() == moment.utcoffset():
+            return found
+    return moment.astimezone(zone)
+
+
+def _read_time(data: memoryview) -> time:
+    text, zone = _zone_of(data)
+    found = time.fromisoformat(text)
+    return found if zone is None else found.replace(tzinfo=zone)
+
+
+def _zone_of(data: memoryview) -> tuple[str, tzinfo | None]:
+    text, _, zone = str(data, "utf-8").partition("[")
+    return text, ZoneInfo(zone.removesuffix("]")) if zone else None
+
+
+_decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=_restore).decode
+_READERS: dict[int, Callable[[memoryview], Any]] = {
+    _TUPLE: lambda data: tuple(_decode(data)),
+    _SET: lambda data: set(_decode(data)),
+    _FROZENSET: lambda data: frozenset(_decode(data)),
+    _MAPPING: lambda data: dict(_decode(data)),
+    _DATETIME: _read_moment,
+    _DATE: lambda data: date.fromisoformat(str(data, "utf-8")),
+    _TIME: _read_time,
+    _TIMEDELTA: lambda data: timedelta(*_decode(data)),
+    _UUID: lambda data: UUID(bytes=bytes(data)),
+    _DECIMAL: lambda data: Decimal(str(data, "utf-8")),
+    _INT: lambda data: int.from_bytes(data, "big", signed=True),
+    _COMPLEX: lambda data: complex(*struct.unpack(">dd", data)),
+    _TEXT: lambda data: str(data, "utf-8", "surrogatepass"),
+    _INJECTED: lambda _data: INJECTED,
+}
+
+# what damaged bytes make of the readers above; none of them runs code of the data's choosing
+_UNREADABLE = (
+    msgspec.MsgspecError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    MemoryError,
+    OSError,
+    struct.error,
+)
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------
+
+
+def _for_json(value: Any) -> Any:
+    kind = _class(value)
+    if issubclass(kind, Mapping):
+        return {_json_key(key): _for_json(item) for key, item in value.items()}
+    if issubclass(kind, list | tuple | set | frozenset):
+        return [_for_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
+
+
+def _json_key(key: Any) -> str:
+    plain = _for_json(key)
+    return plain if isinstance(plain, str) else to_json(plain)

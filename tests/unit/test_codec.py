@@ -1,0 +1,377 @@
+"""The codec brings every value back as it went, and refuses the rest by name."""
+
+import dataclasses
+import math
+from collections import OrderedDict, UserDict, deque
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, Flag, IntEnum, StrEnum
+from ipaddress import ip_address, ip_network
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerjob.codec import MAX_DEPTH, decode_value, encode_value, to_json
+from peerjob.errors import DecodeError, EncodeError, PeerjobError
+from peerjob.injected import INJECTED
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+keys: st.SearchStrategy[Any] = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.decimals(allow_nan=False)
+    | st.uuids()
+    | st.dates()
+    | st.times()
+    | st.timedeltas()
+    | st.datetimes()
+    | st.datetimes(timezones=st.just(UTC) | st.timezones())
+    | st.complex_numbers(allow_nan=False)
+)
+scalars = keys | st.text(st.characters(categories=["Cs", "L"]))
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    hashable = keys | st.tuples(keys, keys) | st.frozensets(keys, max_size=3)
+    return (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(), inner, max_size=4)
+        | st.dictionaries(hashable, inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.sets(hashable, max_size=4)
+        | st.frozensets(hashable, max_size=4)
+    )
+
+
+values = st.recursive(scalars, containers, max_leaves=20)
+
+
+@given(values)
+def test_every_value_comes_back_as_it_went(value: Any) -> None:
+    found = decode_value(encode_value(value))
+    assert found == value
+    assert shape(found) == shape(value)
+
+
+def shape(value: Any) -> Any:
+    """Types all the way down, since 1 == True == 1.0 and equal times may have different zones."""
+    kind: Any = value.__class__
+    if kind is dict:
+        return dict, [(shape(key), shape(item)) for key, item in value.items()]
+    if kind in (list, tuple):
+        return kind, [shape(item) for item in value]
+    if kind in (set, frozenset):
+        return kind, len(value)
+    if kind is datetime:
+        return datetime, value.utcoffset(), getattr(value.tzinfo, "key", None)
+    return kind
+
+
+@given(values)
+def test_the_bytes_of_a_decoded_value_decode_to_the_same(value: Any) -> None:
+    once = decode_value(encode_value(value))
+    assert decode_value(encode_value(once)) == once
+
+
+@given(st.binary(max_size=64))
+def test_damaged_bytes_raise_a_decode_error_or_give_a_value(data: bytes) -> None:
+    try:
+        value = decode_value(data)
+    except DecodeError:
+        return
+    again = decode_value(encode_value(value))
+    assert again == value or value != value or "nan" in repr(value).lower()
+
+
+@given(values, st.data())
+def test_cut_bytes_are_refused(value: Any, data: st.DataObject) -> None:
+    encoded = encode_value(value)
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    with pytest.raises(DecodeError):
+        decode_value(encoded[:cut])
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_floats_that_json_lacks_survive(number: float) -> None:
+    (found,) = decode_value(encode_value([number]))
+    assert found == number or (math.isnan(found) and math.isnan(number))
+
+
+@pytest.mark.parametrize("power", [62, 63, 64, 65, 20_000])
+@pytest.mark.parametrize("step", [-1, 0, 1])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_integers_of_any_size(power: int, step: int, sign: int) -> None:
+    number = sign * 2**power + step
+    assert decode_value(encode_value({"n": [number]})) == {"n": [number]}
+
+
+def test_a_zone_keeps_its_name_and_the_fold() -> None:
+    for fold in (0, 1):
+        moment = datetime(2026, 10, 25, 2, 30, fold=fold, tzinfo=BERLIN)
+        found = decode_value(encode_value(moment))
+        assert (found.tzinfo, found.fold, found.utcoffset()) == (BERLIN, fold, moment.utcoffset())
+
+
+def test_a_fixed_offset_down_to_the_microsecond() -> None:
+    zone = timezone(timedelta(hours=1, seconds=1, microseconds=1))
+    moment = datetime(2026, 1, 1, tzinfo=zone)
+    assert decode_value(encode_value(moment)).utcoffset() == zone.utcoffset(None)
+
+
+def test_a_time_with_a_named_zone() -> None:
+    assert decode_value(encode_value(time(2, 30, tzinfo=BERLIN))) == time(2, 30, tzinfo=BERLIN)
+
+
+def test_the_placeholder_stays_itself() -> None:
+    assert decode_value(encode_value([INJECTED]))[0] is INJECTED
+
+
+# -- things that only the annotation makes whole again
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Size(IntEnum):
+    BIG = 3
+
+
+class Name(StrEnum):
+    ADA = "ada"
+
+
+class Mode(Flag):
+    READ = 1
+    WRITE = 2
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: Any
+    cached: int = dataclasses.field(default=9, init=False)
+
+
+class Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    size: int = pydantic.Field(1, alias="Size")
+    secret: pydantic.SecretStr = pydantic.SecretStr("s")
+    url: pydantic.AnyUrl = pydantic.AnyUrl("http://x/")
+
+
+class Numbers(pydantic.RootModel[list[int]]):
+    pass
+
+
+@attrs.define
+class Account:
+    name: str
+    _key: int = 5
+
+
+class Struct(msgspec.Struct, tag=True):
+    a: int
+    b: str = "x"
+
+
+class Pair(NamedTuple):
+    left: int
+    right: Any
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Whole(int):
+    pass
+
+
+class Moment(datetime):
+    pass
+
+
+class Index:
+    def __index__(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (Colour.RED, "red"),
+        (Size.BIG, 3),
+        (Name.ADA, "ada"),
+        (Mode.READ | Mode.WRITE, 3),
+        (Point(1, (2,)), {"x": 1, "y": (2,)}),
+        (
+            Model.model_validate({"Size": 2, "more": 3}),
+            {"size": 2, "secret": "s", "url": "http://x/", "more": 3},
+        ),
+        (Numbers([1, 2]), [1, 2]),
+        (Account("ada"), {"name": "ada", "key": 5}),
+        (Struct(1), {"type": "Struct", "a": 1, "b": "x"}),
+        (Pair(1, {2}), {"left": 1, "right": {2}}),
+        (Text("t"), "t"),
+        (Whole(4), 4),
+        (Moment(2026, 1, 1, 1, 2, 3, tzinfo=UTC), datetime(2026, 1, 1, 1, 2, 3, tzinfo=UTC)),
+        (bytearray(b"x"), b"x"),
+        (memoryview(b"x"), b"x"),
+        (deque([1, 2]), [1, 2]),
+        (OrderedDict[str, int](a=1), {"a": 1}),
+        (UserDict({"a": 1}), {"a": 1}),
+        (MappingProxyType({1: (2,)}), {1: (2,)}),
+        (PurePosixPath("/a/b"), "/a/b"),
+        (ip_address("::1"), "::1"),
+        (ip_network("10.0.0.0/8"), "10.0.0.0/8"),
+        (Index(), 7),
+        ({Colour.RED: 1}, {"red": 1}),
+    ],
+)
+def test_the_nearest_plain_value_is_stored(value: Any, stored: Any) -> None:
+    found = decode_value(encode_value([value]))[0]
+    assert found == stored
+    assert type(found) is type(stored)
+
+
+class Broken(UserDict[str, int]):
+    def keys(self) -> Any:
+        raise RuntimeError("no keys today")
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (object(), ()),
+        ([1, {"x": [object()]}], (1, "x", 0)),
+        ({"f": test_the_placeholder_stays_itself}, ("f",)),
+        ([Colour], (0,)),
+        ([Point], (0,)),
+        (Point(1, print), ("y",)),
+        ({"a": (1, iter([]))}, ("a", 1)),
+        ({"b": Broken()}, ("b",)),
+        ({(1, 2): ValueError()}, ((1, 2),)),
+    ],
+)
+def test_what_cannot_be_stored_is_named(value: Any, path: tuple[object, ...]) -> None:
+    with pytest.raises(EncodeError) as caught:
+        encode_value(value)
+    assert caught.value.path == path
+    assert isinstance(caught.value, PeerjobError)
+    assert isinstance(caught.value, TypeError)
+    assert "cannot be stored" in str(caught.value)
+
+
+def nested(wrap: Callable[[Any], Any], depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+def in_list(value: Any) -> Any:
+    return [value]
+
+
+def in_tuple(value: Any) -> Any:
+    return (value,)
+
+
+def in_dict(value: Any) -> Any:
+    return {"key": value}
+
+
+def in_tagged_dict(value: Any) -> Any:
+    return {2**64: value}
+
+
+@pytest.mark.parametrize("wrap", [in_list, in_tuple, in_dict, in_tagged_dict])
+def test_depth_is_bounded(wrap: Callable[[Any], Any]) -> None:
+    deepest = nested(wrap, MAX_DEPTH)
+    assert decode_value(encode_value(deepest)) == deepest
+    with pytest.raises(EncodeError, match="nested deeper than 100"):
+        encode_value(wrap(deepest))
+
+
+def test_a_path_that_cannot_be_shown_hides_nothing_else() -> None:
+    with pytest.raises(EncodeError, match="cannot be stored"):
+        encode_value({10**5000: object()})
+
+
+def test_a_value_that_contains_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(EncodeError, match="contains itself"):
+        encode_value(loop)
+
+
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\x01"], ids=["lists", "maps"])
+def test_hostile_nesting_is_refused(opening: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_value(opening * 200_000)
+
+
+def test_hostile_nesting_of_tags_is_refused() -> None:
+    data = b""
+    for _ in range(5000):
+        data = b"\xc9" + len(data).to_bytes(4, "big") + b"\x01" + data
+    with pytest.raises(DecodeError):
+        decode_value(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\x01\x02",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xd4\x64\x00",  # an unknown tag
+        b"\xd4\x09\x00",  # a UUID of one byte
+        b"\xd4\x0ax",  # a Decimal that is none
+        b"\xd4\x05x",  # a datetime that is none
+        b"\xd4\x02\x01",  # a set of a number
+        b"\xd5\x02\x91\x90",  # a set of a list
+        b"\xc7\x0a\x0701:00[../]",  # a zone that is a path
+        b"\xd5\x08\x91\xa0",  # a timedelta of text
+    ],
+)
+def test_unreadable_bytes(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_value(data)
+
+
+def test_plain_values_are_plain_messagepack() -> None:
+    value: dict[str, Any] = {"a": [1, -1, 1.5, None, True, "x", b"y"], "b": {}}
+    assert msgspec.msgpack.decode(encode_value(value)) == value
+
+
+def test_json_for_people() -> None:
+    value = {
+        1: (UUID(int=1), Decimal("1.50"), timedelta(seconds=5)),
+        "when": [date(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC)],
+        (1, 2): {3},
+        "odd": [math.nan, 2**70, b"\xff", "\ud800", 1j],
+    }
+    assert msgspec.json.decode(to_json(value)) == {
+        "1": ["00000000-0000-0000-0000-000000000001", "1.50", "PT5S"],
+        "when": ["2026-01-02", "2026-01-02T00:00:00Z"],
+        "[1,2]": [3],
+        "odd": ["nan", 2.0**70, "\\xff", "\\ud800", "1j"],
+    }
