@@ -92,9 +92,7 @@ class Lease:
         if self._clock.virtual:
             self._task = self._node_loop.create_task(self._main(), name="peerjob-lease")
         else:
-            self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._main()), name="peerjob-lease", daemon=True
-            )
+            self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="peerjob-lease", daemon=True)
             self._thread.start()
 
     async def stop(self) -> None:
@@ -106,8 +104,7 @@ class Lease:
             await task
         if self._thread is not None:
             thread, self._thread = self._thread, None
-            while thread.is_alive():
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(thread.join)
         self._trusted_until = 0.0
 
     def renew_soon(self) -> None:
@@ -155,7 +152,11 @@ class Lease:
         asked_at = self._clock.elapsed()
         running, count, digest = self._listener.lease_summary()
         reply = await liveness.renew(
-            incarnation, ttl_us=round(self._ttl * 1_000_000), running=running, count=count, fences_digest=digest
+            incarnation,
+            ttl_us=round(self._ttl * 1_000_000),
+            running=running,
+            count=count,
+            fences_digest=digest,
         )
         if incarnation != self._incarnation:
             return

@@ -42,6 +42,8 @@ class Reaper(Role):
             await self.pause(self._lease.interval)
             while self._lease.may_reap and (reaped := await self._store.reap(BATCH, reaper=self._node)):
                 logger.info(
-                    "took back %d instance(s) from %s", len(reaped), ", ".join(sorted({one.node for one in reaped}))
+                    "took back %d instance(s) from %s",
+                    len(reaped),
+                    ", ".join(sorted({one.node for one in reaped})),
                 )
                 self._on_reaped(reaped)

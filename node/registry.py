@@ -65,7 +65,10 @@ class Registry:
 
     def kinds(self) -> tuple[str, ...]:
         """Every kind that can be claimed here, aliases included."""
-        return (*sorted(self._bindings), *sorted(alias for alias in self._aliases if alias not in self._bindings))
+        return (
+            *sorted(self._bindings),
+            *sorted(alias for alias in self._aliases if alias not in self._bindings),
+        )
 
     def _warn_on_clash(self, job: Job[..., Any, Any], binding: Binding) -> None:
         old = self._bindings.get(job.kind)

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from .binding import Binding
 
 
+PROBATION = 2.0
+"""Seconds for which a suspect runs as the only suspect of its node."""
+
+
 class Run:
     """A claim and what has become of it. Lives on the loop; only `logs` and `progress` are touched from threads."""
 
     __slots__ = (
         "acked",
+        "arguments",
         "binding",
         "claim",
         "claimed_at",
@@ -50,6 +55,7 @@ class Run:
         self.lost = False
         """Whether the store said that this claim is not ours any more."""
         self.slot = -1
+        self.arguments = b""
         self.binding: Binding | None = None
         self.job: Job[..., Any, Any] | None = None
         self.policy: Policy | None = None
@@ -69,6 +75,10 @@ class Run:
         context.cancel(reason)
         if self.task is not None:
             self.task.cancel(reason)
+
+    def on_probation(self, now: float) -> bool:
+        """Whether this is a suspect that has not yet lived long enough to be thought harmless. See decision 0001."""
+        return self.claim.suspect and (self.started_at is None or now - self.started_at < PROBATION)
 
     def take_logs(self) -> tuple[LogLine, ...]:
         """The lines not yet handed to a commit."""

@@ -46,7 +46,7 @@ class Verdicts:
             return self.terminated(run, cause)
         try:
             wait = self._backoff(run, policy, cause, instance)
-        except Exception as bad:  # a user's backoff that raises must not lose the instance
+        except Exception as bad:  # noqa: BLE001  # a user's backoff that raises must not lose the instance
             bad.__cause__ = cause
             return self.terminated(run, bad)
         return self._retry(run, wait, encode(describe_error(cause)))
@@ -57,7 +57,7 @@ class Verdicts:
         if self._may_retry(run, policy, error):
             try:
                 return self._retry(run, self._backoff(run, policy, error, instance), described, what="timed out")
-            except Exception as bad:
+            except Exception as bad:  # noqa: BLE001  # as in failed()
                 return self.terminated(run, bad)
         return self._outcome(run, Action.TIME_OUT, error=described, note=str(error))
 
@@ -123,7 +123,7 @@ class Verdicts:
             return True
         try:
             return policy.retryable(error)
-        except Exception:  # a user's test that raises decides nothing
+        except Exception:  # noqa: BLE001  # a user's test that raises decides nothing
             return False
 
     def _retry(self, run: Run, wait: float, error: bytes, what: str = "retry") -> Outcome:

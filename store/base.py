@@ -26,7 +26,7 @@ Implementations differ in whose clock decides due-ness and in how strict the ord
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from peerjob.query import Filter, Query
 from peerjob.record import (
@@ -85,6 +85,11 @@ class Store(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What it promises; known after `open`."""
+        ...
+
+    @property
+    def local_objects(self) -> dict[str, Any] | None:
+        """Callables that cannot be imported by name, for a store that lives in this process; None on any other."""
         ...
 
     async def open(self) -> None:

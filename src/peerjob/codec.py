@@ -165,8 +165,7 @@ def _mapping(value: dict[Any, Any], path: Path, depth: int) -> Any:
         except UnicodeEncodeError:
             pass
     pairs = [
-        [_tagged(key, (*path, key), depth - 1), _tagged(item, (*path, key), depth - 1)]
-        for key, item in value.items()
+        [_tagged(key, (*path, key), depth - 1), _tagged(item, (*path, key), depth - 1)] for key, item in value.items()
     ]
     return Ext(_MAPPING, _encode(pairs))
 
@@ -210,9 +209,7 @@ _TAGGED: dict[type[Any], Callable[[Any, Path, int], Ext]] = {
     datetime: _leaf(_DATETIME, _moment),
     date: _leaf(_DATE, date.isoformat),
     time: _leaf(_TIME, _moment),
-    timedelta: lambda value, _path, _depth: Ext(
-        _TIMEDELTA, _encode((value.days, value.seconds, value.microseconds))
-    ),
+    timedelta: lambda value, _path, _depth: Ext(_TIMEDELTA, _encode((value.days, value.seconds, value.microseconds))),
     UUID: lambda value, _path, _depth: Ext(_UUID, value.bytes),
     Decimal: _leaf(_DECIMAL, str),
     complex: lambda value, _path, _depth: Ext(_COMPLEX, struct.pack(">dd", value.real, value.imag)),

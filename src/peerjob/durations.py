@@ -84,9 +84,7 @@ def _seconds_of(body: str, text: str) -> float:
             raise ValueError(f"not an ISO 8601 duration: {text!r}")
         sizes = (604800.0, 86400.0, 3600.0, 60.0, 1.0)
         return sum(
-            float(group.replace(",", ".")) * size
-            for group, size in zip(match.groups(), sizes, strict=True)
-            if group
+            float(group.replace(",", ".")) * size for group, size in zip(match.groups(), sizes, strict=True) if group
         )
     total, position = 0.0, 0
     for match in _PART.finditer(body):

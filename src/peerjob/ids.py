@@ -36,9 +36,7 @@ class IdSource:
                 counter = self._counter
                 head = f"{self._millis:012x}"
                 tail = f"{bits(48):012x}"
-                ids.append(
-                    f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-{0x8000 | counter & 0x3FFF:04x}-{tail}"
-                )
+                ids.append(f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-{0x8000 | counter & 0x3FFF:04x}-{tail}")
             return ids
 
     def one(self) -> str:

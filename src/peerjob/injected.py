@@ -68,7 +68,7 @@ def Depends(
 def Depends(factory: Callable[..., Awaitable[T]], *, scope: Literal["attempt", "node"] = ...) -> T: ...
 @overload
 def Depends(factory: Callable[..., T], *, scope: Literal["attempt", "node"] = ...) -> T: ...
-def Depends(factory: Callable[..., Any], *, scope: Literal["attempt", "node"] = "attempt") -> Any:
+def Depends(factory: Callable[..., Any], *, scope: Literal["attempt", "node"] = "attempt") -> Any:  # noqa: N802
     """Default of a parameter that a factory makes: a function, coroutine function or (async) context manager.
 
     `scope="attempt"` makes one per run and closes it after, "node" one per node, closed when it stops.

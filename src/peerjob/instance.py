@@ -327,14 +327,14 @@ class Instance(Generic[R_co]):
         return self
 
     async def wait(self, timeout: Duration | None = None) -> Instance[R_co]:
-        """Wait until it is final, then return it, refreshed; raises TimeoutError. Reads, never fails for its outcome."""
+        """Wait until it is final, then return it, refreshed; raises TimeoutError, never for what it ended in."""
         self._record = await self._need_manager().wait_final(self.id, timeout)
         return self
 
     async def result(self, timeout: Duration | None = None) -> R_co:
         """Wait until it is final and return its result.
 
-        Raises JobFailed, JobCancelled or JobTimedOut for what else it ended in, TimeoutError when `timeout` is over first.
+        Raises JobFailed, JobCancelled or JobTimedOut for what else it ended in, TimeoutError when `timeout` is over.
         """
         if not self._record.state.is_final:
             await self.wait(timeout)

@@ -60,14 +60,10 @@ class Job(Generic[P, R_co, C_co]):
         **options: Unpack[Options],
     ) -> None: ...
     @overload
-    def __init__(
-        self: Job[P, T, T], kind: str, executor: Callable[P, T], /, **options: Unpack[Options]
-    ) -> None: ...
+    def __init__(self: Job[P, T, T], kind: str, executor: Callable[P, T], /, **options: Unpack[Options]) -> None: ...
     @overload
     def __init__(self: Job[..., Any, Any], kind: str, /, **options: Unpack[Options]) -> None: ...
-    def __init__(
-        self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]
-    ) -> None:
+    def __init__(self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]) -> None:
         if not isinstance(kind, str) or not kind or len(kind) > MAX_KIND or "\x00" in kind:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError("kind", kind, f"text of 1 to {MAX_KIND} characters")
         if executor is not None and not callable(executor):
@@ -175,9 +171,7 @@ class Call(Generic[R_co]):
 
 class _Decorator(Protocol):
     @overload
-    def __call__(
-        self, executor: Callable[P, Coroutine[Any, Any, T]], /
-    ) -> Job[P, T, Coroutine[Any, Any, T]]: ...
+    def __call__(self, executor: Callable[P, Coroutine[Any, Any, T]], /) -> Job[P, T, Coroutine[Any, Any, T]]: ...
     @overload
     def __call__(self, executor: Callable[P, T], /) -> Job[P, T, T]: ...
 
@@ -210,11 +204,11 @@ def default_kind(function: Callable[..., Any]) -> str:
     qualname = getattr(function, "__qualname__", None)
     module = module_name(getattr(function, "__module__", "__main__"))
     if qualname is None or "<lambda>" in qualname or module == "__main__":
-        raise OptionError("kind", kind_hint(function), "kind=, for a callable that has no importable name of its own")
+        raise OptionError("kind", _name_of(function), "kind=, for a callable that has no importable name of its own")
     return f"{module}:{qualname}"
 
 
-def kind_hint(function: Callable[..., Any]) -> str:
+def _name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", None) or type(function).__name__
 
 

@@ -34,7 +34,7 @@ class CaptureHandler(logging.Handler):
             return
         try:
             context.log_line(record.levelno, _message(record), _fields(record))
-        except Exception:
+        except Exception:  # noqa: BLE001  # logging's own way: a handler never raises
             self.handleError(record)
 
 
@@ -46,7 +46,7 @@ class _InstanceLogger(logging.Logger):
         self._instance_id = instance_id
         self._process_log = logging.getLogger("peerjob.job")
 
-    def isEnabledFor(self, level: int) -> bool:
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's name
         return True
 
     def handle(self, record: logging.LogRecord) -> None:
@@ -72,7 +72,7 @@ def instance_logger(instance_id: str) -> logging.Logger:
 def _message(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
-    except Exception as error:  # a wrong format string must not end the job
+    except Exception as error:  # noqa: BLE001  # a wrong format string must not end the job
         text = f"{record.msg} [bad arguments for this message: {error}]"
     if record.exc_info and record.exc_info[0] is not None:
         text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
@@ -83,4 +83,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object] | None:
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     if not extra:
         return None
-    return {name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in extra.items()}
+    return {
+        name: value if isinstance(value, str | int | float | bool | None) else str(value)
+        for name, value in extra.items()
+    }

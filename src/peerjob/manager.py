@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
@@ -85,13 +85,9 @@ class Manager(ABC):
     @overload
     async def schedule(self, job: Call[R], /) -> Instance[R]: ...
     @overload
-    async def schedule(
-        self, job: str, /, *args: Any, allow_unknown: bool = False, **kwargs: Any
-    ) -> Instance[Any]: ...
+    async def schedule(self, job: str, /, *args: Any, allow_unknown: bool = False, **kwargs: Any) -> Instance[Any]: ...
     @abstractmethod
-    async def schedule(
-        self, job: Job[..., Any, Any] | Call[Any] | str, /, *args: Any, **kwargs: Any
-    ) -> Instance[Any]:
+    async def schedule(self, job: Job[..., Any, Any] | Call[Any] | str, /, *args: Any, **kwargs: Any) -> Instance[Any]:
         """Store one run of a job and return its instance; when this returns, the run cannot be lost.
 
         Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError before anything is

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .instance import Instance
     from .state import State
+
 
 class Priority(IntEnum):
     """Named priorities; any 32-bit int will do, and a lower number runs first."""
@@ -52,9 +53,7 @@ class Backoff:
             raise OptionError("backoff jitter", self.jitter, "a share from 0 to 1")
 
     @classmethod
-    def exponential(
-        cls, initial: Duration = 1, factor: float = 2, max: Duration = 300, jitter: float = 0.2
-    ) -> Backoff:
+    def exponential(cls, initial: Duration = 1, factor: float = 2, max: Duration = 300, jitter: float = 0.2) -> Backoff:
         """Waits that grow by `factor`, up to `max`."""
         return cls(
             initial=to_seconds(initial, "backoff initial"),

@@ -45,7 +45,9 @@ def to_stored(value: Any, option: str, local: dict[str, Any] | None) -> Referenc
         return path
     if local is None:
         raise OptionError(
-            option, value, "something importable by name when given per schedule (no lambda, closure or object)"
+            option,
+            value,
+            "something importable by name when given per schedule (no lambda, closure or object)",
         )
     reference = f"{_LOCAL}{len(local)}"
     for known, kept in local.items():

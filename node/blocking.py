@@ -1,0 +1,142 @@
+"""A node behind blocking verbs: it runs on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from peerjob.blocking import BlockingVerbs
+from peerjob.durations import Duration
+from peerjob.errors import NodeStateError
+from peerjob.manager import Manager
+
+if TYPE_CHECKING:
+    from .node import Node
+
+T = TypeVar("T")
+
+
+class BlockingManager(BlockingVerbs):
+    """The same verbs as `Node`, for Flask, Django and scripts.
+
+    A context manager, or used as it is: the node starts with the first call, in each process that makes one, so it is
+    safe to create before a server forks, and stops at exit. Every verb raises RuntimeError on a thread that runs an
+    event loop.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the node now; without it, the first verb does."""
+        _refuse_loop()
+        self._started_loop()
+
+    def close(self, grace: Duration = 5.0) -> None:
+        """Stop the node and its thread; idempotent."""
+        self._closed = True
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or self._pid != os.getpid():
+            return
+        _refuse_loop()
+        self._loop = self._thread = None
+        atexit.unregister(self.close)
+        asyncio.run_coroutine_threadsafe(self._node.stop(grace), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def manager(self) -> Manager:
+        _refuse_loop()
+        self._started_loop()
+        return self._node
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            _refuse_loop()
+            loop = self._started_loop()
+        except BaseException:
+            work.close()
+            raise
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def _started_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise NodeStateError("this blocking manager was closed")
+            if self._loop is not None and self._pid == os.getpid():
+                return self._loop
+            if self._pid not in (0, os.getpid()):
+                # forked: the parent's loop and connections are not ours
+                self._node = self._node.remake()
+            self._pid = os.getpid()
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
+            thread.start()
+            try:
+                asyncio.run_coroutine_threadsafe(self._node.start(), loop).result()
+            except BaseException:
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                raise
+            self._loop, self._thread = loop, thread
+            atexit.register(self.close)
+            return loop
+
+
+def _refuse_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("a blocking verb would stop the running event loop; use the node itself and await it")
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+class InsideManager(BlockingVerbs):
+    """The blocking verbs for a sync job, which runs in a thread of a node: calls go to the node's own loop."""
+
+    def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop) -> None:
+        self._manager = manager
+        self._loop = loop
+
+    @property
+    def manager(self) -> Manager:
+        return self._manager
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            _refuse_loop()
+        except BaseException:
+            work.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()

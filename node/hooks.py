@@ -1,0 +1,85 @@
+"""What a run's `Context` asks of its node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from peerjob.clock import Clock
+from peerjob.context import Context
+from peerjob.instance import Instance
+from peerjob.joblog import level_of
+from peerjob.record import LogLine
+from peerjob.spec import Progress, encode
+from peerjob.state import State
+from peerjob.worker import Worker
+
+from .run import Run
+
+if TYPE_CHECKING:
+    from peerjob.store.base import Store
+
+    from .pool import Pool
+    from .runner import InstanceRunner
+
+MAX_UNSENT_LINES = 1_000
+"""Log lines of one run that may wait for a commit; the oldest is dropped first, with a marker."""
+
+
+class Hooks:
+    """Serves the contexts of running bodies, from the loop and from threads alike."""
+
+    def __init__(self, *, clock: Clock, name: str, store: Store, pool: Pool, runner: InstanceRunner) -> None:
+        self._clock = clock
+        self._name = name
+        self._store = store
+        self._pool = pool
+        self._runner = runner
+        self._runs: dict[Context, Run] = {}
+
+    def track(self, context: Context, run: Run) -> None:
+        self._runs[context] = run
+
+    def forget(self, context: Context) -> None:
+        self._runs.pop(context, None)
+
+    def run_of(self, context: Context) -> Run | None:
+        return self._runs.get(context)
+
+    def report_progress(self, context: Context, fraction: float, message: str) -> None:
+        run = self._runs.get(context)
+        if run is not None:
+            run.progress = encode(Progress(fraction, message, self._clock.time_us()))
+
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None:
+        run = self._runs.get(context)
+        if run is None:
+            return
+        lines = run.logs
+        if len(lines) >= MAX_UNSENT_LINES:
+            dropped = 1
+            if lines[0].message.startswith(_DROPPED):
+                dropped += int(lines[0].message.removeprefix(_DROPPED))
+                lines.pop(0)
+            lines.pop(0)
+            lines.insert(0, LogLine(lines[0].at_us, int(level_of(30)), f"{_DROPPED}{dropped}", context.attempt))
+        lines.append(LogLine(self._clock.time_us(), int(level_of(level)), message, context.attempt, self._name, fields))
+
+    async def check_owner(self, context: Context) -> bool:
+        run = self._runs.get(context)
+        if run is None or run.lost:
+            return False
+        record = (await self._store.get([context.id]))[0]
+        return (
+            record is not None
+            and record.state is State.PROCESSING
+            and (record.fence, record.owner) == (context.fence, run.incarnation)
+        )
+
+    def make_instance(self, context: Context) -> Instance[Any]:
+        return self._runner.instance_of(self._runs[context])
+
+    def make_worker(self, context: Context) -> Worker:
+        return self._pool.worker(self._runs[context].slot)
+
+
+_DROPPED = "log lines dropped here: "

@@ -1,0 +1,418 @@
+"""A peer: its registry, its workers, its lease and its view of the shared store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from peerjob.clock import Clock, SystemClock
+from peerjob.durations import Duration, to_seconds
+from peerjob.errors import NodeStateError, OptionError, ScheduleError
+from peerjob.instance import HistoryEntry, Instance, LogEntry
+from peerjob.job import Call, Job, JobGroup
+from peerjob.manager import Event, Manager, ResultPage, Stats
+from peerjob.query import Filter, Query
+from peerjob.record import Capabilities, LogLine, NodeView, Record, StoreLimits
+from peerjob.store.base import Store
+from peerjob.store.url import open_store
+from peerjob.worker import Worker
+
+from .registry import Registry
+from .scheduling import Scheduling, fresh_record
+from .session import Session
+
+if TYPE_CHECKING:
+    from .blocking import BlockingManager
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+logger = logging.getLogger("peerjob.node")
+
+Lifespan = Callable[["Node"], AbstractAsyncContextManager[Any]]
+JobSource = Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object
+
+MAX_PAYLOAD = 1 << 20
+
+
+class Node(Manager):
+    """One of identical peers that share a store: schedules work, runs it, and takes over from peers that die.
+
+    Use it as an async context manager, or `start()` and `stop()` it; `run()` does both around a wait for SIGTERM.
+
+    `store` is a URL (`memory://`, `redis://`, `valkey://`, …) or a Store; `workers` how many instances run at a time
+    (0: this node only schedules); `name` is for people (default: host name), `namespace` keeps applications apart.
+    `lease_ttl` is how long peers wait before they take over from a node that vanished, 1 s or more. `max_payload`
+    bounds arguments and results, in bytes. Raises OptionError for settings that cannot be.
+    """
+
+    def __init__(
+        self,
+        store: str | Store = "memory://",
+        *,
+        jobs: JobSource = (),
+        workers: int = 10,
+        coordinator: str | None = None,
+        namespace: str = "default",
+        name: str | None = None,
+        lease_ttl: Duration = 5.0,
+        timezone: str = "UTC",
+        clock: Clock | None = None,
+        lifespan: Lifespan | None = None,
+        max_payload: int = MAX_PAYLOAD,
+        limits: StoreLimits | None = None,
+        allow_unknown: bool = False,
+    ) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.name = name or socket.gethostname()
+        self.namespace = namespace
+        self.lease_ttl = _checked_ttl(lease_ttl)
+        self.timezone = _checked_zone(timezone)
+        self._remake: Callable[[], Node] = lambda: Node(
+            store,
+            jobs=self._registry.jobs(),
+            workers=self._workers,
+            namespace=namespace,
+            name=name,
+            lease_ttl=lease_ttl,
+            timezone=timezone,
+            clock=clock,
+            lifespan=lifespan,
+            max_payload=max_payload,
+            limits=limits,
+            allow_unknown=allow_unknown,
+        )
+        self._given_store = isinstance(store, str)
+        self._workers = _checked_count("workers", workers, least=0)
+        self._max_payload = _checked_count("max_payload", max_payload, least=1)
+        self._lifespan = lifespan
+        self._allow_unknown = allow_unknown
+        if coordinator is not None:
+            raise OptionError("coordinator", coordinator, "None in this release (the store holds the leases)")
+        self._store: Store
+        if isinstance(store, str):
+            self._store = open_store(store, namespace=namespace, clock=self.clock, limits=limits or StoreLimits())
+        else:
+            self._store = store
+        self._registry = Registry()
+        self._scheduling = Scheduling(
+            clock=self.clock,
+            registry=self._registry,
+            max_payload=self._max_payload,
+            local=lambda: self._store.local_objects,
+        )
+        self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._session: Session | None = None
+        self._lifespan_exit: AbstractAsyncContextManager[Any] | None = None
+        self.register(jobs)
+
+    # -- starting and stopping ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, join the cluster and begin to claim; raises StoreUnavailableError within 5 s, or NodeStateError."""
+        if self._session is not None:
+            raise NodeStateError(f"node {self.name!r} is started already")
+        session = Session(
+            store=self._store,
+            clock=self.clock,
+            name=self.name,
+            manager=self,
+            registry=self._registry,
+            workers=self._workers,
+            lease_ttl=self.lease_ttl,
+            max_payload=self._max_payload,
+            overrides=self._overrides,
+        )
+        self._session = session
+        try:
+            await session.open()
+            if self._lifespan is not None:
+                self._lifespan_exit = self._lifespan(self)
+                await self._lifespan_exit.__aenter__()
+            await session.begin()
+        except BaseException:
+            await self._abandon(session)
+            raise
+        logger.info("node %r runs %d worker(s) on %s", self.name, self._workers, self._store.url)
+
+    async def _abandon(self, session: Session) -> None:
+        self._session = None
+        exiting, self._lifespan_exit = self._lifespan_exit, None
+        try:
+            await session.close(grace=0)
+        finally:
+            if exiting is not None:
+                await exiting.__aexit__(None, None, None)
+
+    async def stop(self, grace: Duration = 5.0) -> None:
+        """Stop claiming, let running bodies go on for `grace`, then cancel them, hand back what is left, and leave.
+
+        What is handed back runs elsewhere at once, and nothing is counted for it. Idempotent.
+        """
+        seconds = to_seconds(grace, "grace")
+        session, self._session = self._session, None
+        if session is None:
+            return
+        exiting, self._lifespan_exit = self._lifespan_exit, None
+        try:
+            await session.close(grace=seconds)
+        finally:
+            if exiting is not None:
+                await exiting.__aexit__(None, None, None)
+        logger.info("node %r has left", self.name)
+
+    async def drain(self, timeout: Duration | None = None) -> None:
+        """Claim nothing more, hand back what was not started, and wait until running bodies have ended.
+
+        The node stays in the cluster. Raises TimeoutError.
+        """
+        await self._need_session().drain(None if timeout is None else to_seconds(timeout, "timeout"))
+
+    async def run(self, grace: Duration = 5.0) -> None:
+        """Start, run until SIGTERM or SIGINT, then stop; a second signal stops without grace."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        again = asyncio.Event()
+
+        def on_signal() -> None:
+            (again if asked.is_set() else asked).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await self.start()
+            session = self._need_session()
+            try:
+                await asked.wait()
+            finally:
+                stopping = loop.create_task(self.stop(grace))
+                hurrying = loop.create_task(again.wait())
+                await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+                if not stopping.done():
+                    session.hurry()
+                hurrying.cancel()
+                await stopping
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is started and not stopped."""
+        return self._session is not None
+
+    # -- this node ---------------------------------------------------------------------------------------------------
+
+    @property
+    def incarnation(self) -> str:
+        """The id of this start; a new one after every start, and after a lapse of the lease."""
+        return self._need_session().incarnation
+
+    @property
+    def num_workers(self) -> int:
+        return self._workers if self._session is None else self._session.pool.size
+
+    def workers(self) -> list[Worker]:
+        """The workers and what each is doing."""
+        return [] if self._session is None else self._session.pool.workers()
+
+    async def resize_workers(self, n: int) -> None:
+        """Change the number of workers, to 1 or more; when it shrinks, running bodies go on to their end."""
+        self._workers = _checked_count("resize_workers", n, least=1)
+        if self._session is not None:
+            await self._session.resize(n)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store promises."""
+        return self._store.capabilities
+
+    def override(self, factory: Callable[..., Any], fake: Callable[..., Any]) -> None:
+        """Have `Depends(factory)` use another factory, for tests; before the node starts or between runs."""
+        self._overrides[factory] = fake
+
+    def blocking(self) -> BlockingManager:
+        """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself."""
+        from .blocking import BlockingManager
+
+        return BlockingManager(self)
+
+    def remake(self) -> Node:
+        """A fresh node with the same settings and jobs, not started: what a forked process needs."""
+        if not self._given_store:
+            raise OptionError("store", self._store, "a URL, for a node that is used in forked processes")
+        return self._remake()
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def register(self, source: JobSource) -> None:
+        self._registry.add(source)
+        if self._session is not None:
+            self._session.kinds_changed()
+
+    def unregister(self, kind: str) -> Job[..., Any, Any]:
+        job = self._registry.remove(kind)
+        if self._session is not None:
+            self._session.kinds_changed()
+        return job
+
+    def jobs(self) -> list[Job[..., Any, Any]]:
+        return self._registry.jobs()
+
+    def job(self, kind: str) -> Job[..., Any, Any]:
+        return self._registry.job(kind)
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    @overload
+    async def schedule(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> Instance[R]: ...
+    @overload
+    async def schedule(self, job: Call[R], /) -> Instance[R]: ...
+    @overload
+    async def schedule(self, job: str, /, *args: Any, allow_unknown: bool = False, **kwargs: Any) -> Instance[Any]: ...
+    async def schedule(self, job: Job[..., Any, Any] | Call[Any] | str, /, *args: Any, **kwargs: Any) -> Instance[Any]:
+        session = self._need_session()
+        if self._allow_unknown and isinstance(job, str) and self._registry.find(job) is None:
+            kwargs["allow_unknown"] = True
+        call = self._scheduling.resolve(job, args, kwargs)
+        new = self._scheduling.new(call)
+        answer = await session.intake.add(new)
+        if not answer.is_new:
+            return Instance(self, (await session.verbs.record(answer.id)), is_new=False)
+        return session.scheduled(call.job, fresh_record(new, self.clock.time_us()))
+
+    async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
+        session = self._need_session()
+        taken = list(calls)
+        new = [self._scheduling.new(self._scheduling.resolve(call, (), {})) for call in taken]
+        answers = await session.intake.add_many(new)
+        now = self.clock.time_us()
+        instances: list[Instance[R]] = []
+        for call, one, answer in zip(taken, new, answers, strict=True):
+            if answer.is_new:
+                instances.append(session.scheduled(call.job, fresh_record(one, now)))
+            else:
+                instances.append(Instance(self, await session.verbs.record(answer.id), is_new=False))
+        return instances
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any] | None = None) -> Instance[Any]:
+        return await self._need_session().verbs.instance(uuid, job)
+
+    async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
+        return await self._need_session().verbs.instances(query)
+
+    async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
+        return await self._need_session().verbs.history(query)
+
+    async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
+        return await self._need_session().verbs.log_lines(query)
+
+    def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
+        return self._need_session().verbs.iter_logs(uuid)
+
+    async def count(self, query: Query | None = None) -> int:
+        return await self._need_session().verbs.count(query)
+
+    async def stats(self) -> Stats:
+        return await self._need_session().verbs.stats()
+
+    async def nodes(self) -> list[NodeView]:
+        return await self._need_session().verbs.nodes()
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
+        session = self._need_session()
+        cancelled = await session.verbs.cancel(query)
+        for instance in cancelled:
+            session.cancelled(instance)
+        return cancelled
+
+    async def cancel_instance(self, uuid: str | UUID) -> bool:
+        session = self._need_session()
+        done = await session.verbs.cancel_one(uuid)
+        if done:
+            session.cancelled(await session.verbs.instance(uuid))
+        return done
+
+    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
+        session = self._need_session()
+        old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
+        new = [self._scheduling.again(instance.record) for instance in old]
+        await session.intake.add_many(new)
+        now = self.clock.time_us()
+        return [session.scheduled(self._registry.find(one.kind), fresh_record(one, now)) for one in new]
+
+    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
+        session = self._need_session()
+        old = await session.verbs.record(uuid)
+        if not old.state.is_final:
+            raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
+        new = self._scheduling.again(old)
+        await session.intake.add(new)
+        return session.scheduled(self._registry.find(new.kind), fresh_record(new, self.clock.time_us()))
+
+    async def clear_instances(self, filter: Filter | None = None) -> int:
+        return await self._need_session().verbs.clear_instances(filter)
+
+    async def clear_history(self, filter: Filter | None = None) -> int:
+        return await self._need_session().verbs.clear_history(filter)
+
+    async def clear_logs(self, filter: Filter | None = None) -> int:
+        return await self._need_session().verbs.clear_logs(filter)
+
+    async def clear(self) -> None:
+        await self._need_session().clear()
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
+        return await self._need_session().wait_final(uuid, None if timeout is None else to_seconds(timeout))
+
+    async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
+        await self._need_session().wait_quiet(query or Query(), None if timeout is None else to_seconds(timeout))
+
+    def watch(self, query: Query | None = None) -> AsyncIterator[Event]:
+        return self._need_session().watchers.events(query or Query())
+
+    def _need_session(self) -> Session:
+        if self._session is None:
+            raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
+        return self._session
+
+
+def _checked_count(option: str, value: Any, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(option, value, f"a whole number of {least} or more")
+    return value
+
+
+def _checked_ttl(value: Duration) -> float:
+    seconds = to_seconds(value, "lease_ttl")
+    if seconds < 1:
+        raise OptionError("lease_ttl", value, "1 second or more")
+    return seconds
+
+
+def _checked_zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+        raise ScheduleError(f"timezone={name!r}: no such time zone (expected a name such as Europe/Berlin)") from None

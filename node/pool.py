@@ -1,0 +1,239 @@
+"""The workers: slots that run one claimed instance each, fed from a short backlog of claims."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from peerjob.context import Reason
+from peerjob.record import MAX_BATCH
+from peerjob.worker import Worker
+
+from .pace import HOLD, Pace
+from .run import PROBATION, Run
+
+logger = logging.getLogger("peerjob.node")
+
+STUCK_AFTER = 5.0
+"""Seconds after which a body that was told to end and has not counts as stuck."""
+
+
+class Runner(Protocol):
+    """Runs one claimed instance to its end, and hands the outcome to the recorder."""
+
+    async def run(self, run: Run) -> None: ...
+    def hand_back(self, run: Run, note: str) -> None: ...
+
+
+class Pool:
+    """Slots and backlog.
+
+    `may_start` says whether a body may be started now (lease trusted, recorder not full), `wake` tells the claim loop
+    that a worker is free, `hint` that a claim may find more than the last one did.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        node: str,
+        runner: Runner,
+        may_start: Callable[[], bool],
+        wake: Callable[[], None],
+        hint: Callable[[], None],
+    ) -> None:
+        self._size = size
+        self._node = node
+        self._runner = runner
+        self._may_start = may_start
+        self._wake = wake
+        self._hint = hint
+        self._loop = asyncio.get_running_loop()
+        self._free = list(range(size))
+        self._running: dict[int, Run] = {}
+        self._backlog: deque[Run] = deque()
+        self._told_at: dict[int, float] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self.pace = Pace()
+        self.accepting = True
+        """Cleared by drain and stop: nothing more is claimed or started."""
+
+    # -- what is going on --------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Claims not started yet."""
+        return len(self._backlog)
+
+    def runs(self) -> list[Run]:
+        """The runs whose bodies have begun and not ended."""
+        return list(self._running.values())
+
+    def workers(self) -> list[Worker]:
+        """Every slot, busy or not, by number; slots that are being shrunk away are still shown while busy."""
+        numbers = sorted({*range(self._size), *self._running})
+        return [self.worker(number) for number in numbers]
+
+    def worker(self, number: int) -> Worker:
+        run = self._running.get(number)
+        if run is None:
+            return Worker(number=number, node=self._node)
+        return Worker(
+            number=number,
+            node=self._node,
+            instance=run.claim.id,
+            kind=run.claim.kind,
+            stuck=self._is_stuck(number, run),
+        )
+
+    @property
+    def stuck(self) -> int:
+        return sum(self._is_stuck(number, run) for number, run in self._running.items())
+
+    def _is_stuck(self, number: int, run: Run) -> bool:
+        if run.context is None or not run.context.cancelled:
+            return False
+        told = self._told_at.setdefault(number, self._loop.time())
+        return self._loop.time() - told >= STUCK_AFTER
+
+    # -- what to claim -----------------------------------------------------------------------------------------
+
+    def room(self, kinds: tuple[str, ...]) -> tuple[int, dict[str, int]]:
+        """(limit, kind → cap) of the next claim: free workers, and what is worth holding ahead; (0, {}) for none."""
+        if not self.accepting or not self._may_start():
+            return 0, {}
+        free = self._size - len(self._running)
+        held = len(self._backlog)
+        ahead = {kind: self.pace.ahead(kind, self._size) for kind in kinds}
+        best = max(ahead.values(), default=0)
+        if free <= held and held > best // 2:
+            return 0, {}
+        caps = {kind: max(0, free + extra - held) for kind, extra in ahead.items()}
+        return min(MAX_BATCH, max(caps.values(), default=0)), caps
+
+    @property
+    def may_take_suspect(self) -> bool:
+        """At most one suspect is here at a time, until it has lived through its probation (`Run.on_probation`)."""
+        now = self._loop.time()
+        return not any(run.on_probation(now) for run in (*self._running.values(), *self._backlog))
+
+    # -- feeding -----------------------------------------------------------------------------------------------
+
+    def put(self, run: Run) -> None:
+        """Take a claim; it starts as soon as a worker is free."""
+        self._backlog.append(run)
+
+    def dispatch(self) -> None:
+        """Start what can be started."""
+        backlog = self._backlog
+        while backlog and self.accepting and len(self._running) < self._size and self._may_start():
+            self._start(backlog.popleft())
+        if backlog and self._sweep is None:
+            self._sweep = self._loop.call_later(HOLD, self._hand_back_stale)
+
+    def _start(self, run: Run) -> None:
+        run.slot = heapq.heappop(self._free)
+        self._running[run.slot] = run
+        self._quiet.clear()
+        run.task = self._loop.create_task(self._work(run))
+        if run.claim.suspect:
+            self._loop.call_later(PROBATION, self._hint)
+
+    async def _work(self, run: Run) -> None:
+        try:
+            await self._runner.run(run)
+        except asyncio.CancelledError:
+            # the body's own end absorbs cancellation; this one came before it began or after it ended
+            if not run.ended:
+                self._runner.hand_back(run, "cancelled before it began")
+        except Exception:
+            logger.exception("instance %s: the node failed to run it", run.claim.id)
+            self._runner.hand_back(run, "the node failed to run it")
+        finally:
+            self._finished(run)
+
+    def _finished(self, run: Run) -> None:
+        run.ended = True
+        del self._running[run.slot]
+        self._told_at.pop(run.slot, None)
+        if run.slot < self._size:
+            heapq.heappush(self._free, run.slot)
+        if self._backlog:
+            self.dispatch()
+        if not self._running:
+            self._quiet.set()
+        if run.claim.suspect:
+            self._hint()
+        elif len(self._running) < self._size:
+            self._wake()
+
+    def _hand_back_stale(self) -> None:
+        self._sweep = None
+        now = self._loop.time()
+        while self._backlog and now - self._backlog[0].claimed_at >= HOLD:
+            run = self._backlog.popleft()
+            self.pace.stalled(run.claim.kind)
+            self._runner.hand_back(run, "not started in time")
+        if self._backlog:
+            self._sweep = self._loop.call_later(HOLD, self._hand_back_stale)
+
+    # -- changing and ending -----------------------------------------------------------------------------------
+
+    def resize(self, size: int) -> None:
+        """Change the number of slots; running bodies go on to their end."""
+        self._size = size
+        self._free = [number for number in range(size) if number not in self._running]
+        heapq.heapify(self._free)
+        self.dispatch()
+        self._wake()
+
+    def empty_backlog(self, note: str) -> None:
+        """Hand every claim back that was not started."""
+        while self._backlog:
+            self._runner.hand_back(self._backlog.popleft(), note)
+
+    def drop(self, run: Run) -> bool:
+        """Take a claim out of the backlog; False when it is not there (it has been started)."""
+        try:
+            self._backlog.remove(run)
+        except ValueError:
+            return False
+        return True
+
+    def forget_backlog(self) -> None:
+        """Drop every claim that was not started: they are not ours any more."""
+        self._backlog.clear()
+
+    def cancel(self, reason: Reason, *, keep: Callable[[Run], bool] = lambda run: False) -> None:
+        """Ask every running body to end, but for those that `keep` names."""
+        for run in self.runs():
+            if not keep(run):
+                run.cancel(reason)
+
+    async def quiet(self, timeout: float | None) -> bool:
+        """Wait until no body runs; False when the time was over first."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None

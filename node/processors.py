@@ -1,0 +1,105 @@
+"""Calls users' processors: before a commit where they may change a failure, after it where they are only told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from peerjob.clock import Clock
+from peerjob.context import Context
+from peerjob.injected import current_run
+from peerjob.instance import Instance
+
+from .run import Run
+
+logger = logging.getLogger("peerjob.node")
+
+THREADS = 4
+
+
+class Processors:
+    """Runs callbacks, sync ones in threads. What one raises is logged on the instance and goes no further."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._threads: ThreadPoolExecutor | None = None
+        self._chains: dict[str, asyncio.Task[None]] = {}
+
+    async def terminate(
+        self, run: Run, callback: Callable[..., Any], instance: Instance[Any], error: BaseException
+    ) -> object:
+        """What `on_terminate` says about a failed attempt; an exception that it raises counts as its answer."""
+        try:
+            return await self._call(run.context, callback, instance, error)
+        except Exception as raised:  # noqa: BLE001  # whatever it is, it is the processor's answer
+            self._note(run.context, callback, raised)
+            return raised
+
+    def tell(
+        self, context: Context | None, instance: Instance[Any], *calls: tuple[Callable[..., Any], object]
+    ) -> asyncio.Task[None]:
+        """Call each in turn, in the background, after whatever this instance's processors still do."""
+        before = self._chains.get(instance.id)
+
+        async def chain() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            for callback, argument in calls:
+                try:
+                    await self._call(context, callback, instance, argument)
+                except Exception as raised:  # noqa: BLE001  # a processor must not hurt the node
+                    self._note(context, callback, raised)
+
+        return self._track(instance.id, chain())
+
+    def _track(self, id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._chains[id] = task
+
+        def done(ended: asyncio.Task[None]) -> None:
+            if self._chains.get(id) is ended:
+                del self._chains[id]
+
+        task.add_done_callback(done)
+        return task
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Wait for what is under way."""
+        if self._chains:
+            await asyncio.wait(list(self._chains.values()), timeout=timeout)
+        for task in self._chains.values():
+            task.cancel()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _call(self, context: Context | None, callback: Callable[..., Any], *args: object) -> object:
+        token = current_run.set(context)
+        try:
+            if inspect.iscoroutinefunction(callback):
+                return await callback(*args)
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="peerjob-processor")
+            within = contextvars.copy_context()
+            with self._clock.outside():
+                answer = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, functools.partial(within.run, callback, *args)
+                )
+            return await answer if inspect.isawaitable(answer) else answer
+        finally:
+            current_run.reset(token)
+
+    def _note(self, context: Context | None, callback: Callable[..., Any], raised: Exception) -> None:
+        name = getattr(callback, "__qualname__", repr(callback))
+        try:
+            text = f"processor {name} raised {type(raised).__name__}: {raised}"
+        except Exception:  # noqa: BLE001  # its str() may raise too
+            text = f"processor {name} raised {type(raised).__name__}"
+        if context is not None:
+            context.log_line(logging.ERROR, text)
+        logger.warning("%s", text)

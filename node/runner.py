@@ -1,0 +1,222 @@
+"""Runs one claimed instance: prepares the call, bounds it in time, and turns its end into an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from peerjob.clock import Clock
+from peerjob.context import Context
+from peerjob.durations import format_seconds
+from peerjob.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze
+from peerjob.instance import Instance
+from peerjob.manager import Manager
+from peerjob.policy import Policy, Recovered, load_overrides, make_policy
+from peerjob.record import Claim, Outcome, Record, Transition
+from peerjob.spec import decode_spec
+from peerjob.state import State
+
+from .executor import BodyError, Executor
+from .hooks import Hooks
+from .processors import Processors
+from .recorder import Recorder
+from .registry import Registry
+from .run import Run
+from .turns import Turns
+from .verdict import Verdicts
+
+logger = logging.getLogger("peerjob.node")
+
+
+class InstanceRunner:
+    """The life of a run between its claim and its outcome."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        name: str,
+        manager: Manager,
+        registry: Registry,
+        executor: Executor,
+        recorder: Recorder,
+        verdicts: Verdicts,
+        processors: Processors,
+        turns: Turns,
+        local_objects: dict[str, Any] | None,
+    ) -> None:
+        self._clock = clock
+        self._name = name
+        self._manager = manager
+        self._registry = registry
+        self._executor = executor
+        self._recorder = recorder
+        self._verdicts = verdicts
+        self._processors = processors
+        self._turns = turns
+        self._local = local_objects
+        self.hooks: Hooks
+
+    async def run(self, run: Run) -> None:
+        """Run it to its end and record what came of it. Cancelling the task ends the body, not this."""
+        outcome = await self._outcome(run)
+        run.ended = True
+        if run.context is not None:
+            self.hooks.forget(run.context)
+        self._recorder.add(run, outcome)
+
+    def hand_back(self, run: Run, note: str) -> None:
+        """Give a claim back that was not run."""
+        run.ended = True
+        self._recorder.add(run, self._verdicts.handed_back(run, note))
+
+    def prepare(self, run: Run) -> None:
+        """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""
+        claim = run.claim
+        run.job = self._registry.find(claim.kind)
+        run.binding = self._registry.binding(claim.kind)
+        spec = decode_spec(claim.spec)
+        run.arguments = spec.args
+        if run.job is not None:
+            overrides = load_overrides(spec.overrides, self._local) if spec.overrides else None
+            run.policy = run.job.policy if overrides is None else make_policy(run.job.options | overrides)
+
+    async def _outcome(self, run: Run) -> Outcome:
+        loop = asyncio.get_running_loop()
+        claim = run.claim
+        try:
+            if run.policy is None:
+                self.prepare(run)
+        except DecodeError as error:
+            logger.error("instance %s of %r cannot be read: %s", claim.id, claim.kind, error)  # noqa: TRY400
+            return self._verdicts.terminated(run, error)
+        binding, policy = run.binding, run.policy
+        if binding is None or policy is None:
+            return self._verdicts.handed_back(run, "kind is not registered here any more")
+        if claim.suspect and not await self._turns.commit_start(run):
+            run.lost = True
+            return self._verdicts.handed_back(run, "lost before it began")
+        timeout = policy.timeout
+        deadline = None if timeout is None else self._clock.time_us() + round(timeout * 1_000_000)
+        context = run.context = Context(
+            id=claim.id,
+            kind=claim.kind,
+            fence=claim.fence,
+            attempt=claim.attempts,
+            deadline_us=deadline,
+            hooks=self.hooks,
+            manager=self._manager,
+        )
+        self.hooks.track(context, run)
+        started = run.started_at = loop.time()
+        if timeout is not None:
+            run.timer = loop.call_later(timeout, run.cancel, "timeout")
+        self._turns.watch_reports()
+        try:
+            result = await self._executor.call(binding, run.arguments, context, policy.run_in)
+        except asyncio.CancelledError:
+            body_ended(run)
+            return await self._cancelled(run, policy, context)
+        except Snooze as signal:
+            body_ended(run)
+            return self._verdicts.snoozed(run, signal)
+        except Exception as error:  # noqa: BLE001  # nothing that a job raises may hurt the node
+            body_ended(run)
+            if context.reason in ("timeout", "user"):
+                return await self._cancelled(run, policy, context)
+            if isinstance(error, ArgumentError) and error.kind == claim.kind:
+                return self._verdicts.terminated(run, error)  # the arguments do not fit, now or at a retry
+            return await self._failed(run, policy, error)
+        finally:
+            self._turns.pool.pace.measured(claim.kind, loop.time() - started)
+        body_ended(run)
+        if context.reason in ("timeout", "user"):
+            return await self._cancelled(run, policy, context)
+        return self._verdicts.completed(run, result)
+
+    async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
+        instance = self.instance_of(run)
+        cause = error.cause if isinstance(error, BodyError) else error
+        if policy.on_terminate is not None:
+            decision = await self._processors.terminate(run, policy.on_terminate, instance, cause)
+            if isinstance(decision, Recovered):
+                return self._verdicts.completed(run, decision.result)
+            if isinstance(decision, BaseException):
+                error = decision
+        return self._verdicts.failed(run, policy, error, instance)
+
+    async def _cancelled(self, run: Run, policy: Policy, context: Context) -> Outcome:
+        match context.reason:
+            case "timeout":
+                error: BaseException = JobTimedOut(
+                    run.claim.id, f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}"
+                )
+                instance = self.instance_of(run)
+                if policy.on_terminate is not None:
+                    decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
+                    if isinstance(decision, Recovered):
+                        return self._verdicts.completed(run, decision.result)
+                    if isinstance(decision, BaseException) and not isinstance(decision, TimeoutError):
+                        return self._verdicts.failed(run, policy, decision, instance)
+                return self._verdicts.timed_out(run, policy, error, instance)
+            case "user":
+                if policy.on_terminate is not None:
+                    await self._processors.terminate(
+                        run, policy.on_terminate, self.instance_of(run), JobCancelled(run.claim.id)
+                    )
+                return self._verdicts.released(run)
+            case "drain":
+                return self._verdicts.handed_back(run, "node stopped")
+            case "lost":
+                return self._verdicts.handed_back(run, "node lost touch with the store")
+            case _:
+                return self._verdicts.cancelled_itself(run)
+
+    def instance_of(self, run: Run) -> Instance[Any]:
+        """The instance as its own processors and body see it."""
+        return Instance(self._manager, record_of(run.claim, self._name, run.incarnation))
+
+
+def body_ended(run: Run) -> None:
+    """From here on the run cannot be cancelled: its outcome is being decided."""
+    run.ended = True
+    if run.timer is not None:
+        run.timer.cancel()
+
+
+def record_of(claim: Claim, node: str, incarnation: str) -> Record:
+    """A record made from what a claim knows, without asking the store."""
+    spec = decode_spec(claim.spec)
+    history = (
+        Transition(State.CREATED, spec.created_us or claim.at_us),
+        Transition(State.SCHEDULED, spec.created_us or claim.at_us),
+        Transition(State.PROCESSING, claim.at_us, node),
+    )
+    return Record(
+        id=claim.id,
+        kind=claim.kind,
+        state=State.PROCESSING,
+        spec=claim.spec,
+        priority=claim.priority,
+        due_us=claim.due_us,
+        attempts=claim.attempts,
+        crashes=claim.crashes,
+        losses=claim.losses,
+        fence=claim.fence,
+        owner=incarnation,
+        history=history,
+    )
+
+
+def ended_record(record: Record, outcome: Outcome, state: State, node: str, at_us: int) -> Record:
+    """The record of a run after its accepted outcome, for processors."""
+    return msgspec.structs.replace(
+        record,
+        state=state,
+        result=outcome.result,
+        error=outcome.error,
+        history=(*record.history, Transition(state, at_us, node, outcome.note)),
+    )

@@ -1,0 +1,188 @@
+"""From a call to what is stored: the job is found, arguments and options are checked, sizes are bounded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from msgspec import structs
+
+from peerjob.clock import Clock
+from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError, UnknownKindError
+from peerjob.ids import IdSource
+from peerjob.job import Call, Job
+from peerjob.policy import make_policy, store_overrides
+from peerjob.record import NewInstance, Record, Transition
+from peerjob.spec import Spec, decode_spec, encode, encode_arguments
+from peerjob.state import State
+
+from .binding import Binding
+from .registry import Registry
+
+
+class Arguments(Mapping[str, Any]):
+    """What a key function is given: the call's arguments by parameter name, by position, or as attributes."""
+
+    def __init__(self, executor: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._positional = args
+        self._named: dict[str, Any] = dict(kwargs)
+        if executor is not None:
+            try:
+                bound = inspect.signature(executor).bind_partial(*args, **kwargs)
+            except (TypeError, ValueError):
+                return  # a callable without a signature: by position only
+            bound.apply_defaults()
+            self._named = bound.arguments
+
+    def __getitem__(self, name: str | int) -> Any:
+        return self._positional[name] if isinstance(name, int) else self._named[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._named[name]
+        except KeyError:
+            raise AttributeError(f"no argument {name!r}; there are {', '.join(self._named)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+
+class Scheduling:
+    """Makes `NewInstance`s. Nothing here talks to the store."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        registry: Registry,
+        max_payload: int,
+        local: Callable[[], dict[str, Any] | None],
+    ) -> None:
+        self._clock = clock
+        self._registry = registry
+        self._max_payload = max_payload
+        self._local = local
+        self._ids = IdSource(clock)
+        self._foreign: dict[Job[..., Any, Any], Binding] = {}
+
+    def resolve(
+        self, target: Job[..., Any, Any] | Call[Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Call[Any]:
+        """The call that `schedule(target, *args, **kwargs)` means; raises UnknownKindError or TypeError."""
+        if isinstance(target, Job):
+            return Call(cast("Job[..., Any, Any]", target), args, kwargs)
+        if isinstance(target, Call):
+            if args or kwargs:
+                raise TypeError("a call has its arguments already; pass it alone")
+            return cast("Call[Any]", target)
+        if isinstance(target, str):
+            found = self._registry.find(target)
+            if found is not None:
+                return Call(found, args, kwargs)
+            if kwargs.pop("allow_unknown", False):
+                return Call(Job(target), args, kwargs)
+            raise UnknownKindError(target, [job.kind for job in self._registry.jobs()])
+        hint = (
+            f"; make it one with Job({getattr(target, '__name__', 'kind')!r}, ...) or @job" if callable(target) else ""
+        )
+        raise TypeError(f"schedule() takes a Job, a call or a kind, not {type(target).__name__}{hint}")
+
+    def new(self, call: Call[Any], *, id: str | None = None) -> NewInstance:
+        """What to store for one call; raises for everything that is wrong with it."""
+        job = call.job
+        if job.schedule.recurs:
+            raise ScheduleError(
+                f"schedule() means one run, but job {job.kind!r} was given a recurrence (cron= or every=)"
+            )
+        binding = self._binding(job)
+        if binding is None:
+            arguments = encode_arguments(call.args, call.kwargs)
+        else:
+            arguments = binding.encode(call.args, call.kwargs)
+        return self._instance(job, arguments, id or self._ids.one(), lambda: _key(job, call))
+
+    def again(self, record: Record) -> NewInstance:
+        """A new instance like an old one, due now; its idempotency key is not repeated."""
+        old = decode_spec(record.spec)
+        spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us())
+        return NewInstance(
+            id=self._ids.one(),
+            kind=record.kind,
+            spec=encode(spec),
+            priority=record.priority,
+            tags=record.tags,
+        )
+
+    def _binding(self, job: Job[..., Any, Any]) -> Binding | None:
+        registered = self._registry.binding(job.kind)
+        if job.executor is None:
+            return registered
+        known = self._registry.find(job.kind)
+        if registered is not None and known is not None and known.executor is job.executor:
+            return registered
+        if job not in self._foreign:  # a job that is defined here and not registered: checked all the same
+            self._foreign[job] = Binding(job)
+        return self._foreign[job]
+
+    def _instance(
+        self, job: Job[..., Any, Any], arguments: bytes, id: str, key: Callable[[], str | None]
+    ) -> NewInstance:
+        registered = self._registry.find(job.kind)
+        policy = job.policy
+        if job.executor is None and registered is not None and registered is not job:
+            # a handle, or a kind: the definition that is known here gives what the handle leaves open
+            policy = make_policy(registered.options | job.options)
+        overrides = store_overrides(job.overrides, self._local()) if job.overrides else {}
+        spec = encode(Spec(args=arguments, overrides=overrides, created_us=self._clock.time_us(), version=job.version))
+        if len(spec) > self._max_payload:
+            raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self._max_payload)
+        schedule = job.schedule
+        return NewInstance(
+            id=id,
+            kind=job.kind,
+            spec=spec,
+            priority=policy.priority,
+            due_us=schedule.at_us,
+            delay_us=schedule.after_us or None,
+            key=None if policy.key is None else key(),
+            tags=policy.tags,
+            retention_us=policy.retention_us,
+            max_crashes=policy.max_crashes,
+        )
+
+
+def _key(job: Job[..., Any, Any], call: Call[Any]) -> str | None:
+    key: Any = job.policy.key
+    if not callable(key):
+        return cast("str | None", key)
+    made = key(Arguments(job.executor, call.args, call.kwargs))
+    if not isinstance(made, str) or not made:
+        raise OptionError("key", made, f"non-empty text from key function {getattr(key, '__qualname__', key)}")
+    return made
+
+
+def fresh_record(new: NewInstance, at_us: int) -> Record:
+    """The record of an instance that has just been stored, without reading it back."""
+    delay = new.delay_us or 0
+    return Record(
+        id=new.id,
+        kind=new.kind,
+        state=State.SCHEDULED,
+        spec=new.spec,
+        priority=new.priority,
+        due_us=at_us + delay if new.due_us is None else new.due_us,
+        attempts=0,
+        crashes=0,
+        losses=0,
+        fence=0,
+        owner="",
+        history=(Transition(State.CREATED, at_us), Transition(State.SCHEDULED, at_us)),
+        key=new.key,
+        tags=new.tags,
+    )

@@ -1,0 +1,253 @@
+"""The claim loop: one turn after another, each of which commits what has ended and claims what comes next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from peerjob.clock import Clock
+from peerjob.cluster.role import Role
+from peerjob.record import Ack, Action, Claim, Claimed, Outcome, Want
+from peerjob.store.base import Store
+
+from .ledger import Ledger
+from .pool import Pool
+from .recorder import Entry, Recorder
+from .run import Run
+from .verdict import Verdicts
+
+logger = logging.getLogger("peerjob.node")
+
+POLL = 1.0
+"""Seconds after which an idle node claims without a hint; what a lost hint costs at most."""
+REPORT_EVERY = 0.1
+"""Seconds between reports of starts, progress and logs of running bodies."""
+
+
+class TurnListener(Protocol):
+    """Who is told what came of a turn."""
+
+    def claimed(self, run: Run) -> None: ...
+    def accepted(self, run: Run, outcome: Outcome) -> None: ...
+    def incarnation_dead(self, incarnation: str) -> None: ...
+
+
+class Turns(Role):
+    """Speaks with the store for the pool: the only caller of `claim` and `commit`."""
+
+    name = "claim loop"
+    restart_delay = 0.2
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: Store,
+        ledger: Ledger,
+        recorder: Recorder,
+        verdicts: Verdicts,
+        kinds: Callable[[], tuple[str, ...]],
+        incarnation: Callable[[], str],
+        listener: TurnListener,
+    ) -> None:
+        super().__init__(clock)
+        self.pool: Pool
+        self._store = store
+        self._ledger = ledger
+        self._recorder = recorder
+        self._verdicts = verdicts
+        self._kinds = kinds
+        self._incarnation = incarnation
+        self._listener = listener
+        self._wake = asyncio.Event()
+        self._hinted = True
+        self._report_due = False
+        self._report_timer: asyncio.TimerHandle | None = None
+        self._urgent: list[Run] = []
+        self._next_claim_at = 0.0
+        self._serial = 0
+        self._unanswered: tuple[str, list[Entry], Want | None, str] | None = None
+        self.turns = 0
+        """Answered so far; a claim that stays unknown over a whole turn is stranded."""
+        self.last_turn_at = 0.0
+        """Loop time of the last answer, for liveness probes."""
+
+    @property
+    def incarnation(self) -> str:
+        """The incarnation that claims now."""
+        return self._incarnation()
+
+    # -- called from around the node --------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something has changed: an outcome came in, or a worker is free."""
+        self._wake.set()
+
+    def hint(self) -> None:
+        """There may be work."""
+        self._hinted = True
+        self._wake.set()
+
+    def watch_reports(self) -> None:
+        """A body runs: report its start, progress and logs soon, if it still runs then."""
+        if self._report_timer is None:
+            self._report_timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report)
+
+    def _report(self) -> None:
+        self._report_timer = None
+        runs = self.pool.runs()
+        if any(run.unsaid for run in runs):
+            self._report_due = True
+            self._wake.set()
+        if runs:
+            self.watch_reports()
+
+    async def commit_start(self, run: Run) -> bool:
+        """Have the start of this run in the store before its body begins; False when the claim is lost."""
+        run.acked = asyncio.get_running_loop().create_future()
+        self._urgent.append(run)
+        self._wake.set()
+        return await run.acked is Ack.DONE
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait until every outcome was answered; False when the time was over first."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._recorder or self._unanswered is not None or self._urgent:
+                    self._wake.set()
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            return False
+        return True
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            if self._unanswered is None:
+                self._unanswered = self._compose(loop.time())
+            if self._unanswered is None:
+                await self._sleep(loop)
+                continue
+            incarnation, entries, want, request = self._unanswered
+            acks, claimed = await self._store.turn(
+                incarnation, [outcome for _, outcome in entries], want, request=request
+            )
+            self._unanswered = None
+            self.turns += 1
+            self.last_turn_at = loop.time()
+            self._settle(entries, acks)
+            if want is not None:
+                self._take(incarnation, claimed, want, loop.time())
+
+    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait to be woken, or for the next claim without a hint."""
+        limit, _ = self.pool.room(self._kinds())
+        if not limit:
+            await self._wake.wait()
+            return
+        timer = loop.call_at(self._next_claim_at, self.hint)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    def _compose(self, now: float) -> tuple[str, list[Entry], Want | None, str] | None:
+        incarnation = self._incarnation()
+        entries = self._recorder.take()
+        if self._report_due or self._urgent:
+            entries += self._reports(now, {run.claim.id for run, _ in entries})
+        want = self._want(now)
+        if not entries and want is None:
+            return None
+        if entries and entries[0][0].incarnation != incarnation:
+            incarnation = entries[0][0].incarnation  # of a lapsed incarnation: its answers will be "lost"
+            want = None
+        self._serial += 1
+        return incarnation, entries, want, f"{incarnation}/{self._serial}"
+
+    def _want(self, now: float) -> Want | None:
+        if not self._hinted and now < self._next_claim_at:
+            return None
+        kinds = self._kinds()
+        limit, caps = self.pool.room(kinds)
+        if not limit:
+            return None
+        self._hinted = False
+        return Want(kinds=caps, limit=limit, suspects=self.pool.may_take_suspect)
+
+    def _reports(self, now: float, ending: set[str]) -> list[Entry]:
+        """Reports of running bodies that have something to say and are not ending in this very batch."""
+        urgent, self._urgent = self._urgent, []
+        self._report_due = False
+        runs = [run for run in self.pool.runs() if run.unsaid and not run.lost and run not in urgent]
+        reports: list[Entry] = []
+        for run in urgent:
+            run.started_at = now
+        for run in (*urgent, *runs):
+            if run.claim.id not in ending and not run.ended:
+                reports.append((run, self._verdicts.report(run)))
+            elif run.acked is not None and not run.acked.done():
+                run.acked.set_result(Ack.LOST)
+        return reports
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def _settle(self, entries: Sequence[Entry], acks: Sequence[Ack]) -> None:
+        for (run, outcome), ack in zip(entries, acks, strict=True):
+            if outcome.action is Action.REPORT:
+                self._report_answered(run, ack)
+                continue
+            self._ledger.remove(run)
+            if ack is Ack.DONE:
+                self._listener.accepted(run, outcome)
+            elif ack is Ack.LOST:
+                logger.warning(
+                    "instance %s: its end (%s) came too late, another node has it now",
+                    run.claim.id,
+                    outcome.action,
+                )
+
+    def _report_answered(self, run: Run, ack: Ack) -> None:
+        if run.acked is not None and not run.acked.done():
+            run.acked.set_result(ack)
+        if ack is Ack.LOST and not run.ended:
+            run.lost = True
+            run.cancel("lost")
+        elif ack is Ack.CANCELLED:
+            run.cancel("user")
+
+    def _take(self, incarnation: str, claimed: Claimed, want: Want, now: float) -> None:
+        if claimed.dead:
+            self._next_claim_at = now + POLL
+            self._listener.incarnation_dead(incarnation)
+            return
+        if incarnation != self._incarnation():
+            return  # joined anew while the claim was on its way: these will be reaped
+        if not claimed.claims:
+            wait = POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
+            if claimed.next_due_us is not None:
+                spread = 1 + self.clock.random.uniform(0, 0.01)
+                wait = min(wait, max(0.001, (claimed.next_due_us - claimed.now_us) / 1_000_000 * spread))
+            self._next_claim_at = now + wait
+            return
+        self._hinted = True  # there may be more; only an empty claim says that there is none
+        for claim in claimed.claims:
+            self._accept(claim, incarnation, now)
+        self.pool.dispatch()
+
+    def _accept(self, claim: Claim, incarnation: str, now: float) -> None:
+        run = Run(claim, incarnation, now)
+        self._ledger.add(run)
+        self.pool.put(run)
+        self._listener.claimed(run)
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+            self._report_timer = None

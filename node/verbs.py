@@ -1,0 +1,195 @@
+"""The manager's verbs over a store: looking up, counting, cancelling, retrying and clearing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+from uuid import UUID
+
+from peerjob.clock import Clock, to_datetime
+from peerjob.errors import OptionError, UnknownInstanceError
+from peerjob.ids import IdSource, id_text
+from peerjob.instance import HistoryEntry, Instance, LogEntry
+from peerjob.job import Job
+from peerjob.manager import Manager, ResultPage, Stats
+from peerjob.query import Filter, Query
+from peerjob.record import LogLine, NodeView, Record
+from peerjob.state import State
+from peerjob.store.base import Store
+
+R = TypeVar("R")
+
+PAGE = 500
+
+
+class StoreVerbs:
+    """Reads and acts on stored instances on behalf of one manager."""
+
+    def __init__(self, *, store: Store, manager: Manager, clock: Clock, name: str) -> None:
+        self._store = store
+        self._manager = manager
+        self._clock = clock
+        self._name = name
+        self._requests = IdSource(clock)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def record(self, uuid: str | UUID) -> Record:
+        """Raises UnknownInstanceError, or OptionError for what is no UUID."""
+        id = checked_id(uuid)
+        found = (await self._store.get([id]))[0]
+        if found is None:
+            raise UnknownInstanceError(id)
+        return found
+
+    async def instance(self, uuid: str | UUID, job: Job[..., R, Any] | None = None) -> Instance[Any]:
+        record = await self.record(uuid)
+        if job is not None and record.kind not in (job.kind, *job.aliases):
+            raise UnknownInstanceError(f"{record.id} of kind {job.kind!r} (it is of kind {record.kind!r})")
+        return Instance(self._manager, record)
+
+    async def instances(self, query: Query | None) -> ResultPage[Instance[Any]]:
+        """A page that is full unless it is the last: the store's short pages are joined."""
+        query = query or Query()
+        found: list[Instance[Any]] = []
+        cursor = query.cursor
+        while True:
+            page = await self._store.lookup(_page_of(query, cursor, query.limit - len(found)))
+            found += [Instance(self._manager, record) for record in page.records]
+            cursor = page.cursor
+            if cursor is None or len(found) >= query.limit:
+                return ResultPage(found, cursor)
+
+    async def history(self, query: Query | None) -> ResultPage[HistoryEntry]:
+        query = query or Query()
+        page = await self.instances(_any_state(query))
+        entries = [
+            HistoryEntry(instance.id, instance.kind, entry)
+            for instance in page
+            for entry in instance.record.history
+            if entry.state & query.states
+        ]
+        return ResultPage(entries, page.cursor)
+
+    async def log_lines(self, query: Query | None) -> ResultPage[LogEntry]:
+        query = query or Query()
+        page = await self.instances(query)
+        lines: list[LogEntry] = []
+        for instance in page:
+            lines += [
+                LogEntry(instance.id, instance.kind, line)
+                async for line in self.iter_logs(instance.id)
+                if query.level is None or int(query.level) & line.level
+            ]
+        return ResultPage(lines, page.cursor)
+
+    async def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
+        id, cursor = checked_id(uuid), None
+        while True:
+            page = await self._store.logs(id, cursor=cursor)
+            for line in page.lines:
+                yield line
+            if not page.lines:
+                return
+            cursor = page.cursor
+
+    async def count(self, query: Query | None) -> int:
+        query = query or Query()
+        if query.id is None and query.tag is None and query.before is None and query.after is None:
+            return (await self.stats()).total(query.states, query.kind)
+        total, cursor = 0, None
+        while True:
+            page = await self._store.lookup(_page_of(query, cursor, PAGE))
+            total += len(page.records)
+            cursor = page.cursor
+            if cursor is None:
+                return total
+
+    async def stats(self) -> Stats:
+        health = await self._store.health()
+        return Stats(counts=health.counts, delayed=health.delayed, nodes=health.nodes, undecodable=health.undecodable)
+
+    async def nodes(self) -> list[NodeView]:
+        return await self._store.nodes()
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    async def cancel(self, query: Query) -> list[Instance[Any]]:
+        """Cancels page by page; what is scheduled meanwhile with an older id is not searched for again."""
+        if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError("query", query, "a Query; Query.all() cancels everything")
+        cancelled: list[Instance[Any]] = []
+        cursor = query.cursor
+        active = query.states & State.ACTIVE
+        while active:
+            page = await self._store.lookup(_page_of(_with_state(query, active), cursor, PAGE))
+            ids = [record.id for record in page.records]
+            if ids:
+                before = await self._store.cancel(ids, node=self._name, request=self._requests.one())
+                done = [id for id, state in zip(ids, before, strict=True) if state is not None and not state.is_final]
+                records = await self._store.get(done)
+                cancelled += [Instance(self._manager, record) for record in records if record is not None]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        return cancelled
+
+    async def cancel_one(self, uuid: str | UUID) -> bool:
+        id = checked_id(uuid)
+        before = (await self._store.cancel([id], node=self._name, request=self._requests.one()))[0]
+        if before is None:
+            raise UnknownInstanceError(id)
+        return not before.is_final
+
+    async def clear_instances(self, filter: Filter | None) -> int:
+        filter = _settled(filter, self._clock)
+        total = 0
+        while removed := await self._store.clear_instances(filter, limit=PAGE):
+            total += removed
+        return total
+
+    async def clear_history(self, filter: Filter | None) -> int:
+        return await _to_the_end(self._store.clear_history, _settled(filter, self._clock))
+
+    async def clear_logs(self, filter: Filter | None) -> int:
+        return await _to_the_end(self._store.clear_logs, _settled(filter, self._clock))
+
+
+async def _to_the_end(step: Callable[..., Any], filter: Filter) -> int:
+    total, cursor = 0, None
+    while True:
+        done, cursor = await step(filter, cursor=cursor)
+        total += done
+        if cursor is None:
+            return total
+
+
+def checked_id(uuid: object) -> str:
+    """The id's text; raises OptionError for what is no UUID."""
+    try:
+        return id_text(uuid)  # type: ignore[arg-type]  # anything else raises
+    except (ValueError, AttributeError, TypeError):
+        raise OptionError("uuid", uuid, "a UUID") from None
+
+
+def _page_of(query: Query, cursor: str | None, limit: int) -> Query:
+    return replace(query, cursor=cursor, limit=max(1, limit))
+
+
+def _with_state(query: Query, state: State) -> Query:
+    return replace(query, state=state)
+
+
+def _any_state(query: Query) -> Query:
+    return replace(query, state=None)
+
+
+def _settled(filter: Filter | None, clock: Clock) -> Filter:
+    """The filter with an age turned into a time, so that every step judges by the same moment."""
+    if filter is None:
+        return Filter()
+    if filter.older_than is None:
+        return filter
+    _, before = filter.bounds_us(clock.time_us())
+    return Filter(after=filter.after, before=None if before is None else to_datetime(before))
