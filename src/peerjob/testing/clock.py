@@ -116,9 +116,7 @@ class VirtualClock:
             if self._driven.loop.is_running():
                 raise RuntimeError("this clock drives another event loop: use one clock per loop")
             self.uninstall()
-        self._driven = DrivenLoop(
-            self._elapsed, self._at_rest, enter=self._enter_outside, leave=self._leave_outside
-        )
+        self._driven = DrivenLoop(self._elapsed, self._at_rest, enter=self._enter_outside, leave=self._leave_outside)
 
     def uninstall(self) -> None:
         """Put the loop back on real time; whoever waits for time to move is cancelled."""

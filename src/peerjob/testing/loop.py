@@ -73,9 +73,7 @@ class DrivenLoop:
         timer._scheduled = True
         return timer
 
-    def _run_outside(
-        self, executor: Executor | None, func: Callable[..., Any], *args: Any
-    ) -> asyncio.Future[Any]:
+    def _run_outside(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         future = self._run_in_executor(executor, func, *args)
         self._enter()
         future.add_done_callback(lambda _: self._leave())

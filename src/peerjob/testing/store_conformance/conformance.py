@@ -1,0 +1,37 @@
+"""All parts of the suite in one class."""
+
+from .cancel import CancelRules
+from .enqueue import EnqueueRules
+from .hints import HintRules
+from .history import HistoryRules
+from .idempotency import IdempotencyRules
+from .isolation import IsolationRules
+from .liveness import LivenessRules
+from .logs import LogRules
+from .order import OrderRules
+from .ownership import OwnershipRules
+from .queue import QueueRules
+from .reading import ReadingRules
+from .retention import RetentionRules
+from .suspects import SuspectRules
+from .walk import RandomWalks
+
+
+class StoreConformance(
+    EnqueueRules,
+    QueueRules,
+    OrderRules,
+    HistoryRules,
+    OwnershipRules,
+    IdempotencyRules,
+    LivenessRules,
+    SuspectRules,
+    CancelRules,
+    HintRules,
+    ReadingRules,
+    LogRules,
+    RetentionRules,
+    IsolationRules,
+    RandomWalks,
+):
+    """Every rule of the contract in `peerjob.store.base`; a subclass provides `make_store`."""

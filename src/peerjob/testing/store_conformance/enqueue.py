@@ -1,0 +1,177 @@
+"""How instances come into a store: once, whole, and one at a time per key."""
+
+import pytest
+
+from peerjob.record import MAX_BATCH, PRIORITY_MAX, PRIORITY_MIN, Action, Enqueued
+from peerjob.state import State
+from peerjob.store.base import Store
+from peerjob.testing.factories import outcome
+
+from .suite import StoreSuite, states
+
+ENDINGS = [Action.COMPLETE, Action.TERMINATE, Action.TIME_OUT, Action.CANCEL]
+
+
+class EnqueueRules(StoreSuite):
+    """Rules of `enqueue`."""
+
+    async def test_an_enqueued_instance_is_scheduled(self, store: Store) -> None:
+        before = (await self.join(store)).joined_us
+        new = self.make.instance(kind="mail", spec=b"\x00\xff args", priority=-3, key="k", tags=("a", "b:ü"))
+        assert await store.enqueue([new], node="origin") == [Enqueued(new.id, True)]
+        after = (await self.join(store)).joined_us
+
+        record = await self.read(store, new.id)
+        assert (record.id, record.kind, record.spec) == (new.id, "mail", b"\x00\xff args")
+        assert (record.priority, record.key) == (-3, "k")
+        assert sorted(record.tags) == ["a", "b:ü"]
+        assert record.state == State.SCHEDULED
+        assert states(record) == [State.CREATED, State.SCHEDULED]
+        assert record.history[0].at_us == record.history[1].at_us
+        assert {entry.node for entry in record.history} == {"origin"}
+        assert (record.attempts, record.crashes, record.losses, record.fence) == (0, 0, 0, 0)
+        assert record.owner == ""
+        assert (record.result, record.error, record.progress) == (None, None, None)
+        assert before <= record.due_us <= after
+
+    async def test_an_empty_batch_has_an_empty_answer(self, store: Store) -> None:
+        assert await store.enqueue([]) == []
+
+    async def test_the_same_call_again_gives_the_first_answer(self, store: Store) -> None:
+        batch = [
+            self.make.instance(key="k"),
+            self.make.instance(key="k"),
+            self.make.instance(delay_us=60_000_000),
+            self.make.instance(),
+        ]
+        first = await store.enqueue(batch)
+        before = await self.everything(store, batch[0].id, batch[2].id, batch[3].id)
+
+        assert await store.enqueue(batch) == first
+        assert await self.everything(store, batch[0].id, batch[2].id, batch[3].id) == before
+        assert await self.counts(store) == {State.SCHEDULED: 3}
+        peer = await self.join(store)
+        assert [claim.id for claim in await peer.take()] == [batch[0].id, batch[3].id]
+
+    async def test_sending_again_does_not_bring_back_what_is_under_way_or_done(self, store: Store) -> None:
+        peer = await self.join(store)
+        running, done = self.make.instances(2)
+        first = await store.enqueue([running, done])
+        claims = await peer.take()
+        await peer.end(claims[1])
+        before = await self.everything(store, running.id, done.id)
+
+        assert await store.enqueue([running, done]) == first
+        assert await self.everything(store, running.id, done.id) == before
+        assert await peer.take() == ()
+
+    async def test_a_taken_key_answers_who_has_it(self, store: Store) -> None:
+        first, second = self.make.instances(2, key="only one")
+        await store.enqueue([first])
+        assert await store.enqueue([second]) == [Enqueued(first.id, False)]
+        assert await store.get([second.id]) == [None]
+        assert await self.counts(store) == {State.SCHEDULED: 1}
+
+    async def test_within_a_batch_the_first_of_a_key_wins(self, store: Store) -> None:
+        first, second, third = self.make.instances(3, key="k")
+        other = self.make.instance(key="l")
+        assert await store.enqueue([first, second, other, third]) == [
+            Enqueued(first.id, True),
+            Enqueued(first.id, False),
+            Enqueued(other.id, True),
+            Enqueued(first.id, False),
+        ]
+
+    async def test_a_key_belongs_to_a_kind(self, store: Store) -> None:
+        pairs = [
+            ("a", "b:c"), ("a:b", "c"), ("a", "b"), ("ab", ""), ("a", "{b}"), ("A", "b"), ("a", "b\n"),
+            ("a/b", "c"), ("a", "b/c"), ("ü", "ü"), ("ü", "u\u0308"), ("*", "?"), ("a b", "c"), ("a", " b c"),
+        ]  # fmt: skip
+        batch = [self.make.instance(kind=kind, key=key) for kind, key in pairs]
+        assert await store.enqueue(batch) == [Enqueued(new.id, True) for new in batch]
+
+    @pytest.mark.parametrize("ending", ENDINGS)
+    async def test_an_end_frees_the_key(self, store: Store, ending: Action) -> None:
+        peer = await self.join(store)
+        first, second = self.make.instances(2, key="k")
+        await store.enqueue([first])
+        await peer.end(await peer.take_one(), ending)
+        assert await store.enqueue([second]) == [Enqueued(second.id, True)]
+
+    async def test_cancelling_a_queued_instance_frees_the_key(self, store: Store) -> None:
+        for options in ({}, {"delay_us": 60_000_000}):
+            first = self.make.instance(key="k", delay_us=options.get("delay_us"))
+            (answer,) = await store.enqueue([first])
+            assert answer.is_new
+            await store.cancel([first.id], request=self.make.request())
+
+    @pytest.mark.parametrize("action", [Action.RETRY, Action.SNOOZE, Action.HAND_BACK, Action.REPORT])
+    async def test_an_instance_that_goes_on_keeps_its_key(self, store: Store, action: Action) -> None:
+        peer = await self.join(store)
+        first, second = self.make.instances(2, key="k")
+        await store.enqueue([first])
+        await peer.end(await peer.take_one(), action)
+        assert await store.enqueue([second]) == [Enqueued(first.id, False)]
+
+    async def test_the_key_of_a_successor_outlives_its_predecessor(self, store: Store) -> None:
+        peer = await self.join(store)
+        first, second, third = self.make.instances(3, key="k")
+        await store.enqueue([first])
+        claim = await peer.take_one()
+        request = self.make.request()
+        await peer.commit(outcome(claim), request=request)
+        await store.enqueue([second])
+        await peer.commit(outcome(claim), request=request)
+        await peer.end(claim)
+        await store.cancel([first.id], request=self.make.request())
+        assert await store.enqueue([third]) == [Enqueued(second.id, False)]
+
+    async def test_priorities_reach_to_the_ends_of_their_range(self, store: Store) -> None:
+        ends = [self.make.instance(priority=edge) for edge in (PRIORITY_MAX, 0, PRIORITY_MIN)]
+        await store.enqueue(ends)
+        peer = await self.join(store)
+        assert [claim.priority for claim in await peer.take()] == [PRIORITY_MIN, 0, PRIORITY_MAX]
+
+    @pytest.mark.parametrize("size", [0, 1, 70_000, 1 << 20])
+    async def test_a_payload_comes_back_as_it_was(self, store: Store, size: int) -> None:
+        payload = bytes(range(256)) * (size // 256) + b"\x00\xff\xfe"[: size % 256]
+        new = self.make.instance(spec=payload)
+        await store.enqueue([new])
+        assert (await self.read(store, new.id)).spec == payload
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        assert claim.spec == payload
+        await peer.end(claim, result=payload, progress=payload[:100])
+        record = await self.read(store, new.id)
+        assert (record.result, record.progress) == (payload, payload[:100])
+
+    async def test_a_full_batch_is_taken(self, store: Store) -> None:
+        batch = self.make.instances(MAX_BATCH)
+        assert await store.enqueue(batch) == [Enqueued(new.id, True) for new in batch]
+        peer = await self.join(store)
+        claims = await peer.take(MAX_BATCH)
+        assert [claim.id for claim in claims] == [new.id for new in batch]
+        assert set(await peer.commit(*map(outcome, claims))) == {"done"}
+        assert await self.counts(store) == {State.COMPLETED: MAX_BATCH}
+
+    async def test_more_than_a_full_batch_is_refused(self, store: Store) -> None:
+        peer = await self.join(store)
+        batch = self.make.instances(MAX_BATCH + 1)
+        too_many = [new.id for new in batch]
+        with pytest.raises(ValueError, match=str(MAX_BATCH)):
+            await store.enqueue(batch)
+        assert await self.counts(store) == {}
+
+        await store.enqueue(batch[:1])
+        claim = await peer.take_one()
+        with pytest.raises(ValueError, match=str(MAX_BATCH)):
+            await peer.commit(*[outcome(claim)] * (MAX_BATCH + 1))
+        with pytest.raises(ValueError, match=str(MAX_BATCH)):
+            await store.cancel(too_many, request=self.make.request())
+        with pytest.raises(ValueError, match=str(MAX_BATCH)):
+            await store.get(too_many)
+        with pytest.raises(ValueError, match=str(MAX_BATCH)):
+            await store.watch_final(peer.incarnation, too_many)
+        with pytest.raises(ValueError, match=str(MAX_BATCH)):
+            await peer.claim(peer.want(MAX_BATCH + 1))
+        assert await self.counts(store) == {State.PROCESSING: 1}

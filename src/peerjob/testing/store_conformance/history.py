@@ -1,0 +1,116 @@
+"""LEGAL-HISTORY: states follow the arrows, time does not go back, a final state is final."""
+
+import pytest
+
+from peerjob.record import FINAL_STATE, HISTORY_LIMIT, Ack, Action
+from peerjob.state import State
+from peerjob.store.base import Store
+from peerjob.testing.factories import outcome
+
+from .suite import StoreSuite, states
+
+QUEUED = [State.CREATED, State.SCHEDULED]
+
+
+class HistoryRules(StoreSuite):
+    """Rules of states and histories; every record that any test reads is held to them too."""
+
+    async def test_a_history_is_the_sequence_of_states(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        for action in (Action.RETRY, Action.SNOOZE, Action.HAND_BACK, Action.RETRY):
+            await peer.end(await peer.take_one(), action)
+        claim = await peer.take_one()
+        await peer.report(claim, started=True, progress=b"half")
+        await peer.end(claim)
+        record = await self.read(store, claim.id)
+        assert states(record) == [
+            *QUEUED, *[State.PROCESSING, State.SCHEDULED] * 4, State.PROCESSING, State.COMPLETED,
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("action", FINAL_STATE)
+    async def test_a_final_state_is_final(self, store: Store, action: Action) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        await peer.end(claim, action, result=b"first", error=b"first")
+        before = await self.everything(store, claim.id)
+
+        for later in Action:
+            ack = await peer.end(claim, later, result=b"no", error=b"no", logs=(self.make.line("no"),))
+            assert ack is Ack.LOST, later
+        assert await store.cancel([claim.id], request=self.make.request()) == [FINAL_STATE[action]]
+        assert await peer.take() == ()
+        assert await self.everything(store, claim.id) == before
+
+    async def test_a_cancelled_instance_stays_cancelled(self, store: Store) -> None:
+        (new,) = self.make.instances(1)
+        await store.enqueue([new])
+        peer = await self.join(store)
+        await store.cancel([new.id], request=self.make.request())
+        before = await self.everything(store, new.id)
+        assert await peer.take() == ()
+        assert await store.cancel([new.id], request=self.make.request()) == [State.CANCELLED]
+        assert await self.everything(store, new.id) == before
+
+    async def test_a_long_history_is_folded(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        for _ in range(HISTORY_LIMIT):
+            await peer.end(await peer.take_one(), Action.RETRY)
+        claim = await peer.take_one()
+        await peer.end(claim)
+
+        record = await self.read(store, claim.id)
+        assert len(record.history) <= HISTORY_LIMIT
+        assert record.history[0].count > 1
+        assert sum(entry.count for entry in record.history) == 2 + 2 * HISTORY_LIMIT + 2
+        tail = states(record)[1:]
+        pattern = [State.PROCESSING, State.SCHEDULED] * HISTORY_LIMIT
+        assert tail[-2:] == [State.PROCESSING, State.COMPLETED]
+        assert tail[:-2] in (
+            pattern[: len(tail) - 2],
+            pattern[1:][: len(tail) - 2],
+        )
+        assert record.attempts == HISTORY_LIMIT + 1
+
+    async def test_a_history_that_fits_is_whole(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        for _ in range((HISTORY_LIMIT - 2) // 2):
+            await peer.end(await peer.take_one(), Action.RETRY)
+        (record,) = (await self.first_page(store)).records
+        assert len(record.history) == HISTORY_LIMIT
+        assert {entry.count for entry in record.history} == {1}
+
+    async def test_who_did_it_and_why(self, store: Store) -> None:
+        new = self.make.instance()
+        await store.enqueue([new], node="sender")
+        worker = await self.join(store, "worker")
+        await worker.end(await worker.take_one(), Action.RETRY, note="retry 1 in 0s")
+        other = await self.join(store, "other")
+        await other.take_one()
+        await store.cancel([new.id], node="operator", request=self.make.request())
+
+        history = (await self.read(store, new.id)).history
+        assert [(entry.state, entry.node) for entry in history] == [
+            (State.CREATED, "sender"),
+            (State.SCHEDULED, "sender"),
+            (State.PROCESSING, "worker"),
+            (State.SCHEDULED, "worker"),
+            (State.PROCESSING, "other"),
+            (State.CANCELLED, "operator"),
+        ]
+        assert history[3].note == "retry 1 in 0s"
+
+    async def test_times_do_not_go_back(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(20))
+        peer = await self.join(store)
+        for _ in range(5):
+            claims = await peer.take()
+            await peer.commit(*(outcome(claim, Action.SNOOZE) for claim in claims))
+        page = await self.first_page(store)
+        for record in page.records:
+            times = [entry.at_us for entry in record.history]
+            assert times == sorted(times)
+            assert len(times) == 12

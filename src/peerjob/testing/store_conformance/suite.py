@@ -1,0 +1,199 @@
+"""What all parts of the suite share: stores, peers, time, and the looks they take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import ClassVar, TypeVar
+
+import pytest
+
+from peerjob.clock import Clock, SystemClock
+from peerjob.query import Query
+from peerjob.record import Claim, Hint, LogLine, Page, Reaped, Record, StoreLimits
+from peerjob.state import ARROWS, State
+from peerjob.store.base import Store
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
+
+Result = TypeVar("Result")
+
+
+class StoreSuite:
+    """Base of the parts: how they come by a store, and how they let time pass."""
+
+    short_ttl: ClassVar[float] = 0.1
+    """Seconds of a lease that a test lets lapse; a store with coarser leases raises it."""
+
+    hint_wait: ClassVar[float] = 0.05
+    """Seconds within which a hint that was sent has come, for tests that none comes."""
+
+    def make_store(self, namespace: str, limits: StoreLimits) -> Store:
+        """A store that is not opened yet."""
+        raise NotImplementedError
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The clock of ids and of a store without a server's clock."""
+        return SystemClock()
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass, for the store too."""
+        await asyncio.sleep(seconds)
+
+    async def in_time(self, awaitable: Awaitable[Result]) -> Result:
+        """Await something that waits, letting time pass as it needs."""
+        return await awaitable
+
+    # -- stores and peers
+
+    @cached_property
+    def make(self) -> Factory:
+        """Makes instances and nodes."""
+        return Factory(self.clock)
+
+    @cached_property
+    def namespace(self) -> str:
+        """A namespace that no other test uses."""
+        return f"conformance-{self.make.id()[-12:]}"
+
+    @cached_property
+    def _cleanup(self) -> contextlib.AsyncExitStack:
+        return contextlib.AsyncExitStack()
+
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Store]:
+        """An empty store with default limits."""
+        async with self._cleanup:
+            yield await self.open()
+
+    async def open(self, limits: StoreLimits | None = None, namespace: str | None = None) -> Store:
+        """Open one more store, on the test's namespace when none is given; emptied and closed after the test."""
+        store = self.make_store(namespace or self.namespace, limits or StoreLimits())
+        await store.open()
+        self._cleanup.push_async_callback(store.close)
+        self._cleanup.push_async_callback(store.clear)
+        return store
+
+    async def join(
+        self,
+        store: Store,
+        name: str = "node",
+        kinds: Iterable[str] = ("work",),
+        *,
+        ttl_us: int = LONG_TTL_US,
+        previous: str | None = None,
+    ) -> Peer:
+        """A new peer that has joined the store."""
+        peer = Peer(store=store, info=self.make.node(name, kinds), make=self.make)
+        self._cleanup.push_async_callback(peer.close)
+        return await peer.join(ttl_us, previous)
+
+    async def join_briefly(self, store: Store, name: str = "mortal", kinds: Iterable[str] = ("work",)) -> Peer:
+        """A new peer with a short lease."""
+        return await self.join(store, name, kinds, ttl_us=round(self.short_ttl * 1_000_000))
+
+    async def lapse(self) -> None:
+        """Let short leases lapse."""
+        await self.pass_time(self.short_ttl * 1.5)
+
+    async def reap(self, reaper: Peer, limit: int = 100) -> list[Reaped]:
+        """Let short leases lapse, then take back their claims."""
+        await self.lapse()
+        for _ in range(50):
+            if reaped := await reaper.store.reap(limit, reaper=reaper.incarnation):
+                return reaped
+            await self.pass_time(self.short_ttl / 5)
+        return []
+
+    async def reap_all(self, reaper: Peer) -> list[Reaped]:
+        """Let short leases lapse, then take back all their claims."""
+        reaped = more = await self.reap(reaper)
+        while more:
+            more = await reaper.store.reap(100, reaper=reaper.incarnation)
+            reaped = reaped + more
+        return reaped
+
+    # -- looks
+
+    async def read(self, store: Store, id: str) -> Record:
+        """The record of an instance that must be there; its history must be legal."""
+        (record,) = await store.get([id])
+        assert record is not None, f"instance {id} is gone"
+        assert_legal(record)
+        return record
+
+    async def lines(self, store: Store, id: str) -> tuple[LogLine, ...]:
+        """All log lines of an instance."""
+        return (await store.logs(id)).lines
+
+    async def everything(self, store: Store, *ids: str) -> list[object]:
+        """All that can be seen of some instances, to be compared before and after."""
+        return [[await self.read(store, id), await store.logs(id)] for id in ids]
+
+    async def found(self, store: Store, query: Query) -> list[str]:
+        """Ids from all pages of a lookup, which must come in order."""
+        ids: list[str] = []
+        cursor: str | None = None
+        while True:
+            page = await store.lookup(query.at(cursor))
+            assert len(page.records) <= query.limit
+            ids += [record.id for record in page.records]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert ids == sorted(set(ids), reverse=query.order == "desc")
+        return ids
+
+    async def first_page(self, store: Store) -> Page:
+        """The first hundred records."""
+        return await store.lookup(Query())
+
+    async def counts(self, store: Store, kind: str = "work") -> dict[State, int]:
+        """How many instances of a kind are in which state, by the store's own count."""
+        health = await store.health()
+        return {state: count for state, count in health.counts.get(kind, {}).items() if count}
+
+    async def hints(self, peer: Peer, timeout: float | None = None) -> list[Hint]:
+        """The first hints that come to a peer within a time, `hint_wait` when none is given."""
+        wait = self.hint_wait if timeout is None else timeout
+        return await self.in_time(peer.store.next_hints(peer.incarnation, wait))
+
+    async def hinted(self, peer: Peer, what: str, id: str | None = None) -> bool:
+        """Whether a certain hint comes to a peer within two seconds; others before it are dropped."""
+        for _ in range(20):
+            for hint in await self.hints(peer, 0.1):
+                if hint.what == what and id in (None, hint.id):
+                    return True
+        return False
+
+    async def woken(self, peers: Sequence[Peer]) -> list[str]:
+        """Names of the peers that are told of work."""
+        waits = (peer.store.next_hints(peer.incarnation, self.hint_wait) for peer in peers)
+        answers = await self.in_time(asyncio.gather(*waits))
+        return [
+            peer.name for peer, hints in zip(peers, answers, strict=True) if any(hint.what == "work" for hint in hints)
+        ]
+
+
+def assert_legal(record: Record) -> None:
+    """Hold that a history is a walk along the arrows, in time, to the record's state."""
+    first = record.history[0]
+    assert first.count > 1 or first.state == State.CREATED
+    for earlier, later in pairwise(record.history):
+        assert later.count == 1
+        assert later.at_us >= earlier.at_us
+        assert earlier.count > 1 or later.state & ARROWS[earlier.state], record.history
+    assert record.history[-1].state == record.state
+
+
+def states(record: Record) -> list[State]:
+    """The states that an instance went through."""
+    return [entry.state for entry in record.history]
+
+
+def ids_of(items: Iterable[Claim | Record | Reaped]) -> list[str]:
+    """The ids of claims, records or reaped instances, in their order."""
+    return [item.id for item in items]

@@ -1,0 +1,245 @@
+"""Random walks over all verbs, held step by step against a model that fits on a page."""
+
+from __future__ import annotations
+
+import random  # noqa: TID251  # a walk that a seed repeats
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from peerjob.query import Filter, Query
+from peerjob.record import FINAL_STATE, Ack, Action, Claim, Enqueued, NewInstance, Outcome
+from peerjob.state import State
+from peerjob.store.base import Store
+from peerjob.testing.factories import Peer
+
+from .suite import StoreSuite, states
+
+KINDS = ("a", "b")
+STEPS = 80
+
+
+@dataclass
+class Expected:
+    """What the record of one instance must say."""
+
+    new: NewInstance
+    due_us: int
+    history: list[State] = field(default_factory=lambda: [State.CREATED, State.SCHEDULED])
+    attempts: int = 0
+    fence: int = 0
+    holder: str = ""
+    """Incarnation that runs it, or that ran it when it was cancelled and has not released it yet."""
+
+    @property
+    def state(self) -> State:
+        return self.history[-1]
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        return self.new.priority, self.due_us, self.new.id
+
+    @property
+    def has_key(self) -> bool:
+        return self.new.key is not None and (not self.state.is_final or bool(self.holder))
+
+
+@dataclass
+class Walk:
+    """One random walk: peers, what they hold, and what the store must say."""
+
+    suite: StoreSuite
+    store: Store
+    chance: random.Random
+    now_us: int
+    peers: list[Peer] = field(default_factory=list[Peer])
+    model: dict[str, Expected] = field(default_factory=dict[str, Expected])
+    stale: list[tuple[Peer, Outcome]] = field(default_factory=list[tuple[Peer, Outcome]])
+
+    async def step(self) -> None:
+        verbs = {
+            self.enqueue: 5,
+            self.claim: 6,
+            self.commit: 7,
+            self.cancel: 2,
+            self.release: 2,
+            self.say_stale_things: 1,
+            self.restart: 1,
+            self.look: 1,
+            self.clear: 0.3,
+        }
+        (verb,) = self.chance.choices(list(verbs), list(verbs.values()))
+        await verb()
+
+    def holding(self, peer: Peer, state: State) -> list[Expected]:
+        return [one for one in self.model.values() if one.holder == peer.incarnation and one.state == state]
+
+    def said(self, one: Expected, action: Action) -> Outcome:
+        return Outcome(id=one.new.id, fence=one.fence, action=action)
+
+    async def join(self) -> None:
+        self.peers.append(await self.suite.join(self.store, f"peer {len(self.peers)}", KINDS))
+
+    # -- verbs
+
+    async def enqueue(self) -> None:
+        batch = [
+            self.suite.make.instance(
+                kind=self.chance.choice(KINDS),
+                priority=self.chance.choice((-1, 5, 5, 5, 9)),
+                due_us=self.now_us + self.chance.choice((0, -1, -1, -(10**9), 10**12)),
+                key=self.chance.choice((None, None, None, "k", "l")),
+            )
+            for _ in range(self.chance.randint(1, 4))
+        ]
+        wanted: list[Enqueued] = []
+        for new in batch:
+            holders = [
+                one.new.id
+                for one in self.model.values()
+                if one.has_key and (one.new.kind, one.new.key) == (new.kind, new.key)
+            ]
+            if not holders:
+                self.model[new.id] = Expected(new, new.due_us or 0)
+            wanted.append(Enqueued((holders or [new.id])[0], not holders))
+        assert await self.store.enqueue(batch) == wanted
+        assert await self.store.enqueue(batch) == wanted
+
+    async def claim(self) -> None:
+        peer = self.chance.choice(self.peers)
+        limit = self.chance.randint(1, 4)
+        caps = {kind: self.chance.randint(0, 3) for kind in KINDS if self.chance.random() < 0.9}
+        left, wanted = Counter(caps), list[str]()
+        for one in sorted(self.model.values(), key=lambda one: one.place):
+            due = one.state == State.SCHEDULED and one.due_us < self.now_us + 10**11
+            if due and left[one.new.kind] > 0 and len(wanted) < limit:
+                left[one.new.kind] -= 1
+                wanted.append(one.new.id)
+
+        want, request = peer.want(limit, caps), self.suite.make.request()
+        claims = (await peer.claim(want, request=request)).claims
+        assert [claim.id for claim in claims] == wanted
+        if claims and self.chance.random() < 0.3:
+            assert (await peer.claim(want, request=request)).claims == claims
+        for claim in claims:
+            self.claimed(peer, claim)
+
+    def claimed(self, peer: Peer, claim: Claim) -> None:
+        one = self.model[claim.id]
+        one.attempts += 1
+        assert claim.attempts == one.attempts
+        assert claim.fence > one.fence
+        assert claim.due_us == one.due_us
+        one.fence, one.holder = claim.fence, peer.incarnation
+        one.history.append(State.PROCESSING)
+
+    async def commit(self) -> None:
+        peer = self.chance.choice(self.peers)
+        running = self.holding(peer, State.PROCESSING)
+        chosen = self.chance.sample(running, min(len(running), self.chance.randint(1, 3)))
+        actions = [action for action in Action if action is not Action.RELEASE]
+        batch = [(one, self.chance.choice(actions)) for one in chosen]
+        request = self.suite.make.request()
+        for _ in range(self.chance.choice((1, 1, 2))):
+            acks = await peer.commit(*(self.said(one, action) for one, action in batch), request=request)
+            assert acks == [Ack.DONE] * len(batch)
+        for one, action in batch:
+            if action is Action.REPORT:
+                continue
+            self.stale.append((peer, self.said(one, action)))
+            one.holder = ""
+            one.history.append(FINAL_STATE.get(action, State.SCHEDULED))
+            if action in (Action.SNOOZE, Action.HAND_BACK):
+                one.attempts -= 1
+            if action in (Action.RETRY, Action.SNOOZE):
+                due_us = (await self.suite.read(self.store, one.new.id)).due_us
+                assert due_us >= self.now_us
+                one.due_us = due_us
+
+    async def cancel(self) -> None:
+        chosen = self.chance.sample(list(self.model.values()), min(len(self.model), 2))
+        request = self.suite.make.request()
+        wanted = [one.state for one in chosen]
+        for _ in range(self.chance.choice((1, 1, 2))):
+            was = await self.store.cancel([one.new.id for one in chosen], request=request)
+            assert was == wanted
+        for one in chosen:
+            if not one.state.is_final:
+                one.history.append(State.CANCELLED)
+
+    async def release(self) -> None:
+        for peer in self.peers:
+            for one in self.holding(peer, State.CANCELLED):
+                action = self.chance.choice(list(Action))
+                assert await peer.commit(self.said(one, action)) == [Ack.CANCELLED]
+                if action is not Action.REPORT:
+                    one.holder = ""
+
+    async def say_stale_things(self) -> None:
+        for peer, said in self.chance.sample(self.stale, min(len(self.stale), 3)):
+            assert await peer.commit(said) == [Ack.LOST]
+
+    async def restart(self) -> None:
+        leaver = self.peers.pop(self.chance.randrange(len(self.peers)))
+        await self.store.leave(leaver.incarnation)
+        for one in self.holding(leaver, State.PROCESSING):
+            one.attempts -= 1
+            one.history.append(State.SCHEDULED)
+        for one in self.model.values():
+            if one.holder == leaver.incarnation:
+                one.holder = ""
+        await self.join()
+
+    async def clear(self) -> None:
+        await self.store.clear_instances(Filter())
+        final = [id for id, one in self.model.items() if one.state.is_final and not one.holder]
+        for id in final:
+            del self.model[id]
+        self.stale = [(peer, said) for peer, said in self.stale if said.id in self.model]
+
+    # -- looks
+
+    async def look(self) -> None:
+        wanted = State(self.chance.randint(1, int(State.ALL))) & State.ALL
+        kind = self.chance.choice((None, *KINDS))
+        ids = sorted(id for id, one in self.model.items() if one.state & wanted and kind in (None, one.new.kind))
+        query = Query(state=wanted, kind=kind, limit=self.chance.randint(1, 20))
+        assert await self.suite.found(self.store, query) == ids
+
+    async def compare(self) -> None:
+        for id, one in self.model.items():
+            record = await self.suite.read(self.store, id)
+            assert states(record) == one.history
+            assert (record.attempts, record.fence) == (one.attempts, one.fence)
+            assert (record.crashes, record.losses) == (0, 0)
+            assert (record.due_us, record.priority) == (one.due_us, one.new.priority)
+            if one.state != State.CANCELLED:
+                assert record.owner == one.holder
+        for kind in KINDS:
+            of_kind = Counter(one.state for one in self.model.values() if one.new.kind == kind)
+            assert await self.suite.counts(self.store, kind) == dict(of_kind)
+        for peer in self.peers:
+            running = self.holding(peer, State.PROCESSING)
+            cancelled = self.holding(peer, State.CANCELLED)
+            renewed = await peer.renew()
+            if running:
+                assert renewed.held is not None
+                held = {claim.id: claim.fence for claim in renewed.held}
+                assert held.items() >= {one.new.id: one.fence for one in running}.items()
+            assert sorted(renewed.cancelled) == sorted(one.new.id for one in cancelled)
+
+
+class RandomWalks(StoreSuite):
+    """Every verb in any order, on one namespace."""
+
+    @pytest.mark.parametrize("seed", range(8))
+    async def test_a_random_walk_goes_as_the_model_says(self, store: Store, seed: int) -> None:
+        first = await self.join(store)
+        walk = Walk(self, store, random.Random(seed), first.joined_us)
+        for _ in range(3):
+            await walk.join()
+        for number in range(STEPS):
+            await walk.step()
+            if number % 20 == 19:
+                await walk.compare()

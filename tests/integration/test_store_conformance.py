@@ -1,0 +1,44 @@
+"""Every store keeps the contract, on real servers and real time."""
+
+import uuid
+
+import pytest
+
+from peerjob.clock import SystemClock
+from peerjob.record import StoreLimits
+from peerjob.store.base import Store
+from peerjob.store.url import open_store
+from peerjob.testing.store_conformance import StoreConformance
+
+
+class Conformance(StoreConformance):
+    """The suite over the store that a URL names."""
+
+    url: str
+
+    def make_store(self, namespace: str, limits: StoreLimits) -> Store:
+        return open_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+
+class TestMemory(Conformance):
+    """The memory store on the machine's own clock."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self) -> None:
+        self.url = f"memory://{uuid.uuid4().hex}"
+
+
+class TestRedis(Conformance):
+    """A Redis server, through redis-py."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, redis_url: str) -> None:
+        self.url = redis_url
+
+
+class TestValkey(Conformance):
+    """A Valkey server, through GLIDE."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, valkey_url: str) -> None:
+        self.url = valkey_url
