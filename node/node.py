@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -31,7 +31,6 @@ from .session import Session
 if TYPE_CHECKING:
     from .blocking import BlockingManager
 
-P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -279,17 +278,11 @@ class Node(Manager):
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 
-    @overload
-    async def schedule(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> Instance[R]: ...
-    @overload
-    async def schedule(self, job: Call[R], /) -> Instance[R]: ...
-    @overload
-    async def schedule(self, job: str, /, *args: Any, allow_unknown: bool = False, **kwargs: Any) -> Instance[Any]: ...
-    async def schedule(self, job: Job[..., Any, Any] | Call[Any] | str, /, *args: Any, **kwargs: Any) -> Instance[Any]:
+    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
         session = self._need_session()
-        if self._allow_unknown and isinstance(job, str) and self._registry.find(job) is None:
+        if self._allow_unknown and isinstance(target, str) and self._registry.find(target) is None:
             kwargs["allow_unknown"] = True
-        call = self._scheduling.resolve(job, args, kwargs)
+        call = self._scheduling.resolve(target, args, kwargs)
         new = self._scheduling.new(call)
         answer = await session.intake.add(new)
         if not answer.is_new:

@@ -76,11 +76,11 @@ class Scheduling:
     ) -> Call[Any]:
         """The call that `schedule(target, *args, **kwargs)` means; raises UnknownKindError or TypeError."""
         if isinstance(target, Job):
-            return Call(cast("Job[..., Any, Any]", target), args, kwargs)
+            return Call(target, args, kwargs)
         if isinstance(target, Call):
             if args or kwargs:
                 raise TypeError("a call has its arguments already; pass it alone")
-            return cast("Call[Any]", target)
+            return target
         if isinstance(target, str):
             found = self._registry.find(target)
             if found is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import UUID
@@ -156,8 +156,9 @@ class StoreVerbs:
         return await _to_the_end(self._store.clear_logs, _settled(filter, self._clock))
 
 
-async def _to_the_end(step: Callable[..., Any], filter: Filter) -> int:
-    total, cursor = 0, None
+async def _to_the_end(step: Callable[..., Awaitable[tuple[int, str | None]]], filter: Filter) -> int:
+    total = 0
+    cursor: str | None = None
     while True:
         done, cursor = await step(filter, cursor=cursor)
         total += done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -36,7 +36,7 @@ class Clock(Protocol):
         ...
 
 
-_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class SystemClock:
@@ -50,22 +50,16 @@ class SystemClock:
     def time_us(self) -> int:
         return time.time_ns() // 1000
 
-    if _BOOTTIME is not None:
-
-        def elapsed(self) -> float:
-            return time.clock_gettime(_BOOTTIME)
-
-    else:  # platforms without a clock that counts suspension
-
-        def elapsed(self) -> float:
-            return time.monotonic()
+    def elapsed(self) -> float:
+        # platforms without a clock that counts suspension have to do with the monotonic one
+        return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
     @property
     def random(self) -> random.Random:
         return self._random
 
     @contextlib.contextmanager
-    def outside(self) -> Iterator[None]:
+    def outside(self) -> Generator[None]:
         yield
 
 

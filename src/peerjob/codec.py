@@ -149,8 +149,9 @@ def _fields_of(value: Any) -> Any:
         config = kind.__struct_config__
         tag = {} if config.tag is None else {config.tag_field: config.tag}
         return tag | {name: getattr(value, name) for name in kind.__struct_fields__}
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return dict(zip(kind._fields, value, strict=True))
+    fields: tuple[str, ...] | None = getattr(kind, "_fields", None)
+    if fields is not None and issubclass(kind, tuple):
+        return dict(zip(fields, value, strict=True))
     return None
 
 

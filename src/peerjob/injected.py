@@ -88,6 +88,6 @@ current_run: contextvars.ContextVar[Context | None] = contextvars.ContextVar("pe
 
 def fill_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call an executor here, with the running job's injected values, or detached ones, in the open places."""
-    from .signature import call_in_place
+    from .in_place import call_in_place
 
     return call_in_place(executor, args, kwargs)

@@ -16,6 +16,7 @@ from .references import module_name
 from .schedule import Schedule
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -53,18 +54,18 @@ class Job(Generic[P, R_co, C_co]):
 
     @overload
     def __init__(
-        self: Job[P, T, Coroutine[Any, Any, T]],
+        self: Job[Q, T, Coroutine[Any, Any, T]],
         kind: str,
-        executor: Callable[P, Coroutine[Any, Any, T]],
+        executor: Callable[Q, Coroutine[Any, Any, T]],
         /,
         **options: Unpack[Options],
     ) -> None: ...
     @overload
-    def __init__(self: Job[P, T, T], kind: str, executor: Callable[P, T], /, **options: Unpack[Options]) -> None: ...
+    def __init__(self: Job[Q, T, T], kind: str, executor: Callable[Q, T], /, **options: Unpack[Options]) -> None: ...
     @overload
     def __init__(self: Job[..., Any, Any], kind: str, /, **options: Unpack[Options]) -> None: ...
     def __init__(self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]) -> None:
-        if not isinstance(kind, str) or not kind or len(kind) > MAX_KIND or "\x00" in kind:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not _is_kind(kind):
             raise OptionError("kind", kind, f"text of 1 to {MAX_KIND} characters")
         if executor is not None and not callable(executor):
             raise OptionError("executor", executor, "a callable")
@@ -139,6 +140,10 @@ class Job(Generic[P, R_co, C_co]):
         }
 
 
+def _is_kind(given: object) -> bool:
+    return isinstance(given, str) and 1 <= len(given) <= MAX_KIND and "\x00" not in given
+
+
 def _fill(
     job: Job[..., Any, Any],
     kind: str,
@@ -176,17 +181,13 @@ class _Decorator(Protocol):
     def __call__(self, executor: Callable[P, T], /) -> Job[P, T, T]: ...
 
 
-class _JobOptions(Options, total=False):
-    kind: str
-
-
 @overload
 def job(executor: Callable[P, Coroutine[Any, Any, T]], /) -> Job[P, T, Coroutine[Any, Any, T]]: ...
 @overload
 def job(executor: Callable[P, T], /) -> Job[P, T, T]: ...
 @overload
 def job(*, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
-def job(executor: Any = None, /, *, kind: str | None = None, **options: Unpack[Options]) -> Any:
+def job(executor: Any = None, /, *, kind: str | None = None, **options: Any) -> Any:
     """Make a function a job: `@job`, or `@job(kind="sum", max_retries=3)`.
 
     The kind defaults to `module:qualname`. Raises TypeError on a method, whose `self` no node could supply.
@@ -214,7 +215,8 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 def _refuse_method(function: Callable[..., Any]) -> None:
     owner = getattr(function, "__qualname__", "").rpartition(".")[0]
-    if owner and not owner.endswith("<locals>") and sys._getframe(2).f_locals.get("__qualname__") == owner:
+    within = sys._getframe(2).f_locals.get("__qualname__")  # pyright: ignore[reportPrivateUsage]
+    if owner and not owner.endswith("<locals>") and within == owner:
         raise TypeError(
             f"@job on the method {function.__qualname__}: a node could not supply self; "
             'decorate a function, or use Job("kind", instance.method)'
@@ -234,8 +236,8 @@ class JobGroup:
     @overload
     def job(self, executor: Callable[P, T], /) -> Job[P, T, T]: ...
     @overload
-    def job(self, *, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
-    def job(self, executor: Any = None, /, *, kind: str | None = None, **options: Unpack[Options]) -> Any:
+    def job(self, /, *, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
+    def job(self, executor: Any = None, /, *, kind: str | None = None, **options: Any) -> Any:
         """Like `@peerjob.job`, with the group's prefix and defaults; the job is added to the group."""
 
         def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:

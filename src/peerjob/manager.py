@@ -86,13 +86,16 @@ class Manager(ABC):
     async def schedule(self, job: Call[R], /) -> Instance[R]: ...
     @overload
     async def schedule(self, job: str, /, *args: Any, allow_unknown: bool = False, **kwargs: Any) -> Instance[Any]: ...
-    @abstractmethod
-    async def schedule(self, job: Job[..., Any, Any] | Call[Any] | str, /, *args: Any, **kwargs: Any) -> Instance[Any]:
+    async def schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> Instance[Any]:
         """Store one run of a job and return its instance; when this returns, the run cannot be lost.
 
         Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError before anything is
         stored, StoreUnavailableError or StoreFullError when the store cannot take it.
         """
+        return await self._schedule(job, args, kwargs)
+
+    @abstractmethod
+    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]: ...
 
     @abstractmethod
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:

@@ -1,0 +1,91 @@
+"""Calling a job's function here and now, as the ordinary function that it still is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .context import Context
+from .errors import EncodeError, NodeStateError
+from .injected import current_run
+from .instance import Instance
+from .record import Record
+from .signature import Parameter, analyse
+from .spec import Spec, encode, encode_arguments
+from .state import State
+from .worker import Worker
+
+
+def call_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call an executor as an ordinary function, with the running job's injected values in the open places.
+
+    Outside a job a Context, Instance or Worker is a detached one. Raises NodeStateError for a node, or for a
+    resource, that nobody passed and that cannot be None.
+    """
+    signature = analyse(executor)
+    if not signature.supplied:
+        return executor(*args, **kwargs)
+    readings = [signature.place(args), signature.place(args, text_placeholders=False), list(args)]
+    placed = next((one for one in readings if not signature.misfits(one, kwargs)), readings[-1])
+
+    def supply(parameter: Parameter) -> Any:
+        return _in_place(parameter, args, kwargs)
+
+    filled_args, filled_kwargs = signature.fill(placed, kwargs, supply)
+    return executor(*filled_args, **filled_kwargs)
+
+
+def _in_place(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    run = current_run.get()
+    if parameter.resource is not None:
+        raise NodeStateError(f"{parameter.name} is made by {parameter.resource!r} for a job; pass it yourself here")
+    if parameter.injected == "context":
+        return run or Context()
+    value = injected_value(parameter, run) if run is not None else None
+    if value is not None or parameter.optional:
+        return value
+    if parameter.injected == "worker":
+        return Worker(number=0, node="")
+    if parameter.injected == "instance":
+        return _detached_instance(args, kwargs)
+    raise NodeStateError(f"{parameter.name} is the node that runs the job, and none does; pass it yourself here")
+
+
+def injected_value(parameter: Parameter, context: Context) -> Any:
+    """What a run has for an injected parameter; None where it has nothing."""
+    match parameter.injected:
+        case "context":
+            return context
+        case "manager":
+            return context.manager
+        case "worker":
+            return context.worker
+        case "instance":
+            return context.instance
+        case "blocking":
+            blocking = getattr(context.manager, "blocking", None)
+            return None if blocking is None else blocking()
+        case None:
+            raise AssertionError(f"{parameter.name} is not injected")
+
+
+def _detached_instance(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+    try:
+        stored = encode_arguments(args, kwargs)
+    except EncodeError:  # an ordinary call may pass anything
+        stored = encode_arguments((), {})
+    record = Record(
+        id="00000000-0000-7000-8000-000000000000",
+        kind="",
+        state=State.PROCESSING,
+        spec=encode(Spec(args=stored)),
+        priority=0,
+        due_us=0,
+        attempts=1,
+        crashes=0,
+        losses=0,
+        fence=0,
+        owner="",
+        history=(),
+    )
+    return Instance(None, record)
