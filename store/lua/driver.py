@@ -1,0 +1,71 @@
+"""What the engine needs of a client library: run scripts, pop hints, ask the server about itself.
+
+A driver never sends anything twice by itself. Whatever can be cured by trying again later (no connection, no answer
+in time, a server that loads, fails over or moves slots) it raises as StoreUnavailableError, which `edge` retries; a
+server that is out of memory is StoreFullError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .script import Script
+
+Argument = str | bytes | int
+Call = tuple[Script, Sequence[Argument]]
+Reply = Any
+"""Bytes, integers, None, or lists of them, as the script's header tells."""
+
+CONNECT_TIMEOUT = 4.0
+CALL_TIMEOUT = 10.0
+AWAY = (
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOREPLICAS",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+)
+"""Error codes that pass by themselves."""
+ELSEWHERE = "Script attempted to access a non local key"
+"""What a script meets instead of TRYAGAIN while its slot moves; ours then have written nothing."""
+
+
+class Driver(Protocol):
+    """A client of one server or cluster, for one namespace, on one event loop."""
+
+    async def open(self) -> None:
+        """Connect, so that a wrong address shows at once."""
+        ...
+
+    async def run(self, *calls: Call) -> list[Reply]:
+        """Run scripts in this order, sent in one write where the library can."""
+        ...
+
+    async def pop(self, key: str, most: int, timeout: float) -> list[bytes]:
+        """Wait for elements of a list and take them off its head; [] after `timeout` seconds."""
+        ...
+
+    async def info(self) -> Mapping[str, str]:
+        """The fields of INFO."""
+        ...
+
+    async def config(self, pattern: str) -> Mapping[str, str]:
+        """The settings that match a pattern; empty where the server does not tell them."""
+        ...
+
+    async def close(self) -> None:
+        """Release every connection; idempotent."""
+        ...
+
+
+def passes_by_itself(message: str) -> bool:
+    """Whether the server's error is one that a later try will not meet."""
+    code = message.split(" ", 1)[0].split(":", 1)[0]
+    return code in AWAY or ELSEWHERE in message

@@ -1,0 +1,75 @@
+"""Verbs of liveness and hints: join, leave, reap, who lives, and waiting for hints."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerjob.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped
+from peerjob.state import State
+
+from .keys import wake_list
+from .verbs import Verbs, report_asides
+
+HINTS_AT_ONCE = 500
+_HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change"}
+
+
+class NodeVerbs(Verbs):
+    """What incarnations do about themselves and each other."""
+
+    async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
+        reply = await self._run(self._scripts.join, node.incarnation, node.name, msgspec.msgpack.encode(node), ttl_us)
+        while previous is not None and await self._run(self._scripts.forgive, previous) > 0:
+            pass
+        return int(reply)
+
+    async def leave(self, incarnation: str) -> int:
+        returned: int = 0
+        while True:
+            count, is_all, asides = await self._run(
+                self._scripts.leave,
+                incarnation,
+                MAX_BATCH,
+                self._limits.retention_us,
+                self._limits.max_final_per_kind,
+            )
+            report_asides(asides)
+            returned += int(count)
+            if is_all:
+                return returned
+
+    async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
+        reply = await self._run(
+            self._scripts.reap,
+            min(limit, MAX_BATCH),
+            reaper,
+            self._limits.retention_us,
+            self._limits.max_final_per_kind,
+        )
+        report_asides(reply[0])
+        fields = iter(reply[1:])
+        return [
+            Reaped(id=name.decode(), kind=kind.decode(), state=State(state), node=node.decode())
+            for name, kind, state, node in zip(*[fields] * 4, strict=True)
+        ]
+
+    async def nodes(self) -> list[NodeView]:
+        fields = iter(await self._run(self._scripts.nodes))
+        views = [
+            NodeView(
+                info=msgspec.msgpack.decode(info, type=NodeInfo),
+                running=int(running),
+                renewed_us=int(renewed),
+                expires_us=int(expires),
+            )
+            for info, running, renewed, expires in zip(*[fields] * 4, strict=True)
+        ]
+        return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
+
+    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        key = wake_list(self._namespace, incarnation)
+        found = await self._retrying(lambda: self._driver.pop(key, HINTS_AT_ONCE, timeout))
+        return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, found)]
+
+    async def watch_changes(self, incarnation: str, ttl: float) -> None:
+        await self._run(self._scripts.watch_changes, incarnation, round(ttl * 1_000_000))

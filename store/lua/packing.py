@@ -1,0 +1,251 @@
+"""Between Python's values and what the scripts take and answer; the record's format is that of `record.lua`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from peerjob.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition, Want
+from peerjob.state import State
+
+from .driver import Argument, Reply
+
+LAYOUT = 1
+LATEST_US = 2**53 - 1
+"""The last time that a double can count to in microseconds: the year 2255."""
+ID_SIZE = 36
+NOTE_LIMIT = 1000
+
+_NUMBERS = struct.Struct(">BBBHidddIIIIdII")
+_SIZE = struct.Struct(">I")
+_ENTRY = struct.Struct(">BdI")
+_RELEASING, _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS = 1, 2, 4, 8, 16
+_encode = msgspec.msgpack.Encoder().encode
+_decode_line = msgspec.msgpack.Decoder(LogLine).decode
+
+ACTIONS = {
+    Action.COMPLETE: "C",
+    Action.TERMINATE: "T",
+    Action.TIME_OUT: "O",
+    Action.CANCEL: "X",
+    Action.RETRY: "R",
+    Action.SNOOZE: "Z",
+    Action.HAND_BACK: "H",
+    Action.RELEASE: "L",
+    Action.REPORT: "P",
+}
+ACKS = {ord("D"): Ack.DONE, ord("L"): Ack.LOST, ord("C"): Ack.CANCELLED}
+
+
+def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argument]:
+    """Arguments of enqueue.lua; instances that differ in nothing but id and spec share a template."""
+    templates: list[Argument] = []
+    numbers: dict[tuple[object, ...], int] = {}
+    members: list[Argument] = []
+    for one in instances:
+        shape = (
+            one.kind,
+            one.priority,
+            one.due_us,
+            one.delay_us,
+            one.key,
+            one.tags,
+            one.retention_us,
+            one.max_crashes,
+        )
+        number = numbers.get(shape)
+        if number is None:
+            number = numbers[shape] = len(numbers) + 1
+            templates += _template(one)
+        if len(one.id) != ID_SIZE:
+            raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {one.id!r}")
+        members += (one.id, number, one.spec)
+    return [node, len(numbers), *templates, *members]
+
+
+def _template(one: NewInstance) -> tuple[Argument, ...]:
+    if one.due_us is not None:
+        due = f"={min(max(one.due_us, 0), LATEST_US)}"
+    else:
+        due = f"+{one.delay_us}" if one.delay_us else ""
+    return (
+        one.kind,
+        one.priority,
+        due,
+        "" if one.key is None else f"k{one.key}",
+        b"".join(_sized(tag.encode()) for tag in dict.fromkeys(one.tags)),
+        -1 if one.retention_us is None else one.retention_us,
+        one.max_crashes,
+    )
+
+
+def claim_arguments(incarnation: str, verb: str, request: str, want: Want) -> list[Argument]:
+    """Arguments of claim.lua."""
+    arguments: list[Argument] = [
+        incarnation,
+        verb,
+        request,
+        want.limit,
+        int(want.suspects),
+        int(want.idle),
+    ]
+    for kind, most in want.kinds.items():
+        arguments += (kind, most)
+    return arguments
+
+
+def claimed(reply: Reply) -> Claimed:
+    """The answer of claim.lua."""
+    if reply[0] == b"dead":
+        return Claimed(dead=True)
+    now = int(reply[1])
+    fields = iter(reply[4:])
+    return Claimed(
+        claims=tuple(
+            Claim(
+                id=name.decode(),
+                kind=kind.decode(),
+                fence=int(fence),
+                spec=spec,
+                priority=priority,
+                due_us=int(due),
+                attempts=attempts,
+                crashes=crashes,
+                losses=losses,
+                at_us=now,
+            )
+            for name, spec, kind, fence, priority, due, attempts, crashes, losses in zip(*[fields] * 9, strict=True)
+        ),
+        now_us=now,
+        next_due_us=int(reply[2]) if reply[2] else None,
+    )
+
+
+def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
+    """The part of commit.lua's arguments that stands for the outcomes."""
+    arguments: list[Argument] = []
+    for one in outcomes:
+        what = ACTIONS[one.action]
+        extra: list[Argument] = []
+        if one.started:
+            what += "s"
+        for letter, value in (("r", one.result), ("e", one.error), ("p", one.progress)):
+            if value is not None:
+                what += letter
+                extra.append(value)
+        if one.delay_us > 0:
+            what += "d"
+            extra.append(one.delay_us)
+        if one.note:
+            what += "n"
+            extra.append(one.note[:NOTE_LIMIT])
+        if one.logs:
+            what += "l"
+            extra.append(len(one.logs))
+            extra += map(pack_line, one.logs)
+        arguments += (one.id, one.fence, what, *extra)
+    return arguments
+
+
+def acks(reply: Reply) -> list[Ack]:
+    """The answers of commit.lua."""
+    return [ACKS[letter] for letter in cast("bytes", reply[0])]
+
+
+def pack_line(line: LogLine) -> bytes:
+    """A log line as stored: the size of its message, which is what the cap counts, then the line."""
+    return _SIZE.pack(len(line.message.encode())) + _encode(line)
+
+
+def unpack_line(raw: bytes) -> LogLine:
+    """The log line in a stored one."""
+    return _decode_line(raw[_SIZE.size :])
+
+
+def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
+    """A record as stored; raises ValueError when it is not whole."""
+    try:
+        return _unpack_record(id, raw, spec)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"record of {id}: {error}") from error
+
+
+def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
+    (
+        layout,
+        state,
+        flags,
+        _entries,
+        priority,
+        due,
+        fence,
+        _at,
+        attempts,
+        crashes,
+        losses,
+        _max_crashes,
+        _retention,
+        _log_total,
+        _log_bytes,
+    ) = _NUMBERS.unpack_from(raw)
+    if layout != LAYOUT:
+        raise ValueError(f"record of {id}: layout {layout}")
+    texts, end = _texts(raw, _NUMBERS.size, 8)
+    if end != len(raw):
+        raise ValueError(f"record of {id}: {len(raw)} bytes, {end} expected")
+    kind, key, tags, owner, history, result, error, progress = texts
+    return Record(
+        id=id,
+        kind=kind.decode(),
+        state=State(state),
+        spec=spec,
+        priority=priority,
+        due_us=int(due),
+        attempts=attempts,
+        crashes=crashes,
+        losses=losses,
+        fence=int(fence),
+        owner=owner.decode(),
+        history=_unpack_history(history),
+        result=result if flags & _HAS_RESULT else None,
+        error=error if flags & _HAS_ERROR else None,
+        progress=progress if flags & _HAS_PROGRESS else None,
+        key=key.decode() if flags & _HAS_KEY else None,
+        tags=tuple(tag.decode() for tag in _all_texts(tags)),
+    )
+
+
+def _unpack_history(raw: bytes) -> tuple[Transition, ...]:
+    entries: list[Transition] = []
+    position = 0
+    while position < len(raw):
+        state, at, count = _ENTRY.unpack_from(raw, position)
+        (node, note), position = _texts(raw, position + _ENTRY.size, 2)
+        entries.append(Transition(State(state), int(at), node.decode(), note.decode(), count))
+    return tuple(entries)
+
+
+def _sized(text: bytes) -> bytes:
+    return _SIZE.pack(len(text)) + text
+
+
+def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
+    texts: list[bytes] = []
+    for _ in range(count):
+        (size,) = _SIZE.unpack_from(raw, position)
+        position += _SIZE.size
+        texts.append(raw[position : position + size])
+        position += size
+    return texts, position
+
+
+def _all_texts(raw: bytes) -> list[bytes]:
+    texts: list[bytes] = []
+    position = 0
+    while position < len(raw):
+        (text,), position = _texts(raw, position, 1)
+        texts.append(text)
+    return texts

@@ -1,0 +1,103 @@
+"""Verbs of the queue: enqueue, claim, commit, both in one turn, and cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from peerjob.record import Ack, Claimed, Enqueued, NewInstance, Outcome, Want
+from peerjob.state import State
+
+from .driver import Argument, Reply
+from .packing import acks, claim_arguments, claimed, enqueue_arguments, outcome_arguments
+from .verbs import Verbs, check_batch, report_asides
+
+
+class QueueVerbs(Verbs):
+    """What moves instances from state to state."""
+
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        check_batch(instances)
+        if not instances:
+            return []
+        reply = await self._run(self._scripts.enqueue, *enqueue_arguments(instances, node))
+        return _enqueued(instances, reply)
+
+    async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
+        check_limit(want)
+        reply = await self._run(self._scripts.claim, *claim_arguments(incarnation, "claim", request, want))
+        return _claimed(reply)
+
+    async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        check_batch(outcomes)
+        if not outcomes:
+            return []
+        reply = await self._run(self._scripts.commit, *self._commit_arguments(incarnation, "commit", request, outcomes))
+        return _acks(reply)
+
+    async def turn(
+        self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
+    ) -> tuple[list[Ack], Claimed]:
+        check_batch(outcomes)
+        commit = self._commit_arguments(incarnation, "turn-commit", request, outcomes)
+        if want is None:
+            if not outcomes:
+                return [], Claimed()
+            return _acks(await self._run(self._scripts.commit, *commit)), Claimed()
+        check_limit(want)
+        claim = claim_arguments(incarnation, "turn-claim", request, want)
+        if not outcomes:
+            return [], _claimed(await self._run(self._scripts.claim, *claim))
+        committed, found = await self._retrying(
+            lambda: self._driver.run((self._scripts.commit, commit), (self._scripts.claim, claim))
+        )
+        return _acks(committed), _claimed(found)
+
+    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+        check_batch(ids)
+        if not ids:
+            return []
+        asides, *states = await self._run(self._scripts.cancel, node, request, self._limits.retention_us, *ids)
+        report_asides(asides)
+        return [State(state) if state else None for state in states]
+
+    def _commit_arguments(
+        self, incarnation: str, verb: str, request: str, outcomes: Sequence[Outcome]
+    ) -> list[Argument]:
+        limits = self._limits
+        return [
+            incarnation,
+            verb,
+            request,
+            limits.retention_us,
+            limits.max_final_per_kind,
+            limits.max_log_lines,
+            limits.max_log_bytes,
+            len(outcomes),
+            *outcome_arguments(outcomes),
+        ]
+
+
+def check_limit(want: Want) -> None:
+    """Raise ValueError for a claim of more instances than one call may hold."""
+    check_batch(range(want.limit))
+
+
+def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:
+    if not reply:
+        return [Enqueued(one.id, True) for one in instances]
+    return [
+        Enqueued(one.id, True) if holder == 0 else Enqueued(cast("bytes", holder).decode(), False)
+        for one, holder in zip(instances, reply, strict=True)
+    ]
+
+
+def _acks(reply: Reply) -> list[Ack]:
+    report_asides(reply[1])
+    return acks(reply)
+
+
+def _claimed(reply: Reply) -> Claimed:
+    if len(reply) > 1:
+        report_asides(reply[3])
+    return claimed(reply)

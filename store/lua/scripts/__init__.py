@@ -1,0 +1,1 @@
+"""The commands, one Lua file each; `lib` holds what they share."""

@@ -1,0 +1,15 @@
+#!lua flags=allow-oom
+-- uses: record queue outcome
+-- Remove final instances whose time is over, or that are too many of their kind.
+--
+-- KEYS[1]  the namespace's prefix
+-- ARGV     limit, most final instances per kind
+-- Reply    how many were removed
+local limit, removed = tonumber(ARGV[1]), 0
+for _, kind in ipairs(call('SMEMBERS', KINDS)) do
+  if removed < limit then
+    removed = removed + remove_expired(kind, 0, limit - removed, tonumber(ARGV[2]))
+  end
+end
+write_all()
+return removed

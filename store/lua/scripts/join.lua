@@ -1,0 +1,15 @@
+#!lua flags=allow-oom
+-- Add a live incarnation, or update what it shows.
+--
+-- KEYS[1]  the namespace's prefix
+-- ARGV     incarnation, name, info, ttl
+-- Reply    now
+local inc, key = ARGV[1], node_key(ARGV[1])
+call('ZCARD', LEASES)
+call('HLEN', key)
+if call('HEXISTS', DEAD, inc) == 0 then
+  call('ZADD', LEASES, digits(now + tonumber(ARGV[4])), inc)
+  call('HSET', key, 'name', ARGV[2], 'info', ARGV[3], 'renewed', digits(now))
+  call('HSETNX', key, 'running', '0')
+end
+return digits(now)

@@ -1,0 +1,1 @@
+"""Parts of scripts, put in front of those whose header names them."""

@@ -1,0 +1,38 @@
+-- What cannot be read is set aside: out of every queue and index, its bytes kept for a week, counted and reported.
+local ASIDE_LIMIT = 1000
+local ASIDE_MS = 7 * 86400000
+
+local asides = {}
+
+-- An empty kind: not known.
+local function set_aside(id, kind, why)
+  asides[#asides + 1] = {id, kind, why}
+end
+
+-- Does the writes, and answers what to report: id, kind, reason, one after the other.
+local function put_aside()
+  local report = {}
+  for _, one in ipairs(asides) do
+    local id, kind, why = one[1], one[2], one[3]
+    for _, one_kind in ipairs(kind ~= '' and {kind} or call('SMEMBERS', KINDS)) do
+      for _, state in ipairs(SINGLE) do
+        call('ZREM', index_key(state, one_kind), id)
+        call('ZREM', expiry_key(one_kind), id .. state, id .. state .. '+')
+      end
+    end
+    if call('EXISTS', record_key(id)) == 1 then
+      call('RENAME', record_key(id), bad_key(id))
+      call('PEXPIRE', bad_key(id), ASIDE_MS)
+    end
+    call('PEXPIRE', spec_key(id), ASIDE_MS)
+    call('PEXPIRE', logs_key(id), ASIDE_MS)
+    call('LPUSH', ASIDE, id .. ' ' .. kind .. ': ' .. why)
+    local size = #report
+    report[size + 1], report[size + 2], report[size + 3] = id, kind, why
+  end
+  if #asides > 0 then
+    call('LTRIM', ASIDE, 0, ASIDE_LIMIT - 1)
+    call('INCRBY', ASIDE_COUNT, #asides)
+  end
+  return report
+end

@@ -1,0 +1,48 @@
+-- Every key of a namespace. KEYS[1] is the prefix with the hash tag, so all of them share one slot; a kind, tag or
+-- incarnation comes last in its key and needs no escaping.
+local P = KEYS[1]
+
+local DELAYED = P .. 'delayed'     -- sorted set: due time -> id, s or -, priority, ":", kind
+local KINDS = P .. 'kinds'         -- set
+local LEASES = P .. 'leases'       -- sorted set: expiry -> incarnation; who is in it is alive
+local DEAD = P .. 'dead'           -- hash: incarnation marked dead, with claims to take back -> how it ended, name
+local IDLE = P .. 'idle'           -- hash: incarnation -> 1
+local WATCHED = P .. 'watched'     -- hash: id -> incarnations, one a line, that wait for its end
+local CHANGES = P .. 'changes'     -- sorted set: expiry -> incarnation that wants every change
+local ASIDE = P .. 'aside'         -- list: what was set aside, newest first
+local ASIDE_COUNT = P .. 'asides'  -- number: how many were, ever
+
+-- string: the record; see record.lua
+local function record_key(id) return P .. 'i:' .. id end
+-- string: arguments and options, never rewritten
+local function spec_key(id) return P .. 'a:' .. id end
+-- list: 4 bytes with the size of the message, then the line
+local function logs_key(id) return P .. 'l:' .. id end
+-- string: a record that could not be read
+local function bad_key(id) return P .. 'bad:' .. id end
+-- sorted set: priority -> due time in 16 digits, id
+local function ready_key(kind) return P .. 'q:' .. kind end
+-- the same for suspects, which are claimed alone
+local function suspects_key(kind) return P .. 's:' .. kind end
+-- sorted set: 0 -> id, so in order of creation
+local function index_key(state, kind) return P .. 'x' .. state .. ':' .. kind end
+-- the same by tag
+local function tag_key(tag) return P .. 't:' .. tag end
+-- sorted set of final instances: when it is over -> id, state, "+" if it has tags
+local function expiry_key(kind) return P .. 'f:' .. kind end
+-- hash: unique key -> id
+local function unique_key(kind) return P .. 'k:' .. kind end
+-- set: incarnations that registered as idle for a kind; only a hint, IDLE is the truth
+local function idle_key(kind) return P .. 'idle:' .. kind end
+-- hash: id -> fence, then s (started), q (suspect), r (releasing)
+local function owned_key(incarnation) return P .. 'own:' .. incarnation end
+-- hash: name, info, running, renewed
+local function node_key(incarnation) return P .. 'node:' .. incarnation end
+-- hash: verb -> last request and what it takes to answer it again
+local function requests_key(incarnation) return P .. 'req:' .. incarnation end
+-- list: hints
+local function wake_key(incarnation) return P .. 'wake:' .. incarnation end
+-- set: instances whose crash was charged when it was reaped
+local function charged_key(incarnation) return P .. 'charged:' .. incarnation end
+-- string: the answer to one cancel
+local function cancelled_key(request) return P .. 'cancel:' .. request end

@@ -1,0 +1,119 @@
+-- What happens when a claim ends: the end of an instance, its way back to the queue, its logs, and retention.
+-- Forget a final instance and all that belongs to it. The record is read only for its tags.
+local function remove(id, kind, state, tagged)
+  add(later.zrem, index_key(state, kind), id)
+  local gone = later.unlink
+  gone[#gone + 1], gone[#gone + 2], gone[#gone + 3] = record_key(id), spec_key(id), logs_key(id)
+  if tagged then
+    local r = decode(call('MGET', record_key(id))[1])
+    if r then
+      each_tag(r.tags, function(tag)
+        touch_zset(tag_key(tag))
+        add(later.zrem, tag_key(tag), id)
+      end)
+    end
+  end
+end
+
+local function expiry_member(r, id)
+  return id .. r.state .. (r.tags ~= '' and '+' or '')
+end
+
+-- Remove up to `most` final instances of a kind whose time is over, or that are too many once `added` come.
+local function remove_expired(kind, added, most, max_final)
+  local key = expiry_key(kind)
+  local excess = touch_zset(key) + added - max_final
+  local found = call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
+  local removed = 0
+  for n = 1, #found, 2 do
+    if tonumber(found[n + 1]) > now and removed >= excess then
+      break
+    end
+    local member = found[n]
+    local id, state, mark = sub(member, 1, ID_SIZE), string.match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
+    if state then
+      remove(id, kind, state, mark == '+')
+    end
+    add(later.zrem, key, member)
+    removed = removed + 1
+  end
+  return removed
+end
+
+local function free_key(r, id)
+  if r.key and call('HGET', unique_key(r.kind), r.key) == id then
+    add(later.hdel, unique_key(r.kind), r.key)
+  end
+end
+
+-- From now on retention may remove it.
+local function let_expire(r, id, retention)
+  touch_zset(expiry_key(r.kind))
+  add_pair(later.zadd, expiry_key(r.kind), digits(now + (r.retention >= 0 and r.retention or retention)),
+    expiry_member(r, id))
+end
+
+local function finish(r, id, state, node, note, retention)
+  local before = r.state
+  become(r, state, node, note)
+  r.owner = ''
+  reindex(r, id, before)
+  if not r.releasing then
+    let_expire(r, id, retention)
+  end
+end
+
+-- The body of an instance that was cancelled while it ran has ended.
+local function release(r, id, retention)
+  r.releasing = false
+  free_key(r, id)
+  let_expire(r, id, retention)
+end
+
+local function put_back(r, id, due, node, note)
+  become(r, SCHEDULED, node, note)
+  r.owner = ''
+  r.due = due
+  reindex(r, id, PROCESSING)
+  enter_queue(r, id)
+end
+
+local function message_size(line)
+  return #line >= 4 and struct.unpack('>I4', line) or 0
+end
+
+-- Append lines to an instance's logs, and drop the oldest past the caps.
+local function append_logs(r, id, lines, max_lines, max_bytes)
+  local key = logs_key(id)
+  local kept = call('LLEN', key)
+  local total, bytes = kept + #lines, r.log_bytes
+  for _, line in ipairs(lines) do
+    bytes = bytes + message_size(line)
+  end
+  local drop, old, fetched = 0, {}, 0
+  while drop < total and (total - drop > max_lines or bytes > max_bytes) do
+    local line
+    if drop < kept then
+      if drop >= fetched then
+        old = call('LRANGE', key, fetched, fetched + 99)
+        fetched = fetched + 100
+      end
+      line = old[drop % 100 + 1]
+    else
+      line = lines[drop - kept + 1]
+    end
+    bytes = bytes - message_size(line)
+    drop = drop + 1
+  end
+  r.log_total, r.log_bytes = r.log_total + #lines, bytes
+  return {key = key, drop = min(drop, kept), from = max(drop - kept, 0) + 1, lines = lines}
+end
+
+local function write_logs(plan)
+  if plan.drop > 0 then
+    call('LTRIM', plan.key, plan.drop, -1)
+  end
+  for first = plan.from, #plan.lines, SLICE do
+    call('RPUSH', plan.key, unpack(plan.lines, first, min(first + SLICE - 1, #plan.lines)))
+  end
+end

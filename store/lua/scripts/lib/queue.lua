@@ -1,0 +1,54 @@
+-- Where a scheduled instance waits, by its due time and its past; and the index by state.
+
+-- Read what will be written: a key of a wrong type, or one that just moves to another server of a cluster, must
+-- fail here, before the first write.
+local touched = {}
+
+local function touch_zset(key)
+  if not touched[key] then
+    touched[key] = call('ZCARD', key)
+  end
+  return touched[key]
+end
+
+local function ready_member(due, id)
+  return format('%016.0f', due) .. id
+end
+
+-- Tells a claim all it needs to move the instance without reading its record.
+local function delayed_member(r, id)
+  return id .. (is_suspect(r) and 's' or '-') .. r.priority .. ':' .. r.kind
+end
+
+local function queue_key(r)
+  return is_suspect(r) and suspects_key(r.kind) or ready_key(r.kind)
+end
+
+local function enter_queue(r, id)
+  if r.due > now then
+    touch_zset(DELAYED)
+    add_pair(later.zadd, DELAYED, digits(r.due), delayed_member(r, id))
+  else
+    local key = queue_key(r)
+    touch_zset(key)
+    add_pair(later.zadd, key, r.priority, ready_member(r.due, id))
+  end
+end
+
+-- A due instance may still wait among the delayed ones.
+local function leave_queue(r, id)
+  local key = queue_key(r)
+  touch_zset(DELAYED)
+  touch_zset(key)
+  add(later.zrem, DELAYED, delayed_member(r, id))
+  add(later.zrem, key, ready_member(r.due, id))
+end
+
+local function reindex(r, id, before)
+  local from, to = index_key(before, r.kind), index_key(r.state, r.kind)
+  touch_zset(from)
+  touch_zset(to)
+  add(later.zrem, from, id)
+  add_pair(later.zadd, to, 0, id)
+end
+

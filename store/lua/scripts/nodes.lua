@@ -1,0 +1,16 @@
+#!lua flags=no-writes
+-- Incarnations whose lease has not expired.
+--
+-- KEYS[1]  the namespace's prefix
+-- Reply    per incarnation: info, running, renewed, expires
+local reply = {}
+local alive = call('ZRANGE', LEASES, now, '+inf', 'BYSCORE', 'WITHSCORES')
+for n = 1, #alive, 2 do
+  local found = call('HMGET', node_key(alive[n]), 'info', 'running', 'renewed')
+  if found[1] then
+    local size = #reply
+    reply[size + 1], reply[size + 2], reply[size + 3] = found[1], found[2] or '0', found[3] or '0'
+    reply[size + 4] = digits(tonumber(alive[n + 1]))
+  end
+end
+return reply

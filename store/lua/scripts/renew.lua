@@ -1,0 +1,27 @@
+#!lua flags=allow-oom
+-- Extend a lease, also after it expired, unless it was marked dead.
+--
+-- KEYS[1]  the namespace's prefix
+-- ARGV     incarnation, ttl, running, number of claims, digest of their fences
+-- Reply    {}: dead; else {now, all claims as id, fence, id, ... or "" when count and digest match,
+--          ids that were cancelled and are not released}
+local inc = ARGV[1]
+local key = node_key(inc)
+if not call('ZSCORE', LEASES, inc) then
+  return {}
+end
+call('HLEN', key)
+local held, cancelled, sum = {}, {}, 0
+local claims = call('HGETALL', owned_key(inc))
+for n = 1, #claims, 2 do
+  local fence, flags = string.match(claims[n + 1], '^(%d+)(%a*)$')
+  held[n], held[n + 1] = claims[n], fence
+  sum = sum + math.fmod(tonumber(fence), 1000003)
+  if string.find(flags, 'r', 1, true) then
+    cancelled[#cancelled + 1] = claims[n]
+  end
+end
+local same = #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
+call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), inc)
+call('HSET', key, 'running', ARGV[3], 'renewed', digits(now))
+return {digits(now), same and '' or held, cancelled}

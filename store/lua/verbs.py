@@ -1,0 +1,41 @@
+"""What every group of verbs stands on: the driver, tried again while the server is away, and the bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.clock import Clock
+from peerjob.record import MAX_BATCH, StoreLimits
+
+from .driver import Argument, Driver, Reply
+from .edge import LOGGER, Retrying
+from .script import Script, load_scripts
+
+
+class Verbs:
+    """A group of the store's verbs over one driver."""
+
+    def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
+        self._driver = driver
+        self._namespace = namespace
+        self._limits = limits
+        self._scripts = load_scripts()
+        self._retrying = Retrying(clock=clock, retry_for=retry_for)
+
+    async def _run(self, script: Script, *arguments: Argument) -> Reply:
+        """Run one script, again and again while the server is away."""
+        (reply,) = await self._retrying(lambda: self._driver.run((script, arguments)))
+        return reply
+
+
+def report_asides(asides: Sequence[bytes]) -> None:
+    """Tell once what a script set aside: id, kind, reason, one after the other."""
+    texts = [item.decode(errors="backslashreplace") for item in asides]
+    for name, kind, why in zip(texts[::3], texts[1::3], texts[2::3], strict=True):
+        LOGGER.error("set aside instance %s of kind %r: %s", name, kind or "?", why)
+
+
+def check_batch(items: Sequence[object]) -> None:
+    """Raise ValueError for more instances than one call may hold."""
+    if len(items) > MAX_BATCH:
+        raise ValueError(f"{len(items):,} instances in one call, at most {MAX_BATCH} are allowed")
