@@ -1,0 +1,25 @@
+"""The jobs that the benchmark runs."""
+
+import asyncio
+import time
+
+from peerjob import Job
+
+
+async def noop(n: int) -> int:
+    return n
+
+
+async def pause(n: int) -> int:
+    await asyncio.sleep(0.010)
+    return n
+
+
+async def stamp(n: int) -> float:
+    """When the body began, on the clock that all processes of a machine share."""
+    return time.monotonic()
+
+
+NOOP = Job("noop", noop)
+PAUSE = Job("pause", pause)
+STAMP = Job("stamp", stamp)

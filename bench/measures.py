@@ -1,0 +1,178 @@
+"""What is measured, each on a namespace of its own on a server that the benchmark has started."""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+import jobs
+from peerjob import Node, Query, State
+from peerjob.clock import SystemClock
+from peerjob.record import StoreLimits, Want
+from peerjob.store.url import open_store
+from processes import cpu_seconds, worker_processes
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A server to measure on."""
+
+    engine: str
+    url: str
+    pid: int
+
+
+def fresh_namespace() -> str:
+    return f"bench-{time.monotonic_ns()}-{next(_serial)}"
+
+
+async def until_completed(node: Node, count: int) -> None:
+    while await node.count(Query(state=State.COMPLETED)) < count:
+        await asyncio.sleep(0.005)
+
+
+async def drain(target: Target, *, processes: int, count: int = 20_000) -> dict[str, float]:
+    """No-op jobs per second, from the start of claiming until all are Completed; CPU and memory on the way."""
+    namespace = fresh_namespace()
+    async with Node(target.url, namespace=namespace, workers=0, allow_unknown=True) as client:
+        await client.schedule_many(jobs.NOOP.call(n) for n in range(count))
+        async with worker_processes(target.url, namespace, count=processes, workers=10) as workers:
+            pids = [target.pid, *(worker.pid for worker in workers)]
+            cpu = sum(map(cpu_seconds, pids))
+            begin = time.perf_counter()
+            for worker in workers:
+                await worker.go()
+            await until_completed(client, count)
+            seconds = time.perf_counter() - begin
+            cpu = sum(map(cpu_seconds, pids)) - cpu
+            peak = max([await worker.peak_memory() for worker in workers])
+        await client.clear()
+    return {"per_second": count / seconds, "cpu_per_1000": cpu / count * 1000, "peak_mib": peak / 2**20}
+
+
+async def ten_ms(target: Target, *, count: int = 2_000) -> dict[str, float]:
+    """Seconds for jobs of 10 ms on ten workers; ideal: count / 1,000."""
+    namespace = fresh_namespace()
+    async with Node(target.url, namespace=namespace, workers=0) as client:
+        await client.schedule_many(jobs.PAUSE.call(n) for n in range(count))
+        async with worker_processes(target.url, namespace, count=1, workers=10) as workers:
+            begin = time.perf_counter()
+            await workers[0].go()
+            await until_completed(client, count)
+            seconds = time.perf_counter() - begin
+        await client.clear()
+    return {"seconds": seconds}
+
+
+async def bare_lpush(target: Target, *, count: int = 3_000) -> float:
+    """LPUSH per second, one at a time, through redis-py."""
+    url = target.url.replace("valkey://", "redis://")
+    async with Redis.from_url(url) as client:
+        await client.lpush("bench-lpush", "x")
+        begin = time.perf_counter()
+        for _ in range(count):
+            await client.lpush("bench-lpush", "x" * 100)
+        seconds = time.perf_counter() - begin
+        await client.delete("bench-lpush")
+    return count / seconds
+
+
+async def enqueue(target: Target) -> dict[str, float]:
+    """Enqueues per second: one at a time (and a bare LPUSH for comparison), 100 concurrent, in bulk."""
+    async with Node(target.url, namespace=fresh_namespace(), workers=0) as client:
+
+        async def one_by_one(count: int) -> None:
+            for n in range(count):
+                await client.schedule(jobs.NOOP, n)
+
+        async def concurrent(count: int) -> None:
+            await asyncio.gather(*(one_by_one(count // 100) for _ in range(100)))
+
+        async def bulk(count: int) -> None:
+            await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
+
+        await one_by_one(200)
+        lpush = await bare_lpush(target)
+        rates = {"lpush": lpush, "one": await _rate(one_by_one, 3_000)}
+        await client.clear()
+        rates["concurrent"] = await _rate(concurrent, 20_000)
+        await client.clear()
+        rates["bulk"] = await _rate(bulk, 20_000)
+        await client.clear()
+    return rates
+
+
+async def _rate(work: Callable[[int], Awaitable[None]], count: int) -> float:
+    begin = time.perf_counter()
+    await work(count)
+    return count / (time.perf_counter() - begin)
+
+
+async def latency(target: Target, *, count: int = 500) -> dict[str, float]:
+    """Milliseconds from before schedule() to the start of the body in another, idle process."""
+    namespace = fresh_namespace()
+    async with (
+        Node(target.url, namespace=namespace, workers=0) as client,
+        worker_processes(target.url, namespace, count=1, workers=10) as workers,
+    ):
+        await workers[0].go()
+        waits: list[float] = []
+        for n in range(count + 20):
+            begin = time.monotonic()
+            instance = await client.schedule(jobs.STAMP, n)
+            waits.append((await instance.result(timeout=10) - begin) * 1000)
+            await asyncio.sleep(0.002)
+        waits = sorted(waits[20:])
+        await client.clear()
+    return {"p50": statistics.median(waits), "p99": waits[int(len(waits) * 0.99)]}
+
+
+async def claim_rate(target: Target, *, queued: int) -> float:
+    """Claims per second in batches of 100, by the store alone, with so many queued (kept topped up)."""
+    store = open_store(target.url, namespace=fresh_namespace(), clock=SystemClock(), limits=StoreLimits())
+    client = Node(store, workers=0)
+    async with client:
+        for _ in range(max(1, queued // 20_000)):
+            await client.schedule_many([jobs.NOOP.call(n) for n in range(min(queued, 20_000))])
+        incarnation = client.incarnation
+        want = Want(kinds={"noop": 100}, limit=100)
+        rounds = min(50, queued // 100 - 1)
+        begin = time.perf_counter()
+        for turn in range(rounds):
+            claimed = await store.claim(incarnation, want, request=f"bench/{turn}")
+            assert len(claimed.claims) == 100
+        seconds = time.perf_counter() - begin
+        await client.clear()
+    return rounds * 100 / seconds
+
+
+async def memory_per_job(target: Target, *, count: int = 20_000) -> float:
+    """Bytes of server memory per finished small job, all indexes included."""
+    url = target.url.replace("valkey://", "redis://")
+    async with Redis.from_url(url) as server:
+        namespace = fresh_namespace()
+        async with Node(target.url, namespace=namespace, workers=0) as client:
+            before = int((await server.info("memory"))["used_memory"])
+            await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
+            async with worker_processes(target.url, namespace, count=1, workers=10) as workers:
+                await workers[0].go()
+                await until_completed(client, count)
+            after = int((await server.info("memory"))["used_memory"])
+            await client.clear()
+    return (after - before) / count
+
+
+async def memory_store(*, count: int = 10_000) -> dict[str, float]:
+    """Jobs per second through the memory store, scheduling, running and committing in one process."""
+    async with Node("memory://", jobs=jobs, workers=10) as node:
+        begin = time.perf_counter()
+        await node.schedule_many([jobs.NOOP.call(n) for n in range(count)])
+        await until_completed(node, count)
+        seconds = time.perf_counter() - begin
+    return {"per_second": count / seconds}

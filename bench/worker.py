@@ -1,0 +1,32 @@
+"""A worker process: connects, says `ready`, and begins to claim when a line comes in. Ends with its input."""
+
+import argparse
+import asyncio
+import resource
+import sys
+
+import uvloop
+
+import jobs
+from peerjob import Node
+
+
+async def main(url: str, namespace: str, workers: int) -> None:
+    loop = asyncio.get_running_loop()
+    async with Node(url, namespace=namespace, workers=workers, name=f"bench-{namespace}") as node:
+        print("ready", flush=True)
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            if line.strip() == "go":
+                node.register(jobs)
+                print("going", flush=True)
+            elif line.strip() == "peak":
+                print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("namespace")
+    parser.add_argument("--workers", type=int, default=10)
+    given = parser.parse_args()
+    uvloop.run(main(given.url, given.namespace, given.workers))
