@@ -52,7 +52,7 @@ def _in_place(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def injected_value(parameter: Parameter, context: Context) -> Any:
-    """What a run has for an injected parameter; None where it has nothing."""
+    """What a run has for an injected parameter; None for the blocking twins, which belong to a node's loop."""
     match parameter.injected:
         case "context":
             return context
@@ -62,11 +62,8 @@ def injected_value(parameter: Parameter, context: Context) -> Any:
             return context.worker
         case "instance":
             return context.instance
-        case "blocking":
-            blocking = getattr(context.manager, "blocking", None)
-            return None if blocking is None else blocking()
-        case None:
-            raise AssertionError(f"{parameter.name} is not injected")
+        case _:
+            return None
 
 
 def _detached_instance(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, cast
 
 import typing_extensions
 
+from .blocking import BlockingInstance, BlockingVerbs
 from .context import Context
 from .injected import INJECTED, Resource
 from .instance import Instance
@@ -23,8 +24,8 @@ from .manager import Manager
 from .references import module_name
 from .worker import Worker
 
-Injectable = Literal["context", "manager", "blocking", "worker", "instance"]
-"""What the node can supply by annotation; "manager" is the node itself, "blocking" its blocking facade."""
+Injectable = Literal["context", "manager", "worker", "instance", "blocking manager", "blocking instance"]
+"""What the node can supply by annotation; the "manager" is the node itself."""
 
 EMPTY: Any = inspect.Parameter.empty
 """Stands for "no annotation" and "no default"."""
@@ -190,8 +191,7 @@ def analyse(executor: Callable[..., Any]) -> Signature:
 
 
 def _analyse(executor: Callable[..., Any]) -> Signature:
-    if isinstance(executor, Job):  # as good as its function
-        executor = cast("Job[..., Any, Any]", executor).executor or executor
+    executor = _function_of(executor)
     try:
         found = _inspect(executor)
     except (ValueError, TypeError):  # written in C
@@ -256,8 +256,6 @@ def injectable_of(annotation: Any) -> tuple[Injectable, bool] | None:
     for kind, classes in _CLASSES.items():
         if issubclass(base, classes):
             return kind, False
-    if any(f"{one.__module__}.{one.__name__}" == _BLOCKING for one in base.__mro__):
-        return "blocking", False
     return None
 
 
@@ -266,22 +264,24 @@ _CLASSES: dict[Injectable, type[Any]] = {
     "manager": Manager,
     "worker": Worker,
     "instance": Instance,
+    "blocking manager": BlockingVerbs,
+    "blocking instance": BlockingInstance,
 }
-_BLOCKING = "peerjob.blocking.BlockingManager"
 _NAMES: dict[str, Injectable] = {
     "Context": "context",
     "Manager": "manager",
     "Node": "manager",
-    "BlockingManager": "blocking",
     "Worker": "worker",
     "Instance": "instance",
+    "BlockingManager": "blocking manager",
+    "BlockingInstance": "blocking instance",
 }
 
 
 def _injectable_by_text(annotation: Any) -> tuple[Injectable, bool] | None:
     """As `injectable_of`, for a name that is imported for type checkers alone."""
     words = re.findall(r"\w+", getattr(annotation, "__forward_arg__", str(annotation)))
-    found = [_NAMES[word] for word in words if word in _NAMES]
+    found: list[Injectable] = [_NAMES[word] for word in words if word in _NAMES]
     return (found[0], "None" in words or "Optional" in words) if found else None
 
 
@@ -360,6 +360,11 @@ def _call_of(executor: object) -> Any:
     return getattr(type(executor), "__call__", executor)  # noqa: B004  # this wants the method itself
 
 
+def _function_of(executor: Any) -> Any:
+    """The function of a job; any other callable is its own."""
+    return (executor.executor or executor) if issubclass(type(executor), Job) else executor
+
+
 def _unpartial(executor: Any) -> Any:
     while isinstance(executor, functools.partial):
         executor = cast(Any, executor).func
@@ -374,14 +379,12 @@ def annotation_text(annotation: Any) -> str:
     """An annotation as text that is the same in every process."""
     if annotation is EMPTY:
         return ""
+    if annotation.__class__ is list:  # the parameters of a Callable
+        return f"[{', '.join(map(annotation_text, annotation))}]"
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return f"{module_name(annotation.__module__)}.{annotation.__qualname__}".removeprefix("builtins.")
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is None or origin is Literal:
         return re.sub(r" at 0x[0-9a-f]+", "", repr(annotation))
     name = "Union" if origin in (Union, types.UnionType) else annotation_text(origin)
-    inner = [
-        f"[{', '.join(map(annotation_text, part))}]" if isinstance(part, list) else annotation_text(part)
-        for part in parts
-    ]
-    return f"{name.removeprefix('typing.')}[{', '.join(inner)}]"
+    return f"{name.removeprefix('typing.')}[{', '.join(map(annotation_text, parts))}]"
