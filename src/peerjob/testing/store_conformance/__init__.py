@@ -1,6 +1,6 @@
 """The rules that every store keeps, as a suite to run over any of them.
 
-A store's tests subclass `StoreConformance` and say how to make a store; pytest-asyncio, in its auto mode, runs the rest:
+A store's tests subclass `StoreConformance` and say how to make a store; pytest-asyncio runs the rest in its auto mode:
 
     class TestMyStore(StoreConformance):
         def make_store(self, namespace: str, limits: StoreLimits) -> Store:

@@ -62,7 +62,7 @@ class HistoryRules(StoreSuite):
         await peer.end(claim)
 
         record = await self.read(store, claim.id)
-        assert len(record.history) <= HISTORY_LIMIT
+        assert len(record.history) <= HISTORY_LIMIT + 1
         assert record.history[0].count > 1
         assert sum(entry.count for entry in record.history) == 2 + 2 * HISTORY_LIMIT + 2
         tail = states(record)[1:]

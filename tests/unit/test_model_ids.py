@@ -1,0 +1,84 @@
+"""UUIDv7 ids: always growing, and telling their time."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from uuid import RFC_4122, UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerjob.clock import SystemClock
+from peerjob.ids import IdSource, id_text, id_time_us
+from peerjob.testing.clock import VirtualClock
+
+
+class ErraticClock(SystemClock):
+    """A clock that jumps to and fro between given times."""
+
+    def __init__(self, times: list[int]) -> None:
+        super().__init__()
+        self._times = iter(times)
+        self._seeded = random.Random(0)
+
+    def time_us(self) -> int:
+        return next(self._times)
+
+    @property
+    def random(self) -> random.Random:
+        return self._seeded
+
+
+def test_an_id_is_a_uuid_of_version_7() -> None:
+    for text in IdSource(SystemClock()).take(1000):
+        read = UUID(text)
+        assert (read.version, read.variant) == (7, RFC_4122)
+        assert str(read) == text
+
+
+@given(st.lists(st.integers(0, 2**47 * 1000), min_size=2, max_size=30), st.integers(1, 5))
+def test_ids_grow_whatever_the_clock_does(times: list[int], count: int) -> None:
+    source = IdSource(ErraticClock(times))
+    ids = [id for _ in times for id in source.take(count)]
+    assert ids == sorted(set(ids))
+    assert ids == [str(read) for read in sorted(UUID(id) for id in ids)]
+
+
+def test_ids_grow_within_a_millisecond() -> None:
+    ids = IdSource(VirtualClock()).take(10_000)
+    assert ids == sorted(set(ids))
+    assert len({id_time_us(id) for id in ids}) == 1
+
+
+def test_an_id_tells_its_millisecond() -> None:
+    start = datetime(2031, 2, 3, 4, 5, 6, 789_000, tzinfo=UTC)
+    id = IdSource(VirtualClock(start + timedelta(microseconds=999))).one()
+    assert id_time_us(id) == VirtualClock(start).time_us()
+
+
+def test_threads_never_get_the_same_id() -> None:
+    source = IdSource(SystemClock())
+    with ThreadPoolExecutor(8) as pool:
+        taken = [id for ids in pool.map(source.take, [500] * 16) for id in ids]
+    assert len(set(taken)) == 16 * 500
+
+
+def test_two_sources_make_different_ids() -> None:
+    assert not {*IdSource(SystemClock()).take(100)} & {*IdSource(SystemClock()).take(100)}
+
+
+def test_one_seed_gives_the_same_ids() -> None:
+    assert IdSource(VirtualClock(seed=4)).take(50) == IdSource(VirtualClock(seed=4)).take(50)
+
+
+@given(st.uuids())
+def test_any_spelling_of_a_uuid_is_one_text(uuid: UUID) -> None:
+    spellings = (uuid, str(uuid), uuid.hex, str(uuid).upper(), f"{{{uuid}}}", uuid.urn)
+    assert {id_text(spelling) for spelling in spellings} == {str(uuid)}
+
+
+@pytest.mark.parametrize("text", ["", "1", "not a uuid", "0" * 31, "g" * 32])
+def test_what_is_no_uuid_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="UUID|base 16"):
+        id_text(text)
