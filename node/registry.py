@@ -70,6 +70,10 @@ class Registry:
             *sorted(alias for alias in self._aliases if alias not in self._bindings),
         )
 
+    def signatures(self) -> dict[str, str]:
+        """Kind → signature hash, of what runs here."""
+        return {kind: binding.signature_hash for kind, binding in self._bindings.items()}
+
     def _warn_on_clash(self, job: Job[..., Any, Any], binding: Binding) -> None:
         old = self._bindings.get(job.kind)
         if old is not None and old.signature_hash != binding.signature_hash:

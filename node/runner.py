@@ -19,6 +19,7 @@ from peerjob.record import Claim, Outcome, Record, Transition
 from peerjob.spec import decode_spec
 from peerjob.state import State
 
+from .binding import Binding
 from .executor import BodyError, Executor
 from .hooks import Hooks
 from .processors import Processors
@@ -29,6 +30,9 @@ from .turns import Turns
 from .verdict import Verdicts
 
 logger = logging.getLogger("peerjob.node")
+
+MISFIT_WAIT = 1.0
+"""Seconds before an instance whose arguments do not fit here is offered again."""
 
 
 class InstanceRunner:
@@ -127,8 +131,8 @@ class InstanceRunner:
             body_ended(run)
             if context.reason in ("timeout", "user"):
                 return await self._cancelled(run, policy, context)
-            if isinstance(error, ArgumentError) and error.kind == claim.kind:
-                return self._verdicts.terminated(run, error)  # the arguments do not fit, now or at a retry
+            if isinstance(error, ArgumentError) and error.kind == binding.job.kind:
+                return await self._misfit(run, binding, error)
             return await self._failed(run, policy, error)
         finally:
             self._turns.pool.pace.measured(claim.kind, loop.time() - started)
@@ -136,6 +140,14 @@ class InstanceRunner:
         if context.reason in ("timeout", "user"):
             return await self._cancelled(run, policy, context)
         return self._verdicts.completed(run, result)
+
+    async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
+        """The arguments do not fit here, so no body ran; a live peer with another signature gets its chance."""
+        kind = run.claim.kind
+        for node in await self._manager.nodes():
+            if node.info.signatures.get(kind, binding.signature_hash) != binding.signature_hash:
+                return self._verdicts.snoozed(run, Snooze(MISFIT_WAIT), f"does not fit here; {node.info.name} may run it")
+        return self._verdicts.terminated(run, error)
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
         instance = self.instance_of(run)

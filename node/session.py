@@ -226,6 +226,7 @@ class Session:
             name=self._name,
             incarnation=self.incarnation,
             kinds=self._kinds if self.pool.size else (),
+            signatures=self._registry.signatures() if self.pool.size else {},
             workers=self.pool.size,
             host=socket.gethostname(),
             pid=os.getpid(),

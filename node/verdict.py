@@ -67,12 +67,12 @@ class Verdicts:
     def cancelled_itself(self, run: Run) -> Outcome:
         return self._outcome(run, Action.CANCEL, note="cancelled by the job itself")
 
-    def snoozed(self, run: Run, signal: Snooze) -> Outcome:
+    def snoozed(self, run: Run, signal: Snooze, note: str = "") -> Outcome:
         return self._outcome(
             run,
             Action.SNOOZE,
             delay_us=round(signal.seconds * 1_000_000),
-            note=f"snoozed for {format_seconds(signal.seconds)}",
+            note=note or f"snoozed for {format_seconds(signal.seconds)}",
         )
 
     def handed_back(self, run: Run, note: str) -> Outcome:

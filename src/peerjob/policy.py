@@ -132,7 +132,7 @@ class Options(TypedDict, total=False):
 class Policy:
     """Checked options of one job, or of one instance (the definition's with the schedule's over them)."""
 
-    priority: int = Priority.MEDIUM
+    priority: int = int(Priority.MEDIUM)
     max_retries: int | None = 0
     retry_on: tuple[Any, ...] = (Exception,)
     no_retry_on: tuple[Any, ...] = ()

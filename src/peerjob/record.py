@@ -224,6 +224,9 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str
     """A fresh id for each start of a node; two nodes of one name never share it."""
     kinds: tuple[str, ...] = ()
+    """What it can run; nothing when it has no workers."""
+    signatures: dict[str, str] = {}
+    """Kind → hash of the signature it has here, so that a peer can tell whether arguments may fit elsewhere."""
     workers: int = 0
     host: str = ""
     pid: int = 0
