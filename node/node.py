@@ -305,7 +305,7 @@ class Node(Manager):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    async def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any] | None = None) -> Instance[Any]:
+    async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
         return await self._need_session().verbs.instance(uuid, job)
 
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:

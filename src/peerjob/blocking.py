@@ -160,7 +160,11 @@ class BlockingVerbs(ABC):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any] | None = None) -> BlockingInstance[Any]:
+    @overload
+    def lookup_instance(self, uuid: str | UUID, job: None = None) -> BlockingInstance[Any]: ...
+    @overload
+    def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any]) -> BlockingInstance[R]: ...
+    def lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None = None) -> BlockingInstance[Any]:
         """Like `Manager.lookup_instance`."""
         return BlockingInstance(self, self.call(self.manager.lookup_instance(uuid, job)))
 

@@ -6,20 +6,20 @@ import functools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, Protocol, cast, overload
+from typing import Any, Generic, Protocol, cast, overload
 
-from typing_extensions import TypeVar, Unpack
+from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from .errors import OptionError
 from .policy import Options, Policy, checked, make_policy
 from .references import module_name
 from .schedule import Schedule
 
-P = ParamSpec("P")
+P = ParamSpec("P", default=...)
 Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
-R_co = TypeVar("R_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True, default=Any)
 C_co = TypeVar("C_co", covariant=True, default=Any)
 
 MAX_KIND = 200

@@ -103,9 +103,16 @@ class Manager(ABC):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    @overload
+    async def lookup_instance(self, uuid: str | UUID, job: None = None) -> Instance[Any]: ...
+    @overload
+    async def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any]) -> Instance[R]: ...
+    async def lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
+        """One instance by id, and of this job if one is given; raises UnknownInstanceError."""
+        return await self._lookup_instance(uuid, job)
+
     @abstractmethod
-    async def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any] | None = None) -> Instance[Any]:
-        """One instance by id (`job` only types the result); raises UnknownInstanceError."""
+    async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]: ...
 
     @abstractmethod
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
