@@ -64,6 +64,24 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(3))
         assert await self.woken([busy, deaf, full]) == []
 
+    async def test_who_found_work_is_no_longer_idle(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1, delay_us=30_000))
+        peer = await self.idle(store)
+        await self.pass_time(0.05)
+        await peer.take_one()
+        await store.enqueue(self.make.instances(1))
+        assert await self.woken([peer]) == []
+
+    async def test_one_sleeper_is_found_among_many_who_woke(self, store: Store) -> None:
+        both = [await self.idle(store, f"both {number}", ("a", "b")) for number in range(40)]
+        await store.enqueue(self.make.instances(40, kind="a"))
+        assert len(await self.woken(both)) == 40
+        for _ in range(3):
+            sleeper = await self.idle(store, "sleeper", ("b",))
+            await store.enqueue(self.make.instances(1, kind="b"))
+            assert await self.woken([sleeper]) == ["sleeper"]
+            await sleeper.end(await sleeper.take_one())
+
     async def test_a_repeated_or_refused_instance_wakes_nobody(self, store: Store) -> None:
         (new,) = self.make.instances(1, key="k")
         await store.enqueue([new])

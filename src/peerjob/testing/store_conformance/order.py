@@ -51,6 +51,13 @@ class OrderRules(StoreSuite):
         await store.enqueue(batch[::-1])
         assert ids_of([*await peer.take(2), *await peer.take(2), *await peer.take(2)]) == [new.id for new in batch]
 
+    async def test_many_kinds_are_one_queue(self, store: Store) -> None:
+        kinds = [f"kind {number}" for number in range(150)]
+        batch = [self.make.instance(kind=kind) for kind in (*kinds, *kinds[::-1])]
+        await store.enqueue(batch)
+        peer = await self.join(store, kinds=kinds)
+        assert ids_of([*await peer.take(7), *await peer.take()]) == [new.id for new in batch]
+
     async def test_a_kind_at_its_limit_lets_others_pass(self, store: Store) -> None:
         peer = await self.join(store, kinds=("a", "b"))
         urgent = self.make.instances(4, kind="a", priority=0)
@@ -77,6 +84,18 @@ class OrderRules(StoreSuite):
         await store.enqueue([late])
         peer = await self.join(store)
         assert ids_of(await peer.take()) == [urgent.id, early.id, delayed.id, late.id]
+
+    async def test_more_than_a_thousand_fall_due_at_once(self, store: Store) -> None:
+        due_us = (await self.join(store)).joined_us + 400_000
+        batch = [self.make.instance(due_us=due_us + number % 3) for number in range(1250)]
+        for first in range(0, len(batch), 500):
+            await store.enqueue(batch[first : first + 500])
+        await self.pass_time(0.5)
+        peer = await self.join(store)
+        got: list[str] = []
+        while claims := await peer.take():
+            got += ids_of(claims)
+        assert got == [new.id for new in sorted(batch, key=lambda new: (new.due_us, new.id))]
 
     async def test_what_is_handed_back_takes_its_old_place(self, store: Store) -> None:
         peer = await self.join(store)
