@@ -97,7 +97,7 @@ class StoreVerbs:
     async def count(self, query: Query | None) -> int:
         query = query or Query()
         if query.id is None and query.tag is None and query.before is None and query.after is None:
-            return (await self.stats()).total(query.states, query.kind)
+            return Stats(counts=(await self._store.health()).counts).total(query.states, query.kind)
         total, cursor = 0, None
         while True:
             page = await self._store.lookup(_page_of(query, cursor, PAGE))

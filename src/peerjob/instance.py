@@ -11,7 +11,7 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from .clock import to_datetime
-from .codec import decode_value
+from .codec import decode_value, to_json
 from .durations import Duration
 from .errors import JobCancelled, JobFailed, JobTimedOut, NodeStateError
 from .ids import id_time_us
@@ -309,6 +309,10 @@ class Instance(Generic[R_co]):
             "result": decode_value(record.result) if done and record.result is not None else None,
             **{name: self._decoded().overrides[name] for name in self._decoded().overrides.keys() & _SHOWN},
         }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return to_json(self.to_dict())
 
     def __repr__(self) -> str:
         return f"<Instance {self.id} {self.kind!r} {self.state!s}>"

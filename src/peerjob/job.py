@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, cast, overload
 
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
+from .codec import to_json
 from .errors import OptionError
 from .policy import Options, Policy, checked, make_policy
 from .references import module_name
@@ -138,6 +139,10 @@ class Job(Generic[P, R_co, C_co]):
             "tags": list(self.policy.tags),
             "version": self.version,
         }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return to_json(self.to_dict())
 
 
 def _is_kind(given: object) -> bool:

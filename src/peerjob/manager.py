@@ -50,6 +50,8 @@ class Stats:
     nodes: int = 0
     undecodable: int = 0
     """Records that were set aside because they could not be read."""
+    unserved: dict[str, int] = field(default_factory=dict[str, int])
+    """Kinds with instances queued that no live node can run, and how many of them wait."""
 
     def total(self, state: State = State.ALL, kind: str | None = None) -> int:
         """Instances in a state (composites too), of one kind or of all."""
