@@ -1,0 +1,1 @@
+"""Engine B: the contract over any transactional key-value store, and its drivers."""

@@ -1,0 +1,46 @@
+"""Records that cannot be read: set aside, counted and reported, so that everything else goes on."""
+
+from __future__ import annotations
+
+import logging
+
+from peerjob.state import State
+
+from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
+from .counts import ASIDE, SLOT, Counts, Shift, totals
+from .keys import Keys, prefix_end
+from .writer import Change, Writer
+
+logger = logging.getLogger("peerjob.store")
+
+
+class Aside:
+    """Moves unreadable records out of the way."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, writer: Writer, counts: Counts) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._writer = writer
+        self._counts = counts
+
+    async def put(self, id: str, entry: Entry, error: Exception, *, now_us: int) -> None:
+        """Set a record aside; its entries in queues are dropped by whoever meets them."""
+        keys = self._keys
+        counters, nodes = await self._kv.read(
+            [self._counts.every(), Range(keys.node, prefix_end(keys.node), keys_only=True)]
+        )
+        kinds = sorted(totals(keys, counters))
+        places = [(kind, state) for kind in kinds for state in SLOT]
+        indexes = [f"{keys.root}by/{kind}/{state}/{id}" for kind, state in places]
+        owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
+        present = await self._kv.get([*indexes, *owned])
+        ops: list[Op] = [Delete(keys.state + id), Put(keys.aside + id, entry.value)]
+        ops.extend(Delete(key) for key, found in zip([*indexes, *owned], present, strict=True) if found)
+        shifts: list[Shift] = [("", ASIDE, 1)]
+        for (kind, state), found in zip(places, present, strict=False):
+            if found is not None:
+                shifts.append((keys.unescaped(kind), SLOT[State(state)], -1))
+        change = Change([Compare(keys.state + id, mod=entry.mod)], ops, tuple(shifts))
+        written = await self._writer.write([change], now_us=now_us)
+        if written.revisions[0]:
+            logger.error("instance %s cannot be read and was set aside: %s", id, error)

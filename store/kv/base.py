@@ -1,0 +1,167 @@
+"""The small key-value store that the engine stands on; a driver is one class that keeps this protocol.
+
+Keys are ASCII text, ordered by code point. Values are bytes. Every write has a revision, a number that only grows;
+an entry remembers the revision of its last write. Limits that every driver may rely on the engine to keep: at most
+MAX_STEPS steps in a transaction, MAX_STEP_OPS operations in a step unless it is alone, MAX_REQUEST_BYTES in all
+(one instance may always go alone), and no key written by two steps of one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from peerjob.record import Capabilities
+
+MAX_STEPS = 40
+"""Most steps in one transaction: with their compares and what goes along, that is within etcd's 128."""
+MAX_STEP_OPS = 24
+"""Most operations in a step that is not alone."""
+MAX_REQUEST_BYTES = 1 << 20
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A stored value."""
+
+    value: bytes
+    mod: int
+    """Revision of the last write."""
+    lease: int = 0
+
+
+class Range(msgspec.Struct, frozen=True, gc=False):
+    """A read of the keys in [start, end), or of `start` alone when there is no end."""
+
+    start: str
+    end: str = ""
+    limit: int = 0
+    """Most entries to answer; 0: all."""
+    keys_only: bool = False
+    """Values are not needed."""
+    reverse: bool = False
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a range holds, in order."""
+
+    items: Sequence[tuple[str, Entry]]
+    count: int
+    """Entries in the range, whatever the limit."""
+
+
+class Compare(msgspec.Struct, frozen=True, gc=False):
+    """A condition, judged on the state before the whole transaction."""
+
+    key: str
+    mod: int = 0
+    """Holds if the key was last written at this revision; 0: if it is absent."""
+    below: str = ""
+    """When given, holds instead if the key exists and its value is smaller than this text."""
+    end: str = ""
+    """When given, holds instead if no key is in [key, end)."""
+
+
+class Put(msgspec.Struct, frozen=True, gc=False):
+    """Write a value; with a lease, the key goes when the lease ends."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """Remove a key, or those in [key, end); it is no error when there is none."""
+
+    key: str
+    end: str = ""
+
+
+Op = Put | Delete
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Operations that are done, in order, if all compares hold; reads are answered after them."""
+
+    compares: Sequence[Compare]
+    ops: Sequence[Op]
+    reads: Sequence[Range] = ()
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What became of a transaction."""
+
+    revision: int
+    """Revision of everything that it wrote."""
+    steps: Sequence[Sequence[Found] | None]
+    """Per step the answers to its reads, or None when a compare did not hold."""
+    also: Sequence[Found] | None = None
+
+
+class Watch(Protocol):
+    """The keys below a prefix that were put, as hints: some may be missed or told twice."""
+
+    async def changed(self, timeout: float) -> list[str] | None:
+        """Keys put since the last call, waiting up to `timeout` seconds for one; None: read again, some were missed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class KeyValue(Protocol):
+    """A transactional key-value store, used from one event loop.
+
+    Fails with the errors of `peerjob.errors` only. A driver never sends a write twice: it raises
+    StoreUnavailableError when it cannot tell whether one was applied.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What a store on it promises; known after `open`."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether new instances are to be refused, so that work under way can still be finished."""
+        ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def separate(self) -> KeyValue:
+        """Another connection to the same data, not opened yet, for another event loop."""
+        ...
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        """Entries by key."""
+        ...
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        """Answers to several reads, of one moment as far as one request can hold them."""
+        ...
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+        """Apply every step whose compares hold; and `also`, if its own hold and every step was applied. All at once."""
+        ...
+
+    def watch(self, prefix: str) -> Watch:
+        """Watch the keys below a prefix, from now on."""
+        ...
+
+    async def grant(self, ttl_us: int) -> int:
+        """A new lease; its number is not 0."""
+        ...
+
+    async def keepalive(self, lease: int) -> bool:
+        """Extend a lease to its full time again; False when it has ended."""
+        ...
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease and remove its keys."""
+        ...
+
+    async def remaining(self, leases: Sequence[int]) -> list[int]:
+        """Microseconds that each lease has left; 0 when it has ended."""
+        ...

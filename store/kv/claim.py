@@ -1,0 +1,268 @@
+"""Scheduled → Processing: a node takes the best due instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from peerjob.errors import DecodeError
+from peerjob.record import Claim, Claimed, Want
+from peerjob.state import State
+
+from .base import Compare, Delete, Entry, Op, Put, Range, Step
+from .context import Context
+from .counts import PROCESSING, SCHEDULED
+from .delayed import DelayedQueue
+from .enqueue import check_batch
+from .hints import News
+from .keys import prefix_end, time_text
+from .queues import Head
+from .rows import Answers, Idle, Owned, Row, encode, extended, to_claim
+from .selection import Pick, Selection
+from .writer import ROUNDS, Change, Journal
+
+_MOVE_ON_AFTER = 200
+"""Claims from a queue after which its head follows."""
+_CROWD = 16
+"""Queues of one kind, above which empty ones are forgotten."""
+_LAG_US = 5_000_000
+"""How far the head of an empty queue stays behind, for nodes whose clocks are late."""
+
+
+class _Call:
+    """One claim, while it is at work."""
+
+    def __init__(self, incarnation: str, want: Want, journal: Journal) -> None:
+        self.incarnation = incarnation
+        self.want = want
+        self.journal = journal
+        self.caps = {kind: most for kind, most in want.kinds.items() if most > 0 and want.limit > 0}
+        self.limit = min(want.limit, sum(self.caps.values()))
+        self.node = Entry(b"", 0)
+        self.name = ""
+        self.heads: dict[str, list[Head]] = {}
+        self.delayed: list[Head] = []
+        self.claims: list[Claim] = []
+
+    def add(self, claim: Claim) -> None:
+        self.claims.append(claim)
+        self.caps[claim.kind] -= 1
+        if self.caps[claim.kind] == 0:
+            del self.caps[claim.kind]
+        self.limit = 0 if claim.suspect else self.limit - 1
+
+
+class Claims:
+    """The verb `claim`."""
+
+    def __init__(self, context: Context, delayed: DelayedQueue) -> None:
+        self._context = context
+        self._delayed = delayed
+        self._idle: set[str] = set()
+        self._consumed: dict[str, int] = {}
+
+    async def claim(
+        self, incarnation: str, want: Want, *, request: str, verb: str = "claim"
+    ) -> Claimed:
+        context = self._context
+        check_batch(want.limit)
+        before = await context.answered(incarnation, verb, request)
+        call = _Call(incarnation, want, context.journal(incarnation, verb, request))
+        for _ in range(ROUNDS):
+            now_us = call.journal.now_us = context.clock.time_us()
+            if not await self._look(call, now_us):
+                return Claimed(now_us=now_us, dead=True)
+            if before:
+                return await self._again(call, before)
+            selection = Selection(
+                context.queues, context.clock, call.heads, suspects=want.suspects and not call.claims
+            )
+            picks = await selection.pick(call.limit, call.caps)
+            if picks:
+                if await self._take(call, selection, picks, now_us) or call.limit == 0:
+                    break
+            elif call.claims or await self._wait(call, selection, now_us):
+                break
+        return Claimed(
+            claims=tuple(call.claims), now_us=call.journal.now_us, next_due_us=call.journal.next_due_us
+        )
+
+    async def _look(self, call: _Call, now_us: int) -> bool:
+        """Read where the queues begin, after letting in what fell due; False: the node is not alive."""
+        context = self._context
+        node = Range(context.keys.node + call.incarnation)
+        reads = [self._delayed.heads(), *(self._heads(kind) for kind in call.caps)]
+        nodes, delayed, *ready = await context.kv.read([node, *reads])
+        call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
+        if not alive:
+            return False
+        call.node = nodes.items[0][1]
+        moved, written = await self._delayed.move(delayed, now_us)
+        if written is not None:
+            others = {kind: count for kind, count in moved.items() if kind not in call.caps}
+            await context.hints.send(News(ready=others, but=call.incarnation), written)
+            delayed, *ready = await context.kv.read(reads)
+        call.delayed = context.queues.heads(delayed)
+        call.heads = {
+            kind: context.queues.heads(found) for kind, found in zip(call.caps, ready, strict=True)
+        }
+        return True
+
+    async def _take(
+        self, call: _Call, selection: Selection, picks: Sequence[Pick], now_us: int
+    ) -> bool:
+        """Claim these; False when some were taken by others or could not be read, and more may be picked."""
+        context, keys = self._context, self._context.keys
+        ids = [pick.id for pick in picks]
+        entries = await context.kv.get([*(keys.state + id for id in ids), *(keys.args + id for id in ids)])
+        alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
+        owned, processing = keys.owned(call.incarnation), State.PROCESSING
+        changes: list[Change] = []
+        planned: list[tuple[str, Row, bytes]] = []
+        stale: list[Step] = []
+        for at, pick in enumerate(picks):
+            id, entry, args = ids[at], entries[at], entries[len(ids) + at]
+            row = await self._claimable(pick, entry, args)
+            if row is None or entry is None or args is None:
+                stale.append(Step([Compare(pick.key, mod=pick.mod)], [Delete(pick.key)]))
+                continue
+            taken = msgspec.structs.replace(
+                row,
+                state=processing,
+                attempts=row.attempts + 1,
+                fence=max(row.fence + 1, now_us + at),
+                owner=call.incarnation,
+                started=False,
+                history=extended(row, processing, now_us, call.name, ""),
+            )
+            ops: list[Op] = [
+                Put(keys.state + id, encode(taken)),
+                Delete(pick.key),
+                Put(owned + id, encode(Owned(taken.fence, taken.suspect))),
+                Delete(keys.by(row.kind, State.SCHEDULED) + id),
+                Put(keys.by(row.kind, processing) + id, b""),
+            ]
+            changes.append(
+                Change(
+                    [Compare(keys.state + id, mod=entry.mod), alive],
+                    ops,
+                    ((row.kind, SCHEDULED, -1), (row.kind, PROCESSING, 1)),
+                    answers=((at, f"{taken.fence} {id}"),),
+                )
+            )
+            planned.append((id, taken, args.value))
+        if stale:
+            await context.kv.txn(stale)
+        along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
+        written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along)
+        if changes:
+            self._idle.discard(call.incarnation)
+        news = News(any_of=selection.left_kinds, but=call.incarnation)
+        for (id, taken, spec), revision in zip(planned, written.revisions, strict=True):
+            if revision:
+                context.remember(id, revision, taken)
+                call.add(to_claim(id, taken, spec))
+                news.changed.append(id)
+        await context.hints.send(news, written)
+        if stale or not all(written.revisions):
+            return False
+        await self._move_on(selection, picks)
+        return True
+
+    async def _claimable(self, pick: Pick, entry: Entry | None, args: Entry | None) -> Row | None:
+        """The record behind an entry of a queue, if that is where it belongs."""
+        context = self._context
+        if entry is None:
+            return None
+        row = await context.decoded(pick.id, entry)
+        if row is None or row.state is not State.SCHEDULED:
+            return None
+        if args is None:
+            await context.aside.put(
+                pick.id, entry, DecodeError("it has no arguments"), now_us=context.clock.time_us()
+            )
+            return None
+        queue = context.keys.ready(row.kind, row.priority, suspect=row.suspect)
+        return row if queue == pick.queue and row.due_us == int(pick.place[:18]) else None
+
+    async def _move_on(self, selection: Selection, picks: Sequence[Pick]) -> None:
+        last = {pick.queue: pick.place for pick in picks}
+        for pick in picks:
+            self._consumed[pick.queue] = self._consumed.get(pick.queue, 0) + 1
+        steps: list[Step | None] = []
+        for head in selection.heads():
+            if self._consumed.get(head.queue, 0) >= _MOVE_ON_AFTER:
+                self._consumed[head.queue] = 0
+                steps.append(self._context.queues.advance(head, last.get(head.queue, head.start)))
+        await self._context.queues.move_on(steps)
+
+    async def _wait(self, call: _Call, selection: Selection, now_us: int) -> bool:
+        """Register as idle in the step that finds nothing; False when something came in meanwhile."""
+        context, keys = self._context, self._context.keys
+        await self._tidy(call, selection, now_us)
+        next_due_us = call.journal.next_due_us = await self._delayed.next_due(call.delayed)
+        kinds = tuple(call.caps)
+        waits = call.want.idle and bool(kinds)
+        alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
+        ops: list[Op] = [call.journal.put((), await context.writer.passing(now_us))]
+        if waits:
+            ops.append(Put(keys.idle + call.incarnation, encode(Idle(next_due_us, kinds))))
+        heads = [self._heads(kind) for kind in kinds]
+        reads = [
+            *heads,
+            *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in selection.heads()),
+            *self._delayed.before(call.delayed, next_due_us),
+        ]
+        applied = await context.kv.txn([Step([alive], ops, reads)])
+        answer = applied.steps[0]
+        if answer is None:
+            return False
+        if waits:
+            self._idle.add(call.incarnation)
+        known = {head.queue for head in selection.heads()}
+        new = [
+            head
+            for found in answer[: len(heads)]
+            for head in context.queues.heads(found)
+            if head.queue not in known and (call.want.suspects or "/s/" not in head.queue)
+        ]
+        if not new and not any(found.count for found in answer[len(heads) :]):
+            return True
+        if waits:
+            await context.kv.txn([Step([], [Delete(keys.idle + call.incarnation)])])
+            self._idle.discard(call.incarnation)
+        return False
+
+    async def _tidy(self, call: _Call, selection: Selection, now_us: int) -> None:
+        """Let the heads of empty queues follow, and forget such queues where there are many."""
+        context = self._context
+        lag = time_text(now_us - _LAG_US)
+        steps: list[Step | None] = []
+        for head in selection.empty():
+            if len(call.heads[context.keys.unescaped(head.queue.split("/")[2])]) > _CROWD:
+                steps.append(context.queues.drop(head))
+            elif head.start[:18] < time_text(now_us - 2 * _LAG_US):
+                steps.append(context.queues.advance(head, lag + "/"))
+        await context.queues.move_on(steps[:100])
+
+    async def _again(self, call: _Call, before: Sequence[Answers]) -> Claimed:
+        """The first answer to a request that was sent twice, without what was taken back since."""
+        context, keys = self._context, self._context.keys
+        pairs = [answer.split(" ") for part in before for _, answer in part.answers]
+        rows = await context.rows([id for _, id in pairs])
+        specs = await context.kv.get([keys.args + id for _, id in pairs])
+        claims: list[Claim] = []
+        for (fence, id), spec in zip(pairs, specs, strict=True):
+            if id in rows and spec is not None:
+                row = rows[id][1]
+                held = row.state is State.PROCESSING and row.owner == call.incarnation
+                if held and row.fence == int(fence):
+                    claims.append(to_claim(id, row, spec.value))
+        return Claimed(
+            claims=tuple(claims), now_us=before[0].now_us, next_due_us=before[0].next_due_us
+        )
+
+    def _heads(self, kind: str) -> Range:
+        prefix = self._context.keys.ready_heads(kind)
+        return Range(prefix, prefix_end(prefix))

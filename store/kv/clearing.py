@@ -1,0 +1,133 @@
+"""Clearing on demand: final instances, their histories, their logs, or everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from peerjob.query import Filter
+from peerjob.state import State
+
+from .base import Compare, Delete, Op, Put, Range
+from .context import Context
+from .counts import ASIDE
+from .keys import prefix_end, timed
+from .reading import Reading
+from .removal import removal
+from .retention import Retention
+from .rows import Row, encode, folded
+from .writer import Change
+
+_PAGE = 100
+
+Edit = Callable[[str, Row], tuple[Row, list[Op]] | None]
+
+
+class Clearing:
+    """The verbs `clear…`."""
+
+    def __init__(self, context: Context, reading: Reading, retention: Retention) -> None:
+        self._context = context
+        self._reading = reading
+        self._retention = retention
+
+    async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
+        bounds_us = filter.bounds_us(self._context.clock.time_us())
+        cursor: str | None = None
+        removed = 0
+        while removed < limit:
+            # a page may hold only instances that cannot go yet, so go on until one went
+            ids, more = await self._reading.ids(
+                None, State.FINAL, bounds_us, cursor=cursor, limit=min(limit - removed, _PAGE)
+            )
+            removed += len(await self._retention.remove(ids))
+            if not more:
+                break
+            cursor = ids[-1]
+        return removed
+
+    async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._edit(filter, cursor, _without_history)
+
+    async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._edit(filter, cursor, self._without_logs)
+
+    async def clear(self) -> None:
+        """Remove instance by instance, so that counts stay right whatever happens meanwhile."""
+        context, keys = self._context, self._context.keys
+        while True:
+            (found,) = await context.kv.read(
+                [Range(keys.state, prefix_end(keys.state), limit=_PAGE, keys_only=True)]
+            )
+            if not found.items:
+                break
+            ids = [key[len(keys.state) :] for key, _ in found.items]
+            await self._remove(ids)
+        await self._remove_leftovers()
+
+    async def _remove(self, ids: Sequence[str]) -> None:
+        context, keys = self._context, self._context.keys
+        rows = await context.rows(ids)
+        places = [keys.delayed(id) + timed(row.due_us, id) for id, (_, row) in rows.items()]
+        entries = await context.kv.get(places)
+        changes = [
+            removal(context, id, revision, row, delayed_mod=0 if entry is None else entry.mod)
+            for (id, (revision, row)), entry in zip(rows.items(), entries, strict=True)
+        ]
+        await context.writer.write(changes, now_us=context.clock.time_us())
+        context.drop(rows)
+
+    async def _remove_leftovers(self) -> None:
+        """Remove what belongs to no record: what was set aside, and what it left behind."""
+        context, keys = self._context, self._context.keys
+        while True:
+            (found,) = await context.kv.read(
+                [Range(keys.aside, prefix_end(keys.aside), limit=_PAGE, keys_only=True)]
+            )
+            if not found.items:
+                return
+            ids = [key[len(keys.aside) :] for key, _ in found.items]
+            changes = [
+                Change(
+                    [],
+                    [
+                        Delete(keys.aside + id),
+                        *(Delete(key + id) for key in (keys.args, keys.out, keys.progress)),
+                        Delete(keys.log(id), prefix_end(keys.log(id))),
+                    ],
+                    (("", ASIDE, -1),),
+                )
+                for id in ids
+            ]
+            await context.writer.write(changes, now_us=context.clock.time_us())
+
+    async def _edit(self, filter: Filter, cursor: str | None, edit: Edit) -> tuple[int, str | None]:
+        """Rewrite a page of final instances."""
+        context, keys = self._context, self._context.keys
+        bounds_us = filter.bounds_us(context.clock.time_us())
+        ids, more = await self._reading.ids(None, State.FINAL, bounds_us, cursor=cursor, limit=_PAGE)
+        rows = await context.rows(ids)
+        changes: list[Change] = []
+        for id, (revision, row) in rows.items():
+            edited = edit(id, row)
+            if edited is not None and row.state.is_final:
+                after, ops = edited
+                compare = Compare(keys.state + id, mod=revision)
+                changes.append(Change([compare], [*ops, Put(keys.state + id, encode(after))]))
+        written = await context.writer.write(changes, now_us=context.clock.time_us())
+        context.drop(rows)
+        return sum(revision > 0 for revision in written.revisions), ids[-1] if more else None
+
+    def _without_logs(self, id: str, row: Row) -> tuple[Row, list[Op]] | None:
+        if row.log_first == row.log_next:
+            return None
+        prefix = self._context.keys.log(id)
+        after = msgspec.structs.replace(row, log_first=row.log_next, log_bytes=0)
+        return after, [Delete(prefix, prefix_end(prefix))]
+
+
+def _without_history(_id: str, row: Row) -> tuple[Row, list[Op]] | None:
+    if len(row.history) < 2:
+        return None
+    return msgspec.structs.replace(row, history=(folded(row.history),)), []

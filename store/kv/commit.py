@@ -1,0 +1,290 @@
+"""What holders say about running instances, each word accepted only from (fence, incarnation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from peerjob.errors import StoreUnavailableError
+from peerjob.record import FINAL_STATE, Ack, Action, LogLine, Outcome
+from peerjob.state import State
+
+from .base import Compare, Delete, Op, Put
+from .context import Context, Plan
+from .enqueue import check_batch
+from .hints import News
+from .logs import Logs
+from .retention import Retention
+from .rows import Out, Row, encode, extended
+from .writer import ROUNDS, Change, Journal
+
+_SMALL = 600
+"""Bytes that a change has besides payloads."""
+
+
+class _Work:
+    """What the outcomes of one call do to one instance."""
+
+    def __init__(self, id: str, places: list[int], revision: int, stored: Row) -> None:
+        self.id = id
+        self.places = places
+        self.acks: list[Ack] = []
+        self.revision = revision
+        self.stored = stored
+        self.row = stored
+        self.logs: tuple[LogLine, ...] = ()
+        self.out: Out | None = None
+        self.progress: bytes | None = None
+
+    @property
+    def changed(self) -> bool:
+        return self.row is not self.stored
+
+    @property
+    def answers(self) -> tuple[tuple[int, str], ...]:
+        return tuple(zip(self.places, self.acks, strict=True))
+
+
+class Commits:
+    """The verb `commit`."""
+
+    def __init__(self, context: Context, logs: Logs, retention: Retention) -> None:
+        self._context = context
+        self._logs = logs
+        self._retention = retention
+
+    async def commit(
+        self, incarnation: str, outcomes: Sequence[Outcome], *, request: str, verb: str = "commit"
+    ) -> list[Ack]:
+        context = self._context
+        check_batch(len(outcomes))
+        if not outcomes:
+            return []
+        parts = await context.answered(incarnation, verb, request)
+        acks = {place: Ack(answer) for part in parts for place, answer in part.answers}
+        pending: dict[str, list[int]] = {}
+        for place, outcome in enumerate(outcomes):
+            if place not in acks:
+                pending.setdefault(outcome.id, []).append(place)
+        journal = context.journal(incarnation, verb, request, used=len(parts))
+        voice = _Voice(context, incarnation, await context.name_of(incarnation), request)
+        ended: dict[str, int] = {}
+        for attempt in range(ROUNDS):
+            works = await self._judged(pending, outcomes, voice, acks, cached=attempt == 0)
+            await self._write(works, voice, journal, acks, ended)
+            for work in works:
+                if work.places[0] in acks:
+                    del pending[work.id]
+            if not pending:
+                await self._retention.tidy(ended)
+                return [acks[place] for place in range(len(outcomes))]
+        raise StoreUnavailableError(context.url, "too many writers at once")
+
+    async def _judged(
+        self,
+        pending: dict[str, list[int]],
+        outcomes: Sequence[Outcome],
+        voice: _Voice,
+        acks: dict[int, Ack],
+        *,
+        cached: bool,
+    ) -> list[_Work]:
+        """What each pending outcome does; those of instances that are not there are answered at once."""
+        context = self._context
+        voice.now_us = context.clock.time_us()
+        works: list[_Work] = []
+        looked: list[str] = []
+        rows = await context.rows(list(pending), cached=cached)
+        for id, places in pending.items():
+            if id in rows:
+                work = voice.judge(_Work(id, places, *rows[id]), outcomes)
+                if work.changed or not (cached and context.remembers(id)):
+                    works.append(work)
+                else:
+                    looked.append(id)
+            else:
+                acks.update((place, Ack.LOST) for place in places)
+        if looked:
+            # what changes nothing is not compared with anything, so it must be judged by what is stored now
+            context.drop(looked)
+            rows = await context.rows(looked)
+            for id in looked:
+                if id in rows:
+                    works.append(voice.judge(_Work(id, pending[id], *rows[id]), outcomes))
+                else:
+                    acks.update((place, Ack.LOST) for place in pending[id])
+        for id in [id for id, places in pending.items() if places[0] in acks]:
+            del pending[id]
+        return works
+
+    async def _write(
+        self,
+        works: Sequence[_Work],
+        voice: _Voice,
+        journal: Journal,
+        acks: dict[int, Ack],
+        ended: dict[str, int],
+    ) -> None:
+        context = self._context
+        news = News()
+        changing = [work for work in works if work.changed]
+        for work in works:
+            if not work.changed:
+                acks.update(zip(work.places, work.acks, strict=True))
+                journal.extra += work.answers
+        changes = [await self._change(work, voice.now_us, news) for work in changing]
+        written = await context.writer.write(changes, now_us=voice.now_us, journal=journal)
+        for work, revision, reads in zip(changing, written.revisions, written.reads, strict=True):
+            if not revision:
+                context.drop((work.id,))
+                continue
+            acks.update(zip(work.places, work.acks, strict=True))
+            news.changed.append(work.id)
+            if work.row.state.is_final:
+                context.drop((work.id,))
+                if not work.stored.state.is_final:
+                    ended[work.row.kind] = ended.get(work.row.kind, 0) + 1
+                    news.add_watchers(context.keys, work.id, reads[0].items)
+            else:
+                context.remember(work.id, revision, work.row)
+        await context.hints.send(news, written)
+
+    async def _change(self, work: _Work, now_us: int, news: News) -> Change:
+        context, keys, id, stored = self._context, self._context.keys, work.id, work.stored
+        ops: list[Op] = []
+        plan = Plan(ops, [], [])
+        if work.logs:
+            work.row = await self._logs.append(id, work.row, work.logs, ops)
+        row = work.row
+        payload = 0
+        if work.progress is not None:
+            ops.append(Put(keys.progress + id, work.progress))
+            payload += len(work.progress)
+        if work.out is not None:
+            ops.append(Put(keys.out + id, encode(work.out)))
+            payload += len(work.out.result or b"") + len(work.out.error or b"")
+        elif stored.has_out and not row.has_out:
+            ops.append(Delete(keys.out + id))
+        if row.state is not stored.state:
+            ops.append(Delete(keys.owned(stored.owner) + id))
+            context.leave(id, stored, plan)
+            if row.state.is_final:
+                context.end(id, row, plan)
+            elif context.enter(id, row, now_us, plan):
+                news.add_ready(row.kind)
+            else:
+                news.delayed.append((row.due_us, row.kind))
+        elif stored.releasing and not row.releasing:
+            ops.append(Delete(keys.owned(stored.owner) + id))
+            context.free(id, row, plan)
+        ops.append(Put(keys.state + id, encode(row)))
+        return Change(
+            [Compare(keys.state + id, mod=work.revision)],
+            ops,
+            tuple(plan.shifts),
+            tuple(plan.adds),
+            plan.reads,
+            work.answers,
+            payload + sum(len(line.message) for line in work.logs) + _SMALL,
+        )
+
+
+class _Voice:
+    """Whose outcomes they are, and what their word is worth."""
+
+    def __init__(self, context: Context, incarnation: str, node: str, request: str) -> None:
+        self._context = context
+        self._incarnation = incarnation
+        self._node = node
+        self._request = request
+        self.now_us = 0
+
+    def judge(self, work: _Work, outcomes: Sequence[Outcome]) -> _Work:
+        """Apply the outcomes of one instance, one after the other."""
+        known = work.stored.request == self._request
+        for place in work.places:
+            outcome = outcomes[place]
+            if known and work.stored.fence == outcome.fence:
+                work.acks.append(Ack.CANCELLED if work.stored.cancel else Ack.DONE)
+            else:
+                work.acks.append(self._apply(work, outcome))
+        return work
+
+    def _apply(self, work: _Work, outcome: Outcome) -> Ack:
+        row = work.row
+        if row.owner != self._incarnation or row.fence != outcome.fence:
+            return Ack.LOST
+        if row.state is State.PROCESSING:
+            if outcome.action is Action.REPORT or outcome.action is Action.RELEASE:
+                self._report(work, outcome)
+            else:
+                self._end(work, outcome)
+            return Ack.DONE
+        if row.releasing:
+            if outcome.action is not Action.REPORT:
+                work.row = msgspec.structs.replace(row, releasing=False, owner="", request=self._request)
+            return Ack.CANCELLED
+        if row.state.is_final and _is_only_logs(outcome):
+            work.logs += outcome.logs
+            work.row = msgspec.structs.replace(row, request=self._request)
+            return Ack.DONE
+        return Ack.LOST
+
+    def _report(self, work: _Work, outcome: Outcome) -> None:
+        row = work.row
+        if not (outcome.logs or outcome.progress is not None or outcome.started > row.started):
+            return
+        work.logs += outcome.logs
+        work.progress = work.progress if outcome.progress is None else outcome.progress
+        work.row = msgspec.structs.replace(
+            row,
+            started=row.started or outcome.started,
+            has_progress=row.has_progress or outcome.progress is not None,
+            request=self._request,
+        )
+
+    def _end(self, work: _Work, outcome: Outcome) -> None:
+        row, action = work.row, outcome.action
+        work.logs += outcome.logs
+        work.progress = work.progress if outcome.progress is None else outcome.progress
+        state = FINAL_STATE.get(action, State.SCHEDULED)
+        has_out, attempts, due_us, owner, expires_us = row.has_out, row.attempts, row.due_us, "", 0
+        if state is not State.SCHEDULED:
+            owner = row.owner
+            expires_us = self._context.expires_us(row, self.now_us)
+            has_out = outcome.result is not None or outcome.error is not None
+            work.out = Out(outcome.result, outcome.error) if has_out else None
+        else:
+            if action is not Action.RETRY:
+                attempts -= 1
+            if action is not Action.HAND_BACK:
+                due_us = self.now_us + max(0, outcome.delay_us)
+                if outcome.error is not None:
+                    has_out = True
+                    work.out = Out(None, outcome.error)
+        work.row = msgspec.structs.replace(
+            row,
+            state=state,
+            attempts=attempts,
+            due_us=due_us,
+            owner=owner,
+            started=False,
+            has_out=has_out,
+            has_progress=row.has_progress or outcome.progress is not None,
+            expires_us=expires_us,
+            request=self._request,
+            history=extended(row, state, self.now_us, self._node, outcome.note),
+        )
+
+
+def _is_only_logs(outcome: Outcome) -> bool:
+    """Whether an outcome carries log lines and nothing else."""
+    return (
+        outcome.action is Action.REPORT
+        and bool(outcome.logs)
+        and outcome.result is None
+        and outcome.error is None
+        and outcome.progress is None
+        and not outcome.started
+    )

@@ -1,0 +1,135 @@
+"""Instances per kind and state, kept and never counted.
+
+One counter per kind would be the one key that every writer of a cluster fights over. So each kind has LANES
+counters, and a writer uses one lane at a time: it knows what it wrote there last, and compares that. Only two
+writers that meet in a lane have a conflict, after which one of them moves to another lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from peerjob.clock import Clock
+from peerjob.state import State
+
+from .base import Compare, Found, KeyValue, Put, Range
+from .keys import Keys, prefix_end
+from .rows import decode_counts, encode
+
+LANES = 16
+SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, ASIDE = range(8)
+SLOTS = 8
+SLOT: dict[State, int] = {
+    State.SCHEDULED: SCHEDULED,
+    State.PROCESSING: PROCESSING,
+    State.CANCELLED: CANCELLED,
+    State.TIMED_OUT: TIMED_OUT,
+    State.COMPLETED: COMPLETED,
+    State.TERMINATED: TERMINATED,
+}
+FINAL_SLOTS = (CANCELLED, TIMED_OUT, COMPLETED, TERMINATED)
+
+Shift = tuple[str, int, int]
+"""Kind, slot, and what is added there."""
+
+
+class Counts:
+    """The counters, as one store writes them."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._clock = clock
+        self._free = list(range(LANES))
+        clock.random.shuffle(self._free)
+        self._known: dict[tuple[int, str], tuple[int, list[int]]] = {}
+
+    def lane(self) -> Lane:
+        """A lane for one request; to be given back."""
+        number = self._free.pop() if self._free else self._clock.random.randrange(LANES)
+        return Lane(number, self._known, self._keys)
+
+    def give_back(self, lane: Lane, *, crowded: bool = False) -> None:
+        """Free a lane; a crowded one is used last."""
+        if lane.number not in self._free:
+            if crowded:
+                self._free.insert(0, lane.number)
+            else:
+                self._free.append(lane.number)
+
+    async def load(self, lane: Lane, kinds: Iterable[str]) -> None:
+        """Learn what a lane holds for kinds that this store has not written there."""
+        missing = [kind for kind in kinds if (lane.number, kind) not in self._known]
+        if not missing:
+            return
+        if len(self._known) > 50_000:
+            self._known.clear()
+        for kind, entry in zip(
+            missing, await self._kv.get([lane.key(kind) for kind in missing]), strict=True
+        ):
+            values = [0] * SLOTS if entry is None else decode_counts(entry.value)
+            self._known[lane.number, kind] = (0 if entry is None else entry.mod, values)
+
+    def of(self, kind: str) -> Range:
+        """The read of all counters of one kind."""
+        prefix = f"{self._keys.count}{self._keys.kind(kind)}/"
+        return Range(prefix, prefix_end(prefix))
+
+    def every(self) -> Range:
+        """The read of all counters."""
+        return Range(self._keys.count, prefix_end(self._keys.count))
+
+
+class Lane:
+    """One lane, in the hands of one request."""
+
+    def __init__(
+        self, number: int, known: dict[tuple[int, str], tuple[int, list[int]]], keys: Keys
+    ) -> None:
+        self.number = number
+        self._known = known
+        self._keys = keys
+        self._planned: list[tuple[str, list[int]]] = []
+
+    def key(self, kind: str) -> str:
+        """The counter of a kind in this lane."""
+        return f"{self._keys.count}{self._keys.kind(kind)}/{self.number:x}"
+
+    def plan(self, shifts: Mapping[str, list[int]]) -> tuple[list[Compare], list[Put]]:
+        """What a request must compare and write to count these shifts; the kinds are loaded."""
+        compares: list[Compare] = []
+        puts: list[Put] = []
+        self._planned = []
+        for kind, added in shifts.items():
+            mod, values = self._known[self.number, kind]
+            values = [value + more for value, more in zip(values, added, strict=True)]
+            key = self.key(kind)
+            compares.append(Compare(key, mod=mod))
+            puts.append(Put(key, encode(values)))
+            self._planned.append((kind, values))
+        return compares, puts
+
+    def written(self, revision: int) -> None:
+        """What was planned is stored."""
+        for kind, values in self._planned:
+            self._known[self.number, kind] = (revision, values)
+
+    def refused(self) -> None:
+        """What was planned is not stored, or nobody can tell."""
+        for kind, _ in self._planned:
+            self._known.pop((self.number, kind), None)
+
+
+def kind_of(keys: Keys, counter: str) -> str:
+    """The escaped kind that a counter belongs to."""
+    return counter[len(keys.count) : counter.rindex("/")]
+
+
+def totals(keys: Keys, found: Found) -> dict[str, list[int]]:
+    """Sums over the lanes, by escaped kind."""
+    sums: dict[str, list[int]] = {}
+    for key, entry in found.items:
+        kind, values = kind_of(keys, key), decode_counts(entry.value)
+        known = sums.get(kind)
+        sums[kind] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+    return sums

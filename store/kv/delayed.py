@@ -1,0 +1,93 @@
+"""Delayed instances: moving those that fell due, and knowing when the next one does.
+
+Moving touches index entries only, never a record, so any store may do it, at any time, for any instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .base import Compare, Delete, Found, Put, Range
+from .context import Context
+from .counts import DELAYED
+from .keys import LATEST_US, prefix_end, time_text
+from .queues import AFTER_ALL, Head
+from .rows import decode_delayed
+from .writer import Change, Written
+
+MOST_MOVED = 1000
+
+
+class DelayedQueue:
+    """The sixteen queues of delayed instances, as one."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._prefix = f"{context.keys.root}head/due/"
+
+    def heads(self) -> Range:
+        """The read of the queues' heads."""
+        return Range(self._prefix, prefix_end(self._prefix))
+
+    async def move(self, found: Found, now_us: int) -> tuple[dict[str, int], Written | None]:
+        """Let what fell due into the ready queues, earliest first; kind → how many."""
+        context, keys = self._context, self._context.keys
+        until = time_text(now_us + 1)
+        begun = [head for head in context.queues.heads(found) if head.start < until]
+        if not begun:
+            return {}, None
+        scans = [context.queues.scan(head, now_us=now_us, until=until) for head in begun]
+        while going := [scan for scan in scans if not scan.done and len(scan.places) < MOST_MOVED]:
+            await context.queues.read(going, MOST_MOVED)
+        due = [
+            (place, scan.head.queue, entry)
+            for scan in scans
+            for place, entry in zip(scan.places, scan.entries, strict=True)
+        ]
+        due.sort(key=lambda one: one[0])
+        changes: list[Change] = []
+        kinds: list[str] = []
+        for place, queue, entry in due[:MOST_MOVED]:
+            delayed = decode_delayed(entry.value)
+            ready = keys.ready(delayed.kind, delayed.priority, suspect=delayed.suspect)
+            changes.append(
+                Change(
+                    [Compare(queue + place, mod=entry.mod)],
+                    [Delete(queue + place), Put(ready + place, b"")],
+                    ((delayed.kind, DELAYED, -1),),
+                    ((ready, place),),
+                )
+            )
+            kinds.append(delayed.kind)
+        written = await context.writer.write(changes, now_us=now_us)
+        moved: dict[str, int] = {}
+        for kind, revision in zip(kinds, written.revisions, strict=True):
+            if revision:
+                moved[kind] = moved.get(kind, 0) + 1
+        if len(due) <= MOST_MOVED:
+            await context.queues.move_on(context.queues.advance(head, until) for head in begun)
+        return moved, written
+
+    async def next_due(self, heads: Sequence[Head]) -> int | None:
+        """When the earliest one falls due; lets each queue begin there."""
+        queues, best = self._context.queues, AFTER_ALL
+        scans = [queues.scan(head, now_us=LATEST_US) for head in heads]
+        while going := [scan for scan in scans if not (scan.done or scan.places) and scan.at < best]:
+            await queues.read(going, 1)
+            best = min([best, *(scan.places[0] for scan in going if scan.places)])
+        await queues.move_on(queues.advance(scan.head, scan.places[0]) for scan in scans if scan.places)
+        return None if best == AFTER_ALL else int(best[:18])
+
+    def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
+        """Reads that find nothing as long as no delayed instance falls due before that time."""
+        stop = None if next_due_us is None else time_text(next_due_us)
+        return [
+            Range(
+                head.queue + head.start,
+                prefix_end(head.queue) if stop is None else head.queue + stop,
+                limit=1,
+                keys_only=True,
+            )
+            for head in heads
+            if stop is None or head.start < stop
+        ]

@@ -1,0 +1,130 @@
+"""Created → Scheduled: how instances come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.errors import StoreFullError, StoreUnavailableError
+from peerjob.record import MAX_BATCH, Enqueued, NewInstance, Transition
+from peerjob.state import State
+
+from .base import Compare, Put
+from .context import Context, Plan
+from .hints import News
+from .rows import Row, encode
+from .writer import ROUNDS, Change
+
+
+class Enqueue:
+    """The verb `enqueue`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        context = self._context
+        check_batch(len(instances))
+        if context.kv.full:
+            raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
+        answers: dict[int, Enqueued] = {}
+        pending = dict(enumerate(instances))
+        taken: dict[str, int] = {}
+        for attempt in range(ROUNDS):
+            await self._round(pending, answers, taken, node, looked=attempt > 0)
+            if not pending:
+                return [answers[place] for place in range(len(instances))]
+            taken = await self._settle(pending, answers)
+        raise StoreUnavailableError(context.url, "too many writers at once")
+
+    async def _round(
+        self,
+        pending: dict[int, NewInstance],
+        answers: dict[int, Enqueued],
+        taken: dict[str, int],
+        node: str,
+        *,
+        looked: bool,
+    ) -> None:
+        """Try to add all that are pending, but of each id and each key only the first."""
+        context, keys = self._context, self._context.keys
+        now_us = context.clock.time_us()
+        news = News()
+        changes: list[Change] = []
+        places: list[int] = []
+        seen: set[str] = set()
+        for place, new in pending.items():
+            unique = None if new.key is None else keys.unique(new.kind, new.key)
+            state = keys.state + new.id
+            if state in seen or (unique is not None and unique in seen):
+                continue
+            compares = [Compare(state)]
+            seen.add(state)
+            if unique is not None:
+                seen.add(unique)
+                compares.append(Compare(unique, mod=taken.get(unique, 0)))
+            due_us = now_us if new.due_us is None else new.due_us
+            if new.delay_us is not None:
+                due_us = now_us + new.delay_us
+            row = Row(
+                new.kind,
+                State.SCHEDULED,
+                new.priority,
+                due_us,
+                (Transition(State.CREATED, now_us, node), Transition(State.SCHEDULED, now_us, node)),
+                key=new.key,
+                tags=new.tags,
+                retention_us=new.retention_us,
+                max_crashes=new.max_crashes,
+            )
+            plan = Plan([Put(state, encode(row)), Put(keys.args + new.id, new.spec)], [], [])
+            if context.enter(new.id, row, now_us, plan):
+                news.add_ready(new.kind)
+            else:
+                news.delayed.append((due_us, new.kind))
+            if unique is not None:
+                plan.ops.append(Put(unique, new.id.encode()))
+            plan.ops.extend(Put(keys.tag(tag) + new.id, b"") for tag in dict.fromkeys(new.tags))
+            news.changed.append(new.id)
+            changes.append(
+                Change(compares, plan.ops, tuple(plan.shifts), tuple(plan.adds), size=len(new.spec) + 400)
+            )
+            places.append(place)
+        written = await context.writer.write(changes, now_us=now_us)
+        for place, revision in zip(places, written.revisions, strict=True):
+            if revision:
+                answers[place] = Enqueued(pending.pop(place).id, True)
+        await context.hints.send(news, written)
+
+    async def _settle(
+        self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]
+    ) -> dict[str, int]:
+        """Answer those that were added before, or whose key is taken; keys without an owner may be taken over."""
+        context, keys = self._context, self._context.keys
+        order = list(pending.items())
+        uniques = [keys.unique(new.kind, new.key) if new.key is not None else "" for _, new in order]
+        found = await context.kv.get([*(keys.state + new.id for _, new in order), *uniques])
+        states, owners = found[: len(order)], found[len(order) :]
+        owner_ids = [entry.value.decode() for entry in owners if entry is not None]
+        present = dict(
+            zip(owner_ids, await context.kv.get([keys.state + id for id in owner_ids]), strict=True)
+        )
+        taken: dict[str, int] = {}
+        for (place, new), state, unique, owner in zip(order, states, uniques, owners, strict=True):
+            if state is not None:
+                answers[place] = Enqueued(new.id, True)
+            elif owner is not None:
+                owner_id = owner.value.decode()
+                if present[owner_id] is None:
+                    taken[unique] = owner.mod
+                    continue
+                answers[place] = Enqueued(owner_id, False)
+            else:
+                continue
+            del pending[place]
+        return taken
+
+
+def check_batch(size: int) -> None:
+    """Refuse a batch that is too large."""
+    if size > MAX_BATCH:
+        raise ValueError(f"a call holds at most {MAX_BATCH} instances, got {size}")

@@ -1,0 +1,182 @@
+"""Who is told what: waking idle nodes, and hints that wait for an incarnation to fetch them.
+
+A hint is a key below the incarnation's own prefix, so that two of a kind are one, and one that nobody fetches goes
+with its lease. An idle node is woken by whoever takes its registration away, so that each one is woken once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from peerjob.clock import Clock
+from peerjob.record import Hint
+
+from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range, Step, Watch
+from .keys import Keys, prefix_end
+from .rows import decode_idle
+from .writer import ROUNDS, Writer, Written
+
+_MOST_OPS = 100
+_MOST_FETCHED = 1000
+
+
+class News(msgspec.Struct):
+    """What a verb has to tell, gathered while it works."""
+
+    ready: dict[str, int] = {}
+    """Kind → instances that can be claimed now."""
+    delayed: list[tuple[int, str]] = []
+    """Due time and kind of new delayed instances."""
+    any_of: tuple[str, ...] = ()
+    """Kinds of due work that a full claim left; wakes one node."""
+    changed: list[str] = []
+    watchers: list[tuple[str, str]] = []
+    """Incarnation and the instance whose end it waits for."""
+    cancelled: set[str] = set()
+    """Owners of running instances that were cancelled."""
+    but: str = ""
+    """An incarnation that need not be woken."""
+
+    def add_ready(self, kind: str, count: int = 1) -> None:
+        """Some more instances of a kind are due."""
+        self.ready[kind] = self.ready.get(kind, 0) + count
+
+    def add_watchers(self, keys: Keys, id: str, watching: Iterable[tuple[str, Entry]]) -> None:
+        """These registrations are answered: the instance is final."""
+        cut = len(keys.watch(id))
+        self.watchers.extend((key[cut:], id) for key, _ in watching)
+
+
+class Hints:
+    """Sends and fetches hints."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._clock = clock
+        self._writer = writer
+        self._watches: dict[str, Watch] = {}
+        self._idle_kinds: dict[bytes, tuple[int | None, frozenset[str]]] = {}
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    async def send(self, news: News, written: Written) -> None:
+        """Tell everybody whom it concerns, as of what was written."""
+        wakes = bool(written.idle and (news.ready or news.delayed or news.any_of))
+        listeners = [key[len(self._keys.changes) :] for key, _ in written.listeners] if news.changed else []
+        if not (wakes or listeners or news.watchers or news.cancelled):
+            return
+        lease = await self._writer.passing(self._clock.time_us())
+        whats = {self._keys.hint(owner) + "cancel/" for owner in news.cancelled}
+        whats.update(f"{self._keys.hint(watcher)}final/{id}" for watcher, id in news.watchers)
+        whats.update(f"{self._keys.hint(to)}change/{id}" for to in listeners for id in news.changed)
+        ops: list[Op] = [Put(key, b"", lease) for key in sorted(whats)]
+        ops.extend(Delete(self._keys.watch(id) + watcher) for watcher, id in news.watchers)
+        for at in range(0, len(ops), _MOST_OPS):
+            await self._kv.txn([Step([], ops[at : at + _MOST_OPS])])
+        if wakes:
+            await self._wake(news, written.idle, lease)
+
+    async def _wake(self, news: News, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
+        ready, any_of = dict(news.ready), news.any_of
+        delayed = min(news.delayed, default=None)
+        for _ in range(ROUNDS):
+            waiting = [
+                (key, entry, *self._idle(entry))
+                for key, entry in sorted(idle, key=lambda item: item[1].mod)
+                if key[len(self._keys.idle) :] != news.but
+            ]
+            chosen: list[tuple[str, Entry, frozenset[str], str]] = []
+            for kind, count in ready.items():
+                able = [one for one in waiting if kind in one[3]][:count]
+                chosen.extend((key, entry, kinds, kind) for key, entry, _, kinds in able)
+                taken = {key for key, *_ in able}
+                waiting = [one for one in waiting if one[0] not in taken]
+            if any_of:
+                able = [one for one in waiting if not one[3].isdisjoint(any_of)][:1]
+                chosen.extend((key, entry, kinds, "") for key, entry, _, kinds in able)
+            if delayed is not None and not chosen:
+                due_us, kind = delayed
+                able = [one for one in waiting if kind in one[3]]
+                if all(one[2] is None or one[2] > due_us for one in able):
+                    chosen.extend((key, entry, kinds, "") for key, entry, _, kinds in able[:1])
+            if not chosen:
+                return
+            missed = await self._take_out(chosen, lease)
+            if not missed:
+                return
+            ready = {kind: missed.count(kind) for kind in missed if kind}
+            if "" not in missed:
+                any_of, delayed = (), None
+            (found,) = await self._kv.read([Range(self._keys.idle, prefix_end(self._keys.idle))])
+            idle = found.items
+
+    async def _take_out(self, chosen: Sequence[tuple[str, Entry, frozenset[str], str]], lease: int) -> list[str]:
+        """Wake these; the answer has the kind of each that somebody else took out first."""
+        steps = [
+            Step(
+                [Compare(key, mod=entry.mod)],
+                [Delete(key), Put(self._keys.hint(key[len(self._keys.idle) :]) + "work/", b"", lease)],
+            )
+            for key, entry, *_ in chosen
+        ]
+        missed: list[str] = []
+        for at in range(0, len(steps), _MOST_OPS // 2):
+            applied = await self._kv.txn(steps[at : at + _MOST_OPS // 2])
+            missed += [
+                kind
+                for (*_, kind), answer in zip(
+                    chosen[at : at + _MOST_OPS // 2], applied.steps, strict=True
+                )
+                if answer is None
+            ]
+        return missed
+
+    def _idle(self, entry: Entry) -> tuple[int | None, frozenset[str]]:
+        known = self._idle_kinds.get(entry.value)
+        if known is None:
+            if len(self._idle_kinds) > 1000:
+                self._idle_kinds.clear()
+            idle = decode_idle(entry.value)
+            known = self._idle_kinds[entry.value] = (idle.next_due_us, frozenset(idle.kinds))
+        return known
+
+    # -- fetching -------------------------------------------------------------------------------------------------
+
+    async def fetch(self, incarnation: str, timeout: float) -> list[Hint]:
+        """Wait for hints, and take those that are there."""
+        prefix = self._keys.hint(incarnation)
+        watch = self._watches.get(incarnation)
+        if watch is None:
+            watch = self._watches[incarnation] = self._kv.watch(prefix)
+            found: list[str] | None = await self._waiting(prefix)
+        else:
+            found = await watch.changed(0)
+        if found == []:
+            found = await watch.changed(timeout)
+        if found is None:
+            found = await self._waiting(prefix)
+        if not found:
+            return []
+        for at in range(0, len(found), _MOST_OPS):
+            await self._kv.txn([Step([], [Delete(key) for key in found[at : at + _MOST_OPS]])])
+        hints: list[Hint] = []
+        for key in found:
+            what, _, id = key[len(prefix) :].partition("/")
+            hints.append(Hint(what, id))
+        return hints
+
+    async def _waiting(self, prefix: str) -> list[str]:
+        (found,) = await self._kv.read(
+            [Range(prefix, prefix_end(prefix), limit=_MOST_FETCHED, keys_only=True)]
+        )
+        return [key for key, _ in found.items]
+
+    def close(self, incarnation: str | None = None) -> None:
+        """Stop listening for one incarnation, or for all."""
+        for one in [incarnation] if incarnation is not None else list(self._watches):
+            watch = self._watches.pop(one, None)
+            if watch is not None:
+                watch.close()

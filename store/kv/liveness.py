@@ -1,0 +1,148 @@
+"""Incarnations: they join, renew and leave; their claims outlive their lease until somebody takes them back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerjob.clock import Clock
+from peerjob.record import Held, NodeInfo, NodeView, Renewed, digest
+
+from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
+from .context import Context
+from .keys import Keys, prefix_end
+from .rows import Live, NodeRow, Row, decode_live, decode_node, decode_owned, encode
+from .writer import ROUNDS, Change
+
+
+class KVLiveness:
+    """Renews one lease, over a connection of its own."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._clock = clock
+
+    async def open(self) -> None:
+        await self._kv.open()
+
+    async def close(self) -> None:
+        await self._kv.close()
+
+    async def renew(
+        self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int
+    ) -> Renewed:
+        keys, now_us = self._keys, self._clock.time_us()
+        if not await extend(self._kv, keys, incarnation, ttl_us, running):
+            return Renewed(dead=True, now_us=now_us)
+        prefix = keys.owned(incarnation)
+        (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
+        claims = [(key[len(prefix) :], decode_owned(entry.value)) for key, entry in found.items]
+        fences = [owned.fence for _, owned in claims]
+        same = len(fences) == count and digest(fences) == fences_digest
+        return Renewed(
+            now_us=now_us,
+            held=None if same else tuple(Held(id, owned.fence) for id, owned in claims),
+            cancelled=tuple(id for id, owned in claims if owned.releasing),
+        )
+
+
+async def extend(
+    kv: KeyValue, keys: Keys, incarnation: str, ttl_us: int, running: int | None = None
+) -> bool:
+    """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
+    for _ in range(ROUNDS):
+        node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
+        if node is None or decode_node(node.value).ended:
+            return False
+        old = None if live is None else decode_live(live.value)
+        lease = 0
+        if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
+            lease = old.lease
+            if running is None or running == old.running:
+                return True
+        load = running if running is not None else 0 if old is None else old.running
+        fresh = lease or await kv.grant(ttl_us)
+        alive = Compare(keys.node + incarnation, mod=node.mod)
+        put = Put(keys.live + incarnation, encode(Live(fresh, ttl_us, load)), fresh)
+        applied = await kv.txn([Step([alive], [put])])
+        if applied.steps[0] is not None:
+            if old is not None and old.lease != fresh:
+                await kv.revoke(old.lease)
+            return True
+        if not lease:
+            await kv.revoke(fresh)
+    return False
+
+
+class Membership:
+    """The verbs `join` and `nodes`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
+        context, keys = self._context, self._context.keys
+        key = keys.node + node.incarnation
+        for _ in range(ROUNDS):
+            (entry,) = await context.kv.get([key])
+            if entry is not None and decode_node(entry.value).ended:
+                return context.clock.time_us()
+            same = Compare(key, mod=0 if entry is None else entry.mod)
+            applied = await context.kv.txn([Step([same], [Put(key, encode(NodeRow(node)))])])
+            if applied.steps[0] is not None:
+                break
+        context.learn_name(node.incarnation, node.name)
+        await extend(context.kv, keys, node.incarnation, ttl_us)
+        if previous is not None and previous != node.incarnation:
+            await self._forgive(previous)
+        return context.clock.time_us()
+
+    async def _forgive(self, previous: str) -> None:
+        """Turn crashes that were charged to an incarnation that did not crash into losses."""
+        context, keys = self._context, self._context.keys
+        prefix = keys.charged(previous)
+        for _ in range(ROUNDS):
+            (found,) = await context.kv.read([Range(prefix, prefix_end(prefix), limit=500)])
+            if not found.items:
+                return
+            charged = {key[len(prefix) :]: (key, entry.mod) for key, entry in found.items}
+            rows = await context.rows(list(charged))
+            changes = [
+                _forgiven(keys.state + id, rows.get(id), *of_charge) for id, of_charge in charged.items()
+            ]
+            await context.writer.write(changes, now_us=context.clock.time_us())
+            context.drop(charged)
+
+    async def nodes(self) -> list[NodeView]:
+        context, keys = self._context, self._context.keys
+        nodes, lives = await context.kv.read(
+            [Range(keys.node, prefix_end(keys.node)), Range(keys.live, prefix_end(keys.live))]
+        )
+        alive = {key[len(keys.live) :]: decode_live(entry.value) for key, entry in lives.items}
+        left = await context.kv.remaining([live.lease for live in alive.values()])
+        now_us = context.clock.time_us()
+        ends = {inc: now_us + left_us for inc, left_us in zip(alive, left, strict=True)}
+        views: list[NodeView] = []
+        for key, entry in nodes.items:
+            incarnation, row = key[len(keys.node) :], decode_node(entry.value)
+            live = alive.get(incarnation)
+            if live is not None and not row.ended:
+                views.append(
+                    NodeView(
+                        info=row.info,
+                        running=live.running,
+                        renewed_us=ends[incarnation] - live.ttl_us,
+                        expires_us=ends[incarnation],
+                    )
+                )
+        return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
+
+
+def _forgiven(state_key: str, stored: tuple[int, Row] | None, key: str, mod: int) -> Change:
+    compares = [Compare(key, mod=mod)]
+    ops: list[Op] = [Delete(key)]
+    if stored is None or stored[1].crashes == 0:
+        return Change(compares, ops)
+    revision, row = stored
+    forgiven = msgspec.structs.replace(row, crashes=row.crashes - 1, losses=row.losses + 1)
+    return Change([*compares, Compare(state_key, mod=revision)], [*ops, Put(state_key, encode(forgiven))])

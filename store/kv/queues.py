@@ -1,0 +1,207 @@
+"""Queues in key order, and how to read their beginning without paying for the rest.
+
+etcd counts every key in a range, and every key deleted there since it was compacted, whatever the limit. So no queue
+is read as a whole. Each has a *head*, a key whose value is a lower bound of the places in it: whoever adds an entry
+compares the head with its place and lowers it if it must, and whoever found the beginning empty moves it on,
+comparing that the stretch is still empty. A read starts at the head and goes on in windows, which are as wide as
+the last ones had to be. A place is `<time>/<id>`, or `<id>` in an index; a window is counted in numbers that sort
+as places do, so that a thousand entries of one microsecond are still told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from .base import Compare, Delete, Entry, Found, KeyValue, Put, Range, Step
+from .keys import Keys, prefix_end
+
+AFTER_ALL = "~"
+"""Sorts after every place."""
+_ID_BITS = 64
+_FIRST_WIDTH_US = 10_000
+_ATTEMPTS = 8
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A queue and where it begins, as read."""
+
+    queue: str
+    start: str
+    mod: int
+
+
+class Queues:
+    """What one store knows of the queues: lower bounds of their heads, and the width of their windows."""
+
+    def __init__(self, kv: KeyValue, keys: Keys) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._known: dict[str, str] = {}
+        self._widths: dict[str, int] = {}
+
+    # -- adding ---------------------------------------------------------------------------------------------------
+
+    def guard(self, queue: str, place: str) -> Compare:
+        """The condition under which entries from a place on may be added."""
+        return Compare(self._keys.head(queue), below=place)
+
+    def forget(self, queues: Iterable[str]) -> None:
+        """Read these heads again before the next entry, since a guard did not hold."""
+        for queue in queues:
+            self._known.pop(queue, None)
+
+    async def lower(self, places: Mapping[str, str]) -> None:
+        """Make each of these queues begin before its place."""
+        for _ in range(_ATTEMPTS):
+            doubtful = [queue for queue, place in places.items() if not self._known.get(queue, place) < place]
+            if not doubtful:
+                return
+            entries = await self._kv.get([self._keys.head(queue) for queue in doubtful])
+            steps: list[Step] = []
+            lowered: list[tuple[str, str]] = []
+            for queue, entry in zip(doubtful, entries, strict=True):
+                place = places[queue]
+                if entry is not None and entry.value.decode() < place:
+                    self._known[queue] = entry.value.decode()
+                    continue
+                head = self._keys.head(queue)
+                start = place[:-1] if "/" in place else ""
+                guard = Compare(head, mod=0 if entry is None else entry.mod)
+                steps.append(Step([guard], [Put(head, start.encode())]))
+                lowered.append((queue, start))
+            for at in range(0, len(steps), 100):
+                applied = await self._kv.txn(steps[at : at + 100])
+                for (queue, start), answer in zip(lowered[at : at + 100], applied.steps, strict=True):
+                    if answer is not None:
+                        self._known[queue] = start
+        # whoever adds entries compares the heads, and comes back if they were moved once more
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def heads_in(self, prefix: str) -> Range:
+        """The read of all heads below a prefix."""
+        return Range(prefix, prefix_end(prefix))
+
+    def heads(self, found: Found) -> list[Head]:
+        """The heads that such a read found."""
+        heads: list[Head] = []
+        for key, entry in found.items:
+            queue, start = self._keys.queue_of(key), entry.value.decode()
+            self._note(queue, start)
+            heads.append(Head(queue, start, entry.mod))
+        return heads
+
+    def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL) -> Scan:
+        """Begin to read a queue."""
+        return Scan(head, until, now_us, self._widths)
+
+    async def read(self, scans: Sequence[Scan], limit: int) -> None:
+        """Read the next window of each of these."""
+        for scan, found in zip(
+            scans, await self._kv.read([scan.window(limit) for scan in scans]), strict=True
+        ):
+            scan.take(found, limit)
+
+    async def first(self, scan: Scan, limit: int) -> None:
+        """Go on until a scan has found `limit` entries, or there are no more."""
+        while len(scan.places) < limit and not scan.done:
+            await self.read([scan], limit - len(scan.places))
+
+    def advance(self, head: Head, place: str) -> Step | None:
+        """The step that lets a queue begin just before a place, if nothing was added before it meanwhile."""
+        start = place[:-1]
+        if not head.start < start:
+            return None
+        key = self._keys.head(head.queue)
+        empty = Compare(head.queue + head.start, end=head.queue + start)
+        return Step([Compare(key, mod=head.mod), empty], [Put(key, start.encode())])
+
+    def drop(self, head: Head) -> Step:
+        """The step that forgets an empty queue."""
+        key = self._keys.head(head.queue)
+        empty = Compare(head.queue + head.start, end=prefix_end(head.queue))
+        return Step([Compare(key, mod=head.mod), empty], [Delete(key)])
+
+    async def move_on(self, steps: Iterable[Step | None]) -> None:
+        """Apply such steps; what fails was overtaken, and costs a wider window later."""
+        wanted = [step for step in steps if step is not None]
+        if wanted:
+            await self._kv.txn(wanted)
+            self.forget(self._keys.queue_of(step.ops[0].key) for step in wanted)
+
+    def _note(self, queue: str, start: str) -> None:
+        if len(self._known) > 50_000:
+            self._known.clear()
+        self._known[queue] = start
+
+
+class Scan:
+    """A read of one queue from its head on, window by window."""
+
+    def __init__(self, head: Head, until: str, now_us: int, widths: dict[str, int]) -> None:
+        self.head = head
+        self.at = head.start
+        """Everything before this place has been read."""
+        self.done = not self.at < until
+        self.places: list[str] = []
+        self.entries: list[Entry] = []
+        self._until = until
+        self._timed = "/by/" not in head.queue
+        self._now = now_us << _ID_BITS if self._timed else now_us // 1000 << 16
+        self._widths = widths
+        first = _FIRST_WIDTH_US << _ID_BITS if self._timed else _FIRST_WIDTH_US // 1000 << 16
+        self._width = widths.get(head.queue, first)
+        self._end = ""
+
+    def window(self, limit: int) -> Range:
+        """The next piece to read."""
+        end = self._number(self.at) + self._width
+        self._end = self._until if end >= self._now else min(self._place(end), self._until)
+        if not self.at < self._end:
+            self._end = self._until
+        queue = self.head.queue
+        stop = prefix_end(queue) if self._end == AFTER_ALL else queue + self._end
+        return Range(queue + self.at, stop, limit)
+
+    def take(self, found: Found, limit: int) -> None:
+        """Add what a window held."""
+        cut = len(self.head.queue)
+        for key, entry in found.items:
+            self.places.append(key[cut:])
+            self.entries.append(entry)
+        if found.count > len(found.items):
+            self.at = self.places[-1] + "!"
+        else:
+            self.at = self._end
+            self.done = self._end == self._until
+        wanted = 2 * max(limit, 8)
+        if found.count == 0:
+            self._width *= 64
+        elif found.count * 2 < wanted:
+            self._width *= 4
+        elif found.count > 2 * wanted:
+            self._width = max(1, self._width * wanted // found.count)
+        if found.count:
+            if len(self._widths) > 50_000:
+                self._widths.clear()
+            self._widths[self.head.queue] = self._width
+
+    def _number(self, place: str) -> int:
+        if not self._timed:
+            return _id_number(place)
+        time, _, id = place.partition("/")
+        return int((time + "0" * 18)[:18]) << _ID_BITS | _id_number(id)
+
+    def _place(self, number: int) -> str:
+        digits = f"{number & (1 << _ID_BITS) - 1:016x}"
+        id = f"{digits[:8]}-{digits[8:12]}-{digits[12:]}"
+        return f"{number >> _ID_BITS:018d}/{id}" if self._timed else id
+
+
+def _id_number(id: str) -> int:
+    try:
+        return int((id[:18].replace("-", "") + "0" * 16)[:16], 16)
+    except ValueError:
+        return 0

@@ -1,0 +1,227 @@
+"""Looking: records, pages of them, and the numbers of the namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.ids import id_time_us
+from peerjob.query import Query
+from peerjob.record import Health, Page, Record
+from peerjob.state import State
+
+from .base import Delete, Entry, Put, Range, Step
+from .context import Context
+from .counts import ASIDE, DELAYED, SLOT, totals
+from .enqueue import check_batch
+from .keys import prefix_end
+from .rows import Out, decode_out, to_record
+
+_PAGE = 500
+"""Most records that a page reads when it must pick among them."""
+_MOST_RANGES = 100
+_WATCHED_AT_ONCE = 20
+
+
+class Reading:
+    """The verbs that change nothing."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def get(self, ids: Sequence[str]) -> list[Record | None]:
+        check_batch(len(ids))
+        return await self._records(ids)
+
+    async def _records(self, ids: Sequence[str]) -> list[Record | None]:
+        """Records in the order of their ids, each read as of one moment."""
+        context, keys = self._context, self._context.keys
+        records: list[Record | None] = []
+        for at in range(0, len(ids), _MOST_RANGES):
+            part = ids[at : at + _MOST_RANGES]
+            entries = await context.kv.get(
+                [key + id for id in part for key in (keys.state, keys.args, keys.out, keys.progress)]
+            )
+            records += [
+                await self._record(id, *entries[4 * n : 4 * n + 4]) for n, id in enumerate(part)
+            ]
+        return records
+
+    async def _record(
+        self, id: str, state: Entry | None, args: Entry | None, out: Entry | None, progress: Entry | None
+    ) -> Record | None:
+        if state is None or args is None:
+            return None
+        row = await self._context.decoded(id, state)
+        if row is None:
+            return None
+        return to_record(
+            id,
+            row,
+            args.value,
+            Out() if out is None else decode_out(out.value),
+            None if progress is None else progress.value,
+        )
+
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
+        """Register and read in one step; what is final or unknown needs no registration."""
+        context, keys = self._context, self._context.keys
+        check_batch(len(ids))
+        unique = list(dict.fromkeys(ids))
+        records: dict[str, Record | None] = {}
+        for at in range(0, len(unique), _WATCHED_AT_ONCE):
+            part = unique[at : at + _WATCHED_AT_ONCE]
+            steps = [
+                Step(
+                    [],
+                    [Put(keys.watch(id) + incarnation, b"")],
+                    [Range(key + id) for key in (keys.state, keys.args, keys.out, keys.progress)],
+                )
+                for id in part
+            ]
+            applied = await context.kv.txn(steps)
+            for id, answers in zip(part, applied.steps, strict=True):
+                entries = [found.items[0][1] if found.items else None for found in answers or ()]
+                records[id] = await self._record(id, *entries)
+            settled = [id for id in part if (one := records[id]) is None or one.state.is_final]
+            if settled:
+                await context.kv.txn([Step([], [Delete(keys.watch(id) + incarnation) for id in settled])])
+        return [records[id] for id in ids]
+
+    async def watch_changes(self, incarnation: str, ttl: float) -> None:
+        context = self._context
+        lease = await context.kv.grant(round(ttl * 1_000_000))
+        await context.kv.txn([Step([], [Put(context.keys.changes + incarnation, b"", lease)])])
+
+    # -- pages ----------------------------------------------------------------------------------------------------
+
+    async def lookup(self, query: Query) -> Page:
+        if query.id is not None:
+            records = await self._records([query.id]) if query.cursor is None else []
+            return Page(tuple(one for one in records if one is not None and _matches(one, query)), None)
+        if query.tag is None:
+            ids, more = await self.ids(
+                query.kind,
+                query.states,
+                (query.after_us, query.before_us),
+                cursor=query.cursor,
+                limit=query.limit,
+                reverse=query.order == "desc",
+            )
+        else:
+            ids, more = await self._tagged(query)
+        found: list[Record] = []
+        last = ""
+        for at in range(0, len(ids), _MOST_RANGES):
+            part = ids[at : at + _MOST_RANGES]
+            for id, one in zip(part, await self._records(part), strict=True):
+                if len(found) == query.limit:
+                    return Page(tuple(found), last)
+                last = id
+                if one is not None and _matches(one, query):
+                    found.append(one)
+        return Page(tuple(found), last if more else None)
+
+    async def ids(
+        self,
+        kind: str | None,
+        states: State,
+        bounds_us: tuple[int | None, int | None],
+        *,
+        cursor: str | None,
+        limit: int,
+        reverse: bool = False,
+    ) -> tuple[list[str], bool]:
+        """Ids of instances of a kind and states in order, and whether there are more."""
+        indexes = await self._indexes(kind, states)
+        ids: list[str] = []
+        more = False
+        for at in range(0, len(indexes), _MOST_RANGES):
+            ranges = [
+                _part(index, bounds_us, cursor, limit, reverse=reverse)
+                for index in indexes[at : at + _MOST_RANGES]
+            ]
+            for index, found in zip(
+                indexes[at : at + _MOST_RANGES], await self._context.kv.read(ranges), strict=True
+            ):
+                ids.extend(key[len(index) :] for key, _ in found.items)
+                more = more or found.count > len(found.items)
+        ids = sorted(set(ids), reverse=reverse)
+        return ids[:limit], more or len(ids) > limit
+
+    async def _indexes(self, kind: str | None, states: State) -> list[str]:
+        """The indexes of a kind and states in which something is."""
+        context, keys = self._context, self._context.keys
+        wanted = [(state, slot) for state, slot in SLOT.items() if state & states]
+        if kind is not None:
+            return [keys.by(kind, state) for state, _ in wanted]
+        (found,) = await context.kv.read([context.counts.every()])
+        return [
+            keys.by(keys.unescaped(part), state)
+            for part, values in totals(keys, found).items()
+            for state, slot in wanted
+            if values[slot] > 0
+        ]
+
+    async def _tagged(self, query: Query) -> tuple[list[str], bool]:
+        assert query.tag is not None
+        index = self._context.keys.tag(query.tag)
+        bounds_us = (query.after_us, query.before_us)
+        limit = max(query.limit, _PAGE)
+        (found,) = await self._context.kv.read(
+            [_part(index, bounds_us, query.cursor, limit, reverse=query.order == "desc")]
+        )
+        return [key[len(index) :] for key, _ in found.items], found.count > len(found.items)
+
+    # -- numbers --------------------------------------------------------------------------------------------------
+
+    async def health(self) -> Health:
+        context, keys = self._context, self._context.keys
+        counters, lives = await context.kv.read(
+            [context.counts.every(), Range(keys.live, prefix_end(keys.live), limit=1, keys_only=True)]
+        )
+        sums = totals(keys, counters)
+        counts = {
+            keys.unescaped(part): {state: values[slot] for state, slot in SLOT.items() if values[slot]}
+            for part, values in sums.items()
+        }
+        return Health(
+            counts={kind: of_kind for kind, of_kind in counts.items() if of_kind},
+            delayed=sum(values[DELAYED] for values in sums.values()),
+            nodes=lives.count,
+            undecodable=sum(values[ASIDE] for values in sums.values()),
+        )
+
+
+def id_at(time_us: int) -> str:
+    """The smallest id of an instance that was created at a time, which ids tell in milliseconds."""
+    digits = f"{min(max(0, -(-time_us // 1000)), 2**48 - 1):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def _part(
+    index: str,
+    bounds_us: tuple[int | None, int | None],
+    cursor: str | None,
+    limit: int,
+    *,
+    reverse: bool,
+) -> Range:
+    after_us, before_us = bounds_us
+    start = index + (id_at(after_us) if after_us is not None else "")
+    end = prefix_end(index) if before_us is None else index + id_at(before_us)
+    if cursor is not None and reverse:
+        end = min(end, index + cursor)
+    elif cursor is not None:
+        start = max(start, index + cursor + "!")
+    return Range(start, max(start, end), limit, keys_only=True, reverse=reverse)
+
+
+def _matches(record: Record, query: Query) -> bool:
+    created_us = id_time_us(record.id)
+    return (
+        (query.kind is None or record.kind == query.kind)
+        and bool(record.state & query.states)
+        and (query.tag is None or query.tag in record.tags)
+        and (query.after_us is None or created_us >= query.after_us)
+        and (query.before_us is None or created_us < query.before_us)
+    )

@@ -1,0 +1,206 @@
+"""Taking claims back: from a node that leaves in order, and from one that died."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from peerjob.record import Reaped
+from peerjob.state import State
+
+from .base import Compare, Delete, Entry, Op, Put, Range, Step
+from .context import Context, Plan
+from .hints import News
+from .keys import prefix_end
+from .retention import Retention
+from .rows import NodeRow, Owned, Row, decode_live, decode_node, decode_owned, encode, extended
+from .writer import ROUNDS, Change
+
+_LEAVE_STEP = 200
+
+
+class Recovery:
+    """The verbs `leave` and `reap`."""
+
+    def __init__(self, context: Context, retention: Retention) -> None:
+        self._context = context
+        self._retention = retention
+
+    async def leave(self, incarnation: str) -> int:
+        context, keys = self._context, self._context.keys
+        context.hints.close(incarnation)
+        (node, live) = await context.kv.get([keys.node + incarnation, keys.live + incarnation])
+        if node is None:
+            return 0
+        row = decode_node(node.value)
+        if not row.ended:
+            row = msgspec.structs.replace(row, ended="left")
+            if not await self._mark(incarnation, node, row, compare_live=False):
+                return await self.leave(incarnation)
+            if live is not None:
+                await context.kv.revoke(decode_live(live.value).lease)
+        count = 0
+        while True:
+            taken, more = await self._take_back(incarnation, row, _LEAVE_STEP, row.info.name)
+            count += len(taken)
+            if not more:
+                return count
+
+    async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
+        context, keys = self._context, self._context.keys
+        nodes, lives = await context.kv.read(
+            [
+                Range(keys.node, prefix_end(keys.node)),
+                Range(keys.live, prefix_end(keys.live), keys_only=True),
+            ]
+        )
+        alive = {key[len(keys.live) :] for key, _ in lives.items}
+        rows = {key[len(keys.node) :]: (entry, decode_node(entry.value)) for key, entry in nodes.items}
+        by = rows[reaper][1].info.name if reaper in rows else reaper
+        reaped: list[Reaped] = []
+        for incarnation, (entry, row) in rows.items():
+            if len(reaped) >= limit:
+                break
+            if not row.ended:
+                if incarnation in alive:
+                    continue
+                row = await self._dead(incarnation, row)
+                if not await self._mark(incarnation, entry, row, compare_live=True):
+                    continue
+            more = True
+            while more and len(reaped) < limit:
+                taken, more = await self._take_back(incarnation, row, limit - len(reaped), by)
+                reaped += taken
+        return reaped
+
+    async def _dead(self, incarnation: str, row: NodeRow) -> NodeRow:
+        """How a node is marked as dead: whether a suspect was running decides who is charged."""
+        context = self._context
+        prefix = context.keys.owned(incarnation)
+        (found,) = await context.kv.read([Range(prefix, prefix_end(prefix))])
+        suspects = [
+            key[len(prefix) :] for key, entry in found.items if decode_owned(entry.value).suspect
+        ]
+        rows = await context.rows(suspects)
+        ran = any(one.started and one.owner == incarnation for _, one in rows.values())
+        return msgspec.structs.replace(row, ended="dead", suspect_ran=ran)
+
+    async def _mark(self, incarnation: str, node: Entry, row: NodeRow, *, compare_live: bool) -> bool:
+        """Mark an incarnation as ended, in one step; False when it is not as it was read."""
+        keys = self._context.keys
+        compares = [Compare(keys.node + incarnation, mod=node.mod)]
+        if compare_live:
+            compares.append(Compare(keys.live + incarnation))
+        ops: list[Op] = [Put(keys.node + incarnation, encode(row)), Delete(keys.idle + incarnation)]
+        applied = await self._context.kv.txn([Step(compares, ops)])
+        return applied.steps[0] is not None
+
+    async def _take_back(
+        self, incarnation: str, node: NodeRow, limit: int, by: str
+    ) -> tuple[list[Reaped], bool]:
+        """Take back up to `limit` claims; whether there are more. Forgets the incarnation after the last."""
+        context, keys = self._context, self._context.keys
+        prefix = keys.owned(incarnation)
+        taken: list[Reaped] = []
+        for _ in range(ROUNDS):
+            (found,) = await context.kv.read([Range(prefix, prefix_end(prefix), limit=limit)])
+            if not found.items:
+                await self._forget(incarnation)
+                return taken, False
+            owned = {key[len(prefix) :]: decode_owned(entry.value) for key, entry in found.items}
+            taken += await self._back(incarnation, node, owned, by)
+            if taken:
+                break
+        return taken, True
+
+    async def _back(
+        self, incarnation: str, node: NodeRow, owned: Mapping[str, Owned], by: str
+    ) -> list[Reaped]:
+        context, keys = self._context, self._context.keys
+        now_us = context.clock.time_us()
+        rows = await context.rows(list(owned))
+        lease = await context.writer.passing(now_us)
+        news = News(but=incarnation)
+        changes: list[Change] = []
+        planned: list[tuple[str, Row, Row]] = []
+        stale: list[Op] = []
+        for id in owned:
+            revision, row = rows.get(id, (0, None))
+            if row is None or row.owner != incarnation or (row.state.is_final and not row.releasing):
+                stale.append(Delete(keys.owned(incarnation) + id))
+                continue
+            after = self._after(row, node, now_us, by)
+            ops: list[Op] = [Put(keys.state + id, encode(after)), Delete(keys.owned(incarnation) + id)]
+            plan = Plan(ops, [], [])
+            if row.releasing:
+                context.free(id, after, plan)
+            else:
+                context.leave(id, row, plan)
+                if after.state.is_final:
+                    context.end(id, after, plan)
+                else:
+                    context.enter(id, after, now_us, plan)
+                if after.crashes > row.crashes:
+                    ops.append(Put(keys.charged(incarnation) + id, b"", lease))
+            changes.append(
+                Change(
+                    [Compare(keys.state + id, mod=revision)],
+                    ops,
+                    tuple(plan.shifts),
+                    tuple(plan.adds),
+                    plan.reads,
+                )
+            )
+            planned.append((id, row, after))
+        if stale:
+            await context.kv.txn([Step([], stale)])
+        written = await context.writer.write(changes, now_us=now_us)
+        context.drop(owned)
+        reaped: list[Reaped] = []
+        ended: dict[str, int] = {}
+        for (id, row, after), revision, reads in zip(planned, written.revisions, written.reads, strict=True):
+            if not revision:
+                continue
+            reaped.append(Reaped(id=id, kind=row.kind, state=after.state, node=node.info.name))
+            if after.state is State.SCHEDULED:
+                news.add_ready(row.kind)
+            if not row.releasing:
+                news.changed.append(id)
+                if after.state.is_final:
+                    ended[row.kind] = ended.get(row.kind, 0) + 1
+                    news.add_watchers(keys, id, reads[0].items)
+        await context.hints.send(news, written)
+        await self._retention.tidy(ended)
+        return reaped
+
+    def _after(self, row: Row, node: NodeRow, now_us: int, by: str) -> Row:
+        """What becomes of a claim that is taken back."""
+        if row.releasing:
+            return msgspec.structs.replace(row, releasing=False, owner="")
+        crashes, losses = row.crashes, row.losses
+        if node.ended == "dead" and (row.suspect or not node.suspect_ran):
+            crashes, losses = (crashes + 1, losses) if row.started else (crashes, losses + 1)
+        poison = crashes > row.max_crashes
+        state = State.TERMINATED if poison else State.SCHEDULED
+        note = "poison" if poison else "node lost" if node.ended == "dead" else "handed back"
+        return msgspec.structs.replace(
+            row,
+            state=state,
+            attempts=row.attempts - 1,
+            crashes=crashes,
+            losses=losses,
+            owner="",
+            started=False,
+            expires_us=self._context.expires_us(row, now_us) if poison else 0,
+            history=extended(row, state, now_us, by, note),
+        )
+
+    async def _forget(self, incarnation: str) -> None:
+        """Remove what is left of an incarnation that has no claims."""
+        keys = self._context.keys
+        prefixes = [keys.hint(incarnation), keys.journal(incarnation)]
+        singles = [keys.node, keys.live, keys.idle, keys.changes]
+        ops = [Delete(prefix, prefix_end(prefix)) for prefix in prefixes]
+        ops += [Delete(prefix + incarnation) for prefix in singles]
+        await self._context.kv.txn([Step([], ops)])

@@ -1,0 +1,192 @@
+"""What the engine stores, and how it reads it back."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from peerjob.record import (
+    HISTORY_LIMIT,
+    MAX_CRASHES,
+    Claim,
+    LogLine,
+    NodeInfo,
+    Record,
+    Transition,
+    is_suspect,
+)
+from peerjob.state import State
+
+NOTE_LIMIT = 200
+"""Most characters of a note that are kept, so that a record stays small."""
+
+Stored = TypeVar("Stored")
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What changes about an instance: small, rewritten by each transition."""
+
+    kind: str
+    state: State
+    priority: int
+    due_us: int
+    history: tuple[Transition, ...]
+    attempts: int = 0
+    crashes: int = 0
+    losses: int = 0
+    fence: int = 0
+    owner: str = ""
+    """Who holds the claim, runs a cancelled instance still, or made it final."""
+    started: bool = False
+    releasing: bool = False
+    """Cancelled, while its body still runs at the owner."""
+    request: str = ""
+    """The last commit that was accepted, so that one sent twice is known."""
+    cancel: str = ""
+    """The request that cancelled it, and the state in which it found it."""
+    was: State = State.UNSET
+    key: str | None = None
+    tags: tuple[str, ...] = ()
+    retention_us: int | None = None
+    max_crashes: int = MAX_CRASHES
+    has_out: bool = False
+    has_progress: bool = False
+    expires_us: int = 0
+    log_first: int = 0
+    """Number of the oldest log line kept."""
+    log_next: int = 0
+    log_bytes: int = 0
+    log_dropped: int = 0
+
+    @property
+    def suspect(self) -> bool:
+        return is_suspect(self.crashes, self.losses)
+
+
+class Out(msgspec.Struct, frozen=True, array_like=True):
+    """Result and error of an instance."""
+
+    result: bytes | None = None
+    error: bytes | None = None
+
+
+class Delayed(msgspec.Struct, frozen=True, array_like=True):
+    """What the mover must know of a delayed instance."""
+
+    kind: str
+    priority: int
+    suspect: bool
+
+
+class Owned(msgspec.Struct, frozen=True, array_like=True):
+    """A claim, as its owner's entry."""
+
+    fence: int
+    suspect: bool = False
+    releasing: bool = False
+
+
+class NodeRow(msgspec.Struct, frozen=True, array_like=True):
+    """An incarnation, until all its claims are taken back."""
+
+    info: NodeInfo
+    ended: str = ""
+    """"" while it is alive; "left" in order; "dead": its lease expired and somebody marked it."""
+    suspect_ran: bool = False
+    """When dead: whether a suspect was running there."""
+
+
+class Live(msgspec.Struct, frozen=True, array_like=True):
+    """The lease of an incarnation, and its load."""
+
+    lease: int
+    ttl_us: int
+    running: int = 0
+
+
+class Idle(msgspec.Struct, frozen=True, array_like=True):
+    """An incarnation that found nothing to claim."""
+
+    next_due_us: int | None
+    """When it wakes by itself."""
+    kinds: tuple[str, ...]
+
+
+class Answers(msgspec.Struct, frozen=True, array_like=True):
+    """What a request was answered: by place in its batch."""
+
+    request: str
+    answers: tuple[tuple[int, str], ...] = ()
+    now_us: int = 0
+    next_due_us: int | None = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+decode_row = msgspec.msgpack.Decoder(Row).decode
+decode_out = msgspec.msgpack.Decoder(Out).decode
+decode_delayed = msgspec.msgpack.Decoder(Delayed).decode
+decode_owned = msgspec.msgpack.Decoder(Owned).decode
+decode_node = msgspec.msgpack.Decoder(NodeRow).decode
+decode_live = msgspec.msgpack.Decoder(Live).decode
+decode_idle = msgspec.msgpack.Decoder(Idle).decode
+decode_answers = msgspec.msgpack.Decoder(Answers).decode
+decode_lines = msgspec.msgpack.Decoder(tuple[LogLine, ...]).decode
+decode_counts = msgspec.msgpack.Decoder(list[int]).decode
+
+
+def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple[Transition, ...]:
+    """The history with one more entry; times never go back, and what is too much is folded into the oldest."""
+    history = row.history
+    at_us = max(history[-1].at_us, now_us)
+    entry = Transition(state, at_us, node, note[:NOTE_LIMIT])
+    if len(history) >= HISTORY_LIMIT:
+        surplus = len(history) + 1 - HISTORY_LIMIT
+        return (folded(history[: surplus + 1]), *history[surplus + 1 :], entry)
+    return (*history, entry)
+
+
+def folded(history: tuple[Transition, ...]) -> Transition:
+    """The last entry, standing for all of them."""
+    last = history[-1]
+    return Transition(last.state, last.at_us, last.node, last.note, sum(entry.count for entry in history))
+
+
+def to_record(id: str, row: Row, spec: bytes, out: Out, progress: bytes | None) -> Record:
+    """A record as readers see it."""
+    return Record(
+        id=id,
+        kind=row.kind,
+        state=row.state,
+        spec=spec,
+        priority=row.priority,
+        due_us=row.due_us,
+        attempts=row.attempts,
+        crashes=row.crashes,
+        losses=row.losses,
+        fence=row.fence,
+        owner="" if row.releasing else row.owner,
+        history=row.history,
+        result=out.result,
+        error=out.error,
+        progress=progress,
+        key=row.key,
+        tags=row.tags,
+    )
+
+
+def to_claim(id: str, row: Row, spec: bytes) -> Claim:
+    """A claim as its new owner sees it."""
+    return Claim(
+        id=id,
+        kind=row.kind,
+        fence=row.fence,
+        spec=spec,
+        priority=row.priority,
+        due_us=row.due_us,
+        attempts=row.attempts,
+        crashes=row.crashes,
+        losses=row.losses,
+        at_us=row.history[-1].at_us,
+    )

@@ -1,0 +1,183 @@
+"""The store on a key-value store: every verb of the contract, each in the file of its idea."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peerjob.clock import Clock
+from peerjob.errors import LayoutError
+from peerjob.query import Filter, Query
+from peerjob.record import (
+    Ack,
+    Capabilities,
+    Claimed,
+    Enqueued,
+    Health,
+    Hint,
+    LogPage,
+    NewInstance,
+    NodeInfo,
+    NodeView,
+    Outcome,
+    Page,
+    Reaped,
+    Record,
+    StoreLimits,
+    Want,
+)
+from peerjob.state import State
+
+from ..url import redact
+from .base import Compare, KeyValue, Put, Step
+from .cancel import Cancels
+from .claim import Claims
+from .clearing import Clearing
+from .commit import Commits
+from .context import Context
+from .delayed import DelayedQueue
+from .enqueue import Enqueue
+from .liveness import KVLiveness, Membership
+from .logs import Logs
+from .reading import Reading
+from .recovery import Recovery
+from .retention import Retention
+
+LAYOUT = 1
+
+
+class KVStore:
+    """`peerjob.store.base.Store` over any `KeyValue`."""
+
+    def __init__(
+        self,
+        kv: KeyValue,
+        *,
+        url: str,
+        namespace: str,
+        clock: Clock,
+        limits: StoreLimits,
+        local: dict[str, Any] | None = None,
+    ) -> None:
+        self._kv = kv
+        self._local = local
+        self._context = Context(kv, url=redact(url), namespace=namespace, clock=clock, limits=limits)
+        context = self._context
+        self._logs = Logs(context)
+        self._retention = Retention(context)
+        self._reading = Reading(context)
+        self._enqueue = Enqueue(context)
+        self._claims = Claims(context, DelayedQueue(context))
+        self._commits = Commits(context, self._logs, self._retention)
+        self._cancels = Cancels(context)
+        self._membership = Membership(context)
+        self._recovery = Recovery(context, self._retention)
+        self._clearing = Clearing(context, self._reading, self._retention)
+
+    @property
+    def url(self) -> str:
+        return self._context.url
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._kv.capabilities
+
+    @property
+    def local_objects(self) -> dict[str, Any] | None:
+        return self._local
+
+    async def open(self) -> None:
+        await self._kv.open()
+        key = self._context.keys.layout
+        await self._kv.txn([Step([Compare(key)], [Put(key, str(LAYOUT).encode())])])
+        (entry,) = await self._kv.get([key])
+        if entry is not None and int(entry.value) > LAYOUT:
+            raise LayoutError(
+                f"namespace {self._context.keys.root[:-1]!r} at {self.url} has layout {entry.value.decode()}, "
+                f"this release writes {LAYOUT}; upgrade this node"
+            )
+
+    async def close(self) -> None:
+        self._context.hints.close()
+        await self._kv.close()
+
+    def liveness(self) -> KVLiveness:
+        return KVLiveness(self._kv.separate(), self._context.keys, self._context.clock)
+
+    # -- queue ----------------------------------------------------------------------------------------------------
+
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        return await self._enqueue.enqueue(instances, node=node)
+
+    async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
+        return await self._claims.claim(incarnation, want, request=request)
+
+    async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        return await self._commits.commit(incarnation, outcomes, request=request)
+
+    async def turn(
+        self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
+    ) -> tuple[list[Ack], Claimed]:
+        acks = await self._commits.commit(incarnation, outcomes, request=request, verb="turn-commit")
+        if want is None:
+            return acks, Claimed(now_us=self._context.clock.time_us())
+        return acks, await self._claims.claim(incarnation, want, request=request, verb="turn-claim")
+
+    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+        return await self._cancels.cancel(ids, node=node, request=request)
+
+    # -- hints and waiters ----------------------------------------------------------------------------------------
+
+    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        return await self._context.hints.fetch(incarnation, timeout)
+
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
+        return await self._reading.watch_final(incarnation, ids)
+
+    async def watch_changes(self, incarnation: str, ttl: float) -> None:
+        await self._reading.watch_changes(incarnation, ttl)
+
+    # -- liveness -------------------------------------------------------------------------------------------------
+
+    async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
+        return await self._membership.join(node, ttl_us=ttl_us, previous=previous)
+
+    async def leave(self, incarnation: str) -> int:
+        return await self._recovery.leave(incarnation)
+
+    async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
+        return await self._recovery.reap(limit, reaper=reaper)
+
+    async def nodes(self) -> list[NodeView]:
+        return await self._membership.nodes()
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[str]) -> list[Record | None]:
+        return await self._reading.get(ids)
+
+    async def lookup(self, query: Query) -> Page:
+        return await self._reading.lookup(query)
+
+    async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
+        return await self._logs.page(id, cursor=cursor, limit=limit)
+
+    async def health(self) -> Health:
+        return await self._reading.health()
+
+    # -- retention ------------------------------------------------------------------------------------------------
+
+    async def expire(self, limit: int) -> int:
+        return await self._retention.expire(limit)
+
+    async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
+        return await self._clearing.clear_instances(filter, limit=limit)
+
+    async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._clearing.clear_history(filter, cursor=cursor)
+
+    async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._clearing.clear_logs(filter, cursor=cursor)
+
+    async def clear(self) -> None:
+        await self._clearing.clear()
