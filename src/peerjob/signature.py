@@ -69,9 +69,8 @@ class Signature:
         self.var_keyword = _first(parameters, inspect.Parameter.VAR_KEYWORD)
         self.supplied = tuple(one for one in parameters if one.supplied)
         self.is_async = _has_code(executor, inspect.iscoroutinefunction)
-        self.is_generator = _has_code(executor, inspect.isgeneratorfunction) or _has_code(
-            executor, inspect.isasyncgenfunction
-        )
+        self.is_generator = _has_code(executor, inspect.isgeneratorfunction)
+        self.is_async_generator = _has_code(executor, inspect.isasyncgenfunction)
         self._places_supplied = any(one.supplied for one in self.positional)
         # some cannot be passed by name, so everything before them goes by position too
         self._reach = max(
@@ -213,7 +212,7 @@ _ANYTHING = (
 
 def _parameters(found: inspect.Parameter, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
     variadic = found.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    annotation = _resolve(found.annotation, namespace)
+    annotation = resolve(found.annotation, namespace)
     one = Parameter(
         name=found.name,
         kind=found.kind,
@@ -239,7 +238,7 @@ def _parameters(found: inspect.Parameter, namespace: Mapping[str, Any]) -> Itera
 
 def injectable_of(annotation: Any) -> tuple[Injectable, bool] | None:
     """What an annotation asks the node for, and whether None will do; None for an ordinary annotation."""
-    if isinstance(annotation, typing_extensions.TypeAliasType):
+    if isinstance(annotation, TYPE_ALIAS):
         return injectable_of(annotation.__value__)
     origin = typing.get_origin(annotation)
     if origin is Annotated:
@@ -285,7 +284,8 @@ def _injectable_by_text(annotation: Any) -> tuple[Injectable, bool] | None:
     return (found[0], "None" in words or "Optional" in words) if found else None
 
 
-def _resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
+def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
+    """What an annotation means, text included; EMPTY when it names something that does not exist."""
     if annotation is EMPTY:
         return EMPTY
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
@@ -303,7 +303,7 @@ def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Paramet
     """The keys of a TypedDict in `**kwargs: Unpack[...]`, each as a keyword parameter."""
     (keys,) = typing.get_args(annotation)
     for name, hint in typing_extensions.get_type_hints(keys, dict(namespace), include_extras=True).items():
-        while typing.get_origin(hint) in _QUALIFIERS:
+        while typing.get_origin(hint) in QUALIFIERS:
             (hint,) = typing.get_args(hint)  # noqa: PLW2901
         yield Parameter(
             name=name,
@@ -313,7 +313,9 @@ def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Paramet
         )
 
 
-_QUALIFIERS: tuple[Any, ...] = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
+TYPE_ALIAS: tuple[Any, ...] = (typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", ()))
+"""`type X = ...`, in the standard library's form and in the older one."""
+QUALIFIERS: tuple[Any, ...] = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
 
 
 def _inspect(executor: Callable[..., Any]) -> inspect.Signature:

@@ -113,6 +113,7 @@ def test_shapes(executor: Callable[..., Any], names: list[str], is_async: bool) 
     assert taken(executor) == names
     assert analyse(executor).is_async is is_async
     assert not analyse(executor).is_generator
+    assert not analyse(executor).is_async_generator
 
 
 def test_generators_are_known() -> None:
@@ -126,7 +127,8 @@ def test_generators_are_known() -> None:
         def __call__(self) -> Any:
             yield 1
 
-    assert all(analyse(one).is_generator for one in (plain, later, Called(), functools.partial(plain)))
+    assert all(analyse(one).is_generator for one in (plain, Called(), functools.partial(plain)))
+    assert analyse(later).is_async_generator
 
 
 def test_what_is_required() -> None:

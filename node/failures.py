@@ -1,0 +1,144 @@
+"""What bodies raise, in a form that can be handled, described and brought over from another process."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import peerjob
+import peerjob.node
+from peerjob.codec import decode_value, encode_value
+from peerjob.errors import PeerjobError
+from peerjob.references import import_path, resolve
+from peerjob.spec import ErrorInfo
+
+MAX_TEXT = 16 * 1024
+"""Most characters kept of a message, and of a traceback."""
+
+
+class BodyError(Exception):
+    """Carries what a body raised where the thing itself would do harm on its way.
+
+    A SystemExit or KeyboardInterrupt would end the event loop, a GeneratorExit or StopIteration is taken for
+    something else by the coroutines that it passes. `cause` is what was raised.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+        super().__init__(type(cause).__name__)
+
+
+class RemoteBodyError(Exception):
+    """What a body raised in another process, where its class cannot be made again here."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        self.info = info
+        super().__init__(info.message)
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error that may travel through coroutines and tasks: itself, or wrapped in a BodyError."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+        return error
+    return BodyError(error)
+
+
+def describe_error(error: BaseException) -> ErrorInfo:
+    """What is kept of an error. Never raises, whatever the error's own methods do."""
+    if isinstance(error, BodyError):
+        error = error.cause
+    remote = error if isinstance(error, RemoteBodyError) else error.__cause__
+    if isinstance(remote, RemoteBodyError):
+        return remote.info
+    return ErrorInfo(type=type_name(error), message=message_of(error), traceback=traceback_of(error))
+
+
+def type_name(error: BaseException) -> str:
+    """`module.qualname` of an error's class, without `builtins.`."""
+    kind: Any = type(error)
+    try:
+        return clipped(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."))
+    except Exception:  # noqa: BLE001  # a metaclass of the user's
+        return "Exception"
+
+
+def message_of(error: BaseException) -> str:
+    """`str(error)`, or what can be said instead."""
+    for text in (str, repr):
+        try:
+            return clipped(text(error))
+        except BaseException:  # noqa: BLE001, S112  # an error's own method may raise anything, and has been told
+            continue
+    return f"<{type(error).__name__} that cannot be shown>"
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback from the body on, with its causes."""
+    try:
+        lines = traceback.TracebackException(type(error), error, _from_body(error.__traceback__), compact=True).format()
+        return clipped("".join(lines))
+    except BaseException as problem:  # noqa: BLE001  # as in message_of
+        return f"<no traceback: {type(problem).__name__}>"
+
+
+def clipped(text: str) -> str:
+    """Text that can be stored: of bounded length, its middle left out, and without half characters."""
+    if len(text) > MAX_TEXT:
+        half = MAX_TEXT // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+_OURS = tuple(str(Path(one.__file__ or "").resolve().parent) for one in (peerjob, peerjob.node))
+
+
+def _from_body(found: TracebackType | None) -> TracebackType | None:
+    """Without the frames of ours that lead to the body."""
+    while found is not None and _is_ours(found.tb_frame.f_code.co_filename):
+        found = found.tb_next
+    return found
+
+
+def _is_ours(filename: str) -> bool:
+    return str(Path(filename).resolve()).startswith(_OURS)
+
+
+# -- from process to process -----------------------------------------------------------------------------------
+
+
+def pack_error(error: BaseException) -> bytes | None:
+    """What it takes to make an error again in another process; None where that cannot be said in stored values."""
+    kind = type(error)
+    path = import_path(kind)
+    # what the error itself says about that, as for pickle: its class, the arguments, and what else it holds
+    with contextlib.suppress(Exception):
+        made: Any = error.__reduce__()
+        if path is not None and made[0] is kind:
+            for holds in (made[2] if len(made) > 2 else None, None):
+                with contextlib.suppress(PeerjobError):
+                    return encode_value([path, made[1], holds])
+    return None
+
+
+def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
+    """The error made again, with a RemoteBodyError as its cause; that alone where it cannot be made."""
+    remote = RemoteBodyError(info)
+    if packed is None:
+        return remote
+    path, args, holds = decode_value(packed)
+    try:
+        kind: Any = resolve(path)
+        try:
+            error = kind(*args)
+        except TypeError:  # its constructor wants something else than it keeps
+            error = kind.__new__(kind, *args)
+        error.__dict__.update(holds or {})
+    except Exception:  # noqa: BLE001  # a module or constructor of the user's
+        return remote
+    if not isinstance(error, BaseException):
+        return remote
+    error.__cause__ = remote
+    return error

@@ -1,0 +1,292 @@
+"""Processes for bodies that must be killable, or that hold the interpreter: one body each at a time.
+
+A process is started when it is first needed and used again. It lives no longer than its node: it ends when its
+connection does, and on Linux the kernel sees to it too. It leads a process group, so what it started is killed with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from peerjob.codec import decode_value
+from peerjob.context import Context
+from peerjob.errors import JobProcessDied, OwnershipLost, Snooze
+
+from .failures import unpack_error
+from .frames import (
+    AskOwner,
+    Cancel,
+    Cancelled,
+    Ending,
+    FromNode,
+    FromProcess,
+    Line,
+    Owner,
+    Progress,
+    Raised,
+    Returned,
+    Snoozed,
+    Start,
+    Started,
+    Unpacker,
+    decode_from_process,
+    pack,
+)
+from .threads import to_the_end
+
+if TYPE_CHECKING:
+    from .binding import Binding
+    from .executor import LogSink
+
+NOTICE = 1.0
+"""Seconds, real ones, that a body has to end by itself when its node drains."""
+
+_BOOT = (
+    "import json, sys; fd, parent, sys.path[:] = json.loads(sys.argv[1]); "
+    "from peerjob.node.process_child import main; main(fd, parent)"
+)
+
+
+class ProcessPool:
+    """The processes of one node."""
+
+    def __init__(self, size: int, on_log: LogSink | None) -> None:
+        self._size = size
+        self._on_log = on_log
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+
+    async def run(self, binding: Binding, data: bytes, context: Context) -> Any:
+        """What the body returns or raises; JobProcessDied when its process ends before it does.
+
+        Cancelling kills the process, and raises CancelledError once it is dead.
+        """
+        worker = context.worker
+        start = Start(
+            path=binding.import_path,
+            kind=binding.kind,
+            data=data,
+            id=context.id,
+            fence=context.fence,
+            attempt=context.attempt,
+            deadline_us=context.deadline_us,
+            worker=None if worker is None else (worker.number, worker.node),
+            log_level=logging.getLogger().level,
+        )
+        process, ending, started = await self._run_once(start, context)
+        if ending is None and not started and not context.cancelled:
+            # it died while it was idle, or before it had seen the order: nothing was begun
+            process, ending, _ = await self._run_once(start, context)
+        match ending:
+            case Returned(result):
+                return decode_value(result)
+            case Raised(info, packed):
+                raise unpack_error(info, packed)
+            case Snoozed(seconds):
+                raise Snooze(seconds)
+            case Cancelled():
+                raise asyncio.CancelledError(context.reason)
+            case None if context.cancelled:
+                raise asyncio.CancelledError(context.reason)
+            case None:
+                raise JobProcessDied(process.status)
+
+    def resize(self, size: int) -> None:
+        """Change how many processes are kept."""
+        self._size = size
+        while self._idle and len(self._all) > size:
+            self._idle.pop(0).kill()
+
+    async def close(self) -> None:
+        """Kill every process and wait for its end."""
+        for process in list(self._all):
+            process.kill()
+            await process.ended
+
+    async def _run_once(self, start: Start, context: Context) -> tuple[_Process, Ending | None, bool]:
+        """The process, how the body ended (None: the process did), and whether it had begun."""
+        process = await self._take(context)
+        run = _Running(context, self._on_log)
+        try:
+            process.begin(run, start)
+            ending = await to_the_end(run.ending, lambda: process.end(context))
+            if ending is None and not process.alive:
+                await to_the_end(process.ended, lambda: None)
+            return process, ending, run.started
+        finally:
+            process.finish()
+            if process.alive and len(self._all) <= max(1, self._size):
+                self._idle.append(process)
+            else:
+                process.kill()
+
+    async def _take(self, context: Context) -> _Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive:
+                return process
+        process = _Process(self._all.discard)
+        self._all.add(process)
+        connecting = asyncio.get_running_loop().create_task(process.connect())
+        await to_the_end(connecting, lambda: context.cancel("drain"))
+        return process
+
+
+class _Running:
+    """A body in a process, as its node sees it."""
+
+    def __init__(self, context: Context, on_log: LogSink | None) -> None:
+        self.context = context
+        self.on_log = on_log
+        self.started = False
+        self.ending: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
+        """None when the process ended first."""
+
+    def end(self, ending: Ending | None) -> None:
+        if not self.ending.done():
+            self.ending.set_result(ending)
+
+
+class _Process(asyncio.Protocol):
+    """One child process, and the node's end of its connection."""
+
+    def __init__(self, forget: Any) -> None:
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._unpacker = Unpacker(decode_from_process)
+        self._transport: asyncio.Transport | None = None
+        self._notice: threading.Timer | None = None
+        self._asking: set[asyncio.Task[None]] = set()
+        self.running: _Running | None = None
+        self.killed = False
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when it is dead and buried."""
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            order = json.dumps([theirs.fileno(), os.getpid(), sys.path])
+            self._popen = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, order],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )
+
+    async def connect(self) -> None:
+        await self._loop.create_unix_connection(lambda: self, sock=self._socket)
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None and not self.killed and not self._transport.is_closing()
+
+    @property
+    def status(self) -> int | None:
+        """How it ended; negative: the signal that ended it."""
+        return self._popen.returncode
+
+    def begin(self, run: _Running, start: Start) -> None:
+        self.running = run
+        if self.alive and not run.context.cancelled:
+            self._send(start)
+        else:
+            run.end(None)
+
+    def end(self, context: Context) -> None:
+        """End the body: at once, or after a notice when the node drains."""
+        context.cancel("drain")
+        if context.reason != "drain" or self._notice is not None:
+            self.kill()
+            return
+        self._send(Cancel("drain"))
+        # real time, since virtual time stands still while a body runs
+        self._notice = threading.Timer(NOTICE, self._loop.call_soon_threadsafe, [self.kill])
+        self._notice.daemon = True
+        self._notice.start()
+
+    def finish(self) -> None:
+        """The body has ended."""
+        self.running = None
+        if self._notice is not None:
+            self._notice.cancel()
+            self._notice = None
+
+    def kill(self) -> None:
+        """Kill it, with all that it started."""
+        if not self.killed:
+            self.killed = True
+            self._kill_group()
+            if self._transport is not None:
+                self._transport.abort()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+
+    def _send(self, frame: FromNode) -> None:
+        if self._transport is not None:
+            self._transport.write(pack(frame))
+
+    # -- the connection ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._unpacker.feed(data):
+                self._received(frame)
+        except ValueError:  # the body wrote into our connection
+            self.kill()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # before it is waited for: until then nobody else can be given its number
+        self.killed = True
+        self._kill_group()
+        burial = self._loop.run_in_executor(None, self._popen.wait)
+        burial.add_done_callback(self._buried)
+
+    def _buried(self, _burial: asyncio.Future[int]) -> None:
+        self._forget(self)
+        if not self.ended.done():
+            self.ended.set_result(None)
+        if self.running is not None:
+            self.running.end(None)
+
+    def _received(self, frame: FromProcess) -> None:
+        run = self.running
+        if run is None:
+            return
+        match frame:
+            case Started():
+                run.started = True
+            case Line(level, message, fields):
+                if run.on_log is None:
+                    run.context.log_line(level, message, fields)
+                else:
+                    run.on_log(run.context, level, message)
+            case Progress(fraction, message):
+                run.context.progress(fraction, message)
+            case AskOwner():
+                task = self._loop.create_task(self._answer(run.context))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+            case _:
+                run.end(frame)
+
+    async def _answer(self, context: Context) -> None:
+        try:
+            await context.assert_owner()
+        except OwnershipLost:
+            self._send(Owner(False))
+        else:
+            self._send(Owner(True))

@@ -1,0 +1,112 @@
+"""Threads for sync bodies: as many as are needed at a time, up to the number of workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Work = Callable[[], Any]
+
+
+async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], None]) -> T:
+    """The result of work that a cancellation does not end: `on_cancel` is called then, and the wait goes on."""
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.cancelled():
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            on_cancel()
+    return work.result()
+
+
+class ThreadPool:
+    """Runs functions in daemon threads, so that a body which never returns does not keep the process from ending."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._work: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        """Threads that wait for work, less the work that waits for threads."""
+
+    async def run(self, work: Work, on_cancel: Callable[[], None]) -> Any:
+        """What the function returns or raises, once it has ended.
+
+        A cancellation does not end the wait, since nothing ends a thread: `on_cancel` may tell the function.
+        """
+        item = _Item(work)
+        self._add(item)
+        failed, value = await to_the_end(item.done, on_cancel)
+        if not failed:
+            return value
+        try:
+            raise value
+        finally:
+            del value  # or the traceback would hold itself
+
+    def resize(self, size: int) -> None:
+        """Change how many threads there may be; those that are too many end with what they are doing."""
+        with self._lock:
+            self._size = size
+            self._end_surplus()
+
+    def close(self) -> None:
+        """Let every thread end, now or with what it is doing."""
+        self.resize(0)
+
+    def _add(self, item: _Item) -> None:
+        with self._lock:
+            self._idle -= 1
+            if self._idle < 0 and self._threads < max(1, self._size):
+                self._threads += 1
+                self._idle += 1
+                name = f"peerjob-worker-{self._threads}"
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            self._work.put(item)
+
+    def _end_surplus(self) -> None:
+        for _ in range(min(self._idle, self._threads - self._size)):
+            self._idle -= 1
+            self._threads -= 1
+            self._work.put(None)
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            item.run()
+            del item
+            with self._lock:
+                self._idle += 1
+                self._end_surplus()
+
+
+class _Item:
+    """Work on its way through a thread."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[tuple[bool, Any]] = self._loop.create_future()
+
+    def run(self) -> None:
+        answer: tuple[bool, Any]
+        try:
+            answer = False, self._work()
+        except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the thread
+            answer = True, error
+        # a loop that was closed meanwhile has nobody left who waits
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._finish, answer)
+
+    def _finish(self, answer: tuple[bool, Any]) -> None:
+        if not self.done.done():
+            self.done.set_result(answer)
