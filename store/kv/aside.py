@@ -31,7 +31,7 @@ class Aside:
         )
         kinds = sorted(totals(keys, counters))
         places = [(kind, state) for kind in kinds for state in SLOT]
-        indexes = [f"{keys.root}by/{kind}/{state}/{id}" for kind, state in places]
+        indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in places]
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
         ops: list[Op] = [Delete(keys.state + id), Put(keys.aside + id, entry.value)]

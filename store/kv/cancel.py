@@ -45,9 +45,7 @@ class Cancels:
                     live.append(id)
             if not live:
                 return [answers[id] for id in ids]
-            entries = await context.kv.get(
-                [keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live]
-            )
+            entries = await context.kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
             news = News()
             changes = [
                 self._change(id, *rows[id], 0 if entry is None else entry.mod, node, request, now_us)

@@ -61,10 +61,9 @@ class Claims:
         self._delayed = delayed
         self._idle: set[str] = set()
         self._consumed: dict[str, int] = {}
+        self._last_fence = 0
 
-    async def claim(
-        self, incarnation: str, want: Want, *, request: str, verb: str = "claim"
-    ) -> Claimed:
+    async def claim(self, incarnation: str, want: Want, *, request: str, verb: str = "claim") -> Claimed:
         context = self._context
         check_batch(want.limit)
         before = await context.answered(incarnation, verb, request)
@@ -75,18 +74,14 @@ class Claims:
                 return Claimed(now_us=now_us, dead=True)
             if before:
                 return await self._again(call, before)
-            selection = Selection(
-                context.queues, context.clock, call.heads, suspects=want.suspects and not call.claims
-            )
+            selection = Selection(context.queues, context.clock, call.heads, suspects=want.suspects and not call.claims)
             picks = await selection.pick(call.limit, call.caps)
             if picks:
                 if await self._take(call, selection, picks, now_us) or call.limit == 0:
                     break
             elif call.claims or await self._wait(call, selection, now_us):
                 break
-        return Claimed(
-            claims=tuple(call.claims), now_us=call.journal.now_us, next_due_us=call.journal.next_due_us
-        )
+        return Claimed(claims=tuple(call.claims), now_us=call.journal.now_us, next_due_us=call.journal.next_due_us)
 
     async def _look(self, call: _Call, now_us: int) -> bool:
         """Read where the queues begin, after letting in what fell due; False: the node is not alive."""
@@ -104,14 +99,10 @@ class Claims:
             await context.hints.send(News(ready=others, but=call.incarnation), written)
             delayed, *ready = await context.kv.read(reads)
         call.delayed = context.queues.heads(delayed)
-        call.heads = {
-            kind: context.queues.heads(found) for kind, found in zip(call.caps, ready, strict=True)
-        }
+        call.heads = {kind: context.queues.heads(found) for kind, found in zip(call.caps, ready, strict=True)}
         return True
 
-    async def _take(
-        self, call: _Call, selection: Selection, picks: Sequence[Pick], now_us: int
-    ) -> bool:
+    async def _take(self, call: _Call, selection: Selection, picks: Sequence[Pick], now_us: int) -> bool:
         """Claim these; False when some were taken by others or could not be read, and more may be picked."""
         context, keys = self._context, self._context.keys
         ids = [pick.id for pick in picks]
@@ -127,11 +118,12 @@ class Claims:
             if row is None or entry is None or args is None:
                 stale.append(Step([Compare(pick.key, mod=pick.mod)], [Delete(pick.key)]))
                 continue
+            self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
             taken = msgspec.structs.replace(
                 row,
                 state=processing,
                 attempts=row.attempts + 1,
-                fence=max(row.fence + 1, now_us + at),
+                fence=self._last_fence,
                 owner=call.incarnation,
                 started=False,
                 history=extended(row, processing, now_us, call.name, ""),
@@ -179,9 +171,7 @@ class Claims:
         if row is None or row.state is not State.SCHEDULED:
             return None
         if args is None:
-            await context.aside.put(
-                pick.id, entry, DecodeError("it has no arguments"), now_us=context.clock.time_us()
-            )
+            await context.aside.put(pick.id, entry, DecodeError("it has no arguments"), now_us=context.clock.time_us())
             return None
         queue = context.keys.ready(row.kind, row.priority, suspect=row.suspect)
         return row if queue == pick.queue and row.due_us == int(pick.place[:18]) else None
@@ -207,7 +197,7 @@ class Claims:
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
         ops: list[Op] = [call.journal.put((), await context.writer.passing(now_us))]
         if waits:
-            ops.append(Put(keys.idle + call.incarnation, encode(Idle(next_due_us, kinds))))
+            ops.append(Put(keys.idle + call.incarnation, encode(Idle(kinds))))
         heads = [self._heads(kind) for kind in kinds]
         reads = [
             *heads,
@@ -259,9 +249,7 @@ class Claims:
                 held = row.state is State.PROCESSING and row.owner == call.incarnation
                 if held and row.fence == int(fence):
                     claims.append(to_claim(id, row, spec.value))
-        return Claimed(
-            claims=tuple(claims), now_us=before[0].now_us, next_due_us=before[0].next_due_us
-        )
+        return Claimed(claims=tuple(claims), now_us=before[0].now_us, next_due_us=before[0].next_due_us)
 
     def _heads(self, kind: str) -> Range:
         prefix = self._context.keys.ready_heads(kind)

@@ -57,9 +57,7 @@ class Clearing:
         """Remove instance by instance, so that counts stay right whatever happens meanwhile."""
         context, keys = self._context, self._context.keys
         while True:
-            (found,) = await context.kv.read(
-                [Range(keys.state, prefix_end(keys.state), limit=_PAGE, keys_only=True)]
-            )
+            (found,) = await context.kv.read([Range(keys.state, prefix_end(keys.state), limit=_PAGE, keys_only=True)])
             if not found.items:
                 break
             ids = [key[len(keys.state) :] for key, _ in found.items]
@@ -82,9 +80,7 @@ class Clearing:
         """Remove what belongs to no record: what was set aside, and what it left behind."""
         context, keys = self._context, self._context.keys
         while True:
-            (found,) = await context.kv.read(
-                [Range(keys.aside, prefix_end(keys.aside), limit=_PAGE, keys_only=True)]
-            )
+            (found,) = await context.kv.read([Range(keys.aside, prefix_end(keys.aside), limit=_PAGE, keys_only=True)])
             if not found.items:
                 return
             ids = [key[len(keys.aside) :] for key, _ in found.items]

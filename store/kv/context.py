@@ -43,7 +43,7 @@ class Context:
         self.queues = Queues(kv, self.keys)
         self.counts = Counts(kv, self.keys, clock)
         self.writer = Writer(kv, self.keys, self.counts, self.queues, url)
-        self.hints = Hints(kv, self.keys, clock, self.writer)
+        self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
         self.aside = Aside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}

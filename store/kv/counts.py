@@ -64,9 +64,7 @@ class Counts:
             return
         if len(self._known) > 50_000:
             self._known.clear()
-        for kind, entry in zip(
-            missing, await self._kv.get([lane.key(kind) for kind in missing]), strict=True
-        ):
+        for kind, entry in zip(missing, await self._kv.get([lane.key(kind) for kind in missing]), strict=True):
             values = [0] * SLOTS if entry is None else decode_counts(entry.value)
             self._known[lane.number, kind] = (0 if entry is None else entry.mod, values)
 
@@ -83,9 +81,7 @@ class Counts:
 class Lane:
     """One lane, in the hands of one request."""
 
-    def __init__(
-        self, number: int, known: dict[tuple[int, str], tuple[int, list[int]]], keys: Keys
-    ) -> None:
+    def __init__(self, number: int, known: dict[tuple[int, str], tuple[int, list[int]]], keys: Keys) -> None:
         self.number = number
         self._known = known
         self._keys = keys

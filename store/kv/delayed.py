@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from .base import Compare, Delete, Found, Put, Range
 from .context import Context
 from .counts import DELAYED
-from .keys import LATEST_US, prefix_end, time_text
+from .keys import prefix_end, time_text
 from .queues import AFTER_ALL, Head
 from .rows import decode_delayed
 from .writer import Change, Written
@@ -23,11 +23,10 @@ class DelayedQueue:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._prefix = f"{context.keys.root}head/due/"
 
     def heads(self) -> Range:
         """The read of the queues' heads."""
-        return Range(self._prefix, prefix_end(self._prefix))
+        return self._context.queues.delayed_heads()
 
     async def move(self, found: Found, now_us: int) -> tuple[dict[str, int], Written | None]:
         """Let what fell due into the ready queues, earliest first; kind → how many."""
@@ -70,13 +69,8 @@ class DelayedQueue:
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
         """When the earliest one falls due; lets each queue begin there."""
-        queues, best = self._context.queues, AFTER_ALL
-        scans = [queues.scan(head, now_us=LATEST_US) for head in heads]
-        while going := [scan for scan in scans if not (scan.done or scan.places) and scan.at < best]:
-            await queues.read(going, 1)
-            best = min([best, *(scan.places[0] for scan in going if scan.places)])
-        await queues.move_on(queues.advance(scan.head, scan.places[0]) for scan in scans if scan.places)
-        return None if best == AFTER_ALL else int(best[:18])
+        place = await self._context.queues.earliest(heads)
+        return None if place == AFTER_ALL else int(place[:18])
 
     def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
         """Reads that find nothing as long as no delayed instance falls due before that time."""

@@ -85,9 +85,7 @@ class Enqueue:
                 plan.ops.append(Put(unique, new.id.encode()))
             plan.ops.extend(Put(keys.tag(tag) + new.id, b"") for tag in dict.fromkeys(new.tags))
             news.changed.append(new.id)
-            changes.append(
-                Change(compares, plan.ops, tuple(plan.shifts), tuple(plan.adds), size=len(new.spec) + 400)
-            )
+            changes.append(Change(compares, plan.ops, tuple(plan.shifts), tuple(plan.adds), size=len(new.spec) + 400))
             places.append(place)
         written = await context.writer.write(changes, now_us=now_us)
         for place, revision in zip(places, written.revisions, strict=True):
@@ -95,9 +93,7 @@ class Enqueue:
                 answers[place] = Enqueued(pending.pop(place).id, True)
         await context.hints.send(news, written)
 
-    async def _settle(
-        self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]
-    ) -> dict[str, int]:
+    async def _settle(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
         """Answer those that were added before, or whose key is taken; keys without an owner may be taken over."""
         context, keys = self._context, self._context.keys
         order = list(pending.items())
@@ -105,9 +101,7 @@ class Enqueue:
         found = await context.kv.get([*(keys.state + new.id for _, new in order), *uniques])
         states, owners = found[: len(order)], found[len(order) :]
         owner_ids = [entry.value.decode() for entry in owners if entry is not None]
-        present = dict(
-            zip(owner_ids, await context.kv.get([keys.state + id for id in owner_ids]), strict=True)
-        )
+        present = dict(zip(owner_ids, await context.kv.get([keys.state + id for id in owner_ids]), strict=True))
         taken: dict[str, int] = {}
         for (place, new), state, unique, owner in zip(order, states, uniques, owners, strict=True):
             if state is not None:

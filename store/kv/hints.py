@@ -14,11 +14,13 @@ from peerjob.clock import Clock
 from peerjob.record import Hint
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range, Step, Watch
-from .keys import Keys, prefix_end
+from .keys import Keys, prefix_end, time_text
+from .queues import Queues
 from .rows import decode_idle
 from .writer import ROUNDS, Writer, Written
 
 _MOST_OPS = 100
+_MOST_STEPS = 50
 _MOST_FETCHED = 1000
 
 
@@ -52,13 +54,14 @@ class News(msgspec.Struct):
 class Hints:
     """Sends and fetches hints."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer, queues: Queues) -> None:
         self._kv = kv
+        self._queues = queues
         self._keys = keys
         self._clock = clock
         self._writer = writer
         self._watches: dict[str, Watch] = {}
-        self._idle_kinds: dict[bytes, tuple[int | None, frozenset[str]]] = {}
+        self._idle_kinds: dict[bytes, frozenset[str]] = {}
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -80,67 +83,58 @@ class Hints:
             await self._wake(news, written.idle, lease)
 
     async def _wake(self, news: News, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
-        ready, any_of = dict(news.ready), news.any_of
-        delayed = min(news.delayed, default=None)
+        """Wake one idle node for each instance that is due, one for what a full claim left, one for a new earliest."""
+        wanted = [({kind}, count) for kind, count in news.ready.items()]
+        if news.any_of:
+            wanted.append((set(news.any_of), 1))
+        if news.delayed and await self._is_earliest(*min(news.delayed)):
+            wanted.append(({min(news.delayed)[1]}, 1))
         for _ in range(ROUNDS):
             waiting = [
-                (key, entry, *self._idle(entry))
+                (key, entry, self._kinds(entry))
                 for key, entry in sorted(idle, key=lambda item: item[1].mod)
                 if key[len(self._keys.idle) :] != news.but
             ]
-            chosen: list[tuple[str, Entry, frozenset[str], str]] = []
-            for kind, count in ready.items():
-                able = [one for one in waiting if kind in one[3]][:count]
-                chosen.extend((key, entry, kinds, kind) for key, entry, _, kinds in able)
-                taken = {key for key, *_ in able}
-                waiting = [one for one in waiting if one[0] not in taken]
-            if any_of:
-                able = [one for one in waiting if not one[3].isdisjoint(any_of)][:1]
-                chosen.extend((key, entry, kinds, "") for key, entry, _, kinds in able)
-            if delayed is not None and not chosen:
-                due_us, kind = delayed
-                able = [one for one in waiting if kind in one[3]]
-                if all(one[2] is None or one[2] > due_us for one in able):
-                    chosen.extend((key, entry, kinds, "") for key, entry, _, kinds in able[:1])
-            if not chosen:
-                return
+            chosen: list[tuple[str, Entry]] = []
+            reasons: list[int] = []
+            for reason, (kinds, count) in enumerate(wanted):
+                able = [one for one in waiting if not one[2].isdisjoint(kinds)][:count]
+                chosen.extend((key, entry) for key, entry, _ in able)
+                reasons.extend(reason for _ in able)
+                waiting = [one for one in waiting if one not in able]
             missed = await self._take_out(chosen, lease)
-            if not missed:
+            if not any(missed):
                 return
-            ready = {kind: missed.count(kind) for kind in missed if kind}
-            if "" not in missed:
-                any_of, delayed = (), None
+            short = [reason for reason, miss in zip(reasons, missed, strict=True) if miss]
+            wanted = [(wanted[reason][0], short.count(reason)) for reason in sorted(set(short))]
             (found,) = await self._kv.read([Range(self._keys.idle, prefix_end(self._keys.idle))])
             idle = found.items
 
-    async def _take_out(self, chosen: Sequence[tuple[str, Entry, frozenset[str], str]], lease: int) -> list[str]:
-        """Wake these; the answer has the kind of each that somebody else took out first."""
+    async def _is_earliest(self, due_us: int, _kind: str) -> bool:
+        (found,) = await self._kv.read([self._queues.delayed_heads()])
+        return await self._queues.earliest(self._queues.heads(found)) >= time_text(due_us)
+
+    async def _take_out(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
+        """Wake these; per node whether somebody else took it out first."""
         steps = [
             Step(
                 [Compare(key, mod=entry.mod)],
                 [Delete(key), Put(self._keys.hint(key[len(self._keys.idle) :]) + "work/", b"", lease)],
             )
-            for key, entry, *_ in chosen
+            for key, entry in chosen
         ]
-        missed: list[str] = []
-        for at in range(0, len(steps), _MOST_OPS // 2):
-            applied = await self._kv.txn(steps[at : at + _MOST_OPS // 2])
-            missed += [
-                kind
-                for (*_, kind), answer in zip(
-                    chosen[at : at + _MOST_OPS // 2], applied.steps, strict=True
-                )
-                if answer is None
-            ]
+        missed: list[bool] = []
+        for at in range(0, len(steps), _MOST_STEPS):
+            applied = await self._kv.txn(steps[at : at + _MOST_STEPS])
+            missed += [answer is None for answer in applied.steps]
         return missed
 
-    def _idle(self, entry: Entry) -> tuple[int | None, frozenset[str]]:
+    def _kinds(self, entry: Entry) -> frozenset[str]:
         known = self._idle_kinds.get(entry.value)
         if known is None:
             if len(self._idle_kinds) > 1000:
                 self._idle_kinds.clear()
-            idle = decode_idle(entry.value)
-            known = self._idle_kinds[entry.value] = (idle.next_due_us, frozenset(idle.kinds))
+            known = self._idle_kinds[entry.value] = frozenset(decode_idle(entry.value).kinds)
         return known
 
     # -- fetching -------------------------------------------------------------------------------------------------
@@ -169,9 +163,7 @@ class Hints:
         return hints
 
     async def _waiting(self, prefix: str) -> list[str]:
-        (found,) = await self._kv.read(
-            [Range(prefix, prefix_end(prefix), limit=_MOST_FETCHED, keys_only=True)]
-        )
+        (found,) = await self._kv.read([Range(prefix, prefix_end(prefix), limit=_MOST_FETCHED, keys_only=True)])
         return [key for key, _ in found.items]
 
     def close(self, incarnation: str | None = None) -> None:

@@ -111,7 +111,7 @@ class Keys:
 
     def by(self, kind: str, state: int) -> str:
         """The index of a kind and state."""
-        return f"{self.root}by/{self.kind(kind)}/{state}/"
+        return f"{self.root}by/{self.kind(kind)}/{state:d}/"
 
     def head(self, queue: str) -> str:
         """The key that says where a queue begins."""

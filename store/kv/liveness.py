@@ -28,9 +28,7 @@ class KVLiveness:
     async def close(self) -> None:
         await self._kv.close()
 
-    async def renew(
-        self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int
-    ) -> Renewed:
+    async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         keys, now_us = self._keys, self._clock.time_us()
         if not await extend(self._kv, keys, incarnation, ttl_us, running):
             return Renewed(dead=True, now_us=now_us)
@@ -46,9 +44,7 @@ class KVLiveness:
         )
 
 
-async def extend(
-    kv: KeyValue, keys: Keys, incarnation: str, ttl_us: int, running: int | None = None
-) -> bool:
+async def extend(kv: KeyValue, keys: Keys, incarnation: str, ttl_us: int, running: int | None = None) -> bool:
     """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
     for _ in range(ROUNDS):
         node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
@@ -107,9 +103,7 @@ class Membership:
                 return
             charged = {key[len(prefix) :]: (key, entry.mod) for key, entry in found.items}
             rows = await context.rows(list(charged))
-            changes = [
-                _forgiven(keys.state + id, rows.get(id), *of_charge) for id, of_charge in charged.items()
-            ]
+            changes = [_forgiven(keys.state + id, rows.get(id), *of_charge) for id, of_charge in charged.items()]
             await context.writer.write(changes, now_us=context.clock.time_us())
             context.drop(charged)
 

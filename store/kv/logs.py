@@ -82,9 +82,7 @@ class Logs:
         lines = tuple(line for number, line in numbered if number >= at)[:limit]
         return LogPage(lines, str(at + len(lines)), row.log_dropped)
 
-    async def _read(
-        self, prefix: str, row: Row, at: int, limit: int
-    ) -> list[tuple[int, LogLine]]:
+    async def _read(self, prefix: str, row: Row, at: int, limit: int) -> list[tuple[int, LogLine]]:
         """Numbered lines of the chunks from that of line `at` on: all, or at least `limit` if there are so many."""
         numbered: list[tuple[int, LogLine]] = []
         if at >= row.log_next:

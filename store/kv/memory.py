@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from peerjob.clock import Clock
 from peerjob.record import Capabilities, StoreLimits
+from peerjob.store.url import query_options
 
-from ..url import query_options
 from .base import Applied, Entry, Found, Range, Step
 from .memory_data import MemoryData, MemoryWatch
 from .store import KVStore

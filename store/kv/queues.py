@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from .base import Compare, Delete, Entry, Found, KeyValue, Put, Range, Step
-from .keys import Keys, prefix_end
+from .keys import LATEST_US, Keys, prefix_end
 
 AFTER_ALL = "~"
 """Sorts after every place."""
@@ -80,8 +80,9 @@ class Queues:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def heads_in(self, prefix: str) -> Range:
-        """The read of all heads below a prefix."""
+    def delayed_heads(self) -> Range:
+        """The read of the heads of all queues of delayed instances."""
+        prefix = self._keys.head(self._keys.due) + "/"
         return Range(prefix, prefix_end(prefix))
 
     def heads(self, found: Found) -> list[Head]:
@@ -99,15 +100,23 @@ class Queues:
 
     async def read(self, scans: Sequence[Scan], limit: int) -> None:
         """Read the next window of each of these."""
-        for scan, found in zip(
-            scans, await self._kv.read([scan.window(limit) for scan in scans]), strict=True
-        ):
+        for scan, found in zip(scans, await self._kv.read([scan.window(limit) for scan in scans]), strict=True):
             scan.take(found, limit)
 
     async def first(self, scan: Scan, limit: int) -> None:
         """Go on until a scan has found `limit` entries, or there are no more."""
         while len(scan.places) < limit and not scan.done:
             await self.read([scan], limit - len(scan.places))
+
+    async def earliest(self, heads: Sequence[Head]) -> str:
+        """The first place in any of these queues, or AFTER_ALL; lets each begin where its first entry was found."""
+        best = AFTER_ALL
+        scans = [self.scan(head, now_us=LATEST_US) for head in heads]
+        while going := [scan for scan in scans if not (scan.done or scan.places) and scan.at < best]:
+            await self.read(going, 1)
+            best = min([best, *(scan.places[0] for scan in going if scan.places)])
+        await self.move_on(self.advance(scan.head, scan.places[0]) for scan in scans if scan.places)
+        return best
 
     def advance(self, head: Head, place: str) -> Step | None:
         """The step that lets a queue begin just before a place, if nothing was added before it meanwhile."""

@@ -41,9 +41,7 @@ class Reading:
             entries = await context.kv.get(
                 [key + id for id in part for key in (keys.state, keys.args, keys.out, keys.progress)]
             )
-            records += [
-                await self._record(id, *entries[4 * n : 4 * n + 4]) for n, id in enumerate(part)
-            ]
+            records += [await self._record(id, *entries[4 * n : 4 * n + 4]) for n, id in enumerate(part)]
         return records
 
     async def _record(
@@ -137,12 +135,9 @@ class Reading:
         more = False
         for at in range(0, len(indexes), _MOST_RANGES):
             ranges = [
-                _part(index, bounds_us, cursor, limit, reverse=reverse)
-                for index in indexes[at : at + _MOST_RANGES]
+                _part(index, bounds_us, cursor, limit, reverse=reverse) for index in indexes[at : at + _MOST_RANGES]
             ]
-            for index, found in zip(
-                indexes[at : at + _MOST_RANGES], await self._context.kv.read(ranges), strict=True
-            ):
+            for index, found in zip(indexes[at : at + _MOST_RANGES], await self._context.kv.read(ranges), strict=True):
                 ids.extend(key[len(index) :] for key, _ in found.items)
                 more = more or found.count > len(found.items)
         ids = sorted(set(ids), reverse=reverse)

@@ -59,13 +59,14 @@ class Recovery:
         rows = {key[len(keys.node) :]: (entry, decode_node(entry.value)) for key, entry in nodes.items}
         by = rows[reaper][1].info.name if reaper in rows else reaper
         reaped: list[Reaped] = []
-        for incarnation, (entry, row) in rows.items():
+        for incarnation, (entry, seen) in rows.items():
             if len(reaped) >= limit:
                 break
-            if not row.ended:
+            row = seen
+            if not seen.ended:
                 if incarnation in alive:
                     continue
-                row = await self._dead(incarnation, row)
+                row = await self._dead(incarnation, seen)
                 if not await self._mark(incarnation, entry, row, compare_live=True):
                     continue
             more = True
@@ -79,9 +80,7 @@ class Recovery:
         context = self._context
         prefix = context.keys.owned(incarnation)
         (found,) = await context.kv.read([Range(prefix, prefix_end(prefix))])
-        suspects = [
-            key[len(prefix) :] for key, entry in found.items if decode_owned(entry.value).suspect
-        ]
+        suspects = [key[len(prefix) :] for key, entry in found.items if decode_owned(entry.value).suspect]
         rows = await context.rows(suspects)
         ran = any(one.started and one.owner == incarnation for _, one in rows.values())
         return msgspec.structs.replace(row, ended="dead", suspect_ran=ran)
@@ -96,9 +95,7 @@ class Recovery:
         applied = await self._context.kv.txn([Step(compares, ops)])
         return applied.steps[0] is not None
 
-    async def _take_back(
-        self, incarnation: str, node: NodeRow, limit: int, by: str
-    ) -> tuple[list[Reaped], bool]:
+    async def _take_back(self, incarnation: str, node: NodeRow, limit: int, by: str) -> tuple[list[Reaped], bool]:
         """Take back up to `limit` claims; whether there are more. Forgets the incarnation after the last."""
         context, keys = self._context, self._context.keys
         prefix = keys.owned(incarnation)
@@ -114,9 +111,7 @@ class Recovery:
                 break
         return taken, True
 
-    async def _back(
-        self, incarnation: str, node: NodeRow, owned: Mapping[str, Owned], by: str
-    ) -> list[Reaped]:
+    async def _back(self, incarnation: str, node: NodeRow, owned: Mapping[str, Owned], by: str) -> list[Reaped]:
         context, keys = self._context, self._context.keys
         now_us = context.clock.time_us()
         rows = await context.rows(list(owned))

@@ -116,8 +116,7 @@ class Retention:
             await self._drop_stale([index_of[id] + id for id in await self._missing(oldest, list(gone))])
         else:
             await queues.move_on(
-                queues.advance(scan.head, max((id for id in scan.places if id in gone), default=""))
-                for scan in scans
+                queues.advance(scan.head, max((id for id in scan.places if id in gone), default="")) for scan in scans
             )
         return len(gone)
 
@@ -132,6 +131,4 @@ class Retention:
                 changes.append(removal(context, id, revision, row))
                 removable.append(id)
         written = await context.writer.write(changes, now_us=context.clock.time_us())
-        return [
-            id for id, revision in zip(removable, written.revisions, strict=True) if revision
-        ]
+        return [id for id, revision in zip(removable, written.revisions, strict=True) if revision]

@@ -108,8 +108,6 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
 class Idle(msgspec.Struct, frozen=True, array_like=True):
     """An incarnation that found nothing to claim."""
 
-    next_due_us: int | None
-    """When it wakes by itself."""
     kinds: tuple[str, ...]
 
 

@@ -27,8 +27,8 @@ from peerjob.record import (
     Want,
 )
 from peerjob.state import State
+from peerjob.store.url import redact
 
-from ..url import redact
 from .base import Compare, KeyValue, Put, Step
 from .cancel import Cancels
 from .claim import Claims

@@ -158,9 +158,7 @@ class Writer:
         news = applied.also
         if news is None:
             self._queues.forget(guards)
-            done = [
-                change for change, answer in zip(part, applied.steps, strict=True) if answer is not None
-            ]
+            done = [change for change, answer in zip(part, applied.steps, strict=True) if answer is not None]
             news = await self._settle(done, journal, lease, along)
         if journal is not None:
             journal.used += 1
