@@ -107,8 +107,16 @@ class StoreVerbs:
                 return total
 
     async def stats(self) -> Stats:
-        health = await self._store.health()
-        return Stats(counts=health.counts, delayed=health.delayed, nodes=health.nodes, undecodable=health.undecodable)
+        health, nodes = await self._store.health(), await self._store.nodes()
+        served = {kind for node in nodes for kind in node.info.kinds}
+        waiting = {kind: states.get(State.SCHEDULED, 0) for kind, states in health.counts.items()}
+        return Stats(
+            unserved={kind: count for kind, count in waiting.items() if count and kind not in served},
+            counts=health.counts,
+            delayed=health.delayed,
+            nodes=health.nodes,
+            undecodable=health.undecodable,
+        )
 
     async def nodes(self) -> list[NodeView]:
         return await self._store.nodes()
