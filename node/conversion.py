@@ -65,8 +65,12 @@ def _short(value: Any) -> str:
 
 
 def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
-    # the note keeps pydantic from refusing a configuration beside a class that has its own
-    return pydantic.TypeAdapter(cast(Any, Annotated[annotation, "argument"]), config=_CONFIG)
+    try:
+        return pydantic.TypeAdapter(annotation, config=_CONFIG)
+    except pydantic.PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return pydantic.TypeAdapter(annotation)  # a class that may have a configuration of its own
 
 
 # -- what pydantic is given in the place of an annotation ------------------------------------------------------
