@@ -1,0 +1,42 @@
+"""One node of the demo, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+
+from peerjob.node.node import Node
+
+from . import workload
+from .children import end_with_demo
+
+GRACE = 1.0
+"""Seconds that running bodies get when the node is asked to stop."""
+
+
+def run_loop() -> type[asyncio.AbstractEventLoop] | None:
+    """The event loop to use: that of uvloop where there is one, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+def main() -> None:
+    """Run a node until SIGTERM, or until the demo has gone."""
+    parser = argparse.ArgumentParser()
+    for option in ("--store", "--namespace", "--name"):
+        parser.add_argument(option, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    given = parser.parse_args()
+    end_with_demo()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    node = Node(given.store, jobs=workload.JOBS, workers=given.workers, namespace=given.namespace, name=given.name)
+    with asyncio.Runner(loop_factory=run_loop()) as runner:
+        runner.run(node.run(GRACE))
+
+
+if __name__ == "__main__":
+    main()

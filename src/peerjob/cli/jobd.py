@@ -1,0 +1,128 @@
+"""`jobd`: runs peers, and shows what they can do."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from peerjob.clock import SystemClock
+from peerjob.errors import OptionError
+from peerjob.version import __version__
+
+USAGE_ERROR = 2
+MOST_NODES = 32
+
+app = typer.Typer(
+    name="jobd",
+    help="A distributed job scheduler of equal peers: no central server, no lost jobs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"peerjob {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("version")
+def show_version() -> None:
+    """Show the version."""
+    _show_version(True)
+
+
+@app.command(
+    help="Watch a cluster of peers do real work, lose a node to kill -9, and lose no job.\n\n"
+    "One job counts one source file of Python's standard library; others are slow, delayed or urgent, or fail before "
+    "they succeed. At the end everything is checked against the recorded history and against the same count in one "
+    "process. The exit status is 1 when a check fails."
+)
+def demo(
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            show_default="an embedded Valkey, gone at the end",
+            help="Use this store: redis://, rediss://, valkey:// or valkeys://. "
+            "memory:// runs one node in this process.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MOST_NODES, metavar="N", show_default="3; 1 on memory://", help="Start so many node processes."
+        ),
+    ] = None,
+    no_kill: Annotated[
+        bool,
+        typer.Option(
+            "--no-kill", help="Kill no node; else one of two or more is killed half way, while slow jobs run there."
+        ),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many jobs each node runs at a time.")] = 4,
+    files: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", show_default="all", help="Count only so many files of the standard library."),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="a fresh one",
+            help="Keep everything under this name in the store; it has to be empty, and is cleared at the end.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Show nothing but the result, as one JSON object.")] = False,
+) -> int:
+    """Run the demo with what the options ask for."""
+    from .demo import command
+    from .demo.conductor import Settings
+
+    clock = SystemClock()
+    in_process = store is not None and store.startswith("memory://")
+    if in_process and nodes is not None and nodes > 1:
+        raise OptionError("--nodes", nodes, "1 with memory://, which no other process can see")
+    nodes = nodes or (1 if in_process else 3)
+    settings = Settings(
+        store=store,
+        nodes=nodes,
+        kill=nodes > 1 and not no_kill,
+        workers=workers,
+        namespace=namespace or f"demo-{clock.random.getrandbits(32):08x}",
+        files=files,
+    )
+    settings.observer(store or "memory://", clock)  # refuses what no node would take
+    return command.run(settings, as_json=as_json)
+
+
+def main() -> None:
+    """The console command: every error is one line on standard error."""
+    try:
+        status: Any = app(standalone_mode=False)
+    except TyperException as error:
+        where: str = getattr(getattr(error, "ctx", None), "command_path", "jobd")
+        message = error.format_message().rstrip(".")
+        # without a message it was the help that was shown
+        sys.exit(_refuse(f"{message} (see {where} --help)", error.exit_code) if message else USAGE_ERROR)
+    except OptionError as error:
+        sys.exit(_refuse(str(error), USAGE_ERROR))
+    sys.exit(status)
+
+
+def _refuse(message: str, status: int) -> int:
+    print(f"jobd: {message}", file=sys.stderr)
+    return status
