@@ -72,6 +72,21 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(1))
         assert await self.woken([peer]) == []
 
+    async def test_who_was_woken_for_one_kind_is_not_idle_for_another(self, store: Store) -> None:
+        for _ in range(4):
+            peers = [await self.idle(store, str(number), ("a", "b")) for number in range(2)]
+            await store.enqueue(self.make.instances(1, kind="a"))
+            await store.enqueue(self.make.instances(1, kind="b"))
+            assert await self.woken(peers) == ["0", "1"]
+            assert len(await peers[0].take()) == 2
+
+    async def test_two_kinds_wake_two_sleepers(self, store: Store) -> None:
+        for _ in range(4):
+            peers = [await self.idle(store, str(number), ("a", "b")) for number in range(2)]
+            await store.enqueue([self.make.instance(kind="a"), self.make.instance(kind="b")])
+            assert await self.woken(peers) == ["0", "1"]
+            assert len(await peers[0].take()) == 2
+
     async def test_one_sleeper_is_found_among_many_who_woke(self, store: Store) -> None:
         both = [await self.idle(store, f"both {number}", ("a", "b")) for number in range(40)]
         await store.enqueue(self.make.instances(40, kind="a"))

@@ -4,6 +4,7 @@ from peerjob.query import Query
 from peerjob.record import Ack, Enqueued
 from peerjob.state import State
 from peerjob.store.base import Store
+from peerjob.testing.factories import Peer
 
 from .suite import StoreSuite
 
@@ -43,9 +44,9 @@ class IsolationRules(StoreSuite):
         claim = await peer.take_one()
         for neighbour in await self.neighbours(store):
             await neighbour.enqueue([new])
-            other = await self.join(neighbour)
-            await other.take_one()
-            assert await other.end(claim) is Ack.LOST
+            await (await self.join(neighbour)).take_one()
+            stranger = Peer(store=neighbour, info=peer.info, make=self.make)
+            assert await stranger.end(claim) is Ack.LOST
         assert await peer.end(claim) is Ack.DONE
 
     async def test_work_wakes_nobody_next_door(self, store: Store) -> None:

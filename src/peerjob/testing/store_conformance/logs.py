@@ -101,11 +101,15 @@ class LogRules(StoreSuite):
         await peer.report(claim, logs=tuple(self.make.line(f"b{number}") for number in range(8)))
         page = await limited.logs(claim.id, cursor=cursor)
         assert [line.message for line in page.lines] == [f"b{number}" for number in range(8)]
-        for batch in ("c", "d"):
-            lines = tuple(self.make.line(f"{batch}{number}") for number in range(10))
+        for batch, size in (("c", 10), ("d", 7)):
+            lines = tuple(self.make.line(f"{batch}{number}") for number in range(size))
             await peer.report(claim, logs=lines)
         page = await limited.logs(claim.id, cursor=page.cursor)
-        assert [line.message for line in page.lines] == [f"d{number}" for number in range(10)]
+        assert [line.message for line in page.lines] == [
+            *(f"c{number}" for number in range(7, 10)),
+            *(f"d{number}" for number in range(7)),
+        ]
+        assert (await limited.logs(claim.id, cursor=page.cursor)).lines == ()
 
     async def test_bytes_are_bounded_too(self, store: Store) -> None:
         limited = await self.open(StoreLimits(max_log_bytes=10_000))

@@ -110,6 +110,7 @@ class OrderRules(StoreSuite):
         peer = await self.join(store)
         batch = self.make.instances(3)
         await store.enqueue(batch)
+        await self.pass_time(0.001)
         await peer.end(await peer.take_one(), Action.RETRY)
         assert ids_of(await peer.take()) == [batch[1].id, batch[2].id, batch[0].id]
 

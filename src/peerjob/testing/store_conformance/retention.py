@@ -4,7 +4,7 @@ import pytest
 
 from peerjob.clock import to_datetime
 from peerjob.query import Filter, Query
-from peerjob.record import Ack, Action, Enqueued, NewInstance, StoreLimits
+from peerjob.record import Ack, Action, Enqueued, NewInstance, Page, StoreLimits
 from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
@@ -92,7 +92,7 @@ class RetentionRules(StoreSuite):
 
     @pytest.mark.parametrize("ending", [Action.COMPLETE, Action.TERMINATE, Action.TIME_OUT, Action.CANCEL, None])
     async def test_every_final_state_is_removed(self, store: Store, ending: Action | None) -> None:
-        (new,) = self.make.instances(1, retention_us=SOON)
+        (new,) = self.make.instances(1, retention_us=SOON, tags=("t",))
         await store.enqueue([new])
         if ending is None:
             await store.cancel([new.id], request=self.make.request())
@@ -103,6 +103,8 @@ class RetentionRules(StoreSuite):
         assert await self.expire_all(store) == 1
         await self.assert_gone(store, new)
         assert await self.counts(store) == {}
+        for query in (Query(tag="t", limit=1), Query(kind="work", limit=1), Query(state="Final", limit=1)):
+            assert await store.lookup(query) == Page((), None)
 
     async def test_the_time_counts_from_the_end(self, store: Store) -> None:
         peer = await self.join(store)
@@ -118,6 +120,30 @@ class RetentionRules(StoreSuite):
         await self.expire_all(brief)
         await self.assert_gone(brief, *final)
         assert await self.found(brief, Query(tag="t")) == [new.id for new in active]
+
+    @pytest.mark.parametrize("way", ["expire", "clear"])
+    async def test_what_was_cancelled_is_held_until_its_body_ends(self, store: Store, way: str) -> None:
+        first, second, third = self.make.instances(3, key="k", retention_us=SOON)
+        await store.enqueue([first])
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        await store.cancel([first.id], request=self.make.request())
+        await self.pass_time(0.05)
+
+        async def remove() -> None:
+            if way == "clear":
+                await store.clear_instances(Filter())
+            await self.expire_all(store)
+
+        await remove()
+        assert await store.enqueue([second]) == [Enqueued(first.id, False)]
+        assert (await peer.renew(claim)).cancelled == (first.id,)
+        assert await peer.report(claim, progress=b"half") is Ack.CANCELLED
+        assert await peer.end(claim, Action.RELEASE) is Ack.CANCELLED
+        await self.pass_time(0.05)
+        await remove()
+        await self.assert_gone(store, first)
+        assert await store.enqueue([third]) == [Enqueued(third.id, True)]
 
     async def test_expire_is_bounded(self, store: Store) -> None:
         peer = await self.join(store)
@@ -223,7 +249,8 @@ class RetentionRules(StoreSuite):
             cleared += count
         assert cleared >= 3
         for new in final:
-            assert await self.lines(store, new.id) == ()
+            page = await store.logs(new.id)
+            assert (page.lines, page.dropped) == ((), 0)
             assert (await self.read(store, new.id)).state == State.COMPLETED
         assert await self.everything(store, *(new.id for new in active)) == before
 
