@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -30,6 +31,11 @@ class Target:
 
 def fresh_namespace() -> str:
     return f"bench-{time.monotonic_ns()}-{next(_serial)}"
+
+
+def redis_client(url: str) -> Any:
+    """A plain client; Any, since redis-py's own annotations are partly unknown."""
+    return Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
 
 
 async def until_completed(node: Node, count: int) -> None:
@@ -73,7 +79,7 @@ async def ten_ms(target: Target, *, count: int = 2_000) -> dict[str, float]:
 async def bare_lpush(target: Target, *, count: int = 3_000) -> float:
     """LPUSH per second, one at a time, through redis-py."""
     url = target.url.replace("valkey://", "redis://")
-    async with Redis.from_url(url) as client:
+    async with redis_client(url) as client:
         await client.lpush("bench-lpush", "x")
         begin = time.perf_counter()
         for _ in range(count):
@@ -155,7 +161,7 @@ async def claim_rate(target: Target, *, queued: int) -> float:
 async def memory_per_job(target: Target, *, count: int = 20_000) -> float:
     """Bytes of server memory per finished small job, all indexes included."""
     url = target.url.replace("valkey://", "redis://")
-    async with Redis.from_url(url) as server:
+    async with redis_client(url) as server:
         namespace = fresh_namespace()
         async with Node(target.url, namespace=namespace, workers=0) as client:
             before = int((await server.info("memory"))["used_memory"])

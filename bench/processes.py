@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -62,7 +62,9 @@ class WorkerProcess:
 
 
 @asynccontextmanager
-async def worker_processes(url: str, namespace: str, *, count: int, workers: int) -> AsyncIterator[list[WorkerProcess]]:
+async def worker_processes(
+    url: str, namespace: str, *, count: int, workers: int
+) -> AsyncGenerator[list[WorkerProcess]]:
     """So many workers, ready to go."""
     started = [await WorkerProcess.start(url, namespace, workers) for _ in range(count)]
     try:

@@ -71,16 +71,14 @@ class Scheduling:
         self._ids = IdSource(clock)
         self._foreign: dict[Job[..., Any, Any], Binding] = {}
 
-    def resolve(
-        self, target: Job[..., Any, Any] | Call[Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Call[Any]:
+    def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
         """The call that `schedule(target, *args, **kwargs)` means; raises UnknownKindError or TypeError."""
         if isinstance(target, Job):
-            return Call(target, args, kwargs)
+            return Call(cast("Job[..., Any, Any]", target), args, kwargs)
         if isinstance(target, Call):
             if args or kwargs:
                 raise TypeError("a call has its arguments already; pass it alone")
-            return target
+            return cast("Call[Any]", target)
         if isinstance(target, str):
             found = self._registry.find(target)
             if found is not None:

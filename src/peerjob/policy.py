@@ -207,8 +207,7 @@ def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None) 
             continue
         if option in _STORED_BY_REFERENCE:
             if isinstance(value, tuple):
-                tests: tuple[Any, ...] = value
-                stored[option] = [to_stored(one, option, local) for one in tests]
+                stored[option] = [to_stored(one, option, local) for one in cast("tuple[Any, ...]", value)]
             else:
                 stored[option] = None if value is None else to_stored(value, option, local)
         elif option == "backoff":
