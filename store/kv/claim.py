@@ -16,11 +16,12 @@ from .counts import PROCESSING, SCHEDULED
 from .delayed import DelayedQueue
 from .enqueue import check_batch
 from .hints import News
+from .journal import Journal
 from .keys import prefix_end, time_text
 from .queues import Head
-from .rows import Answers, Idle, Owned, Row, encode, extended, to_claim
+from .rows import Idle, Owned, Row, encode, extended, to_claim
 from .selection import Pick, Selection
-from .writer import ROUNDS, Change, Journal
+from .writer import ROUNDS, Change
 
 _MOVE_ON_AFTER = 200
 """Claims from a queue after which its head follows."""
@@ -44,6 +45,17 @@ class _Call:
         self.heads: dict[str, list[Head]] = {}
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
+        self.places: set[int] = set()
+        """Under which the claims stand in the journal."""
+        self.picked = 0
+        self.waited = False
+        self.journal.guarded = True
+
+    @property
+    def answered(self) -> bool:
+        """Whether the journal has answers that this run did not give."""
+        others = self.journal.answers.keys() - self.places
+        return bool(others or (self.journal.parts and not self.places and not self.waited))
 
     def add(self, claim: Claim) -> None:
         self.claims.append(claim)
@@ -66,14 +78,15 @@ class Claims:
     async def claim(self, incarnation: str, want: Want, *, request: str, verb: str = "claim") -> Claimed:
         context = self._context
         check_batch(want.limit)
-        before = await context.answered(incarnation, verb, request)
-        call = _Call(incarnation, want, context.journal(incarnation, verb, request))
-        for _ in range(ROUNDS):
+        call = _Call(incarnation, want, await context.journals.open(incarnation, verb, request))
+        for attempt in range(ROUNDS):
+            if attempt:
+                await context.journals.refresh(call.journal)
             now_us = call.journal.now_us = context.clock.time_us()
             if not await self._look(call, now_us):
                 return Claimed(now_us=now_us, dead=True)
-            if before:
-                return await self._again(call, before)
+            if call.answered:
+                return await self._again(call)
             selection = Selection(context.queues, context.clock, call.heads, suspects=want.suspects and not call.claims)
             picks = await selection.pick(call.limit, call.caps)
             if picks:
@@ -110,7 +123,7 @@ class Claims:
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
         owned, processing = keys.owned(call.incarnation), State.PROCESSING
         changes: list[Change] = []
-        planned: list[tuple[str, Row, bytes]] = []
+        planned: list[tuple[int, str, Row, bytes]] = []
         stale: list[Step] = []
         for at, pick in enumerate(picks):
             id, entry, args = ids[at], entries[at], entries[len(ids) + at]
@@ -118,6 +131,7 @@ class Claims:
             if row is None or entry is None or args is None:
                 stale.append(Step([Compare(pick.key, mod=pick.mod)], [Delete(pick.key)]))
                 continue
+            call.picked += 1
             self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
             taken = msgspec.structs.replace(
                 row,
@@ -140,10 +154,10 @@ class Claims:
                     [Compare(keys.state + id, mod=entry.mod), alive],
                     ops,
                     ((row.kind, SCHEDULED, -1), (row.kind, PROCESSING, 1)),
-                    answers=((at, f"{taken.fence} {id}"),),
+                    answers=((call.picked, f"{taken.fence} {id}"),),
                 )
             )
-            planned.append((id, taken, args.value))
+            planned.append((call.picked, id, taken, args.value))
         if stale:
             await context.kv.txn(stale)
         along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
@@ -151,8 +165,9 @@ class Claims:
         if changes:
             self._idle.discard(call.incarnation)
         news = News(any_of=selection.left_kinds, but=call.incarnation)
-        for (id, taken, spec), revision in zip(planned, written.revisions, strict=True):
+        for (place, id, taken, spec), revision in zip(planned, written.revisions, strict=True):
             if revision:
+                call.places.add(place)
                 context.remember(id, revision, taken)
                 call.add(to_claim(id, taken, spec))
                 news.changed.append(id)
@@ -204,10 +219,12 @@ class Claims:
             *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in selection.heads()),
             *self._delayed.before(call.delayed, next_due_us),
         ]
-        applied = await context.kv.txn([Step([alive], ops, reads)])
+        applied = await context.kv.txn([Step([alive, call.journal.guard()], ops, reads)])
         answer = applied.steps[0]
         if answer is None:
             return False
+        call.waited = True
+        call.journal.revisions[call.journal.used] = applied.revision
         if waits:
             self._idle.add(call.incarnation)
         known = {head.queue for head in selection.heads()}
@@ -236,20 +253,21 @@ class Claims:
                 steps.append(context.queues.advance(head, lag + "/"))
         await context.queues.move_on(steps[:100])
 
-    async def _again(self, call: _Call, before: Sequence[Answers]) -> Claimed:
+    async def _again(self, call: _Call) -> Claimed:
         """The first answer to a request that was sent twice, without what was taken back since."""
-        context, keys = self._context, self._context.keys
-        pairs = [answer.split(" ") for part in before for _, answer in part.answers]
-        rows = await context.rows([id for _, id in pairs])
-        specs = await context.kv.get([keys.args + id for _, id in pairs])
+        context, keys, journal = self._context, self._context.keys, call.journal
+        answers = [answer.split(" ") for _, answer in sorted(journal.answers.items())]
+        rows = await context.rows([id for _, id in answers])
+        specs = await context.kv.get([keys.args + id for _, id in answers])
         claims: list[Claim] = []
-        for (fence, id), spec in zip(pairs, specs, strict=True):
+        for (fence, id), spec in zip(answers, specs, strict=True):
             if id in rows and spec is not None:
                 row = rows[id][1]
                 held = row.state is State.PROCESSING and row.owner == call.incarnation
                 if held and row.fence == int(fence):
                     claims.append(to_claim(id, row, spec.value))
-        return Claimed(claims=tuple(claims), now_us=before[0].now_us, next_due_us=before[0].next_due_us)
+        first = journal.parts[0]
+        return Claimed(claims=tuple(claims), now_us=first.now_us, next_due_us=first.next_due_us)
 
     def _heads(self, kind: str) -> Range:
         prefix = self._context.keys.ready_heads(kind)

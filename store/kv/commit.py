@@ -14,10 +14,11 @@ from .base import Compare, Delete, Op, Put
 from .context import Context, Plan
 from .enqueue import check_batch
 from .hints import News
+from .journal import Journal
 from .logs import Logs
 from .retention import Retention
 from .rows import Out, Row, encode, extended
-from .writer import ROUNDS, Change, Journal
+from .writer import ROUNDS, Change
 
 _SMALL = 600
 """Bytes that a change has besides payloads."""
@@ -61,13 +62,12 @@ class Commits:
         check_batch(len(outcomes))
         if not outcomes:
             return []
-        parts = await context.answered(incarnation, verb, request)
-        acks = {place: Ack(answer) for part in parts for place, answer in part.answers}
+        journal = await context.journals.open(incarnation, verb, request)
+        acks = {place: Ack(answer) for place, answer in journal.answers.items()}
         pending: dict[str, list[int]] = {}
         for place, outcome in enumerate(outcomes):
             if place not in acks:
                 pending.setdefault(outcome.id, []).append(place)
-        journal = context.journal(incarnation, verb, request, used=len(parts))
         voice = _Voice(context, incarnation, await context.name_of(incarnation), request)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):

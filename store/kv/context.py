@@ -14,10 +14,11 @@ from .aside import Aside
 from .base import Delete, Entry, KeyValue, Op, Put, Range
 from .counts import DELAYED, SLOT, Counts, Shift
 from .hints import Hints
+from .journal import Journals
 from .keys import Keys, prefix_end, time_text, timed
 from .queues import Queues
-from .rows import Answers, Delayed, NodeRow, Row, decode_answers, decode_node, decode_row, encode
-from .writer import Journal, Writer
+from .rows import Delayed, NodeRow, Row, decode_node, decode_row, encode
+from .writer import Writer
 
 _MOST_CACHED = 8192
 
@@ -44,10 +45,10 @@ class Context:
         self.counts = Counts(kv, self.keys, clock)
         self.writer = Writer(kv, self.keys, self.counts, self.queues, url)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
+        self.journals = Journals(kv, self.keys)
         self.aside = Aside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
-        self._requests: dict[str, str] = {}
 
     # -- records --------------------------------------------------------------------------------------------------
 
@@ -119,25 +120,6 @@ class Context:
             (entry,) = await self.kv.get([self.keys.node + incarnation])
             known, _ = self.name(incarnation, entry)
         return known
-
-    # -- requests -------------------------------------------------------------------------------------------------
-
-    async def answered(self, incarnation: str, verb: str, request: str) -> list[Answers]:
-        """What this very request was answered before, in as many parts as it was written."""
-        prefix = self.keys.journal(incarnation, verb)
-        last = self._requests.get(prefix)
-        if len(self._requests) > 10_000:
-            self._requests.clear()
-        self._requests[prefix] = request
-        if last is not None and last != request:
-            return []
-        (found,) = await self.kv.read([Range(prefix, prefix_end(prefix))])
-        answers = (decode_answers(entry.value) for _, entry in found.items)
-        return [part for part in answers if part.request == request]
-
-    def journal(self, incarnation: str, verb: str, request: str, used: int = 0) -> Journal:
-        """Where to keep the answers to a request, after those that were kept already."""
-        return Journal(self.keys.journal(incarnation, verb), request, used=used)
 
     # -- parts of transitions -------------------------------------------------------------------------------------
 

@@ -23,14 +23,13 @@ from .base import (
     Found,
     KeyValue,
     Op,
-    Put,
     Range,
     Step,
 )
 from .counts import SLOTS, Counts, Lane, Shift
+from .journal import Journal
 from .keys import Keys, prefix_end
 from .queues import Queues
-from .rows import Answers, encode
 
 ROUNDS = 8
 """How often a conflict is met again before a call gives up."""
@@ -62,24 +61,6 @@ class Written(msgspec.Struct):
     """Incarnations that wait for work, as of the last write."""
     listeners: Sequence[tuple[str, Entry]] = ()
     """Incarnations that want to hear of every change."""
-
-
-class Journal(msgspec.Struct, gc=False):
-    """Where the answers to one request are kept."""
-
-    prefix: str
-    request: str
-    now_us: int = 0
-    next_due_us: int | None = None
-    used: int = 0
-    """Entries written so far; each request of a batch has one."""
-    extra: tuple[tuple[int, str], ...] = ()
-    """Answers that need no change, kept with the first."""
-
-    def put(self, answers: Iterable[tuple[int, str]], lease: int) -> Put:
-        """The write that keeps these answers."""
-        kept = Answers(self.request, (*self.extra, *answers), self.now_us, self.next_due_us)
-        return Put(f"{self.prefix}{self.used:03d}", encode(kept), lease)
 
 
 class Writer:
@@ -131,10 +112,13 @@ class Writer:
         written: Written,
     ) -> Sequence[Found] | None:
         guards = await self._guards(part)
+        common = [journal.guard()] if journal is not None and journal.guarded else []
         steps = [
-            Step([*change.compares, *(guards[queue] for queue, _ in change.adds)], change.ops, change.reads)
-            if change.adds
-            else Step(change.compares, change.ops, change.reads)
+            Step(
+                [*change.compares, *common, *(guards[queue] for queue, _ in change.adds)],
+                change.ops,
+                change.reads,
+            )
             for change in part
         ]
         lease = 0 if journal is None else await self.passing(now_us)
@@ -150,6 +134,8 @@ class Writer:
                 raise
             if applied.also is not None:
                 lane.written(applied.revision)
+                if journal is not None:
+                    journal.written(applied.revision)
             else:
                 lane.refused()
         finally:
@@ -160,9 +146,6 @@ class Writer:
             self._queues.forget(guards)
             done = [change for change, answer in zip(part, applied.steps, strict=True) if answer is not None]
             news = await self._settle(done, journal, lease, along)
-        if journal is not None:
-            journal.used += 1
-            journal.extra = ()
         return news
 
     async def _guards(self, part: Sequence[Change]) -> dict[str, Compare]:
@@ -210,6 +193,8 @@ class Writer:
                 applied = await self._kv.txn([], self._also(done, shifts, lane, journal, lease, along))
                 if applied.also is not None:
                     lane.written(applied.revision)
+                    if journal is not None:
+                        journal.written(applied.revision)
                     crowded = False
                     return applied.also
                 lane.refused()
