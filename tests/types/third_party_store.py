@@ -1,0 +1,152 @@
+"""A store by a third party: one that counts the calls to the store it wraps."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from peerjob import Filter, Node, Query, State, Store
+from peerjob.record import (
+    Ack,
+    Capabilities,
+    Claimed,
+    Enqueued,
+    Health,
+    Hint,
+    LogPage,
+    NewInstance,
+    NodeInfo,
+    NodeView,
+    Outcome,
+    Page,
+    Reaped,
+    Record,
+    Renewed,
+    Want,
+)
+from peerjob.store.base import Liveness
+
+
+class CountingLiveness:
+    def __init__(self, inner: Liveness, calls: Counter[str]) -> None:
+        self._inner = inner
+        self._calls = calls
+
+    async def open(self) -> None:
+        await self._inner.open()
+
+    async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
+        self._calls["renew"] += 1
+        return await self._inner.renew(
+            incarnation, ttl_us=ttl_us, running=running, count=count, fences_digest=fences_digest
+        )
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class CountingStore:
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+        self.calls: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        return f"counting+{self._inner.url}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._inner.capabilities
+
+    @property
+    def local_objects(self) -> dict[str, Any] | None:
+        return self._inner.local_objects
+
+    async def open(self) -> None:
+        await self._inner.open()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    def liveness(self) -> CountingLiveness:
+        return CountingLiveness(self._inner.liveness(), self.calls)
+
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        self.calls["enqueue"] += 1
+        return await self._inner.enqueue(instances, node=node)
+
+    async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
+        self.calls["claim"] += 1
+        return await self._inner.claim(incarnation, want, request=request)
+
+    async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        self.calls["commit"] += 1
+        return await self._inner.commit(incarnation, outcomes, request=request)
+
+    async def turn(
+        self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
+    ) -> tuple[list[Ack], Claimed]:
+        self.calls["turn"] += 1
+        return await self._inner.turn(incarnation, outcomes, want, request=request)
+
+    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+        return await self._inner.cancel(ids, node=node, request=request)
+
+    async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
+        return await self._inner.next_hints(incarnation, timeout)
+
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
+        return await self._inner.watch_final(incarnation, ids)
+
+    async def watch_changes(self, incarnation: str, ttl: float) -> None:
+        await self._inner.watch_changes(incarnation, ttl)
+
+    async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
+        return await self._inner.join(node, ttl_us=ttl_us, previous=previous)
+
+    async def leave(self, incarnation: str) -> int:
+        return await self._inner.leave(incarnation)
+
+    async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
+        return await self._inner.reap(limit, reaper=reaper)
+
+    async def nodes(self) -> list[NodeView]:
+        return await self._inner.nodes()
+
+    async def get(self, ids: Sequence[str]) -> list[Record | None]:
+        return await self._inner.get(ids)
+
+    async def lookup(self, query: Query) -> Page:
+        return await self._inner.lookup(query)
+
+    async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
+        return await self._inner.logs(id, cursor=cursor, limit=limit)
+
+    async def health(self) -> Health:
+        return await self._inner.health()
+
+    async def expire(self, limit: int) -> int:
+        return await self._inner.expire(limit)
+
+    async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
+        return await self._inner.clear_instances(filter, limit=limit)
+
+    async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._inner.clear_history(filter, cursor=cursor)
+
+    async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
+        return await self._inner.clear_logs(filter, cursor=cursor)
+
+    async def clear(self) -> None:
+        await self._inner.clear()
+
+
+def node_on(inner: Store) -> Node:
+    satisfied: Store = CountingStore(inner)
+    return Node(satisfied)
+
+
+class Unfinished:
+    async def open(self) -> None: ...
+
+
+Node(Unfinished())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
