@@ -1,0 +1,82 @@
+"""What the documents say is what the code does."""
+
+import ast
+import inspect
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerjob import Job, Node, State
+from peerjob.job import collect_jobs
+from peerjob.state import ARROWS, SINGLE
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def test_the_state_diagram_shows_the_arrows_that_stores_keep() -> None:
+    text = (ROOT / "docs" / "states.md").read_text()
+    (diagram,) = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", text, re.DOTALL)
+    drawn = re.findall(r"^ +(\S+) --> (\S+)$", diagram, re.MULTILINE)
+    assert len(drawn) == len(diagram.splitlines())
+    assert sorted(drawn) == sorted(
+        ("[*]" if state is State.UNSET else str(state), str(follower))
+        for state, followers in ARROWS.items()
+        for follower in followers.parts()
+    )
+
+
+def test_the_table_of_states_has_their_numbers() -> None:
+    text = (ROOT / "docs" / "states.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (\d+) \|", text, re.MULTILINE)
+    assert rows == [(str(state), str(int(state))) for state in SINGLE]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        assert path.exists(), f"{target} leads nowhere"
+        if anchor:
+            assert anchor in _anchors(path), f"{target}: {path.name} has no such heading"
+
+
+def _anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.timeout(120)
+async def test_the_examples_of_writing_jobs_run() -> None:
+    """Statement by statement, on a node that registers every job as soon as it has a name."""
+    text = (ROOT / "docs" / "writing-jobs.md").read_text()
+    module = types.ModuleType("writing_jobs")
+    sys.modules[module.__name__] = module
+    registered: list[Job] = []
+    try:
+        async with Node("memory://") as node:
+            vars(module)["node"] = node
+            for block in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+                code = "\n" * text.count("\n", 0, block.start(1)) + block[1]
+                for statement in ast.parse(code).body:
+                    await _run(statement, vars(module))
+                    new = [one for one in collect_jobs(module) if one not in registered]
+                    node.register(new)
+                    registered += new
+    finally:
+        del sys.modules[module.__name__]
+    assert len(registered) > 10
+
+
+async def _run(statement: ast.stmt, names: dict[str, Any]) -> None:
+    whole = ast.Module([statement], type_ignores=[])
+    code = compile(whole, "writing-jobs.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    if inspect.iscoroutine(made := eval(code, names)):
+        await made
