@@ -1,0 +1,93 @@
+"""A web application that is a node of the cluster: what one replica accepts, any replica may run.
+
+    PEERJOB_STORE=redis://localhost uvicorn --app-dir examples fastapi_app:app
+
+    curl -X POST 'localhost:8000/words' --json '{"text": "to be or not to be"}'
+    curl localhost:8000/jobs/<uuid>
+    curl localhost:8000/jobs/<uuid>/result
+
+Start it as often as you like: each replica is a peer, and when one dies, the others finish its work. Without
+PEERJOB_STORE the store is the process's own memory, and so good for a single replica only.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query
+from pydantic import BaseModel
+
+from peerjob import INJECTED, Context, Instance, JobCancelled, JobFailed, JobTimedOut, Node, UnknownInstanceError, job
+
+
+class Text(BaseModel):
+    text: str
+    seconds: float = 0
+    """How long to take over it, to see it run."""
+
+
+@job(kind="count_words", max_retries=3, backoff="1s", timeout="5m")
+async def count_words(text: Text, context: Context = INJECTED) -> dict[str, int]:
+    """Count how often each word occurs."""
+    words = text.text.split()
+    counts: Counter[str] = Counter()
+    for done, word in enumerate(words, 1):
+        counts[word] += 1
+        context.progress(done / len(words), word)
+        await asyncio.sleep(text.seconds / len(words))
+    return dict(counts)
+
+
+node = Node(os.environ.get("PEERJOB_STORE", "memory://"), jobs=[count_words])
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+    async with node:  # at the end, what still runs is handed back, and another replica takes it
+        yield
+
+
+app = FastAPI(title="Words", lifespan=lifespan)
+
+
+@app.post("/words", status_code=202)
+async def accept(text: Text) -> dict[str, str]:
+    """Schedule the work and answer at once; from here on it cannot be lost."""
+    instance = await node.schedule(count_words, text)
+    return {"uuid": instance.id, "state": str(instance.state)}
+
+
+@app.get("/jobs/{uuid}")
+async def show(uuid: str) -> dict[str, Any]:
+    """State, attempts, times and progress."""
+    instance = await find(uuid)
+    progress = instance.progress
+    return instance.to_dict() | {"progress": None if progress is None else progress.fraction}
+
+
+@app.get("/jobs/{uuid}/result")
+async def result(uuid: str, wait: Annotated[float, Query(ge=0, le=60)] = 10) -> dict[str, int]:
+    """The result, once it is there; waits for it up to `wait` seconds."""
+    instance = await find(uuid)
+    try:
+        return await instance.result(timeout=wait)
+    except (JobFailed, JobCancelled, JobTimedOut) as ended:
+        raise HTTPException(500, str(ended)) from ended
+    except TimeoutError as error:
+        raise HTTPException(504, "not yet") from error
+
+
+@app.delete("/jobs/{uuid}")
+async def cancel(uuid: str) -> dict[str, bool]:
+    """Cancel it, on whatever replica it runs."""
+    return {"cancelled": await (await find(uuid)).cancel()}
+
+
+async def find(uuid: str) -> Instance[dict[str, int]]:
+    try:
+        return await node.lookup_instance(uuid, count_words)
+    except (UnknownInstanceError, ValueError) as error:
+        raise HTTPException(404, f"no job {uuid}") from error

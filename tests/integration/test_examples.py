@@ -1,0 +1,135 @@
+"""Every example runs as its own text says, in a process of its own."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.processes import ChildProcess
+
+ROOT = Path(__file__).parents[2]
+
+Run = Callable[..., ChildProcess]
+
+SCRIPT_SAYS = """\
+sum: 100
+concat: Hello, world
+count_down: lift-off
+sum of text: 3
+a hundred at once: 9900
+divide: ZeroDivisionError: division by zero
+  it said: INFO dividing 1 by 0
+  it was: Created
+  it was: Scheduled
+  it was: Processing
+  it was: Terminated
+"""
+RETRIES_SAY = """\
+unreliable: done at attempt 3
+  Created
+  Scheduled
+  Processing
+  Scheduled retry 1 in *
+  Processing
+  Scheduled retry 2 in *
+  Processing
+  Completed
+rate_limited: served
+forgiven: a guess, because of no such row
+hopeless: peerjob.errors.Fail: this address cannot exist
+too_slow: ran longer than its timeout of 100ms, 2 times
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Run a program of this Python's environment in the checkout, as a user would."""
+    with ExitStack() as stack:
+        started = 0
+
+        def run_one(program: str, *arguments: str, store: str | None = None) -> ChildProcess:
+            nonlocal started
+            started += 1
+            return stack.enter_context(
+                ChildProcess(
+                    [Path(sys.executable).with_name(program), *arguments],
+                    output=tmp_path / f"{program}-{started}",
+                    env={"PYTHONUNBUFFERED": "1"} | ({} if store is None else {"PEERJOB_STORE": store}),
+                    cwd=ROOT,
+                )
+            )
+
+        yield run_one
+
+
+@pytest.mark.parametrize(
+    ("example", "says"), [("script", SCRIPT_SAYS), ("retries", RETRIES_SAY)], ids=["script", "retries"]
+)
+@pytest.mark.parametrize("shared", [False, True], ids=["memory", "redis"])
+def test_a_script_runs(run: Run, request: pytest.FixtureRequest, example: str, says: str, shared: bool) -> None:
+    store: str | None = request.getfixturevalue("redis_url") if shared else None
+    child = run("python", f"examples/{example}.py", store=store)
+    assert child.wait(timeout=30) == 0, child.lines
+    # what the node logs goes to the error stream, which is caught too
+    said = [line for line in child.lines if not line.startswith(("memory://", "redis://"))]
+    assert [_without_seconds(line) for line in said] == says.splitlines()
+
+
+def _without_seconds(line: str) -> str:
+    start, between, _ = line.partition(" in ")
+    return f"{start} in *" if between and "retry" in start else line
+
+
+def serve_fastapi(run: Run, store: str) -> tuple[ChildProcess, httpx.Client]:
+    child = run("uvicorn", "--app-dir", "examples", "--port", "0", "fastapi_app:app", store=store)
+    address = child.wait_for(r"running on (http://\S+)", timeout=30)[1]
+    return child, httpx.Client(base_url=address, timeout=30)
+
+
+def test_the_fastapi_application_schedules_and_shows(run: Run, redis_url: str) -> None:
+    child, client = serve_fastapi(run, redis_url)
+    with client:
+        accepted = client.post("/words", json={"text": "to be or not to be"})
+        assert (accepted.status_code, accepted.json()["state"]) == (202, "Scheduled")
+        path = f"/jobs/{accepted.json()['uuid']}"
+        assert client.get(f"{path}/result").json() == {"to": 2, "be": 2, "or": 1, "not": 1}
+        shown = client.get(path).json()
+        assert (shown["state"], shown["attempts"], shown["progress"]) == ("Completed", 1, 1.0)
+        assert client.delete(path).json() == {"cancelled": False}
+        assert client.get("/jobs/nonsense").status_code == 404
+        assert client.post("/words", json={"txet": "x"}).status_code == 422
+    assert child.terminate() in (0, -15), child.lines
+
+
+def test_a_replica_finishes_what_a_killed_one_was_running(run: Run, redis_url: str) -> None:
+    first, to_first = serve_fastapi(run, redis_url)
+    with to_first:
+        slow = to_first.post("/words", json={"text": "a b c d", "seconds": 2}).json()
+        while not (shown := to_first.get(f"/jobs/{slow['uuid']}").json())["progress"]:
+            assert shown["state"] in ("Scheduled", "Processing")
+    # only now is there another node, so it is the first that runs it
+    second, to_second = serve_fastapi(run, redis_url)
+    with to_second:
+        first.kill()
+        deadline = time.monotonic() + 30
+        while (answer := to_second.get(f"/jobs/{slow['uuid']}/result")).status_code == 504:
+            assert time.monotonic() < deadline, second.lines
+        assert answer.json() == {"a": 1, "b": 1, "c": 1, "d": 1}
+        shown = to_second.get(f"/jobs/{slow['uuid']}").json()
+        assert (shown["attempts"], shown["crashes"]) == (1, 1)
+
+
+def test_the_flask_application_schedules_and_shows(run: Run, redis_url: str) -> None:
+    child = run("flask", "--app", "examples/flask_app.py", "run", "--port", "0", store=redis_url)
+    address = child.wait_for(r"Running on (http://\S+)", timeout=30)[1]
+    with httpx.Client(base_url=address, timeout=30) as client:
+        accepted = client.post("/primes?below=1000")
+        assert (accepted.status_code, accepted.json()["state"]) == (202, "Scheduled")
+        path = f"/jobs/{accepted.json()['uuid']}"
+        assert client.get(f"{path}/result").json() == {"primes": 168}
+        assert client.get(path).json()["state"] == "Completed"
+        assert client.get("/jobs/00000000-0000-7000-8000-000000000000").status_code == 404
