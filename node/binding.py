@@ -93,9 +93,7 @@ class Binding:
         """`module:qualname` of the callable; raises OptionError when another process cannot import it."""
         path = import_path(self.executor)
         if path is None or path.startswith("__main__:"):
-            raise OptionError(
-                "run_in", "process", f"'process' only for a function importable by name ({self.executor})"
-            )
+            raise OptionError("run_in", "process", f"another for {self.executor}, which cannot be imported by name")
         return path
 
     def mode(self, run_in: str) -> Mode:
@@ -254,9 +252,7 @@ class Binding:
             raise OptionError("executor", self.executor, "a function that returns; a generator's body never runs")
         for one in signature.parameters:
             if one.default is INJECTED and not one.supplied:
-                raise OptionError(
-                    one.name, one.annotation, "an annotation that can be injected: Context, Instance, Node"
-                )
+                raise OptionError(one.name, one.annotation, "Context, Instance, Node, Worker or a blocking twin")
             if signature.is_async and one.injected in ("blocking manager", "blocking instance"):
                 raise OptionError(one.name, one.annotation, "Node or Instance: an async function must not block")
             if one.resource is not None:

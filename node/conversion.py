@@ -38,11 +38,10 @@ _CONFIG = pydantic.ConfigDict(arbitrary_types_allowed=True)
 
 def make_converter(annotation: Any) -> Converter:
     """A converter to an annotated type; one that changes nothing where there is nothing to convert to."""
-    for prepare in (_prepared, _as_it_is):
+    for candidate in (_prepared(annotation, frozenset()), annotation):
         # an annotation may be any object, and its schema is code of the user's
         with contextlib.suppress(Exception):
-            adapter = _adapter(prepare(annotation, frozenset()))
-            return functools.partial(adapter.validate_python, by_alias=True, by_name=True)
+            return functools.partial(_adapter(candidate).validate_python, by_alias=True, by_name=True)
     return lambda value: value
 
 
@@ -83,26 +82,25 @@ def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
     if isinstance(annotation, NewType):
         return _prepared(annotation.__supertype__, inside)
     if isinstance(annotation, TYPE_ALIAS):
-        return annotation if annotation in inside else _prepared(annotation.__value__, inside | {annotation})
+        recursive = annotation in inside or isinstance(annotation.__value__, str)
+        return annotation if recursive else _prepared(annotation.__value__, inside | {annotation})
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return Annotated[(_prepared(parts[0], inside), *parts[1:])]
     if origin in (Union, types.UnionType):
         return Union[tuple(_prepared(part, inside) for part in parts)]  # noqa: UP007
     base: Any = origin or annotation
+    if not isinstance(base, type):
+        return annotation
     if base in _STREAMS:
         item = parts[0] if parts else Any
         wholes = [types.GenericAlias(one, item) for one in (list, set)] + [types.GenericAlias(tuple, (item, ...))]
         return Union[tuple(_prepared(one, inside) for one in wholes)]  # noqa: UP007
     if base in _ARRAYS or base in _OBJECTS:
         inner = tuple(part if part is ... else _prepared(part, inside) for part in parts)
-        whole = base[inner] if inner else annotation
+        whole = cast(Any, base)[inner] if inner else annotation
         return Annotated[whole, pydantic.BeforeValidator(_array_text if base in _ARRAYS else _object_text)]
-    return _prepared_class(annotation) if origin is None and isinstance(annotation, type) else annotation
-
-
-def _as_it_is(annotation: Any, _inside: frozenset[Any]) -> Any:
-    return annotation
+    return _prepared_class(annotation) if origin is None else annotation
 
 
 def _prepared_class(kind: type[Any]) -> Any:
@@ -113,7 +111,7 @@ def _prepared_class(kind: type[Any]) -> Any:
     if hasattr(kind, "__pydantic_fields__"):
         return Annotated[kind, pydantic.BeforeValidator(_any_text)]
     if (fields := _fields_of(kind)) is not None:
-        return Annotated[kind, pydantic.PlainValidator(_Rebuilder(kind, fields))]
+        return Annotated[Any, pydantic.PlainValidator(_Rebuilder(kind, fields))]
     return kind
 
 
