@@ -27,6 +27,7 @@ class Runner(Protocol):
 
     async def run(self, run: Run) -> None: ...
     def hand_back(self, run: Run, note: str) -> None: ...
+    def put_off(self, run: Run, note: str) -> None: ...
 
 
 class Pool:
@@ -162,7 +163,7 @@ class Pool:
                 self._runner.hand_back(run, "cancelled before it began")
         except Exception:
             logger.exception("instance %s: the node failed to run it", run.claim.id)
-            self._runner.hand_back(run, "the node failed to run it")
+            self._runner.put_off(run, "the node failed to run it")
         finally:
             self._finished(run)
 

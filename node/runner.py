@@ -32,7 +32,7 @@ from .verdict import Verdicts
 logger = logging.getLogger("peerjob.node")
 
 MISFIT_WAIT = 1.0
-"""Seconds before an instance whose arguments do not fit here is offered again."""
+"""Seconds before an instance that cannot be run here is offered again."""
 
 
 class InstanceRunner:
@@ -76,6 +76,11 @@ class InstanceRunner:
         """Give a claim back that was not run."""
         run.ended = True
         self._recorder.add(run, self._verdicts.handed_back(run, note))
+
+    def put_off(self, run: Run, note: str) -> None:
+        """Give a claim back that this node cannot run now, for later, so that it does not come back at once."""
+        run.ended = True
+        self._recorder.add(run, self._verdicts.snoozed(run, Snooze(MISFIT_WAIT), note))
 
     def prepare(self, run: Run) -> None:
         """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""

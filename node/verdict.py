@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from peerjob.clock import Clock
 from peerjob.codec import encode_value
-from peerjob.durations import format_seconds, to_seconds
+from peerjob.durations import MAX_SECONDS, format_seconds, to_seconds
 from peerjob.errors import Fail, PayloadTooLargeError, PeerjobError, Retry, Snooze
 from peerjob.instance import Instance
 from peerjob.policy import Backoff, Policy
@@ -89,7 +89,8 @@ class Verdicts:
             id=run.claim.id,
             fence=run.claim.fence,
             action=Action.REPORT,
-            started=run.reported,
+            # lines that come after the end must come alone: see `Store.commit`
+            started=run.reported and not run.ended,
             progress=run.take_progress(),
             logs=run.take_logs(),
         )
@@ -142,7 +143,7 @@ class Verdicts:
         if isinstance(backoff, Backoff):
             return backoff.seconds(retry, self._clock)
         if type(backoff).__module__.startswith("tenacity."):
-            return _tenacity_wait(backoff, retry, error)
+            return to_seconds(_tenacity_wait(backoff, retry, error), "backoff")
         return to_seconds(backoff(instance, error), "backoff")
 
 
@@ -153,7 +154,7 @@ def _tenacity_wait(strategy: Any, attempt: int, error: BaseException) -> float:
     state = RetryCallState(cast(Any, None), None, (), {})
     state.attempt_number = attempt
     state.outcome = Future.construct(attempt, error, True)
-    return float(strategy(state))
+    return min(float(strategy(state)), MAX_SECONDS)
 
 
 def is_cancellation(error: BaseException) -> bool:

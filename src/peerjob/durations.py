@@ -18,6 +18,8 @@ _ISO = re.compile(
     r"(?:T(?:(\d+(?:[.,]\d+)?)H)?(?:(\d+(?:[.,]\d+)?)M)?(?:(\d+(?:[.,]\d+)?)S)?)?",
     re.IGNORECASE,
 )
+MAX_SECONDS = 1000 * 366 * 86400
+"""Longest duration: what is due after it is still a date that can be shown."""
 _EXPECTED = 'a duration: seconds, a timedelta, or text like "5s", "1h30m", "PT1H30M"'
 
 
@@ -50,6 +52,8 @@ def to_seconds(value: object, option: str = "duration", *, negative: bool = Fals
         raise OptionError(option, value, "a finite duration")
     if seconds < 0 and not negative:
         raise OptionError(option, value, "a duration of zero or more")
+    if abs(seconds) > MAX_SECONDS:
+        raise OptionError(option, value, "a duration of at most 1,000 years")
     return seconds
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -81,7 +81,10 @@ def _aware(given: object, zone: ZoneInfo | None) -> datetime:
                 f"at={moment.isoformat()} has no time zone; pass an aware datetime, or timezone= beside it"
             )
         moment = moment.replace(tzinfo=zone)
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ScheduleError(f"at={moment.isoformat()}: no such time in UTC") from None
 
 
 def _zone(name: object) -> ZoneInfo:
