@@ -134,8 +134,9 @@ class Node(Manager):
         try:
             await session.open()
             if self._lifespan is not None:
-                self._lifespan_exit = self._lifespan(self)
-                await self._lifespan_exit.__aenter__()
+                entering = self._lifespan(self)
+                await entering.__aenter__()
+                self._lifespan_exit = entering
             await session.begin()
         except BaseException:
             await self._abandon(session)

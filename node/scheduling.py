@@ -80,10 +80,11 @@ class Scheduling:
                 raise TypeError("a call has its arguments already; pass it alone")
             return cast("Call[Any]", target)
         if isinstance(target, str):
+            allowed = kwargs.pop("allow_unknown", False)
             found = self._registry.find(target)
             if found is not None:
                 return Call(found, args, kwargs)
-            if kwargs.pop("allow_unknown", False):
+            if allowed:
                 return Call(Job(target), args, kwargs)
             raise UnknownKindError(target, [job.kind for job in self._registry.jobs()])
         hint = (
