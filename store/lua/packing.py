@@ -22,7 +22,7 @@ NOTE_LIMIT = 1000
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
 _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdI")
-_RELEASING, _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS = 1, 2, 4, 8, 16
+_HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS = 2, 4, 8, 16
 _encode = msgspec.msgpack.Encoder().encode
 _decode_line = msgspec.msgpack.Decoder(LogLine).decode
 
@@ -60,10 +60,23 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
         if number is None:
             number = numbers[shape] = len(numbers) + 1
             templates += _template(one)
-        if len(one.id) != ID_SIZE:
-            raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {one.id!r}")
+        _check_id(one.id)
         members += (one.id, number, one.spec)
     return [node, len(numbers), *templates, *members]
+
+
+def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
+    """Arguments of enqueue_one.lua, for an instance that is simple enough."""
+    if one.due_us is not None or one.delay_us or one.key is not None or one.tags:
+        return None
+    _check_id(one.id)
+    retention = -1 if one.retention_us is None else one.retention_us
+    return (node, one.kind, one.priority, retention, one.max_crashes, one.id, one.spec)
+
+
+def _check_id(id: str) -> None:
+    if len(id) != ID_SIZE:
+        raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {id!r}")
 
 
 def _template(one: NewInstance) -> tuple[Argument, ...]:
@@ -101,17 +114,17 @@ def claimed(reply: Reply) -> Claimed:
     """The answer of claim.lua."""
     if reply[0] == b"dead":
         return Claimed(dead=True)
-    now = int(reply[1])
+    now: int = reply[1]
     fields = iter(reply[4:])
     return Claimed(
         claims=tuple(
             Claim(
                 id=name.decode(),
                 kind=kind.decode(),
-                fence=int(fence),
+                fence=fence,
                 spec=spec,
                 priority=priority,
-                due_us=int(due),
+                due_us=due,
                 attempts=attempts,
                 crashes=crashes,
                 losses=losses,
@@ -120,7 +133,7 @@ def claimed(reply: Reply) -> Claimed:
             for name, spec, kind, fence, priority, due, attempts, crashes, losses in zip(*[fields] * 9, strict=True)
         ),
         now_us=now,
-        next_due_us=int(reply[2]) if reply[2] else None,
+        next_due_us=reply[2] or None,
     )
 
 
@@ -193,10 +206,12 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     ) = _NUMBERS.unpack_from(raw)
     if layout != LAYOUT:
         raise ValueError(f"record of {id}: layout {layout}")
-    texts, end = _texts(raw, _NUMBERS.size, 8)
+    (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
+    key = tags = result = error = progress = b""
+    if flags:
+        (key, tags, result, error, progress), end = _texts(raw, end, 5)
     if end != len(raw):
         raise ValueError(f"record of {id}: {len(raw)} bytes, {end} expected")
-    kind, key, tags, owner, history, result, error, progress = texts
     return Record(
         id=id,
         kind=kind.decode(),

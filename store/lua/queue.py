@@ -9,7 +9,14 @@ from peerjob.record import Ack, Claimed, Enqueued, NewInstance, Outcome, Want
 from peerjob.state import State
 
 from .driver import Argument, Reply
-from .packing import acks, claim_arguments, claimed, enqueue_arguments, outcome_arguments
+from .packing import (
+    acks,
+    claim_arguments,
+    claimed,
+    enqueue_arguments,
+    outcome_arguments,
+    plain_arguments,
+)
 from .verbs import Verbs, check_batch, report_asides
 
 
@@ -20,6 +27,9 @@ class QueueVerbs(Verbs):
         check_batch(instances)
         if not instances:
             return []
+        if len(instances) == 1 and (plain := plain_arguments(instances[0], node)) is not None:
+            if await self._run(self._scripts.enqueue_one, *plain):
+                return [Enqueued(instances[0].id, True)]
         reply = await self._run(self._scripts.enqueue, *enqueue_arguments(instances, node))
         return _enqueued(instances, reply)
 

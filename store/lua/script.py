@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 
 from peerjob.record import HISTORY_LIMIT, SUSPECT_AFTER
 
-_ALWAYS = ("base", "keys")
-_USES = "-- uses: "
+_PARTS = ("base", "keys", "record", "queue", "hints", "aside", "outcome", "takeback", "pages")
+_DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Scripts:
 
     open: Script
     enqueue: Script
+    enqueue_one: Script
     claim: Script
     commit: Script
     join: Script
@@ -57,20 +60,41 @@ class Scripts:
 @cache
 def load_scripts() -> Scripts:
     """Read every script from the package; the files never change while a process runs."""
-    return Scripts(**{field.name: _load(field.name) for field in fields(Scripts)})
-
-
-def _load(name: str) -> Script:
     folder = files("peerjob.store.lua") / "scripts"
-    shebang, *lines = (folder / f"{name}.lua").read_text().splitlines()
-    uses = [line.removeprefix(_USES).split() for line in lines if line.startswith(_USES)]
-    parts = [*_ALWAYS, *(part for line in uses for part in line)]
-    source = "\n".join(
-        [
-            shebang,
-            f"local HISTORY_LIMIT, SUSPECT_AFTER = {HISTORY_LIMIT}, {SUSPECT_AFTER}",
-            *((folder / "lib" / f"{part}.lua").read_text() for part in parts),
-            *lines,
-        ]
+    constants = f"local HISTORY_LIMIT, SUSPECT_AFTER = {HISTORY_LIMIT}, {SUSPECT_AFTER}\n"
+    parts = [(folder / "lib" / f"{part}.lua").read_text() for part in _PARTS]
+    definitions = [definition for part in (constants, *parts) for definition in _definitions(part)]
+    return Scripts(
+        **{
+            field.name: _script(field.name, (folder / f"{field.name}.lua").read_text(), definitions)
+            for field in fields(Scripts)
+        }
     )
+
+
+def _definitions(part: str) -> Iterable[tuple[list[str], str]]:
+    """The top-level definitions of a part: the names that each makes, and its code."""
+    code = _without_comments(part)
+    starts = [match.start() for match in _DEFINITION.finditer(code)]
+    for start, end in zip(starts, [*starts[1:], len(code)], strict=True):
+        match = _DEFINITION.match(code, start)
+        assert match is not None
+        yield match[1].split(", "), code[start:end].rstrip()
+
+
+def _without_comments(code: str) -> str:
+    return "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("--"))
+
+
+def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) -> Script:
+    """A command with the definitions that it needs in front: each costs the server time at every call."""
+    shebang, _, body = text.partition("\n")
+    body = _without_comments(body)
+    wanted = set(_WORD.findall(body))
+    chosen: list[str] = []
+    for names, code in reversed(definitions):
+        if wanted.intersection(names):
+            wanted.update(_WORD.findall(code))
+            chosen.append(code)
+    source = "\n".join([shebang, *reversed(chosen), body])
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record queue hints aside outcome
 -- Scheduled or Processing -> Cancelled. A running one stays in its holder's hands as releasing, with its unique key.
 --
 -- KEYS[1]  the namespace's prefix
@@ -21,7 +20,6 @@ for n = 4, #ARGV do
   keys[n - 3] = record_key(ARGV[n])
 end
 local states, finals, seen = {}, {}, {}
-call('LLEN', ASIDE)
 for n, raw in ipairs(call('MGET', unpack(keys))) do
   local id = ARGV[n + 3]
   local r = seen[id] or decode(raw)
@@ -36,7 +34,7 @@ for n, raw in ipairs(call('MGET', unpack(keys))) do
       local owned = owned_key(r.owner)
       local claim = call('HGET', owned, id)
       if claim then
-        add_pair(later.hset, owned, id, claim .. 'r')
+        add_pair('HSET', owned, id, claim .. 'r')
         r.releasing = true
         hint(r.owner, 'c' .. id)
       else
@@ -54,5 +52,5 @@ ended(finals)
 
 call('SET', cancelled_key(request), table.concat(states, ','), 'PX', ANSWER_MS)
 write_all()
-send_hints()
+bound_hints()
 return {put_aside(), unpack(states)}

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record queue hints outcome
 -- Remove instances whatever their state; called until it answers 0.
 --
 -- KEYS[1]  the namespace's prefix
@@ -15,13 +14,13 @@ for _, kind in ipairs(kinds) do
       if r and r.state == SCHEDULED then
         leave_queue(r, id)
       elseif r and r.state == PROCESSING then
-        add(later.hdel, owned_key(r.owner), id)
+        add('HDEL', owned_key(r.owner), id)
         hint(r.owner, 'c' .. id)
       elseif r then
-        add(later.zrem, expiry_key(kind), expiry_member(r, id))
+        add('ZREM', expiry_key(kind), expiry_member(r, id))
       end
       if r and r.key and call('HGET', unique_key(kind), r.key) == id then
-        add(later.hdel, unique_key(kind), r.key)
+        add('HDEL', unique_key(kind), r.key)
       end
       remove(id, kind, state, true)
       ids[#ids + 1] = id
@@ -37,5 +36,5 @@ if #ids == 0 then
   end
   call('UNLINK', DELAYED, KINDS, WATCHED)
 end
-send_hints()
+bound_hints()
 return #ids

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record queue outcome aside pages
 -- Clear final instances, or a part of them, in order of creation.
 --
 -- KEYS[1]  the namespace's prefix
@@ -21,7 +20,7 @@ local clear = {
     if r.releasing then
       return false
     end
-    add(later.zrem, expiry_key(r.kind), expiry_member(r, id))
+    add('ZREM', expiry_key(r.kind), expiry_member(r, id))
     free_key(r, id)
     remove(id, r.kind, r.state, r.tags ~= '')
     return true
@@ -29,7 +28,7 @@ local clear = {
   history = function(r, id)
     local total, last, position = 0, nil, 1
     while position <= #r.history do
-      local state, at, count, node, note, rest = struct.unpack(ENTRY, r.history, position)
+      local state, at, count, node, note, rest = unpack_text(ENTRY, r.history, position)
       total, last, position = total + count, {state, at, node, note}, rest
     end
     if r.entries > 1 then
@@ -42,7 +41,7 @@ local clear = {
     if r.log_total > 0 then
       r.log_total, r.log_bytes = 0, 0
       set(record_key(id), encode(r))
-      table.insert(later.unlink, logs_key(id))
+      unlink(logs_key(id))
       return true
     end
   end,

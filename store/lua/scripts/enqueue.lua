@@ -1,5 +1,4 @@
 #!lua
--- uses: record queue hints
 -- Add instances as Created -> Scheduled. Alone among the scripts that write it is refused when memory is full.
 --
 -- KEYS[1]  the namespace's prefix
@@ -8,40 +7,37 @@
 --          tags, retention (-1 default), max_crashes;
 --          per instance: id, number of its template, spec
 -- Reply    {} when all are new (or were added by the same call before); else per instance 0, or the id that has its key
-local node = ARGV[1]
-local templates = {}
-local cursor = 3
-local wakeups = {}
+local node, cursor = ARGV[1], 3
 
+-- What instances alike share: their record, their place in the queue up to the id, and their indexes.
+local templates, due_by_kind = {}, {}
 for n = 1, tonumber(ARGV[2]) do
-  local due_text = ARGV[cursor + 2]
+  local kind, priority, due_text, key, tags = ARGV[cursor], ARGV[cursor + 1], ARGV[cursor + 2], ARGV[cursor + 3],
+    ARGV[cursor + 4]
   local due = now
   if due_text ~= '' then
-    local number = tonumber(sub(due_text, 2))
-    due = byte(due_text) == 43 and now + number or number
+    due = tonumber(sub(due_text, 2)) + (sub(due_text, 1, 1) == '+' and now or 0)
   end
-  local key = ARGV[cursor + 3]
-  local r = {
-    state = CREATED, entries = 1, priority = tonumber(ARGV[cursor + 1]), due = due, fence = 0, at = now, attempts = 0,
-    crashes = 0, losses = 0, max_crashes = tonumber(ARGV[cursor + 6]), retention = tonumber(ARGV[cursor + 5]),
-    log_total = 0, log_bytes = 0, kind = ARGV[cursor], tags = ARGV[cursor + 4], owner = '',
-    key = key ~= '' and sub(key, 2) or nil, history = entry(CREATED, now, node, ''),
+  key = key ~= '' and sub(key, 2) or nil
+  if not due_by_kind[kind] then
+    due_by_kind[kind] = 0
+    call('ZCARD', ready_key(kind))
+    call('ZCARD', index_key(SCHEDULED, kind))
+  end
+  local tag_keys = {}
+  if tags ~= '' then
+    each_text(tags, function(tag)
+      tag_keys[#tag_keys + 1] = tag_key(tag)
+      call('ZCARD', tag_key(tag))
+    end)
+  end
+  templates[n] = {
+    kind = kind, priority = priority, due = due, key = key, place = due <= now and ready_member(due, ''),
+    tag_keys = tag_keys, record = newborn(kind, priority, due, key, tags, ARGV[cursor + 5], ARGV[cursor + 6], node),
   }
-  become(r, SCHEDULED, node, '')
-  r.text = encode(r)
-  local due_digits = format('%016.0f', due)
-  r.due_digits = due_digits
-  templates[n] = r
   cursor = cursor + 7
-  if not wakeups[r.kind] then
-    wakeups[r.kind] = 0
-    touch_zset(ready_key(r.kind))
-    touch_zset(DELAYED)
-    touch_zset(index_key(SCHEDULED, r.kind))
-    call('HLEN', unique_key(r.kind))
-  end
-  each_tag(r.tags, function(tag) touch_zset(tag_key(tag)) end)
 end
+call('ZCARD', DELAYED)
 call('SCARD', KINDS)
 
 local count = (#ARGV - cursor + 1) / 3
@@ -51,77 +47,75 @@ for n = 1, count do
 end
 local stored = call('MGET', unpack(keys))
 
--- The id that has a unique key now: the one it stands for must exist and not be over, its body included.
+-- The id that has a unique key now: what it stands for must exist and not be over, its body included.
 local holders = {}
 
 local function holder(kind, key)
-  local both = #kind .. ':' .. kind .. key
-  if holders[both] == nil then
+  local name = #kind .. ':' .. kind .. key
+  if holders[name] == nil then
     local id = call('HGET', unique_key(kind), key)
-    local r = id and decode(call('MGET', record_key(id))[1])
-    holders[both] = r and (not is_final(r.state) or r.releasing) and id or false
+    local raw = id and call('MGET', record_key(id))[1]
+    holders[name] = raw and (not is_final(byte(raw, 2) or CANCELLED) or byte(raw, 3) % 2 == RELEASING) and id or false
   end
-  return holders[both], both
+  return holders[name], name
 end
 
-local answers, refused = {}, false
-local seen = {}
+local answers, refused, seen = {}, false, {}
 local earliest = nil
 
 for n = 1, count do
-  local id, r, spec = ARGV[cursor], templates[tonumber(ARGV[cursor + 1])], ARGV[cursor + 2]
-  cursor = cursor + 3
-  answers[n] = 0
-  if stored[n] or seen[id] then
-    if seen[id] then
-      answers[n] = seen[id]
-    end
-  else
-    local holding, both = false, nil
-    if r.key then
-      holding, both = holder(r.kind, r.key)
+  local id, one = ARGV[cursor], templates[tonumber(ARGV[cursor + 1])]
+  local kind, answer = one.kind, seen[id] or 0
+  if not stored[n] and not seen[id] then
+    local holding, name = false, nil
+    if one.key then
+      holding, name = holder(kind, one.key)
     end
     if holding then
-      answers[n] = holding
+      answer = holding
       refused = true
     else
-      if r.key then
-        holders[both] = id
-        add_pair(later.hset, unique_key(r.kind), r.key, id)
+      if one.key then
+        holders[name] = id
+        add_pair('HSET', unique_key(kind), one.key, id)
       end
-      set(keys[n], r.text)
-      set(spec_key(id), spec)
-      if r.due > now then
-        add_pair(later.zadd, DELAYED, digits(r.due), delayed_member(r, id))
-        if not earliest or r.due < earliest.due then
-          earliest = r
-        end
+      set(keys[n], one.record)
+      set(spec_key(id), ARGV[cursor + 2])
+      if one.place then
+        add_pair('ZADD', ready_key(kind), one.priority, one.place .. id)
+        due_by_kind[kind] = due_by_kind[kind] + 1
       else
-        add_pair(later.zadd, ready_key(r.kind), r.priority, r.due_digits .. id)
-        wakeups[r.kind] = wakeups[r.kind] + 1
+        add_pair('ZADD', DELAYED, one.due, delayed_member(id, false, one.priority, kind))
+        if not earliest or one.due < earliest.due then
+          earliest = one
+        end
       end
-      add_pair(later.zadd, index_key(SCHEDULED, r.kind), 0, id)
-      if r.tags ~= '' then
-        each_tag(r.tags, function(tag) add_pair(later.zadd, tag_key(tag), 0, id) end)
+      add_pair('ZADD', index_key(SCHEDULED, kind), 0, id)
+      for _, key in ipairs(one.tag_keys) do
+        add_pair('ZADD', key, 0, id)
       end
       changed(id)
     end
-    seen[id] = answers[n]
+  end
+  seen[id] = answer
+  answers[n] = answer
+  cursor = cursor + 3
+end
+
+if idle_left > 0 then
+  for kind, due_now in pairs(due_by_kind) do
+    wake(kind, due_now)
+  end
+  if earliest then
+    wake_for_earliest(earliest.kind, earliest.due)
   end
 end
 
-for kind, due_now in pairs(wakeups) do
-  later.sadd[KINDS] = later.sadd[KINDS] or {}
-  table.insert(later.sadd[KINDS], kind)
-  wake(kind, due_now)
-end
-if earliest and idle_left > 0 then
-  local head = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
-  if not head[2] or earliest.due < tonumber(head[2]) then
-    wake(earliest.kind, 1)
+if #records_to_set > 0 then
+  for kind in pairs(due_by_kind) do
+    call('SADD', KINDS, kind)
   end
+  write_all()
+  bound_hints()
 end
-
-write_all()
-send_hints()
 return refused and answers or {}

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record queue outcome
 -- Remove final instances whose time is over, or that are too many of their kind.
 --
 -- KEYS[1]  the namespace's prefix

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record
 -- A process that was marked dead turned out to live: crashes charged for it become losses, up to 500 at a time.
 --
 -- KEYS[1]  the namespace's prefix

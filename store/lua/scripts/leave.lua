@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record queue hints aside outcome takeback
 -- End a lease in order and hand back up to `limit` of the claims left behind, uncounted; called until none is left.
 --
 -- KEYS[1]  the namespace's prefix
@@ -26,5 +25,5 @@ if all then
   call('HDEL', DEAD, inc)
 end
 write_all()
-send_hints()
+bound_hints()
 return {#taken, all and 1 or 0, put_aside()}

@@ -1,5 +1,4 @@
 #!lua flags=no-writes
--- uses: record
 -- Log lines of one instance.
 --
 -- KEYS[1]  the namespace's prefix

@@ -1,5 +1,4 @@
 #!lua flags=no-writes
--- uses: pages
 -- A page of instances in order of creation.
 --
 -- KEYS[1]  the namespace's prefix

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record queue hints aside outcome takeback
 -- Mark incarnations dead whose lease expired, and take back up to `limit` claims of dead ones.
 --
 -- KEYS[1]  the namespace's prefix
@@ -44,6 +43,6 @@ write_all()
 for n = 1, #dead, 2 do
   call('PEXPIRE', charged_key(dead[n]), CHARGED_MS)
 end
-send_hints()
+bound_hints()
 reply[1] = put_aside()
 return reply

@@ -1,5 +1,4 @@
 #!lua flags=allow-oom
--- uses: record aside
 -- Set aside those of these instances that cannot be read; their entries in a queue are dropped when a claim meets them.
 --
 -- KEYS[1]  the namespace's prefix
@@ -16,7 +15,6 @@ local function indexed(id)
   return false
 end
 
-call('LLEN', ASIDE)
 for _, id in ipairs(ARGV) do
   local found = call('MGET', record_key(id), spec_key(id))
   if found[1] and not decode(found[1]) then

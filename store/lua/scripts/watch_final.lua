@@ -15,7 +15,7 @@ for n, id in ipairs(ids) do
   local raw = found[2 * n - 1]
   if raw and not is_final(byte(raw, 2) or CANCELLED) then
     local watching = known[n] or ''
-    if not string.find('\n' .. watching, '\n' .. inc .. '\n', 1, true) then
+    if not find('\n' .. watching, '\n' .. inc .. '\n', 1, true) then
       call('HSET', WATCHED, id, watching .. inc .. '\n')
     end
   end

@@ -3,6 +3,7 @@ local ASIDE_LIMIT = 1000
 local ASIDE_MS = 7 * 86400000
 
 local asides = {}
+call('LLEN', ASIDE)
 
 -- An empty kind: not known.
 local function set_aside(id, kind, why)

@@ -1,18 +1,20 @@
--- Time, numbers and writes that are gathered per key. Every script starts with this and with keys.lua.
--- The server's clock decides everything; Lua's numbers are doubles, exact for microseconds until the year 2255.
+-- Time, numbers, and writes that wait until everything was read and checked. A script gets those definitions of this
+-- folder that it names, in the order of script.py.
 local call = redis.call
-local format, sub, byte = string.format, string.sub, string.byte
+local format, sub, byte, find, match = string.format, string.sub, string.byte, string.find, string.match
 local max, min = math.max, math.min
 local unpack = unpack
+local pack, unpack_text = struct.pack, struct.unpack
 
 local CREATED, SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED = 1, 2, 4, 8, 16, 32, 64
 local SINGLE = {SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED}
 local ID_SIZE = 36
 
+-- The server's clock decides everything. Lua's numbers are doubles, exact for microseconds until the year 2255.
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
--- A whole number as text; `..` and tostring lose digits.
+-- A whole number as text; `..` and tostring lose digits. Redis itself writes a number argument out in full.
 local function digits(number)
   return format('%.0f', number)
 end
@@ -21,37 +23,60 @@ local function is_final(state)
   return state >= CANCELLED
 end
 
--- Writes wait here until everything was read and checked: `later.zadd[key]` are the arguments of one ZADD.
-local later = {zadd = {}, zrem = {}, hset = {}, hdel = {}, sadd = {}, rpush = {}, mset = {}, unlink = {}}
-
-local function add(writes, key, value)
-  local list = writes[key]
-  if list then
-    list[#list + 1] = value
-  else
-    writes[key] = {value}
+-- Call f for each text of a list of them, such as tags: 4 bytes with the size, then the text.
+local function each_text(texts, f)
+  local from, text = 1, nil
+  while from <= #texts do
+    text, from = unpack_text('>I4c0', texts, from)
+    f(text)
   end
 end
 
-local function add_pair(writes, key, first, second)
-  local list = writes[key]
-  if list then
-    local size = #list
-    list[size + 1] = first
-    list[size + 2] = second
-  else
-    writes[key] = {first, second}
+-- Writes wait here: `later.ZADD[key]` are the arguments of one ZADD, and so on.
+local later = {}
+local ORDER = {'ZREM', 'ZADD', 'HDEL', 'HSET', 'SREM', 'SADD', 'RPUSH'}
+
+local function waiting(command, key)
+  local writes = later[command]
+  if not writes then
+    writes = {}
+    later[command] = writes
   end
+  local list = writes[key]
+  if not list then
+    list = {}
+    writes[key] = list
+  end
+  return list
 end
+
+local function add(command, key, value)
+  local list = waiting(command, key)
+  list[#list + 1] = value
+end
+
+local function add_pair(command, key, first, second)
+  local list = waiting(command, key)
+  local size = #list
+  list[size + 1] = first
+  list[size + 2] = second
+end
+
+-- Records and arguments to write, each by one command for all.
+local records_to_set = {}
+local keys_to_unlink = {}
 
 local function set(key, value)
-  local list = later.mset
-  local size = #list
-  list[size + 1] = key
-  list[size + 2] = value
+  local size = #records_to_set
+  records_to_set[size + 1] = key
+  records_to_set[size + 2] = value
 end
 
--- Lua can pass some 8,000 arguments at once; sizes are even, so pairs stay together.
+local function unlink(key)
+  keys_to_unlink[#keys_to_unlink + 1] = key
+end
+
+-- Lua passes some 8,000 arguments at once; slices are even, so pairs stay together.
 local SLICE = 4000
 
 local function send(command, key, list)
@@ -64,23 +89,23 @@ local function send(command, key, list)
   end
 end
 
-local function send_all(command, writes)
-  for key, list in pairs(writes) do
-    send(command, key, list)
+local function send_list(command, list)
+  for first = 1, #list, SLICE do
+    call(command, unpack(list, first, min(first + SLICE - 1, #list)))
   end
 end
 
 local function write_all()
-  for first = 1, #later.mset, SLICE do
-    call('MSET', unpack(later.mset, first, min(first + SLICE - 1, #later.mset)))
+  send_list('MSET', records_to_set)
+  for _, command in ipairs(ORDER) do
+    local writes = later[command]
+    if writes then
+      for key, list in pairs(writes) do
+        if #list > 0 then
+          send(command, key, list)
+        end
+      end
+    end
   end
-  send_all('ZREM', later.zrem)
-  send_all('ZADD', later.zadd)
-  send_all('HDEL', later.hdel)
-  send_all('HSET', later.hset)
-  send_all('SADD', later.sadd)
-  send_all('RPUSH', later.rpush)
-  for first = 1, #later.unlink, SLICE do
-    call('UNLINK', unpack(later.unlink, first, min(first + SLICE - 1, #later.unlink)))
-  end
+  send_list('UNLINK', keys_to_unlink)
 end

@@ -2,48 +2,80 @@
 local WAKE_LIMIT = 1000
 local WAKE_MS = 60000
 
-local hints = {}
+local hinted = {}
 local idle_left = call('HLEN', IDLE)
 local watched_any = call('HLEN', WATCHED) > 0
 local watchers = call('ZRANGE', CHANGES, now, '+inf', 'BYSCORE')
 local changes_wanted = #watchers > 0
 
 local function hint(incarnation, what)
-  if not hints[incarnation] then
-    call('LLEN', wake_key(incarnation))
+  local key = wake_key(incarnation)
+  if not hinted[key] then
+    hinted[key] = call('LLEN', key) + 1
   end
-  add(hints, incarnation, what)
+  add('RPUSH', key, what)
 end
 
--- Take up to `wanted` idle, living nodes that can run a kind out of the idle ones; answers how many.
+-- Take an incarnation out of the idle ones.
+local function no_longer_idle(incarnation)
+  local kinds = call('HGET', IDLE, incarnation)
+  if kinds then
+    each_text(kinds, function(kind)
+      add('SREM', idle_key(kind), incarnation)
+    end)
+    add('HDEL', IDLE, incarnation)
+  end
+end
+
+local function go_idle(incarnation, kinds)
+  local texts = {}
+  for n, kind in ipairs(kinds) do
+    texts[n] = pack('>I4c0', #kind, kind)
+  end
+  local packed = table.concat(texts)
+  if call('HGET', IDLE, incarnation) ~= packed then
+    no_longer_idle(incarnation)
+    add_pair('HSET', IDLE, incarnation, packed)
+    for _, kind in ipairs(kinds) do
+      add('SADD', idle_key(kind), incarnation)
+    end
+  end
+end
+
+-- Take up to `wanted` idle, living nodes that can run a kind out of the idle ones, and hint them.
 local woken = {}
-local no_longer_idle = {}
 
 local function wake(kind, wanted)
   if idle_left <= 0 or wanted <= 0 then
-    return 0
+    return
   end
-  local key = idle_key(kind)
-  local some = call('SRANDMEMBER', key, min(wanted, idle_left) + 8)
+  -- a few more than wanted, as some may have died
+  local some = call('SRANDMEMBER', idle_key(kind), wanted + 8)
   if #some == 0 then
-    return 0
+    return
   end
-  local idle = call('HMGET', IDLE, unpack(some))
-  local expiries = call('ZMSCORE', LEASES, unpack(some))
-  local taken = 0
-  for n, incarnation in ipairs(some) do
-    if not idle[n] or not expiries[n] then
-      add(no_longer_idle, key, incarnation)
-    elseif taken < wanted and not woken[incarnation] and tonumber(expiries[n]) > now then
+  for n, expiry in ipairs(call('ZMSCORE', LEASES, unpack(some))) do
+    local incarnation = some[n]
+    if wanted > 0 and not woken[incarnation] then
       woken[incarnation] = true
-      taken = taken + 1
       idle_left = idle_left - 1
-      hint(incarnation, 'w')
-      add(later.hdel, IDLE, incarnation)
-      add(no_longer_idle, key, incarnation)
+      no_longer_idle(incarnation)
+      if expiry and tonumber(expiry) > now then
+        wanted = wanted - 1
+        hint(incarnation, 'w')
+      end
     end
   end
-  return taken
+end
+
+-- If this is the new earliest delayed instance, one node must know when to come.
+local function wake_for_earliest(kind, due)
+  if idle_left > 0 then
+    local head = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
+    if not head[2] or due < tonumber(head[2]) then
+      wake(kind, 1)
+    end
+  end
 end
 
 local function changed(id)
@@ -64,16 +96,14 @@ local function ended(ids)
       for incarnation in string.gmatch(incarnations, '[^\n]+') do
         hint(incarnation, 'f' .. ids[n])
       end
-      add(later.hdel, WATCHED, ids[n])
+      add('HDEL', WATCHED, ids[n])
     end
   end
 end
 
-local function send_hints()
-  send_all('SREM', no_longer_idle)
-  for incarnation, list in pairs(hints) do
-    local key = wake_key(incarnation)
-    send('RPUSH', key, list)
+-- After write_all: what nobody reads shall neither grow nor stay.
+local function bound_hints()
+  for key in pairs(hinted) do
     call('LTRIM', key, -WAKE_LIMIT, -1)
     call('PEXPIRE', key, WAKE_MS)
   end

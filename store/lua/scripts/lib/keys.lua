@@ -6,7 +6,7 @@ local DELAYED = P .. 'delayed'     -- sorted set: due time -> id, s or -, priori
 local KINDS = P .. 'kinds'         -- set
 local LEASES = P .. 'leases'       -- sorted set: expiry -> incarnation; who is in it is alive
 local DEAD = P .. 'dead'           -- hash: incarnation marked dead, with claims to take back -> how it ended, name
-local IDLE = P .. 'idle'           -- hash: incarnation -> 1
+local IDLE = P .. 'idle'           -- hash: idle incarnation -> its kinds, each with its size
 local WATCHED = P .. 'watched'     -- hash: id -> incarnations, one a line, that wait for its end
 local CHANGES = P .. 'changes'     -- sorted set: expiry -> incarnation that wants every change
 local ASIDE = P .. 'aside'         -- list: what was set aside, newest first
@@ -25,14 +25,27 @@ local function ready_key(kind) return P .. 'q:' .. kind end
 -- the same for suspects, which are claimed alone
 local function suspects_key(kind) return P .. 's:' .. kind end
 -- sorted set: 0 -> id, so in order of creation
-local function index_key(state, kind) return P .. 'x' .. state .. ':' .. kind end
+local index_keys = {}
+local function index_key(state, kind)
+  local keys = index_keys[state]
+  if not keys then
+    keys = {}
+    index_keys[state] = keys
+  end
+  local key = keys[kind]
+  if not key then
+    key = P .. 'x' .. state .. ':' .. kind
+    keys[kind] = key
+  end
+  return key
+end
 -- the same by tag
 local function tag_key(tag) return P .. 't:' .. tag end
 -- sorted set of final instances: when it is over -> id, state, "+" if it has tags
 local function expiry_key(kind) return P .. 'f:' .. kind end
 -- hash: unique key -> id
 local function unique_key(kind) return P .. 'k:' .. kind end
--- set: incarnations that registered as idle for a kind; only a hint, IDLE is the truth
+-- set: idle incarnations that can run a kind
 local function idle_key(kind) return P .. 'idle:' .. kind end
 -- hash: id -> fence, then s (started), q (suspect), r (releasing)
 local function owned_key(incarnation) return P .. 'own:' .. incarnation end

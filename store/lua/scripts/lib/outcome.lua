@@ -1,15 +1,16 @@
 -- What happens when a claim ends: the end of an instance, its way back to the queue, its logs, and retention.
 -- Forget a final instance and all that belongs to it. The record is read only for its tags.
 local function remove(id, kind, state, tagged)
-  add(later.zrem, index_key(state, kind), id)
-  local gone = later.unlink
-  gone[#gone + 1], gone[#gone + 2], gone[#gone + 3] = record_key(id), spec_key(id), logs_key(id)
+  add('ZREM', index_key(state, kind), id)
+  unlink(record_key(id))
+  unlink(spec_key(id))
+  unlink(logs_key(id))
   if tagged then
     local r = decode(call('MGET', record_key(id))[1])
     if r then
-      each_tag(r.tags, function(tag)
+      each_text(r.tags, function(tag)
         touch_zset(tag_key(tag))
-        add(later.zrem, tag_key(tag), id)
+        add('ZREM', tag_key(tag), id)
       end)
     end
   end
@@ -30,11 +31,11 @@ local function remove_expired(kind, added, most, max_final)
       break
     end
     local member = found[n]
-    local id, state, mark = sub(member, 1, ID_SIZE), string.match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
+    local id, state, mark = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
     if state then
       remove(id, kind, state, mark == '+')
     end
-    add(later.zrem, key, member)
+    add('ZREM', key, member)
     removed = removed + 1
   end
   return removed
@@ -42,15 +43,15 @@ end
 
 local function free_key(r, id)
   if r.key and call('HGET', unique_key(r.kind), r.key) == id then
-    add(later.hdel, unique_key(r.kind), r.key)
+    add('HDEL', unique_key(r.kind), r.key)
   end
 end
 
 -- From now on retention may remove it.
 local function let_expire(r, id, retention)
-  touch_zset(expiry_key(r.kind))
-  add_pair(later.zadd, expiry_key(r.kind), digits(now + (r.retention >= 0 and r.retention or retention)),
-    expiry_member(r, id))
+  local key = expiry_key(r.kind)
+  touch_zset(key)
+  add_pair('ZADD', key, now + (r.retention >= 0 and r.retention or retention), expiry_member(r, id))
 end
 
 local function finish(r, id, state, node, note, retention)
@@ -79,7 +80,7 @@ local function put_back(r, id, due, node, note)
 end
 
 local function message_size(line)
-  return #line >= 4 and struct.unpack('>I4', line) or 0
+  return #line >= 4 and unpack_text('>I4', line) or 0
 end
 
 -- Append lines to an instance's logs, and drop the oldest past the caps.

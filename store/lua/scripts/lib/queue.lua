@@ -16,8 +16,8 @@ local function ready_member(due, id)
 end
 
 -- Tells a claim all it needs to move the instance without reading its record.
-local function delayed_member(r, id)
-  return id .. (is_suspect(r) and 's' or '-') .. r.priority .. ':' .. r.kind
+local function delayed_member(id, suspect, priority, kind)
+  return id .. (suspect and 's' or '-') .. priority .. ':' .. kind
 end
 
 local function queue_key(r)
@@ -27,11 +27,11 @@ end
 local function enter_queue(r, id)
   if r.due > now then
     touch_zset(DELAYED)
-    add_pair(later.zadd, DELAYED, digits(r.due), delayed_member(r, id))
+    add_pair('ZADD', DELAYED, r.due, delayed_member(id, is_suspect(r), r.priority, r.kind))
   else
     local key = queue_key(r)
     touch_zset(key)
-    add_pair(later.zadd, key, r.priority, ready_member(r.due, id))
+    add_pair('ZADD', key, r.priority, ready_member(r.due, id))
   end
 end
 
@@ -40,15 +40,15 @@ local function leave_queue(r, id)
   local key = queue_key(r)
   touch_zset(DELAYED)
   touch_zset(key)
-  add(later.zrem, DELAYED, delayed_member(r, id))
-  add(later.zrem, key, ready_member(r.due, id))
+  add('ZREM', DELAYED, delayed_member(id, is_suspect(r), r.priority, r.kind))
+  add('ZREM', key, ready_member(r.due, id))
 end
 
 local function reindex(r, id, before)
   local from, to = index_key(before, r.kind), index_key(r.state, r.kind)
   touch_zset(from)
   touch_zset(to)
-  add(later.zrem, from, id)
-  add_pair(later.zadd, to, 0, id)
+  add('ZREM', from, id)
+  add_pair('ZADD', to, 0, id)
 end
 

@@ -1,14 +1,28 @@
 -- The stored state of one instance: one string, read by one unpack and written whole, without its arguments.
--- Numbers first, then strings with their lengths; packing.py reads the same format.
+-- Numbers first, then texts with their sizes; the last texts only where a flag tells that one of them is there.
+-- packing.py reads the same format.
 local LAYOUT = 1
-local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS = 1, 2, 4, 8, 16
-local RECORD = '>BBBI2i4dddI4I4I4I4dI4I4' .. 'I4c0I4c0I4c0I4c0I4c0I4c0I4c0I4c0'
+local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS = 1, 2, 4, 8, 16, 32
+local RECORD = '>BBBI2i4dddI4I4I4I4dI4I4I4c0I4c0I4c0'
+local OPTIONS = '>I4c0I4c0I4c0I4c0I4c0'
 local ENTRY = '>BdI4I4c0I4c0'
+local TWO_ENTRIES = ENTRY .. sub(ENTRY, 2)
 local STATES = {[SCHEDULED] = true, [PROCESSING] = true, [CANCELLED] = true, [TIMED_OUT] = true,
   [COMPLETED] = true, [TERMINATED] = true}
 
 local function present(flags, bit)
   return flags % (2 * bit) >= bit
+end
+
+local function decode_options(r, raw, flags, from)
+  local ok, key, tags, result, error_, progress, stop = pcall(unpack_text, OPTIONS, raw, from)
+  r.releasing = present(flags, RELEASING)
+  r.key = present(flags, HAS_KEY) and key or nil
+  r.tags = tags
+  r.result = present(flags, HAS_RESULT) and result or nil
+  r.error = present(flags, HAS_ERROR) and error_ or nil
+  r.progress = present(flags, HAS_PROGRESS) and progress or nil
+  return ok and stop
 end
 
 -- nil for anything that is not a whole record of a layout that we know.
@@ -17,69 +31,76 @@ local function decode(raw)
     return nil
   end
   local ok, layout, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
-    retention, log_total, log_bytes, kind, key, tags, owner, history, result, error_, progress, stop =
-    pcall(struct.unpack, RECORD, raw)
-  if not ok or layout ~= LAYOUT or stop ~= #raw + 1 or not STATES[state] then
+    retention, log_total, log_bytes, kind, owner, history, stop = pcall(unpack_text, RECORD, raw)
+  if not ok or layout ~= LAYOUT or not STATES[state] then
     return nil
   end
-  return {
-    state = state, entries = entries, priority = priority, due = due, fence = fence, at = at,
-    attempts = attempts, crashes = crashes, losses = losses, max_crashes = max_crashes, retention = retention,
-    log_total = log_total, log_bytes = log_bytes, kind = kind, tags = tags, owner = owner, history = history,
-    releasing = present(flags, RELEASING),
-    key = present(flags, HAS_KEY) and key or nil,
-    result = present(flags, HAS_RESULT) and result or nil,
-    error = present(flags, HAS_ERROR) and error_ or nil,
-    progress = present(flags, HAS_PROGRESS) and progress or nil,
+  local r = {
+    state = state, entries = entries, priority = priority, due = due, fence = fence, at = at, attempts = attempts,
+    crashes = crashes, losses = losses, max_crashes = max_crashes, retention = retention, log_total = log_total,
+    log_bytes = log_bytes, kind = kind, owner = owner, history = history, tags = '', key = nil, result = nil,
+    error = nil, progress = nil, releasing = nil,
   }
+  if flags ~= 0 then
+    stop = decode_options(r, raw, flags, stop)
+  end
+  return stop == #raw + 1 and r or nil
 end
 
 local function encode(r)
   local flags = (r.releasing and RELEASING or 0) + (r.key and HAS_KEY or 0) + (r.result and HAS_RESULT or 0)
-    + (r.error and HAS_ERROR or 0) + (r.progress and HAS_PROGRESS or 0)
-  local key, result, error_, progress = r.key or '', r.result or '', r.error or '', r.progress or ''
-  return struct.pack(RECORD, LAYOUT, r.state, flags, r.entries, r.priority, r.due, r.fence, r.at, r.attempts,
-    r.crashes, r.losses, r.max_crashes, r.retention, r.log_total, r.log_bytes, #r.kind, r.kind, #key, key,
-    #r.tags, r.tags, #r.owner, r.owner, #r.history, r.history, #result, result, #error_, error_,
-    #progress, progress)
+    + (r.error and HAS_ERROR or 0) + (r.progress and HAS_PROGRESS or 0) + (r.tags ~= '' and HAS_TAGS or 0)
+  local kind, owner, history = r.kind, r.owner, r.history
+  local text = pack(RECORD, LAYOUT, r.state, flags, r.entries, r.priority, r.due, r.fence, r.at, r.attempts,
+    r.crashes, r.losses, r.max_crashes, r.retention, r.log_total, r.log_bytes, #kind, kind, #owner, owner,
+    #history, history)
+  if flags == 0 then
+    return text
+  end
+  local key, tags, result, error_, progress = r.key or '', r.tags, r.result or '', r.error or '', r.progress or ''
+  return text .. pack(OPTIONS, #key, key, #tags, tags, #result, result, #error_, error_, #progress, progress)
+end
+
+-- A new instance, Created and Scheduled at once.
+local function newborn(kind, priority, due, key, tags, retention, max_crashes, node)
+  local past = pack(TWO_ENTRIES, CREATED, now, 1, #node, node, 0, '', SCHEDULED, now, 1, #node, node, 0, '')
+  local text = pack(RECORD, LAYOUT, SCHEDULED, (key and HAS_KEY or 0) + (tags ~= '' and HAS_TAGS or 0), 2, priority, due,
+    0, now, 0, 0, 0, max_crashes, retention, 0, 0, #kind, kind, 0, '', #past, past)
+  if not key and tags == '' then
+    return text
+  end
+  return text .. pack(OPTIONS, #(key or ''), key or '', #tags, tags, 0, '', 0, '', 0, '')
 end
 
 local function entry(state, at, node, note, count)
-  return struct.pack(ENTRY, state, at, count or 1, #node, node, #note, note)
+  return pack(ENTRY, state, at, count or 1, #node, node, #note, note)
+end
+
+-- Past HISTORY_LIMIT the two oldest entries become one that counts both.
+local function folded(history)
+  local _, _, first, _, _, second = unpack_text(ENTRY, history)
+  local state, at, count, node, note, rest = unpack_text(ENTRY, history, second)
+  return entry(state, at, node, note, first + count) .. sub(history, rest)
 end
 
 -- The instances of a batch mostly get the same entry at the same time.
 local latest = {}
 
--- Append a transition. Times never go back; past HISTORY_LIMIT the two oldest entries become one that counts both.
+-- Append a transition; times never go back.
 local function become(r, state, node, note)
   local at = max(r.at, now)
-  local memo = latest
-  if memo.state ~= state or memo.at ~= at or memo.node ~= node or memo.note ~= note then
-    memo = {state = state, at = at, node = node, note = note, text = entry(state, at, node, note)}
-    latest = memo
+  if latest.state ~= state or latest.at ~= at or latest.node ~= node or latest.note ~= note then
+    latest = {state = state, at = at, node = node, note = note, text = entry(state, at, node, note)}
   end
-  local history = r.history
   if r.entries > HISTORY_LIMIT then
-    local _, _, first, _, _, second = struct.unpack(ENTRY, history)
-    local next_state, next_at, next_count, next_node, next_note, rest = struct.unpack(ENTRY, history, second)
-    history = entry(next_state, next_at, next_node, next_note, first + next_count) .. sub(history, rest)
+    r.history = folded(r.history)
     r.entries = r.entries - 1
   end
-  r.history = history .. memo.text
+  r.history = r.history .. latest.text
   r.entries = r.entries + 1
   r.state, r.at = state, at
 end
 
 local function is_suspect(r)
   return r.crashes + r.losses >= SUSPECT_AFTER
-end
-
--- Call f for each tag.
-local function each_tag(tags, f)
-  local from, tag = 1, nil
-  while from <= #tags do
-    tag, from = struct.unpack('>I4c0', tags, from)
-    f(tag)
-  end
 end

@@ -10,8 +10,8 @@ local function ending(inc, in_order)
   call('HLEN', requests_key(inc))
   if not in_order then
     for _, claim in ipairs(call('HVALS', owned_key(inc))) do
-      if string.find(claim, 's', 1, true) and string.find(claim, 'q', 1, true)
-        and not string.find(claim, 'r', 1, true) then
+      if find(claim, 's', 1, true) and find(claim, 'q', 1, true)
+        and not find(claim, 'r', 1, true) then
         how = 'S'
         break
       end
@@ -22,7 +22,7 @@ end
 
 local function mark_dead(inc, entry_text)
   call('ZREM', LEASES, inc)
-  call('HDEL', IDLE, inc)
+  no_longer_idle(inc)
   call('UNLINK', node_key(inc), wake_key(inc))
   call('PEXPIRE', requests_key(inc), REQUESTS_MS)
   call('HSET', DEAD, inc, entry_text)
@@ -43,7 +43,8 @@ local function take_back(inc, how, most, node, counts)
       end
     end
   until at == '0' or #ids >= most
-  local taken, charged = {}, {}
+  local taken = {}
+  call('SCARD', charged_key(inc))
   if #ids == 0 then
     return taken, true
   end
@@ -54,10 +55,10 @@ local function take_back(inc, how, most, node, counts)
   local raws = call('MGET', unpack(keys))
   for n, id in ipairs(ids) do
     local r, claim = decode(raws[n]), claims[n]
-    add(later.hdel, owned, id)
+    add('HDEL', owned, id)
     if not r then
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
-    elseif string.find(claim, 'r', 1, true) then
+    elseif find(claim, 'r', 1, true) then
       release(r, id, counts.retention)
       set(record_key(id), encode(r))
       taken[#taken + 1] = {id, r.kind, r.state}
@@ -65,10 +66,10 @@ local function take_back(inc, how, most, node, counts)
       r.attempts = r.attempts - 1
       local note = how == 'L' and 'handed back' or 'node lost'
       local charge = string.upper(how)
-      if charge == 'D' or charge == 'S' and string.find(claim, 'q', 1, true) then
-        if charge == how and string.find(claim, 's', 1, true) then
+      if charge == 'D' or charge == 'S' and find(claim, 'q', 1, true) then
+        if charge == how and find(claim, 's', 1, true) then
           r.crashes = r.crashes + 1
-          charged[#charged + 1] = id
+          add('SADD', charged_key(inc), id)
         else
           r.losses = r.losses + 1
         end
@@ -86,10 +87,6 @@ local function take_back(inc, how, most, node, counts)
       changed(id)
       taken[#taken + 1] = {id, r.kind, r.state}
     end
-  end
-  if #charged > 0 then
-    call('SCARD', charged_key(inc))
-    later.sadd[charged_key(inc)] = charged
   end
   return taken, left <= #ids
 end
