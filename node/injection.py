@@ -206,20 +206,18 @@ def check_resource(
     factory = (overrides or {}).get(resource.factory, resource.factory)
     if factory in inside:
         circle = " -> ".join(_name(one) for one in (*inside[inside.index(factory) :], factory))
-        raise OptionError("Depends", factory, f"factories that do not need themselves: {circle}")
+        raise OptionError("Depends", factory, f"a factory that does not need itself: {circle}")
     for one in analyse(factory).parameters:
         if one.resource is not None:
             if resource.scope == "node" and one.resource.scope == "attempt":
-                raise OptionError("Depends", factory, f"scope='node' for what the node keeps: {one.name}")
+                raise OptionError("Depends", factory, f"a factory whose {one.name} has scope='node' too")
             check_resource(one.resource, overrides, (*inside, factory))
         elif one.injected is not None:
             allowed = ("manager",) if resource.scope == "node" else ("manager", "context", "instance", "worker")
             if one.injected not in allowed:
-                raise OptionError(
-                    "Depends", factory, f"no {one.injected} for {one.name} (there is {', '.join(allowed)})"
-                )
+                raise OptionError("Depends", factory, f"a factory that asks for {' or '.join(allowed)}, not {one.name}")
         elif one.required:
-            raise OptionError("Depends", factory, f"a default, Depends or an injected type for {one.name}")
+            raise OptionError("Depends", factory, f"a factory with a default or Depends for {one.name}")
 
 
 def _called(factory: Factory, supply: Callable[[Parameter], Any]) -> Any:
