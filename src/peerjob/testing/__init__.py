@@ -1,21 +1,10 @@
 """What tests of jobs, nodes and stores are made of.
 
-`StoreConformance` needs pytest, and is imported only when it is asked for.
+`VirtualClock`, `running_node`, `drain` and `scheduled` are for an application's own tests of its jobs; they need
+nothing but peerjob. `peerjob.testing.store_conformance` is the suite that every store must pass; it needs pytest.
 """
 
-from typing import TYPE_CHECKING
-
 from .clock import VirtualClock
+from .helpers import drain, running_node, scheduled
 
-if TYPE_CHECKING:
-    from .store_conformance import StoreConformance
-
-__all__ = ["StoreConformance", "VirtualClock"]
-
-
-def __getattr__(name: str) -> object:
-    if name == "StoreConformance":
-        from .store_conformance import StoreConformance
-
-        return StoreConformance
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["VirtualClock", "drain", "running_node", "scheduled"]

@@ -1,0 +1,88 @@
+"""A node for the tests of an application's jobs: its own memory store, and virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypedDict, TypeVar, overload
+
+from typing_extensions import Unpack
+
+from peerjob.clock import Clock
+from peerjob.durations import Duration
+from peerjob.instance import Instance
+from peerjob.job import Job
+from peerjob.node.node import JobSource, Lifespan, Node
+from peerjob.query import Query
+from peerjob.record import StoreLimits
+from peerjob.state import State
+from peerjob.store.base import Store
+
+from .clock import VirtualClock
+
+R = TypeVar("R")
+
+
+class NodeOptions(TypedDict, total=False):
+    """What `Node` takes beside its store, jobs, workers and clock."""
+
+    namespace: str
+    name: str | None
+    lease_ttl: Duration
+    timezone: str
+    lifespan: Lifespan | None
+    max_payload: int
+    limits: StoreLimits | None
+    allow_unknown: bool
+
+
+@contextlib.asynccontextmanager
+async def running_node(
+    *jobs: JobSource,
+    store: str | Store = "memory://",
+    clock: Clock | None = None,
+    workers: int = 10,
+    **options: Unpack[NodeOptions],
+) -> AsyncGenerator[Node]:
+    """A started node that knows these jobs, on a memory store of its own, stopped at the end.
+
+    Without a `clock` it brings a VirtualClock (`node.clock`), on which it runs: delays, backoffs and timeouts then pass
+    only within `drain` or the clock's own `advance` and `run`. A clock that is passed stays installed afterwards.
+    """
+    with contextlib.ExitStack() as stack:
+        time = clock or stack.enter_context(VirtualClock())
+        node = Node(store, jobs=jobs, workers=workers, clock=time, **options)
+        try:
+            await _passing(time, node.start())
+            yield node
+        finally:
+            await _passing(time, node.stop())
+
+
+async def drain(node: Node, limit: Duration = "1h") -> None:
+    """Let time pass until nothing is queued, delayed or running in the node's namespace.
+
+    Raises TimeoutError when that takes longer than `limit`, which is virtual time on a virtual clock.
+    """
+    if isinstance(node.clock, VirtualClock):
+        await node.clock.run(node.wait(Query.all()), limit)
+    else:
+        await node.wait(Query.all(), limit)
+
+
+@overload
+async def scheduled(node: Node, job: Job[..., R, Any]) -> list[Instance[R]]: ...
+@overload
+async def scheduled(node: Node, job: str) -> list[Instance[Any]]: ...
+async def scheduled(node: Node, job: Job[..., Any, Any] | str) -> list[Instance[Any]]:
+    """The instances of a job that wait to run, the delayed ones too, in the order of their creation."""
+    kind = job if isinstance(job, str) else job.kind
+    return [instance async for instance in node.iter_instances(Query(kind=kind, state=State.SCHEDULED))]
+
+
+async def _passing(clock: Clock, work: Coroutine[Any, Any, None]) -> None:
+    """Await starting or stopping, which wait for one another's tasks, and so need time to pass."""
+    if isinstance(clock, VirtualClock):
+        await clock.run(work)
+    else:
+        await work

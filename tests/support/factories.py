@@ -1,0 +1,63 @@
+"""Nodes, clusters of nodes and stores for tests in one process, on virtual time."""
+
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any, Unpack
+
+from peerjob import Instance, Node, Store, StoreLimits
+from peerjob.node.node import JobSource
+from peerjob.store.url import open_store
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.helpers import NodeOptions, running_node
+from support.flaky import FlakyStore
+
+
+def shared_url() -> str:
+    """A memory store that all nodes which are given this URL share."""
+    return f"memory://{uuid.uuid4().hex}"
+
+
+def memory_store(clock: VirtualClock, url: str | None = None, namespace: str = "default") -> Store:
+    """A memory store, not opened yet."""
+    return open_store(url or shared_url(), namespace=namespace, clock=clock, limits=StoreLimits())
+
+
+def flaky_store(clock: VirtualClock, url: str | None = None) -> FlakyStore:
+    """A memory store behind faults that the test asks for."""
+    return FlakyStore(memory_store(clock, url))
+
+
+@contextlib.asynccontextmanager
+async def running_nodes(
+    clock: VirtualClock,
+    *names: str,
+    jobs: JobSource = (),
+    store: str | None = None,
+    workers: int = 10,
+    **options: Unpack[NodeOptions],
+) -> AsyncGenerator[list[Node]]:
+    """Nodes of these names that share a memory store and know the same jobs."""
+    url = store or shared_url()
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                running_node(jobs, store=url, clock=clock, workers=workers, **options | NodeOptions(name=name))
+            )
+            for name in names
+        ]
+
+
+async def notes_of(instance: Instance[Any]) -> list[str]:
+    """An instance's history, one text for each entry: its state, and why."""
+    return [f"{entry.state!s}: {entry.note}" if entry.note else str(entry.state) for entry in await instance.history()]
+
+
+async def states_of(instance: Instance[Any]) -> list[str]:
+    """The states that an instance went through."""
+    return [str(entry.state) for entry in await instance.history()]
+
+
+async def lines_of(instance: Instance[Any]) -> list[str]:
+    """The messages that were logged for an instance."""
+    return [entry.message for entry in await instance.logs()]

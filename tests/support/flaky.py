@@ -1,0 +1,143 @@
+"""A store between a node and the real one that fails, stalls, answers twice or loses answers when told to."""
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from peerjob import Store, StoreUnavailableError
+
+Verb = Callable[..., Coroutine[Any, Any, Any]]
+
+
+@dataclass(eq=False)
+class Fault:
+    """What happens to calls of some verbs, for as many calls as are `left` (None: until `heal`)."""
+
+    verbs: frozenset[str]
+    what: str
+    left: int | None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    met: asyncio.Event = field(default_factory=asyncio.Event)
+    change: Callable[[Any], Any] | None = None
+
+    def release(self) -> None:
+        """Let stalled calls go on, and stall no more."""
+        self.left = 0
+        self.gate.set()
+
+
+class FlakyStore:
+    """Every verb goes to the inner store, through the faults that were asked for; leases have theirs too ("renew")."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.calls: Counter[str] = Counter()
+        """How often each verb was called."""
+        self._faults: list[Fault] = []
+
+    @property
+    def store(self) -> Store:
+        """This store, as what it stands for."""
+        return cast(Store, self)
+
+    # -- faults; no verb named means every verb
+
+    def fail(self, *verbs: str, times: int | None = None) -> Fault:
+        """The server is away: calls raise before they reach it."""
+        return self._add(verbs, "fail", times)
+
+    def lose_answers(self, *verbs: str, times: int | None = 1) -> Fault:
+        """Calls are done, but their answers never come: they raise after it."""
+        return self._add(verbs, "lose answer", times)
+
+    def repeat(self, *verbs: str, times: int | None = None) -> Fault:
+        """Calls reach the server twice, word for word; the second answer is given."""
+        return self._add(verbs, "repeat", times)
+
+    def stall(self, *verbs: str, times: int | None = None) -> Fault:
+        """Calls wait before they reach the server, until the fault's `release`; `met` tells that one does."""
+        return self._add(verbs, "stall", times)
+
+    def stall_answers(self, *verbs: str, times: int | None = None) -> Fault:
+        """Calls are done at once, but their answers wait until the fault's `release`."""
+        return self._add(verbs, "stall answer", times)
+
+    def change_answers(self, change: Callable[[Any], Any], *verbs: str, times: int | None = 1) -> Fault:
+        """Calls are done, and answer something else."""
+        fault = self._add(verbs, "change answer", times)
+        fault.change = change
+        return fault
+
+    def heal(self) -> None:
+        """No more faults; what stalls goes on."""
+        faults, self._faults = self._faults, []
+        for fault in faults:
+            fault.release()
+
+    def _add(self, verbs: tuple[str, ...], what: str, times: int | None) -> Fault:
+        fault = Fault(frozenset(verbs), what, times)
+        self._faults.append(fault)
+        return fault
+
+    # -- verbs
+
+    def liveness(self) -> "FlakyLiveness":
+        return FlakyLiveness(self)
+
+    def __getattr__(self, name: str) -> Any:
+        found: Any = getattr(self.inner, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+        return self.wrap(name, found)
+
+    def wrap(self, verb: str, target: Verb) -> Verb:
+        """The verb with today's faults."""
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[verb] += 1
+            fault = self._fault_of(verb)
+            if fault is None:
+                return await target(*args, **kwargs)
+            fault.met.set()
+            match fault.what:
+                case "fail":
+                    raise StoreUnavailableError(self.inner.url, f"{verb} was told to fail")
+                case "lose answer":
+                    await target(*args, **kwargs)
+                    raise StoreUnavailableError(self.inner.url, f"the answer to {verb} was told to get lost")
+                case "repeat":
+                    await target(*args, **kwargs)
+                    return await target(*args, **kwargs)
+                case "stall":
+                    await fault.gate.wait()
+                    return await target(*args, **kwargs)
+                case "stall answer":
+                    answer = await target(*args, **kwargs)
+                    await fault.gate.wait()
+                    return answer
+                case _:
+                    answer = await target(*args, **kwargs)
+                    return answer if fault.change is None else fault.change(answer)
+
+        return call
+
+    def _fault_of(self, verb: str) -> Fault | None:
+        for fault in self._faults:
+            if (not fault.verbs or verb in fault.verbs) and fault.left != 0:
+                if fault.left is not None:
+                    fault.left -= 1
+                return fault
+        return None
+
+
+class FlakyLiveness:
+    """The lease's connection, with the faults of its store."""
+
+    def __init__(self, store: FlakyStore) -> None:
+        self._inner = store.inner.liveness()
+        self.open = store.wrap("open", self._inner.open)
+        self.renew = store.wrap("renew", self._inner.renew)
+        self.close = self._inner.close
