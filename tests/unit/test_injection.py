@@ -20,6 +20,7 @@ from peerjob.manager import Manager
 from peerjob.node.binding import Binding
 from peerjob.node.executor import Executor
 from peerjob.node.injection import Resources
+from peerjob.spec import encode_arguments
 
 
 class Trace(list[str]):
@@ -150,10 +151,10 @@ def test_a_class_makes_its_own_kind() -> None:
 
 
 async def test_a_class_as_factory(executor: Executor) -> None:
-    async def body(x: Plain = Depends(Plain)) -> bool:
-        return isinstance(x, Plain)
+    async def body(x: Plain = Depends(Plain)) -> Plain:
+        return x
 
-    assert await run(executor, body)
+    assert type(await run(executor, body)) is Plain
 
 
 # -- attempts
@@ -297,11 +298,15 @@ async def test_an_error_while_closing_fails_the_attempt(executor: Executor) -> N
 
 
 async def test_wrong_arguments_make_no_resources(executor: Executor, trace: Trace) -> None:
-    def body(n: int, x: str = Depends(lambda: trace.append("made"))) -> None: ...
+    def make() -> str:
+        trace.append("made")
+        return "x"
+
+    def body(n: int, x: str = Depends(make)) -> None: ...
 
     binding = Binding(Job("kind", body))
     with pytest.raises(TypeError):
-        await executor.call(binding, Binding(Job("any", lambda n: n)).encode(("x",), {}), Context(), "auto")
+        await executor.call(binding, encode_arguments(("x",), {}), Context(), "auto")
     assert trace == []
 
 
