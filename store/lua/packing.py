@@ -60,7 +60,6 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
         if number is None:
             number = numbers[shape] = len(numbers) + 1
             templates += _template(one)
-        _check_id(one.id)
         members += (one.id, number, one.spec)
     return [node, len(numbers), *templates, *members]
 
@@ -69,12 +68,12 @@ def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
     """Arguments of enqueue_one.lua, for an instance that is simple enough."""
     if one.due_us is not None or one.delay_us or one.key is not None or one.tags:
         return None
-    _check_id(one.id)
     retention = -1 if one.retention_us is None else one.retention_us
     return (node, one.kind, one.priority, retention, one.max_crashes, one.id, one.spec)
 
 
-def _check_id(id: str) -> None:
+def check_id(id: str) -> None:
+    """Raise ValueError for an id that is no UUID."""
     if len(id) != ID_SIZE:
         raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {id!r}")
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from peerjob.record import Ack, Claimed, Enqueued, NewInstance, Outcome, Want
+from peerjob.clock import Clock
+from peerjob.record import Ack, Claimed, Enqueued, NewInstance, Outcome, StoreLimits, Want
 from peerjob.state import State
 
-from .driver import Argument, Reply
+from .driver import Argument, Driver, Reply
+from .gather import Gather
 from .packing import (
     acks,
+    check_id,
     claim_arguments,
     claimed,
     enqueue_arguments,
@@ -23,13 +26,22 @@ from .verbs import Verbs, check_batch, report_asides
 class QueueVerbs(Verbs):
     """What moves instances from state to state."""
 
+    def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
+        super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+        self._gather = Gather(self._enqueue)
+
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         check_batch(instances)
         if not instances:
             return []
-        if len(instances) == 1 and (plain := plain_arguments(instances[0], node)) is not None:
-            if await self._run(self._scripts.enqueue_one, *plain):
-                return [Enqueued(instances[0].id, True)]
+        for one in instances:
+            check_id(one.id)
+        return await self._gather.enqueue(instances, node)
+
+    async def _enqueue(self, instances: Sequence[NewInstance], node: str) -> list[Enqueued]:
+        plain = plain_arguments(instances[0], node) if len(instances) == 1 else None
+        if plain is not None and await self._run(self._scripts.enqueue_one, *plain):
+            return [Enqueued(instances[0].id, True)]
         reply = await self._run(self._scripts.enqueue, *enqueue_arguments(instances, node))
         return _enqueued(instances, reply)
 
