@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import FunctionType, TracebackType
+from typing import Any, cast
 
 import peerjob
 import peerjob.node
@@ -41,7 +42,7 @@ class RemoteBodyError(Exception):
 
 def as_exception(error: BaseException) -> Exception:
     """An error that may travel through coroutines and tasks: itself, or wrapped in a BodyError."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return BodyError(error)
 
@@ -130,15 +131,25 @@ def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
         return remote
     path, args, holds = decode_value(packed)
     try:
-        kind: Any = resolve(path)
-        try:
-            error = kind(*args)
-        except TypeError:  # its constructor wants something else than it keeps
-            error = kind.__new__(kind, *args)
+        error = _made_again(resolve(path), args)
         error.__dict__.update(holds or {})
     except Exception:  # noqa: BLE001  # a module or constructor of the user's
         return remote
-    if not isinstance(error, BaseException):
-        return remote
     error.__cause__ = remote
+    return cast(BaseException, error)
+
+
+def _made_again(kind: type[Any], args: Iterable[Any]) -> Any:
+    if not issubclass(kind, BaseException):
+        raise TypeError(f"{kind} is no error")
+    if kind.__reduce__ is not BaseException.__reduce__:
+        with contextlib.suppress(TypeError):
+            return kind(*args)  # as it has said itself
+    # the constructors of most errors take something else than the errors keep
+    error = kind.__new__(kind, *args)
+    for base in kind.__mro__:
+        init: Any = vars(base).get("__init__")
+        if init is not None and not isinstance(init, FunctionType):
+            init(error, *args)
+            break
     return error

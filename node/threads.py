@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 Work = Callable[[], Any]
+_Answer = tuple[bool, Any]
+"""Whether it raised, and what it raised or returned."""
 
 
 async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], None]) -> T:
@@ -52,7 +54,7 @@ class ThreadPool:
         try:
             raise value
         finally:
-            del value  # or the traceback would hold itself
+            del value, item  # this frame too is held by the error
 
     def resize(self, size: int) -> None:
         """Change how many threads there may be; those that are too many end with what they are doing."""
@@ -82,31 +84,35 @@ class ThreadPool:
 
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:
-            item.run()
-            del item
-            with self._lock:
+            answer = _done(item.work)
+            with self._lock:  # before the answer: who gets it may have more work at once
                 self._idle += 1
                 self._end_surplus()
+            item.post(answer)
+            del item, answer
 
 
 class _Item:
     """Work on its way through a thread."""
 
     def __init__(self, work: Work) -> None:
-        self._work = work
+        self.work = work
         self._loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[tuple[bool, Any]] = self._loop.create_future()
+        self.done: asyncio.Future[_Answer] = self._loop.create_future()
 
-    def run(self) -> None:
-        answer: tuple[bool, Any]
-        try:
-            answer = False, self._work()
-        except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the thread
-            answer = True, error
+    def post(self, answer: _Answer) -> None:
         # a loop that was closed meanwhile has nobody left who waits
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._finish, answer)
 
-    def _finish(self, answer: tuple[bool, Any]) -> None:
+    def _finish(self, answer: _Answer) -> None:
         if not self.done.done():
             self.done.set_result(answer)
+
+
+def _done(work: Work) -> _Answer:
+    """In a frame of its own, which knows nothing of who waits: an error holds the frames that it came through."""
+    try:
+        return False, work()
+    except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the thread
+        return True, error
