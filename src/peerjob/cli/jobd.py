@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from peerjob.clock import SystemClock
-from peerjob.errors import OptionError
-from peerjob.version import __version__
+from peerjob import OptionError, SystemClock, __version__
 
 USAGE_ERROR = 2
 MOST_NODES = 32
@@ -102,10 +100,10 @@ def demo(
         nodes=nodes,
         kill=nodes > 1 and not no_kill,
         workers=workers,
-        namespace=namespace or f"demo-{clock.random.getrandbits(32):08x}",
+        namespace=f"demo-{clock.random.getrandbits(32):08x}" if namespace is None else namespace,
         files=files,
     )
-    settings.observer(store or "memory://", clock)  # refuses what no node would take
+    settings.observer("memory://" if store is None else store, clock)  # refuses what no node would take
     return command.run(settings, as_json=as_json)
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from peerjob.instance import Instance
+from peerjob import Instance, State
 from peerjob.record import Transition
-from peerjob.state import State
 
 from . import workload
 from .corpus import Count

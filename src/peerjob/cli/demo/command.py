@@ -11,8 +11,7 @@ from collections.abc import Generator
 
 from rich.console import Console
 
-from peerjob.clock import SystemClock
-from peerjob.errors import PeerjobError
+from peerjob import PeerjobError, StoreUnavailableError, SystemClock
 
 from .children import DemoError
 from .conductor import Demo, Settings
@@ -40,7 +39,8 @@ def run(settings: Settings, *, as_json: bool) -> int:
     except Interrupted as interrupted:
         return 128 + interrupted.number
     except (DemoError, PeerjobError) as error:
-        print(f"jobd: {error}", file=sys.stderr)
+        hint = " (start it, or leave --store out)" if isinstance(error, StoreUnavailableError) else ""
+        print(f"jobd: {error}{hint}", file=sys.stderr)
         return 1
     if as_json:
         print(report.to_json())
@@ -70,7 +70,9 @@ async def _run(settings: Settings, view: View) -> Report:
         received.append(number)
         task.cancel()
 
-    for number in SIGNALS:
+    # what is ignored stays so: that is how nohup works
+    minded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in minded:
         loop.add_signal_handler(number, on_signal, number)
     try:
         with view, _warnings_told_to(demo):
@@ -80,7 +82,7 @@ async def _run(settings: Settings, view: View) -> Report:
             raise Interrupted(received[0]) from None
         raise
     finally:
-        for number in SIGNALS:
+        for number in minded:
             loop.remove_signal_handler(number)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from peerjob.clock import Clock, to_us
-from peerjob.errors import StoreError
-from peerjob.node.node import Node
-from peerjob.query import Query
+from peerjob import Call, Clock, Node, Query, StoreError, StoreLimits
+from peerjob.clock import to_us
+from peerjob.store.url import open_store
 
 from . import workload
 from .baseline import Baseline
@@ -141,10 +140,7 @@ class Demo:
     async def _course(self, files: list[str], counting: asyncio.Task[Count]) -> Report:
         settings = self._settings
         await self._all_joined()
-        plan = workload.Plan(files=files, nodes=settings.nodes)
-        instances = await self._observer.schedule_many(plan.calls())
-        self._ids += [instance.id for instance in instances]
-        self._headline(f"scheduled {len(instances):,} jobs")
+        await self._schedule(workload.first_calls(files), "job")
         await self._all_final(len(files))
         await self._show_until(counting)
         tally = Tally(self._ids, self._kill)
@@ -166,14 +162,24 @@ class Demo:
                 raise DemoError(f"only {alive} of {wanted} nodes were ready within {JOIN_TIMEOUT:g} s")
             await asyncio.sleep(TICK)
 
+    async def _schedule(self, calls: Iterable[Call[workload.Receipt]], what: str) -> None:
+        instances = await self._observer.schedule_many(calls)
+        self._ids += [instance.id for instance in instances]
+        self._headline(f"scheduled {counted(len(instances), what)}")
+
     async def _all_final(self, files: int) -> None:
-        """Watch the work to its end, and kill a node on the way."""
+        """Watch the work to its end; half way, schedule the slow jobs and kill a node that runs some."""
         final, since = 0, self.elapsed
+        half_way = False
         while True:
             picture = await self._look()
+            if not half_way and picture.kind(workload.count.kind).completed * 2 >= files:
+                half_way = True
+                await self._schedule(workload.slow_calls(self._settings.nodes), "slow job")
+                continue
             if not picture.active:
                 return
-            if self._settings.kill and self._kill is None and picture.kind(workload.count.kind).completed * 2 >= files:
+            if half_way and self._settings.kill and self._kill is None:
                 await self._kill_one()
             if picture.final != final:
                 final, since = picture.final, picture.elapsed
@@ -231,6 +237,7 @@ class Demo:
             if self._settings.store is not None and self._namespace_is_ours:
                 await self._cluster.stop()
                 async with asyncio.timeout(TIDY_TIMEOUT):
+                    await self._bury_the_dead(self._settings.store)
                     await self._observer.clear()
         except (StoreError, TimeoutError) as error:
             self.warn(f"namespace {self._settings.namespace} was not cleared: {error}")
@@ -238,3 +245,13 @@ class Demo:
             with contextlib.suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(TIDY_TIMEOUT):
                     await self._observer.stop(grace=0)
+
+    async def _bury_the_dead(self, url: str) -> None:
+        """End the leases of nodes that cannot do so themselves, and that no peer is left to take over from."""
+        dead = [view for view in await self._observer.nodes() if view.info.name in self._cluster.pids]
+        if dead:
+            store = open_store(url, namespace=self._settings.namespace, clock=self._clock, limits=StoreLimits())
+            await store.open()
+            for view in dead:
+                await store.leave(view.info.incarnation)
+            await store.close()

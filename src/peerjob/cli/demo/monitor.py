@@ -7,12 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from peerjob.clock import Clock
-from peerjob.instance import Instance
-from peerjob.manager import Manager, Stats
-from peerjob.query import Query
-from peerjob.record import NodeView
-from peerjob.state import State
+from peerjob import Clock, Instance, Manager, NodeView, Query, State, Stats
 
 from . import workload
 from .cluster import Cluster

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import logging
 
-from peerjob.node.node import Node
+from peerjob import Node
 
 from . import workload
 from .children import end_with_demo

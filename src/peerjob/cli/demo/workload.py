@@ -1,16 +1,13 @@
-"""The jobs of the demo. Node processes import this module; the demo schedules what `make_plan` lists."""
+"""The jobs of the demo. Node processes import this module; the demo schedules its calls."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, TypedDict
 
-from peerjob.context import Context
-from peerjob.injected import INJECTED
-from peerjob.job import Call, job
-from peerjob.policy import Backoff, Priority
+from peerjob import INJECTED, Backoff, Call, Context, Priority, job
 
 from .corpus import Count, count_file
 
@@ -18,6 +15,9 @@ WATCHED = "watched"
 """Tag of the jobs whose changes the view tells one by one."""
 FAILURES = 2
 """How often a flaky job fails before it completes."""
+FLAKY_JOBS = 5
+URGENT_JOBS = 5
+SLOW_PER_NODE = 2
 SLOW_SECONDS = 3.0
 SLOW_STEPS = 12
 DELAYS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
@@ -47,7 +47,7 @@ def count(path: str, ctx: Context = INJECTED) -> Receipt:
     return _receipt(ctx, count_file(path))
 
 
-@job(kind="demo.slow", tags=[WATCHED])
+@job(kind="demo.slow", tags=[WATCHED], priority=Priority.HIGH)
 async def slow(name: str, ctx: Context = INJECTED) -> Receipt:
     """Take its time, and tell how far it is."""
     for step in range(SLOW_STEPS):
@@ -79,31 +79,22 @@ async def urgent(name: str, ctx: Context = INJECTED) -> Receipt:
 JOBS = (count, slow, flaky, delayed, urgent)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is scheduled, in order."""
+def first_calls(files: Iterable[str]) -> Iterator[Call[Receipt]]:
+    """What is scheduled first: all but the slow jobs. The urgent ones come last, and run first all the same."""
+    for path in files:
+        yield count.call(path)
+    for number in range(1, FLAKY_JOBS + 1):
+        yield flaky.call(f"flaky {number}")
+    for number, delay in enumerate(DELAYS, start=1):
+        yield delayed.with_options(after=delay).call(f"delayed {number}")
+    for number in range(1, URGENT_JOBS + 1):
+        yield urgent.call(f"urgent {number}")
 
-    files: Sequence[str]
-    nodes: int
 
-    def calls(self) -> Iterator[Call[Receipt]]:
-        """The files in two parts with the slow jobs between, so that these run when the first part is done.
-
-        The urgent jobs come last, and run first all the same.
-        """
-        middle = max(1, len(self.files) * 2 // 5)
-        for path in self.files[:middle]:
-            yield count.call(path)
-        for number in range(1, 2 * self.nodes + 1):
-            yield slow.call(f"slow {number}")
-        for path in self.files[middle:]:
-            yield count.call(path)
-        for number in range(1, 6):
-            yield flaky.call(f"flaky {number}")
-        for number, delay in enumerate(DELAYS, start=1):
-            yield delayed.with_options(after=delay).call(f"delayed {number}")
-        for number in range(1, 6):
-            yield urgent.call(f"urgent {number}")
+def slow_calls(nodes: int) -> Iterator[Call[Receipt]]:
+    """What is scheduled half way: slow jobs for every node, so that whichever is killed has work under way."""
+    for number in range(1, SLOW_PER_NODE * nodes + 1):
+        yield slow.call(f"slow {number}")
 
 
 def name_of(kind: str, args: Sequence[Any]) -> str:
