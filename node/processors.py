@@ -7,15 +7,17 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from peerjob.clock import Clock
-from peerjob.context import Context
 from peerjob.injected import current_run
 from peerjob.instance import Instance
+from peerjob.joblog import level_of
+from peerjob.record import LogLine
 
+from .failures import BodyError, as_exception, message_of, type_name
 from .run import Run
 
 logger = logging.getLogger("peerjob.node")
@@ -26,8 +28,9 @@ THREADS = 4
 class Processors:
     """Runs callbacks, sync ones in threads. What one raises is logged on the instance and goes no further."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, node: str) -> None:
         self._clock = clock
+        self._node = node
         self._threads: ThreadPoolExecutor | None = None
         self._chains: dict[str, asyncio.Task[None]] = {}
 
@@ -36,15 +39,18 @@ class Processors:
     ) -> object:
         """What `on_terminate` says about a failed attempt; an exception that it raises counts as its answer."""
         try:
-            return await self._call(run.context, callback, instance, error)
+            return await self._call(run, callback, instance, error)
         except Exception as raised:  # noqa: BLE001  # whatever it is, it is the processor's answer
-            self._note(run.context, callback, raised)
+            self._note(run, callback, raised)
             return raised
 
     def tell(
-        self, context: Context | None, instance: Instance[Any], *calls: tuple[Callable[..., Any], object]
+        self, run: Run | None, instance: Instance[Any], *calls: tuple[Callable[..., Any], object]
     ) -> asyncio.Task[None]:
-        """Call each in turn, in the background, after whatever this instance's processors still do."""
+        """Call each in turn, in the background, after whatever this instance's processors still do.
+
+        `run` is the instance's run here, if there is one: what is logged is kept with it.
+        """
         before = self._chains.get(instance.id)
 
         async def chain() -> None:
@@ -52,9 +58,9 @@ class Processors:
                 await asyncio.wait([before])
             for callback, argument in calls:
                 try:
-                    await self._call(context, callback, instance, argument)
+                    await self._call(run, callback, instance, argument)
                 except Exception as raised:  # noqa: BLE001  # a processor must not hurt the node
-                    self._note(context, callback, raised)
+                    self._note(run, callback, raised)
 
         return self._track(instance.id, chain())
 
@@ -78,28 +84,48 @@ class Processors:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _call(self, context: Context | None, callback: Callable[..., Any], *args: object) -> object:
-        token = current_run.set(context)
+    async def _call(self, run: Run | None, callback: Callable[..., Any], *args: object) -> object:
+        token = current_run.set(None if run is None else run.context)
         try:
             if inspect.iscoroutinefunction(callback):
-                return await callback(*args)
+                return await _harmless(callback(*args))
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="peerjob-processor")
             within = contextvars.copy_context()
             with self._clock.outside():
                 answer = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, functools.partial(within.run, callback, *args)
+                    self._threads, functools.partial(within.run, _called, callback, *args)
                 )
-            return await answer if inspect.isawaitable(answer) else answer
+            return await _harmless(answer) if inspect.isawaitable(answer) else answer
         finally:
             current_run.reset(token)
 
-    def _note(self, context: Context | None, callback: Callable[..., Any], raised: Exception) -> None:
+    def _note(self, run: Run | None, callback: Callable[..., Any], raised: Exception) -> None:
+        cause = raised.cause if isinstance(raised, BodyError) else raised
         name = getattr(callback, "__qualname__", repr(callback))
-        try:
-            text = f"processor {name} raised {type(raised).__name__}: {raised}"
-        except Exception:  # noqa: BLE001  # its str() may raise too
-            text = f"processor {name} raised {type(raised).__name__}"
-        if context is not None:
-            context.log_line(logging.ERROR, text)
+        text = f"processor {name} raised {type_name(cause)}: {message_of(cause)}"
+        if run is not None:
+            attempt = run.claim.attempts
+            run.logs.append(LogLine(self._clock.time_us(), int(level_of(logging.ERROR)), text, attempt, self._node))
         logger.warning("%s", text)
+
+
+def _called(callback: Callable[..., Any], *args: object) -> Any:
+    try:
+        return callback(*args)
+    except BaseException as error:  # noqa: BLE001  # a SystemExit would end the loop
+        raise as_exception(error) from error.__cause__
+
+
+async def _harmless(work: Awaitable[Any]) -> Any:
+    """Await a callback's coroutine; what would end the loop, or is a cancellation of its own, comes in a BodyError."""
+    task = asyncio.current_task()
+    asked = 0 if task is None else task.cancelling()
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if task is not None and task.cancelling() > asked:
+            raise
+        raise BodyError(error) from error
+    except BaseException as error:  # noqa: BLE001  # as in _called
+        raise as_exception(error) from error.__cause__

@@ -16,7 +16,7 @@ from peerjob.instance import Instance
 from peerjob.manager import Manager
 from peerjob.policy import Policy, Recovered, load_overrides, make_policy
 from peerjob.record import Claim, Outcome, Record, Transition
-from peerjob.spec import decode_spec
+from peerjob.spec import Spec, decode_spec
 from peerjob.state import State
 
 from .binding import Binding
@@ -89,9 +89,14 @@ class InstanceRunner:
         run.binding = self._registry.binding(claim.kind)
         spec = decode_spec(claim.spec)
         run.arguments = spec.args
-        if run.job is not None:
-            overrides = load_overrides(spec.overrides, self._local) if spec.overrides else None
-            run.policy = run.job.policy if overrides is None else make_policy(run.job.options | overrides)
+        run.policy = self.policy_of(claim.kind, spec)
+
+    def policy_of(self, kind: str, spec: Spec) -> Policy | None:
+        """The policy of an instance: its definition's here, with what it was scheduled with; None for no definition."""
+        job = self._registry.find(kind)
+        if job is None or not spec.overrides:
+            return None if job is None else job.policy
+        return make_policy(job.options | load_overrides(spec.overrides, self._local))
 
     async def _outcome(self, run: Run) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -151,7 +156,9 @@ class InstanceRunner:
         kind = run.claim.kind
         for node in await self._manager.nodes():
             if node.info.signatures.get(kind, binding.signature_hash) != binding.signature_hash:
-                return self._verdicts.snoozed(run, Snooze(MISFIT_WAIT), f"does not fit here; {node.info.name} may run it")
+                return self._verdicts.snoozed(
+                    run, Snooze(MISFIT_WAIT), f"does not fit here; {node.info.name} may run it"
+                )
         return self._verdicts.terminated(run, error)
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:

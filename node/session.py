@@ -23,6 +23,7 @@ from peerjob.joblog import CaptureHandler
 from peerjob.manager import Manager
 from peerjob.query import Query
 from peerjob.record import FINAL_STATE, Action, Hint, NodeInfo, Outcome, Reaped, Record, Renewed
+from peerjob.spec import decode_spec
 from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.version import __version__
@@ -88,7 +89,7 @@ class Session:
         self._recorder = Recorder(self._wake)
         self._verdicts = verdicts
         self._resources = Resources(overrides)
-        self.processors = Processors(clock)
+        self.processors = Processors(clock, name)
         self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources, on_log=_forward_log)
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self)
         self.turns = Turns(
@@ -168,8 +169,10 @@ class Session:
                 logger.warning(
                     "node %r stops with %d body(ies) that ignore cancellation", self._name, self.pool.running
                 )
+        # processors are told of an end once it is committed, and what they log is committed after them
+        flushed = self._joined and await self.turns.flush(LAST_COMMIT)
         await self.processors.close()
-        if self._joined:
+        if flushed:
             await self.turns.flush(LAST_COMMIT)
         await self.turns.stop()
         logging.getLogger().removeHandler(self._capture)
@@ -308,7 +311,7 @@ class Session:
             self.runner.prepare(run)
             callback = run.policy.on_state_change if run.policy is not None else None
             if callback is not None:
-                self.processors.tell(None, self.runner.instance_of(run), (callback, State.PROCESSING))
+                self.processors.tell(run, self.runner.instance_of(run), (callback, State.PROCESSING))
 
     def accepted(self, run: Run, outcome: Outcome) -> None:
         """An end was committed: tell whoever waits here, and the processors."""
@@ -337,7 +340,7 @@ class Session:
         context = run.context
         if context is not None:
             self.runner.hooks.track(context, run)
-        task = self.processors.tell(context, instance, *told)
+        task = self.processors.tell(run, instance, *told)
         task.add_done_callback(lambda _: self._processors_done(run))
 
     def _processors_done(self, run: Run) -> None:
@@ -363,9 +366,10 @@ class Session:
         self._tell_state(instance, State.CANCELLED)
 
     def _tell_state(self, instance: Instance[Any], state: State) -> None:
-        job = self._registry.find(instance.kind)
-        if job is not None and job.policy.on_state_change is not None:
-            self.processors.tell(None, instance, (job.policy.on_state_change, state))
+        with contextlib.suppress(ValueError):  # options that cannot be read here name no processor
+            policy = self.runner.policy_of(instance.kind, decode_spec(instance.record.spec))
+            if policy is not None and policy.on_state_change is not None:
+                self.processors.tell(None, instance, (policy.on_state_change, state))
 
     def _cancelled_by_user(self, id: str) -> None:
         run = self._ledger.get(id)

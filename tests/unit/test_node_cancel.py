@@ -1,0 +1,233 @@
+"""Cancelling: what waits, what runs, here and elsewhere; and that it stays so."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from peerjob import (
+    INJECTED,
+    Context,
+    Instance,
+    Job,
+    JobCancelled,
+    OptionError,
+    Query,
+    Recovered,
+    State,
+    SystemClock,
+    UnknownInstanceError,
+)
+from peerjob.testing import VirtualClock, drain, running_node
+from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of, until
+
+
+class Sleeper:
+    """A job's body that sleeps for a minute and notes how it ended."""
+
+    def __init__(self) -> None:
+        self.began = 0
+        self.reasons: list[str | None] = []
+
+    async def __call__(self) -> str:
+        self.began += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.reasons.append(Context.current().reason)
+            raise
+        return "slept"
+
+
+async def test_a_queued_instance_never_runs(clock: VirtualClock) -> None:
+    sleeper = Sleeper()
+    async with running_node(clock=clock) as node:
+        job = Job("sleep", sleeper)
+        instance, delayed = await node.schedule(job), await node.schedule(job.with_options(after=5))
+        assert await instance.cancel()
+        assert await delayed.cancel()
+        node.register(job)
+        await clock.advance(60)
+
+        assert sleeper.began == 0
+        assert await notes_of(instance) == ["Created", "Scheduled", "Cancelled: cancelled by user"]
+        assert instance.cancelled_at is not None
+
+
+async def test_a_running_one_is_told_and_its_worker_is_free_at_once(clock: VirtualClock) -> None:
+    sleeper = Sleeper()
+    job = Job("sleep", sleeper)
+    async with running_node(job, clock=clock, workers=1) as node:
+        instance, following = await node.schedule(job), await node.schedule(job)
+        await clock.advance(1)
+        assert await node.cancel_instance(instance.uuid)
+        await clock.advance(0.01)
+
+        assert sleeper.reasons == ["user"]
+        assert sleeper.began == 2
+        assert await states_of(instance) == ["Created", "Scheduled", "Processing", "Cancelled"]
+        assert await clock.run(following.result()) == "slept"
+
+
+async def test_a_waiting_retry_is_cancelled(clock: VirtualClock) -> None:
+    runs: list[int] = []
+
+    async def fail() -> None:
+        runs.append(1)
+        raise ValueError
+
+    async with running_node(Job("fail", fail, max_retries=None, backoff=10), clock=clock) as node:
+        instance = await node.schedule("fail")
+        await clock.advance(15)
+        assert await instance.cancel()
+        await clock.advance(60)
+
+        assert len(runs) == 2
+        assert (await instance.refresh()).state is State.CANCELLED
+
+
+async def test_it_is_cancelled_on_whatever_node_it_runs_within_a_second(clock: VirtualClock) -> None:
+    sleeper, url = Sleeper(), shared_url()
+    job, flaky = Job("sleep", sleeper), flaky_store(clock, url)
+    async with (
+        running_node(job, clock=clock, store=flaky.store, name="worker"),
+        running_node(clock=clock, store=url, workers=0, name="web") as web,
+    ):
+        instance = await web.schedule(job)
+        await clock.advance(1)
+        assert await web.cancel_instance(instance.id)
+        await clock.advance(0.01)
+        assert sleeper.reasons == ["user"]
+
+        # and without any hint
+        flaky.change_answers(lambda _: [], "next_hints", times=None)
+        instance = await web.schedule(job)
+        await clock.advance(5)
+        assert (await instance.refresh()).node == "worker"
+        assert await web.cancel_instance(instance.id)
+        await clock.advance(1.1)
+        assert sleeper.reasons == ["user", "user"]
+
+
+async def test_an_instance_that_was_claimed_ahead_is_cancelled_before_it_runs(clock: VirtualClock) -> None:
+    ran: list[int] = []
+
+    async def work(number: int) -> None:
+        ran.append(number)
+        await asyncio.sleep(0.015)
+
+    job = Job("work", work)
+    async with running_node(job, clock=clock, workers=1) as node:
+        await clock.run((await node.schedule(job, -1)).wait())
+        instances = await node.schedule_many(job.call(number) for number in range(4))
+        await clock.advance(0.005)
+        states = {(await one.refresh()).state for one in instances[1:2]}
+        assert states == {State.PROCESSING}
+        assert len([worker for worker in node.workers() if worker.instance]) == 1
+        assert await instances[1].cancel()
+        await drain(node)
+
+        assert ran == [-1, 0, 2, 3]
+        assert await states_of(instances[1]) == ["Created", "Scheduled", "Processing", "Cancelled"]
+
+
+async def test_a_body_that_ignores_it_changes_nothing_any_more() -> None:
+    told, leave = threading.Event(), threading.Event()
+
+    def stay(ctx: Context = INJECTED) -> str:
+        while not ctx.cancelled:
+            leave.wait(0.001)
+        told.set()
+        leave.wait(20)
+        ctx.progress(0.9, "too late")
+        return "done after all"
+
+    # in real time: virtual time stands still while a thread works
+    async with running_node(Job("stay", stay, key="one"), clock=SystemClock(), workers=2) as node:
+        instance = await node.schedule("stay")
+        await asyncio.sleep(0.05)
+        assert await instance.cancel()
+        await asyncio.to_thread(told.wait, 20)
+        assert (await instance.refresh()).state is State.CANCELLED
+        assert instance.id in [worker.instance for worker in node.workers()]
+        with pytest.raises(JobCancelled):
+            await instance.result()
+        # its key is freed only when the body has ended
+        assert (await node.schedule("stay")).id == instance.id
+        leave.set()
+
+        async def its_key_is_free() -> bool:
+            return (await node.schedule("stay")).is_new
+
+        await until(its_key_is_free)
+        await node.cancel_instances(Query(kind="stay"))
+        assert (await instance.refresh()).progress is None
+        assert await states_of(instance) == ["Created", "Scheduled", "Processing", "Cancelled"]
+
+
+async def test_no_processor_changes_a_cancel(clock: VirtualClock) -> None:
+    seen: list[Any] = []
+
+    def on_terminate(instance: Instance[Any], error: BaseException) -> Recovered:
+        seen.append(type(error).__name__)
+        return Recovered("saved")
+
+    job = Job("sleep", Sleeper(), on_terminate=on_terminate, max_retries=3)
+    async with running_node(job, clock=clock) as node:
+        instance = await node.schedule(job)
+        await clock.advance(1)
+        await instance.cancel()
+        await clock.advance(5)
+
+        assert seen == ["JobCancelled"]
+        with pytest.raises(JobCancelled):
+            await instance.result()
+
+
+async def test_cancel_needs_a_query_and_takes_all_that_matches_it(clock: VirtualClock) -> None:
+    job, other = Job("one", Sleeper()), Job("other", Sleeper())
+    async with running_node(job, other, clock=clock, workers=3) as node:
+        with pytest.raises(OptionError, match="Query"):
+            await node.cancel_instances(None)  # type: ignore[arg-type]
+        mine = await node.schedule_many(job.call() for _ in range(700))
+        theirs = await node.schedule_many(other.call() for _ in range(3))
+        await clock.advance(1)
+
+        assert await node.cancel_instances(Query(kind="one", state=State.FINAL)) == []
+        running = await node.cancel_instances(Query(kind="one", state=State.PROCESSING))
+        assert len(running) == 3
+        rest = await node.cancel_instances(Query(kind="one"))
+        assert {one.id for one in (*running, *rest)} == {one.id for one in mine}
+        assert await node.count(Query(state=State.CANCELLED)) == 700
+        await clock.advance(1)
+        assert {(await one.refresh()).state for one in theirs} == {State.PROCESSING}
+        assert len(await node.cancel_instances(Query.all())) == 3
+
+
+async def test_cancelling_what_is_final_or_unknown(clock: VirtualClock) -> None:
+    async with running_node(Job("now", lambda: 1), clock=clock) as node:
+        instance = await node.schedule("now")
+        await clock.run(instance.wait())
+        assert not await instance.cancel()
+        with pytest.raises(UnknownInstanceError):
+            await node.cancel_instance("01900000-0000-7000-8000-000000000000")
+        with pytest.raises(OptionError):
+            await node.cancel_instance("not an id")
+
+
+async def test_a_run_that_was_given_back_and_claimed_again_is_not_mixed_up(clock: VirtualClock) -> None:
+    sleeper = Sleeper()
+    job = Job("sleep", sleeper)
+    async with running_nodes(clock, "a", "b", jobs=job, workers=1) as (a, b):
+        instance = await a.schedule(job)
+        await clock.advance(1)
+        holder, other = (a, b) if (await instance.refresh()).node == "a" else (b, a)
+        await clock.run(holder.stop(grace=0))
+        await clock.advance(1)
+        found = await other.lookup_instance(instance.id)
+        assert (found.state, found.node) == (State.PROCESSING, other.name)
+        await found.cancel()
+        await clock.advance(1)
+        assert sleeper.reasons == ["drain", "user"]
+        assert (await found.refresh()).state is State.CANCELLED

@@ -1,0 +1,266 @@
+"""on_complete, on_terminate and on_state_change: when they are called, and what they may and may not change."""
+
+import asyncio
+import functools
+import threading
+from typing import Any
+
+import pytest
+
+from peerjob import Instance, Job, JobFailed, JobTimedOut, Recovered, State
+from peerjob.testing import VirtualClock, drain, running_node
+from support.factories import lines_of, running_nodes, states_of
+
+
+def broken() -> object:
+    raise ValueError("broken")
+
+
+async def test_on_complete_is_told_the_result_after_it_is_stored(clock: VirtualClock) -> None:
+    seen: list[Any] = []
+
+    async def on_complete(instance: Instance[int], result: int) -> None:
+        stored = await instance.refresh()
+        seen.append((result, stored.state, await stored.result()))
+
+    async with running_node(Job("work", lambda: 42, on_complete=on_complete), clock=clock) as node:
+        await node.schedule("work")
+        await drain(node)
+        await clock.settle()
+        assert seen == [(42, State.COMPLETED, 42)]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "partial", "coroutine of a lambda"])
+async def test_processors_may_be_sync_or_async(clock: VirtualClock, kind: str) -> None:
+    seen: list[int] = []
+    thread = threading.get_ident()
+
+    def sync(instance: Instance[Any], result: object) -> None:
+        seen.append(threading.get_ident())
+
+    async def asynchronous(instance: Instance[Any], result: object) -> None:
+        await asyncio.sleep(1)
+        seen.append(threading.get_ident())
+
+    callback: Any = {
+        "sync": sync,
+        "async": asynchronous,
+        "partial": functools.partial(sync),
+        "coroutine of a lambda": lambda *seen: asynchronous(seen[0], seen[1]),
+    }[kind]
+    async with running_node(Job("work", lambda: 1, on_complete=callback), clock=clock) as node:
+        await clock.run((await node.schedule("work")).wait())
+        await clock.advance(2)
+        assert len(seen) == 1
+        assert (seen[0] == thread) == (kind in ("async", "coroutine of a lambda"))
+
+
+async def test_on_terminate_that_says_nothing_changes_nothing(clock: VirtualClock) -> None:
+    seen: list[Any] = []
+
+    def on_terminate(instance: Instance[Any], error: BaseException) -> None:
+        seen.append((type(error).__name__, str(error), instance.attempts))
+
+    async with running_node(Job("work", broken, max_retries=2, on_terminate=on_terminate), clock=clock) as node:
+        instance = await node.schedule("work")
+        with pytest.raises(JobFailed, match="broken"):
+            await clock.run(instance.result())
+        assert seen == [("ValueError", "broken", attempt) for attempt in (1, 2, 3)]
+
+
+async def test_on_terminate_may_turn_a_failure_into_a_success(clock: VirtualClock) -> None:
+    completed: list[Any] = []
+    job = Job(
+        "work",
+        broken,
+        max_retries=5,
+        on_terminate=lambda instance, error: Recovered("instead"),
+        on_complete=lambda instance, result: completed.append(result),
+    )
+    async with running_node(job, clock=clock) as node:
+        instance = await node.schedule(job)
+        assert await clock.run(instance.result()) == "instead"
+        await clock.settle()
+        assert (instance.attempts, completed) == (1, ["instead"])
+        assert instance.error is None
+
+
+async def test_on_terminate_may_recover_from_a_timeout(clock: VirtualClock) -> None:
+    async def sleep() -> object:
+        return await asyncio.sleep(60)
+
+    job = Job("sleep", sleep, timeout=1, on_terminate=lambda instance, error: Recovered(type(error).__name__))
+    async with running_node(job, clock=clock) as node:
+        assert await clock.run((await node.schedule(job)).result()) == "JobTimedOut"
+
+
+async def test_on_terminate_may_put_another_error_in_its_place(clock: VirtualClock) -> None:
+    def returns(instance: Instance[Any], error: BaseException) -> BaseException:
+        return LookupError("returned")
+
+    def raises(instance: Instance[Any], error: BaseException) -> None:
+        raise LookupError("raised") from error
+
+    for callback, message in ((returns, "returned"), (raises, "raised")):
+        job = Job("work", broken, on_terminate=callback)
+        async with running_node(job, clock=clock) as node:
+            with pytest.raises(JobFailed, match=message) as caught:
+                await clock.run((await node.schedule(job)).result())
+            assert caught.value.type == "LookupError"
+
+
+async def test_the_error_that_on_terminate_gives_decides_whether_to_retry(clock: VirtualClock) -> None:
+    runs: list[int] = []
+
+    def work() -> None:
+        runs.append(1)
+        raise ValueError
+
+    job = Job(
+        "work", work, max_retries=5, no_retry_on=LookupError, on_terminate=lambda instance, error: LookupError("final")
+    )
+    async with running_node(job, clock=clock) as node:
+        await node.schedule(job)
+        await drain(node)
+        assert len(runs) == 1
+
+
+async def test_on_terminate_may_not_make_a_timeout_of_its_own(clock: VirtualClock) -> None:
+    async def sleep() -> None:
+        await asyncio.sleep(60)
+
+    job = Job("sleep", sleep, timeout=1, on_terminate=lambda instance, error: error)
+    async with running_node(job, clock=clock) as node:
+        with pytest.raises(JobTimedOut):
+            await clock.run((await node.schedule(job)).result())
+
+
+async def test_on_state_change_sees_every_state_in_order(clock: VirtualClock) -> None:
+    seen: list[str] = []
+    runs: list[int] = []
+
+    def work() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            raise ValueError
+        return "done"
+
+    def on_state_change(instance: Instance[Any], state: State) -> None:
+        seen.append(str(state))
+
+    job = Job("work", work, max_retries=1, on_state_change=on_state_change)
+    async with running_node(job, clock=clock) as node:
+        instance = await node.schedule(job)
+        await clock.run(instance.wait())
+        await clock.advance(1)
+        assert seen == await states_of(instance)
+        assert seen == ["Created", "Scheduled", "Processing", "Scheduled", "Processing", "Completed"]
+
+
+async def test_on_state_change_of_a_cancel_is_told_where_it_was_cancelled(clock: VirtualClock) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def on_state_change(instance: Instance[Any], state: State) -> None:
+        seen.append((instance.id, str(state)))
+
+    job = Job("later", lambda: 1, after=60)
+    async with running_nodes(clock, "a", "b", jobs=job) as (a, b):
+        by_definition = await a.schedule(Job("later", lambda: 1, after=60, on_state_change=on_state_change))
+        by_schedule = await a.schedule(job.with_options(on_state_change=on_state_change))
+        await clock.settle()
+        seen.clear()
+        await b.cancel_instance(by_schedule.id)
+        await clock.settle()
+        assert seen == [(by_schedule.id, "Cancelled")]
+        b.register(Job("later", lambda: 1, on_state_change=on_state_change))
+        await b.cancel_instance(by_definition.id)
+        await clock.settle()
+        assert seen[1:] == [(by_definition.id, "Cancelled")]
+
+
+@pytest.mark.parametrize("which", ["on_complete", "on_terminate", "on_state_change"])
+async def test_one_that_raises_is_logged_on_the_instance_and_changes_nothing(clock: VirtualClock, which: Any) -> None:
+    def fail(instance: Instance[Any], _: object) -> None:
+        raise RuntimeError("processor is broken")
+
+    def work() -> str:
+        if which == "on_terminate":
+            raise ValueError("body is broken")
+        return "done"
+
+    processor: dict[str, Any] = {which: fail}
+    job = Job("work", work, **processor)
+    async with running_node(job, clock=clock) as node:
+        instance = await node.schedule(job)
+        await clock.run(instance.wait())
+        await clock.advance(2)
+
+        assert any("RuntimeError: processor is broken" in line for line in await lines_of(instance))
+        assert (await instance.refresh()).state is (State.TERMINATED if which == "on_terminate" else State.COMPLETED)
+        assert await clock.run((await node.schedule(Job("other", lambda: 1))).cancel())
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
+async def test_whatever_a_processor_raises_the_node_lives(clock: VirtualClock, error: BaseException) -> None:
+    async def fail(instance: Instance[Any], _: object) -> None:
+        raise error
+
+    job = Job("work", lambda: 1, on_complete=fail, on_state_change=fail)
+    failing = Job("failing", broken, on_terminate=fail)
+    async with running_node(job, failing, clock=clock) as node:
+        done, failed = await node.schedule(job), await node.schedule(failing)
+        await clock.run(done.wait(), limit=60)
+        await clock.run(failed.wait(), limit=60)
+        await clock.advance(2)
+        assert (done.state, failed.state) == (State.COMPLETED, State.TERMINATED)
+        assert await clock.run((await node.schedule(job)).result()) == 1
+
+
+async def test_they_may_log_and_use_the_instance(clock: VirtualClock) -> None:
+    following = Job("following", lambda x: x + 1)
+
+    async def on_complete(instance: Instance[Any], result: int) -> None:
+        instance.log.info("result is %d", result)
+
+    async with running_node(Job("work", lambda: 1, on_complete=on_complete), following, clock=clock) as node:
+        instance = await node.schedule("work")
+        await drain(node)
+        await clock.advance(1)
+        assert await lines_of(instance) == ["result is 1"]
+
+
+async def test_a_node_that_stops_tells_the_processors_of_its_last_jobs(clock: VirtualClock) -> None:
+    told: list[int] = []
+
+    async def work(number: int) -> int:
+        await asyncio.sleep(2)
+        return number
+
+    def on_complete(instance: Instance[Any], result: int) -> None:
+        told.append(result)
+        instance.log.info("told")
+
+    job = Job("work", work, on_complete=on_complete)
+    async with running_nodes(clock, "a", "b", jobs=job, workers=5) as (a, b):
+        b.unregister("work")
+        instances = await a.schedule_many(job.call(number) for number in range(5))
+        await clock.advance(1)
+        await clock.run(a.stop(grace=5))
+
+        assert sorted(told) == [0, 1, 2, 3, 4]
+        for instance in instances:
+            found = await b.lookup_instance(instance.id)
+            assert found.state is State.COMPLETED
+            assert await lines_of(found) == ["told"]
+
+
+async def test_processors_given_per_schedule_travel_by_name(clock: VirtualClock) -> None:
+    async with running_nodes(clock, "web", "worker", jobs=Job("work", lambda: 7)) as (web, _):
+        instance = await web.schedule(web.job("work").with_options(on_complete=log_result))
+        await drain(web)
+        await clock.advance(1)
+        assert await lines_of(instance) == ["logged 7"]
+
+
+def log_result(instance: Instance[Any], result: object) -> None:
+    instance.log.info("logged %s", result)
