@@ -1,6 +1,6 @@
 """What happens when work fails: retries, backoff, giving up, putting off, timeouts, and a last word.
 
-python examples/retries.py
+Run it with `python examples/retries.py`.
 """
 
 import asyncio

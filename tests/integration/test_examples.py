@@ -133,3 +133,14 @@ def test_the_flask_application_schedules_and_shows(run: Run, redis_url: str) -> 
         assert client.get(f"{path}/result").json() == {"primes": 168}
         assert client.get(path).json()["state"] == "Completed"
         assert client.get("/jobs/00000000-0000-7000-8000-000000000000").status_code == 404
+
+
+def test_hello_survives_the_loss_of_a_node(run: Run, redis_url: str) -> None:
+    nodes = [run("python", "examples/hello.py", store=redis_url) for _ in range(2)]
+    asker = run("python", "examples/hello.py", "60", store=redis_url)
+    for node in nodes:
+        node.wait_for(r"says hello", timeout=30)
+    nodes[0].kill()
+    assert asker.wait(timeout=45) == 0, asker.lines
+    assert asker.lines[-1] == "60 results, from 'hello 0' to 'hello 59'"
+    assert nodes[1].terminate() == 0, nodes[1].lines

@@ -53,6 +53,12 @@ def _anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_readme_shows_the_example_that_it_names() -> None:
+    shown = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    assert (ROOT / "examples" / "hello.py").read_text().endswith(f'"""\n\n{shown[1]}')
+
+
 @pytest.mark.timeout(120)
 async def test_the_examples_of_writing_jobs_run() -> None:
     """Statement by statement, on a node that registers every job as soon as it has a name."""
