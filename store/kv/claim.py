@@ -10,7 +10,7 @@ from peerjob.errors import DecodeError
 from peerjob.record import Claim, Claimed, Want
 from peerjob.state import State
 
-from .base import Compare, Delete, Entry, Op, Put, Range, Step
+from .base import MAX_STEPS, Compare, Delete, Entry, Op, Put, Range, Step
 from .context import Context
 from .counts import PROCESSING, SCHEDULED
 from .delayed import DelayedQueue
@@ -158,8 +158,8 @@ class Claims:
                 )
             )
             planned.append((call.picked, id, taken, args.value))
-        if stale:
-            await context.kv.txn(stale)
+        for start in range(0, len(stale), MAX_STEPS):
+            await context.kv.txn(stale[start : start + MAX_STEPS])
         along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
         written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along)
         if changes:
@@ -251,7 +251,7 @@ class Claims:
                 steps.append(context.queues.drop(head))
             elif head.start[:18] < time_text(now_us - 2 * _LAG_US):
                 steps.append(context.queues.advance(head, lag + "/"))
-        await context.queues.move_on(steps[:100])
+        await context.queues.move_on(steps)
 
     async def _again(self, call: _Call) -> Claimed:
         """The first answer to a request that was sent twice, without what was taken back since."""

@@ -19,7 +19,6 @@ from .queues import Queues
 from .rows import decode_idle
 from .writer import ROUNDS, Writer, Written
 
-_MOST_OPS = 100
 _MOST_STEPS = 50
 _MOST_FETCHED = 1000
 
@@ -77,8 +76,7 @@ class Hints:
         whats.update(f"{self._keys.hint(to)}change/{id}" for to in listeners for id in news.changed)
         ops: list[Op] = [Put(key, b"", lease) for key in sorted(whats)]
         ops.extend(Delete(self._keys.watch(id) + watcher) for watcher, id in news.watchers)
-        for at in range(0, len(ops), _MOST_OPS):
-            await self._kv.txn([Step([], ops[at : at + _MOST_OPS])])
+        await self._writer.plain(ops)
         if wakes:
             await self._wake(news, written.idle, lease)
 
@@ -154,8 +152,7 @@ class Hints:
             found = await self._waiting(prefix)
         if not found:
             return []
-        for at in range(0, len(found), _MOST_OPS):
-            await self._kv.txn([Step([], [Delete(key) for key in found[at : at + _MOST_OPS]])])
+        await self._writer.plain([Delete(key) for key in found])
         hints: list[Hint] = []
         for key in found:
             what, _, id = key[len(prefix) :].partition("/")

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from . import etcd_limits
 from .base import Applied, Compare, Delete, Entry, Found, Op, Put, Range, Step
 from .ordered import Ordered
 
@@ -103,6 +104,8 @@ class MemoryData:
     # -- writing --------------------------------------------------------------------------------------------------
 
     def apply(self, steps: Sequence[Step], also: Step | None) -> Applied:
+        if self.costs is not None:
+            etcd_limits.check(steps, also)
         held = [self._holds(step.compares) for step in steps]
         with_also = also is not None and all(held) and self._holds(also.compares)
         revision = self.revision + 1

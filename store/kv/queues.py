@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from .base import Compare, Delete, Entry, Found, KeyValue, Put, Range, Step
+from .base import MAX_STEPS, Compare, Delete, Entry, Found, KeyValue, Put, Range, Step
 from .keys import LATEST_US, Keys, prefix_end
 
 AFTER_ALL = "~"
 """Sorts after every place."""
 _ID_BITS = 64
-_FIRST_WIDTH_US = 10_000
+_WIDEN = 8
+"""How much wider the next window is after one that was empty; so much more than wanted is read at worst."""
 _ATTEMPTS = 8
 
 
@@ -33,13 +34,13 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Queues:
-    """What one store knows of the queues: lower bounds of their heads, and the width of their windows."""
+    """What one store knows of the queues: lower bounds of their heads, and the pace of reading."""
 
     def __init__(self, kv: KeyValue, keys: Keys) -> None:
         self._kv = kv
         self._keys = keys
         self._known: dict[str, str] = {}
-        self._widths: dict[str, int] = {}
+        self._paces: dict[str, Pace] = {}
 
     # -- adding ---------------------------------------------------------------------------------------------------
 
@@ -67,13 +68,13 @@ class Queues:
                     self._known[queue] = entry.value.decode()
                     continue
                 head = self._keys.head(queue)
-                start = place[:-1] if "/" in place else ""
+                start = place[:-1]
                 guard = Compare(head, mod=0 if entry is None else entry.mod)
                 steps.append(Step([guard], [Put(head, start.encode())]))
                 lowered.append((queue, start))
-            for at in range(0, len(steps), 100):
-                applied = await self._kv.txn(steps[at : at + 100])
-                for (queue, start), answer in zip(lowered[at : at + 100], applied.steps, strict=True):
+            for at in range(0, len(steps), MAX_STEPS):
+                applied = await self._kv.txn(steps[at : at + MAX_STEPS])
+                for (queue, start), answer in zip(lowered[at : at + MAX_STEPS], applied.steps, strict=True):
                     if answer is not None:
                         self._known[queue] = start
         # whoever adds entries compares the heads, and comes back if they were moved once more
@@ -96,7 +97,9 @@ class Queues:
 
     def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL) -> Scan:
         """Begin to read a queue."""
-        return Scan(head, until, now_us, self._widths)
+        if len(self._paces) > 50_000:
+            self._paces.clear()
+        return Scan(head, until, now_us, self._paces)
 
     async def read(self, scans: Sequence[Scan], limit: int) -> None:
         """Read the next window of each of these."""
@@ -136,9 +139,9 @@ class Queues:
     async def move_on(self, steps: Iterable[Step | None]) -> None:
         """Apply such steps; what fails was overtaken, and costs a wider window later."""
         wanted = [step for step in steps if step is not None]
-        if wanted:
-            await self._kv.txn(wanted)
-            self.forget(self._keys.queue_of(step.ops[0].key) for step in wanted)
+        for at in range(0, len(wanted), MAX_STEPS):
+            await self._kv.txn(wanted[at : at + MAX_STEPS])
+        self.forget(self._keys.queue_of(step.ops[0].key) for step in wanted)
 
     def _note(self, queue: str, start: str) -> None:
         if len(self._known) > 50_000:
@@ -146,10 +149,21 @@ class Queues:
         self._known[queue] = start
 
 
+class Pace(msgspec.Struct):
+    """How wide the windows on a queue are, as numbers that sort as places do."""
+
+    coarse: int
+    """Spans instants."""
+    fine: int = 0
+    """Not 0: there is a crowd of one instant, to be read in such pieces first."""
+    short: bool = False
+    """The last read came to the end, so the queue is read as a whole until that is too much."""
+
+
 class Scan:
     """A read of one queue from its head on, window by window."""
 
-    def __init__(self, head: Head, until: str, now_us: int, widths: dict[str, int]) -> None:
+    def __init__(self, head: Head, until: str, now_us: int, paces: dict[str, Pace]) -> None:
         self.head = head
         self.at = head.start
         """Everything before this place has been read."""
@@ -158,16 +172,17 @@ class Scan:
         self.entries: list[Entry] = []
         self._until = until
         self._timed = "/by/" not in head.queue
-        self._now = now_us << _ID_BITS if self._timed else now_us // 1000 << 16
-        self._widths = widths
-        first = _FIRST_WIDTH_US << _ID_BITS if self._timed else _FIRST_WIDTH_US // 1000 << 16
-        self._width = widths.get(head.queue, first)
+        self._instant = 1 << _ID_BITS if self._timed else 1 << 16
+        self._now = self._instant * (now_us if self._timed else now_us // 1000)
+        self._pace = paces.get(head.queue) or paces.setdefault(head.queue, Pace(self._instant))
+        self._width = self._pace.fine or self._pace.coarse
         self._end = ""
 
     def window(self, limit: int) -> Range:
         """The next piece to read."""
         end = self._number(self.at) + self._width
-        self._end = self._until if end >= self._now else min(self._place(end), self._until)
+        whole = self._pace.short or end >= self._now
+        self._end = self._until if whole else min(self._place(end), self._until)
         if not self.at < self._end:
             self._end = self._until
         queue = self.head.queue
@@ -185,17 +200,31 @@ class Scan:
         else:
             self.at = self._end
             self.done = self._end == self._until
-        wanted = 2 * max(limit, 8)
-        if found.count == 0:
-            self._width *= 64
-        elif found.count * 2 < wanted:
-            self._width *= 4
-        elif found.count > 2 * wanted:
-            self._width = max(1, self._width * wanted // found.count)
-        if found.count:
-            if len(self._widths) > 50_000:
-                self._widths.clear()
-            self._widths[self.head.queue] = self._width
+        self._adapt(found, 2 * max(limit, 8))
+
+    def _adapt(self, found: Found, wanted: int) -> None:
+        """Let the next window hold about as much as is wanted, judging by what was seen."""
+        pace, seen = self._pace, len(found.items)
+        pace.short = found.count <= 4 * wanted and (pace.short or self.done)
+        if seen == 0:
+            # only this scan widens its windows over a gap: the next one meets another
+            self._width *= _WIDEN
+            if pace.fine and self._width >= self._instant:
+                pace.fine, self._width = 0, pace.coarse
+            return
+        first, last = self._number(self.places[-seen]), self._number(self.places[-1])
+        part = (last - first) * wanted // seen
+        crowd = first // self._instant == last // self._instant
+        if found.count > 4 * wanted:
+            if crowd:
+                pace.fine = max(1, part)
+            else:
+                pace.coarse = max(self._instant, part)
+        elif pace.fine and crowd and seen > 1:
+            pace.fine = max(1, part)
+        elif found.count * 4 < wanted:
+            pace.coarse = max(pace.coarse, self._width) * 4
+        self._width = pace.fine or pace.coarse
 
     def _number(self, place: str) -> int:
         if not self._timed:

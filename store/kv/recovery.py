@@ -148,8 +148,7 @@ class Recovery:
                 )
             )
             planned.append((id, row, after))
-        if stale:
-            await context.kv.txn([Step([], stale)])
+        await context.writer.plain(stale)
         written = await context.writer.write(changes, now_us=now_us)
         context.drop(owned)
         reaped: list[Reaped] = []

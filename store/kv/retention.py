@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .base import Delete, Found, Range, Step
+from .base import Delete, Found, Range
 from .context import Context
 from .counts import FINAL_SLOTS, SLOT, totals
 from .keys import LATEST_US, prefix_end, time_text
@@ -93,8 +93,7 @@ class Retention:
 
     async def _drop_stale(self, entries: Sequence[str]) -> None:
         """Remove entries of instances whose record was set aside."""
-        if entries:
-            await self._context.kv.txn([Step([], [Delete(key) for key in entries])])
+        await self._context.writer.plain([Delete(key) for key in entries])
 
     async def _oldest(self, kind: str, limit: int) -> int:
         """Remove the final instances of a kind that were created first."""

@@ -34,6 +34,7 @@ from .queues import Queues
 ROUNDS = 8
 """How often a conflict is met again before a call gives up."""
 _PASSING_US = 600_000_000
+_PLAIN_OPS = 100
 
 
 class Change(msgspec.Struct, gc=False):
@@ -84,6 +85,11 @@ class Writer:
             self._passing = await self._kv.grant(_PASSING_US)
             self._passing_until_us = now_us + _PASSING_US // 2
         return self._passing
+
+    async def plain(self, ops: Sequence[Op]) -> None:
+        """Do what depends on nothing, in as many requests as it takes."""
+        for at in range(0, len(ops), _PLAIN_OPS):
+            await self._kv.txn([Step([], ops[at : at + _PLAIN_OPS])])
 
     async def write(
         self,

@@ -1,0 +1,194 @@
+"""No hot path pays for what it does not touch: etcd would charge every key in a range that is read."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from peerjob.record import Action, Claim, StoreLimits
+from peerjob.store.kv import etcd_limits
+from peerjob.store.kv.base import Delete, Put, Range, Step
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer, outcome
+
+QUEUED = 10_000
+BATCH = 100
+BEARABLE = 1_500
+"""Keys and tombstones that one read may meet, far below what is stored in each of these tests."""
+
+
+class Bench:
+    """A store whose reads are charged, and a node on it."""
+
+    def __init__(self, clock: VirtualClock, limits: StoreLimits) -> None:
+        self.costs = Costs()
+        self.data = MemoryData(costs=self.costs)
+        self.kv = MemoryKeyValue(self.data, clock)
+        self.store = KVStore(self.kv, url="memory://", namespace="n", clock=clock, limits=limits)
+        self.make = Factory(clock)
+        self.clock = clock
+        self.peer = Peer(store=self.store, info=self.make.node(), make=self.make)
+
+    async def fill(self, count: int, *, delay_us: int | None = None, priorities: int = 1) -> None:
+        for _ in range(count // BATCH):
+            await self.store.enqueue(
+                [self.make.instance(delay_us=delay_us, priority=number % priorities) for number in range(BATCH)]
+            )
+            await self.clock.advance(0.005)
+
+    async def work(self, rounds: int, action: Action = Action.COMPLETE) -> int:
+        done = 0
+        for _ in range(rounds):
+            claims = await self.peer.take(BATCH)
+            await self.peer.commit(*(outcome(claim, action) for claim in claims))
+            await self.clock.advance(0.001)
+            done += len(claims)
+        return done
+
+    def assert_cheap(self, worst: int = BEARABLE) -> None:
+        assert self.costs.worst <= worst, self.costs.worst_range
+
+
+@pytest.fixture
+async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
+    bench = Bench(clock, StoreLimits())
+    await bench.store.open()
+    await bench.peer.join()
+    yield bench
+    await bench.store.close()
+
+
+async def test_the_model_charges_keys_tombstones_and_no_limit(bench: Bench) -> None:
+    await bench.kv.txn([Step([], [Put(f"n/a/{number:03d}", b"") for number in range(100)])])
+    await bench.kv.txn([Step([], [Delete("n/a/000", "n/a/050")])])
+    await bench.kv.read([Range("n/a/", "n/a0", limit=1)])
+    assert bench.costs.worst == 100
+    bench.data.compact()
+    bench.costs.worst = 0
+    await bench.kv.read([Range("n/a/", "n/a0", limit=1)])
+    assert bench.costs.worst == 50
+
+
+async def test_claiming_and_committing_from_a_long_queue(bench: Bench) -> None:
+    await bench.fill(QUEUED)
+    assert await bench.work(20) == 20 * BATCH
+    bench.assert_cheap()
+
+
+async def test_a_queue_of_one_instant_is_told_apart(bench: Bench) -> None:
+    due_us = bench.clock.time_us()
+    for _ in range(QUEUED // BATCH):
+        await bench.store.enqueue([bench.make.instance(due_us=due_us) for _ in range(BATCH)])
+        await bench.clock.advance(0.001)
+    await bench.work(5)
+    bench.costs.worst = 0
+    await bench.work(10)
+    bench.assert_cheap()
+
+
+async def test_many_priorities(bench: Bench) -> None:
+    await bench.fill(QUEUED, priorities=20)
+    await bench.work(20)
+    bench.assert_cheap()
+
+
+async def test_a_drained_queue_stays_cheap_before_it_is_compacted(bench: Bench) -> None:
+    for _ in range(5):
+        await bench.fill(QUEUED // 10)
+        await bench.work(11)
+    bench.costs.worst = 0
+    for _ in range(20):
+        await bench.store.enqueue(bench.make.instances(1))
+        assert await bench.work(2) == 1
+        await bench.clock.advance(1)
+    bench.assert_cheap()
+
+
+async def test_enqueuing_depends_on_nothing(bench: Bench) -> None:
+    await bench.fill(QUEUED)
+    bench.costs.worst = 0
+    await bench.fill(BATCH)
+    bench.assert_cheap(100)
+
+
+async def test_a_far_future_costs_the_present_nothing(bench: Bench) -> None:
+    await bench.fill(QUEUED, delay_us=86_400_000_000)
+    bench.costs.worst = 0
+    await bench.fill(BATCH)
+    await bench.work(3)
+    bench.assert_cheap()
+
+
+async def test_what_falls_due_is_moved_in_pieces(bench: Bench) -> None:
+    await bench.fill(QUEUED, delay_us=60_000_000)
+    await bench.clock.advance(61)
+    claims = await bench.peer.take(BATCH)
+    assert len(claims) == BATCH
+    assert (await bench.store.health()).delayed == QUEUED - 1000
+    bench.assert_cheap(3_000)
+
+
+async def test_removing_what_expired_depends_on_what_is_removed(clock: VirtualClock) -> None:
+    bench = Bench(clock, StoreLimits(retention_us=60_000_000))
+    await bench.peer.join()
+    await bench.fill(QUEUED // 2)
+    await bench.work(QUEUED // 2 // BATCH)
+    await clock.advance(61)
+    bench.costs.worst = 0
+    for _ in range(10):
+        await bench.fill(BATCH)
+        await bench.work(1)
+    assert (await bench.store.health()).counts["work"].values()
+    bench.assert_cheap()
+
+
+async def test_keeping_only_so_many_depends_on_what_is_removed(clock: VirtualClock) -> None:
+    bench = Bench(clock, StoreLimits(max_final_per_kind=QUEUED // 4))
+    await bench.peer.join()
+    await bench.fill(QUEUED // 2)
+    bench.costs.worst = 0
+    await bench.work(QUEUED // 2 // BATCH)
+    (finals,) = (await bench.store.health()).counts["work"].values()
+    assert finals == QUEUED // 4
+    bench.assert_cheap()
+
+
+async def test_handing_back_keeps_the_place_without_a_scan(bench: Bench) -> None:
+    await bench.fill(QUEUED)
+    await bench.work(5)
+    first = await bench.peer.take(BATCH)
+    second = await bench.peer.take(BATCH)
+    bench.costs.worst = 0
+    for claims in (second, first):
+        await bench.peer.commit(*(outcome(claim, Action.HAND_BACK) for claim in claims))
+    again = await bench.peer.take(2 * BATCH)
+    assert ids_of(again) == ids_of(first) + ids_of(second)
+    bench.assert_cheap()
+
+
+async def test_a_call_makes_few_reads(bench: Bench) -> None:
+    await bench.fill(QUEUED)
+    await bench.work(3)
+    before = bench.costs.reads
+    claims = await bench.peer.take(BATCH)
+    taken = bench.costs.reads - before
+    await bench.peer.commit(*map(outcome, claims))
+    committed = bench.costs.reads - before - taken
+    assert taken < 2 * BATCH + 100
+    assert committed < BATCH + 100
+
+
+async def test_a_transaction_over_a_limit_is_caught(bench: Bench) -> None:
+    twice = [Step([], [Put("n/a/1", b"")]), Step([], [Put("n/a/1", b"")])]
+    wide = [Step([], [Put(f"n/a/{number}", b"")]) for number in range(129)]
+    deep = [Step([], [Put(f"n/a/{number}", b"") for number in range(128)])]
+    both = [Step([], [Put("n/a/1", b""), Delete("n/a/", "n/a0")])]
+    for steps in (twice, wide, deep, both):
+        with pytest.raises(etcd_limits.RequestRefusedError):
+            await bench.kv.txn(steps)
+
+
+def ids_of(claims: tuple[Claim, ...]) -> list[str]:
+    return [claim.id for claim in claims]

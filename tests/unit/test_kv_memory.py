@@ -1,0 +1,224 @@
+"""The memory driver keeps what the engine counts on."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from peerjob.clock import SystemClock
+from peerjob.errors import OptionError, StoreFullError
+from peerjob.record import StoreLimits
+from peerjob.store.kv.base import Compare, Delete, Found, Put, Range, Step
+from peerjob.store.kv.memory import MemoryKeyValue, forget, memory_store
+from peerjob.store.kv.memory_data import MemoryData
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer
+
+
+@pytest.fixture
+def kv(clock: VirtualClock) -> MemoryKeyValue:
+    return MemoryKeyValue(MemoryData(), clock)
+
+
+def put(key: str, value: bytes = b"", *, lease: int = 0, only_if: Compare | None = None) -> Step:
+    return Step([] if only_if is None else [only_if], [Put(key, value, lease)])
+
+
+def keys_of(found: Found) -> list[str]:
+    return [key for key, _ in found.items]
+
+
+async def test_a_step_whose_compare_fails_leaves_the_others(kv: MemoryKeyValue) -> None:
+    await kv.txn([put("n/a/taken")])
+    applied = await kv.txn([put("n/a/1"), put("n/a/2", only_if=Compare("n/a/taken")), put("n/a/3")])
+    assert [answer is not None for answer in applied.steps] == [True, False, True]
+    (found,) = await kv.read([Range("n/a/", "n/a0")])
+    assert keys_of(found) == ["n/a/1", "n/a/3", "n/a/taken"]
+
+
+async def test_compares_see_the_state_before_the_transaction(kv: MemoryKeyValue) -> None:
+    applied = await kv.txn([put("n/a/1"), put("n/a/2", only_if=Compare("n/a/1")), Step([Compare("n/a/1", mod=1)], [])])
+    assert [answer is not None for answer in applied.steps] == [True, True, False]
+
+
+async def test_what_goes_along_needs_every_step(kv: MemoryKeyValue) -> None:
+    along = Step([], [Put("n/b/count", b"1")], [Range("n/b/count")])
+    await kv.txn([put("n/a/1")])
+    refused = await kv.txn([put("n/a/2"), put("n/a/1", only_if=Compare("n/a/1"))], along)
+    assert refused.also is None
+    accepted = await kv.txn([put("n/a/3")], along)
+    assert accepted.also is not None
+    assert keys_of(accepted.also[0]) == ["n/b/count"]
+    refused = await kv.txn([put("n/a/4")], Step([Compare("n/b/count")], []))
+    assert (refused.steps[0] is not None, refused.also) == (True, None)
+
+
+async def test_revisions_only_grow_and_are_compared(kv: MemoryKeyValue) -> None:
+    first = await kv.txn([put("n/a/1", b"x")])
+    second = await kv.txn([put("n/a/1", b"y", only_if=Compare("n/a/1", mod=first.revision))])
+    third = await kv.txn([put("n/a/1", b"z", only_if=Compare("n/a/1", mod=first.revision))])
+    assert second.revision > first.revision
+    assert third.steps == [None]
+    (entry,) = await kv.get(["n/a/1"])
+    assert entry is not None
+    assert (entry.value, entry.mod) == (b"y", second.revision)
+
+
+async def test_a_value_is_compared_with_a_text(kv: MemoryKeyValue) -> None:
+    await kv.txn([put("n/head/q", b"0005")])
+    for below, holds in [("0006", True), ("0005", False), ("0004", False), ("00051", True)]:
+        applied = await kv.txn([Step([Compare("n/head/q", below=below)], [])])
+        assert (applied.steps[0] is not None) is holds, below
+    applied = await kv.txn([Step([Compare("n/head/absent", below="9")], [])])
+    assert applied.steps == [None]
+
+
+async def test_a_stretch_is_compared_with_nothing(kv: MemoryKeyValue) -> None:
+    await kv.txn([put("n/q/5")])
+    for start, end, holds in [("n/q/", "n/q/5", True), ("n/q/5", "n/q/6", False), ("n/q/6", "n/q0", True)]:
+        applied = await kv.txn([Step([Compare(start, end=end)], [])])
+        assert (applied.steps[0] is not None) is holds, start
+
+
+async def test_ranges_are_in_order_bounded_and_counted(kv: MemoryKeyValue) -> None:
+    await kv.txn([put(f"n/a/{number:02d}") for number in (7, 3, 9, 1, 5)])
+    await kv.txn([Step([], [Delete("n/a/05")])])
+    await kv.txn([put("n/a-b/00"), put("n/b/00")])
+    up, down, some, everything, none = await kv.read(
+        [
+            Range("n/a/", "n/a0"),
+            Range("n/a/", "n/a0", reverse=True),
+            Range("n/a/02", "n/a/09", limit=1),
+            Range("n/", "n0"),
+            Range("n/c/", "n/c0"),
+        ]
+    )
+    assert keys_of(up) == ["n/a/01", "n/a/03", "n/a/07", "n/a/09"]
+    assert keys_of(down) == keys_of(up)[::-1]
+    assert (keys_of(some), some.count) == (["n/a/03"], 2)
+    assert keys_of(everything) == ["n/a-b/00", *keys_of(up), "n/b/00"]
+    assert (keys_of(none), none.count) == ([], 0)
+
+
+async def test_a_range_is_removed_as_a_whole(kv: MemoryKeyValue) -> None:
+    await kv.txn([put(f"n/a/{number}") for number in range(5)])
+    await kv.txn([Step([], [Delete("n/a/1", "n/a/4")])])
+    (found,) = await kv.read([Range("n/a/", "n/a0")])
+    assert keys_of(found) == ["n/a/0", "n/a/4"]
+
+
+async def test_a_lease_takes_its_keys_along(kv: MemoryKeyValue, clock: VirtualClock) -> None:
+    lease = await kv.grant(5_000_000)
+    await kv.txn([put("n/live/a", lease=lease), put("n/live/b", lease=lease), put("n/live/c")])
+    await kv.txn([put("n/live/b")])
+    await clock.advance(4)
+    assert await kv.remaining([lease]) == [1_000_000]
+    assert await kv.keepalive(lease)
+    await clock.advance(4.9)
+    (found,) = await kv.read([Range("n/live/", "n/live0")])
+    assert keys_of(found) == ["n/live/a", "n/live/b", "n/live/c"]
+    await clock.advance(0.1)
+    (found,) = await kv.read([Range("n/live/", "n/live0")])
+    assert keys_of(found) == ["n/live/b", "n/live/c"]
+    assert not await kv.keepalive(lease)
+    assert await kv.remaining([lease]) == [0]
+
+
+async def test_a_revoked_lease_takes_its_keys_along(kv: MemoryKeyValue) -> None:
+    lease = await kv.grant(5_000_000)
+    await kv.txn([put("n/live/a", lease=lease)])
+    await kv.revoke(lease)
+    assert await kv.get(["n/live/a"]) == [None]
+
+
+async def test_a_watch_tells_what_was_put(kv: MemoryKeyValue, clock: VirtualClock) -> None:
+    watch = kv.watch("n/hint/a/")
+    await kv.txn([put("n/hint/a/work/"), put("n/hint/ab/work/")])
+    await kv.txn([put("n/hint/a/work/"), put("n/hint/a/final/1")])
+    assert await watch.changed(0) == ["n/hint/a/work/", "n/hint/a/final/1"]
+    assert await clock.run(watch.changed(10)) == []
+
+    waiting = asyncio.ensure_future(watch.changed(10))
+    await clock.settle()
+    await kv.txn([put("n/hint/a/work/")])
+    await clock.settle()
+    assert waiting.done()
+    assert waiting.result() == ["n/hint/a/work/"]
+    watch.close()
+    await kv.txn([put("n/hint/a/work/")])
+    assert await watch.changed(0) == []
+
+
+async def test_another_thread_wakes_a_loop(clock: VirtualClock) -> None:
+    data = MemoryData()
+    watch = MemoryKeyValue(data, clock).watch("n/hint/a/")
+    waiting = asyncio.ensure_future(watch.changed(3600))
+    await clock.settle()
+    assert not waiting.done()
+
+    def write() -> None:
+        asyncio.run(write_from_elsewhere(data))
+
+    await asyncio.to_thread(write)
+    assert await waiting == ["n/hint/a/work/"]
+
+
+async def test_a_watch_of_a_loop_that_ended_is_no_harm() -> None:
+    data = MemoryData()
+
+    async def wait_for_ever() -> None:
+        watch = MemoryKeyValue(data, SystemClock()).watch("n/hint/a/")
+        self_cancelling = asyncio.ensure_future(watch.changed(3600))
+        await asyncio.sleep(0)
+        assert not self_cancelling.done()
+
+    await asyncio.to_thread(lambda: asyncio.run(wait_for_ever()))
+    assert await write_from_elsewhere(data) == 1
+
+
+async def write_from_elsewhere(data: MemoryData) -> int:
+    applied = await MemoryKeyValue(data, SystemClock()).txn([put("n/hint/a/work/")])
+    return applied.revision
+
+
+async def test_names_share_and_no_name_does_not(clock: VirtualClock, namespace: str) -> None:
+    make = Factory(clock)
+    (new,) = make.instances(1)
+    url = f"memory://{uuid.uuid4().hex}"
+    first, second = (memory_store(url, namespace=namespace, clock=clock, limits=StoreLimits()) for _ in range(2))
+    await first.enqueue([new])
+    await first.close()
+    assert (await second.get([new.id]))[0] is not None
+    assert first.local_objects is second.local_objects
+
+    private = memory_store("memory://", namespace=namespace, clock=clock, limits=StoreLimits())
+    assert await private.get([new.id]) == [None]
+    assert private.local_objects is not first.local_objects
+
+    forget(url.removeprefix("memory://"))
+    third = memory_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
+    assert await third.get([new.id]) == [None]
+    forget(url.removeprefix("memory://"))
+
+
+async def test_a_full_store_takes_nothing_new_and_finishes_what_it_has(clock: VirtualClock, namespace: str) -> None:
+    make = Factory(clock)
+    store = memory_store("memory://?max_keys=100", namespace=namespace, clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+
+    async def fill() -> None:
+        for _ in range(100):
+            await store.enqueue(make.instances(1))
+
+    with pytest.raises(StoreFullError):
+        await fill()
+    before = await store.health()
+    claims = await peer.take()
+    for claim in claims:
+        assert await peer.end(claim) == "done"
+    assert sum(before.counts["work"].values()) == len(claims)
+
+
+def test_an_unknown_option_is_refused(clock: VirtualClock) -> None:
+    with pytest.raises(OptionError, match="max_keys"):
+        memory_store("memory://x?size=3", namespace="n", clock=clock, limits=StoreLimits())
