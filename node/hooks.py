@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from peerjob.clock import Clock
 from peerjob.context import Context
 from peerjob.instance import Instance
-from peerjob.joblog import level_of
-from peerjob.record import LogLine
+from peerjob.joblog import make_line, storable
 from peerjob.spec import Progress, encode
 from peerjob.state import State
 from peerjob.worker import Worker
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_UNSENT_LINES = 1_000
 """Log lines of one run that may wait for a commit; the oldest is dropped first, with a marker."""
+MAX_PROGRESS = 1_000
+"""Longest text beside a progress, in characters; the rest is cut and marked."""
 
 
 class Hooks:
@@ -48,7 +50,7 @@ class Hooks:
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         run = self._runs.get(context)
         if run is not None:
-            run.progress = encode(Progress(fraction, message, self._clock.time_us()))
+            run.progress = encode(Progress(fraction, storable(message, MAX_PROGRESS), self._clock.time_us()))
 
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None:
         run = self._runs.get(context)
@@ -61,8 +63,12 @@ class Hooks:
                 dropped += int(lines[0].message.removeprefix(_DROPPED))
                 lines.pop(0)
             lines.pop(0)
-            lines.insert(0, LogLine(lines[0].at_us, int(level_of(30)), f"{_DROPPED}{dropped}", context.attempt))
-        lines.append(LogLine(self._clock.time_us(), int(level_of(level)), message, context.attempt, self._name, fields))
+            marker = f"{_DROPPED}{dropped}"
+            lines.insert(
+                0, make_line(lines[0].at_us, logging.WARNING, marker, attempt=context.attempt, node=self._name)
+            )
+        now = self._clock.time_us()
+        lines.append(make_line(now, level, message, attempt=context.attempt, node=self._name, fields=fields))
 
     async def check_owner(self, context: Context) -> bool:
         run = self._runs.get(context)

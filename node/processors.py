@@ -14,8 +14,7 @@ from typing import Any
 from peerjob.clock import Clock
 from peerjob.injected import current_run
 from peerjob.instance import Instance
-from peerjob.joblog import level_of
-from peerjob.record import LogLine
+from peerjob.joblog import make_line
 
 from .failures import BodyError, as_exception, message_of, type_name
 from .run import Run
@@ -105,8 +104,8 @@ class Processors:
         name = getattr(callback, "__qualname__", repr(callback))
         text = f"processor {name} raised {type_name(cause)}: {message_of(cause)}"
         if run is not None:
-            attempt = run.claim.attempts
-            run.logs.append(LogLine(self._clock.time_us(), int(level_of(logging.ERROR)), text, attempt, self._node))
+            now, attempt = self._clock.time_us(), run.claim.attempts
+            run.logs.append(make_line(now, logging.ERROR, text, attempt=attempt, node=self._node))
         logger.warning("%s", text)
 
 

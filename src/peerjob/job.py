@@ -12,7 +12,7 @@ from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from .codec import to_json
 from .errors import OptionError
-from .policy import Options, Policy, checked, make_policy
+from .policy import Options, Policy, checked, encodable, make_policy
 from .references import module_name
 from .schedule import Schedule
 
@@ -146,7 +146,7 @@ class Job(Generic[P, R_co, C_co]):
 
 
 def _is_kind(given: object) -> bool:
-    return isinstance(given, str) and 1 <= len(given) <= MAX_KIND and "\x00" not in given
+    return isinstance(given, str) and 1 <= len(given) <= MAX_KIND and "\x00" not in given and encodable(given)
 
 
 def _fill(

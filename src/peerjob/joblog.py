@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from .injected import current_run
 from .record import LogLine
@@ -69,21 +69,45 @@ def instance_logger(instance_id: str) -> logging.Logger:
     return _InstanceLogger(instance_id)
 
 
+def make_line(
+    at_us: int, level: int, message: str, *, attempt: int, node: str, fields: Mapping[str, object] | None = None
+) -> LogLine:
+    """A line that every store can keep, whatever its message and fields hold; `level` is a `logging` number."""
+    kept = None if not fields else {storable(name): _field(value) for name, value in fields.items()}
+    return LogLine(at_us, int(level_of(level)), storable(message), attempt, node, kept)
+
+
+def storable(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Text of at most `limit` characters, the cut marked, and with no half of a surrogate pair."""
+    if len(text) > limit:
+        text = text[:limit] + " … [cut]"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _field(value: object) -> str | int | float | bool | None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = str(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, int | float | bool | None):
+        return value
+    return storable(_shown(value))
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  # the value's own code
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
 def _message(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
     except Exception as error:  # noqa: BLE001  # a wrong format string must not end the job
-        text = f"{record.msg} [bad arguments for this message: {error}]"
+        text = f"{_shown(record.msg)} [bad arguments for this message: {_shown(error)}]"
     if record.exc_info and record.exc_info[0] is not None:
         text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
-    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " … [cut]"
+    return text
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object] | None:
-    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-    if not extra:
-        return None
-    return {
-        name: value if isinstance(value, str | int | float | bool | None) else str(value)
-        for name, value in extra.items()
-    }
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD} or None
