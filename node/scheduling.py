@@ -12,7 +12,7 @@ from peerjob.clock import Clock
 from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError, UnknownKindError
 from peerjob.ids import IdSource
 from peerjob.job import Call, Job
-from peerjob.policy import make_policy, store_overrides
+from peerjob.policy import LABEL, is_label, make_policy, store_overrides
 from peerjob.record import NewInstance, Record, Transition
 from peerjob.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.state import State
@@ -110,12 +110,18 @@ class Scheduling:
         """A new instance like an old one, due now; its idempotency key is not repeated."""
         old = decode_spec(record.spec)
         spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us())
+        definition = self._registry.find(record.kind)
+        # the rest of the options is the business of who runs it, and need not be known here
+        kept = {name: old.overrides[name] for name in ("retention", "max_crashes") if name in old.overrides}
+        policy = make_policy(kept if definition is None else definition.options | kept)
         return NewInstance(
             id=self._ids.one(),
             kind=record.kind,
             spec=encode(spec),
             priority=record.priority,
             tags=record.tags,
+            retention_us=policy.retention_us,
+            max_crashes=policy.max_crashes,
         )
 
     def _binding(self, job: Job[..., Any, Any]) -> Binding | None:
@@ -161,9 +167,9 @@ def _key(job: Job[..., Any, Any], call: Call[Any]) -> str | None:
     if not callable(key):
         return cast("str | None", key)
     made = key(Arguments(job.executor, call.args, call.kwargs))
-    if not isinstance(made, str) or not made:
-        raise OptionError("key", made, f"non-empty text from key function {getattr(key, '__qualname__', key)}")
-    return made
+    if not is_label(made):
+        raise OptionError("key", made, f"{LABEL}, from key function {getattr(key, '__qualname__', key)}")
+    return cast(str, made)
 
 
 def fresh_record(new: NewInstance, at_us: int) -> Record:

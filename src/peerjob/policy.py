@@ -192,7 +192,7 @@ def make_policy(options: Mapping[str, Any]) -> Policy:
 
 
 _STORED_BY_REFERENCE = frozenset({"retry_on", "no_retry_on", "on_complete", "on_terminate", "on_state_change"})
-_NOT_STORED = frozenset({"at", "after", "key", "tags", "priority", "max_crashes", "retention", "name"})
+_NOT_STORED = frozenset({"at", "after", "key", "tags", "priority", "name"})
 """Decided when the instance is enqueued, and part of its record."""
 
 
@@ -203,7 +203,7 @@ def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None) 
     """
     stored: dict[str, Any] = {}
     for option, value in overrides.items():
-        if option in _NOT_STORED or option in DEFINITION_ONLY or option not in POLICY_FIELDS:
+        if option in _NOT_STORED or option in DEFINITION_ONLY or option not in POLICY_FIELDS | {"retention"}:
             continue
         if option in _STORED_BY_REFERENCE:
             if isinstance(value, tuple):
@@ -247,6 +247,20 @@ def _loaded_backoff(value: Any, local: Mapping[str, Any] | None) -> Any:
     if isinstance(value, str):
         return from_stored(value, local)
     return value
+
+
+MAX_LABEL = 1_000
+LABEL = f"text of 1 to {MAX_LABEL:,} characters, without half of a surrogate pair"
+
+
+def is_label(value: object) -> bool:
+    """Whether this can be a key or a tag: text that every store can keep beside an instance."""
+    return isinstance(value, str) and 1 <= len(value) <= MAX_LABEL and encodable(value)
+
+
+def encodable(text: str) -> bool:
+    """Whether text has a form in UTF-8: it holds no half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 # -- checks, one per option -----------------------------------------------------------------------------------------
@@ -327,8 +341,8 @@ def _names(option: str, value: Any) -> tuple[str, ...]:
         raise OptionError(option, value, "a list of texts, not one text")
     names = tuple(cast(Iterable[Any], value))
     for name in names:
-        if not isinstance(name, str) or not name:
-            raise OptionError(option, name, "non-empty text")
+        if not is_label(name):
+            raise OptionError(option, name, LABEL)
     return names
 
 
@@ -339,9 +353,9 @@ def _callback(option: str, value: Any) -> Any:
 
 
 def _key(option: str, value: Any) -> Any:
-    if value is None or (isinstance(value, str) and value) or (callable(value) and not inspect.isclass(value)):
+    if value is None or is_label(value) or (callable(value) and not inspect.isclass(value)):
         return value
-    raise OptionError(option, value, "non-empty text, a function of the arguments, or None")
+    raise OptionError(option, value, f"{LABEL}, a function of the arguments, or None")
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {

@@ -87,7 +87,7 @@ async def test_on_terminate_may_turn_a_failure_into_a_success(clock: VirtualCloc
 
 async def test_on_terminate_may_recover_from_a_timeout(clock: VirtualClock) -> None:
     async def sleep() -> object:
-        return await asyncio.sleep(60)
+        return await asyncio.sleep(60, "slept")
 
     job = Job("sleep", sleep, timeout=1, on_terminate=lambda instance, error: Recovered(type(error).__name__))
     async with running_node(job, clock=clock) as node:

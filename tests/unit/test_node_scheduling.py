@@ -511,3 +511,20 @@ async def test_the_handle_of_a_new_instance_shows_what_was_scheduled(clock: Virt
         assert [one.id for one in await scheduled(node, "draw")] == [instance.id]
         stored = await node.lookup_instance(instance.uuid)
         assert (stored.to_dict(), stored) == (instance.to_dict(), instance)
+
+
+@pytest.mark.parametrize("option", ["key", "tags", "kind"])
+async def test_text_that_cannot_be_stored_is_refused_where_it_is_given(clock: VirtualClock, option: str) -> None:
+    half = "half a character: \ud800"
+    options: dict[str, Any] = {"tags": {"tags": [half]}, "key": {"key": half}, "kind": {}}[option]
+    with pytest.raises(OptionError, match=option):
+        Job(half if option == "kind" else "add", add, **options)
+    async with running_node(clock=clock) as node:
+        with pytest.raises(OptionError, match="key"):
+            await node.schedule(ADD.with_options(key=lambda _: half), 1, 2)
+
+
+async def test_arguments_may_hold_half_characters(clock: VirtualClock) -> None:
+    job = Job("echo", lambda text: text)
+    async with running_node(job, clock=clock) as node:
+        assert await clock.run((await node.schedule(job, "half \ud800")).result()) == "half \ud800"
