@@ -1,6 +1,6 @@
 """Log lines of an instance: whole, in order, followed by a cursor, bounded."""
 
-from peerjob.record import LogLine, LogPage, StoreLimits
+from peerjob.record import Ack, Action, LogLine, LogPage, StoreLimits
 from peerjob.state import Level
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
@@ -123,3 +123,27 @@ class LogRules(StoreSuite):
         assert 5 <= len(kept) <= 10
         assert [int(message[:3]) for message in kept] == [*range(30 - len(kept), 30)]
         assert page.dropped == 30 - len(kept)
+
+    async def test_who_ended_it_may_still_log(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer, other = await self.join(store), await self.join(store)
+        claim = await peer.take_one()
+        assert await peer.end(claim, Action.COMPLETE, result=b"result") is Ack.DONE
+        before = await self.read(store, claim.id)
+
+        assert await peer.report(claim, logs=(self.make.line("after"),)) is Ack.DONE
+        assert await other.report(claim, logs=(self.make.line("stranger"),)) is Ack.LOST
+        assert await peer.report(claim, progress=b"more", logs=(self.make.line("more"),)) is Ack.LOST
+        assert await peer.end(claim, Action.TERMINATE, logs=(self.make.line("again"),)) is Ack.LOST
+
+        assert [line.message for line in (await store.logs(claim.id)).lines] == ["after"]
+        assert await self.read(store, claim.id) == before
+
+    async def test_who_gave_it_back_may_not_log(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        peer = await self.join(store)
+        claim = await peer.take_one()
+        assert await peer.end(claim, Action.RETRY) is Ack.DONE
+
+        assert await peer.report(claim, logs=(self.make.line("late"),)) is Ack.LOST
+        assert (await store.logs(claim.id)).lines == ()

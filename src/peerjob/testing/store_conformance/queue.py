@@ -139,7 +139,7 @@ class QueueRules(StoreSuite):
         record = await self.read(store, claim.id)
         assert record.state == FINAL_STATE[action]
         assert (record.result, record.error, record.progress) == (b"result", b"error", b"all")
-        assert (record.owner, record.attempts, record.fence) == ("", 1, claim.fence)
+        assert (record.owner, record.attempts, record.fence) == (peer.incarnation, 1, claim.fence)
         assert (record.history[-1].node, record.history[-1].note) == ("worker", "why")
         assert await self.counts(store) == {record.state: 1}
         assert await peer.take() == ()

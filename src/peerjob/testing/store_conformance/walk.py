@@ -31,6 +31,8 @@ class Expected:
     fence: int = 0
     holder: str = ""
     """Incarnation that runs it, or that ran it when it was cancelled and has not released it yet."""
+    ended_by: str = ""
+    """Incarnation whose outcome came last."""
 
     @property
     def state(self) -> State:
@@ -149,6 +151,7 @@ class Walk:
                 continue
             self.stale.append((peer, self.said(one, action)))
             one.holder = ""
+            one.ended_by = peer.incarnation
             one.history.append(FINAL_STATE.get(action, State.SCHEDULED))
             if action in (Action.SNOOZE, Action.HAND_BACK):
                 one.attempts -= 1
@@ -215,7 +218,7 @@ class Walk:
             assert (record.crashes, record.losses) == (0, 0)
             assert (record.due_us, record.priority) == (one.due_us, one.new.priority)
             if one.state != State.CANCELLED:
-                assert record.owner == one.holder
+                assert record.owner == (one.ended_by if one.state.is_final else one.holder)
         for kind in KINDS:
             of_kind = Counter(one.state for one in self.model.values() if one.new.kind == kind)
             assert await self.suite.counts(self.store, kind) == dict(of_kind)
