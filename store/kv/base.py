@@ -16,7 +16,9 @@ import msgspec
 from peerjob.record import Capabilities
 
 MAX_STEPS = 40
-"""Most steps in one transaction: with their compares and what goes along, that is within etcd's 128."""
+"""Most steps in one transaction."""
+MAX_COMPARES = 110
+"""Most compares in one transaction, those of what goes along included: etcd takes 128."""
 MAX_STEP_OPS = 24
 """Most operations in a step that is not alone."""
 MAX_REQUEST_BYTES = 1 << 20

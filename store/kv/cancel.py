@@ -93,6 +93,6 @@ class Cancels:
             ops.append(Delete(keys.delayed(id) + place))
             compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
             if delayed_mod:
-                plan.shifts.append((row.kind, DELAYED, -1))
+                plan.shifts.append(("", DELAYED, -1))
         context.end(id, cancelled, plan)
         return Change(compares, ops, tuple(plan.shifts), tuple(plan.adds), plan.reads)

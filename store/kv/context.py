@@ -137,7 +137,7 @@ class Context:
         queue = keys.delayed(id)
         plan.ops.append(Put(queue + place, encode(Delayed(row.kind, row.priority, row.suspect))))
         plan.adds.append((queue, place))
-        plan.shifts += ((row.kind, SLOT[State.SCHEDULED], 1), (row.kind, DELAYED, 1))
+        plan.shifts += ((row.kind, SLOT[State.SCHEDULED], 1), ("", DELAYED, 1))
         return False
 
     def leave(self, id: str, row: Row, plan: Plan) -> None:

@@ -30,7 +30,7 @@ SLOT: dict[State, int] = {
 FINAL_SLOTS = (CANCELLED, TIMED_OUT, COMPLETED, TERMINATED)
 
 Shift = tuple[str, int, int]
-"""Kind, slot, and what is added there."""
+"""Kind, slot, and what is added there; delayed instances and records set aside count under the kind ""."""
 
 
 class Counts:

@@ -53,7 +53,7 @@ class DelayedQueue:
                 Change(
                     [Compare(queue + place, mod=entry.mod)],
                     [Delete(queue + place), Put(ready + place, b"")],
-                    ((delayed.kind, DELAYED, -1),),
+                    (("", DELAYED, -1),),
                     ((ready, place),),
                 )
             )

@@ -23,6 +23,7 @@
 | `changes/<incarnation>` | wants to hear of every change |
 | `hint/<incarnation>/<what>/<id>` | hints not fetched yet |
 | `count/<kind>/<lane>` | instances per state, to be summed over the lanes |
+| `counted` | when the counters were last compared with the indexes |
 | `aside/<id>` | records that could not be read |
 
 Times have 18 digits, priorities are 8 hex digits of p + 2^31, kinds, keys and tags are percent-escaped. A namespace
@@ -75,11 +76,8 @@ class Keys:
         self.idle = f"{root}idle/"
         self.changes = f"{root}changes/"
         self.count = f"{root}count/"
+        self.counted = f"{root}counted"
         self.aside = f"{root}aside/"
-        self.tables = [
-            f"{root}{table}/"
-            for table in ("log", "out", "progress", "args", "tag", "by", "ready", "due", "expiry", "unique")
-        ]
         self._escaped: dict[str, str] = {}
 
     def kind(self, kind: str) -> str:

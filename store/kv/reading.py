@@ -14,6 +14,7 @@ from .context import Context
 from .counts import ASIDE, DELAYED, SLOT, totals
 from .enqueue import check_batch
 from .keys import prefix_end
+from .recount import Recount
 from .rows import Out, decode_out, to_record
 
 _PAGE = 500
@@ -27,6 +28,7 @@ class Reading:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._recount = Recount(context)
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
         check_batch(len(ids))
@@ -171,6 +173,7 @@ class Reading:
 
     async def health(self) -> Health:
         context, keys = self._context, self._context.keys
+        await self._recount.if_due()
         counters, lives = await context.kv.read(
             [context.counts.every(), Range(keys.live, prefix_end(keys.live), limit=1, keys_only=True)]
         )

@@ -38,7 +38,7 @@ def removal(context: Context, id: str, revision: int, row: Row, *, delayed_mod: 
         compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
         if delayed_mod:
             ops.append(Delete(keys.delayed(id) + place))
-            shifts.append((row.kind, DELAYED, -1))
+            shifts.append(("", DELAYED, -1))
     elif holds_key:
         ops.append(Delete(keys.owned(row.owner) + id))
     if row.state.is_final and not row.releasing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
 from peerjob.record import (
@@ -21,7 +19,9 @@ from peerjob.state import State
 NOTE_LIMIT = 200
 """Most characters of a note that are kept, so that a record stays small."""
 
-Stored = TypeVar("Stored")
+HISTORY_BYTES = 3000
+"""About how large a history may be."""
+_SMALL_HISTORY = 10
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -138,11 +138,21 @@ def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple
     """The history with one more entry; times never go back, and what is too much is folded into the oldest."""
     history = row.history
     at_us = max(history[-1].at_us, now_us)
-    entry = Transition(state, at_us, node, note[:NOTE_LIMIT])
-    if len(history) >= HISTORY_LIMIT:
-        surplus = len(history) + 1 - HISTORY_LIMIT
-        return (folded(history[: surplus + 1]), *history[surplus + 1 :], entry)
-    return (*history, entry)
+    history = (*history, Transition(state, at_us, node, note[:NOTE_LIMIT]))
+    if len(history) < _SMALL_HISTORY:
+        return history
+    surplus = max(0, len(history) - HISTORY_LIMIT)
+    size = sum(map(_size, history[surplus:]))
+    while size > HISTORY_BYTES and surplus < len(history) - 2:
+        size -= _size(history[surplus])
+        surplus += 1
+    return (folded(history[: surplus + 1]), *history[surplus + 1 :]) if surplus else history
+
+
+def _size(entry: Transition) -> int:
+    """About how many bytes an entry takes."""
+    note = len(entry.note) if entry.note.isascii() else len(entry.note.encode(errors="replace"))
+    return 20 + len(entry.node) + note
 
 
 def folded(history: tuple[Transition, ...]) -> Transition:

@@ -88,12 +88,13 @@ class KVStore:
 
     async def open(self) -> None:
         await self._kv.open()
-        key = self._context.keys.layout
-        await self._kv.txn([Step([Compare(key)], [Put(key, str(LAYOUT).encode())])])
-        (entry,) = await self._kv.get([key])
+        keys, now_us = self._context.keys, self._context.clock.time_us()
+        first = [Put(keys.layout, str(LAYOUT).encode()), Put(keys.counted, str(now_us).encode())]
+        await self._kv.txn([Step([Compare(keys.layout)], first)])
+        (entry,) = await self._kv.get([keys.layout])
         if entry is not None and int(entry.value) > LAYOUT:
             raise LayoutError(
-                f"namespace {self._context.keys.root[:-1]!r} at {self.url} has layout {entry.value.decode()}, "
+                f"namespace {keys.root[:-1]!r} at {self.url} has layout {entry.value.decode()}, "
                 f"this release writes {LAYOUT}; upgrade this node"
             )
 

@@ -14,6 +14,7 @@ import msgspec
 from peerjob.errors import StoreUnavailableError
 
 from .base import (
+    MAX_COMPARES,
     MAX_REQUEST_BYTES,
     MAX_STEP_OPS,
     MAX_STEPS,
@@ -76,6 +77,8 @@ class Writer:
             Range(keys.idle, prefix_end(keys.idle)),
             Range(keys.changes, prefix_end(keys.changes)),
         )
+        self.doubt = False
+        """Whether something may not have been counted, since an answer never came."""
         self._passing = 0
         self._passing_until_us = 0
 
@@ -136,6 +139,7 @@ class Writer:
             try:
                 applied = await self._kv.txn(steps, also)
             except BaseException:
+                self.doubt = True
                 lane.refused()
                 raise
             if applied.also is not None:
@@ -194,6 +198,7 @@ class Writer:
         shifts = _summed(done)
         for _ in range(4 * ROUNDS):
             lane, crowded = self._counts.lane(), True
+            self.doubt, before = True, self.doubt
             try:
                 await self._counts.load(lane, shifts)
                 applied = await self._kv.txn([], self._also(done, shifts, lane, journal, lease, along))
@@ -201,8 +206,9 @@ class Writer:
                     lane.written(applied.revision)
                     if journal is not None:
                         journal.written(applied.revision)
-                    crowded = False
+                    crowded, self.doubt = False, before
                     return applied.also
+                self.doubt = before
                 lane.refused()
             finally:
                 self._counts.give_back(lane, crowded=crowded)
@@ -215,17 +221,24 @@ class Writer:
 
 
 def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
-    """Cut a batch into requests, by number of steps, of operations and of bytes."""
-    start, size = 0, 0
+    """Cut a batch into requests, by number of steps, of compares, of operations and of bytes."""
+    start, size, compares = 0, 0, 0
+    shared: set[str] = set()
     for at, change in enumerate(changes):
         heavy = len(change.ops) > MAX_STEP_OPS
-        if at > start and (at - start == MAX_STEPS or size + change.size > MAX_REQUEST_BYTES or heavy):
-            yield changes[start:at]
-            start, size = at, 0
+        compares += len(change.compares)
         size += change.size
+        shared.update(queue for queue, _ in change.adds)
+        shared.update(kind for kind, _, _ in change.shifts)
+        over = at - start == MAX_STEPS or size > MAX_REQUEST_BYTES or compares + len(shared) > MAX_COMPARES
+        if at > start and (over or heavy):
+            yield changes[start:at]
+            start, size, compares = at, change.size, len(change.compares)
+            shared = {queue for queue, _ in change.adds} | {kind for kind, _, _ in change.shifts}
         if heavy:
             yield changes[start : at + 1]
-            start, size = at + 1, 0
+            start, size, compares = at + 1, 0, 0
+            shared = set()
     if start < len(changes):
         yield changes[start:]
 

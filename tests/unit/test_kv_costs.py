@@ -132,6 +132,7 @@ async def test_what_falls_due_is_moved_in_pieces(bench: Bench) -> None:
 
 async def test_removing_what_expired_depends_on_what_is_removed(clock: VirtualClock) -> None:
     bench = Bench(clock, StoreLimits(retention_us=60_000_000))
+    await bench.store.open()
     await bench.peer.join()
     await bench.fill(QUEUED // 2)
     await bench.work(QUEUED // 2 // BATCH)
@@ -146,6 +147,7 @@ async def test_removing_what_expired_depends_on_what_is_removed(clock: VirtualCl
 
 async def test_keeping_only_so_many_depends_on_what_is_removed(clock: VirtualClock) -> None:
     bench = Bench(clock, StoreLimits(max_final_per_kind=QUEUED // 4))
+    await bench.store.open()
     await bench.peer.join()
     await bench.fill(QUEUED // 2)
     bench.costs.worst = 0

@@ -1,0 +1,351 @@
+"""What the engine does when the server's answers do not come, and what it leaves behind."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import pytest
+
+from peerjob.errors import LayoutError, StoreUnavailableError
+from peerjob.query import Filter, Query
+from peerjob.record import HISTORY_LIMIT, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
+from peerjob.state import State
+from peerjob.store.kv.base import Applied, Delete, Put, Range, Step
+from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer, outcome
+
+Result = TypeVar("Result")
+
+ENDS = (Action.COMPLETE, Action.COMPLETE, Action.RETRY, Action.HAND_BACK, Action.SNOOZE)
+
+
+class Unreliable(MemoryKeyValue):
+    """The memory driver over a line that drops transactions on their way there, or their answers on the way back."""
+
+    share = 0.0
+    """Of transactions that fail, half of them before they are applied."""
+    lose_next = 0
+    """Answers to drop, whatever the share."""
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+        chance = self._clock.random.random()
+        if chance < self.share / 2:
+            raise StoreUnavailableError("memory://", "the request was lost")
+        applied = await super().txn(steps, also)
+        if also is not None and self.lose_next:
+            self.lose_next -= 1
+            raise StoreUnavailableError("memory://", "the answer was lost")
+        if chance < self.share:
+            raise StoreUnavailableError("memory://", "the answer was lost")
+        return applied
+
+
+class Bench:
+    """A namespace in a memory of its own, and what is needed to work on it."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.make = Factory(clock)
+        self.data = MemoryData(costs=Costs())
+        self.keys = Keys("n")
+        self.kv = Unreliable(self.data, clock)
+        self.store = self.another(self.kv)
+
+    def another(self, kv: MemoryKeyValue | None = None, limits: StoreLimits | None = None) -> KVStore:
+        """One more store on the same namespace."""
+        kv = kv or MemoryKeyValue(self.data, self.clock)
+        return KVStore(kv, url="memory://", namespace="n", clock=self.clock, limits=limits or StoreLimits())
+
+    async def join(self, store: KVStore | None = None, name: str = "node") -> Peer:
+        return await Peer(store=store or self.store, info=self.make.node(name), make=self.make).join()
+
+    async def tables(self) -> Counter[str]:
+        """How many keys each table of the namespace has."""
+        (found,) = await MemoryKeyValue(self.data, self.clock).read([Range("n/", "n0")])
+        return Counter(key.split("/")[1] for key, _ in found.items)
+
+    async def work(self, peer: Peer, number: str) -> list[str]:
+        """Claim and commit over a bad line; the ids that were completed."""
+        want = Want(kinds={"work": 25}, limit=25)
+        claim = partial(peer.store.claim, peer.incarnation, want, request=f"claim {number}")
+        said = [outcome(claim, self.clock.random.choice(ENDS)) for claim in (await self.persist(claim)).claims]
+        acks = await self.persist(partial(peer.commit, *said, request=f"commit {number}"))
+        assert set(acks) <= {Ack.DONE}
+        await self.clock.advance(0.01)
+        return [one.id for one in said if one.action is Action.COMPLETE]
+
+    async def spoil(self, *ids: str) -> None:
+        """Write what no release can read over some records."""
+        await self.kv.txn([Step([], [Put(self.keys.state + id, b"\xc1 spoilt") for id in ids])])
+
+    async def persist(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Call until an answer comes."""
+        while True:
+            try:
+                return await call()
+            except StoreUnavailableError:
+                await self.clock.advance(0.01)
+
+
+@pytest.fixture
+async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
+    bench = Bench(clock)
+    await bench.store.open()
+    yield bench
+    await bench.store.close()
+
+
+# -- answers that never come
+
+
+async def test_a_claim_whose_answer_was_lost_is_given_again(bench: Bench) -> None:
+    peer = await bench.join()
+    await bench.store.enqueue(bench.make.instances(100))
+    want = Want(kinds={"work": 70}, limit=70)
+    bench.kv.lose_next = 1
+    with pytest.raises(StoreUnavailableError):
+        await bench.store.claim(peer.incarnation, want, request="r")
+    held = (await peer.renew()).held or ()
+    claimed = await bench.store.claim(peer.incarnation, want, request="r")
+    assert {claim.id for claim in claimed.claims} == {one.id for one in held}
+    assert (await peer.renew(*claimed.claims)).held is None
+
+
+async def test_a_commit_whose_answer_was_lost_is_answered_as_it_was(bench: Bench) -> None:
+    peer, thief = await bench.join(), await bench.join(name="thief")
+    await bench.store.enqueue(bench.make.instances(60))
+    claims = await peer.take()
+    said = [outcome(claim, Action.RETRY if at % 2 else Action.COMPLETE) for at, claim in enumerate(claims)]
+    bench.kv.lose_next = 1
+    with pytest.raises(StoreUnavailableError):
+        await peer.commit(*said, request="r")
+    assert len(await thief.take()) == 20
+    assert await peer.commit(*said, request="r") == [Ack.DONE] * 60
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+async def test_nothing_is_lost_or_done_twice_over_a_bad_line(bench: Bench, share: float) -> None:
+    lines = [Unreliable(bench.data, bench.clock) for _ in range(4)]
+    stores = [bench.another(line) for line in lines]
+    peers = [await bench.join(store) for store in stores[:3]]
+    for line in lines:
+        line.share = share
+    batches = [*(bench.make.instances(30) for _ in range(8)), bench.make.instances(5, delay_us=50_000)]
+    for batch in batches:
+        await bench.persist(partial(stores[3].enqueue, batch))
+
+    accepted: Counter[str] = Counter()
+    for number in range(1000):
+        peer = peers[number % 3]
+        accepted.update(await bench.work(peer, str(number)))
+        # a node hands back what the store gave it under an answer that never came
+        held = (await bench.persist(peer.renew)).held or ()
+        back = [Outcome(id=one.id, fence=one.fence, action=Action.HAND_BACK) for one in held]
+        await bench.persist(partial(peer.commit, *back, request=f"back {number}"))
+        if len(accepted) == 245:
+            break
+
+    assert set(accepted) == {new.id for batch in batches for new in batch}
+    assert set(accepted.values()) == {1}
+    for store in (*stores, stores[0]):
+        await bench.persist(store.health)
+    health = await bench.another().health()
+    assert (health.counts, health.delayed) == ({"work": {State.COMPLETED: 245}}, 0)
+    tables = await bench.tables()
+    assert tables["by"] == tables["state"] == tables["args"] == tables["expiry"] == 245
+    assert not {"own", "ready", "due", "unique"} & tables.keys()
+
+
+async def test_a_wrong_counter_is_put_right_within_the_hour(bench: Bench) -> None:
+    await bench.store.enqueue(bench.make.instances(3))
+    await bench.kv.txn([Step([], [Delete(bench.keys.count, bench.keys.count[:-1] + "0")])])
+    other = bench.another()
+    await other.enqueue([*bench.make.instances(2), *bench.make.instances(2, delay_us=9_000_000_000)])
+    assert (await other.health()).counts == {"work": {State.SCHEDULED: 4}}
+    await bench.clock.advance(3600)
+    for _ in range(2):
+        health = await other.health()
+        assert (health.counts, health.delayed) == ({"work": {State.SCHEDULED: 7}}, 2)
+
+
+# -- what is left behind
+
+
+async def test_clear_leaves_nothing_of_the_instances(bench: Bench) -> None:
+    peer = await bench.join()
+    await bench.store.enqueue(bench.make.instances(50, tags=("a", "b")))
+    await bench.store.enqueue(bench.make.instances(50, delay_us=60_000_000))
+    await bench.store.enqueue([bench.make.instance(key=str(number)) for number in range(50)])
+    claims = await peer.take(60)
+    lines = (bench.make.line("one"), bench.make.line("two"))
+    await peer.commit(*(outcome(claim, result=b"r", progress=b"p", logs=lines) for claim in claims[:30]))
+    await bench.store.watch_final(peer.incarnation, [claim.id for claim in claims])
+    await bench.store.cancel([claim.id for claim in claims[30:40]], request="r")
+    await bench.store.clear()
+    assert (await bench.store.health()).counts == {}
+    assert (await bench.store.health()).delayed == 0
+    assert (await bench.tables()).keys() <= NOT_OF_INSTANCES
+
+
+async def test_retention_leaves_nothing_of_an_instance(bench: Bench) -> None:
+    brief = bench.another(limits=StoreLimits(retention_us=1_000_000))
+    peer = await bench.join(brief)
+    await brief.enqueue([bench.make.instance(key=str(number), tags=("t",)) for number in range(20)])
+    claims = await peer.take()
+    logs = (bench.make.line("line"),)
+    await peer.commit(*(outcome(claim, error=b"e", progress=b"p", logs=logs) for claim in claims))
+    await bench.clock.advance(2)
+    assert await brief.expire(100) == 20
+    assert (await bench.tables()).keys() <= NOT_OF_INSTANCES
+
+
+async def test_who_leaves_is_forgotten(bench: Bench) -> None:
+    peer = await bench.join()
+    await bench.store.enqueue(bench.make.instances(5))
+    claims = await peer.take()
+    await peer.end(claims[0])
+    await peer.take()
+    await bench.store.watch_changes(peer.incarnation, 60)
+    assert await bench.store.leave(peer.incarnation) == 4
+    gone = {"node", "live", "idle", "own", "journal", "changes", "hint"}
+    assert not gone & (await bench.tables()).keys()
+
+
+async def test_what_passes_goes_by_itself(bench: Bench) -> None:
+    mortal, reaper = await bench.join(), await bench.join(name="reaper")
+    await bench.store.enqueue(bench.make.instances(2))
+    claims = await mortal.take(1)
+    await mortal.report(claims[0], started=True)
+    await mortal.store.join(mortal.info, ttl_us=1_000_000)
+    await bench.clock.advance(2)
+    assert len(await bench.store.reap(10, reaper=reaper.incarnation)) == 1
+    await reaper.take(1)
+    assert {"charged", "journal"} <= (await bench.tables()).keys()
+    await bench.clock.advance(601)
+    assert not {"charged", "journal", "hint"} & (await bench.tables()).keys()
+
+
+# -- records
+
+
+async def test_an_unreadable_record_is_set_aside(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    peer = await bench.join()
+    bad, good, running = bench.make.instances(3, key=None, kind="work")
+    keyed = bench.make.instance(key="k", tags=("t",))
+    await bench.store.enqueue([running])
+    claim = await peer.take_one()
+    await bench.store.enqueue([bad, keyed, good])
+    await bench.spoil(bad.id, keyed.id, running.id)
+
+    with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+        assert [one.id for one in await peer.take()] == [good.id]
+        assert await bench.store.get([bad.id, running.id]) == [None, None]
+        assert await peer.end(claim) is Ack.LOST
+    assert len(caplog.records) == 3
+    health = await bench.store.health()
+    assert (health.undecodable, health.counts) == (3, {"work": {State.PROCESSING: 1}})
+    assert (await peer.renew()).held != ()
+    assert [one.id for one in (await bench.store.lookup(Query())).records] == [good.id]
+    # the key of an instance that nobody can read is free
+    again = bench.make.instance(key="k")
+    assert (await bench.store.enqueue([again]))[0].is_new
+
+
+async def test_an_instance_without_arguments_is_set_aside(bench: Bench) -> None:
+    peer = await bench.join()
+    first, second = bench.make.instances(2)
+    await bench.store.enqueue([first, second])
+    await bench.kv.txn([Step([], [Delete(bench.keys.args + first.id)])])
+    assert [claim.id for claim in await peer.take()] == [second.id]
+    assert (await bench.store.health()).undecodable == 1
+
+
+async def test_unreadable_final_ones_do_not_stop_retention(bench: Bench) -> None:
+    brief = bench.another(limits=StoreLimits(retention_us=1_000_000, max_final_per_kind=1))
+    peer = await bench.join(brief)
+    await brief.enqueue(bench.make.instances(20))
+    claims = await peer.take()
+    await peer.commit(*map(outcome, claims[:10]))
+    await bench.spoil(*(claim.id for claim in claims[:10:2]))
+    await bench.clock.advance(2)
+    for claim in claims[10:]:
+        await peer.end(claim)
+    await bench.clock.advance(2)
+    while await brief.expire(10):
+        pass
+    assert (await brief.health()).counts == {}
+    assert (await bench.tables())["expiry"] == 0
+
+
+async def test_a_state_record_stays_small(bench: Bench) -> None:
+    peer = await bench.join(name="a node with a name of some length")
+    (new,) = bench.make.instances(1)
+    await bench.store.enqueue([new])
+    for _ in range(HISTORY_LIMIT):
+        await peer.end(await peer.take_one(), Action.RETRY, note="retry 12 of 50 in 30s: " + "ü" * 1000)
+    (entry,) = await bench.kv.get([bench.keys.state + new.id])
+    assert entry is not None
+    assert len(entry.value) <= 4096
+    (record,) = await bench.store.get([new.id])
+    assert record is not None
+    assert sum(step.count for step in record.history) == 2 + 2 * HISTORY_LIMIT
+
+
+async def test_what_processors_log_after_the_end_is_kept(bench: Bench) -> None:
+    peer, other = await bench.join(), await bench.join(name="other")
+    await bench.store.enqueue(bench.make.instances(1))
+    claim = await peer.take_one()
+    await peer.end(claim)
+    late = (bench.make.line("late"),)
+    assert await peer.report(claim, logs=late) is Ack.DONE
+    assert await other.report(claim, logs=late) is Ack.LOST
+    assert await peer.report(claim, logs=late, progress=b"p") is Ack.LOST
+    assert [line.message for line in (await bench.store.logs(claim.id)).lines] == ["late"]
+    (record,) = await bench.store.get([claim.id])
+    assert record is not None
+    assert (record.owner, record.progress) == (peer.incarnation, None)
+
+
+async def test_a_newer_layout_is_refused(bench: Bench) -> None:
+    await bench.kv.txn([Step([], [Put(bench.keys.layout, b"99")])])
+    with pytest.raises(LayoutError, match="99"):
+        await bench.another().open()
+
+
+async def test_a_lease_is_renewed_from_another_thread(bench: Bench) -> None:
+    peer = await bench.join()
+    await bench.store.enqueue(bench.make.instances(2))
+    claims = await peer.take()
+    liveness = bench.store.liveness()
+
+    def renew() -> Renewed:
+        fences = [claim.fence for claim in claims]
+        call = liveness.renew(peer.incarnation, ttl_us=5_000_000, running=2, count=2, fences_digest=digest(fences))
+        return asyncio.run(call)
+
+    renewed = await asyncio.to_thread(renew)
+    assert (renewed.dead, renewed.held) == (False, None)
+    assert (await bench.store.nodes())[0].running == 2
+
+
+async def test_clearing_many_kinds_goes_in_bounded_steps(bench: Bench) -> None:
+    kinds = [f"kind/{number}" for number in range(150)]
+    peer = await bench.join()
+    await bench.store.enqueue([bench.make.instance(kind=kind) for kind in kinds])
+    want = Want(kinds=dict.fromkeys(kinds, 10), limit=500)
+    claimed = await bench.store.claim(peer.incarnation, want, request="r")
+    assert [claim.kind for claim in claimed.claims] == kinds
+    assert set(await peer.commit(*map(outcome, claimed.claims))) == {Ack.DONE}
+    assert await bench.store.clear_instances(Filter(), limit=100) == 100
+    assert await bench.store.clear_instances(Filter(), limit=100) == 50
+    assert await bench.store.clear_instances(Filter()) == 0
+
+
+NOT_OF_INSTANCES = {"layout", "counted", "count", "head", "node", "live", "idle", "journal", "hint"}
