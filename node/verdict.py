@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 
 from peerjob.clock import Clock
@@ -155,8 +154,3 @@ def _tenacity_wait(strategy: Any, attempt: int, error: BaseException) -> float:
     state.attempt_number = attempt
     state.outcome = Future.construct(attempt, error, True)
     return min(float(strategy(state)), MAX_SECONDS)
-
-
-def is_cancellation(error: BaseException) -> bool:
-    """Whether a body ended because it was cancelled, or cancelled itself."""
-    return isinstance(error, asyncio.CancelledError)

@@ -6,10 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from .injected import current_run
-from .record import LogLine
 from .state import Level
-
-LineSink = Callable[[LogLine], None]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 MAX_MESSAGE = 16_384
