@@ -39,7 +39,7 @@ class Cancels:
             for id in pending:
                 if id not in rows:
                     answers[id] = None
-                elif (row := rows[id][1]).state.is_final:
+                elif (row := rows[id][1]).final:
                     answers[id] = row.was if row.cancel == request else row.state
                 else:
                     live.append(id)

@@ -107,7 +107,7 @@ class Clearing:
         changes: list[Change] = []
         for id, (revision, row) in rows.items():
             edited = edit(id, row)
-            if edited is not None and row.state.is_final:
+            if edited is not None and row.final:
                 after, ops = edited
                 compare = Compare(keys.state + id, mod=revision)
                 changes.append(Change([compare], [*ops, Put(keys.state + id, encode(after))]))

@@ -141,9 +141,9 @@ class Commits:
                 continue
             acks.update(zip(work.places, work.acks, strict=True))
             news.changed.append(work.id)
-            if work.row.state.is_final:
+            if work.row.final:
                 context.drop((work.id,))
-                if not work.stored.state.is_final:
+                if not work.stored.final:
                     ended[work.row.kind] = ended.get(work.row.kind, 0) + 1
                     news.add_watchers(context.keys, work.id, reads[0].items)
             else:
@@ -169,7 +169,7 @@ class Commits:
         if row.state is not stored.state:
             ops.append(Delete(keys.owned(stored.owner) + id))
             context.leave(id, stored, plan)
-            if row.state.is_final:
+            if row.final:
                 context.end(id, row, plan)
             elif context.enter(id, row, now_us, plan):
                 news.add_ready(row.kind)
@@ -225,7 +225,7 @@ class _Voice:
             if outcome.action is not Action.REPORT:
                 work.row = msgspec.structs.replace(row, releasing=False, owner="", request=self._request)
             return Ack.CANCELLED
-        if row.state.is_final and _is_only_logs(outcome):
+        if row.final and _is_only_logs(outcome):
             work.logs += outcome.logs
             work.row = msgspec.structs.replace(row, request=self._request)
             return Ack.DONE

@@ -40,12 +40,11 @@ class Costs(msgspec.Struct, kw_only=True):
 class _Table:
     """The keys with one prefix of two segments, `a/b/`."""
 
-    __slots__ = ("graves", "keys", "watches")
+    __slots__ = ("graves", "keys")
 
     def __init__(self) -> None:
         self.keys = Ordered()
         self.graves = Ordered()
-        self.watches: list[MemoryWatch] = []
 
 
 class MemoryData:
@@ -59,6 +58,8 @@ class MemoryData:
         self.revision = 0
         self._entries: dict[str, Entry] = {}
         self._tables: dict[str, _Table] = {}
+        self._watches: list[MemoryWatch] = []
+        self._watched: tuple[str, ...] = ()
         self._leases: dict[int, tuple[int, int, set[str]]] = {}
         self._ends: list[tuple[int, int]] = []
         self._last_lease = 0
@@ -141,16 +142,16 @@ class MemoryData:
     def _put(self, key: str, value: bytes, revision: int, lease: int) -> None:
         old = self._entries.get(key)
         self._entries[key] = Entry(value, revision, lease)
-        table = self._table(key)
         if old is None:
+            table = self._table(key)
             table.keys.add(key)
             if self._graves and key in self._graves:
                 self._graves.discard(key)
                 table.graves.remove(key)
         if lease or (old is not None and old.lease):
             self._hang(key, 0 if old is None else old.lease, lease)
-        if table.watches:
-            for watch in table.watches:
+        if self._watched and key.startswith(self._watched):
+            for watch in self._watches:
                 watch.tell(key)
 
     def _delete(self, op: Op) -> None:
@@ -188,12 +189,13 @@ class MemoryData:
         return [self._tables[name] for name in sorted(names, reverse=reverse)]
 
     def add_watch(self, watch: MemoryWatch) -> None:
-        self._table(watch.prefix).watches.append(watch)
+        self._watches.append(watch)
+        self._watched = tuple(one.prefix for one in self._watches)
 
     def remove_watch(self, watch: MemoryWatch) -> None:
-        watches = self._table(watch.prefix).watches
-        if watch in watches:
-            watches.remove(watch)
+        if watch in self._watches:
+            self._watches.remove(watch)
+            self._watched = tuple(one.prefix for one in self._watches)
 
     # -- leases ---------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ class Recovery:
         stale: list[Op] = []
         for id in owned:
             revision, row = rows.get(id, (0, None))
-            if row is None or row.owner != incarnation or (row.state.is_final and not row.releasing):
+            if row is None or row.owner != incarnation or (row.final and not row.releasing):
                 stale.append(Delete(keys.owned(incarnation) + id))
                 continue
             after = self._after(row, node, now_us, by)
@@ -132,7 +132,7 @@ class Recovery:
                 context.free(id, after, plan)
             else:
                 context.leave(id, row, plan)
-                if after.state.is_final:
+                if after.final:
                     context.end(id, after, plan)
                 else:
                     context.enter(id, after, now_us, plan)
@@ -161,7 +161,7 @@ class Recovery:
                 news.add_ready(row.kind)
             if not row.releasing:
                 news.changed.append(id)
-                if after.state.is_final:
+                if after.final:
                     ended[row.kind] = ended.get(row.kind, 0) + 1
                     news.add_watchers(keys, id, reads[0].items)
         await context.hints.send(news, written)

@@ -29,7 +29,7 @@ def removal(context: Context, id: str, revision: int, row: Row, *, delayed_mod: 
     if row.log_next:
         ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
     ops.extend(Delete(keys.tag(tag) + id) for tag in row.tags)
-    holds_key = not row.state.is_final or row.releasing
+    holds_key = not row.final or row.releasing
     if holds_key and row.key is not None:
         ops.append(Delete(keys.unique(row.kind, row.key)))
     if row.state is State.SCHEDULED:
@@ -41,7 +41,7 @@ def removal(context: Context, id: str, revision: int, row: Row, *, delayed_mod: 
             shifts.append(("", DELAYED, -1))
     elif holds_key:
         ops.append(Delete(keys.owned(row.owner) + id))
-    if row.state.is_final and not row.releasing:
+    if row.final and not row.releasing:
         ops.append(Delete(keys.expiring(id) + timed(row.expires_us, id)))
     ops.append(Delete(keys.watch(id), prefix_end(keys.watch(id))))
     return Change(compares, ops, tuple(shifts))
