@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from msgspec import structs
+from typing_extensions import TypeIs
 
 from peerjob.clock import Clock
 from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError, UnknownKindError
@@ -75,10 +76,10 @@ class Scheduling:
         """The call that `schedule(target, *args, **kwargs)` means; raises UnknownKindError or TypeError."""
         if isinstance(target, Job):
             return Call(cast("Job[..., Any, Any]", target), args, kwargs)
-        if isinstance(target, Call):
+        if _is_call(target):
             if args or kwargs:
                 raise TypeError("a call has its arguments already; pass it alone")
-            return cast("Call[Any]", target)
+            return target
         if isinstance(target, str):
             allowed = kwargs.pop("allow_unknown", False)
             found = self._registry.find(target)
@@ -112,7 +113,7 @@ class Scheduling:
         spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us())
         definition = self._registry.find(record.kind)
         # the rest of the options is the business of who runs it, and need not be known here
-        kept = {name: old.overrides[name] for name in ("retention", "max_crashes") if name in old.overrides}
+        kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
         policy = make_policy(kept if definition is None else definition.options | kept)
         return NewInstance(
             id=self._ids.one(),
@@ -160,6 +161,10 @@ class Scheduling:
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
         )
+
+
+def _is_call(target: object) -> TypeIs[Call[Any]]:
+    return isinstance(target, Call)
 
 
 def _key(job: Job[..., Any, Any], call: Call[Any]) -> str | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
-from .references import Reference, from_stored, to_stored
+from .references import from_stored, to_stored
 from .schedule import Schedule
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ def make_policy(options: Mapping[str, Any]) -> Policy:
     return Policy(**kept)
 
 
-_STORED_BY_REFERENCE = frozenset({"retry_on", "no_retry_on", "on_complete", "on_terminate", "on_state_change"})
+_ERROR_TESTS = frozenset({"retry_on", "no_retry_on"})
+_STORED_BY_REFERENCE = _ERROR_TESTS | {"on_complete", "on_terminate", "on_state_change"}
 _NOT_STORED = frozenset({"at", "after", "key", "tags", "priority", "name"})
 """Decided when the instance is enqueued, and part of its record."""
 
@@ -206,8 +207,8 @@ def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None) 
         if option in _NOT_STORED or option in DEFINITION_ONLY or option not in POLICY_FIELDS | {"retention"}:
             continue
         if option in _STORED_BY_REFERENCE:
-            if isinstance(value, tuple):
-                stored[option] = [to_stored(one, option, local) for one in cast("tuple[Any, ...]", value)]
+            if option in _ERROR_TESTS:
+                stored[option] = [to_stored(test, option, local) for test in value]
             else:
                 stored[option] = None if value is None else to_stored(value, option, local)
         elif option == "backoff":
@@ -222,8 +223,8 @@ def load_overrides(stored: Mapping[str, Any], local: Mapping[str, Any] | None) -
     loaded: dict[str, Any] = {}
     for option, value in stored.items():
         if option in _STORED_BY_REFERENCE:
-            if isinstance(value, list):
-                loaded[option] = tuple(from_stored(one, local) for one in cast(list[Reference], value))
+            if option in _ERROR_TESTS:
+                loaded[option] = tuple(from_stored(test, local) for test in value)
             else:
                 loaded[option] = None if value is None else from_stored(value, local)
         elif option == "backoff":
