@@ -37,7 +37,10 @@ class HistoryRules(StoreSuite):
         before = await self.everything(store, claim.id)
 
         for later in Action:
-            ack = await peer.end(claim, later, result=b"no", error=b"no", logs=(self.make.line("no"),))
+            said = outcome(
+                claim, later, result=b"no", error=b"no", progress=b"no", started=True, logs=(self.make.line("no"),)
+            )
+            (ack,) = await peer.commit(said)
             assert ack is Ack.LOST, later
         assert await store.cancel([claim.id], request=self.make.request()) == [FINAL_STATE[action]]
         assert await peer.take() == ()
