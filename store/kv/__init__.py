@@ -1,1 +1,23 @@
-"""Engine B: the contract over any transactional key-value store, and its drivers."""
+"""Engine B: the contract of a store on any transactional key-value store.
+
+A driver implements `base.KeyValue`; everything else here is written once, for all of them. The memory driver is one,
+and it can hold the engine to what etcd takes and charges (`etcd_limits`, `memory_data.Costs`). The ideas:
+
+* **One step per instance.** A transition is a step that compares the revision of the instance's record and changes
+  record, indexes, ownership and key together. A batch is one request of many steps, so that a conflict costs one
+  instance, which is read again (`writer`). What speaks of the whole batch goes along if all steps were applied:
+  counters (`counts`), the answers for a request that is sent twice (`journal`), and the look at who waits for news.
+* **Records are small.** The arguments, the result, the progress and the log lines have keys of their own, which a
+  transition does not touch (`keys` lists all of them).
+* **Claims hang on no lease.** Only `live/<incarnation>` does. A node is dead once its `node/` record says so; until
+  then it may come back with a new lease. Claims compare that record, commits compare the fence.
+* **No open range on a hot path.** Every queue has a head that moves with it, and is read from there in windows
+  (`queues`). The ready queues, the delayed instances, the ends of retention and the indexes of final instances are
+  such queues.
+* **Nothing in the background.** Due instances are moved by whoever claims (`delayed`), final ones removed by whoever
+  commits (`retention`), leases end when somebody looks, counters are compared with the indexes by who reads them
+  (`recount`).
+* **Hints are keys** below the incarnation they are for, read with a watch and forgotten with a lease (`hints`).
+
+Whoever reads the path from claim to commit needs `claim`, `selection`, `commit` and `writer`, in this order.
+"""

@@ -20,13 +20,15 @@ from .journal import Journal
 from .keys import prefix_end, time_text
 from .queues import Head
 from .rows import Idle, Owned, Row, encode, extended, to_claim
-from .selection import Pick, Selection
+from .selection import Pick, Selection, shared
 from .writer import ROUNDS, Change
 
 _MOVE_ON_AFTER = 200
 """Claims from a queue after which its head follows."""
 _CROWD = 16
 """Queues of one kind, above which empty ones are forgotten."""
+_WIDEST = 1000
+"""Most instances among which a node picks its share."""
 _LAG_US = 5_000_000
 """How far the head of an empty queue stays behind, for nodes whose clocks are late."""
 
@@ -42,6 +44,7 @@ class _Call:
         self.limit = min(want.limit, sum(self.caps.values()))
         self.node = Entry(b"", 0)
         self.name = ""
+        self.nodes = 1
         self.heads: dict[str, list[Head]] = {}
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
@@ -88,7 +91,7 @@ class Claims:
             if call.answered:
                 return await self._again(call)
             selection = Selection(context.queues, context.clock, call.heads, suspects=want.suspects and not call.claims)
-            picks = await selection.pick(call.limit, call.caps)
+            picks = await self._picked(call, selection)
             if picks:
                 if await self._take(call, selection, picks, now_us) or call.limit == 0:
                     break
@@ -96,11 +99,27 @@ class Claims:
                 break
         return Claimed(claims=tuple(call.claims), now_us=call.journal.now_us, next_due_us=call.journal.next_due_us)
 
+    async def _picked(self, call: _Call, selection: Selection) -> list[Pick]:
+        """The first due instances; or, where order is kept in a window only, this node's share of more of them."""
+        spread = 2 * call.nodes if call.nodes > 1 else 1
+        window = min(call.limit * spread, max(call.limit, _WIDEST))
+        picks = await selection.pick(window, {kind: cap * spread for kind, cap in call.caps.items()})
+        if spread == 1:
+            return picks
+        mine = shared(picks, call.limit, call.caps, call.incarnation)
+        left = dict.fromkeys(pick.kind for pick in picks if pick not in mine)
+        selection.left_kinds = tuple(dict.fromkeys((*left, *selection.left_kinds)))
+        return mine
+
     async def _look(self, call: _Call, now_us: int) -> bool:
         """Read where the queues begin, after letting in what fell due; False: the node is not alive."""
         context = self._context
-        node = Range(context.keys.node + call.incarnation)
+        node, lives = Range(context.keys.node + call.incarnation), context.keys.live
+        windowed = context.kv.capabilities.order == "windowed"
         reads = [self._delayed.heads(), *(self._heads(kind) for kind in call.caps)]
+        if windowed:
+            (found,) = await context.kv.read([Range(lives, prefix_end(lives), limit=1, keys_only=True)])
+            call.nodes = found.count
         nodes, delayed, *ready = await context.kv.read([node, *reads])
         call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
         if not alive:

@@ -44,7 +44,7 @@ class KVLiveness:
         )
 
 
-async def extend(kv: KeyValue, keys: Keys, incarnation: str, ttl_us: int, running: int | None = None) -> bool:
+async def extend(kv: KeyValue, keys: Keys, incarnation: str, ttl_us: int, running: int) -> bool:
     """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
     for _ in range(ROUNDS):
         node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
@@ -54,12 +54,11 @@ async def extend(kv: KeyValue, keys: Keys, incarnation: str, ttl_us: int, runnin
         lease = 0
         if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
             lease = old.lease
-            if running is None or running == old.running:
+            if running == old.running:
                 return True
-        load = running if running is not None else 0 if old is None else old.running
         fresh = lease or await kv.grant(ttl_us)
         alive = Compare(keys.node + incarnation, mod=node.mod)
-        put = Put(keys.live + incarnation, encode(Live(fresh, ttl_us, load)), fresh)
+        put = Put(keys.live + incarnation, encode(Live(fresh, ttl_us, running)), fresh)
         applied = await kv.txn([Step([alive], [put])])
         if applied.steps[0] is not None:
             if old is not None and old.lease != fresh:
@@ -78,17 +77,24 @@ class Membership:
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
         context, keys = self._context, self._context.keys
-        key = keys.node + node.incarnation
+        node_key, live_key = keys.node + node.incarnation, keys.live + node.incarnation
         for _ in range(ROUNDS):
-            (entry,) = await context.kv.get([key])
+            entry, live = await context.kv.get([node_key, live_key])
             if entry is not None and decode_node(entry.value).ended:
                 return context.clock.time_us()
-            same = Compare(key, mod=0 if entry is None else entry.mod)
-            applied = await context.kv.txn([Step([same], [Put(key, encode(NodeRow(node)))])])
+            old = None if live is None else decode_live(live.value)
+            lease = await context.kv.grant(ttl_us)
+            shown = Live(lease, ttl_us, 0 if old is None else old.running)
+            # in one step, since a reaper takes a node without a lease for dead
+            ops = [Put(node_key, encode(NodeRow(node))), Put(live_key, encode(shown), lease)]
+            same = Compare(node_key, mod=0 if entry is None else entry.mod)
+            applied = await context.kv.txn([Step([same], ops)])
             if applied.steps[0] is not None:
+                if old is not None:
+                    await context.kv.revoke(old.lease)
                 break
+            await context.kv.revoke(lease)
         context.learn_name(node.incarnation, node.name)
-        await extend(context.kv, keys, node.incarnation, ttl_us)
         if previous is not None and previous != node.incarnation:
             await self._forgive(previous)
         return context.clock.time_us()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 import msgspec
 
@@ -153,6 +154,16 @@ class Selection:
     def empty(self) -> list[Head]:
         """Queues in which nothing is."""
         return [source.head for source in self._sources if source.scan.done and not source.picks]
+
+
+def shared(picks: Sequence[Pick], limit: int, caps: Mapping[str, int], incarnation: str) -> list[Pick]:
+    """A part of the picks, in order, that other incarnations most likely leave alone."""
+    left, mine = dict(caps), list[Pick]()
+    for pick in sorted(picks, key=lambda pick: crc32(f"{pick.id}{incarnation}".encode())):
+        if len(mine) < limit and left[pick.kind] > 0:
+            left[pick.kind] -= 1
+            mine.append(pick)
+    return sorted(mine, key=lambda pick: (pick.priority, pick.place))
 
 
 def _taken(

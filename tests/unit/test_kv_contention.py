@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
-from peerjob.record import StoreLimits
+from msgspec import structs
+
+from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.base import Applied, Entry, Found, Range, Step
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer
 from peerjob.testing.store_conformance import StoreConformance
 
 Result = TypeVar("Result")
@@ -22,6 +25,9 @@ Result = TypeVar("Result")
 
 class Overtaken(MemoryKeyValue):
     """The memory driver with pauses, so that calls of several stores mix; etcd's limits are held."""
+
+    conflicts = 0
+    """Steps that were not applied."""
 
     def separate(self) -> "Overtaken":
         return Overtaken(self._data, self._clock)
@@ -39,6 +45,7 @@ class Overtaken(MemoryKeyValue):
     async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
         await self._pause()
         applied = await super().txn(steps, also)
+        self.conflicts += sum(answer is None for answer in applied.steps)
         await self._pause()
         return applied
 
@@ -67,3 +74,47 @@ class TestOvertaken(StoreConformance):
 
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
         return await self.clock.run(awaitable)
+
+
+class Windowed(Overtaken):
+    """A driver on which several nodes keep order within a window only."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return structs.replace(super().capabilities, order="windowed")
+
+
+async def conflicts(clock: VirtualClock, driver: type[Overtaken]) -> int:
+    """How many steps fail while four nodes take all there is."""
+    make = Factory(clock)
+    kv = driver(MemoryData(costs=Costs()), clock)
+
+    async def join() -> Peer:
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        return await Peer(store=store, info=make.node(), make=make).join()
+
+    async def drain(peer: Peer) -> list[str]:
+        taken: list[str] = []
+        while claims := await peer.take(20):
+            taken += [claim.id for claim in claims]
+        return taken
+
+    peers = [await join() for _ in range(4)]
+    batch = make.instances(400)
+    await peers[0].store.enqueue(batch)
+    shares = await asyncio.gather(*map(drain, peers))
+    assert sorted(id for share in shares for id in share) == [new.id for new in batch]
+    return kv.conflicts
+
+
+async def test_a_window_keeps_nodes_out_of_each_others_way(clock: VirtualClock) -> None:
+    assert await conflicts(clock, Windowed) * 2 < await conflicts(clock, Overtaken)
+
+
+async def test_a_node_alone_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:
+    kv, make = Windowed(MemoryData(), clock), Factory(clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    batch = make.instances(50)
+    await store.enqueue(batch)
+    assert [claim.id for claim in await peer.take(20)] == [new.id for new in batch[:20]]
