@@ -32,15 +32,19 @@ class Recorder:
 
     def add(self, run: Run, outcome: Outcome) -> None:
         self._entries.append((run, outcome))
-        self._bytes += _size(outcome)
+        self._bytes += size_of(outcome)
         self._wake()
 
     def take(self) -> list[Entry]:
-        """The next batch: at most MAX_BATCH outcomes and about MAX_BATCH_BYTES, but always one if there is any."""
+        """The next batch: at most MAX_BATCH outcomes and about MAX_BATCH_BYTES, but always one if there is any.
+
+        All of them are of one incarnation, since a commit is.
+        """
         entries, batch, size = self._entries, list[Entry](), 0
         while entries and len(batch) < MAX_BATCH:
-            weight = _size(entries[0][1])
-            if batch and size + weight > MAX_BATCH_BYTES:
+            run, outcome = entries[0]
+            weight = size_of(outcome)
+            if batch and (size + weight > MAX_BATCH_BYTES or run.incarnation != batch[0][0].incarnation):
                 break
             size += weight
             batch.append(entries.popleft())
@@ -48,7 +52,8 @@ class Recorder:
         return batch
 
 
-def _size(outcome: Outcome) -> int:
+def size_of(outcome: Outcome) -> int:
+    """About how many bytes an outcome takes."""
     size = 100
     if outcome.result is not None:
         size += len(outcome.result)

@@ -439,7 +439,7 @@ class Session:
         try:
             async with asyncio.timeout(timeout):
                 while page := await self.verbs.instances(wanted):
-                    await asyncio.wait([asyncio.ensure_future(self._settled(one.id)) for one in page])
+                    await asyncio.gather(*(self._settled(one.id) for one in page))
         except TimeoutError:
             left = await self.verbs.count(wanted)
             raise TimeoutError(f"{left} matching instance(s) are not final after {timeout:g} s") from None

@@ -9,12 +9,12 @@ from typing import Protocol
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
-from peerjob.record import Ack, Action, Claim, Claimed, Outcome, Want
+from peerjob.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claim, Claimed, Outcome, Want
 from peerjob.store.base import Store
 
 from .ledger import Ledger
 from .pool import Pool
-from .recorder import Entry, Recorder
+from .recorder import Entry, Recorder, size_of
 from .run import Run
 from .verdict import Verdicts
 
@@ -159,14 +159,15 @@ class Turns(Role):
     def _compose(self, now: float) -> tuple[str, list[Entry], Want | None, str] | None:
         incarnation = self._incarnation()
         entries = self._recorder.take()
-        if self._report_due or self._urgent:
-            entries += self._reports(now, {run.claim.id for run, _ in entries})
-        want = self._want(now)
-        if not entries and want is None:
-            return None
+        want: Want | None = None
         if entries and entries[0][0].incarnation != incarnation:
             incarnation = entries[0][0].incarnation  # of a lapsed incarnation: its answers will be "lost"
-            want = None
+        else:
+            if self._report_due or self._urgent:
+                entries += self._reports(now, {run.claim.id for run, _ in entries}, MAX_BATCH - len(entries))
+            want = self._want(now)
+        if not entries and want is None:
+            return None
         self._serial += 1
         return incarnation, entries, want, f"{incarnation}/{self._serial}"
 
@@ -180,19 +181,28 @@ class Turns(Role):
         self._hinted = False
         return Want(kinds=caps, limit=limit, suspects=self.pool.may_take_suspect)
 
-    def _reports(self, now: float, ending: set[str]) -> list[Entry]:
+    def _reports(self, now: float, ending: set[str], most: int) -> list[Entry]:
         """Reports of running bodies that have something to say and are not ending in this very batch."""
         urgent, self._urgent = self._urgent, []
         self._report_due = False
-        runs = [run for run in self.pool.runs() if run.unsaid and not run.lost and run not in urgent]
+        runs = [run for run in self.pool.runs() if run.unsaid and run not in urgent]
         reports: list[Entry] = []
-        for run in urgent:
-            run.started_at = now
+        size = 0
         for run in (*urgent, *runs):
-            if run.claim.id not in ending and not run.ended:
-                reports.append((run, self._verdicts.report(run)))
-            elif run.acked is not None and not run.acked.done():
-                run.acked.set_result(Ack.LOST)
+            awaited = run.acked is not None and not run.acked.done()
+            if run.claim.id in ending or run.ended or run.lost:
+                if run.acked is not None and awaited:
+                    run.acked.set_result(Ack.LOST)
+            elif len(reports) < most and size < MAX_BATCH_BYTES:
+                if awaited:
+                    run.started_at = now
+                report = self._verdicts.report(run)
+                size += size_of(report)
+                reports.append((run, report))
+            elif awaited:
+                self._urgent.append(run)
+            else:
+                self._report_due = True
         return reports
 
     # -- answers -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
-from peerjob.errors import UnknownInstanceError
+from peerjob.errors import NodeStateError, UnknownInstanceError
 from peerjob.record import MAX_BATCH, Record
 from peerjob.store.base import Store
 
@@ -49,6 +49,12 @@ class Waiters(Role):
         if id in self._waiting:
             self._final.add(id)
             self._wake.set()
+
+    async def stop(self) -> None:
+        """Stop, and tell whoever still waits."""
+        await super().stop()
+        for id in list(self._waiting):
+            self._resolve(id, NodeStateError("the node that waited for this instance has stopped"))
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ from typing import Any
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
+from peerjob.errors import NodeStateError
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.manager import Event, Manager
 from peerjob.query import Query
@@ -50,6 +51,12 @@ class Watchers(Role):
         for stream in self._streams:
             stream.changed(id)
 
+    async def stop(self) -> None:
+        """Stop, and end every stream with NodeStateError."""
+        await super().stop()
+        for stream in self._streams:
+            stream.stop()
+
     async def run(self) -> None:
         while True:
             if not self._streams:
@@ -84,10 +91,15 @@ class _Stream:
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._newest = ""
+        self._stopped = False
 
     def changed(self, id: str) -> None:
         if len(self._changed) < MAX_WAITING:
             self._changed[id] = None
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopped = True
         self._wake.set()
 
     async def catch_up(self) -> None:
@@ -109,6 +121,8 @@ class _Stream:
             ids = dict.fromkeys([record.id for record in await self._active()] + list(self._seen))
         else:
             ids, self._changed = self._changed, {}
+        if self._stopped:
+            raise NodeStateError("the node that watched has stopped")
         self._wake.clear()
         events: list[Event] = []
         wanted = list(ids)
