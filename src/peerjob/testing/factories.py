@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
@@ -82,9 +82,17 @@ class Factory:
         """Several instances alike, their ids in order."""
         return [self.instance(**options) for _ in range(count)]
 
-    def node(self, name: str = "node", kinds: Iterable[str] = ("work",)) -> NodeInfo:
+    def node(self, name: str = "node", kinds: Sequence[str] = ("work",)) -> NodeInfo:
         """A node with a fresh incarnation."""
-        return NodeInfo(name=name, incarnation=self._ids.one(), kinds=tuple(kinds), workers=10, host="host", pid=1)
+        return NodeInfo(
+            name=name,
+            incarnation=self._ids.one(),
+            kinds=tuple(kinds),
+            signatures=dict.fromkeys(kinds, "hash"),
+            workers=10,
+            host="host",
+            pid=1,
+        )
 
     def line(self, message: str, level: Level = Level.INFO) -> LogLine:
         """A log line."""

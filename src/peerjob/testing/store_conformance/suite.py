@@ -81,7 +81,7 @@ class StoreSuite:
         self,
         store: Store,
         name: str = "node",
-        kinds: Iterable[str] = ("work",),
+        kinds: Sequence[str] = ("work",),
         *,
         ttl_us: int = LONG_TTL_US,
         previous: str | None = None,
@@ -91,7 +91,7 @@ class StoreSuite:
         self._cleanup.push_async_callback(peer.close)
         return await peer.join(ttl_us, previous)
 
-    async def join_briefly(self, store: Store, name: str = "mortal", kinds: Iterable[str] = ("work",)) -> Peer:
+    async def join_briefly(self, store: Store, name: str = "mortal", kinds: Sequence[str] = ("work",)) -> Peer:
         """A new peer with a short lease."""
         return await self.join(store, name, kinds, ttl_us=round(self.short_ttl * 1_000_000))
 
