@@ -36,6 +36,8 @@ AWAY = (
 ELSEWHERE = "Script attempted to access a non local key"
 """What a script meets instead of TRYAGAIN while its slot moves; ours then have written nothing."""
 
+NO_CLUSTER = "the server at {url} is one of a cluster: add ?cluster=true to the URL"
+
 
 class Driver(Protocol):
     """A client of one server or cluster, for one namespace, on one event loop."""

@@ -8,6 +8,15 @@ def prefix(namespace: str) -> str:
     return f"{{peerjob:{namespace}}}:"
 
 
+def declared(prefix: str) -> tuple[str, str]:
+    """The keys that every script declares: one that never exists, and one that always does.
+
+    While a slot moves between servers of a cluster, a command with two such keys is refused by both of them with
+    TRYAGAIN or ASK. So no script ever sees a namespace of which a part has gone.
+    """
+    return (prefix, f"{prefix}layout")
+
+
 def wake_list(namespace: str, incarnation: str) -> str:
     """The list from which an incarnation pops its hints."""
     return f"{prefix(namespace)}wake:{incarnation}"

@@ -9,8 +9,8 @@ from typing import Any
 from peerjob.clock import Clock
 from peerjob.errors import LayoutError, StoreUnavailableError
 from peerjob.record import Capabilities, StoreLimits
-from peerjob.store.url import redact
 
+from .address import Address, parse_address
 from .driver import Driver
 from .keys import prefix
 from .liveness import LuaLiveness
@@ -18,7 +18,9 @@ from .nodes import NodeVerbs
 from .packing import LAYOUT
 from .queue import QueueVerbs
 from .reading import ReadingVerbs
+from .redis_driver import RedisDriver
 from .retention import RetentionVerbs
+from .server import inspect
 
 OPEN_TIMEOUT = 4.5
 
@@ -28,19 +30,19 @@ class LuaStore(QueueVerbs, NodeVerbs, ReadingVerbs, RetentionVerbs):
 
     def __init__(
         self,
-        url: str,
-        make_driver: Callable[[], Driver],
+        address: Address,
+        driver: Driver,
+        make_liveness: Callable[[], Driver],
         *,
-        engine: str,
         namespace: str,
         clock: Clock,
         limits: StoreLimits,
         retry_for: float,
     ) -> None:
-        super().__init__(make_driver(), namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-        self._url = redact(url)
-        self._make_driver = make_driver
-        self._capabilities = Capabilities(engine=engine, durability="none")
+        super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+        self._url = address.url
+        self._make_liveness = make_liveness
+        self._capabilities = Capabilities(engine=address.scheme, durability="none")
 
     @property
     def url(self) -> str:
@@ -58,28 +60,48 @@ class LuaStore(QueueVerbs, NodeVerbs, ReadingVerbs, RetentionVerbs):
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 await self._driver.open()
+                self._capabilities = await inspect(self._driver, self._url)
                 ((layout, _now),) = await self._driver.run((self._scripts.open, (LAYOUT,)))
         except TimeoutError as error:
+            await self._driver.close()
             raise StoreUnavailableError(self._url, f"no answer within {OPEN_TIMEOUT:g} s") from error
+        except BaseException:
+            await self._driver.close()
+            raise
         if int(layout) > LAYOUT:
+            await self._driver.close()
             raise LayoutError(
-                f"namespace {self._namespace!r} has layout {int(layout)}, this release knows {LAYOUT}; update it"
+                f"namespace {self._namespace!r} has layout {int(layout)}, this release knows {LAYOUT}: update it"
             )
 
     async def close(self) -> None:
         await self._driver.close()
 
     def liveness(self) -> LuaLiveness:
-        return LuaLiveness(self._url, self._make_driver)
+        return LuaLiveness(self._url, self._make_liveness)
 
 
 def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> LuaStore:
-    """The store that a redis or valkey URL names, not opened yet."""
-    from .redis_driver import RedisDriver
+    """The store that a redis or valkey URL names, not opened yet; the scheme chooses the client library."""
+    address = parse_address(url)
 
     def make_driver() -> Driver:
-        return RedisDriver(url.replace("valkey", "redis", 1), prefix=prefix(namespace))
+        if address.scheme == "valkey":
+            from .glide_driver import GlideDriver
+
+            return GlideDriver(address, prefix=prefix(namespace))
+        return make_liveness()
+
+    def make_liveness() -> Driver:
+        # never GLIDE: all its clients in a process stand still with the event loop of the first one
+        return RedisDriver(address, prefix=prefix(namespace))
 
     return LuaStore(
-        url, make_driver, engine="redis", namespace=namespace, clock=clock, limits=limits, retry_for=retry_for
+        address,
+        make_driver(),
+        make_liveness,
+        namespace=namespace,
+        clock=clock,
+        limits=limits,
+        retry_for=retry_for,
     )

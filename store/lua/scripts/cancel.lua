@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Scheduled or Processing -> Cancelled. A running one stays in its holder's hands as releasing, with its unique key.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     node name, request, default retention, ids
 -- Reply    {what was set aside, per id the state it was in (0: unknown)}
 local ANSWER_MS = 600000

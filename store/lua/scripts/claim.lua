@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Scheduled -> Processing for the best due instances, in order of priority, due time and id.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, verb, request, limit, "1" if a suspect may be taken, "1" to register as idle,
 --          then per kind: kind, most instances of it
 -- Reply    {"dead"}, or {"ok", now, next due time or 0, what was set aside,

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Remove instances whatever their state; called until it answers 0.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     limit
 -- Reply    how many were removed
 local limit, ids = tonumber(ARGV[1]), {}

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Clear final instances, or a part of them, in order of creation.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     "instances", "history" or "logs"; the bounds of ids as ZRANGE BYLEX takes them; limit
 -- Reply    {how many were cleared (or set aside), cursor or "", what was set aside}
 local what, limit = ARGV[1], tonumber(ARGV[4])

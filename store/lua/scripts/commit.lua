@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Apply outcomes of running instances, each only if (fence, incarnation) still own it.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, verb, request, default retention, most final instances per kind, most log lines,
 --          most log bytes, number of outcomes;
 --          per outcome: id, fence, what. `what` starts with the action: C complete, T terminate, O time out, X cancel,
@@ -92,6 +92,7 @@ local function end_run(id, r, action, fields)
   if FINAL[action] then
     r.result, r.error = fields[RESULT], fields[ERROR]
     finish(r, id, FINAL[action], name, note, retention)
+    r.owner = inc
     free_key(r, id)
     finals[#finals + 1] = id
     finals_by_kind[r.kind] = (finals_by_kind[r.kind] or 0) + 1
@@ -113,11 +114,28 @@ local function end_run(id, r, action, fields)
   end
 end
 
+-- What the processors of a run log after its end is kept, as long as nobody else had the instance since.
+local function late_logs(id, raw, fence, action, fields)
+  if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] then
+    return 'L'
+  end
+  local r = records[id] or decode(raw)
+  if not r or r.owner ~= inc or digits(r.fence) ~= fence or r.state < CANCELLED then
+    return 'L'
+  end
+  records[id], written[id] = r, r
+  new_logs[id] = new_logs[id] or {}
+  for _, line in ipairs(fields[LOGS]) do
+    table.insert(new_logs[id], line)
+  end
+  return 'D'
+end
+
 local function apply(n, id)
   local claim, fence = owns[id], ARGV[starts[n] + 1]
   local flags = ''
   if not claim then
-    return 'L'
+    return late_logs(id, raws[n], fence, said(starts[n]))
   elseif claim ~= fence then
     local owns_fence
     owns_fence, flags = match(claim, '^(%d+)(%a*)$')

@@ -1,7 +1,7 @@
 #!lua
 -- Add instances as Created -> Scheduled. Alone among the scripts that write it is refused when memory is full.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     node name, number of templates;
 --          per template: kind, priority, due ("" now, "=us" at, "+us" after now), "" or "k" and the unique key,
 --          tags, retention (-1 default), max_crashes;

@@ -2,7 +2,7 @@
 -- The common case of enqueue.lua by itself, at half its cost: one instance that is due now and has no unique key and
 -- no tags, while nobody is idle or watches.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     node name, kind, priority, retention (-1 default), max_crashes, id, spec
 -- Reply    1: done, now or by the same call before; 0: nothing was done, it is not that simple
 local node, kind, priority, id = ARGV[1], ARGV[2], ARGV[3], ARGV[6]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Remove final instances whose time is over, or that are too many of their kind.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     limit, most final instances per kind
 -- Reply    how many were removed
 local limit, removed = tonumber(ARGV[1]), 0

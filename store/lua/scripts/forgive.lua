@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- A process that was marked dead turned out to live: crashes charged for it become losses, up to 500 at a time.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     its previous incarnation
 -- Reply    how many are left
 local inc = ARGV[1]

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Numbers that need no scan.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- Reply    {delayed, living nodes, records set aside, then per kind: kind, {instances per final and active state}}
 local reply = {call('ZCARD', DELAYED), call('ZCOUNT', LEASES, now, '+inf'), tonumber(call('GET', ASIDE_COUNT) or 0)}
 for _, kind in ipairs(call('SMEMBERS', KINDS)) do

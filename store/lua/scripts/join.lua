@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Add a live incarnation, or update what it shows.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, name, info, ttl
 -- Reply    now
 local inc, key = ARGV[1], node_key(ARGV[1])

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- End a lease in order and hand back up to `limit` of the claims left behind, uncounted; called until none is left.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, limit, default retention, most final instances per kind
 -- Reply    {claims handed back, 1 when none is left, what was set aside}
 local inc = ARGV[1]

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Log lines of one instance.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     id, number of the first line wanted, limit
 -- Reply    {lines dropped at the cap, number of the next line, the lines}
 local id, from = ARGV[1], tonumber(ARGV[2])

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- A page of instances in order of creation.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     "k" and a kind, "t" and a tag, or "" for all kinds; states (a sum, ignored with a tag);
 --          the bounds of ids as ZRANGE BYLEX takes them; "1" for the newest first; limit; bytes after which it ends
 -- Reply    {cursor or "", then per instance: id, record or nil, spec or nil}

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Incarnations whose lease has not expired.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- Reply    per incarnation: info, running, renewed, expires
 local reply = {}
 local alive = call('ZRANGE', LEASES, now, '+inf', 'BYSCORE', 'WITHSCORES')

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Records by id, as they are stored.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     ids
 -- Reply    per id: the record or nil, its spec or nil
 local keys = {}

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Mark incarnations dead whose lease expired, and take back up to `limit` claims of dead ones.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     limit, reaper, default retention, most final instances per kind
 -- Reply    {what was set aside, then per claim: id, kind, state, name of the node that died}
 local limit, reaper = tonumber(ARGV[1]), ARGV[2]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Extend a lease, also after it expired, unless it was marked dead.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, ttl, running, number of claims, digest of their fences
 -- Reply    {}: dead; else {now, all claims as id, fence, id, ... or "" when count and digest match,
 --          ids that were cancelled and are not released}

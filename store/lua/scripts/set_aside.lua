@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Set aside those of these instances that cannot be read; their entries in a queue are dropped when a claim meets them.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     ids
 -- Reply    what was set aside
 local function indexed(id)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Have an incarnation hinted of every change for a while.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, for how long
 -- Reply    now
 call('ZREMRANGEBYSCORE', CHANGES, '-inf', now)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Have an incarnation hinted when instances end, and read them in the same step.
 --
--- KEYS[1]  the namespace's prefix
+-- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, ids
 -- Reply    per id: the record or nil, its spec or nil
 local inc, keys = ARGV[1], {}

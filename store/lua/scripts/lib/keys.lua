@@ -1,5 +1,5 @@
 -- Every key of a namespace. KEYS[1] is the prefix with the hash tag, so all of them share one slot; a kind, tag or
--- incarnation comes last in its key and needs no escaping.
+-- incarnation comes last in its key and needs no escaping. For what KEYS[2] is declared, see keys.py.
 local P = KEYS[1]
 
 local DELAYED = P .. 'delayed'     -- sorted set: due time -> id, s or -, priority, ":", kind

@@ -1,0 +1,75 @@
+"""Where the server is: a redis or valkey URL taken apart, once for both client libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from peerjob.errors import OptionError
+from peerjob.store.url import query_options, redact
+
+DEFAULT_PORT = 6379
+_OPTIONS = {"cluster": bool, "ca_certs": str, "cert_file": str, "key_file": str}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """What a URL says; `url` has its password redacted."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: bool = False
+    cluster: bool = False
+    """`?cluster=true`: the host is one of a cluster, which tells where the namespace lies."""
+    ca_certs: Path | None = None
+    """`?ca_certs=file`: who signed the server's certificate; None: whom the machine trusts."""
+    cert_file: Path | None = None
+    """`?cert_file=file&key_file=file`: the client's own certificate and its key."""
+    key_file: Path | None = None
+
+
+def parse_address(url: str) -> Address:
+    """Read `redis[s]://[user:password@]host[:port][/db][?options]` or the same with valkey; raises OptionError."""
+    parts = urlsplit(url)
+    options = query_options(url, _OPTIONS)
+    files = {name: Path(options[name]) for name in ("ca_certs", "cert_file", "key_file") if name in options}
+    for path in files.values():
+        if not path.is_file():
+            raise OptionError("store", redact(url), f"a file at {path}")
+    address = Address(
+        url=redact(url),
+        scheme="valkey" if parts.scheme.startswith("valkey") else "redis",
+        host=parts.hostname or "localhost",
+        port=_port(url),
+        db=_db(url),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        tls=parts.scheme in ("rediss", "valkeys"),
+        cluster=options.get("cluster", False),
+        **files,
+    )
+    if address.cluster and address.db:
+        raise OptionError("store", address.url, "database 0, the only one that a cluster has")
+    if (address.cert_file is None) != (address.key_file is None):
+        raise OptionError("store", address.url, "cert_file and key_file together")
+    return address
+
+
+def _port(url: str) -> int:
+    try:
+        return urlsplit(url).port or DEFAULT_PORT
+    except ValueError:
+        raise OptionError("store", redact(url), "a port from 1 to 65535") from None
+
+
+def _db(url: str) -> int:
+    text = urlsplit(url).path.strip("/")
+    if not text.isdecimal() and text:
+        raise OptionError("store", redact(url), "the number of a database after the host")
+    return int(text or 0)

@@ -1,0 +1,102 @@
+"""One valkey-glide client, standalone or of a cluster, behind three calls.
+
+GLIDE's types of commands and answers are recursive past what the checkers follow, so this is where `Any` comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from glide import (
+    AdvancedGlideClientConfiguration,
+    AdvancedGlideClusterClientConfiguration,
+    BackoffStrategy,
+    Batch,
+    ClusterBatch,
+    GlideClient,
+    GlideClientConfiguration,
+    GlideClusterClient,
+    GlideClusterClientConfiguration,
+    NodeAddress,
+    ProtocolVersion,
+    RequestError,
+    ServerCredentials,
+    SlotKeyRoute,
+    SlotType,
+    TlsAdvancedConfiguration,
+)
+
+from .address import Address
+from .driver import Argument
+
+RECONNECT = BackoffStrategy(num_of_retries=5, factor=20, exponent_base=2)
+"""Waits of up to 20 ms, doubled up to 640 ms, and so on for ever."""
+
+
+class Client:
+    """A connection of its own to the server, or to each server of the cluster."""
+
+    def __init__(self, client: Any, *, route: SlotKeyRoute | None) -> None:
+        self._client = client
+        self._route = route
+
+    async def send(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send commands in one write; the answers, errors of the server among them as values."""
+        texts: list[Any] = [
+            [one if isinstance(one, str | bytes) else str(one) for one in command] for command in commands
+        ]
+        if len(texts) == 1:
+            routed = [] if self._route is None else [self._route]
+            try:
+                return [await self._client.custom_command(texts[0], *routed)]
+            except RequestError as error:
+                if type(error) is not RequestError:
+                    raise
+                return [error]
+        batch = Batch(is_atomic=False) if self._route is None else ClusterBatch(is_atomic=False)
+        for text in texts:
+            batch.custom_command(text)
+        return cast("list[Any]", await self._client.exec(batch, raise_on_error=False))
+
+    async def close(self) -> None:
+        """Drop the connection at once."""
+        await self._client.close()
+
+
+async def connect(address: Address, *, key: str, call_timeout: float, connect_timeout: float) -> Client:
+    """A client that connects with its first command, so that making it never blocks the event loop.
+
+    In a cluster, its commands go to the primary that has `key`.
+    """
+    tls = TlsAdvancedConfiguration(
+        root_pem_cacerts=address.ca_certs.read_bytes() if address.ca_certs else None,
+        client_cert_pem=address.cert_file.read_bytes() if address.cert_file else None,
+        client_key_pem=address.key_file.read_bytes() if address.key_file else None,
+    )
+    credentials = None if address.password is None else ServerCredentials(address.password, address.username)
+    common: dict[str, Any] = {
+        "addresses": [NodeAddress(address.host, address.port)],
+        "use_tls": address.tls,
+        "credentials": credentials,
+        "request_timeout": round(call_timeout * 1000),
+        "reconnect_strategy": RECONNECT,
+        "client_name": "peerjob",
+        "protocol": ProtocolVersion.RESP2,
+        "lazy_connect": True,
+    }
+    connection_timeout = round(connect_timeout * 1000)
+    if address.cluster:
+        clustered = GlideClusterClientConfiguration(
+            **common,
+            advanced_config=AdvancedGlideClusterClientConfiguration(
+                connection_timeout=connection_timeout, tls_config=tls
+            ),
+        )
+        return Client(await GlideClusterClient.create(clustered), route=SlotKeyRoute(SlotType.PRIMARY, key))
+    single = GlideClientConfiguration(
+        **common,
+        database_id=address.db,
+        advanced_config=AdvancedGlideClientConfiguration(connection_timeout=connection_timeout, tls_config=tls),
+    )
+    return Client(await GlideClient.create(single), route=None)

@@ -1,0 +1,56 @@
+"""What the server promises, from what it tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from peerjob.errors import StoreError
+from peerjob.record import Capabilities
+
+from .driver import Driver
+
+Durability = Literal["fsync", "everysec", "replicated", "none"]
+OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
+
+
+async def inspect(driver: Driver, url: str) -> Capabilities:
+    """Ask the server; raises StoreError for one that is too old."""
+    info = await driver.info()
+    config = {**await driver.config("appendfsync"), **await driver.config("save")}
+    engine = "valkey" if "valkey_version" in info else "redis"
+    version = info.get("valkey_version") or info.get("redis_version", "0")
+    oldest = OLDEST[engine]
+    if tuple(int(part) for part in version.split(".")[:2]) < oldest:
+        wanted = ".".join(map(str, oldest))
+        raise StoreError(f"the store at {url} is {engine} {version}, {wanted} or newer is needed")
+    durability, warnings = _durability(info, config)
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        warnings.append(
+            f"with maxmemory-policy {policy}, the server may remove jobs when its memory is full; set noeviction"
+        )
+    return Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings))
+
+
+def _durability(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[Durability, list[str]]:
+    if info.get("aof_enabled") == "1":
+        policy = config.get("appendfsync", "everysec")
+        if policy == "no":
+            return "none", [
+                "with appendfsync no, the last half minute of work is lost when the server's machine crashes"
+            ]
+        return ("fsync" if policy == "always" else "everysec"), []
+    if int(info.get("connected_slaves", "0")) > 0:
+        return "replicated", []
+    if config.get("save"):
+        return "none", [
+            "the server saves snapshots only: what came after the last one is lost when it restarts; set appendonly yes"
+        ]
+    return "none", ["the server keeps nothing on disk: every job is lost when it restarts; set appendonly yes"]
+
+
+def _payload(info: Mapping[str, str]) -> int:
+    """Values may have 512 MiB, but not more than fits into memory some times over."""
+    limit = int(info.get("maxmemory", "0"))
+    return min(512 << 20, limit // 4) if limit else 512 << 20
