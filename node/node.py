@@ -110,6 +110,7 @@ class Node(Manager):
         )
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._session: Session | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._lifespan_exit: AbstractAsyncContextManager[Any] | None = None
         self.register(jobs)
 
@@ -155,18 +156,34 @@ class Node(Manager):
     async def stop(self, grace: Duration = 5.0) -> None:
         """Stop claiming, let running bodies go on for `grace`, then cancel them, hand back what is left, and leave.
 
-        What is handed back runs elsewhere at once, and nothing is counted for it. Idempotent.
+        What is handed back runs elsewhere at once, and nothing is counted for it. Idempotent. Running bodies may use
+        the node until they end. Cancelling this call ends the grace, and the node leaves all the same.
         """
         seconds = to_seconds(grace, "grace")
-        session, self._session = self._session, None
+        session = self._session
         if session is None:
             return
         exiting, self._lifespan_exit = self._lifespan_exit, None
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(session, seconds))
+        leaving = self._leaving
         try:
-            await session.close(grace=seconds)
+            try:
+                await asyncio.shield(leaving)
+            except asyncio.CancelledError:
+                session.hurry()
+                await leaving
+                raise
         finally:
+            # entered by whoever started the node, so left by whoever stops it, and not by a task of ours
             if exiting is not None:
                 await exiting.__aexit__(None, None, None)
+
+    async def _leave(self, session: Session, grace: float) -> None:
+        try:
+            await session.close(grace=grace)
+        finally:
+            self._session = self._leaving = None
         logger.info("node %r has left", self.name)
 
     async def drain(self, timeout: Duration | None = None) -> None:

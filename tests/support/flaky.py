@@ -30,7 +30,10 @@ class Fault:
 
 
 class FlakyStore:
-    """Every verb goes to the inner store, through the faults that were asked for; leases have theirs too ("renew")."""
+    """Every verb goes to the inner store, through the faults that were asked for; leases have theirs too ("renew").
+
+    Closing never fails.
+    """
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
@@ -89,7 +92,7 @@ class FlakyStore:
 
     def __getattr__(self, name: str) -> Any:
         found: Any = getattr(self.inner, name)
-        if not inspect.iscoroutinefunction(found):
+        if name == "close" or not inspect.iscoroutinefunction(found):
             return found
         return self.wrap(name, found)
 

@@ -150,12 +150,7 @@ async def collect(stream: Any, into: list[Event] | None = None) -> None:
 
 
 def told(events: list[Event]) -> list[str]:
-    texts = {
-        "state": lambda one: str(one.state),
-        "log": lambda one: one.log.message,
-        "progress": lambda one: "progress",
-    }
-    return [texts[one.what](one) for one in events]
+    return [one.log.message if one.log else str(one.state) if one.entry else one.what for one in events]
 
 
 async def test_a_stream_tells_states_lines_and_progress_as_they_come(clock: VirtualClock) -> None:

@@ -1,0 +1,294 @@
+"""Resizing, draining, stopping and starting again."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from peerjob import INJECTED, Context, Job, Node, NodeStateError, Query, State, SystemClock
+from peerjob.testing import VirtualClock, drain, running_node
+from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of, until
+
+
+class Body:
+    """Sleeps, and counts how many of its kind run at a time."""
+
+    def __init__(self, seconds: float = 10) -> None:
+        self.seconds = seconds
+        self.running = 0
+        self.ended: list[str | None] = []
+
+    async def __call__(self) -> str:
+        self.running += 1
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.running -= 1
+            self.ended.append(Context.current().reason)
+        return "done"
+
+
+async def test_growing_starts_more_at_once(clock: VirtualClock) -> None:
+    body = Body()
+    job = Job("body", body)
+    async with running_node(job, clock=clock, workers=2) as node:
+        await node.schedule_many(job.call() for _ in range(20))
+        await clock.advance(1)
+        assert body.running == 2
+        await node.resize_workers(7)
+        await clock.advance(0.01)
+        assert (body.running, node.num_workers, len(node.workers())) == (7, 7, 7)
+        assert [view.info.workers for view in await node.nodes()] == [7]
+
+
+async def test_shrinking_lets_running_bodies_finish(clock: VirtualClock) -> None:
+    body = Body()
+    job = Job("body", body)
+    async with running_node(job, clock=clock, workers=6) as node:
+        await node.schedule_many(job.call() for _ in range(10))
+        await clock.advance(1)
+        await node.resize_workers(1)
+        assert (body.running, node.num_workers, len(node.workers())) == (6, 1, 6)
+        await clock.advance(10)
+        assert (body.running, body.ended, len(node.workers())) == (1, [None] * 6, 1)
+        await node.resize_workers(3)
+        await drain(node)
+        assert await node.count(Query(state=State.COMPLETED)) == 10
+
+
+async def test_a_node_that_only_schedules_may_become_a_worker(clock: VirtualClock) -> None:
+    async with running_node(Job("body", Body(1)), clock=clock, workers=0) as node:
+        instance = await node.schedule("body")
+        await clock.advance(5)
+        assert (await instance.refresh()).state is State.SCHEDULED
+        assert node.workers() == []
+        await node.resize_workers(1)
+        assert await clock.run(instance.result()) == "done"
+
+
+async def test_drain_claims_nothing_more_and_waits_for_what_runs(clock: VirtualClock) -> None:
+    body = Body()
+    job = Job("body", body)
+    async with running_nodes(clock, "a", "b", jobs=job, workers=2) as (a, b):
+        b.unregister("body")
+        running = await a.schedule_many(job.call() for _ in range(2))
+        waiting = await a.schedule(job)
+        await clock.advance(1)
+        with pytest.raises(TimeoutError, match=r"2 body\(ies\)"):
+            await clock.run(a.drain(timeout=1))
+        await clock.run(a.drain())
+
+        assert {(await one.refresh()).state for one in running} == {State.COMPLETED}
+        await clock.advance(30)
+        assert (await waiting.refresh()).state is State.SCHEDULED
+        assert len(await a.nodes()) == 2
+        b.register(job)
+        assert await clock.run(waiting.result()) == "done"
+
+
+async def test_stop_lets_bodies_go_on_within_its_grace(clock: VirtualClock) -> None:
+    body = Body(3)
+    job = Job("body", body)
+    async with running_nodes(clock, "a", "b", jobs=job) as (a, b):
+        b.unregister("body")
+        instance = await a.schedule(job)
+        await clock.advance(1)
+        await clock.run(a.stop(grace=5))
+        assert body.ended == [None]
+        assert (await b.lookup_instance(instance.id)).state is State.COMPLETED
+        assert [view.info.name for view in await b.nodes()] == ["b"]
+
+
+async def test_what_does_not_end_in_time_is_handed_back_and_runs_elsewhere_at_once(clock: VirtualClock) -> None:
+    body = Body(20)
+    job = Job("body", body, max_retries=0)
+    async with running_nodes(clock, "a", "b", jobs=job, workers=3) as (a, b):
+        b.unregister("body")
+        instances = await a.schedule_many(job.call() for _ in range(3))
+        await clock.advance(1)
+        b.register(job)
+        await clock.advance(1)
+        await clock.run(a.stop(grace=2))
+        stopped = clock.elapsed()
+        assert body.ended == ["drain"] * 3
+        assert stopped < 4.1
+        await drain(b)
+        for instance in instances:
+            found = await b.lookup_instance(instance.id)
+            assert (found.state, found.node, found.attempts, found.crashes, found.losses) == (
+                State.COMPLETED,
+                "b",
+                1,
+                0,
+                0,
+            )
+            assert found.processed_at is not None
+            assert found.completed_at is not None
+            assert (found.completed_at - found.created_at).total_seconds() < 4.1 + 20 + 0.1
+            assert "Scheduled: node stopped" in await notes_of(found)
+
+
+async def test_a_body_may_clean_up_when_it_is_told_to_drain(clock: VirtualClock) -> None:
+    saved: list[str | None] = []
+
+    async def tidy(ctx: Context = INJECTED) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.5)
+            saved.append(ctx.reason)
+            raise
+
+    async with running_node(Job("tidy", tidy), clock=clock) as node:
+        await node.schedule("tidy")
+        await clock.advance(1)
+        await clock.run(node.stop(grace=0))
+        assert saved == ["drain"]
+
+
+async def test_a_thread_that_ignores_it_does_not_keep_the_node(caplog: pytest.LogCaptureFixture) -> None:
+    leave, url = threading.Event(), shared_url()
+
+    def stay() -> None:
+        leave.wait(30)
+
+    node = Node(url, jobs=Job("stay", stay))
+    await node.start()
+    instance = await node.schedule("stay")
+    await asyncio.sleep(0.05)
+    await node.stop(grace=0)
+    assert "ignore cancellation" in caplog.text
+    async with running_node(store=url, clock=SystemClock(), workers=0) as looker:
+        found = await looker.lookup_instance(instance.id)
+        assert (found.state, found.attempts, found.crashes) == (State.SCHEDULED, 0, 0)
+    leave.set()
+
+
+async def test_a_thread_that_ignores_it_shows_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.node.pool.STUCK_AFTER", 0.1)
+    leave = threading.Event()
+
+    def stay(ctx: Context = INJECTED) -> None:
+        leave.wait(30)
+
+    async with running_node(Job("stay", stay, timeout=0.01), clock=SystemClock(), workers=2) as node:
+        await node.schedule("stay")
+
+        async def one_is_stuck() -> bool:
+            return any(worker.stuck for worker in node.workers())
+
+        try:
+            await until(one_is_stuck)
+        finally:
+            leave.set()
+
+
+async def test_stop_hands_back_what_was_claimed_ahead(clock: VirtualClock) -> None:
+    job = Job("short", Body(0.015))
+    async with running_nodes(clock, "a", "b", jobs=job, workers=1) as (a, b):
+        b.unregister("short")
+        await clock.run((await a.schedule(job)).wait())
+        instances = await a.schedule_many(job.call() for _ in range(4))
+        await clock.advance(0.005)
+        claimed = [one for one in instances if (await one.refresh()).state is State.PROCESSING]
+        assert len(claimed) == 3
+        await clock.run(a.stop(grace=1))
+        states = [(await b.lookup_instance(one.id)).state for one in instances]
+        assert states.count(State.COMPLETED) == 1
+        assert states.count(State.SCHEDULED) == 3
+        assert "Scheduled: node stopped" in await notes_of(await b.lookup_instance(claimed[1].id))
+
+
+async def test_stop_is_idempotent_and_a_node_may_start_again(clock: VirtualClock) -> None:
+    node = Node(shared_url(), jobs=Job("body", Body(1)), clock=clock)
+    await node.stop()
+    await node.start()
+    with pytest.raises(NodeStateError, match="started already"):
+        await node.start()
+    first = node.incarnation
+    instance = await node.schedule("body")
+    await clock.run(node.stop())
+    await clock.run(node.stop())
+    assert not node.running
+    with pytest.raises(NodeStateError):
+        await node.schedule("body")
+    await node.start()
+    assert node.incarnation != first
+    assert (await node.lookup_instance(instance.id)).state is State.COMPLETED
+    assert await clock.run((await node.schedule("body")).result()) == "done"
+    await clock.run(node.stop())
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_stopping_while_the_store_is_away_takes_bounded_time(clock: VirtualClock) -> None:
+    url = shared_url()
+    flaky = flaky_store(clock, url)
+    body = Body(20)
+    async with running_node(Job("body", body), clock=clock, store=flaky.store) as node:
+        await node.schedule("body")
+        await clock.advance(1)
+        flaky.fail()
+        before = clock.elapsed()
+        await clock.run(node.stop(grace=2))
+        assert clock.elapsed() - before < 30
+        assert body.ended != []
+    async with running_node(Job("body", Body(1)), clock=clock, store=url, name="heir") as heir:
+        await drain(heir)
+        assert await heir.count(Query(state=State.COMPLETED)) == 1
+
+
+async def test_cancelling_stop_ends_its_grace_and_the_node_leaves_all_the_same(clock: VirtualClock) -> None:
+    url, body = shared_url(), Body(20)
+    node = Node(url, jobs=Job("body", body), clock=clock)
+    await node.start()
+    instance = await node.schedule("body")
+    await clock.advance(1)
+    stopping = asyncio.ensure_future(node.stop(grace=60))
+    await clock.advance(1)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await clock.run(stopping)
+    assert clock.elapsed() < 3
+    assert body.ended == ["drain"]
+    assert not node.running
+    await clock.settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    async with running_node(clock=clock, store=url, workers=0, name="looker") as looker:
+        assert (await looker.lookup_instance(instance.id)).state is State.SCHEDULED
+        assert [view.info.name for view in await looker.nodes()] == ["looker"]
+
+
+async def test_a_body_may_use_the_node_until_it_ends(clock: VirtualClock) -> None:
+    url = shared_url()
+
+    async def parent(node: Node) -> str:
+        await asyncio.sleep(2)
+        return (await node.schedule("child")).id
+
+    jobs = [Job("parent", parent), Job("child", Body(1))]
+    async with running_node(jobs, clock=clock, store=url) as node:
+        instance = await node.schedule("parent")
+        await clock.advance(1)
+        await asyncio.gather(clock.run(node.stop(grace=5)), clock.run(node.stop(grace=5)))
+    async with running_node(clock=clock, store=url, workers=0) as looker:
+        found = await looker.lookup_instance(instance.id)
+        assert found.state is State.COMPLETED
+        assert (await looker.lookup_instance(await found.result())).state is State.SCHEDULED
+
+
+async def test_history_of_a_run_that_was_handed_back_is_legal(clock: VirtualClock) -> None:
+    url: Any = shared_url()
+    for _ in range(3):
+        async with running_node(Job("body", Body(20)), clock=clock, store=url) as node:
+            if await node.count() == 0:
+                await node.schedule("body")
+            await clock.advance(1)
+            (instance,) = await node.lookup_instances()
+            assert (instance.state, instance.attempts) == (State.PROCESSING, 1)
+            await clock.run(node.stop(grace=0))
+    async with running_node(Job("body", Body(1)), clock=clock, store=url) as node:
+        await drain(node)
+        (instance,) = await node.lookup_instances()
+        assert await states_of(instance) == ["Created", *["Scheduled", "Processing"] * 4, "Completed"]
+        assert instance.attempts == 1
