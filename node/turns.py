@@ -67,6 +67,8 @@ class Turns(Role):
         self._report_timer: asyncio.TimerHandle | None = None
         self._urgent: list[Run] = []
         self._next_claim_at = 0.0
+        self._unasked: tuple[str, ...] = ()
+        """Kinds for which there was no room in the last claim that found nothing: there may be work of these."""
         self._serial = 0
         self._unanswered: tuple[str, list[Entry], Want | None, str] | None = None
         self.turns = 0
@@ -172,11 +174,12 @@ class Turns(Role):
         return incarnation, entries, want, f"{incarnation}/{self._serial}"
 
     def _want(self, now: float) -> Want | None:
-        if not self._hinted and now < self._next_claim_at:
+        early = not self._hinted and now < self._next_claim_at
+        if early and not self._unasked:
             return None
         kinds = self._kinds()
         limit, caps = self.pool.room(kinds)
-        if not limit:
+        if not limit or (early and not any(caps.get(kind) for kind in self._unasked)):
             return None
         self._hinted = False
         return Want(kinds=caps, limit=limit, suspects=self.pool.may_take_suspect)
@@ -239,6 +242,7 @@ class Turns(Role):
         if incarnation != self._incarnation():
             return  # joined anew while the claim was on its way: these will be reaped
         if not claimed.claims:
+            self._unasked = tuple(kind for kind, cap in want.kinds.items() if not cap)
             wait = POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
             if claimed.next_due_us is not None:
                 spread = 1 + self.clock.random.uniform(0, 0.01)
