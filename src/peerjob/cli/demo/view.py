@@ -81,7 +81,7 @@ class LiveView:
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def show(self, picture: Picture) -> None:
-        self._live.update(self._render(picture), refresh=True)
+        self._live.update(self.render(picture), refresh=True)
 
     def tell(self, elapsed: float, event: str) -> None:
         self._events.append((elapsed, event))
@@ -96,9 +96,12 @@ class LiveView:
     def __exit__(self, *exc: object) -> None:
         self._live.stop()
 
-    def _render(self, picture: Picture) -> RenderableType:
+    def render(self, picture: Picture) -> RenderableType:
+        """One picture, as high as the terminal allows."""
         spare = max(0, self._console.height - FIXED_LINES)
-        shown = min(len(picture.nodes), max(1, spare - LEAST_EVENTS))
+        room = max(2, spare - LEAST_EVENTS)
+        # one line tells how many more there are
+        shown = len(picture.nodes) if len(picture.nodes) <= room else room - 1
         return Group(
             _header(self._title, picture.elapsed),
             _nodes(picture.nodes, shown),
@@ -106,7 +109,7 @@ class LiveView:
             Text(),
             _progress(picture),
             self._headline,
-            self._event_lines(max(LEAST_EVENTS, spare - shown)),
+            self._event_lines(max(LEAST_EVENTS, spare - min(len(picture.nodes), room))),
         )
 
     def _event_lines(self, count: int) -> RenderableType:

@@ -1,0 +1,218 @@
+"""`jobd demo` as its users see it: it keeps its promises on every store, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.processes import ChildProcess
+from support.servers import Server
+
+JOBD = Path(sys.executable).with_name("jobd")
+MARK = "PEERJOB_TEST_DEMO"
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+pytestmark = pytest.mark.timeout(100)
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> dict[str, str]:
+    """An environment that marks the demo and all that it starts, with a folder for temporary files of its own."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    return {MARK: uuid.uuid4().hex, "TMPDIR": str(folder)}
+
+
+@pytest.fixture
+def start_demo(mark: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
+    """Start the demo with some options, without waiting for its end."""
+    started: list[ChildProcess] = []
+
+    def start(*options: str) -> ChildProcess:
+        child = ChildProcess([JOBD, "demo", *options], output=tmp_path / "output", env=mark)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close()
+
+
+def demo(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo on few files, to its end."""
+    return subprocess.run(
+        [JOBD, "demo", "--files", "40", *options], capture_output=True, text=True, check=False, timeout=90
+    )
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What `--json` printed, which has to be all that was printed."""
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert done.stdout.count("\n") == 1
+    return json.loads(done.stdout)
+
+
+def marked(mark: dict[str, str]) -> list[str]:
+    """Command lines of the live processes with the mark."""
+    wanted = f"{MARK}={mark[MARK]}".encode()
+    found: list[str] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def nothing_is_left(mark: dict[str, str], *, within: float = 0.0) -> bool:
+    """Whether no process and no file is left, now or `within` seconds."""
+    deadline = time.monotonic() + within
+    while marked(mark) or any(Path(mark["TMPDIR"]).iterdir()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def instances_in(server: Server) -> list[str]:
+    """Keys of instances and queues of any demo, in a store that demos have used."""
+    keys = server.command("KEYS", "{peerjob:demo-*")
+    assert isinstance(keys, list)
+    bookkeeping = ("layout", "req", "charged", "changes", "cancel")
+    return [key for key in keys if key.partition("}:")[2].partition(":")[0] not in bookkeeping]
+
+
+@pytest.mark.parametrize("store", ["embedded", "redis"])
+def test_a_killed_node_loses_nothing(store: str, request: pytest.FixtureRequest) -> None:
+    options: list[str] = []
+    server: Server | None = None
+    if store == "redis":
+        server = request.getfixturevalue("redis_server")
+        options = ["--store", server.url]
+
+    result = result_of(demo("--json", *options))
+
+    assert result["scheduled"] == result["completed"] == 40 + 5 + 10 + 5 + 6 + 1
+    assert (result["failed"], result["lost"], result["double_completions"]) == (0, 0, 0)
+    assert result["matches_single_process"] is True
+    assert result["held_by_killed_node"] >= 1
+    assert 0 < result["recovery_seconds"] < 20
+    assert result["jobs_per_second"] > 0
+    if server is not None:
+        assert instances_in(server) == []
+
+
+def test_on_memory_one_node_does_it_all() -> None:
+    result = result_of(demo("--json", "--store", "memory://", "--nodes", "1"))
+
+    assert result["scheduled"] == result["completed"] == 40 + 5 + 10 + 5 + 2
+    assert result["recovery_seconds"] is None
+    assert result["matches_single_process"] is True
+
+
+def test_nobody_is_killed_unasked_and_the_report_is_for_people(valkey_url: str) -> None:
+    done = demo("--store", valkey_url, "--nodes", "2", "--no-kill", "--workers", "2")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "every check passed" in done.stdout
+    assert "kill -9" not in done.stdout
+    assert "64 of 64, 0 failed" in done.stdout
+
+
+@linux_only
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("store", ["embedded", "redis"])
+def test_an_interrupted_demo_leaves_nothing(
+    stop: signal.Signals,
+    store: str,
+    start_demo: Callable[..., ChildProcess],
+    mark: dict[str, str],
+    redis_server: Server,
+) -> None:
+    running = start_demo(*(("--store", redis_server.url) if store == "redis" else ()))
+    running.wait_for("kill -9 of node-")
+    assert len(marked(mark)) >= 3
+
+    running.signal(stop)
+
+    assert running.wait() == 128 + stop
+    assert nothing_is_left(mark)
+    assert not [line for line in running.lines if "Traceback" in line]
+    if store == "redis":
+        assert instances_in(redis_server) == []
+
+
+@linux_only
+def test_what_a_demo_started_ends_when_the_demo_is_killed(
+    start_demo: Callable[..., ChildProcess], mark: dict[str, str]
+) -> None:
+    running = start_demo()
+    running.wait_for("slow 1 runs on")
+
+    running.kill()
+
+    assert nothing_is_left(mark, within=5)
+
+
+@linux_only
+def test_a_node_that_dies_unasked_ends_the_demo_with_its_last_words(
+    start_demo: Callable[..., ChildProcess], mark: dict[str, str]
+) -> None:
+    running = start_demo("--no-kill")
+    running.wait_for("scheduled")
+    [pid] = [
+        int(folder.name)
+        for folder in Path("/proc").glob("[0-9]*")
+        if "--name\0node-2\0" in _read(folder / "cmdline") and mark[MARK] in _read(folder / "environ")
+    ]
+
+    os.kill(pid, signal.SIGKILL)
+
+    assert running.wait() == 1
+    assert "jobd: node-2 ended by itself with status -9" in running.lines
+    assert nothing_is_left(mark)
+
+
+def test_a_store_that_cannot_be_reached_is_told_in_one_line() -> None:
+    began = time.monotonic()
+    done = demo("--store", "redis://127.0.0.1:1", "--json")
+
+    assert done.returncode == 1
+    assert time.monotonic() - began < 8
+    assert done.stdout == ""
+    assert done.stderr.startswith("jobd: cannot reach the store at redis://127.0.0.1:1: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_namespace_that_is_in_use_is_refused_and_left_alone(redis_server: Server, namespace: str) -> None:
+    key = f"{{peerjob:{namespace}}}:x2:mine"
+    script = (
+        "import asyncio, sys, peerjob\n"
+        "async def main():\n"
+        "    async with peerjob.Node(sys.argv[1], workers=0, namespace=sys.argv[2]) as node:\n"
+        "        await node.schedule('mine', allow_unknown=True)\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", script, redis_server.url, namespace], check=True, timeout=30)
+
+    done = demo("--store", redis_server.url, "--namespace", namespace)
+
+    assert done.returncode == 1
+    assert f"jobd: namespace '{namespace}' is in use (1 instances, 0 nodes)" in done.stderr
+    assert redis_server.command("EXISTS", key) == 1
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
