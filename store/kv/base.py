@@ -21,7 +21,8 @@ MAX_COMPARES = 110
 """Most compares in one transaction, those of what goes along included: etcd takes 128."""
 MAX_STEP_OPS = 24
 """Most operations in a step that is not alone."""
-MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_BYTES = 512 << 10
+"""Most bytes in one transaction; a driver that must send steps twice is then still within etcd's 1.5 MiB."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

@@ -97,19 +97,20 @@ class Enqueue:
         """Answer those that were added before, or whose key is taken; keys without an owner may be taken over."""
         context, keys = self._context, self._context.keys
         order = list(pending.items())
-        uniques = [keys.unique(new.kind, new.key) if new.key is not None else "" for _, new in order]
-        found = await context.kv.get([*(keys.state + new.id for _, new in order), *uniques])
-        states, owners = found[: len(order)], found[len(order) :]
-        owner_ids = [entry.value.decode() for entry in owners if entry is not None]
+        states = await context.kv.get([keys.state + new.id for _, new in order])
+        uniques = {place: keys.unique(new.kind, new.key) for place, new in order if new.key is not None}
+        owners = dict(zip(uniques, await context.kv.get(list(uniques.values())), strict=True))
+        owner_ids = [entry.value.decode() for entry in owners.values() if entry is not None]
         present = dict(zip(owner_ids, await context.kv.get([keys.state + id for id in owner_ids]), strict=True))
         taken: dict[str, int] = {}
-        for (place, new), state, unique, owner in zip(order, states, uniques, owners, strict=True):
+        for (place, new), state in zip(order, states, strict=True):
+            owner = owners.get(place)
             if state is not None:
                 answers[place] = Enqueued(new.id, True)
             elif owner is not None:
                 owner_id = owner.value.decode()
                 if present[owner_id] is None:
-                    taken[unique] = owner.mod
+                    taken[uniques[place]] = owner.mod
                     continue
                 answers[place] = Enqueued(owner_id, False)
             else:

@@ -1,17 +1,20 @@
 """What etcd accepts in one transaction, held against the memory driver in tests.
 
-A driver for etcd sends one transaction: if all compares hold, every step's operations and what goes along; else the
-steps as nested transactions, each with its own compares. etcd counts compares and operations per transaction, a
-nested one may only have what its parent left, and no key may be written twice.
+A driver for etcd can send a transaction in two ways. Either all steps are nested transactions, and so is what goes
+along, which then needs all their compares; or all compares stand outside, the operations of all steps in the branch
+where they hold, and the steps as nested transactions in the other: that leaves room for more compares, but sends the
+operations twice. etcd counts compares and operations per transaction, a nested one may only have what its parent
+left, and no key may be written twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import MAX_REQUEST_BYTES, Compare, Put, Step
+from .base import Compare, Put, Step
 
 MOST = 128
+MOST_BYTES = 3 << 19
 
 
 class RequestRefusedError(AssertionError):
@@ -21,21 +24,25 @@ class RequestRefusedError(AssertionError):
 def check(steps: Sequence[Step], also: Step | None) -> None:
     """Raise RequestRefusedError for a transaction over a limit."""
     every = [*steps, also] if also is not None else list(steps)
-    compares: set[Compare] = set()
-    if also is not None:
-        compares.update(compare for step in every for compare in step.compares)
-    along = 0 if also is None else len(also.ops) + len(also.reads)
-    width = max(len(compares), len(steps) + along)
-    if width > MOST:
-        raise RequestRefusedError(f"{len(compares)} compares, {len(steps)} steps and {along} operations")
-    for step in steps:
-        inner = max(len(step.compares), len(step.ops) + len(step.reads))
-        if inner > MOST - width:
-            raise RequestRefusedError(f"a step of {inner} operations beside {width}: {step.ops}")
     _check_keys(every)
+    compares: set[Compare] = {compare for step in every for compare in step.compares}
+    inner = max((_width(step) for step in steps), default=0)
     size = sum(len(op.key) + len(op.value) for step in every for op in step.ops if isinstance(op, Put))
-    if size > MAX_REQUEST_BYTES * 5 // 4 and len(steps) > 1:
-        raise RequestRefusedError(f"{size} bytes")
+    along = 0 if also is None else len(also.ops) + len(also.reads)
+    if also is None:
+        fits = len(steps) + inner <= MOST and size <= MOST_BYTES
+    else:
+        nested = len(steps) + 1 + max(inner, len(compares), along) <= MOST and size <= MOST_BYTES
+        twice = max(len(compares), len(steps) + along) + inner <= MOST and 2 * size <= MOST_BYTES
+        fits = nested or twice
+    if not fits:
+        raise RequestRefusedError(
+            f"{len(steps)} steps of up to {inner}, {len(compares)} compares, {along} operations along, {size} bytes"
+        )
+
+
+def _width(step: Step) -> int:
+    return max(len(step.compares), len(step.ops) + len(step.reads))
 
 
 def _check_keys(steps: Sequence[Step]) -> None:

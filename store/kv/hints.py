@@ -6,6 +6,7 @@ with its lease. An idle node is woken by whoever takes its registration away, so
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -67,7 +68,7 @@ class Hints:
     async def send(self, news: News, written: Written) -> None:
         """Tell everybody whom it concerns, as of what was written."""
         wakes = bool(written.idle and (news.ready or news.delayed or news.any_of))
-        listeners = [key[len(self._keys.changes) :] for key, _ in written.listeners] if news.changed else []
+        listeners = self._listeners(written.listeners) if news.changed and written.listeners else []
         if not (wakes or listeners or news.watchers or news.cancelled):
             return
         lease = await self._writer.passing(self._clock.time_us())
@@ -79,6 +80,10 @@ class Hints:
         await self._writer.plain(ops)
         if wakes:
             await self._wake(news, written.idle, lease)
+
+    def _listeners(self, entries: Sequence[tuple[str, Entry]]) -> list[str]:
+        now_us, cut = self._clock.time_us(), len(self._keys.changes)
+        return [key[cut:] for key, entry in entries if int(entry.value) > now_us]
 
     async def _wake(self, news: News, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
         """Wake one idle node for each instance that is due, one for what a full claim left, one for a new earliest."""
@@ -143,21 +148,23 @@ class Hints:
         watch = self._watches.get(incarnation)
         if watch is None:
             watch = self._watches[incarnation] = self._kv.watch(prefix)
-            found: list[str] | None = await self._waiting(prefix)
-        else:
-            found = await watch.changed(0)
-        if found == []:
-            found = await watch.changed(timeout)
-        if found is None:
             found = await self._waiting(prefix)
-        if not found:
-            return []
+        else:
+            found = await self._changed(watch, prefix, 0)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while not found and (left := until - loop.time()) > 0:
+            found = await self._changed(watch, prefix, left)
         await self._writer.plain([Delete(key) for key in found])
         hints: list[Hint] = []
         for key in found:
             what, _, id = key[len(prefix) :].partition("/")
             hints.append(Hint(what, id))
         return hints
+
+    async def _changed(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
+        found = await watch.changed(timeout)
+        return await self._waiting(prefix) if found is None else found
 
     async def _waiting(self, prefix: str) -> list[str]:
         (found,) = await self._kv.read([Range(prefix, prefix_end(prefix), limit=_MOST_FETCHED, keys_only=True)])

@@ -20,7 +20,7 @@
 | `journal/<incarnation>/<verb>/<n>` | the last answers of a verb |
 | `charged/<incarnation>/<id>` | a crash that its reaping charged |
 | `watch/<id>/<incarnation>` | wants to hear when an instance is final |
-| `changes/<incarnation>` | wants to hear of every change |
+| `changes/<incarnation>` | wants to hear of every change, until a time |
 | `hint/<incarnation>/<what>/<id>` | hints not fetched yet |
 | `count/<kind>/<lane>` | instances per state, to be summed over the lanes |
 | `counted` | when the counters were last compared with the indexes |

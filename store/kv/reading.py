@@ -89,8 +89,11 @@ class Reading:
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         context = self._context
-        lease = await context.kv.grant(round(ttl * 1_000_000))
-        await context.kv.txn([Step([], [Put(context.keys.changes + incarnation, b"", lease)])])
+        ttl_us = round(ttl * 1_000_000)
+        until = str(context.clock.time_us() + ttl_us).encode()
+        # the lease only cleans up: on some servers it is coarser than the time asked for
+        lease = await context.kv.grant(ttl_us)
+        await context.kv.txn([Step([], [Put(context.keys.changes + incarnation, until, lease)])])
 
     # -- pages ----------------------------------------------------------------------------------------------------
 
