@@ -43,8 +43,9 @@ class Cancel(msgspec.Struct, tag=True, frozen=True):
 
 
 class Owner(msgspec.Struct, tag=True, frozen=True):
-    """Node: whether the claim is still held."""
+    """Node: whether the claim is still held, in answer to the question of this number."""
 
+    number: int
     held: bool
 
 
@@ -69,6 +70,8 @@ class Progress(msgspec.Struct, tag=True, frozen=True):
 
 class AskOwner(msgspec.Struct, tag=True, frozen=True):
     """Process: ask whether the claim is still held."""
+
+    number: int
 
 
 class Returned(msgspec.Struct, tag=True, frozen=True):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import inspect
+import itertools
 import logging
 import os
 import queue
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from concurrent.futures import Future
 from typing import Any, NoReturn
 
 from peerjob.codec import encode_value
@@ -58,7 +60,10 @@ def main(fd: int, parent: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: None)
     os.set_inheritable(fd, False)
-    server = _Server(socket.socket(fileno=fd))
+    connection = socket.socket(fileno=fd)
+    # a fork of this process must not hold the connection open when it has died
+    os.register_at_fork(after_in_child=connection.close)
+    server = _Server(connection)
     threading.Thread(target=server.listen, name="peerjob-node", daemon=True).start()
     logging.getLogger().addHandler(CaptureHandler())
     while True:
@@ -81,7 +86,8 @@ class _Server:
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[Start] = queue.SimpleQueue()
         self._bindings: dict[tuple[str, str], Binding] = {}
-        self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._questions: dict[int, Future[bool]] = {}
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._start: Start | None = None
         self._context: Context | None = None
@@ -104,8 +110,8 @@ class _Server:
                 self._orders.put(frame)
             case Cancel(reason):
                 self._cancel(reason)
-            case Owner(held):
-                self._answers.put(held)
+            case Owner(number, held):
+                self._questions.pop(number).set_result(held)
 
     def _cancel(self, reason: Any) -> None:
         with self._lock:
@@ -190,8 +196,10 @@ class _Server:
             self._send(Progress(fraction, clipped(message)))
 
     async def check_owner(self, context: Context) -> bool:
-        self._send(AskOwner())
-        return await asyncio.to_thread(self._answers.get)
+        number = next(self._numbers)
+        answer = self._questions[number] = Future[bool]()
+        self._send(AskOwner(number))
+        return await asyncio.wrap_future(answer)
 
     def make_instance(self, context: Context) -> Instance[Any]:
         raise NodeStateError("a job that runs in a process has a Context, and no Instance")

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from peerjob.codec import decode_value
 from peerjob.context import Context
@@ -104,8 +104,12 @@ class ProcessPool:
     def resize(self, size: int) -> None:
         """Change how many processes are kept."""
         self._size = size
-        while self._idle and len(self._all) > size:
+        while self._idle and self._surplus > 0:
             self._idle.pop(0).kill()
+
+    @property
+    def _surplus(self) -> int:
+        return sum(one.alive for one in self._all) - max(1, self._size)
 
     async def close(self) -> None:
         """Kill every process and wait for its end."""
@@ -125,7 +129,7 @@ class ProcessPool:
             return process, ending, run.started
         finally:
             process.finish()
-            if process.alive and len(self._all) <= max(1, self._size):
+            if process.alive and self._surplus <= 0:
                 self._idle.append(process)
             else:
                 process.kill()
@@ -172,14 +176,16 @@ class _Process(asyncio.Protocol):
         self.ended: asyncio.Future[None] = self._loop.create_future()
         """Done when it is dead and buried."""
         self._socket, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._socket.close)
             order = json.dumps([theirs.fileno(), os.getpid(), sys.path])
             self._popen = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, order],
+                [sys.executable, "-P", "-c", _BOOT, order],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
             )
+            on_failure.pop_all()
 
     async def connect(self) -> None:
         await self._loop.create_unix_connection(lambda: self, sock=self._socket)
@@ -238,8 +244,7 @@ class _Process(asyncio.Protocol):
     # -- the connection ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's does not inherit from
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -276,17 +281,17 @@ class _Process(asyncio.Protocol):
                     run.on_log(run.context, level, message)
             case Progress(fraction, message):
                 run.context.progress(fraction, message)
-            case AskOwner():
-                task = self._loop.create_task(self._answer(run.context))
+            case AskOwner(number):
+                task = self._loop.create_task(self._answer(number, run.context))
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
             case _:
                 run.end(frame)
 
-    async def _answer(self, context: Context) -> None:
+    async def _answer(self, number: int, context: Context) -> None:
+        held = True
         try:
             await context.assert_owner()
         except OwnershipLost:
-            self._send(Owner(False))
-        else:
-            self._send(Owner(True))
+            held = False
+        self._send(Owner(number, held))

@@ -1,0 +1,194 @@
+"""Bodies of jobs for processes, which import them by name."""
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from peerjob.context import Context
+from peerjob.errors import Fail, Retry
+from peerjob.injected import INJECTED
+from peerjob.job import job
+from peerjob.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+async def add_later(x: int, y: int) -> int:
+    await asyncio.sleep(0)
+    return x + y
+
+
+@job(kind="decorated")
+def decorated(pause: timedelta) -> timedelta:
+    return pause * 2
+
+
+class Adder:
+    @staticmethod
+    def static(x: int, y: int) -> int:
+        return x + y
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def where() -> tuple[list[str], str]:
+    return sys.path, str(Path.cwd())
+
+
+def about(ctx: Context = INJECTED, *, worker: Worker = INJECTED) -> list[Any]:
+    return [
+        ctx.id,
+        ctx.kind,
+        ctx.fence,
+        ctx.attempt,
+        ctx.deadline,
+        ctx.cancelled,
+        ctx.detached,
+        Context.current() is ctx,
+        (worker.number, worker.node),
+    ]
+
+
+def instance(ctx: Context) -> Any:
+    return ctx.instance
+
+
+def report(ctx: Context) -> datetime | None:
+    ctx.progress(0.25, "a quarter")
+    logger.info("info %s", "line", extra={"colour": "red"})
+    logger.debug("debug line")
+    ctx.progress(0.5)
+    return ctx.deadline
+
+
+def exits(how: str) -> None:
+    if how == "exit":
+        sys.exit(5)
+    if how == "os._exit":
+        os._exit(3)
+    if how == "segfault":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), getattr(signal, how))
+
+
+def raises(what: str) -> None:
+    errors: dict[str, BaseException] = {
+        "value": ValueError("bad", 5),
+        "own": OwnError(7),
+        "local": type("LocalError", (Exception,), {})("not importable"),
+        "retry": Retry(after=5, reason="later"),
+        "fail": Fail("never"),
+        "interrupt": KeyboardInterrupt(),
+        "group": ExceptionGroup("several", [ValueError("a")]),
+        "unprintable": UnprintableError(),
+        "cancelled": asyncio.CancelledError(),
+        "recursion": RecursionError(),
+    }
+    raise errors[what]
+
+
+class OwnError(Exception):
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(f"code {code}")
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def snoozes(ctx: Context) -> None:
+    ctx.snooze("5s")
+
+
+def unstorable() -> Any:
+    return threading.Lock()
+
+
+def large(size: int) -> bytes:
+    return bytes(size)
+
+
+def sleeps(started: str, ctx: Context) -> None:
+    """Tell its pid, and ignore everything."""
+    tell_pid(started)
+    while True:
+        time.sleep(60)
+
+
+def with_children(started: str) -> None:
+    """A process that starts another one and waits, as many tools do."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(started).write_text(f"{os.getpid()} {child.pid}")
+    child.wait()
+
+
+def forks(started: str) -> None:
+    """A fork that outlives its parent, which dies."""
+    forked = os.fork()
+    if forked == 0:
+        time.sleep(600)
+        os._exit(0)
+    Path(started).write_text(f"{os.getpid()} {forked}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tell_pid(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+
+
+def heeds(started: str, ctx: Context) -> str:
+    tell_pid(started)
+    ctx.wait(60)
+    return f"ended by {ctx.reason}"
+
+
+async def heeds_later(started: str, ctx: Context) -> str:
+    tell_pid(started)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        return f"ended by {ctx.reason}"
+    return "not ended"
+
+
+async def asks_owner(ctx: Context) -> None:
+    await ctx.assert_owner()
+
+
+def writes_nonsense() -> None:
+    """Into every connection that it has, as a stray library might."""
+    for number in range(3, 20):
+        try:
+            os.write(number, b"\xff" * 100)
+        except OSError:
+            continue
+    time.sleep(60)
+
+
+def closes_everything() -> None:
+    os.closerange(3, 100)
+
+
+def prints(text: str) -> None:
+    print(text)

@@ -1,0 +1,502 @@
+"""Bodies in real processes: killed, crashed, cancelled, and never outliving their node."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from peerjob.clock import SystemClock, to_us
+from peerjob.context import Context, Reason
+from peerjob.errors import (
+    EncodeError,
+    Fail,
+    JobProcessDied,
+    NodeStateError,
+    OwnershipLost,
+    PayloadTooLargeError,
+    Retry,
+    Snooze,
+)
+from peerjob.instance import Instance
+from peerjob.job import Job
+from peerjob.node.binding import Binding, StoredArgumentError
+from peerjob.node.executor import BodyError, Executor, RemoteBodyError, describe_error
+from peerjob.node.injection import Resources
+from peerjob.spec import encode_arguments
+from peerjob.testing.clock import VirtualClock
+from peerjob.worker import Worker
+from support import bodies
+from support.processes import ChildProcess
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[Executor]:
+    executor = Executor(clock=SystemClock(), threads=2, resources=Resources())
+    yield executor
+    await executor.close()
+
+
+class Recorder:
+    """What the processes say to their node."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[float, str]] = []
+        self.lines: list[tuple[int, str, Any]] = []
+        self.owner = True
+
+    def report_progress(self, context: Context, fraction: float, message: str) -> None:
+        self.progress.append((fraction, message))
+
+    async def check_owner(self, context: Context) -> bool:
+        return self.owner
+
+    def make_instance(self, context: Context) -> Instance[Any]:
+        raise NotImplementedError
+
+    def make_worker(self, context: Context) -> Worker:
+        return Worker(number=3, node="the node")
+
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None:
+        self.lines.append((level, message, fields))
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+async def run(executor: Executor, body: Any, *args: Any, context: Context | None = None) -> Any:
+    binding = Binding(Job("kind", body))
+    return await executor.call(binding, binding.encode(args, {}), context or Context(id="run"), "process")
+
+
+async def written(path: Path) -> list[int]:
+    """The numbers of processes that a body has written into a file."""
+    async with asyncio.timeout(20):
+        while not (text := read(path)):  # noqa: ASYNC110  # another process sends no event
+            await asyncio.sleep(0.005)
+    return [int(one) for one in text.split()]
+
+
+def read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+async def gone(pid: int) -> None:
+    async with asyncio.timeout(10):
+        while is_running(pid):  # noqa: ASYNC110  # not a child of ours
+            await asyncio.sleep(0.005)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return not re.search(r"^State:\s+[ZX]", status, re.MULTILINE)
+
+
+# -- results
+
+
+async def test_results_come_back(executor: Executor) -> None:
+    assert await run(executor, bodies.add, "1", 2) == 3
+    assert await run(executor, bodies.add_later, 1, 2) == 3
+    assert await run(executor, bodies.decorated.executor, "5s") == timedelta(seconds=10)
+    assert await run(executor, bodies.Adder.static, 1, 2) == 3
+
+
+async def test_values_keep_their_types(executor: Executor) -> None:
+    value = {1: (UUID(int=1), {2}), "when": datetime(2026, 1, 1, tzinfo=UTC), "big": 2**100, "bytes": b"\xff"}
+    assert await run(executor, bodies.echo, value) == value
+
+
+async def test_one_process_is_used_again(executor: Executor) -> None:
+    pids = [await run(executor, bodies.pid) for _ in range(3)]
+    assert len(set(pids)) == 1
+    assert pids[0] != os.getpid()
+
+
+async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_path: Path) -> None:
+    contexts = [Context(id=str(number)) for number in range(2)]
+    tasks = [
+        asyncio.create_task(run(executor, bodies.heeds, str(tmp_path / context.id), context=context))
+        for context in contexts
+    ]
+    pids = [(await written(tmp_path / context.id))[0] for context in contexts]
+    assert len(set(pids)) == 2
+    for context, task in zip(contexts, tasks, strict=True):
+        context.cancel("drain")
+        task.cancel()
+    assert await asyncio.gather(*tasks) == ["ended by drain"] * 2
+    executor.resize(1)
+    async with asyncio.timeout(10):
+        while sum(map(is_running, pids)) > 1:  # noqa: ASYNC110  # its end is awaited by nobody
+            await asyncio.sleep(0.005)
+    assert await run(executor, bodies.pid) in pids
+
+
+async def test_the_process_is_like_its_node(executor: Executor) -> None:
+    path, cwd = await run(executor, bodies.where)
+    assert path == sys.path
+    assert cwd == str(Path.cwd())
+
+
+async def test_wrong_arguments_start_no_process(executor: Executor) -> None:
+    binding = Binding(Job("kind", bodies.add))
+    with pytest.raises(StoredArgumentError, match=r"x: .*integer"):
+        await executor.call(binding, encode_arguments(("x", 1), {}), Context(), "process")
+
+
+# -- the context
+
+
+async def test_the_context_is_known(executor: Executor, recorder: Recorder) -> None:
+    deadline = datetime(2026, 1, 1, tzinfo=UTC)
+    context = Context(id="id", kind="kind", fence=7, attempt=2, deadline_us=to_us(deadline), hooks=recorder)
+    assert await run(executor, bodies.about, context=context) == [
+        "id",
+        "kind",
+        7,
+        2,
+        deadline,
+        False,
+        False,
+        True,
+        (3, "the node"),
+    ]
+
+
+async def test_progress_and_log_lines(executor: Executor, recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    await run(executor, bodies.report, context=Context(id="run", hooks=recorder))
+    assert recorder.progress == [(0.25, "a quarter"), (0.5, "")]
+    assert recorder.lines == [(20, "info line", {"colour": "red"})]
+
+
+async def test_log_lines_go_where_they_are_sent(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    lines: list[tuple[Any, ...]] = []
+    executor = Executor(clock=SystemClock(), threads=1, resources=Resources(), on_log=lambda *line: lines.append(line))
+    context = Context(id="run", hooks=recorder)
+    await run(executor, bodies.report, context=context)
+    await executor.close()
+    assert lines == [(context, 20, "info line"), (context, 10, "debug line")]
+
+
+async def test_snooze(executor: Executor) -> None:
+    with pytest.raises(Snooze) as caught:
+        await run(executor, bodies.snoozes)
+    assert caught.value.seconds == 5
+
+
+async def test_there_is_no_instance(executor: Executor) -> None:
+    with pytest.raises(NodeStateError, match="and no Instance"):
+        await run(executor, bodies.instance)
+
+
+async def test_ownership_is_asked_of_the_node(executor: Executor, recorder: Recorder) -> None:
+    context = Context(id="run", hooks=recorder)
+    await run(executor, bodies.asks_owner, context=context)
+    recorder.owner = False
+    with pytest.raises(OwnershipLost):
+        await run(executor, bodies.asks_owner, context=context)
+
+
+# -- errors
+
+
+async def test_errors_are_the_same_as_in_the_node(executor: Executor) -> None:
+    with pytest.raises(ValueError, match="bad") as value:
+        await run(executor, bodies.raises, "value")
+    assert value.value.args == ("bad", 5)
+    info = describe_error(value.value)
+    assert (info.type, info.message) == ("ValueError", "('bad', 5)")
+    assert info.traceback.splitlines()[1].endswith("in raises")
+    with pytest.raises(bodies.OwnError) as own:
+        await run(executor, bodies.raises, "own")
+    assert own.value.code == 7
+    with pytest.raises(Retry) as retry:
+        await run(executor, bodies.raises, "retry")
+    assert (retry.value.after, retry.value.reason) == (5, "later")
+    with pytest.raises(Fail, match="never"):
+        await run(executor, bodies.raises, "fail")
+    with pytest.raises(RecursionError):
+        await run(executor, bodies.raises, "recursion")
+    with pytest.raises(asyncio.CancelledError):
+        await run(executor, bodies.raises, "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("what", "type_", "message"),
+    [
+        ("local", "support.bodies.LocalError", "not importable"),
+        ("group", "ExceptionGroup", "several (1 sub-exception)"),
+    ],
+)
+async def test_errors_that_stay_behind_are_described(executor: Executor, what: str, type_: str, message: str) -> None:
+    with pytest.raises(RemoteBodyError) as caught:
+        await run(executor, bodies.raises, what)
+    info = describe_error(caught.value)
+    assert (info.type, info.message) == (type_, message)
+
+
+async def test_an_error_that_cannot_be_shown(executor: Executor) -> None:
+    with pytest.raises(bodies.UnprintableError) as caught:
+        await run(executor, bodies.raises, "unprintable")
+    assert describe_error(caught.value).message == "UnprintableError()"
+
+
+@pytest.mark.parametrize(
+    ("body", "arg", "kind"), [("exits", "exit", SystemExit), ("raises", "interrupt", KeyboardInterrupt)]
+)
+async def test_errors_that_would_do_harm(executor: Executor, body: str, arg: str, kind: type[BaseException]) -> None:
+    with pytest.raises(BodyError) as caught:
+        await run(executor, getattr(bodies, body), arg)
+    assert type(caught.value.cause) is kind
+    assert describe_error(caught.value).type == kind.__name__
+
+
+async def test_a_result_that_cannot_be_stored(executor: Executor) -> None:
+    with pytest.raises(EncodeError, match="lock cannot be stored"):
+        await run(executor, bodies.unstorable)
+
+
+async def test_a_result_that_is_far_too_large(executor: Executor) -> None:
+    assert len(await run(executor, bodies.large, 2 << 20)) == 2 << 20
+    with pytest.raises(PayloadTooLargeError, match="result of 'kind'"):
+        await run(executor, bodies.large, 40 << 20)
+    assert await run(executor, bodies.add, 1, 2) == 3
+
+
+# -- dying
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "text"),
+    [
+        ("os._exit", 3, "exit status 3"),
+        ("SIGKILL", -9, "signal 9, SIGKILL"),
+        ("segfault", -11, "signal 11, SIGSEGV"),
+        ("SIGABRT", -6, "signal 6, SIGABRT"),
+    ],
+)
+async def test_a_process_that_dies_is_an_error_of_its_body(
+    executor: Executor, how: str, status: int, text: str
+) -> None:
+    before = await run(executor, bodies.pid)
+    with pytest.raises(JobProcessDied, match=text) as caught:
+        await run(executor, bodies.exits, how)
+    assert caught.value.status == status
+    assert await run(executor, bodies.pid) != before
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+async def test_the_node_decides_about_its_processes(executor: Executor, number: str) -> None:
+    assert await run(executor, bodies.exits, number) is None
+
+
+async def test_one_that_is_killed_from_outside(executor: Executor, tmp_path: Path) -> None:
+    task = asyncio.create_task(run(executor, bodies.sleeps, str(tmp_path / "pid")))
+    (pid,) = await written(tmp_path / "pid")
+    other = asyncio.create_task(run(executor, bodies.add, 1, 2))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(JobProcessDied, match="SIGKILL"):
+        await task
+    assert await other == 3
+
+
+async def test_one_that_died_while_it_was_idle_costs_nothing(executor: Executor) -> None:
+    pid = await run(executor, bodies.pid)
+    os.kill(pid, signal.SIGKILL)  # and the node may or may not have noticed
+    assert await run(executor, bodies.pid) != pid
+
+
+async def test_one_that_is_stopped_and_killed_costs_nothing_that_had_not_begun(executor: Executor) -> None:
+    pid = await run(executor, bodies.pid)
+    os.kill(pid, signal.SIGSTOP)
+    task = asyncio.create_task(run(executor, bodies.pid))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    assert await task != pid
+
+
+async def test_a_fork_does_not_hide_the_death_of_its_parent(executor: Executor, tmp_path: Path) -> None:
+    with pytest.raises(JobProcessDied, match="SIGKILL"):
+        await run(executor, bodies.forks, str(tmp_path / "pid"))
+    _, forked = await written(tmp_path / "pid")
+    await gone(forked)
+
+
+@pytest.mark.parametrize("body", [bodies.writes_nonsense, bodies.closes_everything])
+async def test_a_body_that_breaks_the_connection(executor: Executor, body: Any) -> None:
+    with pytest.raises(JobProcessDied):
+        await run(executor, body)
+    assert await run(executor, bodies.add, 1, 2) == 3
+
+
+# -- cancellation
+
+
+async def cancelling(
+    executor: Executor, body: Callable[..., Any], path: Path, reason: Reason
+) -> tuple["asyncio.Task[Any]", list[int]]:
+    context = Context(id="run")
+    task = asyncio.create_task(run(executor, body, str(path), context=context))
+    pids = await written(path)
+    context.cancel(reason)
+    task.cancel(reason)
+    return task, pids
+
+
+@pytest.mark.parametrize("reason", ["user", "timeout", "lost"])
+@pytest.mark.parametrize("body", [bodies.sleeps, bodies.heeds])
+async def test_killed_at_once(executor: Executor, body: Any, reason: Any, tmp_path: Path) -> None:
+    task, (pid,) = await cancelling(executor, body, tmp_path / "pid", reason)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not is_running(pid)
+
+
+@pytest.mark.parametrize("body", [bodies.heeds, bodies.heeds_later])
+async def test_noticed_when_the_node_drains(executor: Executor, body: Any, tmp_path: Path) -> None:
+    task, (pid,) = await cancelling(executor, body, tmp_path / "pid", "drain")
+    assert await task == "ended by drain"
+    assert await run(executor, bodies.pid) == pid
+
+
+async def test_killed_when_it_does_not_heed_the_notice(executor: Executor, tmp_path: Path) -> None:
+    task, (pid,) = await cancelling(executor, bodies.sleeps, tmp_path / "pid", "drain")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not is_running(pid)
+
+
+async def test_a_second_cancellation_does_not_wait(executor: Executor, tmp_path: Path) -> None:
+    task, (pid,) = await cancelling(executor, bodies.sleeps, tmp_path / "pid", "drain")
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert loop.time() - begun < 0.9
+    assert not is_running(pid)
+
+
+async def test_what_it_started_is_killed_with_it(executor: Executor, tmp_path: Path) -> None:
+    task, pids = await cancelling(executor, bodies.with_children, tmp_path / "pid", "timeout")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for pid in pids:
+        await gone(pid)
+
+
+async def test_cancelled_before_the_process_is_up(executor: Executor) -> None:
+    context = Context(id="run")
+    task = asyncio.create_task(run(executor, bodies.add, 1, 2, context=context))
+    await asyncio.sleep(0)
+    context.cancel("user")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await run(executor, bodies.add, 1, 2) == 3
+
+
+async def test_closing_leaves_no_process() -> None:
+    executor = Executor(clock=SystemClock(), threads=3, resources=Resources())
+    pids = await asyncio.gather(*(run(executor, bodies.pid) for _ in range(3)))
+    await executor.close()
+    assert not any(map(is_running, pids))
+
+
+async def test_time_stands_still_while_a_process_works(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    with clock:
+        executor = Executor(clock=clock, threads=1, resources=Resources())
+        context = Context(id="run")
+        task = asyncio.create_task(run(executor, bodies.sleeps, str(tmp_path / "pid"), context=context))
+        advancing = asyncio.create_task(clock.advance("1h"))
+        await asyncio.to_thread(lambda: asyncio.run(written(tmp_path / "pid")))
+        assert clock.elapsed() == 0
+        context.cancel("drain")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task  # the notice is a second of real time
+        await advancing
+        assert clock.elapsed() == 3600
+        await executor.close()
+
+
+# -- never without a node
+
+
+NODE = """
+import asyncio, sys
+from peerjob.clock import SystemClock
+from peerjob.context import Context
+from peerjob.job import Job
+from peerjob.node.binding import Binding
+from peerjob.node.executor import Executor
+from peerjob.node.injection import Resources
+from support import bodies
+
+async def main():
+    executor = Executor(clock=SystemClock(), threads=2, resources=Resources())
+    binding = Binding(Job("prints", bodies.prints))
+    await executor.call(binding, binding.encode(("printed by a body",), {}), Context(), "process")
+    binding = Binding(Job("sleeps", bodies.sleeps))
+    await executor.call(binding, binding.encode((sys.argv[1],), {}), Context(), "process")
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_die_with_their_node(tmp_path: Path) -> None:
+    script = tmp_path / "node.py"
+    script.write_text(NODE)
+    with ChildProcess.python(script, str(tmp_path / "pid"), output=tmp_path / "output") as node:
+        (pid,) = await written(tmp_path / "pid")
+        await node.line("printed by a body")
+        assert is_running(pid)
+        node.kill()
+        await gone(pid)
+
+
+async def test_a_process_whose_node_is_stopped_waits(tmp_path: Path) -> None:
+    script = tmp_path / "node.py"
+    script.write_text(NODE)
+    with ChildProcess.python(script, str(tmp_path / "pid"), output=tmp_path / "output") as node:
+        (pid,) = await written(tmp_path / "pid")
+        node.pause()
+        assert is_running(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        node.resume()
+        await node.line("JobProcessDied")
+
+
+def test_on_uvloop(tmp_path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        executor = Executor(clock=SystemClock(), threads=1, resources=Resources())
+        assert await run(executor, bodies.add, 1, 2) == 3
+        with pytest.raises(JobProcessDied):
+            await run(executor, bodies.exits, "os._exit")
+        task, (pid,) = await cancelling(executor, bodies.sleeps, tmp_path / "pid", "user")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not is_running(pid)
+        await executor.close()
+
+    uvloop.run(main())
