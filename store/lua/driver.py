@@ -18,7 +18,7 @@ Reply = Any
 """Bytes, integers, None, or lists of them, as the script's header tells."""
 
 CONNECT_TIMEOUT = 4.0
-CALL_TIMEOUT = 10.0
+CALL_TIMEOUT = 5.0
 AWAY = (
     "ASK",
     "BUSY",

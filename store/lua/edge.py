@@ -39,7 +39,11 @@ class Retrying:
             wait=self._wait,
             reraise=True,
         )
-        return await again(call)
+
+        async def attempt() -> T:
+            return await call()
+
+        return await again(attempt)
 
     def _wait(self, state: RetryCallState) -> float:
         longest: float = min(LONGEST_WAIT, FIRST_WAIT * 2**state.attempt_number)

@@ -13,7 +13,10 @@ from glide import (
     AdvancedGlideClusterClientConfiguration,
     BackoffStrategy,
     Batch,
+    BatchOptions,
+    BatchRetryStrategy,
     ClusterBatch,
+    ClusterBatchOptions,
     GlideClient,
     GlideClientConfiguration,
     GlideClusterClient,
@@ -40,24 +43,32 @@ class Client:
     def __init__(self, client: Any, *, route: SlotKeyRoute | None) -> None:
         self._client = client
         self._route = route
+        self._cluster_options = ClusterBatchOptions(
+            route=route,
+            retry_strategy=BatchRetryStrategy(retry_server_error=False, retry_connection_error=False),
+        )
 
     async def send(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one write; the answers, errors of the server among them as values."""
         texts: list[Any] = [
             [one if isinstance(one, str | bytes) else str(one) for one in command] for command in commands
         ]
-        if len(texts) == 1:
-            routed = [] if self._route is None else [self._route]
-            try:
-                return [await self._client.custom_command(texts[0], *routed)]
-            except RequestError as error:
-                if type(error) is not RequestError:
-                    raise
-                return [error]
-        batch = Batch(is_atomic=False) if self._route is None else ClusterBatch(is_atomic=False)
+        if self._route is not None:
+            # a batch of one also: GLIDE would try a single command again by itself
+            return await self._batch(ClusterBatch(is_atomic=False), texts, self._cluster_options)
+        if len(texts) > 1:
+            return await self._batch(Batch(is_atomic=False), texts, BatchOptions())
+        try:
+            return [await self._client.custom_command(texts[0])]
+        except RequestError as error:
+            if type(error) is not RequestError:
+                raise
+            return [error]
+
+    async def _batch(self, batch: Any, texts: list[Any], options: Any) -> list[Any]:
         for text in texts:
             batch.custom_command(text)
-        return cast("list[Any]", await self._client.exec(batch, raise_on_error=False))
+        return cast("list[Any]", await self._client.exec(batch, raise_on_error=False, options=options))
 
     async def close(self) -> None:
         """Drop the connection at once."""

@@ -21,7 +21,7 @@ from .glide_client import Client, connect
 from .keys import declared
 from .script import load_scripts
 
-_PASSING = re.compile(r"\b(BusyLoading|TryAgain|ClusterDown|MasterDown|ReadOnly|Moved|Ask)")
+_PASSING = re.compile(r"connect failed|\b(BusyLoading|TryAgain|ClusterDown|MasterDown|ReadOnly|Moved|Ask|IoError)")
 _MARGIN = 1.0
 """Seconds that GLIDE gets to report its own timeout."""
 

@@ -61,6 +61,8 @@ class RedisDriver:
             ("EVALSHA", script.sha, len(self._declared), *self._declared, *arguments) for script, arguments in calls
         ]
         replies = await self._commands(commands, self._call_timeout)
+        if self._address.cluster and isinstance(replies[0], MovedError):
+            replies = await self._commands(commands, self._call_timeout)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # all of them again: none may run before the one in front of it, and each answers twice alike
             loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.all()]

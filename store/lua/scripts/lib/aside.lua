@@ -23,8 +23,10 @@ local function put_aside()
     end
     if call('EXISTS', record_key(id)) == 1 then
       call('RENAME', record_key(id), bad_key(id))
-      call('PEXPIRE', bad_key(id), ASIDE_MS)
+    else
+      call('SET', bad_key(id), '')  -- so that whatever else still names it is not reported again
     end
+    call('PEXPIRE', bad_key(id), ASIDE_MS)
     call('PEXPIRE', spec_key(id), ASIDE_MS)
     call('PEXPIRE', logs_key(id), ASIDE_MS)
     call('LPUSH', ASIDE, id .. ' ' .. kind .. ': ' .. why)

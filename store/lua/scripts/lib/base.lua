@@ -25,10 +25,14 @@ end
 
 -- Call f for each text of a list of them, such as tags: 4 bytes with the size, then the text.
 local function each_text(texts, f)
-  local from, text = 1, nil
+  local from = 1
   while from <= #texts do
-    text, from = unpack_text('>I4c0', texts, from)
+    local whole, text, next_from = pcall(unpack_text, '>I4c0', texts, from)
+    if not whole then
+      return
+    end
     f(text)
+    from = next_from
   end
 end
 

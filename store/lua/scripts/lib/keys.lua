@@ -18,7 +18,7 @@ local function record_key(id) return P .. 'i:' .. id end
 local function spec_key(id) return P .. 'a:' .. id end
 -- list: 4 bytes with the size of the message, then the line
 local function logs_key(id) return P .. 'l:' .. id end
--- string: a record that could not be read
+-- a record that could not be read, of whatever type it is; an empty string when it was not there
 local function bad_key(id) return P .. 'bad:' .. id end
 -- sorted set: priority -> due time in 16 digits, id
 local function ready_key(kind) return P .. 'q:' .. kind end

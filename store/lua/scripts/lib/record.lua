@@ -93,8 +93,11 @@ local function become(r, state, node, note)
     latest = {state = state, at = at, node = node, note = note, text = entry(state, at, node, note)}
   end
   if r.entries > HISTORY_LIMIT then
-    r.history = folded(r.history)
-    r.entries = r.entries - 1
+    local whole, history = pcall(folded, r.history)
+    if whole then
+      r.history = history
+      r.entries = r.entries - 1
+    end
   end
   r.history = r.history .. latest.text
   r.entries = r.entries + 1

@@ -1,0 +1,146 @@
+"""A namespace in a real cluster of three shards: the contract, and what happens while its slot moves."""
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from peerjob.clock import SystemClock
+from peerjob.errors import StoreError, StoreUnavailableError
+from peerjob.record import Action, StoreLimits
+from peerjob.state import State
+from peerjob.store.base import Store
+from peerjob.store.lua.keys import prefix
+from peerjob.store.lua.store import lua_store
+from peerjob.testing.factories import Factory, Peer, outcome
+from peerjob.testing.store_conformance.cancel import CancelRules
+from peerjob.testing.store_conformance.hints import HintRules
+from peerjob.testing.store_conformance.liveness import LivenessRules
+from peerjob.testing.store_conformance.queue import QueueRules
+from peerjob.testing.store_conformance.reading import ReadingRules
+from peerjob.testing.store_conformance.retention import RetentionRules
+from support.servers import MissingServerError, Server, ServerCluster, ServerKind
+
+KINDS: list[ServerKind] = ["redis", "valkey"]
+
+
+class TestCluster(QueueRules, LivenessRules, CancelRules, HintRules, ReadingRules, RetentionRules):
+    """The rules that between them run every script."""
+
+    url = ""
+
+    @pytest.fixture(autouse=True)
+    def server(self, server_cluster: ServerCluster) -> None:
+        self.url = server_cluster.url
+
+    def make_store(self, namespace: str, limits: StoreLimits) -> Store:
+        return lua_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+
+@pytest.fixture(params=KINDS)
+def own_cluster(request: pytest.FixtureRequest) -> Iterator[ServerCluster]:
+    """A cluster that the test may reshard."""
+    try:
+        cluster = ServerCluster(request.param)
+    except MissingServerError as missing:
+        pytest.skip(str(missing))
+    with cluster:
+        yield cluster
+
+
+class Slot:
+    """The slot of a namespace, moved by hand from one server to another."""
+
+    def __init__(self, cluster: ServerCluster, namespace: str) -> None:
+        self.number = int(str(cluster.nodes[0].command("CLUSTER", "KEYSLOT", prefix(namespace))))
+        self.source = next(node for node in cluster.nodes if self.served_by(node))
+        self.target = next(node for node in cluster.nodes if node is not self.source)
+        self.nodes = cluster.nodes
+
+    def served_by(self, node: Server) -> bool:
+        for line in str(node.command("CLUSTER", "NODES")).splitlines():
+            fields = line.split()
+            if "myself" in fields[2]:
+                ranges = [tuple(map(int, text.split("-"))) for text in fields[8:] if text[0] != "["]
+                return any(bounds[0] <= self.number <= bounds[-1] for bounds in ranges)
+        return False
+
+    def begin(self) -> None:
+        self.target.command("CLUSTER", "SETSLOT", self.number, "IMPORTING", _id(self.source))
+        self.source.command("CLUSTER", "SETSLOT", self.number, "MIGRATING", _id(self.target))
+
+    def move(self, count: int) -> int:
+        keys = self.source.command("CLUSTER", "GETKEYSINSLOT", self.number, count)
+        assert isinstance(keys, list)
+        if keys:
+            self.source.command("MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *map(str, keys))
+        return len(keys)
+
+    def end(self) -> None:
+        for node in (self.target, self.source, *self.nodes):
+            node.command("CLUSTER", "SETSLOT", self.number, "NODE", _id(self.target))
+
+
+def _id(node: Server) -> str:
+    return str(node.command("CLUSTER", "MYID"))
+
+
+async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster) -> None:
+    namespace, clock = f"moving-{uuid.uuid4().hex[:8]}", SystemClock()
+    url = own_cluster.url
+    store = lua_store(url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=30)
+    hasty = lua_store(url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=0)
+    make = Factory(clock)
+    await store.open()
+    await hasty.open()
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    impatient = Peer(store=hasty, info=peer.info, make=make)
+    batch = make.instances(20)
+    await store.enqueue(batch)
+    held = await peer.take(5)
+
+    async def all_verbs_are_refused() -> None:
+        for verb in (
+            lambda: hasty.enqueue(make.instances(1)),
+            lambda: hasty.enqueue(make.instances(2)),
+            lambda: impatient.take(3),
+            lambda: impatient.commit(*map(outcome, held)),
+            lambda: hasty.cancel([batch[9].id], request=make.request()),
+            lambda: hasty.reap(10, reaper=peer.incarnation),
+            lambda: hasty.get([batch[0].id]),
+            lambda: hasty.leave(peer.incarnation),
+            hasty.health,
+        ):
+            with pytest.raises(StoreUnavailableError):
+                await verb()
+
+    slot = Slot(own_cluster, namespace)
+    slot.begin()
+    await all_verbs_are_refused()
+    assert slot.move(7) == 7
+    await all_verbs_are_refused()
+    waiting = asyncio.create_task(peer.take(4))
+    while slot.move(100):
+        await all_verbs_are_refused()
+    assert not waiting.done()
+    slot.end()
+
+    assert [claim.id for claim in await waiting] == [new.id for new in batch[5:9]]
+    assert await peer.end(held[0], Action.COMPLETE) == "done"
+    counts = (await store.health()).counts["work"]
+    assert counts == {State.SCHEDULED: 11, State.PROCESSING: 8, State.COMPLETED: 1}
+    for one in (store, hasty):
+        await one.clear()
+        await one.close()
+    await peer.close()
+
+
+async def test_a_cluster_must_be_called_one(server_cluster: ServerCluster) -> None:
+    url = server_cluster.nodes[0].url
+    stores = [
+        lua_store(url, namespace=f"any-{number}", clock=SystemClock(), limits=StoreLimits()) for number in range(50)
+    ]
+    with pytest.raises(StoreError, match="cluster=true"):
+        await asyncio.gather(*(store.open() for store in stores))
+    await asyncio.gather(*(store.close() for store in stores))

@@ -1,0 +1,450 @@
+"""What only Redis and Valkey can do to a store: restarts, full memory, lost scripts, foreign values, lost answers."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import pytest
+
+from peerjob.clock import SystemClock
+from peerjob.errors import LayoutError, StoreFullError, StoreUnavailableError
+from peerjob.query import Filter, Query
+from peerjob.record import Ack, Action, Capabilities, StoreLimits
+from peerjob.state import State
+from peerjob.store.lua.keys import prefix, wake_list
+from peerjob.store.lua.store import LuaStore, lua_store
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
+from support.servers import Server, ServerKind, StartServer
+
+KINDS: list[ServerKind] = ["redis", "valkey"]
+
+
+@dataclass
+class Site:
+    """A server of the test's own, and stores on it."""
+
+    server: Server
+    cleanup: AsyncExitStack
+    namespace: str = field(default_factory=lambda: f"faults-{uuid.uuid4().hex[:8]}")
+    make: Factory = field(default_factory=lambda: Factory(SystemClock()))
+
+    async def open(
+        self, *, retry_for: float = 30.0, limits: StoreLimits | None = None, url: str | None = None
+    ) -> LuaStore:
+        store = lua_store(
+            url or self.server.url,
+            namespace=self.namespace,
+            clock=SystemClock(),
+            limits=limits or StoreLimits(),
+            retry_for=retry_for,
+        )
+        await store.open()
+        self.cleanup.push_async_callback(store.close)
+        return store
+
+    async def join(self, store: LuaStore, ttl_us: int = LONG_TTL_US) -> Peer:
+        peer = Peer(store=store, info=self.make.node(), make=self.make)
+        self.cleanup.push_async_callback(peer.close)
+        return await peer.join(ttl_us)
+
+    def key(self, rest: str) -> str:
+        return prefix(self.namespace) + rest
+
+    def all_keys(self) -> set[str]:
+        found = self.server.command("KEYS", "*")
+        assert isinstance(found, list)
+        return {str(key) for key in found}
+
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(params=KINDS)
+async def site(request: pytest.FixtureRequest, start_server: StartServer) -> AsyncIterator[MakeSite]:
+    """Start a server of each kind in turn, with settings."""
+    async with AsyncExitStack() as cleanup:
+
+        def start(*, appendonly: bool = False, maxmemory: str = "0", policy: str = "noeviction") -> Site:
+            server = start_server(request.param, appendonly=appendonly, maxmemory=maxmemory, policy=policy)
+            return Site(server, cleanup)
+
+        yield start
+
+
+# -- a server that goes away
+
+
+async def test_calls_wait_for_a_server_that_restarts(site: MakeSite) -> None:
+    here = site(appendonly=True)
+    store = await here.open()
+    peer = await here.join(store)
+    batch = here.make.instances(30)
+    await store.enqueue(batch)
+    held = await peer.take(10)
+    hints = asyncio.create_task(store.next_hints(peer.incarnation, 30))
+    await asyncio.sleep(0)
+
+    here.server.stop()
+    calls: list[Awaitable[object]] = [
+        asyncio.create_task(peer.take(5)),
+        asyncio.create_task(store.enqueue(here.make.instances(3))),
+        asyncio.create_task(store.commit(peer.incarnation, [*map(outcome, held)], request=here.make.request())),
+        asyncio.create_task(store.cancel([batch[-1].id], request=here.make.request())),
+    ]
+    done, _ = await asyncio.wait([asyncio.ensure_future(call) for call in calls], timeout=0.3)
+    assert not done
+    here.server.start()
+    taken, added, acks, cancelled = await asyncio.gather(*calls)
+    assert [len(part) for part in (taken, added, acks, cancelled)] == [5, 3, 10, 1]  # type: ignore[arg-type]
+
+    await store.watch_changes(peer.incarnation, 60)
+    await store.enqueue(here.make.instances(1))
+    assert (await hints)[0].what == "change"
+    while claims := await peer.take():
+        await peer.commit(*map(outcome, claims))
+    assert (await store.health()).counts["work"] == {State.PROCESSING: 5, State.COMPLETED: 28, State.CANCELLED: 1}
+
+
+async def test_a_server_that_stays_away_is_reported(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0.3)
+    peer = await here.join(store)
+    await peer.renew()
+    here.server.kill()
+    with pytest.raises(StoreUnavailableError, match=f"127.0.0.1:{here.server.port}"):
+        await peer.take()
+    with pytest.raises(StoreUnavailableError):
+        await store.next_hints(peer.incarnation, 0.1)
+    with pytest.raises(StoreUnavailableError):
+        await peer.renew()
+
+
+async def test_opening_fails_in_time(site: MakeSite) -> None:
+    here = site()
+    here.server.kill()
+    url = here.server.url.replace("//", "//user:secret@")
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailableError) as refused:
+            await here.open(url=url)
+    assert "secret" not in str(refused.value)
+
+    here.server.start()
+    here.server.pause()
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailableError):
+            await here.open()
+    here.server.resume()
+
+
+async def test_a_lease_that_cannot_be_renewed_says_so_in_time(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    await peer.renew()
+    here.server.pause()
+    async with asyncio.timeout(0.5):
+        with pytest.raises(StoreUnavailableError):
+            await peer.renew(ttl_us=1_000_000)
+    here.server.resume()
+    assert not (await peer.renew()).dead
+
+
+async def test_forgotten_scripts_are_loaded_again(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(3))
+    claims = await peer.take(1)
+    here.server.command("SCRIPT", "FLUSH")
+    acks, claimed = await store.turn(
+        peer.incarnation, [*map(outcome, claims)], peer.want(), request=here.make.request()
+    )
+    assert acks == [Ack.DONE]
+    assert len(claimed.claims) == 2
+
+
+# -- a full server
+
+
+async def test_a_full_server_takes_no_more_but_finishes_all(site: MakeSite) -> None:
+    here = site(maxmemory="6mb")
+    store = await here.open(retry_for=0)
+    peer = await here.join(store)
+    accepted: list[str] = []
+    refused: list[str] = []
+    while not refused:
+        batch = here.make.instances(20, spec=b"x" * 5_000, tags=("t",))
+        ids = [new.id for new in batch]
+        try:
+            await store.enqueue(batch)
+            accepted += ids
+        except StoreFullError:
+            refused = ids
+    assert accepted
+    assert await store.get(refused) == [None] * len(refused)
+    assert (await store.health()).counts["work"] == {State.SCHEDULED: len(accepted)}
+
+    assert not (await peer.renew()).dead
+    for name in ("first", "second"):
+        other = await here.join(store, ttl_us=1_000)
+        claims = await other.take(5)
+        assert len(claims) == 5, name
+        await asyncio.sleep(0.01)
+        assert len(await store.reap(100, reaper=peer.incarnation)) == 5
+    await store.cancel(accepted[:3], request=here.make.request())
+    finished = 3
+    while claims := await peer.take():
+        logs = (here.make.line("done"),)
+        acks = await peer.commit(*(outcome(claim, result=b"r", logs=logs) for claim in claims))
+        assert set(acks) == {Ack.DONE}
+        finished += len(acks)
+    assert finished == len(accepted)
+    while await store.clear_instances(Filter()):
+        pass
+    assert len(await store.enqueue(here.make.instances(20, spec=b"x" * 5_000))) == 20
+
+
+# -- values that are not ours
+
+
+@pytest.mark.parametrize("harm", ["text", "hash", "gone", "cut", "no arguments"])
+async def test_what_cannot_be_read_is_set_aside(site: MakeSite, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    peer = await here.join(store)
+
+    def spoil(id: str) -> None:
+        key = here.key(f"i:{id}")
+        if harm == "cut":
+            cut = "return redis.call('SET', KEYS[1], string.sub(redis.call('GET', KEYS[1]), 1, 60))"
+            here.server.command("EVAL", cut, 1, key)
+        elif harm == "no arguments":
+            here.server.command("DEL", here.key(f"a:{id}"))
+        else:
+            here.server.command("DEL", key)
+            if harm == "text":
+                here.server.command("SET", key, "not a record")
+            elif harm == "hash":
+                here.server.command("HSET", key, "a", "b")
+
+    batch = here.make.instances(6)
+    await store.enqueue(batch)
+    with caplog.at_level(logging.ERROR, "peerjob.store"):
+        spoil(batch[0].id)
+        spoil(batch[2].id)
+        claims = await peer.take(2)
+        assert [claim.id for claim in claims] == [batch[1].id, batch[3].id]
+        assert (await store.health()).undecodable == 2
+
+        if harm != "no arguments":
+            spoil(claims[0].id)
+            assert await peer.commit(*map(outcome, claims)) == [Ack.LOST, Ack.DONE]
+            assert (await store.health()).undecodable == 3
+        else:
+            assert await peer.commit(*map(outcome, claims)) == [Ack.DONE, Ack.DONE]
+
+        spoil(batch[4].id)
+        page = await store.lookup(Query(state=State.SCHEDULED))
+        assert [record.id for record in page.records] == [batch[5].id]
+        assert await store.get([batch[4].id]) == [None]
+        assert [claim.id for claim in await peer.take()] == [batch[5].id]
+    reported = [record.getMessage() for record in caplog.records]
+    health = await store.health()
+    assert len(reported) == health.undecodable
+    assert len(set(reported)) == len(reported)
+    assert sum(health.counts["work"].values()) == 6 - health.undecodable
+    assert here.server.command("LLEN", here.key("aside")) == health.undecodable
+
+
+async def test_a_foreign_key_fails_a_call_before_it_writes(site: MakeSite) -> None:
+    here = site()
+    store = await here.open(retry_for=0)
+    peer = await here.join(store)
+    batch = here.make.instances(4)
+    await store.enqueue(batch)
+    held = await peer.take(2)
+    for foreign in ("x32:work", "f:work", f"req:{peer.incarnation}", "x4:work", "watched"):
+        key = here.key(foreign)
+        here.server.command("COPY", key, f"{key}-saved", "REPLACE")
+        here.server.command("DEL", key)
+        here.server.command("SET", key, "foreign")
+        before = _dump(here)
+        with pytest.raises(Exception, match=r"WRONGTYPE|wrong kind"):
+            await peer.commit(*map(outcome, held))
+        assert _dump(here) == before
+        here.server.command("DEL", key)
+        if here.server.command("EXISTS", f"{key}-saved"):
+            here.server.command("RENAME", f"{key}-saved", key)
+    assert await peer.commit(*map(outcome, held)) == [Ack.DONE, Ack.DONE]
+
+
+def _dump(here: Site) -> object:
+    """What every key holds, digested by the server."""
+    return here.server.command(
+        "EVAL",
+        "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do "
+        "all[#all + 1] = key .. redis.sha1hex(redis.call('DUMP', key)) end table.sort(all) return all",
+        0,
+    )
+
+
+# -- lost answers
+
+
+class CuttingProxy:
+    """Passes bytes on to a server, and drops the connection instead of the next answers when told to."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self.cuts = 0
+        self.port = 0
+
+    async def __aenter__(self) -> "CuttingProxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+
+        async def upstream() -> None:
+            while data := await reader.read(65536):
+                to_writer.write(data)
+            to_writer.close()
+
+        pump = asyncio.create_task(upstream())
+        try:
+            while data := await to_reader.read(65536):
+                if self.cuts > 0:
+                    self.cuts -= 1
+                    break
+                writer.write(data)
+        finally:
+            pump.cancel()
+            to_writer.close()
+            writer.close()
+
+
+async def test_lost_answers_lose_and_repeat_nothing(site: MakeSite) -> None:
+    here = site()
+    async with CuttingProxy(here.server.port) as proxy:
+        url = here.server.url.replace(str(here.server.port), str(proxy.port))
+        store = await here.open(url=url)
+        peer = await here.join(store)
+        direct = await here.open()
+        batch = here.make.instances(30)
+        done = 0
+
+        proxy.cuts = 1
+        assert all(answer.is_new for answer in await store.enqueue(batch))
+        for _ in range(5):
+            proxy.cuts = 2
+            claims = await peer.take(6)
+            assert len(claims) == 6
+            assert (await direct.health()).counts["work"][State.PROCESSING] == 6
+            proxy.cuts = 1
+            retried = peer.commit(
+                *map(outcome, claims[:4]), *(outcome(claim, Action.RETRY, delay_us=LONG_TTL_US) for claim in claims[4:])
+            )
+            assert set(await retried) == {Ack.DONE}
+            done += 4
+        assert (await direct.health()).counts["work"] == {State.COMPLETED: done, State.SCHEDULED: 30 - done}
+        proxy.cuts = 1
+        assert await store.cancel([batch[5].id], request=here.make.request()) == [State.SCHEDULED]
+
+
+async def test_a_driver_sends_nothing_twice(site: MakeSite) -> None:
+    here = site()
+    async with CuttingProxy(here.server.port) as proxy:
+        store = await here.open(url=here.server.url.replace(str(here.server.port), str(proxy.port)), retry_for=0)
+        await store.enqueue(here.make.instances(2))
+        here.server.command("CONFIG", "RESETSTAT")
+        proxy.cuts = 1
+        with pytest.raises(StoreUnavailableError):
+            await store.enqueue(here.make.instances(2))
+        stats = here.server.command("INFO", "commandstats")
+        assert isinstance(stats, dict)
+        assert stats["cmdstat_evalsha"]["calls"] == 1
+
+
+# -- what a server promises, what it keeps
+
+
+async def test_promises_follow_the_server(site: MakeSite) -> None:
+    here = site(policy="allkeys-lru")
+
+    async def promised() -> Capabilities:
+        return (await here.open()).capabilities
+
+    first = await promised()
+    assert (first.engine, first.durability) == (here.server.kind, "none")
+    assert any("maxmemory-policy" in warning for warning in first.warnings)
+    assert any("appendonly" in warning for warning in first.warnings)
+    here.server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    here.server.command("CONFIG", "SET", "appendonly", "yes")
+    everysec = await promised()
+    assert (everysec.durability, everysec.warnings) == ("everysec", ())
+    here.server.command("CONFIG", "SET", "appendfsync", "always")
+    assert (await promised()).durability == "fsync"
+
+
+async def test_a_newer_layout_is_refused(site: MakeSite) -> None:
+    here = site()
+    await here.open()
+    here.server.command("SET", here.key("layout"), "99")
+    with pytest.raises(LayoutError, match="99"):
+        await here.open()
+
+
+async def test_a_finished_job_takes_little_memory(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+
+    def used() -> int:
+        info = here.server.command("INFO", "memory")
+        assert isinstance(info, dict)
+        return int(info["used_memory"])
+
+    before = used()
+    for _ in range(10):
+        await store.enqueue(here.make.instances(500, spec=b"x" * 50, tags=("a tag",)))
+    while claims := await peer.take(500):
+        await peer.commit(*(outcome(claim, result=b"result") for claim in claims))
+    assert (used() - before) / 5000 < 2048
+
+
+async def test_nothing_grows_for_ever(site: MakeSite) -> None:
+    here = site()
+    limits = StoreLimits(max_final_per_kind=20)
+    store = await here.open(limits=limits)
+    watcher = await here.join(store)
+    await store.watch_changes(watcher.incarnation, 60)
+    for _ in range(12):
+        peer = await here.join(store)
+        await store.enqueue(here.make.instances(100, tags=("t",)))
+        claims = await peer.take()
+        await store.watch_final(watcher.incarnation, [claims[0].id])
+        await store.cancel([claims[0].id], request=here.make.request())
+        logs = (here.make.line("line"),)
+        await peer.commit(*(outcome(claim, result=b"r", logs=logs) for claim in claims))
+        await store.leave(peer.incarnation)
+    assert here.server.command("LLEN", wake_list(here.namespace, watcher.incarnation)) == 1000
+    while await store.expire(100):
+        pass
+    assert sum((await store.health()).counts["work"].values()) == 20
+
+    await store.leave(watcher.incarnation)
+    await store.clear()
+    kept = {key.removeprefix(here.key("")).split(":")[0] for key in here.all_keys()}
+    assert kept <= {"layout", "req", "cancel", "changes"}
+    for key in here.all_keys() - {here.key("layout"), here.key("changes")}:
+        ttl = here.server.command("PTTL", key)
+        assert isinstance(ttl, int)
+        assert ttl > 0, key
