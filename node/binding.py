@@ -54,6 +54,7 @@ _EXACT: Mapping[type[Any], Any] = {
         Decimal,
     )
 }
+_MISSHAPEN = "stored arguments have the wrong shape: not a list and a dict"
 _UNTYPED = (EMPTY, Any, object)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -169,12 +170,13 @@ class Binding:
 
     def converted(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Arguments decoded and converted, in their places; those that the node supplies are still missing."""
+        stored = decode_value(data)
         try:
-            args, kwargs = decode_value(data)
-        except (TypeError, ValueError) as error:
-            raise DecodeError(f"stored arguments cannot be read: {error}") from error
+            args, kwargs = stored
+        except (TypeError, ValueError):
+            raise DecodeError(_MISSHAPEN) from None
         if args.__class__ is not list or kwargs.__class__ is not dict:
-            raise DecodeError(f"stored arguments have the wrong shape: {type(args).__name__}, {type(kwargs).__name__}")
+            raise DecodeError(_MISSHAPEN)
         if self._fits(args, kwargs):
             return args, kwargs
         placed, problems = self._placed(args, kwargs)

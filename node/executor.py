@@ -21,9 +21,6 @@ from .threads import ThreadPool
 
 __all__ = ["BodyError", "Executor", "RemoteBodyError", "describe_error"]
 
-LogSink = Callable[[Context, int, str], None]
-"""Takes a log line of a body in another process: its context, a `logging` level, a message."""
-
 
 class Executor:
     """Runs bodies to their end, each in the place that its job asks for.
@@ -31,11 +28,11 @@ class Executor:
     `threads` is how many sync bodies, and how many processes, may be at work at a time.
     """
 
-    def __init__(self, *, clock: Clock, threads: int, resources: Resources, on_log: LogSink | None = None) -> None:
+    def __init__(self, *, clock: Clock, threads: int, resources: Resources) -> None:
         self._clock = clock
         self._resources = resources
         self._threads = ThreadPool(threads)
-        self._processes = ProcessPool(threads, on_log)
+        self._processes = ProcessPool(threads)
 
     async def call(self, binding: Binding, data: bytes, context: Context, run_in: str) -> Any:
         """What the body returns or raises, once it has ended.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import FunctionType, TracebackType
 from typing import Any, cast
 
-import peerjob
-import peerjob.node
 from peerjob.codec import decode_value, encode_value
 from peerjob.errors import PeerjobError
 from peerjob.references import import_path, resolve
@@ -93,7 +93,7 @@ def clipped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-_OURS = tuple(str(Path(one.__file__ or "").resolve().parent) for one in (peerjob, peerjob.node))
+_OURS = tuple(f"{Path(one).resolve().parent}{os.sep}" for one in (__file__, inspect.getfile(PeerjobError)))
 
 
 def _from_body(found: TracebackType | None) -> TracebackType | None:

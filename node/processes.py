@@ -46,7 +46,6 @@ from .threads import to_the_end
 
 if TYPE_CHECKING:
     from .binding import Binding
-    from .executor import LogSink
 
 NOTICE = 1.0
 """Seconds, real ones, that a body has to end by itself when its node drains."""
@@ -60,9 +59,8 @@ _BOOT = (
 class ProcessPool:
     """The processes of one node."""
 
-    def __init__(self, size: int, on_log: LogSink | None) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._on_log = on_log
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
@@ -120,7 +118,7 @@ class ProcessPool:
     async def _run_once(self, start: Start, context: Context) -> tuple[_Process, Ending | None, bool]:
         """The process, how the body ended (None: the process did), and whether it had begun."""
         process = await self._take(context)
-        run = _Running(context, self._on_log)
+        run = _Running(context)
         try:
             process.begin(run, start)
             ending = await to_the_end(run.ending, lambda: process.end(context))
@@ -149,9 +147,8 @@ class ProcessPool:
 class _Running:
     """A body in a process, as its node sees it."""
 
-    def __init__(self, context: Context, on_log: LogSink | None) -> None:
+    def __init__(self, context: Context) -> None:
         self.context = context
-        self.on_log = on_log
         self.started = False
         self.ending: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
         """None when the process ended first."""
@@ -275,10 +272,7 @@ class _Process(asyncio.Protocol):
             case Started():
                 run.started = True
             case Line(level, message, fields):
-                if run.on_log is None:
-                    run.context.log_line(level, message, fields)
-                else:
-                    run.on_log(run.context, level, message)
+                run.context.log_line(level, message, fields)
             case Progress(fraction, message):
                 run.context.progress(fraction, message)
             case AskOwner(number):

@@ -19,7 +19,7 @@ from peerjob.record import Claim, Outcome, Record, Transition
 from peerjob.spec import Spec, decode_spec
 from peerjob.state import State
 
-from .binding import Binding
+from .binding import Binding, StoredArgumentError
 from .executor import BodyError, Executor
 from .hooks import Hooks
 from .processors import Processors
@@ -141,7 +141,7 @@ class InstanceRunner:
             body_ended(run)
             if context.reason in ("timeout", "user"):
                 return await self._cancelled(run, policy, context)
-            if isinstance(error, ArgumentError) and error.kind == binding.job.kind:
+            if isinstance(error, StoredArgumentError):
                 return await self._misfit(run, binding, error)
             return await self._failed(run, policy, error)
         finally:

@@ -104,6 +104,7 @@ class Scheduling:
         if binding is None:
             arguments = encode_arguments(call.args, call.kwargs)
         else:
+            binding.mode(job.policy.run_in)  # refuses what cannot run there
             arguments = binding.encode(call.args, call.kwargs)
         return self._instance(job, arguments, id or self._ids.one(), lambda: _key(job, call))
 

@@ -90,7 +90,7 @@ class Session:
         self._verdicts = verdicts
         self._resources = Resources(overrides)
         self.processors = Processors(clock, name)
-        self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources, on_log=_forward_log)
+        self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self)
         self.turns = Turns(
             clock=clock,
@@ -457,7 +457,3 @@ class Session:
 
 
 _RESULT = object()
-
-
-def _forward_log(context: Any, level: int, message: str) -> None:
-    context.log_line(level, message)
