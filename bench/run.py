@@ -74,8 +74,11 @@ async def server_rows(target: Target, rounds: int, chosen: set[str]) -> list[Row
             "low",
         )
     if "claim" in chosen:
-        small = await median(lambda: measures.claim_rate(target, queued=1_000), rounds + 2)
-        large = await median(lambda: measures.claim_rate(target, queued=100_000), rounds)
+        rates = [
+            (await measures.claim_rate(target, queued=1_000), await measures.claim_rate(target, queued=100_000))
+            for _ in range(rounds + 1)
+        ][1:]  # the first only warms up
+        small, large = (statistics.median(column) for column in zip(*rates, strict=True))
         add("claims, 1,000 queued", small, "per s")
         add("claims, 100,000 queued", large, "per s")
         add("claims, 100,000 / 1,000 queued", large / small, "ratio", 0.9)
@@ -87,10 +90,6 @@ async def server_rows(target: Target, rounds: int, chosen: set[str]) -> list[Row
 async def medians(measure: Callable[[], Awaitable[dict[str, float]]], rounds: int) -> dict[str, float]:
     results = [await measure() for _ in range(rounds)]
     return {name: statistics.median(result[name] for result in results) for name in results[0]}
-
-
-async def median(measure: Callable[[], Awaitable[float]], rounds: int) -> float:
-    return statistics.median([await measure() for _ in range(rounds)])
 
 
 async def main(engines: list[str], rounds: int, chosen: set[str]) -> None:
