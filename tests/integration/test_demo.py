@@ -57,7 +57,8 @@ def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """What `--json` printed, which has to be all that was printed."""
     assert (done.returncode, done.stderr) == (0, ""), done
     assert done.stdout.count("\n") == 1
-    return json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def marked(mark: dict[str, str]) -> list[str]:
@@ -93,13 +94,9 @@ def instances_in(server: Server) -> list[str]:
 
 @pytest.mark.parametrize("store", ["embedded", "redis"])
 def test_a_killed_node_loses_nothing(store: str, request: pytest.FixtureRequest) -> None:
-    options: list[str] = []
-    server: Server | None = None
-    if store == "redis":
-        server = request.getfixturevalue("redis_server")
-        options = ["--store", server.url]
+    server: Server | None = request.getfixturevalue("redis_server") if store == "redis" else None
 
-    result = result_of(demo("--json", *options))
+    result = result_of(demo("--json", *(["--store", server.url] if server else [])))
 
     assert result["scheduled"] == result["completed"] == 40 + 5 + 10 + 5 + 6 + 1
     assert (result["failed"], result["lost"], result["double_completions"]) == (0, 0, 0)
@@ -107,7 +104,7 @@ def test_a_killed_node_loses_nothing(store: str, request: pytest.FixtureRequest)
     assert result["held_by_killed_node"] >= 1
     assert 0 < result["recovery_seconds"] < 20
     assert result["jobs_per_second"] > 0
-    if server is not None:
+    if server:
         assert instances_in(server) == []
 
 
@@ -207,7 +204,7 @@ def test_a_namespace_that_is_in_use_is_refused_and_left_alone(redis_server: Serv
     done = demo("--store", redis_server.url, "--namespace", namespace)
 
     assert done.returncode == 1
-    assert f"jobd: namespace '{namespace}' is in use (1 instances, 0 nodes)" in done.stderr
+    assert f"jobd: namespace '{namespace}' is in use (1 instance, 0 nodes)" in done.stderr
     assert redis_server.command("EXISTS", key) == 1
 
 

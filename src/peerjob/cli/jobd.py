@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
-from typer.exceptions import TyperException
 
 from peerjob import OptionError, SystemClock, __version__
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 MOST_NODES = 32
 
 app = typer.Typer(
@@ -107,17 +107,31 @@ def demo(
     return command.run(settings, as_json=as_json)
 
 
+@runtime_checkable
+class _ParserError(Protocol):
+    """What the option parser raises; its class is at another place in each few releases of typer."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
+
 def main() -> None:
     """The console command: every error is one line on standard error."""
+    status: Any
     try:
-        status: Any = app(standalone_mode=False)
-    except TyperException as error:
+        status = app(standalone_mode=False)
+    except typer.Abort:
+        status = INTERRUPTED
+    except OptionError as error:
+        status = _refuse(str(error), USAGE_ERROR)
+    except Exception as error:
+        if not isinstance(error, _ParserError):
+            raise
         where: str = getattr(getattr(error, "ctx", None), "command_path", "jobd")
         message = error.format_message().rstrip(".")
         # without a message it was the help that was shown
-        sys.exit(_refuse(f"{message} (see {where} --help)", error.exit_code) if message else USAGE_ERROR)
-    except OptionError as error:
-        sys.exit(_refuse(str(error), USAGE_ERROR))
+        status = _refuse(f"{message} (see {where} --help)", error.exit_code) if message else USAGE_ERROR
     sys.exit(status)
 
 

@@ -222,12 +222,13 @@ class Demo:
 
     async def _need_empty_namespace(self) -> None:
         """Refuse a namespace that somebody uses: the demo clears its own at the end."""
-        stats = await self._observer.stats()
-        nodes = len(await self._observer.nodes())
-        if stats.total() or nodes > 1:
+        instances = (await self._observer.stats()).total()
+        others = len(await self._observer.nodes()) - 1
+        if instances or others:
             raise DemoError(
-                f"namespace {self._settings.namespace!r} is in use ({stats.total():,} instances, {nodes - 1} nodes), "
-                "and the demo clears its own at the end: name another one, or leave --namespace out"
+                f"namespace {self._settings.namespace!r} is in use ({counted(instances, 'instance')}, "
+                f"{counted(others, 'node')}), and the demo clears its own at the end: "
+                "name another one, or leave --namespace out"
             )
         self._namespace_is_ours = True
 
