@@ -9,7 +9,7 @@ from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 
-from .suite import StoreSuite
+from .suite import StoreSuite, states
 
 SOON = 30_000
 """Microseconds that a test can wait for."""
@@ -105,6 +105,30 @@ class RetentionRules(StoreSuite):
         assert await self.counts(store) == {}
         for query in (Query(tag="t", limit=1), Query(kind="work", limit=1), Query(state="Final", limit=1)):
             assert await store.lookup(query) == Page((), None)
+
+    @pytest.mark.parametrize("way", ["expire", "clear_instances", "clear"])
+    async def test_nothing_of_a_removed_instance_comes_back(self, store: Store, way: str) -> None:
+        peer = await self.join(store)
+        new = self.make.instance(retention_us=SOON, tags=("t",), key="k")
+        await store.enqueue([new])
+        lines = (self.make.line("one"), self.make.line("two"))
+        await peer.end(await peer.take_one(), result=b"first", error=b"first", progress=b"first", logs=lines)
+        await self.pass_time(0.05)
+        if way == "expire":
+            await self.expire_all(store)
+        elif way == "clear_instances":
+            await store.clear_instances(Filter())
+        else:
+            await store.clear()
+        await self.assert_gone(store, new)
+
+        assert await store.enqueue([new]) == [Enqueued(new.id, True)]
+        await peer.end(await peer.take_one())
+        record = await self.read(store, new.id)
+        assert (record.result, record.error, record.progress, record.attempts) == (None, None, None, 1)
+        assert states(record) == [State.CREATED, State.SCHEDULED, State.PROCESSING, State.COMPLETED]
+        page = await store.logs(new.id)
+        assert (page.lines, page.dropped) == ((), 0)
 
     async def test_the_time_counts_from_the_end(self, store: Store) -> None:
         peer = await self.join(store)
@@ -275,7 +299,7 @@ class RetentionRules(StoreSuite):
         await self.assert_gone(store, *final, *active)
         assert await self.found(store, Query()) == []
         health = await store.health()
-        assert not any(any(states.values()) for states in health.counts.values())
+        assert not any(any(of_kind.values()) for of_kind in health.counts.values())
         assert (health.delayed, health.nodes) == (0, 2)
         assert await peer.end(claim) is Ack.LOST
         assert (await peer.renew()).held is None
