@@ -15,6 +15,11 @@ async def pause(n: int) -> int:
     return n
 
 
+def block(n: int) -> int:
+    time.sleep(0.010)
+    return n
+
+
 async def stamp(n: int) -> float:
     """When the body began, on the clock that all processes of a machine share."""
     return time.monotonic()
@@ -22,4 +27,5 @@ async def stamp(n: int) -> float:
 
 NOOP = Job("noop", noop)
 PAUSE = Job("pause", pause)
+BLOCK = Job("block", block)
 STAMP = Job("stamp", stamp)

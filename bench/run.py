@@ -17,6 +17,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import jobs
 import measures
 from measures import Target
 from support.servers import MissingServerError, RedisServer, Server, ValkeyServer
@@ -66,13 +67,9 @@ async def server_rows(target: Target, rounds: int, chosen: set[str]) -> list[Row
         add("idle latency p50", waits["p50"], "ms", 1.0, "low")
         add("idle latency p99", waits["p99"], "ms", 1.6, "low")
     if "ten_ms" in chosen:
-        add(
-            "2,000 x 10 ms, 10 workers",
-            (await medians(lambda: measures.ten_ms(target), rounds))["seconds"],
-            "s",
-            2.05,
-            "low",
-        )
+        for how, job in (("in threads", jobs.BLOCK), ("on the loop", jobs.PAUSE)):
+            seconds = (await medians(functools.partial(measures.ten_ms, target, job), rounds))["seconds"]
+            add(f"2,000 x 10 ms {how}, 10 workers", seconds, "s", 2.05, "low")
     if "claim" in chosen:
         rates = [
             (await measures.claim_rate(target, queued=1_000), await measures.claim_rate(target, queued=100_000))

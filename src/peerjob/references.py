@@ -74,6 +74,6 @@ def resolve(path: str) -> Any:
         found: Any = main if module == module_name("__main__") else importlib.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
-    except Exception as error:  # noqa: BLE001  # importing runs code of the user's
+    except Exception as error:  # importing runs code of the user's
         raise DecodeError(f"cannot import {path}: {type(error).__name__}: {error}") from error
     return getattr(found, "executor", found)
