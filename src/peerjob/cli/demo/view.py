@@ -6,6 +6,7 @@ from collections import deque
 from typing import Protocol, Self
 
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -19,6 +20,7 @@ KEPT_EVENTS = 50
 FIXED_LINES = 12
 """Lines of the live picture beside nodes and events."""
 LEAST_EVENTS = 3
+MAX_WIDTH = 110
 
 
 class View(Protocol):
@@ -102,7 +104,7 @@ class LiveView:
         room = max(2, spare - LEAST_EVENTS)
         # one line tells how many more there are
         shown = len(picture.nodes) if len(picture.nodes) <= room else room - 1
-        return Group(
+        whole = Group(
             _header(self._title, picture.elapsed),
             _nodes(picture.nodes, shown),
             _kinds(picture),
@@ -111,6 +113,7 @@ class LiveView:
             self._headline,
             self._event_lines(max(LEAST_EVENTS, spare - min(len(picture.nodes), room))),
         )
+        return Constrain(whole, MAX_WIDTH)
 
     def _event_lines(self, count: int) -> RenderableType:
         lines = Table.grid(padding=(0, 1))
