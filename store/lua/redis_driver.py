@@ -31,8 +31,10 @@ from .keys import declared
 from .redis_cluster import locate
 from .script import load_scripts
 
-KEPT_CONNECTIONS = 32
+KEPT_CONNECTIONS = 16
 """Idle connections kept open; more are opened when more calls are under way."""
+MOST_CALLS = 64
+"""Calls under way at once; waits for hints come on top."""
 _PASSING = (AskError, ClusterDownError, MasterDownError, MovedError, ReadOnlyError, TryAgainError)
 """What passes by itself, and comes without its code in the text."""
 
@@ -48,6 +50,7 @@ class RedisDriver:
         self._scripts = load_scripts()
         self._free: list[Connection] = []
         self._closed = False
+        self._room = asyncio.Semaphore(MOST_CALLS)
         self._options = _connection_options(address, min(CONNECT_TIMEOUT, call_timeout))
         self._cluster_nodes = [(address.host, address.port)]
         self._server = None if address.cluster else (address.host, address.port)
@@ -60,6 +63,10 @@ class RedisDriver:
         commands: list[tuple[Argument, ...]] = [
             ("EVALSHA", script.sha, len(self._declared), *self._declared, *arguments) for script, arguments in calls
         ]
+        async with self._room:
+            return self._checked(await self._evaluate(commands))
+
+    async def _evaluate(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         replies = await self._commands(commands, self._call_timeout)
         if self._address.cluster and isinstance(replies[0], MovedError):
             replies = await self._commands(commands, self._call_timeout)
@@ -68,7 +75,7 @@ class RedisDriver:
             loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.all()]
             self._checked(await self._commands(loads, self._call_timeout))
             replies = await self._commands(commands, self._call_timeout)
-        return self._checked(replies)
+        return replies
 
     async def pop(self, key: str, most: int, timeout: float) -> list[bytes]:
         command = ("BLMPOP", f"{max(timeout, 0.001):.3f}", 1, key, "LEFT", "COUNT", most)

@@ -448,3 +448,20 @@ async def test_nothing_grows_for_ever(site: MakeSite) -> None:
         ttl = here.server.command("PTTL", key)
         assert isinstance(ttl, int)
         assert ttl > 0, key
+
+
+async def test_a_claim_carries_a_bounded_load(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = Peer(store=store, info=here.make.node("both", ("a", "b")), make=here.make)
+    await peer.join()
+    batch = [here.make.instance(kind="ab"[number % 2], spec=bytes(300_000)) for number in range(8)]
+    for new in batch:
+        await store.enqueue([new])
+    huge = here.make.instance(kind="a", spec=bytes(2_000_000))
+    await store.enqueue([huge])
+    loads: list[list[str]] = []
+    while claims := await peer.take(500):
+        loads.append([claim.id for claim in claims])
+    assert [len(load) for load in loads] == [3, 3, 2, 1]
+    assert [id for load in loads for id in load] == [*(new.id for new in batch), huge.id]

@@ -130,10 +130,12 @@ local function best_source()
   return best
 end
 
+-- Specs are read some at a time, and a claim ends when it has this many bytes of them.
+local SOME, MOST_BYTES = 32, 1048576
 local ids, records, specs, record_keys = {}, {}, {}, {}
-local bad = 0
+local bad, bytes, cut_at = 0, 0, nil
 
--- Read the instances behind these members of queues, and keep those that can be claimed.
+-- Read the instances behind these members of queues, and keep those that can be claimed and carried.
 local function consider(members, their)
   local found_ids = {}
   for n, member in ipairs(members) do
@@ -143,7 +145,11 @@ local function consider(members, their)
   for n, id in ipairs(found_ids) do
     local raw, spec, source = found[2 * n - 1], found[2 * n], their[n]
     local r = decode(raw)
-    if r and spec and r.state == SCHEDULED and r.kind == source.kind then
+    if cut_at or spec and bytes > 0 and bytes + #spec > MOST_BYTES then
+      source.taken = source.taken - 1
+      cut_at = cut_at or source.kind
+    elseif r and spec and r.state == SCHEDULED and r.kind == source.kind then
+      bytes = bytes + #spec
       local size = #ids + 1
       ids[size], records[size], specs[size], record_keys[size] = id, r, spec, keys[2 * n - 1]
     else
@@ -177,9 +183,9 @@ if want_suspect and #kinds > 0 and call('EXISTS', unpack(suspect_queues)) > 0 th
   end
 end
 
-while not suspect_source and #ids < limit do
-  local members, their, wanted = {}, {}, limit - #ids
-  for n = 1, wanted do
+while not suspect_source and not cut_at and #ids < limit do
+  local members, their = {}, {}
+  for n = 1, min(SOME, limit - #ids) do
     local source = #sources == 1 and sources[1] or best_source()
     if not source or not source.member or source.left == 0 then
       break
@@ -212,11 +218,12 @@ end
 
 if #ids > 0 then
   no_longer_idle(inc)
+  local left = cut_at
   for _, source in ipairs(sources) do
-    if source.member then
-      wake(source.kind, 1)
-      break
-    end
+    left = left or source.member and source.kind
+  end
+  if left then
+    wake(left, 1)
   end
 elseif bad == 0 then
   local head = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
