@@ -143,8 +143,11 @@ class Pool:
         backlog = self._backlog
         while backlog and self.accepting and len(self._running) < self._size and self._may_start():
             self._start(backlog.popleft())
-        if backlog and self._sweep is None:
-            self._sweep = self._loop.call_later(HOLD, self._hand_back_stale)
+        self._watch_backlog()
+
+    def _watch_backlog(self) -> None:
+        if self._backlog and self._sweep is None:
+            self._sweep = self._loop.call_at(self._backlog[0].claimed_at + HOLD, self._hand_back_stale)
 
     def _start(self, run: Run) -> None:
         run.slot = heapq.heappop(self._free)
@@ -184,13 +187,12 @@ class Pool:
 
     def _hand_back_stale(self) -> None:
         self._sweep = None
-        now = self._loop.time()
+        now = self._loop.time() + 0.001  # timers may come early, by what the loop's clock can tell apart
         while self._backlog and now - self._backlog[0].claimed_at >= HOLD:
             run = self._backlog.popleft()
             self.pace.stalled(run.claim.kind)
             self._runner.hand_back(run, "not started in time")
-        if self._backlog:
-            self._sweep = self._loop.call_later(HOLD, self._hand_back_stale)
+        self._watch_backlog()
 
     # -- changing and ending -----------------------------------------------------------------------------------
 
