@@ -77,11 +77,15 @@ def main() -> None:
 
 
 def _start(binary: str, folder: str, log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    # where there is setpriv, the server ends even if this process is killed
+    setpriv = shutil.which("setpriv")
+    guard = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
     for _ in range(5):
         port = _free_port()
         with log.open("wb") as output:
             server = subprocess.Popen(
                 [
+                    *guard,
                     binary,
                     *("--bind", "127.0.0.1", "--port", str(port), "--dir", folder),
                     *("--save", "", "--appendonly", "yes", "--loglevel", "notice"),
