@@ -4,6 +4,7 @@ Every line is a JSON object; a table with the targets stands at the end. Medians
 """
 
 import argparse
+import functools
 import json
 import statistics
 import sys

@@ -147,8 +147,10 @@ class Session:
         """Connect and join; the manager's verbs work from here on."""
         await self._store.open()
         self._opened = True
-        for warning in self._store.capabilities.warnings:
-            logger.warning("%s: %s", self._store.url, warning)
+        promises = self._store.capabilities
+        for warning in promises.warnings:
+            # that a private store dies with its process is what its user asked for
+            logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
         await self._join()
         self.lease.start()
         for role in self._roles:

@@ -136,9 +136,10 @@ class Store(Protocol):
         Logs of an outcome are appended first, then state, result, error and progress change. A final outcome frees the
         unique key and removes up to twice as many expired final instances as the call adds. RETRY and SNOOZE make it
         Scheduled, due at now + delay; HAND_BACK gives it back its old due time. A commit works as long as the claim
-        has not been taken back, even when the lease has expired. A REPORT that carries nothing but logs is also accepted
-        from the (fence, incarnation) that made the instance final by its own outcome, so that what its processors log
-        afterwards is kept; `Record.owner` keeps naming that incarnation. On an instance that was cancelled while it ran, every
+        has not been taken back, even when the lease has expired. A REPORT that carries nothing but logs is also
+        accepted from the (fence, incarnation) that made the instance final by its own outcome, so that what its
+        processors log afterwards is kept; `Record.owner` keeps naming that incarnation. On an instance that was
+        cancelled while it ran, every
         action but REPORT also releases it, and the answer is CANCELLED (also for REPORT).
         """
         ...
@@ -196,8 +197,8 @@ class Store(Protocol):
         Marks the incarnation dead first, in one step; any peer can go on where another stopped. A claim whose start
         was reported counts as a crash, any other as a loss; but when a suspect was running there, only suspects are
         charged. Over max_crashes the instance becomes Terminated ("poison"), otherwise Scheduled with its old due time.
-        Neither counts as an attempt. Instances that were cancelled while running are released. The caller decides whether
-        it may reap (only after a full TTL of answered renewals).
+        Neither counts as an attempt. Instances that were cancelled while running are released. The caller decides
+        whether it may reap (only after a full TTL of answered renewals).
         """
         ...
 
