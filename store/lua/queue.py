@@ -29,6 +29,8 @@ class QueueVerbs(Verbs):
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._gather = Gather(self._enqueue)
+        self._quiet = True
+        """Whether nobody was idle or watched the last time, so that the cheaper script may do."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         check_batch(instances)
@@ -39,10 +41,11 @@ class QueueVerbs(Verbs):
         return await self._gather.enqueue(instances, node)
 
     async def _enqueue(self, instances: Sequence[NewInstance], node: str) -> list[Enqueued]:
-        plain = plain_arguments(instances[0], node) if len(instances) == 1 else None
+        plain = plain_arguments(instances[0], node) if self._quiet and len(instances) == 1 else None
         if plain is not None and await self._run(self._scripts.enqueue_one, *plain):
             return [Enqueued(instances[0].id, True)]
         reply = await self._run(self._scripts.enqueue, *enqueue_arguments(instances, node))
+        self._quiet = reply == 1
         return _enqueued(instances, reply)
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
@@ -106,7 +109,7 @@ def check_limit(want: Want) -> None:
 
 
 def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:
-    if not reply:
+    if isinstance(reply, int):
         return [Enqueued(one.id, True) for one in instances]
     return [
         Enqueued(one.id, True) if holder == 0 else Enqueued(cast("bytes", holder).decode(), False)

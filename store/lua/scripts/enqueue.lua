@@ -6,8 +6,10 @@
 --          per template: kind, priority, due ("" now, "=us" at, "+us" after now), "" or "k" and the unique key,
 --          tags, retention (-1 default), max_crashes;
 --          per instance: id, number of its template, spec
--- Reply    {} when all are new (or were added by the same call before); else per instance 0, or the id that has its key
+-- Reply    per instance 0 (new, or added by the same call before), or the id that has its key; when all are new, 1 if
+--          nobody was idle or watched, so that enqueue_one.lua will do the next time, else 0
 local node, cursor = ARGV[1], 3
+local were_idle = idle_left
 
 -- What instances alike share: their record, their place in the queue up to the id, and their indexes.
 local templates, due_by_kind = {}, {}
@@ -118,4 +120,4 @@ if #records_to_set > 0 then
   write_all()
   bound_hints()
 end
-return refused and answers or {}
+return refused and answers or (were_idle > 0 or changes_wanted) and 0 or 1

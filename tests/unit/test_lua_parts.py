@@ -1,0 +1,174 @@
+"""The parts of the Redis and Valkey engine that need no server."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from peerjob.clock import SystemClock
+from peerjob.errors import OptionError, StoreFullError, StoreUnavailableError
+from peerjob.record import MAX_BATCH, Enqueued, NewInstance
+from peerjob.store.lua.address import parse_address
+from peerjob.store.lua.edge import Retrying
+from peerjob.store.lua.gather import Gather
+from peerjob.store.lua.packing import unpack_record
+from peerjob.store.lua.script import load_scripts
+from peerjob.testing.factories import Factory
+
+make = Factory(SystemClock())
+
+
+# -- addresses
+
+
+def test_a_url_is_taken_apart() -> None:
+    address = parse_address("rediss://bob:s%3Ac%2Ft@db.example:7000/3")
+    assert (address.scheme, address.host, address.port, address.db) == ("redis", "db.example", 7000, 3)
+    assert (address.username, address.password, address.tls) == ("bob", "s:c/t", True)
+    assert "s%3Ac" not in address.url
+    plain = parse_address("valkey://localhost")
+    assert (plain.scheme, plain.port, plain.db, plain.tls, plain.cluster) == ("valkey", 6379, 0, False, False)
+    assert parse_address("valkeys://h?cluster=true").cluster
+    assert parse_address("redis://[::1]:7000").host == "::1"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:port",
+        "redis://h:70000",
+        "redis://h/first",
+        "redis://h/1?cluster=true",
+        "redis://h?clutser=true",
+        "rediss://h?ca_certs=/no/such/file",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(OptionError):
+        parse_address(url)
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    (tmp_path / "cert").write_text("")
+    with pytest.raises(OptionError, match="together"):
+        parse_address(f"rediss://h?cert_file={tmp_path}/cert")
+
+
+# -- scripts
+
+
+def test_a_script_gets_what_it_names_and_nothing_else() -> None:
+    scripts = load_scripts()
+    assert "local function decode(" in scripts.claim.source
+    assert "local function decode(" not in scripts.read.source
+    assert len({script.sha for script in scripts.all()}) == len(list(scripts.all()))
+    for script in scripts.all():
+        shebang = script.source.splitlines()[0]
+        grows = script.name in ("enqueue", "enqueue_one")
+        assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
+
+
+# -- retries
+
+
+async def test_a_call_is_tried_until_it_succeeds() -> None:
+    tries = 0
+
+    async def call() -> str:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise StoreUnavailableError("url", "away")
+        return "done"
+
+    assert await Retrying(clock=SystemClock(), retry_for=5)(call) == "done"
+    assert tries == 4
+
+
+async def test_the_last_error_is_raised_when_time_is_over() -> None:
+    async def call() -> str:
+        raise StoreUnavailableError("url", "away")
+
+    async with asyncio.timeout(2):
+        with pytest.raises(StoreUnavailableError):
+            await Retrying(clock=SystemClock(), retry_for=0.1)(call)
+
+
+# -- gathered enqueues
+
+
+class Sender:
+    """Records batches; each waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.nodes: list[str] = []
+        self.gate = asyncio.Semaphore(0)
+        self.error: Exception | None = None
+
+    async def __call__(self, instances: Sequence[NewInstance], node: str) -> list[Enqueued]:
+        self.batches.append([one.id for one in instances])
+        self.nodes.append(node)
+        await self.gate.acquire()
+        if self.error is not None:
+            raise self.error
+        return [Enqueued(one.id, True) for one in instances]
+
+
+async def _start(gather: Gather, *batches: list[NewInstance], node: str = "") -> list[asyncio.Task[list[Enqueued]]]:
+    tasks: list[asyncio.Task[list[Enqueued]]] = []
+    for batch in batches:
+        tasks.append(asyncio.create_task(gather.enqueue(batch, node)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_comes_while_a_call_is_under_way_goes_together() -> None:
+    sender = Sender()
+    gather = Gather(sender)
+    batches = [make.instances(count) for count in (1, 2, 3, 1)]
+    tasks = await _start(gather, *batches)
+    assert sender.batches == [[batches[0][0].id]]
+    sender.gate.release()
+    sender.gate.release()
+    answers = await asyncio.gather(*tasks)
+    assert [[one.id for one in answer] for answer in answers] == [[new.id for new in batch] for batch in batches]
+    assert [len(batch) for batch in sender.batches] == [1, 6]
+
+    sender.gate.release()
+    assert len(await gather.enqueue(make.instances(1), "")) == 1
+
+
+async def test_each_gathered_caller_hears_of_an_error() -> None:
+    sender = Sender()
+    gather = Gather(sender)
+    tasks = await _start(gather, *(make.instances(1) for _ in range(3)))
+    tasks[1].cancel()
+    sender.error = StoreFullError("full")
+    for _ in range(2):
+        sender.gate.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [StoreFullError, asyncio.CancelledError, StoreFullError]
+
+
+async def test_gathered_batches_are_bounded_and_of_one_node() -> None:
+    sender = Sender()
+    gather = Gather(sender)
+    tasks = await _start(gather, make.instances(1))
+    tasks += await _start(gather, *(make.instances(50) for _ in range(11)), node="a")
+    tasks += await _start(gather, make.instances(1, spec=bytes(900_000)), make.instances(1, spec=bytes(900_000)))
+    for _ in range(5):
+        sender.gate.release()
+    await asyncio.gather(*tasks)
+    assert [len(batch) for batch in sender.batches] == [1, MAX_BATCH, 50, 1, 1]
+    assert sender.nodes == ["", "a", "a", "", ""]
+
+
+# -- records
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x01", b"\x02" * 200, b"\x01" * 500, b"not a record of ours" * 10])
+def test_what_is_no_record_is_a_value_error(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="record of"):
+        unpack_record(make.id(), raw, b"")
