@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -35,6 +36,8 @@ class BlockingManager(BlockingVerbs):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        forked = weakref.WeakMethod(self._forked)
+        os.register_at_fork(after_in_child=lambda: (call := forked()) and call())
 
     def start(self) -> None:
         """Start the node now; without it, the first verb does."""
@@ -43,11 +46,12 @@ class BlockingManager(BlockingVerbs):
 
     def close(self, grace: Duration = 5.0) -> None:
         """Stop the node and its thread; idempotent."""
-        self._closed = True
         loop, thread = self._loop, self._thread
         if loop is None or thread is None or self._pid != os.getpid():
+            self._closed = True
             return
         _refuse_loop()
+        self._closed = True
         self._loop = self._thread = None
         atexit.unregister(self.close)
         asyncio.run_coroutine_threadsafe(self._node.stop(grace), loop).result()
@@ -80,6 +84,10 @@ class BlockingManager(BlockingVerbs):
         except KeyboardInterrupt:
             future.cancel()
             raise
+
+    def _forked(self) -> None:
+        # a thread of the parent may have held it, and there is none here to let it go
+        self._lock = threading.Lock()
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:

@@ -273,7 +273,9 @@ class Node(Manager):
         """A fresh node with the same settings and jobs, not started: what a forked process needs."""
         if not self._given_store:
             raise OptionError("store", self._store, "a URL, for a node that is used in forked processes")
-        return self._remake()
+        made = self._remake()
+        made._overrides.update(self._overrides)
+        return made
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 

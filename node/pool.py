@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from peerjob.context import Reason
@@ -57,6 +57,7 @@ class Pool:
         self._free = list(range(size))
         self._running: dict[int, Run] = {}
         self._backlog: deque[Run] = deque()
+        self._latest: set[str] = set()
         self._told_at: dict[int, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
@@ -114,13 +115,17 @@ class Pool:
     # -- what to claim -----------------------------------------------------------------------------------------
 
     def room(self, kinds: tuple[str, ...]) -> tuple[int, dict[str, int]]:
-        """(limit, kind → cap) of the next claim: free workers, and what is worth holding ahead; (0, {}) for none."""
+        """(limit, kind → cap) of the next claim: free workers, and what is worth holding ahead; (0, {}) for none.
+
+        What came last is most likely what comes next, so the slowest kind of the last claim bounds how much is held
+        ahead: else quick kinds would be claimed past slow ones that are due before them, only to wait behind these.
+        """
         if not self.accepting or not self._may_start():
             return 0, {}
         free = self._size - len(self._running)
         held = len(self._backlog)
-        ahead = {kind: self.pace.ahead(kind, self._size) for kind in kinds}
-        best = max(ahead.values(), default=0)
+        best = min((self.pace.ahead(kind, self._size) for kind in self._latest), default=0)
+        ahead = {kind: min(best, self.pace.ahead(kind, self._size)) for kind in kinds}
         if free <= held and held > best // 2:
             return 0, {}
         caps = {kind: max(0, free + extra - held) for kind, extra in ahead.items()}
@@ -134,9 +139,11 @@ class Pool:
 
     # -- feeding -----------------------------------------------------------------------------------------------
 
-    def put(self, run: Run) -> None:
-        """Take a claim; it starts as soon as a worker is free."""
-        self._backlog.append(run)
+    def take(self, runs: Sequence[Run]) -> None:
+        """Take what one claim brought; each starts as soon as a worker is free."""
+        self._latest = {run.claim.kind for run in runs}
+        self._backlog.extend(runs)
+        self.dispatch()
 
     def dispatch(self) -> None:
         """Start what can be started."""

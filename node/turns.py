@@ -9,7 +9,7 @@ from typing import Protocol
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
-from peerjob.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claim, Claimed, Outcome, Want
+from peerjob.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claimed, Outcome, Want
 from peerjob.store.base import Store
 
 from .ledger import Ledger
@@ -250,15 +250,11 @@ class Turns(Role):
             self._next_claim_at = now + wait
             return
         self._hinted = True  # there may be more; only an empty claim says that there is none
-        for claim in claimed.claims:
-            self._accept(claim, incarnation, now)
-        self.pool.dispatch()
-
-    def _accept(self, claim: Claim, incarnation: str, now: float) -> None:
-        run = Run(claim, incarnation, now)
-        self._ledger.add(run)
-        self.pool.put(run)
-        self._listener.claimed(run)
+        runs = [Run(claim, incarnation, now) for claim in claimed.claims]
+        for run in runs:
+            self._ledger.add(run)
+            self._listener.claimed(run)
+        self.pool.take(runs)
 
     async def stop(self) -> None:
         await super().stop()
