@@ -207,11 +207,13 @@ class BlockingVerbs(ABC):
 
     def register(self, source: Any) -> None:
         """Like `Manager.register`."""
-        self.call(_soon(lambda: self.manager.register(source)))
+        manager = self.manager
+        self.call(_soon(lambda: manager.register(source)))
 
     def unregister(self, kind: str) -> Job[..., Any, Any]:
         """Like `Manager.unregister`."""
-        return self.call(_soon(lambda: self.manager.unregister(kind)))
+        manager = self.manager
+        return self.call(_soon(lambda: manager.unregister(kind)))
 
     def jobs(self) -> list[Job[..., Any, Any]]:
         """Like `Manager.jobs`."""

@@ -1,0 +1,290 @@
+"""The blocking facade: for code without an event loop, in threads, and in processes that fork."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from peerjob import (
+    INJECTED,
+    ArgumentError,
+    BlockingInstance,
+    BlockingManager,
+    Context,
+    Filter,
+    Job,
+    JobCancelled,
+    JobFailed,
+    Node,
+    NodeStateError,
+    OptionError,
+    Query,
+    State,
+)
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+def stay(seconds: float, ctx: Context = INJECTED) -> None:
+    if ctx.wait(seconds):
+        ctx.raise_if_cancelled()
+
+
+ADD = Job("add", add)
+STAY = Job("stay", stay)
+
+
+@pytest.fixture
+def manager() -> Iterator[BlockingManager]:
+    with Node(jobs=[ADD, STAY]).blocking() as manager:
+        yield manager
+
+
+def test_every_verb_blocks_until_its_answer(manager: BlockingManager) -> None:
+    one = manager.schedule(ADD, 40, 2)
+    assert one.result(timeout=10) == 42
+    assert one.refresh().state is State.COMPLETED
+    assert manager.schedule("add", "1", y=2).result(timeout=10) == 3
+    many = manager.schedule_many(ADD.call(x, x) for x in range(20))
+    manager.wait(Query(kind="add"), timeout=10)
+    assert [each.refresh().result() for each in many] == [2 * x for x in range(20)]
+    assert manager.lookup_instance(one.id).id == one.id
+    assert manager.lookup_instance(one.id, ADD).result() == 42
+    assert [found.id for found in manager.lookup_instances(Query(limit=1))] == [one.id]
+    assert len(list(manager.iter_instances(Query(limit=7)))) == manager.count() == 22
+    assert manager.stats().total(State.COMPLETED) == 22
+    assert [str(entry.state) for entry in one.history()] == ["Created", "Scheduled", "Processing", "Completed"]
+    assert [entry.state for entry in manager.lookup_history(Query(uuid=one.id))][-1] is State.COMPLETED
+    assert one.logs() == list(manager.lookup_logs())
+    assert [job.kind for job in manager.jobs()] == ["add", "stay"]
+    assert [view.info.name for view in manager.nodes()] != []
+    again = one.retry()
+    assert again.result(timeout=10) == 42
+    assert manager.clear_logs() >= 0
+    assert manager.clear_history(Filter()) > 0
+    assert manager.clear_instances() == 23
+    assert manager.count() == 0
+
+
+def test_jobs_are_registered_and_cancelled(manager: BlockingManager) -> None:
+    assert manager.unregister("add") is ADD
+    waiting = manager.schedule(ADD, 1, 2)
+    running = manager.schedule(STAY, 60)
+    with pytest.raises(TimeoutError):
+        running.result(timeout=0.05)
+    assert [one.id for one in manager.cancel_instances(Query(kind="add"))] == [waiting.id]
+    assert running.cancel()
+    with pytest.raises(JobCancelled):
+        running.result(timeout=10)
+    manager.register(ADD)
+    assert manager.job("add") is ADD
+    assert manager.schedule("add", 1, 2).result(timeout=10) == 3
+
+
+def test_errors_are_raised_as_they_are(manager: BlockingManager) -> None:
+    with pytest.raises(ArgumentError):
+        manager.schedule("add", 1)
+
+    def fail(number: int) -> None:
+        raise ValueError(f"{number} must not be negative")
+
+    manager.register(Job("fail", fail))
+    failing = manager.schedule("fail", -1)
+    with pytest.raises(JobFailed, match="-1 must not be negative"):
+        failing.result(timeout=10)
+
+
+def test_a_stream_is_an_iterator(manager: BlockingManager) -> None:
+    seen: list[str] = []
+    ready = threading.Event()
+
+    def watch() -> None:
+        stream = manager.watch(Query(kind="add"))
+        ready.set()
+        for event in stream:
+            seen.append(str(event.state))
+            if event.state.is_final:
+                break
+        stream.close()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # a generator
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    ready.wait(10)
+    time.sleep(0.1)  # the stream begins with the first step of its iterator
+    manager.schedule(ADD, 1, 2)
+    watcher.join(10)
+    assert seen == ["Created", "Scheduled", "Processing", "Completed"]
+
+
+def test_many_threads_share_one(manager: BlockingManager) -> None:
+    results: list[int] = []
+
+    def work(number: int) -> None:
+        results.append(manager.schedule(ADD, number, 0).result(timeout=20))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(20)
+    assert sorted(results) == list(range(20))
+
+
+def test_it_starts_with_the_first_call_and_not_before() -> None:
+    before = threading.active_count()
+    manager = Node(jobs=ADD).blocking()
+    assert threading.active_count() == before
+    assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+    manager.close()
+    manager.close()
+    assert threading.active_count() <= before + 1  # a worker's thread may be on its way out
+    with pytest.raises(NodeStateError, match="closed"):
+        manager.count()
+
+
+async def test_it_refuses_to_stop_a_running_loop() -> None:
+    manager = Node(jobs=ADD).blocking()
+    calls: list[Callable[[], object]] = [manager.count, manager.start, functools.partial(manager.schedule, ADD, 1, 2)]
+    for call in calls:
+        with pytest.raises(RuntimeError, match="running event loop"):
+            call()
+    assert await asyncio.to_thread(lambda: manager.schedule(ADD, 1, 2).result(timeout=10)) == 3
+    await asyncio.to_thread(manager.close)
+
+
+def test_a_start_that_fails_is_told_and_may_be_tried_again() -> None:
+    manager = Node("redis://127.0.0.1:1").blocking()
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
+            manager.count()
+    manager.close()
+
+
+def test_sync_jobs_get_the_blocking_twins() -> None:
+    def parent(x: int, manager: BlockingManager = INJECTED, instance: BlockingInstance[Any] = INJECTED) -> Any:
+        child = manager.schedule(ADD, x, 1)
+        assert instance.refresh().state is State.PROCESSING
+        return child.result(timeout=10) * 2
+
+    with Node(jobs=[ADD, Job("parent", parent)]).blocking() as manager:
+        assert manager.schedule("parent", 20).result(timeout=10) == 42
+
+
+# -- forks -----------------------------------------------------------------------------------------------------------
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run something in a forked child and return its exit status: 0 when it raised nothing."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_it_works_on_both_sides_of_a_fork() -> None:
+    manager = Node(jobs=ADD).blocking()
+
+    def use() -> None:
+        assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+        assert manager.schedule("add", 3, 4).result(timeout=10) == 7
+
+    assert in_child(use) == 0  # forked before its first call
+    use()
+    assert in_child(use) == 0  # forked while it runs
+    use()
+    manager.close()
+    assert in_child(lambda: raises_closed(manager)) == 0
+
+
+def raises_closed(manager: BlockingManager) -> None:
+    with pytest.raises(NodeStateError):
+        manager.count()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_is_inside_a_call_does_not_hang() -> None:
+    manager = Node(jobs=[ADD, STAY]).blocking()
+    manager.start()
+    calling = threading.Thread(target=lambda: manager.schedule(STAY, 1).wait(timeout=10))
+    calling.start()
+
+    def use() -> None:
+        assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+
+    for _ in range(3):
+        assert in_child(use) == 0
+    calling.join(10)
+    manager.close()
+
+
+def test_a_remade_node_has_the_same_settings() -> None:
+    node = Node("memory://remade", jobs=[ADD], name="named", workers=3, namespace="other", lease_ttl="7s")
+    node.register(STAY)
+
+    def get() -> str:
+        return "real"
+
+    node.override(get, lambda: "fake")
+    again = node.remake()
+    assert again is not node
+    assert (again.name, again.num_workers, again.namespace, again.lease_ttl) == ("named", 3, "other", 7.0)
+    assert again.jobs() == [ADD, STAY]
+    assert again.remake().jobs() == [ADD, STAY]
+    assert again._overrides == node._overrides  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_node_with_a_store_object_cannot_be_remade() -> None:
+    given: Any = Node("memory://")._store  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(OptionError, match="URL"):
+        Node(given).remake()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_starts_it_does_not_hang() -> None:
+    lifespan_entered, go_on = threading.Event(), threading.Event()
+
+    @contextlib.asynccontextmanager
+    async def slow_start(node: Node) -> AsyncGenerator[None]:
+        if not lifespan_entered.is_set():
+            lifespan_entered.set()
+            await asyncio.to_thread(go_on.wait, 10)
+        yield
+
+    manager = Node(jobs=[ADD], lifespan=slow_start).blocking()
+    starting = threading.Thread(target=manager.start)
+    starting.start()
+    lifespan_entered.wait(10)
+
+    def use() -> None:
+        signal.alarm(10)
+        assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+
+    assert in_child(use) == 0
+    go_on.set()
+    starting.join(10)
+    assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+    manager.close()
+
+
+async def test_closing_on_a_running_loop_is_refused_and_leaves_it_usable() -> None:
+    manager = Node(jobs=ADD).blocking()
+    await asyncio.to_thread(manager.start)
+    with pytest.raises(RuntimeError, match="running event loop"):
+        manager.close()
+    assert await asyncio.to_thread(manager.count) == 0
+    await asyncio.to_thread(manager.close)
