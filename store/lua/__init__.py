@@ -1,14 +1,16 @@
 """Engine A: Redis and Valkey.
 
-Each verb is one Lua script (`scripts/`), which the server runs as one atomic step; two thin drivers carry them.
+Each verb is one Lua script (`scripts/`), which the server runs as one atomic step; two drivers carry them, through
+redis-py and through valkey-glide.
 
 What the scripts keep
 ---------------------
 * The server's TIME decides due-ness and expiry.
 * A script decodes, checks and reads every key it will write before its first write, and nothing after that can fail.
-  Redis does not roll back: a wrong type, a full memory or a slot that moves to another server must show before.
-* Only `enqueue` may be refused when memory is full; whatever finishes work is flagged `allow-oom`.
-* All keys of a namespace share a hash tag, hence a slot: a cluster serves a namespace from one shard.
+  Redis does not roll back: a wrong type or a full memory must show before.
+* Only the two that enqueue may be refused when memory is full; whatever finishes work is flagged `allow-oom`.
+* All keys of a namespace share a hash tag, hence a slot: one shard of a cluster serves it. A script declares two keys,
+  one of which never exists, so that both shards refuse it while the slot moves: it never sees half a namespace.
 * Ownership is the entry of an instance in its holder's `own:` hash; the fence in it is max(previous + 1, TIME), so
   that it grows even over a server that lost its last second.
 * What answers a repeated request is kept per (incarnation, verb), and written in the step that it answers for.
@@ -19,4 +21,10 @@ Its record is one string (numbers, names, history, result) that is read by one M
 batch; its arguments are another that is never rewritten. Scheduled ones are in a sorted set per kind (score: priority,
 member: due time and id), suspects in one of their own, those not due yet in one sorted set by due time. A sorted set
 per (state, kind) in order of ids serves lookups and counts. Final ones are in a sorted set per kind by expiry.
+
+What a call costs
+-----------------
+Lua builds every function of a script anew at each call, so a script gets only the definitions that it names, and a
+plain single enqueue, whose cost is compared to an LPUSH, has a script of its own. Enqueues that come while one is
+under way go together. Redis-py's connections are used without its client, whose bookkeeping costs more than a script.
 """

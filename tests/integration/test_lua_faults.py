@@ -465,3 +465,14 @@ async def test_a_claim_carries_a_bounded_load(site: MakeSite) -> None:
         loads.append([claim.id for claim in claims])
     assert [len(load) for load in loads] == [3, 3, 2, 1]
     assert [id for load in loads for id in load] == [*(new.id for new in batch), huge.id]
+
+
+async def test_rubbish_among_the_delayed_is_set_aside(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    here.server.command("ZADD", here.key("delayed"), 1, "rubbish")
+    await store.enqueue(here.make.instances(1))
+    assert len(await peer.take()) == 1
+    health = await store.health()
+    assert (health.delayed, health.undecodable) == (0, 1)

@@ -79,6 +79,8 @@ if #fell_due > 0 then
       call('ZCARD', key)
       add_pair('ZADD', key, priority, ready_member(tonumber(fell_due[n + 1]), id))
       moved[kind] = (moved[kind] or 0) + 1
+    else
+      set_aside(id, '', 'unreadable entry among the delayed')
     end
     add('ZREM', DELAYED, member)
   end

@@ -11,7 +11,7 @@ local changes_wanted = #watchers > 0
 local function hint(incarnation, what)
   local key = wake_key(incarnation)
   if not hinted[key] then
-    hinted[key] = call('LLEN', key) + 1
+    hinted[key] = call('LLEN', key)
   end
   add('RPUSH', key, what)
 end

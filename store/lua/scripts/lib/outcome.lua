@@ -1,4 +1,5 @@
 -- What happens when a claim ends: the end of an instance, its way back to the queue, its logs, and retention.
+
 -- Forget a final instance and all that belongs to it. The record is read only for its tags.
 local function remove(id, kind, state, tagged)
   add('ZREM', index_key(state, kind), id)
@@ -87,7 +88,7 @@ end
 local function append_logs(r, id, lines, max_lines, max_bytes)
   local key = logs_key(id)
   local kept = call('LLEN', key)
-  local total, bytes = kept + #lines, r.log_bytes
+  local total, bytes = kept + #lines, kept > 0 and r.log_bytes or 0
   for _, line in ipairs(lines) do
     bytes = bytes + message_size(line)
   end
