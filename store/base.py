@@ -60,9 +60,7 @@ class Liveness(Protocol):
         """Connect."""
         ...
 
-    async def renew(
-        self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int
-    ) -> Renewed:
+    async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         """Extend the lease to now + ttl, also after it expired, as long as it was not marked dead.
 
         `running` is the load to show. `count` and `fences_digest` (see `record.digest`) describe the claims that

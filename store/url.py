@@ -17,9 +17,7 @@ NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SCHEMES = ("memory", "redis", "rediss", "valkey", "valkeys")
 
 
-def open_store(
-    url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0
-) -> Store:
+def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Store:
     """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
 
     `memory://` is private to its caller, `memory://name` is shared in the process. `redis://` and `valkey://` take

@@ -27,9 +27,14 @@ def parse_duration(text: str) -> timedelta:
     """Read "5s", "1h30m", "-2m", plain seconds ("2.5") or ISO 8601 ("PT1H"); raises ValueError."""
     body = text.strip()
     sign = 1.0
-    if body[:1] in "+-":
+    if body[:1] in ("+", "-"):
         sign, body = (-1.0 if body[:1] == "-" else 1.0), body[1:].lstrip()
-    return timedelta(seconds=sign * _seconds_of(body, text))
+    if body[:1] in ("+", "-"):
+        raise ValueError(f"not a duration: {text!r}")
+    try:
+        return timedelta(seconds=sign * _seconds_of(body, text))
+    except OverflowError:
+        raise ValueError(f"too long a duration: {text!r}") from None
 
 
 def to_seconds(value: object, option: str = "duration", *, negative: bool = False) -> float:
@@ -40,20 +45,18 @@ def to_seconds(value: object, option: str = "duration", *, negative: bool = Fals
     elif isinstance(value, bool):
         raise OptionError(option, value, _EXPECTED)
     elif isinstance(value, int | float):
-        seconds = float(value)
+        seconds = float(value) if abs(value) <= MAX_SECONDS else math.copysign(math.inf, value)
     elif isinstance(value, str):
         try:
             seconds = parse_duration(value).total_seconds()
-        except (ValueError, OverflowError):
+        except ValueError:
             raise OptionError(option, value, _EXPECTED) from None
     else:
         raise OptionError(option, value, _EXPECTED)
-    if not math.isfinite(seconds):
-        raise OptionError(option, value, "a finite duration")
     if seconds < 0 and not negative:
         raise OptionError(option, value, "a duration of zero or more")
-    if abs(seconds) > MAX_SECONDS:
-        raise OptionError(option, value, "a duration of at most 1,000 years")
+    if not abs(seconds) <= MAX_SECONDS:
+        raise OptionError(option, value, "a finite duration of at most 1,000 years")
     return seconds
 
 

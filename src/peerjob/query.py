@@ -128,7 +128,9 @@ def _as_state(given: State | str | Iterable[State | str] | None) -> State | None
         try:
             return State.parse(given)
         except ValueError as error:
-            raise OptionError("state", given, str(error)) from None
+            raise OptionError("state", given, str(error).partition("; expected ")[2]) from None
+    if not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
+        raise OptionError("state", given, "a State, its text, or several of them")
     combined = State.UNSET
     for one in given:
         combined |= _as_state(one) or State.UNSET

@@ -18,9 +18,7 @@ KINDS: list[ServerKind] = ["redis", "valkey"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_durable_server_keeps_port_and_data_through_a_kill(
-    kind: ServerKind, start_server: StartServer
-) -> None:
+def test_a_durable_server_keeps_port_and_data_through_a_kill(kind: ServerKind, start_server: StartServer) -> None:
     server = start_server(kind, appendonly=True)
     url = server.url
     server.command("SET", "key", "kept")

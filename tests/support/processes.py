@@ -116,9 +116,7 @@ class ChildProcess:
                 case ended:
                     why = "it ended" if ended else f"{timeout} s passed"
         tail = "\n".join(self.lines[-40:])
-        raise AssertionError(
-            f"{self.name} printed no line like {pattern!r} before {why}; its output:\n{tail}"
-        )
+        raise AssertionError(f"{self.name} printed no line like {pattern!r} before {why}; its output:\n{tail}")
 
     async def line(self, pattern: str, *, timeout: float = 15, after: int = 0) -> re.Match[str]:
         """Wait as `wait_for` does, without holding up the event loop."""

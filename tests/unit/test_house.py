@@ -10,9 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "peerjob"
 FOLDERS = ["cluster", "node", "proto", "store"]
-SOURCES = sorted(PACKAGE.rglob("*.py")) + [
-    path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))
-]
+SOURCES = sorted(PACKAGE.rglob("*.py")) + [path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -80,5 +80,5 @@ def test_any_spelling_of_a_uuid_is_one_text(uuid: UUID) -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "not a uuid", "0" * 31, "g" * 32])
 def test_what_is_no_uuid_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="UUID|base 16"):
+    with pytest.raises(ValueError, match=r"UUID|base 16"):
         id_text(text)

@@ -46,7 +46,7 @@ def test_a_number_is_a_state() -> None:
 
 @pytest.mark.parametrize("state", ["done", ["Completed", "done"], ""])
 def test_an_unknown_state_is_refused(state: Any) -> None:
-    with pytest.raises(OptionError, match="unknown state"):
+    with pytest.raises(OptionError, match="state: expected"):
         Query(state=state)
 
 

@@ -153,7 +153,8 @@ def test_it_starts_with_the_first_call_and_not_before() -> None:
 
 async def test_it_refuses_to_stop_a_running_loop() -> None:
     manager = Node(jobs=ADD).blocking()
-    calls: list[Callable[[], object]] = [manager.count, manager.start, functools.partial(manager.schedule, ADD, 1, 2)]
+    schedule = functools.partial(manager.schedule, ADD, 1, 2)
+    calls: list[Callable[..., object]] = [manager.count, manager.start, schedule]
     for call in calls:
         with pytest.raises(RuntimeError, match="running event loop"):
             call()

@@ -516,7 +516,7 @@ async def test_the_handle_of_a_new_instance_shows_what_was_scheduled(clock: Virt
 @pytest.mark.parametrize("option", ["key", "tags", "kind"])
 async def test_text_that_cannot_be_stored_is_refused_where_it_is_given(clock: VirtualClock, option: str) -> None:
     half = "half a character: \ud800"
-    options: dict[str, Any] = {"tags": {"tags": [half]}, "key": {"key": half}, "kind": {}}[option]
+    options: Any = {"tags": {"tags": [half]}, "key": {"key": half}, "kind": {}}[option]
     with pytest.raises(OptionError, match=option):
         Job(half if option == "kind" else "add", add, **options)
     async with running_node(clock=clock) as node:
