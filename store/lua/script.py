@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from peerjob.record import HISTORY_LIMIT, SUSPECT_AFTER
 
-_PARTS = ("base", "keys", "record", "queue", "hints", "aside", "outcome", "takeback", "pages")
+_PARTS = ("base", "keys", "record", "claims", "queue", "hints", "aside", "outcome", "takeback", "pages")
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 

@@ -266,7 +266,7 @@ async def test_a_foreign_key_fails_a_call_before_it_writes(site: MakeSite) -> No
     batch = here.make.instances(4)
     await store.enqueue(batch)
     held = await peer.take(2)
-    for foreign in ("x32:work", "f:work", f"req:{peer.incarnation}", "x4:work", "watched"):
+    for foreign in ("32:work", "f:work", f"req:{peer.incarnation}", "4:work", "watched"):
         key = here.key(foreign)
         here.server.command("COPY", key, f"{key}-saved", "REPLACE")
         here.server.command("DEL", key)

@@ -34,7 +34,8 @@ for n, raw in ipairs(call('MGET', unpack(keys))) do
       local owned = owned_key(r.owner)
       local claim = call('HGET', owned, id)
       if claim then
-        add_pair('HSET', owned, id, claim .. 'r')
+        local fence, flags = claim_parts(claim)
+        add_pair('HSET', owned, id, claim_entry(fence, flags .. 'r'))
         r.releasing = true
         hint(r.owner, 'c' .. id)
       else

@@ -213,7 +213,7 @@ for n, id in ipairs(ids) do
   become(r, PROCESSING, name, '')
   set(record_keys[n], encode(r))
   reindex(r, id, SCHEDULED)
-  add_pair('HSET', owned, id, (fence == now and now_text or digits(fence)) .. (suspect_source and 'q' or ''))
+  add_pair('HSET', owned, id, claim_entry(fence == now and now_text or digits(fence), suspect_source and 'q' or ''))
   changed(id)
   give(id, r, specs[n])
 end

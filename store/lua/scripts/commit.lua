@@ -76,8 +76,9 @@ local function let_go(id)
 end
 
 local function report(id, claim, r, fields)
-  if fields[STARTED] and not find(claim, 's', 1, true) then
-    owns[id] = claim .. 's'
+  if fields[STARTED] and not has_flag(claim, 's') then
+    local fence, flags = claim_parts(claim)
+    owns[id] = claim_entry(fence, flags .. 's')
     started[#started + 1] = id
   end
   if fields[LOGS] or fields[PROGRESS] then
@@ -136,9 +137,9 @@ local function apply(n, id)
   local flags = ''
   if not claim then
     return late_logs(id, raws[n], fence, said(starts[n]))
-  elseif claim ~= fence then
+  elseif claim ~= claim_entry(fence, '') then
     local owns_fence
-    owns_fence, flags = match(claim, '^(%d+)(%a*)$')
+    owns_fence, flags = claim_parts(claim)
     if owns_fence ~= fence then
       return 'L'
     end
@@ -149,7 +150,7 @@ local function apply(n, id)
     records[id] = r
   end
   local action, fields = said(starts[n])
-  if find(flags, 'r', 1, true) then
+  if has_flag(flags, 'r') then
     if action ~= 'P' then
       let_go(id)
       if r and r.releasing then

@@ -13,11 +13,13 @@ local key, queue, index = record_key(id), ready_key(kind), index_key(SCHEDULED, 
 if call('MGET', key)[1] then
   return 1
 end
-call('ZCARD', queue)
 call('ZCARD', index)
-call('SCARD', KINDS)
-call('MSET', key, newborn(kind, priority, now, nil, '', ARGV[4], ARGV[5], node), spec_key(id), ARGV[7])
+local is_known = call('SISMEMBER', KINDS, kind) == 1
+-- of a wrong type, the queue would fail as the first write
 call('ZADD', queue, priority, ready_member(now, id))
 call('ZADD', index, 0, id)
-call('SADD', KINDS, kind)
+call('MSET', key, newborn(kind, priority, now, nil, '', ARGV[4], ARGV[5], node), spec_key(id), ARGV[7])
+if not is_known then
+  call('SADD', KINDS, kind)
+end
 return 1

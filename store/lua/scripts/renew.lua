@@ -14,10 +14,10 @@ call('HLEN', key)
 local held, cancelled, sum = {}, {}, 0
 local claims = call('HGETALL', owned_key(inc))
 for n = 1, #claims, 2 do
-  local fence, flags = match(claims[n + 1], '^(%d+)(%a*)$')
+  local fence, flags = claim_parts(claims[n + 1])
   held[n], held[n + 1] = claims[n], fence
   sum = sum + math.fmod(tonumber(fence), 1000003)
-  if find(flags, 'r', 1, true) then
+  if has_flag(flags, 'r') then
     cancelled[#cancelled + 1] = claims[n]
   end
 end

@@ -12,6 +12,22 @@ local CHANGES = P .. 'changes'     -- sorted set: expiry -> incarnation that wan
 local ASIDE = P .. 'aside'         -- list: what was set aside, newest first
 local ASIDE_COUNT = P .. 'asides'  -- number: how many were, ever
 
+-- Keys by kind are made once for all the instances of a batch.
+local kind_keys = {}
+local function kind_key(what, kind)
+  local keys = kind_keys[what]
+  if not keys then
+    keys = {}
+    kind_keys[what] = keys
+  end
+  local key = keys[kind]
+  if not key then
+    key = P .. what .. ':' .. kind
+    keys[kind] = key
+  end
+  return key
+end
+
 -- string: the record; see record.lua
 local function record_key(id) return P .. 'i:' .. id end
 -- string: arguments and options, never rewritten
@@ -21,33 +37,20 @@ local function logs_key(id) return P .. 'l:' .. id end
 -- a record that could not be read, of whatever type it is; an empty string when it was not there
 local function bad_key(id) return P .. 'bad:' .. id end
 -- sorted set: priority -> due time in 16 digits, id
-local function ready_key(kind) return P .. 'q:' .. kind end
+local function ready_key(kind) return kind_key('q', kind) end
 -- the same for suspects, which are claimed alone
 local function suspects_key(kind) return P .. 's:' .. kind end
 -- sorted set: 0 -> id, so in order of creation
-local index_keys = {}
-local function index_key(state, kind)
-  local keys = index_keys[state]
-  if not keys then
-    keys = {}
-    index_keys[state] = keys
-  end
-  local key = keys[kind]
-  if not key then
-    key = P .. 'x' .. state .. ':' .. kind
-    keys[kind] = key
-  end
-  return key
-end
+local function index_key(state, kind) return kind_key(state, kind) end
 -- the same by tag
 local function tag_key(tag) return P .. 't:' .. tag end
 -- sorted set of final instances: when it is over -> id, state, "+" if it has tags
-local function expiry_key(kind) return P .. 'f:' .. kind end
+local function expiry_key(kind) return kind_key('f', kind) end
 -- hash: unique key -> id
 local function unique_key(kind) return P .. 'k:' .. kind end
 -- set: idle incarnations that can run a kind
 local function idle_key(kind) return P .. 'idle:' .. kind end
--- hash: id -> fence, then s (started), q (suspect), r (releasing)
+-- hash: id -> fence, then s (started), q (suspect), r (releasing), then padding; see claims.lua
 local function owned_key(incarnation) return P .. 'own:' .. incarnation end
 -- hash: name, info, running, renewed
 local function node_key(incarnation) return P .. 'node:' .. incarnation end

@@ -10,8 +10,7 @@ local function ending(inc, in_order)
   call('HLEN', requests_key(inc))
   if not in_order then
     for _, claim in ipairs(call('HVALS', owned_key(inc))) do
-      if find(claim, 's', 1, true) and find(claim, 'q', 1, true)
-        and not find(claim, 'r', 1, true) then
+      if has_flag(claim, 's') and has_flag(claim, 'q') and not has_flag(claim, 'r') then
         how = 'S'
         break
       end
@@ -58,7 +57,7 @@ local function take_back(inc, how, most, node, counts)
     add('HDEL', owned, id)
     if not r then
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
-    elseif find(claim, 'r', 1, true) then
+    elseif has_flag(claim, 'r') then
       release(r, id, counts.retention)
       set(record_key(id), encode(r))
       taken[#taken + 1] = {id, r.kind, r.state}
@@ -66,8 +65,8 @@ local function take_back(inc, how, most, node, counts)
       r.attempts = r.attempts - 1
       local note = how == 'L' and 'handed back' or 'node lost'
       local charge = string.upper(how)
-      if charge == 'D' or charge == 'S' and find(claim, 'q', 1, true) then
-        if charge == how and find(claim, 's', 1, true) then
+      if charge == 'D' or charge == 'S' and has_flag(claim, 'q') then
+        if charge == how and has_flag(claim, 's') then
           r.crashes = r.crashes + 1
           add('SADD', charged_key(inc), id)
         else
