@@ -1,6 +1,7 @@
 """What only Redis and Valkey can do to a store: restarts, full memory, lost scripts, foreign values, lost answers."""
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,10 @@ from peerjob.errors import LayoutError, StoreFullError, StoreUnavailableError
 from peerjob.query import Filter, Query
 from peerjob.record import Ack, Action, Capabilities, StoreLimits
 from peerjob.state import State
+from peerjob.store.lua.address import parse_address
+from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.keys import prefix, wake_list
+from peerjob.store.lua.script import load_scripts
 from peerjob.store.lua.store import LuaStore, lua_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from support.servers import Server, ServerKind, StartServer
@@ -476,3 +480,27 @@ async def test_rubbish_among_the_delayed_is_set_aside(site: MakeSite) -> None:
     assert len(await peer.take()) == 1
     health = await store.health()
     assert (health.delayed, health.undecodable) == (0, 1)
+
+
+def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
+    """All GLIDE clients of a process are served by the loop of the first; ours must not die with it."""
+    script = load_scripts().health
+
+    def new_driver() -> GlideDriver:
+        return GlideDriver(parse_address(valkey_url), prefix=prefix(f"loops-{uuid.uuid4().hex[:8]}"), call_timeout=0.3)
+
+    async def use(driver: GlideDriver) -> None:
+        for _ in range(3):
+            with contextlib.suppress(StoreUnavailableError):
+                await driver.run((script, ()))
+                return
+        raise AssertionError("it never answered again")
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        one, other = new_driver(), new_driver()
+        first.run(use(one))
+        second.run(use(other))
+        first.run(one.close())
+        first.close()
+        second.run(use(other))
+        second.run(other.close())

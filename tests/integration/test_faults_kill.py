@@ -1,0 +1,86 @@
+"""A node that is killed: nothing is lost, nothing has two owners, and peers take over in time."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerjob import Instance, Query, State
+from support.fault_jobs import poison, work
+from support.peers import TTL, check_histories, everything, peers, until
+
+
+def taken_back(instance: Instance[Any]) -> bool:
+    return any(entry.state == State.SCHEDULED and "lost" in entry.note for entry in instance.record.history)
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
+async def test_sigkill_in_the_middle_of_200_running_jobs(store_url: str, namespace: str, tmp_path: Path) -> None:
+    async with peers(store_url, namespace, tmp_path) as group:
+        victim = group.start(name="victim", workers=200)
+        scheduled = await group.client.schedule_many(work.call(number, 1.5) for number in range(200))
+        running = {one.id for one in await group.running(200, on="victim")}
+        group.start(name="survivor", workers=200)
+        killed_us = group.client.clock.time_us()
+        victim.kill()
+
+        await group.client.wait(timeout=30)
+        ended = await everything(group.client)
+
+        assert {one.id for one in ended} == {one.id for one in scheduled}
+        assert all(one.state == State.COMPLETED for one in ended)
+        check_histories(ended)
+        moved = [one for one in ended if taken_back(one)]
+        assert {one.id for one in moved} == running
+        assert all((one.attempts, one.crashes, one.node) == (1, 1, "survivor") for one in moved)
+        # the accepted result is that of the latest claim: the dead node's fence wrote nothing
+        assert all(one.outcome()[1] == one.fence for one in ended)
+        claimed_us = [entry.at_us for one in moved for entry in one.record.history if entry.state == State.PROCESSING]
+        recovery = (max(claimed_us) - killed_us) / 1_000_000
+        print(f"recovery of 200 jobs: {recovery:.2f} s at a lease of {TTL} s")
+        assert recovery <= TTL + 1.0
+
+
+@pytest.mark.parametrize("store_url", ["redis"], indirect=True)
+async def test_a_poison_job_is_parked_and_its_neighbours_complete(
+    store_url: str, namespace: str, tmp_path: Path
+) -> None:
+    async with peers(store_url, namespace, tmp_path) as group:
+        bad = await group.client.schedule(poison)
+        neighbours = await group.client.schedule_many(work.call(number, 0.3) for number in range(20))
+        for _ in range(6):
+            child = group.start(ttl=1.0)
+
+            async def died_or_done(node: Any = child) -> bool:
+                return not node.running or not await group.client.count(Query(state=State.ACTIVE))
+
+            await until(died_or_done, 20)
+            if child.running:
+                break
+
+        await group.client.wait(timeout=20)
+        ended = await everything(group.client)
+        check_histories(ended)
+        assert (await bad.refresh()).state == State.TERMINATED
+        assert bad.crashes == 4
+        assert [(await one.refresh()).state for one in neighbours] == [State.COMPLETED] * 20
+        assert max(one.crashes for one in neighbours) <= 2
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
+async def test_sigterm_hands_back_at_once_and_counts_nothing(store_url: str, namespace: str, tmp_path: Path) -> None:
+    async with peers(store_url, namespace, tmp_path) as group:
+        leaver = group.start(name="leaver", workers=20)
+        await group.client.schedule_many(work.call(number, 2.0) for number in range(20))
+        await group.running(20, on="leaver")
+        group.start(name="stayer", workers=20)
+        leaver.terminate()
+        assert await leaver.exit() == 0
+
+        moved = await group.running(20, on="stayer", timeout=5)
+        await group.client.wait(timeout=20)
+        ended = await everything(group.client)
+
+        assert len(moved) == 20
+        check_histories(ended)
+        assert all((one.state, one.attempts, one.crashes, one.losses) == (State.COMPLETED, 1, 0, 0) for one in ended)

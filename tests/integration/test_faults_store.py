@@ -1,0 +1,55 @@
+"""A store that goes away and comes back: the same nodes go on, and nobody is taken for dead."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from peerjob import State
+from support.fault_jobs import work
+from support.peers import check_histories, everything, peers
+from support.servers import ServerKind, StartServer
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
+    kind: ServerKind, start_server: StartServer, namespace: str, tmp_path: Path
+) -> None:
+    server = start_server(kind, appendonly=True, config=("--appendfsync", "always"))
+    async with peers(server.url, namespace, tmp_path) as group:
+        nodes = [group.start(name=f"node-{number}", workers=5) for number in range(2)]
+        scheduled = await group.client.schedule_many(work.call(number, 0.05) for number in range(600))
+        await group.running(2)
+        server.kill()
+        server.start()
+        late = await group.client.schedule_many(work.call(number, 0.0) for number in range(600, 650))
+
+        await group.client.wait(timeout=40)
+        ended = await everything(group.client)
+
+        assert {one.id for one in ended} == {one.id for one in (*scheduled, *late)}
+        assert all(one.state == State.COMPLETED for one in ended)
+        check_histories(ended)
+        assert all(node.running for node in nodes)
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_an_outage_longer_than_the_lease_reaps_nobody(
+    kind: ServerKind, start_server: StartServer, namespace: str, tmp_path: Path
+) -> None:
+    server = start_server(kind, appendonly=True, config=("--appendfsync", "always"))
+    async with peers(server.url, namespace, tmp_path) as group:
+        for number in range(2):
+            group.start(name=f"node-{number}", workers=10, ttl=2.0)
+        await group.client.schedule_many(work.call(number, 1.0) for number in range(60))
+        await group.running(20)
+        server.kill()
+        await asyncio.sleep(5)  # the outage itself; nothing is waited for
+        server.start()
+
+        await group.client.wait(timeout=40)
+        ended = await everything(group.client)
+
+        assert [one.state for one in ended] == [State.COMPLETED] * 60
+        assert [(one.crashes, one.losses, one.attempts) for one in ended] == [(0, 0, 1)] * 60
+        check_histories(ended)

@@ -1,0 +1,32 @@
+"""A node in a process of its own, to be killed, paused and stopped by tests. Prints `ready`, and what it logs."""
+
+import argparse
+import asyncio
+import logging
+
+from peerjob import Node
+from support import fault_jobs
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("namespace")
+    parser.add_argument("--name", default="node")
+    parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--ttl", type=float, default=2.0)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    node = Node(
+        given.url,
+        jobs=fault_jobs.JOBS,
+        namespace=given.namespace,
+        name=given.name,
+        workers=given.workers,
+        lease_ttl=given.ttl,
+    )
+    await node.run(grace=0.2)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
