@@ -55,11 +55,11 @@ class Driver(Protocol):
         ...
 
     async def info(self) -> Mapping[str, str]:
-        """The fields of INFO."""
+        """The fields of INFO; none where we may not ask."""
         ...
 
     async def config(self, pattern: str) -> Mapping[str, str]:
-        """The settings that match a pattern; empty where the server does not tell them."""
+        """The settings that match a pattern; none where we may not ask."""
         ...
 
     async def close(self) -> None:

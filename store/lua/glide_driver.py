@@ -71,6 +71,7 @@ class GlideDriver:
         return [] if popped is None else cast("dict[bytes, list[bytes]]", popped)[key.encode()]
 
     async def info(self) -> Mapping[str, str]:
+        # no right to ask is no case here: GLIDE itself needs INFO to connect
         (reply,) = self._checked(await self._commands([("INFO",)]))
         pairs = (line.partition(":") for line in cast("bytes", reply).decode().splitlines() if ":" in line)
         return {name: value for name, _, value in pairs}

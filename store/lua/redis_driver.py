@@ -15,6 +15,7 @@ from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
     MovedError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -83,7 +84,10 @@ class RedisDriver:
         return [] if reply is None else reply[1]
 
     async def info(self) -> Mapping[str, str]:
-        (reply,) = self._checked(await self._commands([("INFO",)], self._call_timeout))
+        (reply,) = await self._commands([("INFO",)], self._call_timeout)
+        if isinstance(reply, NoPermissionError):
+            return {}
+        (reply,) = self._checked([reply])
         pairs = (line.partition(":") for line in reply.decode().splitlines() if ":" in line)
         return {name: value for name, _, value in pairs}
 

@@ -8,22 +8,26 @@ from typing import Literal
 from peerjob.errors import StoreError
 from peerjob.record import Capabilities
 
+from .address import Address
 from .driver import Driver
 
 Durability = Literal["fsync", "everysec", "replicated", "none"]
 OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
 
 
-async def inspect(driver: Driver, url: str) -> Capabilities:
+async def inspect(driver: Driver, address: Address) -> Capabilities:
     """Ask the server; raises StoreError for one that is too old."""
     info = await driver.info()
+    if not info:
+        unknown = "the server does not say how it keeps data, as this user may not ask it for INFO"
+        return Capabilities(engine=address.scheme, durability="none", warnings=(unknown,))
     config = {**await driver.config("appendfsync"), **await driver.config("save")}
     engine = "valkey" if "valkey_version" in info else "redis"
     version = info.get("valkey_version") or info.get("redis_version", "0")
     oldest = OLDEST[engine]
     if tuple(int(part) for part in version.split(".")[:2]) < oldest:
         wanted = ".".join(map(str, oldest))
-        raise StoreError(f"the store at {url} is {engine} {version}, {wanted} or newer is needed")
+        raise StoreError(f"the store at {address.url} is {engine} {version}, {wanted} or newer is needed")
     durability, warnings = _durability(info, config)
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":

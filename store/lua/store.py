@@ -40,6 +40,7 @@ class LuaStore(QueueVerbs, NodeVerbs, ReadingVerbs, RetentionVerbs):
         retry_for: float,
     ) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+        self._address = address
         self._url = address.url
         self._make_liveness = make_liveness
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
@@ -60,7 +61,7 @@ class LuaStore(QueueVerbs, NodeVerbs, ReadingVerbs, RetentionVerbs):
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 await self._driver.open()
-                self._capabilities = await inspect(self._driver, self._url)
+                self._capabilities = await inspect(self._driver, self._address)
                 ((layout, _now),) = await self._driver.run((self._scripts.open, (LAYOUT,)))
         except TimeoutError as error:
             await self._driver.close()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -398,6 +399,21 @@ async def test_promises_follow_the_server(site: MakeSite) -> None:
     assert (await promised()).durability == "fsync"
 
 
+async def test_a_user_with_few_rights_is_enough(site: MakeSite) -> None:
+    here = site()
+    rights = ("~{peerjob:*", "-@all", "+@read", "+@write", "+@connection", "+@blocking", "+@scripting", "+time")
+    here.server.command("ACL", "SETUSER", "jobs", "on", ">secret", *rights)
+    if here.server.kind == "valkey":
+        here.server.command("ACL", "SETUSER", "jobs", "+info")  # GLIDE asks for it
+    store = await here.open(url=here.server.url.replace("//", "//jobs:secret@"))
+    assert (store.capabilities.engine, store.capabilities.durability) == (here.server.kind, "none")
+    assert ("INFO" in store.capabilities.warnings[0]) == (here.server.kind == "redis")
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(3))
+    assert set(await peer.commit(*map(outcome, await peer.take()))) == {Ack.DONE}
+    assert await store.next_hints(peer.incarnation, 0.01) == []
+
+
 async def test_a_newer_layout_is_refused(site: MakeSite) -> None:
     here = site()
     await here.open()
@@ -496,11 +512,16 @@ def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
                 return
         raise AssertionError("it never answered again")
 
-    with asyncio.Runner() as first, asyncio.Runner() as second:
-        one, other = new_driver(), new_driver()
-        first.run(use(one))
+    one, other = new_driver(), new_driver()
+    first = asyncio.new_event_loop()
+    thread = threading.Thread(target=first.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(use(one), first).result(10)
+    with asyncio.Runner() as second:
         second.run(use(other))
-        first.run(one.close())
+        asyncio.run_coroutine_threadsafe(one.close(), first).result(10)
+        first.call_soon_threadsafe(first.stop)
+        thread.join()
         first.close()
         second.run(use(other))
         second.run(other.close())
