@@ -34,7 +34,7 @@ def parse_duration(text: str) -> timedelta:
     try:
         return timedelta(seconds=sign * _seconds_of(body, text))
     except OverflowError:
-        raise ValueError(f"too long a duration: {text!r}") from None
+        raise ValueError(f"a duration out of range: {text!r}") from None
 
 
 def to_seconds(value: object, option: str = "duration", *, negative: bool = False) -> float:
