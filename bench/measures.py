@@ -7,7 +7,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from glide import GlideClient, GlideClientConfiguration, NodeAddress
 from redis.asyncio import Redis
 
 import jobs
@@ -77,16 +79,28 @@ async def ten_ms(target: Target, job: Job[[int], int], *, count: int = 2_000) ->
 
 
 async def bare_lpush(target: Target, *, count: int = 3_000) -> float:
-    """LPUSH per second, one at a time, through redis-py."""
-    url = target.url.replace("valkey://", "redis://")
-    async with redis_client(url) as client:
-        await client.lpush("bench-lpush", "x")
-        begin = time.perf_counter()
-        for _ in range(count):
-            await client.lpush("bench-lpush", "x" * 100)
-        seconds = time.perf_counter() - begin
-        await client.delete("bench-lpush")
-    return count / seconds
+    """LPUSH per second, one at a time, through the client that the store uses."""
+    if target.engine == "valkey":
+        address = NodeAddress(urlsplit(target.url).hostname or "", urlsplit(target.url).port or 0)
+        client = await GlideClient.create(GlideClientConfiguration([address]))
+        try:
+            return await _lpush_rate(lambda key, values: client.lpush(key, [*values]), count)
+        finally:
+            await client.delete(["bench-lpush"])
+            await client.close()
+    async with redis_client(target.url) as redis:
+        try:
+            return await _lpush_rate(lambda key, values: redis.lpush(key, *values), count)
+        finally:
+            await redis.delete("bench-lpush")
+
+
+async def _lpush_rate(lpush: Callable[[str, list[str]], Awaitable[object]], count: int) -> float:
+    await lpush("bench-lpush", ["x"])
+    begin = time.perf_counter()
+    for _ in range(count):
+        await lpush("bench-lpush", ["x" * 100])
+    return count / (time.perf_counter() - begin)
 
 
 async def enqueue(target: Target) -> dict[str, float]:
