@@ -1,5 +1,6 @@
 """`jobd demo` as its users see it: it keeps its promises on every store, and leaves nothing behind."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,17 +8,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from peerjob import Node, Query
 from support.processes import ChildProcess
 from support.servers import Server
 
 JOBD = Path(sys.executable).with_name("jobd")
 MARK = "PEERJOB_TEST_DEMO"
+T = TypeVar("T")
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 pytestmark = pytest.mark.timeout(100)
@@ -191,21 +194,17 @@ def test_a_store_that_cannot_be_reached_is_told_in_one_line() -> None:
 
 
 def test_a_namespace_that_is_in_use_is_refused_and_left_alone(redis_server: Server, namespace: str) -> None:
-    key = f"{{peerjob:{namespace}}}:x2:mine"
-    script = (
-        "import asyncio, sys, peerjob\n"
-        "async def main():\n"
-        "    async with peerjob.Node(sys.argv[1], workers=0, namespace=sys.argv[2]) as node:\n"
-        "        await node.schedule('mine', allow_unknown=True)\n"
-        "asyncio.run(main())\n"
-    )
-    subprocess.run([sys.executable, "-P", "-c", script, redis_server.url, namespace], check=True, timeout=30)
+    async def with_node(act: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
+        async with Node(redis_server.url, workers=0, namespace=namespace) as node:
+            return await act(node)
+
+    asyncio.run(with_node(lambda node: node.schedule("mine", allow_unknown=True)))
 
     done = demo("--store", redis_server.url, "--namespace", namespace)
 
     assert done.returncode == 1
     assert f"jobd: namespace '{namespace}' is in use (1 instance, 0 nodes)" in done.stderr
-    assert redis_server.command("EXISTS", key) == 1
+    assert asyncio.run(with_node(lambda node: node.count(Query(kind="mine")))) == 1
 
 
 def _read(path: Path) -> str:
