@@ -9,6 +9,7 @@ from typing import Any
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
 from peerjob.errors import NodeStateError
+from peerjob.ids import id_time_us
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.manager import Event, Manager
 from peerjob.query import Query
@@ -215,7 +216,7 @@ def _total(record: Record) -> int:
 
 
 def _created_us(record: Record) -> int:
-    return record.history[0].at_us if record.history else 0
+    return id_time_us(record.id)
 
 
 def _forget_oldest(seen: dict[str, _Seen]) -> None:

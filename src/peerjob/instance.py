@@ -220,8 +220,8 @@ class Instance(Generic[R_co]):
 
     @property
     def created_at(self) -> datetime:
-        entry = self._last(State.CREATED)
-        return to_datetime(id_time_us(self.id)) if entry is None else entry
+        """When its id was made, to the millisecond: what `Query(after=, before=)` goes by."""
+        return to_datetime(id_time_us(self.id))
 
     @property
     def scheduled_at(self) -> datetime | None:
