@@ -128,7 +128,10 @@ class Pool:
         ahead = {kind: min(best, self.pace.ahead(kind, self._size)) for kind in kinds}
         if free <= held and held > best // 2:
             return 0, {}
-        caps = {kind: max(0, free + extra - held) for kind, extra in ahead.items()}
+        # while quick kinds keep every worker busy, each claim may still bring one of any other kind: it waits its turn
+        # for a moment, rather than until the quick ones are all done
+        least = 1 if best else 0
+        caps = {kind: max(least, free + extra - held) for kind, extra in ahead.items()}
         return min(MAX_BATCH, max(caps.values(), default=0)), caps
 
     @property

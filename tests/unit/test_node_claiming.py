@@ -219,3 +219,24 @@ async def test_a_far_future_instance_never_delays_a_due_one(clock: VirtualClock)
         await node.schedule_many(node.job("now").with_options(after="1d", priority=-5).call() for _ in range(50))
         assert await clock.run((await node.schedule("now")).result()) == "now"
         assert clock.elapsed() < 1
+
+
+async def test_a_slow_kind_is_not_starved_by_a_stream_of_quick_ones(clock: VirtualClock) -> None:
+    began: list[float] = []
+
+    async def quick() -> None:
+        await asyncio.sleep(0.001)
+
+    async def slow() -> None:
+        began.append(clock.elapsed())
+        await asyncio.sleep(0.2)
+
+    stream, rare = Job("quick", quick), Job("slow", slow, priority=0)
+    async with running_node(stream, rare, clock=clock, workers=4) as node:
+        await node.schedule_many(stream.call() for _ in range(4000))
+        await clock.advance(0.1)
+        asked = clock.elapsed()
+        await node.schedule_many(rare.call() for _ in range(3))
+        await drain(node)
+        assert len(began) == 3
+        assert max(began) - asked < 0.1
