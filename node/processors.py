@@ -8,7 +8,6 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from peerjob.clock import Clock
@@ -18,6 +17,7 @@ from peerjob.joblog import make_line
 
 from .failures import BodyError, as_exception, message_of, type_name
 from .run import Run
+from .threads import ThreadPool
 
 logger = logging.getLogger("peerjob.node")
 
@@ -30,8 +30,10 @@ class Processors:
     def __init__(self, clock: Clock, node: str) -> None:
         self._clock = clock
         self._node = node
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads = ThreadPool(THREADS, "peerjob-processor")
         self._chains: dict[str, asyncio.Task[None]] = {}
+        self.patience = 5.0
+        """Seconds that a closing node gives its last processors."""
 
     async def terminate(
         self, run: Run, callback: Callable[..., Any], instance: Instance[Any], error: BaseException
@@ -74,26 +76,23 @@ class Processors:
         task.add_done_callback(done)
         return task
 
-    async def close(self, timeout: float = 5.0) -> None:
-        """Wait for what is under way."""
+    async def close(self) -> None:
+        """Wait for what is under way, for as long as `patience` says."""
         if self._chains:
-            await asyncio.wait(list(self._chains.values()), timeout=timeout)
+            await asyncio.wait(list(self._chains.values()), timeout=self.patience)
+        self._threads.close()
         for task in self._chains.values():
             task.cancel()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _call(self, run: Run | None, callback: Callable[..., Any], *args: object) -> object:
         token = current_run.set(None if run is None else run.context)
         try:
             if inspect.iscoroutinefunction(callback):
                 return await _harmless(callback(*args))
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="peerjob-processor")
             within = contextvars.copy_context()
             with self._clock.outside():
-                answer = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, functools.partial(within.run, _called, callback, *args)
+                answer = await self._threads.run(
+                    functools.partial(within.run, _called, callback, *args), on_cancel=lambda: None
                 )
             return await _harmless(answer) if inspect.isawaitable(answer) else answer
         finally:

@@ -33,22 +33,30 @@ async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], None]) -> 
 class ThreadPool:
     """Runs functions in daemon threads, so that a body which never returns does not keep the process from ending."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, name: str = "peerjob-worker") -> None:
         self._size = size
+        self._name = name
         self._work: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
         """Threads that wait for work, less the work that waits for threads."""
+        self._open: set[_Item] = set()
+        """What somebody waits for."""
 
     async def run(self, work: Work, on_cancel: Callable[[], None]) -> Any:
         """What the function returns or raises, once it has ended.
 
-        A cancellation does not end the wait, since nothing ends a thread: `on_cancel` may tell the function.
+        A cancellation does not end the wait, since nothing ends a thread: `on_cancel` may tell the function. Only
+        `close` does.
         """
         item = _Item(work)
         self._add(item)
-        failed, value = await to_the_end(item.done, on_cancel)
+        self._open.add(item)
+        try:
+            failed, value = await to_the_end(item.done, on_cancel)
+        finally:
+            self._open.discard(item)
         if not failed:
             return value
         try:
@@ -63,8 +71,10 @@ class ThreadPool:
             self._end_surplus()
 
     def close(self) -> None:
-        """Let every thread end, now or with what it is doing."""
+        """Let every thread end, now or with what it is doing; who still waits for one gets a CancelledError."""
         self.resize(0)
+        for item in self._open:
+            item.done.cancel()
 
     def _add(self, item: _Item) -> None:
         with self._lock:
@@ -72,7 +82,7 @@ class ThreadPool:
             if self._idle < 0 and self._threads < max(1, self._size):
                 self._threads += 1
                 self._idle += 1
-                name = f"peerjob-worker-{self._threads}"
+                name = f"{self._name}-{self._threads}"
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
             self._work.put(item)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peerjob import Instance, Job, JobFailed, JobTimedOut, Recovered, State
+from peerjob import Instance, Job, JobFailed, JobTimedOut, Recovered, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import lines_of, running_nodes, states_of
 
@@ -264,3 +264,19 @@ async def test_processors_given_per_schedule_travel_by_name(clock: VirtualClock)
 
 def log_result(instance: Instance[Any], result: object) -> None:
     instance.log.info("logged %s", result)
+
+
+async def test_a_processor_that_never_returns_does_not_keep_the_node() -> None:
+    leave, called = threading.Event(), threading.Event()
+
+    def hang(instance: Instance[Any], result: object) -> None:
+        called.set()
+        leave.wait(30)
+
+    async with running_node(Job("work", lambda: 1, on_complete=hang), clock=SystemClock()) as node:
+        node._need_session().processors.patience = 0.05  # pyright: ignore[reportPrivateUsage]
+        await node.schedule("work")
+        await asyncio.to_thread(called.wait, 10)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert all(one.daemon for one in threading.enumerate() if one.name.startswith("peerjob"))
+    leave.set()

@@ -162,6 +162,7 @@ async def test_a_thread_that_ignores_it_does_not_keep_the_node(caplog: pytest.Lo
     async with running_node(store=url, clock=SystemClock(), workers=0) as looker:
         found = await looker.lookup_instance(instance.id)
         assert (found.state, found.attempts, found.crashes) == (State.SCHEDULED, 0, 0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     leave.set()
 
 
