@@ -1,12 +1,14 @@
 """A node that is killed: nothing is lost, nothing has two owners, and peers take over in time."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peerjob import Instance, Query, State
-from support.fault_jobs import poison, work
+from support.fault_jobs import fatal, held, noted, poison, work
+from support.journal import check_one_owner, read_journal
 from support.peers import TTL, check_histories, everything, peers, until
 
 
@@ -84,3 +86,84 @@ async def test_sigterm_hands_back_at_once_and_counts_nothing(store_url: str, nam
         assert len(moved) == 20
         check_histories(ended)
         assert all((one.state, one.attempts, one.crashes, one.losses) == (State.COMPLETED, 1, 0, 0) for one in ended)
+
+
+@pytest.mark.parametrize("store_url", ["valkey"], indirect=True)
+async def test_a_job_that_ends_its_process_from_a_thread_is_parked(
+    store_url: str, namespace: str, tmp_path: Path
+) -> None:
+    async with peers(store_url, namespace, tmp_path) as group:
+        bad = await group.client.schedule(fatal.with_options(max_crashes=1), 3)
+        for _ in range(6):  # the first two kills are too quick to be told from an accident
+            child = group.start(ttl=1.0)
+
+            async def died_or_parked(node: Any = child) -> bool:
+                return not node.running or (await bad.refresh()).state.is_final
+
+            await until(died_or_parked, 20)
+            if child.running:
+                break
+            assert child.returncode == 3
+
+        good = await group.client.schedule(work, 1, 0.0)
+        assert (await good.result(timeout=10))[0] == 1
+        assert (await bad.refresh()).state is State.TERMINATED
+        assert bad.crashes == 2
+        assert bad.error is not None or any("poison" in entry.note for entry in bad.record.history)
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
+async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, namespace: str, tmp_path: Path) -> None:
+    async with peers(store_url, namespace, tmp_path) as group:
+        journal = tmp_path / "journal"
+        one, other = (group.start(name="same", workers=5, ttl=1.0) for _ in range(2))
+        scheduled = await group.client.schedule_many(noted.call(str(journal), 0.8) for _ in range(20))
+        await group.running(10)
+        views = [view.info for view in await group.client.nodes() if view.info.name == "same"]
+        assert len({view.incarnation for view in views}) == 2
+        assert {view.pid for view in views} == {one.pid, other.pid}
+        killed_us = group.client.clock.time_us()
+        one.kill()
+
+        await group.client.wait(timeout=30)
+        ended = await everything(group.client)
+        runs = read_journal(journal)
+        assert {each.id for each in ended} == {each.id for each in scheduled}
+        check_histories(ended)
+        check_one_owner(runs, {one.pid: killed_us})
+        moved = [each for each in ended if taken_back(each)]
+        # the other's leases and claims were left alone
+        assert {run.pid for each in moved for run in runs[each.id][:1]} <= {one.pid}
+        assert 0 < len(moved) <= 5
+        assert other.running
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
+async def test_sigterm_ends_a_node_whose_thread_ignores_it(store_url: str, namespace: str, tmp_path: Path) -> None:
+    async with peers(store_url, namespace, tmp_path) as group:
+        stuck = group.start(name="stuck", workers=2)
+        instance = await group.client.schedule(held, str(tmp_path / "never"))
+        await group.running(1, on="stuck")
+        stuck.terminate(timeout=10)
+        assert stuck.returncode == 0
+        await instance.refresh()
+        assert (instance.state, instance.attempts, instance.crashes) == (State.SCHEDULED, 0, 0)
+        (tmp_path / "never").touch()
+        taker = group.start(name="taker", workers=2)
+        assert await instance.result(timeout=10) == taker.pid
+
+
+@pytest.mark.parametrize("store_url", ["redis"], indirect=True)
+async def test_a_second_signal_ends_the_grace(store_url: str, namespace: str, tmp_path: Path) -> None:
+    async with peers(store_url, namespace, tmp_path) as group:
+        node = group.start(name="patient", workers=2, grace=30)
+        await group.client.schedule(work, 1, 30.0)
+        await group.running(1)
+        node.signal(signal.SIGTERM)
+        # the first has been taken once the node claims nothing more
+        waiting = await group.client.schedule(work, 2, 0.0)
+        with pytest.raises(TimeoutError):
+            await waiting.wait(timeout=1)
+        node.signal(signal.SIGINT)
+        assert await node.exit(timeout=10) == 0
+        assert await group.client.count(Query(state=State.SCHEDULED)) == 2

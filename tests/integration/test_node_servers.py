@@ -47,7 +47,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 async def start_node(server: Server, namespace: str) -> AsyncIterator[StartNode]:
-    """What starts nodes on the server, as `await start_node(job, workers=3)`; they stop with the test."""
+    """To be called with jobs and options of a node; the nodes stop with the test."""
     async with AsyncExitStack() as nodes:
 
         async def start(*jobs: Any, **options: Any) -> Node:

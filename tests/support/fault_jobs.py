@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 from peerjob import INJECTED, Context, Instance, JobGroup
 
@@ -28,10 +29,44 @@ def stubborn(seconds: float, context: Context = INJECTED, instance: Instance = I
     return os.getpid()
 
 
+@group.job(kind="noted")
+async def noted(journal: str, seconds: float, context: Context = INJECTED) -> int:
+    """Sleep, and write down when this very run began and ended."""
+    _note(journal, "begin", context)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        _note(journal, "end", context)
+    return context.fence
+
+
+@group.job(kind="held")
+def held(path: str, context: Context = INJECTED) -> int:
+    """Go on in a thread, whatever happens, until a file exists."""
+    while not Path(path).exists():
+        time.sleep(0.02)
+    return os.getpid()
+
+
+@group.job(kind="fatal")
+def fatal(status: int) -> None:
+    """End the node's process from a thread."""
+    os._exit(status)
+
+
 @group.job(kind="poison")
 async def poison() -> None:
     """Take the node down."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _note(journal: str, what: str, context: Context) -> None:
+    line = f"{context.id} {context.fence} {os.getpid()} {what} {time.time_ns() // 1000}\n"
+    file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, line.encode())  # one write, so that the lines of several processes stay whole
+    finally:
+        os.close(file)
 
 
 JOBS = group

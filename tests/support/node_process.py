@@ -15,6 +15,7 @@ async def main() -> None:
     parser.add_argument("--name", default="node")
     parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--ttl", type=float, default=2.0)
+    parser.add_argument("--grace", type=float, default=0.2)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     node = Node(
@@ -25,7 +26,7 @@ async def main() -> None:
         workers=given.workers,
         lease_ttl=given.ttl,
     )
-    await node.run(grace=0.2)
+    await node.run(grace=given.grace)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ class Peers:
         self._serial = itertools.count(1)
         self.children: list[ChildProcess] = []
 
-    def start(self, *, name: str = "", workers: int = 10, ttl: float = TTL) -> ChildProcess:
+    def start(self, *, name: str = "", workers: int = 10, ttl: float = TTL, grace: float = 0.2) -> ChildProcess:
         serial = next(self._serial)
         child = ChildProcess.python(
             "support.node_process",
             *(self._url, self._namespace, "--name", name or f"node-{serial}"),
-            *("--workers", str(workers), "--ttl", str(ttl)),
+            *("--workers", str(workers), "--ttl", str(ttl), "--grace", str(grace)),
             output=self._folder / f"node-{serial}.log",
         )
         child.wait_for(r"runs \d+ worker")

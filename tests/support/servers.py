@@ -145,6 +145,10 @@ class Server:
             self._child.close()
         self._home.cleanup()
 
+    def files(self, pattern: str) -> list[Path]:
+        """Files in the data folder."""
+        return list(Path(self._home.name).glob(pattern))
+
     def command(self, *words: str | int) -> object:
         """Run one command and return its reply, with text as str."""
         with redis.Redis(port=self.port, decode_responses=True, socket_timeout=10) as client:

@@ -1,0 +1,63 @@
+"""Nodes that are killed and paused at any moment, one after another, while work goes on."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from peerjob import Query, State
+from support.fault_jobs import noted
+from support.journal import check_one_owner, read_journal
+from support.peers import check_histories, everything, peers, until
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey"], indirect=True)
+async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(
+    store_url: str, namespace: str, tmp_path: Path
+) -> None:
+    journal, chance = tmp_path / "journal", random.Random(7)
+    async with peers(store_url, namespace, tmp_path) as group:
+        nodes = [group.start(ttl=1.0, workers=8) for _ in range(3)]
+        scheduled = await group.client.schedule_many(
+            noted.call(str(journal), chance.choice([0.0, 0.005, 0.03, 0.2])) for _ in range(4000)
+        )
+        ended_us: dict[int, int] = {}
+        for turn in range(4):
+            await group.running(5)
+
+            async def some_progress(wanted: int = (turn + 1) * 300) -> bool:
+                return await group.client.count(Query(state=State.FINAL)) >= wanted
+
+            await until(some_progress, 30)
+            victim = nodes.pop(chance.randrange(len(nodes)))
+            nodes.append(group.start(ttl=1.0, workers=8))
+            if turn % 2 == 0:
+                victim.kill()
+                ended_us[victim.pid] = time.time_ns() // 1000
+                continue
+            victim.pause()
+            ended_us[victim.pid] = time.time_ns() // 1000
+
+            async def taken_for_dead(pid: int = victim.pid) -> bool:
+                return pid not in [view.info.pid for view in await group.client.nodes()]
+
+            await until(taken_for_dead, 10)
+            victim.resume()
+            nodes.append(victim)
+
+        await group.client.wait(timeout=40)
+        ended = await everything(group.client)
+        runs = read_journal(journal)
+
+        assert {one.id for one in ended} == {one.id for one in scheduled}
+        assert {one.state for one in ended} == {State.COMPLETED}
+        check_histories(ended)
+        check_one_owner(runs, ended_us)
+        for one in ended:
+            # the accepted outcome is that of the latest claim, whose body did run to its end
+            assert await one.result() == one.fence == runs[one.id][-1].fence
+            assert one.attempts == 1
+        again = sum(len(each) - 1 for each in runs.values())
+        print(f"{len(ended)} instances, {again} run again after {len(ended_us)} faults")
+        assert 0 < again < 200

@@ -1,0 +1,43 @@
+"""What bodies wrote down about their own runs, to be compared with what the store recorded."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run of a body, in microseconds of the machine's clock; no end: its process was killed."""
+
+    fence: int
+    pid: int
+    begin_us: int
+    end_us: int | None = None
+
+
+def read_journal(path: Path) -> dict[str, list[Run]]:
+    """The runs of each instance, in the order in which they began."""
+    runs: dict[str, list[Run]] = defaultdict(list)
+    for line in path.read_text().splitlines():
+        id, fence, pid, what, at = line.split()
+        if what == "begin":
+            runs[id].append(Run(fence=int(fence), pid=int(pid), begin_us=int(at)))
+        else:
+            (begun,) = (run for run in runs[id] if (run.fence, run.pid) == (int(fence), int(pid)))
+            begun.end_us = int(at)
+    return runs
+
+
+def check_one_owner(runs: Mapping[str, list[Run]], ended_us: Mapping[int, int]) -> None:
+    """ONE-OWNER, from the bodies' side: fences grow, and no run begins before the one before it has ended.
+
+    `ended_us` tells when a process was killed or frozen, by its pid.
+    """
+    for id, each in runs.items():
+        for before, after in itertools.pairwise(each):
+            assert after.fence > before.fence, (id, each)
+            ended = ended_us.get(before.pid, 1 << 62) if before.end_us is None else before.end_us
+            frozen = ended_us.get(before.pid, 1 << 62)
+            assert after.begin_us >= min(ended, frozen), (id, each)
