@@ -186,7 +186,7 @@ class Session:
                 task.cancel()
         await self.lease.stop()
         if self._joined:
-            with contextlib.suppress(StoreError):  # the lease will run out by itself
+            with contextlib.suppress(StoreError, TimeoutError):  # the lease will run out by itself
                 async with asyncio.timeout(LAST_COMMIT):
                     await self._store.leave(self.incarnation)
         await self._executor.close()
