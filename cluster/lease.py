@@ -16,6 +16,9 @@ from peerjob.store.base import Liveness
 
 logger = logging.getLogger("peerjob.cluster")
 
+OPEN_TIMEOUT = 5.0
+"""Seconds in which the lease's connection must be made."""
+
 
 class LeaseListener(Protocol):
     """Who is told; always called on the node's own loop."""
@@ -123,18 +126,21 @@ class Lease:
         try:
             while not self._stopping:
                 self._poke.clear()
+                # trust ends in its time, whatever the store makes of the request that is under way
+                watch = self._loop.call_later(self._trust_left() + 0.001, self._check_trust)
                 try:
                     if liveness is None:
-                        opening = self._make_liveness()
-                        await opening.open()
-                        liveness = opening
-                    await self._renew(liveness)
-                except StoreError as error:
+                        liveness = await self._opened()
+                    async with asyncio.timeout(self._ttl / 5):
+                        await self._renew(liveness)
+                except (StoreError, TimeoutError) as error:
                     self._steady_since = None
-                    logger.debug("renewal failed: %s", error)
+                    logger.debug("renewal failed: %r", error)
                 except Exception:
                     self._steady_since = None
                     logger.exception("renewal failed")
+                finally:
+                    watch.cancel()
                 self._check_trust()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._poke.wait(), self._until_next())
@@ -143,8 +149,17 @@ class Lease:
             if liveness is not None:
                 await liveness.close()
 
+    async def _opened(self) -> Liveness:
+        liveness = self._make_liveness()
+        async with asyncio.timeout(OPEN_TIMEOUT):
+            await liveness.open()
+        return liveness
+
+    def _trust_left(self) -> float:
+        return max(0.0, self._trusted_until - self._clock.elapsed())
+
     def _until_next(self) -> float:
-        left = self._trusted_until - self._clock.elapsed()
+        left = self._trust_left()
         return min(self.interval, max(left, 0.01)) if left > 0 else self.interval
 
     async def _renew(self, liveness: Liveness) -> None:

@@ -408,3 +408,23 @@ async def test_nodes_come_and_go_and_nothing_is_lost(clock: VirtualClock) -> Non
                 found = await last.lookup_instance(instance.id)
                 assert (found.state, found.attempts) == (State.COMPLETED, 1)
                 assert (await states_of(found))[-2:] == ["Processing", "Completed"]
+
+
+async def test_trust_ends_also_while_a_renewal_hangs(clock: VirtualClock) -> None:
+    url, long = shared_url(), Long()
+    flaky = flaky_store(clock, url)
+    job = Job("long", long)
+    async with (
+        running_node(job, clock=clock, store=flaky.store, name="hanging") as node,
+        running_node(job, clock=clock, store=url, name="peer", workers=0) as peer,
+    ):
+        await node.schedule(job, 30)
+        await clock.advance(1.5)
+        stall = flaky.stall("renew")
+        await clock.advance(4.6)
+        assert long.ended == ["lost"]
+        await peer.resize_workers(1)
+        await clock.advance(3)
+        assert long.running == 1
+        stall.release()
+        await drain(peer)
