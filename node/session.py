@@ -49,6 +49,8 @@ from .watching import Watchers
 
 logger = logging.getLogger("peerjob.node")
 
+LEAST_WAIT = 2.0
+"""Least seconds that a stopping node gives bodies to end; those in processes are killed after one."""
 LAST_COMMIT = 5.0
 """Seconds that a stopping node gives its last commits."""
 
@@ -167,7 +169,7 @@ class Session:
         self.pool.empty_backlog("node stopped")
         if not await self.pool.quiet(grace if grace > 0 else 0.001):
             self.pool.cancel("drain")
-            if not await self.pool.quiet(max(1.0, min(grace, 5.0))):
+            if not await self.pool.quiet(max(LEAST_WAIT, min(grace, 5.0))):
                 logger.warning(
                     "node %r stops with %d body(ies) that ignore cancellation", self._name, self.pool.running
                 )

@@ -1,0 +1,114 @@
+"""Jobs that a node runs in processes: they can be ended, and take nothing with them when they die."""
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from peerjob import Job, JobCancelled, JobFailed, JobTimedOut, Node, Query, State, SystemClock
+from peerjob.testing import running_node
+from support import bodies
+from support.factories import lines_of, notes_of, shared_url, until
+
+PID = Job("pid", bodies.pid, run_in="process")
+EXITS = Job("exits", bodies.exits, run_in="process")
+JOBS = [
+    PID,
+    EXITS,
+    Job("sleeps", bodies.sleeps, run_in="process"),
+    Job("report", bodies.report, run_in="process", timeout=30),
+    Job("raises", bodies.raises, run_in="process"),
+]
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with running_node(JOBS, store=shared_url(), clock=SystemClock(), workers=2) as node:
+        yield node
+
+
+async def begun(path: Path) -> int:
+    """Wait until a body has told its pid."""
+
+    def read() -> str:
+        return path.read_text() if path.exists() else ""
+
+    async def told() -> bool:
+        return read() != ""
+
+    await until(told)
+    return int(read())
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process is gone."""
+
+    async def gone() -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    await until(gone)
+
+
+async def test_results_lines_and_progress_come_back(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert await (await node.schedule(PID)).result(timeout=20) != os.getpid()
+    instance = await node.schedule("report")
+    assert await instance.result(timeout=20) is not None
+    assert "info line" in await lines_of(instance)
+    assert instance.progress is not None
+    assert instance.progress.fraction == 0.5
+
+
+async def test_its_errors_are_those_of_any_job(node: Node) -> None:
+    failing = await node.schedule(node.job("raises").with_options(max_retries=1), "value")
+    with pytest.raises(JobFailed, match="bad") as caught:
+        await failing.result(timeout=20)
+    assert (caught.value.type, failing.attempts) == ("ValueError", 2)
+    assert "in raises" in caught.value.traceback
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "os._exit", "segfault"])
+async def test_one_that_dies_fails_its_instance_alone(node: Node, how: str) -> None:
+    instance = await node.schedule(EXITS.with_options(max_retries=1), how)
+    with pytest.raises(JobFailed) as caught:
+        await instance.result(timeout=20)
+    assert caught.value.type == "peerjob.errors.JobProcessDied"
+    assert (instance.attempts, instance.crashes) == (2, 0)
+    assert await (await node.schedule(PID)).result(timeout=20)
+
+
+async def test_a_timeout_ends_it_whatever_it_does(node: Node, tmp_path: Path) -> None:
+    instance = await node.schedule(node.job("sleeps").with_options(timeout=1.5), str(tmp_path / "started"))
+    pid = await begun(tmp_path / "started")
+    with pytest.raises(JobTimedOut):
+        await instance.result(timeout=20)
+    await ended(pid)
+    assert [worker.instance for worker in node.workers()] == [None, None]
+
+
+async def test_a_cancel_ends_it_whatever_it_does(node: Node, tmp_path: Path) -> None:
+    instance = await node.schedule("sleeps", str(tmp_path / "started"))
+    pid = await begun(tmp_path / "started")
+    assert await instance.cancel()
+    with pytest.raises(JobCancelled):
+        await instance.result(timeout=20)
+    await ended(pid)
+
+
+async def test_a_node_that_stops_ends_it_and_hands_it_back(node: Node, tmp_path: Path) -> None:
+    instance = await node.schedule("sleeps", str(tmp_path / "started"))
+    pid = await begun(tmp_path / "started")
+    url = node._store.url  # pyright: ignore[reportPrivateUsage]
+    await node.stop(grace=0)
+    await ended(pid)
+    async with running_node(store=url, clock=SystemClock(), workers=0) as looker:
+        found = await looker.lookup_instance(instance.id)
+        assert (found.state, found.attempts, found.crashes) == (State.SCHEDULED, 0, 0)
+        assert (await notes_of(found))[-1] == "Scheduled: node stopped"
+        assert await looker.count(Query(state=State.PROCESSING)) == 0
