@@ -1,8 +1,9 @@
 """A node in a process of its own, to be killed, paused and stopped by tests. Prints `ready`, and what it logs."""
 
 import argparse
-import asyncio
 import logging
+
+import uvloop
 
 from peerjob import Node
 from support import fault_jobs
@@ -30,4 +31,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())  # as `jobd` does; the nodes within the tests run on asyncio's own loop
