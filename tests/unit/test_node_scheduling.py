@@ -175,7 +175,7 @@ async def test_an_option_that_cannot_be_is_refused_with_its_value(options: Any) 
         ({"namespace": "x" * 65}, OptionError),
         ({"store": "mongodb://localhost"}, OptionError),
         ({"store": "memory://?size=1"}, OptionError),
-        ({"jobs": add}, OptionError),
+        ({"jobs": 5}, OptionError),
         ({"jobs": "no.such.module"}, OptionError),
         ({"timezone": "Mars/Olympus"}, ScheduleError),
     ],
