@@ -192,8 +192,15 @@ class Spoiled:
     ids=lambda value: ascii(value)[:20] if isinstance(value, str) else None,
 )
 async def test_no_line_whatever_it_holds_stops_the_queue(
-    clock: VirtualClock, message: Any, arguments: tuple[Any, ...], extra: dict[str, Any]
+    clock: VirtualClock,
+    message: Any,
+    arguments: tuple[Any, ...],
+    extra: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # pytest's own handlers would put these lines into reports, which pytest-xdist cannot send
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
     def work(instance: Instance[Any] = INJECTED) -> str:
         instance.log.info(message, *arguments, extra=extra)
         library_log.warning(message, *arguments, extra=extra)
