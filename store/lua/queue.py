@@ -10,7 +10,6 @@ from peerjob.record import Ack, Claimed, Enqueued, NewInstance, Outcome, StoreLi
 from peerjob.state import State
 
 from .driver import Argument, Driver, Reply
-from .gather import Gather
 from .packing import (
     acks,
     check_id,
@@ -28,7 +27,6 @@ class QueueVerbs(Verbs):
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-        self._gather = Gather(self._enqueue)
         self._quiet = True
         """Whether nobody was idle or watched the last time, so that the cheaper script may do."""
 
@@ -38,9 +36,6 @@ class QueueVerbs(Verbs):
             return []
         for one in instances:
             check_id(one.id)
-        return await self._gather.enqueue(instances, node)
-
-    async def _enqueue(self, instances: Sequence[NewInstance], node: str) -> list[Enqueued]:
         plain = plain_arguments(instances[0], node) if self._quiet and len(instances) == 1 else None
         if plain is not None and await self._run(self._scripts.enqueue_one, *plain):
             return [Enqueued(instances[0].id, True)]

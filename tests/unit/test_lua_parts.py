@@ -1,17 +1,14 @@
 """The parts of the Redis and Valkey engine that need no server."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from peerjob.clock import SystemClock
-from peerjob.errors import OptionError, StoreFullError, StoreUnavailableError
-from peerjob.record import MAX_BATCH, Enqueued, NewInstance
+from peerjob.errors import OptionError, StoreUnavailableError
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.edge import Retrying
-from peerjob.store.lua.gather import Gather
 from peerjob.store.lua.packing import unpack_record
 from peerjob.store.lua.script import load_scripts
 from peerjob.testing.factories import Factory
@@ -93,76 +90,6 @@ async def test_the_last_error_is_raised_when_time_is_over() -> None:
     async with asyncio.timeout(2):
         with pytest.raises(StoreUnavailableError):
             await Retrying(clock=SystemClock(), retry_for=0.1)(call)
-
-
-# -- gathered enqueues
-
-
-class Sender:
-    """Records batches; each waits until it is let go."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.nodes: list[str] = []
-        self.gate = asyncio.Semaphore(0)
-        self.error: Exception | None = None
-
-    async def __call__(self, instances: Sequence[NewInstance], node: str) -> list[Enqueued]:
-        self.batches.append([one.id for one in instances])
-        self.nodes.append(node)
-        await self.gate.acquire()
-        if self.error is not None:
-            raise self.error
-        return [Enqueued(one.id, True) for one in instances]
-
-
-async def _start(gather: Gather, *batches: list[NewInstance], node: str = "") -> list[asyncio.Task[list[Enqueued]]]:
-    tasks: list[asyncio.Task[list[Enqueued]]] = []
-    for batch in batches:
-        tasks.append(asyncio.create_task(gather.enqueue(batch, node)))
-        await asyncio.sleep(0)
-    return tasks
-
-
-async def test_what_comes_while_a_call_is_under_way_goes_together() -> None:
-    sender = Sender()
-    gather = Gather(sender)
-    batches = [make.instances(count) for count in (1, 2, 3, 1)]
-    tasks = await _start(gather, *batches)
-    assert sender.batches == [[batches[0][0].id]]
-    sender.gate.release()
-    sender.gate.release()
-    answers = await asyncio.gather(*tasks)
-    assert [[one.id for one in answer] for answer in answers] == [[new.id for new in batch] for batch in batches]
-    assert [len(batch) for batch in sender.batches] == [1, 6]
-
-    sender.gate.release()
-    assert len(await gather.enqueue(make.instances(1), "")) == 1
-
-
-async def test_each_gathered_caller_hears_of_an_error() -> None:
-    sender = Sender()
-    gather = Gather(sender)
-    tasks = await _start(gather, *(make.instances(1) for _ in range(3)))
-    tasks[1].cancel()
-    sender.error = StoreFullError("full")
-    for _ in range(2):
-        sender.gate.release()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(result) for result in results] == [StoreFullError, asyncio.CancelledError, StoreFullError]
-
-
-async def test_gathered_batches_are_bounded_and_of_one_node() -> None:
-    sender = Sender()
-    gather = Gather(sender)
-    tasks = await _start(gather, make.instances(1))
-    tasks += await _start(gather, *(make.instances(50) for _ in range(11)), node="a")
-    tasks += await _start(gather, make.instances(1, spec=bytes(900_000)), make.instances(1, spec=bytes(900_000)))
-    for _ in range(5):
-        sender.gate.release()
-    await asyncio.gather(*tasks)
-    assert [len(batch) for batch in sender.batches] == [1, MAX_BATCH, 50, 1, 1]
-    assert sender.nodes == ["", "a", "a", "", ""]
 
 
 # -- records

@@ -1,0 +1,80 @@
+"""Concurrent enqueues of one node go to the store together."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from peerjob import Store, StoreFullError
+from peerjob.clock import SystemClock
+from peerjob.node.intake import Intake
+from peerjob.record import MAX_BATCH, Enqueued, NewInstance
+from peerjob.testing.factories import Factory
+
+make = Factory(SystemClock())
+
+
+class Sender:
+    """The one verb that is used; records batches, each of which waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.nodes: list[str] = []
+        self.gate = asyncio.Semaphore(0)
+        self.error: Exception | None = None
+
+    async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
+        self.batches.append([one.id for one in instances])
+        self.nodes.append(node)
+        await self.gate.acquire()
+        if self.error is not None:
+            raise self.error
+        return [Enqueued(one.id, True) for one in instances]
+
+
+def intake(sender: Sender) -> Intake:
+    return Intake(cast(Store, sender), "a")
+
+
+async def _start(to: Intake, instances: list[NewInstance]) -> list[asyncio.Task[Enqueued]]:
+    tasks: list[asyncio.Task[Enqueued]] = []
+    for one in instances:
+        tasks.append(asyncio.create_task(to.add(one)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_comes_while_a_call_is_under_way_goes_together() -> None:
+    sender = Sender()
+    to = intake(sender)
+    instances = make.instances(7)
+    tasks = await _start(to, instances)
+    assert sender.batches == [[instances[0].id]]
+    sender.gate.release()
+    sender.gate.release()
+    assert [one.id for one in await asyncio.gather(*tasks)] == [new.id for new in instances]
+    assert [len(batch) for batch in sender.batches] == [1, 6]
+    assert sender.nodes == ["a", "a"]
+
+    sender.gate.release()
+    assert (await to.add(make.instances(1)[0])).is_new
+
+
+async def test_each_caller_hears_of_an_error() -> None:
+    sender = Sender()
+    tasks = await _start(intake(sender), make.instances(3))
+    tasks[1].cancel()
+    sender.error = StoreFullError("full")
+    for _ in range(2):
+        sender.gate.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [StoreFullError, asyncio.CancelledError, StoreFullError]
+
+
+async def test_batches_are_bounded_by_number_and_bytes() -> None:
+    sender = Sender()
+    large = [make.instances(1, spec=bytes(900_000))[0] for _ in range(2)]
+    tasks = await _start(intake(sender), [*make.instances(1 + MAX_BATCH + 50), *large])
+    for _ in range(5):
+        sender.gate.release()
+    await asyncio.gather(*tasks)
+    assert [len(batch) for batch in sender.batches] == [1, MAX_BATCH, 51, 1]
