@@ -125,13 +125,12 @@ class Pool:
         free = self._size - len(self._running)
         held = len(self._backlog)
         best = min((self.pace.ahead(kind, self._size) for kind in self._latest), default=0)
-        ahead = {kind: min(best, self.pace.ahead(kind, self._size)) for kind in kinds}
         if free <= held and held > best // 2:
             return 0, {}
         # while quick kinds keep every worker busy, each claim may still bring one of any other kind: it waits its turn
         # for a moment, rather than until the quick ones are all done
         least = 1 if best else 0
-        caps = {kind: max(least, free + extra - held) for kind, extra in ahead.items()}
+        caps = {kind: max(least, free + min(best, self.pace.ahead(kind, self._size)) - held) for kind in kinds}
         return min(MAX_BATCH, max(caps.values(), default=0)), caps
 
     @property

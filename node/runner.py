@@ -163,29 +163,34 @@ class InstanceRunner:
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
         instance = self.instance_of(run)
-        cause = error.cause if isinstance(error, BodyError) else error
-        if policy.on_terminate is not None:
-            decision = await self._processors.terminate(run, policy.on_terminate, instance, cause)
-            if isinstance(decision, Recovered):
-                return self._verdicts.completed(run, decision.result)
-            if isinstance(decision, BaseException):
-                error = decision
-        return self._verdicts.failed(run, policy, error, instance)
+        decided = await self._decided(run, policy, error.cause if isinstance(error, BodyError) else error, instance)
+        if isinstance(decided, Recovered):
+            return self._verdicts.completed(run, decided.result)
+        return self._verdicts.failed(run, policy, decided, instance)
+
+    async def _timed_out(self, run: Run, policy: Policy) -> Outcome:
+        instance = self.instance_of(run)
+        error = JobTimedOut(run.claim.id, f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}")
+        decided = await self._decided(run, policy, error, instance)
+        if isinstance(decided, Recovered):
+            return self._verdicts.completed(run, decided.result)
+        if isinstance(decided, TimeoutError):
+            return self._verdicts.timed_out(run, policy, error, instance)
+        return self._verdicts.failed(run, policy, decided, instance)
+
+    async def _decided(
+        self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]
+    ) -> Recovered | BaseException:
+        """What `on_terminate` makes of a failed attempt: success, another error, or the error as it was."""
+        if policy.on_terminate is None:
+            return error
+        decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
+        return decision if isinstance(decision, Recovered | BaseException) else error
 
     async def _cancelled(self, run: Run, policy: Policy, context: Context) -> Outcome:
         match context.reason:
             case "timeout":
-                error: BaseException = JobTimedOut(
-                    run.claim.id, f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}"
-                )
-                instance = self.instance_of(run)
-                if policy.on_terminate is not None:
-                    decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
-                    if isinstance(decision, Recovered):
-                        return self._verdicts.completed(run, decision.result)
-                    if isinstance(decision, BaseException) and not isinstance(decision, TimeoutError):
-                        return self._verdicts.failed(run, policy, decision, instance)
-                return self._verdicts.timed_out(run, policy, error, instance)
+                return await self._timed_out(run, policy)
             case "user":
                 if policy.on_terminate is not None:
                     await self._processors.terminate(

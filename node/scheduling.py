@@ -93,7 +93,7 @@ class Scheduling:
         )
         raise TypeError(f"schedule() takes a Job, a call or a kind, not {type(target).__name__}{hint}")
 
-    def new(self, call: Call[Any], *, id: str | None = None) -> NewInstance:
+    def new(self, call: Call[Any]) -> NewInstance:
         """What to store for one call; raises for everything that is wrong with it."""
         job = call.job
         if job.schedule.recurs:
@@ -106,7 +106,7 @@ class Scheduling:
         else:
             binding.mode(job.policy.run_in)  # refuses what cannot run there
             arguments = binding.encode(call.args, call.kwargs)
-        return self._instance(job, arguments, id or self._ids.one(), lambda: _key(job, call))
+        return self._instance(call, arguments)
 
     def again(self, record: Record) -> NewInstance:
         """A new instance like an old one, due now; its idempotency key is not repeated."""
@@ -137,9 +137,8 @@ class Scheduling:
             self._foreign[job] = Binding(job)
         return self._foreign[job]
 
-    def _instance(
-        self, job: Job[..., Any, Any], arguments: bytes, id: str, key: Callable[[], str | None]
-    ) -> NewInstance:
+    def _instance(self, call: Call[Any], arguments: bytes) -> NewInstance:
+        job = call.job
         registered = self._registry.find(job.kind)
         policy = job.policy
         if job.executor is None and registered is not None and registered is not job:
@@ -151,13 +150,13 @@ class Scheduling:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self._max_payload)
         schedule = job.schedule
         return NewInstance(
-            id=id,
+            id=self._ids.one(),
             kind=job.kind,
             spec=spec,
             priority=policy.priority,
             due_us=schedule.at_us,
             delay_us=schedule.after_us or None,
-            key=None if policy.key is None else key(),
+            key=_key(call),
             tags=policy.tags,
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
@@ -168,11 +167,11 @@ def _is_call(target: object) -> TypeIs[Call[Any]]:
     return isinstance(target, Call)
 
 
-def _key(job: Job[..., Any, Any], call: Call[Any]) -> str | None:
-    key: Any = job.policy.key
+def _key(call: Call[Any]) -> str | None:
+    key: Any = call.job.policy.key
     if not callable(key):
         return cast("str | None", key)
-    made = key(Arguments(job.executor, call.args, call.kwargs))
+    made = key(Arguments(call.job.executor, call.args, call.kwargs))
     if not is_label(made):
         raise OptionError("key", made, f"{LABEL}, from key function {getattr(key, '__qualname__', key)}")
     return cast(str, made)
