@@ -21,6 +21,9 @@ from peerjob.state import State
 from .binding import Binding
 from .registry import Registry
 
+MAX_FOREIGN = 1_000
+"""Bindings kept of jobs that are not registered here."""
+
 
 class Arguments(Mapping[str, Any]):
     """What a key function is given: the call's arguments by parameter name, by position, or as attributes."""
@@ -70,7 +73,7 @@ class Scheduling:
         self._max_payload = max_payload
         self._local = local
         self._ids = IdSource(clock)
-        self._foreign: dict[Job[..., Any, Any], Binding] = {}
+        self._foreign: dict[tuple[str, int], Binding] = {}
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
         """The call that `schedule(target, *args, **kwargs)` means; raises UnknownKindError or TypeError."""
@@ -133,9 +136,15 @@ class Scheduling:
         known = self._registry.find(job.kind)
         if registered is not None and known is not None and known.executor is job.executor:
             return registered
-        if job not in self._foreign:  # a job that is defined here and not registered: checked all the same
-            self._foreign[job] = Binding(job)
-        return self._foreign[job]
+        # a job that is defined here and not registered is checked all the same; its variants share a binding, which
+        # keeps the executor, so that its id stays its own
+        known_by = job.kind, id(job.executor)
+        binding = self._foreign.get(known_by)
+        if binding is None:
+            if len(self._foreign) >= MAX_FOREIGN:
+                del self._foreign[next(iter(self._foreign))]
+            binding = self._foreign[known_by] = Binding(job)
+        return binding
 
     def _instance(self, call: Call[Any], arguments: bytes) -> NewInstance:
         job = call.job

@@ -24,6 +24,7 @@ from peerjob import (
 )
 from peerjob.clock import to_datetime
 from peerjob.errors import EncodeError
+from peerjob.node.scheduling import MAX_FOREIGN
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node, scheduled
 from support.factories import flaky_store, running_nodes
@@ -528,3 +529,14 @@ async def test_arguments_may_hold_half_characters(clock: VirtualClock) -> None:
     job = Job("echo", lambda text: text)
     async with running_node(job, clock=clock) as node:
         assert await clock.run((await node.schedule(job, "half \ud800")).result()) == "half \ud800"
+
+
+async def test_variants_of_a_job_that_is_not_registered_share_one_binding(clock: VirtualClock) -> None:
+    async with running_node(clock=clock, workers=0) as node:
+        for delay in range(50):
+            await node.schedule(ADD.with_options(after=delay), 1, 2)
+        bindings = node._scheduling._foreign  # pyright: ignore[reportPrivateUsage]
+        assert len(bindings) == 1
+        for number in range(MAX_FOREIGN + 10):
+            await node.schedule(Job(f"kind {number}", lambda: None))
+        assert len(bindings) == MAX_FOREIGN
