@@ -149,10 +149,10 @@ class Scheduling:
     def _instance(self, call: Call[Any], arguments: bytes) -> NewInstance:
         job = call.job
         registered = self._registry.find(job.kind)
-        policy = job.policy
+        policy, executor = job.policy, job.executor
         if job.executor is None and registered is not None and registered is not job:
             # a handle, or a kind: the definition that is known here gives what the handle leaves open
-            policy = make_policy(registered.options | job.options)
+            policy, executor = make_policy(registered.options | job.options), registered.executor
         overrides = store_overrides(job.overrides, self._local()) if job.overrides else {}
         spec = encode(Spec(args=arguments, overrides=overrides, created_us=self._clock.time_us(), version=job.version))
         if len(spec) > self._max_payload:
@@ -165,7 +165,7 @@ class Scheduling:
             priority=policy.priority,
             due_us=schedule.at_us,
             delay_us=schedule.after_us or None,
-            key=_key(call),
+            key=_key(policy.key, executor, call),
             tags=policy.tags,
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
@@ -176,11 +176,10 @@ def _is_call(target: object) -> TypeIs[Call[Any]]:
     return isinstance(target, Call)
 
 
-def _key(call: Call[Any]) -> str | None:
-    key: Any = call.job.policy.key
+def _key(key: Any, executor: Callable[..., Any] | None, call: Call[Any]) -> str | None:
     if not callable(key):
         return cast("str | None", key)
-    made = key(Arguments(call.job.executor, call.args, call.kwargs))
+    made = key(Arguments(executor, call.args, call.kwargs))
     if not is_label(made):
         raise OptionError("key", made, f"{LABEL}, from key function {getattr(key, '__qualname__', key)}")
     return cast(str, made)

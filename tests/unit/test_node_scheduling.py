@@ -540,3 +540,11 @@ async def test_variants_of_a_job_that_is_not_registered_share_one_binding(clock:
         for number in range(MAX_FOREIGN + 10):
             await node.schedule(Job(f"kind {number}", lambda: None))
         assert len(bindings) == MAX_FOREIGN
+
+
+async def test_a_handle_has_the_key_of_the_definition_that_is_known_here(clock: VirtualClock) -> None:
+    keyed = Job("keyed", lambda number: number, key=lambda arguments: f"number-{arguments['number']}")
+    async with running_node(keyed, clock=clock, workers=0) as node:
+        first = await node.schedule(keyed, 1)
+        same, other = await node.schedule(Job("keyed"), 1), await node.schedule(Job("keyed"), 2)
+        assert (same.id, same.is_new, other.is_new) == (first.id, False, True)
