@@ -26,7 +26,7 @@ class Registry:
         found = collect_jobs(source)
         compiled = [(job, Binding(job)) for job in found if job.executor is not None]
         for job, _ in compiled:
-            if job.schedule.recurs:
+            if job.timing.recurs:
                 raise ScheduleError(f"job {job.kind!r}: cron= and every= are not available in this release")
         for job, binding in compiled:
             self._warn_on_clash(job, binding)

@@ -99,7 +99,7 @@ class Scheduling:
     def new(self, call: Call[Any]) -> NewInstance:
         """What to store for one call; raises for everything that is wrong with it."""
         job = call.job
-        if job.schedule.recurs:
+        if job.timing.recurs:
             raise ScheduleError(
                 f"schedule() means one run, but job {job.kind!r} was given a recurrence (cron= or every=)"
             )
@@ -157,14 +157,14 @@ class Scheduling:
         spec = encode(Spec(args=arguments, overrides=overrides, created_us=self._clock.time_us(), version=job.version))
         if len(spec) > self._max_payload:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self._max_payload)
-        schedule = job.schedule
+        timing = job.timing
         return NewInstance(
             id=self._ids.one(),
             kind=job.kind,
             spec=spec,
             priority=policy.priority,
-            due_us=schedule.at_us,
-            delay_us=schedule.after_us or None,
+            due_us=timing.at_us,
+            delay_us=timing.after_us or None,
             key=_key(policy.key, executor, call),
             tags=policy.tags,
             retention_us=policy.retention_us,

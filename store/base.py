@@ -28,6 +28,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from peerjob.firing import (
+    Candidate,
+    Fire,
+    FireAnswer,
+    FirePage,
+    Leader,
+    SchedulePage,
+    SchedulePut,
+    ScheduleRow,
+    Term,
+)
 from peerjob.query import Filter, Query
 from peerjob.record import (
     Ack,
@@ -72,6 +83,44 @@ class Liveness(Protocol):
     async def close(self) -> None: ...
 
 
+class Elections(Protocol):
+    """A separate, minimal client for the leadership of one namespace; lives on the event loop that opened it.
+
+    One leadership is a *term*. Whoever campaigns again within the ttl keeps it; when nobody does, it is free.
+    No call is retried by the driver; each fails with StoreUnavailableError within ttl/5 (2 s before the first ttl).
+    """
+
+    @property
+    def identity(self) -> str:
+        """The coordinator that a term belongs to: "store", "memory" or "etcd:<cluster id>"; known after `open`."""
+        ...
+
+    async def open(self) -> None:
+        """Connect; raises StoreUnavailableError within 5 s."""
+        ...
+
+    async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
+        """Take the leadership if it is free, keep it if it is the candidate's own; answers who leads now.
+
+        A leadership that is taken anew gets a higher term. Keeping one writes as little as the server allows.
+        """
+        ...
+
+    async def resign(self, incarnation: str) -> None:
+        """Give the leadership up if it is this incarnation's, so that a peer can take it at once."""
+        ...
+
+    async def leader(self) -> Leader | None:
+        """Who leads now."""
+        ...
+
+    async def changed(self, timeout: float) -> bool:
+        """Wait until the leadership may have changed hands or become free; False after `timeout` seconds."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Store(Protocol):
     """A shared store, bound to one namespace, used from one event loop."""
 
@@ -103,6 +152,10 @@ class Store(Protocol):
 
     def liveness(self) -> Liveness:
         """A new client for the lease, not opened yet."""
+        ...
+
+    def elections(self) -> Elections:
+        """A new client for the leadership that the store itself holds, not opened yet."""
         ...
 
     # -- queue ----------------------------------------------------------------------------------------------------
@@ -202,6 +255,74 @@ class Store(Protocol):
 
     async def nodes(self) -> list[NodeView]:
         """Live incarnations, by name."""
+        ...
+
+    # -- schedules ------------------------------------------------------------------------------------------------
+
+    async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
+        """Write a schedule if it is as expected; None when it is not (read it again).
+
+        The row gets a new revision. `account` goes into the ledger in the same step. Every live incarnation is hinted
+        "schedule". The same put again, word for word, answers None or the row, and changes nothing twice.
+        """
+        ...
+
+    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
+        """Remove a schedule and its ledger (if its revision is `expected`); False when there was none.
+
+        Instances stay; those that are parked are still released one after the other.
+        """
+        ...
+
+    async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
+        """Schedules by name, at most MAX_SCHEDULES."""
+        ...
+
+    async def changed_schedules(self, revision: int, *, limit: int = 500) -> SchedulePage:
+        """Schedules that were written or removed after a revision (0: all there are), in the order of revisions.
+
+        A row's `next_us` is that of now. Costs O(1) when nothing changed. Removals are remembered for the last 1,000;
+        when more are needed, the page says `reset` and starts anew.
+        """
+        ...
+
+    async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
+        """Account for nominal times, each in one step: ledger, next time, slot and instance together or not at all.
+
+        At most MAX_SCHEDULES, none of them about the same schedule and nominal time; atomic per fire, answered in
+        order. A fire is done if the schedule has this revision and is not paused, and
+
+        * an outcome that advances: the schedule's `next_us` is `nominal_us`, and becomes `next_us`. A paused schedule
+          takes only PAUSED;
+        * BACKFILLED: no record of an instance with this nominal time is there (else KNOWN), and it is later than
+          `trimmed_us` (else TRIMMED); also while paused;
+        * TRIGGERED: always; also while paused.
+
+        With `term`, it must be no lower than the highest the store has seen from its coordinator (else DEPOSED, and
+        the store remembers it). An instance is enqueued as by `enqueue`; with an overlap other than ALLOW it takes the
+        schedule's slot if that is free (what holds it exists and is not over, its body included). Otherwise SKIP, a
+        full queue, or an unique key that is taken make the record SKIPPED with a reason; QUEUE parks the instance:
+        Scheduled, in no queue. REPLACE cancels the holder and everything parked, and takes the slot or is parked.
+        Whatever ends the holder (commit, cancel, reap, release, removal) gives the slot to the first that is parked and
+        lets it into its queue, in the same step.
+
+        Records of instances and records of stretches are kept apart, so a backfilled time within a missed stretch
+        has both. A stretch that follows one with the same outcome and reason directly is joined with it. Each fire
+        removes what the ledger has too much (MAX_FIRES, FIRES_KEPT_US). Raises StoreFullError, with nothing written,
+        if an instance cannot be taken.
+        """
+        ...
+
+    async def fires(
+        self,
+        name: str,
+        *,
+        after_us: int | None = None,
+        before_us: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> FirePage:
+        """The ledger of one schedule, latest nominal time first, from `after_us` on and before `before_us`."""
         ...
 
     # -- reading --------------------------------------------------------------------------------------------------

@@ -35,7 +35,6 @@ from .node.node import Node
 from .policy import Backoff, Policy, Priority, Recovered
 from .query import Filter, Query
 from .record import Capabilities, NodeView, StoreLimits
-from .schedule import Schedule
 from .spec import ErrorInfo, Progress
 from .state import Level, State
 from .store.base import Store
@@ -86,7 +85,6 @@ __all__ = [
     "Recovered",
     "ResultPage",
     "Retry",
-    "Schedule",
     "ScheduleError",
     "State",
     "Stats",

@@ -14,7 +14,7 @@ from .codec import to_json
 from .errors import OptionError
 from .policy import Options, Policy, checked, encodable, make_policy
 from .references import module_name
-from .schedule import Schedule
+from .timing import Timing
 
 P = ParamSpec("P", default=...)
 Q = ParamSpec("Q")
@@ -51,7 +51,7 @@ class Job(Generic[P, R_co, C_co]):
     overrides: dict[str, Any]
     """What `with_options` added: the part that travels with an instance."""
     policy: Policy
-    schedule: Schedule
+    timing: Timing
 
     @overload
     def __init__(
@@ -161,7 +161,7 @@ def _fill(
     job.options = options
     job.overrides = overrides
     job.policy = make_policy(options)
-    job.schedule = Schedule.of(options)
+    job.timing = Timing.of(options)
     if executor is not None:
         for name in functools.WRAPPER_ASSIGNMENTS:
             if name not in ("__module__", "__annotations__", "__type_params__") and hasattr(executor, name):

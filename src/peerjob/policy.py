@@ -17,7 +17,7 @@ from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
 from .references import from_stored, to_stored
-from .schedule import Schedule
+from .timing import Timing
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
@@ -176,7 +176,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(option, value, f"one of the options {', '.join(sorted(known))}")
         check = _CHECKS.get(option)
         result[option] = value if check is None else check(option, value)
-    Schedule.of(result)  # refuses bad times and combinations where they are given
+    Timing.of(result)  # refuses bad times and combinations where they are given
     return result
 
 

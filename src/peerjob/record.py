@@ -89,6 +89,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     progress: bytes | None = None
     key: str | None = None
     tags: tuple[str, ...] = ()
+    slot: str = ""
+    """The schedule whose slot it takes, or waits for, until it is over; see `firing.Overlap`."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,6 +263,9 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     """All claims the store holds for this incarnation; given when count or digest did not match."""
     cancelled: tuple[str, ...] = ()
     """Instances that were cancelled while this incarnation ran them and are not released yet."""
+    ahead_us: int = 0
+    """How far this node's clock is ahead of the store's, or of the median of its peers where those are the clock;
+    negative: behind; 0: not known."""
 
 
 def digest(fences: list[int]) -> int:
@@ -283,7 +288,8 @@ class Hint(msgspec.Struct, frozen=True):
     """A wake-up for one incarnation. It may be lost or repeated; what it says must be read again."""
 
     what: str
-    """"work" (claim now), "cancel" (renew now to see which), "final" (id became final), "change" (id changed)."""
+    """"work" (claim now), "cancel" (renew now to see which), "final" (id became final), "change" (id changed),
+    "schedule" (the schedule named by id was written or removed), "leader" (the leadership may be free)."""
     id: str = ""
 
 

@@ -22,6 +22,10 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     """When it was scheduled, by its scheduler's clock."""
     version: int = 0
     """Version of the definition it was scheduled with."""
+    schedule: str = ""
+    """The schedule that it is a fire of; "" for none."""
+    nominal_us: int = 0
+    """The nominal time that it was fired for, without jitter; 0 for none."""
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments; raises DecodeError."""

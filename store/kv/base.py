@@ -125,6 +125,14 @@ class KeyValue(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """Which server or cluster this is, for the terms that it vouches for; known after `open`.
+
+        "memory", or "etcd:<cluster id>".
+        """
+        ...
+
+    @property
     def full(self) -> bool:
         """Whether new instances are to be refused, so that work under way can still be finished."""
         ...

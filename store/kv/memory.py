@@ -69,6 +69,10 @@ class MemoryKeyValue:
         return _MEMORY
 
     @property
+    def identity(self) -> str:
+        return "memory"
+
+    @property
     def full(self) -> bool:
         return self._data.full
 

@@ -14,7 +14,7 @@ from .errors import ScheduleError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Timing:
     """One run, now (the default), `at` a time or `after` a delay; or a recurrence by `cron` or `every`."""
 
     at_us: int | None = None
@@ -33,8 +33,8 @@ class Schedule:
         return self.cron is not None or self.every_us is not None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Schedule:
-        """The schedule in a job's options; raises ScheduleError for a bad time, zone or combination."""
+    def of(cls, options: Mapping[str, Any]) -> Timing:
+        """The timing in a job's options; raises ScheduleError for a bad time, zone or combination."""
         given = [name for name in ("at", "after", "cron", "every") if options.get(name) is not None]
         if len(given) > 1:
             raise ScheduleError(f"{' and '.join(f'{name}=' for name in given)} exclude one another")
@@ -63,7 +63,7 @@ class Schedule:
         )
 
 
-NOW = Schedule()
+NOW = Timing()
 
 
 def _aware(given: object, zone: ZoneInfo | None) -> datetime:
