@@ -308,8 +308,8 @@ class Store(Protocol):
 
         Records of instances and records of stretches are kept apart, so a backfilled time within a missed stretch
         has both. A stretch that follows one with the same outcome and reason directly is joined with it. Each fire
-        removes what the ledger has too much (MAX_FIRES, FIRES_KEPT_US). Raises StoreFullError, with nothing written,
-        if an instance cannot be taken.
+        removes what the ledger has too much (`StoreLimits.max_fires`, `fires_kept_us`). Raises StoreFullError, with
+        nothing written, if an instance cannot be taken.
         """
         ...
 

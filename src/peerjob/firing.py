@@ -12,10 +12,6 @@ import msgspec
 
 from .record import NewInstance
 
-MAX_FIRES = 1_000
-"""Most ledger records kept per schedule, the earliest nominal times removed first."""
-FIRES_KEPT_US = 7 * 86_400_000_000
-"""How long a ledger record is kept at most."""
 MAX_SCHEDULES = 500
 """Most schedules, and most fires, in one store call."""
 

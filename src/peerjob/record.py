@@ -349,3 +349,7 @@ class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Most log lines kept per instance, the oldest dropped first."""
     max_log_bytes: int = 1 << 20
     """Most bytes of log messages kept per instance."""
+    max_fires: int = 1_000
+    """Most ledger records kept per schedule, the earliest nominal times removed first."""
+    fires_kept_us: int = 7 * 86_400_000_000
+    """How long a ledger record is kept: 7 days."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from peerjob.clock import Clock
+from peerjob.errors import StoreUnavailableError
 from peerjob.record import Hint
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range, Step, Watch
@@ -144,6 +145,14 @@ class Hints:
 
     async def fetch(self, incarnation: str, timeout: float) -> list[Hint]:
         """Wait for hints, and take those that are there."""
+        try:
+            return await self._fetch(incarnation, timeout)
+        except StoreUnavailableError:
+            # what the watch has told may not have been taken: read again the next time
+            self.close(incarnation)
+            raise
+
+    async def _fetch(self, incarnation: str, timeout: float) -> list[Hint]:
         prefix = self._keys.hint(incarnation)
         watch = self._watches.get(incarnation)
         if watch is None:

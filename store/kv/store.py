@@ -27,6 +27,7 @@ from peerjob.record import (
     Want,
 )
 from peerjob.state import State
+from peerjob.store.retrying import Retrying
 from peerjob.store.url import redact
 
 from .base import Compare, KeyValue, Put, Step
@@ -58,9 +59,11 @@ class KVStore:
         clock: Clock,
         limits: StoreLimits,
         local: dict[str, Any] | None = None,
+        retry_for: float = 0,
     ) -> None:
         self._kv = kv
         self._local = local
+        self._retrying = Retrying(clock=clock, retry_for=retry_for)
         self._context = Context(kv, url=redact(url), namespace=namespace, clock=clock, limits=limits)
         context = self._context
         self._logs = Logs(context)
@@ -108,77 +111,82 @@ class KVStore:
     # -- queue ----------------------------------------------------------------------------------------------------
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
-        return await self._enqueue.enqueue(instances, node=node)
+        return await self._retrying(lambda: self._enqueue.enqueue(instances, node=node))
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
-        return await self._claims.claim(incarnation, want, request=request)
+        return await self._retrying(lambda: self._claims.claim(incarnation, want, request=request))
 
     async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
-        return await self._commits.commit(incarnation, outcomes, request=request)
+        return await self._retrying(lambda: self._commits.commit(incarnation, outcomes, request=request))
 
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
-        acks = await self._commits.commit(incarnation, outcomes, request=request, verb="turn-commit")
+        acks = await self._retrying(
+            lambda: self._commits.commit(incarnation, outcomes, request=request, verb="turn-commit")
+        )
         if want is None:
             return acks, Claimed(now_us=self._context.clock.time_us())
-        return acks, await self._claims.claim(incarnation, want, request=request, verb="turn-claim")
+        claimed = await self._retrying(
+            lambda: self._claims.claim(incarnation, want, request=request, verb="turn-claim")
+        )
+        return acks, claimed
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
-        return await self._cancels.cancel(ids, node=node, request=request)
+        return await self._retrying(lambda: self._cancels.cancel(ids, node=node, request=request))
 
     # -- hints and waiters ----------------------------------------------------------------------------------------
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
-        return await self._context.hints.fetch(incarnation, timeout)
+        return await self._retrying(lambda: self._context.hints.fetch(incarnation, timeout))
 
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
-        return await self._reading.watch_final(incarnation, ids)
+        return await self._retrying(lambda: self._reading.watch_final(incarnation, ids))
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
-        await self._reading.watch_changes(incarnation, ttl)
+        await self._retrying(lambda: self._reading.watch_changes(incarnation, ttl))
 
     # -- liveness -------------------------------------------------------------------------------------------------
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
-        return await self._membership.join(node, ttl_us=ttl_us, previous=previous)
+        return await self._retrying(lambda: self._membership.join(node, ttl_us=ttl_us, previous=previous))
 
     async def leave(self, incarnation: str) -> int:
-        return await self._recovery.leave(incarnation)
+        return await self._retrying(lambda: self._recovery.leave(incarnation))
 
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
-        return await self._recovery.reap(limit, reaper=reaper)
+        return await self._retrying(lambda: self._recovery.reap(limit, reaper=reaper))
 
     async def nodes(self) -> list[NodeView]:
-        return await self._membership.nodes()
+        return await self._retrying(self._membership.nodes)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
-        return await self._reading.get(ids)
+        return await self._retrying(lambda: self._reading.get(ids))
 
     async def lookup(self, query: Query) -> Page:
-        return await self._reading.lookup(query)
+        return await self._retrying(lambda: self._reading.lookup(query))
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
-        return await self._logs.page(id, cursor=cursor, limit=limit)
+        return await self._retrying(lambda: self._logs.page(id, cursor=cursor, limit=limit))
 
     async def health(self) -> Health:
-        return await self._reading.health()
+        return await self._retrying(self._reading.health)
 
     # -- retention ------------------------------------------------------------------------------------------------
 
     async def expire(self, limit: int) -> int:
-        return await self._retention.expire(limit)
+        return await self._retrying(lambda: self._retention.expire(limit))
 
     async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
-        return await self._clearing.clear_instances(filter, limit=limit)
+        return await self._retrying(lambda: self._clearing.clear_instances(filter, limit=limit))
 
     async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        return await self._clearing.clear_history(filter, cursor=cursor)
+        return await self._retrying(lambda: self._clearing.clear_history(filter, cursor=cursor))
 
     async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        return await self._clearing.clear_logs(filter, cursor=cursor)
+        return await self._retrying(lambda: self._clearing.clear_logs(filter, cursor=cursor))
 
     async def clear(self) -> None:
-        await self._clearing.clear()
+        await self._retrying(self._clearing.clear)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from peerjob.clock import Clock
 from peerjob.record import MAX_BATCH, StoreLimits
+from peerjob.store.retrying import LOGGER, Retrying
 
 from .driver import Argument, Driver, Reply
-from .edge import LOGGER, Retrying
 from .script import Script, load_scripts
 
 

@@ -58,10 +58,18 @@ class Bench:
         self.kv = Unreliable(self.data, clock)
         self.store = self.another(self.kv)
 
-    def another(self, kv: MemoryKeyValue | None = None, limits: StoreLimits | None = None) -> KVStore:
+    def another(
+        self, kv: MemoryKeyValue | None = None, limits: StoreLimits | None = None, retry_for: float = 0
+    ) -> KVStore:
         """One more store on the same namespace."""
-        kv = kv or MemoryKeyValue(self.data, self.clock)
-        return KVStore(kv, url="memory://", namespace="n", clock=self.clock, limits=limits or StoreLimits())
+        return KVStore(
+            kv or MemoryKeyValue(self.data, self.clock),
+            url="memory://",
+            namespace="n",
+            clock=self.clock,
+            limits=limits or StoreLimits(),
+            retry_for=retry_for,
+        )
 
     async def join(self, store: KVStore | None = None, name: str = "node") -> Peer:
         return await Peer(store=store or self.store, info=self.make.node(name), make=self.make).join()
@@ -128,6 +136,20 @@ async def test_a_commit_whose_answer_was_lost_is_answered_as_it_was(bench: Bench
         await peer.commit(*said, request="r")
     assert len(await thief.take()) == 20
     assert await peer.commit(*said, request="r") == [Ack.DONE] * 60
+
+
+async def test_verbs_are_tried_again_while_the_server_is_away(bench: Bench) -> None:
+    peer = await bench.join(bench.another(bench.kv, retry_for=30))
+    bench.kv.lose_next = 3
+    await bench.clock.run(peer.store.enqueue(bench.make.instances(10)))
+    bench.kv.lose_next = 3
+    claims = await bench.clock.run(peer.take())
+    bench.kv.lose_next = 3
+    acks, _ = await bench.clock.run(
+        peer.store.turn(peer.incarnation, [*map(outcome, claims)], peer.want(), request="r")
+    )
+    assert acks == [Ack.DONE] * 10
+    assert (await peer.store.health()).counts == {"work": {State.COMPLETED: 10}}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])

@@ -8,9 +8,9 @@ import pytest
 from peerjob.clock import SystemClock
 from peerjob.errors import OptionError, StoreUnavailableError
 from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.edge import Retrying
 from peerjob.store.lua.packing import unpack_record
 from peerjob.store.lua.script import load_scripts
+from peerjob.store.retrying import Retrying
 from peerjob.testing.factories import Factory
 
 make = Factory(SystemClock())
