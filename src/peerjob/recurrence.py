@@ -1,0 +1,88 @@
+"""When a schedule is due: the nominal times of a definition, and the jitter of each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from random import Random
+from typing import Protocol
+
+from .definition import Definition
+from .errors import ScheduleError
+
+CACHED = 20_000
+"""Most recurrences that are kept ready to use."""
+
+
+class Recurrence(Protocol):
+    """The nominal times of a schedule, in microseconds since the epoch. Pure: it keeps nothing of who asked."""
+
+    def next_after(self, moment_us: int) -> int | None:
+        """The first nominal time strictly after a moment; None: there is none any more."""
+        ...
+
+    def latest_at(self, moment_us: int) -> int | None:
+        """The last nominal time at or before a moment; None: there was none."""
+        ...
+
+    def count(self, after_us: int, until_us: int) -> int:
+        """How many nominal times lie after the one and up to the other moment, the latter included."""
+        ...
+
+    def times(self, after_us: int, until_us: int) -> Iterator[int]:
+        """The nominal times after the one and up to the other moment, the latter included, in order."""
+        ...
+
+
+class Interval:
+    """Nominal times at anchor + k × every, with k of 1 and more."""
+
+    def __init__(self, every_us: int, anchor_us: int) -> None:
+        self._every = every_us
+        self._anchor = anchor_us
+
+    def next_after(self, moment_us: int) -> int | None:
+        return self._anchor + (self._at(moment_us) + 1) * self._every
+
+    def latest_at(self, moment_us: int) -> int | None:
+        number = self._at(moment_us)
+        return self._anchor + number * self._every if number else None
+
+    def count(self, after_us: int, until_us: int) -> int:
+        return max(0, self._at(until_us) - self._at(after_us))
+
+    def times(self, after_us: int, until_us: int) -> Iterator[int]:
+        first = self._anchor + (self._at(after_us) + 1) * self._every
+        return iter(range(first, until_us + 1, self._every))
+
+    def _at(self, moment_us: int) -> int:
+        return max(0, (moment_us - self._anchor) // self._every)
+
+
+def recurrence_of(definition: Definition) -> Recurrence:
+    """What a definition recurs by; raises ScheduleError where it holds no recurrence that can be used here."""
+    if definition.cron is not None:
+        return cron_recurrence(definition.cron, definition.timezone)
+    if definition.every_us is not None and definition.every_us > 0:
+        return Interval(definition.every_us, definition.anchor_us)
+    raise ScheduleError(f"schedule of {definition.kind!r}: expected cron or every, got neither")
+
+
+@lru_cache(maxsize=CACHED)
+def cron_recurrence(spec: str, timezone: str = "UTC") -> Recurrence:
+    """What a cron text recurs by in a time zone; raises ScheduleError for a text or zone that cannot be used."""
+    raise ScheduleError(f"cron={spec!r}: not there yet")
+
+
+def jitter_us(definition: Definition, name: str, nominal_us: int, random: Random) -> int:
+    """How long after a nominal time the schedule of this name fires, from 0 to its jitter.
+
+    Hashed jitter depends on the name alone, so a schedule keeps its place in the spread, on every node and for ever.
+    """
+    if definition.jitter_us <= 0:
+        return 0
+    if not definition.hashed:
+        return random.randint(0, definition.jitter_us)
+    drawn = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return drawn * (definition.jitter_us + 1) >> 64
