@@ -14,7 +14,7 @@ from peerjob.record import StoreLimits
 from .base import Store
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-SCHEMES = ("memory", "redis", "rediss", "valkey", "valkeys")
+SCHEMES = ("memory", "redis", "rediss", "valkey", "valkeys", "etcd", "etcds")
 
 
 def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Store:
@@ -22,6 +22,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
 
     `memory://` is private to its caller, `memory://name` is shared in the process. `redis://` and `valkey://` take
     `?cluster=true`, credentials and a database number in the usual places; `rediss://` and `valkeys://` use TLS.
+    `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
     `retry_for` is how many seconds a call is retried while the server is away.
     """
     if not NAMESPACE.fullmatch(namespace):
@@ -35,6 +36,10 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
         from .lua.store import lua_store
 
         return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+    if scheme in ("etcd", "etcds"):
+        from .kv.etcd import etcd_store
+
+        return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     raise OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
 
 

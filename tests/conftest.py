@@ -13,6 +13,7 @@ from typing import TypeVar, Unpack
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from support.etcd import EtcdCluster, EtcdServer, EtcdSettings, StartEtcd, StartEtcdCluster
 from support.servers import (
     SERVERS,
     MissingServerError,
@@ -29,7 +30,7 @@ from support.servers import (
 hypothesis_settings.register_profile("peerjob", deadline=None, derandomize="CI" in os.environ)
 hypothesis_settings.load_profile("peerjob")
 
-Started = TypeVar("Started", Server, ServerCluster)
+Started = TypeVar("Started", Server, ServerCluster, EtcdServer, EtcdCluster)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +47,13 @@ def valkey_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def etcd_server() -> Iterator[EtcdServer]:
+    """A shared etcd; not to be stopped, filled up or configured."""
+    with _running(EtcdServer) as server:
+        yield server
+
+
 @pytest.fixture
 def redis_url(redis_server: Server) -> str:
     return redis_server.url
@@ -54,6 +62,18 @@ def redis_url(redis_server: Server) -> str:
 @pytest.fixture
 def valkey_url(valkey_server: Server) -> str:
     return valkey_server.url
+
+
+@pytest.fixture
+def etcd_url(etcd_server: EtcdServer) -> str:
+    return etcd_server.url
+
+
+@pytest.fixture(scope="session")
+def etcd_cluster() -> Iterator[EtcdCluster]:
+    """A shared etcd of three members; not to be stopped, filled up or configured."""
+    with _running(EtcdCluster) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session", params=["redis", "valkey"])
@@ -75,12 +95,34 @@ def start_server() -> Iterator[StartServer]:
 
 
 @pytest.fixture
+def start_etcd() -> Iterator[StartEtcd]:
+    """Start an etcd that the test may break: `start_etcd(quota=64 << 20)`."""
+    with contextlib.ExitStack() as servers:
+
+        def start(**settings: Unpack[EtcdSettings]) -> EtcdServer:
+            return servers.enter_context(_running(lambda: EtcdServer(**settings)))
+
+        yield start
+
+
+@pytest.fixture
+def start_etcd_cluster() -> Iterator[StartEtcdCluster]:
+    """Start an etcd of three members that the test may break."""
+    with contextlib.ExitStack() as clusters:
+
+        def start(**settings: Unpack[EtcdSettings]) -> EtcdCluster:
+            return clusters.enter_context(_running(lambda: EtcdCluster(**settings)))
+
+        yield start
+
+
+@pytest.fixture
 def namespace() -> str:
     """A namespace that no other test uses."""
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
-@pytest.fixture(params=["memory", "redis", "valkey"])
+@pytest.fixture(params=["memory", "redis", "valkey", "etcd"])
 def store_url(request: pytest.FixtureRequest) -> str:
     """The URL of a store of each kind in turn; the memory store is new and empty."""
     if request.param == "memory":

@@ -9,6 +9,7 @@ from peerjob.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.url import open_store
 from peerjob.testing.store_conformance import StoreConformance
+from support.etcd import EtcdCluster
 
 
 class Conformance(StoreConformance):
@@ -42,3 +43,19 @@ class TestValkey(Conformance):
     @pytest.fixture(autouse=True)
     def _url(self, valkey_url: str) -> None:
         self.url = valkey_url
+
+
+class TestEtcd(Conformance):
+    """An etcd of one member."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, etcd_url: str) -> None:
+        self.url = etcd_url
+
+
+class TestEtcdCluster(Conformance):
+    """An etcd of three members."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, etcd_cluster: EtcdCluster) -> None:
+        self.url = etcd_cluster.url

@@ -1,4 +1,4 @@
-"""Real Redis and Valkey servers on free loopback ports, which tests may kill, pause and restart."""
+"""Real Redis, Valkey and etcd servers on free loopback ports, which tests may kill, pause and restart."""
 
 import contextlib
 import itertools
@@ -53,29 +53,20 @@ class StartServer(Protocol):
     def __call__(self, kind: ServerKind, **settings: Unpack[Settings]) -> "Server": ...
 
 
-class Server:
-    """One server process, its port and its data folder, which outlive a `kill` or `stop` until `close`."""
+class ServerProcess:
+    """One server process, its ports and its data folder, which outlive a `kill` or `stop` until `close`."""
 
-    kind: ClassVar[ServerKind]
+    kind: ClassVar[str]
+    ready: ClassVar[str]
+    """What it prints once it answers."""
 
-    def __init__(self, **settings: Unpack[Settings]) -> None:
-        """Take the settings, for `start`. Raises MissingServerError when the machine has no such server."""
+    def __init__(self) -> None:
         self._binary = self.binary()
         self._home = tempfile.TemporaryDirectory(prefix=f"{self.kind}-")
         self._starts = itertools.count()
         self._child: ChildProcess | None = None
-        self._cluster = settings.get("cluster", False)
-        self._settings = [
-            *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
-            *("--dir", self._home.name, "--save", "", "--loglevel", "notice"),
-            *("--appendonly", "yes" if settings.get("appendonly") else "no"),
-            *("--maxmemory", settings.get("maxmemory", "0")),
-            *("--maxmemory-policy", settings.get("policy", "noeviction")),
-            *(_CLUSTER_SETTINGS if self._cluster else ()),
-            *settings.get("config", ()),
-        ]
         self.port = 0
-        self.bus_port = _free_port()
+        self.bus_port = free_port()
 
     @classmethod
     def binary(cls) -> Path:
@@ -93,31 +84,37 @@ class Server:
         assert self._child is not None, "the server was never started"
         return self._child
 
+    def options(self, port: int) -> Sequence[str]:
+        """The command line, for this port."""
+        raise NotImplementedError
+
     def start(self) -> Self:
         """Start the server and wait until it answers, on the port of its first start."""
         tries = 1 if self.port else 5
         for remaining in reversed(range(tries)):
-            port = self.port or _free_port()
-            command = [self._binary, *self._settings, "--port", str(port)]
-            if self._cluster:
-                command += ["--cluster-port", str(self.bus_port)]
-            if self._child is not None:
-                self._child.close()
-            self._child = ChildProcess(command, output=Path(self._home.name, f"log-{next(self._starts)}"))
+            port = self.port or free_port()
             try:
-                self._child.wait_for(READY)
+                self.launch(port).wait_for(self.ready)
             except AssertionError as error:
                 # another process may take the port between our look and the server's
-                if remaining and "Address already in use" in str(error):
+                if remaining and "address already in use" in str(error).lower():
+                    self.port = 0
                     continue
                 raise
-            self.port = port
             break
-        assert self.command("PING")
         return self
 
+    def launch(self, port: int) -> ChildProcess:
+        """Start the server without waiting for it."""
+        if self._child is not None:
+            self._child.close()
+        output = Path(self._home.name, f"log-{next(self._starts)}")
+        self._child = ChildProcess([self._binary, *self.options(port)], output=output)
+        self.port = port
+        return self._child
+
     def stop(self) -> None:
-        """End the server in order (SIGTERM): with `appendonly` nothing is lost."""
+        """End the server in order (SIGTERM): what it keeps on disk is complete."""
         self.child.signal(signal.SIGCONT)
         self.child.terminate()
 
@@ -149,12 +146,6 @@ class Server:
         """Files in the data folder."""
         return list(Path(self._home.name).glob(pattern))
 
-    def command(self, *words: str | int) -> object:
-        """Run one command and return its reply, with text as str."""
-        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=10) as client:
-            run = cast("Callable[..., object]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
-            return run(*words)
-
     def __enter__(self) -> Self:
         return self.start()
 
@@ -162,6 +153,41 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Server(ServerProcess):
+    """A Redis or Valkey server."""
+
+    ready = READY
+
+    def __init__(self, **settings: Unpack[Settings]) -> None:
+        """Take the settings, for `start`. Raises MissingServerError when the machine has no such server."""
+        super().__init__()
+        self._cluster = settings.get("cluster", False)
+        self._settings = [
+            *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
+            *("--dir", self._home.name, "--save", "", "--loglevel", "notice"),
+            *("--appendonly", "yes" if settings.get("appendonly") else "no"),
+            *("--maxmemory", settings.get("maxmemory", "0")),
+            *("--maxmemory-policy", settings.get("policy", "noeviction")),
+            *(_CLUSTER_SETTINGS if self._cluster else ()),
+            *settings.get("config", ()),
+        ]
+
+    def options(self, port: int) -> Sequence[str]:
+        bus = ("--cluster-port", str(self.bus_port)) if self._cluster else ()
+        return [*self._settings, "--port", str(port), *bus]
+
+    def start(self) -> Self:
+        super().start()
+        assert self.command("PING")
+        return self
+
+    def command(self, *words: str | int) -> object:
+        """Run one command and return its reply, with text as str."""
+        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=10) as client:
+            run = cast("Callable[..., object]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
+            return run(*words)
 
 
 class RedisServer(Server):
@@ -237,7 +263,8 @@ class ServerCluster:
         self.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody uses."""
     for port in random.sample(PORTS, 200):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

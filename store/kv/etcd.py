@@ -1,0 +1,122 @@
+"""The etcd driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from peerjob.clock import Clock
+from peerjob.errors import StoreUnavailableError
+from peerjob.record import Capabilities, StoreLimits
+
+from . import etcd_txn
+from .base import Applied, Entry, Found, Range, Step
+from .etcd_address import EtcdAddress, parse_address
+from .etcd_api import aio, etcd
+from .etcd_client import EtcdClient
+from .etcd_limits import MOST
+from .etcd_watch import EtcdWatch
+from .store import KVStore
+
+MAX_PAYLOAD = 1 << 20
+OPEN_TIMEOUT = 4.5
+_CAPABILITIES = Capabilities(
+    engine="etcd",
+    durability="fsync",
+    order="windowed",
+    clock="nodes",
+    max_payload=MAX_PAYLOAD,
+)
+
+
+def etcd_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> KVStore:
+    """The store that an etcd URL names, not opened yet."""
+    kv = EtcdKV(parse_address(url), clock)
+    return KVStore(kv, url=url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+
+
+class EtcdKV:
+    """One user of an etcd, with connections of its own."""
+
+    def __init__(self, address: EtcdAddress, clock: Clock) -> None:
+        self._address = address
+        self._clock = clock
+        self._client = EtcdClient(address, clock)
+        self._identity = ""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return _CAPABILITIES
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    @property
+    def full(self) -> bool:
+        return False
+
+    async def open(self) -> None:
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                await self._client.open()
+                reply = await self._client.call("status", etcd.StatusRequest())
+        except TimeoutError as error:
+            await self.close()
+            raise StoreUnavailableError(self._address.url, f"no answer within {OPEN_TIMEOUT:g} s") from error
+        except BaseException:
+            await self.close()
+            raise
+        self._identity = f"etcd:{reply.header.cluster_id:x}"
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def separate(self) -> EtcdKV:
+        return EtcdKV(self._address, self._clock)
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        replies = await self._read([Range(key) for key in keys])
+        return [etcd_txn.entry(one.response_range) for reply in replies for one in reply.responses]
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        replies = await self._read(ranges)
+        return [etcd_txn.found(one.response_range) for reply in replies for one in reply.responses]
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+        request = etcd_txn.Request(steps, also)
+        return request.applied(await self._client.call("txn", request.message))
+
+    def watch(self, prefix: str) -> EtcdWatch:
+        return EtcdWatch(self._client, prefix)
+
+    async def grant(self, ttl_us: int) -> int:
+        reply = await self._client.call("grant", etcd.LeaseGrantRequest(TTL=-(-ttl_us // 1_000_000)))
+        return int(reply.ID)
+
+    async def keepalive(self, lease: int) -> bool:
+        client = self._client
+        endpoint = client.endpoint
+        stream = endpoint.keepalive(timeout=client.timeout, metadata=client.metadata)
+        try:
+            await stream.write(etcd.LeaseKeepAliveRequest(ID=lease))
+            reply = await stream.read()
+        except aio.AioRpcError as error:
+            raise client.failed(endpoint, error) from error
+        finally:
+            stream.cancel()
+        return bool(reply.TTL > 0)
+
+    async def revoke(self, lease: int) -> None:
+        await self._client.call("revoke", etcd.LeaseRevokeRequest(ID=lease))
+
+    async def remaining(self, leases: Sequence[int]) -> list[int]:
+        calls = [self._client.call("remaining", etcd.LeaseTimeToLiveRequest(ID=lease)) for lease in leases]
+        replies = await asyncio.gather(*calls)
+        return [max(0, reply.TTL) * 1_000_000 for reply in replies]
+
+    async def _read(self, ranges: Sequence[Range]) -> list[Any]:
+        parts = [ranges[at : at + MOST] for at in range(0, len(ranges), MOST)]
+        calls = [self._client.call("txn", etcd_txn.reading(part)) for part in parts]
+        return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)

@@ -1,0 +1,124 @@
+"""Calls to one member at a time, and to the next one when it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from peerjob.clock import Clock
+from peerjob.errors import OptionError, PeerjobError
+
+from .etcd_address import EtcdAddress
+from .etcd_api import Endpoint, Metadata, aio, codes, etcd
+from .etcd_errors import bad_token, never_sent, translated
+
+CALL_TIMEOUT = 5.0
+CALL_TIMEOUT_OF_SEVERAL = 2.5
+"""Where another member may answer."""
+_SILENT_AFTER = 0.5
+"""Seconds after which a call that its caller gave up counts as not answered."""
+
+
+class EtcdClient:
+    """The members of one etcd, over one connection each, of which one at a time is used."""
+
+    def __init__(self, address: EtcdAddress, clock: Clock) -> None:
+        self.address = address
+        self.timeout = CALL_TIMEOUT if len(address.endpoints) == 1 else CALL_TIMEOUT_OF_SEVERAL
+        self.revision = 0
+        """The highest that was seen."""
+        self.on_move: set[Callable[[], None]] = set()
+        """Called when another member is used from now on."""
+        self._clock = clock
+        self._endpoints: list[Endpoint] = []
+        self._at = clock.random.randrange(len(address.endpoints))
+        self._metadata: Metadata = ()
+        self._authenticating = asyncio.Lock()
+
+    async def open(self) -> None:
+        address = self.address
+        try:
+            files = [
+                path.read_bytes() if path is not None else None for path in (address.ca, address.cert, address.key)
+            ]
+        except OSError as error:
+            raise OptionError("store", address.url, f"a readable file ({error})") from error
+        self._endpoints = [Endpoint(target, address, files) for target in address.endpoints]
+        if address.username:
+            await self.renew_token(())
+
+    async def close(self) -> None:
+        endpoints, self._endpoints = self._endpoints, []
+        for endpoint in endpoints:
+            await endpoint.channel.close()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The member in use."""
+        return self._endpoints[self._at]
+
+    @property
+    def metadata(self) -> Metadata:
+        """What every call carries."""
+        return self._metadata
+
+    def leave(self, endpoint: Endpoint) -> None:
+        """Use the next member, unless somebody did so already."""
+        if len(self._endpoints) > 1 and self.endpoint is endpoint:
+            self._at = (self._at + 1) % len(self._endpoints)
+            for moved in list(self.on_move):
+                moved()
+
+    async def call(self, method: str, request: Any) -> Any:
+        """Send a request once; a member that cannot be reached at all is passed over."""
+        unreachable, renewed = 0, False
+        while True:
+            endpoint, metadata = self.endpoint, self._metadata
+            started = self._clock.elapsed()
+            try:
+                reply = await getattr(endpoint, method)(request, timeout=self.timeout, metadata=metadata)
+            except aio.AioRpcError as error:
+                if bad_token(error) and self.address.username and not renewed:
+                    renewed = True
+                    await self.renew_token(metadata)
+                    continue
+                failure = self.failed(endpoint, error)
+                unreachable += 1
+                if never_sent(error) and unreachable < len(self._endpoints):
+                    continue
+                raise failure from error
+            except asyncio.CancelledError:
+                if self._clock.elapsed() - started > _SILENT_AFTER:
+                    self.leave(endpoint)
+                raise
+            if reply.header.revision > self.revision:
+                self.revision = reply.header.revision
+            return reply
+
+    def failed(self, endpoint: Endpoint, error: Any) -> PeerjobError:
+        """Our error for one of gRPC's; where another member may do better, that one is used from now on."""
+        failure = translated(error, self.address.url)
+        if isinstance(failure, ConnectionError):
+            self.leave(endpoint)
+        return failure
+
+    async def renew_token(self, old: Metadata) -> None:
+        """Get a new token, unless somebody did so since `old` was used; raises AuthError for a wrong password."""
+        async with self._authenticating:
+            if self._metadata is not old:
+                return
+            request = etcd.AuthenticateRequest(name=self.address.username, password=self.address.password)
+            for left in reversed(range(len(self._endpoints))):
+                endpoint = self.endpoint
+                try:
+                    reply = await endpoint.authenticate(request, timeout=self.timeout, metadata=())
+                except aio.AioRpcError as error:
+                    if error.code() is codes.FAILED_PRECONDITION and "not enabled" in error.details():
+                        return
+                    failure = self.failed(endpoint, error)
+                    if left and isinstance(failure, ConnectionError):
+                        continue
+                    raise failure from error
+                self._metadata = (("token", reply.token),)
+                return

