@@ -1,0 +1,240 @@
+"""Stands for leader, and says who leads and whether this node may act as leader now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from peerjob.clock import Clock
+from peerjob.errors import StoreError
+from peerjob.firing import Candidate, Leader, Term
+from peerjob.store.base import Elections
+
+from .role import Role
+
+logger = logging.getLogger("peerjob.cluster")
+
+OPEN_TIMEOUT = 5.0
+"""Seconds in which the coordinator's connection must be made."""
+LEAST_WAIT = 0.02
+"""Least seconds between two campaigns, however often the leadership seems to change."""
+
+
+class Election(Role):
+    """Campaigns on the node's own loop, as often as a lease is renewed.
+
+    `candidate` is asked each time, as a node that was out of reach comes back under a new incarnation. `eligible` says
+    whether this node may lead at all (its lease is trusted, its clock is right); one that may not resigns. `on_change`
+    hears of each change of `leader`. `ttl` is in seconds.
+    """
+
+    name = "election"
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        elections: Callable[[], Elections],
+        candidate: Callable[[], Candidate],
+        ttl: float,
+        on_change: Callable[[Leader | None], None] = lambda _: None,
+        eligible: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(clock)
+        self._make = elections
+        self._candidate = candidate
+        self._ttl = ttl
+        self._on_change = on_change
+        self._eligible = eligible
+        self.interval = min(1.0, ttl / 5)
+        self._margin = min(1.0, ttl / 5)
+        self._client: Elections | None = None
+        self._calling = asyncio.Lock()
+        self._poke = asyncio.Event()
+        self._granted = asyncio.Event()
+        self._stopping = False
+        self._stood_as = ""
+        """The incarnation that may hold the leadership, as far as this node knows; "" when none of its own does."""
+        self._leader: Leader | None = None
+        self._known_until = 0.0
+        self._term: Term | None = None
+        self._trusted_until = 0.0
+        self._refused: Term | None = None
+        self._told: Leader | None = None
+        self._ending: asyncio.TimerHandle | None = None
+
+    # -- asked by the node -----------------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> Leader | None:
+        """Who leads, as far as is known; None when nobody does, or when the coordinator has not answered for a ttl."""
+        return self._leader if self.clock.elapsed() < self._known_until else None
+
+    @property
+    def term(self) -> Term | None:
+        """The term in which this node may act as leader at this moment; None when it may not."""
+        if self.clock.elapsed() >= self._trusted_until or not self._eligible():
+            return None
+        return self._term
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node may act as leader at this moment."""
+        return self.term is not None
+
+    async def acting(self) -> Term:
+        """Wait until this node may act as leader, and say in which term."""
+        while (term := self.term) is None:
+            self._granted.clear()
+            await self._granted.wait()
+        return term
+
+    def soon(self) -> None:
+        """Campaign now rather than at the next turn, as after a hint or under a new incarnation."""
+        self._poke.set()
+
+    def depose(self, term: Term) -> None:
+        """Give up a term that a store has refused, and stand anew."""
+        if term == self._term:
+            self._refused = term
+            self._distrust()
+            self.soon()
+
+    def start(self) -> None:
+        self._stopping = False
+        super().start()
+
+    async def stop(self) -> None:
+        """Resign, so that a peer can lead at once, and stop; takes at most about a ttl; idempotent."""
+        self._stopping = True
+        self._distrust()
+        with contextlib.suppress(TimeoutError):
+            # not before a campaign under way is answered: it could be served after the resignation
+            async with asyncio.timeout(self._ttl / 2):
+                async with self._calling:
+                    await self._resign()
+        await super().stop()
+        await self._disconnect()
+        self._leader = None
+        self._look()
+
+    # -- the campaigning side --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        while not self._stopping:
+            self._poke.clear()
+            try:
+                async with self._calling:
+                    await self._round()
+                self.last_error = None
+            except (StoreError, TimeoutError) as error:
+                if repr(error) != repr(self.last_error):
+                    logger.warning("election: %s; it goes on when the coordinator answers", str(error) or "no answer")
+                self.last_error = error
+                await self._disconnect()
+            except Exception:
+                await self._disconnect()
+                raise
+            finally:
+                self._look()
+            await self._wait()
+
+    async def _round(self) -> None:
+        if self._stopping:
+            return
+        client = await self._connected()
+        candidate = self._candidate()
+        eligible = self._eligible()
+        if self._stood_as and (not eligible or self._stood_as != candidate.incarnation or self._refused is not None):
+            await self._resign()
+        leader: Leader | None
+        asked_at = self.clock.elapsed()
+        async with asyncio.timeout(self._ttl / 5):
+            if eligible:
+                # until the answer is here, the leadership may be this node's without its knowledge
+                self._stood_as = candidate.incarnation
+                leader = await client.campaign(candidate, ttl_us=round(self._ttl * 1_000_000))
+            else:
+                leader = await client.leader()
+        self._heard(leader, candidate.incarnation, asked_at)
+
+    def _heard(self, leader: Leader | None, incarnation: str, asked_at: float) -> None:
+        self._leader, self._known_until = leader, asked_at + self._ttl
+        if leader is None or leader.incarnation != incarnation:
+            self._stood_as = ""
+            self._distrust()
+        elif not self._stopping:
+            self._stood_as = incarnation
+            if leader.term != self._term:
+                logger.info("node %r leads in term %d (%s)", leader.name, leader.term.number, leader.term.coordinator)
+            self._term, self._trusted_until = leader.term, asked_at + self._ttl - self._margin
+            self._granted.set()
+
+    async def _resign(self) -> None:
+        """Give the leadership up under the incarnation that may have it; errors leave it to expire."""
+        self._distrust()
+        incarnation, client = self._stood_as, self._client
+        if incarnation and client is not None:
+            async with asyncio.timeout(self._ttl / 5):
+                try:
+                    await client.resign(incarnation)
+                except StoreError as error:
+                    if not self._stopping:
+                        raise
+                    logger.info("could not resign, the leadership expires: %s", error)
+        self._stood_as = ""
+        self._refused = None
+        self._leader = None
+
+    def _distrust(self) -> None:
+        self._trusted_until = 0.0
+        self._term = None
+
+    async def _connected(self) -> Elections:
+        if self._client is None:
+            client = self._make()
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                await client.open()
+            self._client = client
+        return self._client
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._ttl / 5):
+                    await client.close()
+
+    async def _wait(self) -> None:
+        """Until the next turn, a poke, or a sign that the leadership changes hands."""
+        seconds = self.interval * self.clock.random.uniform(0.75, 1.0)
+        until = self.clock.elapsed() + seconds
+        signs: set[asyncio.Task[bool]] = {asyncio.create_task(self._poke.wait())}
+        if self._client is not None:
+            signs.add(asyncio.create_task(self._client.changed(seconds)))
+        waiting = signs
+        try:
+            while waiting and (left := until - self.clock.elapsed()) > 0:
+                done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if any(one.exception() is None and one.result() for one in done):
+                    break
+        finally:
+            for one in signs:
+                one.cancel()
+            await asyncio.wait(signs)
+        await asyncio.sleep(max(0.0, min(LEAST_WAIT, until - self.clock.elapsed())))
+
+    def _look(self) -> None:
+        """Tell of a change of the leader, now and when what is known becomes too old."""
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+        leader = self.leader
+        if leader is not None:
+            left = self._known_until - self.clock.elapsed()
+            self._ending = asyncio.get_running_loop().call_later(left + 0.001, self._look)
+        if leader != self._told:
+            self._told = leader
+            self._on_change(leader)

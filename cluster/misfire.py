@@ -1,0 +1,106 @@
+"""What a schedule's nominal times come to when nobody was there in time. Pure: it decides, and does nothing.
+
+A nominal time is *on time* until a second after it or until half of the time to the one that follows, whichever is
+longer, but never for more than a minute; and it is late from then on. So an hourly job whose leader dies on the hour
+runs a few seconds later whatever its `misfire` says, while a job of every second that nobody fired for a minute has
+missed most of them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerjob.definition import Definition
+from peerjob.firing import FireOutcome
+from peerjob.recurrence import Recurrence
+
+LEAST_TOLERANCE_US = 1_000_000
+MOST_TOLERANCE_US = 60_000_000
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of the first nominal times that are not accounted for, and which one is the first after them."""
+
+    outcome: FireOutcome
+    nominal_us: int
+    until_us: int
+    """The last nominal time of the stretch; `nominal_us` itself when it is one time only."""
+    count: int
+    next_us: int | None
+    reason: str = ""
+
+
+def next_step(definition: Definition, recurrence: Recurrence, next_us: int, now_us: int) -> Step | None:
+    """The first step to account for what fell due from `next_us` until now; None when that is still to come.
+
+    Ask again with the step's own `next_us` until there is none: each nominal time then belongs to one step.
+    `next_us` itself counts as a nominal time also where the recurrence has changed its mind about it.
+    """
+    if now_us < next_us:
+        return None
+    deadline_us = definition.start_deadline_us
+    if deadline_us is not None and now_us - next_us > deadline_us:
+        return _stretch(FireOutcome.MISSED, recurrence, next_us, now_us - deadline_us - 1, "start deadline")
+    if now_us - next_us <= LEAST_TOLERANCE_US:
+        return _fired(recurrence, next_us)
+    timely_us = _first_timely(recurrence, next_us, now_us)
+    if timely_us == next_us:
+        return _fired(recurrence, next_us)
+    late_us = max(next_us, recurrence.latest_at(now_us if timely_us is None else timely_us - 1) or 0)
+    if definition.misfire == "skip":
+        return _stretch(FireOutcome.MISSED, recurrence, next_us, late_us, "misfire skip")
+    if definition.misfire == "run_all":
+        return _made_up(recurrence, next_us, late_us, definition.misfire_limit)
+    if timely_us is not None:
+        return _stretch(FireOutcome.COALESCED, recurrence, next_us, late_us)
+    if late_us == next_us:
+        return _fired(recurrence, next_us)
+    return _stretch(FireOutcome.COALESCED, recurrence, next_us, late_us - 1)
+
+
+def _first_timely(recurrence: Recurrence, next_us: int, now_us: int) -> int | None:
+    """The first nominal time from `next_us` on that is on time now; all that follow it are, too."""
+    recent_us = recurrence.next_after(max(next_us, now_us - LEAST_TOLERANCE_US) - 1)
+    if recent_us is not None and recent_us <= now_us:
+        return recent_us
+    # of times so far apart at most the latest can be on time, since half-way to the next one is the end of it
+    latest_us = max(next_us, recurrence.latest_at(now_us) or 0)
+    following_us = recurrence.next_after(latest_us)
+    gap_us = 2 * MOST_TOLERANCE_US if following_us is None else following_us - latest_us
+    tolerance_us = min(max(gap_us // 2, LEAST_TOLERANCE_US), MOST_TOLERANCE_US)
+    return latest_us if now_us - latest_us <= tolerance_us else None
+
+
+def _fired(recurrence: Recurrence, nominal_us: int) -> Step:
+    return Step(
+        outcome=FireOutcome.FIRED,
+        nominal_us=nominal_us,
+        until_us=nominal_us,
+        count=1,
+        next_us=recurrence.next_after(nominal_us),
+    )
+
+
+def _stretch(outcome: FireOutcome, recurrence: Recurrence, first_us: int, limit_us: int, reason: str = "") -> Step:
+    """All nominal times from the first one up to a moment."""
+    last_us = max(first_us, recurrence.latest_at(limit_us) or 0)
+    return Step(
+        outcome=outcome,
+        nominal_us=first_us,
+        until_us=last_us,
+        count=1 + recurrence.count(first_us, last_us),
+        next_us=recurrence.next_after(last_us),
+        reason=reason,
+    )
+
+
+def _made_up(recurrence: Recurrence, next_us: int, late_us: int, limit: int) -> Step:
+    """One missed time made up for, or the oldest dropped where more than the limit are missed."""
+    first_us = late_us
+    for _ in range(limit - 1):
+        if first_us <= next_us:
+            break
+        first_us = recurrence.latest_at(first_us - 1) or 0
+    if first_us <= next_us:
+        return _fired(recurrence, next_us)
+    return _stretch(FireOutcome.MISSED, recurrence, next_us, first_us - 1, "misfire limit")
