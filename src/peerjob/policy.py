@@ -17,7 +17,7 @@ from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
 from .references import from_stored, to_stored
-from .timing import Timing
+from .timing import Jitter, Timing
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
@@ -116,9 +116,11 @@ class Options(TypedDict, total=False):
     cron: str
     every: Duration
     timezone: str
-    jitter: Duration
+    jitter: Duration | Jitter
     overlap: Literal["allow", "skip", "queue", "replace"]
+    queue_limit: int
     misfire: Literal["skip", "run_once", "run_all"]
+    misfire_limit: int
     start_deadline: Duration | None
     key: str | Callable[..., str] | None
     on_complete: Callable[[Instance[Any], Any], object] | None

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from .cron.engine import Cron
+from .cron.text import EveryText, read_cron
+from .cron.zones import zone_named
 from .definition import Definition
 from .errors import ScheduleError
+
+if TYPE_CHECKING:
+    from random import Random  # noqa: TID251  # only its type; callers pass a clock's
 
 CACHED = 20_000
 """Most recurrences that are kept ready to use."""
@@ -71,8 +76,14 @@ def recurrence_of(definition: Definition) -> Recurrence:
 
 @lru_cache(maxsize=CACHED)
 def cron_recurrence(spec: str, timezone: str = "UTC") -> Recurrence:
-    """What a cron text recurs by in a time zone; raises ScheduleError for a text or zone that cannot be used."""
-    raise ScheduleError(f"cron={spec!r}: not there yet")
+    """What a cron text recurs by in a time zone; raises ScheduleError for a text or zone that cannot be used.
+
+    A zone in the text itself counts, rather than `timezone`.
+    """
+    text = read_cron(spec)
+    if isinstance(text, EveryText):
+        return Interval(text.every_us, 0)
+    return Cron(text, zone_named(timezone) if text.zone is None else zone_named(text.zone, "cron TZ"))
 
 
 def jitter_us(definition: Definition, name: str, nominal_us: int, random: Random) -> int:

@@ -5,26 +5,71 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from .clock import to_us
-from .durations import to_seconds
+from .cron.text import MIN_EVERY_US, CronText, EveryText, read_cron
+from .cron.zones import zone_named
+from .definition import MISFIRE_LIMIT, QUEUE_LIMIT
+from .durations import Duration, to_seconds
 from .errors import ScheduleError
+from .firing import Overlap
+
+MAX_QUEUE_LIMIT = 100
+MAX_MISFIRE_LIMIT = 10_000
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """How much later than its nominal times a schedule fires: made by `hashed` or `random`."""
+
+    limit_us: int
+    """Most, in microseconds; the least is 0."""
+    by_name: bool
+    """Whether it follows from the schedule's name rather than from chance."""
+
+    def __post_init__(self) -> None:
+        if self.limit_us < 0:
+            raise ScheduleError(f"jitter={self.limit_us} us: expected a duration of zero or more")
+
+    @classmethod
+    def hashed(cls, limit: Duration) -> Jitter:
+        """Fixed per schedule, by a hash of its name: many schedules of one cron text spread evenly, each at its time.
+
+        Raises ScheduleError for what is not a duration.
+        """
+        return cls(_positive_us("jitter", limit, zero=True), by_name=True)
+
+    @classmethod
+    def random(cls, limit: Duration) -> Jitter:
+        """Drawn anew for each fire; a Duration alone as `jitter=` means this.
+
+        Raises ScheduleError for what is not a duration.
+        """
+        return cls(_positive_us("jitter", limit, zero=True), by_name=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One run, now (the default), `at` a time or `after` a delay; or a recurrence by `cron` or `every`."""
+    """One run, now (the default), `at` a time or `after` a delay; or a recurrence by `cron` or `every`.
+
+    Without a recurrence the options about one are kept all the same: a variant of the job may be given it.
+    """
 
     at_us: int | None = None
     after_us: int | None = None
     cron: str | None = None
+    """The text without a zone, which stands in `timezone`, and never `@every`, which is `every_us`."""
     every_us: int | None = None
-    timezone: str = "UTC"
+    timezone: str | None = None
+    """None: nobody said, so the node's counts."""
     jitter_us: int = 0
-    overlap: Literal["allow", "skip", "queue", "replace"] = "skip"
+    hashed: bool = False
+    overlap: Overlap = Overlap.SKIP
+    queue_limit: int = QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"
+    misfire_limit: int = MISFIRE_LIMIT
     start_deadline_us: int | None = None
 
     @property
@@ -34,27 +79,30 @@ class Timing:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Timing:
-        """The timing in a job's options; raises ScheduleError for a bad time, zone or combination."""
+        """The timing in a job's options; raises ScheduleError for a bad time, zone, recurrence or combination."""
         given = [name for name in ("at", "after", "cron", "every") if options.get(name) is not None]
         if len(given) > 1:
             raise ScheduleError(f"{' and '.join(f'{name}=' for name in given)} exclude one another")
-        if not given and "timezone" not in options:
+        if not options.keys() & _OPTIONS:
             return NOW
-        zone = _zone(options["timezone"]) if "timezone" in options else None
-        timezone = options.get("timezone", "UTC")
-        if options.get("at") is not None:
-            return cls(at_us=to_us(_aware(options["at"], zone)), timezone=timezone)
-        if options.get("after") is not None:
-            return cls(after_us=_positive_us("after", options["after"], zero=True), timezone=timezone)
-        if options.get("cron") is not None and not isinstance(options["cron"], str):
-            raise ScheduleError(f"cron={options['cron']!r}: expected text such as '*/5 * * * *'")
+        timezone = options.get("timezone")
+        zone = None if "timezone" not in options else zone_named(timezone)
+        read = read_cron(options["cron"]) if options.get("cron") is not None else None
+        if isinstance(read, CronText) and read.zone is not None:
+            timezone = _one_zone(options["cron"], read.zone, timezone)
+        jitter = _jitter(options.get("jitter", 0))
         return cls(
-            cron=options.get("cron"),
-            every_us=None if options.get("every") is None else _positive_us("every", options["every"]),
+            at_us=None if options.get("at") is None else to_us(_aware(options["at"], zone)),
+            after_us=None if options.get("after") is None else _positive_us("after", options["after"], zero=True),
+            cron=read.text if isinstance(read, CronText) else None,
+            every_us=_every_us(read, options.get("every")),
             timezone=timezone,
-            jitter_us=0 if "jitter" not in options else _positive_us("jitter", options["jitter"], zero=True),
-            overlap=_one_of("overlap", options.get("overlap", "skip"), ("allow", "skip", "queue", "replace")),
+            jitter_us=jitter.limit_us,
+            hashed=jitter.by_name,
+            overlap=Overlap(_one_of("overlap", options.get("overlap", "skip"), ("allow", "skip", "queue", "replace"))),
+            queue_limit=_limit("queue_limit", options.get("queue_limit", QUEUE_LIMIT), MAX_QUEUE_LIMIT),
             misfire=_one_of("misfire", options.get("misfire", "run_once"), ("skip", "run_once", "run_all")),
+            misfire_limit=_limit("misfire_limit", options.get("misfire_limit", MISFIRE_LIMIT), MAX_MISFIRE_LIMIT),
             start_deadline_us=(
                 None
                 if options.get("start_deadline") is None
@@ -64,6 +112,32 @@ class Timing:
 
 
 NOW = Timing()
+_OPTIONS = frozenset(
+    {"at", "after", "cron", "every", "timezone", "jitter", "overlap", "queue_limit"}
+    | {"misfire", "misfire_limit", "start_deadline"}
+)
+
+
+def _one_zone(cron: str, prefix: str, timezone: str | None) -> str:
+    zone_named(prefix, f"cron={cron!r}: TZ")
+    if timezone is not None and timezone != prefix:
+        raise ScheduleError(f"cron={cron!r}: TZ={prefix} and timezone={timezone!r} differ; give one of them")
+    return prefix
+
+
+def _every_us(read: CronText | EveryText | None, given: object) -> int | None:
+    if isinstance(read, EveryText):
+        return read.every_us
+    if given is None:
+        return None
+    every = _positive_us("every", given)
+    if every < MIN_EVERY_US:
+        raise ScheduleError(f"every={given!r}: expected an interval of at least {MIN_EVERY_US // 1000} ms")
+    return every
+
+
+def _jitter(given: Any) -> Jitter:
+    return given if isinstance(given, Jitter) else Jitter.random(given)
 
 
 def _aware(given: object, zone: ZoneInfo | None) -> datetime:
@@ -87,13 +161,6 @@ def _aware(given: object, zone: ZoneInfo | None) -> datetime:
         raise ScheduleError(f"at={moment.isoformat()}: no such time in UTC") from None
 
 
-def _zone(name: object) -> ZoneInfo:
-    try:
-        return ZoneInfo(cast(str, name))
-    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-        raise ScheduleError(f"timezone={name!r}: no such time zone (expected a name such as Europe/Berlin)") from None
-
-
 def _positive_us(option: str, value: object, *, zero: bool = False) -> int:
     try:
         seconds = to_seconds(value, option)
@@ -107,4 +174,10 @@ def _positive_us(option: str, value: object, *, zero: bool = False) -> int:
 def _one_of(option: str, value: Any, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise ScheduleError(f"{option}={value!r}: expected one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def _limit(option: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ScheduleError(f"{option}={value!r}: expected a whole number from 1 to {most:,}")
     return value

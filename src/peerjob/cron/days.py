@@ -1,0 +1,116 @@
+"""The days that a cron text names."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from calendar import monthrange
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+
+EPOCH = 719_163
+"""Ordinal of the day that is number 0."""
+FAR_YEARS = 50
+"""How far apart two days that match may be: the same kind of leap year comes again after 40 years at most."""
+FULL_CYCLE = range(2001, 2029)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Days:
+    """A rule for days. Weekdays are numbered from 0, Sunday; the days themselves from the epoch."""
+
+    months: frozenset[int]
+    days: frozenset[int]
+    last: bool = False
+    """L: the last day of the month."""
+    nearest: frozenset[int] = frozenset()
+    """15W: the working day nearest to each, within the month."""
+    weekdays: frozenset[int] = frozenset()
+    nth: frozenset[tuple[int, int]] = frozenset()
+    """5#2: weekday and number within the month."""
+    last_weekdays: frozenset[int] = frozenset()
+    """L5: the last such weekday of the month."""
+    both: bool = False
+    """Whether a day must match by its number and by its weekday; else either is enough."""
+    _kinds: dict[tuple[int, int], tuple[int, ...]] = field(
+        default_factory=dict[tuple[int, int], tuple[int, ...]], init=False, repr=False, compare=False
+    )
+
+    @property
+    def ever(self) -> bool:
+        """Whether there is any such day."""
+        return any(self._of(year, month) for year in FULL_CYCLE for month in self.months)
+
+    def next(self, day: int) -> int | None:
+        """The first day that matches, from this one on."""
+        if not 0 < day + EPOCH <= date.max.toordinal():
+            return None
+        start = date.fromordinal(day + EPOCH)
+        matching = self._of(start.year, start.month)
+        number = bisect_left(matching, start.day)
+        if number < len(matching):
+            return day + matching[number] - start.day
+        for year, month in self._months_from(start.year, start.month, 1):
+            if matching := self._of(year, month):
+                return date(year, month, matching[0]).toordinal() - EPOCH
+        return None
+
+    def previous(self, day: int) -> int | None:
+        """The last day that matches, up to this one."""
+        if not 0 < day + EPOCH <= date.max.toordinal():
+            return None
+        start = date.fromordinal(day + EPOCH)
+        matching = self._of(start.year, start.month)
+        number = bisect_right(matching, start.day)
+        if number:
+            return day + matching[number - 1] - start.day
+        for year, month in self._months_from(start.year, start.month, -1):
+            if matching := self._of(year, month):
+                return date(year, month, matching[-1]).toordinal() - EPOCH
+        return None
+
+    def _months_from(self, year: int, month: int, step: int) -> Iterator[tuple[int, int]]:
+        """The months of the rule after (or before) this one, the nearest first."""
+        months = sorted(self.months, reverse=step < 0)
+        rest = [other for other in months if (other - month) * step > 0]
+        for current in range(year, year + (FAR_YEARS + 1) * step, step):
+            if not date.min.year <= current <= date.max.year:
+                return
+            yield from ((current, other) for other in (rest if current == year else months))
+
+    def _of(self, year: int, month: int) -> tuple[int, ...]:
+        """The days of a month that match: they depend on its first weekday and its length alone."""
+        if month not in self.months:
+            return ()
+        kind = monthrange(year, month)
+        found = self._kinds.get(kind)
+        if found is None:
+            first = (kind[0] + 1) % 7
+            found = tuple(day for day in range(1, kind[1] + 1) if self._matches(day, first, kind[1]))
+            self._kinds[kind] = found
+        return found
+
+    def _matches(self, day: int, first: int, length: int) -> bool:
+        weekday = (first + day - 1) % 7
+        by_number = (
+            day in self.days
+            or (self.last and day == length)
+            or any(day == _nearest(wanted, first, length) for wanted in self.nearest)
+        )
+        by_weekday = (
+            weekday in self.weekdays
+            or (weekday, (day + 6) // 7) in self.nth
+            or (weekday in self.last_weekdays and day + 7 > length)
+        )
+        return by_number and by_weekday if self.both else by_number or by_weekday
+
+
+def _nearest(day: int, first: int, length: int) -> int:
+    """The working day nearest to a day (or to the last one), without leaving the month."""
+    day = min(day, length)
+    weekday = (first + day - 1) % 7
+    if weekday == 6:
+        return day - 1 if day > 1 else day + 2
+    if weekday == 0:
+        return day + 1 if day < length else day - 2
+    return day

@@ -1,0 +1,120 @@
+"""Cron texts as recurrences: wall times of a zone, turned into instants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo
+
+from .text import CronText
+from .zones import BLOCK, DAY, FIRST, LAST, Span, spans
+
+SECOND = 1_000_000
+
+
+class Cron:
+    """The nominal times of a cron text in a time zone; a `Recurrence`."""
+
+    __slots__ = ("_days", "_fixed", "_times", "_zone")
+
+    def __init__(self, text: CronText, zone: ZoneInfo) -> None:
+        self._days = text.days
+        self._times = text.times
+        self._fixed = text.fixed
+        self._zone = zone
+
+    def next_after(self, moment_us: int) -> int | None:
+        moment = max(moment_us // SECOND + 1, FIRST)
+        block = moment // BLOCK
+        while block * BLOCK < LAST:
+            for span in spans(self._zone, block):
+                if span.end > moment and (found := self._first(span, max(moment, span.start))) is not None:
+                    return found * SECOND
+            # walls of a day can be skipped on the day before, in UTC
+            day = self._days.next(((block + 1) * BLOCK) // DAY - 1)
+            if day is None:
+                return None
+            block = max(block + 1, (day - 1) * DAY // BLOCK)
+        return None
+
+    def latest_at(self, moment_us: int) -> int | None:
+        end = min(moment_us // SECOND + 1, LAST)
+        block = (end - 1) // BLOCK
+        while block * BLOCK > FIRST:
+            for span in reversed(spans(self._zone, block)):
+                if span.start < end and (found := self._last(span, min(end, span.end))) is not None:
+                    return found * SECOND
+            # walls of a day can be the first ones of the next, in UTC
+            day = self._days.previous((block * BLOCK) // DAY + 1)
+            if day is None:
+                return None
+            block = min(block - 1, (day + 2) * DAY // BLOCK)
+        return None
+
+    def count(self, after_us: int, until_us: int) -> int:
+        start, end = max(after_us // SECOND + 1, FIRST), min(until_us // SECOND + 1, LAST)
+        total = 0
+        for block in range(start // BLOCK, (end - 1) // BLOCK + 1):
+            for span in spans(self._zone, block):
+                low, high = max(start, span.start), min(end, span.end)
+                if low < high:
+                    total += self._count(self._wall(span, low), high + span.offset)
+                    total += low == span.start and self._makes_up(span) and not self._count(span.wall, span.wall + 1)
+        return total
+
+    def times(self, after_us: int, until_us: int) -> Iterator[int]:
+        moment = self.next_after(after_us)
+        while moment is not None and moment <= until_us:
+            yield moment
+            moment = self.next_after(moment)
+
+    # -- one stretch of constant offset --------------------------------------------------------------------------
+
+    def _first(self, span: Span, low: int) -> int | None:
+        """The first nominal instant of a stretch from `low` on."""
+        if low == span.start and self._makes_up(span):
+            return low
+        wall = self._first_wall(self._wall(span, low), span.end + span.offset)
+        return None if wall is None else wall - span.offset
+
+    def _last(self, span: Span, high: int) -> int | None:
+        """The last nominal instant of a stretch before `high`."""
+        wall = self._last_wall(self._wall(span, span.start), high + span.offset)
+        if wall is None:
+            return span.start if self._makes_up(span) else None
+        return wall - span.offset
+
+    def _wall(self, span: Span, instant: int) -> int:
+        """The wall time of an instant, or the first one after it that has not been before."""
+        return max(instant + span.offset, span.reached) if self._fixed else instant + span.offset
+
+    def _makes_up(self, span: Span) -> bool:
+        """Whether the beginning of a stretch stands for wall times that were skipped just before."""
+        return self._fixed and span.reached < span.wall and self._first_wall(span.reached, span.wall) is not None
+
+    # -- wall times ----------------------------------------------------------------------------------------------
+
+    def _first_wall(self, low: int, high: int) -> int | None:
+        today, second = divmod(low, DAY)
+        number = self._times.before(second)
+        day = self._days.next(today if number < self._times.total else today + 1)
+        if day is None:
+            return None
+        wall = day * DAY + self._times.at(number if day == today else 0)
+        return wall if wall < high else None
+
+    def _last_wall(self, low: int, high: int) -> int | None:
+        today, second = divmod(high, DAY)
+        number = self._times.before(second)
+        day = self._days.previous(today if number else today - 1)
+        if day is None:
+            return None
+        wall = day * DAY + self._times.at((number if day == today else self._times.total) - 1)
+        return wall if wall >= low else None
+
+    def _count(self, low: int, high: int) -> int:
+        total = 0
+        day = self._days.next(low // DAY)
+        while day is not None and day * DAY < high:
+            total += self._times.before(min(high - day * DAY, DAY)) - self._times.before(max(low - day * DAY, 0))
+            day = self._days.next(day + 1)
+        return total
