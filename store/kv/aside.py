@@ -9,6 +9,7 @@ from peerjob.state import State
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
 from .counts import ASIDE, SLOT, Counts, Shift, totals
 from .keys import Keys, prefix_end
+from .slots import Plan
 from .writer import Change, Writer
 
 logger = logging.getLogger("peerjob.store")
@@ -23,8 +24,8 @@ class Aside:
         self._writer = writer
         self._counts = counts
 
-    async def put(self, id: str, entry: Entry, error: Exception, *, now_us: int) -> None:
-        """Set a record aside; its entries in queues are dropped by whoever meets them."""
+    async def put(self, id: str, entry: Entry, error: Exception, plan: Plan, *, now_us: int) -> None:
+        """Set a record aside, with what else is planned; its entries in queues are dropped by whoever meets them."""
         keys = self._keys
         counters, nodes = await self._kv.read(
             [self._counts.every(), Range(keys.node, prefix_end(keys.node), keys_only=True)]
@@ -34,13 +35,14 @@ class Aside:
         indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in places]
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
-        ops: list[Op] = [Delete(keys.state + id), Put(keys.aside + id, entry.value)]
+        ops: list[Op] = [Delete(keys.state + id), Put(keys.aside + id, entry.value), *plan.ops]
         ops.extend(Delete(key) for key, found in zip([*indexes, *owned], present, strict=True) if found)
-        shifts: list[Shift] = [("", ASIDE, 1)]
+        shifts: list[Shift] = [("", ASIDE, 1), *plan.shifts]
         for (kind, state), found in zip(places, present, strict=False):
             if found is not None:
                 shifts.append((keys.unescaped(kind), SLOT[State(state)], -1))
-        change = Change([Compare(keys.state + id, mod=entry.mod)], ops, tuple(shifts))
+        compares = [Compare(keys.state + id, mod=entry.mod), *plan.compares]
+        change = Change(compares, ops, tuple(shifts), tuple(plan.adds))
         written = await self._writer.write([change], now_us=now_us)
         if written.revisions[0]:
             logger.error("instance %s cannot be read and was set aside: %s", id, error)

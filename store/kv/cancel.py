@@ -9,13 +9,14 @@ import msgspec
 from peerjob.errors import StoreUnavailableError
 from peerjob.state import State
 
-from .base import Compare, Delete, Op, Put
-from .context import Context, Plan
+from .base import Compare, Delete, Put
+from .context import Context
 from .counts import DELAYED
 from .enqueue import check_batch
 from .hints import News
 from .keys import timed
 from .rows import Owned, Row, encode, extended
+from .slots import Plan
 from .writer import ROUNDS, Change
 
 NOTE = "cancelled by user"
@@ -27,72 +28,95 @@ class Cancels:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str, note: str = NOTE) -> list[State | None]:
         context, keys = self._context, self._context.keys
         check_batch(len(ids))
         answers: dict[str, State | None] = {}
         pending = list(dict.fromkeys(ids))
-        for _ in range(ROUNDS):
+        failures = 0
+        while failures < ROUNDS:
             rows = await context.rows(pending)
             now_us = context.clock.time_us()
+            slots = await context.slots.held_by(row for _, row in rows.values())
             live: list[str] = []
+            used: set[str] = set()
             for id in pending:
                 if id not in rows:
                     answers[id] = None
                 elif (row := rows[id][1]).final:
                     answers[id] = row.was if row.cancel == request else row.state
-                else:
+                elif not row.slot or row.slot not in used:
                     live.append(id)
+                    used.add(row.slot)
             if not live:
                 return [answers[id] for id in ids]
             entries = await context.kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
             news = News()
-            changes = [
-                self._change(id, *rows[id], 0 if entry is None else entry.mod, node, request, now_us)
-                for id, entry in zip(live, entries, strict=True)
+            plans = [
+                Plan([], [], [], slots={row.slot: slots[row.slot]} if (row := rows[id][1]).slot else {}) for id in live
             ]
+            changes: list[Change] = []
+            for id, entry, plan in zip(live, entries, plans, strict=True):
+                revision, row = rows[id]
+                plan.compares.append(Compare(keys.state + id, mod=revision))
+                delayed_mod = 0 if entry is None else entry.mod
+                cancel_in(context, plan, id, row, delayed_mod, now_us, node=node, request=request, note=note)
+                news.add_queued(plan)
+                changes.append(context.change(plan))
             written = await context.writer.write(changes, now_us=now_us)
-            for id, revision, reads in zip(live, written.revisions, written.reads, strict=True):
+            failures += not all(written.revisions)
+            for id, plan, revision, reads in zip(live, plans, written.revisions, written.reads, strict=True):
                 if revision:
                     row = rows[id][1]
                     answers[id] = row.state
                     news.changed.append(id)
-                    news.add_watchers(keys, id, reads[0].items)
+                    news.add_ended(keys, plan, reads)
                     if row.state is State.PROCESSING:
                         news.cancelled.add(row.owner)
             context.drop(live)
-            pending = [id for id in live if id not in answers]
+            pending = [id for id in pending if id not in answers]
             await context.hints.send(news, written)
-        if not pending:
-            return [answers[id] for id in ids]
+            if not pending:
+                return [answers[id] for id in ids]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    def _change(
-        self, id: str, revision: int, row: Row, delayed_mod: int, node: str, request: str, now_us: int
-    ) -> Change:
-        context, keys = self._context, self._context.keys
-        runs = row.state is State.PROCESSING
-        cancelled = msgspec.structs.replace(
-            row,
-            state=State.CANCELLED,
-            releasing=runs,
-            cancel=request,
-            was=row.state,
-            expires_us=context.expires_us(row, now_us),
-            history=extended(row, State.CANCELLED, now_us, node, NOTE),
-        )
-        ops: list[Op] = [Put(keys.state + id, encode(cancelled))]
-        compares = [Compare(keys.state + id, mod=revision)]
-        plan = Plan(ops, [], [])
-        context.leave(id, row, plan)
-        if runs:
-            ops.append(Put(keys.owned(row.owner) + id, encode(Owned(row.fence, row.suspect, releasing=True))))
-        else:
-            place = timed(row.due_us, id)
-            ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
-            ops.append(Delete(keys.delayed(id) + place))
-            compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
-            if delayed_mod:
-                plan.shifts.append(("", DELAYED, -1))
-        context.end(id, cancelled, plan)
-        return Change(compares, ops, tuple(plan.shifts), tuple(plan.adds), plan.reads)
+
+def cancel_in(
+    context: Context,
+    plan: Plan,
+    id: str,
+    row: Row,
+    delayed_mod: int,
+    now_us: int,
+    *,
+    node: str,
+    request: str,
+    note: str,
+) -> None:
+    """Plan the end of a live instance, all but the compare of its record.
+
+    `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
+    """
+    keys, ops = context.keys, plan.ops
+    runs = row.state is State.PROCESSING
+    cancelled = msgspec.structs.replace(
+        row,
+        state=State.CANCELLED,
+        releasing=runs,
+        cancel=request,
+        was=row.state,
+        expires_us=context.expires_us(row, now_us),
+        history=extended(row, State.CANCELLED, now_us, node, note),
+    )
+    ops.append(Put(keys.state + id, encode(cancelled)))
+    context.leave(id, row, plan)
+    if runs:
+        ops.append(Put(keys.owned(row.owner) + id, encode(Owned(row.fence, row.suspect, releasing=True))))
+    else:
+        place = timed(row.due_us, id)
+        ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
+        ops.append(Delete(keys.delayed(id) + place))
+        plan.compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
+        if delayed_mod:
+            plan.shifts.append(("", DELAYED, -1))
+    context.end(id, cancelled, now_us, plan)

@@ -205,7 +205,7 @@ class Claims:
         if row is None or row.state is not State.SCHEDULED:
             return None
         if args is None:
-            await context.aside.put(pick.id, entry, DecodeError("it has no arguments"), now_us=context.clock.time_us())
+            await context.set_aside(pick.id, entry, DecodeError("it has no arguments"))
             return None
         queue = context.keys.ready(row.kind, row.priority, suspect=row.suspect)
         return row if queue == pick.queue and row.due_us == int(pick.place[:18]) else None

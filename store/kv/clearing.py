@@ -12,11 +12,13 @@ from peerjob.state import State
 from .base import Compare, Delete, Op, Put, Range
 from .context import Context
 from .counts import ASIDE
+from .hints import News
 from .keys import prefix_end, timed
 from .reading import Reading
-from .removal import removal
+from .removal import remove_in
 from .retention import Retention
 from .rows import Row, encode, folded
+from .slots import Plan
 from .writer import Change
 
 _PAGE = 100
@@ -65,16 +67,29 @@ class Clearing:
         await self._remove_leftovers()
 
     async def _remove(self, ids: Sequence[str]) -> None:
+        """Remove these, but of those that share a slot only the first."""
         context, keys = self._context, self._context.keys
         rows = await context.rows(ids)
+        slots = await context.slots.held_by(row for _, row in rows.values())
         places = [keys.delayed(id) + timed(row.due_us, id) for id, (_, row) in rows.items()]
         entries = await context.kv.get(places)
-        changes = [
-            removal(context, id, revision, row, delayed_mod=0 if entry is None else entry.mod)
-            for (id, (revision, row)), entry in zip(rows.items(), entries, strict=True)
-        ]
-        await context.writer.write(changes, now_us=context.clock.time_us())
+        now_us = context.clock.time_us()
+        changes: list[Change] = []
+        used: set[str] = set()
+        news = News()
+        for (id, (revision, row)), entry in zip(rows.items(), entries, strict=True):
+            plan = Plan([], [], [])
+            if row.slot and row.keeps:
+                if row.slot in used:
+                    continue
+                used.add(row.slot)
+                plan.slots[row.slot] = slots[row.slot]
+            remove_in(context, plan, id, row, 0 if entry is None else entry.mod, now_us)
+            changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
+            news.add_queued(plan)
+        written = await context.writer.write(changes, now_us=now_us)
         context.drop(rows)
+        await context.hints.send(news, written)
 
     async def _remove_leftovers(self) -> None:
         """Remove what belongs to no record: what was set aside, and what it left behind."""

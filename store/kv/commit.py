@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,13 +11,14 @@ from peerjob.record import FINAL_STATE, Ack, Action, LogLine, Outcome
 from peerjob.state import State
 
 from .base import Compare, Delete, Op, Put
-from .context import Context, Plan
+from .context import Context
 from .enqueue import check_batch
 from .hints import News
 from .journal import Journal
 from .logs import Logs
 from .retention import Retention
 from .rows import Out, Row, encode, extended
+from .slots import Held, Plan
 from .writer import ROUNDS, Change
 
 _SMALL = 600
@@ -129,11 +130,12 @@ class Commits:
         context = self._context
         news = News()
         changing = [work for work in works if work.changed]
+        slots = await context.slots.held_by(work.stored for work in changing if not work.row.keeps)
         for work in works:
             if not work.changed:
                 acks.update(zip(work.places, work.acks, strict=True))
                 journal.extra += work.answers
-        changes = [await self._change(work, voice.now_us, news) for work in changing]
+        changes = [await self._change(work, voice.now_us, news, slots) for work in changing]
         written = await context.writer.write(changes, now_us=voice.now_us, journal=journal)
         for work, revision, reads in zip(changing, written.revisions, written.reads, strict=True):
             if not revision:
@@ -150,10 +152,10 @@ class Commits:
                 context.remember(work.id, revision, work.row)
         await context.hints.send(news, written)
 
-    async def _change(self, work: _Work, now_us: int, news: News) -> Change:
+    async def _change(self, work: _Work, now_us: int, news: News, slots: Mapping[str, Held]) -> Change:
         context, keys, id, stored = self._context, self._context.keys, work.id, work.stored
         ops: list[Op] = []
-        plan = Plan(ops, [], [])
+        plan = Plan(ops, [], [], slots={stored.slot: slots[stored.slot]} if stored.slot in slots else {})
         if work.logs:
             work.row = await self._logs.append(id, work.row, work.logs, ops)
         row = work.row
@@ -170,23 +172,19 @@ class Commits:
             ops.append(Delete(keys.owned(stored.owner) + id))
             context.leave(id, stored, plan)
             if row.final:
-                context.end(id, row, plan)
-            elif context.enter(id, row, now_us, plan):
-                news.add_ready(row.kind)
+                context.end(id, row, now_us, plan)
             else:
-                news.delayed.append((row.due_us, row.kind))
+                context.enter(id, row, now_us, plan)
         elif stored.releasing and not row.releasing:
             ops.append(Delete(keys.owned(stored.owner) + id))
-            context.free(id, row, plan)
+            context.free(id, row, now_us, plan)
         ops.append(Put(keys.state + id, encode(row)))
-        return Change(
+        news.add_queued(plan)
+        return context.change(
+            plan,
             [Compare(keys.state + id, mod=work.revision)],
-            ops,
-            tuple(plan.shifts),
-            tuple(plan.adds),
-            plan.reads,
-            work.answers,
-            payload + sum(len(line.message) for line in work.logs) + _SMALL,
+            answers=work.answers,
+            size=payload + sum(len(line.message) for line in work.logs) + _SMALL,
         )
 
 

@@ -11,25 +11,17 @@ from peerjob.record import StoreLimits
 from peerjob.state import State
 
 from .aside import Aside
-from .base import Delete, Entry, KeyValue, Op, Put, Range
-from .counts import DELAYED, SLOT, Counts, Shift
+from .base import Compare, Delete, Entry, KeyValue, Put, Range
+from .counts import DELAYED, SLOT, Counts
 from .hints import Hints
 from .journal import Journals
 from .keys import Keys, prefix_end, time_text, timed
 from .queues import Queues
 from .rows import Delayed, NodeRow, Row, decode_node, decode_row, encode
-from .writer import Writer
+from .slots import Plan, Slots
+from .writer import Change, Writer
 
 _MOST_CACHED = 8192
-
-
-class Plan(msgspec.Struct, gc=False):
-    """What a transition writes besides the record itself."""
-
-    ops: list[Op]
-    shifts: list[Shift]
-    adds: list[tuple[str, str]]
-    reads: tuple[Range, ...] = ()
 
 
 class Context:
@@ -46,6 +38,7 @@ class Context:
         self.writer = Writer(kv, self.keys, self.counts, self.queues, url)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
         self.journals = Journals(kv, self.keys)
+        self.slots = Slots(kv, self.keys)
         self.aside = Aside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
@@ -79,8 +72,17 @@ class Context:
         try:
             return decode_row(entry.value)
         except msgspec.MsgspecError as error:
-            await self.aside.put(id, entry, error, now_us=self.clock.time_us())
+            await self.set_aside(id, entry, error)
             return None
+
+    async def set_aside(self, id: str, entry: Entry, error: Exception) -> None:
+        """Move a record that cannot be used out of the way, and out of the slot that it may have."""
+        now_us = self.clock.time_us()
+        plan = Plan([], [], [], slots=await self.slots.find(id))
+        for name in plan.slots:
+            self.pass_on(name, id, now_us, plan)
+        self.slots.write(plan)
+        await self.aside.put(id, entry, error, plan, now_us=now_us)
 
     def remember(self, id: str, revision: int, row: Row) -> None:
         """Keep a record that this store wrote, since it will most likely write it again."""
@@ -123,29 +125,38 @@ class Context:
 
     # -- parts of transitions -------------------------------------------------------------------------------------
 
-    def enter(self, id: str, row: Row, now_us: int, plan: Plan) -> bool:
-        """Let a Scheduled instance into its queue; whether it is due."""
-        keys = self.keys
-        plan.ops.append(Put(keys.by(row.kind, State.SCHEDULED) + id, b""))
-        place = timed(row.due_us, id)
-        if row.due_us <= now_us:
-            queue = keys.ready(row.kind, row.priority, suspect=row.suspect)
+    def enter(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
+        """Let a Scheduled instance into its index and its queue."""
+        self.show(id, row, plan)
+        self.queue(id, row.kind, row.priority, row.due_us, now_us, plan, suspect=row.suspect)
+
+    def show(self, id: str, row: Row, plan: Plan) -> None:
+        """Let a Scheduled instance into its index."""
+        plan.ops.append(Put(self.keys.by(row.kind, State.SCHEDULED) + id, b""))
+        plan.shifts.append((row.kind, SLOT[State.SCHEDULED], 1))
+
+    def queue(
+        self, id: str, kind: str, priority: int, due_us: int, now_us: int, plan: Plan, *, suspect: bool = False
+    ) -> None:
+        """Let a Scheduled instance into its queue."""
+        keys, place = self.keys, timed(due_us, id)
+        if due_us <= now_us:
+            queue = keys.ready(kind, priority, suspect=suspect)
             plan.ops.append(Put(queue + place, b""))
-            plan.adds.append((queue, place))
-            plan.shifts.append((row.kind, SLOT[State.SCHEDULED], 1))
-            return True
-        queue = keys.delayed(id)
-        plan.ops.append(Put(queue + place, encode(Delayed(row.kind, row.priority, row.suspect))))
+            plan.ready.append(kind)
+        else:
+            queue = keys.delayed(id)
+            plan.ops.append(Put(queue + place, encode(Delayed(kind, priority, suspect))))
+            plan.shifts.append(("", DELAYED, 1))
+            plan.delayed.append((due_us, kind))
         plan.adds.append((queue, place))
-        plan.shifts += ((row.kind, SLOT[State.SCHEDULED], 1), ("", DELAYED, 1))
-        return False
 
     def leave(self, id: str, row: Row, plan: Plan) -> None:
         """Take an instance out of the index of the state that it was in."""
         plan.ops.append(Delete(self.keys.by(row.kind, row.state) + id))
         plan.shifts.append((row.kind, SLOT[row.state], -1))
 
-    def end(self, id: str, row: Row, plan: Plan) -> None:
+    def end(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
         """Let a final instance into its indexes; what it held is freed, unless its body still runs."""
         keys = self.keys
         queue = keys.by(row.kind, row.state)
@@ -153,18 +164,51 @@ class Context:
         plan.adds.append((queue, id))
         plan.shifts.append((row.kind, SLOT[row.state], 1))
         prefix = keys.watch(id)
-        plan.reads = (Range(prefix, prefix_end(prefix), keys_only=True),)
+        plan.reads.append(Range(prefix, prefix_end(prefix), keys_only=True))
+        plan.ended.append(id)
         if not row.releasing:
-            self.free(id, row, plan)
+            self.free(id, row, now_us, plan)
 
-    def free(self, id: str, row: Row, plan: Plan) -> None:
-        """Free a final instance's key, and let its time run."""
+    def free(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
+        """Free what a final instance held, and let its time run."""
         keys = self.keys
         queue, place = keys.expiring(id), timed(row.expires_us, id)
         plan.ops.append(Put(queue + place, b""))
         plan.adds.append((queue, place))
+        self.give_up(id, row, now_us, plan)
+
+    def give_up(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
+        """Free an instance's key, and let the next one have its slot."""
         if row.key is not None:
-            plan.ops.append(Delete(keys.unique(row.kind, row.key)))
+            plan.ops.append(Delete(self.keys.unique(row.kind, row.key)))
+        if row.slot:
+            self.pass_on(row.slot, id, now_us, plan)
+
+    def pass_on(self, name: str, id: str, now_us: int, plan: Plan) -> None:
+        """Take an instance out of a slot, and let the one that gets the slot into its queue."""
+        first = self.slots.give_up(name, id, plan)
+        if first is not None:
+            self.queue(first.id, first.kind, first.priority, first.due_us, now_us, plan)
+
+    def change(
+        self,
+        plan: Plan,
+        compares: Sequence[Compare] = (),
+        *,
+        answers: tuple[tuple[int, str], ...] = (),
+        size: int = 0,
+    ) -> Change:
+        """The step that a plan comes to."""
+        self.slots.write(plan)
+        return Change(
+            [*compares, *plan.compares],
+            plan.ops,
+            tuple(plan.shifts),
+            tuple(plan.adds),
+            tuple(plan.reads),
+            answers,
+            size,
+        )
 
     def expires_us(self, row: Row, now_us: int) -> int:
         """When a final instance is to be removed."""

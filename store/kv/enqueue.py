@@ -9,10 +9,14 @@ from peerjob.record import MAX_BATCH, Enqueued, NewInstance, Transition
 from peerjob.state import State
 
 from .base import Compare, Put
-from .context import Context, Plan
+from .context import Context
 from .hints import News
 from .rows import Row, encode
+from .slots import Plan
 from .writer import ROUNDS, Change
+
+SMALL = 400
+"""Bytes that a new instance has besides its arguments."""
 
 
 class Enqueue:
@@ -62,30 +66,11 @@ class Enqueue:
             if unique is not None:
                 seen.add(unique)
                 compares.append(Compare(unique, mod=taken.get(unique, 0)))
-            due_us = now_us if new.due_us is None else new.due_us
-            if new.delay_us is not None:
-                due_us = now_us + new.delay_us
-            row = Row(
-                new.kind,
-                State.SCHEDULED,
-                new.priority,
-                due_us,
-                (Transition(State.CREATED, now_us, node), Transition(State.SCHEDULED, now_us, node)),
-                key=new.key,
-                tags=new.tags,
-                retention_us=new.retention_us,
-                max_crashes=new.max_crashes,
-            )
-            plan = Plan([Put(state, encode(row)), Put(keys.args + new.id, new.spec)], [], [])
-            if context.enter(new.id, row, now_us, plan):
-                news.add_ready(new.kind)
-            else:
-                news.delayed.append((due_us, new.kind))
-            if unique is not None:
-                plan.ops.append(Put(unique, new.id.encode()))
-            plan.ops.extend(Put(keys.tag(tag) + new.id, b"") for tag in dict.fromkeys(new.tags))
+            plan = Plan([], [], [])
+            born(context, new, now_us, node, plan)
+            news.add_queued(plan)
             news.changed.append(new.id)
-            changes.append(Change(compares, plan.ops, tuple(plan.shifts), tuple(plan.adds), size=len(new.spec) + 400))
+            changes.append(context.change(plan, compares, size=len(new.spec) + SMALL))
             places.append(place)
         written = await context.writer.write(changes, now_us=now_us)
         for place, revision in zip(places, written.revisions, strict=True):
@@ -117,6 +102,37 @@ class Enqueue:
                 continue
             del pending[place]
         return taken
+
+
+def born(
+    context: Context, new: NewInstance, now_us: int, node: str, plan: Plan, *, slot: str = "", parked: bool = False
+) -> Row:
+    """Plan an instance with all that belongs to it; a parked one is in no queue yet."""
+    keys = context.keys
+    due_us = now_us if new.due_us is None else new.due_us
+    if new.delay_us is not None:
+        due_us = now_us + new.delay_us
+    row = Row(
+        new.kind,
+        State.SCHEDULED,
+        new.priority,
+        due_us,
+        (Transition(State.CREATED, now_us, node), Transition(State.SCHEDULED, now_us, node)),
+        key=new.key,
+        tags=new.tags,
+        retention_us=new.retention_us,
+        max_crashes=new.max_crashes,
+        slot=slot,
+    )
+    plan.ops += (Put(keys.state + new.id, encode(row)), Put(keys.args + new.id, new.spec))
+    if parked:
+        context.show(new.id, row, plan)
+    else:
+        context.enter(new.id, row, now_us, plan)
+    if new.key is not None:
+        plan.ops.append(Put(keys.unique(new.kind, new.key), new.id.encode()))
+    plan.ops.extend(Put(keys.tag(tag) + new.id, b"") for tag in dict.fromkeys(new.tags))
+    return row
 
 
 def check_batch(size: int) -> None:

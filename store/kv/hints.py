@@ -15,10 +15,11 @@ from peerjob.clock import Clock
 from peerjob.errors import StoreUnavailableError
 from peerjob.record import Hint
 
-from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range, Step, Watch
+from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step, Watch
 from .keys import Keys, prefix_end, time_text
 from .queues import Queues
 from .rows import decode_idle
+from .slots import Plan
 from .writer import ROUNDS, Writer, Written
 
 _MOST_STEPS = 50
@@ -45,6 +46,17 @@ class News(msgspec.Struct):
     def add_ready(self, kind: str, count: int = 1) -> None:
         """Some more instances of a kind are due."""
         self.ready[kind] = self.ready.get(kind, 0) + count
+
+    def add_queued(self, plan: Plan) -> None:
+        """These are in their queues now."""
+        for kind in plan.ready:
+            self.add_ready(kind)
+        self.delayed += plan.delayed
+
+    def add_ended(self, keys: Keys, plan: Plan, reads: Sequence[Found]) -> None:
+        """These are final, as of what was read with it."""
+        for id, found in zip(plan.ended, reads, strict=True):
+            self.add_watchers(keys, id, found.items)
 
     def add_watchers(self, keys: Keys, id: str, watching: Iterable[tuple[str, Entry]]) -> None:
         """These registrations are answered: the instance is final."""
@@ -81,6 +93,16 @@ class Hints:
         await self._writer.plain(ops)
         if wakes:
             await self._wake(news, written.idle, lease)
+
+    async def tell_all(self, what: str, id: str) -> None:
+        """Hint something to every live incarnation."""
+        keys = self._keys
+        (found,) = await self._kv.read([Range(keys.live, prefix_end(keys.live), keys_only=True)])
+        lease = await self._writer.passing(self._clock.time_us())
+        part = keys.kind(id)
+        await self._writer.plain(
+            [Put(f"{keys.hint(key[len(keys.live) :])}{what}/{part}", b"", lease) for key, _ in found.items]
+        )
 
     def _listeners(self, entries: Sequence[tuple[str, Entry]]) -> list[str]:
         now_us, cut = self._clock.time_us(), len(self._keys.changes)
@@ -168,7 +190,7 @@ class Hints:
         hints: list[Hint] = []
         for key in found:
             what, _, id = key[len(prefix) :].partition("/")
-            hints.append(Hint(what, id))
+            hints.append(Hint(what, self._keys.unescaped(id)))
         return hints
 
     async def _changed(self, watch: Watch, prefix: str, timeout: float) -> list[str]:

@@ -25,9 +25,17 @@
 | `count/<kind>/<lane>` | instances per state, to be summed over the lanes |
 | `counted` | when the counters were last compared with the indexes |
 | `aside/<id>` | records that could not be read |
+| `schedules` | `Revisions`: the latest revision of any schedule, and how far removals are remembered |
+| `schedule/<name>` | `Schedule`: what `put_schedule` wrote |
+| `next/<name>` | `Next`: what a fire changes about a schedule |
+| `changed/<revision>/<name>`, `removed/<revision>/<name>` | schedules by revision; removals |
+| `ledger/<revision of the first put>/<nominal time><f, g, t…>` | a `FireRecord`: instance, gap, trigger |
+| `slot/<name>` | `Slot`: who has a schedule's slot, and who is parked behind it |
+| `term/<coordinator>` | the highest term that was seen |
+| `leader/now`, `leader/left` | `Seat`: who leads, on its own lease; who resigned last |
 
-Times have 18 digits, priorities are 8 hex digits of p + 2^31, kinds, keys and tags are percent-escaped. A namespace
-has no `/`, so none is a prefix of another.
+Times and revisions have 18 digits, priorities are 8 hex digits of p + 2^31; kinds, keys, tags, coordinators and names
+of schedules are percent-escaped. A namespace has no `/`, so none is a prefix of another.
 """
 
 from __future__ import annotations
@@ -78,10 +86,15 @@ class Keys:
         self.count = f"{root}count/"
         self.counted = f"{root}counted"
         self.aside = f"{root}aside/"
+        self.schedules = f"{root}schedules"
+        self.changed = f"{root}changed/"
+        self.removed = f"{root}removed/"
+        self.slots = f"{root}slot/"
+        self.leader = f"{root}leader/"
         self._escaped: dict[str, str] = {}
 
     def kind(self, kind: str) -> str:
-        """A kind as a part of a key."""
+        """A kind, or any other text, as a part of a key."""
         known = self._escaped.get(kind)
         if known is None:
             if len(self._escaped) > 10_000:
@@ -90,7 +103,7 @@ class Keys:
         return known
 
     def unescaped(self, part: str) -> str:
-        """The kind that a part of a key stands for."""
+        """The text that a part of a key stands for."""
         return unquote(part)
 
     # -- queues: each is named by the prefix of its entries -------------------------------------------------------
@@ -150,3 +163,21 @@ class Keys:
 
     def charged(self, incarnation: str) -> str:
         return f"{self.root}charged/{incarnation}/"
+
+    # -- parts of a schedule --------------------------------------------------------------------------------------
+
+    def schedule(self, name: str) -> str:
+        return f"{self.root}schedule/{escaped(name)}"
+
+    def next(self, name: str) -> str:
+        return f"{self.root}next/{escaped(name)}"
+
+    def slot(self, name: str) -> str:
+        return f"{self.slots}{escaped(name)}"
+
+    def ledger(self, epoch: int) -> str:
+        """The queue of a schedule's ledger; a schedule that is made anew has another epoch."""
+        return f"{self.root}ledger/{epoch:018d}/"
+
+    def term(self, coordinator: str) -> str:
+        return f"{self.root}term/{escaped(coordinator)}"

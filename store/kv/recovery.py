@@ -10,11 +10,12 @@ from peerjob.record import Reaped
 from peerjob.state import State
 
 from .base import Compare, Delete, Entry, Op, Put, Range, Step
-from .context import Context, Plan
+from .context import Context
 from .hints import News
 from .keys import prefix_end
 from .retention import Retention
 from .rows import NodeRow, Owned, Row, decode_live, decode_node, decode_owned, encode, extended
+from .slots import Plan
 from .writer import ROUNDS, Change
 
 _LEAVE_STEP = 200
@@ -120,6 +121,7 @@ class Recovery:
         changes: list[Change] = []
         planned: list[tuple[str, Row, Row]] = []
         stale: list[Op] = []
+        slots = await context.slots.held_by(row for _, row in rows.values())
         for id in owned:
             revision, row = rows.get(id, (0, None))
             if row is None or row.owner != incarnation or (row.final and not row.releasing):
@@ -127,26 +129,19 @@ class Recovery:
                 continue
             after = self._after(row, node, now_us, by)
             ops: list[Op] = [Put(keys.state + id, encode(after)), Delete(keys.owned(incarnation) + id)]
-            plan = Plan(ops, [], [])
+            plan = Plan(ops, [], [], slots={row.slot: slots[row.slot]} if row.slot else {})
             if row.releasing:
-                context.free(id, after, plan)
+                context.free(id, after, now_us, plan)
             else:
                 context.leave(id, row, plan)
                 if after.final:
-                    context.end(id, after, plan)
+                    context.end(id, after, now_us, plan)
                 else:
                     context.enter(id, after, now_us, plan)
                 if after.crashes > row.crashes:
                     ops.append(Put(keys.charged(incarnation) + id, b"", lease))
-            changes.append(
-                Change(
-                    [Compare(keys.state + id, mod=revision)],
-                    ops,
-                    tuple(plan.shifts),
-                    tuple(plan.adds),
-                    plan.reads,
-                )
-            )
+            changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
+            news.add_queued(plan)
             planned.append((id, row, after))
         await context.writer.plain(stale)
         written = await context.writer.write(changes, now_us=now_us)
@@ -157,8 +152,6 @@ class Recovery:
             if not revision:
                 continue
             reaped.append(Reaped(id=id, kind=row.kind, state=after.state, node=node.info.name))
-            if after.state is State.SCHEDULED:
-                news.add_ready(row.kind)
             if not row.releasing:
                 news.changed.append(id)
                 if after.final:

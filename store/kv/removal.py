@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from peerjob.state import State
 
-from .base import Compare, Delete, Op
+from .base import Compare, Delete
 from .context import Context
-from .counts import DELAYED, SLOT, Shift
+from .counts import DELAYED
 from .keys import prefix_end, timed
 from .rows import Row
+from .slots import Plan
 from .writer import Change
 
 
-def removal(context: Context, id: str, revision: int, row: Row, *, delayed_mod: int = 0) -> Change:
-    """The change that removes an instance in any state; `delayed_mod` is the revision of its delayed entry."""
-    keys = context.keys
-    compares = [Compare(keys.state + id, mod=revision)]
-    ops: list[Op] = [
-        Delete(keys.state + id),
-        Delete(keys.args + id),
-        Delete(keys.by(row.kind, row.state) + id),
-    ]
-    shifts: list[Shift] = [(row.kind, SLOT[row.state], -1)]
+def removal(context: Context, id: str, revision: int, row: Row) -> Change:
+    """The change that removes a final instance that nobody runs any more."""
+    plan = Plan([], [], [])
+    remove_in(context, plan, id, row, 0, 0)
+    return context.change(plan, [Compare(context.keys.state + id, mod=revision)])
+
+
+def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int, now_us: int) -> None:
+    """Plan the removal of an instance in any state, all but the compare of its record.
+
+    `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
+    """
+    keys, ops = context.keys, plan.ops
+    ops += (Delete(keys.state + id), Delete(keys.args + id))
+    context.leave(id, row, plan)
     if row.has_out:
         ops.append(Delete(keys.out + id))
     if row.has_progress:
@@ -29,19 +35,17 @@ def removal(context: Context, id: str, revision: int, row: Row, *, delayed_mod: 
     if row.log_next:
         ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
     ops.extend(Delete(keys.tag(tag) + id) for tag in row.tags)
-    holds_key = not row.final or row.releasing
-    if holds_key and row.key is not None:
-        ops.append(Delete(keys.unique(row.kind, row.key)))
+    if row.keeps:
+        context.give_up(id, row, now_us, plan)
     if row.state is State.SCHEDULED:
         place = timed(row.due_us, id)
         ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
-        compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
+        plan.compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
         if delayed_mod:
             ops.append(Delete(keys.delayed(id) + place))
-            shifts.append(("", DELAYED, -1))
-    elif holds_key:
+            plan.shifts.append(("", DELAYED, -1))
+    elif row.keeps:
         ops.append(Delete(keys.owned(row.owner) + id))
     if row.final and not row.releasing:
         ops.append(Delete(keys.expiring(id) + timed(row.expires_us, id)))
     ops.append(Delete(keys.watch(id), prefix_end(keys.watch(id))))
-    return Change(compares, ops, tuple(shifts))

@@ -58,6 +58,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     log_next: int = 0
     log_bytes: int = 0
     log_dropped: int = 0
+    slot: str = ""
+    """The schedule whose slot it takes or waits for as long as it `keeps` it."""
 
     @property
     def suspect(self) -> bool:
@@ -67,6 +69,11 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def final(self) -> bool:
         # the final states have the highest numbers, and a comparison is many times faster than `is_final`
         return self.state >= State.CANCELLED
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it is not over, its body included, so that its key and slot are its own."""
+        return not self.final or self.releasing
 
 
 class Out(msgspec.Struct, frozen=True, array_like=True):
@@ -186,6 +193,7 @@ def to_record(id: str, row: Row, spec: bytes, out: Out, progress: bytes | None) 
         progress=progress,
         key=row.key,
         tags=row.tags,
+        slot=row.slot if row.keeps else "",
     )
 
 

@@ -7,6 +7,16 @@ from typing import Any
 
 from peerjob.clock import Clock
 from peerjob.errors import LayoutError
+from peerjob.firing import (
+    MAX_SCHEDULES,
+    Fire,
+    FireAnswer,
+    FirePage,
+    SchedulePage,
+    SchedulePut,
+    ScheduleRow,
+    Term,
+)
 from peerjob.query import Filter, Query
 from peerjob.record import (
     Ack,
@@ -37,12 +47,16 @@ from .clearing import Clearing
 from .commit import Commits
 from .context import Context
 from .delayed import DelayedQueue
+from .elections import KVElections
 from .enqueue import Enqueue
+from .firing import Firing
+from .ledger import Ledger
 from .liveness import KVLiveness, Membership
 from .logs import Logs
 from .reading import Reading
 from .recovery import Recovery
 from .retention import Retention
+from .schedules import Schedules
 
 LAYOUT = 1
 
@@ -75,6 +89,9 @@ class KVStore:
         self._cancels = Cancels(context)
         self._membership = Membership(context)
         self._recovery = Recovery(context, self._retention)
+        self._ledger = Ledger(context)
+        self._schedules = Schedules(context, self._ledger)
+        self._firing = Firing(context, self._ledger, self._cancels)
         self._clearing = Clearing(context, self._reading, self._retention)
 
     @property
@@ -107,6 +124,10 @@ class KVStore:
 
     def liveness(self) -> KVLiveness:
         return KVLiveness(self._kv.separate(), self._context.keys, self._context.clock)
+
+    def elections(self) -> KVElections:
+        keys = self._context.keys
+        return KVElections(self._kv.separate(), url=self.url, namespace=keys.root[:-1], clock=self._context.clock)
 
     # -- queue ----------------------------------------------------------------------------------------------------
 
@@ -159,6 +180,36 @@ class KVStore:
 
     async def nodes(self) -> list[NodeView]:
         return await self._retrying(self._membership.nodes)
+
+    # -- schedules ------------------------------------------------------------------------------------------------
+
+    async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
+        return await self._retrying(lambda: self._schedules.put(put))
+
+    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
+        return await self._retrying(lambda: self._schedules.remove(name, expected=expected))
+
+    async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
+        return await self._retrying(lambda: self._schedules.get(names))
+
+    async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
+        return await self._retrying(lambda: self._schedules.changed(revision, limit=limit))
+
+    async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
+        return await self._retrying(lambda: self._firing.fire(fires, term=term, node=node))
+
+    async def fires(
+        self,
+        name: str,
+        *,
+        after_us: int | None = None,
+        before_us: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> FirePage:
+        return await self._retrying(
+            lambda: self._ledger.page(name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
+        )
 
     # -- reading --------------------------------------------------------------------------------------------------
 

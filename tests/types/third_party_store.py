@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob import Filter, Node, Query, State, Store
+from peerjob.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
 from peerjob.record import (
     Ack,
     Capabilities,
@@ -23,7 +24,7 @@ from peerjob.record import (
     Renewed,
     Want,
 )
-from peerjob.store.base import Liveness
+from peerjob.store.base import Elections, Liveness
 
 
 class CountingLiveness:
@@ -70,6 +71,9 @@ class CountingStore:
     def liveness(self) -> CountingLiveness:
         return CountingLiveness(self._inner.liveness(), self.calls)
 
+    def elections(self) -> Elections:
+        return self._inner.elections()
+
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         self.calls["enqueue"] += 1
         return await self._inner.enqueue(instances, node=node)
@@ -111,6 +115,33 @@ class CountingStore:
 
     async def nodes(self) -> list[NodeView]:
         return await self._inner.nodes()
+
+    async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
+        return await self._inner.put_schedule(put)
+
+    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
+        return await self._inner.remove_schedule(name, expected=expected)
+
+    async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
+        return await self._inner.get_schedules(names)
+
+    async def changed_schedules(self, revision: int, *, limit: int = 500) -> SchedulePage:
+        return await self._inner.changed_schedules(revision, limit=limit)
+
+    async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
+        self.calls["fire"] += len(fires)
+        return await self._inner.fire(fires, term=term, node=node)
+
+    async def fires(
+        self,
+        name: str,
+        *,
+        after_us: int | None = None,
+        before_us: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> FirePage:
+        return await self._inner.fires(name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
         return await self._inner.get(ids)

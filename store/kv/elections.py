@@ -1,0 +1,114 @@
+"""The leadership of one namespace, on any key-value store: a key that hangs on its leader's lease."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from peerjob.clock import Clock
+from peerjob.errors import StoreUnavailableError
+from peerjob.firing import Candidate, Leader, Term
+
+from .base import Compare, Entry, KeyValue, Put, Step, Watch
+from .keys import Keys
+from .rows import encode
+from .schedule_rows import Seat, decode_seat
+from .writer import ROUNDS
+
+_OPEN_TIMEOUT = 5.0
+_FIRST_TIMEOUT = 2.0
+
+
+class KVElections:
+    """Stands for leader over a connection of its own; the store that has the jobs may be another one.
+
+    The revision at which the key was made is the term. Keeping the leadership extends the lease and writes nothing.
+    """
+
+    def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock) -> None:
+        self._kv = kv
+        self._url = url
+        self._now = f"{Keys(namespace).leader}now"
+        self._left = f"{Keys(namespace).leader}left"
+        self._prefix = Keys(namespace).leader
+        self._clock = clock
+        self._timeout = _FIRST_TIMEOUT
+        self._watch: Watch | None = None
+
+    @property
+    def identity(self) -> str:
+        return self._kv.identity
+
+    async def open(self) -> None:
+        async with self._within(_OPEN_TIMEOUT):
+            await self._kv.open()
+        self._watch = self._kv.watch(self._prefix)
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        await self._kv.close()
+
+    async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
+        self._timeout = ttl_us / 5_000_000
+        async with self._within(self._timeout):
+            for _ in range(ROUNDS):
+                (entry,) = await self._kv.get([self._now])
+                if entry is None:
+                    leader = await self._take(candidate, ttl_us)
+                    if leader is not None:
+                        return leader
+                    continue
+                seat = decode_seat(entry.value)
+                if seat.incarnation != candidate.incarnation or await self._kv.keepalive(seat.lease):
+                    return self._leader(entry)
+        raise StoreUnavailableError(self._url, "the leadership changes hands too often")
+
+    async def _take(self, candidate: Candidate, ttl_us: int) -> Leader | None:
+        """Sit down on the free seat; None when somebody else was faster."""
+        lease = await self._kv.grant(ttl_us)
+        seat = Seat(candidate.incarnation, candidate.name, lease, self._clock.time_us())
+        value = encode(seat)
+        applied = await self._kv.txn([Step([Compare(self._now)], [Put(self._now, value, lease)])])
+        if applied.steps[0] is None:
+            await self._kv.revoke(lease)
+            return None
+        return self._leader(Entry(value, applied.revision, lease))
+
+    async def resign(self, incarnation: str) -> None:
+        async with self._within(self._timeout):
+            (entry,) = await self._kv.get([self._now])
+            if entry is None or (seat := decode_seat(entry.value)).incarnation != incarnation:
+                return
+            await self._kv.revoke(seat.lease)
+            # a watch tells of keys that were put, not of those that went
+            await self._kv.txn([Step([], [Put(self._left, entry.value)])])
+
+    async def leader(self) -> Leader | None:
+        async with self._within(self._timeout):
+            (entry,) = await self._kv.get([self._now])
+        return None if entry is None else self._leader(entry)
+
+    async def changed(self, timeout: float) -> bool:
+        if self._watch is None:
+            self._watch = self._kv.watch(self._prefix)
+        return await self._watch.changed(timeout) != []
+
+    def _leader(self, entry: Entry) -> Leader:
+        seat = decode_seat(entry.value)
+        return Leader(
+            incarnation=seat.incarnation,
+            name=seat.name,
+            term=Term(self.identity, entry.mod),
+            since_us=seat.since_us,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _within(self, seconds: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailableError(self._url, f"no answer within {seconds:g} s") from error

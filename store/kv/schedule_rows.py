@@ -1,0 +1,108 @@
+"""What the engine stores about schedules, and how it reads it back.
+
+A schedule is two records, since a fire must be small: what was put, and what a fire changes. Both tell the revision,
+so that whoever reads them one after the other sees whether they belong together.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerjob.firing import FireRecord, ScheduleRow
+
+
+class Revisions(msgspec.Struct, frozen=True, array_like=True):
+    """Where the revisions of all schedules stand."""
+
+    latest: int = 0
+    removals: int = 0
+    """How many are remembered."""
+    floor: int = 0
+    """The latest revision of a removal that is not remembered any more."""
+
+
+class Schedule(msgspec.Struct, frozen=True, array_like=True):
+    """What was put."""
+
+    revision: int
+    epoch: int
+    """Revision of the first put of this schedule, which its ledger is found by."""
+    before: int
+    """The revision that was there before the last put, so that one sent twice is known."""
+    kind: str
+    definition: bytes
+    paused: bool
+    note: str
+    created_us: int
+    updated_us: int
+
+
+class Next(msgspec.Struct, frozen=True, array_like=True):
+    """What a fire changes."""
+
+    revision: int
+    epoch: int
+    next_us: int | None
+    paused: bool
+    last_us: int = 0
+    trimmed_us: int = 0
+    stretch: FireRecord | None = None
+    """The latest record, if it is of a gap that the next one may be joined with."""
+    records: int = 0
+    """Records in the ledger."""
+    first_us: int = 0
+    """No record has an earlier nominal time."""
+    oldest_us: int = 0
+    """When the record with the earliest nominal time was written, as far as that is known."""
+
+
+class Parked(msgspec.Struct, frozen=True, array_like=True):
+    """An instance that waits for a slot: enough to let it into its queue without its record."""
+
+    id: str
+    kind: str
+    priority: int
+    due_us: int
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """Who has a schedule's slot, and who waits for it, in order."""
+
+    holder: str = ""
+    parked: tuple[Parked, ...] = ()
+
+
+class Seat(msgspec.Struct, frozen=True, array_like=True):
+    """The leadership, in the hands of one incarnation."""
+
+    incarnation: str
+    name: str
+    lease: int
+    since_us: int
+
+
+decode_revisions = msgspec.msgpack.Decoder(Revisions).decode
+decode_schedule = msgspec.msgpack.Decoder(Schedule).decode
+decode_next = msgspec.msgpack.Decoder(Next).decode
+decode_slot = msgspec.msgpack.Decoder(Slot).decode
+decode_seat = msgspec.msgpack.Decoder(Seat).decode
+decode_fire = msgspec.msgpack.Decoder(FireRecord).decode
+
+
+def to_schedule_row(name: str, schedule: Schedule, next: Next, slot: Slot) -> ScheduleRow:
+    """A schedule as readers see it."""
+    return ScheduleRow(
+        name=name,
+        kind=schedule.kind,
+        definition=schedule.definition,
+        revision=schedule.revision,
+        next_us=next.next_us,
+        paused=schedule.paused,
+        note=schedule.note,
+        created_us=schedule.created_us,
+        updated_us=schedule.updated_us,
+        last_us=next.last_us,
+        trimmed_us=next.trimmed_us,
+        holder=slot.holder,
+        parked=tuple(one.id for one in slot.parked),
+    )

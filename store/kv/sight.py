@@ -1,0 +1,168 @@
+"""What a fire must know before it writes: read in two requests for a whole batch, and compared when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from peerjob.errors import StoreUnavailableError
+from peerjob.firing import Fire, FireAnswer, FireOutcome, FireRecord, Overlap, Term
+from peerjob.state import State
+
+from .base import Compare, Entry, Put, Step
+from .context import Context
+from .keys import LATEST_US, escaped, time_text, timed
+from .ledger import INSTANCE, TRIGGER, Early, Ledger
+from .rows import Row
+from .schedule_rows import Next, Slot, decode_fire, decode_next, decode_slot
+from .slots import Held, Plan
+from .writer import ROUNDS
+
+
+class Work(msgspec.Struct):
+    """What the fires of one call do to one schedule, in one step."""
+
+    name: str
+    mod: int
+    next: Next
+    plan: Plan
+    answers: dict[int, FireAnswer] = {}
+    made: set[str] = set()
+    """Instances that this step makes."""
+    changed: list[str] = []
+    cancelled: set[str] = set()
+    """Who runs what was cancelled."""
+    fresh_us: int = LATEST_US
+    """The earliest nominal time that it records."""
+    size: int = 0
+    closed: bool = False
+    """Whether further fires are for another step."""
+    crowd: tuple[str, ...] = ()
+    """Parked instances that must be cancelled before, since they are too many for one step."""
+    crowded: str = ""
+    """The request of the fire that replaces them."""
+
+    @property
+    def held(self) -> Held:
+        """The schedule's slot."""
+        return self.plan.slots[self.name]
+
+
+class Sight(msgspec.Struct):
+    """What is stored about the schedules of some fires."""
+
+    now_us: int
+    works: dict[str, Work]
+    """Of the schedules that there are."""
+    reign: Compare | None = None
+    """Holds as long as no later term was seen."""
+    deposed: bool = False
+    ledger: dict[str, FireRecord] = {}
+    """Records of the very times that fires are about, by key."""
+    uniques: dict[str, tuple[int, str]] = {}
+    """Unique keys that are taken: revision and instance, "" for one that is gone."""
+    rows: dict[str, tuple[int, Row]] = {}
+    """Instances that have a slot or wait for it."""
+    delayed: dict[str, int] = {}
+    """Revisions of their entries among the delayed ones."""
+    early: dict[int, Early] = {}
+    used: set[str] = set()
+    """Keys of instances and unique keys that some step writes already."""
+
+
+def place_of(fire: Fire) -> str:
+    """Where the record of an instance stands in the ledger; a trigger is about no nominal time."""
+    suffix = f"{TRIGGER}{escaped(fire.request)}" if fire.outcome is FireOutcome.TRIGGERED else INSTANCE
+    return f"{time_text(fire.nominal_us)}{suffix}"
+
+
+async def look(
+    context: Context, ledger: Ledger, fires: Sequence[Fire], term: Term | None, reign: Compare | None
+) -> Sight:
+    """Read what these fires depend on; `reign` is what held for this term the last time."""
+    kv, keys = context.kv, context.keys
+    names = list(dict.fromkeys(fire.schedule for fire in fires))
+    entries = await kv.get([*map(keys.next, names), *map(keys.slot, names)])
+    sight = Sight(context.clock.time_us(), {})
+    for name, then, slot in zip(names, entries, entries[len(names) :], strict=False):
+        if then is not None:
+            held = Held(0, Slot()) if slot is None else Held(slot.mod, decode_slot(slot.value))
+            sight.works[name] = Work(name, then.mod, decode_next(then.value), Plan([], [], [], slots={name: held}))
+    if term is not None:
+        sight.reign = reign or await _reign(context, term)
+        sight.deposed = sight.reign is None
+    known = [fire for fire in fires if fire.schedule in sight.works]
+    await _read_entries(context, sight, known)
+    await _read_rows(context, sight, known)
+    sight.early = await ledger.early([work.next for work in sight.works.values()], sight.now_us)
+    return sight
+
+
+async def _reign(context: Context, term: Term) -> Compare | None:
+    """What holds as long as a term is the latest; None if it is not."""
+    key = context.keys.term(term.coordinator)
+    for _ in range(ROUNDS):
+        (entry,) = await context.kv.get([key])
+        latest = -1 if entry is None else int(entry.value)
+        if entry is not None and latest == term.number:
+            return Compare(key, mod=entry.mod)
+        if latest > term.number:
+            return None
+        put = Put(key, str(term.number).encode())
+        applied = await context.kv.txn([Step([Compare(key, mod=0 if entry is None else entry.mod)], [put])])
+        if applied.steps[0] is not None:
+            return Compare(key, mod=applied.revision)
+    raise StoreUnavailableError(context.url, "too many writers at once")
+
+
+async def _read_entries(context: Context, sight: Sight, fires: Iterable[Fire]) -> None:
+    """Read the records that may be there of these times, and who has the unique keys."""
+    keys = context.keys
+    records: list[str] = []
+    uniques: list[str] = []
+    for fire in fires:
+        if fire.instance is None:
+            continue
+        next = sight.works[fire.schedule].next
+        if fire.outcome is not FireOutcome.FIRED or fire.nominal_us != next.next_us:
+            records.append(keys.ledger(next.epoch) + place_of(fire))
+        if fire.instance.key is not None:
+            uniques.append(keys.unique(fire.instance.kind, fire.instance.key))
+    if not records and not uniques:
+        return
+    found = await context.kv.get([*records, *uniques])
+    sight.ledger = {key: decode_fire(entry.value) for key, entry in _there(records, found)}
+    taken = dict(_there(uniques, found[len(records) :]))
+    owners = [entry.value.decode() for entry in taken.values()]
+    present = dict(zip(owners, await context.kv.get([keys.state + id for id in owners]), strict=True)) if owners else {}
+    for key, entry in taken.items():
+        owner = entry.value.decode()
+        sight.uniques[key] = (entry.mod, owner if present[owner] is not None else "")
+
+
+async def _read_rows(context: Context, sight: Sight, fires: Iterable[Fire]) -> None:
+    """Read the instances that are in the way."""
+    ids: list[str] = []
+    replaced: list[str] = []
+    for fire in fires:
+        slot = sight.works[fire.schedule].held.slot
+        if fire.instance is None or fire.overlap is Overlap.ALLOW or not slot.holder:
+            continue
+        ids.append(slot.holder)
+        if fire.overlap is Overlap.REPLACE:
+            replaced += (slot.holder, *(one.id for one in slot.parked))
+    if not ids:
+        return
+    sight.rows = await context.rows([*ids, *replaced])
+    places = {
+        id: context.keys.delayed(id) + timed(sight.rows[id][1].due_us, id)
+        for id in replaced
+        if id in sight.rows and sight.rows[id][1].state is State.SCHEDULED
+    }
+    entries = await context.kv.get(list(places.values())) if places else []
+    sight.delayed = {id: 0 if entry is None else entry.mod for id, entry in zip(places, entries, strict=True)}
+
+
+def _there(keys: Sequence[str], entries: Sequence[Entry | None]) -> list[tuple[str, Entry]]:
+    return [(key, entry) for key, entry in zip(keys, entries, strict=False) if entry is not None]

@@ -1,0 +1,98 @@
+"""The slot of a schedule: who has it, who waits for it, and how it is passed on.
+
+A slot is changed in the very step that makes an instance take it, wait for it or give it up, which compares what was
+read. So two steps of one request cannot both change it: whoever comes second waits for the next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from .base import Compare, Delete, KeyValue, Op, Put, Range
+from .counts import Shift
+from .keys import Keys, prefix_end
+from .rows import Row, encode
+from .schedule_rows import Parked, Slot, decode_slot
+
+
+class Held(msgspec.Struct):
+    """A slot, as read and as the plan at hand leaves it."""
+
+    mod: int
+    slot: Slot
+    touched: bool = False
+
+
+class Plan(msgspec.Struct, gc=False):
+    """What a step writes besides the record itself, gathered part by part."""
+
+    ops: list[Op]
+    shifts: list[Shift]
+    adds: list[tuple[str, str]]
+    compares: list[Compare] = []
+    reads: list[Range] = []
+    """One for each instance in `ended`: who waits for its end."""
+    ended: list[str] = []
+    slots: dict[str, Held] = {}
+    """The slots that instances of this plan may take or give up, by name of the schedule."""
+    ready: list[str] = []
+    """Kinds of the instances that were let into their queues and are due."""
+    delayed: list[tuple[int, str]] = []
+    """Due time and kind of the others."""
+
+    @property
+    def touched(self) -> set[str]:
+        """Names of the slots that it changes."""
+        return {name for name, held in self.slots.items() if held.touched}
+
+
+class Slots:
+    """Reads and passes on slots."""
+
+    def __init__(self, kv: KeyValue, keys: Keys) -> None:
+        self._kv = kv
+        self._keys = keys
+
+    async def held_by(self, rows: Iterable[Row]) -> dict[str, Held]:
+        """The slots that these instances take or wait for."""
+        names = list(dict.fromkeys(row.slot for row in rows if row.slot and row.keeps))
+        if not names:
+            return {}
+        entries = await self._kv.get([self._keys.slot(name) for name in names])
+        return {
+            name: Held(0, Slot()) if entry is None else Held(entry.mod, decode_slot(entry.value))
+            for name, entry in zip(names, entries, strict=True)
+        }
+
+    async def find(self, id: str) -> dict[str, Held]:
+        """The slot that an instance whose record cannot be read takes or waits for."""
+        (found,) = await self._kv.read([Range(self._keys.slots, prefix_end(self._keys.slots))])
+        for key, entry in found.items:
+            slot = decode_slot(entry.value)
+            if id == slot.holder or any(id == one.id for one in slot.parked):
+                return {self._keys.unescaped(key[len(self._keys.slots) :]): Held(entry.mod, slot)}
+        return {}
+
+    def give_up(self, name: str, id: str, plan: Plan) -> Parked | None:
+        """Take an instance out of a slot that the plan has; the answer is who gets it instead."""
+        held = plan.slots[name]
+        slot = held.slot
+        parked = tuple(one for one in slot.parked if one.id != id)
+        if slot.holder == id:
+            held.slot, held.touched = Slot(parked[0].id if parked else "", parked[1:]), True
+            return parked[0] if parked else None
+        if len(parked) < len(slot.parked):
+            held.slot, held.touched = Slot(slot.holder, parked), True
+        return None
+
+    def write(self, plan: Plan) -> None:
+        """Let the plan write the slots that it changed."""
+        for name in plan.touched:
+            key, held = self._keys.slot(name), plan.slots[name]
+            plan.compares.append(Compare(key, mod=held.mod))
+            if held.slot.holder:
+                plan.ops.append(Put(key, encode(held.slot)))
+            else:
+                plan.ops.append(Delete(key))
