@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence, Set
+
+import msgspec
 
 from peerjob.clock import Clock
+from peerjob.errors import DecodeError, ScheduleError, StoreError
+from peerjob.firing import Fire, FireAnswer, FireOutcome, FireStatus, Term
 from peerjob.ids import IdSource
 from peerjob.store.base import Store
 
+from .ability import Ability
 from .election import Election
+from .fires import fire_of
+from .misfire import next_step
 from .role import Role
+from .timetable import Entry, Timetable
+
+logger = logging.getLogger("peerjob.cluster")
+
+POLL = 1.0
+"""Seconds between two looks at what was changed, when no hint comes."""
+PAGE = 500
+"""Rows that are read at once."""
+BATCH = 50
+"""Most fires in one call: they are planned within a few milliseconds, and the next ones are on their way meanwhile."""
+CALLS = 4
+"""Most calls under way."""
+LATE_CALLS = 2
+"""Most of them for schedules that are late, so that there is always a call left for what is due now."""
+SLICE = 0.005
+"""Seconds of planning after which others get their turn on the loop."""
+BACKOFF_US = 1_000_000
+"""How long a fire waits that the store could not take."""
+LONG_BACKOFF_US = 60_000_000
+"""How long one waits that fails by itself for a reason that nobody foresaw."""
 
 
 class Cron(Role):
     """Keeps all schedules in memory while this node leads, and accounts for each nominal time when it comes.
 
-    `offset` is how many microseconds this node's clock is ahead of the store's.
+    Nothing of it has to be right for a time to be fired at most once: the store sees to that. `offset` is how many
+    microseconds this node's clock is ahead of the store's.
     """
 
     name = "cron"
@@ -36,10 +67,202 @@ class Cron(Role):
         self._node = node
         self._ids = ids
         self._offset = offset
+        self._ability = Ability(clock, store)
+        self._timetable = Timetable()
+        self._revision = 0
+        self._read_at: float | None = None
+        self._wake = asyncio.Event()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._late_calls: set[asyncio.Task[None]] = set()
+        self._trouble = ""
+        """Why the last fires could not be recorded."""
+        self._reported: dict[str, int] = {}
+        """The revision of each schedule that was reported as unusable."""
 
     def changed(self) -> None:
-        """Read now what was changed, rather than at the next turn, as after a hint."""
-        raise NotImplementedError
+        """Read what was changed now, rather than at the next turn, as after a hint."""
+        self._read_at = None
+        self._wake.set()
 
     async def run(self) -> None:
-        raise NotImplementedError
+        while True:
+            await self._lead(await self._election.acting())
+
+    async def _lead(self, term: Term) -> None:
+        self._timetable, self._revision, self._read_at = Timetable(), 0, None
+        try:
+            while self._election.term == term:
+                self._wake.clear()
+                if self._read_at is None or self.clock.elapsed() - self._read_at >= POLL:
+                    await self._read_changes()
+                self._send_due(term)
+                await self._wait()
+        finally:
+            calls = [*self._calls, *self._late_calls]
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _read_changes(self) -> None:
+        self._read_at = self.clock.elapsed()
+        while True:
+            page = await self._store.changed_schedules(self._revision, limit=PAGE)
+            if page.reset:
+                self._timetable = Timetable()
+            for row in page.rows:
+                self._timetable.put(row)
+            self._revision = page.revision
+            if not page.more:
+                self.last_error = None
+                return
+
+    def _send_due(self, term: Term) -> None:
+        self._timetable.look(self._now_us())
+        while len(self._calls) + len(self._late_calls) < CALLS and (due := self._timetable.take_timely(BATCH)):
+            self._call(due, term, self._calls)
+        while (
+            len(self._calls) + len(self._late_calls) < CALLS
+            and len(self._late_calls) < LATE_CALLS
+            and (due := self._timetable.take_late(BATCH))
+        ):
+            self._call(due, term, self._late_calls)
+
+    def _call(self, due: Sequence[Entry], term: Term, calls: set[asyncio.Task[None]]) -> None:
+        call = asyncio.get_running_loop().create_task(self._account(self._timetable, due, term), name="peerjob-fire")
+        calls.add(call)
+
+        def ended(call: asyncio.Task[None]) -> None:
+            calls.discard(call)
+            self._wake.set()
+
+        call.add_done_callback(ended)
+
+    async def _wait(self) -> None:
+        """Until something falls due, a call ends, or it is time to read again."""
+        seconds = 0.0 if self._read_at is None else self._read_at + POLL - self.clock.elapsed()
+        next_us = self._timetable.next_look_us()
+        if next_us is not None:
+            seconds = min(seconds, (next_us - self._now_us()) / 1_000_000)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._wake.wait()
+
+    def _now_us(self) -> int:
+        """Now, by the store's clock as far as it is known."""
+        return self.clock.time_us() - self._offset()
+
+    # -- one call --------------------------------------------------------------------------------------------------
+
+    async def _account(self, timetable: Timetable, due: Sequence[Entry], term: Term) -> None:
+        """Account for the first times of some schedules."""
+        planned = await self._plan(timetable, due)
+        for entry in [entry for entry in planned if entry.alone]:
+            await self._send(timetable, {entry: planned.pop(entry)}, term)
+        if planned:
+            await self._send(timetable, planned, term)
+
+    async def _plan(self, timetable: Timetable, due: Sequence[Entry]) -> dict[Entry, Fire]:
+        planned: dict[Entry, Fire] = {}
+        began = self.clock.elapsed()
+        for entry, id in zip(due, self._ids.take(len(due)), strict=True):
+            if self.clock.elapsed() - began > SLICE:
+                await asyncio.sleep(0)
+                began = self.clock.elapsed()
+            try:
+                fire = self._fire(entry, id)
+            except (DecodeError, ScheduleError) as error:
+                self._report(entry, error)
+                continue
+            if fire is None:
+                timetable.enter(entry)
+            else:
+                planned[entry] = fire
+        return planned
+
+    async def _send(self, timetable: Timetable, planned: dict[Entry, Fire], term: Term) -> None:
+        """One call; whatever becomes of it, each schedule gets its place again."""
+        open, wait_us = dict(planned), BACKOFF_US
+        try:
+            fires = await self._without_hopeless(list(planned.values()))
+            if self._election.term != term:
+                return
+            answers = await self._store.fire(fires, term=term, node=self._node)
+            open.clear()
+            self._trouble = ""
+            await self._take_answers(timetable, list(zip(planned, fires, answers, strict=True)), term)
+        except StoreError as error:
+            if repr(error) != self._trouble:
+                logger.warning("cron: %d fire(s) wait until the store takes them: %s", len(planned), error)
+            self._trouble = repr(error)
+        except Exception:
+            names = ", ".join(repr(entry.row.name) for entry in planned)
+            logger.exception("cron: unexpected error in firing %s", names)
+            if len(planned) == 1:
+                wait_us = LONG_BACKOFF_US
+            for entry in planned:
+                entry.alone = True
+        finally:
+            for entry in open:
+                timetable.enter(entry, self._now_us() + wait_us)
+
+    def _fire(self, entry: Entry, id: str) -> Fire | None:
+        if entry.next_us is None:
+            return None
+        step = next_step(entry.definition, entry.recurrence, entry.next_us, self._now_us())
+        if step is None:
+            return None
+        return fire_of(
+            step,
+            entry.definition,
+            schedule=entry.row.name,
+            revision=entry.row.revision,
+            id=id,
+            clock=self.clock,
+        )
+
+    async def _without_hopeless(self, fires: list[Fire]) -> list[Fire]:
+        """Fires of kinds that nobody can run are recorded, and make no instance once one waits."""
+        kinds = {fire.instance.kind for fire in fires if fire.instance is not None}
+        hopeless = await self._ability.without(kinds) if kinds else kinds
+        return [_skipped(fire, hopeless) for fire in fires] if hopeless else fires
+
+    def _report(self, entry: Entry, error: Exception) -> None:
+        if self._reported.get(entry.row.name) != entry.row.revision:
+            self._reported[entry.row.name] = entry.row.revision
+            logger.error("schedule %r cannot be used and does not fire: %s", entry.row.name, error)
+
+    async def _take_answers(
+        self, timetable: Timetable, answered: Iterable[tuple[Entry, Fire, FireAnswer]], term: Term
+    ) -> None:
+        stale: dict[str, tuple[Entry, Fire]] = {}
+        for entry, fire, answer in answered:
+            if answer.status is FireStatus.DONE:
+                entry.next_us = fire.next_us
+                timetable.enter(entry)
+                if fire.outcome is FireOutcome.MISSED:
+                    logger.warning("schedule %r missed %d fire(s): %s", entry.row.name, fire.count, fire.reason)
+            elif answer.status is FireStatus.DEPOSED:
+                self._election.depose(term)
+                return
+            else:
+                stale[entry.row.name] = entry, fire
+        if stale:
+            await self._read_again(timetable, stale)
+
+    async def _read_again(self, timetable: Timetable, stale: dict[str, tuple[Entry, Fire]]) -> None:
+        rows = await self._store.get_schedules(list(stale))
+        for (entry, fire), row in zip(stale.values(), rows, strict=True):
+            if row is None:
+                timetable.drop(entry)
+            else:
+                # a store that refuses what it shows is not asked again at once
+                same = row.revision == fire.revision and row.next_us == fire.nominal_us
+                timetable.put(row, self._now_us() + BACKOFF_US if same else 0)
+
+
+def _skipped(fire: Fire, kinds: Set[str]) -> Fire:
+    """The fire without an instance, if that is of one of these kinds."""
+    if fire.instance is None or fire.instance.kind not in kinds:
+        return fire
+    reason = f"no node can run {fire.instance.kind}"
+    return msgspec.structs.replace(fire, outcome=FireOutcome.SKIPPED, instance=None, reason=reason)

@@ -96,11 +96,9 @@ def _stretch(outcome: FireOutcome, recurrence: Recurrence, first_us: int, limit_
 
 def _made_up(recurrence: Recurrence, next_us: int, late_us: int, limit: int) -> Step:
     """One missed time made up for, or the oldest dropped where more than the limit are missed."""
+    if recurrence.count(next_us, late_us) < limit:
+        return _fired(recurrence, next_us)
     first_us = late_us
     for _ in range(limit - 1):
-        if first_us <= next_us:
-            break
         first_us = recurrence.latest_at(first_us - 1) or 0
-    if first_us <= next_us:
-        return _fired(recurrence, next_us)
     return _stretch(FireOutcome.MISSED, recurrence, next_us, first_us - 1, "misfire limit")

@@ -1,0 +1,67 @@
+"""What is sent to the store about one nominal time, or one stretch of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerjob.clock import Clock
+from peerjob.definition import Definition
+from peerjob.firing import Fire, FireOutcome
+from peerjob.record import NewInstance
+from peerjob.recurrence import jitter_us
+from peerjob.spec import decode_spec, encode
+
+from .misfire import Step
+
+
+def new_instance(
+    definition: Definition,
+    *,
+    schedule: str,
+    id: str,
+    created_us: int,
+    nominal_us: int = 0,
+    due_us: int | None = None,
+) -> NewInstance:
+    """The instance that a fire of a schedule makes, due at once without `due_us`; raises DecodeError."""
+    spec = decode_spec(definition.spec)
+    spec = msgspec.structs.replace(spec, created_us=created_us, schedule=schedule, nominal_us=nominal_us)
+    return NewInstance(
+        id=id,
+        kind=definition.kind,
+        spec=encode(spec),
+        priority=definition.priority,
+        due_us=due_us,
+        key=definition.key,
+        tags=definition.tags,
+        retention_us=definition.retention_us,
+        max_crashes=definition.max_crashes,
+    )
+
+
+def fire_of(step: Step, definition: Definition, *, schedule: str, revision: int, id: str, clock: Clock) -> Fire:
+    """The fire that carries out a step; `id` is unique to it. Raises DecodeError."""
+    instance = None
+    if step.outcome is FireOutcome.FIRED:
+        instance = new_instance(
+            definition,
+            schedule=schedule,
+            id=id,
+            created_us=clock.time_us(),
+            nominal_us=step.nominal_us,
+            due_us=step.nominal_us + jitter_us(definition, schedule, step.nominal_us, clock.random),
+        )
+    return Fire(
+        schedule=schedule,
+        revision=revision,
+        nominal_us=step.nominal_us,
+        outcome=step.outcome,
+        request=id,
+        next_us=step.next_us,
+        until_us=step.until_us if step.count > 1 else 0,
+        count=step.count,
+        instance=instance,
+        overlap=definition.overlap,
+        queue_limit=definition.queue_limit,
+        reason=step.reason,
+    )
