@@ -86,12 +86,12 @@ class OrderRules(StoreSuite):
         assert ids_of(await peer.take()) == [urgent.id, early.id, delayed.id, late.id]
 
     async def test_more_than_a_thousand_fall_due_at_once(self, store: Store) -> None:
-        due_us = (await self.join(store)).joined_us + 400_000
+        peer = await self.join(store)
+        due_us = peer.joined_us + 400_000
         batch = [self.make.instance(due_us=due_us + number % 3) for number in range(1250)]
         for first in range(0, len(batch), 500):
             await store.enqueue(batch[first : first + 500])
         await self.pass_time(0.5)
-        peer = await self.join(store)
         got: list[str] = []
         while claims := await peer.take():
             got += ids_of(claims)
