@@ -13,7 +13,7 @@ from typing import TypeVar, Unpack
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from support.etcd import EtcdCluster, EtcdServer, EtcdSettings, StartEtcd, StartEtcdCluster
+from support.etcd import SHORT_LEASES, EtcdCluster, EtcdServer, EtcdSettings, StartEtcd, StartEtcdCluster
 from support.servers import (
     SERVERS,
     MissingServerError,
@@ -49,8 +49,8 @@ def valkey_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def etcd_server() -> Iterator[EtcdServer]:
-    """A shared etcd; not to be stopped, filled up or configured."""
-    with _running(EtcdServer) as server:
+    """A shared etcd, which grants leases of one second; not to be stopped, filled up or configured."""
+    with _running(lambda: EtcdServer(config=SHORT_LEASES)) as server:
         yield server
 
 

@@ -48,6 +48,8 @@ class TestValkey(Conformance):
 class TestEtcd(Conformance):
     """An etcd of one member."""
 
+    short_ttl = 1.0
+
     @pytest.fixture(autouse=True)
     def _url(self, etcd_url: str) -> None:
         self.url = etcd_url
@@ -55,6 +57,8 @@ class TestEtcd(Conformance):
 
 class TestEtcdCluster(Conformance):
     """An etcd of three members."""
+
+    short_ttl = 2.0
 
     @pytest.fixture(autouse=True)
     def _url(self, etcd_cluster: EtcdCluster) -> None:

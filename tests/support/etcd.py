@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
 from support.servers import MissingServerError, ServerProcess, free_port
 
+SHORT_LEASES = ("--heartbeat-interval", "20", "--election-timeout", "200")
+"""By default no lease is shorter than 2 s: one and a half election timeouts, rounded up."""
 ROOT_PASSWORD = "secret:/@"  # has what a URL must escape
 
 
