@@ -1,0 +1,144 @@
+"""Runs a schedule for nominal times of the past, because somebody asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import msgspec
+
+from peerjob.clock import Clock
+from peerjob.definition import Definition, decode_definition
+from peerjob.errors import ScheduleError
+from peerjob.firing import Fire, FireAnswer, FireOutcome, FireStatus, Overlap, ScheduleRow
+from peerjob.ids import IdSource
+from peerjob.recurrence import recurrence_of
+from peerjob.store.base import Store
+
+from .fires import new_instance
+
+MAX_TIMES = 100_000
+"""Most nominal times in one backfill."""
+BATCH = 100
+CHUNK = 500
+"""Nominal times that are computed before others get their turn on the loop."""
+
+
+class Backfill(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the nominal times of a backfill."""
+
+    times: int = 0
+    """How many there are in the range."""
+    made: int = 0
+    """Instances that were made."""
+    known: int = 0
+    """Times that have an instance already."""
+    trimmed: int = 0
+    """Times so old that nobody can tell whether they had one; nothing was made for them."""
+    skipped: int = 0
+    """Times for which nothing was made, because an earlier instance or the job's key was in the way."""
+
+    @property
+    def done(self) -> int:
+        """How many times are accounted for."""
+        return self.made + self.known + self.trimmed + self.skipped
+
+
+async def backfill(
+    *,
+    clock: Clock,
+    store: Store,
+    row: ScheduleRow,
+    start_us: int,
+    end_us: int,
+    ids: IdSource,
+    now_us: int,
+    node: str = "",
+    overlap: Overlap = Overlap.ALLOW,
+    on_progress: Callable[[Backfill], None] = lambda _: None,
+) -> Backfill:
+    """Make an instance, due now, for each nominal time from start on and before end that has none.
+
+    Only for times that are over: what is still to be fired (from the schedule's next time on) is left to the leader.
+    A paused schedule can be backfilled up to now. `overlap` is that among the instances made here and the schedule's
+    others, whatever the definition says of its usual fires. Raises ScheduleError, with nothing made, for more than
+    100,000 times; and when the schedule is changed or removed meanwhile, with what was made kept.
+    """
+    definition = decode_definition(row.definition)
+    over_us = now_us if row.paused or row.next_us is None else min(now_us, row.next_us)
+    nominals = await _bounded(recurrence_of(definition).times(start_us - 1, min(end_us, over_us) - 1), row.name)
+    counts = Backfill(times=len(nominals))
+    for at in range(0, len(nominals), BATCH):
+        left = nominals[at : at + BATCH]
+        while left:
+            fires = [
+                _fire(row, definition, nominal_us, id, clock.time_us(), overlap)
+                for nominal_us, id in zip(left, ids.take(len(left)), strict=True)
+            ]
+            answers: list[FireAnswer] = await store.fire(fires, term=None, node=node)
+            counts = _counted(counts, answers)
+            left = [
+                fire.nominal_us
+                for fire, answer in zip(fires, answers, strict=True)
+                if answer.status is FireStatus.STALE
+            ]
+            if left:
+                row = await _read_again(store, row)
+        on_progress(counts)
+    return counts
+
+
+def _fire(
+    row: ScheduleRow, definition: Definition, nominal_us: int, id: str, created_us: int, overlap: Overlap
+) -> Fire:
+    return Fire(
+        schedule=row.name,
+        revision=row.revision,
+        nominal_us=nominal_us,
+        outcome=FireOutcome.BACKFILLED,
+        request=id,
+        instance=new_instance(definition, schedule=row.name, id=id, created_us=created_us, nominal_us=nominal_us),
+        overlap=overlap,
+        queue_limit=definition.queue_limit,
+    )
+
+
+def _counted(counts: Backfill, answers: Sequence[FireAnswer]) -> Backfill:
+    statuses = Counter(answer.status for answer in answers)
+    skipped = sum(
+        answer.status is FireStatus.DONE and answer.record is not None and answer.record.outcome is FireOutcome.SKIPPED
+        for answer in answers
+    )
+    return msgspec.structs.replace(
+        counts,
+        made=counts.made + statuses[FireStatus.DONE] - skipped,
+        known=counts.known + statuses[FireStatus.KNOWN],
+        trimmed=counts.trimmed + statuses[FireStatus.TRIMMED],
+        skipped=counts.skipped + skipped,
+    )
+
+
+async def _bounded(times: Iterator[int], name: str) -> list[int]:
+    """All the times, unless there are too many; the loop gets its turn now and then."""
+    found: list[int] = []
+    while chunk := list(islice(times, CHUNK)):
+        found += chunk
+        if len(found) > MAX_TIMES:
+            raise ScheduleError(
+                f"backfill of {name!r}: expected at most {MAX_TIMES:,} nominal times in the range, got more; "
+                "divide it into several"
+            )
+        await asyncio.sleep(0)
+    return found
+
+
+async def _read_again(store: Store, old: ScheduleRow) -> ScheduleRow:
+    """The row as it is now, if it still is the same schedule, such as one that was paused meanwhile."""
+    (row,) = await store.get_schedules([old.name])
+    if row is None:
+        raise ScheduleError(f"backfill of {old.name!r}: the schedule was removed meanwhile")
+    if row.definition != old.definition or row.revision == old.revision:
+        raise ScheduleError(f"backfill of {old.name!r}: the schedule was changed meanwhile; ask again")
+    return row
