@@ -26,6 +26,7 @@ from .errors import (
     UnknownInstanceError,
     UnknownKindError,
 )
+from .explain import Explanation, explain
 from .injected import INJECTED, PLACEHOLDER, Depends
 from .instance import HistoryEntry, Instance, LogEntry
 from .job import Call, Job, JobGroup, job
@@ -38,6 +39,7 @@ from .record import Capabilities, NodeView, StoreLimits
 from .spec import ErrorInfo, Progress
 from .state import Level, State
 from .store.base import Store
+from .timing import Jitter
 from .version import __version__
 from .worker import Worker
 
@@ -58,10 +60,12 @@ __all__ = [
     "Duration",
     "ErrorInfo",
     "Event",
+    "Explanation",
     "Fail",
     "Filter",
     "HistoryEntry",
     "Instance",
+    "Jitter",
     "Job",
     "JobCancelled",
     "JobFailed",
@@ -98,5 +102,6 @@ __all__ = [
     "UnknownKindError",
     "Worker",
     "__version__",
+    "explain",
     "job",
 ]

@@ -14,19 +14,19 @@ SECOND = 1_000_000
 class Cron:
     """The nominal times of a cron text in a time zone; a `Recurrence`."""
 
-    __slots__ = ("_days", "_fixed", "_times", "_zone")
+    __slots__ = ("_days", "_times", "fixed", "zone")
 
     def __init__(self, text: CronText, zone: ZoneInfo) -> None:
         self._days = text.days
         self._times = text.times
-        self._fixed = text.fixed
-        self._zone = zone
+        self.fixed = text.fixed
+        self.zone = zone
 
     def next_after(self, moment_us: int) -> int | None:
         moment = max(moment_us // SECOND + 1, FIRST)
         block = moment // BLOCK
         while block * BLOCK < LAST:
-            for span in spans(self._zone, block):
+            for span in spans(self.zone, block):
                 if span.end > moment and (found := self._first(span, max(moment, span.start))) is not None:
                     return found * SECOND
             # walls of a day can be skipped on the day before, in UTC
@@ -40,7 +40,7 @@ class Cron:
         end = min(moment_us // SECOND + 1, LAST)
         block = (end - 1) // BLOCK
         while block * BLOCK > FIRST:
-            for span in reversed(spans(self._zone, block)):
+            for span in reversed(spans(self.zone, block)):
                 if span.start < end and (found := self._last(span, min(end, span.end))) is not None:
                     return found * SECOND
             # walls of a day can be the first ones of the next, in UTC
@@ -54,7 +54,7 @@ class Cron:
         start, end = max(after_us // SECOND + 1, FIRST), min(until_us // SECOND + 1, LAST)
         total = 0
         for block in range(start // BLOCK, (end - 1) // BLOCK + 1):
-            for span in spans(self._zone, block):
+            for span in spans(self.zone, block):
                 low, high = max(start, span.start), min(end, span.end)
                 if low < high:
                     total += self._count(self._wall(span, low), high + span.offset)
@@ -73,7 +73,7 @@ class Cron:
         """The first nominal instant of a stretch from `low` on."""
         if low == span.start and self._makes_up(span):
             return low
-        wall = self._first_wall(self._wall(span, low), span.end + span.offset)
+        wall = self.first_wall(self._wall(span, low), span.end + span.offset)
         return None if wall is None else wall - span.offset
 
     def _last(self, span: Span, high: int) -> int | None:
@@ -85,15 +85,16 @@ class Cron:
 
     def _wall(self, span: Span, instant: int) -> int:
         """The wall time of an instant, or the first one after it that has not been before."""
-        return max(instant + span.offset, span.reached) if self._fixed else instant + span.offset
+        return max(instant + span.offset, span.reached) if self.fixed else instant + span.offset
 
     def _makes_up(self, span: Span) -> bool:
         """Whether the beginning of a stretch stands for wall times that were skipped just before."""
-        return self._fixed and span.reached < span.wall and self._first_wall(span.reached, span.wall) is not None
+        return self.fixed and span.reached < span.wall and self.first_wall(span.reached, span.wall) is not None
 
     # -- wall times ----------------------------------------------------------------------------------------------
 
-    def _first_wall(self, low: int, high: int) -> int | None:
+    def first_wall(self, low: int, high: int) -> int | None:
+        """The first wall time of the text in [low, high), in seconds, whether clocks show it or not."""
         today, second = divmod(low, DAY)
         number = self._times.before(second)
         day = self._days.next(today if number < self._times.total else today + 1)
