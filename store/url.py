@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -11,7 +11,7 @@ from peerjob.clock import Clock
 from peerjob.errors import OptionError
 from peerjob.record import StoreLimits
 
-from .base import Store
+from .base import Elections, Store
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SCHEMES = ("memory", "redis", "rediss", "valkey", "valkeys", "etcd", "etcds")
@@ -37,10 +37,23 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
 
         return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     if scheme in ("etcd", "etcds"):
-        from .kv.etcd import etcd_store
+        try:
+            from .kv.etcd import etcd_store
+        except ModuleNotFoundError as missing:
+            raise OptionError("store", redact(url), f"peerjob[etcd] installed ({missing})") from missing
 
         return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     raise OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
+
+
+def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], Elections]:
+    """Makes clients for the leadership that the server of a URL keeps, whatever the store is; see `open_store`."""
+    try:
+        return open_store(url, namespace=namespace, clock=clock, limits=StoreLimits()).elections
+    except OptionError as error:
+        if error.option != "store":
+            raise
+        raise OptionError("coordinator", error.given, error.expected) from None
 
 
 def redact(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,11 @@ from peerjob.record import Capabilities, StoreLimits
 from . import etcd_txn
 from .base import Applied, Entry, Found, Range, Step
 from .etcd_address import EtcdAddress, parse_address
-from .etcd_api import aio, etcd
+from .etcd_api import etcd
 from .etcd_client import EtcdClient
+from .etcd_errors import LeaseEndedError
 from .etcd_limits import MOST
+from .etcd_space import Space
 from .etcd_watch import EtcdWatch
 from .store import KVStore
 
@@ -43,6 +46,7 @@ class EtcdKV:
         self._address = address
         self._clock = clock
         self._client = EtcdClient(address, clock)
+        self._space = Space(self._client, clock)
         self._identity = ""
 
     @property
@@ -55,13 +59,15 @@ class EtcdKV:
 
     @property
     def full(self) -> bool:
-        return False
+        return self._space.full
 
     async def open(self) -> None:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 await self._client.open()
-                reply = await self._client.call("status", etcd.StatusRequest())
+                # answered by a majority, whatever we may read
+                reply = await self._client.call("txn", etcd.TxnRequest())
+                await self._space.look()
         except TimeoutError as error:
             await self.close()
             raise StoreUnavailableError(self._address.url, f"no answer within {OPEN_TIMEOUT:g} s") from error
@@ -71,6 +77,7 @@ class EtcdKV:
         self._identity = f"etcd:{reply.header.cluster_id:x}"
 
     async def close(self) -> None:
+        self._space.close()
         await self._client.close()
 
     def separate(self) -> EtcdKV:
@@ -96,27 +103,23 @@ class EtcdKV:
         return int(reply.ID)
 
     async def keepalive(self, lease: int) -> bool:
-        client = self._client
-        endpoint = client.endpoint
-        stream = endpoint.keepalive(timeout=client.timeout, metadata=client.metadata)
-        try:
-            await stream.write(etcd.LeaseKeepAliveRequest(ID=lease))
-            reply = await stream.read()
-        except aio.AioRpcError as error:
-            raise client.failed(endpoint, error) from error
-        finally:
-            stream.cancel()
+        reply = await self._client.call("keepalive", etcd.LeaseKeepAliveRequest(ID=lease))
         return bool(reply.TTL > 0)
 
     async def revoke(self, lease: int) -> None:
-        await self._client.call("revoke", etcd.LeaseRevokeRequest(ID=lease))
+        with contextlib.suppress(LeaseEndedError):
+            await self._client.call("revoke", etcd.LeaseRevokeRequest(ID=lease))
 
     async def remaining(self, leases: Sequence[int]) -> list[int]:
         calls = [self._client.call("remaining", etcd.LeaseTimeToLiveRequest(ID=lease)) for lease in leases]
-        replies = await asyncio.gather(*calls)
-        return [max(0, reply.TTL) * 1_000_000 for reply in replies]
+        return [_left_us(reply.TTL) for reply in await asyncio.gather(*calls)]
 
     async def _read(self, ranges: Sequence[Range]) -> list[Any]:
         parts = [ranges[at : at + MOST] for at in range(0, len(ranges), MOST)]
         calls = [self._client.call("txn", etcd_txn.reading(part)) for part in parts]
         return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
+
+
+def _left_us(seconds: int) -> int:
+    """Of whole seconds, rounded down; below 0 for a lease that has ended."""
+    return seconds * 1_000_000 + 500_000 if seconds >= 0 else 0

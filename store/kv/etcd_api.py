@@ -6,7 +6,9 @@ that one sends writes again, knows addresses by number only, and spreads calls o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, Protocol, cast
 
 import etcd3aio._protobuf
@@ -51,16 +53,45 @@ class Endpoint:
         self.target = target
         if address.tls:
             ca, cert, key = certificates
-            credentials = grpc.ssl_channel_credentials(ca, key, cert)
-            self.channel = aio.secure_channel(target, credentials, options=_OPTIONS)
+            self._channel = aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert), options=_OPTIONS)
         else:
-            self.channel = aio.insecure_channel(target, options=_OPTIONS)
-        lease = etcd.LeaseStub(self.channel)
-        self.txn: Unary = etcd.KVStub(self.channel).Txn
+            self._channel = aio.insecure_channel(target, options=_OPTIONS)
+        lease = etcd.LeaseStub(self._channel)
+        self.txn: Unary = etcd.KVStub(self._channel).Txn
         self.grant: Unary = lease.LeaseGrant
         self.revoke: Unary = lease.LeaseRevoke
         self.remaining: Unary = lease.LeaseTimeToLive
-        self.status: Unary = etcd.MaintenanceStub(self.channel).Status
-        self.authenticate: Unary = etcd.AuthStub(self.channel).Authenticate
-        self.keepalive: Any = lease.LeaseKeepAlive
-        self.watch: Any = etcd.WatchStub(self.channel).Watch
+        self.status: Unary = etcd.MaintenanceStub(self._channel).Status
+        self.authenticate: Unary = etcd.AuthStub(self._channel).Authenticate
+        self._keepalive: Any = lease.LeaseKeepAlive
+        self._watch: Any = etcd.WatchStub(self._channel).Watch
+
+    async def keepalive(self, request: Any, *, timeout: float, metadata: Metadata) -> Any:
+        """Extend a lease once; etcd has a stream for it."""
+        stream = self._keepalive(timeout=timeout, metadata=metadata)
+        try:
+            return await _asked(stream, request)
+        finally:
+            stream.cancel()
+
+    async def watch(self, request: Any, *, metadata: Metadata) -> AsyncGenerator[Any]:
+        """Everything that a watch tells, until the server ends it."""
+        stream = self._watch(metadata=metadata)
+        try:
+            reply = await _asked(stream, request)
+            while reply is not aio.EOF:
+                yield reply
+                reply = await stream.read()
+        finally:
+            stream.cancel()
+
+    async def close(self) -> None:
+        """End the connection, and whatever still waits on it."""
+        await self._channel.close()
+
+
+async def _asked(stream: Any, request: Any) -> Any:
+    # when the stream has failed already, the read tells why
+    with contextlib.suppress(asyncio.InvalidStateError):
+        await stream.write(request)
+    return await stream.read()

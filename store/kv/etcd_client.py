@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from peerjob.clock import Clock
-from peerjob.errors import OptionError, PeerjobError
+from peerjob.errors import OptionError, PeerjobError, StoreUnavailableError
 
 from .etcd_address import EtcdAddress
 from .etcd_api import Endpoint, Metadata, aio, codes, etcd
-from .etcd_errors import bad_token, never_sent, translated
+from .etcd_errors import bad_token, never_sent, no_space, translated
 
 CALL_TIMEOUT = 5.0
 CALL_TIMEOUT_OF_SEVERAL = 2.5
@@ -30,6 +30,8 @@ class EtcdClient:
         """The highest that was seen."""
         self.on_move: set[Callable[[], None]] = set()
         """Called when another member is used from now on."""
+        self.out_of_space = False
+        """Whether a write was refused since the last look at the server's alarms."""
         self._clock = clock
         self._endpoints: list[Endpoint] = []
         self._at = clock.random.randrange(len(address.endpoints))
@@ -51,11 +53,13 @@ class EtcdClient:
     async def close(self) -> None:
         endpoints, self._endpoints = self._endpoints, []
         for endpoint in endpoints:
-            await endpoint.channel.close()
+            await endpoint.close()
 
     @property
     def endpoint(self) -> Endpoint:
         """The member in use."""
+        if not self._endpoints:
+            raise StoreUnavailableError(self.address.url, "this store is not open")
         return self._endpoints[self._at]
 
     @property
@@ -65,7 +69,7 @@ class EtcdClient:
 
     def leave(self, endpoint: Endpoint) -> None:
         """Use the next member, unless somebody did so already."""
-        if len(self._endpoints) > 1 and self.endpoint is endpoint:
+        if len(self._endpoints) > 1 and self._endpoints[self._at] is endpoint:
             self._at = (self._at + 1) % len(self._endpoints)
             for moved in list(self.on_move):
                 moved()
@@ -99,7 +103,9 @@ class EtcdClient:
     def failed(self, endpoint: Endpoint, error: Any) -> PeerjobError:
         """Our error for one of gRPC's; where another member may do better, that one is used from now on."""
         failure = translated(error, self.address.url)
-        if isinstance(failure, ConnectionError):
+        if no_space(error):
+            self.out_of_space = True
+        elif isinstance(failure, ConnectionError):
             self.leave(endpoint)
         return failure
 

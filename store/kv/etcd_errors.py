@@ -24,6 +24,10 @@ _BAD_TOKEN = ("invalid auth token", "user name is empty", "revision of auth stor
 _TOO_LARGE = ("request is too large", "larger than max")
 
 
+class LeaseEndedError(StoreUnavailableError):
+    """The lease that a request names has ended; nothing of the request was done."""
+
+
 def never_sent(error: Any) -> bool:
     """Whether no server can have seen the request."""
     return error.code() is codes.UNAVAILABLE and any(text in (error.details() or "") for text in _NEVER_SENT)
@@ -48,6 +52,8 @@ def translated(error: Any, url: str) -> PeerjobError:
         return StoreError(f"the store at {url} refused a request: {details}")
     if code in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED) or "authentication failed" in details:
         return AuthError(f"the store at {url} refused the credentials: {details}")
-    if code in _PASSING or "lease not found" in details:
+    if "lease not found" in details:
+        return LeaseEndedError(url, details)
+    if code in _PASSING:
         return StoreUnavailableError(url, details or code.name)
     return StoreError(f"the store at {url} refused a request: {details or code.name}")

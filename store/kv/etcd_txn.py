@@ -4,6 +4,9 @@ Steps become nested transactions of one request, each with its own compares, whi
 the whole request. What goes along needs the compares of all steps, so it is a nested transaction with all of them;
 where that is over etcd's limits, all compares stand outside, with the operations of all steps in the branch where
 they hold and the nested transactions in the other. `etcd_limits` says which fits.
+
+A step that is alone is nested, too: what is nested, etcd charges nothing to its quota, so that work under way can be
+finished also when there is no space left. New instances are refused long before (`etcd_space`).
 """
 
 from __future__ import annotations
@@ -28,42 +31,32 @@ class Request:
     def __init__(self, steps: Sequence[Step], also: Step | None) -> None:
         self._steps = steps
         self._also = also
-        self._outside = False
-        if also is None:
-            self.message = _plain(steps[0]) if len(steps) == 1 else etcd.TxnRequest(success=map(_nested, steps))
-        elif not steps:
-            self.message = _plain(also)
-        else:
-            self.message = self._with(steps, also)
+        self._outside = self._bare = False
+        self.message = etcd.TxnRequest(success=map(_nested, steps)) if also is None else self._with(steps, also)
 
     def _with(self, steps: Sequence[Step], also: Step) -> Any:
         every = dict.fromkeys(compare for step in (*steps, also) for compare in step.compares)
-        inner = max(max(len(step.compares), len(step.ops) + len(step.reads)) for step in steps)
+        inner = max((max(len(step.compares), len(step.ops) + len(step.reads)) for step in steps), default=0)
         along = len(also.ops) + len(also.reads)
         compares = [_compare(compare) for compare in every]
         if len(steps) + 1 + max(inner, len(compares), along) <= MOST:
             together = etcd.TxnRequest(compare=compares, success=_branch(also))
             return etcd.TxnRequest(success=[*map(_nested, steps), etcd.RequestOp(request_txn=together)])
         self._outside = True
-        bare = [etcd.RequestOp(request_txn=etcd.TxnRequest(success=_branch(step))) for step in steps]
-        return etcd.TxnRequest(compare=compares, success=[*bare, *_branch(also)], failure=map(_nested, steps))
+        every_op = [etcd.RequestOp(request_txn=etcd.TxnRequest(success=_branch(step))) for step in steps]
+        self._bare = max(len(compares), len(steps) + 1) + max(inner, along) > MOST
+        every_op += _branch(also) if self._bare else [_nested(Step((), also.ops, also.reads))]
+        return etcd.TxnRequest(compare=compares, success=every_op, failure=map(_nested, steps))
 
     def applied(self, reply: Any) -> Applied:
         """What the reply says."""
-        steps, also, revision = self._steps, self._also, reply.header.revision
-        if also is None and len(steps) == 1:
-            return Applied(revision, [_answers(steps[0], reply)])
-        if not steps:
-            return Applied(revision, [], None if also is None else _answers(also, reply))
-        replies = reply.responses
+        steps, also, replies = self._steps, self._also, reply.responses
         answers = [_answers(step, one.response_txn) for step, one in zip(steps, replies, strict=False)]
-        if also is None:
-            return Applied(revision, answers)
-        if not self._outside:
-            return Applied(revision, answers, _answers(also, replies[len(steps)].response_txn))
-        if not reply.succeeded:
-            return Applied(revision, answers)
-        return Applied(revision, answers, [found(one.response_range) for one in replies[len(steps) + len(also.ops) :]])
+        if also is None or (self._outside and not reply.succeeded):
+            return Applied(reply.header.revision, answers)
+        rest = replies[len(steps) :]
+        last = _found(also, rest) if self._bare else _answers(also, rest[0].response_txn)
+        return Applied(reply.header.revision, answers, last)
 
 
 def reading(ranges: Iterable[Range]) -> Any:
@@ -89,17 +82,17 @@ def entry(reply: Any) -> Entry | None:
 def _answers(step: Step, reply: Any) -> Sequence[Found] | None:
     if not reply.succeeded:
         return None
-    if not step.reads:
-        return _NO_READS
-    return [found(one.response_range) for one in reply.responses[len(step.ops) :]]
+    return _found(step, reply.responses)
 
 
-def _plain(step: Step) -> Any:
-    return etcd.TxnRequest(compare=map(_compare, step.compares), success=_branch(step))
+def _found(step: Step, replies: Sequence[Any]) -> Sequence[Found]:
+    return [found(one.response_range) for one in replies[len(step.ops) :]] if step.reads else _NO_READS
 
 
 def _nested(step: Step) -> Any:
-    return etcd.RequestOp(request_txn=_plain(step))
+    return etcd.RequestOp(
+        request_txn=etcd.TxnRequest(compare=map(_compare, step.compares), success=_branch(step)),
+    )
 
 
 def _branch(step: Step) -> list[Any]:

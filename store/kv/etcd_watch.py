@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Any
+
+from peerjob.errors import PeerjobError
 
 from .etcd_api import aio, etcd
 from .etcd_client import EtcdClient
 from .keys import prefix_end
 
+_LOGGER = logging.getLogger("peerjob.store")
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 _LEADER = (("hasleader", "true"),)
 """Ends the stream when the member loses the others, and would be silent."""
@@ -46,24 +50,30 @@ class EtcdWatch:
 
     def _again(self) -> None:
         self._task.cancel()
+        self._from = 0
         self._task = asyncio.create_task(self._run(), name=self._task.get_name())
 
     async def _run(self) -> None:
         wait = _FIRST_WAIT
         while True:
-            endpoint = self._client.endpoint
-            stream = endpoint.watch(metadata=(*self._client.metadata, *_LEADER))
+            client = self._client
+            endpoint, metadata = client.endpoint, client.metadata
             try:
-                await stream.write(self._request())
-                while (reply := await stream.read()) is not aio.EOF:
-                    if reply.canceled:
-                        break
-                    wait = _FIRST_WAIT
-                    self._take(reply)
+                async with contextlib.aclosing(
+                    endpoint.watch(self._request(), metadata=(*metadata, *_LEADER))
+                ) as replies:
+                    async for reply in replies:
+                        if reply.canceled or self._ahead(reply):
+                            break
+                        wait = _FIRST_WAIT
+                        self._take(reply)
+                if client.address.username:
+                    # a stream that began with an old token ends like any other
+                    await client.renew_token(metadata)
             except aio.AioRpcError as error:
-                self._client.failed(endpoint, error)
-            finally:
-                stream.cancel()
+                client.failed(endpoint, error)
+            except PeerjobError as error:
+                _LOGGER.debug("no new token for %s: %s", self._task.get_name(), error)
             self._from = 0
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -77,10 +87,12 @@ class EtcdWatch:
         )
         return etcd.WatchRequest(create_request=create)
 
+    def _ahead(self, reply: Any) -> bool:
+        """Whether the server went back, as after a restore, and would be silent until it has caught up."""
+        return bool(reply.created) and reply.header.revision + 1 < self._from
+
     def _take(self, reply: Any) -> None:
-        if reply.created:
-            if self._from:
-                return
+        if reply.created and not self._from:
             # what was put between the streams is lost
             self._missed = True
         for event in reply.events:
