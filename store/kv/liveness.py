@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from peerjob.clock import Clock
+from peerjob.errors import StoreUnavailableError
 from peerjob.record import Held, NodeInfo, NodeView, Renewed, digest
 
 from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
@@ -17,8 +20,9 @@ from .writer import ROUNDS, Change
 class KVLiveness:
     """Renews one lease, over a connection of its own."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock) -> None:
+    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock) -> None:
         self._kv = kv
+        self._url = url
         self._keys = keys
         self._clock = clock
 
@@ -29,6 +33,14 @@ class KVLiveness:
         await self._kv.close()
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
+        timeout = ttl_us / 5e6
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._renew(incarnation, ttl_us, running, count, fences_digest)
+        except TimeoutError as error:
+            raise StoreUnavailableError(self._url, f"no answer within {timeout:g} s") from error
+
+    async def _renew(self, incarnation: str, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         keys, now_us = self._keys, self._clock.time_us()
         if not await extend(self._kv, keys, incarnation, ttl_us, running):
             return Renewed(dead=True, now_us=now_us)

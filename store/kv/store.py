@@ -123,7 +123,8 @@ class KVStore:
         await self._kv.close()
 
     def liveness(self) -> KVLiveness:
-        return KVLiveness(self._kv.separate(), self._context.keys, self._context.clock)
+        context = self._context
+        return KVLiveness(self._kv.separate(), url=self.url, keys=context.keys, clock=context.clock)
 
     def elections(self) -> KVElections:
         keys = self._context.keys
