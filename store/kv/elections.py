@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from peerjob.clock import Clock
 from peerjob.errors import StoreUnavailableError
@@ -106,7 +106,7 @@ class KVElections:
         )
 
     @contextlib.asynccontextmanager
-    async def _within(self, seconds: float) -> AsyncIterator[None]:
+    async def _within(self, seconds: float) -> AsyncGenerator[None]:
         try:
             async with asyncio.timeout(seconds):
                 yield

@@ -63,7 +63,7 @@ class Firing:
         if context.kv.full and any(fire.instance is not None for fire in fires):
             raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
         answers: dict[int, FireAnswer] = {}
-        pending = dict(enumerate(fires))
+        pending: dict[int, Fire] = dict(enumerate(fires))
         failures = 0
         while pending and failures < ROUNDS:
             reign = None if term is None else self._reigns.get(term)

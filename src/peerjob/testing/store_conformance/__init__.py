@@ -14,20 +14,27 @@ import pytest
 
 _PARTS = (
     "cancel",
+    "changes",
+    "election",
     "enqueue",
+    "firing",
     "hints",
     "history",
     "idempotency",
     "isolation",
+    "ledger",
     "liveness",
     "logs",
     "order",
+    "overlap",
     "ownership",
     "queue",
     "reading",
     "retention",
+    "schedules",
     "suite",
     "suspects",
+    "timetable",
     "walk",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))

@@ -1,11 +1,15 @@
 """All parts of the suite in one class."""
 
 from .cancel import CancelRules
+from .changes import ChangeRules
+from .election import ElectionRules
 from .enqueue import EnqueueRules
+from .firing import FiringRules, TermRules
 from .hints import HintRules
 from .history import HistoryRules
 from .idempotency import IdempotencyRules
 from .isolation import IsolationRules
+from .ledger import LedgerRules
 from .liveness import LivenessRules
 from .logs import LogRules
 from .order import OrderRules
@@ -13,6 +17,7 @@ from .ownership import OwnershipRules
 from .queue import QueueRules
 from .reading import ReadingRules
 from .retention import RetentionRules
+from .schedules import ScheduleRules
 from .suspects import SuspectRules
 from .walk import RandomWalks
 
@@ -32,6 +37,12 @@ class StoreConformance(
     LogRules,
     RetentionRules,
     IsolationRules,
+    ScheduleRules,
+    ChangeRules,
+    FiringRules,
+    TermRules,
+    LedgerRules,
+    ElectionRules,
     RandomWalks,
 ):
     """Every rule of the contract in `peerjob.store.base`; a subclass provides `make_store`."""

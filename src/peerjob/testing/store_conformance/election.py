@@ -1,0 +1,169 @@
+"""One incarnation leads, for as long as it says so."""
+
+import asyncio
+
+import pytest
+
+from peerjob.firing import Candidate, Leader
+from peerjob.store.base import Elections, Store
+
+from .suite import StoreSuite
+
+TTL_US = 600_000_000
+
+
+class ElectionRules(StoreSuite):
+    """Rules of `elections`."""
+
+    @pytest.fixture
+    async def elections(self, store: Store) -> Elections:
+        """A client that is open."""
+        return await self.election(store)
+
+    async def election(self, store: Store) -> Elections:
+        """One more client, closed after the test."""
+        elections = store.elections()
+        await elections.open()
+        self._cleanup.push_async_callback(elections.close)
+        return elections
+
+    def candidate(self, name: str = "node") -> Candidate:
+        """Somebody new who stands for leader; not in office any more after the test."""
+        return Candidate(incarnation=self.make.id(), name=name)
+
+    async def elected(
+        self, elections: Elections, candidate: Candidate | None = None, *, ttl_us: int = TTL_US
+    ) -> Leader:
+        """A candidate who must win; it resigns after the test."""
+        one = candidate or self.candidate()
+        leader = await elections.campaign(one, ttl_us=ttl_us)
+        assert leader.incarnation == one.incarnation
+        self._cleanup.push_async_callback(elections.resign, one.incarnation)
+        return leader
+
+    async def test_nobody_leads_at_first(self, elections: Elections) -> None:
+        assert await elections.leader() is None
+        await elections.resign(self.make.id())
+        assert await elections.leader() is None
+
+    async def test_who_campaigns_first_leads(self, store: Store, elections: Elections) -> None:
+        one = self.candidate("one")
+        leader = await self.elected(elections, one)
+        assert (leader.incarnation, leader.name) == (one.incarnation, "one")
+        assert leader.term.coordinator == elections.identity != ""
+        assert leader.term.number > 0
+        other = await self.election(store)
+        assert other.identity == elections.identity
+        assert await other.leader() == leader
+        for _ in range(2):
+            assert await other.campaign(self.candidate("two"), ttl_us=TTL_US) == leader
+
+    async def test_who_campaigns_again_keeps_its_term(self, elections: Elections) -> None:
+        one = self.candidate()
+        leader = await self.elected(elections, one)
+        for _ in range(3):
+            assert await elections.campaign(one, ttl_us=TTL_US) == leader
+        assert await elections.leader() == leader
+
+    async def test_of_many_at_once_one_wins(self, store: Store) -> None:
+        clients = [await self.election(store) for _ in range(5)]
+        for _ in range(5):
+            candidates = [self.candidate(str(number)) for number in range(5)]
+            answers = await self.in_time(
+                asyncio.gather(
+                    *(
+                        client.campaign(candidate, ttl_us=TTL_US)
+                        for client, candidate in zip(clients, candidates, strict=True)
+                    )
+                )
+            )
+            (leader,) = set(map(str, answers))
+            assert leader == str(await clients[0].leader())
+            await clients[3].resign(answers[0].incarnation)
+
+    async def test_who_resigns_makes_room(self, store: Store, elections: Elections) -> None:
+        one, other = self.candidate("one"), await self.election(store)
+        first = await self.elected(elections, one)
+        await elections.resign(one.incarnation)
+        assert await other.leader() is None
+        second = await self.elected(other, self.candidate("two"))
+        assert second.term.number > first.term.number
+        assert second.term.coordinator == first.term.coordinator
+        assert await elections.leader() == second
+
+    async def test_a_term_is_never_taken_twice(self, elections: Elections) -> None:
+        one = self.candidate()
+        terms: list[int] = []
+        for _ in range(5):
+            terms.append((await self.elected(elections, one)).term.number)
+            await elections.resign(one.incarnation)
+        assert terms == sorted(set(terms))
+
+    async def test_nobody_resigns_for_another(self, store: Store, elections: Elections) -> None:
+        leader = await self.elected(elections)
+        other = await self.election(store)
+        await other.resign(self.make.id())
+        assert await elections.leader() == leader
+        assert await other.leader() == leader
+
+    async def test_a_late_resignation_hurts_nobody(self, elections: Elections) -> None:
+        one = self.candidate("one")
+        await self.elected(elections, one)
+        await elections.resign(one.incarnation)
+        leader = await self.elected(elections, self.candidate("two"))
+        await elections.resign(one.incarnation)
+        assert await elections.leader() == leader
+
+    async def test_who_falls_silent_loses_the_leadership(self, store: Store, elections: Elections) -> None:
+        ttl_us = round(self.short_ttl * 1_000_000)
+        one, two = self.candidate("one"), self.candidate("two")
+        first = await self.elected(elections, one, ttl_us=ttl_us)
+        await self.lapse()
+        other = await self.election(store)
+        second = await self._soon(other, two)
+        assert second.term.number > first.term.number
+        assert await elections.campaign(one, ttl_us=ttl_us) == second
+
+    async def test_campaigning_keeps_the_leadership(self, store: Store, elections: Elections) -> None:
+        ttl_us = round(self.short_ttl * 1_000_000)
+        one = self.candidate("one")
+        leader = await self.elected(elections, one, ttl_us=ttl_us)
+        other = await self.election(store)
+        for _ in range(10):
+            await self.pass_time(self.short_ttl / 4)
+            assert await elections.campaign(one, ttl_us=ttl_us) == leader
+            assert await other.leader() == leader
+
+    async def test_who_comes_back_in_time_keeps_its_term_elsewhere(self, store: Store, elections: Elections) -> None:
+        """A client that lost its connection campaigns with a new one."""
+        one = self.candidate()
+        leader = await self.elected(elections, one)
+        assert await (await self.election(store)).campaign(one, ttl_us=TTL_US) == leader
+
+    async def test_a_resignation_is_heard(self, store: Store, elections: Elections) -> None:
+        """By those who wait for a change, or through a hint to every node."""
+        one, other = self.candidate(), await self.election(store)
+        await self.elected(elections, one)
+        peer = await self.join(store)
+        await self.hints(peer)
+        while await self.in_time(other.changed(self.hint_wait)):
+            pass
+        assert not await self.in_time(other.changed(self.hint_wait))
+        await elections.resign(one.incarnation)
+        assert await self.in_time(other.changed(1)) or await self.hinted(peer, "leader")
+
+    async def test_namespaces_have_leaders_of_their_own(self, store: Store, elections: Elections) -> None:
+        other = await self.election(await self.open(namespace=f"{self.namespace}-b"))
+        one = await self.elected(elections, self.candidate("one"))
+        two = await self.elected(other, self.candidate("two"))
+        assert (await elections.leader(), await other.leader()) == (one, two)
+
+    async def _soon(self, elections: Elections, candidate: Candidate) -> Leader:
+        """Campaign until a leadership that lapsed is free."""
+        for _ in range(50):
+            leader = await elections.campaign(candidate, ttl_us=TTL_US)
+            if leader.incarnation == candidate.incarnation:
+                self._cleanup.push_async_callback(elections.resign, candidate.incarnation)
+                return leader
+            await self.pass_time(self.short_ttl / 5)
+        raise AssertionError("the leadership never lapsed")
