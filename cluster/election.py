@@ -110,14 +110,15 @@ class Election(Role):
         """Resign, so that a peer can lead at once, and stop; takes at most about a ttl; idempotent."""
         self._stopping = True
         self._distrust()
-        with contextlib.suppress(TimeoutError):
+        try:
             # not before a campaign under way is answered: it could be served after the resignation
-            async with asyncio.timeout(self._ttl / 2):
-                async with self._calling:
-                    await self._resign()
+            async with asyncio.timeout(self._ttl / 2), self._calling:
+                await self._resign()
+        except (StoreError, TimeoutError) as error:
+            logger.info("could not resign, the leadership expires: %s", str(error) or "no answer")
         await super().stop()
         await self._disconnect()
-        self._leader = None
+        self._stood_as, self._leader = "", None
         self._look()
 
     # -- the campaigning side --------------------------------------------------------------------------------------
@@ -173,17 +174,12 @@ class Election(Role):
             self._granted.set()
 
     async def _resign(self) -> None:
-        """Give the leadership up under the incarnation that may have it; errors leave it to expire."""
+        """Give the leadership up under the incarnation that may have it."""
         self._distrust()
-        incarnation, client = self._stood_as, self._client
-        if incarnation and client is not None:
+        if self._stood_as:
+            client = await self._connected()
             async with asyncio.timeout(self._ttl / 5):
-                try:
-                    await client.resign(incarnation)
-                except StoreError as error:
-                    if not self._stopping:
-                        raise
-                    logger.info("could not resign, the leadership expires: %s", error)
+                await client.resign(self._stood_as)
         self._stood_as = ""
         self._refused = None
         self._leader = None

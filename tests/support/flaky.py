@@ -30,9 +30,9 @@ class Fault:
 
 
 class FlakyStore:
-    """Every verb goes to the inner store, through the faults that were asked for; leases have theirs too ("renew").
+    """Every verb goes to the inner store, through the faults that were asked for.
 
-    Closing never fails.
+    Leases and elections have theirs too ("renew", "campaign" …). Closing never fails.
     """
 
     def __init__(self, inner: Store) -> None:
@@ -90,6 +90,9 @@ class FlakyStore:
     def liveness(self) -> "FlakyLiveness":
         return FlakyLiveness(self)
 
+    def elections(self) -> "FlakyElections":
+        return FlakyElections(self)
+
     def __getattr__(self, name: str) -> Any:
         found: Any = getattr(self.inner, name)
         if name == "close" or not inspect.iscoroutinefunction(found):
@@ -144,3 +147,20 @@ class FlakyLiveness:
         self.open = store.wrap("open", self._inner.open)
         self.renew = store.wrap("renew", self._inner.renew)
         self.close = self._inner.close
+
+
+class FlakyElections:
+    """The connection of the leadership, with the faults of its store."""
+
+    def __init__(self, store: FlakyStore) -> None:
+        self._inner = store.inner.elections()
+        self.open = store.wrap("open", self._inner.open)
+        self.campaign = store.wrap("campaign", self._inner.campaign)
+        self.resign = store.wrap("resign", self._inner.resign)
+        self.leader = store.wrap("leader", self._inner.leader)
+        self.changed = store.wrap("changed", self._inner.changed)
+        self.close = self._inner.close
+
+    @property
+    def identity(self) -> str:
+        return self._inner.identity

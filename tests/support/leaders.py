@@ -1,0 +1,212 @@
+"""What of a node stands for leader and fires schedules, without the node; and what tests ask of schedules."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Literal, TypedDict, Unpack, cast
+
+import msgspec
+
+from peerjob import Store
+from peerjob.clock import Clock
+from peerjob.cluster.cron import Cron
+from peerjob.cluster.election import Election
+from peerjob.cluster.role import Role
+from peerjob.definition import Definition, encode_definition
+from peerjob.firing import Candidate, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.ids import IdSource
+from peerjob.recurrence import recurrence_of
+from peerjob.spec import Spec, encode, encode_arguments
+from peerjob.store.base import Elections
+from peerjob.testing.factories import LONG_TTL_US, Factory
+from support.flaky import Fault, FlakyStore
+
+TTL = 5.0
+SECOND = 1_000_000
+
+
+class Stander:
+    """A node that stands for leader, behind faults that a test asks for."""
+
+    def __init__(
+        self, clock: Clock, store: Store, name: str, *, ttl: float = TTL, kinds: Sequence[str] = ("k",)
+    ) -> None:
+        self.clock = clock
+        self.flaky = FlakyStore(store)
+        self.info = Factory(clock).node(name, ["k"])
+        self.heard: list[str | None] = []
+        """Names of the leaders that it was told of."""
+        self.may_lead = True
+        self.ahead_us = 0
+        self.election = Election(
+            clock=clock,
+            elections=self._elections,
+            candidate=lambda: Candidate(incarnation=self.info.incarnation, name=self.info.name),
+            ttl=ttl,
+            on_change=self._hear,
+            eligible=lambda: self.may_lead,
+        )
+        self.cron = Cron(
+            clock=clock,
+            store=self.flaky.store,
+            election=self.election,
+            node=name,
+            ids=IdSource(clock),
+            offset=lambda: self.ahead_us,
+        )
+        self._pause: Fault | None = None
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def leader(self) -> str | None:
+        """Name of who leads, as far as it knows."""
+        leader = self.election.leader
+        return None if leader is None else leader.name
+
+    async def start(self, *, cron: bool = True) -> "Stander":
+        """Join and stand for leader."""
+        await self.flaky.inner.open()
+        await self.flaky.inner.join(self.info, ttl_us=LONG_TTL_US)
+        self.election.start()
+        if cron:
+            self.cron.start()
+        return self
+
+    async def stop(self) -> None:
+        """Stop in an orderly way."""
+        await self.cron.stop()
+        await self.election.stop()
+
+    async def kill(self) -> None:
+        """End it without a word."""
+        await self.cron.stop()
+        await Role.stop(self.election)
+
+    def pause(self) -> None:
+        """Nothing that it asks gets anywhere, nor fails, as if its process were stopped."""
+        self._pause = self.flaky.stall()
+
+    def resume(self) -> None:
+        """What it asked while it was paused gets there now, late."""
+        if self._pause is not None:
+            self._pause.release()
+            self._pause = None
+
+    def _elections(self) -> Elections:
+        return cast(Elections, self.flaky.elections())
+
+    def _hear(self, leader: Leader | None) -> None:
+        self.heard.append(None if leader is None else leader.name)
+
+
+class Reigns:
+    """Watches who acts as leader, and in which terms."""
+
+    def __init__(self, standers: Sequence[Stander]) -> None:
+        self.standers = standers
+        self.holders: dict[Term, set[str]] = {}
+        """Incarnations that acted in each term."""
+        self.order: list[Term] = []
+
+    def acting(self) -> list[Stander]:
+        """Who acts now; there must not be two."""
+        acting = [one for one in self.standers if one.election.is_leader]
+        assert len(acting) <= 1, [one.name for one in acting]
+        for one in acting:
+            term = one.election.term
+            assert term is not None
+            if term not in self.holders:
+                self.order.append(term)
+            self.holders.setdefault(term, set()).add(one.info.incarnation)
+        return acting
+
+    def check(self) -> None:
+        """No term had two leaders, and terms grow."""
+        assert all(len(holders) == 1 for holders in self.holders.values())
+        assert all(earlier.number < later.number for earlier, later in pairwise(self.order))
+
+
+class Fields(TypedDict, total=False):
+    """Fields of Definition that a test may set."""
+
+    kind: str
+    cron: str | None
+    every_us: int | None
+    anchor_us: int
+    jitter_us: int
+    overlap: Overlap
+    queue_limit: int
+    misfire: Literal["skip", "run_once", "run_all"]
+    misfire_limit: int
+    start_deadline_us: int | None
+    priority: int
+    key: str | None
+    tags: tuple[str, ...]
+    retention_us: int | None
+    max_crashes: int
+
+
+def definition(**fields: Unpack[Fields]) -> Definition:
+    """A definition of kind "k" that recurs every second and lets runs overlap, unless it is told otherwise."""
+    every: Fields = {} if "cron" in fields else {"every_us": SECOND}
+    given: Fields = {"kind": "k", "overlap": Overlap.ALLOW, **every, **fields}
+    return msgspec.structs.replace(Definition(kind="k", spec=encode(Spec(args=encode_arguments((), {})))), **given)
+
+
+async def put(
+    store: Store,
+    name: str,
+    wanted: Definition,
+    *,
+    now_us: int,
+    old: ScheduleRow | None = None,
+    paused: bool = False,
+    account: FireRecord | None = None,
+) -> ScheduleRow:
+    """Write a schedule whose times begin after now."""
+    row = await store.put_schedule(
+        SchedulePut(
+            name=name,
+            kind=wanted.kind,
+            definition=encode_definition(wanted),
+            next_us=recurrence_of(wanted).next_after(now_us),
+            paused=paused,
+            expected=0 if old is None else old.revision,
+            expected_next_us=None if old is None else old.next_us,
+            account=account,
+        )
+    )
+    assert row is not None
+    return row
+
+
+async def read_ledger(store: Store, name: str) -> list[FireRecord]:
+    """The whole ledger of a schedule, earliest nominal time first."""
+    records: list[FireRecord] = []
+    cursor: str | None = None
+    while True:
+        page = await store.fires(name, limit=100, cursor=cursor)
+        records += page.records
+        cursor = page.cursor
+        if cursor is None:
+            return records[::-1]
+
+
+def accounted(records: Iterable[FireRecord], wanted: Definition) -> list[int]:
+    """Each nominal time that the records account for, as often as they do; checks what stretches say of themselves."""
+    times: list[int] = []
+    for record in records:
+        stretch = list(recurrence_of(wanted).times(record.nominal_us - 1, record.until_us or record.nominal_us))
+        assert len(stretch) == record.count
+        times += stretch
+    return times
+
+
+async def until(condition: Callable[[], bool], timeout: float = 20) -> None:
+    """Wait, in real time, for something that tells nobody of its coming."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110  # that is the point
+            await asyncio.sleep(0.01)

@@ -1,0 +1,280 @@
+"""Who leads, who knows it, and when somebody may act as leader."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from peerjob.ids import IdSource
+from peerjob.testing.clock import VirtualClock
+from support.factories import memory_store, shared_url
+from support.leaders import TTL, Reigns, Stander
+
+Stand = Callable[[str], Awaitable[Stander]]
+
+
+@pytest.fixture
+async def stand(clock: VirtualClock) -> AsyncIterator[Stand]:
+    """Starts nodes, by name, that stand for the same leadership."""
+    url = shared_url()
+    started: list[Stander] = []
+
+    async def start(name: str) -> Stander:
+        stander = Stander(clock, memory_store(clock, url), name)
+        started.append(stander)
+        return await stander.start(cron=False)
+
+    yield start
+    for one in started:
+        one.flaky.heal()
+        await clock.run(one.stop())
+
+
+async def test_one_leads_and_all_know_it(clock: VirtualClock, stand: Stand) -> None:
+    nodes = [await stand(name) for name in "abc"]
+    await clock.advance(2)
+    leaders = [one for one in nodes if one.election.is_leader]
+    assert len(leaders) == 1
+    assert {one.leader for one in nodes} == {leaders[0].name}
+    assert len({one.election.leader for one in nodes}) == 1
+    assert all(one.heard == [leaders[0].name] for one in nodes)
+
+
+async def test_a_leader_leads_for_as_long_as_it_lives(clock: VirtualClock, stand: Stand) -> None:
+    nodes = [await stand(name) for name in "abc"]
+    await clock.advance(2)
+    terms = {one.election.term for one in nodes}
+    await clock.advance(600)
+    assert {one.election.term for one in nodes} == terms
+
+
+async def test_leadership_moves_on_when_the_leader_dies(clock: VirtualClock, stand: Stand) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    await clock.advance(1)
+    assert second.leader == "first"
+    await first.kill()
+    await clock.advance(TTL - 1.5)
+    assert not second.election.is_leader
+    await clock.advance(2.5)
+    assert second.election.is_leader
+    assert second.heard == ["first", "second"]
+
+
+async def test_a_node_that_stops_hands_over_at_once(clock: VirtualClock, stand: Stand) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    await clock.advance(1)
+    await clock.run(first.stop())
+    second.election.soon()  # the hint "leader"
+    await clock.advance(0.1)
+    assert second.election.is_leader
+    assert first.election.leader is None
+    assert not first.election.is_leader
+
+
+async def test_a_sign_from_the_coordinator_wakes_those_that_wait(clock: VirtualClock, stand: Stand) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    await clock.advance(1)
+    await clock.run(first.stop())
+    await clock.advance(0.1)
+    assert second.election.is_leader
+
+
+async def test_a_paused_leader_acts_no_more_and_learns_who_leads(clock: VirtualClock, stand: Stand) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    await clock.advance(1)
+    reigns = Reigns([first, second])
+    assert reigns.acting() == [first]
+    first.pause()
+    for _ in range(100):
+        await clock.advance(0.1)
+        reigns.acting()
+    assert reigns.acting() == [second]
+    first.resume()
+    await clock.advance(2)
+    assert reigns.acting() == [second]
+    assert first.leader == "second"
+    reigns.check()
+
+
+async def test_trust_ends_in_its_time_while_a_campaign_hangs(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    await clock.advance(1)
+    node.flaky.stall_answers("campaign")
+    await clock.advance(TTL - 2.1)
+    assert node.election.is_leader
+    await clock.advance(1.1)
+    assert not node.election.is_leader
+
+
+@pytest.mark.parametrize("fault", ["fail", "stall", "stall_answers", "lose_answers"])
+async def test_a_coordinator_that_is_away_costs_the_leadership_until_it_is_back(
+    clock: VirtualClock, stand: Stand, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    node = await stand("node")
+    await clock.advance(1)
+    outage = getattr(node.flaky, fault)("campaign", "open", "leader", "changed", times=None)
+    await clock.advance(TTL)
+    assert not node.election.is_leader
+    await clock.advance(1)
+    assert node.election.leader is None
+    assert node.heard == ["node", None]
+    await clock.advance(60)
+    assert len([one for one in caplog.records if one.levelno >= logging.WARNING]) <= 3
+    assert not [one for one in caplog.records if one.exc_info]
+    node.flaky.heal()
+    outage.release()
+    await clock.advance(TTL + 2)
+    assert node.election.is_leader
+    assert node.heard == ["node", None, "node"]
+
+
+async def test_a_campaign_whose_answer_was_lost_is_known_after_the_next(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    node.flaky.lose_answers("campaign", times=1)
+    await clock.advance(0.1)
+    assert not node.election.is_leader
+    await clock.advance(1.1)
+    assert node.election.is_leader
+
+
+async def test_a_node_that_may_not_lead_resigns_and_knows_who_does(clock: VirtualClock, stand: Stand) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    await clock.advance(1)
+    first.may_lead = False
+    assert not first.election.is_leader
+    await clock.advance(2)
+    assert second.election.is_leader
+    assert first.leader == "second"
+    await second.kill()
+    await clock.advance(20)
+    assert not first.election.is_leader
+    first.may_lead = True
+    await clock.advance(2)
+    assert first.election.is_leader
+
+
+async def test_a_new_incarnation_leaves_no_leadership_to_the_old_one(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    await clock.advance(1)
+    old = node.election.term
+    assert old is not None
+    node.info = type(node.info)(name="node", incarnation=IdSource(clock).one())
+    node.election.soon()
+    await clock.advance(0.1)
+    term = node.election.term
+    assert term is not None
+    assert term.number > old.number
+    leader = node.election.leader
+    assert leader is not None
+    assert leader.incarnation == node.info.incarnation
+
+
+async def test_a_deposed_leader_stands_anew_in_a_later_term(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    await clock.advance(1)
+    term = node.election.term
+    assert term is not None
+    node.election.depose(term)
+    assert not node.election.is_leader
+    await clock.advance(0.1)
+    later = node.election.term
+    assert later is not None
+    assert later.number > term.number
+    node.election.depose(term)  # heard of late: it is not about this term
+    assert node.election.term == later
+
+
+async def test_stopping_takes_a_bounded_time_when_nobody_answers(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    await clock.advance(1)
+    node.flaky.stall("resign", "campaign")
+    await clock.run(node.election.stop(), TTL)
+    await clock.run(node.election.stop(), 0.1)
+
+
+async def test_a_resignation_is_not_overtaken_by_a_campaign(clock: VirtualClock, stand: Stand) -> None:
+    """Cancelled, it could still be served after the resignation, and a node that is gone would lead."""
+    node = await stand("node")
+    await clock.advance(1)
+    fault = node.flaky.stall("campaign")
+    await clock.run(fault.met.wait())
+    await clock.run(node.election.stop(), TTL)
+    fault.release()
+    await clock.advance(1)
+    other = await stand("other")
+    await clock.advance(1)
+    assert other.election.is_leader
+
+
+async def test_a_leadership_that_comes_and_goes_is_no_reason_to_hurry(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    node.flaky.change_answers(lambda _: True, "changed", times=None)
+    node.flaky.calls.clear()
+    await clock.advance(10)
+    assert node.flaky.calls["campaign"] <= 10 / 0.02 + 1
+
+
+async def test_a_sign_that_fails_is_no_reason_to_hurry(clock: VirtualClock, stand: Stand) -> None:
+    node = await stand("node")
+    await clock.advance(1)
+    node.flaky.fail("changed")
+    node.flaky.calls.clear()
+    await clock.advance(10)
+    assert 10 <= node.flaky.calls["campaign"] <= 15
+    assert node.election.is_leader
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_of_twenty_candidates_that_pause_and_die_never_two_act(seed: int) -> None:
+    with VirtualClock(seed=seed) as clock:
+        url = shared_url()
+        nodes = [await Stander(clock, memory_store(clock, url), f"n{at}").start(cron=False) for at in range(20)]
+        reigns = Reigns(nodes)
+        random = clock.random
+        alone = 0.0
+        for _ in range(1_500):
+            await clock.advance(0.1)
+            acting = reigns.acting()
+            alone = 0.0 if acting else alone + 0.1
+            # until the lease ends and somebody looks, and once more where that answer is lost
+            assert alone < TTL + 2
+            for one in acting:
+                match random.randrange(60):
+                    case 0:
+                        one.pause()
+                    case 1:
+                        one.flaky.fail("campaign", times=random.randrange(12))
+                    case 2:
+                        one.flaky.lose_answers("campaign")
+                    case 3:
+                        one.may_lead = False
+                    case 4:
+                        await clock.run(one.election.stop())
+                        one.election.start()
+                    case 5:
+                        await one.kill()
+                        at = nodes.index(one)
+                        nodes[at] = await Stander(clock, memory_store(clock, url), one.name).start(cron=False)
+                    case _:
+                        pass
+            for one in random.sample(nodes, 3):
+                if random.random() < 0.05:
+                    one.resume()
+                    one.may_lead = True
+        assert len(reigns.order) > 10
+        reigns.check()
+        for one in nodes:
+            one.flaky.heal()
+            with contextlib.suppress(TimeoutError):
+                await clock.run(one.stop())
