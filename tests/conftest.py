@@ -7,13 +7,14 @@ namespace. A test that breaks its server starts one of its own with `start_serve
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TypeVar, Unpack
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 
 from support.etcd import SHORT_LEASES, EtcdCluster, EtcdServer, EtcdSettings, StartEtcd, StartEtcdCluster
+from support.etcd_site import EtcdSite
 from support.servers import (
     SERVERS,
     MissingServerError,
@@ -114,6 +115,13 @@ def start_etcd_cluster() -> Iterator[StartEtcdCluster]:
             return clusters.enter_context(_running(lambda: EtcdCluster(**settings)))
 
         yield start
+
+
+@pytest.fixture
+async def etcd_site() -> AsyncIterator[EtcdSite]:
+    """Opens stores and drivers on any etcd."""
+    async with contextlib.AsyncExitStack() as cleanup:
+        yield EtcdSite(cleanup=cleanup)
 
 
 @pytest.fixture

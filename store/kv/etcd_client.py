@@ -16,7 +16,7 @@ from .etcd_errors import bad_token, never_sent, no_space, translated
 CALL_TIMEOUT = 5.0
 CALL_TIMEOUT_OF_SEVERAL = 2.5
 """Where another member may answer."""
-_SILENT_AFTER = 0.5
+_SILENT_AFTER = 0.1
 """Seconds after which a call that its caller gave up counts as not answered."""
 
 

@@ -28,6 +28,10 @@ class LeaseEndedError(StoreUnavailableError):
     """The lease that a request names has ended; nothing of the request was done."""
 
 
+class RefusedError(StoreError, AuthError):
+    """Wrong credentials, or too few rights; a StoreError too, so that a running node waits until they are mended."""
+
+
 def never_sent(error: Any) -> bool:
     """Whether no server can have seen the request."""
     return error.code() is codes.UNAVAILABLE and any(text in (error.details() or "") for text in _NEVER_SENT)
@@ -51,7 +55,7 @@ def translated(error: Any, url: str) -> PeerjobError:
     if any(text in details for text in _TOO_LARGE):
         return StoreError(f"the store at {url} refused a request: {details}")
     if code in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED) or "authentication failed" in details:
-        return AuthError(f"the store at {url} refused the credentials: {details}")
+        return RefusedError(f"the store at {url} refused the credentials: {details}")
     if "lease not found" in details:
         return LeaseEndedError(url, details)
     if code in _PASSING:

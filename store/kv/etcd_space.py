@@ -8,11 +8,12 @@ import logging
 from typing import Any
 
 from peerjob.clock import Clock
-from peerjob.errors import AuthError, StoreError
+from peerjob.errors import StoreError
 
 from .etcd_address import DEFAULT_QUOTA
 from .etcd_api import etcd
 from .etcd_client import EtcdClient
+from .etcd_errors import RefusedError
 
 _LOGGER = logging.getLogger("peerjob.store")
 _LOOK_EVERY = 0.25
@@ -38,7 +39,7 @@ class Space:
 
     async def look(self) -> None:
         """Ask the member in use."""
-        with contextlib.suppress(AuthError):  # who may not ask is refused writes alone
+        with contextlib.suppress(RefusedError):  # who may not ask hears of it when a write is refused
             self._note(await self._client.call("status", etcd.StatusRequest()))
         self._looked = self._clock.elapsed()
 

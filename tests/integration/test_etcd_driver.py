@@ -1,0 +1,274 @@
+"""The etcd driver does what the engine asks of a key-value store: the memory driver says what that is."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from peerjob.clock import SystemClock
+from peerjob.errors import StoreUnavailableError
+from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
+from peerjob.store.kv.etcd import EtcdKV
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import MemoryData
+from support.etcd import EtcdServer, StartEtcd
+from support.etcd_site import EtcdSite
+
+
+@pytest.fixture
+async def kv(etcd_url: str, etcd_site: EtcdSite) -> EtcdKV:
+    return await etcd_site.driver(etcd_url)
+
+
+@pytest.fixture
+def root(etcd_site: EtcdSite) -> str:
+    """Below this, a test has all keys to itself."""
+    return f"{etcd_site.namespace}/"
+
+
+# -- transactions
+
+
+class Both:
+    """The same keys on etcd and in memory, and transactions that ask the same of both."""
+
+    def __init__(self, etcd: EtcdKV, root: str, chance: random.Random) -> None:
+        self.stores: tuple[KeyValue, ...] = (etcd, MemoryKeyValue(MemoryData(), SystemClock()))
+        self.root = root
+        self.chance = chance
+        self.names = [f"{root}{letter}/{number}" for letter in "ab" for number in range(6)]
+
+    async def contents(self) -> list[Sequence[tuple[str, Entry]]]:
+        every = Range(self.root, self.root[:-1] + "0")
+        return [(await kv.read([every]))[0].items for kv in self.stores]
+
+    def plans(self, contents: Sequence[Sequence[tuple[str, Entry]]]) -> list[tuple[list[Step], Step | None]]:
+        """One transaction, for each store with its own revisions."""
+        chance, free = self.chance, self.names.copy()
+        chance.shuffle(free)
+        per_store: list[list[Step]] = [[] for _ in self.stores]
+        count = chance.randint(1, 4)
+        for _ in range(count):
+            ops = [self.op(free.pop()) for _ in range(chance.randint(0, 3))]
+            reads = [self.range() for _ in range(chance.randint(0, 2))]
+            choices = [
+                (chance.choice(self.names), chance.random(), chance.random()) for _ in range(chance.randint(0, 2))
+            ]
+            for steps, content in zip(per_store, contents, strict=True):
+                steps.append(Step([_compare(dict(content), *choice) for choice in choices], ops, reads))
+        return [(steps[:-1], steps[-1]) if count > 2 else (steps, None) for steps in per_store]
+
+    def op(self, key: str) -> Op:
+        return Delete(key) if self.chance.random() < 0.3 else Put(key, bytes([self.chance.randint(97, 122)]))
+
+    def range(self) -> Range:
+        chance = self.chance
+        start = chance.choice(self.names)
+        if chance.random() < 0.4:
+            return Range(start)
+        return Range(
+            start,
+            chance.choice([self.root[:-1] + "0", f"{start[:-1]}9"]),
+            limit=chance.choice((0, 1, 3)),
+            keys_only=chance.random() < 0.3,
+            reverse=chance.random() < 0.3,
+        )
+
+
+def _compare(content: dict[str, Entry], key: str, how: float, right: float) -> Compare:
+    entry = content.get(key)
+    if how < 0.2:
+        return Compare(key, below=chr(97 + int(right * 26)))
+    if how < 0.4:
+        return Compare(key, end=f"{key}~" if right < 0.5 else f"{key[:-1]}9")
+    mod = 0 if entry is None else entry.mod
+    return Compare(key, mod=mod if right < 0.8 else mod + 1)
+
+
+def _seen(found: Found, *, keys_only: bool) -> object:
+    return [(key, b"" if keys_only else entry.value) for key, entry in found.items], found.count
+
+
+def _answers(applied: Applied, steps: Sequence[Step], also: Step | None) -> list[object]:
+    every = [*zip(steps, applied.steps, strict=True), *([(also, applied.also)] if also is not None else [])]
+    return [
+        None
+        if answers is None
+        else [_seen(found, keys_only=read.keys_only) for read, found in zip(step.reads, answers, strict=True)]
+        for step, answers in every
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_transaction_does_what_it_does_in_memory(kv: EtcdKV, root: str, seed: int) -> None:
+    both = Both(kv, root, random.Random(seed))
+    applied = 0
+    for _ in range(120):
+        contents = await both.contents()
+        plans = both.plans(contents)
+        done = [await store.txn(*plan) for store, plan in zip(both.stores, plans, strict=True)]
+        seen = [_answers(one, *plan) for one, plan in zip(done, plans, strict=True)]
+        assert seen[0] == seen[1], plans[0]
+        applied += sum(answer is not None for answer in done[0].steps)
+        on_etcd, in_memory = await both.contents()
+        assert [(key, entry.value) for key, entry in on_etcd] == [(key, entry.value) for key, entry in in_memory]
+    assert applied > 60
+
+
+async def test_what_is_written_has_the_revision_of_the_answer(kv: EtcdKV, root: str) -> None:
+    first = await kv.txn([Step([], [Put(f"{root}a", b"1")]), Step([], [Put(f"{root}b", b"2")])])
+    again = await kv.txn([Step([Compare(f"{root}a", mod=first.revision)], [Put(f"{root}a", b"3")])])
+    assert again.steps == [()]
+    entries = await kv.get([f"{root}a", f"{root}b", f"{root}c"])
+    assert entries == [Entry(b"3", again.revision), Entry(b"2", first.revision), None]
+
+
+@pytest.mark.parametrize("fails", [None, 0, 39])
+@pytest.mark.parametrize(
+    ("compares", "more", "along"),
+    [(1, 0, 60), (2, 0, 60), (2, 15, 20), (2, 25, 40)],
+    ids=["nested", "nearly too many compares", "compares outside", "compares outside and much along"],
+)
+async def test_what_goes_along_with_many_steps_needs_all_of_them(
+    kv: EtcdKV, root: str, compares: int, more: int, along: int, fails: int | None
+) -> None:
+    mark = f"{root}mark"
+    await kv.txn([Step([], [Put(mark, b"5")])])
+    steps = [
+        Step(
+            [
+                Compare(f"{root}{number}", mod=1 if number == fails else 0),
+                *(Compare(f"{root}{number}/{place}") for place in range(1, compares)),
+            ],
+            [Put(f"{root}{number}", b"x")],
+            [Range(f"{root}{number}")],
+        )
+        for number in range(40)
+    ]
+    also = Step(
+        [Compare(mark, below="6"), *(Compare(f"{root}none/{number}") for number in range(more))],
+        [Put(f"{root}also/{number}", b"y") for number in range(along)],
+        [Range(mark)],
+    )
+    applied = await kv.txn(steps, also)
+    assert [answer is None for answer in applied.steps] == [number == fails for number in range(40)]
+    for number, answer in enumerate(applied.steps):
+        if answer is not None:
+            assert [key for key, _ in answer[0].items] == [f"{root}{number}"]
+    (found,) = await kv.read([Range(f"{root}also/", f"{root}also0")])
+    if fails is None:
+        assert applied.also is not None
+        assert applied.also[0].items[0][1].value == b"5"
+        assert found.count == along
+    else:
+        assert applied.also is None
+        assert found.count == 0
+
+
+# -- reading
+
+
+async def test_reads_are_as_many_and_as_large_as_they_need_be(kv: EtcdKV, root: str) -> None:
+    value = b"v" * 1_000_000
+    for number in range(6):
+        await kv.txn([Step([], [Put(f"{root}{number}", value)])])
+    (found,) = await kv.read([Range(root, root[:-1] + "0")])
+    assert [entry.value for _, entry in found.items] == [value] * 6
+    entries = await kv.get([f"{root}{number}" for number in range(300)])
+    assert [entry is not None for entry in entries] == [True] * 6 + [False] * 294
+    assert len(await kv.read([Range(f"{root}{number}") for number in range(129)])) == 129
+
+
+async def test_each_etcd_has_an_identity_of_its_own(
+    kv: EtcdKV, etcd_url: str, etcd_site: EtcdSite, start_etcd: StartEtcd
+) -> None:
+    assert kv.identity.startswith("etcd:")
+    other = kv.separate()
+    with pytest.raises(StoreUnavailableError, match="not open"):
+        await other.get(["key"])
+    await other.open()
+    assert other.identity == kv.identity
+    await other.close()
+    assert (await etcd_site.driver(start_etcd().url)).identity != kv.identity
+
+
+# -- leases
+
+
+async def test_a_lease_takes_its_keys_along_and_lasts_whole_seconds(
+    kv: EtcdKV, root: str, etcd_server: EtcdServer
+) -> None:
+    short, long = await kv.grant(200_000), await kv.grant(59_000_001)
+    await kv.txn([Step([], [Put(f"{root}short", b"", short), Put(f"{root}long", b"", long)])])
+    left = await kv.remaining([short, long])
+    assert 0 < left[0] <= 1_500_000
+    assert 58_000_000 < left[1] <= 60_500_000
+    assert await kv.keepalive(short)
+
+    async def gone() -> bool:
+        return await kv.get([f"{root}short"]) == [None]
+
+    async with asyncio.timeout(5):
+        while not await gone():  # noqa: ASYNC110  # the server's clock has no signal
+            await asyncio.sleep(0.05)
+    assert not await kv.keepalive(short)
+    assert [left_us > 0 for left_us in await kv.remaining([short, long, 12345])] == [False, True, False]
+
+    await kv.revoke(long)
+    await kv.revoke(long)
+    assert etcd_server.keys(root) == []
+
+
+async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKV, root: str) -> None:
+    lease = await kv.grant(60_000_000)
+    await kv.revoke(lease)
+    with pytest.raises(StoreUnavailableError, match="lease not found"):
+        await kv.txn([Step([], [Put(f"{root}plain", b"")]), Step([], [Put(f"{root}leased", b"", lease)])])
+    assert await kv.get([f"{root}plain"]) == [None]
+
+
+# -- watches
+
+
+async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKV, root: str) -> None:
+    watch = kv.watch(f"{root}in/")
+    # before the server knows of the watch, most likely, and told all the same
+    await kv.txn([Step([], [Put(f"{root}in/first", b""), Put(f"{root}in0", b""), Put(f"{root}out", b"")])])
+    assert await watch.changed(5) == [f"{root}in/first"]
+    await kv.txn([Step([], [Delete(f"{root}in/first")])])
+    assert await watch.changed(0.1) == []
+    await kv.txn([Step([], [Put(f"{root}in/b", b""), Put(f"{root}in/a", b"")])])
+    assert sorted(await watch.changed(5) or ()) == [f"{root}in/a", f"{root}in/b"]
+    watch.close()
+
+
+async def test_a_watch_that_missed_something_says_so_and_goes_on(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd()
+    kv = await etcd_site.driver(server.url)
+    watch = kv.watch("in/")
+    await kv.txn([Step([], [Put("in/first", b"")])])
+    assert await watch.changed(5) == ["in/first"]
+
+    server.kill()
+    server.start()
+    assert await watch.changed(10) is None
+
+    await kv.txn([Step([], [Put("in/second", b"")])])
+    assert await watch.changed(5) == ["in/second"]
+    watch.close()
+
+
+async def test_a_watch_that_begins_in_what_was_compacted_says_so_and_goes_on(
+    start_etcd: StartEtcd, etcd_site: EtcdSite
+) -> None:
+    server = start_etcd()
+    kv, other = await etcd_site.driver(server.url), await etcd_site.driver(server.url)
+    for number in range(10):
+        await other.txn([Step([], [Put(f"in/{number}", b"")])])
+    server.compact()
+    watch = kv.watch("in/")
+    assert await watch.changed(5) is None
+    await other.txn([Step([], [Put("in/new", b"")])])
+    assert await watch.changed(5) == ["in/new"]
+    watch.close()
