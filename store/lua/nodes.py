@@ -11,7 +11,7 @@ from .keys import wake_list
 from .verbs import Verbs, report_asides
 
 HINTS_AT_ONCE = 500
-_HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change"}
+_HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
 
 class NodeVerbs(Verbs):

@@ -22,7 +22,7 @@ NOTE_LIMIT = 1000
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
 _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdI")
-_HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS = 2, 4, 8, 16
+_HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT = 2, 4, 8, 16, 64
 _encode = msgspec.msgpack.Encoder().encode
 _decode_line = msgspec.msgpack.Decoder(LogLine).decode
 
@@ -59,7 +59,7 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
         number = numbers.get(shape)
         if number is None:
             number = numbers[shape] = len(numbers) + 1
-            templates += _template(one)
+            templates += template_arguments(one)
         members += (one.id, number, one.spec)
     return [node, len(numbers), *templates, *members]
 
@@ -78,7 +78,8 @@ def check_id(id: str) -> None:
         raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {id!r}")
 
 
-def _template(one: NewInstance) -> tuple[Argument, ...]:
+def template_arguments(one: NewInstance) -> tuple[Argument, ...]:
+    """What instances alike share, as arrival.lua takes it."""
     if one.due_us is not None:
         due = f"={min(max(one.due_us, 0), LATEST_US)}"
     else:
@@ -206,9 +207,11 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     if layout != LAYOUT:
         raise ValueError(f"record of {id}: layout {layout}")
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
-    key = tags = result = error = progress = b""
+    key = tags = result = error = progress = slot = b""
     if flags:
         (key, tags, result, error, progress), end = _texts(raw, end, 5)
+    if flags & _HAS_SLOT:
+        (slot,), end = _texts(raw, end, 1)
     if end != len(raw):
         raise ValueError(f"record of {id}: {len(raw)} bytes, {end} expected")
     return Record(
@@ -229,6 +232,7 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         progress=progress if flags & _HAS_PROGRESS else None,
         key=key.decode() if flags & _HAS_KEY else None,
         tags=tuple(tag.decode() for tag in _all_texts(tags)),
+        slot=slot.decode(),
     )
 
 

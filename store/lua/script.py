@@ -10,8 +10,33 @@ from functools import cache
 from importlib.resources import files
 
 from peerjob.record import HISTORY_LIMIT, SUSPECT_AFTER
+from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 
-_PARTS = ("base", "keys", "record", "claims", "queue", "hints", "aside", "outcome", "takeback", "pages")
+_PARTS = (
+    "base",
+    "keys",
+    "record",
+    "claims",
+    "queue",
+    "hints",
+    "slot",
+    "aside",
+    "outcome",
+    "takeback",
+    "pages",
+    "arrival",
+    "schedule",
+    "ledger",
+    "firing",
+)
+_CONSTANTS = {
+    "HISTORY_LIMIT": HISTORY_LIMIT,
+    "SUSPECT_AFTER": SUSPECT_AFTER,
+    "STILL_RUNS": STILL_RUNS,
+    "QUEUE_FULL": QUEUE_FULL,
+    "KEY_TAKEN": KEY_TAKEN,
+    "REPLACED": REPLACED,
+}
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
@@ -51,6 +76,16 @@ class Scripts:
     expire: Script
     clear_final: Script
     clear: Script
+    put_schedule: Script
+    remove_schedule: Script
+    get_schedules: Script
+    changed_schedules: Script
+    fire: Script
+    account: Script
+    fires: Script
+    campaign: Script
+    resign: Script
+    leader: Script
 
     def all(self) -> Iterable[Script]:
         """Each of them, to be loaded into a server that does not know them."""
@@ -61,7 +96,7 @@ class Scripts:
 def load_scripts() -> Scripts:
     """Read every script from the package; the files never change while a process runs."""
     folder = files("peerjob.store.lua") / "scripts"
-    constants = f"local HISTORY_LIMIT, SUSPECT_AFTER = {HISTORY_LIMIT}, {SUSPECT_AFTER}\n"
+    constants = "".join(f"local {name} = {value!r}\n" for name, value in _CONSTANTS.items())
     parts = [(folder / "lib" / f"{part}.lua").read_text() for part in _PARTS]
     definitions = [definition for part in (constants, *parts) for definition in _definitions(part)]
     return Scripts(

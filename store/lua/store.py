@@ -12,6 +12,7 @@ from peerjob.record import Capabilities, StoreLimits
 
 from .address import Address, parse_address
 from .driver import Driver
+from .elections import LuaElections
 from .keys import prefix
 from .liveness import LuaLiveness
 from .nodes import NodeVerbs
@@ -20,19 +21,20 @@ from .queue import QueueVerbs
 from .reading import ReadingVerbs
 from .redis_driver import RedisDriver
 from .retention import RetentionVerbs
+from .schedules import ScheduleVerbs
 from .server import inspect
 
 OPEN_TIMEOUT = 4.5
 
 
-class LuaStore(QueueVerbs, NodeVerbs, ReadingVerbs, RetentionVerbs):
+class LuaStore(QueueVerbs, NodeVerbs, ScheduleVerbs, ReadingVerbs, RetentionVerbs):
     """One namespace on one server or cluster."""
 
     def __init__(
         self,
         address: Address,
         driver: Driver,
-        make_liveness: Callable[[], Driver],
+        make_own_driver: Callable[[], Driver],
         *,
         namespace: str,
         clock: Clock,
@@ -42,7 +44,7 @@ class LuaStore(QueueVerbs, NodeVerbs, ReadingVerbs, RetentionVerbs):
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._address = address
         self._url = address.url
-        self._make_liveness = make_liveness
+        self._make_own_driver = make_own_driver
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
 
     @property
@@ -79,7 +81,10 @@ class LuaStore(QueueVerbs, NodeVerbs, ReadingVerbs, RetentionVerbs):
         await self._driver.close()
 
     def liveness(self) -> LuaLiveness:
-        return LuaLiveness(self._url, self._make_liveness)
+        return LuaLiveness(self._url, self._make_own_driver, clock=self._clock)
+
+    def elections(self) -> LuaElections:
+        return LuaElections(self._url, self._make_own_driver, clock=self._clock)
 
 
 def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> LuaStore:
@@ -91,16 +96,16 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
             from .glide_driver import GlideDriver
 
             return GlideDriver(address, prefix=prefix(namespace))
-        return make_liveness()
+        return make_own_driver()
 
-    def make_liveness() -> Driver:
+    def make_own_driver() -> Driver:
         # never GLIDE: all its clients in a process stand still with the event loop of the first one
         return RedisDriver(address, prefix=prefix(namespace))
 
     return LuaStore(
         address,
         make_driver(),
-        make_liveness,
+        make_own_driver,
         namespace=namespace,
         clock=clock,
         limits=limits,

@@ -62,7 +62,7 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
     assert len({script.sha for script in scripts.all()}) == len(list(scripts.all()))
     for script in scripts.all():
         shebang = script.source.splitlines()[0]
-        grows = script.name in ("enqueue", "enqueue_one")
+        grows = script.name in ("enqueue", "enqueue_one", "fire", "put_schedule")
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
 
 

@@ -27,29 +27,13 @@ for n, raw in ipairs(call('MGET', unpack(keys))) do
   if raw and not r then
     set_aside(id, '', 'unreadable record')
   elseif r and not is_final(r.state) then
-    if r.state == SCHEDULED then
-      leave_queue(r, id)
-      free_key(r, id)
-    else
-      local owned = owned_key(r.owner)
-      local claim = call('HGET', owned, id)
-      if claim then
-        local fence, flags = claim_parts(claim)
-        add_pair('HSET', owned, id, claim_entry(fence, flags .. 'r'))
-        r.releasing = true
-        hint(r.owner, 'c' .. id)
-      else
-        free_key(r, id)
-      end
-    end
-    finish(r, id, CANCELLED, node, 'cancelled by user', retention)
-    set(record_key(id), encode(r))
-    changed(id)
+    cancel(r, id, node, 'cancelled by user', retention)
     finals[#finals + 1] = id
     seen[id] = r
   end
 end
 ended(finals)
+settle_slots()
 
 call('SET', cancelled_key(request), table.concat(states, ','), 'PX', ANSWER_MS)
 write_all()

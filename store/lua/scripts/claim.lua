@@ -85,7 +85,6 @@ if #fell_due > 0 then
     add('ZREM', DELAYED, member)
   end
   write_all()
-  later = {}
 end
 
 -- One source per kind that has something: a window on the head of its queue, read a piece at a time.
@@ -234,6 +233,7 @@ elseif bad == 0 then
     go_idle(inc, kinds)
   end
 end
+settle_slots()
 for kind, count in pairs(moved) do
   if not caps[kind] or caps[kind] == 0 then
     wake(kind, count)

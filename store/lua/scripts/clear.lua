@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Remove instances whatever their state; called until it answers 0.
+-- Remove instances whatever their state, and with them the slots; called until it answers 0. Schedules stay.
 --
 -- KEYS     the namespace's prefix, its layout
 -- ARGV     limit
@@ -19,8 +19,8 @@ for _, kind in ipairs(kinds) do
       elseif r then
         add('ZREM', expiry_key(kind), expiry_member(r, id))
       end
-      if r and r.key and call('HGET', unique_key(kind), r.key) == id then
-        add('HDEL', unique_key(kind), r.key)
+      if r then
+        set_free(r, id)
       end
       remove(id, kind, state, true)
       ids[#ids + 1] = id
@@ -28,13 +28,17 @@ for _, kind in ipairs(kinds) do
   end
 end
 ended(ids)
+settle_slots()
 write_all()
 if #ids == 0 then
   -- nothing is left to hold what these held
   for _, kind in ipairs(kinds) do
     call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
   end
-  call('UNLINK', DELAYED, KINDS, WATCHED)
+  for _, schedule in ipairs(call('HVALS', SLOTS)) do
+    call('UNLINK', slot_key(schedule))
+  end
+  call('UNLINK', DELAYED, KINDS, WATCHED, SLOTS)
 end
 bound_hints()
 return #ids

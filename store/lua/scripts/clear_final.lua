@@ -21,7 +21,7 @@ local clear = {
       return false
     end
     add('ZREM', expiry_key(r.kind), expiry_member(r, id))
-    free_key(r, id)
+    set_free(r, id)
     remove(id, r.kind, r.state, r.tags ~= '')
     return true
   end,
@@ -55,5 +55,7 @@ for n, raw in ipairs(call('MGET', unpack(keys, 1, #ids))) do
     cleared = cleared + 1
   end
 end
+settle_slots()
 write_all()
+bound_hints()
 return {cleared, more and ids[#ids] or '', put_aside()}

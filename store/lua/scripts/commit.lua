@@ -94,7 +94,7 @@ local function end_run(id, r, action, fields)
     r.result, r.error = fields[RESULT], fields[ERROR]
     finish(r, id, FINAL[action], name, note, retention)
     r.owner = inc
-    free_key(r, id)
+    set_free(r, id)
     finals[#finals + 1] = id
     finals_by_kind[r.kind] = (finals_by_kind[r.kind] or 0) + 1
     return
@@ -214,6 +214,7 @@ end
 if earliest then
   wake_for_earliest(earliest.kind, earliest.due)
 end
+settle_slots()
 local acks = table.concat(answers)
 if find(acks, '[DC]') then
   add_pair('HSET', requests_key(inc), verb, request .. '\n' .. acks)

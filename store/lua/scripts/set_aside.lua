@@ -25,4 +25,7 @@ for _, id in ipairs(ARGV) do
     set_aside(id, '', 'indexed without a record')
   end
 end
+settle_slots()
+write_all()
+bound_hints()
 return put_aside()

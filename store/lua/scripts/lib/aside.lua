@@ -5,9 +5,13 @@ local ASIDE_MS = 7 * 86400000
 local asides = {}
 call('LLEN', ASIDE)
 
--- An empty kind: not known.
+-- An empty kind: not known. Its schedule's slot is settled by the script.
 local function set_aside(id, kind, why)
   asides[#asides + 1] = {id, kind, why}
+  local schedule = call('HGET', SLOTS, id)
+  if schedule then
+    leave_slot(schedule, id)
+  end
 end
 
 -- Does the writes, and answers what to report: id, kind, reason, one after the other.

@@ -16,6 +16,13 @@ local function hint(incarnation, what)
   add('RPUSH', key, what)
 end
 
+-- Hint every living node.
+local function hint_all(what)
+  for _, incarnation in ipairs(call('ZRANGE', LEASES, now, '+inf', 'BYSCORE')) do
+    hint(incarnation, what)
+  end
+end
+
 -- Take an incarnation out of the idle ones.
 local function no_longer_idle(incarnation)
   local kinds = call('HGET', IDLE, incarnation)

@@ -9,6 +9,12 @@ local DEAD = P .. 'dead'           -- hash: incarnation marked dead, with claims
 local IDLE = P .. 'idle'           -- hash: idle incarnation -> its kinds, each with its size
 local WATCHED = P .. 'watched'     -- hash: id -> incarnations, one a line, that wait for its end
 local CHANGES = P .. 'changes'     -- sorted set: expiry -> incarnation that wants every change
+local SLOTS = P .. 'slots'         -- hash: instance that has a schedule's slot, or waits for it -> schedule
+local SCHEDULES = P .. 'schedules' -- sorted set: revision -> schedule
+local REMOVED = P .. 'removed'     -- sorted set: revision of its removal -> schedule, for the last removals
+local REVISIONS = P .. 'revisions' -- hash: latest; floor: the latest removal that is forgotten
+local TERMS = P .. 'terms'         -- hash: coordinator -> highest term that was seen, or granted here
+local LEADER = P .. 'leader'       -- hash that expires: incarnation, name, term, since
 local ASIDE = P .. 'aside'         -- list: what was set aside, newest first
 local ASIDE_COUNT = P .. 'asides'  -- number: how many were, ever
 
@@ -48,6 +54,15 @@ local function tag_key(tag) return P .. 't:' .. tag end
 local function expiry_key(kind) return kind_key('f', kind) end
 -- hash: unique key -> id
 local function unique_key(kind) return P .. 'k:' .. kind end
+-- hash: kind, definition, revision, next ("" for none), paused, note, created, updated, last, trimmed, and the nominal time
+-- of the stretch that the next gap may be joined with
+local function schedule_key(name) return P .. 'schedule:' .. name end
+-- sorted set: nominal time -> record of an instance, or of an attempt by hand; see ledger.lua
+local function fired_key(name) return P .. 'fired:' .. name end
+-- sorted set: first nominal time -> record of a stretch
+local function gaps_key(name) return P .. 'gaps:' .. name end
+-- sorted set: since when -> instance; the first has the schedule's slot, the others wait for it
+local function slot_key(name) return P .. 'slot:' .. name end
 -- set: idle incarnations that can run a kind
 local function idle_key(kind) return P .. 'idle:' .. kind end
 -- hash: id -> fence, then s (started), q (suspect), r (releasing), then padding; see claims.lua

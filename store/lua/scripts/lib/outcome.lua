@@ -42,9 +42,14 @@ local function remove_expired(kind, added, most, max_final)
   return removed
 end
 
-local function free_key(r, id)
+-- It is over, its body included: others may have its unique key and its schedule's slot.
+local function set_free(r, id)
   if r.key and call('HGET', unique_key(r.kind), r.key) == id then
     add('HDEL', unique_key(r.kind), r.key)
+  end
+  if r.slot ~= '' then
+    leave_slot(r.slot, id)
+    r.slot = ''
   end
 end
 
@@ -68,8 +73,30 @@ end
 -- The body of an instance that was cancelled while it ran has ended.
 local function release(r, id, retention)
   r.releasing = false
-  free_key(r, id)
+  set_free(r, id)
   let_expire(r, id, retention)
+end
+
+-- Scheduled or Processing -> Cancelled. A running one stays in its holder's hands as releasing.
+local function cancel(r, id, node, note, retention)
+  if r.state == SCHEDULED then
+    leave_queue(r, id)
+    set_free(r, id)
+  else
+    local owned = owned_key(r.owner)
+    local claim = call('HGET', owned, id)
+    if claim then
+      local fence, flags = claim_parts(claim)
+      add_pair('HSET', owned, id, claim_entry(fence, flags .. 'r'))
+      r.releasing = true
+      hint(r.owner, 'c' .. id)
+    else
+      set_free(r, id)
+    end
+  end
+  finish(r, id, CANCELLED, node, note, retention)
+  set(record_key(id), encode(r))
+  changed(id)
 end
 
 local function put_back(r, id, due, node, note)

@@ -2,9 +2,10 @@
 -- Numbers first, then texts with their sizes; the last texts only where a flag tells that one of them is there.
 -- packing.py reads the same format.
 local LAYOUT = 1
-local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS = 1, 2, 4, 8, 16, 32
+local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS, HAS_SLOT = 1, 2, 4, 8, 16, 32, 64
 local RECORD = '>BBBI2i4dddI4I4I4I4dI4I4I4c0I4c0I4c0'
 local OPTIONS = '>I4c0I4c0I4c0I4c0I4c0'
+local SLOT = '>I4c0'
 local ENTRY = '>BdI4I4c0I4c0'
 local TWO_ENTRIES = '>BdI4I4c0I4c0BdI4I4c0I4c0'
 local STATES = {[SCHEDULED] = true, [PROCESSING] = true, [CANCELLED] = true, [TIMED_OUT] = true,
@@ -22,6 +23,9 @@ local function decode_options(r, raw, flags, from)
   r.result = present(flags, HAS_RESULT) and result or nil
   r.error = present(flags, HAS_ERROR) and error_ or nil
   r.progress = present(flags, HAS_PROGRESS) and progress or nil
+  if ok and present(flags, HAS_SLOT) then
+    ok, r.slot, stop = pcall(unpack_text, SLOT, raw, stop)
+  end
   return ok and stop
 end
 
@@ -39,7 +43,7 @@ local function decode(raw)
     state = state, entries = entries, priority = priority, due = due, fence = fence, at = at, attempts = attempts,
     crashes = crashes, losses = losses, max_crashes = max_crashes, retention = retention, log_total = log_total,
     log_bytes = log_bytes, kind = kind, owner = owner, history = history, tags = '', key = nil, result = nil,
-    error = nil, progress = nil, releasing = nil,
+    error = nil, progress = nil, releasing = nil, slot = '',
   }
   if flags ~= 0 then
     stop = decode_options(r, raw, flags, stop)
@@ -50,6 +54,7 @@ end
 local function encode(r)
   local flags = (r.releasing and RELEASING or 0) + (r.key and HAS_KEY or 0) + (r.result and HAS_RESULT or 0)
     + (r.error and HAS_ERROR or 0) + (r.progress and HAS_PROGRESS or 0) + (r.tags ~= '' and HAS_TAGS or 0)
+    + (r.slot ~= '' and HAS_SLOT or 0)
   local kind, owner, history = r.kind, r.owner, r.history
   local text = pack(RECORD, LAYOUT, r.state, flags, r.entries, r.priority, r.due, r.fence, r.at, r.attempts,
     r.crashes, r.losses, r.max_crashes, r.retention, r.log_total, r.log_bytes, #kind, kind, #owner, owner,
@@ -58,18 +63,21 @@ local function encode(r)
     return text
   end
   local key, tags, result, error_, progress = r.key or '', r.tags, r.result or '', r.error or '', r.progress or ''
-  return text .. pack(OPTIONS, #key, key, #tags, tags, #result, result, #error_, error_, #progress, progress)
+  text = text .. pack(OPTIONS, #key, key, #tags, tags, #result, result, #error_, error_, #progress, progress)
+  return r.slot == '' and text or text .. pack(SLOT, #r.slot, r.slot)
 end
 
--- A new instance, Created and Scheduled at once.
-local function newborn(kind, priority, due, key, tags, retention, max_crashes, node)
+-- A new instance, Created and Scheduled at once; `slot` is nil without one.
+local function newborn(kind, priority, due, key, tags, retention, max_crashes, node, slot)
   local past = pack(TWO_ENTRIES, CREATED, now, 1, #node, node, 0, '', SCHEDULED, now, 1, #node, node, 0, '')
-  local text = pack(RECORD, LAYOUT, SCHEDULED, (key and HAS_KEY or 0) + (tags ~= '' and HAS_TAGS or 0), 2, priority, due,
+  local flags = (key and HAS_KEY or 0) + (tags ~= '' and HAS_TAGS or 0) + (slot and HAS_SLOT or 0)
+  local text = pack(RECORD, LAYOUT, SCHEDULED, flags, 2, priority, due,
     0, now, 0, 0, 0, max_crashes, retention, 0, 0, #kind, kind, 0, '', #past, past)
-  if not key and tags == '' then
+  if flags == 0 then
     return text
   end
-  return text .. pack(OPTIONS, #(key or ''), key or '', #tags, tags, 0, '', 0, '', 0, '')
+  text = text .. pack(OPTIONS, #(key or ''), key or '', #tags, tags, 0, '', 0, '', 0, '')
+  return slot and text .. pack(SLOT, #slot, slot) or text
 end
 
 local function entry(state, at, node, note, count)

@@ -75,7 +75,7 @@ local function take_back(inc, how, most, node, counts)
       end
       if r.crashes > r.max_crashes then
         finish(r, id, TERMINATED, node, 'poison', counts.retention)
-        free_key(r, id)
+        set_free(r, id)
         counts.finals[#counts.finals + 1] = id
         counts.final_kinds[r.kind] = (counts.final_kinds[r.kind] or 0) + 1
       else
@@ -103,4 +103,5 @@ local function after_taking_back(counts, max_final)
   for kind, wanted in pairs(counts.back) do
     wake(kind, wanted)
   end
+  settle_slots()
 end

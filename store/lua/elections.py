@@ -1,0 +1,63 @@
+"""The leadership of a namespace, held on its own server; the server's clock says when a term is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from peerjob.clock import Clock
+from peerjob.firing import Candidate, Leader, Term
+
+from .driver import Driver, Reply
+from .own_client import OwnClient
+from .script import load_scripts
+
+IDENTITY = "store"
+FIRST_TIMEOUT = 2.0
+
+
+class LuaElections(OwnClient):
+    """Stands for leader. That a leader resigned is hinted to every node, so `changed` only waits."""
+
+    def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
+        super().__init__(url, make_driver)
+        self._clock = clock
+        self._scripts = load_scripts()
+        self._timeout = FIRST_TIMEOUT
+
+    @property
+    def identity(self) -> str:
+        return IDENTITY
+
+    async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
+        self._timeout = ttl_us / 5_000_000
+        reply = await self._run(
+            self._scripts.campaign,
+            candidate.incarnation,
+            candidate.name,
+            ttl_us,
+            self._clock.time_us(),
+            timeout=self._timeout,
+        )
+        return _leader(reply)
+
+    async def resign(self, incarnation: str) -> None:
+        await self._run(self._scripts.resign, incarnation, timeout=self._timeout)
+
+    async def leader(self) -> Leader | None:
+        reply = await self._run(self._scripts.leader, timeout=self._timeout)
+        return _leader(reply) if reply else None
+
+    async def changed(self, timeout: float) -> bool:
+        await asyncio.sleep(timeout)
+        return False
+
+
+def _leader(reply: Reply) -> Leader:
+    incarnation, name, term, since = reply
+    return Leader(
+        incarnation=incarnation.decode(),
+        name=name.decode(),
+        term=Term(IDENTITY, int(term)),
+        since_us=int(since),
+    )

@@ -1,0 +1,45 @@
+"""A client that shares nothing with the store it came from, for what must work beside it: the lease, the leadership."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from peerjob.errors import StoreUnavailableError
+
+from .driver import Argument, Driver, Reply
+from .script import Script
+
+
+class OwnClient:
+    """Runs scripts over a driver that nothing else uses, each of them once; for one event loop."""
+
+    def __init__(self, url: str, make_driver: Callable[[], Driver]) -> None:
+        self._url = url
+        self._make_driver = make_driver
+        self._driver: Driver | None = None
+
+    async def open(self) -> None:
+        driver = self._make_driver()
+        try:
+            await driver.open()
+        except BaseException:
+            await driver.close()
+            raise
+        self._driver = driver
+
+    async def close(self) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await driver.close()
+
+    async def _run(self, script: Script, *arguments: Argument, timeout: float) -> Reply:
+        """Run a script; StoreUnavailableError after `timeout` seconds."""
+        if self._driver is None:
+            raise StoreUnavailableError(self._url, "the client is not open")
+        try:
+            async with asyncio.timeout(timeout):
+                (reply,) = await self._driver.run((script, arguments))
+        except TimeoutError as error:
+            raise StoreUnavailableError(self._url, f"no answer within {timeout:g} s") from error
+        return reply

@@ -1,0 +1,191 @@
+"""Verbs of schedules: what was put, what became of each nominal time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from peerjob.firing import (
+    MAX_SCHEDULES,
+    Fire,
+    FireAnswer,
+    FirePage,
+    FireRecord,
+    FireStatus,
+    SchedulePage,
+    SchedulePut,
+    ScheduleRow,
+    Term,
+)
+from peerjob.store.fires import check_count, check_fires
+from peerjob.store.retrying import LOGGER
+
+from .driver import Argument, Reply
+from .packing import check_id, template_arguments
+from .verbs import Verbs
+
+MOST_REMOVALS = 1_000
+"""Removals that are remembered."""
+MOST_FIRES = 1_000
+"""Most records in one page of a ledger."""
+_LOADING = 1 << 53
+"""A revision below 0 says that a first load goes on: it holds where it began, times this, and how far it came."""
+
+_STATUSES = {
+    b"D": FireStatus.DONE,
+    b"S": FireStatus.STALE,
+    b"K": FireStatus.KNOWN,
+    b"T": FireStatus.TRIMMED,
+    b"X": FireStatus.DEPOSED,
+}
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(FireRecord).decode
+
+
+class ScheduleVerbs(Verbs):
+    """What keeps schedules, and fires them."""
+
+    async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
+        reply = await self._run(
+            self._scripts.put_schedule,
+            put.name,
+            put.kind,
+            put.definition,
+            _time(put.next_us),
+            int(put.paused),
+            put.note,
+            put.expected,
+            _time(put.expected_next_us),
+            self._limits.max_fires,
+            self._limits.fires_kept_us,
+            b"" if put.account is None else _encode(put.account),
+        )
+        return _row(reply)
+
+    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
+        return bool(
+            await self._run(self._scripts.remove_schedule, name, "" if expected is None else expected, MOST_REMOVALS)
+        )
+
+    async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
+        check_count(names, "schedules")
+        return list(map(_row, await self._run(self._scripts.get_schedules, *names))) if names else []
+
+    async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
+        since, loaded = divmod(-revision, _LOADING) if revision < 0 else (revision, "")
+        reset, began, upto, more, *rows = await self._run(
+            self._scripts.changed_schedules, since, loaded, min(limit, MAX_SCHEDULES)
+        )
+        return SchedulePage(
+            rows=tuple(filter(None, map(_row, rows))),
+            revision=-(int(began) * _LOADING + int(upto)) if began else int(upto),
+            more=bool(more),
+            reset=bool(reset),
+        )
+
+    async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
+        check_fires(fires)
+        if not fires:
+            return []
+        makes = False
+        arguments: list[Argument] = [
+            node,
+            "" if term is None else term.coordinator,
+            0 if term is None else term.number,
+            self._limits.max_fires,
+            self._limits.fires_kept_us,
+            self._limits.retention_us,
+            len(fires),
+        ]
+        for fire in fires:
+            arguments += _fire_arguments(fire, term, node)
+            makes = makes or fire.instance is not None
+        replies = await self._run(self._scripts.fire if makes else self._scripts.account, *arguments)
+        return [
+            FireAnswer(status=_STATUSES[status], record=_decode(record) if record else None)
+            for status, record in replies
+        ]
+
+    async def fires(
+        self,
+        name: str,
+        *,
+        after_us: int | None = None,
+        before_us: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> FirePage:
+        first = "-inf" if after_us is None else str(after_us)
+        last = "+inf" if before_us is None else f"({before_us}"
+        told = "0"
+        if cursor is not None:
+            last, _, told = cursor.partition(":")
+        at, told, more, *records = await self._run(self._scripts.fires, name, first, last, told, min(limit, MOST_FIRES))
+        return FirePage(tuple(_readable(records)), f"{at.decode()}:{told}" if more else None)
+
+
+def _time(time_us: int | None) -> Argument:
+    return "" if time_us is None else time_us
+
+
+def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
+    record = FireRecord(
+        nominal_us=fire.nominal_us,
+        outcome=fire.outcome,
+        until_us=fire.until_us,
+        count=fire.count,
+        reason=fire.reason,
+        node=node,
+        term=0 if term is None else term.number,
+        coordinator="" if term is None else term.coordinator,
+        request=fire.request,
+    )
+    arguments: list[Argument] = [
+        fire.schedule,
+        fire.revision,
+        fire.nominal_us,
+        _time(fire.next_us),
+        _encode(record),
+    ]
+    new = fire.instance
+    if new is None:
+        return [*arguments, ""]
+    check_id(new.id)
+    return [*arguments, fire.overlap.value, fire.queue_limit, new.id, new.spec, *template_arguments(new)]
+
+
+def _row(reply: Reply) -> ScheduleRow | None:
+    """A schedule in a script's answer; one of two fields was removed."""
+    if reply is None:
+        return None
+    if len(reply) == 2:
+        name, revision = reply
+        return ScheduleRow(
+            name=name.decode(), kind="", definition=b"", revision=int(revision), next_us=None, removed=True
+        )
+    name, kind, definition, revision, next_time, paused, note, created, updated, last, trimmed, slot = reply
+    holder, *parked = map(bytes.decode, slot) if slot else [""]
+    return ScheduleRow(
+        name=name.decode(),
+        kind=kind.decode(),
+        definition=definition,
+        revision=int(revision),
+        next_us=int(next_time) if next_time else None,
+        paused=paused == b"1",
+        note=note.decode(),
+        created_us=int(created),
+        updated_us=int(updated),
+        last_us=int(last),
+        trimmed_us=int(trimmed),
+        holder=holder,
+        parked=tuple(parked),
+    )
+
+
+def _readable(records: Iterable[bytes]) -> Iterable[FireRecord]:
+    for raw in records:
+        try:
+            yield _decode(raw)
+        except msgspec.MsgspecError as error:
+            LOGGER.error("a record of a ledger cannot be read: %s", error)

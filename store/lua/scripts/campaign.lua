@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- Take the leadership if it is free, keep it if it is the candidate's own.
+--
+-- KEYS     the namespace's prefix, its layout
+-- ARGV     incarnation, name, ttl, the candidate's time
+-- Reply    who leads now, as in schedule.lua
+local found = leader_now()
+local ttl = math.ceil(tonumber(ARGV[3]) / 1000)
+if found[1] and found[1] ~= ARGV[1] then
+  return found
+elseif not found[1] then
+  -- as with fences, it also grows over a server that lost its last second
+  local term = digits(max(tonumber(call('HGET', TERMS, 'store') or '0') + 1, now))
+  call('HSET', TERMS, 'store', term)
+  call('HSET', LEADER, 'incarnation', ARGV[1], 'name', ARGV[2], 'term', term, 'since', ARGV[4])
+end
+call('PEXPIRE', LEADER, ttl)
+return leader_now()

@@ -1,0 +1,33 @@
+#!lua flags=no-writes
+-- A page of a ledger, the latest nominal time first; at one time, the instances before the stretch.
+--
+-- KEYS     the namespace's prefix, its layout
+-- ARGV     schedule, from which time on, up to which time (as ZRANGE BYSCORE takes them), how many of the latest time
+--          were told before, limit
+-- Reply    {time of the last one, how many of that time have been told, "1" if there is more, then the records}
+local told, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+local found = {}
+for place, key in ipairs({fired_key(ARGV[1]), gaps_key(ARGV[1])}) do
+  local some = call('ZRANGE', key, ARGV[3], ARGV[2], 'BYSCORE', 'REV', 'LIMIT', 0, told + limit + 1, 'WITHSCORES')
+  for n = 1, #some, 2 do
+    found[#found + 1] = {raw = some[n], nominal = tonumber(some[n + 1]), place = place, n = n}
+  end
+end
+table.sort(found, function(a, b)
+  if a.nominal ~= b.nominal then
+    return a.nominal > b.nominal
+  end
+  return a.place < b.place or a.place == b.place and a.n < b.n
+end)
+local last = min(told + limit, #found)
+local reply = {'', 0, #found > last and '1' or ''}
+for n = told + 1, last do
+  reply[#reply + 1] = found[n].raw
+end
+for n = last, 1, -1 do
+  if found[n].nominal ~= found[last].nominal then
+    break
+  end
+  reply[1], reply[2] = digits(found[n].nominal), reply[2] + 1
+end
+return reply

@@ -1,0 +1,95 @@
+-- Accounting for nominal times. Each is read, judged and written before the next is looked at, so that those of one call
+-- see each other, and none is left half done.
+--
+-- ARGV     node name; coordinator ("" for no term), number of its term; most records in a ledger, how long one is kept;
+--          default retention; number of fires;
+--          per fire: schedule, revision, nominal time, next one ("" for none), its record as MessagePack,
+--          overlap ("" for no instance); with an instance: most that are parked, id, spec, and what arrival.lua takes
+-- Reply    per fire {letter, record or ""}: D done, S stale, K known, T trimmed, X deposed
+local FIRE_SIZE, INSTANCE_SIZE, FIRST_FIRE = 6, 3, 8
+
+local function is_deposed(coordinator, number)
+  local latest = coordinator ~= '' and tonumber(call('HGET', TERMS, coordinator) or '-1')
+  if latest and latest < tonumber(number) then
+    add_pair('HSET', TERMS, coordinator, number)
+  end
+  return latest and latest > tonumber(number)
+end
+
+-- Why a fire cannot be done, or nil.
+local function refusal(fire, revision, next_time, paused, trimmed)
+  if revision ~= fire.revision then
+    return 'S'
+  elseif fire.advances then
+    return (paused == '1' and fire.outcome ~= 'paused' or next_time ~= fire.nominal) and 'S' or nil
+  elseif fire.outcome == 'backfilled' then
+    return fire.has_instance and 'K' or tonumber(fire.nominal) <= tonumber(trimmed) and 'T' or nil
+  end
+end
+
+-- `make` plans the instance that a fire asks for: it adds to the record what became of it.
+local function fire_one(at, deposed, make)
+  local name, nominal, next_time = ARGV[at], ARGV[at + 2], ARGV[at + 3]
+  local key = schedule_key(name)
+  local revision, next_now, paused, last, trimmed, stretch =
+    unpack(call('HMGET', key, 'revision', 'next', 'paused', 'last', 'trimmed', 'stretch'))
+  if not revision then
+    return {'S', ''}
+  end
+  local record = cmsgpack.unpack(ARGV[at + 4])
+  local outcome = record.outcome
+  local done, known, known_raw = look_up(name, nominal, record.request)
+  if done then
+    return {'D', done}
+  elseif deposed then
+    return {'X', ''}
+  end
+  local advances = outcome ~= 'backfilled' and outcome ~= 'triggered'
+  local has_instance = known and known.instance
+  local no = refusal({revision = ARGV[at + 1], nominal = nominal, outcome = outcome, advances = advances,
+    has_instance = has_instance}, revision, next_now, paused, trimmed)
+  if no then
+    return {no, ''}
+  end
+  local answer = {'D', ''}
+  record.at_us = now
+  if outcome == 'fired' and has_instance then
+    -- somebody backfilled it before its time came
+    answer[1], stretch = 'K', ''
+  else
+    if ARGV[at + 5] ~= '' then
+      make(at + FIRE_SIZE, name, record, ARGV[at + 5])
+    end
+    if advances and not record.instance then
+      answer[2] = add_gap(name, stretch, record)
+      stretch = digits(record.nominal_us)
+    else
+      if known_raw and outcome == 'backfilled' then
+        add('ZREM', fired_key(name), known_raw)
+      end
+      answer[2] = add_fire(fired_key(name), record)
+      stretch = advances and '' or stretch
+    end
+  end
+  if advances then
+    add_pair('HSET', key, 'next', next_time)
+    add_pair('HSET', key, 'stretch', stretch)
+  end
+  if outcome ~= 'triggered' then
+    add_pair('HSET', key, 'last', digits(max(tonumber(last), ends_at(record))))
+  end
+  write_all()
+  trim_ledger(name, tonumber(ARGV[4]), tonumber(ARGV[5]), trimmed)
+  return answer
+end
+
+local function fire_all(make)
+  local deposed = is_deposed(ARGV[2], ARGV[3])
+  local replies, at = {}, FIRST_FIRE
+  for n = 1, tonumber(ARGV[FIRST_FIRE - 1]) do
+    replies[n] = fire_one(at, deposed, make)
+    at = at + FIRE_SIZE + (ARGV[at + 5] ~= '' and INSTANCE_SIZE + TEMPLATE_SIZE or 0)
+  end
+  write_all()
+  return replies
+end

@@ -1,0 +1,94 @@
+-- The ledger of a schedule: what became of each nominal time, within bounds. A record is a map in MessagePack, as of
+-- FireRecord; a stretch that was joined within one call also has the requests of that call, so that each is known.
+local MOST_TRIMMED = 16
+
+-- An empty one for what cannot be read.
+local function read_fire(raw)
+  local ok, record = pcall(cmsgpack.unpack, raw)
+  return ok and type(record) == 'table' and record or {}
+end
+
+local function ends_at(record)
+  return record.until_us or record.nominal_us
+end
+
+local function is_nominal(record)
+  return record.outcome ~= 'triggered'
+end
+
+-- What was recorded for a request about this nominal time; else nil, and the record of an instance (or of an attempt to
+-- make one) that is there for it.
+local function look_up(name, nominal, request)
+  local known, known_raw = nil, nil
+  for _, raw in ipairs(call('ZRANGE', fired_key(name), nominal, nominal, 'BYSCORE')) do
+    local record = read_fire(raw)
+    if record.request == request then
+      return raw
+    elseif is_nominal(record) and not (known and known.instance) then
+      known, known_raw = record, raw
+    end
+  end
+  local raw = call('ZRANGE', gaps_key(name), nominal, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1)[1]
+  local stretch = raw and read_fire(raw) or {}
+  if stretch.request == request or stretch.requests and find(stretch.requests, request, 1, true) then
+    return raw
+  end
+  return nil, known, known_raw
+end
+
+local function add_fire(key, record)
+  local raw = cmsgpack.pack(record)
+  add_pair('ZADD', key, record.nominal_us, raw)
+  return raw
+end
+
+-- Times that made no instance: one stretch with what came directly before (it begins at `stretch`), if that is alike.
+local function add_gap(name, stretch, record)
+  local key = gaps_key(name)
+  local raw = stretch ~= '' and call('ZRANGE', key, stretch, stretch, 'BYSCORE')[1]
+  local before = raw and read_fire(raw) or {}
+  if before.outcome == record.outcome and (before.reason or '') == (record.reason or '') then
+    add('ZREM', key, raw)
+    record.until_us = ends_at(record)
+    record.nominal_us = before.nominal_us
+    record.count = (before.count or 1) + (record.count or 1)
+    if before.at_us == now then
+      record.requests = (before.requests or before.request or '') .. '\n' .. (record.request or '')
+    end
+  end
+  return add_fire(key, record)
+end
+
+-- After all writes: remove the earliest records that are too many or too old; `trimmed` is the latest nominal time whose
+-- instance's record was removed before.
+local function trim_ledger(name, max_fires, kept, trimmed)
+  local keys = {fired_key(name), gaps_key(name)}
+  local surplus, any_old = -max_fires, false
+  for _, key in ipairs(keys) do
+    local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+    surplus = surplus + call('ZCARD', key)
+    -- hardly anything is recorded before its time
+    any_old = any_old or first and tonumber(first) + kept < now
+  end
+  if surplus <= 0 and not any_old then
+    return
+  end
+  local early = {}
+  for _, key in ipairs(keys) do
+    for _, raw in ipairs(call('ZRANGE', key, 0, MOST_TRIMMED - 1)) do
+      local record = read_fire(raw)
+      early[#early + 1] = {key = key, raw = raw, record = record, nominal = record.nominal_us or 0}
+    end
+  end
+  table.sort(early, function(a, b) return a.nominal < b.nominal end)
+  local latest, removed = tonumber(trimmed), 0
+  for n = 1, min(MOST_TRIMMED, #early) do
+    local one = early[n]
+    if removed < surplus or (one.record.at_us or 0) + kept < now then
+      call('ZREM', one.key, one.raw)
+      removed = removed + 1
+      latest = one.record.instance and is_nominal(one.record) and max(latest, one.nominal) or latest
+    end
+  end
+  call('HSET', schedule_key(name), 'trimmed', digits(latest))
+end

@@ -1,0 +1,43 @@
+#!lua
+-- Write a schedule if it is as expected. It is refused when memory is full.
+--
+-- KEYS     the namespace's prefix, its layout
+-- ARGV     name, kind, definition, next nominal time ("" for none), "1" if paused, note, revision that is expected
+--          ("0": none is there), next nominal time that is expected, most records in a ledger, how long one is kept,
+--          record of nominal times that are stepped over as MessagePack, or ""
+-- Reply    the schedule as in schedule.lua, or nil
+local name = ARGV[1]
+local key = schedule_key(name)
+local revision, next_time, last, trimmed = unpack(call('HMGET', key, 'revision', 'next', 'last', 'trimmed'))
+if (revision or '0') ~= ARGV[7] or revision and next_time ~= ARGV[8] then
+  return false
+end
+call('ZCARD', SCHEDULES)
+call('ZCARD', REMOVED)
+call('ZCARD', gaps_key(name))
+call('ZCARD', fired_key(name))
+call('ZCARD', slot_key(name))
+
+local new, now_text = digits(next_revision()), digits(now)
+local stretch, account = '', ARGV[11] ~= '' and cmsgpack.unpack(ARGV[11])
+last = last or '0'
+if account then
+  account.at_us = now
+  last = digits(max(tonumber(last), ends_at(account)))
+  add_gap(name, '', account)
+  stretch = digits(account.nominal_us)
+end
+hint_all('s' .. name)
+
+call('HSET', key, 'kind', ARGV[2], 'definition', ARGV[3], 'revision', new, 'next', ARGV[4], 'paused', ARGV[5],
+  'note', ARGV[6], 'updated', now_text, 'last', last, 'stretch', stretch)
+if not revision then
+  call('HSET', key, 'created', now_text, 'trimmed', '0')
+end
+call('HSET', REVISIONS, 'latest', new)
+call('ZADD', SCHEDULES, new, name)
+call('ZREM', REMOVED, name)
+write_all()
+trim_ledger(name, tonumber(ARGV[9]), tonumber(ARGV[10]), trimmed or '0')
+bound_hints()
+return schedule_row(name)
