@@ -13,7 +13,6 @@ from .cron.engine import Cron
 from .cron.text import EveryText, read_cron
 from .cron.words import in_words
 from .cron.zones import zone_named
-from .durations import format_seconds
 from .errors import OptionError, ScheduleError
 from .recurrence import Interval, Recurrence
 
@@ -79,7 +78,7 @@ def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, 
     changes: list[ClockChange] = []
     if isinstance(text, EveryText):
         recurrence = Interval(text.every_us, start_us)
-        words = f"every {format_seconds(text.every_us / 1_000_000)} from its start, whatever clocks do"
+        words = f"every {text.duration}, counted from its start"
     else:
         zone = zone if text.zone is None else zone_named(text.zone, f"cron={spec!r}: TZ")
         recurrence = Cron(text, zone)

@@ -47,7 +47,7 @@ class Interval:
         self._every = every_us
         self._anchor = anchor_us
 
-    def next_after(self, moment_us: int) -> int | None:
+    def next_after(self, moment_us: int) -> int:
         return self._anchor + (self._at(moment_us) + 1) * self._every
 
     def latest_at(self, moment_us: int) -> int | None:

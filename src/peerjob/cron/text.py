@@ -92,6 +92,8 @@ class EveryText:
     """`@every` and a duration."""
 
     every_us: int
+    duration: str
+    """As given."""
 
 
 def read_cron(given: object) -> CronText | EveryText:
@@ -105,7 +107,8 @@ def read_cron(given: object) -> CronText | EveryText:
     if words and words[0].startswith("@"):
         name = words[0].lower()
         if name == "@every":
-            return EveryText(_every_us(given, "".join(words[1:])))
+            duration = "".join(words[1:])
+            return EveryText(_every_us(given, duration), duration)
         if name not in ALIASES or len(words) > 1:
             raise ScheduleError(f"cron={given!r}: {EXPECTED}")
         words = ALIASES[name].split()

@@ -1,0 +1,142 @@
+"""Intervals, what a definition recurs by, and jitter."""
+
+import random
+from datetime import UTC, datetime
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerjob.clock import to_us
+from peerjob.definition import Definition
+from peerjob.errors import ScheduleError
+from peerjob.recurrence import Interval, cron_recurrence, jitter_us, recurrence_of
+
+MINUTE_US = 60_000_000
+
+
+def definition(**fields: object) -> Definition:
+    return Definition(kind="report", spec=b"", **fields)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@given(st.integers(10_000, 10**15), st.integers(0, 2 * 10**15), st.integers(-(10**15), 4 * 10**15), st.integers(0, 300))
+def test_an_interval_keeps_its_grid(every: int, anchor: int, moment: int, number: int) -> None:
+    recurrence = Interval(every, anchor)
+
+    following = recurrence.next_after(moment)
+    latest = recurrence.latest_at(moment)
+    until = following + number * every
+
+    assert following > moment
+    assert (following - anchor) % every == 0
+    assert following > anchor
+    assert latest is None or (anchor < latest <= moment and latest + every == following)
+    assert (latest is None) == (moment < anchor + every)
+    assert recurrence.latest_at(following) == following
+    assert list(recurrence.times(moment, until)) == [following + step * every for step in range(number + 1)]
+    assert recurrence.count(moment, until) == number + 1
+    assert recurrence.count(until, moment) == 0
+
+
+def test_an_anchor_is_no_nominal_time_itself() -> None:
+    recurrence = Interval(10 * MINUTE_US, 1_000)
+
+    assert recurrence.latest_at(1_000) is None
+    assert recurrence.next_after(0) == recurrence.next_after(1_000) == 10 * MINUTE_US + 1_000
+    assert recurrence.count(0, 1_000) == 0
+
+
+def test_a_definition_recurs_by_cron_in_its_zone() -> None:
+    recurrence = recurrence_of(definition(cron="30 2 * * *", timezone="Asia/Tokyo"))
+
+    assert recurrence.next_after(0) == (24 + 2 - 9) * 60 * MINUTE_US + 30 * MINUTE_US
+    assert recurrence is recurrence_of(definition(cron="30 2 * * *", timezone="Asia/Tokyo"))
+
+
+def test_a_definition_recurs_by_an_interval_from_its_anchor() -> None:
+    recurrence = recurrence_of(definition(every_us=MINUTE_US, anchor_us=5))
+
+    assert recurrence.next_after(0) == MINUTE_US + 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "expected cron or every"),
+        ({"every_us": 0}, "expected cron or every"),
+        ({"cron": "61 * * * *"}, "minute 61"),
+        ({"cron": "* * * * *", "timezone": "Mars/Olympus"}, "no such time zone"),
+    ],
+)
+def test_a_definition_that_cannot_be_used_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        recurrence_of(definition(**fields))
+
+
+def test_a_zone_in_the_text_counts() -> None:
+    prefixed = cron_recurrence("TZ=Asia/Tokyo 30 2 * * *", "Europe/Berlin")
+
+    assert prefixed.next_after(0) == cron_recurrence("30 2 * * *", "Asia/Tokyo").next_after(0)
+    with pytest.raises(ScheduleError, match="no such time zone"):
+        cron_recurrence("TZ=Mars/Olympus * * * * *")
+
+
+def test_every_as_cron_text_is_an_interval() -> None:
+    assert list(islice(cron_recurrence("@every 90s").times(0, 10**10), 2)) == [90_000_000, 180_000_000]
+
+
+# -- jitter ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_jitter_nothing_is_drawn() -> None:
+    source = random.Random(1)
+    before = source.getstate()
+
+    assert jitter_us(definition(), "report", 0, source) == 0
+    assert source.getstate() == before
+
+
+@given(st.integers(1, 10**12), st.integers(0, 2**32))
+def test_random_jitter_stays_within_its_limit(limit: int, seed: int) -> None:
+    assert 0 <= jitter_us(definition(jitter_us=limit), "report", 0, random.Random(seed)) <= limit
+
+
+def test_random_jitter_is_drawn_anew() -> None:
+    source = random.Random(1)
+
+    assert len({jitter_us(definition(jitter_us=10**9), "report", 0, source) for _ in range(100)}) == 100
+
+
+@given(st.integers(1, 10**12), st.text(max_size=50))
+def test_hashed_jitter_is_the_name_s_alone(limit: int, name: str) -> None:
+    one = definition(jitter_us=limit, hashed=True)
+
+    drawn = jitter_us(one, name, 0, random.Random(1))
+
+    assert 0 <= drawn <= limit
+    assert jitter_us(one, name, MINUTE_US, random.Random(2)) == drawn
+
+
+def test_hashed_jitter_is_the_same_in_every_release() -> None:
+    one = definition(jitter_us=5 * MINUTE_US, hashed=True)
+
+    assert [jitter_us(one, name, 0, random.Random()) for name in ("report", "cleaner")] == [166_436_194, 116_868_778]
+
+
+def test_hashed_jitter_spreads_a_fleet_evenly() -> None:
+    one = definition(jitter_us=60_000_000 - 1, hashed=True)
+    drawn = [jitter_us(one, f"tenant-{number}", 0, random.Random()) for number in range(6_000)]
+
+    per_second = [0] * 60
+    for jitter in drawn:
+        per_second[jitter // 1_000_000] += 1
+
+    # 100 each are expected; five standard deviations off would be one in a million
+    assert min(per_second) > 50
+    assert max(per_second) < 150
+
+
+def test_the_epoch_is_a_time_like_others() -> None:
+    assert cron_recurrence("0 0 1 1 *").latest_at(1) == 0
+    assert cron_recurrence("0 0 1 1 *").latest_at(-1) == to_us(datetime(1969, 1, 1, tzinfo=UTC))
