@@ -19,6 +19,7 @@ _PASSING = (
     codes.FAILED_PRECONDITION,
 )
 """What a later try, or one elsewhere, may not meet: no leader, a member that stops, too many requests."""
+_REFUSED = (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution")
 _BAD_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 _TOO_LARGE = ("request is too large", "larger than max")
@@ -54,7 +55,7 @@ def translated(error: Any, url: str) -> PeerjobError:
         return StoreUnavailableError(url, f"etcd is out of space and takes no writes until there is room: {details}")
     if any(text in details for text in _TOO_LARGE):
         return StoreError(f"the store at {url} refused a request: {details}")
-    if code in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED) or "authentication failed" in details:
+    if code in _REFUSED or "authentication failed" in details or bad_token(error):
         return RefusedError(f"the store at {url} refused the credentials: {details}")
     if "lease not found" in details:
         return LeaseEndedError(url, details)

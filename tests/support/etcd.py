@@ -5,7 +5,6 @@ import json
 import shutil
 import ssl
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -222,9 +221,9 @@ class Certificates:
         return f"?ca={self.ca}{own}"
 
 
-def other_ca() -> Path:
-    """The certificate of a CA that signed nothing."""
-    return Certificates(Path(tempfile.mkdtemp(prefix="other-ca-"))).ca
+def other_ca(folder: Path) -> Path:
+    """The certificate of a CA that signed nothing, made in a folder."""
+    return Certificates(folder).ca
 
 
 def _new_key(path: Path) -> tuple[str | Path, ...]:

@@ -1,0 +1,195 @@
+"""Who may use an etcd: TLS, certificates of clients, passwords, tokens that end, and narrow rights."""
+
+import asyncio
+import base64
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from peerjob.errors import AuthError, OptionError, StoreError, StoreUnavailableError
+from peerjob.store.base import Store
+from peerjob.store.kv.base import Put, Step
+from peerjob.store.kv.etcd_address import EtcdAddress, parse_address
+from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
+from support.etcd_site import EtcdSite
+
+
+async def works(site: EtcdSite, url: str) -> Store:
+    """Let an instance go its whole way, with a renewal and a hint."""
+    store = await site.open(url, retry_for=2)
+    peer = await site.join(store)
+    assert not (await peer.take())
+    hints = asyncio.create_task(store.next_hints(peer.incarnation, 5))
+    await asyncio.sleep(0.1)  # the watch is there
+    await store.enqueue(site.make.instances(3))
+    assert [hint.what for hint in await hints] == ["work"]
+    for claim in await peer.take():
+        await peer.end(claim)
+    assert not (await peer.renew()).dead
+    assert len(await store.nodes()) == 1
+    await store.leave(peer.incarnation)
+    return store
+
+
+def with_user(url: str, user: str, password: str) -> str:
+    return url.replace("://", f"://{user}:{quote(password, safe='')}@")
+
+
+# -- TLS
+
+
+async def test_tls_works_with_the_ca_that_signed(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd(tls="server")
+    assert server.url.startswith("etcds://127.0.0.1:")
+    store = await works(etcd_site, server.url)
+    assert store.url == server.url
+
+
+async def test_servers_that_want_certificates_get_them(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd(tls="mutual")
+    await works(etcd_site, server.url)
+    assert server.certificates is not None
+    with pytest.raises(StoreUnavailableError):
+        await etcd_site.open(f"etcds://127.0.0.1:{server.port}?ca={server.certificates.ca}")
+
+
+async def test_a_server_that_somebody_else_signed_is_not_trusted(
+    start_etcd: StartEtcd, etcd_site: EtcdSite, tmp_path: Path
+) -> None:
+    server = start_etcd(tls="server")
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailableError, match=r"(?i)certificate"):
+            await etcd_site.open(f"etcds://127.0.0.1:{server.port}?ca={other_ca(tmp_path)}")
+        with pytest.raises(StoreUnavailableError):
+            await etcd_site.open(f"etcd://127.0.0.1:{server.port}")
+
+
+# -- passwords and tokens
+
+
+@pytest.fixture
+def guarded(start_etcd: StartEtcd) -> EtcdServer:
+    """An etcd with users, whose tokens live for a second after they were last used."""
+    server = start_etcd(config=("--auth-token", "simple", "--auth-token-ttl", "1"))
+    server.enable_auth()
+    return server
+
+
+async def test_a_password_opens_and_a_wrong_one_does_not(guarded: EtcdServer, etcd_site: EtcdSite) -> None:
+    store = await works(etcd_site, with_user(guarded.url, "root", ROOT_PASSWORD))
+    assert store.url == guarded.url.replace("://", "://root:***@")
+    with pytest.raises(AuthError, match="refused the credentials") as refused:
+        await etcd_site.open(with_user(guarded.url, "root", "guess!"))
+    assert "guess!" not in str(refused.value)
+    with pytest.raises(AuthError):
+        await etcd_site.open(with_user(guarded.url, "nobody", ROOT_PASSWORD))
+    with pytest.raises(AuthError):
+        await etcd_site.open(guarded.url)
+
+
+async def test_tokens_that_ended_are_renewed_unseen(guarded: EtcdServer, etcd_site: EtcdSite) -> None:
+    kv = await etcd_site.driver(with_user(guarded.url, "root", ROOT_PASSWORD))
+    lease = await kv.grant(60_000_000)
+    watch = kv.watch("in/")
+    for turn in range(3):
+        await asyncio.sleep(2.2)  # the token's end; etcd looks once a second
+        if turn == 1:
+            assert await kv.keepalive(lease)
+        else:
+            # many at once, of which one renews
+            await asyncio.gather(*(kv.txn([Step([], [Put(f"in/{turn}/{number}", b"")])]) for number in range(20)))
+    guarded.log_in()
+    assert len(guarded.keys("in/")) == 40
+    told = set[str]()
+    while len(told) < 40:
+        told.update(await watch.changed(5) or pytest.fail("the watch was interrupted"))
+    watch.close()
+
+
+async def test_a_watch_that_begins_with_an_old_token_goes_on(guarded: EtcdServer, etcd_site: EtcdSite) -> None:
+    kv = await etcd_site.driver(with_user(guarded.url, "root", ROOT_PASSWORD))
+    await asyncio.sleep(2.2)
+    watch = kv.watch("in/")
+    assert await watch.changed(5) is None
+    await kv.txn([Step([], [Put("in/new", b"")])])
+    assert await watch.changed(5) == ["in/new"]
+    watch.close()
+
+
+async def test_rights_that_change_meanwhile_are_met_with_a_new_token(guarded: EtcdServer, etcd_site: EtcdSite) -> None:
+    """Every change of users makes all tokens old."""
+    kv = await etcd_site.driver(with_user(guarded.url, "root", ROOT_PASSWORD))
+    for number in range(3):
+        guarded.call("auth/user/add", name=f"user{number}", password="any")
+        await kv.txn([Step([], [Put(f"key{number}", b"")])])
+
+
+async def test_a_password_for_an_etcd_without_users_is_no_error(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd(config=("--auth-token-ttl", "1"))
+    store = await works(etcd_site, with_user(server.url, "root", ROOT_PASSWORD))
+    server.enable_auth()
+    await store.enqueue(etcd_site.make.instances(2))
+
+
+async def test_rights_on_the_namespace_are_enough(guarded: EtcdServer, etcd_site: EtcdSite) -> None:
+    start, end = (base64.b64encode(f"{etcd_site.namespace}{last}".encode()).decode() for last in "/0")
+    guarded.call("auth/role/add", name="jobs")
+    guarded.call("auth/role/grant", name="jobs", perm={"permType": "READWRITE", "key": start, "range_end": end})
+    guarded.call("auth/user/add", name="jobs", password="pw")
+    guarded.call("auth/user/grant", user="jobs", role="jobs")
+    url = with_user(guarded.url, "jobs", "pw")
+    store = await works(etcd_site, url)
+    await store.clear()
+
+    guarded.log_in()
+    guarded.call("auth/role/revoke", role="jobs", key=start, range_end=end)
+    # a node that runs takes it for a fault of the store, and waits until it is mended
+    with pytest.raises(StoreError, match="permission denied"):
+        await store.health()
+
+
+# -- URLs
+
+
+def test_a_url_says_where_and_how(tmp_path: Path) -> None:
+    pem = tmp_path / "some.pem"
+    pem.touch()
+    assert parse_address("etcd://") == EtcdAddress(url="etcd://", endpoints=("localhost:2379",))
+    assert parse_address("etcd://one,two:99,[::1]:3,[::2]").endpoints == (
+        "one:2379",
+        "two:99",
+        "[::1]:3",
+        "[::2]:2379",
+    )
+    full = parse_address(f"etcds://me:p%40%3A@one:1,two:2?ca={pem}&cert={pem}&key={pem}&quota=1000")
+    assert full == EtcdAddress(
+        url=f"etcds://me:***@one:1,two:2?ca={pem}&cert={pem}&key={pem}&quota=1000",
+        endpoints=("one:1", "two:2"),
+        username="me",
+        password="p@:",
+        tls=True,
+        ca=pem,
+        cert=pem,
+        key=pem,
+        quota=1000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("etcd://host:port", "ports"),
+        ("etcd://host:99999", "ports"),
+        ("etcd://one,,two", "before and after each comma"),
+        ("etcd://host/0", "nothing but options"),
+        ("etcd://host?ca=/etc/hosts", "one of quota"),
+        ("etcds://host?ca=/does/not/exist", "a file at"),
+        ("etcds://host?cert=/etc/hosts", "together"),
+        ("etcd://host?quota=2GB", "a int"),
+        ("etcd://host?quota=0", "above 0"),
+    ],
+)
+def test_urls_that_say_nothing_are_refused(url: str, wanted: str) -> None:
+    with pytest.raises(OptionError, match=wanted):
+        parse_address(url)
