@@ -13,9 +13,12 @@ from .ledger import LedgerRules
 from .liveness import LivenessRules
 from .logs import LogRules
 from .order import OrderRules
+from .overlap import OverlapRules
 from .ownership import OwnershipRules
+from .passing import PassingRules
 from .queue import QueueRules
 from .reading import ReadingRules
+from .replacing import ReplacingRules
 from .retention import RetentionRules
 from .schedules import ScheduleRules
 from .suspects import SuspectRules
@@ -42,6 +45,9 @@ class StoreConformance(
     FiringRules,
     TermRules,
     LedgerRules,
+    OverlapRules,
+    PassingRules,
+    ReplacingRules,
     ElectionRules,
     RandomWalks,
 ):

@@ -195,6 +195,20 @@ class ScheduleSuite(StoreSuite):
             for record in reversed(await self.ledger(store, name))
         ]
 
+    async def cancel(self, store: Store, *ids: str) -> list[State | None]:
+        """Cancel under a fresh request id."""
+        return await store.cancel(ids, node="operator", request=self.make.request())
+
+    async def held(self, store: Store, name: str = "s") -> tuple[str, tuple[str, ...]]:
+        """Who has a slot, and who waits for it."""
+        row = await self.row(store, name)
+        return row.holder, row.parked
+
+    async def parked(self, store: Store, count: int) -> list[str]:
+        """Instances of a new schedule's first times: the first has its slot, the others wait for it."""
+        records = [await self.fired(store, number, overlap=Overlap.QUEUE, queue_limit=100) for number in range(count)]
+        return [record.instance for record in records]
+
     async def state(self, store: Store, id: str) -> State:
         """The state of an instance that must be there."""
         return (await self.read(store, id)).state
