@@ -15,6 +15,7 @@ from peerjob.errors import ScheduleError
 from peerjob.firing import Fire, FireAnswer, FireOutcome, FireStatus, Overlap, ScheduleRow
 from peerjob.ids import IdSource
 from peerjob.recurrence import recurrence_of
+from peerjob.schedules import Backfill
 from peerjob.store.base import Store
 
 from .fires import new_instance
@@ -24,26 +25,6 @@ MAX_TIMES = 100_000
 BATCH = 100
 CHUNK = 500
 """Nominal times that are computed before others get their turn on the loop."""
-
-
-class Backfill(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the nominal times of a backfill."""
-
-    times: int = 0
-    """How many there are in the range."""
-    made: int = 0
-    """Instances that were made."""
-    known: int = 0
-    """Times that have an instance already."""
-    trimmed: int = 0
-    """Times so old that nobody can tell whether they had one; nothing was made for them."""
-    skipped: int = 0
-    """Times for which nothing was made, because an earlier instance or the job's key was in the way."""
-
-    @property
-    def done(self) -> int:
-        """How many times are accounted for."""
-        return self.made + self.known + self.trimmed + self.skipped
 
 
 async def backfill(

@@ -34,6 +34,8 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     """Number and node of the worker."""
     log_level: int
     """Level of the node's root logger."""
+    schedule: str | None = None
+    nominal_us: int = 0
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):

@@ -6,26 +6,22 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from peerjob.clock import Clock, SystemClock
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, OptionError, ScheduleError
-from peerjob.instance import HistoryEntry, Instance, LogEntry
-from peerjob.job import Call, Job, JobGroup
-from peerjob.manager import Event, Manager, ResultPage, Stats
-from peerjob.query import Filter, Query
-from peerjob.record import Capabilities, LogLine, NodeView, Record, StoreLimits
-from peerjob.store.base import Store
-from peerjob.store.url import open_store
+from peerjob.record import Capabilities, StoreLimits
+from peerjob.store.base import Elections, Store
+from peerjob.store.url import open_elections, open_store
 from peerjob.worker import Worker
 
+from .managing import JobSource, NodeVerbs
 from .registry import Registry
-from .scheduling import Scheduling, fresh_record
+from .scheduling import Scheduling
 from .session import Session
 
 if TYPE_CHECKING:
@@ -37,20 +33,22 @@ T = TypeVar("T")
 logger = logging.getLogger("peerjob.node")
 
 Lifespan = Callable[["Node"], AbstractAsyncContextManager[Any]]
-JobSource = Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object
+Coordinator = str | Callable[[], Elections]
 
 MAX_PAYLOAD = 1 << 20
 
 
-class Node(Manager):
+class Node(NodeVerbs):
     """One of identical peers that share a store: schedules work, runs it, and takes over from peers that die.
 
     Use it as an async context manager, or `start()` and `stop()` it; `run()` does both around a wait for SIGTERM.
 
-    `store` is a URL (`memory://`, `redis://`, `valkey://`, …) or a Store; `workers` how many instances run at a time
-    (0: this node only schedules); `name` is for people (default: host name), `namespace` keeps applications apart.
-    `lease_ttl` is how long peers wait before they take over from a node that vanished, 1 s or more. `max_payload`
-    bounds arguments and results, in bytes. Raises OptionError for settings that cannot be.
+    `store` is a URL (`memory://`, `redis://`, `valkey://`, `etcd://`, …) or a Store; `workers` how many instances run
+    at a time (0: this node only schedules); `name` is for people (default: host name), `namespace` keeps applications
+    apart. `coordinator` elects the node that fires schedules: a URL such as `etcd://…`, or a function that makes a
+    client (default: the store does); it is tried again while it is away. `lease_ttl` is how long peers wait before
+    they take over from a node that vanished, 1 s or more. `timezone` is that of cron schedules that name none.
+    `max_payload` bounds arguments and results, in bytes. Raises OptionError for settings that cannot be.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Node(Manager):
         *,
         jobs: JobSource = (),
         workers: int = 10,
-        coordinator: str | None = None,
+        coordinator: Coordinator | None = None,
         namespace: str = "default",
         name: str | None = None,
         lease_ttl: Duration = 5.0,
@@ -79,6 +77,7 @@ class Node(Manager):
             store,
             jobs=self._registry.jobs(),
             workers=self._workers,
+            coordinator=coordinator,
             namespace=namespace,
             name=name,
             lease_ttl=lease_ttl,
@@ -94,18 +93,18 @@ class Node(Manager):
         self._max_payload = _checked_count("max_payload", max_payload, least=1)
         self._lifespan = lifespan
         self._allow_unknown = allow_unknown
-        if coordinator is not None:
-            raise OptionError("coordinator", coordinator, "None in this release (the store holds the leases)")
         self._store: Store
         if isinstance(store, str):
             self._store = open_store(store, namespace=namespace, clock=self.clock, limits=limits or StoreLimits())
         else:
             self._store = store
+        self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
         self._registry = Registry()
         self._scheduling = Scheduling(
             clock=self.clock,
             registry=self._registry,
             max_payload=self._max_payload,
+            timezone=self.timezone,
             local=lambda: self._store.local_objects,
         )
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -122,6 +121,7 @@ class Node(Manager):
             raise NodeStateError(f"node {self.name!r} is started already")
         session = Session(
             store=self._store,
+            elections=self._elections,
             clock=self.clock,
             name=self.name,
             manager=self,
@@ -132,6 +132,7 @@ class Node(Manager):
             overrides=self._overrides,
         )
         self._session = session
+        session.definitions.add(self._scheduling.defined(self._registry.jobs()))
         try:
             await session.open()
             if self._lifespan is not None:
@@ -241,6 +242,11 @@ class Node(Manager):
         return self._need_session().incarnation
 
     @property
+    def is_leader(self) -> bool:
+        """Whether this node fires the schedules at this moment; False while it is not running."""
+        return self._session is not None and self._session.election.is_leader
+
+    @property
     def num_workers(self) -> int:
         return self._workers if self._session is None else self._session.pool.size
 
@@ -277,138 +283,17 @@ class Node(Manager):
         made._overrides.update(self._overrides)
         return made
 
-    # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def register(self, source: JobSource) -> None:
-        self._registry.add(source)
-        if self._session is not None:
-            self._session.kinds_changed()
-
-    def unregister(self, kind: str) -> Job[..., Any, Any]:
-        job = self._registry.remove(kind)
-        if self._session is not None:
-            self._session.kinds_changed()
-        return job
-
-    def jobs(self) -> list[Job[..., Any, Any]]:
-        return self._registry.jobs()
-
-    def job(self, kind: str) -> Job[..., Any, Any]:
-        return self._registry.job(kind)
-
-    # -- scheduling --------------------------------------------------------------------------------------------------
-
-    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
-        session = self._need_session()
-        if self._allow_unknown and isinstance(target, str) and self._registry.find(target) is None:
-            kwargs["allow_unknown"] = True
-        call = self._scheduling.resolve(target, args, kwargs)
-        new = self._scheduling.new(call)
-        answer = await session.intake.add(new)
-        if not answer.is_new:
-            return Instance(self, (await session.verbs.record(answer.id)), is_new=False)
-        return session.scheduled(call.job, fresh_record(new, self.clock.time_us()))
-
-    async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
-        session = self._need_session()
-        taken = list(calls)
-        new = [self._scheduling.new(self._scheduling.resolve(call, (), {})) for call in taken]
-        answers = await session.intake.add_many(new)
-        now = self.clock.time_us()
-        instances: list[Instance[R]] = []
-        for call, one, answer in zip(taken, new, answers, strict=True):
-            if answer.is_new:
-                instances.append(session.scheduled(call.job, fresh_record(one, now)))
-            else:
-                instances.append(Instance(self, await session.verbs.record(answer.id), is_new=False))
-        return instances
-
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
-        return await self._need_session().verbs.instance(uuid, job)
-
-    async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
-        return await self._need_session().verbs.instances(query)
-
-    async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
-        return await self._need_session().verbs.history(query)
-
-    async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
-        return await self._need_session().verbs.log_lines(query)
-
-    def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
-        return self._need_session().verbs.iter_logs(uuid)
-
-    async def count(self, query: Query | None = None) -> int:
-        return await self._need_session().verbs.count(query)
-
-    async def stats(self) -> Stats:
-        return await self._need_session().verbs.stats()
-
-    async def nodes(self) -> list[NodeView]:
-        return await self._need_session().verbs.nodes()
-
-    # -- acting ------------------------------------------------------------------------------------------------------
-
-    async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
-        session = self._need_session()
-        cancelled = await session.verbs.cancel(query)
-        for instance in cancelled:
-            session.cancelled(instance)
-        return cancelled
-
-    async def cancel_instance(self, uuid: str | UUID) -> bool:
-        session = self._need_session()
-        done = await session.verbs.cancel_one(uuid)
-        if done:
-            session.cancelled(await session.verbs.instance(uuid))
-        return done
-
-    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
-        session = self._need_session()
-        old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
-        new = [self._scheduling.again(instance.record) for instance in old]
-        await session.intake.add_many(new)
-        now = self.clock.time_us()
-        return [session.scheduled(self._registry.find(one.kind), fresh_record(one, now)) for one in new]
-
-    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
-        session = self._need_session()
-        old = await session.verbs.record(uuid)
-        if not old.state.is_final:
-            raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
-        new = self._scheduling.again(old)
-        await session.intake.add(new)
-        return session.scheduled(self._registry.find(new.kind), fresh_record(new, self.clock.time_us()))
-
-    async def clear_instances(self, filter: Filter | None = None) -> int:
-        return await self._need_session().verbs.clear_instances(filter)
-
-    async def clear_history(self, filter: Filter | None = None) -> int:
-        return await self._need_session().verbs.clear_history(filter)
-
-    async def clear_logs(self, filter: Filter | None = None) -> int:
-        return await self._need_session().verbs.clear_logs(filter)
-
-    async def clear(self) -> None:
-        await self._need_session().clear()
-
-    # -- waiting -----------------------------------------------------------------------------------------------------
-
-    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
-        return await self._need_session().wait_final(uuid, None if timeout is None else to_seconds(timeout))
-
-    async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
-        await self._need_session().wait_quiet(query or Query(), None if timeout is None else to_seconds(timeout))
-
-    def watch(self, query: Query | None = None) -> AsyncIterator[Event]:
-        return self._need_session().watchers.events(query or Query())
-
-    def _need_session(self) -> Session:
-        if self._session is None:
-            raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
-        return self._session
+def _elections_of(
+    coordinator: Coordinator | None, store: Store, *, namespace: str, clock: Clock
+) -> Callable[[], Elections]:
+    if coordinator is None:
+        return lambda: store.elections()
+    if isinstance(coordinator, str):
+        return open_elections(coordinator, namespace=namespace, clock=clock)
+    if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # callers without a checker
+        raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
+    return coordinator
 
 
 def _checked_count(option: str, value: Any, *, least: int) -> int:

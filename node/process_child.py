@@ -133,6 +133,8 @@ class _Server:
             fence=start.fence,
             attempt=start.attempt,
             deadline_us=start.deadline_us,
+            schedule=start.schedule,
+            nominal_us=start.nominal_us,
             hooks=self,
         )
         logging.getLogger().setLevel(start.log_level)

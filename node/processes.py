@@ -80,6 +80,8 @@ class ProcessPool:
             deadline_us=context.deadline_us,
             worker=None if worker is None else (worker.number, worker.node),
             log_level=logging.getLogger().level,
+            schedule=context.schedule,
+            nominal_us=context.nominal_us,
         )
         process, ending, started = await self._run_once(start, context)
         if ending is None and not started and not context.cancelled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from peerjob.errors import ScheduleError, UnknownKindError
@@ -25,9 +26,7 @@ class Registry:
         """Register what `collect_jobs` finds; all of it is checked before any is added."""
         found = collect_jobs(source)
         compiled = [(job, Binding(job)) for job in found if job.executor is not None]
-        for job, _ in compiled:
-            if job.timing.recurs:
-                raise ScheduleError(f"job {job.kind!r}: cron= and every= are not available in this release")
+        self._check_names(job for job, _ in compiled)
         for job, binding in compiled:
             self._warn_on_clash(job, binding)
             self._jobs[job.kind] = job
@@ -73,6 +72,17 @@ class Registry:
     def signatures(self) -> dict[str, str]:
         """Kind → signature hash, of what runs here."""
         return {kind: binding.signature_hash for kind, binding in self._bindings.items()}
+
+    def _check_names(self, added: Iterable[Job[..., Any, Any]]) -> None:
+        """Refuse two jobs that define one schedule: each would undo the other."""
+        jobs = {kind: self._jobs[kind] for kind in self._bindings} | {job.kind: job for job in added}
+        taken: dict[str, str] = {}
+        for kind, job in jobs.items():
+            if job.timing.recurs and taken.setdefault(job.schedule_name, kind) != kind:
+                raise ScheduleError(
+                    f"jobs {taken[job.schedule_name]!r} and {kind!r} both define the schedule {job.schedule_name!r}; "
+                    "give one of them another name="
+                )
 
     def _warn_on_clash(self, job: Job[..., Any, Any], binding: Binding) -> None:
         old = self._bindings.get(job.kind)

@@ -33,9 +33,11 @@ class Run:
         "job",
         "logs",
         "lost",
+        "nominal_us",
         "policy",
         "progress",
         "reported",
+        "schedule",
         "slot",
         "started_at",
         "task",
@@ -56,6 +58,8 @@ class Run:
         """Whether the store said that this claim is not ours any more."""
         self.slot = -1
         self.arguments = b""
+        self.schedule: str | None = None
+        self.nominal_us = 0
         self.binding: Binding | None = None
         self.job: Job[..., Any, Any] | None = None
         self.policy: Policy | None = None

@@ -89,6 +89,7 @@ class InstanceRunner:
         run.binding = self._registry.binding(claim.kind)
         spec = decode_spec(claim.spec)
         run.arguments = spec.args
+        run.schedule, run.nominal_us = spec.schedule or None, spec.nominal_us
         run.policy = self.policy_of(claim.kind, spec)
 
     def policy_of(self, kind: str, spec: Spec) -> Policy | None:
@@ -123,6 +124,8 @@ class InstanceRunner:
             deadline_us=deadline,
             hooks=self.hooks,
             manager=self._manager,
+            schedule=run.schedule,
+            nominal_us=run.nominal_us,
         )
         self.hooks.track(context, run)
         started = run.started_at = loop.time()

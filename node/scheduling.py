@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from msgspec import structs
 from typing_extensions import TypeIs
 
 from peerjob.clock import Clock
+from peerjob.definition import Definition
 from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError, UnknownKindError
 from peerjob.ids import IdSource
 from peerjob.job import Call, Job
-from peerjob.policy import LABEL, is_label, make_policy, store_overrides
+from peerjob.policy import LABEL, Policy, is_label, make_policy, store_overrides
 from peerjob.record import NewInstance, Record, Transition
 from peerjob.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.state import State
@@ -58,7 +59,7 @@ class Arguments(Mapping[str, Any]):
 
 
 class Scheduling:
-    """Makes `NewInstance`s. Nothing here talks to the store."""
+    """Makes `NewInstance`s, and definitions of schedules. Nothing here talks to the store."""
 
     def __init__(
         self,
@@ -66,11 +67,13 @@ class Scheduling:
         clock: Clock,
         registry: Registry,
         max_payload: int,
+        timezone: str,
         local: Callable[[], dict[str, Any] | None],
     ) -> None:
         self._clock = clock
         self._registry = registry
         self._max_payload = max_payload
+        self._timezone = timezone
         self._local = local
         self._ids = IdSource(clock)
         self._foreign: dict[tuple[str, int], Binding] = {}
@@ -98,18 +101,57 @@ class Scheduling:
 
     def new(self, call: Call[Any]) -> NewInstance:
         """What to store for one call; raises for everything that is wrong with it."""
-        job = call.job
-        if job.timing.recurs:
+        job, timing = call.job, call.job.timing
+        if {"cron", "every"} & job.overrides.keys() and timing.recurs and self._registry.find(job.kind) is not job:
             raise ScheduleError(
-                f"schedule() means one run, but job {job.kind!r} was given a recurrence (cron= or every=)"
+                f"schedule() means one run, but this variant of job {job.kind!r} was given a recurrence (cron= or "
+                "every=); add_schedule() takes it"
             )
-        binding = self._binding(job)
-        if binding is None:
-            arguments = encode_arguments(call.args, call.kwargs)
-        else:
-            binding.mode(job.policy.run_in)  # refuses what cannot run there
-            arguments = binding.encode(call.args, call.kwargs)
-        return self._instance(call, arguments)
+        policy, spec, key = self._stored(call, self._clock.time_us())
+        return NewInstance(
+            id=self._ids.one(),
+            kind=job.kind,
+            spec=spec,
+            priority=policy.priority,
+            due_us=timing.at_us,
+            delay_us=timing.after_us or None,
+            key=key,
+            tags=policy.tags,
+            retention_us=policy.retention_us,
+            max_crashes=policy.max_crashes,
+        )
+
+    def definition(self, call: Call[Any]) -> tuple[str, Definition]:
+        """Name and definition of the schedule that a call means; raises for everything that is wrong with it."""
+        job, timing = call.job, call.job.timing
+        if not timing.recurs:
+            raise ScheduleError(f"job {job.kind!r} has no recurrence; give it one with with_options(cron=) or (every=)")
+        policy, spec, key = self._stored(call, 0)
+        return job.schedule_name, Definition(
+            kind=job.kind,
+            spec=spec,
+            cron=timing.cron,
+            every_us=timing.every_us,
+            timezone=timing.timezone or (self._timezone if timing.cron is not None else "UTC"),
+            jitter_us=timing.jitter_us,
+            hashed=timing.hashed,
+            overlap=timing.overlap,
+            queue_limit=timing.queue_limit,
+            misfire=timing.misfire,
+            misfire_limit=timing.misfire_limit,
+            start_deadline_us=timing.start_deadline_us,
+            priority=policy.priority,
+            key=key,
+            tags=policy.tags,
+            retention_us=policy.retention_us,
+            max_crashes=policy.max_crashes,
+            version=job.version,
+            description=job.options.get("description", ""),
+        )
+
+    def defined(self, jobs: Iterable[Job[..., Any, Any]]) -> dict[str, Definition]:
+        """The schedules of those jobs that are defined with a recurrence and can run here, by name."""
+        return dict(self.definition(job.call()) for job in jobs if job.timing.recurs and job.executor is not None)
 
     def again(self, record: Record) -> NewInstance:
         """A new instance like an old one, due now; its idempotency key is not repeated."""
@@ -146,30 +188,25 @@ class Scheduling:
             binding = self._foreign[known_by] = Binding(job)
         return binding
 
-    def _instance(self, call: Call[Any], arguments: bytes) -> NewInstance:
+    def _stored(self, call: Call[Any], created_us: int) -> tuple[Policy, bytes, str | None]:
+        """Policy, spec and idempotency key of a call."""
         job = call.job
+        binding = self._binding(job)
+        if binding is None:
+            arguments = encode_arguments(call.args, call.kwargs)
+        else:
+            binding.mode(job.policy.run_in)  # refuses what cannot run there
+            arguments = binding.encode(call.args, call.kwargs)
         registered = self._registry.find(job.kind)
         policy, executor = job.policy, job.executor
         if job.executor is None and registered is not None and registered is not job:
             # a handle, or a kind: the definition that is known here gives what the handle leaves open
             policy, executor = make_policy(registered.options | job.options), registered.executor
         overrides = store_overrides(job.overrides, self._local()) if job.overrides else {}
-        spec = encode(Spec(args=arguments, overrides=overrides, created_us=self._clock.time_us(), version=job.version))
+        spec = encode(Spec(args=arguments, overrides=overrides, created_us=created_us, version=job.version))
         if len(spec) > self._max_payload:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self._max_payload)
-        timing = job.timing
-        return NewInstance(
-            id=self._ids.one(),
-            kind=job.kind,
-            spec=spec,
-            priority=policy.priority,
-            due_us=timing.at_us,
-            delay_us=timing.after_us or None,
-            key=_key(policy.key, executor, call),
-            tags=policy.tags,
-            retention_us=policy.retention_us,
-            max_crashes=policy.max_crashes,
-        )
+        return policy, spec, _key(policy.key, executor, call)
 
 
 def _is_call(target: object) -> TypeIs[Call[Any]]:

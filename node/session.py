@@ -9,40 +9,41 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
 
 from peerjob.clock import Clock
+from peerjob.cluster.cron import Cron
+from peerjob.cluster.election import Election
 from peerjob.cluster.lease import Lease
 from peerjob.cluster.recovery import Reaper
 from peerjob.cluster.retention import Retention
 from peerjob.errors import StoreError
+from peerjob.firing import Candidate
 from peerjob.ids import IdSource
 from peerjob.instance import Instance
-from peerjob.job import Job
 from peerjob.joblog import CaptureHandler
 from peerjob.manager import Manager
-from peerjob.query import Query
-from peerjob.record import FINAL_STATE, Action, Hint, NodeInfo, Outcome, Reaped, Record, Renewed
-from peerjob.spec import decode_spec
-from peerjob.state import State
-from peerjob.store.base import Store
+from peerjob.record import FINAL_STATE, Hint, NodeInfo, Outcome, Reaped, Renewed
+from peerjob.store.base import Elections, Store
 from peerjob.version import __version__
 
+from .definitions import Definitions
 from .executor import Executor
 from .hints import HintReceiver
 from .hooks import Hooks
 from .injection import Resources
 from .intake import Intake
 from .ledger import Ledger
+from .notices import Notices
 from .pool import Pool
 from .processors import Processors
 from .reconcile import Reconciler
 from .recorder import Recorder
 from .registry import Registry
 from .run import Run
-from .runner import InstanceRunner, ended_record
+from .runner import InstanceRunner
+from .schedule_verbs import ScheduleVerbs
 from .turns import Turns
-from .verbs import StoreVerbs, checked_id
+from .verbs import StoreVerbs
 from .verdict import Verdicts
 from .waiting import Waiters
 from .watching import Watchers
@@ -51,6 +52,8 @@ logger = logging.getLogger("peerjob.node")
 
 LEAST_WAIT = 2.0
 """Least seconds that a stopping node gives bodies to end; those in processes are killed after one."""
+MAX_AHEAD_US = 1_000_000
+"""How far the clock of a leader may be off, where the nodes' clocks decide."""
 LAST_COMMIT = 5.0
 """Seconds that a stopping node gives its last commits."""
 
@@ -62,6 +65,7 @@ class Session:
         self,
         *,
         store: Store,
+        elections: Callable[[], Elections],
         clock: Clock,
         name: str,
         manager: Manager,
@@ -85,6 +89,7 @@ class Session:
         self._kinds = registry.kinds()
         self._opened = False
         self._joined = False
+        self._ahead_us = 0
 
         self._ledger = Ledger()
         verdicts = Verdicts(clock, max_payload)
@@ -126,9 +131,36 @@ class Session:
         )
         self.turns.pool = self.pool
         self.runner.hooks = Hooks(clock=clock, name=name, store=store, pool=self.pool, runner=self.runner)
+        self.notices = Notices(
+            clock=clock,
+            name=name,
+            manager=manager,
+            registry=registry,
+            runner=self.runner,
+            processors=self.processors,
+            recorder=self._recorder,
+            verdicts=verdicts,
+        )
         self._reconciler = Reconciler(ledger=self._ledger, turns=self.turns, hand_back=self._return_stranded)
         self.intake = Intake(store, name)
-        self.verbs = StoreVerbs(store=store, manager=manager, clock=clock, name=name)
+        self.verbs = StoreVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self._store_us)
+        self.schedules = ScheduleVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self._store_us)
+        self.definitions = Definitions(clock=clock, store=store, node=name, now_us=self._store_us)
+        self.election = Election(
+            clock=clock,
+            elections=elections,
+            candidate=lambda: Candidate(incarnation=self.incarnation, name=name),
+            ttl=lease_ttl,
+            eligible=self._may_lead,
+        )
+        self._cron = Cron(
+            clock=clock,
+            store=store,
+            election=self.election,
+            node=name,
+            ids=self._ids,
+            offset=lambda: self._ahead_us,
+        )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
         self.watchers = Watchers(clock=clock, store=store, incarnation=lambda: self.incarnation, manager=manager)
         self._roles = (
@@ -137,6 +169,9 @@ class Session:
             self.watchers,
             Reaper(clock=clock, store=store, lease=self.lease, node=name, on_reaped=self._reaped),
             Retention(clock=clock, store=store),
+            self.definitions,
+            self.election,
+            self._cron,
         )
         self._capture = CaptureHandler()
 
@@ -155,6 +190,8 @@ class Session:
             logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
         await self._join()
         self.lease.start()
+        with contextlib.suppress(StoreError):  # the role says so, and goes on trying
+            await self.definitions.write()
         for role in self._roles:
             role.start()
 
@@ -164,7 +201,9 @@ class Session:
         self.turns.start()
 
     async def close(self, grace: float) -> None:
-        """Wind down in order: no new claims, bodies end, outcomes are committed, the lease is given up."""
+        """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up."""
+        # a peer fires what falls due while the bodies here end
+        resigning = asyncio.get_running_loop().create_task(self._resign())
         self.pool.accepting = False
         self.pool.empty_backlog("node stopped")
         if not await self.pool.quiet(grace if grace > 0 else 0.001):
@@ -180,6 +219,7 @@ class Session:
             await self.turns.flush(LAST_COMMIT)
         await self.turns.stop()
         logging.getLogger().removeHandler(self._capture)
+        await resigning
         for role in self._roles:
             await role.stop()
         self.pool.close()
@@ -195,6 +235,10 @@ class Session:
         await self._resources.close()
         if self._opened:
             await self._store.close()
+
+    async def _resign(self) -> None:
+        await self._cron.stop()
+        await self.election.stop()
 
     def hurry(self) -> None:
         """Cancel what runs without waiting for the grace to end."""
@@ -241,6 +285,14 @@ class Session:
             started_us=self._started_us,
         )
 
+    def _store_us(self) -> int:
+        """What time it is by the store's clock, as far as the last renewal tells."""
+        return self._clock.time_us() - self._ahead_us
+
+    def _may_lead(self) -> bool:
+        right = self._store.capabilities.clock == "server" or abs(self._ahead_us) <= MAX_AHEAD_US
+        return right and self.lease.trusted
+
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
@@ -255,6 +307,7 @@ class Session:
     def lease_renewed(self, incarnation: str, reply: Renewed) -> None:
         if incarnation != self.incarnation:
             return
+        self._ahead_us = reply.ahead_us
         for id in reply.cancelled:
             self._cancelled_by_user(id)
         if reply.held is not None:
@@ -279,6 +332,7 @@ class Session:
         logger.info("node %r: the lease is renewed again", self._name)
         self.pool.dispatch()
         self.turns.hint()
+        self.election.soon()
 
     # -- turns (TurnListener) -----------------------------------------------------------------------------------------
 
@@ -304,76 +358,26 @@ class Session:
                     logger.warning("node %r cannot join anew yet: %s", self._name, error)
                     await asyncio.sleep(1.0)
             self.turns.hint()
+            self.election.soon()
         finally:
             self._joining = None
 
     def claimed(self, run: Run) -> None:
-        job = self._registry.find(run.claim.kind)
-        if job is None or not (job.policy.on_state_change or b"on_state_change" in run.claim.spec):
-            return
-        with contextlib.suppress(ValueError):  # what cannot be read ends in the runner, with its reason
-            self.runner.prepare(run)
-            callback = run.policy.on_state_change if run.policy is not None else None
-            if callback is not None:
-                self.processors.tell(run, self.runner.instance_of(run), (callback, State.PROCESSING))
+        self.notices.claimed(run)
 
     def accepted(self, run: Run, outcome: Outcome) -> None:
         """An end was committed: tell whoever waits here, and the processors."""
-        state = FINAL_STATE.get(outcome.action)
-        if state is not None:
+        if outcome.action in FINAL_STATE:
             self.waiters.ended(run.claim.id)
-        policy = run.policy
-        if policy is None or outcome.action is Action.RELEASE:
-            return
-        calls: list[tuple[Callable[..., Any], object]] = []
-        if policy.on_state_change is not None:
-            calls.append((policy.on_state_change, state or State.SCHEDULED))
-        if policy.on_complete is not None and state is State.COMPLETED:
-            calls.append((policy.on_complete, _RESULT))
-        if not calls:
-            return
-        record = ended_record(
-            self.runner.instance_of(run).record,
-            outcome,
-            state or State.SCHEDULED,
-            self._name,
-            self._clock.time_us(),
-        )
-        instance: Instance[Any] = Instance(self._manager, record)
-        told = [(callback, instance.outcome() if argument is _RESULT else argument) for callback, argument in calls]
-        context = run.context
-        if context is not None:
-            self.runner.hooks.track(context, run)
-        task = self.processors.tell(run, instance, *told)
-        task.add_done_callback(lambda _: self._processors_done(run))
-
-    def _processors_done(self, run: Run) -> None:
-        if run.context is not None:
-            self.runner.hooks.forget(run.context)
-        if run.logs:
-            self._recorder.add(run, self._verdicts.report(run))
+        self.notices.accepted(run, outcome)
 
     # -- what peers and callers did -----------------------------------------------------------------------------------
-
-    def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
-        """The handle of an instance that was just stored here."""
-        instance: Instance[Any] = Instance(self._manager, record)
-        if job is not None and job.policy.on_state_change is not None:
-            callback = job.policy.on_state_change
-            self.processors.tell(None, instance, (callback, State.CREATED), (callback, State.SCHEDULED))
-        return instance
 
     def cancelled(self, instance: Instance[Any]) -> None:
         """This node cancelled an instance: end its body if it runs here, and tell its processors."""
         self._cancelled_by_user(instance.id)
         self.waiters.ended(instance.id)
-        self._tell_state(instance, State.CANCELLED)
-
-    def _tell_state(self, instance: Instance[Any], state: State) -> None:
-        with contextlib.suppress(ValueError):  # options that cannot be read here name no processor
-            policy = self.runner.policy_of(instance.kind, decode_spec(instance.record.spec))
-            if policy is not None and policy.on_state_change is not None:
-                self.processors.tell(None, instance, (policy.on_state_change, state))
+        self.notices.changed(instance, instance.state)
 
     def _cancelled_by_user(self, id: str) -> None:
         run = self._ledger.get(id)
@@ -403,7 +407,7 @@ class Session:
 
     async def _tell_reaped(self, one: Reaped) -> None:
         with contextlib.suppress(StoreError, LookupError):
-            self._tell_state(await self.verbs.instance(one.id), one.state)
+            self.notices.changed(await self.verbs.instance(one.id), one.state)
 
     def _hinted(self, hint: Hint) -> None:
         match hint.what:
@@ -415,42 +419,14 @@ class Session:
                 self.waiters.ended(hint.id)
             case "change":
                 self.watchers.changed(hint.id)
+            case "schedule":
+                self._cron.changed()
+            case "leader":
+                self.election.soon()
             case _:
                 pass
 
-    # -- waiting and clearing -----------------------------------------------------------------------------------------
-
-    async def wait_final(self, uuid: str | UUID, timeout: float | None) -> Record:
-        id = checked_id(uuid)
-        try:
-            async with asyncio.timeout(timeout):
-                return await self.waiters.final(id)
-        except TimeoutError:
-            raise TimeoutError(f"instance {id} is not final after {timeout:g} s") from None
-
-    async def wait_quiet(self, query: Query, timeout: float | None) -> None:
-        """Wait for one active instance after another, the oldest first, until a lookup finds none."""
-        active = query.states & State.ACTIVE or State.ACTIVE
-        wanted = Query(
-            kind=query.kind,
-            uuid=query.id,
-            tag=query.tag,
-            before=query.before,
-            after=query.after,
-            state=active,
-            limit=100,
-        )
-        try:
-            async with asyncio.timeout(timeout):
-                while page := await self.verbs.instances(wanted):
-                    await asyncio.gather(*(self._settled(one.id) for one in page))
-        except TimeoutError:
-            left = await self.verbs.count(wanted)
-            raise TimeoutError(f"{left} matching instance(s) are not final after {timeout:g} s") from None
-
-    async def _settled(self, id: str) -> None:
-        with contextlib.suppress(LookupError):  # removed meanwhile: so it was final
-            await self.waiters.final(id)
+    # -- clearing -----------------------------------------------------------------------------------------------------
 
     async def clear(self) -> None:
         """Forget every instance, also those that run: their bodies are cancelled."""
@@ -458,6 +434,3 @@ class Session:
         for run in self._ledger.runs():
             run.lost = True
             run.cancel("lost")
-
-
-_RESULT = object()

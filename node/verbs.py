@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import UUID
 
+from msgspec import structs
+
 from peerjob.clock import Clock, to_datetime
 from peerjob.errors import OptionError, UnknownInstanceError
 from peerjob.ids import IdSource, id_text
@@ -24,13 +26,14 @@ PAGE = 500
 
 
 class StoreVerbs:
-    """Reads and acts on stored instances on behalf of one manager."""
+    """Reads and acts on stored instances on behalf of one manager. `now_us` is the store's time."""
 
-    def __init__(self, *, store: Store, manager: Manager, clock: Clock, name: str) -> None:
+    def __init__(self, *, store: Store, manager: Manager, clock: Clock, name: str, now_us: Callable[[], int]) -> None:
         self._store = store
         self._manager = manager
         self._clock = clock
         self._name = name
+        self._now_us = now_us
         self._requests = IdSource(clock)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -119,7 +122,8 @@ class StoreVerbs:
         )
 
     async def nodes(self) -> list[NodeView]:
-        return await self._store.nodes()
+        views, now_us = await self._store.nodes(), self._now_us()
+        return [structs.replace(view, age_us=max(0, now_us - view.renewed_us)) for view in views]
 
     # -- acting ------------------------------------------------------------------------------------------------------
 

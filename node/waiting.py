@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from uuid import UUID
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
 from peerjob.errors import NodeStateError, UnknownInstanceError
+from peerjob.query import Query
 from peerjob.record import MAX_BATCH, Record
+from peerjob.state import State
 from peerjob.store.base import Store
+
+from .verbs import StoreVerbs, checked_id
 
 POLL = 1.0
 
@@ -43,6 +49,39 @@ class Waiters(Role):
                     waiting.remove(future)
                 if not waiting:
                     del self._waiting[id]
+
+    async def wait_final(self, uuid: str | UUID, timeout: float | None) -> Record:
+        """Like `final`, within so many seconds; raises TimeoutError."""
+        id = checked_id(uuid)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.final(id)
+        except TimeoutError:
+            raise TimeoutError(f"instance {id} is not final after {timeout:g} s") from None
+
+    async def wait_quiet(self, verbs: StoreVerbs, query: Query, timeout: float | None) -> None:
+        """Wait for one active instance after another, the oldest first, until a lookup finds none."""
+        active = query.states & State.ACTIVE or State.ACTIVE
+        wanted = Query(
+            kind=query.kind,
+            uuid=query.id,
+            tag=query.tag,
+            before=query.before,
+            after=query.after,
+            state=active,
+            limit=100,
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                while page := await verbs.instances(wanted):
+                    await asyncio.gather(*(self._settled(one.id) for one in page))
+        except TimeoutError:
+            left = await verbs.count(wanted)
+            raise TimeoutError(f"{left} matching instance(s) are not final after {timeout:g} s") from None
+
+    async def _settled(self, id: str) -> None:
+        with contextlib.suppress(LookupError):  # removed meanwhile: so it was final
+            await self.final(id)
 
     def ended(self, id: str) -> None:
         """A hint, or this node's own commit, says that an instance is final."""

@@ -1,6 +1,6 @@
 """A distributed job scheduler of equal peers, without a central server."""
 
-from .blocking import BlockingInstance
+from .blocking import BlockingInstance, BlockingSchedule
 from .clock import Clock, SystemClock
 from .context import Context
 from .durations import Duration
@@ -25,8 +25,10 @@ from .errors import (
     StoreUnavailableError,
     UnknownInstanceError,
     UnknownKindError,
+    UnknownScheduleError,
 )
 from .explain import Explanation, explain
+from .firing import FireOutcome, Leader, Overlap, Term
 from .injected import INJECTED, PLACEHOLDER, Depends
 from .instance import HistoryEntry, Instance, LogEntry
 from .job import Call, Job, JobGroup, job
@@ -36,9 +38,11 @@ from .node.node import Node
 from .policy import Backoff, Policy, Priority, Recovered
 from .query import Filter, Query
 from .record import Capabilities, NodeView, StoreLimits
+from .schedules import Backfill, FireEntry, Schedule, ScheduleView
 from .spec import ErrorInfo, Progress
 from .state import Level, State
-from .store.base import Store
+from .store.base import Elections, Store
+from .system import history_cleaner, instance_cleaner, log_cleaner
 from .timing import Jitter
 from .version import __version__
 from .worker import Worker
@@ -48,9 +52,11 @@ __all__ = [
     "PLACEHOLDER",
     "ArgumentError",
     "AuthError",
+    "Backfill",
     "Backoff",
     "BlockingInstance",
     "BlockingManager",
+    "BlockingSchedule",
     "Call",
     "Capabilities",
     "Clock",
@@ -58,11 +64,14 @@ __all__ = [
     "DecodeError",
     "Depends",
     "Duration",
+    "Elections",
     "ErrorInfo",
     "Event",
     "Explanation",
     "Fail",
     "Filter",
+    "FireEntry",
+    "FireOutcome",
     "HistoryEntry",
     "Instance",
     "Jitter",
@@ -72,6 +81,7 @@ __all__ = [
     "JobGroup",
     "JobTimedOut",
     "LayoutError",
+    "Leader",
     "Level",
     "LogEntry",
     "Manager",
@@ -79,6 +89,7 @@ __all__ = [
     "NodeStateError",
     "NodeView",
     "OptionError",
+    "Overlap",
     "OwnershipLost",
     "PayloadTooLargeError",
     "PeerjobError",
@@ -89,7 +100,9 @@ __all__ = [
     "Recovered",
     "ResultPage",
     "Retry",
+    "Schedule",
     "ScheduleError",
+    "ScheduleView",
     "State",
     "Stats",
     "Store",
@@ -98,10 +111,15 @@ __all__ = [
     "StoreLimits",
     "StoreUnavailableError",
     "SystemClock",
+    "Term",
     "UnknownInstanceError",
     "UnknownKindError",
+    "UnknownScheduleError",
     "Worker",
     "__version__",
     "explain",
+    "history_cleaner",
+    "instance_cleaner",
     "job",
+    "log_cleaner",
 ]

@@ -11,11 +11,13 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from .durations import Duration
+from .firing import Leader
 from .instance import HistoryEntry, Instance, LogEntry
 from .job import Call, Job
 from .manager import Event, Manager, ResultPage, Stats
 from .query import Filter, Query
 from .record import NodeView
+from .schedules import Backfill, FireEntry, Schedule, ScheduleView
 from .spec import ErrorInfo, Progress
 from .state import Level, State
 
@@ -91,6 +93,14 @@ class BlockingInstance(Generic[R_co]):
     def created_at(self) -> datetime:
         return self._instance.created_at
 
+    @property
+    def schedule(self) -> str | None:
+        return self._instance.schedule
+
+    @property
+    def nominal_at(self) -> datetime | None:
+        return self._instance.nominal_at
+
     def to_dict(self) -> dict[str, Any]:
         return self._instance.to_dict()
 
@@ -126,6 +136,58 @@ class BlockingInstance(Generic[R_co]):
     def logs(self, *, level: Level | int | None = None) -> list[LogEntry]:
         """Like `Instance.logs`."""
         return self._manager.call(self._instance.logs(level=level))
+
+
+class BlockingSchedule(ScheduleView):
+    """A schedule whose verbs block; made by a BlockingManager."""
+
+    __slots__ = ("_manager",)
+
+    def __init__(self, manager: BlockingVerbs, schedule: Schedule) -> None:
+        super().__init__(schedule.row)
+        self._manager = manager
+
+    def refresh(self) -> BlockingSchedule:
+        """Like `Schedule.refresh`."""
+        self._took(self._manager.lookup_schedule(self.name).row)
+        return self
+
+    def pause(self, note: str = "") -> BlockingSchedule:
+        """Like `Schedule.pause`."""
+        self._took(self._manager.pause_schedule(self, note).row)
+        return self
+
+    def resume(self) -> BlockingSchedule:
+        """Like `Schedule.resume`."""
+        self._took(self._manager.resume_schedule(self).row)
+        return self
+
+    def trigger(self) -> BlockingInstance[Any] | None:
+        """Like `Schedule.trigger`."""
+        return self._manager.trigger_schedule(self)
+
+    def remove(self) -> bool:
+        """Like `Schedule.remove`."""
+        return self._manager.remove_schedule(self)
+
+    def backfill(self, start: datetime, end: datetime) -> Backfill:
+        """Like `Schedule.backfill`."""
+        return self._manager.backfill(self, start, end)
+
+    def fires(
+        self,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ResultPage[FireEntry]:
+        """Like `Schedule.fires`."""
+        return self._manager.fires(self, after=after, before=before, limit=limit, cursor=cursor)
+
+    def next_fires(self, n: int = 5) -> list[datetime]:
+        """Like `Schedule.next_fires`."""
+        return self._manager.next_fires(self, n)
 
 
 class BlockingVerbs(ABC):
@@ -202,6 +264,67 @@ class BlockingVerbs(ABC):
     def nodes(self) -> list[NodeView]:
         """Like `Manager.nodes`."""
         return self.call(self.manager.nodes())
+
+    def leader(self) -> Leader | None:
+        """Like `Manager.leader`."""
+        return self.call(self.manager.leader())
+
+    # -- schedules ---------------------------------------------------------------------------------------------------
+
+    @overload
+    def add_schedule(self, job: Job[P, Any, Any], /, *args: P.args, **kwargs: P.kwargs) -> BlockingSchedule: ...
+    @overload
+    def add_schedule(self, job: Call[Any], /) -> BlockingSchedule: ...
+    @overload
+    def add_schedule(self, job: str, /, *args: Any, **kwargs: Any) -> BlockingSchedule: ...
+    def add_schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> BlockingSchedule:
+        """Like `Manager.add_schedule`."""
+        return BlockingSchedule(self, self.call(self.manager.add_schedule(job, *args, **kwargs)))
+
+    def schedules(self) -> list[BlockingSchedule]:
+        """Like `Manager.schedules`."""
+        return [BlockingSchedule(self, one) for one in self.call(self.manager.schedules())]
+
+    def lookup_schedule(self, name: str) -> BlockingSchedule:
+        """Like `Manager.lookup_schedule`."""
+        return BlockingSchedule(self, self.call(self.manager.lookup_schedule(name)))
+
+    def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> BlockingSchedule:
+        """Like `Manager.pause_schedule`."""
+        return BlockingSchedule(self, self.call(self.manager.pause_schedule(schedule, note)))
+
+    def resume_schedule(self, schedule: ScheduleView | str) -> BlockingSchedule:
+        """Like `Manager.resume_schedule`."""
+        return BlockingSchedule(self, self.call(self.manager.resume_schedule(schedule)))
+
+    def trigger_schedule(self, schedule: ScheduleView | str) -> BlockingInstance[Any] | None:
+        """Like `Manager.trigger_schedule`."""
+        made = self.call(self.manager.trigger_schedule(schedule))
+        return None if made is None else BlockingInstance(self, made)
+
+    def remove_schedule(self, schedule: ScheduleView | str) -> bool:
+        """Like `Manager.remove_schedule`."""
+        return self.call(self.manager.remove_schedule(schedule))
+
+    def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
+        """Like `Manager.backfill`."""
+        return self.call(self.manager.backfill(schedule, start, end))
+
+    def fires(
+        self,
+        schedule: ScheduleView | str,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ResultPage[FireEntry]:
+        """Like `Manager.fires`."""
+        return self.call(self.manager.fires(schedule, after=after, before=before, limit=limit, cursor=cursor))
+
+    def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
+        """Like `Manager.next_fires`."""
+        return self.call(self.manager.next_fires(schedule, n))
 
     # -- acting ------------------------------------------------------------------------------------------------------
 

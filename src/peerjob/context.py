@@ -48,6 +48,8 @@ class Context:
         "id",
         "kind",
         "manager",
+        "nominal_us",
+        "schedule",
     )
 
     def __init__(
@@ -60,6 +62,8 @@ class Context:
         deadline_us: int | None = None,
         hooks: RunHooks | None = None,
         manager: Manager | None = None,
+        schedule: str | None = None,
+        nominal_us: int = 0,
     ) -> None:
         self.id = id
         self.kind = kind
@@ -68,6 +72,9 @@ class Context:
         self.attempt = attempt
         self.deadline_us = deadline_us
         self.manager = manager
+        self.schedule = schedule
+        """Name of the schedule that made the instance, if one did."""
+        self.nominal_us = nominal_us
         self._hooks = hooks
         self._instance: Instance[Any] | None = None
         self._reason: Reason | None = None
@@ -99,6 +106,11 @@ class Context:
     def deadline(self) -> datetime | None:
         """When this attempt times out, or None."""
         return None if self.deadline_us is None else to_datetime(self.deadline_us)
+
+    @property
+    def nominal_at(self) -> datetime | None:
+        """The nominal time that its schedule made the instance for (see `Instance.nominal_at`), or None."""
+        return to_datetime(self.nominal_us) if self.nominal_us else None
 
     # -- cancellation --------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ PeerjobError
 ├── ScheduleError (ValueError)           a bad time, zone or recurrence
 ├── UnknownKindError (LookupError)       no job of that kind is registered here
 ├── UnknownInstanceError (LookupError)   no instance has that id
+├── UnknownScheduleError (LookupError)   no schedule has that name
 ├── PayloadTooLargeError (ValueError)    arguments or a result over the limit
 ├── EncodeError (TypeError)              a value of a type that cannot be stored
 ├── DecodeError (ValueError)             a stored record that cannot be read
@@ -79,6 +80,14 @@ class UnknownInstanceError(PeerjobError, LookupError):
     def __init__(self, uuid: str) -> None:
         self.uuid = uuid
         super().__init__(f"no instance {uuid} in this namespace (never scheduled, or removed by retention)")
+
+
+class UnknownScheduleError(PeerjobError, LookupError):
+    """No schedule with this name is in the store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"no schedule {name!r} in this namespace (never added, or removed)")
 
 
 class PayloadTooLargeError(PeerjobError, ValueError):

@@ -6,10 +6,12 @@ or for a stretch of them that had the same fate. To a store a definition is opaq
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
+from .clock import to_datetime
 from .record import NewInstance
 
 MAX_SCHEDULES = 500
@@ -69,6 +71,11 @@ class Leader(msgspec.Struct, frozen=True, kw_only=True):
     term: Term
     since_us: int = 0
     """By the leader's clock; 0 where that is not known."""
+
+    @property
+    def since(self) -> datetime | None:
+        """When the term began, or None where that is not known."""
+        return to_datetime(self.since_us) if self.since_us else None
 
 
 class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):

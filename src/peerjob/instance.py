@@ -263,6 +263,17 @@ class Instance(Generic[R_co]):
         return None if (old := self._decoded().retry_of) is None else UUID(old)
 
     @property
+    def schedule(self) -> str | None:
+        """Name of the schedule that made it, if one did."""
+        return self._decoded().schedule or None
+
+    @property
+    def nominal_at(self) -> datetime | None:
+        """The nominal time that its schedule made it for (when, for a trigger); None without a schedule."""
+        nominal = self._decoded().nominal_us
+        return to_datetime(nominal) if nominal else None
+
+    @property
     def tags(self) -> tuple[str, ...]:
         return self._record.tags
 
@@ -305,6 +316,8 @@ class Instance(Generic[R_co]):
             "tags": list(record.tags),
             "key": record.key,
             "retry_of": self._decoded().retry_of,
+            "schedule": self.schedule,
+            "nominal_at": _iso(self.nominal_at),
             "error": None if record.error is None else str(self.error),
             "result": decode_value(record.result) if done and record.result is not None else None,
             **{name: self._decoded().overrides[name] for name in self._decoded().overrides.keys() & _SHOWN},

@@ -41,7 +41,7 @@ class Job(Generic[P, R_co, C_co]):
         "options",
         "overrides",
         "policy",
-        "schedule",
+        "timing",
     )
 
     kind: str
@@ -124,6 +124,11 @@ class Job(Generic[P, R_co, C_co]):
     def version(self) -> int:
         """Version of the definition, for rolling deploys; 0 by default."""
         return cast(int, self.options.get("version", 0))
+
+    @property
+    def schedule_name(self) -> str:
+        """Name of the schedule that its recurrence makes: `name=`, else the kind."""
+        return cast(str, self.options.get("name") or self.kind)
 
     def to_dict(self) -> dict[str, Any]:
         """The definition as plain values, with go-job's keys."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from .durations import Duration
+from .firing import Leader
 from .instance import HistoryEntry, Instance, LogEntry
 from .job import Call, Job, JobGroup
 from .query import Filter, Query
 from .record import LogLine, NodeView, Record
+from .schedules import Backfill, FireEntry, Schedule, ScheduleView
 from .state import State
 
 P = ParamSpec("P")
@@ -185,11 +188,103 @@ class Manager(ABC):
     async def clear(self) -> None:
         """Remove every instance of this namespace; registered jobs stay."""
 
+    # -- schedules ---------------------------------------------------------------------------------------------------
+
+    @overload
+    async def add_schedule(self, job: Job[P, Any, Any], /, *args: P.args, **kwargs: P.kwargs) -> Schedule: ...
+    @overload
+    async def add_schedule(self, job: Call[Any], /) -> Schedule: ...
+    @overload
+    async def add_schedule(self, job: str, /, *args: Any, **kwargs: Any) -> Schedule: ...
+    async def add_schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> Schedule:
+        """Make the schedule of a job with a recurrence, `job.with_options(cron=..., name=...)`, or change it.
+
+        Its name is `name=`, else the kind; there is one of a name in the cluster. A change takes effect at once and
+        keeps a pause; the same again changes nothing. Raises ScheduleError for a job without a recurrence, and
+        otherwise what `schedule` raises.
+        """
+        return await self._add_schedule(job, args, kwargs)
+
+    @abstractmethod
+    async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule: ...
+
+    @abstractmethod
+    async def schedules(self) -> list[Schedule]:
+        """Every schedule, by name; also those whose definition cannot be read here."""
+
+    @abstractmethod
+    async def lookup_schedule(self, name: str) -> Schedule:
+        """One schedule; raises UnknownScheduleError."""
+
+    @abstractmethod
+    async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
+        """Let it fire no more until `resume_schedule`, also across restarts and changes; `note` says why.
+
+        On a paused one only the note changes. What runs goes on. Raises UnknownScheduleError.
+        """
+
+    @abstractmethod
+    async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
+        """Let it fire again, from its next nominal time on; those of the pause are recorded as paused.
+
+        Does nothing to one that is not paused. Raises UnknownScheduleError.
+        """
+
+    @abstractmethod
+    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
+        """Make one instance now, beside the nominal times, also while it is paused.
+
+        `overlap` holds for it too: None when nothing was made because an instance of the schedule is not over, or has
+        the job's key; `fires` says which. Raises UnknownScheduleError.
+        """
+
+    @abstractmethod
+    async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
+        """Remove it with its ledger; False when there is none. Its instances stay.
+
+        That of a job that is defined with a recurrence comes back with the next start of a node that registers it.
+        """
+
+    @abstractmethod
+    async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
+        """Make an instance for each nominal time from `start` on and before `end` that never had one.
+
+        Goes by the present definition, in steps, also while it is paused; called again it goes on where it stopped.
+        Raises UnknownScheduleError, and ScheduleError for naive times or too many of them.
+        """
+
+    @abstractmethod
+    async def fires(
+        self,
+        schedule: ScheduleView | str,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ResultPage[FireEntry]:
+        """A page of the ledger: what became of each nominal time, the latest first; go on with `cursor=page.cursor`.
+
+        `after` is inclusive, `before` exclusive. The pause that still goes on stands in the first page, beyond the
+        `limit`. Raises UnknownScheduleError.
+        """
+
+    @abstractmethod
+    async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
+        """The next `n` nominal times (1 to 1,000), without jitter; of a paused one, as if it were resumed now.
+
+        Raises UnknownScheduleError.
+        """
+
     # -- cluster -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     async def nodes(self) -> list[NodeView]:
-        """The live nodes."""
+        """The live nodes: what each can run, how busy it is, and when it was last heard of."""
+
+    @abstractmethod
+    async def leader(self) -> Leader | None:
+        """The node that fires the schedules, as far as is known here; None while nobody is known to."""
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 

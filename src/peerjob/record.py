@@ -6,11 +6,13 @@ Times are microseconds since the epoch (`…_us`), ids are UUIDv7 text, payloads
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+from .clock import to_datetime
 from .state import State
 
 PRIORITY_MIN = -(2**31)
@@ -244,6 +246,27 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """Claims that it holds."""
     renewed_us: int = 0
     expires_us: int = 0
+    age_us: int = 0
+    """How long ago it was heard of, by the store's clock; known in views that a manager gives."""
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def load(self) -> float:
+        """The share of its workers that is busy, 0 to 1 (more while it shrinks); 0 when it has none."""
+        return self.running / self.info.workers if self.info.workers else 0.0
+
+    @property
+    def heartbeat_age(self) -> float:
+        """Seconds since it was last heard of."""
+        return self.age_us / 1_000_000
+
+    @property
+    def started_at(self) -> datetime:
+        """When it started, by its own clock."""
+        return to_datetime(self.info.started_us)
 
 
 class Held(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Unpack
 
 from peerjob import Instance, Node, Store, StoreLimits
-from peerjob.node.node import JobSource
+from peerjob.node.managing import JobSource
 from peerjob.store.url import open_store
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import NodeOptions, running_node

@@ -12,7 +12,8 @@ from peerjob.clock import Clock
 from peerjob.durations import Duration
 from peerjob.instance import Instance
 from peerjob.job import Job
-from peerjob.node.node import JobSource, Lifespan, Node
+from peerjob.node.managing import JobSource
+from peerjob.node.node import Coordinator, Lifespan, Node
 from peerjob.query import Query
 from peerjob.record import StoreLimits
 from peerjob.state import State
@@ -26,6 +27,7 @@ R = TypeVar("R")
 class NodeOptions(TypedDict, total=False):
     """What `Node` takes beside its store, jobs, workers and clock."""
 
+    coordinator: Coordinator | None
     namespace: str
     name: str | None
     lease_ttl: Duration
@@ -57,6 +59,16 @@ async def running_node(
             yield node
         finally:
             await _passing(time, node.stop())
+
+
+async def advance(node: Node, duration: Duration) -> None:
+    """Let so much time pass for a node on virtual time: schedules fire, delays and timeouts end.
+
+    Raises RuntimeError for a node on any other clock, whose time nobody can move.
+    """
+    if not isinstance(node.clock, VirtualClock):
+        raise RuntimeError("only the time of a VirtualClock can be moved; start the node with running_node()")
+    await node.clock.advance(duration)
 
 
 async def drain(node: Node, limit: Duration = "1h") -> None:

@@ -1,0 +1,229 @@
+"""The manager's verbs as a running node serves them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from peerjob.clock import Clock
+from peerjob.durations import Duration, to_seconds
+from peerjob.errors import NodeStateError
+from peerjob.firing import Leader
+from peerjob.instance import HistoryEntry, Instance, LogEntry
+from peerjob.job import Call, Job, JobGroup, collect_jobs
+from peerjob.manager import Event, Manager, ResultPage, Stats
+from peerjob.query import Filter, Query
+from peerjob.record import LogLine, NodeView, Record
+from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
+
+from .registry import Registry
+from .scheduling import Scheduling, fresh_record
+from .session import Session
+
+R = TypeVar("R")
+
+JobSource = Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object
+
+
+class NodeVerbs(Manager):
+    """Checks what a caller gives, and hands it to the session; raises NodeStateError while there is none."""
+
+    name: str
+    clock: Clock
+    _registry: Registry
+    _scheduling: Scheduling
+    _allow_unknown: bool
+    _session: Session | None
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def register(self, source: JobSource) -> None:
+        found = collect_jobs(source)
+        defined = self._scheduling.defined(found)  # refuses before anything is added
+        self._registry.add(found)
+        if self._session is not None:
+            self._session.definitions.add(defined)
+            self._session.kinds_changed()
+
+    def unregister(self, kind: str) -> Job[..., Any, Any]:
+        job = self._registry.remove(kind)
+        if self._session is not None:
+            self._session.kinds_changed()
+        return job
+
+    def jobs(self) -> list[Job[..., Any, Any]]:
+        return self._registry.jobs()
+
+    def job(self, kind: str) -> Job[..., Any, Any]:
+        return self._registry.job(kind)
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        session = self._need_session()
+        if self._allow_unknown and isinstance(target, str) and self._registry.find(target) is None:
+            kwargs["allow_unknown"] = True
+        call = self._scheduling.resolve(target, args, kwargs)
+        new = self._scheduling.new(call)
+        answer = await session.intake.add(new)
+        if not answer.is_new:
+            return Instance(self, (await session.verbs.record(answer.id)), is_new=False)
+        return session.notices.scheduled(call.job, fresh_record(new, self.clock.time_us()))
+
+    async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
+        session = self._need_session()
+        taken = list(calls)
+        new = [self._scheduling.new(self._scheduling.resolve(call, (), {})) for call in taken]
+        answers = await session.intake.add_many(new)
+        now = self.clock.time_us()
+        instances: list[Instance[R]] = []
+        for call, one, answer in zip(taken, new, answers, strict=True):
+            if answer.is_new:
+                instances.append(session.notices.scheduled(call.job, fresh_record(one, now)))
+            else:
+                instances.append(Instance(self, await session.verbs.record(answer.id), is_new=False))
+        return instances
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        return await self._need_session().verbs.instance(uuid, job)
+
+    async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
+        return await self._need_session().verbs.instances(query)
+
+    async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
+        return await self._need_session().verbs.history(query)
+
+    async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
+        return await self._need_session().verbs.log_lines(query)
+
+    def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
+        return self._need_session().verbs.iter_logs(uuid)
+
+    async def count(self, query: Query | None = None) -> int:
+        return await self._need_session().verbs.count(query)
+
+    async def stats(self) -> Stats:
+        return await self._need_session().verbs.stats()
+
+    # -- cluster -----------------------------------------------------------------------------------------------------
+
+    async def nodes(self) -> list[NodeView]:
+        return await self._need_session().verbs.nodes()
+
+    async def leader(self) -> Leader | None:
+        return self._need_session().election.leader
+
+    # -- schedules ---------------------------------------------------------------------------------------------------
+
+    async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
+        session = self._need_session()
+        name, definition = self._scheduling.definition(self._scheduling.resolve(target, args, kwargs))
+        return await session.schedules.add(name, definition)
+
+    async def schedules(self) -> list[Schedule]:
+        return await self._need_session().schedules.all()
+
+    async def lookup_schedule(self, name: str) -> Schedule:
+        return await self._need_session().schedules.lookup(name)
+
+    async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
+        return await self._need_session().schedules.pause(schedule, note)
+
+    async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
+        return await self._need_session().schedules.resume(schedule)
+
+    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
+        session = self._need_session()
+        new = await session.schedules.trigger(schedule)
+        if new is None:
+            return None
+        return session.notices.scheduled(self._registry.find(new.kind), fresh_record(new, self.clock.time_us()))
+
+    async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
+        return await self._need_session().schedules.remove(schedule)
+
+    async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
+        return await self._need_session().schedules.backfill(schedule, start, end)
+
+    async def fires(
+        self,
+        schedule: ScheduleView | str,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ResultPage[FireEntry]:
+        return await self._need_session().schedules.fires(
+            schedule, after=after, before=before, limit=limit, cursor=cursor
+        )
+
+    async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
+        return await self._need_session().schedules.next_fires(schedule, n)
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
+        session = self._need_session()
+        cancelled = await session.verbs.cancel(query)
+        for instance in cancelled:
+            session.cancelled(instance)
+        return cancelled
+
+    async def cancel_instance(self, uuid: str | UUID) -> bool:
+        session = self._need_session()
+        done = await session.verbs.cancel_one(uuid)
+        if done:
+            session.cancelled(await session.verbs.instance(uuid))
+        return done
+
+    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
+        session = self._need_session()
+        old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
+        new = [self._scheduling.again(instance.record) for instance in old]
+        await session.intake.add_many(new)
+        now = self.clock.time_us()
+        return [session.notices.scheduled(self._registry.find(one.kind), fresh_record(one, now)) for one in new]
+
+    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
+        session = self._need_session()
+        old = await session.verbs.record(uuid)
+        if not old.state.is_final:
+            raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
+        new = self._scheduling.again(old)
+        await session.intake.add(new)
+        return session.notices.scheduled(self._registry.find(new.kind), fresh_record(new, self.clock.time_us()))
+
+    async def clear_instances(self, filter: Filter | None = None) -> int:
+        return await self._need_session().verbs.clear_instances(filter)
+
+    async def clear_history(self, filter: Filter | None = None) -> int:
+        return await self._need_session().verbs.clear_history(filter)
+
+    async def clear_logs(self, filter: Filter | None = None) -> int:
+        return await self._need_session().verbs.clear_logs(filter)
+
+    async def clear(self) -> None:
+        await self._need_session().clear()
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
+        return await self._need_session().waiters.wait_final(uuid, None if timeout is None else to_seconds(timeout))
+
+    async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
+        session = self._need_session()
+        seconds = None if timeout is None else to_seconds(timeout)
+        await session.waiters.wait_quiet(session.verbs, query or Query(), seconds)
+
+    def watch(self, query: Query | None = None) -> AsyncIterator[Event]:
+        return self._need_session().watchers.events(query or Query())
+
+    def _need_session(self) -> Session:
+        if self._session is None:
+            raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
+        return self._session

@@ -1,0 +1,110 @@
+"""Tells processors what became of instances, after it was committed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from peerjob.clock import Clock
+from peerjob.instance import Instance
+from peerjob.job import Job
+from peerjob.manager import Manager
+from peerjob.record import FINAL_STATE, Action, Outcome, Record
+from peerjob.spec import decode_spec
+from peerjob.state import State
+
+from .processors import Processors
+from .recorder import Recorder
+from .registry import Registry
+from .run import Run
+from .runner import InstanceRunner, ended_record
+from .verdict import Verdicts
+
+
+class Notices:
+    """Finds the processors of an instance and calls them on the node that made the transition."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        name: str,
+        manager: Manager,
+        registry: Registry,
+        runner: InstanceRunner,
+        processors: Processors,
+        recorder: Recorder,
+        verdicts: Verdicts,
+    ) -> None:
+        self._clock = clock
+        self._name = name
+        self._manager = manager
+        self._registry = registry
+        self._runner = runner
+        self._processors = processors
+        self._recorder = recorder
+        self._verdicts = verdicts
+
+    def claimed(self, run: Run) -> None:
+        """It was claimed here."""
+        job = self._registry.find(run.claim.kind)
+        if job is None or not (job.policy.on_state_change or b"on_state_change" in run.claim.spec):
+            return
+        with contextlib.suppress(ValueError):  # what cannot be read ends in the runner, with its reason
+            self._runner.prepare(run)
+            callback = run.policy.on_state_change if run.policy is not None else None
+            if callback is not None:
+                self._processors.tell(run, self._runner.instance_of(run), (callback, State.PROCESSING))
+
+    def accepted(self, run: Run, outcome: Outcome) -> None:
+        """What came of a run was committed."""
+        state = FINAL_STATE.get(outcome.action)
+        policy = run.policy
+        if policy is None or outcome.action is Action.RELEASE:
+            return
+        calls: list[tuple[Callable[..., Any], object]] = []
+        if policy.on_state_change is not None:
+            calls.append((policy.on_state_change, state or State.SCHEDULED))
+        if policy.on_complete is not None and state is State.COMPLETED:
+            calls.append((policy.on_complete, _RESULT))
+        if not calls:
+            return
+        record = ended_record(
+            self._runner.instance_of(run).record,
+            outcome,
+            state or State.SCHEDULED,
+            self._name,
+            self._clock.time_us(),
+        )
+        instance: Instance[Any] = Instance(self._manager, record)
+        told = [(callback, instance.outcome() if argument is _RESULT else argument) for callback, argument in calls]
+        context = run.context
+        if context is not None:
+            self._runner.hooks.track(context, run)
+        task = self._processors.tell(run, instance, *told)
+        task.add_done_callback(lambda _: self._done(run))
+
+    def _done(self, run: Run) -> None:
+        if run.context is not None:
+            self._runner.hooks.forget(run.context)
+        if run.logs:
+            self._recorder.add(run, self._verdicts.report(run))
+
+    def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
+        """The handle of an instance that was just stored from here."""
+        instance: Instance[Any] = Instance(self._manager, record)
+        if job is not None and job.policy.on_state_change is not None:
+            callback = job.policy.on_state_change
+            self._processors.tell(None, instance, (callback, State.CREATED), (callback, State.SCHEDULED))
+        return instance
+
+    def changed(self, instance: Instance[Any], state: State) -> None:
+        """It was brought into this state from here, and did not run here."""
+        with contextlib.suppress(ValueError):  # options that cannot be read here name no processor
+            policy = self._runner.policy_of(instance.kind, decode_spec(instance.record.spec))
+            if policy is not None and policy.on_state_change is not None:
+                self._processors.tell(None, instance, (policy.on_state_change, state))
+
+
+_RESULT = object()

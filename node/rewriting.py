@@ -1,0 +1,76 @@
+"""From a definition to what is put in the store: when it is due next, and what became of the times stepped over."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from peerjob.definition import Definition, decode_definition, encode_definition
+from peerjob.errors import DecodeError, ScheduleError
+from peerjob.firing import FireOutcome, FireRecord, SchedulePut, ScheduleRow
+from peerjob.recurrence import recurrence_of
+
+CHANGED = "the schedule was changed"
+
+
+def readable(row: ScheduleRow) -> Definition | None:
+    """The definition in a row, or None when this release cannot read it."""
+    try:
+        return decode_definition(row.definition)
+    except DecodeError:
+        return None
+
+
+def put_of(name: str, definition: Definition, row: ScheduleRow | None, *, now_us: int, node: str) -> SchedulePut:
+    """Make a schedule, or change the one in `row`; a pause stays. Raises ScheduleError.
+
+    An interval counts from its creation, also when something else than its length changes.
+    """
+    old = None if row is None else readable(row)
+    if definition.every_us is not None:
+        same = old is not None and old.every_us == definition.every_us
+        definition = structs.replace(definition, anchor_us=old.anchor_us if same and old is not None else now_us)
+    last_us = 0 if row is None else row.last_us
+    next_us = recurrence_of(definition).next_after(max(now_us, last_us))
+    if row is None:
+        return SchedulePut(name=name, kind=definition.kind, definition=encode_definition(definition), next_us=next_us)
+    return SchedulePut(
+        name=name,
+        kind=definition.kind,
+        definition=encode_definition(definition),
+        next_us=next_us,
+        paused=row.paused,
+        note=row.note,
+        expected=row.revision,
+        expected_next_us=row.next_us,
+        account=paused_for(row, now_us, node)
+        if row.paused
+        else _behind(row, now_us, FireOutcome.MISSED, CHANGED, node),
+    )
+
+
+def paused_for(row: ScheduleRow, now_us: int, node: str) -> FireRecord | None:
+    """The nominal times that a pause has let pass so far; None when it was none."""
+    return _behind(row, now_us, FireOutcome.PAUSED, row.note, node)
+
+
+def _behind(row: ScheduleRow, now_us: int, outcome: FireOutcome, reason: str, node: str) -> FireRecord | None:
+    first_us = row.next_us
+    if first_us is None or first_us > now_us:
+        return None
+    definition = readable(row)
+    count, last_us = 1, None
+    if definition is not None:
+        try:
+            recurrence = recurrence_of(definition)
+        except ScheduleError:
+            pass  # a zone that is not known here, say; the one time that the store names is all that is sure
+        else:
+            count, last_us = max(1, recurrence.count(first_us - 1, now_us)), recurrence.latest_at(now_us)
+    return FireRecord(
+        nominal_us=first_us,
+        outcome=outcome,
+        until_us=last_us if count > 1 and last_us is not None else 0,
+        count=count,
+        reason=reason,
+        node=node,
+    )

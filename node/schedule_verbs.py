@@ -1,0 +1,231 @@
+"""The manager's verbs about schedules, over a store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from msgspec import structs
+
+from peerjob.clock import Clock, to_datetime, to_us
+from peerjob.cluster.backfill import backfill
+from peerjob.cluster.fires import new_instance
+from peerjob.definition import Definition, digest
+from peerjob.errors import OptionError, ScheduleError, StoreUnavailableError, UnknownScheduleError
+from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
+from peerjob.ids import IdSource
+from peerjob.manager import Manager, ResultPage
+from peerjob.record import NewInstance
+from peerjob.recurrence import recurrence_of
+from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
+from peerjob.store.base import Store
+
+from .rewriting import paused_for, put_of, readable
+
+ATTEMPTS = 50
+"""How often a change is tried against others that change the same schedule."""
+COLLISION_WAIT = 0.05
+MAX_PREVIEW = 1_000
+
+
+class ScheduleVerbs:
+    """Reads and changes schedules on behalf of one manager. `now_us` is the store's time."""
+
+    def __init__(self, *, store: Store, manager: Manager, clock: Clock, name: str, now_us: Callable[[], int]) -> None:
+        self._store = store
+        self._manager = manager
+        self._clock = clock
+        self._name = name
+        self._now_us = now_us
+        self._ids = IdSource(clock)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def all(self) -> list[Schedule]:
+        rows: dict[str, ScheduleRow] = {}
+        revision = 0
+        while True:
+            page = await self._store.changed_schedules(revision)
+            if page.reset:
+                rows.clear()
+            for row in page.rows:
+                if row.removed:
+                    rows.pop(row.name, None)
+                else:
+                    rows[row.name] = row
+            revision = page.revision
+            if not page.more:
+                return [Schedule(self._manager, rows[name]) for name in sorted(rows)]
+
+    async def lookup(self, schedule: ScheduleView | str) -> Schedule:
+        return Schedule(self._manager, await self._row(schedule))
+
+    async def fires(
+        self,
+        schedule: ScheduleView | str,
+        *,
+        after: datetime | None,
+        before: datetime | None,
+        limit: int,
+        cursor: str | None,
+    ) -> ResultPage[FireEntry]:
+        after_us = None if after is None else _checked_us("after", after)
+        before_us = None if before is None else _checked_us("before", before)
+        row = await self._row(schedule)
+        page = await self._store.fires(row.name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
+        entries = [FireEntry(row.name, record) for record in page.records]
+        if cursor is None and row.paused:
+            pause = paused_for(row, self._now_us(), self._name)
+            if (
+                pause is not None
+                and (after_us is None or max(pause.nominal_us, pause.until_us) >= after_us)
+                and (before_us is None or pause.nominal_us < before_us)
+            ):
+                entries.append(FireEntry(row.name, pause, ongoing=True))
+                entries.sort(key=lambda one: one.record.nominal_us, reverse=True)
+        return ResultPage(entries, page.cursor)
+
+    async def next_fires(self, schedule: ScheduleView | str, n: int) -> list[datetime]:
+        if not 1 <= n <= MAX_PREVIEW:
+            raise OptionError("n", n, f"a whole number from 1 to {MAX_PREVIEW:,}")
+        row = await self._row(schedule)
+        recurrence = recurrence_of(Schedule(None, row).definition)
+        moment = recurrence.next_after(max(self._now_us(), row.last_us)) if row.paused else row.next_us
+        times: list[datetime] = []
+        while moment is not None and len(times) < n:
+            times.append(to_datetime(moment))
+            moment = recurrence.next_after(moment)
+        return times
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    async def add(self, name: str, definition: Definition) -> Schedule:
+        """Make it, or change what is there; the same again changes nothing."""
+
+        def change(row: ScheduleRow | None) -> SchedulePut | ScheduleRow:
+            old = None if row is None else readable(row)
+            wanted = definition
+            if row is not None and old is not None:
+                # what code wrote last, and in which version, decides what code may write next
+                version = max(old.version, definition.version)
+                wanted = structs.replace(definition, written=old.written, version=version)
+                if digest(wanted) == digest(old):
+                    return row
+            return put_of(name, wanted, row, now_us=self._now_us(), node=self._name)
+
+        return await self._change(name, change)
+
+    async def pause(self, schedule: ScheduleView | str, note: str) -> Schedule:
+        def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
+            row = _there(schedule, found)
+            return row if row.paused and row.note == note else _paused(row, note)
+
+        return await self._change(_name_of(schedule), change)
+
+    async def resume(self, schedule: ScheduleView | str) -> Schedule:
+        def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
+            row = _there(schedule, found)
+            if not row.paused:
+                return row
+            now_us = self._now_us()
+            next_us = recurrence_of(Schedule(None, row).definition).next_after(max(now_us, row.last_us))
+            account = paused_for(row, now_us, self._name)
+            return structs.replace(_paused(row, ""), paused=False, next_us=next_us, account=account)
+
+        return await self._change(_name_of(schedule), change)
+
+    async def remove(self, schedule: ScheduleView | str) -> bool:
+        return await self._store.remove_schedule(_name_of(schedule))
+
+    async def trigger(self, schedule: ScheduleView | str) -> NewInstance | None:
+        """What was enqueued; None when the overlap policy, or a key that is taken, was in the way."""
+        id = self._ids.one()
+        for _ in range(ATTEMPTS):
+            row = await self._row(schedule)
+            definition = Schedule(None, row).definition
+            now_us = self._now_us()
+            new = new_instance(
+                definition, schedule=row.name, id=id, created_us=self._clock.time_us(), nominal_us=now_us
+            )
+            fire = Fire(
+                schedule=row.name,
+                revision=row.revision,
+                nominal_us=now_us,
+                outcome=FireOutcome.TRIGGERED,
+                request=id,
+                instance=new,
+                overlap=definition.overlap,
+                queue_limit=definition.queue_limit,
+            )
+            (answer,) = await self._store.fire([fire], term=None, node=self._name)
+            if answer.status is FireStatus.DONE:
+                return new if answer.record is not None and answer.record.instance == id else None
+            await self._collided()
+        raise self._contended(_name_of(schedule))
+
+    async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
+        start_us, end_us = _checked_us("start", start), _checked_us("end", end)
+        return await backfill(
+            clock=self._clock,
+            store=self._store,
+            row=await self._row(schedule),
+            start_us=start_us,
+            end_us=end_us,
+            ids=self._ids,
+            now_us=self._now_us(),
+            node=self._name,
+        )
+
+    async def _change(self, name: str, change: Callable[[ScheduleRow | None], SchedulePut | ScheduleRow]) -> Schedule:
+        """Put what `change` makes of the row that is there; a row as the answer means that it stays so."""
+        for _ in range(ATTEMPTS):
+            (row,) = await self._store.get_schedules([name])
+            wanted = change(row)
+            if isinstance(wanted, ScheduleRow):
+                return Schedule(self._manager, wanted)
+            written = await self._store.put_schedule(wanted)
+            if written is not None:
+                return Schedule(self._manager, written)
+            await self._collided()
+        raise self._contended(name)
+
+    async def _row(self, schedule: ScheduleView | str) -> ScheduleRow:
+        (row,) = await self._store.get_schedules([_name_of(schedule)])
+        return _there(schedule, row)
+
+    async def _collided(self) -> None:
+        await asyncio.sleep(self._clock.random.uniform(0, COLLISION_WAIT))
+
+    def _contended(self, name: str) -> StoreUnavailableError:
+        return StoreUnavailableError(self._store.url, f"schedule {name!r} changes all the time")
+
+
+def _name_of(schedule: ScheduleView | str) -> str:
+    return schedule if isinstance(schedule, str) else schedule.name
+
+
+def _there(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow:
+    if row is None:
+        raise UnknownScheduleError(_name_of(schedule))
+    return row
+
+
+def _paused(row: ScheduleRow, note: str) -> SchedulePut:
+    """The row as it is, but paused."""
+    return SchedulePut(
+        name=row.name,
+        kind=row.kind,
+        definition=row.definition,
+        next_us=row.next_us,
+        paused=True,
+        note=note,
+        expected=row.revision,
+        expected_next_us=row.next_us,
+    )
+
+
+def _checked_us(option: str, moment: datetime) -> int:
+    if moment.tzinfo is None:
+        raise ScheduleError(f"{option}={moment.isoformat()} has no time zone; pass an aware datetime")
+    return to_us(moment)
