@@ -47,6 +47,7 @@ def test_months_have_names() -> None:
     assert read("0 0 1 jan,MAR-May,12 *").days.months == {1, 3, 4, 5, 12}
     assert read("0 0 1 NOV-FEB *").days.months == {1, 2, 11, 12}
     assert read("0 0 1 JAN-1 *").days.months == {1}
+    assert read("0 0 1 DEC/3 *").days.months == {12}
 
 
 def test_special_days_mix_with_others() -> None:
@@ -135,6 +136,8 @@ def test_a_zone_may_stand_before_it(prefix: str) -> None:
         ("1-99999999999 * * * *", "minute 99999999999 is not in 0-59"),
         ("*/0 * * * *", r"minute \*/0 has a step of 0"),
         ("0 0 1-5/0 * *", "day of month 1-5/0 has a step of 0"),
+        ("5-5/0 * * * *", "minute 5-5/0 has a step of 0"),
+        ("59/00 * * * *", "minute 59/00 has a step of 0"),
         ("x * * * *", r"minute 'X' is none of \*, numbers, ranges such as 10-20"),
         ("JAN * * * *", "minute 'JAN' is none of"),
         ("0 0 1 FOO *", "month 'FOO' is none of .* JAN to DEC"),

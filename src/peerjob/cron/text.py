@@ -159,7 +159,8 @@ def _every_us(given: str, duration: str) -> int:
 _NUMBER = re.compile(r"\d+", re.ASCII)
 _ITEM = re.compile(r"[A-Z0-9*/#-]+|\?", re.ASCII)
 _CHANCE = re.compile(r"[HR](/|$)", re.ASCII)
-_RANGE = re.compile(r"(\w+)-(\w+)(/\d+)?", re.ASCII)
+_RANGE = re.compile(r"(\w+)-(\w+)(/0*[1-9]\d*)?", re.ASCII)
+_ONWARD = re.compile(r"(\w+)/0*[1-9]\d*", re.ASCII)
 _NEAREST = re.compile(r"(\d{1,2})W|W(\d{1,2})", re.ASCII)
 _LAST_WEEKDAY = re.compile(rf"(\d|{'|'.join(WEEKDAYS)})L", re.ASCII)
 
@@ -204,7 +205,11 @@ def _item_values(field: Field, item: str) -> _Values | None:
         return _Values(nearest=frozenset({day})) if field.low <= day <= field.high else None
     if field.place == 4 and (match := _LAST_WEEKDAY.fullmatch(item)):
         item = f"L{field.number(match[1])}"
+    highest = 6 if field.place == 4 else field.high
+    # croniter takes both for the whole field, the second before its release 7
     if (match := _RANGE.fullmatch(item)) and field.number(match[1]) == field.number(match[2]):
+        item = match[1]
+    elif (match := _ONWARD.fullmatch(item)) and field.number(match[1]) == highest:
         item = match[1]
     words = ["*"] * 5
     words[field.place] = item
@@ -223,7 +228,7 @@ def _item_values(field: Field, item: str) -> _Values | None:
             nth=frozenset((weekday, place) for weekday, place in places if isinstance(place, int)),
             last_weekdays=frozenset(weekday for weekday, place in places if place == "l"),
         )
-    every = range(field.low, field.high + (field.place != 4))
+    every = range(field.low, highest + 1)
     return _Values(numbers=frozenset(every if values == ["*"] else cast(list[int], values)))
 
 
