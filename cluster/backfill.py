@@ -48,7 +48,7 @@ async def backfill(
     100,000 times; and when the schedule is changed or removed meanwhile, with what was made kept.
     """
     definition = decode_definition(row.definition)
-    over_us = now_us if row.paused or row.next_us is None else min(now_us, row.next_us)
+    over_us = now_us + 1 if row.paused or row.next_us is None else min(now_us + 1, row.next_us)
     nominals = await _bounded(recurrence_of(definition).times(start_us - 1, min(end_us, over_us) - 1), row.name)
     counts = Backfill(times=len(nominals))
     for at in range(0, len(nominals), BATCH):

@@ -26,6 +26,8 @@ logger = logging.getLogger("peerjob.cluster")
 
 POLL = 1.0
 """Seconds between two looks at what was changed, when no hint comes."""
+LEAST_WAIT = 0.001
+"""Least seconds between two looks at what is due, when nothing else happens."""
 PAGE = 500
 """Rows that are read at once."""
 BATCH = 50
@@ -70,7 +72,7 @@ class Cron(Role):
         self._ability = Ability(clock, store)
         self._timetable = Timetable()
         self._revision = 0
-        self._read_at: float | None = None
+        self._read_next = 0.0
         self._wake = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
         self._late_calls: set[asyncio.Task[None]] = set()
@@ -81,7 +83,7 @@ class Cron(Role):
 
     def changed(self) -> None:
         """Read what was changed now, rather than at the next turn, as after a hint."""
-        self._read_at = None
+        self._read_next = 0.0
         self._wake.set()
 
     async def run(self) -> None:
@@ -89,11 +91,11 @@ class Cron(Role):
             await self._lead(await self._election.acting())
 
     async def _lead(self, term: Term) -> None:
-        self._timetable, self._revision, self._read_at = Timetable(), 0, None
+        self._timetable, self._revision, self._read_next = Timetable(), 0, 0.0
         try:
             while self._election.term == term:
                 self._wake.clear()
-                if self._read_at is None or self.clock.elapsed() - self._read_at >= POLL:
+                if self.clock.elapsed() >= self._read_next:
                     await self._read_changes()
                 self._send_due(term)
                 await self._wait()
@@ -104,7 +106,7 @@ class Cron(Role):
             await asyncio.gather(*calls, return_exceptions=True)
 
     async def _read_changes(self) -> None:
-        self._read_at = self.clock.elapsed()
+        self._read_next = self.clock.elapsed() + POLL
         while True:
             page = await self._store.changed_schedules(self._revision, limit=PAGE)
             if page.reset:
@@ -139,12 +141,12 @@ class Cron(Role):
 
     async def _wait(self) -> None:
         """Until something falls due, a call ends, or it is time to read again."""
-        seconds = 0.0 if self._read_at is None else self._read_at + POLL - self.clock.elapsed()
+        seconds = self._read_next - self.clock.elapsed()
         next_us = self._timetable.next_look_us()
         if next_us is not None:
             seconds = min(seconds, (next_us - self._now_us()) / 1_000_000)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, seconds)):
+            async with asyncio.timeout(max(LEAST_WAIT, seconds)):
                 await self._wake.wait()
 
     def _now_us(self) -> int:

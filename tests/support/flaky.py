@@ -22,6 +22,9 @@ class Fault:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     met: asyncio.Event = field(default_factory=asyncio.Event)
     change: Callable[[Any], Any] | None = None
+    error: Exception | None = None
+    when: Callable[[Any], bool] | None = None
+    seconds: float = 0
 
     def release(self) -> None:
         """Let stalled calls go on, and stall no more."""
@@ -74,6 +77,20 @@ class FlakyStore:
         fault.change = change
         return fault
 
+    def refuse(
+        self, error: Exception, *verbs: str, when: Callable[[Any], bool] | None = None, times: int | None = None
+    ) -> Fault:
+        """Calls raise an error of the test's choice before they reach the server, if `when` holds for what they say."""
+        fault = self._add(verbs, "refuse", times)
+        fault.error, fault.when = error, when
+        return fault
+
+    def slow(self, seconds: float, *verbs: str, times: int | None = None) -> Fault:
+        """Calls are done at once, but their answers take so long."""
+        fault = self._add(verbs, "slow", times)
+        fault.seconds = seconds
+        return fault
+
     def heal(self) -> None:
         """No more faults; what stalls goes on."""
         faults, self._faults = self._faults, []
@@ -104,13 +121,19 @@ class FlakyStore:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             self.calls[verb] += 1
-            fault = self._fault_of(verb)
+            fault = self._fault_of(verb, args[0] if args else None)
             if fault is None:
                 return await target(*args, **kwargs)
             fault.met.set()
             match fault.what:
                 case "fail":
                     raise StoreUnavailableError(self.inner.url, f"{verb} was told to fail")
+                case "refuse" if fault.error is not None:
+                    raise fault.error
+                case "slow":
+                    answer = await target(*args, **kwargs)
+                    await asyncio.sleep(fault.seconds)
+                    return answer
                 case "lose answer":
                     await target(*args, **kwargs)
                     raise StoreUnavailableError(self.inner.url, f"the answer to {verb} was told to get lost")
@@ -130,9 +153,10 @@ class FlakyStore:
 
         return call
 
-    def _fault_of(self, verb: str) -> Fault | None:
+    def _fault_of(self, verb: str, said: Any) -> Fault | None:
         for fault in self._faults:
-            if (not fault.verbs or verb in fault.verbs) and fault.left != 0:
+            concerned = (not fault.verbs or verb in fault.verbs) and (fault.when is None or fault.when(said))
+            if concerned and fault.left != 0:
                 if fault.left is not None:
                     fault.left -= 1
                 return fault

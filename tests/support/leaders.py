@@ -33,7 +33,7 @@ class Stander:
     ) -> None:
         self.clock = clock
         self.flaky = FlakyStore(store)
-        self.info = Factory(clock).node(name, ["k"])
+        self.info = Factory(clock).node(name, kinds)
         self.heard: list[str | None] = []
         """Names of the leaders that it was told of."""
         self.may_lead = True
