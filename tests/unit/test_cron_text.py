@@ -144,6 +144,8 @@ def test_a_zone_may_stand_before_it(prefix: str) -> None:
         ("0 0 * * JAN", "day of week 'JAN' is none of .* SUN to SAT"),
         ("0 0 LW * *", "day of month 'LW' is none of .* L .the last day.* 15W"),
         ("0 0 L-3 * *", "day of month 'L-3' is none of"),
+        ("0 0 L-XY * *", "day of month 'L-XY' is none of"),
+        ("0 0 L-L * *", "day of month 'L-L' is none of"),
         ("0 0 * L *", "month 'L' is none of"),
         ("0 0 * * L", "day of week 'L' is none of"),
         ("0 0 * * MON#6", "day of week 'MON#6' is none of"),

@@ -159,8 +159,7 @@ def _every_us(given: str, duration: str) -> int:
 _NUMBER = re.compile(r"\d+", re.ASCII)
 _ITEM = re.compile(r"[A-Z0-9*/#-]+|\?", re.ASCII)
 _CHANCE = re.compile(r"[HR](/|$)", re.ASCII)
-_RANGE = re.compile(r"(\w+)-(\w+)(/0*[1-9]\d*)?", re.ASCII)
-_ONWARD = re.compile(r"(\w+)/0*[1-9]\d*", re.ASCII)
+_STRETCH = re.compile(r"(\w+)(?:-(\w+))?(?:/0*[1-9]\d*)?", re.ASCII)
 _NEAREST = re.compile(r"(\d{1,2})W|W(\d{1,2})", re.ASCII)
 _LAST_WEEKDAY = re.compile(rf"(\d|{'|'.join(WEEKDAYS)})L", re.ASCII)
 
@@ -206,11 +205,10 @@ def _item_values(field: Field, item: str) -> _Values | None:
     if field.place == 4 and (match := _LAST_WEEKDAY.fullmatch(item)):
         item = f"L{field.number(match[1])}"
     highest = 6 if field.place == 4 else field.high
-    # croniter takes both for the whole field, the second before its release 7
-    if (match := _RANGE.fullmatch(item)) and field.number(match[1]) == field.number(match[2]):
-        item = match[1]
-    elif (match := _ONWARD.fullmatch(item)) and field.number(match[1]) == highest:
-        item = match[1]
+    # croniter takes a range of one value for the whole field, and before its release 7 steps from the last one too
+    if match := _STRETCH.fullmatch(item):
+        first, last = field.number(match[1]), field.number(match[2]) if match[2] else highest
+        item = match[1] if first is not None and first == last else item
     words = ["*"] * 5
     words[field.place] = item
     try:
