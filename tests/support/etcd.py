@@ -144,11 +144,18 @@ class EtcdServer(ServerProcess):
         """Forget all revisions but the last."""
         self.call("kv/compaction", revision=self.revision, physical=True)
 
+    @property
+    def alarms(self) -> list[dict[str, str]]:
+        """Alarms that were raised and not cleared."""
+        found: list[dict[str, str]] = self.call("maintenance/alarm", action="GET").get("alarms", [])
+        return found
+
     def make_room(self) -> None:
         """What an operator does after NOSPACE: compact, defragment, clear the alarm."""
         self.compact()
         self.call("maintenance/defragment")
-        self.call("maintenance/alarm", action="DEACTIVATE", alarm="NOSPACE")
+        for alarm in self.alarms:
+            self.call("maintenance/alarm", action="DEACTIVATE", **alarm)
 
 
 class EtcdCluster:
