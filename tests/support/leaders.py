@@ -1,6 +1,5 @@
 """What of a node stands for leader and fires schedules, without the node; and what tests ask of schedules."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Literal, TypedDict, Unpack, cast
@@ -29,7 +28,14 @@ class Stander:
     """A node that stands for leader, behind faults that a test asks for."""
 
     def __init__(
-        self, clock: Clock, store: Store, name: str, *, ttl: float = TTL, kinds: Sequence[str] = ("k",)
+        self,
+        clock: Clock,
+        store: Store,
+        name: str,
+        *,
+        ttl: float = TTL,
+        kinds: Sequence[str] = ("k",),
+        elections: Callable[[], Elections] | None = None,
     ) -> None:
         self.clock = clock
         self.flaky = FlakyStore(store)
@@ -40,7 +46,7 @@ class Stander:
         self.ahead_us = 0
         self.election = Election(
             clock=clock,
-            elections=self._elections,
+            elections=elections or self._elections,
             candidate=lambda: Candidate(incarnation=self.info.incarnation, name=self.info.name),
             ttl=ttl,
             on_change=self._hear,
@@ -203,10 +209,3 @@ def accounted(records: Iterable[FireRecord], wanted: Definition) -> list[int]:
         assert len(stretch) == record.count
         times += stretch
     return times
-
-
-async def until(condition: Callable[[], bool], timeout: float = 20) -> None:
-    """Wait, in real time, for something that tells nobody of its coming."""
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110  # that is the point
-            await asyncio.sleep(0.01)

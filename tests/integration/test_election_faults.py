@@ -1,0 +1,166 @@
+"""Twenty processes that stand for leader are killed, paused and stopped: never two act, and somebody soon does."""
+
+import asyncio
+import itertools
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from peerjob import Query, Store, StoreLimits
+from peerjob.clock import SystemClock
+from peerjob.firing import FireOutcome
+from peerjob.record import Record
+from peerjob.spec import decode_spec
+from peerjob.store.url import open_store
+from support.leaders import SECOND, accounted, definition, put, read_ledger
+from support.processes import ChildProcess
+
+CANDIDATES = 20
+TTL = 2.0
+EVERY_US = SECOND // 10
+WAYS = ("kill", "pause", "stop")
+
+
+class Candidates:
+    """Processes that stand for the leadership of one namespace."""
+
+    def __init__(self, url: str, namespace: str, coordinator: str | None, folder: Path) -> None:
+        self._url = url
+        self._namespace = namespace
+        self._coordinator = coordinator
+        self._folder = folder
+        self._numbers = itertools.count()
+        self.cleanup = ExitStack()
+        self.all: list[ChildProcess] = []
+        """Also those that have ended."""
+
+    def start(self) -> ChildProcess:
+        """Start one more."""
+        name = f"n{next(self._numbers)}"
+        more = [] if self._coordinator is None else ["--coordinator", self._coordinator]
+        child = ChildProcess.python(
+            "support.leader_process",
+            self._url,
+            self._namespace,
+            "--name",
+            name,
+            "--ttl",
+            str(TTL),
+            *more,
+            output=self._folder / f"{name}.log",
+        )
+        self.all.append(self.cleanup.enter_context(child))
+        return child
+
+    def acts(self) -> Iterator[tuple[int, int, int, ChildProcess]]:
+        """When who acted, in which term: the moments before and after, the term, the process."""
+        for child in self.all:
+            for line in child.lines:
+                if line.startswith("act "):
+                    _, before, after, term = line.split()
+                    yield int(before), int(after), int(term), child
+
+    async def act_after(self, moment: int, term: int) -> tuple[int, int, ChildProcess]:
+        """When somebody first acts after a moment, in a later term; that term, and who it is."""
+        async with asyncio.timeout(30):
+            while True:
+                later = [act for act in self.acts() if act[0] > moment and act[2] > term]
+                if later:
+                    before, _, term, child = min(later, key=lambda act: act[0])
+                    return before, term, child
+                await asyncio.sleep(0.05)
+
+    def check(self) -> None:
+        """Each term has one leader, and nobody acts in a term after somebody has acted in a later one."""
+        acts = list(self.acts())
+        began: dict[int, int] = {}
+        holders: dict[int, set[int]] = {}
+        for _, after, term, child in acts:
+            holders.setdefault(term, set()).add(child.pid)
+            began[term] = min(after, began.get(term, after))
+        assert all(len(pids) == 1 for pids in holders.values()), holders
+        terms = sorted(began)
+        for before, _, term, child in acts:
+            for later in terms[terms.index(term) + 1 :]:
+                assert before <= began[later], f"{child.output.stem} acts in {term} after {later} began"
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("store_url", "coordinator"),
+    [("redis", None), ("valkey", None), ("etcd", None), ("redis", "etcd")],
+    indirect=["store_url"],
+)
+async def test_never_two_act_and_somebody_soon_does(
+    request: pytest.FixtureRequest, store_url: str, coordinator: str | None, namespace: str, tmp_path: Path
+) -> None:
+    clock = SystemClock()
+    coordinator_url = None if coordinator is None else str(request.getfixturevalue(f"{coordinator}_url"))
+    store = open_store(store_url, namespace=namespace, clock=clock, limits=StoreLimits())
+    await store.open()
+    anchor_us = clock.time_us()
+    wanted = definition(every_us=EVERY_US, anchor_us=anchor_us, misfire="run_all")
+    await put(store, "s", wanted, now_us=anchor_us)
+    candidates = Candidates(store_url, namespace, coordinator_url, tmp_path)
+    with candidates.cleanup:
+        for _ in range(CANDIDATES):
+            candidates.start()
+        for child in candidates.all:
+            await child.line("ready", timeout=60)
+        _, term, leader = await candidates.act_after(0, 0)
+        gaps: list[tuple[str, float]] = []
+        for way in random.sample(WAYS * 2, 6):
+            await asyncio.sleep(random.uniform(0, 1))
+            leader_before = leader
+            began = time.monotonic_ns()
+            match way:
+                case "kill":
+                    leader.kill()
+                case "pause":
+                    leader.pause()
+                case _:
+                    leader.terminate()
+            at, term, leader = await candidates.act_after(began, term)
+            gaps.append((way, (at - began) / 1e9))
+            if way == "pause":
+                leader_before.resume()
+            else:
+                candidates.start()
+        await asyncio.sleep(1.5)
+        for child in candidates.all:
+            if child.running:
+                child.signal(signal.SIGTERM)
+        for child in candidates.all:
+            await child.exit(30)
+        candidates.check()
+    assert max(gap for _, gap in gaps) <= TTL + 1, gaps
+    await check_ledger(store, anchor_us)
+    await store.close()
+
+
+async def check_ledger(store: Store, anchor_us: int) -> None:
+    """Every nominal time is accounted for once, and has at most one instance."""
+    wanted = definition(every_us=EVERY_US, anchor_us=anchor_us)
+    records = await read_ledger(store, "s")
+    assert {record.outcome for record in records} == {FireOutcome.FIRED}
+    times = accounted(records, wanted)
+    assert times == list(range(times[0], times[-1] + 1, EVERY_US))
+    nominals = [decode_spec(record.spec).nominal_us for record in await everything(store)]
+    assert len(nominals) == len(set(nominals)) == (times[-1] - anchor_us) // EVERY_US
+
+
+async def everything(store: Store) -> list[Record]:
+    """Every instance of the namespace."""
+    records: list[Record] = []
+    cursor: str | None = None
+    while True:
+        page = await store.lookup(Query(limit=500, cursor=cursor))
+        records += page.records
+        cursor = page.cursor
+        if cursor is None:
+            return records
