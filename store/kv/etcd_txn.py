@@ -7,6 +7,8 @@ they hold and the nested transactions in the other. `etcd_limits` says which fit
 
 A step that is alone is nested, too: what is nested, etcd charges nothing to its quota, so that work under way can be
 finished also when there is no space left. New instances are refused long before (`etcd_space`).
+
+A message is made in one go, of dicts: given a finished message as a part, protobuf copies all that is in it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ _EQUAL, _LESS = etcd.Compare.EQUAL, etcd.Compare.LESS
 _DESCEND = etcd.RangeRequest.DESCEND
 _NOTHING = Found((), 0)
 _NO_READS: tuple[Found, ...] = ()
+_Part = dict[str, Any]
+"""The fields of a message."""
 
 
 class Request:
@@ -32,21 +36,21 @@ class Request:
         self._steps = steps
         self._also = also
         self._outside = self._bare = False
-        self.message = etcd.TxnRequest(success=map(_nested, steps)) if also is None else self._with(steps, also)
+        fields = {"success": [*map(_nested, steps)]} if also is None else self._with(steps, also)
+        self.message = etcd.TxnRequest(**fields)
 
-    def _with(self, steps: Sequence[Step], also: Step) -> Any:
+    def _with(self, steps: Sequence[Step], also: Step) -> _Part:
         every = dict.fromkeys(compare for step in (*steps, also) for compare in step.compares)
         inner = max((max(len(step.compares), len(step.ops) + len(step.reads)) for step in steps), default=0)
         along = len(also.ops) + len(also.reads)
         compares = [_compare(compare) for compare in every]
         if len(steps) + 1 + max(inner, len(compares), along) <= MOST:
-            together = etcd.TxnRequest(compare=compares, success=_branch(also))
-            return etcd.TxnRequest(success=[*map(_nested, steps), etcd.RequestOp(request_txn=together)])
+            return {"success": [*map(_nested, steps), _request(compares, also)]}
         self._outside = True
-        every_op = [etcd.RequestOp(request_txn=etcd.TxnRequest(success=_branch(step))) for step in steps]
+        every_op = [_request([], step) for step in steps]
         self._bare = max(len(compares), len(steps) + 1) + max(inner, along) > MOST
-        every_op += _branch(also) if self._bare else [_nested(Step((), also.ops, also.reads))]
-        return etcd.TxnRequest(compare=compares, success=every_op, failure=map(_nested, steps))
+        every_op += _branch(also) if self._bare else [_request([], also)]
+        return {"compare": compares, "success": every_op, "failure": [*map(_nested, steps)]}
 
     def applied(self, reply: Any) -> Applied:
         """What the reply says."""
@@ -61,7 +65,7 @@ class Request:
 
 def reading(ranges: Iterable[Range]) -> Any:
     """A request that only reads."""
-    return etcd.TxnRequest(success=map(_range, ranges))
+    return etcd.TxnRequest(success=[*map(_range, ranges)])
 
 
 def found(reply: Any) -> Found:
@@ -89,39 +93,44 @@ def _found(step: Step, replies: Sequence[Any]) -> Sequence[Found]:
     return [found(one.response_range) for one in replies[len(step.ops) :]] if step.reads else _NO_READS
 
 
-def _nested(step: Step) -> Any:
-    return etcd.RequestOp(
-        request_txn=etcd.TxnRequest(compare=map(_compare, step.compares), success=_branch(step)),
-    )
+def _nested(step: Step) -> _Part:
+    return _request([*map(_compare, step.compares)], step)
 
 
-def _branch(step: Step) -> list[Any]:
+def _request(compares: list[_Part], step: Step) -> _Part:
+    return {"request_txn": {"compare": compares, "success": _branch(step)}}
+
+
+def _branch(step: Step) -> list[_Part]:
     return [*map(_op, step.ops), *map(_range, step.reads)]
 
 
-def _op(op: Op) -> Any:
+def _op(op: Op) -> _Part:
     if type(op) is Put:
-        return etcd.RequestOp(request_put=etcd.PutRequest(key=op.key.encode(), value=op.value, lease=op.lease))
-    delete = etcd.DeleteRangeRequest(key=op.key.encode(), range_end=op.end.encode())  # type: ignore[union-attr]
-    return etcd.RequestOp(request_delete_range=delete)
+        put: _Part = {"key": op.key.encode(), "value": op.value}
+        if op.lease:
+            put["lease"] = op.lease
+        return {"request_put": put}
+    return {"request_delete_range": {"key": op.key.encode(), "range_end": op.end.encode()}}  # type: ignore[union-attr]
 
 
-def _range(wanted: Range) -> Any:
-    request = etcd.RangeRequest(
-        key=wanted.start.encode(),
-        range_end=wanted.end.encode(),
-        limit=wanted.limit,
-        keys_only=wanted.keys_only,
-        sort_order=_DESCEND if wanted.reverse else 0,
-    )
-    return etcd.RequestOp(request_range=request)
+def _range(wanted: Range) -> _Part:
+    request: _Part = {"key": wanted.start.encode(), "range_end": wanted.end.encode()}
+    if wanted.limit:
+        request["limit"] = wanted.limit
+    if wanted.keys_only:
+        request["keys_only"] = True
+    if wanted.reverse:
+        request["sort_order"] = _DESCEND
+    return {"request_range": request}
 
 
-def _compare(compare: Compare) -> Any:
+def _compare(compare: Compare) -> _Part:
     key = compare.key.encode()
     if compare.end:
         # holds for each of none
-        return etcd.Compare(result=_EQUAL, target=_CREATE, key=key, create_revision=0, range_end=compare.end.encode())
+        end = compare.end.encode()
+        return {"result": _EQUAL, "target": _CREATE, "key": key, "create_revision": 0, "range_end": end}
     if compare.below:
-        return etcd.Compare(result=_LESS, target=_VALUE, key=key, value=compare.below.encode())
-    return etcd.Compare(result=_EQUAL, target=_MOD, key=key, mod_revision=compare.mod)
+        return {"result": _LESS, "target": _VALUE, "key": key, "value": compare.below.encode()}
+    return {"result": _EQUAL, "target": _MOD, "key": key, "mod_revision": compare.mod}
