@@ -8,6 +8,7 @@ import pytest
 
 from peerjob.clock import SystemClock
 from peerjob.errors import StoreError, StoreUnavailableError
+from peerjob.firing import Candidate
 from peerjob.record import Action, StoreLimits
 from peerjob.state import State
 from peerjob.store.base import Store
@@ -15,17 +16,38 @@ from peerjob.store.lua.keys import prefix
 from peerjob.store.lua.store import lua_store
 from peerjob.testing.factories import Factory, Peer, outcome
 from peerjob.testing.store_conformance.cancel import CancelRules
+from peerjob.testing.store_conformance.changes import ChangeRules
+from peerjob.testing.store_conformance.election import ElectionRules
+from peerjob.testing.store_conformance.firing import FiringRules, TermRules
 from peerjob.testing.store_conformance.hints import HintRules
+from peerjob.testing.store_conformance.ledger import LedgerRules
 from peerjob.testing.store_conformance.liveness import LivenessRules
+from peerjob.testing.store_conformance.overlap import OverlapRules
 from peerjob.testing.store_conformance.queue import QueueRules
 from peerjob.testing.store_conformance.reading import ReadingRules
 from peerjob.testing.store_conformance.retention import RetentionRules
+from peerjob.testing.store_conformance.schedules import ScheduleRules
+from peerjob.testing.store_conformance.timetable import ScheduleSuite
 from support.servers import MissingServerError, Server, ServerCluster, ServerKind
 
 KINDS: list[ServerKind] = ["redis", "valkey"]
 
 
-class TestCluster(QueueRules, LivenessRules, CancelRules, HintRules, ReadingRules, RetentionRules):
+class TestCluster(
+    QueueRules,
+    LivenessRules,
+    CancelRules,
+    HintRules,
+    ReadingRules,
+    RetentionRules,
+    ScheduleRules,
+    ChangeRules,
+    FiringRules,
+    TermRules,
+    LedgerRules,
+    OverlapRules,
+    ElectionRules,
+):
     """The rules that between them run every script."""
 
     url = ""
@@ -99,6 +121,10 @@ async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster
     batch = make.instances(20)
     await store.enqueue(batch)
     held = await peer.take(5)
+    suite = ScheduleSuite()
+    row = await suite.schedule(store)
+    elections = hasty.elections()
+    await elections.open()
 
     async def all_verbs_are_refused() -> None:
         for verb in (
@@ -111,6 +137,14 @@ async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster
             lambda: hasty.get([batch[0].id]),
             lambda: hasty.leave(peer.incarnation),
             hasty.health,
+            lambda: suite.schedule(hasty, "other"),
+            lambda: suite.send(hasty, suite.a_fire(row)),
+            lambda: suite.send(hasty, suite.stretch(row, 0, 3)),
+            lambda: hasty.fires("s"),
+            lambda: hasty.changed_schedules(0),
+            lambda: hasty.remove_schedule("s"),
+            lambda: elections.campaign(Candidate(incarnation=peer.incarnation, name="node"), ttl_us=5_000_000),
+            elections.leader,
         ):
             with pytest.raises(StoreUnavailableError):
                 await verb()
@@ -130,9 +164,11 @@ async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster
     assert await peer.end(held[0], Action.COMPLETE) == "done"
     counts = (await store.health()).counts["work"]
     assert counts == {State.SCHEDULED: 11, State.PROCESSING: 8, State.COMPLETED: 1}
+    await suite.done(store, suite.a_fire(row))
     for one in (store, hasty):
         await one.clear()
         await one.close()
+    await elections.close()
     await peer.close()
 
 

@@ -1,0 +1,100 @@
+"""A Redis or Valkey server of a test's own with stores on it, and a connection that loses answers."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from peerjob.clock import SystemClock
+from peerjob.record import StoreLimits
+from peerjob.store.lua.keys import prefix
+from peerjob.store.lua.store import LuaStore, lua_store
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
+from support.servers import Server
+
+
+@dataclass
+class Site:
+    """A server of the test's own, and stores on it."""
+
+    server: Server
+    cleanup: AsyncExitStack
+    namespace: str = field(default_factory=lambda: f"faults-{uuid.uuid4().hex[:8]}")
+    make: Factory = field(default_factory=lambda: Factory(SystemClock()))
+
+    async def open(
+        self, *, retry_for: float = 30.0, limits: StoreLimits | None = None, url: str | None = None
+    ) -> LuaStore:
+        store = lua_store(
+            url or self.server.url,
+            namespace=self.namespace,
+            clock=SystemClock(),
+            limits=limits or StoreLimits(),
+            retry_for=retry_for,
+        )
+        await store.open()
+        self.cleanup.push_async_callback(store.close)
+        return store
+
+    async def join(self, store: LuaStore, ttl_us: int = LONG_TTL_US) -> Peer:
+        peer = Peer(store=store, info=self.make.node(), make=self.make)
+        self.cleanup.push_async_callback(peer.close)
+        return await peer.join(ttl_us)
+
+    def key(self, rest: str) -> str:
+        return prefix(self.namespace) + rest
+
+    def all_keys(self) -> set[str]:
+        found = self.server.command("KEYS", "*")
+        assert isinstance(found, list)
+        return {str(key) for key in found}
+
+    def dump(self) -> object:
+        """What every key holds, digested by the server."""
+        return self.server.command(
+            "EVAL",
+            "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do "
+            "all[#all + 1] = key .. redis.sha1hex(redis.call('DUMP', key)) end table.sort(all) return all",
+            0,
+        )
+
+
+MakeSite = Callable[..., Site]
+
+
+class CuttingProxy:
+    """Passes bytes on to a server, and drops the connection instead of the next answers when told to."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self.cuts = 0
+        self.port = 0
+
+    async def __aenter__(self) -> "CuttingProxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+
+        async def upstream() -> None:
+            while data := await reader.read(65536):
+                to_writer.write(data)
+            to_writer.close()
+
+        pump = asyncio.create_task(upstream())
+        try:
+            while data := await to_reader.read(65536):
+                if self.cuts > 0:
+                    self.cuts -= 1
+                    break
+                writer.write(data)
+        finally:
+            pump.cancel()
+            to_writer.close()
+            writer.close()
