@@ -1,7 +1,7 @@
 """The instants that a cron text means, also on days when clocks change."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from peerjob.clock import to_datetime, to_us
+from peerjob.cron.engine import Cron
 from peerjob.cron.text import CronText, read_cron
+from peerjob.cron.zones import BLOCK
 from peerjob.errors import ScheduleError
 from peerjob.recurrence import Recurrence, cron_recurrence
 from support.cron_specs import NIGHTLY, ODD, SPECS, WHOLE_HOUR, cronsim_times, walked_times
@@ -82,10 +84,26 @@ def test_cronsim_agrees_where_clocks_change(spec: str, zone: str, data: st.DataO
     assert list(recurrence.times(to_us(start), to_us(until))) == expected
 
 
-@given(NIGHTLY, st.sampled_from(ODD))
-@settings(max_examples=200)
-def test_a_walk_along_the_wall_clock_agrees_where_clocks_change_oddly(spec: str, place: tuple[str, datetime]) -> None:
-    zone, change = place
+class Once(tzinfo):
+    """A zone whose clocks change once."""
+
+    def __init__(self, change: datetime, before: timedelta, after: timedelta) -> None:
+        self._change, self._before, self._after = change.replace(tzinfo=None), before, after
+
+    def fromutc(self, dt: datetime) -> datetime:
+        offset = self._before if dt.replace(tzinfo=None) < self._change else self._after
+        return (dt + offset).replace(fold=offset == self._after)
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        assert dt is not None
+        return self._after if dt.fold else self._before
+
+    def tzname(self, dt: datetime | None) -> None: ...
+
+    def dst(self, dt: datetime | None) -> None: ...
+
+
+def agrees_with_a_walk(spec: str, zone: tzinfo, change: datetime) -> None:
     text = read_cron(spec)
     assert isinstance(text, CronText)
     # a zone in which clocks never change tells whether a wall time matches
@@ -97,10 +115,36 @@ def test_a_walk_along_the_wall_clock_agrees_where_clocks_change_oddly(spec: str,
 
     start, until = change - timedelta(days=1, hours=2), change + timedelta(days=1, hours=2)
     expected = list(walked_times(matches, zone, start, until, fixed=text.fixed))
-    recurrence = cron_recurrence(spec, zone)
+    recurrence = Cron(text, zone)
 
     assert list(recurrence.times(to_us(start), to_us(until))) == expected
     assert recurrence.count(to_us(start), to_us(until)) == len(expected)
+    backwards: list[int] = []
+    moment = recurrence.latest_at(to_us(until))
+    while moment is not None and moment > to_us(start):
+        backwards.append(moment)
+        moment = recurrence.latest_at(moment - 1)
+    assert backwards[::-1] == expected
+
+
+@given(NIGHTLY, st.sampled_from(ODD))
+@settings(max_examples=200)
+def test_a_walk_along_the_wall_clock_agrees_where_clocks_change_oddly(spec: str, place: tuple[str, datetime]) -> None:
+    agrees_with_a_walk(spec, ZoneInfo(place[0]), place[1])
+
+
+@given(
+    NIGHTLY,
+    st.timedeltas(timedelta(hours=-3), timedelta(hours=3)),
+    st.integers(-14 * 60, 14 * 60),
+    st.sampled_from([-120, -90, -60, -30, -1, 1, 30, 45, 60, 120, 180, 24 * 60, -24 * 60]),
+)
+@settings(max_examples=200)
+def test_a_walk_agrees_at_the_edge_of_a_block(spec: str, beside: timedelta, offset: int, shift: int) -> None:
+    assume(abs(offset + shift) < 15 * 60)
+    change = datetime.fromtimestamp(690 * BLOCK, UTC) + timedelta(minutes=beside // timedelta(minutes=1))
+
+    agrees_with_a_walk(spec, Once(change, timedelta(minutes=offset), timedelta(minutes=offset + shift)), change)
 
 
 # -- laws --------------------------------------------------------------------------------------------------------------

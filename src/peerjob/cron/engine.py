@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from zoneinfo import ZoneInfo
+from datetime import tzinfo
 
 from .text import CronText
 from .zones import BLOCK, DAY, FIRST, LAST, Span, spans
@@ -16,7 +16,7 @@ class Cron:
 
     __slots__ = ("_days", "_times", "fixed", "zone")
 
-    def __init__(self, text: CronText, zone: ZoneInfo) -> None:
+    def __init__(self, text: CronText, zone: tzinfo) -> None:
         self._days = text.days
         self._times = text.times
         self.fixed = text.fixed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import NamedTuple, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -47,7 +47,7 @@ def zone_named(name: object, option: str = "timezone") -> ZoneInfo:
 
 
 @lru_cache(maxsize=BLOCKS_KEPT)
-def spans(zone: ZoneInfo, block: int) -> tuple[Span, ...]:
+def spans(zone: tzinfo, block: int) -> tuple[Span, ...]:
     """The stretches of one block, in order; block n starts n × BLOCK after the epoch."""
     start, end = block * BLOCK, (block + 1) * BLOCK
     # the day before can have repeated wall times that reach into the block
@@ -62,7 +62,7 @@ def spans(zone: ZoneInfo, block: int) -> tuple[Span, ...]:
     return tuple(_from(span, start) for span in found if span.end > start)
 
 
-def transitions(zone: ZoneInfo, after: int, until: int) -> list[tuple[Span, Span]]:
+def transitions(zone: tzinfo, after: int, until: int) -> list[tuple[Span, Span]]:
     """The stretches before and after each change of offset within (after, until]."""
     found: list[tuple[Span, Span]] = []
     previous: Span | None = None
@@ -81,7 +81,7 @@ def _from(span: Span, start: int) -> Span:
     return span._replace(start=start, reached=max(span.reached, start + span.offset))
 
 
-def _change(zone: ZoneInfo, low: int, high: int) -> int:
+def _change(zone: tzinfo, low: int, high: int) -> int:
     """The first second in (low, high] with another offset than `low` has."""
     before = _offset(zone, low)
     while high - low > 1:
@@ -93,6 +93,6 @@ def _change(zone: ZoneInfo, low: int, high: int) -> int:
     return high
 
 
-def _offset(zone: ZoneInfo, instant: int) -> int:
+def _offset(zone: tzinfo, instant: int) -> int:
     delta = datetime.fromtimestamp(min(max(instant, FIRST), LAST), zone).utcoffset()
     return 0 if delta is None else delta.days * DAY + delta.seconds
