@@ -18,6 +18,7 @@ from .journal import Journals
 from .keys import Keys, prefix_end, time_text, timed
 from .queues import Queues
 from .rows import Delayed, NodeRow, Row, decode_node, decode_row, encode
+from .skew import Skew
 from .slots import Plan, Slots
 from .writer import Change, Writer
 
@@ -39,6 +40,7 @@ class Context:
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
         self.journals = Journals(kv, self.keys)
         self.slots = Slots(kv, self.keys)
+        self.skew = Skew()
         self.aside = Aside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}

@@ -1,6 +1,7 @@
 """Delayed instances: moving those that fell due, and knowing when the next one does.
 
-Moving touches index entries only, never a record, so any store may do it, at any time, for any instance.
+Moving touches index entries only, never a record, so any store may do it, at any time, for any instance. The clock of
+whoever moves decides what is due, so a node whose clock is off (`skew`) leaves it to the others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class DelayedQueue:
     async def move(self, found: Found, now_us: int) -> tuple[dict[str, int], Written | None]:
         """Let what fell due into the ready queues, earliest first; kind → how many."""
         context, keys = self._context, self._context.keys
+        if context.skew.is_off:
+            return {}, None
         until = time_text(now_us + 1)
         begun = [head for head in context.queues.heads(found) if head.start < until]
         if not begun:
@@ -68,12 +71,16 @@ class DelayedQueue:
         return moved, written
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
-        """When the earliest one falls due; lets each queue begin there."""
+        """When the earliest one falls due; lets each queue begin there. None also where others must decide that."""
+        if self._context.skew.is_off:
+            return None
         place = await self._context.queues.earliest(heads)
         return None if place == AFTER_ALL else int(place[:18])
 
     def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
         """Reads that find nothing as long as no delayed instance falls due before that time."""
+        if self._context.skew.is_off:
+            return []
         stop = None if next_due_us is None else time_text(next_due_us)
         return [
             Range(

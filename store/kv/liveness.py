@@ -14,22 +14,27 @@ from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
 from .context import Context
 from .keys import Keys, prefix_end
 from .rows import Live, NodeRow, Row, decode_live, decode_node, decode_owned, encode
+from .skew import Clocks, Skew
 from .writer import ROUNDS, Change
 
 
 class KVLiveness:
     """Renews one lease, over a connection of its own."""
 
-    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock) -> None:
+    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, skew: Skew) -> None:
         self._kv = kv
         self._url = url
         self._keys = keys
         self._clock = clock
+        self._skew = skew
+        self._clocks = Clocks(kv, keys, clock)
 
     async def open(self) -> None:
         await self._kv.open()
+        self._clocks.start()
 
     async def close(self) -> None:
+        await self._clocks.stop()
         await self._kv.close()
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
@@ -41,9 +46,10 @@ class KVLiveness:
             raise StoreUnavailableError(self._url, f"no answer within {timeout:g} s") from error
 
     async def _renew(self, incarnation: str, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        keys, now_us = self._keys, self._clock.time_us()
-        if not await extend(self._kv, keys, incarnation, ttl_us, running):
+        keys, now_us, clocks = self._keys, self._clock.time_us(), self._clocks
+        if not await self._extend(incarnation, ttl_us, running):
             return Renewed(dead=True, now_us=now_us)
+        self._skew.set(clocks.ahead_us(incarnation))
         prefix = keys.owned(incarnation)
         (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
         claims = [(key[len(prefix) :], decode_owned(entry.value)) for key, entry in found.items]
@@ -53,32 +59,35 @@ class KVLiveness:
             now_us=now_us,
             held=None if same else tuple(Held(id, owned.fence) for id, owned in claims),
             cancelled=tuple(id for id, owned in claims if owned.releasing),
+            ahead_us=self._skew.ahead_us,
         )
 
-
-async def extend(kv: KeyValue, keys: Keys, incarnation: str, ttl_us: int, running: int) -> bool:
-    """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
-    for _ in range(ROUNDS):
-        node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
-        if node is None or decode_node(node.value).ended:
-            return False
-        old = None if live is None else decode_live(live.value)
-        lease = 0
-        if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
-            lease = old.lease
-            if running == old.running:
+    async def _extend(self, incarnation: str, ttl_us: int, running: int) -> bool:
+        """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
+        kv, keys = self._kv, self._keys
+        for _ in range(ROUNDS):
+            node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
+            if node is None or decode_node(node.value).ended:
+                return False
+            old = None if live is None else decode_live(live.value)
+            lease = 0
+            if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
+                lease = old.lease
+                if running == old.running and not self._clocks.must_tell:
+                    return True
+            fresh = lease or await kv.grant(ttl_us)
+            alive = Compare(keys.node + incarnation, mod=node.mod)
+            told = self._clocks.tell()
+            shown = Live(fresh, ttl_us, running, self._clock.time_us(), self._clocks.asks)
+            applied = await kv.txn([Step([alive], [Put(keys.live + incarnation, encode(shown), fresh)])])
+            if applied.steps[0] is not None:
+                told()
+                if old is not None and old.lease != fresh:
+                    await kv.revoke(old.lease)
                 return True
-        fresh = lease or await kv.grant(ttl_us)
-        alive = Compare(keys.node + incarnation, mod=node.mod)
-        put = Put(keys.live + incarnation, encode(Live(fresh, ttl_us, running)), fresh)
-        applied = await kv.txn([Step([alive], [put])])
-        if applied.steps[0] is not None:
-            if old is not None and old.lease != fresh:
-                await kv.revoke(old.lease)
-            return True
-        if not lease:
-            await kv.revoke(fresh)
-    return False
+            if not lease:
+                await kv.revoke(fresh)
+        return False
 
 
 class Membership:
@@ -96,7 +105,7 @@ class Membership:
                 return context.clock.time_us()
             old = None if live is None else decode_live(live.value)
             lease = await context.kv.grant(ttl_us)
-            shown = Live(lease, ttl_us, 0 if old is None else old.running)
+            shown = Live(lease, ttl_us, 0 if old is None else old.running, context.clock.time_us())
             # in one step, since a reaper takes a node without a lease for dead
             ops = [Put(node_key, encode(NodeRow(node))), Put(live_key, encode(shown), lease)]
             same = Compare(node_key, mod=0 if entry is None else entry.mod)

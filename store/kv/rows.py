@@ -115,6 +115,10 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     lease: int
     ttl_us: int
     running: int = 0
+    clock_us: int = 0
+    """The node's clock when it wrote this; 0: not told."""
+    asks: bool = False
+    """Whether it has just begun to listen to its peers' clocks."""
 
 
 class Idle(msgspec.Struct, frozen=True, array_like=True):

@@ -124,7 +124,7 @@ class KVStore:
 
     def liveness(self) -> KVLiveness:
         context = self._context
-        return KVLiveness(self._kv.separate(), url=self.url, keys=context.keys, clock=context.clock)
+        return KVLiveness(self._kv.separate(), url=self.url, keys=context.keys, clock=context.clock, skew=context.skew)
 
     def elections(self) -> KVElections:
         keys = self._context.keys

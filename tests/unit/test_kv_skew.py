@@ -1,0 +1,146 @@
+"""Where nodes' own clocks decide, one that is off leaves it to the others, and idle nodes write nothing."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from peerjob.clock import Clock
+from peerjob.record import NodeInfo, StoreLimits
+from peerjob.state import State
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer
+
+
+class Shifted(VirtualClock):
+    """A clock that is off by some seconds, on the time of another."""
+
+    def __init__(self, true: VirtualClock, off: float) -> None:
+        super().__init__()
+        self._true = true
+        self.off = off
+
+    def time_us(self) -> int:
+        return self._true.time_us() + round(self.off * 1_000_000)
+
+    def elapsed(self) -> float:
+        return self._true.elapsed()
+
+
+class Bench:
+    """Nodes with clocks of their own on one server."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.data = MemoryData()
+        self.make = Factory(clock)
+        self.peers: list[Peer] = []
+        self.clocks: list[Shifted] = []
+
+    async def join(self, *offs: float) -> list[Peer]:
+        for off in offs:
+            clock = Shifted(self.clock, off)
+            peer = Peer(store=self.store(clock), info=self.node(len(self.peers)), make=self.make)
+            self.clocks.append(clock)
+            self.peers.append(await peer.join())
+            await self.renew()
+        return self.peers
+
+    def store(self, clock: Clock) -> KVStore:
+        kv = MemoryKeyValue(self.data, self.clock)
+        return KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+
+    def node(self, number: int) -> NodeInfo:
+        return self.make.node(str(number))
+
+    async def renew(self, rounds: int = 1) -> list[float]:
+        """Let every node renew; how many seconds each one believes to be ahead."""
+        ahead: list[float] = []
+        for _ in range(rounds):
+            ahead = [(await peer.renew()).ahead_us / 1_000_000 for peer in self.peers]
+            await self.clock.advance(1)
+        return ahead
+
+
+@pytest.fixture
+async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
+    bench = Bench(clock)
+    yield bench
+    for peer in bench.peers:
+        await peer.close()
+        await peer.store.close()
+
+
+async def test_who_is_alone_is_right(bench: Bench) -> None:
+    await bench.join(30)
+    assert await bench.renew(3) == [0]
+
+
+async def test_of_two_nobody_can_tell_who_is_wrong(bench: Bench) -> None:
+    await bench.join(0, 30)
+    assert await bench.renew(3) == [0, 0]
+
+
+@pytest.mark.parametrize("order", [(0, 0, 30), (0, 30, 0), (30, 0, 0)])
+async def test_the_one_that_is_off_knows(bench: Bench, order: tuple[float, ...]) -> None:
+    await bench.join(*order)
+    assert await bench.renew(3) == list(order)
+
+
+async def test_the_median_decides(bench: Bench) -> None:
+    await bench.join(0, 0.2, -0.3, -50, 40)
+    assert await bench.renew(3) == [0, 0.2, -0.3, -50, 40]
+
+
+async def test_who_left_does_not_count(bench: Bench) -> None:
+    await bench.join(0, 0, 30)
+    await bench.renew(2)
+    for peer in bench.peers[:2]:
+        await peer.store.leave(peer.incarnation)
+        await peer.close()
+    del bench.peers[:2]
+    await bench.join(30)
+    assert await bench.renew(3) == [0, 0]
+
+
+async def test_idle_nodes_write_nothing(bench: Bench) -> None:
+    await bench.join(0, 0, 30)
+    await bench.renew(3)
+    revision = bench.data.revision
+    assert await bench.renew(20) == [0, 0, 30]
+    assert bench.data.revision == revision
+
+
+async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
+    await bench.join(0, 0, 30)
+    assert await bench.renew(3) == [0, 0, 30]
+    bench.clocks[2].off = 0
+    assert await bench.renew() == [0, 0, 0]
+    bench.clocks[0].off = -7
+    assert await bench.renew(2) == [-7, 0, 0]
+
+
+async def test_who_is_off_moves_nothing_and_says_so_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    right, _, off = await bench.join(0, 0, 30)
+    with caplog.at_level(logging.WARNING, logger="peerjob.store"):
+        await bench.renew(5)
+    (record,) = caplog.records
+    assert "30.0 s ahead" in record.message
+
+    await right.store.enqueue(bench.make.instances(1, delay_us=10_000_000))
+    claimed = await off.claim()
+    assert (claimed.claims, claimed.next_due_us) == ((), None)
+    assert (await right.claim()).claims == ()
+    await bench.clock.advance(11)
+    assert (await off.claim()).claims == ()
+    assert len(await right.take()) == 1
+
+    await right.store.enqueue(bench.make.instances(1, delay_us=10_000_000))
+    bench.clocks[2].off = 0
+    await bench.renew()
+    await bench.clock.advance(11)
+    assert len(await off.take()) == 1
+    assert (await off.store.health()).counts == {"work": {State.PROCESSING: 2}}
