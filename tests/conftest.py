@@ -22,6 +22,7 @@ from support.servers import (
     Server,
     ServerCluster,
     ServerKind,
+    ServerProcess,
     Settings,
     StartServer,
     ValkeyServer,
@@ -93,6 +94,18 @@ def start_server() -> Iterator[StartServer]:
             return servers.enter_context(_running(lambda: SERVERS[kind](**settings)))
 
         yield start
+
+
+@pytest.fixture(params=["redis", "valkey", "etcd"])
+def durable_server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """A server of the test's own, of each kind in turn, that has on disk whatever it has answered."""
+    if request.param == "etcd":
+        with _running(EtcdServer) as server:
+            yield server
+    else:
+        always = ("--appendfsync", "always")
+        with _running(lambda: SERVERS[request.param](appendonly=True, config=always)) as server:
+            yield server
 
 
 @pytest.fixture

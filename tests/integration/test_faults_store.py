@@ -8,14 +8,13 @@ import pytest
 from peerjob import Query, State
 from support.fault_jobs import work
 from support.peers import check_histories, everything, peers, until
-from support.servers import ServerKind, StartServer
+from support.servers import ServerKind, ServerProcess, StartServer
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
 async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
-    kind: ServerKind, start_server: StartServer, namespace: str, tmp_path: Path
+    durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
-    server = start_server(kind, appendonly=True, config=("--appendfsync", "always"))
+    server = durable_server
     async with peers(server.url, namespace, tmp_path) as group:
         nodes = [group.start(name=f"node-{number}", workers=5) for number in range(2)]
         scheduled = await group.client.schedule_many(work.call(number, 0.05) for number in range(600))
@@ -33,11 +32,10 @@ async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
         assert all(node.running for node in nodes)
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
 async def test_an_outage_longer_than_the_lease_reaps_nobody(
-    kind: ServerKind, start_server: StartServer, namespace: str, tmp_path: Path
+    durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
-    server = start_server(kind, appendonly=True, config=("--appendfsync", "always"))
+    server = durable_server
     async with peers(server.url, namespace, tmp_path) as group:
         for number in range(2):
             group.start(name=f"node-{number}", workers=10, ttl=2.0)
@@ -88,11 +86,10 @@ async def test_a_server_that_loses_its_last_second_leaves_a_legal_past(
             assert (await one.result())[1] == one.fence
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
 async def test_a_server_that_hangs_and_goes_on_loses_nothing(
-    kind: ServerKind, start_server: StartServer, namespace: str, tmp_path: Path
+    durable_server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
-    server = start_server(kind)
+    server = durable_server
     async with peers(server.url, namespace, tmp_path) as group:
         nodes = [group.start(name=f"node-{number}", workers=5) for number in range(2)]
         scheduled = await group.client.schedule_many(work.call(number, 0.01) for number in range(1000))
