@@ -183,7 +183,7 @@ class Server(ServerProcess):
         assert self.command("PING")
         return self
 
-    def command(self, *words: str | int) -> object:
+    def command(self, *words: str | bytes | int) -> object:
         """Run one command and return its reply, with text as str."""
         with redis.Redis(port=self.port, decode_responses=True, socket_timeout=10) as client:
             run = cast("Callable[..., object]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]

@@ -7,11 +7,13 @@ import pytest
 
 from peerjob.clock import SystemClock
 from peerjob.errors import OptionError, StoreUnavailableError
+from peerjob.state import State
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.packing import unpack_record
 from peerjob.store.lua.script import load_scripts
 from peerjob.store.retrying import Retrying
 from peerjob.testing.factories import Factory
+from support.lua_site import first_layout_record
 
 make = Factory(SystemClock())
 
@@ -99,3 +101,18 @@ async def test_the_last_error_is_raised_when_time_is_over() -> None:
 def test_what_is_no_record_is_a_value_error(raw: bytes) -> None:
     with pytest.raises(ValueError, match="record of"):
         unpack_record(make.id(), raw, b"")
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+def test_records_of_the_first_release_are_read(key: str) -> None:
+    id = make.id()
+    record = unpack_record(id, first_layout_record(key=key, at_us=1_764_000_000_123_457), b"spec")
+    assert (record.id, record.kind, record.state, record.spec) == (id, "work", State.SCHEDULED, b"spec")
+    assert (record.key, record.slot, record.due_us) == (key or None, "", 1_764_000_000_123_457)
+    with_slot = unpack_record(id, first_layout_record(key=key, slot="schedule"), b"spec")
+    assert (with_slot.key, with_slot.slot) == (key or None, "schedule")
+
+
+def test_a_record_cut_within_its_slot_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="record of"):
+        unpack_record(make.id(), first_layout_record(slot="schedule")[:-1], b"")
