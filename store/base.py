@@ -304,7 +304,7 @@ class Store(Protocol):
         full queue, or an unique key that is taken make the record SKIPPED with a reason; QUEUE parks the instance:
         Scheduled, in no queue. REPLACE cancels the holder and everything parked, and takes the slot or is parked.
         Whatever ends the holder (commit, cancel, reap, release, removal) gives the slot to the first that is parked and
-        lets it into its queue, in the same step.
+        lets it into its queue, in the same step. A backfill that was skipped made no instance, and may come again.
 
         Records of instances and records of stretches are kept apart, so a backfilled time within a missed stretch
         has both. A stretch that follows one with the same outcome and reason directly is joined with it. Each fire
@@ -322,7 +322,10 @@ class Store(Protocol):
         limit: int = 100,
         cursor: str | None = None,
     ) -> FirePage:
-        """The ledger of one schedule, latest nominal time first, from `after_us` on and before `before_us`."""
+        """The ledger of one schedule, latest nominal time first, from `after_us` on and before `before_us`.
+
+        A stretch stands at its first nominal time.
+        """
         ...
 
     # -- reading --------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
     last_us: int = 0
     """The latest nominal time that a record accounts for; 0: none yet."""
     trimmed_us: int = 0
-    """The latest nominal time whose record was removed from the ledger; 0: none."""
+    """The latest nominal time of an instance whose record was removed from the ledger; 0: none."""
     holder: str = ""
     """The instance that has the schedule's slot (see `Overlap`); "" when it is free."""
     parked: tuple[str, ...] = ()
@@ -111,10 +111,10 @@ class SchedulePage(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: tuple[ScheduleRow, ...] = ()
     revision: int = 0
-    """Ask with this the next time: everything up to it has been told."""
+    """Ask with this the next time: everything up to it has been told. It may be below 0 while a first load goes on."""
     more: bool = False
     reset: bool = False
-    """Too much happened since the revision that was asked for: forget all, and these are the first of all."""
+    """Too much happened since the revision that was asked for: forget all, and these are the first of all there are."""
 
 
 class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):

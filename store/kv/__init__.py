@@ -17,6 +17,10 @@ and it can hold the engine to what etcd takes and charges (`etcd_limits`, `memor
 * **Nothing in the background.** Due instances are moved by whoever claims (`delayed`), final ones removed by whoever
   commits (`retention`), leases end when somebody looks, counters are compared with the indexes by who reads them
   (`recount`).
+* **A schedule is fired by whoever knows how it stands.** A fire rewrites the small `next/` record that it compares, and
+  ledger, slot and instance go with it (`firing`). The slot of a schedule is passed on in the step that ends its holder,
+  whichever verb that is (`slots`); the leader is whose lease a key hangs on (`elections`).
+* **Clocks are compared**, as no server's clock decides; a node that is off leaves it to the others (`skew`).
 * **Hints are keys** below the incarnation they are for, read with a watch and forgotten with a lease (`hints`).
 
 Whoever reads the path from claim to commit needs `claim`, `selection`, `commit` and `writer`, in this order.
