@@ -287,6 +287,20 @@ async def test_a_released_instance_wakes_a_sleeper(site: MakeSite) -> None:
     assert [claim.id for claim in await sleeper.take()] == [waiting]
 
 
+async def test_fires_of_one_call_wake_one_sleeper_each(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    sleepers = [await here.join(store) for _ in range(8)]
+    row = await rules.schedule(store)
+    for sleeper in sleepers:
+        while await store.next_hints(sleeper.incarnation, 0.001):
+            pass
+        assert await sleeper.take() == ()
+    await rules.done(store, *(rules.a_fire(row, number) for number in range(3)))
+    hints = [await store.next_hints(sleeper.incarnation, 0.01) for sleeper in sleepers]
+    assert [hint.what for some in hints for hint in some] == ["work"] * 3
+
+
 async def test_nothing_is_left_of_a_schedule_that_went(site: MakeSite) -> None:
     here = site()
     store = await here.open()

@@ -80,9 +80,11 @@ local function wake_for_arrivals()
   if idle_left > 0 then
     for kind, due_now in pairs(due_by_kind) do
       wake(kind, due_now)
+      due_by_kind[kind] = 0
     end
     if earliest_arrival then
       wake_for_earliest(earliest_arrival.kind, earliest_arrival.due)
+      earliest_arrival = nil
     end
   end
 end
