@@ -72,6 +72,10 @@ def instance(ctx: Context) -> Any:
     return ctx.instance
 
 
+def nominal_time(ctx: Context = INJECTED) -> list[Any]:
+    return [ctx.schedule, None if ctx.nominal_at is None else ctx.nominal_at.isoformat()]
+
+
 def report(ctx: Context) -> datetime | None:
     ctx.progress(0.25, "a quarter")
     logger.info("info %s", "line", extra={"colour": "red"})
