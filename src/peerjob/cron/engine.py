@@ -114,7 +114,8 @@ class Cron:
 
     def _count(self, low: int, high: int) -> int:
         total = 0
-        day = self._days.next(low // DAY)
+        # a stretch can end before its repeated wall times do
+        day = self._days.next(low // DAY) if low < high else None
         while day is not None and day * DAY < high:
             total += self._times.before(min(high - day * DAY, DAY)) - self._times.before(max(low - day * DAY, 0))
             day = self._days.next(day + 1)
