@@ -25,14 +25,15 @@ per (state, kind) in order of ids serves lookups and counts. Final ones are in a
 
 What a schedule is
 ------------------
-A hash with what was put and what a fire moves on, found by revision in a sorted set; two sorted sets by nominal time with
-its ledger, one of instances and one of stretches. Of a batch of fires, each is read, judged and written before the next
-is looked at: they see each other, and none is half done. The request of a fire is kept in its record, and so are those of
-a whole call in a stretch that it made, so that a call sent again answers as it did.
+A hash with what was put and what a fire moves on, found by revision in a sorted set; two sorted sets by nominal time
+with its ledger, one of instances and one of stretches. Of a batch of fires, each is read, judged and written before
+the next is looked at: they see each other, and none is half done. The request of a fire is kept in its record, and so
+are those of a whole call in a stretch that it made, so that a call sent again answers as it did.
 
-Its slot is a sorted set: the first has it, the others wait for it. It outlives the schedule. An instance names its slot in
-its record, so that whatever ends it need not look for one; a hash from instance to schedule serves those whose record
-cannot be read. A script notes who leaves a slot while it plans, and passes the slot on once all of that is known.
+Its slot is a sorted set: the first has it, the others wait for it. It outlives the schedule. An instance names its
+slot in its record, so that whatever ends it need not look for one; a hash from instance to schedule serves those whose
+record cannot be read. A script notes who leaves a slot while it plans, and passes the slot on once all of that is
+known.
 
 What a call costs
 -----------------
