@@ -1,4 +1,4 @@
-"""Coordination between peers: leases, recovery and retention.
+"""Coordination between peers: leases, recovery, retention, and a leader that fires the schedules.
 
 A node is alive while its lease is. The lease belongs to an *incarnation*, an id made at each start, and is renewed from
 a thread of its own that a busy event loop cannot starve. Three clocks never meet: the store's decides when a lease has
@@ -11,4 +11,24 @@ longer than a body takes to end. Any peer may reap, but only after its own renew
 after an outage of the store, when every lease has expired, the living renew before anybody may call them dead. And an
 incarnation that was marked dead never returns; the node joins under a new one and says which it was before, so that a
 lapse does not count as a crash of what it ran.
+
+One node leads, and only it fires schedules. That is for quiet, and nothing is correct because of it: that a nominal
+time is fired once is a compare-and-set in the store, on the schedule's revision and its next time, so a second leader
+only finds that its belief is stale and reads again. Hence a leader needs no fencing of its own beyond its term, which
+goes along with every fire so that one who was succeeded hears of it. Leadership belongs to a coordinator, which may be
+another server than the store; the term says whose it is, as terms of two coordinators cannot be compared.
+
+A leadership is trusted like a lease: for a ttl less a margin, on the monotonic clock, counted from before the request
+that was answered. Whoever hears nothing until then acts no more, and its successor is not chosen before the whole ttl
+is over. A node whose lease is not trusted or whose clock is off steps down and resigns, and so does one that stops; a
+campaign whose answer was lost leaves the leadership with a node that does not know it, until its next one.
+
+Two more clocks meet in a fire. When it is time, and whether a time is late, is judged by the store's clock, since the
+instance falls due by that one and the ledger records by it: the leader reads its own and takes off what its lease says
+that it is ahead. How long it waits, and for how long it trusts, is monotonic, so a clock that is set does no harm but
+for the second in which nobody has noticed.
+
+What a leader knows of schedules is a copy (`timetable`), read at the start of its term and then kept up by revisions,
+about once a second and on hints. What is due goes out before what is late, and what is late takes one step at a time
+(`misfire` says which), so an outage is caught up on beside the present and not before it.
 """

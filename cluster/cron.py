@@ -28,8 +28,8 @@ POLL = 1.0
 """Seconds between two looks at what was changed, when no hint comes."""
 LEAST_WAIT = 0.001
 """Least seconds between two looks at what is due, when nothing else happens."""
-PAGE = 500
-"""Rows that are read at once."""
+PAGE = 200
+"""Rows that are read at once: as many as are read within a few milliseconds."""
 BATCH = 50
 """Most fires in one call: they are planned within a few milliseconds, and the next ones are on their way meanwhile."""
 CALLS = 4
