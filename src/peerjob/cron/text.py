@@ -185,12 +185,13 @@ class _Values:
 
 
 def _values(given: str, field: Field, text: str) -> _Values:
-    found = _Values()
+    found: _Values | None = None
     for item in text.split(","):
         values = _item_values(field, item)
         if values is None:
             raise ScheduleError(f"cron={given!r}: {field.name} {_reason(field, item)}")
-        found |= values
+        found = values if found is None else found | values
+    assert found is not None
     return found
 
 
