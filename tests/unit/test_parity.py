@@ -7,12 +7,25 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Fail, Filter, Instance, Job, JobCancelled, JobFailed, Query, ScheduleError, State
+from peerjob import (
+    INJECTED,
+    Context,
+    Fail,
+    Filter,
+    Instance,
+    Job,
+    JobCancelled,
+    JobFailed,
+    JobGroup,
+    Query,
+    ScheduleError,
+    State,
+)
 from peerjob.clock import to_datetime
 from peerjob.record import NewInstance
 from peerjob.testing.clock import VirtualClock
@@ -22,6 +35,18 @@ from support.factories import flaky_store, lines_of, memory_store, notes_of, run
 
 def broken(*_: object) -> None:
     raise ValueError("broken")
+
+
+async def test_01_cron_jobs_fire(clock: VirtualClock) -> None:
+    ran: list[datetime | None] = []
+
+    def remember(context: Context) -> None:
+        ran.append(context.nominal_at)
+
+    async with running_node(Job("quarterly", remember, cron="*/15 * * * *"), clock=clock):
+        await clock.advance("1h")
+
+    assert [moment.minute for moment in ran if moment is not None] == [15, 30, 45, 0]
 
 
 async def test_02_a_job_scheduled_with_no_time_runs_at_once(clock: VirtualClock) -> None:
@@ -319,16 +344,34 @@ async def test_12_the_calls_that_drain_a_backlog_grow_with_its_length_alone(cloc
         assert flaky.calls.total() - before <= 30 + backlog / 4
 
 
-async def test_14_recurrence_is_refused_where_it_is_given(clock: VirtualClock) -> None:
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("61 * * * *", "61"),
+        ("* * *", "fields"),
+        ("nonsense", "nonsense"),
+        ("", "cron"),
+        ("0 0 31 2 *", "never"),
+        ("@every nothing", "nothing"),
+        ("TZ=Nowhere/Land 0 0 * * *", "Nowhere/Land"),
+    ],
+)
+async def test_14_bad_cron_is_refused_where_it_is_given(clock: VirtualClock, spec: str, says: str) -> None:
     job = Job("tick", lambda: None)
     async with running_node(job, clock=clock) as node:
-        with pytest.raises(ScheduleError, match="cron="):
-            node.register(Job("tock", lambda: None, cron="*/5 * * * *"))
+        for give in (
+            lambda: Job("tock", lambda: None, cron=spec),
+            lambda: job.with_options(cron=spec),
+            lambda: JobGroup(cron=spec),
+        ):
+            with pytest.raises(ScheduleError, match=says):
+                give()
+        with pytest.raises(ScheduleError, match="exclude"):
+            job.with_options(cron="* * * * *", at="2026-01-01T00:00:00Z")
         with pytest.raises(ScheduleError, match="one run"):
             await node.schedule(job.with_options(every="5s"))
-        with pytest.raises(ScheduleError):
-            job.with_options(cron="* * * * *", at="2026-01-01T00:00:00Z")
         assert await node.count() == 0
+        assert await node.schedules() == []
 
 
 async def test_15_ids_are_uuidv7_and_grow(clock: VirtualClock) -> None:
@@ -467,6 +510,22 @@ async def test_21_what_is_registered_on_every_node_runs_once(clock: VirtualClock
         assert sum(one.is_new for one in same) == 1
         await drain(nodes[0])
         assert await nodes[0].count() == 1
+
+
+async def test_21_the_same_recurring_job_on_every_node_and_at_every_restart_is_one_schedule(
+    clock: VirtualClock,
+) -> None:
+    job, url = Job("tick", lambda: None, every="10s"), shared_url()
+    for _ in range(3):
+        async with running_nodes(clock, "a", "b", "c", jobs=job, store=url) as nodes:
+            await clock.advance("20s")
+            (schedule,) = await nodes[1].schedules()
+    async with running_node(clock=clock, store=url) as node:
+        instances = await node.lookup_instances()
+        nominal = [one.nominal_at for one in instances]
+
+        assert nominal == [to_datetime(schedule.row.created_us) + timedelta(seconds=10 * n) for n in range(1, 7)]
+        assert {one.schedule for one in instances} == {"tick"}
 
 
 async def test_22_a_record_that_cannot_be_read_never_stops_the_queue(clock: VirtualClock) -> None:

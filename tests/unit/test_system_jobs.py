@@ -11,7 +11,7 @@ from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
 from support.factories import lines_of, states_of
 
-AN_HOUR_BEFORE_MIDNIGHT = datetime(2026, 1, 1, 23, tzinfo=UTC)
+BEFORE_MIDNIGHT = datetime(2026, 1, 1, 23, 50, tzinfo=UTC)
 
 
 def work(instance: Instance[Any] = INJECTED) -> None:
@@ -28,7 +28,7 @@ CLEANERS = [history_cleaner, log_cleaner, instance_cleaner]
 
 @pytest.fixture
 def clock() -> VirtualClock:
-    return VirtualClock(start=AN_HOUR_BEFORE_MIDNIGHT)
+    return VirtualClock(start=BEFORE_MIDNIGHT)
 
 
 async def last_of(node: Node, kind: str) -> Instance[Any]:
@@ -46,12 +46,12 @@ def test_their_kinds_and_their_defaults() -> None:
 
 @pytest.mark.parametrize("make", CLEANERS, ids=lambda make: make.__name__)
 async def test_each_clears_its_own_of_what_is_old_at_midnight_and_says_so(clock: VirtualClock, make: Any) -> None:
-    cleaner = make("30m")
+    cleaner = make("8m")
     async with running_node(WORK, cleaner, clock=clock) as node:
         old = await node.schedule("work")
-        await advance(node, "40m")
+        await advance(node, "5m")
         new = await node.schedule("work")
-        await advance(node, "21m")
+        await advance(node, "6m")
 
         left = {one.id for one in await node.lookup_instances(Query(kind="work"))}
         assert left == ({new.id} if make is instance_cleaner else {old.id, new.id})
@@ -65,16 +65,16 @@ async def test_each_clears_its_own_of_what_is_old_at_midnight_and_says_so(clock:
         ran = await last_of(node, cleaner.kind)
         assert await ran.result() == 1
         (line,) = await lines_of(ran)
-        assert line.endswith("1 final instance(s) older than 30m")
+        assert line.endswith("1 final instance(s) older than 8m")
 
 
 async def test_the_age_is_judged_at_each_run(clock: VirtualClock) -> None:
-    cleaner = instance_cleaner(older_than="110m", cron="@hourly")
+    cleaner = instance_cleaner(older_than="19m", cron="*/10 * * * *")
     async with running_node(WORK, cleaner, clock=clock) as node:
         await node.schedule("work")
-        await advance(node, "90m")
+        await advance(node, "15m")
         assert await node.count(Query(kind="work")) == 1
-        await advance(node, "1h")
+        await advance(node, "10m")
         assert await node.count(Query(kind="work")) == 0
 
 
@@ -82,7 +82,7 @@ async def test_what_is_not_final_stays(clock: VirtualClock) -> None:
     async with running_node(Job("nap", nap), instance_cleaner(0), clock=clock) as node:
         running = await node.schedule("nap")
         waiting = await node.schedule(Job("elsewhere"))
-        await advance(node, "61m")
+        await advance(node, "11m")
         assert (await running.refresh()).state is State.PROCESSING
         assert (await waiting.refresh()).state is State.SCHEDULED
 
@@ -100,7 +100,7 @@ async def test_other_options_come_with_a_variant(clock: VirtualClock) -> None:
     async with running_node(cleaner, clock=clock) as node:
         schedule = await node.lookup_schedule("system.history.cleaner")
         assert (schedule.timezone, schedule.priority) == ("Asia/Tokyo", 9)
-        assert schedule.next_at == AN_HOUR_BEFORE_MIDNIGHT + timedelta(hours=16)
+        assert schedule.next_at == BEFORE_MIDNIGHT + timedelta(hours=15, minutes=10)
 
 
 def test_an_age_that_is_none_is_refused() -> None:
