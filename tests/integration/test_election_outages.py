@@ -12,10 +12,11 @@ from peerjob.firing import FireOutcome
 from peerjob.store.url import open_elections, open_store
 from support.etcd import StartEtcd
 from support.factories import until
-from support.leaders import SECOND, Stander, accounted, definition, put, read_ledger
+from support.leaders import SECOND, Misfire, Stander, accounted, definition, put, read_ledger
 from support.servers import ServerKind, StartServer
 
 TTL = 2.0
+POLICIES: tuple[Misfire, ...] = ("skip", "run_once", "run_all")
 CLOCK = SystemClock()
 
 
@@ -64,7 +65,7 @@ async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_
         coordinator = before.election.term.coordinator
         assert coordinator.startswith("etcd:")
         began_us = CLOCK.time_us()
-        for policy in ("skip", "run_once", "run_all"):
+        for policy in POLICIES:
             wanted = definition(every_us=SECOND, anchor_us=began_us, misfire=policy)
             await put(store, policy, wanted, now_us=began_us)
         await asyncio.sleep(2.5)
@@ -78,7 +79,7 @@ async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_
         assert after.election.term.coordinator == coordinator
         await asyncio.sleep(3)
         outcomes: dict[str, set[FireOutcome]] = {}
-        for policy in ("skip", "run_once", "run_all"):
+        for policy in POLICIES:
             records = await read_ledger(store, policy)
             times = accounted(records, definition(every_us=SECOND, anchor_us=began_us))
             assert times == list(range(began_us + SECOND, times[-1] + 1, SECOND))

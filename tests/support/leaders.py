@@ -20,6 +20,8 @@ from peerjob.store.base import Elections
 from peerjob.testing.factories import LONG_TTL_US, Factory
 from support.flaky import Fault, FlakyStore
 
+Misfire = Literal["skip", "run_once", "run_all"]
+
 TTL = 5.0
 SECOND = 1_000_000
 
@@ -145,7 +147,7 @@ class Fields(TypedDict, total=False):
     jitter_us: int
     overlap: Overlap
     queue_limit: int
-    misfire: Literal["skip", "run_once", "run_all"]
+    misfire: Misfire
     misfire_limit: int
     start_deadline_us: int | None
     priority: int

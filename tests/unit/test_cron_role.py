@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Unpack
 
 import msgspec
@@ -10,13 +11,13 @@ import pytest
 
 from peerjob import Query, State, StoreFullError
 from peerjob.definition import encode_definition
-from peerjob.firing import FireOutcome, FireRecord, Overlap, SchedulePut, ScheduleRow
+from peerjob.firing import FireOutcome, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.record import Record
 from peerjob.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.factories import memory_store, shared_url
-from support.leaders import SECOND, TTL, Fields, Stander, accounted, definition, put, read_ledger
+from support.leaders import SECOND, TTL, Fields, Misfire, Stander, accounted, definition, put, read_ledger
 
 MINUTE = 60 * SECOND
 
@@ -36,7 +37,8 @@ class Bench:
         return await stander.start()
 
     async def put(self, name: str = "s", *, old: ScheduleRow | None = None, **fields: Unpack[Fields]) -> ScheduleRow:
-        wanted = definition(**{"anchor_us": self.clock.time_us(), **fields})
+        given: Fields = {"anchor_us": self.clock.time_us(), **fields}
+        wanted = definition(**given)
         return await put(self.store, name, wanted, now_us=self.clock.time_us(), old=old)
 
     async def row(self, name: str = "s") -> ScheduleRow:
@@ -181,7 +183,7 @@ async def test_every_second_is_accounted_for_over_failovers(seed: int) -> None:
         for name in "abcde":
             await bench.stand(name)
         await clock.advance(2)
-        policies = ("skip", "run_once", "run_all")
+        policies: tuple[Misfire, ...] = ("skip", "run_once", "run_all")
         anchor_us = clock.time_us()
         for policy in policies:
             await bench.put(policy, misfire=policy, anchor_us=anchor_us)
@@ -230,21 +232,19 @@ async def test_a_node_that_hands_over_loses_no_fire(clock: VirtualClock, bench: 
     assert {record.node for record in await bench.ledger()} == {"a", "b"}
 
 
+def won_by(stander: Stander, coordinator: str, told: Leader) -> Leader:
+    """What a campaign answers where another coordinator lets this one lead."""
+    term = Term(coordinator, told.term.number)
+    return msgspec.structs.replace(told, incarnation=stander.info.incarnation, term=term)
+
+
 async def test_two_that_believe_to_lead_fire_once(clock: VirtualClock, bench: Bench) -> None:
     """Even without a term to compare, as from coordinators that know nothing of each other."""
     first, second = await bench.stand("a"), await bench.stand("b")
     await clock.advance(1)
     await bench.put()
     for one, name in ((first, "one"), (second, "other")):
-        one.flaky.change_answers(
-            lambda told, name=name, one=one: msgspec.structs.replace(
-                told,
-                incarnation=one.info.incarnation,
-                term=msgspec.structs.replace(told.term, coordinator=name),
-            ),
-            "campaign",
-            times=None,
-        )
+        one.flaky.change_answers(partial(won_by, one, name), "campaign", times=None)
     await clock.advance(20.5)
     assert first.election.is_leader
     assert second.election.is_leader
@@ -261,11 +261,11 @@ async def test_a_store_that_saw_a_later_term_makes_the_leader_stand_anew(clock: 
     await clock.advance(1.5)
     assert node.election.term is not None
     number = node.election.term.number
-    node.flaky.change_answers(
-        lambda leader: msgspec.structs.replace(leader, term=msgspec.structs.replace(leader.term, number=number - 1)),
-        "campaign",
-        times=1,
-    )
+
+    def of_an_earlier_term(leader: Leader) -> Leader:
+        return msgspec.structs.replace(leader, term=Term(leader.term.coordinator, number - 1))
+
+    node.flaky.change_answers(of_an_earlier_term, "campaign", times=1)
     await clock.advance(10)
     assert node.election.term is not None
     assert node.election.term.number > number

@@ -1,7 +1,5 @@
 """What becomes of nominal times that nobody fired in time."""
 
-from typing import Literal
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +8,7 @@ from peerjob.cluster.misfire import LEAST_TOLERANCE_US, MOST_TOLERANCE_US, Step,
 from peerjob.definition import Definition
 from peerjob.firing import FireOutcome
 from peerjob.recurrence import recurrence_of
-
-Misfire = Literal["skip", "run_once", "run_all"]
+from support.leaders import Misfire
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
