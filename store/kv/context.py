@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +24,9 @@ from .skew import Skew
 from .slots import Plan, Slots
 from .writer import Change, Writer
 
+T = TypeVar("T")
+
+LOGGER = logging.getLogger("peerjob.store")
 _MOST_CACHED = 8192
 
 
@@ -44,6 +49,7 @@ class Context:
         self.aside = Aside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
+        self._told: set[tuple[str, int]] = set()
 
     # -- records --------------------------------------------------------------------------------------------------
 
@@ -100,6 +106,19 @@ class Context:
         """Read these from the server next time."""
         for id in ids:
             self._rows.pop(id, None)
+
+    def value(self, entry: Entry | None, key: str, decode: Callable[[bytes], T]) -> T | None:
+        """What a record of a schedule says; None if there is none or it cannot be read, which is told once."""
+        if entry is None:
+            return None
+        try:
+            return decode(entry.value)
+        except msgspec.MsgspecError as error:
+            problem = str(error)
+        if (key, entry.mod) not in self._told:
+            self._told.add((key, entry.mod))
+            LOGGER.error("%s cannot be read and is taken for lost: %s", key, problem)
+        return None
 
     # -- incarnations ---------------------------------------------------------------------------------------------
 

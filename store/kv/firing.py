@@ -219,14 +219,14 @@ class _Judge:
             return None
         with_slot = fire.overlap is not Overlap.ALLOW
         replaces = fire.overlap is Overlap.REPLACE
+        mod, owner = sight.uniques.get(unique, (0, ""))
+        if owner and not (replaces and self._is_freed(work, owner)):
+            return _skipped(record, KEY_TAKEN)
         if replaces and (work.held.touched or len(work.held.slot.parked) > _MOST_REPLACED):
             if not work.held.touched:
                 work.crowd = tuple(one.id for one in work.held.slot.parked[_MOST_REPLACED:][:MAX_BATCH])
                 work.crowded = fire.request
             return None
-        mod, owner = sight.uniques.get(unique, (0, ""))
-        if owner and not (replaces and self._is_freed(work, owner)):
-            return _skipped(record, KEY_TAKEN)
         parked = False
         cancelled = ""
         if with_slot:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.firing import FirePage, FireRecord
+from peerjob.firing import FireOutcome, FirePage, FireRecord
 
-from .base import Delete, Op, Put, Range
+from .base import Delete, Entry, Op, Put, Range
 from .context import Context
 from .keys import prefix_end, time_text
 from .queues import Head
@@ -79,9 +79,16 @@ class Ledger:
         while going := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MOST_TRIMMED]:
             await context.queues.read(going, MOST_TRIMMED + 1)
         return {
-            epoch: [(place, decode_fire(entry.value)) for place, entry in zip(scan.places, scan.entries, strict=True)]
+            epoch: [
+                (place, self._read(epoch, place, entry)) for place, entry in zip(scan.places, scan.entries, strict=True)
+            ]
             for epoch, scan in scans.items()
         }
+
+    def _read(self, epoch: int, place: str, entry: Entry) -> FireRecord:
+        """A record, or what stands for one that cannot be read: so old that it goes as soon as it may."""
+        record = self._context.value(entry, self._context.keys.ledger(epoch) + place, decode_fire)
+        return record or FireRecord(nominal_us=int(place[:18]), outcome=FireOutcome.MISSED)
 
     def trim(self, next: Next, early: Early, ops: list[Op], now_us: int, fresh_us: int) -> Next:
         """Remove the first records while there are too many, and those that are too old.
@@ -124,15 +131,17 @@ class Ledger:
         """Records by their (first) nominal time, the latest first."""
         context = self._context
         (entry,) = await context.kv.get([context.keys.next(name)])
-        if entry is None:
+        next = context.value(entry, context.keys.next(name), decode_next)
+        if next is None:
             return FirePage((), None)
-        next = decode_next(entry.value)
         ledger = context.keys.ledger(next.epoch)
         start = ledger + time_text(max(next.first_us, after_us or 0))
         end = prefix_end(ledger) if before_us is None else ledger + time_text(before_us)
         if cursor is not None:
             end = min(end, ledger + cursor)
-        (found,) = await context.kv.read([Range(start, max(start, end), min(limit, _PAGE), reverse=True)])
-        records = tuple(decode_fire(entry.value) for _, entry in found.items)
+        wanted = Range(start, max(start, end), max(1, min(limit, _PAGE)), reverse=True)
+        (found,) = await context.kv.read([wanted])
+        readable = (context.value(entry, key, decode_fire) for key, entry in found.items)
+        records = tuple(record for record in readable if record is not None)
         more = found.count > len(found.items)
         return FirePage(records, found.items[-1][0][len(ledger) :] if more and found.items else None)

@@ -27,6 +27,7 @@ from .schedule_rows import (
     decode_slot,
     to_schedule_row,
 )
+from .writer import ROUNDS
 
 MOST_REMOVALS = 1_000
 """Removals that are remembered."""
@@ -54,11 +55,11 @@ class Schedules:
                 counter, was, then, slot = await context.kv.get(
                     [keys.schedules, keys.schedule(put.name), keys.next(put.name), keys.slot(put.name)]
                 )
-                old, next = _pair(was, then)
+                old, next = self._pair(put.name, was, then)
                 if not _is_expected(put, old, next):
                     if old is None or next is None or not _is_same(put, old):
                         return None
-                    return to_schedule_row(put.name, old, next, _slot(slot))
+                    return to_schedule_row(put.name, old, next, self._slot(put.name, slot))
                 revisions = _revisions(counter)
                 revision, now_us = revisions.latest + 1, context.clock.time_us()
                 schedule = Schedule(
@@ -95,7 +96,7 @@ class Schedules:
                 applied = await context.kv.txn([Step(compares, ops)])
                 if applied.steps[0] is not None:
                     await context.hints.tell_all("schedule", put.name)
-                    return to_schedule_row(put.name, schedule, after, _slot(slot))
+                    return to_schedule_row(put.name, schedule, after, self._slot(put.name, slot))
         raise StoreUnavailableError(context.url, "too many writers at once")
 
     async def remove(self, name: str, *, expected: int | None = None) -> bool:
@@ -103,7 +104,7 @@ class Schedules:
         async with self._turn:
             for _ in range(_ATTEMPTS):
                 counter, was, then = await context.kv.get([keys.schedules, keys.schedule(name), keys.next(name)])
-                old, _next = _pair(was, then)
+                old, _next = self._pair(name, was, then)
                 if old is None or expected not in (None, old.revision):
                     return False
                 revisions = _revisions(counter)
@@ -151,7 +152,7 @@ class Schedules:
         keys = self._context.keys
         found: dict[str, ScheduleRow] = {}
         pending = list(dict.fromkeys(names))
-        while pending:
+        for _ in range(ROUNDS):
             torn: list[str] = []
             for at in range(0, len(pending), _READ_AT_ONCE):
                 part = pending[at : at + _READ_AT_ONCE]
@@ -160,9 +161,9 @@ class Schedules:
                 )
                 for place, name in enumerate(part):
                     was, then, slot = entries[3 * place : 3 * place + 3]
-                    schedule, next = _pair(was, then)
+                    schedule, next = self._pair(name, was, then)
                     if schedule is not None and next is not None:
-                        found[name] = to_schedule_row(name, schedule, next, _slot(slot))
+                        found[name] = to_schedule_row(name, schedule, next, self._slot(name, slot))
                     elif was is not None or then is not None:
                         torn.append(name)
             pending = torn
@@ -207,6 +208,18 @@ class Schedules:
             reset=reset,
         )
 
+    def _slot(self, name: str, entry: Entry | None) -> Slot:
+        return self._context.value(entry, self._context.keys.slot(name), decode_slot) or Slot()
+
+    def _pair(self, name: str, was: Entry | None, then: Entry | None) -> tuple[Schedule | None, Next | None]:
+        """Both records of a schedule, if they can be read and belong together."""
+        context, keys = self._context, self._context.keys
+        schedule = context.value(was, keys.schedule(name), decode_schedule)
+        next = context.value(then, keys.next(name), decode_next)
+        if schedule is None or next is None or schedule.revision != next.revision:
+            return None, None
+        return schedule, next
+
     def _scan(self, queue: str, after: int, latest: int) -> Scan:
         """A read of what lies behind one revision, up to another."""
         return self._context.queues.scan(
@@ -223,18 +236,6 @@ def _mod(entry: Entry | None) -> int:
 
 def _revisions(entry: Entry | None) -> Revisions:
     return Revisions() if entry is None else decode_revisions(entry.value)
-
-
-def _slot(entry: Entry | None) -> Slot:
-    return Slot() if entry is None else decode_slot(entry.value)
-
-
-def _pair(was: Entry | None, then: Entry | None) -> tuple[Schedule | None, Next | None]:
-    """Both records of a schedule, if they belong together."""
-    if was is None or then is None:
-        return None, None
-    schedule, next = decode_schedule(was.value), decode_next(then.value)
-    return (schedule, next) if schedule.revision == next.revision else (None, None)
 
 
 def _is_expected(put: SchedulePut, old: Schedule | None, next: Next | None) -> bool:

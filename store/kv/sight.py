@@ -85,10 +85,12 @@ async def look(
     names = list(dict.fromkeys(fire.schedule for fire in fires))
     entries = await kv.get([*map(keys.next, names), *map(keys.slot, names)])
     sight = Sight(context.clock.time_us(), {})
-    for name, then, slot in zip(names, entries, entries[len(names) :], strict=False):
-        if then is not None:
-            held = Held(0, Slot()) if slot is None else Held(slot.mod, decode_slot(slot.value))
-            sight.works[name] = Work(name, then.mod, decode_next(then.value), Plan([], [], [], slots={name: held}))
+    for name, then, seat in zip(names, entries, entries[len(names) :], strict=False):
+        next = context.value(then, keys.next(name), decode_next)
+        if then is not None and next is not None:
+            slot = context.value(seat, keys.slot(name), decode_slot) or Slot()
+            held = Held(0 if seat is None else seat.mod, slot)
+            sight.works[name] = Work(name, then.mod, next, Plan([], [], [], slots={name: held}))
     if term is not None:
         sight.reign = reign or await _reign(context, term)
         sight.deposed = sight.reign is None
@@ -132,7 +134,10 @@ async def _read_entries(context: Context, sight: Sight, fires: Iterable[Fire]) -
     if not records and not uniques:
         return
     found = await context.kv.get([*records, *uniques])
-    sight.ledger = {key: decode_fire(entry.value) for key, entry in _there(records, found)}
+    for key, entry in _there(records, found):
+        record = context.value(entry, key, decode_fire)
+        if record is not None:
+            sight.ledger[key] = record
     taken = dict(_there(uniques, found[len(records) :]))
     owners = [entry.value.decode() for entry in taken.values()]
     present = dict(zip(owners, await context.kv.get([keys.state + id for id in owners]), strict=True)) if owners else {}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from .base import Compare, Delete, KeyValue, Op, Put, Range
+from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
 from .counts import Shift
 from .keys import Keys, prefix_end
 from .rows import Row, encode
@@ -62,7 +62,7 @@ class Slots:
             return {}
         entries = await self._kv.get([self._keys.slot(name) for name in names])
         return {
-            name: Held(0, Slot()) if entry is None else Held(entry.mod, decode_slot(entry.value))
+            name: Held(0 if entry is None else entry.mod, _slot(entry))
             for name, entry in zip(names, entries, strict=True)
         }
 
@@ -70,7 +70,7 @@ class Slots:
         """The slot that an instance whose record cannot be read takes or waits for."""
         (found,) = await self._kv.read([Range(self._keys.slots, prefix_end(self._keys.slots))])
         for key, entry in found.items:
-            slot = decode_slot(entry.value)
+            slot = _slot(entry)
             if id == slot.holder or any(id == one.id for one in slot.parked):
                 return {self._keys.unescaped(key[len(self._keys.slots) :]): Held(entry.mod, slot)}
         return {}
@@ -96,3 +96,13 @@ class Slots:
                 plan.ops.append(Put(key, encode(held.slot)))
             else:
                 plan.ops.append(Delete(key))
+
+
+def _slot(entry: Entry | None) -> Slot:
+    """A slot; one that cannot be read is nobody's, and written anew by the next fire."""
+    if entry is None:
+        return Slot()
+    try:
+        return decode_slot(entry.value)
+    except msgspec.MsgspecError:
+        return Slot()

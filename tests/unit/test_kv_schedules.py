@@ -1,6 +1,7 @@
 """Schedules on the engine: when answers are lost, the store is full or records cannot be read; and what they cost."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -9,7 +10,7 @@ import pytest
 
 from peerjob.errors import StoreFullError, StoreUnavailableError
 from peerjob.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.record import NewInstance, StoreLimits
+from peerjob.record import Ack, NewInstance, StoreLimits
 from peerjob.store.kv.base import Applied, Delete, Entry, Put, Range, Step
 from peerjob.store.kv.elections import KVElections
 from peerjob.store.kv.keys import Keys, prefix_end
@@ -234,6 +235,45 @@ async def test_who_waits_behind_nobody_is_let_in(bench: Bench) -> None:
     assert await bench.fired(row, 2, Overlap.SKIP) == ""
     peer = await Peer(store=bench.store, info=bench.make.node(), make=bench.make).join()
     assert [claim.id for claim in await peer.take()] == [second]
+
+
+@pytest.mark.parametrize("table", ["schedule", "next", "slot"])
+async def test_an_unreadable_schedule_is_told_once_and_put_anew(
+    bench: Bench, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [await bench.schedule(name) for name in "ab"]
+    for row in rows:
+        await bench.fired(row, 0, Overlap.SKIP)
+    await bench.kv.txn([Step([], [Put(f"n/{table}/a", b"\xc1")])])
+    with caplog.at_level(logging.ERROR, logger="peerjob.store"):
+        await bench.store.fire([bench.fire(row, 1) for row in rows], term=None)
+        for _ in range(3):
+            await bench.store.get_schedules(["a", "b"])
+            await bench.store.changed_schedules(0)
+    assert len(caplog.records) == 1
+    peer = await Peer(store=bench.store, info=bench.make.node(), make=bench.make).join()
+    for claim in await peer.take():
+        assert await peer.end(claim) is Ack.DONE
+    assert len((await bench.store.fires("b")).records) == 2
+    if table != "slot":
+        assert await bench.store.get_schedules(["a"]) == [None]
+        row = await bench.schedule("a")
+        assert await bench.fired(row, 0) != ""
+
+
+async def test_an_unreadable_record_of_the_ledger_is_passed_over(bench: Bench) -> None:
+    small = bench.another(limits=StoreLimits(max_fires=3))
+    row = await bench.schedule()
+    for number in range(3):
+        await bench.fired(row, number)
+    prefix = bench.keys.ledger(row.revision)
+    second = (await bench.keys_below(prefix))[1]
+    await bench.kv.txn([Step([], [Put(prefix + second, b"\xc1")])])
+    assert len((await small.fires("s")).records) == 2
+    for number in range(3, 6):
+        (answer,) = await small.fire([bench.fire(row, number)], term=None)
+        assert answer.status is FireStatus.DONE
+    assert len((await small.fires("s")).records) == 3
 
 
 async def test_nothing_is_left_of_a_removed_schedule(bench: Bench) -> None:

@@ -211,3 +211,18 @@ class PassingRules(ScheduleSuite):
             ack, (record,) = await self.in_time(asyncio.gather(peer.end(claim), self.done(store, fire)))
             assert (ack, record.outcome) == (Ack.DONE, FIRED)
             assert await self.held(store) == (record.instance, ())
+
+    async def test_an_end_and_a_cancel_at_once_leave_nobody_behind(self, store: Store) -> None:
+        other = await self.open()
+        await self.schedule(store)
+        holder, *waiting = await self.parked(store, 15)
+        peer = await self.join(other)
+        claim = await peer.take_one()
+        while waiting:
+            ack, (was,) = await self.in_time(asyncio.gather(peer.end(claim), self.cancel(store, waiting[0])))
+            assert (ack, was) == (Ack.DONE, State.SCHEDULED)
+            holder, waiting = (waiting[1], waiting[2:]) if len(waiting) > 1 else ("", [])
+            assert await self.held(store) == (holder, tuple(waiting))
+            if holder:
+                claim = await peer.take_one()
+                assert claim.id == holder
