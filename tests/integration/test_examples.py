@@ -43,6 +43,18 @@ forgiven: a guess, because of no such row
 hopeless: peerjob.errors.Fail: this address cannot exist
 too_slow: ran longer than its timeout of 100ms, 2 times
 """
+RECURRING_SAYS = """\
+greetings: every 0:00:00.500000
+heartbeat: * * * * * *
+system.log.cleaner: 0 0 * * *
+greetings: hello, world
+greetings: hello, world
+greetings: hello, world
+paused: enough for now
+by hand: hello, world
+heartbeat: fired once for each second: True
+fired by: this node
+"""
 
 
 @pytest.fixture
@@ -67,7 +79,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 @pytest.mark.parametrize(
-    ("example", "says"), [("script", SCRIPT_SAYS), ("retries", RETRIES_SAY)], ids=["script", "retries"]
+    ("example", "says"),
+    [("script", SCRIPT_SAYS), ("retries", RETRIES_SAY), ("recurring", RECURRING_SAYS)],
+    ids=["script", "retries", "recurring"],
 )
 @pytest.mark.parametrize("shared", [False, True], ids=["memory", "redis"])
 def test_a_script_runs(run: Run, request: pytest.FixtureRequest, example: str, says: str, shared: bool) -> None:

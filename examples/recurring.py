@@ -1,0 +1,58 @@
+"""Work that recurs: a job with its own schedule, one that is added at run time, a pause, a run by hand, the ledger.
+
+Run it with `python examples/recurring.py`; with PEERJOB_STORE=redis://localhost in two terminals at once, and each
+second still has one heartbeat.
+"""
+
+import asyncio
+import os
+
+from peerjob import INJECTED, Context, Node, Query, Schedule, State, job, log_cleaner
+
+
+@job(kind="heartbeat", cron="* * * * * *")  # six fields: the first one is seconds
+async def heartbeat(context: Context = INJECTED) -> str:
+    return f"the heartbeat of {context.nominal_at}"
+
+
+@job(kind="greet")
+async def greet(who: str) -> str:
+    return f"hello, {who}"
+
+
+def recurrence(schedule: Schedule) -> str:
+    return schedule.cron or f"every {schedule.every}"
+
+
+async def main() -> None:
+    store = os.environ.get("PEERJOB_STORE", "memory://")
+    async with Node(store, jobs=[heartbeat, greet, log_cleaner("30d")]) as node:
+        often = greet.with_options(every="500ms", overlap="allow", name="greetings")
+        greetings = await node.add_schedule(often, "world")
+        for schedule in await node.schedules():
+            print(f"{schedule.name}: {recurrence(schedule)}")
+
+        seen = 0
+        async for event in node.watch(Query(kind="greet", state=State.COMPLETED)):
+            print("greetings:", await event.instance.result())
+            seen += 1
+            if seen == 3:
+                break
+
+        await greetings.pause("enough for now")
+        print("paused:", greetings.note)
+        by_hand = await greetings.trigger()
+        if by_hand is not None:  # with another overlap=, the one before may be in the way
+            print("by hand:", await by_hand.result())
+        await greetings.remove()
+
+        while len(fires := await node.fires("heartbeat")) < 2:  # noqa: ASYNC110  # nobody tells of a fire
+            await asyncio.sleep(0.1)
+        seconds = [entry.nominal for entry in fires]
+        print("heartbeat:", fires[0].outcome, "once for each second:", len(set(seconds)) == len(seconds))
+        leader = await node.leader()
+        print("fired by:", "this node" if leader and leader.name == node.name else "a peer")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
