@@ -1,8 +1,24 @@
 """The blocking twins, for Flask, Django and scripts."""
 
+from datetime import datetime
 from typing import Any, assert_type
 
-from peerjob import BlockingInstance, BlockingManager, Event, Instance, Job, Node, Query, ResultPage, State, job
+from peerjob import (
+    Backfill,
+    BlockingInstance,
+    BlockingManager,
+    BlockingSchedule,
+    Event,
+    FireEntry,
+    Instance,
+    Job,
+    Leader,
+    Node,
+    Query,
+    ResultPage,
+    State,
+    job,
+)
 
 
 @job
@@ -46,9 +62,26 @@ def script() -> None:
         assert_type(blocking.schedule(add, 1, 2).result(), int)
 
 
+def recurring(start: datetime, end: datetime) -> None:
+    schedule = manager.add_schedule(add.with_options(cron="@daily"), 1, y=2)
+    assert_type(schedule, BlockingSchedule)
+    assert_type(manager.add_schedule(add.with_options(every=5).call(1, 2)), BlockingSchedule)
+    assert_type(manager.schedules(), list[BlockingSchedule])
+    assert_type(manager.lookup_schedule("add").pause("why").resume(), BlockingSchedule)
+    assert_type(schedule.next_at, datetime | None)
+    assert_type(schedule.trigger(), BlockingInstance[Any] | None)
+    assert_type(schedule.backfill(start, end), Backfill)
+    assert_type(schedule.fires(after=start), ResultPage[FireEntry])
+    assert_type(manager.next_fires(schedule, 3), list[datetime])
+    assert_type(manager.remove_schedule("add"), bool)
+    assert_type(manager.leader(), Leader | None)
+
+
 def mistakes() -> None:
     manager.schedule(add, "1", 2)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     manager.schedule(add, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     text: str = manager.schedule(add, 1, 2).result()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     print(text)
     manager.cancel_instances()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    manager.add_schedule(add.with_options(cron="@daily"), "1", 2)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    manager.pause_schedule(add)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
