@@ -77,7 +77,6 @@ class EtcdKV:
         self._identity = f"etcd:{reply.header.cluster_id:x}"
 
     async def close(self) -> None:
-        self._space.close()
         await self._client.close()
 
     def separate(self) -> EtcdKV:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from peerjob.clock import Clock
@@ -16,6 +16,8 @@ from .etcd_errors import bad_token, never_sent, no_space, translated
 CALL_TIMEOUT = 5.0
 CALL_TIMEOUT_OF_SEVERAL = 2.5
 """Where another member may answer."""
+_CLOSING = 0.05
+"""Seconds in which gRPC tells the event loop, which must still be open, what became of the last calls."""
 _SILENT_AFTER = 0.1
 """Seconds after which a call that its caller gave up counts as not answered."""
 
@@ -37,6 +39,7 @@ class EtcdClient:
         self._at = clock.random.randrange(len(address.endpoints))
         self._metadata: Metadata = ()
         self._authenticating = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         address = self.address
@@ -51,9 +54,22 @@ class EtcdClient:
             await self.renew_token(())
 
     async def close(self) -> None:
-        endpoints, self._endpoints = self._endpoints, []
+        tasks, endpoints = list(self._tasks), self._endpoints
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._endpoints = []
         for endpoint in endpoints:
             await endpoint.close()
+        if endpoints:
+            await asyncio.sleep(_CLOSING)
+
+    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Do something beside, until it is done or the client is closed."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     @property
     def endpoint(self) -> Endpoint:

@@ -34,7 +34,7 @@ class Space:
     def full(self) -> bool:
         """Whether new instances are to be refused, as of the last look."""
         if self._task is None and self._clock.elapsed() - self._looked > _LOOK_EVERY:
-            self._task = asyncio.create_task(self._follow(), name="look at etcd's room")
+            self._task = self._client.start(self._follow(), name="look at etcd's room")
         return self._full or self._client.out_of_space
 
     async def look(self) -> None:
@@ -42,11 +42,6 @@ class Space:
         with contextlib.suppress(RefusedError):  # who may not ask hears of it when a write is refused
             self._note(await self._client.call("status", etcd.StatusRequest()))
         self._looked = self._clock.elapsed()
-
-    def close(self) -> None:
-        """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
 
     async def _follow(self) -> None:
         try:

@@ -30,7 +30,7 @@ class EtcdWatch:
         self._news = asyncio.Event()
         self._from = client.revision + 1
         """Where the first stream begins: whoever reads after us has seen what was before."""
-        self._task = asyncio.create_task(self._run(), name=f"watch of {prefix}")
+        self._task = client.start(self._run(), name=f"watch of {prefix}")
         client.on_move.add(self._again)
 
     async def changed(self, timeout: float) -> list[str] | None:
@@ -51,7 +51,7 @@ class EtcdWatch:
     def _again(self) -> None:
         self._task.cancel()
         self._from = 0
-        self._task = asyncio.create_task(self._run(), name=self._task.get_name())
+        self._task = self._client.start(self._run(), name=self._task.get_name())
 
     async def _run(self) -> None:
         wait = _FIRST_WAIT

@@ -1,0 +1,277 @@
+"""An etcd that loses members, stands still, restarts and forgets its past, under nodes that notice nothing of it."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from peerjob import Job, Node, Query, State
+from peerjob.errors import StoreUnavailableError
+from peerjob.store.kv.base import Put, Step
+from peerjob.testing.factories import outcome
+from support.etcd import EtcdServer, StartEtcd, StartEtcdCluster
+from support.etcd_site import EtcdSite
+from support.fault_jobs import work
+from support.peers import Peers, check_histories, everything, peers, until
+
+# -- nodes on three members
+
+
+async def progress(group: Peers, final: int) -> None:
+    """Wait until so many instances are final."""
+
+    async def reached() -> bool:
+        return await group.client.count(Query(state=State.FINAL)) >= final
+
+    await until(reached, 30)
+
+
+async def check_all_completed(group: Peers, ids: set[str], *, once: bool = True) -> None:
+    ended = await everything(group.client)
+    assert {one.id for one in ended} == ids
+    assert {one.state for one in ended} == {State.COMPLETED}
+    if once:
+        assert {(one.attempts, one.crashes, one.losses) for one in ended} == {(1, 0, 0)}
+    check_histories(ended)
+    assert all(node.running for node in group.children)
+
+
+@pytest.mark.parametrize("whom", ["the leader", "a follower"])
+async def test_a_member_that_is_killed_disturbs_nobody(
+    start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path, whom: str
+) -> None:
+    cluster = start_etcd_cluster()
+    leader = cluster.leader
+    victim = leader if whom == "the leader" else next(one for one in cluster.members if one is not leader)
+    async with peers(cluster.url, namespace, tmp_path) as group:
+        for number in range(3):
+            group.start(name=f"node-{number}", workers=5, ttl=5.0)
+        scheduled = await group.client.schedule_many(work.call(number, 0.02) for number in range(500))
+        await progress(group, 50)
+        victim.kill()
+        # no error reaches whoever schedules meanwhile
+        late = [await group.client.schedule(work, number, 0.02) for number in range(500, 550)]
+        await group.client.wait(timeout=40)
+        await check_all_completed(group, {one.id for one in (*scheduled, *late)})
+
+        # a second one would be one too many, so the first comes back before it
+        victim.start()
+        others = [one for one in cluster.members if one is not victim]
+        others[0].kill()
+        again = await group.client.schedule_many(work.call(number, 0.0) for number in range(100))
+        await group.client.wait(timeout=40)
+        await check_all_completed(group, {one.id for one in (*scheduled, *late, *again)})
+
+
+async def test_a_leader_that_stands_still_is_left_for_another(
+    start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path
+) -> None:
+    cluster = start_etcd_cluster()
+    async with peers(cluster.url, namespace, tmp_path) as group:
+        for number in range(3):
+            group.start(name=f"node-{number}", workers=5, ttl=5.0)
+        scheduled = await group.client.schedule_many(work.call(number, 0.02) for number in range(800))
+        await progress(group, 50)
+        paused = cluster.leader
+        paused.pause()
+        started = time.monotonic()
+        late = [await group.client.schedule(work, number, 0.0) for number in range(800, 820)]
+        print(f"scheduled again {time.monotonic() - started:.1f} s after the leader stood still")
+        await group.client.wait(timeout=40)
+        await check_all_completed(group, {one.id for one in (*scheduled, *late)})
+        paused.resume()
+
+
+async def test_without_a_majority_everybody_waits(
+    start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path
+) -> None:
+    cluster = start_etcd_cluster()
+    async with peers(cluster.url, namespace, tmp_path) as group:
+        for number in range(2):
+            group.start(name=f"node-{number}", workers=5)
+        scheduled = await group.client.schedule_many(work.call(number, 0.02) for number in range(300))
+        await progress(group, 30)
+        for member in cluster.members[:2]:
+            member.kill()
+        late = asyncio.create_task(group.client.schedule(work, 300, 0.0))
+        await asyncio.sleep(4)  # the outage itself, longer than the leases
+        assert not late.done()
+        for member in cluster.members[:2]:
+            member.launch(member.port)
+        await group.client.wait(timeout=40)
+        await check_all_completed(group, {(await late).id, *(one.id for one in scheduled)}, once=False)
+
+
+async def test_a_node_that_is_killed_is_noticed_by_the_others(
+    start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path
+) -> None:
+    cluster = start_etcd_cluster()
+    async with peers(cluster.url, namespace, tmp_path) as group:
+        victim = group.start(name="victim", workers=50)
+        await group.client.schedule_many(work.call(number, 1.0) for number in range(50))
+        await group.running(50, on="victim")
+        group.start(name="survivor", workers=50)
+        victim.kill()
+        killed_us = group.client.clock.time_us()
+        await group.client.wait(timeout=30)
+        ended = await everything(group.client)
+        claimed_us = [entry.at_us for one in ended for entry in one.record.history if entry.state == State.PROCESSING]
+        print(f"recovery: {(max(claimed_us) - killed_us) / 1e6:.2f} s at a lease of 2 s")
+        assert max(claimed_us) - killed_us < 3_000_000
+        check_histories(ended)
+
+
+# -- compaction
+
+
+async def test_compaction_at_any_time_breaks_nothing(start_etcd: StartEtcd, namespace: str, tmp_path: Path) -> None:
+    server = start_etcd()
+    async with peers(server.url, namespace, tmp_path) as group:
+        for number in range(2):
+            group.start(name=f"node-{number}", workers=5)
+        scheduled = await group.client.schedule_many(work.call(number, 0.005) for number in range(600))
+
+        async def compact() -> int:
+            times = 0
+            while True:
+                await asyncio.to_thread(server.compact)
+                times += 1
+                await asyncio.sleep(0.01)
+
+        compacting = asyncio.create_task(compact())
+        await progress(group, 100)
+        late = [await group.client.schedule(work, number, 0.0) for number in range(20)]
+        await late[-1].wait(timeout=10)
+        await group.client.wait(timeout=40)
+        assert not compacting.done()
+        compacting.cancel()
+        await check_all_completed(group, {one.id for one in (*scheduled, *late)})
+
+
+# -- quiet
+
+
+async def test_idle_nodes_write_nothing(start_etcd: StartEtcd, namespace: str) -> None:
+    server = start_etcd()
+    async with AsyncExitStack() as nodes:
+        for number in range(3):
+            await nodes.enter_async_context(
+                Node(server.url, namespace=namespace, name=f"node-{number}", jobs=[Job("nothing", print)])
+            )
+        await _settled(server)
+        before = server.revision
+        await asyncio.sleep(5)  # what is asked is that nothing happens
+        assert server.revision == before
+
+
+async def _settled(server: EtcdServer) -> None:
+    """Wait until nothing was written for a second."""
+
+    async def still() -> bool:
+        before = server.revision
+        await asyncio.sleep(1)
+        return server.revision == before
+
+    await until(still, 15)
+
+
+# -- calls, one by one
+
+
+async def test_calls_wait_for_an_etcd_that_restarts(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd()
+    store = await etcd_site.open(server.url)
+    peer = await etcd_site.join(store)
+    batch = etcd_site.make.instances(30)
+    await store.enqueue(batch)
+    held = await peer.take(10)
+    hints = asyncio.create_task(store.next_hints(peer.incarnation, 30))
+    await asyncio.sleep(0)
+
+    server.stop()
+    taken = asyncio.create_task(peer.take(5))
+    added = asyncio.create_task(store.enqueue(etcd_site.make.instances(3)))
+    acks = asyncio.create_task(peer.commit(*map(outcome, held)))
+    cancelled = asyncio.create_task(store.cancel([batch[-1].id], request=etcd_site.make.request()))
+    await asyncio.sleep(0.3)  # nothing is answered meanwhile
+    assert not any(call.done() for call in (taken, added, acks, cancelled))
+    server.start()
+    assert [len(await taken), len(await added), len(await acks), len(await cancelled)] == [5, 3, 10, 1]
+
+    await store.watch_changes(peer.incarnation, 60)
+    await store.enqueue(etcd_site.make.instances(1))
+    assert (await hints)[0].what == "change"
+    while claims := await peer.take():
+        await peer.commit(*map(outcome, claims))
+    assert (await store.health()).counts["work"] == {State.PROCESSING: 5, State.COMPLETED: 28, State.CANCELLED: 1}
+
+
+async def test_an_etcd_that_stays_away_is_reported(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd()
+    store = await etcd_site.open(server.url, retry_for=0.3)
+    peer = await etcd_site.join(store)
+    await peer.renew()
+    server.kill()
+    with pytest.raises(StoreUnavailableError, match=f"127.0.0.1:{server.port}"):
+        await peer.take()
+    with pytest.raises(StoreUnavailableError):
+        await store.next_hints(peer.incarnation, 0.1)
+    with pytest.raises(StoreUnavailableError):
+        await peer.renew()
+
+
+async def test_opening_fails_in_time(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd()
+    server.kill()
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailableError) as refused:
+            await etcd_site.open(server.url.replace("//", "//user:secret@"))
+    assert "secret" not in str(refused.value)
+
+    server.start()
+    server.pause()
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailableError):
+            await etcd_site.open(server.url)
+    server.resume()
+
+
+async def test_a_lease_that_cannot_be_renewed_says_so_in_time(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
+    server = start_etcd()
+    store = await etcd_site.open(server.url)
+    peer = await etcd_site.join(store, ttl_us=5_000_000)
+    await peer.renew(ttl_us=5_000_000)
+    server.pause()
+    async with asyncio.timeout(1.5):
+        with pytest.raises(StoreUnavailableError):
+            await peer.renew(ttl_us=5_000_000)
+    server.resume()
+    assert not (await peer.renew(ttl_us=5_000_000)).dead
+
+
+async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEtcdCluster, etcd_site: EtcdSite) -> None:
+    """Whichever member a store begins with: a connection that was refused has done nothing, so the next is asked."""
+    cluster = start_etcd_cluster()
+    drivers = [await etcd_site.driver(cluster.url) for _ in range(6)]
+    watches = [kv.watch("in/") for kv in drivers]
+    leader = cluster.leader
+    next(one for one in cluster.members if one is not leader).kill()
+    for number, kv in enumerate(drivers):
+        try:
+            await kv.txn([Step([], [Put(f"in/{number}", b"")])])
+        except StoreUnavailableError:
+            # its connection broke with the request on it: nobody knows, and the next try goes elsewhere
+            await kv.txn([Step([], [Put(f"in/{number}", b"")])])
+    late = [await etcd_site.driver(cluster.url) for _ in range(6)]
+    assert all([await kv.get(["in/0"]) for kv in late])
+    await late[0].txn([Step([], [Put("in/last", b"")])])
+    for watch in watches:
+        told: set[str] = set()
+        while "in/last" not in told:
+            keys = await watch.changed(5)
+            assert keys != []
+            # what was missed is read again
+            told.update(["in/last"] if keys is None else keys)
+        watch.close()
