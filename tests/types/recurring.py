@@ -67,16 +67,16 @@ async def mistakes(manager: Manager) -> None:
     hourly = export.with_options(cron="@hourly")
     await manager.add_schedule(hourly)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await manager.add_schedule(hourly, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    await manager.add_schedule(hourly, date="monday")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await manager.add_schedule(hourly, date="monday")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await manager.add_schedule(hourly.call("monday"), "tuesday")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await manager.pause_schedule(hourly)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await manager.backfill("report", "2026-01-01", "2026-01-02")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await manager.fires("report", 5)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     made = await manager.trigger_schedule("report")
     await made.result()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-    job(cron=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    job(cron="@daily", overlap="sometimes")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    job(cron="@daily", misfire="run_twice")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    job(cron=5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    job(cron="@daily", overlap="sometimes")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    job(cron="@daily", misfire="run_twice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 async def acting(manager: Manager, start: datetime, end: datetime) -> None:
