@@ -19,6 +19,7 @@ class LuaLiveness(OwnClient):
         super().__init__(url, make_driver)
         self._clock = clock
         self._script = load_scripts().renew
+        self._ahead_us: int | None = None
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         sent_us = self._clock.time_us()
@@ -28,14 +29,22 @@ class LuaLiveness(OwnClient):
         if not reply:
             return Renewed(dead=True)
         now, held, cancelled = reply
-        # the server most likely looked at its clock half-way
-        middle_us = (sent_us + self._clock.time_us()) // 2
         return Renewed(
             now_us=int(now),
             held=tuple(map(_held, held[::2], held[1::2])) if held != b"" else None,
             cancelled=tuple(map(bytes.decode, cancelled)),
-            ahead_us=middle_us - int(now),
+            ahead_us=self._compare(sent_us - int(now), self._clock.time_us() - int(now)),
         )
+
+    def _compare(self, least_us: int, most_us: int) -> int:
+        """How far this node's clock is ahead, which lies between the two.
+
+        What quick answers told is kept as long as it can be true, so that a slow one does not blur it.
+        """
+        if self._ahead_us is None:
+            self._ahead_us = (least_us + most_us) // 2
+        self._ahead_us = min(max(self._ahead_us, least_us), most_us)
+        return self._ahead_us
 
 
 def _held(id: bytes, fence: bytes) -> Held:

@@ -374,6 +374,18 @@ async def test_a_renewal_tells_how_far_the_node_s_clock_is_ahead(site: MakeSite)
     assert abs((await early.renew()).ahead_us - HOUR_US) < 500_000
 
 
+async def test_a_slow_answer_does_not_blur_what_quick_ones_told(site: MakeSite) -> None:
+    here = site()
+    peer = await here.join(await here.open())
+    for _ in range(3):
+        known_us = (await peer.renew()).ahead_us
+    here.server.pause()
+    renewal = asyncio.create_task(peer.renew())
+    await asyncio.sleep(0.5)  # the delay itself
+    here.server.resume()
+    assert abs((await renewal).ahead_us - known_us) < 50_000
+
+
 async def test_what_a_server_lost_is_not_taken_for_what_came_instead(site: MakeSite) -> None:
     here = site()
     store = await here.open()
