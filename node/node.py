@@ -135,6 +135,7 @@ class Node(NodeVerbs):
         session.definitions.add(self._scheduling.defined(self._registry.jobs()))
         try:
             await session.open()
+            self._scheduling.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
             if self._lifespan is not None:
                 entering = self._lifespan(self)
                 await entering.__aenter__()

@@ -72,7 +72,8 @@ class Scheduling:
     ) -> None:
         self._clock = clock
         self._registry = registry
-        self._max_payload = max_payload
+        self.max_payload = max_payload
+        """Most bytes of arguments; a store may take less than its node."""
         self._timezone = timezone
         self._local = local
         self._ids = IdSource(clock)
@@ -204,8 +205,8 @@ class Scheduling:
             policy, executor = make_policy(registered.options | job.options), registered.executor
         overrides = store_overrides(job.overrides, self._local()) if job.overrides else {}
         spec = encode(Spec(args=arguments, overrides=overrides, created_us=created_us, version=job.version))
-        if len(spec) > self._max_payload:
-            raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self._max_payload)
+        if len(spec) > self.max_payload:
+            raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)
         return policy, spec, _key(policy.key, executor, call)
 
 

@@ -22,7 +22,8 @@ class Verdicts:
 
     def __init__(self, clock: Clock, max_payload: int) -> None:
         self._clock = clock
-        self._max_payload = max_payload
+        self.max_payload = max_payload
+        """Most bytes of a result; a store may take less than its node."""
 
     def completed(self, run: Run, result: Any) -> Outcome:
         """A body that returned. A result that cannot be stored makes the run a failure that is not retried."""
@@ -30,8 +31,8 @@ class Verdicts:
         if result is not None:
             try:
                 encoded = encode_value(result)
-                if len(encoded) > self._max_payload:
-                    raise PayloadTooLargeError(f"result of {run.claim.kind!r}", len(encoded), self._max_payload)
+                if len(encoded) > self.max_payload:
+                    raise PayloadTooLargeError(f"result of {run.claim.kind!r}", len(encoded), self.max_payload)
             except (PeerjobError, TypeError, ValueError, RecursionError) as error:
                 return self.terminated(run, error)
         return self._outcome(run, Action.COMPLETE, result=encoded)
