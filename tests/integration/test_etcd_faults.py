@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import Job, Node, Query, State
+from peerjob import Job, JobFailed, Node, PayloadTooLargeError, Query, State
 from peerjob.errors import StoreUnavailableError
 from peerjob.store.kv.base import Put, Step
 from peerjob.testing.factories import outcome
@@ -175,6 +175,24 @@ async def _settled(server: EtcdServer) -> None:
         return server.revision == before
 
     await until(still, 15)
+
+
+# -- size
+
+
+async def test_what_no_request_can_hold_is_refused_before_it_is_sent(etcd_url: str, namespace: str) -> None:
+    async def back(size: int, given: str) -> str:
+        return given * size
+
+    job = Job("back", back, max_retries=0)
+    async with Node(etcd_url, namespace=namespace, jobs=[job], max_payload=8 << 20) as node:
+        with pytest.raises(PayloadTooLargeError, match="1,048,576"):
+            await node.schedule(job, 1, "x" * 1_100_000)
+        assert len(await (await node.schedule(job, 1, "x" * 1_000_000)).result(timeout=10)) == 1_000_000
+        too_large = await node.schedule(job, 1_100_000, "x")
+        with pytest.raises(JobFailed, match="1,048,576"):
+            await too_large.result(timeout=10)
+        assert await (await node.schedule(job, 1, "y")).result(timeout=10) == "y"
 
 
 # -- calls, one by one
