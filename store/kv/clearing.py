@@ -12,7 +12,6 @@ from peerjob.state import State
 from .base import Compare, Delete, Op, Put, Range
 from .context import Context
 from .counts import ASIDE
-from .hints import News
 from .keys import prefix_end, timed
 from .reading import Reading
 from .removal import remove_in
@@ -76,7 +75,6 @@ class Clearing:
         now_us = context.clock.time_us()
         changes: list[Change] = []
         used: set[str] = set()
-        news = News()
         for (id, (revision, row)), entry in zip(rows.items(), entries, strict=True):
             plan = Plan([], [], [])
             if row.slot and row.keeps:
@@ -86,10 +84,8 @@ class Clearing:
                 plan.slots[row.slot] = slots[row.slot]
             remove_in(context, plan, id, row, 0 if entry is None else entry.mod, now_us)
             changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
-            news.add_queued(plan)
-        written = await context.writer.write(changes, now_us=now_us)
+        await context.writer.write(changes, now_us=now_us)
         context.drop(rows)
-        await context.hints.send(news, written)
 
     async def _remove_leftovers(self) -> None:
         """Remove what belongs to no record: what was set aside, and what it left behind."""
