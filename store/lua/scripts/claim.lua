@@ -85,6 +85,7 @@ if #fell_due > 0 then
     add('ZREM', DELAYED, member)
   end
   write_all()
+  later = {}
 end
 
 -- One source per kind that has something: a window on the head of its queue, read a piece at a time.

@@ -99,7 +99,6 @@ local function send_list(command, list)
   end
 end
 
--- May be called again for what is planned after it.
 local function write_all()
   send_list('MSET', records_to_set)
   for _, command in ipairs(ORDER) do
@@ -113,5 +112,4 @@ local function write_all()
     end
   end
   send_list('UNLINK', keys_to_unlink)
-  later, records_to_set, keys_to_unlink = {}, {}, {}
 end

@@ -1,46 +1,49 @@
 -- A schedule's slot, which instances of it take one at a time. Those that wait for it are Scheduled, indexed, and in no
--- queue. What a script takes out of slots is settled once, when it has planned all else.
-local leaving = {}
+-- queue. A script notes who leaves a slot as {schedule, id}, and settles that when it has planned all else. Hardly any
+-- call has something to settle, so this is one function, which costs the others next to nothing.
+local leaving = nil
 
 local function leave_slot(schedule, id)
-  local ids = leaving[schedule]
-  if not ids then
-    ids = {}
-    leaving[schedule] = ids
-  end
-  ids[id] = true
-  add('ZREM', slot_key(schedule), id)
-  add('HDEL', SLOTS, id)
-end
-
--- Let the first that waits for it, and still can run, into its queue.
-local function pass_on(schedule, ids, gone)
-  for n = 2, #ids do
-    local id = ids[n]
-    if not gone[id] then
-      local r = decode(call('MGET', record_key(id))[1])
-      if r and r.state == SCHEDULED then
-        enter_queue(r, id)
-        if r.due <= now then
-          wake(r.kind, 1)
-        else
-          wake_for_earliest(r.kind, r.due)
-        end
-        return
-      end
-      add('ZREM', slot_key(schedule), id)
-      add('HDEL', SLOTS, id)
-    end
-  end
+  leaving = leaving or {}
+  leaving[#leaving + 1] = {schedule, id}
 end
 
 local function settle_slots()
-  for schedule, gone in pairs(leaving) do
+  local gone = {}
+  for _, one in ipairs(leaving or {}) do
+    local schedule, id = one[1], one[2]
+    gone[schedule] = gone[schedule] or {}
+    gone[schedule][id] = true
+  end
+  leaving = nil
+  for schedule, left in pairs(gone) do
+    local key = slot_key(schedule)
+    local ids, passed_on = call('ZRANGE', key, 0, -1), true
     call('HLEN', SLOTS)
-    local ids = call('ZRANGE', slot_key(schedule), 0, -1)
-    if gone[ids[1]] then
-      pass_on(schedule, ids, gone)
+    for n, id in ipairs(ids) do
+      if n == 1 then
+        passed_on = not left[id]
+      elseif not passed_on and not left[id] then
+        -- the first that still can run enters its queue; it never ran, so it is no suspect
+        local r = decode(call('MGET', record_key(id))[1])
+        if r and r.state == SCHEDULED then
+          if r.due <= now then
+            call('ZCARD', ready_key(r.kind))
+            add_pair('ZADD', ready_key(r.kind), r.priority, ready_member(r.due, id))
+          else
+            call('ZCARD', DELAYED)
+            add_pair('ZADD', DELAYED, r.due, delayed_member(id, false, r.priority, r.kind))
+          end
+          wake(r.kind, 1)
+          passed_on = true
+        else
+          left[id] = true
+        end
+      end
+    end
+    for id in pairs(left) do
+      add('ZREM', key, id)
+      add('HDEL', SLOTS, id)
     end
   end
-  leaving = {}
 end
