@@ -7,6 +7,7 @@ change that was made at run time, an older replica no newer definition, and paus
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from msgspec import structs
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
 from peerjob.definition import Definition, digest
-from peerjob.errors import ScheduleError
+from peerjob.errors import ScheduleError, StoreError
 from peerjob.firing import MAX_SCHEDULES, ScheduleRow
 from peerjob.store.base import Store
 
@@ -39,6 +40,7 @@ class Definitions(Role):
         self._now_us = now_us
         self._pending: dict[str, Definition] = {}
         self._added = asyncio.Event()
+        self._writing = asyncio.Lock()
 
     def add(self, defined: dict[str, Definition]) -> None:
         """Have these written, by name of the schedule."""
@@ -52,8 +54,18 @@ class Definitions(Role):
             self._added.clear()
             await self._added.wait()
 
+    async def settle(self) -> None:
+        """Have what was registered written before it is read; where the store refuses, the role goes on trying."""
+        if self._pending:
+            with contextlib.suppress(StoreError):
+                await self.write()
+
     async def write(self) -> None:
         """Write what is pending; raises StoreError, and what was not written stays pending."""
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         while names := list(self._pending)[:MAX_SCHEDULES]:
             collided = False
             for name, row in zip(names, await self._store.get_schedules(names), strict=True):

@@ -289,7 +289,7 @@ def _elections_of(
     coordinator: Coordinator | None, store: Store, *, namespace: str, clock: Clock
 ) -> Callable[[], Elections]:
     if coordinator is None:
-        return lambda: store.elections()
+        return store.elections
     if isinstance(coordinator, str):
         return open_elections(coordinator, namespace=namespace, clock=clock)
     if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # callers without a checker

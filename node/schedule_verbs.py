@@ -21,6 +21,7 @@ from peerjob.recurrence import recurrence_of
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.store.base import Store
 
+from .definitions import Definitions
 from .rewriting import paused_for, put_of, readable
 
 ATTEMPTS = 50
@@ -32,17 +33,28 @@ MAX_PREVIEW = 1_000
 class ScheduleVerbs:
     """Reads and changes schedules on behalf of one manager. `now_us` is the store's time."""
 
-    def __init__(self, *, store: Store, manager: Manager, clock: Clock, name: str, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        manager: Manager,
+        clock: Clock,
+        name: str,
+        now_us: Callable[[], int],
+        definitions: Definitions,
+    ) -> None:
         self._store = store
         self._manager = manager
         self._clock = clock
         self._name = name
         self._now_us = now_us
+        self._definitions = definitions
         self._ids = IdSource(clock)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def all(self) -> list[Schedule]:
+        await self._definitions.settle()
         rows: dict[str, ScheduleRow] = {}
         revision = 0
         while True:
@@ -136,6 +148,7 @@ class ScheduleVerbs:
         return await self._change(_name_of(schedule), change)
 
     async def remove(self, schedule: ScheduleView | str) -> bool:
+        await self._definitions.settle()
         return await self._store.remove_schedule(_name_of(schedule))
 
     async def trigger(self, schedule: ScheduleView | str) -> NewInstance | None:
@@ -179,6 +192,7 @@ class ScheduleVerbs:
 
     async def _change(self, name: str, change: Callable[[ScheduleRow | None], SchedulePut | ScheduleRow]) -> Schedule:
         """Put what `change` makes of the row that is there; a row as the answer means that it stays so."""
+        await self._definitions.settle()
         for _ in range(ATTEMPTS):
             (row,) = await self._store.get_schedules([name])
             wanted = change(row)
@@ -191,6 +205,7 @@ class ScheduleVerbs:
         raise self._contended(name)
 
     async def _row(self, schedule: ScheduleView | str) -> ScheduleRow:
+        await self._definitions.settle()
         (row,) = await self._store.get_schedules([_name_of(schedule)])
         return _there(schedule, row)
 

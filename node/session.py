@@ -144,8 +144,15 @@ class Session:
         self._reconciler = Reconciler(ledger=self._ledger, turns=self.turns, hand_back=self._return_stranded)
         self.intake = Intake(store, name)
         self.verbs = StoreVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self._store_us)
-        self.schedules = ScheduleVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self._store_us)
         self.definitions = Definitions(clock=clock, store=store, node=name, now_us=self._store_us)
+        self.schedules = ScheduleVerbs(
+            store=store,
+            manager=manager,
+            clock=clock,
+            name=name,
+            now_us=self._store_us,
+            definitions=self.definitions,
+        )
         self.election = Election(
             clock=clock,
             elections=elections,
@@ -185,13 +192,13 @@ class Session:
         await self._store.open()
         self._opened = True
         promises = self._store.capabilities
+        self._verdicts.max_payload = min(self._verdicts.max_payload, promises.max_payload)
         for warning in promises.warnings:
             # that a private store dies with its process is what its user asked for
             logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
         await self._join()
         self.lease.start()
-        with contextlib.suppress(StoreError):  # the role says so, and goes on trying
-            await self.definitions.write()
+        await self.definitions.settle()
         for role in self._roles:
             role.start()
 
