@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint unit unit-others integration test-soak bench format servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak bench format servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,13 +20,14 @@ demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; one of
 
 test: lint unit unit-others integration ## all that CI runs
 
-lint: $(VENV)/.installed ## style, types and the direction of imports
+lint: $(VENV)/.installed ## style, types, the direction of imports, and whether generated code is fresh
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src tests scripts $(wildcard bench examples)
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_typecheckers_see_links.py
+	$(BIN)/python scripts/generate_proto.py --check
 
 unit: $(VENV)/.installed ## tests that need no service
 	$(BIN)/pytest tests/unit $(ARGS)
@@ -42,6 +43,9 @@ test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 
 bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 	$(BIN)/python bench/run.py $(ARGS)
+
+proto: $(VENV)/.installed ## generate the Python messages from the .proto files
+	$(BIN)/python scripts/generate_proto.py
 
 format: $(VENV)/.installed ## rewrite the code in the house style
 	$(BIN)/ruff check --fix-only

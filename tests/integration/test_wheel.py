@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("cluster", "node", "proto", "store")
-SHIPPED = {".lua", ".py", ".typed"}
+SHIPPED = {".lua", ".proto", ".py", ".pyi", ".typed"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,49 @@
+"""Generate the Python messages and their types from the .proto files; --check only tells whether they are stale."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROTOS = [path.relative_to(ROOT) for path in sorted((ROOT / "proto").rglob("*.proto"))]
+
+
+def generate(home: Path) -> list[Path]:
+    """Generate from a copy, in which the files stand where Python will import them from, and name what was made."""
+    for proto in PROTOS:
+        (home / "peerjob" / proto).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / proto, home / "peerjob" / proto)
+    plugin = Path(sys.executable).with_name("protoc-gen-mypy")
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={home}", f"--plugin={plugin}"]
+    outputs = [f"--python_out={home}", "--mypy_out=quiet:.", *(str(Path("peerjob", proto)) for proto in PROTOS)]
+    subprocess.run([*command, *outputs], cwd=home, check=True)
+    return [path.relative_to(home / "peerjob") for path in sorted(home.rglob("*_pb2.py*"))]
+
+
+def main() -> int:
+    check = sys.argv[1:] == ["--check"]
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        made = generate(home)
+        kept = {path.relative_to(ROOT) for path in (ROOT / "proto").rglob("*_pb2.py*") if path.suffix != ".pyc"}
+        stale = [path for path in made if not _same(home / "peerjob" / path, ROOT / path)]
+        orphans = kept - set(made)
+        if check:
+            for path in (*stale, *orphans):
+                print(f"{path} is not what the .proto files say; run scripts/generate_proto.py")
+            return 1 if stale or orphans else 0
+        for path in stale:
+            shutil.copy(home / "peerjob" / path, ROOT / path)
+        for path in orphans:
+            (ROOT / path).unlink()
+    return 0
+
+
+def _same(new: Path, old: Path) -> bool:
+    return old.exists() and new.read_bytes() == old.read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
