@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
 import msgspec
 
 from peerjob.clock import Clock
 from peerjob.errors import DecodeError, ScheduleError, StoreError
-from peerjob.firing import Fire, FireAnswer, FireOutcome, FireStatus, Term
+from peerjob.firing import Fire, FireOutcome, FireStatus, Term
 from peerjob.ids import IdSource
 from peerjob.store.base import Store
 
@@ -81,6 +81,11 @@ class Cron(Role):
         self._reported: dict[str, int] = {}
         """The revision of each schedule that was reported as unusable."""
 
+    @property
+    def schedules(self) -> int:
+        """How many schedules it keeps in memory; 0 while another node leads."""
+        return len(self._timetable)
+
     def changed(self) -> None:
         """Read what was changed now, rather than at the next turn, as after a hint."""
         self._read_next = 0.0
@@ -104,6 +109,7 @@ class Cron(Role):
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
+            self._timetable = Timetable()
 
     async def _read_changes(self) -> None:
         self._read_next = self.clock.elapsed() + POLL
@@ -183,15 +189,9 @@ class Cron(Role):
 
     async def _send(self, timetable: Timetable, planned: dict[Entry, Fire], term: Term) -> None:
         """One call; whatever becomes of it, each schedule gets its place again."""
-        open, wait_us = dict(planned), BACKOFF_US
+        open, wait_us = set(planned), BACKOFF_US
         try:
-            fires = await self._without_hopeless(list(planned.values()))
-            if self._election.term != term:
-                return
-            answers = await self._store.fire(fires, term=term, node=self._node)
-            open.clear()
-            self._trouble = ""
-            await self._take_answers(timetable, list(zip(planned, fires, answers, strict=True)), term)
+            await self._settle(timetable, planned, open, term)
         except StoreError as error:
             if repr(error) != self._trouble:
                 logger.warning("cron: %d fire(s) wait until the store takes them: %s", len(planned), error)
@@ -233,27 +233,32 @@ class Cron(Role):
             self._reported[entry.row.name] = entry.row.revision
             logger.error("schedule %r cannot be used and does not fire: %s", entry.row.name, error)
 
-    async def _take_answers(
-        self, timetable: Timetable, answered: Iterable[tuple[Entry, Fire, FireAnswer]], term: Term
-    ) -> None:
-        stale: dict[str, tuple[Entry, Fire]] = {}
-        for entry, fire, answer in answered:
+    async def _settle(self, timetable: Timetable, planned: dict[Entry, Fire], open: set[Entry], term: Term) -> None:
+        """Send fires, and take out of `open` each schedule that the answers leave nothing to do about."""
+        fires = await self._without_hopeless(list(planned.values()))
+        if self._election.term != term:
+            return
+        answers = await self._store.fire(fires, term=term, node=self._node)
+        self._trouble = ""
+        stale: dict[Entry, Fire] = {}
+        for entry, fire, answer in zip(planned, fires, answers, strict=True):
             if answer.status is FireStatus.DONE:
-                entry.next_us = fire.next_us
+                open.remove(entry)
+                entry.next_us, entry.alone = fire.next_us, False
                 timetable.enter(entry)
                 if fire.outcome is FireOutcome.MISSED:
                     logger.warning("schedule %r missed %d fire(s): %s", entry.row.name, fire.count, fire.reason)
             elif answer.status is FireStatus.DEPOSED:
                 self._election.depose(term)
-                return
             else:
-                stale[entry.row.name] = entry, fire
+                stale[entry] = fire
         if stale:
             await self._read_again(timetable, stale)
+            open.difference_update(stale)
 
-    async def _read_again(self, timetable: Timetable, stale: dict[str, tuple[Entry, Fire]]) -> None:
-        rows = await self._store.get_schedules(list(stale))
-        for (entry, fire), row in zip(stale.values(), rows, strict=True):
+    async def _read_again(self, timetable: Timetable, stale: dict[Entry, Fire]) -> None:
+        rows = await self._store.get_schedules([entry.row.name for entry in stale])
+        for (entry, fire), row in zip(stale.items(), rows, strict=True):
             if row is None:
                 timetable.drop(entry)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from functools import cached_property
 
@@ -22,8 +23,6 @@ class Entry:
     def __init__(self, row: ScheduleRow) -> None:
         self.row = row
         self.next_us = row.next_us
-        self.ticket = 0
-        """Its one place in the order that counts; 0 while it has none, as while a fire of it is under way."""
         self.alone = False
         """Whether it is fired in a call of its own, since a call with others was refused as a whole."""
 
@@ -52,7 +51,7 @@ class Timetable:
         self._order: list[tuple[int, int, Entry]] = []
         self._timely: deque[Entry] = deque()
         self._late: deque[Entry] = deque()
-        self._tickets = 0
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,12 +59,11 @@ class Timetable:
     def put(self, row: ScheduleRow, not_before_us: int = 0) -> None:
         """Take over a row as it was read, unless a later one is here; one that was removed is forgotten."""
         old = self._entries.get(row.name)
-        if old is not None:
-            if row.revision < old.row.revision:
-                return
-            old.ticket = 0
-            del self._entries[row.name]
-        if not row.removed:
+        if old is not None and row.revision < old.row.revision:
+            return
+        if row.removed:
+            self._entries.pop(row.name, None)
+        else:
             entry = self._entries[row.name] = Entry(row)
             self.enter(entry, not_before_us)
 
@@ -79,14 +77,15 @@ class Timetable:
         return self._entries.get(entry.row.name) is entry
 
     def enter(self, entry: Entry, not_before_us: int = 0) -> None:
-        """Give a schedule its place by its next time, but not before a moment; none if it is paused or has no time."""
+        """Give a schedule that has none a place by its next time, but not before a moment.
+
+        One that is paused, has no next time, or is not held any more gets none.
+        """
         if entry.row.paused or entry.next_us is None or not self.holds(entry):
             return
-        self._tickets += 1
-        entry.ticket = self._tickets
-        heapq.heappush(self._order, (max(entry.next_us, not_before_us), entry.ticket, entry))
+        heapq.heappush(self._order, (max(entry.next_us, not_before_us), next(self._numbers), entry))
         if len(self._order) > 2 * len(self._entries) + 100:
-            self._order = [place for place in self._order if place[1] == place[2].ticket]
+            self._order = [place for place in self._order if self.holds(place[2])]
             heapq.heapify(self._order)
 
     def look(self, now_us: int) -> None:
@@ -94,9 +93,8 @@ class Timetable:
         for _ in range(MOVED):
             if not self._order or self._order[0][0] > now_us:
                 return
-            _, ticket, entry = heapq.heappop(self._order)
-            if ticket == entry.ticket and entry.next_us is not None:
-                entry.ticket = 0
+            _, _, entry = heapq.heappop(self._order)
+            if self.holds(entry) and entry.next_us is not None:
                 late = now_us - entry.next_us > LEAST_TOLERANCE_US
                 (self._late if late else self._timely).append(entry)
 

@@ -1,14 +1,18 @@
 """Who leads, who knows it, and when somebody may act as leader."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import cast
 
 import pytest
 
 from peerjob.ids import IdSource
+from peerjob.store.base import Elections
 from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url
+from support.flaky import FlakyElections, FlakyStore
 from support.leaders import TTL, Reigns, Stander
 
 Stand = Callable[[str], Awaitable[Stander]]
@@ -203,26 +207,54 @@ async def test_stopping_takes_a_bounded_time_when_nobody_answers(clock: VirtualC
     await clock.run(node.election.stop(), 0.1)
 
 
-async def test_a_resignation_is_not_overtaken_by_a_campaign(clock: VirtualClock, stand: Stand) -> None:
-    """Cancelled, it could still be served after the resignation, and a node that is gone would lead."""
+async def test_a_resignation_waits_for_the_campaign_under_way(clock: VirtualClock, stand: Stand) -> None:
+    """Given up on, that could still be served after the resignation, and a node that is gone would lead."""
     node = await stand("node")
-    await clock.advance(1)
-    fault = node.flaky.stall("campaign")
-    await clock.run(fault.met.wait())
-    await clock.run(node.election.stop(), TTL)
-    fault.release()
-    await clock.advance(1)
     other = await stand("other")
     await clock.advance(1)
+    assert node.election.is_leader
+    fault = node.flaky.stall("campaign")
+    await clock.run(fault.met.wait())
+    stopping = asyncio.ensure_future(node.election.stop())
+    await clock.settle()
+    assert not node.election.is_leader
+    assert node.flaky.calls["resign"] == 0
+    fault.release()
+    await clock.run(stopping)
+    await clock.advance(0.1)
     assert other.election.is_leader
 
 
-async def test_a_leadership_that_comes_and_goes_is_no_reason_to_hurry(clock: VirtualClock, stand: Stand) -> None:
+async def test_a_campaign_without_an_answer_does_not_keep_a_node_from_resigning(
+    clock: VirtualClock, stand: Stand
+) -> None:
     node = await stand("node")
-    node.flaky.change_answers(lambda _: True, "changed", times=None)
-    node.flaky.calls.clear()
+    other = await stand("other")
+    await clock.advance(1)
+    fault = node.flaky.stall("campaign")
+    await clock.run(fault.met.wait())
+    await clock.run(node.election.stop(), TTL / 2)
+    await clock.advance(0.1)
+    assert other.election.is_leader
+
+
+class Restless(FlakyElections):
+    """A leadership that seems to change hands all the time."""
+
+    def __init__(self, store: FlakyStore) -> None:
+        super().__init__(store)
+        self.changed = store.wrap("changed", self._changed)
+
+    async def _changed(self, timeout: float) -> bool:
+        return timeout > 0
+
+
+async def test_a_leadership_that_comes_and_goes_is_no_reason_to_hurry(clock: VirtualClock) -> None:
+    flaky = FlakyStore(memory_store(clock))
+    node = await Stander(clock, flaky.store, "node", elections=lambda: cast(Elections, Restless(flaky))).start()
     await clock.advance(10)
-    assert node.flaky.calls["campaign"] <= 10 / 0.02 + 1
+    assert 10 <= flaky.calls["campaign"] <= 10 / 0.02 + 1
+    await clock.run(node.stop())
 
 
 async def test_a_sign_that_fails_is_no_reason_to_hurry(clock: VirtualClock, stand: Stand) -> None:

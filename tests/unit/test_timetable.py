@@ -1,5 +1,7 @@
 """Which schedules are due, in which order."""
 
+import gc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +98,14 @@ def test_one_that_must_wait_is_not_due_before() -> None:
     assert table.take_timely(9) == []
     table.look(NOW + SECOND)
     assert names(table.take_timely(9)) == ["s"]
+
+
+def test_one_that_is_written_over_and_over_takes_no_more_room() -> None:
+    table = Timetable()
+    for revision in range(1, 1_000):
+        table.put(row("s", NOW, revision))
+    gc.collect()
+    assert sum(isinstance(one, Entry) for one in gc.get_objects()) < 150
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 50), st.booleans()), max_size=400))
