@@ -1,9 +1,11 @@
 """What is measured, each on a namespace of its own on a server that the benchmark has started."""
 
 import asyncio
+import contextlib
 import itertools
 import statistics
 import time
+import urllib.error
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from peerjob.clock import SystemClock
 from peerjob.record import StoreLimits, Want
 from peerjob.store.url import open_store
 from processes import cpu_seconds, worker_processes
+from support.etcd import EtcdServer
 
 _serial = itertools.count()
 
@@ -29,6 +32,8 @@ class Target:
     engine: str
     url: str
     pid: int
+    etcd: EtcdServer | None = None
+    """The server itself, for what only an etcd tells."""
 
 
 def fresh_namespace() -> str:
@@ -104,7 +109,7 @@ async def _lpush_rate(lpush: Callable[[str, list[str]], Awaitable[object]], coun
 
 
 async def enqueue(target: Target) -> dict[str, float]:
-    """Enqueues per second: one at a time (and a bare LPUSH for comparison), 100 concurrent, in bulk."""
+    """Enqueues per second: one at a time (and, on Redis, a bare LPUSH for comparison), 100 concurrent, in bulk."""
     async with Node(target.url, namespace=fresh_namespace(), workers=0) as client:
 
         async def one_by_one(count: int) -> None:
@@ -118,8 +123,8 @@ async def enqueue(target: Target) -> dict[str, float]:
             await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
 
         await one_by_one(200)
-        lpush = await bare_lpush(target)
-        rates = {"lpush": lpush, "one": await _rate(one_by_one, 3_000)}
+        rates = {} if target.etcd else {"lpush": await bare_lpush(target)}
+        rates["one"] = await _rate(one_by_one, 3_000 if "lpush" in rates else 1_000)
         await client.clear()
         rates["concurrent"] = await _rate(concurrent, 20_000)
         await client.clear()
@@ -186,6 +191,47 @@ async def memory_per_job(target: Target, *, count: int = 20_000) -> float:
             after = int((await server.info("memory"))["used_memory"])
             await client.clear()
     return (after - before) / count
+
+
+async def database_per_job(target: Target, *, count: int = 20_000) -> dict[str, float]:
+    """Bytes of an etcd's database per finished small job: as it is then, and once compacted and defragmented."""
+    assert target.etcd is not None
+    namespace = fresh_namespace()
+    before = _compacted(target.etcd)
+    async with Node(target.url, namespace=namespace, workers=0) as client:
+        await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
+        async with worker_processes(target.url, namespace, count=1, workers=10) as workers:
+            await workers[0].go()
+            await until_completed(client, count)
+        used = int(target.etcd.call("maintenance/status")["dbSizeInUse"])
+        compacted = _compacted(target.etcd)
+        await client.clear()
+    return {"used": (used - before) / count, "compacted": (compacted - before) / count}
+
+
+def _compacted(etcd: EtcdServer) -> int:
+    """Bytes of the database with nothing but what is there now."""
+    revision = etcd.call("maintenance/status")["header"]["revision"]
+    with contextlib.suppress(urllib.error.HTTPError):  # compacted already
+        etcd.call("kv/compaction", revision=revision, physical=True)
+    etcd.call("maintenance/defragment")
+    return int(etcd.call("maintenance/status")["dbSize"])
+
+
+async def conflicts(target: Target, *, nodes: int, count: int = 10_000) -> dict[str, float]:
+    """Refused per claim, while so many nodes drain one queue: changes of instances, and counters."""
+    namespace = fresh_namespace()
+    async with Node(target.url, namespace=namespace, workers=0) as client:
+        await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
+        async with worker_processes(target.url, namespace, count=nodes, workers=10) as workers:
+            begin = time.perf_counter()
+            await asyncio.gather(*(worker.go() for worker in workers))
+            await until_completed(client, count)
+            seconds = time.perf_counter() - begin
+            refused = [await worker.refused() for worker in workers]
+        await client.clear()
+    changes, counters = (sum(column) / count for column in zip(*refused, strict=True))
+    return {"changes": changes, "counters": counters, "per_second": count / seconds}
 
 
 async def memory_store(*, count: int = 10_000) -> dict[str, float]:

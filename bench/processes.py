@@ -50,6 +50,12 @@ class WorkerProcess:
         self._stdin.write(b"peak\n")
         return int((await self._expect("peak")).split()[1])
 
+    async def refused(self) -> tuple[int, int]:
+        """How many changes of instances an etcd refused it so far, and how many of counters."""
+        self._stdin.write(b"refused\n")
+        _, changes, counters = (await self._expect("refused")).split()
+        return int(changes), int(counters)
+
     async def stop(self) -> None:
         self._stdin.close()
         await asyncio.wait_for(self._process.wait(), 20)

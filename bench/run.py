@@ -4,12 +4,9 @@ Every line is a JSON object; a table with the targets stands at the end. Medians
 """
 
 import argparse
-import functools
 import json
-import statistics
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -18,95 +15,34 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import jobs
 import measures
 from measures import Target
-from support.servers import MissingServerError, RedisServer, Server, ValkeyServer
+from parts import PARTS, Row, medians
+from support.etcd import EtcdServer
+from support.servers import MissingServerError, RedisServer, ServerProcess, ValkeyServer
+
+SERVERS: dict[str, Callable[[], ServerProcess]] = {"redis": RedisServer, "valkey": ValkeyServer, "etcd": EtcdServer}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One figure, and what it should reach."""
-
-    what: str
-    engine: str
-    value: float
-    unit: str
-    target: float | None = None
-    best: str = "high"
-
-    @property
-    def reached(self) -> bool | None:
-        if self.target is None:
-            return None
-        return self.value >= self.target if self.best == "high" else self.value <= self.target
-
-
-async def server_rows(target: Target, rounds: int, chosen: set[str]) -> list[Row]:
-    engine = target.engine
-    rows: list[Row] = []
-
-    def add(what: str, value: float, unit: str, goal: float | None = None, best: str = "high") -> None:
-        rows.append(Row(what, engine, value, unit, goal, best))
-
-    if "drain" in chosen:
-        one = await medians(lambda: measures.drain(target, processes=1), rounds)
-        two = await medians(lambda: measures.drain(target, processes=2), rounds)
-        add("drain, 1 worker process", one["per_second"], "jobs/s", 25_000)
-        add("drain, 2 worker processes", two["per_second"], "jobs/s", 35_000)
-        add("CPU per 1,000 jobs, worker + server", one["cpu_per_1000"], "s", 0.08, "low")
-        add("peak memory, 1 worker process", one["peak_mib"], "MiB", 60, "low")
-    if "enqueue" in chosen:
-        enqueue = await medians(lambda: measures.enqueue(target), rounds)
-        add("bare LPUSH", enqueue["lpush"], "per s")
-        add("enqueue one at a time", enqueue["one"], "per s")
-        add("enqueue / LPUSH", enqueue["one"] / enqueue["lpush"], "ratio", 0.8)
-        add("enqueue, 100 concurrent", enqueue["concurrent"], "per s", 40_000)
-        add("enqueue, bulk", enqueue["bulk"], "per s", 70_000)
-    if "latency" in chosen:
-        waits = await medians(lambda: measures.latency(target), rounds)
-        add("idle latency p50", waits["p50"], "ms", 1.0, "low")
-        add("idle latency p99", waits["p99"], "ms", 1.6, "low")
-    if "ten_ms" in chosen:
-        for how, job in (("in threads", jobs.BLOCK), ("on the loop", jobs.PAUSE)):
-            seconds = (await medians(functools.partial(measures.ten_ms, target, job), rounds))["seconds"]
-            add(f"2,000 x 10 ms {how}, 10 workers", seconds, "s", 2.05, "low")
-    if "claim" in chosen:
-        rates = [
-            (await measures.claim_rate(target, queued=1_000), await measures.claim_rate(target, queued=100_000))
-            for _ in range(rounds + 1)
-        ][1:]  # the first only warms up
-        small, large = (statistics.median(column) for column in zip(*rates, strict=True))
-        add("claims, 1,000 queued", small, "per s")
-        add("claims, 100,000 queued", large, "per s")
-        add("claims, 100,000 / 1,000 queued", large / small, "ratio", 0.9)
-    if "memory" in chosen:
-        add("server memory per finished job", await measures.memory_per_job(target), "bytes", 2048, "low")
-    return rows
-
-
-async def medians(measure: Callable[[], Awaitable[dict[str, float]]], rounds: int) -> dict[str, float]:
-    results = [await measure() for _ in range(rounds)]
-    return {name: statistics.median(result[name] for result in results) for name in results[0]}
-
-
-async def main(engines: list[str], rounds: int, chosen: set[str]) -> None:
+async def main(engines: list[str], rounds: int, chosen: list[str]) -> None:
     rows: list[Row] = []
     if "memory" in engines:
         rate = (await medians(measures.memory_store, rounds))["per_second"]
         rows.append(Row("schedule, run and commit", "memory", rate, "jobs/s", 10_000))
-    kinds: dict[str, type[Server]] = {"redis": RedisServer, "valkey": ValkeyServer}
     for engine in engines:
-        if engine not in kinds:
+        if engine not in SERVERS:
             continue
         try:
-            server = kinds[engine]()
+            server = SERVERS[engine]()
         except MissingServerError as missing:
             print(json.dumps({"engine": engine, "skipped": str(missing)}), flush=True)
             continue
         server.start()
         try:
-            rows += await server_rows(Target(engine=engine, url=server.url, pid=server.child.pid), rounds, chosen)
+            etcd = server if isinstance(server, EtcdServer) else None
+            target = Target(engine=engine, url=server.url, pid=server.child.pid, etcd=etcd)
+            for part in chosen:
+                rows += await PARTS[part](target, rounds)
         finally:
             server.close()
     for row in rows:
@@ -123,7 +59,7 @@ def show(rows: list[Row]) -> None:
         goal = "" if row.target is None else f"{sign} {_number(row.target)} {row.unit}"
         mark = {True: "ok", False: "short", None: ""}[row.reached]
         table.add_row(row.what, row.engine, f"{_number(row.value)} {row.unit}", goal, mark)
-    Console(width=110).print(table)
+    Console(width=120).print(table)
 
 
 def _number(value: float) -> str:
@@ -131,10 +67,12 @@ def _number(value: float) -> str:
 
 
 if __name__ == "__main__":
-    everything = ("drain", "enqueue", "latency", "ten_ms", "claim", "memory")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engines", default="memory,redis,valkey", help="which, with commas (default: all)")
-    parser.add_argument("--only", default=",".join(everything), help=f"which of {', '.join(everything)}")
+    parser.add_argument("--engines", default="memory,redis,valkey,etcd", help="which, with commas (default: all)")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3, help="rounds per figure (default: 3)")
     given = parser.parse_args()
-    uvloop.run(main(given.engines.split(","), given.rounds, set(given.only.split(","))))
+    chosen = given.only.split(",")
+    if unknown := set(chosen) - PARTS.keys():
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    uvloop.run(main(given.engines.split(","), given.rounds, chosen))
