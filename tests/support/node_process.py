@@ -6,7 +6,7 @@ import logging
 import uvloop
 
 from peerjob import Node
-from support import fault_jobs
+from support.shifted import ShiftedClock
 
 
 async def main() -> None:
@@ -17,15 +17,20 @@ async def main() -> None:
     parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--ttl", type=float, default=2.0)
     parser.add_argument("--grace", type=float, default=0.2)
+    parser.add_argument("--jobs", default="support.fault_jobs")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--ahead", type=float, default=0.0, help="seconds that its clock is ahead")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     node = Node(
         given.url,
-        jobs=fault_jobs.JOBS,
+        jobs=given.jobs,
+        coordinator=given.coordinator,
         namespace=given.namespace,
         name=given.name,
         workers=given.workers,
         lease_ttl=given.ttl,
+        clock=ShiftedClock(given.ahead),
     )
     await node.run(grace=given.grace)
 

@@ -5,37 +5,79 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from peerjob import Instance, Node, Query, State
+from peerjob.clock import SystemClock
+from peerjob.firing import Leader
 from peerjob.state import ARROWS
+from peerjob.store.url import open_elections
+from support.onlooker import onlooking
 from support.processes import ChildProcess
 
 TTL = 2.0
+READY = r"runs \d+ worker"
+
+
+class NodeOptions(TypedDict, total=False):
+    """What a node process can be told; see support/node_process.py."""
+
+    name: str
+    workers: int
+    ttl: float
+    grace: float
+    jobs: str
+    coordinator: str
+    ahead: float
 
 
 class Peers:
-    """Starts node processes; `client` schedules and looks, and runs nothing."""
+    """Starts node processes; `client` schedules and looks, and neither runs nor leads anything."""
 
-    def __init__(self, url: str, namespace: str, folder: Path, client: Node) -> None:
+    def __init__(self, url: str, namespace: str, folder: Path, client: Node, coordinator: str | None = None) -> None:
         self.client = client
         self._url = url
         self._namespace = namespace
         self._folder = folder
+        self._coordinator = coordinator
         self._serial = itertools.count(1)
         self.children: list[ChildProcess] = []
+        self._names: dict[str, ChildProcess] = {}
 
-    def start(self, *, name: str = "", workers: int = 10, ttl: float = TTL, grace: float = 0.2) -> ChildProcess:
+    def start(self, **options: Unpack[NodeOptions]) -> ChildProcess:
+        """Start a node, and wait until it is at work."""
+        child = self.launch(**options)
+        child.wait_for(READY)
+        return child
+
+    def launch(self, **options: Unpack[NodeOptions]) -> ChildProcess:
+        """Start a node without waiting for it; by default it is called `node-<n>`."""
         serial = next(self._serial)
+        settings: NodeOptions = {"name": f"node-{serial}", "ttl": TTL, **options}
+        if self._coordinator is not None:
+            settings["coordinator"] = self._coordinator
         child = ChildProcess.python(
             "support.node_process",
-            *(self._url, self._namespace, "--name", name or f"node-{serial}"),
-            *("--workers", str(workers), "--ttl", str(ttl), "--grace", str(grace)),
+            *(self._url, self._namespace),
+            *(f"--{option}={value}" for option, value in settings.items()),
             output=self._folder / f"node-{serial}.log",
         )
-        child.wait_for(r"runs \d+ worker")
         self.children.append(child)
+        self._names[settings["name"]] = child
         return child
+
+    async def leading(self, *, after: int = 0, timeout: float = 20) -> tuple[ChildProcess, Leader]:
+        """Wait until a node leads in a term later than this one, and return it."""
+        leader: Leader | None = None
+
+        async def look() -> bool:
+            nonlocal leader
+            leader = await self.client.leader()
+            return leader is not None and leader.term.number > after
+
+        await until(look, timeout)
+        assert leader is not None
+        return self._names[leader.name], leader
 
     async def running(self, count: int, *, on: str | None = None, timeout: float = 20) -> list[Instance[Any]]:
         """Wait until so many instances run (on one node), and return them."""
@@ -52,10 +94,19 @@ class Peers:
 
 
 @asynccontextmanager
-async def peers(url: str, namespace: str, folder: Path) -> AsyncGenerator[Peers]:
-    """A client, and node processes that end with the test."""
-    async with Node(url, namespace=namespace, name="client", workers=0, lease_ttl=TTL, allow_unknown=True) as client:
-        group = Peers(url, namespace, folder, client)
+async def peers(url: str, namespace: str, folder: Path, coordinator: str | None = None) -> AsyncGenerator[Peers]:
+    """A client, and node processes that end with the test; by default the store is their coordinator."""
+    elections = onlooking(open_elections(coordinator or url, namespace=namespace, clock=SystemClock()))
+    async with Node(
+        url,
+        coordinator=elections,
+        namespace=namespace,
+        name="client",
+        workers=0,
+        lease_ttl=TTL,
+        allow_unknown=True,
+    ) as client:
+        group = Peers(url, namespace, folder, client, coordinator)
         try:
             yield group
         finally:

@@ -1,0 +1,83 @@
+"""A coordinator that goes away and comes back: work goes on meanwhile, and fires are caught up by policy."""
+
+import asyncio
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from peerjob import FireOutcome, Query, State
+from support.etcd import SHORT_LEASES, StartEtcd
+from support.fault_jobs import work
+from support.fires import fired_until, outcomes, settled
+from support.leaders import SECOND
+from support.peers import READY, TTL, everything, peers
+
+NODES, WORKERS = 3, 10
+BODY = 0.2
+RATE = NODES * WORKERS / BODY
+"""Instances per second, while every worker is busy."""
+BEFORE = 4.0
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(("way", "seconds"), [("stop", 20), ("pause", 8)])
+async def test_work_goes_on_without_the_coordinator_and_fires_are_caught_up(
+    redis_url: str,
+    start_etcd: StartEtcd,
+    namespace: str,
+    tmp_path: Path,
+    way: Literal["stop", "pause"],
+    seconds: int,
+) -> None:
+    etcd = start_etcd(config=SHORT_LEASES)
+    async with peers(redis_url, namespace, tmp_path, etcd.url) as group:
+        client = group.client
+        nodes = [group.launch(workers=WORKERS) for _ in range(NODES)]
+        for node in nodes:
+            await node.line(READY, timeout=40)
+        for misfire in ("skip", "run_once", "run_all"):
+            recurring = work.with_options(name=misfire, every=1, overlap="allow", misfire=misfire, priority=0)
+            await client.add_schedule(recurring, 0, 0.0)
+        await client.schedule_many(work.call(number, BODY) for number in range(round(RATE * (seconds + BEFORE + 2))))
+
+        async def rate(during: float) -> float:
+            """How many instances become final each second, from now on for so long."""
+            done, began_us = await client.count(Query(state=State.FINAL)), client.clock.time_us()
+            await asyncio.sleep(during)
+            more = await client.count(Query(state=State.FINAL)) - done
+            return more * SECOND / (client.clock.time_us() - began_us)
+
+        await group.leading()
+        await group.running(NODES * WORKERS)
+        before = await rate(BEFORE)
+        gone_us = client.clock.time_us()
+        await asyncio.to_thread(etcd.stop if way == "stop" else etcd.pause)
+        meanwhile = await rate(seconds)
+        assert await client.count(Query(state=State.SCHEDULED)) > WORKERS
+        back_us = client.clock.time_us()
+        await asyncio.to_thread(etcd.start if way == "stop" else etcd.resume)
+
+        for schedule in await client.schedules():
+            await fired_until(client, schedule.name, client.clock.time_us(), timeout=20)
+        ledgers = await settled(client, timeout=40)
+        ended = await everything(client)
+        assert all(node.running for node in nodes)
+
+    assert {(one.attempts, one.crashes, one.losses) for one in ended} == {(1, 0, 0)}
+    recorded = sorted(entry.record.at_us for entries in ledgers.values() for entry in entries)
+    assert not [at_us for at_us in recorded if gone_us + TTL * SECOND < at_us < back_us]
+    pause = (min(at_us for at_us in recorded if at_us >= back_us) - back_us) / SECOND
+    counts = {name: outcomes(entries) for name, entries in ledgers.items()}
+    print(f"{before:.0f} instances/s before, {meanwhile:.0f}/s during {seconds} s without etcd; {counts}")
+    print(f"the first fire came {pause:.2f} s after etcd was back")
+    assert pause < TTL + 1
+    assert meanwhile >= 0.8 * before
+    # a leader may act on until the end of its lease
+    missed = seconds - TTL - 1
+    assert counts["skip"].keys() == {FireOutcome.FIRED, FireOutcome.MISSED}
+    assert counts["skip"][FireOutcome.MISSED] >= missed
+    assert counts["run_once"].keys() == {FireOutcome.FIRED, FireOutcome.COALESCED}
+    assert counts["run_once"][FireOutcome.COALESCED] >= missed - 1
+    assert counts["run_all"].keys() == {FireOutcome.FIRED}
+    assert len([entry for entry in ledgers["run_all"] if entry.late.total_seconds() > 1]) >= missed

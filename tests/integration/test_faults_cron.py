@@ -1,0 +1,143 @@
+"""A job of every second on nodes that are killed, paused and stopped: each second is accounted for, and runs once."""
+
+import asyncio
+import itertools
+import random
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerjob import FireEntry, FireOutcome
+from support.fires import fired_until, outcomes, settled
+from support.leaders import SECOND
+from support.peers import READY, TTL, Peers, peers
+from support.processes import ChildProcess
+
+SETUPS = (("redis", None), ("valkey", None), ("etcd", None), ("redis", "etcd"))
+"""Stores, and coordinators where the store is not its own."""
+NODES = 5
+LONG_TTL = 5.0
+WAYS = ("kill", "kill", "pause", "kill")
+SPACING = 12
+"""Seconds from one strike to the next; a node that was paused or started is long back by then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strike:
+    """One thing that was done to a leader."""
+
+    way: str
+    term: int
+    at_us: int
+
+    def gap(self, entries: list[FireEntry]) -> float:
+        """Seconds until the leader after it recorded its first fire."""
+        return (min(entry.record.at_us for entry in entries if entry.record.term > self.term) - self.at_us) / SECOND
+
+
+async def start_nodes(group: Peers, count: int, *, ttl: float = TTL) -> list[ChildProcess]:
+    """Start nodes that register the job, and wait until all are at work."""
+    nodes = [group.launch(jobs="support.recurring_jobs", ttl=ttl) for _ in range(count)]
+    for node in nodes:
+        await node.line(READY, timeout=40)
+    return nodes
+
+
+async def in_every_setup(
+    request: pytest.FixtureRequest,
+    namespace: str,
+    folder: Path,
+    act: Callable[[Peers, str], Coroutine[Any, Any, None]],
+) -> None:
+    """Do the same with every setup at the same time, since most of it is waiting for the next second."""
+
+    async def within(store: str, coordinator: str | None) -> None:
+        name = store if coordinator is None else f"{store}-{coordinator}"
+        url: str = request.getfixturevalue(f"{store}_url")
+        own: str | None = coordinator and request.getfixturevalue(f"{coordinator}_url")
+        (folder / name).mkdir()
+        async with peers(url, f"{namespace}-{name}", folder / name, own) as group:
+            await act(group, name)
+
+    async with asyncio.TaskGroup() as running:
+        for store, coordinator in SETUPS:
+            running.create_task(within(store, coordinator))
+
+
+@pytest.mark.timeout(150)
+async def test_no_second_is_lost_or_doubled_when_leaders_are_killed_and_paused(
+    request: pytest.FixtureRequest, namespace: str, tmp_path: Path
+) -> None:
+    await in_every_setup(request, namespace, tmp_path, lead_through_a_minute)
+
+
+async def lead_through_a_minute(group: Peers, setup: str) -> None:
+    await start_nodes(group, NODES)
+    strikes: list[Strike] = []
+    start_us = group.client.clock.time_us()
+
+    async def passed(seconds: int) -> None:
+        await fired_until(group.client, "tick", start_us + seconds * SECOND, timeout=2 * SPACING)
+
+    for number, way in enumerate(WAYS):
+        await passed((number + 1) * SPACING - 4)
+        leader, known = await group.leading()
+        await asyncio.sleep(random.uniform(0, 1))  # at any moment between two fires
+        strikes.append(Strike(way=way, term=known.term.number, at_us=time.time_ns() // 1000))
+        if way == "kill":
+            leader.kill()
+            await start_nodes(group, 1)
+            continue
+        leader.pause()
+        _, successor = await group.leading(after=known.term.number)
+        await passed((group.client.clock.time_us() - start_us) // SECOND + 1)
+        leader.resume()
+        await leader.line(r"joins anew")
+        assert (await group.leading())[1] == successor
+    await passed(60)
+    (entries,) = (await settled(group.client)).values()
+
+    counts = outcomes(entries)
+    gaps = [strike.gap(entries) for strike in strikes]
+    print(f"{setup}: {counts}, failover {', '.join(f'{gap:.2f}' for gap in gaps)} s at a lease of {TTL} s")
+    assert counts.keys() <= {FireOutcome.FIRED, FireOutcome.COALESCED}
+    assert sum(counts.values()) >= 60
+    assert max(gaps) <= TTL + 1
+
+
+@pytest.mark.timeout(90)
+async def test_a_rolling_restart_misses_no_second(
+    request: pytest.FixtureRequest, namespace: str, tmp_path: Path
+) -> None:
+    await in_every_setup(request, namespace, tmp_path, restart_each_node)
+
+
+async def restart_each_node(group: Peers, setup: str) -> None:
+    old = await start_nodes(group, NODES, ttl=LONG_TTL)
+    began_us = group.client.clock.time_us()
+    leader, known = await group.leading()
+    handovers = 0
+    while old:
+        # a fire under the leader that is now, before it goes
+        await fired_until(group.client, "tick", group.client.clock.time_us(), timeout=10)
+        leaver = leader if leader in old else old[0]
+        old.remove(leaver)
+        leaver.signal(signal.SIGTERM)
+        assert await leaver.exit() == 0
+        await start_nodes(group, 1, ttl=LONG_TTL)
+        if leaver is leader:
+            handovers += 1
+            leader, known = await group.leading(after=known.term.number)
+    await fired_until(group.client, "tick", group.client.clock.time_us() + SECOND, timeout=10)
+    (entries,) = (await settled(group.client)).values()
+
+    lately = [entry.record.at_us for entry in entries if entry.record.at_us >= began_us]
+    gap = max(later - earlier for earlier, later in itertools.pairwise(lately)) / SECOND
+    print(f"{setup}: {handovers} handovers, at most {gap:.2f} s between two fires at a lease of {LONG_TTL} s")
+    assert outcomes(entries).keys() == {FireOutcome.FIRED}
+    assert gap < 1.5

@@ -1,0 +1,44 @@
+"""Elections that a test follows without taking part."""
+
+from collections.abc import Callable
+
+from peerjob import StoreUnavailableError
+from peerjob.firing import Candidate, Leader
+from peerjob.store.base import Elections
+
+
+class Onlooker:
+    """Stands for leader as one who always comes too late: it hears who leads, and never does itself."""
+
+    def __init__(self, elections: Elections) -> None:
+        self._elections = elections
+
+    @property
+    def identity(self) -> str:
+        return self._elections.identity
+
+    async def open(self) -> None:
+        await self._elections.open()
+
+    async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
+        leader = await self._elections.leader()
+        if leader is None:
+            raise StoreUnavailableError(self.identity, "nobody leads")
+        return leader
+
+    async def resign(self, incarnation: str) -> None:
+        pass
+
+    async def leader(self) -> Leader | None:
+        return await self._elections.leader()
+
+    async def changed(self, timeout: float) -> bool:
+        return await self._elections.changed(timeout)
+
+    async def close(self) -> None:
+        await self._elections.close()
+
+
+def onlooking(make: Callable[[], Elections]) -> Callable[[], Onlooker]:
+    """What a node takes as its coordinator so that it never leads."""
+    return lambda: Onlooker(make())
