@@ -251,12 +251,12 @@ async def test_nodes_are_seen_with_their_load_and_the_age_of_their_heartbeats(cl
 
 
 async def test_a_job_in_a_process_knows_its_nominal_time(clock: VirtualClock) -> None:
-    job = Job("told", bodies.nominal_time, run_in="process", every="1h")
+    job = Job("told", bodies.nominal_time, run_in="process", every="1m")
     async with running_node(job, clock=clock) as node:
-        await advance(node, "1h1m")
+        await advance(node, "61s")
         (instance,) = await node.lookup_instances()
         assert instance.state is State.COMPLETED
-        assert await instance.result() == ["told", "2026-01-01T01:00:00+00:00"]
+        assert await instance.result() == ["told", "2026-01-01T00:01:00+00:00"]
 
 
 async def test_a_node_that_is_made_anew_keeps_its_coordinator(clock: VirtualClock) -> None:

@@ -60,14 +60,14 @@ async def test_a_job_with_a_recurrence_runs_at_each_nominal_time(clock: VirtualC
         assert (context.schedule, context.nominal_at) == (instance.schedule, instance.nominal_at)
         seen.append((instance.schedule, instance.nominal_at))
 
-    async with running_node(Job("daily", remember, cron="30 4 * * *"), clock=clock) as node:
-        await advance(node, "5h")
+    async with running_node(Job("daily", remember, cron="30 0 * * *"), clock=clock) as node:
+        await advance(node, "1h")
 
-        assert seen == [("daily", datetime(2026, 1, 1, 4, 30, tzinfo=UTC))]
+        assert seen == [("daily", datetime(2026, 1, 1, 0, 30, tzinfo=UTC))]
         (instance,) = await node.lookup_instances()
         assert instance.to_dict()["schedule"] == "daily"
-        assert instance.to_dict()["nominal_at"] == "2026-01-01T04:30:00+00:00"
-        assert instance.created_at == datetime(2026, 1, 1, 4, 30, tzinfo=UTC)
+        assert instance.to_dict()["nominal_at"] == "2026-01-01T00:30:00+00:00"
+        assert instance.created_at == datetime(2026, 1, 1, 0, 30, tzinfo=UTC)
 
 
 async def test_its_name_is_the_option_or_the_kind(clock: VirtualClock) -> None:
@@ -80,7 +80,7 @@ async def test_the_options_of_the_definition_are_in_the_schedule_and_its_instanc
     given = Job(
         "given",
         nothing,
-        cron="TZ=Europe/Berlin 0 9 * * MON-FRI",
+        cron="TZ=Europe/Berlin 10 1 * * MON-FRI",
         jitter="10s",
         overlap="queue",
         queue_limit=3,
@@ -99,12 +99,12 @@ async def test_the_options_of_the_definition_are_in_the_schedule_and_its_instanc
             "kind": "given",
             "paused": False,
             "note": "",
-            "next_at": "2026-01-01T08:00:00+00:00",
+            "next_at": "2026-01-01T00:10:00+00:00",
             "last_at": None,
             "running": None,
             "waiting": [],
             "description": "opens the office",
-            "crontab": "0 9 * * MON-FRI",
+            "crontab": "10 1 * * MON-FRI",
             "every": None,
             "timezone": "Europe/Berlin",
             "jitter": 10.0,
@@ -118,10 +118,10 @@ async def test_the_options_of_the_definition_are_in_the_schedule_and_its_instanc
             "tags": ["office"],
             "version": 4,
         }
-        await advance(node, "8h1m")
+        await advance(node, "11m")
         (instance,) = await node.lookup_instances()
         assert (instance.priority, instance.tags) == (-2, ("office",))
-        assert timedelta() <= instance.due_at - datetime(2026, 1, 1, 8, tzinfo=UTC) <= timedelta(seconds=10)
+        assert timedelta() <= instance.due_at - datetime(2026, 1, 1, 0, 10, tzinfo=UTC) <= timedelta(seconds=10)
 
 
 async def test_the_time_zone_is_that_of_the_node_where_the_job_names_none(clock: VirtualClock) -> None:
