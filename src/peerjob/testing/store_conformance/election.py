@@ -126,9 +126,8 @@ class ElectionRules(StoreSuite):
 
     async def test_campaigning_keeps_the_leadership(self, store: Store, elections: Elections) -> None:
         ttl_us = round(self.short_ttl * 1_000_000)
-        one = self.candidate("one")
+        one, other = self.candidate("one"), await self.election(store)
         leader = await self.elected(elections, one, ttl_us=ttl_us)
-        other = await self.election(store)
         for _ in range(10):
             await self.pass_time(self.short_ttl / 4)
             assert await elections.campaign(one, ttl_us=ttl_us) == leader
