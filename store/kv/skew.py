@@ -120,20 +120,22 @@ class Clocks:
                 try:
                     told = await watch.changed(_WAIT)
                     if told != []:
-                        await self._hear(told or [])
+                        await self._hear(told)
                 except StoreUnavailableError:
                     await asyncio.sleep(_PAUSE)
         finally:
             watch.close()
 
-    async def _hear(self, told: list[str]) -> None:
+    async def _hear(self, told: list[str] | None) -> None:
+        """Take in what was written just now; None: nobody knows what, so no time can be told from it."""
         at_us, live = round(self._clock.elapsed() * 1_000_000), self._keys.live
         (found,) = await self._kv.read([Range(live, prefix_end(live))])
         heard: dict[str, int] = {}
         for key, entry in found.items:
             one, shown = key[len(live) :], decode_live(entry.value)
-            if key in told and shown.clock_us:
+            if told is None or key in told:
                 self._asked += shown.asks
+            if told is not None and key in told and shown.clock_us:
                 heard[one] = shown.clock_us - at_us
             elif one in self._heard:
                 heard[one] = self._heard[one]

@@ -57,6 +57,13 @@ class LivenessRules(StoreSuite):
         await peer.end(claims[0])
         assert (await peer.renew(*claims[1:])).held is None
 
+    async def test_a_clock_that_is_right_is_not_ahead(self, store: Store) -> None:
+        peers = [await self.join(store, name) for name in ("one", "two", "three")]
+        for _ in range(2):
+            renewals = [await peer.renew() for peer in peers]
+            await self.pass_time(0.01)
+            assert all(abs(renewed.ahead_us) < 500_000 for renewed in renewals)
+
     async def test_a_renewal_that_disagrees_lists_what_is_held(self, store: Store) -> None:
         await store.enqueue(self.make.instances(4))
         peer, other = await self.join(store), await self.join(store)
