@@ -9,16 +9,29 @@ from peerjob.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.url import open_store
 from peerjob.testing.store_conformance import StoreConformance
+from peerjob.testing.store_conformance.cancel import CancelRules
+from peerjob.testing.store_conformance.election import ElectionRules
+from peerjob.testing.store_conformance.enqueue import EnqueueRules
+from peerjob.testing.store_conformance.firing import FiringRules
+from peerjob.testing.store_conformance.hints import HintRules
+from peerjob.testing.store_conformance.idempotency import IdempotencyRules
+from peerjob.testing.store_conformance.ownership import OwnershipRules
+from peerjob.testing.store_conformance.queue import QueueRules
+from peerjob.testing.store_conformance.suite import StoreSuite
 from support.etcd import EtcdCluster
 
 
-class Conformance(StoreConformance):
-    """The suite over the store that a URL names."""
+class OnUrl(StoreSuite):
+    """Stores that a URL names."""
 
     url: str
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
         return open_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+
+class Conformance(OnUrl, StoreConformance):
+    """The suite over the store that a URL names."""
 
 
 class TestMemory(Conformance):
@@ -55,8 +68,18 @@ class TestEtcd(Conformance):
         self.url = etcd_url
 
 
-class TestEtcdCluster(Conformance):
-    """An etcd of three members."""
+class TestEtcdCluster(
+    OnUrl,
+    EnqueueRules,
+    QueueRules,
+    OwnershipRules,
+    IdempotencyRules,
+    CancelRules,
+    HintRules,
+    FiringRules,
+    ElectionRules,
+):
+    """An etcd of three members, held to what more than one may break; all of it would take minutes."""
 
     short_ttl = 2.0
 
