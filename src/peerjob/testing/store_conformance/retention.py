@@ -11,7 +11,7 @@ from peerjob.testing.factories import Peer, outcome
 
 from .suite import StoreSuite, states
 
-SOON = 30_000
+SOON = 200_000
 """Microseconds that a test can wait for."""
 
 
@@ -67,7 +67,7 @@ class RetentionRules(StoreSuite):
         long = self.make.instance(retention_us=60_000_000, tags=("t",))
         default = self.make.instance(tags=("t",))
         await self.finish(peer, short, long, default)
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         assert await self.expire_all(store) == 1
         await self.assert_gone(store, short)
         assert await self.found(store, Query(tag="t")) == [long.id, default.id]
@@ -86,7 +86,7 @@ class RetentionRules(StoreSuite):
         default = self.make.instance()
         long = self.make.instance(retention_us=60_000_000)
         await self.finish(peer, default, long)
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         assert await self.expire_all(brief) == 1
         await self.assert_gone(brief, default)
 
@@ -99,7 +99,7 @@ class RetentionRules(StoreSuite):
         else:
             peer = await self.join(store)
             await peer.end(await peer.take_one(), ending)
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         assert await self.expire_all(store) == 1
         await self.assert_gone(store, new)
         assert await self.counts(store) == {}
@@ -113,7 +113,7 @@ class RetentionRules(StoreSuite):
         await store.enqueue([new])
         lines = (self.make.line("one"), self.make.line("two"))
         await peer.end(await peer.take_one(), result=b"first", error=b"first", progress=b"first", logs=lines)
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         if way == "expire":
             await self.expire_all(store)
         elif way == "clear_instances":
@@ -140,7 +140,7 @@ class RetentionRules(StoreSuite):
     async def test_what_is_not_final_never_leaves(self, store: Store) -> None:
         brief = await self.open(StoreLimits(retention_us=SOON, max_final_per_kind=1))
         final, active = await self.crowd(brief)
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         await self.expire_all(brief)
         await self.assert_gone(brief, *final)
         assert await self.found(brief, Query(tag="t")) == [new.id for new in active]
@@ -152,7 +152,7 @@ class RetentionRules(StoreSuite):
         peer = await self.join(store)
         claim = await peer.take_one()
         await store.cancel([first.id], request=self.make.request())
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
 
         async def remove() -> None:
             if way == "clear":
@@ -164,7 +164,7 @@ class RetentionRules(StoreSuite):
         assert (await peer.renew(claim)).cancelled == (first.id,)
         assert await peer.report(claim, progress=b"half") is Ack.CANCELLED
         assert await peer.end(claim, Action.RELEASE) is Ack.CANCELLED
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         await remove()
         await self.assert_gone(store, first)
         assert await store.enqueue([third]) == [Enqueued(third.id, True)]
@@ -172,7 +172,7 @@ class RetentionRules(StoreSuite):
     async def test_expire_is_bounded(self, store: Store) -> None:
         peer = await self.join(store)
         await self.finish(peer, *self.make.instances(10, retention_us=SOON))
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         assert await store.expire(3) == 3
         assert await self.counts(store) == {State.COMPLETED: 7}
         assert await self.expire_all(store) == 7
@@ -180,7 +180,7 @@ class RetentionRules(StoreSuite):
     async def test_commits_remove_up_to_twice_what_they_add(self, store: Store) -> None:
         peer = await self.join(store)
         await self.finish(peer, *self.make.instances(9, retention_us=SOON))
-        await self.pass_time(0.05)
+        await self.pass_time(0.25)
         left = 9
         for added in range(1, 10):
             await self.finish(peer, *self.make.instances(1))
