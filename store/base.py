@@ -293,7 +293,8 @@ class Store(Protocol):
         order. A fire is done if the schedule has this revision and is not paused, and
 
         * an outcome that advances: the schedule's `next_us` is `nominal_us`, and becomes `next_us`. A paused schedule
-          takes only PAUSED;
+          takes only PAUSED. FIRED of a time that was backfilled before it came is KNOWN: nothing is made, and the
+          schedule moves on;
         * BACKFILLED: no record of an instance with this nominal time is there (else KNOWN), and it is later than
           `trimmed_us` (else TRIMMED); also while paused;
         * TRIGGERED: always; also while paused.

@@ -13,7 +13,6 @@ import msgspec
 
 from peerjob.errors import StoreFullError, StoreUnavailableError
 from peerjob.firing import (
-    MAX_SCHEDULES,
     Fire,
     FireAnswer,
     FireOutcome,
@@ -24,6 +23,7 @@ from peerjob.firing import (
 )
 from peerjob.record import MAX_BATCH, NewInstance
 from peerjob.state import State
+from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, check_fires
 
 from .base import MAX_REQUEST_BYTES, Compare, Put
 from .cancel import Cancels, cancel_in
@@ -36,11 +36,6 @@ from .schedule_rows import Parked, Slot
 from .sight import Sight, Work, look, place_of
 from .writer import ROUNDS, Change
 
-RUNS = "an earlier instance is not over"
-QUEUE_FULL = "the queue is full"
-KEY_TAKEN = "the key is taken"
-REPLACED = "replaced by a later fire"
-_MAKES = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
 _MOST_OPS = 80
 """Operations after which a step takes no further fire."""
 _MOST_REPLACED = 4
@@ -59,7 +54,7 @@ class Firing:
 
     async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
         context = self._context
-        _check(fires)
+        check_fires(fires)
         if context.kv.full and any(fire.instance is not None for fire in fires):
             raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
         answers: dict[int, FireAnswer] = {}
@@ -89,7 +84,7 @@ class Firing:
         news = News()
         works: list[Work] = []
         for work in sight.works.values():
-            if work.plan.ops:
+            if work.plan.ops or work.moved:
                 works.append(work)
             else:
                 answers.update(work.answers)
@@ -140,11 +135,16 @@ class _Judge:
             return
         answer = self._refusal(work, fire)
         if answer is None:
-            record = self._done(work, fire)
-            if record is None:
-                work.closed = True
-                return
-            answer = FireAnswer(status=FireStatus.DONE, record=record)
+            if self._is_known(work, fire):
+                # somebody backfilled it before its time came
+                work.next, work.moved = msgspec.structs.replace(work.next, next_us=fire.next_us, stretch=None), True
+                answer = FireAnswer(status=FireStatus.KNOWN)
+            else:
+                record = self._done(work, fire)
+                if record is None:
+                    work.closed = True
+                    return
+                answer = FireAnswer(status=FireStatus.DONE, record=record)
             work.closed = len(work.plan.ops) > _MOST_OPS or 2 * work.size > MAX_REQUEST_BYTES
         work.answers[place] = answer
 
@@ -169,6 +169,13 @@ class _Judge:
             if fire.nominal_us <= next.trimmed_us:
                 return FireAnswer(status=FireStatus.TRIMMED)
         return None
+
+    def _is_known(self, work: Work, fire: Fire) -> bool:
+        """Whether a fire that would make an instance of a nominal time comes after one that did."""
+        if fire.outcome is not FireOutcome.FIRED:
+            return False
+        known = self._sight.ledger.get(self._context.keys.ledger(work.next.epoch) + place_of(fire))
+        return known is not None and bool(known.instance)
 
     def _done(self, work: Work, fire: Fire) -> FireRecord | None:
         """Plan a fire; None if it must wait for another step."""
@@ -238,7 +245,7 @@ class _Judge:
             slot = work.held.slot
             parked = bool(slot.holder)
             if parked and fire.overlap is Overlap.SKIP:
-                return _skipped(record, RUNS)
+                return _skipped(record, STILL_RUNS)
             if parked and fire.overlap is Overlap.QUEUE and len(slot.parked) >= fire.queue_limit:
                 return _skipped(record, QUEUE_FULL)
         row = born(
@@ -313,13 +320,3 @@ class _Judge:
 
 def _skipped(record: FireRecord, reason: str) -> FireRecord:
     return msgspec.structs.replace(record, outcome=FireOutcome.SKIPPED, reason=reason)
-
-
-def _check(fires: Sequence[Fire]) -> None:
-    """Refuse a call that is too large, or a fire that cannot be meant."""
-    if len(fires) > MAX_SCHEDULES:
-        raise ValueError(f"a call holds at most {MAX_SCHEDULES} fires, got {len(fires)}")
-    for fire in fires:
-        if (fire.instance is None) == (fire.outcome in _MAKES):
-            needed = "needs an instance" if fire.instance is None else "takes no instance"
-            raise ValueError(f"fire of {fire.schedule!r}: the outcome {fire.outcome.value!r} {needed}")

@@ -36,6 +36,8 @@ class Work(msgspec.Struct):
     fresh_us: int = LATEST_US
     """The earliest nominal time that it records."""
     size: int = 0
+    moved: bool = False
+    """Whether the schedule moves on without a record."""
     closed: bool = False
     """Whether further fires are for another step."""
     crowd: tuple[str, ...] = ()
@@ -127,7 +129,7 @@ async def _read_entries(context: Context, sight: Sight, fires: Iterable[Fire]) -
         if fire.instance is None:
             continue
         next = sight.works[fire.schedule].next
-        if fire.outcome is not FireOutcome.FIRED or fire.nominal_us != next.next_us:
+        if fire.outcome is not FireOutcome.FIRED or fire.nominal_us != next.next_us or fire.nominal_us <= next.last_us:
             records.append(keys.ledger(next.epoch) + place_of(fire))
         if fire.instance.key is not None:
             uniques.append(keys.unique(fire.instance.kind, fire.instance.key))

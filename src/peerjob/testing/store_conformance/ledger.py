@@ -122,6 +122,16 @@ class LedgerRules(ScheduleSuite):
         after = await self.row(store)
         assert (after.next_us, after.last_us) == (nth(6), nth(5))
 
+    async def test_a_time_that_was_backfilled_before_it_came_is_not_fired(self, store: Store) -> None:
+        row = await self.schedule(store)
+        await self.done(store, self.a_fire(row, 0, BACKFILLED))
+        (answer,) = await self.send(store, self.a_fire(row, 0, FIRED))
+        assert answer.status is FireStatus.KNOWN
+        assert (await self.row(store)).next_us == nth(1)
+        await self.fired(store, 1)
+        assert await self.numbers(store) == [(0, BACKFILLED, 1), (1, FIRED, 1)]
+        assert await self.counts(store) == {State.SCHEDULED: 2}
+
     async def test_a_backfill_may_begin_where_a_stretch_does(self, store: Store) -> None:
         row = await self.schedule(store)
         await self.done(store, self.stretch(row, 0, 5))
