@@ -23,29 +23,34 @@ def readable(row: ScheduleRow) -> Definition | None:
 def put_of(name: str, definition: Definition, row: ScheduleRow | None, *, now_us: int, node: str) -> SchedulePut:
     """Make a schedule, or change the one in `row`; a pause stays. Raises ScheduleError.
 
-    An interval counts from its creation, also when something else than its length changes.
+    As long as it recurs as before, its next time stays what it is, and an interval counts from where it did. Otherwise
+    times count from now on, and those that nobody has fired yet are stepped over.
     """
     old = None if row is None else readable(row)
+    same = old is not None and _recurs_by(old) == _recurs_by(definition)
     if definition.every_us is not None:
-        same = old is not None and old.every_us == definition.every_us
         definition = structs.replace(definition, anchor_us=old.anchor_us if same and old is not None else now_us)
-    last_us = 0 if row is None else row.last_us
-    next_us = recurrence_of(definition).next_after(max(now_us, last_us))
+    recurrence, encoded = recurrence_of(definition), encode_definition(definition)
     if row is None:
-        return SchedulePut(name=name, kind=definition.kind, definition=encode_definition(definition), next_us=next_us)
-    return SchedulePut(
+        return SchedulePut(name=name, kind=definition.kind, definition=encoded, next_us=recurrence.next_after(now_us))
+    put = SchedulePut(
         name=name,
         kind=definition.kind,
-        definition=encode_definition(definition),
-        next_us=next_us,
+        definition=encoded,
+        next_us=row.next_us,
         paused=row.paused,
         note=row.note,
         expected=row.revision,
         expected_next_us=row.next_us,
-        account=paused_for(row, now_us, node)
-        if row.paused
-        else _behind(row, now_us, FireOutcome.MISSED, CHANGED, node),
     )
+    if same:
+        return put
+    stepped = paused_for(row, now_us, node) if row.paused else _behind(row, now_us, FireOutcome.MISSED, CHANGED, node)
+    return structs.replace(put, next_us=recurrence.next_after(max(now_us, row.last_us)), account=stepped)
+
+
+def _recurs_by(definition: Definition) -> tuple[object, ...]:
+    return definition.cron, definition.every_us, definition.timezone
 
 
 def paused_for(row: ScheduleRow, now_us: int, node: str) -> FireRecord | None:

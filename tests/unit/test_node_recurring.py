@@ -348,6 +348,18 @@ async def test_a_new_definition_steps_over_what_was_missed_and_says_so(clock: Vi
         assert len(await node.lookup_instances(Query(kind="tick"))) == 1
 
 
+async def test_what_was_missed_is_not_stepped_over_where_something_else_is_new(clock: VirtualClock) -> None:
+    url = shared_url()
+    async with running_node(tick(), clock=clock, store=url):
+        await clock.advance("90s")
+    await clock.advance("10m")
+    changed = tick(priority=1, misfire="run_all", overlap="allow")
+    async with running_node(changed, clock=clock, store=url) as node:
+        await clock.advance("31s")
+        assert [entry.nominal.minute for entry in await node.fires("tick")] == list(range(12, 0, -1))
+        assert {one.priority for one in await node.lookup_instances()} == {5, 1}
+
+
 async def test_what_a_later_release_wrote_is_left_alone(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
     url = shared_url()
     store = memory_store(clock, url)
