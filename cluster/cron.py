@@ -234,7 +234,7 @@ class Cron(Role):
             logger.error("schedule %r cannot be used and does not fire: %s", entry.row.name, error)
 
     async def _settle(self, timetable: Timetable, planned: dict[Entry, Fire], open: set[Entry], term: Term) -> None:
-        """Send fires, and take out of `open` each schedule that the answers leave nothing to do about."""
+        """Send fires, and take out of `open` each schedule that has its place again."""
         fires = await self._without_hopeless(list(planned.values()))
         if self._election.term != term:
             return
@@ -254,7 +254,6 @@ class Cron(Role):
                 stale[entry] = fire
         if stale:
             await self._read_again(timetable, stale)
-            open.difference_update(stale)
 
     async def _read_again(self, timetable: Timetable, stale: dict[Entry, Fire]) -> None:
         rows = await self._store.get_schedules([entry.row.name for entry in stale])

@@ -94,7 +94,7 @@ class Timetable:
             if not self._order or self._order[0][0] > now_us:
                 return
             _, _, entry = heapq.heappop(self._order)
-            if self.holds(entry) and entry.next_us is not None:
+            if entry.next_us is not None:
                 late = now_us - entry.next_us > LEAST_TOLERANCE_US
                 (self._late if late else self._timely).append(entry)
 

@@ -11,7 +11,15 @@ import pytest
 
 from peerjob import Query, State, StoreFullError
 from peerjob.definition import encode_definition
-from peerjob.firing import FireOutcome, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.firing import (
+    FireOutcome,
+    FireRecord,
+    Leader,
+    Overlap,
+    SchedulePut,
+    ScheduleRow,
+    Term,
+)
 from peerjob.record import Record
 from peerjob.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
@@ -346,6 +354,19 @@ async def test_one_that_was_stale_is_read_again_until_that_works(clock: VirtualC
     await clock.advance(10)
     assert node.flaky.calls["get_schedules"] == 4
     assert (await bench.ledger())[-1].nominal_us > clock.time_us() - 2 * SECOND
+
+
+async def test_a_store_that_refuses_what_it_shows_is_not_asked_in_a_hurry(clock: VirtualClock, bench: Bench) -> None:
+    node = await bench.stand("a")
+    await bench.put()
+
+    def as_before(rows: list[ScheduleRow]) -> list[ScheduleRow]:
+        return [msgspec.structs.replace(row, next_us=row.last_us) for row in rows]
+
+    node.flaky.lose_answers("fire")
+    node.flaky.change_answers(as_before, "get_schedules", times=None)
+    await clock.advance(10)
+    assert 5 <= node.flaky.calls["fire"] <= 11
 
 
 async def test_a_leader_forgets_what_was_removed_while_it_did_not_look(clock: VirtualClock, bench: Bench) -> None:
