@@ -18,6 +18,9 @@ logger = logging.getLogger("peerjob.cluster")
 
 OPEN_TIMEOUT = 5.0
 """Seconds in which the coordinator's connection must be made."""
+LONGEST_STOP = 5.0
+"""Most seconds in which a node that stops tries to resign; then its leadership expires."""
+LONGEST_CLOSE = 1.0
 LEAST_WAIT = 0.02
 """Least seconds between two campaigns, however often the leadership seems to change."""
 
@@ -107,12 +110,12 @@ class Election(Role):
         super().start()
 
     async def stop(self) -> None:
-        """Resign, so that a peer can lead at once, and stop; takes at most about a ttl; idempotent."""
+        """Resign, so that a peer can lead at once, and stop; takes about half a ttl at most, or 5 s; idempotent."""
         self._stopping = True
         self._distrust()
         try:
             # not before a campaign under way is answered: it could be served after the resignation
-            async with asyncio.timeout(self._ttl / 2), self._calling:
+            async with asyncio.timeout(min(self._ttl / 2, LONGEST_STOP)), self._calling:
                 await self._resign()
         except (StoreError, TimeoutError) as error:
             logger.info("could not resign, the leadership expires: %s", str(error) or "no answer")
@@ -200,7 +203,7 @@ class Election(Role):
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(self._ttl / 5):
+                async with asyncio.timeout(min(self._ttl / 5, LONGEST_CLOSE)):
                     await client.close()
 
     async def _wait(self) -> None:
