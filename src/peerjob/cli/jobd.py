@@ -55,7 +55,7 @@ def demo(
         typer.Option(
             metavar="URL",
             show_default="an embedded Valkey, gone at the end",
-            help="Use this store: redis://, rediss://, valkey:// or valkeys://. "
+            help="Use this store: redis://, valkey:// or etcd://, with TLS rediss:// and so on. "
             "memory:// runs one node in this process.",
         ),
     ] = None,
