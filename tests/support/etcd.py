@@ -5,6 +5,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import time
 import urllib.request
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -172,11 +173,16 @@ class EtcdCluster:
 
     @property
     def leader(self) -> EtcdServer:
-        """The member that leads now, asked of one that runs."""
-        statuses = {member: member.call("maintenance/status") for member in self.members if member.child.running}
-        by_id = {status["header"]["member_id"]: member for member, status in statuses.items()}
-        (leader,) = {status["leader"] for status in statuses.values()}
-        return by_id[leader]
+        """The member that leads now, as soon as all that run agree on it."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            statuses = {member: member.call("maintenance/status") for member in self.members if member.child.running}
+            by_id = {status["header"]["member_id"]: member for member, status in statuses.items()}
+            leaders = {by_id.get(status.get("leader", "")) for status in statuses.values()}
+            if len(leaders) == 1 and (leader := leaders.pop()) is not None:
+                return leader
+            time.sleep(0.05)
+        raise AssertionError("the members agree on no leader")
 
     def start(self) -> Self:
         """Start every member and wait until all answer."""
