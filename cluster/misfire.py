@@ -8,6 +8,8 @@ missed most of them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import msgspec
 
 from peerjob.definition import Definition
@@ -98,7 +100,7 @@ def _made_up(recurrence: Recurrence, next_us: int, late_us: int, limit: int) -> 
     """One missed time made up for, or the oldest dropped where more than the limit are missed."""
     if recurrence.count(next_us, late_us) < limit:
         return _fired(recurrence, next_us)
-    first_us = late_us
-    for _ in range(limit - 1):
-        first_us = recurrence.latest_at(first_us - 1) or 0
-    return _stretch(FireOutcome.MISSED, recurrence, next_us, first_us - 1, "misfire limit")
+    # the last moment after which there still are as many as are made up for
+    moments = range(next_us, late_us)
+    dropped = bisect_left(moments, True, key=lambda moment_us: recurrence.count(moment_us, late_us) < limit)
+    return _stretch(FireOutcome.MISSED, recurrence, next_us, next_us + dropped - 1, "misfire limit")

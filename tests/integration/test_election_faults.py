@@ -90,23 +90,44 @@ class Candidates:
                 assert before <= began[later], f"{child.output.stem} acts in {term} after {later} began"
 
 
-@pytest.mark.timeout(150)
-@pytest.mark.parametrize(
+STORES = pytest.mark.parametrize(
     ("store_url", "coordinator"),
     [("redis", None), ("valkey", None), ("etcd", None), ("redis", "etcd")],
     indirect=["store_url"],
 )
+
+
+@pytest.fixture
+def coordinator_url(request: pytest.FixtureRequest, coordinator: str | None) -> str | None:
+    return None if coordinator is None else str(request.getfixturevalue(f"{coordinator}_url"))
+
+
+@pytest.mark.timeout(150)
+@STORES
 async def test_never_two_act_and_somebody_soon_does(
-    request: pytest.FixtureRequest, store_url: str, coordinator: str | None, namespace: str, tmp_path: Path
+    store_url: str, coordinator_url: str | None, namespace: str, tmp_path: Path
 ) -> None:
+    await hunt(store_url, coordinator_url, namespace, tmp_path, faults=6)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@STORES
+async def test_never_two_act_in_many_terms(
+    store_url: str, coordinator_url: str | None, namespace: str, tmp_path: Path
+) -> None:
+    await hunt(store_url, coordinator_url, namespace, tmp_path, faults=60)
+
+
+async def hunt(url: str, coordinator: str | None, namespace: str, folder: Path, *, faults: int) -> None:
+    """Kill, pause and stop one leader after the other, while they fire a schedule."""
     clock = SystemClock()
-    coordinator_url = None if coordinator is None else str(request.getfixturevalue(f"{coordinator}_url"))
-    store = open_store(store_url, namespace=namespace, clock=clock, limits=StoreLimits())
+    store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
     await store.open()
     anchor_us = clock.time_us()
     wanted = definition(every_us=EVERY_US, anchor_us=anchor_us, misfire="run_all")
     await put(store, "s", wanted, now_us=anchor_us)
-    candidates = Candidates(store_url, namespace, coordinator_url, tmp_path)
+    candidates = Candidates(url, namespace, coordinator, folder)
     with candidates.cleanup:
         for _ in range(CANDIDATES):
             candidates.start()
@@ -114,7 +135,7 @@ async def test_never_two_act_and_somebody_soon_does(
             await child.line("ready", timeout=60)
         _, term, leader = await candidates.act_after(0, 0)
         gaps: list[tuple[str, float]] = []
-        for way in random.sample(WAYS * 2, 6):
+        for way in random.sample(WAYS * (faults // 3), faults):
             await asyncio.sleep(random.uniform(0, 1))
             leader_before = leader
             began = time.monotonic_ns()
