@@ -1,0 +1,81 @@
+"""A schedule whose runs must not overlap, and a killed node that ran one: the slot passes on, and never two run."""
+
+import itertools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from peerjob import FireOutcome, Node, Query, State
+from support.fault_jobs import noted
+from support.fires import outcomes, settled
+from support.journal import Run, check_one_owner, read_journal
+from support.leaders import SECOND
+from support.peers import TTL, everything, peers, until
+
+BODY = 3.0
+HOLDERS = {"again": 3, "parked": 0}
+"""Schedules, and how many crashes an instance of them survives."""
+
+
+@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+async def test_the_slot_of_a_killed_run_passes_on(store_url: str, namespace: str, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    (tmp_path / "journal").touch()
+    async with peers(store_url, namespace, tmp_path) as group:
+        client = group.client
+        nodes = {node.pid: node for node in (group.start() for _ in range(3))}
+        for name, crashes in HOLDERS.items():
+            recurring = noted.with_options(name=name, every=1, overlap="queue", max_crashes=crashes)
+            await client.add_schedule(recurring, str(journal), BODY)
+        await until(lambda: in_the_middle(client, journal), 20)
+        held = {one.name: (str(one.running), *one.waiting) for one in await client.schedules()}
+        runs = read_journal(journal)
+        killed_us: dict[int, int] = {}
+        for pid in {runs[ids[0]][-1].pid for ids in held.values()}:
+            nodes.pop(pid).kill()
+            killed_us[pid] = time.time_ns() // 1000
+
+        async def went_on() -> bool:
+            """Whether what was parked then has ended, and so has one more."""
+            ended = {one.id async for one in client.iter_instances(Query(state=State.COMPLETED))}
+            return all(held[name][1] in ended for name in held) and len(ended) >= 6
+
+        await until(went_on, 40)
+        ledgers = await settled(client, ends={State.COMPLETED, State.TERMINATED})
+        instances = {one.id: one for one in await everything(client)}
+        assert all(node.running for node in nodes.values())
+
+    runs = read_journal(journal)
+    check_one_owner(runs, killed_us)
+    for name in HOLDERS:
+        own = {id: each for id, each in runs.items() if instances[id].schedule == name}
+        assert own.keys() == {id for id, one in instances.items() if one.schedule == name}
+        check_one_at_a_time([run for each in own.values() for run in each], killed_us)
+        assert outcomes(ledgers[name]).keys() <= {FireOutcome.FIRED, FireOutcome.SKIPPED, FireOutcome.COALESCED}
+    again, parked = (instances[held[name][0]] for name in HOLDERS)
+    assert (again.state, again.crashes, len(runs[again.id])) == (State.COMPLETED, 1, 2)
+    assert (parked.state, parked.crashes, len(runs[parked.id])) == (State.TERMINATED, 1, 1)
+    # the one is taken back, and the slot of the other is freed, by the reaping
+    for id in (again.id, held["parked"][1]):
+        gap = (runs[id][-1].begin_us - min(killed_us.values())) / SECOND
+        print(f"the next run began {gap:.2f} s after the kill")
+        assert gap <= TTL + 1
+
+
+async def in_the_middle(client: Node, journal: Path) -> bool:
+    """Whether a run of each schedule has been under way for a while, and will be for another, with one behind it."""
+    runs = read_journal(journal)
+    latest = [
+        runs[one.running][-1] for one in await client.schedules() if one.running in runs and len(one.waiting) == 1
+    ]
+    ages = [(client.clock.time_us() - run.begin_us) / SECOND for run in latest if run.end_us is None]
+    return len(ages) == len(HOLDERS) and min(ages) > BODY / 3 and max(ages) < BODY * 2 / 3
+
+
+def check_one_at_a_time(runs: list[Run], killed_us: Mapping[int, int]) -> None:
+    """No two bodies of one schedule ran at the same time."""
+    runs = sorted(runs, key=lambda run: run.begin_us)
+    for before, after in itertools.pairwise(runs):
+        assert (before.end_us or killed_us[before.pid]) <= after.begin_us, (before, after)
