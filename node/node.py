@@ -119,6 +119,7 @@ class Node(NodeVerbs):
         """Connect, join the cluster and begin to claim; raises StoreUnavailableError within 5 s, or NodeStateError."""
         if self._session is not None:
             raise NodeStateError(f"node {self.name!r} is started already")
+        defined = self._scheduling.defined(self._registry.jobs())
         session = Session(
             store=self._store,
             elections=self._elections,
@@ -132,7 +133,7 @@ class Node(NodeVerbs):
             overrides=self._overrides,
         )
         self._session = session
-        session.definitions.add(self._scheduling.defined(self._registry.jobs()))
+        session.definitions.add(defined)
         try:
             await session.open()
             self._scheduling.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
@@ -246,6 +247,11 @@ class Node(NodeVerbs):
     def is_leader(self) -> bool:
         """Whether this node fires the schedules at this moment; False while it is not running."""
         return self._session is not None and self._session.election.is_leader
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it runs and its lease is trusted, which means that the store has answered lately."""
+        return self._session is not None and self._session.lease.trusted
 
     @property
     def num_workers(self) -> int:

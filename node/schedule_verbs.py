@@ -16,6 +16,7 @@ from peerjob.errors import OptionError, ScheduleError, StoreUnavailableError, Un
 from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
 from peerjob.ids import IdSource
 from peerjob.manager import Manager, ResultPage
+from peerjob.query import MAX_LIMIT
 from peerjob.record import NewInstance
 from peerjob.recurrence import recurrence_of
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
@@ -84,6 +85,8 @@ class ScheduleVerbs:
     ) -> ResultPage[FireEntry]:
         after_us = None if after is None else _checked_us("after", after)
         before_us = None if before is None else _checked_us("before", before)
+        if not 1 <= limit <= MAX_LIMIT:
+            raise OptionError("limit", limit, f"a number from 1 to {MAX_LIMIT:,}")
         row = await self._row(schedule)
         page = await self._store.fires(row.name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
         entries = [FireEntry(row.name, record) for record in page.records]
@@ -217,7 +220,11 @@ class ScheduleVerbs:
 
 
 def _name_of(schedule: ScheduleView | str) -> str:
-    return schedule if isinstance(schedule, str) else schedule.name
+    if isinstance(schedule, str):
+        return schedule
+    if not isinstance(schedule, ScheduleView):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
+        raise TypeError(f"expected a Schedule or its name, not {type(schedule).__name__}")
+    return schedule.name
 
 
 def _there(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow:

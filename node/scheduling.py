@@ -108,7 +108,7 @@ class Scheduling:
                 f"schedule() means one run, but this variant of job {job.kind!r} was given a recurrence (cron= or "
                 "every=); add_schedule() takes it"
             )
-        policy, spec, key = self._stored(call, self._clock.time_us())
+        policy, spec, key = self._stored(call, job.overrides, self._clock.time_us())
         return NewInstance(
             id=self._ids.one(),
             kind=job.kind,
@@ -122,12 +122,16 @@ class Scheduling:
             max_crashes=policy.max_crashes,
         )
 
-    def definition(self, call: Call[Any]) -> tuple[str, Definition]:
-        """Name and definition of the schedule that a call means; raises for everything that is wrong with it."""
+    def definition(self, call: Call[Any], *, registered: bool = False) -> tuple[str, Definition]:
+        """Name and definition of the schedule that a call means; raises for everything that is wrong with it.
+
+        Options of a job that is `registered`, or about to be, need not travel: whoever runs the kind has them.
+        """
         job, timing = call.job, call.job.timing
         if not timing.recurs:
             raise ScheduleError(f"job {job.kind!r} has no recurrence; give it one with with_options(cron=) or (every=)")
-        policy, spec, key = self._stored(call, 0)
+        known = registered or self._registry.find(job.kind) is job
+        policy, spec, key = self._stored(call, {} if known else job.overrides, 0)
         return job.schedule_name, Definition(
             kind=job.kind,
             spec=spec,
@@ -152,7 +156,11 @@ class Scheduling:
 
     def defined(self, jobs: Iterable[Job[..., Any, Any]]) -> dict[str, Definition]:
         """The schedules of those jobs that are defined with a recurrence and can run here, by name."""
-        return dict(self.definition(job.call()) for job in jobs if job.timing.recurs and job.executor is not None)
+        return dict(
+            self.definition(job.call(), registered=True)
+            for job in jobs
+            if job.timing.recurs and job.executor is not None
+        )
 
     def again(self, record: Record) -> NewInstance:
         """A new instance like an old one, due now; its idempotency key is not repeated."""
@@ -189,7 +197,7 @@ class Scheduling:
             binding = self._foreign[known_by] = Binding(job)
         return binding
 
-    def _stored(self, call: Call[Any], created_us: int) -> tuple[Policy, bytes, str | None]:
+    def _stored(self, call: Call[Any], overrides: dict[str, Any], created_us: int) -> tuple[Policy, bytes, str | None]:
         """Policy, spec and idempotency key of a call."""
         job = call.job
         binding = self._binding(job)
@@ -203,8 +211,8 @@ class Scheduling:
         if job.executor is None and registered is not None and registered is not job:
             # a handle, or a kind: the definition that is known here gives what the handle leaves open
             policy, executor = make_policy(registered.options | job.options), registered.executor
-        overrides = store_overrides(job.overrides, self._local()) if job.overrides else {}
-        spec = encode(Spec(args=arguments, overrides=overrides, created_us=created_us, version=job.version))
+        stored = store_overrides(overrides, self._local()) if overrides else {}
+        spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version))
         if len(spec) > self.max_payload:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)
         return policy, spec, _key(policy.key, executor, call)

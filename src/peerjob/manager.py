@@ -265,8 +265,8 @@ class Manager(ABC):
     ) -> ResultPage[FireEntry]:
         """A page of the ledger: what became of each nominal time, the latest first; go on with `cursor=page.cursor`.
 
-        `after` is inclusive, `before` exclusive. The pause that still goes on stands in the first page, beyond the
-        `limit`. Raises UnknownScheduleError.
+        `after` is inclusive, `before` exclusive, `limit` at most 10,000. The pause that still goes on stands in the
+        first page, beyond the limit. Raises UnknownScheduleError.
         """
 
     @abstractmethod

@@ -275,8 +275,10 @@ def _text(option: str, value: Any) -> Any:
     return value
 
 
-def _optional_text(option: str, value: Any) -> Any:
-    return None if value is None else _text(option, value)
+def _name(option: str, value: Any) -> Any:
+    if value is not None and (not is_label(value) or "\x00" in value):
+        raise OptionError(option, value, f"{LABEL} or a NUL, or None")
+    return value
 
 
 def _priority(option: str, value: Any) -> int:
@@ -363,7 +365,7 @@ def _key(option: str, value: Any) -> Any:
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "description": _text,
-    "name": _optional_text,
+    "name": _name,
     "aliases": _names,
     "version": _count,
     "priority": _priority,

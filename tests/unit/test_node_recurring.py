@@ -22,6 +22,7 @@ from peerjob import (
 )
 from peerjob.clock import to_datetime
 from peerjob.firing import SchedulePut
+from peerjob.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
 from support.factories import flaky_store, memory_store, running_nodes, shared_url
@@ -213,6 +214,17 @@ async def test_a_variant_that_is_registered_is_a_definition(clock: VirtualClock)
         await (await node.schedule("plain")).result()
         await clock.advance(6)
         assert await node.count() == 2
+
+
+async def test_options_of_a_registered_variant_need_not_travel(clock: VirtualClock) -> None:
+    done: list[object] = []
+    variant = tick().with_options(on_complete=lambda instance, result: done.append(result), every=5, max_retries=2)
+    async with running_node(variant, clock=clock) as node:
+        await clock.advance(6)
+        assert done == [None]
+        assert decode_spec((await the_schedule(node)).definition.spec).overrides == {}
+        revision = (await the_schedule(node)).row.revision
+        assert (await node.add_schedule("tick")).row.revision == revision
 
 
 # -- many nodes, many starts

@@ -176,6 +176,27 @@ async def test_an_unknown_name_is_an_error_of_its_own(clock: VirtualClock) -> No
             with pytest.raises(UnknownScheduleError, match="no schedule 'x'"):
                 await asking
         assert await node.remove_schedule("x") is False
+        wrong: Any = REPORT
+        with pytest.raises(TypeError, match="a Schedule or its name, not Job"):
+            await node.pause_schedule(wrong)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 1001, "\ud800", "a\x00b", 5], ids=ascii)
+def test_a_name_that_no_store_can_keep_is_refused(name: Any) -> None:
+    with pytest.raises(OptionError, match="name"):
+        REPORT.with_options(every=5, name=name)
+
+
+async def test_names_of_all_kinds_are_kept(clock: VirtualClock) -> None:
+    names = ["a/b", "{tag}", "ünï", " ", "*", "a" * 1000, "%2F", "..", "a:b"]
+    async with running_node(REPORT, clock=clock) as node:
+        for name in names:
+            await node.add_schedule(EVERY_MINUTE.with_options(name=name), "a")
+        await clock.advance("61s")
+        assert sorted(one.name for one in await node.schedules()) == sorted(names)
+        assert {one.schedule for one in await node.lookup_instances()} == set(names)
+        for name in names:
+            assert len(await node.fires(name)) == 1
 
 
 # -- pausing
@@ -361,6 +382,9 @@ async def test_the_ledger_is_read_in_pages(clock: VirtualClock) -> None:
         rest = await schedule.fires(limit=100, cursor=first.cursor)
         assert [entry.nominal for entry in [*first, *rest]] == [minute(number) for number in range(10, 0, -1)]
         assert rest.cursor is None
+        for wrong in (0, 10_001):
+            with pytest.raises(OptionError, match="limit"):
+                await schedule.fires(limit=wrong)
         some = await node.fires("report", after=minute(3), before=minute(5))
         assert [entry.nominal for entry in some] == [minute(4), minute(3)]
         entry = some[0]
