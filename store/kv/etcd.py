@@ -65,8 +65,7 @@ class EtcdKV:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 await self._client.open()
-                # answered by a majority, whatever we may read
-                reply = await self._client.call("txn", etcd.TxnRequest())
+                reply = await self._greeted()
                 await self._space.look()
         except TimeoutError as error:
             await self.close()
@@ -112,6 +111,17 @@ class EtcdKV:
     async def remaining(self, leases: Sequence[int]) -> list[int]:
         calls = [self._client.call("remaining", etcd.LeaseTimeToLiveRequest(ID=lease)) for lease in leases]
         return [_left_us(reply.TTL) for reply in await asyncio.gather(*calls)]
+
+    async def _greeted(self) -> Any:
+        """The first answer of a member that has a majority behind it."""
+        for left in reversed(range(len(self._address.endpoints))):
+            try:
+                return await self._client.call("txn", etcd.TxnRequest())
+            except StoreUnavailableError:
+                # it is silent, and has been left for the next
+                if not left:
+                    raise
+        raise AssertionError("an address has endpoints")
 
     async def _read(self, ranges: Sequence[Range]) -> list[Any]:
         parts = [ranges[at : at + MOST] for at in range(0, len(ranges), MOST)]

@@ -166,6 +166,25 @@ async def test_idle_nodes_write_nothing(start_etcd: StartEtcd, namespace: str) -
         assert server.revision == before
 
 
+async def test_who_is_idle_already_writes_nothing_and_is_woken_all_the_same(
+    start_etcd: StartEtcd, etcd_site: EtcdSite
+) -> None:
+    server = start_etcd()
+    store = await etcd_site.open(server.url)
+    peer = await etcd_site.join(store)
+    assert not await peer.take()
+    before = server.revision
+    for _ in range(3):
+        assert not await peer.take()
+    assert server.revision == before
+    for _ in range(2):
+        await store.enqueue(etcd_site.make.instances(1))
+        assert [hint.what for hint in await store.next_hints(peer.incarnation, 5)] == ["work"]
+        await peer.end(await peer.take_one())
+        assert not await peer.take()
+        assert not await peer.take()
+
+
 async def _settled(server: EtcdServer) -> None:
     """Wait until nothing was written for a second."""
 
@@ -267,6 +286,17 @@ async def test_a_lease_that_cannot_be_renewed_says_so_in_time(start_etcd: StartE
             await peer.renew(ttl_us=5_000_000)
     server.resume()
     assert not (await peer.renew(ttl_us=5_000_000)).dead
+
+
+async def test_a_member_that_stands_still_keeps_nobody_from_opening(
+    start_etcd_cluster: StartEtcdCluster, etcd_site: EtcdSite
+) -> None:
+    cluster = start_etcd_cluster()
+    leader = cluster.leader
+    next(one for one in cluster.members if one is not leader).pause()
+    async with asyncio.timeout(5):
+        drivers = await asyncio.gather(*(etcd_site.driver(cluster.url) for _ in range(8)))
+    assert {kv.identity for kv in drivers} == {drivers[0].identity}
 
 
 async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEtcdCluster, etcd_site: EtcdSite) -> None:
