@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from peerjob import Node, Query
+from support.etcd import EtcdServer
 from support.processes import ChildProcess
 from support.servers import Server
 
@@ -91,8 +92,14 @@ def instances_in(server: Server) -> list[str]:
     """Keys of instances and queues of any demo, in a store that demos have used."""
     keys = server.command("KEYS", "{peerjob:demo-*")
     assert isinstance(keys, list)
-    bookkeeping = ("layout", "req", "charged", "changes", "cancel")
+    bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms")
     return [key for key in keys if key.partition("}:")[2].partition(":")[0] not in bookkeeping]
+
+
+def left_in(server: EtcdServer, namespace: str) -> list[str]:
+    """Keys of instances and queues of a demo."""
+    bookkeeping = ("layout", "journal", "charged", "changes", "head", "count", "counted", "term", "leader")
+    return [key for key in server.keys(f"{namespace}/") if key.split("/")[1] not in bookkeeping]
 
 
 @pytest.mark.parametrize("store", ["embedded", "redis"])
@@ -101,14 +108,25 @@ def test_a_killed_node_loses_nothing(store: str, request: pytest.FixtureRequest)
 
     result = result_of(demo("--json", *(["--store", server.url] if server else [])))
 
+    check_killed(result)
+    if server:
+        assert instances_in(server) == []
+
+
+def test_a_killed_node_loses_nothing_on_etcd(etcd_server: EtcdServer, namespace: str) -> None:
+    check_killed(result_of(demo("--json", "--store", etcd_server.url, "--namespace", namespace)))
+
+    assert left_in(etcd_server, namespace) == []
+
+
+def check_killed(result: dict[str, Any]) -> None:
+    """Every promise of a run in which a node is killed."""
     assert result["scheduled"] == result["completed"] == 40 + 5 + 10 + 5 + 6 + 1
     assert (result["failed"], result["lost"], result["double_completions"]) == (0, 0, 0)
     assert result["matches_single_process"] is True
     assert result["held_by_killed_node"] >= 1
     assert 0 < result["recovery_seconds"] < 20
     assert result["jobs_per_second"] > 0
-    if server:
-        assert instances_in(server) == []
 
 
 def test_on_memory_one_node_does_it_all() -> None:
