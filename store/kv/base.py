@@ -23,6 +23,8 @@ MAX_STEP_OPS = 24
 """Most operations in a step that is not alone."""
 MAX_REQUEST_BYTES = 512 << 10
 """Most bytes in one transaction; a driver that must send steps twice is then still within etcd's 1.5 MiB."""
+MAX_ALONE_BYTES = 5 << 18
+"""Most bytes of what one instance brings along to a step: with a result of 1 MiB go 256 KiB of log lines."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

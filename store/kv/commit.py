@@ -10,7 +10,7 @@ from peerjob.errors import StoreUnavailableError
 from peerjob.record import FINAL_STATE, Ack, Action, LogLine, Outcome
 from peerjob.state import State
 
-from .base import Compare, Delete, Op, Put
+from .base import MAX_ALONE_BYTES, Compare, Delete, Op, Put
 from .context import Context
 from .enqueue import check_batch
 from .hints import News
@@ -156,16 +156,17 @@ class Commits:
         context, keys, id, stored = self._context, self._context.keys, work.id, work.stored
         ops: list[Op] = []
         plan = Plan(ops, [], [], slots={stored.slot: slots[stored.slot]} if stored.slot in slots else {})
+        payload = len(work.progress or b"")
+        if work.out is not None:
+            payload += len(work.out.result or b"") + len(work.out.error or b"")
         if work.logs:
-            work.row = await self._logs.append(id, work.row, work.logs, ops)
+            room = MAX_ALONE_BYTES - payload
+            work.row = await self._logs.append(id, work.row, work.logs, ops, room=room)
         row = work.row
-        payload = 0
         if work.progress is not None:
             ops.append(Put(keys.progress + id, work.progress))
-            payload += len(work.progress)
         if work.out is not None:
             ops.append(Put(keys.out + id, encode(work.out)))
-            payload += len(work.out.result or b"") + len(work.out.error or b"")
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
         if row.state is not stored.state:

@@ -14,6 +14,8 @@ from .keys import prefix_end
 from .rows import Row, decode_lines, encode
 
 _CHUNKS_READ = 100
+_CHUNK_BYTES = 16
+"""What a chunk has besides its lines."""
 
 
 def chunk_key(prefix: str, number: int) -> str:
@@ -26,17 +28,30 @@ def size(lines: Sequence[LogLine]) -> int:
     return sum(len(line.message.encode(errors="surrogatepass")) for line in lines)
 
 
+def _fitting(lines: Sequence[LogLine], room: int) -> int:
+    """How many of the last lines can be written in so many bytes."""
+    for count, line in enumerate(reversed(lines)):
+        room -= len(encode(line))
+        if room < _CHUNK_BYTES:
+            return count
+    return len(lines)
+
+
 class Logs:
     """Appends, reads and removes log lines."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def append(self, id: str, row: Row, lines: tuple[LogLine, ...], ops: list[Op]) -> Row:
-        """The record after these lines; `ops` gets what is to be written with it."""
+    async def append(self, id: str, row: Row, lines: tuple[LogLine, ...], ops: list[Op], *, room: int) -> Row:
+        """The record after these lines; `ops` gets what is to be written with it, in at most `room` bytes."""
         prefix = self._context.keys.log(id)
         after = row.log_next + len(lines)
         first, kept_bytes = await self._kept(prefix, row, lines)
+        fitting = _fitting(lines, room)
+        if fitting < len(lines):
+            first = max(first, after - fitting)
+            kept_bytes = size(lines[first - row.log_next :])
         if first >= row.log_next:
             if row.log_next > 0:
                 ops.append(Delete(chunk_key(prefix, 0), chunk_key(prefix, row.log_next)))

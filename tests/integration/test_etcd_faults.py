@@ -9,6 +9,7 @@ import pytest
 
 from peerjob import Job, JobFailed, Node, PayloadTooLargeError, Query, State
 from peerjob.errors import StoreUnavailableError
+from peerjob.record import Ack
 from peerjob.store.kv.base import Put, Step
 from peerjob.testing.factories import outcome
 from support.etcd import EtcdServer, StartEtcd, StartEtcdCluster
@@ -212,6 +213,21 @@ async def test_what_no_request_can_hold_is_refused_before_it_is_sent(etcd_url: s
         with pytest.raises(JobFailed, match="1,048,576"):
             await too_large.result(timeout=10)
         assert await (await node.schedule(job, 1, "y")).result(timeout=10) == "y"
+
+
+async def test_log_lines_make_room_for_the_result_they_come_with(etcd_url: str, etcd_site: EtcdSite) -> None:
+    store = await etcd_site.open(etcd_url)
+    peer = await etcd_site.join(store)
+    (new,) = etcd_site.make.instances(1)
+    await store.enqueue([new])
+    claim = await peer.take_one()
+    await peer.report(claim, logs=(etcd_site.make.line("early"),))
+    lines = tuple(etcd_site.make.line(f"{number} " + "l" * 9_000) for number in range(100))
+    assert await peer.end(claim, result=b"r" * (1 << 20), logs=lines) is Ack.DONE
+    page = await store.logs(new.id)
+    assert page.lines == lines[-len(page.lines) :]
+    assert 25 <= len(page.lines) < 30
+    assert page.dropped == 101 - len(page.lines)
 
 
 # -- calls, one by one
