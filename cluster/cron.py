@@ -13,6 +13,7 @@ from peerjob.clock import Clock
 from peerjob.errors import DecodeError, ScheduleError, StoreError
 from peerjob.firing import Fire, FireOutcome, FireStatus, Term
 from peerjob.ids import IdSource
+from peerjob.record import NewInstance
 from peerjob.store.base import Store
 
 from .ability import Ability
@@ -48,7 +49,7 @@ class Cron(Role):
     """Keeps all schedules in memory while this node leads, and accounts for each nominal time when it comes.
 
     Nothing of it has to be right for a time to be fired at most once: the store sees to that. `offset` is how many
-    microseconds this node's clock is ahead of the store's.
+    microseconds this node's clock is ahead of the store's. `on_made` hears of each instance that a fire has made.
     """
 
     name = "cron"
@@ -62,6 +63,7 @@ class Cron(Role):
         node: str,
         ids: IdSource,
         offset: Callable[[], int] = lambda: 0,
+        on_made: Callable[[NewInstance], None] = lambda _: None,
     ) -> None:
         super().__init__(clock)
         self._store = store
@@ -69,6 +71,7 @@ class Cron(Role):
         self._node = node
         self._ids = ids
         self._offset = offset
+        self._on_made = on_made
         self._ability = Ability(clock, store)
         self._timetable = Timetable()
         self._revision = 0
@@ -246,6 +249,8 @@ class Cron(Role):
                 open.remove(entry)
                 entry.next_us, entry.alone = fire.next_us, False
                 timetable.enter(entry)
+                if fire.instance is not None and answer.record is not None and answer.record.instance == fire.request:
+                    self._on_made(fire.instance)
                 if fire.outcome is FireOutcome.MISSED:
                     logger.warning("schedule %r missed %d fire(s): %s", entry.row.name, fire.count, fire.reason)
             elif answer.status is FireStatus.DEPOSED:

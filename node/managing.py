@@ -141,7 +141,8 @@ class NodeVerbs(Manager):
         new = await session.schedules.trigger(schedule)
         if new is None:
             return None
-        return session.notices.scheduled(self._registry.find(new.kind), fresh_record(new, self.clock.time_us()))
+        session.notices.made(new)
+        return Instance(self, fresh_record(new, self.clock.time_us()))
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
         return await self._need_session().schedules.remove(schedule)

@@ -10,7 +10,7 @@ from peerjob.clock import Clock
 from peerjob.instance import Instance
 from peerjob.job import Job
 from peerjob.manager import Manager
-from peerjob.record import FINAL_STATE, Action, Outcome, Record
+from peerjob.record import FINAL_STATE, Action, NewInstance, Outcome, Record
 from peerjob.spec import decode_spec
 from peerjob.state import State
 
@@ -19,6 +19,7 @@ from .recorder import Recorder
 from .registry import Registry
 from .run import Run
 from .runner import InstanceRunner, ended_record
+from .scheduling import fresh_record
 from .verdict import Verdicts
 
 
@@ -99,12 +100,21 @@ class Notices:
             self._processors.tell(None, instance, (callback, State.CREATED), (callback, State.SCHEDULED))
         return instance
 
-    def changed(self, instance: Instance[Any], state: State) -> None:
-        """It was brought into this state from here, and did not run here."""
+    def made(self, new: NewInstance) -> None:
+        """A schedule made it, by a fire or a trigger of this node."""
+        job = self._registry.find(new.kind)
+        if job is None or not (job.policy.on_state_change or b"on_state_change" in new.spec):
+            return
+        instance: Instance[Any] = Instance(self._manager, fresh_record(new, self._clock.time_us()))
+        self.changed(instance, State.CREATED, State.SCHEDULED)
+
+    def changed(self, instance: Instance[Any], *states: State) -> None:
+        """It was brought into these states from here, one after the other, and did not run here."""
         with contextlib.suppress(ValueError):  # options that cannot be read here name no processor
             policy = self._runner.policy_of(instance.kind, decode_spec(instance.record.spec))
             if policy is not None and policy.on_state_change is not None:
-                self._processors.tell(None, instance, (policy.on_state_change, state))
+                callback = policy.on_state_change
+                self._processors.tell(None, instance, *((callback, state) for state in states))
 
 
 _RESULT = object()

@@ -167,6 +167,7 @@ class Session:
             node=name,
             ids=self._ids,
             offset=lambda: self._ahead_us,
+            on_made=self.notices.made,
         )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
         self.watchers = Watchers(clock=clock, store=store, incarnation=lambda: self.incarnation, manager=manager)

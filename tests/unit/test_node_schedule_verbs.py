@@ -495,14 +495,24 @@ def test_the_blocking_twins_say_the_same() -> None:
         assert repr(schedule).startswith("<BlockingSchedule 'remember'")
 
 
-async def test_processors_hear_of_a_trigger_as_of_any_instance(clock: VirtualClock) -> None:
-    heard: list[State] = []
+async def test_processors_hear_of_fires_and_triggers_as_of_any_instance(clock: VirtualClock) -> None:
+    heard: list[tuple[str, State]] = []
 
     def on_state_change(instance: Instance[Any], state: State) -> None:
-        heard.append(state)
+        heard.append((instance.schedule or "", state))
 
-    heard_job = Job("heard", lambda: None, on_state_change=on_state_change, every="1h")
-    async with running_node(heard_job, clock=clock) as node:
-        await node.trigger_schedule("heard")
+    defined = Job("defined", lambda: None, on_state_change=on_state_change, every="1m")
+    variant = Job("variant", lambda: None)
+    async with running_node(defined, variant, clock=clock) as node:
+        await node.trigger_schedule("defined")
         await clock.advance(1)
-        assert heard == [State.CREATED, State.SCHEDULED, State.PROCESSING, State.COMPLETED]
+        course = [State.CREATED, State.SCHEDULED, State.PROCESSING, State.COMPLETED]
+        assert heard == [("defined", state) for state in course]
+        heard.clear()
+        await clock.advance(60)
+        assert heard == [("defined", state) for state in course]
+        await node.pause_schedule("defined")
+        heard.clear()
+        await node.add_schedule(variant.with_options(every="5s", on_state_change=on_state_change))
+        await clock.advance(6)
+        assert heard == [("variant", state) for state in course]
