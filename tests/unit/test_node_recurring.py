@@ -18,6 +18,7 @@ from peerjob import (
     Query,
     Schedule,
     ScheduleError,
+    SystemClock,
     job,
 )
 from peerjob.clock import to_datetime
@@ -422,3 +423,9 @@ async def test_a_decorated_function_recurs_and_stays_a_function(clock: VirtualCl
         assert await decorated() == "still a function"
         await clock.advance("21m")
         assert [await one.result() for one in await node.lookup_instances()] == ["still a function"] * 2
+
+
+async def test_only_virtual_time_can_be_moved() -> None:
+    async with running_node(clock=SystemClock()) as node:
+        with pytest.raises(RuntimeError, match="VirtualClock"):
+            await advance(node, "1h")
