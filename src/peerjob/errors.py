@@ -15,12 +15,16 @@ PeerjobError
 │   ├── StoreFullError                   the store refuses to grow
 │   └── LayoutError                      the namespace was written by a newer release
 ├── NodeStateError (RuntimeError)        the node is not running, or runs already
+│   └── NodeStoppedError                 the node that was asked is stopping, or has stopped
+├── RemoteError                          a node gave an answer that is no error of this list
+│   └── NodeUnavailableError (ConnectionError)   no node can be reached
 ├── JobFailed                            the instance was Terminated
 ├── JobCancelled                         the instance was Cancelled
 ├── JobTimedOut (TimeoutError)           the instance ended in TimedOut
 ├── JobProcessDied                       the process that ran the job was killed or ended by itself
 ├── OwnershipLost                        the run no longer holds its claim
 └── AuthError (PermissionError)          not allowed
+    └── UnauthenticatedError             no credentials, or wrong ones
 
 `Retry`, `Fail` and `Snooze` are signals that a job raises, not failures of peerjob.
 """
@@ -149,6 +153,27 @@ class NodeStateError(PeerjobError, RuntimeError):
     """The node is in the wrong state for this call (not started, stopped, or started twice)."""
 
 
+class NodeStoppedError(NodeStateError):
+    """The node that was asked is stopping or has stopped; another one may serve."""
+
+
+class RemoteError(PeerjobError):
+    """A node ended a call with a status that says no more than its code and a text."""
+
+    def __init__(self, code: str, text: str) -> None:
+        self.code = code
+        self.text = text
+        super().__init__(f"{code}: {text}")
+
+
+class NodeUnavailableError(RemoteError, ConnectionError):
+    """No node of `addresses` can be reached, or the one that was asked went away before it answered."""
+
+    def __init__(self, addresses: Sequence[str], reason: str) -> None:
+        self.addresses = tuple(addresses)
+        super().__init__("UNAVAILABLE", f"{reason} ({', '.join(self.addresses)})")
+
+
 class JobFailed(PeerjobError):
     """The instance ended in Terminated; carries the remote type, message and traceback."""
 
@@ -202,6 +227,10 @@ class OwnershipLost(PeerjobError):
 
 class AuthError(PeerjobError, PermissionError):
     """Not allowed: missing or wrong credentials, or a role without this right."""
+
+
+class UnauthenticatedError(AuthError):
+    """There are no credentials, or wrong ones."""
 
 
 class Retry(Exception):

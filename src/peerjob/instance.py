@@ -36,6 +36,11 @@ class HistoryEntry:
         self._entry = entry
 
     @property
+    def transition(self) -> Transition:
+        """The entry as it is stored."""
+        return self._entry
+
+    @property
     def state(self) -> State:
         return self._entry.state
 
@@ -85,6 +90,11 @@ class LogEntry:
         self.instance_id = instance_id
         self.kind = kind
         self._line = line
+
+    @property
+    def line(self) -> LogLine:
+        """The line as it is stored."""
+        return self._line
 
     @property
     def level(self) -> Level:

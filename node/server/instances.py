@@ -1,0 +1,179 @@
+"""Handlers about jobs and instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from peerjob.clock import to_datetime
+from peerjob.durations import to_micros, to_seconds
+from peerjob.instance import Instance
+from peerjob.job import Job
+from peerjob.node.node import Node
+from peerjob.node.wire.cluster import stats_message
+from peerjob.node.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
+from peerjob.node.wire.queries import cancel_query_of, filter_of, query_of
+from peerjob.node.wire.requests import FOREVER, call_of
+from peerjob.node.wire.values import given_span, optional_stamp, span
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.version import __version__
+
+from .pages import bounded, fitting
+from .rpc import Context
+
+API_VERSION = "v1"
+MOST_WAIT = 30.0
+"""Seconds; whoever wants to wait longer asks again, so that no dead connection is waited on."""
+
+
+class InstanceRpcs:
+    """Schedules, looks up, waits for, cancels, repeats and clears, as the node's manager does."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._registered: dict[str, int] = {}
+        self._note_jobs()
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    async def get_version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
+        return pb.VersionResponse(version=__version__, api_version=API_VERSION)
+
+    async def list_registered_jobs(
+        self, request: pb.ListRegisteredJobsRequest, context: Context
+    ) -> pb.ListRegisteredJobsResponse:
+        self._note_jobs()
+        jobs = self._node.jobs()
+        return pb.ListRegisteredJobsResponse(jobs=[_job_message(job, self._registered[job.kind]) for job in jobs])
+
+    def _note_jobs(self) -> None:
+        now_us = self._node.clock.time_us()
+        self._registered = {job.kind: self._registered.get(job.kind, now_us) for job in self._node.jobs()}
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    async def schedule_job(self, request: pb.ScheduleJobRequest, context: Context) -> pb.ScheduleJobResponse:
+        instance = await self._node.schedule(call_of(request, self._node.job))
+        return _scheduled(instance, request.view)
+
+    async def schedule_jobs(self, request: pb.ScheduleJobsRequest, context: Context) -> pb.ScheduleJobsResponse:
+        calls = [call_of(one, self._node.job) for one in request.jobs]
+        instances = await self._node.schedule_many(calls)
+        return pb.ScheduleJobsResponse(scheduled=[_scheduled(one, request.view) for one in instances])
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def get_instance(self, request: pb.GetInstanceRequest, context: Context) -> pb.GetInstanceResponse:
+        instance = await self._node.lookup_instance(request.uuid)
+        return pb.GetInstanceResponse(instance=_shown_as(request.view)(instance))
+
+    async def lookup_instances(
+        self, request: pb.LookupInstancesRequest, context: Context
+    ) -> pb.LookupInstancesResponse:
+        show = _shown_as(request.query.view)
+        instances, cursor = await fitting(self._node.lookup_instances, show, query_of(request.query))
+        return pb.LookupInstancesResponse(instances=instances, cursor=cursor)
+
+    async def lookup_history(self, request: pb.LookupHistoryRequest, context: Context) -> pb.LookupHistoryResponse:
+        entries, cursor = await fitting(self._node.lookup_history, history_message, query_of(request.query))
+        return pb.LookupHistoryResponse(entries=entries, cursor=cursor)
+
+    async def lookup_logs(self, request: pb.LookupLogsRequest, context: Context) -> pb.LookupLogsResponse:
+        encoded = request.query.view == ENCODED
+        lines, cursor = await fitting(
+            self._node.lookup_logs, lambda entry: log_message(entry, encoded=encoded), query_of(request.query)
+        )
+        return pb.LookupLogsResponse(lines=lines, cursor=cursor)
+
+    async def count_instances(self, request: pb.CountInstancesRequest, context: Context) -> pb.CountInstancesResponse:
+        return pb.CountInstancesResponse(count=await self._node.count(query_of(request.query)))
+
+    async def get_stats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
+        return stats_message(await self._node.stats())
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    async def wait_instance(self, request: pb.WaitInstanceRequest, context: Context) -> pb.WaitInstanceResponse:
+        try:
+            record = await self._node.wait_final(request.uuid, wait_seconds(request))
+        except TimeoutError:
+            return pb.WaitInstanceResponse(final=False)
+        return pb.WaitInstanceResponse(final=True, instance=instance_message(record, encoded=request.view == ENCODED))
+
+    async def wait_instances(self, request: pb.WaitInstancesRequest, context: Context) -> pb.WaitInstancesResponse:
+        try:
+            await self._node.wait(query_of(request.query), wait_seconds(request))
+        except TimeoutError:
+            return pb.WaitInstancesResponse(quiet=False)
+        return pb.WaitInstancesResponse(quiet=True)
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    async def cancel_instances(
+        self, request: pb.CancelInstancesRequest, context: Context
+    ) -> pb.CancelInstancesResponse:
+        cancelled = await self._node.cancel_instances(cancel_query_of(request.query))
+        return pb.CancelInstancesResponse(instances=bounded(cancelled, _shown_as(request.query.view), _bare))
+
+    async def cancel_instance(self, request: pb.CancelInstanceRequest, context: Context) -> pb.CancelInstanceResponse:
+        return pb.CancelInstanceResponse(cancelled=await self._node.cancel_instance(request.uuid))
+
+    async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
+        made = await self._node.retry_instances(cancel_query_of(request.query))
+        return pb.RetryInstancesResponse(instances=bounded(made, _shown_as(request.query.view), _bare))
+
+    async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
+        made = await self._node.retry_instance(request.uuid)
+        return pb.RetryInstanceResponse(instance=_shown_as(request.view)(made))
+
+    async def clear_instances(self, request: pb.ClearInstancesRequest, context: Context) -> pb.ClearInstancesResponse:
+        return pb.ClearInstancesResponse(count=await self._node.clear_instances(filter_of(request.filter)))
+
+    async def clear_history(self, request: pb.ClearHistoryRequest, context: Context) -> pb.ClearHistoryResponse:
+        return pb.ClearHistoryResponse(count=await self._node.clear_history(filter_of(request.filter)))
+
+    async def clear_logs(self, request: pb.ClearLogsRequest, context: Context) -> pb.ClearLogsResponse:
+        return pb.ClearLogsResponse(count=await self._node.clear_logs(filter_of(request.filter)))
+
+    async def clear(self, request: pb.ClearRequest, context: Context) -> pb.ClearResponse:
+        await self._node.clear()
+        return pb.ClearResponse()
+
+
+def wait_seconds(request: pb.WaitInstanceRequest | pb.WaitInstancesRequest | pb.DrainRequest) -> float:
+    """How long a client lets us wait; raises OptionError."""
+    if not request.HasField("timeout"):
+        return MOST_WAIT
+    return min(MOST_WAIT, to_seconds(given_span("timeout", request.timeout), "timeout"))
+
+
+def _shown_as(view: int) -> Callable[[Instance[Any]], pb.JobInstance]:
+    return lambda instance: instance_message(instance.record, encoded=view == ENCODED)
+
+
+def _bare(instance: Instance[Any]) -> pb.JobInstance:
+    return bare_message(instance.record)
+
+
+def _scheduled(instance: Instance[Any], view: int) -> pb.ScheduleJobResponse:
+    return pb.ScheduleJobResponse(instance=_shown_as(view)(instance), existed=not instance.is_new)
+
+
+def _job_message(job: Job[..., Any, Any], registered_us: int) -> pb.Job:
+    policy, timing = job.policy, job.timing
+    return pb.Job(
+        kind=job.kind,
+        description=job.description,
+        registered_at=optional_stamp(registered_us),
+        cron_spec=job.options.get("cron"),
+        schedule_at=None if timing.at_us is None else to_datetime(timing.at_us).isoformat(),
+        priority=policy.priority,
+        max_retries=FOREVER if policy.max_retries is None else policy.max_retries,
+        timeout=None if policy.timeout is None else span(to_micros(policy.timeout)),
+        tags=policy.tags,
+        aliases=job.aliases,
+        version=job.version,
+        every=None if timing.every_us is None else span(timing.every_us),
+        timezone=timing.timezone,
+        runs_here=job.executor is not None,
+    )

@@ -1,0 +1,58 @@
+"""Pages of a lookup that fit into a message."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from peerjob.manager import ResultPage
+from peerjob.query import Query
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+MOST_BYTES = 3_500_000
+"""Below the 4 MB that clients of other languages take by default."""
+FIRST_STEP = 50
+LARGEST_STEP = 1_000
+
+
+async def fitting(
+    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
+) -> tuple[list[M], str | None]:
+    """What matches, up to the query's limit of instances or to what fits, and where to go on.
+
+    Looks in steps, which are halved when one brings too much: a cursor stands between steps only. A single instance
+    always fits.
+    """
+    messages: list[M] = []
+    size, left, step = 0, query.limit, FIRST_STEP
+    cursor = query.cursor
+    while True:
+        asked = min(step, left)
+        page = await look(replace(query, limit=asked, cursor=cursor))
+        shown = [show(one) for one in page]
+        added = sum(one.ByteSize() + 8 for one in shown)
+        if size + added > MOST_BYTES:
+            if messages:
+                return messages, cursor
+            if asked > 1:
+                step = asked // 2
+                continue
+        messages += shown
+        size, left, cursor = size + added, left - asked, page.cursor
+        if cursor is None or left <= 0 or size * 2 > MOST_BYTES:
+            return messages, cursor
+        step = min(step * 2, LARGEST_STEP)
+
+
+def bounded(items: Sequence[T], show: Callable[[T], M], bare: Callable[[T], M]) -> Iterable[M]:
+    """All of what was done, which cannot be asked for again: with all that is known as long as that fits, then bare."""
+    size = 0
+    for item in items:
+        message = show(item) if size <= MOST_BYTES else bare(item)
+        size += message.ByteSize()
+        yield message

@@ -1,0 +1,160 @@
+"""Who may call what: tokens with roles, checked before a call is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Self, cast
+
+import grpc
+
+from peerjob.errors import AuthError, OptionError, UnauthenticatedError
+from peerjob.node.wire.errors import status_of
+
+from .rpc import SERVICE, Context
+
+
+class Role(IntEnum):
+    """What a caller may do; each may all that the ones before it may."""
+
+    READER = 1
+    """Look."""
+    OPERATOR = 2
+    """Schedule, cancel, repeat, and change schedules."""
+    ADMIN = 3
+    """Clear, resize and drain."""
+
+
+_OPERATOR = (
+    {"ScheduleJob", "ScheduleJobs", "CancelInstances", "CancelInstance", "RetryInstances", "RetryInstance"}
+    | {"PutSchedule", "PauseSchedule", "ResumeSchedule", "TriggerSchedule", "RemoveSchedule", "Backfill"}
+)  # fmt: skip
+_ADMIN = {"ClearInstances", "ClearHistory", "ClearLogs", "Clear", "ResizeWorkers", "Drain"}
+NEEDED: dict[str, Role] = {
+    f"/{SERVICE.full_name}/{method.name}": Role.ADMIN
+    if method.name in _ADMIN
+    else Role.OPERATOR
+    if method.name in _OPERATOR
+    else Role.READER
+    for method in SERVICE.methods
+}
+OPEN = "/grpc.health."
+"""Whoever checks whether the node serves has no token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A token that is let in, known by its hash."""
+
+    digest: str
+    """SHA-256 of the token, in hexadecimal."""
+    role: Role
+    name: str = ""
+    """For people: whose it is."""
+
+    @classmethod
+    def of(cls, token: str, role: Role, name: str = "") -> Self:
+        """The entry for a token in clear."""
+        return cls(digest=hash_token(token), role=role, name=name)
+
+    def line(self) -> str:
+        """As it stands in a file of tokens."""
+        return f"{self.role.name.lower()} {self.digest} {self.name}".rstrip()
+
+
+class Tokens:
+    """The tokens that are let in."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self._tokens = tuple(tokens)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file with a line for each: role, SHA-256 in hexadecimal, and a name. Raises OptionError."""
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError("tokens", str(path), f"a file of tokens that can be read ({error})") from None
+        numbered = [(number, line.split(None, 2)) for number, line in enumerate(lines, 1)]
+        return cls(_token(str(path), number, words) for number, words in numbered if words and words[0][0] != "#")
+
+    def role_of(self, token: str) -> Role | None:
+        """What the bearer may do; None for a token that is unknown."""
+        digest, found = hash_token(token), None
+        for one in self._tokens:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(one.digest, digest):
+                found = one.role
+        return found
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+
+def hash_token(token: str) -> str:
+    """What is kept of a token; tokens are long and random, so that a fast hash does."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _token(path: str, number: int, words: list[str]) -> Token:
+    try:
+        role, digest = Role[words[0].upper()], words[1].lower()
+        if len(bytes.fromhex(digest)) != hashlib.sha256().digest_size:
+            raise ValueError(digest)
+    except (KeyError, IndexError, ValueError):
+        raise OptionError("tokens", f"{path}, line {number}", "reader, operator or admin, and a SHA-256") from None
+    return Token(digest=digest, role=role, name=words[2] if len(words) > 2 else "")
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Lets in who has a token whose role suffices."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """The handler, or one that refuses."""
+        handler = await continuation(handler_call_details)
+        method = cast(Any, handler_call_details.method)
+        path = method.decode() if isinstance(method, bytes) else str(method)
+        if handler is None or path.startswith(OPEN):
+            return handler
+        metadata = cast(Any, handler_call_details.invocation_metadata)
+        refusal = self._refusal(path, [value for key, value in metadata if key == "authorization"])
+        return handler if refusal is None else _refusing(handler, refusal)
+
+    def _refusal(self, path: str, given: list[Any]) -> Exception | None:
+        if not given:
+            return UnauthenticatedError("a token is needed: authorization: Bearer <token>")
+        scheme, _, token = str(given[-1]).partition(" ")
+        role = self._tokens.role_of(token.strip()) if scheme.casefold() == "bearer" else None
+        if role is None:
+            return UnauthenticatedError("the token is not known here")
+        needed = NEEDED.get(path, Role.READER)
+        if role < needed:
+            name = path.rpartition("/")[2]
+            return AuthError(f"{name} needs the role {needed.name.lower()}, and this token has {role.name.lower()}")
+        return None
+
+
+def _refusing(handler: Any, refusal: Exception) -> Any:
+    status = status_of(refusal)
+
+    async def refuse(request: Any, context: Context) -> Any:
+        await context.abort(status.code, status.text, status.metadata)
+
+    async def refuse_stream(request: Any, context: Context) -> Any:
+        await context.abort(status.code, status.text, status.metadata)
+        yield b""
+
+    makers: Any = (
+        (grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler),
+        (grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler),
+    )
+    make = makers[handler.request_streaming][handler.response_streaming]
+    return make(refuse_stream if handler.response_streaming else refuse)

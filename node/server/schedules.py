@@ -1,0 +1,90 @@
+"""Handlers about schedules."""
+
+from __future__ import annotations
+
+from peerjob.clock import to_us
+from peerjob.errors import OptionError
+from peerjob.explain import explain
+from peerjob.node.node import Node
+from peerjob.node.wire.instances import ENCODED, instance_message
+from peerjob.node.wire.requests import call_of
+from peerjob.node.wire.schedules import backfill_message, fire_message, schedule_message
+from peerjob.node.wire.values import given_moment, stamp
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+from .rpc import Context
+
+MAX_FIRES = 10_000
+
+
+class ScheduleRpcs:
+    """Shows, changes and tries out schedules, as the node's manager does."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def put_schedule(self, request: pb.PutScheduleRequest, context: Context) -> pb.PutScheduleResponse:
+        schedule = await self._node.add_schedule(call_of(request.job, self._node.job))
+        return pb.PutScheduleResponse(schedule=schedule_message(schedule))
+
+    async def list_schedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
+        return pb.ListSchedulesResponse(schedules=map(schedule_message, await self._node.schedules()))
+
+    async def get_schedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:
+        return pb.GetScheduleResponse(schedule=schedule_message(await self._node.lookup_schedule(request.name)))
+
+    async def pause_schedule(self, request: pb.PauseScheduleRequest, context: Context) -> pb.PauseScheduleResponse:
+        paused = await self._node.pause_schedule(request.name, request.note)
+        return pb.PauseScheduleResponse(schedule=schedule_message(paused))
+
+    async def resume_schedule(self, request: pb.ResumeScheduleRequest, context: Context) -> pb.ResumeScheduleResponse:
+        return pb.ResumeScheduleResponse(schedule=schedule_message(await self._node.resume_schedule(request.name)))
+
+    async def trigger_schedule(
+        self, request: pb.TriggerScheduleRequest, context: Context
+    ) -> pb.TriggerScheduleResponse:
+        made = await self._node.trigger_schedule(request.name)
+        if made is None:
+            return pb.TriggerScheduleResponse()
+        shown = instance_message(made.record, encoded=request.view == ENCODED)
+        return pb.TriggerScheduleResponse(instance=shown)
+
+    async def remove_schedule(self, request: pb.RemoveScheduleRequest, context: Context) -> pb.RemoveScheduleResponse:
+        return pb.RemoveScheduleResponse(removed=await self._node.remove_schedule(request.name))
+
+    async def backfill(self, request: pb.BackfillRequest, context: Context) -> pb.BackfillResponse:
+        for name in ("start", "end"):
+            if not request.HasField(name):
+                raise OptionError(name, None, "a time")
+        start, end = given_moment("start", request.start), given_moment("end", request.end)
+        return backfill_message(await self._node.backfill(request.name, start, end))
+
+    async def list_fires(self, request: pb.ListFiresRequest, context: Context) -> pb.ListFiresResponse:
+        limit = request.limit if request.HasField("limit") else 100
+        if not 1 <= limit <= MAX_FIRES:
+            raise OptionError("limit", limit, f"a number from 1 to {MAX_FIRES:,}")
+        page = await self._node.fires(
+            request.name,
+            after=given_moment("after", request.after) if request.HasField("after") else None,
+            before=given_moment("before", request.before) if request.HasField("before") else None,
+            limit=limit,
+            cursor=request.cursor if request.HasField("cursor") else None,
+        )
+        return pb.ListFiresResponse(fires=map(fire_message, page), cursor=page.cursor)
+
+    async def next_fires(self, request: pb.NextFiresRequest, context: Context) -> pb.NextFiresResponse:
+        times = await self._node.next_fires(request.name, request.count if request.HasField("count") else 5)
+        return pb.NextFiresResponse(times=[stamp(to_us(one)) for one in times])
+
+    async def explain_cron(self, request: pb.ExplainCronRequest, context: Context) -> pb.ExplainCronResponse:
+        found = explain(
+            request.cron,
+            request.timezone if request.HasField("timezone") else self._node.timezone,
+            count=request.count if request.HasField("count") else 5,
+        )
+        return pb.ExplainCronResponse(
+            words=found.words,
+            timezone=found.timezone,
+            times=[stamp(to_us(one)) for one in found.fires],
+            text=str(found),
+        )

@@ -1,0 +1,63 @@
+"""Handlers that answer with a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from peerjob.manager import Event
+from peerjob.node.node import Node
+from peerjob.node.wire.instances import (
+    ENCODED,
+    history_message,
+    instance_message,
+    line_message,
+    log_message,
+    progress_message,
+)
+from peerjob.node.wire.queries import query_of
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+from .rpc import Context
+
+LINES_BYTES = 64 << 10
+"""About how many bytes of log lines go into one message."""
+
+
+class StreamRpcs:
+    """Tells what happens and what was logged. A slow reader holds up its own stream only."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def read_logs(self, request: pb.ReadLogsRequest, context: Context) -> AsyncIterator[pb.ReadLogsResponse]:
+        response, size = pb.ReadLogsResponse(), 0
+        async for line in self._node.iter_logs(request.uuid):
+            message = line_message(line, encoded=request.view == ENCODED)
+            response.lines.append(message)
+            size += message.ByteSize()
+            if size >= LINES_BYTES:
+                yield response
+                response, size = pb.ReadLogsResponse(), 0
+        if response.lines:
+            yield response
+
+    async def watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        encoded = request.query.view == ENCODED
+        events = cast(Any, self._node.watch(query_of(request.query)))
+        await context.send_initial_metadata(())
+        async with aclosing(events):
+            async for event in events:
+                yield _event_message(event, encoded=encoded)
+
+
+def _event_message(event: Event, *, encoded: bool) -> pb.WatchResponse:
+    message = pb.WatchResponse(instance=instance_message(event.instance.record, encoded=encoded))
+    if event.entry is not None:
+        message.entry.CopyFrom(history_message(event.entry))
+    elif event.log is not None:
+        message.line.CopyFrom(log_message(event.log, encoded=encoded))
+    elif event.instance.progress is not None:
+        message.progress.CopyFrom(progress_message(event.instance.progress))
+    return message

@@ -1,0 +1,211 @@
+"""Instances, their history and their logs, on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from peerjob.clock import to_us
+from peerjob.codec import decode_value, encode_value, to_json
+from peerjob.errors import DecodeError
+from peerjob.instance import HistoryEntry, Instance, LogEntry
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.record import LogLine, Record, Transition
+from peerjob.spec import ErrorInfo, Progress, decode_error, decode_progress, encode
+from peerjob.state import State
+
+from .values import is_tuple, moment_stamp, optional_stamp, stamp, stamp_us, state_number, value_text
+
+ENCODED = pb.INSTANCE_VIEW_ENCODED
+
+
+def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
+    """An instance as a client sees it: its values encoded or as text. What cannot be read of it is left out."""
+    shown = Instance[Any](None, record)
+    message = pb.JobInstance(
+        kind=record.kind,
+        uuid=record.id,
+        state=state_number(record.state),
+        scheduled_at=moment_stamp(shown.scheduled_at),
+        processed_at=moment_stamp(shown.processed_at),
+        completed_at=moment_stamp(shown.completed_at),
+        terminated_at=moment_stamp(shown.terminated_at),
+        canceled_at=moment_stamp(shown.cancelled_at),
+        timed_out_at=moment_stamp(shown.timed_out_at),
+        attempts=record.attempts,
+        priority=record.priority,
+        due_at=stamp(record.due_us),
+        crashes=record.crashes,
+        losses=record.losses,
+        fence=record.fence,
+        owner=record.owner,
+        node=shown.node,
+        key=record.key,
+        tags=record.tags,
+        history=[_transition_message(entry) for entry in record.history],
+        slot=record.slot,
+    )
+    # each part for itself: one that cannot be read hides no other
+    for part in (_tell_creation, _tell_failure, _tell_progress, _tell_origin):
+        with contextlib.suppress(ValueError):
+            part(message, record, shown)
+    if encoded:
+        message.spec = record.spec
+        if record.result is not None:
+            message.encoded_result = record.result
+        return message
+    for text in (_tell_arguments, _tell_results):
+        with contextlib.suppress(DecodeError):
+            text(message, record, shown)
+    return message
+
+
+def bare_message(record: Record) -> pb.JobInstance:
+    """Just which instance it is, for a response that would be too large otherwise."""
+    return pb.JobInstance(kind=record.kind, uuid=record.id, state=state_number(record.state))
+
+
+def record_of(message: pb.JobInstance) -> Record:
+    """The record in a message with the encoded view; the inverse of `instance_message`."""
+    error = progress = None
+    if message.HasField("failure"):
+        failure = message.failure
+        error = encode(ErrorInfo(type=failure.type, message=failure.message, traceback=failure.traceback))
+    if message.HasField("progress"):
+        progress = encode(progress_of(message.progress))
+    return Record(
+        id=message.uuid,
+        kind=message.kind,
+        state=State(message.state),
+        spec=message.spec,
+        priority=message.priority,
+        due_us=stamp_us(message.due_at),
+        attempts=message.attempts,
+        crashes=message.crashes,
+        losses=message.losses,
+        fence=message.fence,
+        owner=message.owner,
+        history=tuple(_transition_of(entry) for entry in message.history),
+        result=message.encoded_result if message.HasField("encoded_result") else None,
+        error=error,
+        progress=progress,
+        key=message.key if message.HasField("key") else None,
+        tags=tuple(message.tags),
+        slot=message.slot,
+    )
+
+
+def history_message(entry: HistoryEntry) -> pb.HistoryEntry:
+    """A state change with the instance that it is of."""
+    message = _transition_message(entry.transition)
+    message.uuid, message.kind = entry.instance_id, entry.kind
+    return message
+
+
+def history_of(message: pb.HistoryEntry) -> HistoryEntry:
+    """The inverse of `history_message`."""
+    return HistoryEntry(message.uuid, message.kind, _transition_of(message))
+
+
+def line_message(line: LogLine, *, encoded: bool) -> pb.LogLine:
+    """A log line, without its instance."""
+    message = pb.LogLine(
+        at=stamp(line.at_us), level=line.level, message=line.message, attempt=line.attempt, node=line.node
+    )
+    if line.fields is not None:
+        if encoded:
+            message.encoded_fields = encode_value(line.fields)
+        else:
+            message.json_fields = to_json(line.fields)
+    return message
+
+
+def line_of(message: pb.LogLine) -> LogLine:
+    """The inverse of `line_message`, of an encoded one."""
+    return LogLine(
+        at_us=stamp_us(message.at),
+        level=message.level,
+        message=message.message,
+        attempt=message.attempt,
+        node=message.node,
+        fields=decode_value(message.encoded_fields) if message.HasField("encoded_fields") else None,
+    )
+
+
+def log_message(entry: LogEntry, *, encoded: bool) -> pb.LogLine:
+    """A log line with the instance that it is of."""
+    message = line_message(entry.line, encoded=encoded)
+    message.uuid, message.kind = entry.instance_id, entry.kind
+    return message
+
+
+def log_of(message: pb.LogLine) -> LogEntry:
+    """The inverse of `log_message`, of an encoded one."""
+    return LogEntry(message.uuid, message.kind, line_of(message))
+
+
+def progress_message(progress: Progress) -> pb.Progress:
+    """How far a run is."""
+    return pb.Progress(fraction=progress.fraction, message=progress.message, at=optional_stamp(progress.at_us))
+
+
+def progress_of(message: pb.Progress) -> Progress:
+    """The inverse of `progress_message`."""
+    return Progress(fraction=message.fraction, message=message.message, at_us=stamp_us(message.at))
+
+
+# -- parts of an instance --------------------------------------------------------------------------------------------
+
+
+def _tell_creation(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    message.created_at.CopyFrom(stamp(to_us(shown.created_at)))
+
+
+def _tell_failure(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if record.error is None:
+        return
+    info = decode_error(record.error)
+    message.error = str(info)
+    message.failure.CopyFrom(pb.Failure(type=info.type, message=info.message, traceback=info.traceback))
+
+
+def _tell_progress(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if record.progress is not None:
+        message.progress.CopyFrom(progress_message(decode_progress(record.progress)))
+
+
+def _tell_origin(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if shown.schedule is not None:
+        message.schedule = shown.schedule
+    if shown.nominal_at is not None:
+        message.nominal_at.CopyFrom(stamp(to_us(shown.nominal_at)))
+    if shown.retry_of is not None:
+        message.retry_of = str(shown.retry_of)
+
+
+def _tell_arguments(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    message.arguments.extend(map(value_text, shown.arguments))
+
+
+def _tell_results(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if record.state is not State.COMPLETED or record.result is None:
+        return
+    result = decode_value(record.result)
+    if result is not None:
+        message.results.extend(map(value_text, result if is_tuple(result) else (result,)))
+
+
+def _transition_message(entry: Transition) -> pb.HistoryEntry:
+    return pb.HistoryEntry(
+        state=state_number(entry.state), at=stamp(entry.at_us), node=entry.node, note=entry.note, count=entry.count
+    )
+
+
+def _transition_of(message: pb.HistoryEntry) -> Transition:
+    return Transition(
+        state=State(message.state),
+        at_us=stamp_us(message.at),
+        node=message.node,
+        note=message.note,
+        count=message.count,
+    )

@@ -1,0 +1,87 @@
+"""The gRPC service as a client of another language sees it: messages and statuses, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2_grpc
+
+from peerjob import Node
+from peerjob.node.managing import JobSource
+from peerjob.node.server.listener import Server
+from peerjob.node.server.rpc import SERVICE
+
+Options = list[tuple[str, Any]]
+
+
+class RawClient:
+    """Calls RPCs by name. Failed calls raise grpc.aio.AioRpcError."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel: Any = channel
+
+    async def call(self, name: str, request: Message, *, timeout: float = 20, token: str | None = None) -> Any:
+        """The response."""
+        return GetMessageClass(SERVICE.methods_by_name[name].output_type).FromString(
+            await self.send(name, request.SerializeToString(), timeout=timeout, token=token)
+        )
+
+    async def send(self, name: str, data: bytes, *, timeout: float = 20, token: str | None = None) -> bytes:
+        """The bytes of the response, or of the first of a stream, to bytes that need not be a message."""
+        path = f"/{SERVICE.full_name}/{name}"
+        metadata = (("authorization", f"Bearer {token}"),) if token is not None else None
+        if not SERVICE.methods_by_name[name].server_streaming:
+            return bytes(await self._channel.unary_unary(path)(data, timeout=timeout, metadata=metadata))
+        call = self._channel.unary_stream(path)(data, timeout=timeout, metadata=metadata)
+        async for first in call:
+            call.cancel()
+            return bytes(first)
+        return b""
+
+    async def stream(self, name: str, request: Message) -> AsyncIterator[Any]:
+        """The responses."""
+        kind = GetMessageClass(SERVICE.methods_by_name[name].output_type)
+        async for data in self._channel.unary_stream(f"/{SERVICE.full_name}/{name}")(request.SerializeToString()):
+            yield kind.FromString(data)
+
+    async def code(self, name: str, request: Message | bytes, **options: Any) -> grpc.StatusCode:
+        """The status of a call, OK included."""
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        try:
+            await self.send(name, data, **options)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+
+@contextlib.asynccontextmanager
+async def health_client(target: str) -> AsyncGenerator[Any]:
+    """A stub of grpc.health.v1 on a server without TLS."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        yield health_pb2_grpc.HealthStub(cast(Any, channel))
+
+
+@contextlib.asynccontextmanager
+async def raw_client(target: str, options: Options | None = None) -> AsyncGenerator[RawClient]:
+    """A client of a server without TLS."""
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        yield RawClient(channel)
+
+
+@contextlib.asynccontextmanager
+async def served(
+    *jobs: JobSource, store: str = "memory://", workers: int = 4, **options: Any
+) -> AsyncGenerator[tuple[Node, Server]]:
+    """A node, in real time, that serves on a free port of loopback."""
+    node = Node(store, jobs=jobs, workers=workers)
+    await node.start()
+    try:
+        async with Server(node, "127.0.0.1:0", **options) as server:
+            yield node, server
+    finally:
+        await node.stop(grace=0)

@@ -1,0 +1,107 @@
+"""Who may call what, by token and by certificate."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from peerjob import AuthError, Job
+from peerjob.errors import OptionError, UnauthenticatedError
+from peerjob.node.server.roles import NEEDED, Role, Token, Tokens
+from peerjob.node.server.rpc import SERVICE
+from peerjob.node.wire.errors import error_in
+from peerjob.proto.job.v1 import service_pb2 as pb
+from support.rpc import RawClient, health_client, raw_client, served
+
+Code = grpc.StatusCode
+WORK = Job("work", lambda: None)
+TOKENS = Tokens([Token.of("read", Role.READER), Token.of("act", Role.OPERATOR, "ci"), Token.of("all", Role.ADMIN)])
+
+
+def test_every_rpc_has_a_role_and_what_only_looks_needs_the_least() -> None:
+    assert len(NEEDED) == len(SERVICE.methods)
+    by_role = {role: {path.rpartition("/")[2] for path, one in NEEDED.items() if one is role} for role in Role}
+
+    assert by_role[Role.ADMIN] == {"Clear", "ClearInstances", "ClearHistory", "ClearLogs", "ResizeWorkers", "Drain"}
+    looking = ("Get", "List", "Lookup", "Read", "Count", "Wait", "Watch", "Next", "Explain")
+    assert all(name.startswith(looking) for name in by_role[Role.READER])
+    assert not any(name.startswith(looking) for name in by_role[Role.OPERATOR])
+
+
+@pytest.mark.parametrize(
+    ("token", "codes"),
+    [
+        (None, [Code.UNAUTHENTICATED] * 4),
+        ("wrong", [Code.UNAUTHENTICATED] * 4),
+        ("", [Code.UNAUTHENTICATED] * 4),
+        ("read", [Code.OK, Code.OK, Code.PERMISSION_DENIED, Code.PERMISSION_DENIED]),
+        ("act", [Code.OK, Code.OK, Code.OK, Code.PERMISSION_DENIED]),
+        ("all", [Code.OK, Code.OK, Code.OK, Code.OK]),
+    ],
+)
+async def test_a_token_opens_what_its_role_may(token: str | None, codes: list[Code]) -> None:
+    async with served(WORK, tokens=TOKENS) as (_, server), raw_client(server.target) as client:
+        requests: list[tuple[str, Any]] = [
+            ("LookupInstances", pb.LookupInstancesRequest()),
+            ("ReadLogs", pb.ReadLogsRequest(uuid="01900000-0000-7000-8000-000000000000")),
+            ("ScheduleJob", pb.ScheduleJobRequest(kind="work")),
+            ("Clear", pb.ClearRequest()),
+        ]
+
+        assert [await client.code(name, request, token=token) for name, request in requests] == codes
+
+
+async def test_a_refusal_names_the_role_that_is_needed() -> None:
+    async with served(WORK, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        denied = await _refusal(client, "read")
+        unknown = await _refusal(client, "wrong")
+
+        assert (type(denied), str(denied)) == (
+            AuthError,
+            "ScheduleJob needs the role operator, and this token has reader",
+        )
+        assert isinstance(unknown, UnauthenticatedError)
+        assert await node.count() == 0
+
+
+async def _refusal(client: RawClient, token: str) -> Exception | None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.call("ScheduleJob", pb.ScheduleJobRequest(kind="work"), token=token)
+    return error_in(tuple(caught.value.trailing_metadata()))
+
+
+async def test_health_needs_no_token() -> None:
+    async with served(WORK, tokens=TOKENS) as (_, server), health_client(server.target) as health:
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_file_of_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    lines = [Token.of("s3cret", Role.OPERATOR, "the night shift").line(), Token.of("ü", Role.READER).line()]
+    file.write_text("# who may call\n\n" + "\n".join(lines) + "\n")
+
+    tokens = Tokens.load(file)
+
+    assert len(tokens) == 2
+    assert (tokens.role_of("s3cret"), tokens.role_of("ü"), tokens.role_of("x")) == (Role.OPERATOR, Role.READER, None)
+    assert "s3cret" not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "line", ["reader", "boss " + "0" * 64, "reader abc", "reader " + "g" * 64, "reader " + "0" * 62]
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"# first\n{line}\n")
+
+    with pytest.raises(OptionError, match="line 2"):
+        Tokens.load(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="nowhere"):
+        Tokens.load(tmp_path / "nowhere")

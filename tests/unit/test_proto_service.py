@@ -1,0 +1,451 @@
+"""The gRPC service, as clients of go-job and of other languages use it."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from peerjob import Instance, Job, Node, State, __version__
+from peerjob.errors import OptionError
+from peerjob.node.server.listener import Server
+from peerjob.node.server.rpc import SERVICE
+from peerjob.node.wire.values import moment_stamp
+from peerjob.proto.job.v1 import service_pb2 as pb
+from support.rpc import RawClient, health_client, raw_client, served
+
+Code = grpc.StatusCode
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+def spans(text: str, wait: timedelta, parts: tuple[str, ...] = ()) -> tuple[str, float, int]:
+    return text, wait.total_seconds(), len(parts)
+
+
+def fail(reason: str) -> None:
+    raise ValueError(reason)
+
+
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+JOBS = (
+    Job("sum", add, description="Adds"),
+    Job("nightly", hang, cron="0 3 * * *", timezone="Europe/Berlin"),
+    Job("span", spans, priority=7, max_retries=None, timeout=5, tags=["blue"]),
+    Job("fail", fail),
+    Job("hang", hang),
+)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[tuple[Node, Server]]:
+    async with served(*JOBS) as both:
+        yield both
+
+
+@pytest.fixture
+def node(site: tuple[Node, Server]) -> Node:
+    return site[0]
+
+
+@pytest.fixture
+async def client(site: tuple[Node, Server]) -> AsyncIterator[RawClient]:
+    async with raw_client(site[1].target) as found:
+        yield found
+
+
+async def final(client: RawClient, uuid: str) -> pb.JobInstance:
+    answer: pb.WaitInstanceResponse = await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=uuid))
+    assert answer.final
+    return answer.instance
+
+
+# -- what go-job has ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_version(client: RawClient) -> None:
+    answer = await client.call("GetVersion", pb.VersionRequest())
+
+    assert (answer.version, answer.api_version) == (__version__, "v1")
+
+
+async def test_registered_jobs(client: RawClient) -> None:
+    answer = await client.call("ListRegisteredJobs", pb.ListRegisteredJobsRequest())
+
+    jobs = {job.kind: job for job in answer.jobs}
+    assert sorted(jobs) == ["fail", "hang", "nightly", "span", "sum"]
+    assert jobs["sum"].description == "Adds"
+    assert jobs["nightly"].cron_spec == "0 3 * * *"
+    assert not jobs["fail"].HasField("cron_spec")
+    assert abs(jobs["sum"].registered_at.seconds - time.time()) < 30
+    assert (jobs["span"].priority, jobs["span"].max_retries, list(jobs["span"].tags)) == (7, -1, ["blue"])
+    assert jobs["span"].timeout.seconds == 5
+
+
+async def test_a_job_of_text_arguments(client: RawClient) -> None:
+    request = pb.ScheduleJobRequest(kind="sum", arguments=["42", "58"], priority=3)
+    instance = (await client.call("ScheduleJob", request)).instance
+
+    assert instance.kind == "sum"
+    assert instance.state == pb.JOB_STATE_SCHEDULED
+    assert instance.priority == 3
+    done = await final(client, instance.uuid)
+    assert list(done.arguments) == ["42", "58"]
+    assert list(done.results) == ["100"]
+    assert done.attempts == 1
+    assert not done.HasField("error")
+    times = [done.created_at, done.scheduled_at, done.processed_at, done.completed_at]
+    assert [one.ToMicroseconds() for one in times] == sorted(one.ToMicroseconds() for one in times)
+    assert not any(done.HasField(name) for name in ("terminated_at", "canceled_at", "timed_out_at"))
+
+
+async def test_a_job_that_fails_tells_its_error(client: RawClient) -> None:
+    request = pb.ScheduleJobRequest(kind="fail", arguments=["no reason"])
+    done = await final(client, (await client.call("ScheduleJob", request)).instance.uuid)
+
+    assert done.state == pb.JOB_STATE_TERMINATED
+    assert done.error == "ValueError: no reason"
+    assert (done.failure.type, done.failure.message) == ("ValueError", "no reason")
+    assert done.HasField("terminated_at")
+    assert not done.HasField("completed_at")
+    assert list(done.results) == []
+
+
+async def test_a_lookup_without_a_query_finds_everything(client: RawClient, node: Node) -> None:
+    made = [await node.schedule("sum", number, 1) for number in range(120)]
+
+    answer = await client.call("LookupInstances", pb.LookupInstancesRequest())
+
+    assert [one.uuid for one in answer.instances] == [one.id for one in made]
+    assert not answer.HasField("cursor")
+
+
+async def test_a_lookup_by_kind_state_and_id(client: RawClient, node: Node) -> None:
+    good, bad = await node.schedule("sum", 1, 2), await node.schedule("fail", "x")
+    await node.wait()
+
+    async def found(query: pb.Query) -> list[str]:
+        answer = await client.call("LookupInstances", pb.LookupInstancesRequest(query=query))
+        return [one.uuid for one in answer.instances]
+
+    assert await found(pb.Query(kind="sum")) == [good.id]
+    assert await found(pb.Query(uuid=bad.id)) == [bad.id]
+    assert await found(pb.Query(state=pb.JOB_STATE_TERMINATED)) == [bad.id]
+    assert await found(pb.Query(kind="sum", state=pb.JOB_STATE_TERMINATED)) == []
+    assert await found(pb.Query(state=cast(Any, 32 | 64))) == [good.id, bad.id]
+    assert await found(pb.Query(state=pb.JOB_STATE_UNSET)) == [good.id, bad.id]
+
+
+@pytest.mark.parametrize("query", [None, pb.Query(), pb.Query(state=pb.JOB_STATE_UNSET), pb.Query(level=1)], ids=str)
+async def test_a_cancel_that_names_nothing_is_refused(client: RawClient, node: Node, query: pb.Query | None) -> None:
+    one = await node.schedule("hang")
+
+    assert await client.code("CancelInstances", pb.CancelInstancesRequest(query=query)) is Code.INVALID_ARGUMENT
+    assert await client.code("RetryInstances", pb.RetryInstancesRequest(query=query)) is Code.INVALID_ARGUMENT
+    assert not (await one.refresh()).state.is_final
+
+
+async def test_a_cancel_touches_what_it_names(client: RawClient, node: Node) -> None:
+    hanging, late = await node.schedule("hang"), await node.schedule(JOBS[0].with_options(after=60), 1, 2)
+
+    answer = await client.call("CancelInstances", pb.CancelInstancesRequest(query=pb.Query(kind="hang")))
+    assert [(one.uuid, one.state) for one in answer.instances] == [(hanging.id, pb.JOB_STATE_CANCELLED)]
+    assert answer.instances[0].HasField("canceled_at")
+    answer = await client.call("CancelInstances", pb.CancelInstancesRequest(query=pb.Query(all=True)))
+    assert [one.uuid for one in answer.instances] == [late.id]
+
+
+# -- what is new -------------------------------------------------------------------------------------------------------
+
+
+async def test_json_arguments_by_position_and_by_name(client: RawClient) -> None:
+    request = pb.ScheduleJobRequest(
+        kind="span", json_arguments='["ü", "1h30m"]', json_keyword_arguments='{"parts": ["a", "b"]}'
+    )
+    done = await final(client, (await client.call("ScheduleJob", request)).instance.uuid)
+
+    assert list(done.results) == ["ü", "5400.0", "2"]
+    assert list(done.arguments) == ["ü", "1h30m", '["a","b"]']
+
+
+def sum_request(**options: Any) -> pb.ScheduleJobRequest:
+    return pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], options=pb.JobOptions(**options))
+
+
+REFUSED: dict[str, pb.ScheduleJobRequest] = {
+    "too few": pb.ScheduleJobRequest(kind="sum"),
+    "no number": pb.ScheduleJobRequest(kind="sum", arguments=["1", "two"]),
+    "two forms": pb.ScheduleJobRequest(kind="sum", arguments=["1"], json_arguments="[1, 2]"),
+    "no array": pb.ScheduleJobRequest(kind="sum", json_arguments="{}"),
+    "no object": pb.ScheduleJobRequest(kind="sum", json_keyword_arguments="[]"),
+    "too deep": pb.ScheduleJobRequest(kind="sum", json_arguments="[" * 100_000),
+    "no MessagePack": pb.ScheduleJobRequest(kind="sum", encoded_arguments=b"\xc1"),
+    "misshapen": pb.ScheduleJobRequest(kind="sum", encoded_arguments=b"\x92\x01\x02"),
+    "no kind": pb.ScheduleJobRequest(allow_unknown=True),
+    "a recurrence": sum_request(cron="* * * * *"),
+    "nowhere to run": sum_request(run_in="nowhere"),
+    "retries": sum_request(max_retries=-2),
+    "a negative delay": sum_request(after=Duration(seconds=-1)),
+    "no such year": sum_request(at=Timestamp(seconds=1 << 60)),
+    "an import": sum_request(retry_on=pb.Labels(values=["os.system"])),
+    "no class": sum_request(retry_on=pb.Labels(values=["print"])),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_what_cannot_be_scheduled_is_refused(client: RawClient, node: Node, case: str) -> None:
+    assert await client.code("ScheduleJob", REFUSED[case]) is Code.INVALID_ARGUMENT
+    assert await node.count() == 0
+
+
+async def test_a_bulk_is_checked_before_any_of_it_is_stored(client: RawClient, node: Node) -> None:
+    good, bad = pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"]), pb.ScheduleJobRequest(kind="sum")
+
+    assert await client.code("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[good, bad])) is Code.INVALID_ARGUMENT
+    assert await node.count() == 0
+    answer = await client.call("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[good] * 30))
+    assert len({one.instance.uuid for one in answer.scheduled}) == 30
+
+
+async def test_what_is_not_there_is_not_found(client: RawClient) -> None:
+    nobody = "01900000-0000-7000-8000-000000000000"
+
+    assert await client.code("GetInstance", pb.GetInstanceRequest(uuid=nobody)) is Code.NOT_FOUND
+    assert await client.code("WaitInstance", pb.WaitInstanceRequest(uuid=nobody)) is Code.NOT_FOUND
+    assert await client.code("CancelInstance", pb.CancelInstanceRequest(uuid=nobody)) is Code.NOT_FOUND
+    assert await client.code("ScheduleJob", pb.ScheduleJobRequest(kind="nope")) is Code.NOT_FOUND
+    assert await client.code("GetSchedule", pb.GetScheduleRequest(name="nope")) is Code.NOT_FOUND
+    assert await client.code("GetInstance", pb.GetInstanceRequest(uuid="x")) is Code.INVALID_ARGUMENT
+
+
+async def test_a_repeat_of_what_is_not_over_is_refused(client: RawClient, node: Node) -> None:
+    one = await node.schedule("hang")
+
+    assert await client.code("RetryInstance", pb.RetryInstanceRequest(uuid=one.id)) is Code.FAILED_PRECONDITION
+
+
+async def test_pages_go_on_where_they_stopped_and_fit_into_a_message(node: Node, client: RawClient) -> None:
+    handle = Job("elsewhere")
+    made = [await node.schedule(handle, "x" * 400_000) for _ in range(20)]
+
+    query, found, pages = pb.Query(), list[str](), 0
+    while True:
+        answer = await client.call("LookupInstances", pb.LookupInstancesRequest(query=query))
+        found += [one.uuid for one in answer.instances]
+        pages += 1
+        if not answer.HasField("cursor"):
+            break
+        query.cursor = answer.cursor
+
+    assert found == [one.id for one in made]
+    assert pages > 1, "gRPC clients refuse messages over 4 MB"
+
+
+async def test_a_request_over_the_limit_is_refused_and_the_server_lives(client: RawClient) -> None:
+    large = pb.ScheduleJobRequest(kind="sum", arguments=["x" * (17 << 20)])
+
+    assert await client.code("ScheduleJob", large) is Code.RESOURCE_EXHAUSTED
+    assert await client.code("GetVersion", pb.VersionRequest()) is Code.OK
+
+
+async def test_a_deadline_is_kept(client: RawClient, node: Node) -> None:
+    one = await node.schedule("hang")
+
+    code = await client.code("WaitInstance", pb.WaitInstanceRequest(uuid=one.id), timeout=0.1)
+    assert code is Code.DEADLINE_EXCEEDED
+    waiting = pb.WaitInstanceRequest(uuid=one.id, timeout=Duration(nanos=1_000_000))
+    assert not (await client.call("WaitInstance", waiting)).final
+    assert not (await client.call("WaitInstances", pb.WaitInstancesRequest(timeout=Duration()))).quiet
+
+
+async def test_a_watch_tells_what_happens(client: RawClient, node: Node) -> None:
+    seen = list[str]()
+    stream = client.stream("Watch", pb.WatchRequest(query=pb.Query(kind="fail")))
+    ready = asyncio.ensure_future(anext(stream))
+    while not ready.done():  # nobody tells when it has begun
+        one = await node.schedule("fail", "x")
+        await one.wait()
+
+    first = await ready
+    while True:
+        seen.append(f"{first.WhichOneof('what')} {State(first.entry.state)}")
+        if first.instance.state == pb.JOB_STATE_TERMINATED and first.entry.state == pb.JOB_STATE_TERMINATED:
+            break
+        first = await anext(stream)
+    assert first.instance.kind == "fail"
+    assert seen[-1] == "entry Terminated"
+
+
+async def test_schedules_are_made_shown_and_tried(client: RawClient) -> None:
+    job = pb.ScheduleJobRequest(
+        kind="sum", arguments=["1", "2"], options=pb.JobOptions(name="mine", cron="*/5 * * * *", overlap="queue")
+    )
+    made = (await client.call("PutSchedule", pb.PutScheduleRequest(job=job))).schedule
+    assert (made.name, made.kind, made.options.cron, made.options.overlap) == ("mine", "sum", "*/5 * * * *", "queue")
+    assert list(made.arguments) == ["1", "2"]
+
+    paused = (await client.call("PauseSchedule", pb.PauseScheduleRequest(name="mine", note="why"))).schedule
+    assert (paused.paused, paused.note) == (True, "why")
+    assert not (await client.call("ResumeSchedule", pb.ResumeScheduleRequest(name="mine"))).schedule.paused
+    listed = (await client.call("ListSchedules", pb.ListSchedulesRequest())).schedules
+    assert [one.name for one in listed] == ["mine", "nightly"]
+    times = (await client.call("NextFires", pb.NextFiresRequest(name="mine", count=3))).times
+    assert [one.seconds - times[0].seconds for one in times] == [0, 300, 600]
+    made = (await client.call("TriggerSchedule", pb.TriggerScheduleRequest(name="mine"))).instance
+    assert (await final(client, made.uuid)).schedule == "mine"
+    fires = (await client.call("ListFires", pb.ListFiresRequest(name="mine"))).fires
+    assert [(one.outcome, one.instance) for one in fires] == [("triggered", made.uuid)]
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    filling = pb.BackfillRequest(
+        name="mine", start=moment_stamp(start), end=moment_stamp(start + timedelta(minutes=15))
+    )
+    done = await client.call("Backfill", filling)
+    assert (done.times, done.made + done.trimmed + done.skipped) == (3, 3)
+    assert (await client.call("RemoveSchedule", pb.RemoveScheduleRequest(name="mine"))).removed
+    assert not (await client.call("RemoveSchedule", pb.RemoveScheduleRequest(name="mine"))).removed
+
+
+async def test_a_cron_text_is_explained(client: RawClient) -> None:
+    answer = await client.call("ExplainCron", pb.ExplainCronRequest(cron="0 3 * * *", timezone="Europe/Berlin"))
+
+    assert len(answer.times) == 5
+    assert "03:00" in answer.text
+    assert await client.code("ExplainCron", pb.ExplainCronRequest(cron="0 0 31 2 *")) is Code.INVALID_ARGUMENT
+
+
+async def test_the_cluster_and_the_node(client: RawClient, node: Node) -> None:
+    [one] = (await client.call("ListNodes", pb.ListNodesRequest())).nodes
+    assert (one.name, one.incarnation, one.workers) == (node.name, node.incarnation, 4)
+    assert set(one.kinds) == {"sum", "span", "fail", "hang", "nightly"}
+    assert (await client.call("ResizeWorkers", pb.ResizeWorkersRequest(workers=2))).workers == 2
+    assert await client.code("ResizeWorkers", pb.ResizeWorkersRequest()) is Code.INVALID_ARGUMENT
+    workers = await client.call("ListWorkers", pb.ListWorkersRequest())
+    assert (workers.node, [worker.number for worker in workers.workers]) == (node.name, [0, 1])
+    await node.schedule("sum", 1, 2)
+    await node.wait()
+    counts = (await client.call("GetStats", pb.GetStatsRequest())).counts
+    assert [(one.kind, one.state, one.count) for one in counts if one.count] == [("sum", pb.JOB_STATE_COMPLETED, 1)]
+    assert (await client.call("Drain", pb.DrainRequest())).drained
+
+
+async def test_clearing(client: RawClient, node: Node) -> None:
+    await node.schedule("sum", 1, 2)
+    await node.wait()
+    past = pb.Filter(before=moment_stamp(datetime(2020, 1, 1, tzinfo=UTC)))
+
+    assert (await client.call("ClearInstances", pb.ClearInstancesRequest(filter=past))).count == 0
+    assert (await client.call("ClearHistory", pb.ClearHistoryRequest())).count == 1
+    assert (await client.call("ClearLogs", pb.ClearLogsRequest())).count >= 0
+    assert (await client.call("ClearInstances", pb.ClearInstancesRequest())).count == 1
+    await client.call("Clear", pb.ClearRequest())
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+
+
+async def test_health_follows_the_node(site: tuple[Node, Server]) -> None:
+    node, server = site
+    async with health_client(server.target) as health:
+        for service in ("", SERVICE.full_name):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await node.stop()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    async with raw_client(server.target) as client:
+        assert await client.code("GetStats", pb.GetStatsRequest()) is Code.UNAVAILABLE
+
+
+async def test_reflection_tells_the_service(site: tuple[Node, Server]) -> None:
+    def ask() -> tuple[list[str], int]:
+        with grpc.insecure_channel(site[1].target) as channel:
+            found = ProtoReflectionDescriptorDatabase(channel)
+            names = list(found.get_services())
+            return names, len(found.FindFileContainingSymbol("job.v1.JobService").service[0].method)
+
+    names, methods = await asyncio.to_thread(ask)
+
+    assert "job.v1.JobService" in names
+    assert methods == len(SERVICE.methods)
+
+
+async def test_a_stop_tells_whoever_waits_and_lets_others_end(site: tuple[Node, Server], client: RawClient) -> None:
+    node, server = site
+    one: Instance[None] = await node.schedule("hang")
+    waiting = asyncio.ensure_future(client.code("WaitInstance", pb.WaitInstanceRequest(uuid=one.id)))
+    watching = asyncio.ensure_future(client.code("Watch", pb.WatchRequest(query=pb.Query(kind="sum"))))
+    await asyncio.sleep(0.2)
+
+    begun = time.monotonic()
+    await server.stop(grace=10)
+
+    assert time.monotonic() - begun < 5
+    assert await waiting is Code.UNAVAILABLE
+    assert await watching is Code.UNAVAILABLE
+    assert await client.code("GetVersion", pb.VersionRequest(), timeout=2) is Code.UNAVAILABLE
+    assert node.running
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:59051", "example.org:59051"])
+def test_an_open_door_is_refused(listen: str) -> None:
+    with pytest.raises(OptionError, match="insecure"):
+        Server(Node(), listen)
+    Server(Node(), listen, insecure=True)
+
+
+@pytest.mark.parametrize("listen", ["", "59051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70000", ":59051", "localhost:x"])
+def test_an_address_that_is_none_is_refused(listen: str) -> None:
+    with pytest.raises(OptionError, match="listen"):
+        Server(Node(), listen)
+
+
+async def test_a_port_that_is_taken_is_refused(site: tuple[Node, Server]) -> None:
+    with pytest.raises(OptionError, match="nobody else"):
+        await Server(site[0], site[1].target).start()
+
+
+async def test_rubbish_on_every_rpc_gets_an_answer_and_the_server_lives(client: RawClient, node: Node) -> None:
+    chance = random.Random(4)
+    allowed = {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED}
+    names = [method.name for method in SERVICE.methods]
+    seeds = [
+        pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"]).SerializeToString(),
+        pb.LookupInstancesRequest(query=pb.Query(kind="sum", cursor="x", limit=5)).SerializeToString(),
+        pb.PutScheduleRequest(
+            job=pb.ScheduleJobRequest(
+                kind="sum", arguments=["1", "2"], options=pb.JobOptions(every=Duration(seconds=60))
+            )
+        ).SerializeToString(),
+    ]
+    seen = set[grpc.StatusCode]()
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        name = chance.choice(names)
+        if chance.random() < 0.3:
+            data = chance.randbytes(chance.randrange(60))
+        else:
+            changed = bytearray(chance.choice(seeds))
+            for _ in range(chance.randrange(4)):
+                changed[chance.randrange(len(changed))] = chance.randrange(256)
+            data = bytes(changed[: chance.randrange(len(changed) + 1)])
+        code = await client.code(name, data, timeout=0.3)
+        assert code in allowed, f"{name} {data!r}: {code}"
+        seen.add(code)
+
+    assert {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND} <= seen
+    assert (await client.call("GetVersion", pb.VersionRequest())).version == __version__
+    assert not (await node.schedule("sum", 1, 2)).state.is_final
