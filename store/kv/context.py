@@ -45,7 +45,7 @@ class Context:
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
         self.journals = Journals(kv, self.keys)
         self.slots = Slots(kv, self.keys)
-        self.skew = Skew()
+        self.skew = Skew(clock)
         self.aside = Aside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}

@@ -1,7 +1,8 @@
 """Delayed instances: moving those that fell due, and knowing when the next one does.
 
 Moving touches index entries only, never a record, so any store may do it, at any time, for any instance. The clock of
-whoever moves decides what is due, so a node whose clock is off (`skew`) leaves it to the others.
+whoever moves decides what is due, so a node whose clock is off (`skew`) leaves it to the others; what they have not
+moved a while after it fell due by their clocks, it moves, as it may be the only one with workers that are free.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from .rows import decode_delayed
 from .writer import Change, Written
 
 MOST_MOVED = 1000
+LEFT_TO_OTHERS_US = 2_000_000
+"""How long a node whose clock is off waits for others to move what is due by their clocks."""
 
 
 class DelayedQueue:
@@ -33,7 +36,7 @@ class DelayedQueue:
         """Let what fell due into the ready queues, earliest first; kind → how many."""
         context, keys = self._context, self._context.keys
         if context.skew.is_off:
-            return {}, None
+            now_us = context.skew.median_us() - LEFT_TO_OTHERS_US
         until = time_text(now_us + 1)
         begun = [head for head in context.queues.heads(found) if head.start < until]
         if not begun:
@@ -71,7 +74,7 @@ class DelayedQueue:
         return moved, written
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
-        """When the earliest one falls due; lets each queue begin there. None also where others must decide that."""
+        """When the earliest one falls due; lets each queue begin there. None also where others decide that."""
         if self._context.skew.is_off:
             return None
         place = await self._context.queues.earliest(heads)

@@ -31,20 +31,28 @@ _PAUSE = 1.0
 class Skew:
     """What a store knows of its clock; written by the thread that renews, read by the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.ahead_us = 0
+        self._median_us = 0
+        """The median of the clocks when the monotonic one of this node was 0."""
 
     @property
     def is_off(self) -> bool:
         """Whether others should decide what is due."""
         return abs(self.ahead_us) > MOST_OFF_US
 
+    def median_us(self) -> int:
+        """What time it is by the median of the clocks, as far as the last renewal tells, whatever the own one says."""
+        return self._median_us + round(self._clock.elapsed() * 1_000_000)
+
     def set(self, ahead_us: int) -> None:
         """Note how far the clock is ahead of the median; tells once when that becomes too much."""
+        self._median_us = self._clock.time_us() - ahead_us - round(self._clock.elapsed() * 1_000_000)
         was_off, self.ahead_us = self.is_off, ahead_us
         if self.is_off and not was_off:
             LOGGER.warning(
-                "this node's clock is %.1f s %s the others': it moves no delayed jobs and fires no schedules until "
+                "this node's clock is %.1f s %s the others': it leaves delayed jobs and schedules to them until "
                 "that is put right",
                 abs(ahead_us) / 1_000_000,
                 "ahead of" if ahead_us > 0 else "behind",

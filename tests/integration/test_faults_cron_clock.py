@@ -21,12 +21,12 @@ async def test_a_node_with_a_wrong_clock_starts_nothing_early_and_never_leads(
     journal = tmp_path / "journal"
     async with peers(etcd_url, namespace, tmp_path) as group:
         client = group.client
-        right = [group.start(workers=1) for _ in range(2)]
-        # most of the work is for the one that is wrong, so nothing but its own restraint holds it back
+        right = [group.start(workers=0) for _ in range(2)]
+        # all work is for the one that is wrong, so nothing but its own restraint holds it back
         wrong = group.start(name="wrong", workers=20, ahead=ahead)
-        await wrong.line(rf"clock is 30\.\d s {'ahead of' if ahead > 0 else 'behind'} the others'")
+        await wrong.line(rf"clock is \d\d\.\d s {'ahead of' if ahead > 0 else 'behind'} the others'")
         delayed = await client.schedule_many(
-            noted.with_options(after=DELAY + number / 20).call(str(journal), 0.5) for number in range(40)
+            noted.with_options(after=DELAY + number / 20).call(str(journal), 0.0) for number in range(40)
         )
         await client.add_schedule(noted.with_options(name="s", every=1, overlap="allow"), str(journal), 0.0)
         leader, known = await group.leading()
@@ -45,11 +45,11 @@ async def test_a_node_with_a_wrong_clock_starts_nothing_early_and_never_leads(
     assert {entry.node for entry in entries} <= {"node-1", "node-2"}
     assert {one.id for one in ended} == runs.keys()
     assert {one.id for one in delayed} <= runs.keys()
-    assert "wrong" in {one.node for one in ended}
+    assert {one.node for one in ended} == {"wrong"}
     for one in ended:
         (run,) = runs[one.id]
         early_us = one.record.due_us - run.begin_us
         assert early_us <= 0, f"{one!r} began {early_us} µs early"
     late = max(runs[one.id][0].begin_us - one.record.due_us for one in delayed) / SECOND
     print(f"delayed work began at most {late:.2f} s late")
-    assert late < 2
+    assert late < 5

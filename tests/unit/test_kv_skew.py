@@ -1,4 +1,4 @@
-"""Where nodes' own clocks decide, one that is off leaves it to the others, and idle nodes write nothing."""
+"""Where nodes' own clocks decide, one that is off leaves it to others, and idle nodes write nothing."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -123,7 +123,22 @@ async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
     assert await bench.renew(2) == [-7, 0, 0]
 
 
-async def test_who_is_off_moves_nothing_and_says_so_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("ahead", [30, -30])
+async def test_what_nobody_moves_in_time_is_moved_by_who_is_off_though(bench: Bench, ahead: float) -> None:
+    right, _, off = await bench.join(0, 0, ahead)
+    await bench.renew(3)
+    await right.store.enqueue(bench.make.instances(1, delay_us=10_000_000))
+    bench.clocks[2].off = -ahead  # a step of the clock moves nothing, also before it is told
+    assert (await off.claim()).claims == ()
+    await bench.clock.advance(11.9)
+    assert (await off.claim()).claims == ()
+    await bench.clock.advance(0.2)
+    assert len(await off.take()) == 1
+
+
+async def test_who_is_off_leaves_what_is_due_to_others_and_says_so_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     right, _, off = await bench.join(0, 0, 30)
     with caplog.at_level(logging.WARNING, logger="peerjob.store"):
         await bench.renew(5)
