@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,6 +32,13 @@ _WIDEST = 1000
 """Most instances among which a node picks its share."""
 _LAG_US = 5_000_000
 """How far the head of an empty queue stays behind, for nodes whose clocks are late."""
+
+
+class _Registered(NamedTuple):
+    """An idle incarnation, as it was registered last."""
+
+    kinds: tuple[str, ...]
+    revision: int
 
 
 class _Call:
@@ -74,7 +82,7 @@ class Claims:
     def __init__(self, context: Context, delayed: DelayedQueue) -> None:
         self._context = context
         self._delayed = delayed
-        self._idle: set[str] = set()
+        self._idle: dict[str, _Registered] = {}
         self._consumed: dict[str, int] = {}
         self._last_fence = 0
 
@@ -181,8 +189,8 @@ class Claims:
             await context.kv.txn(stale[start : start + MAX_STEPS])
         along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
         written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along)
-        if changes:
-            self._idle.discard(call.incarnation)
+        if any(written.revisions):
+            self._idle.pop(call.incarnation, None)
         news = News(any_of=selection.left_kinds, but=call.incarnation)
         for (place, id, taken, spec), revision in zip(planned, written.revisions, strict=True):
             if revision:
@@ -229,35 +237,47 @@ class Claims:
         kinds = tuple(call.caps)
         waits = call.want.idle and bool(kinds)
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
-        ops: list[Op] = [call.journal.put((), await context.writer.passing(now_us))]
-        if waits:
-            ops.append(Put(keys.idle + call.incarnation, encode(Idle(kinds))))
+        part = call.journal.part()
+        compares, ops, idle = [alive, part.guard()], list[Op](), keys.idle + call.incarnation
+        known = self._idle.get(call.incarnation) if waits else None
+        if known is not None and known.kinds == kinds:
+            # still registered, unless somebody has woken it meanwhile: there is nothing to write
+            compares.append(Compare(idle, mod=known.revision))
+            part.unused()
+        else:
+            ops.append(part.put((), await context.writer.passing(now_us)))
+            if waits:
+                ops.append(Put(idle, encode(Idle(kinds))))
         heads = [self._heads(kind) for kind in kinds]
         reads = [
             *heads,
             *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in selection.heads()),
             *self._delayed.before(call.delayed, next_due_us),
         ]
-        applied = await context.kv.txn([Step([alive, call.journal.guard()], ops, reads)])
+        applied = await context.kv.txn([Step(compares, ops, reads)])
         answer = applied.steps[0]
         if answer is None:
+            if known is not None:
+                # it may stand there all the same
+                self._idle[call.incarnation] = known._replace(kinds=())
             return False
         call.waited = True
-        call.journal.revisions[call.journal.used] = applied.revision
-        if waits:
-            self._idle.add(call.incarnation)
-        known = {head.queue for head in selection.heads()}
+        if ops:
+            part.written(applied.revision)
+            if waits:
+                self._idle[call.incarnation] = _Registered(kinds, applied.revision)
+        looked = {head.queue for head in selection.heads()}
         new = [
             head
             for found in answer[: len(heads)]
             for head in context.queues.heads(found)
-            if head.queue not in known and (call.want.suspects or "/s/" not in head.queue)
+            if head.queue not in looked and (call.want.suspects or "/s/" not in head.queue)
         ]
         if not new and not any(found.count for found in answer[len(heads) :]):
             return True
         if waits:
-            await context.kv.txn([Step([], [Delete(keys.idle + call.incarnation)])])
-            self._idle.discard(call.incarnation)
+            await context.kv.txn([Step([], [Delete(idle)])])
+            self._idle.pop(call.incarnation, None)
         return False
 
     async def _tidy(self, call: _Call, selection: Selection, now_us: int) -> None:

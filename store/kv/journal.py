@@ -28,7 +28,7 @@ class Journal(msgspec.Struct, gc=False):
     parts: list[Answers]
     """What this very request was answered before."""
     used: int = 0
-    """The next part to write."""
+    """The number of the next part."""
     now_us: int = 0
     next_due_us: int | None = None
     guarded: bool = False
@@ -41,24 +41,40 @@ class Journal(msgspec.Struct, gc=False):
         """What was answered before, by place in the batch."""
         return dict(pair for part in self.parts for pair in part.answers)
 
+    def part(self) -> JournalPart:
+        """The next part, in the hands of one request; several may be under way."""
+        number, extra = self.used, self.extra
+        self.used, self.extra = number + 1, ()
+        return JournalPart(self, number, extra)
+
+
+class JournalPart:
+    """One part of a journal, to be written by one request."""
+
+    def __init__(self, journal: Journal, number: int, extra: tuple[tuple[int, str], ...]) -> None:
+        self._journal = journal
+        self._number = number
+        self._extra = extra
+        self._key = f"{journal.prefix}{number:03d}"
+        self.guarded = journal.guarded
+
     def guard(self) -> Compare:
-        """Holds if nobody else has written the next part."""
-        return Compare(self._key, mod=self.revisions.get(self.used, 0))
+        """Holds if nobody else has written this part."""
+        return Compare(self._key, mod=self._journal.revisions.get(self._number, 0))
 
     def put(self, answers: Iterable[tuple[int, str]], lease: int) -> Put:
-        """The write of the next part."""
-        kept = Answers(self.request, (*self.extra, *answers), self.now_us, self.next_due_us)
+        """The write of this part."""
+        journal = self._journal
+        kept = Answers(journal.request, (*self._extra, *answers), journal.now_us, journal.next_due_us)
         return Put(self._key, encode(kept), lease)
 
     def written(self, revision: int) -> None:
-        """The next part was written."""
-        self.revisions[self.used] = revision
-        self.used += 1
-        self.extra = ()
+        """This part was written."""
+        self._journal.revisions[self._number] = revision
 
-    @property
-    def _key(self) -> str:
-        return f"{self.prefix}{self.used:03d}"
+    def unused(self) -> None:
+        """There was nothing to write: what it was to keep goes with another part."""
+        self._journal.extra += self._extra
 
 
 class Journals:

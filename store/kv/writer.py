@@ -7,6 +7,8 @@ applied; after a conflict it follows in a request of its own, for those that wer
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -28,12 +30,14 @@ from .base import (
     Step,
 )
 from .counts import SLOTS, Counts, Lane, Shift
-from .journal import Journal
+from .journal import Journal, JournalPart
 from .keys import Keys, prefix_end
 from .queues import Queues
 
 ROUNDS = 8
 """How often a conflict is met again before a call gives up."""
+IN_FLIGHT = 3
+"""Requests of one batch that are under way at a time: the next is made while the server is at work on the last."""
 _PASSING_US = 600_000_000
 _PLAIN_OPS = 100
 
@@ -103,121 +107,154 @@ class Writer:
         along: Sequence[Op] = (),
     ) -> Written:
         """Write each change whose compares hold; `along` goes with the first request."""
-        written = Written([], [])
-        extra = list(along)
-        for part in _parts(changes):
-            answer = await self._write_part(part, now_us, journal, extra, written)
-            if answer is not None:
-                written.idle, written.listeners = answer[0].items, answer[1].items
-            extra = []
-        return written
+        parts = [_Part(changes) for changes in _parts(changes)]
+        if not parts:
+            return Written([], [])
+        parts[0].along = along
+        await self._lower(changes)
+        lease = 0 if journal is None else await self.passing(now_us)
+        waiting = deque(parts)
 
-    async def _write_part(
-        self,
-        part: Sequence[Change],
-        now_us: int,
-        journal: Journal | None,
-        along: list[Op],
-        written: Written,
-    ) -> Sequence[Found] | None:
-        guards = await self._guards(part)
-        common = [journal.guard()] if journal is not None and journal.guarded else []
+        async def work() -> None:
+            try:
+                while waiting:
+                    part = waiting.popleft()
+                    part.journal = None if journal is None else journal.part()
+                    await self._write_part(part, lease)
+            except BaseException:
+                waiting.clear()
+                raise
+
+        if len(parts) == 1:
+            await work()
+        else:
+            ends = await asyncio.gather(*(work() for _ in range(min(IN_FLIGHT, len(parts)))), return_exceptions=True)
+            for error in ends:
+                if error is not None:
+                    raise error
+        return _joined(parts)
+
+    async def _write_part(self, part: _Part, lease: int) -> None:
+        changes = part.changes
+        guards = self._guards(changes)
+        common = [part.journal.guard()] if part.journal is not None and part.journal.guarded else []
         steps = [
             Step(
                 [*change.compares, *common, *(guards[queue] for queue, _ in change.adds)],
                 change.ops,
                 change.reads,
             )
-            for change in part
+            for change in changes
         ]
-        lease = 0 if journal is None else await self.passing(now_us)
         lane = self._counts.lane()
         try:
-            shifts = _summed(part)
+            shifts = _summed(changes)
             await self._counts.load(lane, shifts)
-            also = self._also(part, shifts, lane, journal, lease, along)
+            also = self._also(part, changes, shifts, lane, lease)
             try:
-                applied = await self._kv.txn(steps, also)
+                part.applied = applied = await self._kv.txn(steps, also)
             except BaseException:
                 self.doubt = True
                 lane.refused()
                 raise
             if applied.also is not None:
-                lane.written(applied.revision)
-                if journal is not None:
-                    journal.written(applied.revision)
+                part.along_written(applied, lane)
             else:
                 lane.refused()
         finally:
             self._counts.give_back(lane)
-        self._note(applied, part, written)
-        news = applied.also
-        if news is None:
+        if applied.also is None:
             self._queues.forget(guards)
-            done = [change for change, answer in zip(part, applied.steps, strict=True) if answer is not None]
-            news = await self._settle(done, journal, lease, along)
-        return news
+            done = [change for change, answer in zip(changes, applied.steps, strict=True) if answer is not None]
+            await self._settle(part, done, lease)
 
-    async def _guards(self, part: Sequence[Change]) -> dict[str, Compare]:
-        places: dict[str, str] = {}
-        for change in part:
-            for queue, place in change.adds:
-                known = places.get(queue)
-                if known is None or place < known:
-                    places[queue] = place
-        if not places:
-            return {}
-        await self._queues.lower(places)
-        return {queue: self._queues.guard(queue, place) for queue, place in places.items()}
+    async def _lower(self, changes: Sequence[Change]) -> None:
+        places = _first_places(changes)
+        if places:
+            await self._queues.lower(places)
+
+    def _guards(self, changes: Sequence[Change]) -> dict[str, Compare]:
+        return {queue: self._queues.guard(queue, place) for queue, place in _first_places(changes).items()}
 
     def _also(
-        self,
-        changes: Sequence[Change],
-        shifts: dict[str, list[int]],
-        lane: Lane,
-        journal: Journal | None,
-        lease: int,
-        along: Sequence[Op],
+        self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], lane: Lane, lease: int
     ) -> Step:
         compares, puts = lane.plan(shifts)
-        ops: list[Op] = [*puts, *along]
-        if journal is not None:
-            ops.append(journal.put((pair for change in changes for pair in change.answers), lease))
+        ops: list[Op] = [*puts, *part.along]
+        if part.journal is not None:
+            ops.append(part.journal.put((pair for change in changes for pair in change.answers), lease))
         return Step(compares, ops, self._news)
 
-    async def _settle(
-        self,
-        done: Sequence[Change],
-        journal: Journal | None,
-        lease: int,
-        along: Sequence[Op],
-    ) -> Sequence[Found] | None:
+    async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
         """Write what goes along with the changes that were applied."""
-        if not done and not along:
-            return None
+        guarded = part.journal is not None and part.journal.guarded
+        if not done and (guarded or not part.along):
+            # where nothing was done since the guard did not hold, the answer must stay open
+            if part.journal is not None:
+                part.journal.unused()
+            return
         shifts = _summed(done)
         for _ in range(4 * ROUNDS):
             lane, crowded = self._counts.lane(), True
-            self.doubt, before = True, self.doubt
             try:
                 await self._counts.load(lane, shifts)
-                applied = await self._kv.txn([], self._also(done, shifts, lane, journal, lease, along))
+                applied = await self._kv.txn([], self._also(part, done, shifts, lane, lease))
                 if applied.also is not None:
-                    lane.written(applied.revision)
-                    if journal is not None:
-                        journal.written(applied.revision)
-                    crowded, self.doubt = False, before
-                    return applied.also
-                self.doubt = before
+                    part.along_written(applied, lane)
+                    crowded = False
+                    return
                 lane.refused()
+            except BaseException:
+                self.doubt = True
+                lane.refused()
+                raise
             finally:
                 self._counts.give_back(lane, crowded=crowded)
+        self.doubt = True
         raise StoreUnavailableError(self._url, "too many writers at once")
 
-    def _note(self, applied: Applied, part: Sequence[Change], written: Written) -> None:
-        for answer in applied.steps:
-            written.revisions.append(0 if answer is None else applied.revision)
+
+class _Part:
+    """The changes of one request, and what became of it."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.changes = changes
+        self.along: Sequence[Op] = ()
+        self.journal: JournalPart | None = None
+        self.applied = Applied(0, ())
+        self.news: Sequence[Found] = ()
+        self.news_at = 0
+
+    def along_written(self, applied: Applied, lane: Lane) -> None:
+        """What goes along is stored."""
+        self.news, self.news_at = applied.also or (), applied.revision
+        lane.written(applied.revision)
+        if self.journal is not None:
+            self.journal.written(applied.revision)
+
+
+def _joined(parts: Sequence[_Part]) -> Written:
+    written = Written([], [])
+    for part in parts:
+        revision = part.applied.revision
+        for answer in part.applied.steps:
+            written.revisions.append(0 if answer is None else revision)
             written.reads.append(() if answer is None else answer)
+    latest = max(parts, key=lambda part: part.news_at)
+    if latest.news:
+        written.idle, written.listeners = (found.items for found in latest.news)
+    return written
+
+
+def _first_places(changes: Sequence[Change]) -> dict[str, str]:
+    """The first place in each queue that gets entries."""
+    places: dict[str, str] = {}
+    for change in changes:
+        for queue, place in change.adds:
+            known = places.get(queue)
+            if known is None or place < known:
+                places[queue] = place
+    return places
 
 
 def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
