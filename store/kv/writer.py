@@ -93,6 +93,11 @@ class Writer:
             self._passing_until_us = now_us + _PASSING_US // 2
         return self._passing
 
+    def _in_doubt(self) -> None:
+        """Take a request for neither done nor refused, and the lease for one that may have been the reason."""
+        self.doubt = True
+        self._passing_until_us = 0
+
     async def plain(self, ops: Sequence[Op]) -> None:
         """Do what depends on nothing, in as many requests as it takes."""
         for at in range(0, len(ops), _PLAIN_OPS):
@@ -154,7 +159,7 @@ class Writer:
             try:
                 part.applied = applied = await self._kv.txn(steps, also)
             except BaseException:
-                self.doubt = True
+                self._in_doubt()
                 lane.refused()
                 raise
             if applied.also is not None:
@@ -205,7 +210,7 @@ class Writer:
                     return
                 lane.refused()
             except BaseException:
-                self.doubt = True
+                self._in_doubt()
                 lane.refused()
                 raise
             finally:

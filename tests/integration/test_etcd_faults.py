@@ -339,3 +339,15 @@ async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEt
             # what was missed is read again
             told.update(["in/last"] if keys is None else keys)
         watch.close()
+
+
+async def test_a_lease_that_somebody_revokes_holds_up_nothing(start_etcd: StartEtcd, namespace: str) -> None:
+    server = start_etcd()
+    async with Node(server.url, jobs=[work], namespace=namespace, lease_ttl=5.0) as node:
+        await (await node.schedule(work, 1, 0.0)).result(timeout=10)
+        for lease in server.call("lease/leases").get("leases", []):
+            server.call("lease/revoke", ID=lease["ID"])
+        started = time.monotonic()
+        await (await node.schedule(work, 2, 0.0)).result(timeout=20)
+        assert time.monotonic() - started < 10
+        assert node.running
