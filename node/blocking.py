@@ -16,21 +16,23 @@ from peerjob.errors import NodeStateError
 from peerjob.manager import Manager
 
 if TYPE_CHECKING:
+    from peerjob.node.client.client import Client
+
     from .node import Node
 
 T = TypeVar("T")
 
 
 class BlockingManager(BlockingVerbs):
-    """The same verbs as `Node`, for Flask, Django and scripts.
+    """The same verbs as `Node` and `Client`, for Flask, Django and scripts.
 
-    A context manager, or used as it is: the node starts with the first call, in each process that makes one, so it is
-    safe to create before a server forks, and stops at exit. Every verb raises RuntimeError on a thread that runs an
-    event loop.
+    A context manager, or used as it is: the node (or client) starts with the first call, in each process that makes
+    one, so it is safe to create before a server forks, and stops at exit. Every verb raises RuntimeError on a thread
+    that runs an event loop.
     """
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node | Client) -> None:
+        self._node: Node | Client = node
         self._lock = threading.Lock()
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -4,3 +4,5 @@
 `instances`, `streams`, `schedules` and `cluster` hold the handlers: one method for each RPC of the service, by its
 name. A handler only translates; what it asks is checked by `wire` and by the node, the same as for a caller in process.
 """
+
+import peerjob.node.wire as _loads_grpc_first  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -28,6 +28,10 @@ PORT = 59051
 MAX_MESSAGE = 16 << 20
 MAX_STREAMS = 2_000
 """Calls at a time on one connection."""
+LAST_WORDS = 0.2
+"""Seconds for the answers to leave."""
+MAX_PENDING = 20_000
+"""Calls that wait to be taken up; more are refused."""
 REFLECTED = (SERVICE.full_name, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 logger = logging.getLogger("peerjob.server")
@@ -100,7 +104,9 @@ class Server:
         refusing = asyncio.get_running_loop().create_task(server.stop(seconds + 1))
         await asyncio.sleep(0)
         await dispatch.stop(seconds)
-        await server.stop(0)
+        await asyncio.wait({refusing}, timeout=LAST_WORDS)
+        if not refusing.done():  # somebody watches the health
+            await server.stop(0)
         await refusing
 
     async def __aenter__(self) -> Self:
@@ -125,6 +131,9 @@ class Server:
             ("grpc.max_receive_message_length", self._max_message),
             ("grpc.max_send_message_length", -1),  # bounded by us, so that the caller is told
             ("grpc.max_concurrent_streams", MAX_STREAMS),
+            # what arrives faster than it is taken up waits; by default gRPC drops it by chance, as CANCELLED
+            ("grpc.server.max_pending_requests", MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
             ("grpc.so_reuseport", 0),
             # finds out about clients that vanished, and puts up with clients that find out about us
             ("grpc.keepalive_time_ms", 30_000),

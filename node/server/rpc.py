@@ -121,6 +121,10 @@ class Dispatch:
             if task is None or task not in self._ended:
                 raise error
             task.uncancel()
+            if name not in LONG:
+                # it may have been done, so nobody is told to go on elsewhere as if it had not
+                text = f"node {self._node.name!r} stopped while it was about {name}"
+                await context.abort(grpc.StatusCode.UNAVAILABLE, text)
             error = NodeStoppedError(f"node {self._node.name!r} is stopping")
         elif isinstance(error, NodeStateError) and (self._stopping or not self._node.running or name in LONG):
             error = NodeStoppedError(str(error))

@@ -14,8 +14,6 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .rpc import Context
 
-MAX_FIRES = 10_000
-
 
 class ScheduleRpcs:
     """Shows, changes and tries out schedules, as the node's manager does."""
@@ -60,14 +58,11 @@ class ScheduleRpcs:
         return backfill_message(await self._node.backfill(request.name, start, end))
 
     async def list_fires(self, request: pb.ListFiresRequest, context: Context) -> pb.ListFiresResponse:
-        limit = request.limit if request.HasField("limit") else 100
-        if not 1 <= limit <= MAX_FIRES:
-            raise OptionError("limit", limit, f"a number from 1 to {MAX_FIRES:,}")
         page = await self._node.fires(
             request.name,
             after=given_moment("after", request.after) if request.HasField("after") else None,
             before=given_moment("before", request.before) if request.HasField("before") else None,
-            limit=limit,
+            limit=request.limit if request.HasField("limit") else 100,
             cursor=request.cursor if request.HasField("cursor") else None,
         )
         return pb.ListFiresResponse(fires=map(fire_message, page), cursor=page.cursor)

@@ -4,3 +4,7 @@ What a client gets it turns back into the very values that a node has (records, 
 exceptions are the same on both sides. What a request holds is checked here, and refused with OptionError or
 ScheduleError, which are INVALID_ARGUMENT on the wire.
 """
+
+from peerjob.grpc_import import import_grpc
+
+import_grpc()

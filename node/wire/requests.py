@@ -152,9 +152,9 @@ def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, 
     """
     try:
         job = find(request.kind)
-    except UnknownKindError:
+    except UnknownKindError as error:
         if not request.allow_unknown:
-            raise
+            raise UnknownKindError(error.kind, sorted(error.known)) from None
         job = Job(request.kind)
     args, kwargs = _arguments_of(request)
     options = _options_of(request.options)

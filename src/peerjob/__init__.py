@@ -1,5 +1,8 @@
 """A distributed job scheduler of equal peers, without a central server."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .blocking import BlockingInstance, BlockingSchedule
 from .clock import Clock, SystemClock
 from .context import Context
@@ -14,15 +17,19 @@ from .errors import (
     JobTimedOut,
     LayoutError,
     NodeStateError,
+    NodeStoppedError,
+    NodeUnavailableError,
     OptionError,
     OwnershipLost,
     PayloadTooLargeError,
     PeerjobError,
+    RemoteError,
     Retry,
     ScheduleError,
     StoreError,
     StoreFullError,
     StoreUnavailableError,
+    UnauthenticatedError,
     UnknownInstanceError,
     UnknownKindError,
     UnknownScheduleError,
@@ -47,6 +54,13 @@ from .timing import Jitter
 from .version import __version__
 from .worker import Worker
 
+if TYPE_CHECKING:
+    from .node.client.client import Client
+    from .node.client.jobs import RegisteredJob
+    from .node.server.listener import Server
+    from .node.server.roles import Role, Token, Tokens
+    from .node.wire.tls import ClientTls, ServerTls
+
 __all__ = [
     "INJECTED",
     "PLACEHOLDER",
@@ -59,6 +73,8 @@ __all__ = [
     "BlockingSchedule",
     "Call",
     "Capabilities",
+    "Client",
+    "ClientTls",
     "Clock",
     "Context",
     "DecodeError",
@@ -87,6 +103,8 @@ __all__ = [
     "Manager",
     "Node",
     "NodeStateError",
+    "NodeStoppedError",
+    "NodeUnavailableError",
     "NodeView",
     "OptionError",
     "Overlap",
@@ -98,11 +116,16 @@ __all__ = [
     "Progress",
     "Query",
     "Recovered",
+    "RegisteredJob",
+    "RemoteError",
     "ResultPage",
     "Retry",
+    "Role",
     "Schedule",
     "ScheduleError",
     "ScheduleView",
+    "Server",
+    "ServerTls",
     "State",
     "Stats",
     "Store",
@@ -112,6 +135,9 @@ __all__ = [
     "StoreUnavailableError",
     "SystemClock",
     "Term",
+    "Token",
+    "Tokens",
+    "UnauthenticatedError",
     "UnknownInstanceError",
     "UnknownKindError",
     "UnknownScheduleError",
@@ -123,3 +149,23 @@ __all__ = [
     "job",
     "log_cleaner",
 ]
+
+# gRPC takes 13 MB and a while to import, which a node that serves nobody need not pay for
+_LATER = {
+    "Client": "node.client.client",
+    "ClientTls": "node.wire.tls",
+    "RegisteredJob": "node.client.jobs",
+    "Role": "node.server.roles",
+    "Server": "node.server.listener",
+    "ServerTls": "node.wire.tls",
+    "Token": "node.server.roles",
+    "Tokens": "node.server.roles",
+}
+
+
+def __getattr__(name: str) -> object:
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f".{module}", __name__), name)
+    return found

@@ -1,0 +1,12 @@
+"""The manager's verbs for a process that is no node: they go over gRPC to one.
+
+A client checks what it can by itself (the arguments of a job that it knows, options, queries) with the code of a node,
+so that mistakes are told where they are made, and everything else is checked by the node that answers.
+
+With several addresses it keeps to one node and goes on to the next when that one goes away. What can be asked again
+without harm is then asked again. What cannot (schedule, retry, trigger, cancel, remove, clear) raises
+NodeUnavailableError if the node vanished after it may have got the request: whether it was done is for the caller to
+look up. A request that surely reached nobody is always sent on.
+"""
+
+import peerjob.node.wire as _loads_grpc_first  # noqa: F401  # pyright: ignore[reportUnusedImport]

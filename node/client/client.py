@@ -1,0 +1,243 @@
+"""The manager for a process that is no node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from peerjob.clock import Clock, SystemClock
+from peerjob.durations import Duration, to_seconds
+from peerjob.errors import NodeStateError, OptionError
+from peerjob.instance import Instance
+from peerjob.job import Call, Job
+from peerjob.node.managing import JobSource
+from peerjob.node.registry import Registry
+from peerjob.node.scheduling import Scheduling
+from peerjob.node.wire.cluster import worker_of
+from peerjob.node.wire.instances import record_of
+from peerjob.node.wire.requests import job_request, kind_request
+from peerjob.node.wire.tls import ClientTls
+from peerjob.node.wire.values import span
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.schedules import Schedule
+from peerjob.spec import decode_spec
+from peerjob.worker import Worker
+
+from .connection import Connection, split_target
+from .jobs import RegisteredJob, job_of
+from .verbs import ANSWER, RemoteVerbs, patiently, whole
+
+if TYPE_CHECKING:
+    from peerjob.node.blocking import BlockingManager
+
+R = TypeVar("R")
+
+MAX_MESSAGE = 16 << 20
+MAX_PAYLOAD = 1 << 20
+CHUNK = 1_000
+CHUNK_BYTES = 2 << 20
+"""Most calls, and about how many bytes, in one request of a bulk."""
+MAX_WORKERS = 2**31 - 1
+
+
+class Client(RemoteVerbs):
+    """Manages a cluster from outside, through any node that serves gRPC.
+
+    Use it as an async context manager, or `start()` and `stop()` it. `target` is "host:port", or several of them with
+    commas between: one is used, the others when it goes away. `token` says who calls, `tls` protects the way.
+    `jobs` are those whose calls are to be checked here, as on a node; nothing runs here. `timeout` bounds one call, and
+    `connect_timeout` the search for a node that answers; verbs that wait have timeouts of their own. `max_payload`
+    bounds the arguments of one call and `max_message` a whole request, in bytes.
+    """
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:59051",
+        *,
+        token: str | None = None,
+        tls: ClientTls | None = None,
+        jobs: JobSource = (),
+        timeout: Duration = 30.0,
+        connect_timeout: Duration = 5.0,
+        max_payload: int = MAX_PAYLOAD,
+        max_message: int = MAX_MESSAGE,
+        clock: Clock | None = None,
+    ) -> None:
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+            raise OptionError("token", "…", "printable ASCII text without blanks around it")
+        self.clock: Clock = clock or SystemClock()
+        self.addresses = split_target(target)
+        self._registry = Registry()
+        self._remake: Callable[[], Client] = lambda: Client(
+            target,
+            token=token,
+            tls=tls,
+            jobs=self._registry.jobs(),
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            max_payload=max_payload,
+            max_message=max_message,
+            clock=clock,
+        )
+        self._connection = Connection(
+            self.addresses,
+            tls=tls,
+            token=token,
+            timeout=to_seconds(timeout, "timeout"),
+            connect_timeout=to_seconds(connect_timeout, "connect_timeout"),
+            max_message=max_message,
+            clock=self.clock,
+        )
+        self._scheduling = Scheduling(
+            clock=self.clock,
+            registry=self._registry,
+            max_payload=max_payload,
+            timezone="UTC",
+            local=lambda: None,
+        )
+        self._started = False
+        self.register(jobs)
+
+    # -- starting and stopping ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, and learn whether this client is let in; raises NodeUnavailableError or AuthError."""
+        if self._started:
+            raise NodeStateError("this client is started already")
+        self._started = True
+        self._connection.open()
+        try:
+            await self.version()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self, grace: Duration = 0.0) -> None:
+        """Disconnect; what is under way is cancelled. Idempotent. `grace` is there for the sake of what takes nodes."""
+        self._started = False
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    def blocking(self) -> BlockingManager:
+        """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself.
+
+        In a process that forks, make the first call after the fork: gRPC does not survive one.
+        """
+        from peerjob.node.blocking import BlockingManager
+
+        return BlockingManager(self)
+
+    def remake(self) -> Client:
+        """A fresh client with the same settings and jobs, not started."""
+        return self._remake()
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def register(self, source: JobSource) -> None:
+        """Add jobs whose calls are to be checked here; nodes learn nothing of it."""
+        self._registry.add(source)
+
+    def unregister(self, kind: str) -> Job[..., Any, Any]:
+        return self._registry.remove(kind)
+
+    def jobs(self) -> list[Job[..., Any, Any]]:
+        """The jobs that were registered here, by kind; `registered_jobs` asks a node for its own."""
+        return self._registry.jobs()
+
+    def job(self, kind: str) -> Job[..., Any, Any]:
+        return self._registry.job(kind)
+
+    async def registered_jobs(self) -> list[RegisteredJob]:
+        """The jobs of the node that answers, by kind."""
+        request = pb.ListRegisteredJobsRequest()
+        answer = await self._connection.call("ListRegisteredJobs", request, pb.ListRegisteredJobsResponse)
+        return [job_of(one) for one in answer.jobs]
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        request = self._request(target, args, kwargs)
+        return self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse))
+
+    async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
+        """Store many runs, in requests of up to 1,000; every call is checked here before the first is sent."""
+        requests = [self._request(call, (), {}) for call in calls]
+        made: list[Instance[R]] = []
+        for chunk in _chunks(requests):
+            request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
+            answer = await self._connection.call("ScheduleJobs", request, pb.ScheduleJobsResponse)
+            made += [self._made(one) for one in answer.scheduled]
+        return made
+
+    async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
+        request = pb.PutScheduleRequest(job=self._request(target, args, kwargs, recurs=True))
+        answer = await self._connection.call("PutSchedule", request, pb.PutScheduleResponse)
+        return self._schedule_of(answer.schedule)
+
+    def _request(
+        self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, recurs: bool = False
+    ) -> pb.ScheduleJobRequest:
+        """What to ask a node for; whatever is wrong with a job that is known here is raised here."""
+        if isinstance(target, str) and self._registry.find(target) is None:
+            allowed = bool(kwargs.pop("allow_unknown", False))
+            return kind_request(target, args, kwargs, known=not allowed)
+        call = self._scheduling.resolve(target, args, kwargs)
+        if recurs:
+            _, definition = self._scheduling.definition(call)
+            spec, key = definition.spec, definition.key
+        else:
+            new = self._scheduling.new(call)
+            spec, key = new.spec, new.key
+        return job_request(call.job, decode_spec(spec).args, key, recurs=recurs)
+
+    def _made(self, answer: pb.ScheduleJobResponse) -> Instance[Any]:
+        return Instance(self, record_of(answer.instance), is_new=not answer.existed)
+
+    # -- the node that answers ---------------------------------------------------------------------------------------
+
+    async def version(self) -> str:
+        """The release of the node that answers."""
+        return (await self._connection.call("GetVersion", pb.VersionRequest(), pb.VersionResponse)).version
+
+    async def workers(self) -> list[Worker]:
+        """The workers of the node that answers, and what each is doing."""
+        answer = await self._connection.call("ListWorkers", pb.ListWorkersRequest(), pb.ListWorkersResponse)
+        return [worker_of(one, answer.node) for one in answer.workers]
+
+    async def resize_workers(self, n: int) -> None:
+        """Change the number of workers of the node that answers, to 1 or more."""
+        request = pb.ResizeWorkersRequest(workers=whole("resize_workers", n, MAX_WORKERS))
+        await self._connection.call("ResizeWorkers", request, pb.ResizeWorkersResponse)
+
+    async def drain(self, timeout: Duration | None = None) -> None:
+        """Have the node that answers claim nothing more, and wait until its bodies have ended; raises TimeoutError."""
+        seconds = None if timeout is None else to_seconds(timeout, "timeout")
+
+        async def wait(left: float) -> bool | None:
+            request = pb.DrainRequest(timeout=span(round(left * 1_000_000)))
+            return (
+                await self._connection.call("Drain", request, pb.DrainResponse, timeout=left + ANSWER)
+            ).drained or None
+
+        if await patiently(wait, seconds) is None:
+            raise TimeoutError(f"the node is not drained after {seconds:g} s")
+
+
+def _chunks(requests: list[pb.ScheduleJobRequest]) -> Iterator[list[pb.ScheduleJobRequest]]:
+    chunk: list[pb.ScheduleJobRequest] = []
+    size = 0
+    for request in requests:
+        weight = request.ByteSize()
+        if chunk and (len(chunk) >= CHUNK or size + weight > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(request)
+        size += weight
+    if chunk:
+        yield chunk
