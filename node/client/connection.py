@@ -108,7 +108,7 @@ class Connection:
                     raise failure from None
                 self._next_after(channel)
             else:
-                return parsed(kind, answer)
+                return _answer(name, kind, answer)
 
     async def stream(self, name: str, request: Message, kind: type[M]) -> AsyncGenerator[M, None]:
         """The answers of one call, to one node; raises LostError when that node goes away."""
@@ -117,7 +117,7 @@ class Connection:
         call = channel.unary_stream(f"/{SERVICE.full_name}/{name}")(data, metadata=self._metadata)
         try:
             async for answer in call:
-                yield parsed(kind, answer)
+                yield _answer(name, kind, answer)
         except grpc.aio.AioRpcError as error:
             failure = self._failure(error, f"{name} was not answered in time")
             if isinstance(failure, NodeUnavailableError | NodeStoppedError):
@@ -194,6 +194,14 @@ class Connection:
         if self._tls is not None and self._tls.server_name is not None:
             options.append(("grpc.ssl_target_name_override", self._tls.server_name))
         return options
+
+
+def _answer(name: str, kind: type[M], data: bytes) -> M:
+    try:
+        return parsed(kind, data)
+    except OptionError:
+        text = f"the answer to {name} is no {kind.DESCRIPTOR.full_name}: who answers is no node of peerjob"
+        raise RemoteError("DATA_LOSS", text) from None
 
 
 async def _connected(channel: Any, until: float) -> bool:

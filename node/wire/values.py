@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
+import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError as MalformedError
 from google.protobuf.message import Message
@@ -88,11 +89,9 @@ def is_tuple(value: object) -> TypeIs[tuple[Any, ...]]:
 
 
 def value_text(value: Any) -> str:
-    """Text as it is, and anything else as JSON."""
-    if isinstance(value, str):
-        # half of a surrogate pair has no form on the wire
-        return value.encode("utf-8", "backslashreplace").decode()
-    return to_json(value)
+    """As JSON, but what is text in JSON (text itself, times, ids, decimals) without its quotes."""
+    text = to_json(value)
+    return cast(str, msgspec.json.decode(text)) if text.startswith('"') else text
 
 
 def parsed(kind: type[M], data: bytes) -> M:

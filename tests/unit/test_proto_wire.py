@@ -87,6 +87,8 @@ def test_whatever_is_stored_can_be_shown_as_text(record: Record) -> None:
         ([1, "b"], ['[1,"b"]']),
         ({"a": Decimal("1.5")}, ['{"a":"1.5"}']),
         (True, ["true"]),
+        (Decimal("1.50"), ["1.50"]),
+        ('say "yes"\n', ['say "yes"\n']),
         ("\ud800", ["\\ud800"]),
     ],
     ids=ascii,

@@ -257,7 +257,9 @@ class JobInstance(_message.Message):
     """MessagePack of peerjob: what it returned."""
     @_builtins.property
     def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Text as it is, anything else as JSON. Keyword arguments come last."""
+        """As JSON, but what is text in JSON (text itself, times, ids, decimals) without its quotes. Keyword arguments come
+        last.
+        """
 
     @_builtins.property
     def results(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -1,0 +1,117 @@
+"""TLS on the way to a node: who is let in, and what the others are told."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from peerjob import (
+    AuthError,
+    Client,
+    ClientTls,
+    Job,
+    Node,
+    NodeUnavailableError,
+    OptionError,
+    Role,
+    Server,
+    ServerTls,
+    Token,
+    Tokens,
+    UnauthenticatedError,
+)
+from support.etcd import Certificates, other_ca
+from support.rpc import served
+from support.servers import MissingServerError
+
+WORK = Job("work", lambda: 7)
+TOKENS = Tokens([Token.of("read", Role.READER), Token.of("act", Role.OPERATOR)])
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    try:
+        return Certificates(tmp_path_factory.mktemp("certificates"))
+    except MissingServerError as missing:
+        pytest.skip(str(missing))
+
+
+def server_tls(signed: Certificates, *, mutual: bool = False) -> ServerTls:
+    return ServerTls(certificate=signed.server_cert, key=signed.server_key, client_ca=signed.ca if mutual else None)
+
+
+@contextlib.asynccontextmanager
+async def connected(server: Server, tls: ClientTls | None, token: str | None = None) -> AsyncGenerator[Client]:
+    async with Client(server.target, tls=tls, token=token, connect_timeout=1) as client:
+        yield client
+
+
+async def refused(server: Server, tls: ClientTls | None) -> str:
+    with pytest.raises(NodeUnavailableError) as caught:
+        await Client(server.target, tls=tls, connect_timeout=1).start()
+    return str(caught.value)
+
+
+async def test_a_client_that_trusts_the_ca_is_served(signed: Certificates) -> None:
+    async with (
+        served(WORK, tls=server_tls(signed), tokens=TOKENS) as (_, server),
+        connected(server, ClientTls(ca=signed.ca), "act") as client,
+    ):
+        assert await (await client.schedule(WORK)).result(10) == 7
+        with pytest.raises(UnauthenticatedError):
+            await Client(server.target, tls=ClientTls(ca=signed.ca)).start()
+        async with connected(server, ClientTls(ca=signed.ca.read_bytes()), "read") as reader:
+            with pytest.raises(AuthError, match="operator"):
+                await reader.schedule(WORK)
+
+
+async def test_a_server_that_an_unknown_ca_signed_is_not_trusted(signed: Certificates, tmp_path: Path) -> None:
+    async with served(WORK, tls=server_tls(signed)) as (_, server):
+        told = await refused(server, ClientTls(ca=other_ca(tmp_path)))
+        assert "certificate" in told.casefold()
+        assert server.target in told
+
+
+async def test_a_name_that_is_not_in_the_certificate_is_not_trusted(signed: Certificates) -> None:
+    async with served(WORK, tls=server_tls(signed)) as (_, server):
+        assert await refused(server, ClientTls(ca=signed.ca, server_name="elsewhere.example"))
+        async with connected(server, ClientTls(ca=signed.ca, server_name="localhost")) as client:
+            assert await client.count() == 0
+
+
+async def test_plaintext_to_a_port_with_tls_and_the_reverse(signed: Certificates) -> None:
+    async with served(WORK, tls=server_tls(signed)) as (_, server):
+        assert server.target in await refused(server, None)
+    async with served(WORK) as (_, server):
+        assert server.target in await refused(server, ClientTls(ca=signed.ca))
+
+
+async def test_mutual_tls_lets_in_who_shows_a_certificate(signed: Certificates, tmp_path: Path) -> None:
+    other = Certificates(tmp_path)
+    async with served(WORK, tls=server_tls(signed, mutual=True)) as (_, server):
+        shown = ClientTls(ca=signed.ca, certificate=signed.client_cert, key=signed.client_key)
+        async with connected(server, shown) as client:
+            assert await (await client.schedule(WORK)).result(10) == 7
+        assert server.target in await refused(server, ClientTls(ca=signed.ca))
+        stranger = ClientTls(ca=signed.ca, certificate=other.client_cert, key=other.client_key)
+        assert server.target in await refused(server, stranger)
+
+
+def test_off_loopback_both_tls_and_authentication_are_asked_for(signed: Certificates) -> None:
+    node, listen = Node(), "0.0.0.0:0"
+    for tls, tokens in ((None, None), (server_tls(signed), None), (None, TOKENS)):
+        with pytest.raises(OptionError, match="insecure"):
+            Server(node, listen, tls=tls, tokens=tokens)
+    Server(node, listen, tls=server_tls(signed), tokens=TOKENS)
+    Server(node, listen, tls=server_tls(signed, mutual=True))
+
+
+@pytest.mark.parametrize("pem", ["nowhere.pem", b"no pem", Path("/")], ids=str)
+async def test_what_is_no_certificate_is_named(signed: Certificates, pem: str | bytes | Path) -> None:
+    with pytest.raises(OptionError, match="PEM"):
+        await Client(tls=ClientTls(ca=pem)).start()
+    with pytest.raises(OptionError, match="both"):
+        await Client(tls=ClientTls(certificate=signed.client_cert)).start()
+    with pytest.raises(OptionError, match="PEM"):
+        await Server(Node(), "127.0.0.1:0", tls=ServerTls(certificate=pem, key=signed.server_key)).start()

@@ -1,0 +1,138 @@
+"""The gRPC service of nodes on every store: one client, two nodes, one of which goes away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from peerjob import INJECTED, Client, Instance, Job, Node, Query, Server, State
+from peerjob.proto.job.v1 import service_pb2 as pb
+from support.rpc import raw_client
+
+
+def total(values: list[Decimal], factor: int = 1) -> Decimal:
+    return sum(values, Decimal(0)) * factor
+
+
+async def slow(lines: int, pause: timedelta, instance: Instance[Any] = INJECTED) -> str:
+    for number in range(lines):
+        instance.log.info("line %d", number)
+        await asyncio.sleep(pause.total_seconds())
+    return "done"
+
+
+def fail(reason: str) -> None:
+    raise ValueError(reason)
+
+
+TOTAL, SLOW, FAIL = Job("total", total), Job("slow", slow), Job("fail", fail, max_retries=1)
+JOBS = (TOTAL, SLOW, FAIL)
+
+
+@dataclass
+class Site:
+    nodes: list[Node]
+    servers: list[Server]
+
+    @property
+    def target(self) -> str:
+        return ",".join(server.target for server in self.servers)
+
+
+@pytest.fixture
+async def site(store_url: str, namespace: str) -> AsyncIterator[Site]:
+    nodes = [Node(store_url, jobs=JOBS, workers=3, namespace=namespace, name=name) for name in ("one", "two")]
+    servers = [Server(node, "127.0.0.1:0") for node in nodes]
+    for node, server in zip(nodes, servers, strict=True):
+        await node.start()
+        await server.start()
+    try:
+        yield Site(nodes, servers)
+    finally:
+        for server in servers:
+            await server.stop(grace=0)
+        for node in nodes:
+            await node.stop(grace=0)
+
+
+async def test_work_is_scheduled_watched_and_looked_up(site: Site) -> None:
+    async with Client(site.target) as client:
+        events = list[str]()
+
+        async def watch() -> None:
+            async for event in client.watch(Query(kind="slow")):
+                events.append(event.what if event.entry is None else str(event.state))
+
+        watching = asyncio.ensure_future(watch())
+        made = await client.schedule(TOTAL, [Decimal("1.5"), Decimal(2)], factor=2)
+        assert await made.result(20) == Decimal("7.0")
+        lines = await client.schedule("slow", 5, "50ms")
+        assert await lines.result(20) == "done"
+        bad = await client.schedule(FAIL, "x")
+        await bad.wait(20)
+
+        assert [line.message for line in await lines.logs()] == [f"line {number}" for number in range(5)]
+        assert [one.id for one in await client.lookup_instances(Query(state=State.TERMINATED))] == [bad.id]
+        assert (bad.state, bad.attempts) == (State.TERMINATED, 2)
+        counts = (await client.stats()).counts
+        assert {kind: states[State.COMPLETED] for kind, states in counts.items() if kind != "fail"} == {
+            "total": 1,
+            "slow": 1,
+        }
+        assert {view.name for view in await client.nodes()} == {"one", "two"}
+        async with asyncio.timeout(10):
+            while "Completed" not in events or events.count("log") < 5:  # noqa: ASYNC110  # it is told a little later
+                await asyncio.sleep(0.01)
+        watching.cancel()
+
+
+async def test_a_bulk_with_pages_and_keys(site: Site) -> None:
+    async with Client(site.target) as client:
+        made = await client.schedule_many(TOTAL.call([Decimal(number)]) for number in range(500))
+        await client.wait(timeout=30)
+        assert await client.count(Query(kind="total", state=State.COMPLETED)) == 500
+        assert [one async for one in client.iter_instances(Query(kind="total", limit=70))] == made
+        later = FAIL.with_options(key="k", after=600)
+        assert [(await client.schedule(later, "x")).is_new for _ in range(2)] == [True, False]
+        assert len(await client.cancel_instances(Query(kind="fail"))) == 1
+        assert await client.clear_instances() == 501
+
+
+async def test_schedules_are_those_of_the_cluster(site: Site) -> None:
+    async with Client(site.servers[0].target) as one, Client(site.servers[1].target) as other:
+        made = await one.add_schedule(TOTAL.with_options(every="1h", name="hourly"), [Decimal(3)])
+        await other.pause_schedule("hourly", "maintenance")
+        assert (await made.refresh()).note == "maintenance"
+        triggered = await other.trigger_schedule("hourly")
+        assert triggered is not None
+        assert await triggered.result(20) == Decimal(3)
+        assert [str(fire.outcome) for fire in await one.fires("hourly") if not fire.ongoing] == ["triggered"]
+        assert await one.remove_schedule("hourly")
+        assert await other.schedules() == []
+
+
+async def test_a_client_survives_the_node_that_it_talks_to(site: Site) -> None:
+    async with Client(site.target) as client:
+        made = await client.schedule(SLOW, 20, timedelta(milliseconds=50))
+        waiting = asyncio.ensure_future(made.result(40))
+        await asyncio.sleep(0.2)
+        await site.servers[0].stop(grace=0)
+        await site.nodes[0].stop(grace=0)
+
+        assert await waiting == "done"
+        assert await client.count(Query(state=State.COMPLETED)) == 1
+        assert (await client.version()) != ""
+
+
+async def test_requests_of_go_job(site: Site) -> None:
+    async with raw_client(site.servers[0].target) as client:
+        request = pb.ScheduleJobRequest(kind="total", arguments=['["1", "2"]', "3"])
+        made = (await client.call("ScheduleJob", request)).instance
+        done = await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=made.uuid))
+        assert list(done.instance.results) == ["9"]
+        found = (await client.call("LookupInstances", pb.LookupInstancesRequest())).instances
+        assert [(one.uuid, one.state, one.attempts) for one in found] == [(made.uuid, pb.JOB_STATE_COMPLETED, 1)]

@@ -1,0 +1,364 @@
+"""How a client finds a node, goes on to another, and what it never does twice."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from peerjob import (
+    AuthError,
+    Client,
+    Instance,
+    Job,
+    Node,
+    NodeStateError,
+    NodeUnavailableError,
+    OptionError,
+    PayloadTooLargeError,
+    Query,
+    RemoteError,
+    Role,
+    Server,
+    State,
+    Token,
+    Tokens,
+    UnauthenticatedError,
+)
+from peerjob.node.client.connection import ONCE, SERVICE, split_target
+from peerjob.node.server.roles import NEEDED
+from peerjob.proto.job.v1 import service_pb2 as pb
+from support.factories import shared_url
+from support.rpc import served
+
+
+async def work(number: int) -> int:
+    return number
+
+
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+WORK, HANG = Job("work", work), Job("hang", hang)
+
+
+class Stub:
+    """A server whose every call ends as the test wants it, and which counts calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.answer: Callable[[str, Any], Any] | None = None
+        self.port = 0
+
+    async def _serve(self, name: str, context: Any) -> bytes:
+        if name == "GetVersion":
+            return pb.VersionResponse(version="stub").SerializeToString()
+        self.calls.append(name)
+        assert self.answer is not None
+        return cast(bytes, await self.answer(name, context))
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncGenerator["Stub"]:
+        def handler(name: str) -> Any:
+            async def handle(request: bytes, context: Any) -> bytes:
+                return await self._serve(name, context)
+
+            return grpc.unary_unary_rpc_method_handler(cast(Any, handle))
+
+        server = grpc.aio.server()
+        handlers = {method.name: handler(method.name) for method in SERVICE.methods}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
+        self.port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield self
+        finally:
+            await server.stop(0)
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Stub]:
+    async with Stub().listening() as listening:
+        yield listening
+
+
+@contextlib.asynccontextmanager
+async def two_nodes() -> AsyncGenerator[tuple[tuple[Node, Server], tuple[Node, Server]]]:
+    """Two nodes that serve, with one store."""
+    url = shared_url()
+    async with served(WORK, HANG, store=url) as one, served(WORK, HANG, store=url) as other:
+        yield one, other
+
+
+def both(*servers: Server) -> str:
+    return ",".join(server.target for server in servers)
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "addresses"),
+    [
+        ("host:1", ["host:1"]),
+        ("host", ["host:59051"]),
+        ("[::1]:5", ["[::1]:5"]),
+        ("[::1]", ["[::1]:59051"]),
+        ("a:1, b:2 ,c", ["a:1", "b:2", "c:59051"]),
+        ("a:1,a:1", ["a:1"]),
+    ],
+)
+def test_a_target_names_addresses(target: str, addresses: list[str]) -> None:
+    assert split_target(target) == addresses
+
+
+@pytest.mark.parametrize(
+    "target", ["", ",", "a:1,", ":1", "a:x", "a:0", "a:65536", "::1", "http://a:1", "a/b", "[::1:5"]
+)
+def test_a_target_that_is_none_is_refused(target: str) -> None:
+    with pytest.raises(OptionError, match="target"):
+        Client(target)
+
+
+@pytest.mark.parametrize("token", ["", " x", "x\n", "ü"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_told(token: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        Client(token=token)
+    assert "ü" not in str(caught.value)
+
+
+# -- starting ----------------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_listens() -> None:
+    begun = time.monotonic()
+    with pytest.raises(NodeUnavailableError, match=r"127\.0\.0\.1:1, localhost:2") as caught:
+        await Client("127.0.0.1:1,localhost:2", connect_timeout=0.5).start()
+
+    assert isinstance(caught.value, ConnectionError)
+    assert "refused" in str(caught.value)
+    assert time.monotonic() - begun < 5
+
+
+async def test_a_client_that_is_not_started_says_so() -> None:
+    client = Client()
+    with pytest.raises(NodeStateError, match="not started"):
+        await client.count()
+    await client.stop()
+
+
+async def test_a_client_starts_again_after_a_stop() -> None:
+    async with served(WORK) as (_, server):
+        client = Client(server.target)
+        for _ in range(2):
+            async with client:
+                assert await client.count() == 0
+                with pytest.raises(NodeStateError, match="started already"):
+                    await client.start()
+
+
+async def test_tokens_and_roles() -> None:
+    tokens = Tokens([Token.of("read", Role.READER), Token.of("act", Role.OPERATOR)])
+    async with served(WORK, tokens=tokens) as (node, server):
+        with pytest.raises(UnauthenticatedError):
+            await Client(server.target).start()
+        with pytest.raises(UnauthenticatedError, match="not known"):
+            await Client(server.target, token="wrong").start()
+        async with Client(server.target, token="read") as reader:
+            assert await reader.count() == 0
+            with pytest.raises(AuthError, match="operator"):
+                await reader.schedule(WORK, 1)
+            with pytest.raises(AuthError, match="admin"):
+                await reader.clear()
+        async with Client(server.target, token="act") as operator:
+            assert await (await operator.schedule(WORK, 1)).result(10) == 1
+            with pytest.raises(AuthError, match="admin"):
+                await operator.clear_logs()
+        assert await node.count() == 1
+
+
+# -- going on elsewhere ------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_goes_on_with_another_node() -> None:
+    async with two_nodes() as ((_, one), (_, other)), Client(both(one, other)) as client:
+        made = await client.schedule(WORK, 1)
+        await one.stop(grace=0)
+
+        assert await made.result(10) == 1
+        assert await (await client.schedule(WORK, 2)).result(10) == 2
+        assert await client.count(Query(state=State.COMPLETED)) == 2
+
+
+async def test_whoever_waits_goes_on_waiting_elsewhere() -> None:
+    async with two_nodes() as ((_, one), (node, other)), Client(both(one, other)) as client:
+        made = await client.schedule(HANG)
+        waiting = asyncio.ensure_future(made.wait())
+        await asyncio.sleep(0.1)
+        await one.stop(grace=0)
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await node.cancel_instance(made.id)
+
+        assert (await asyncio.wait_for(waiting, 10)).state is State.CANCELLED
+
+
+async def test_a_watch_goes_on_elsewhere() -> None:
+    async with two_nodes() as ((_, one), (node, other)), Client(both(one, other)) as client:
+        seen = asyncio.Event()
+
+        async def watch() -> None:
+            async for event in client.watch(Query(kind="work")):
+                if event.state is State.COMPLETED:
+                    seen.set()
+
+        watching = asyncio.ensure_future(watch())
+        for server in (one, None):
+            async with asyncio.timeout(20):
+                while not seen.is_set():  # nobody tells when a watch has begun
+                    await (await node.schedule(WORK, 1)).wait()
+                    await asyncio.sleep(0.05)
+            if server is not None:
+                await server.stop(grace=0)
+                seen.clear()
+        watching.cancel()
+
+
+async def test_a_server_that_comes_back_is_found_again() -> None:
+    async with served(WORK) as (node, server), Client(server.target) as client:
+        assert await client.count() == 0
+        target = server.target
+        await server.stop(grace=0)
+        asking = asyncio.ensure_future(client.count())
+        await asyncio.sleep(0.3)
+        async with Server(node, target):
+            assert await asking == 0
+
+
+async def test_a_node_that_has_stopped_sends_clients_on() -> None:
+    async with two_nodes() as ((node, one), (_, other)), Client(both(one, other)) as client:
+        await node.stop(grace=0)
+
+        assert await (await client.schedule(WORK, 3)).result(10) == 3
+
+
+def test_what_is_done_once_is_what_changes_something_that_a_second_time_would_change_again() -> None:
+    again = {"PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
+    changing = {path.rpartition("/")[2] for path, role in NEEDED.items() if role is not Role.READER}
+
+    assert changing - again == ONCE
+
+
+async def unavailable(name: str, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+async def test_nothing_is_scheduled_twice_when_the_answer_is_lost(stub: Stub) -> None:
+    async with served(WORK) as (node, server), Client(f"{stub.target},{server.target}") as client:
+        stub.answer = unavailable
+        acts: list[Callable[[], Any]] = [
+            lambda: client.schedule(WORK, 1),
+            lambda: client.schedule_many([WORK.call(1)]),
+            lambda: client.retry_instances(Query.all()),
+            lambda: client.cancel_instances(Query.all()),
+        ]
+        for number, act in enumerate(acts, 1):
+            client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
+            with pytest.raises(NodeUnavailableError, match="gone"):
+                await act()
+            assert len(stub.calls) == number
+        assert await node.count() == 0
+
+
+async def test_what_can_be_asked_again_is_asked_elsewhere(stub: Stub) -> None:
+    async with served(WORK) as (_, server), Client(f"{stub.target},{server.target}") as client:
+        stub.answer = unavailable
+
+        assert await client.count() == 0
+        assert stub.calls == ["CountInstances"]
+        assert (await client.stats()).nodes == 1
+        assert stub.calls == ["CountInstances"], "it keeps to the node that answered"
+
+
+async def test_a_call_that_is_never_answered_ends(stub: Stub) -> None:
+    async def never(name: str, context: Any) -> None:
+        await asyncio.Event().wait()
+
+    stub.answer = never
+    async with Client(stub.target, timeout=0.2) as client:
+        with pytest.raises(TimeoutError, match=r"CountInstances was not answered within 0\.2 s"):
+            await client.count()
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.INTERNAL, RemoteError),
+        (grpc.StatusCode.UNIMPLEMENTED, RemoteError),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthError),
+        (grpc.StatusCode.UNAUTHENTICATED, UnauthenticatedError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, TimeoutError),
+    ],
+    ids=str,
+)
+async def test_a_status_that_tells_no_more(stub: Stub, code: grpc.StatusCode, error: type[Exception]) -> None:
+    async def end(name: str, context: Any) -> None:
+        await context.abort(code, "so it is")
+
+    stub.answer = end
+    async with Client(stub.target) as client:
+        with pytest.raises(error) as caught:
+            await client.count()
+        assert type(caught.value) is error
+
+
+async def test_an_answer_that_is_no_message(stub: Stub) -> None:
+    async def rubbish(name: str, context: Any) -> bytes:
+        return b"\xff\xff"
+
+    stub.answer = rubbish
+    async with Client(stub.target) as client:
+        with pytest.raises(RemoteError, match="CountInstancesResponse"):
+            await client.count()
+
+
+async def test_a_request_over_the_limit_is_not_sent(stub: Stub) -> None:
+    async with Client(stub.target, max_message=1_000) as client:
+        with pytest.raises(PayloadTooLargeError, match="request of ScheduleJob"):
+            await client.schedule(WORK, cast(Any, 10**4000))
+    assert stub.calls == []
+
+
+async def test_a_call_that_is_cancelled_here_is_cancelled_there() -> None:
+    async with served(WORK, HANG) as (node, server), Client(server.target) as client:
+        made: Instance[None] = await client.schedule(HANG)
+        waiting = asyncio.ensure_future(made.wait())
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await client.count() == 1
+        assert node.running
+
+
+# -- blocking ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_blocking_verbs() -> None:
+    async with served(WORK) as (_, server):
+
+        def use() -> tuple[int, int, list[str]]:
+            with Client(server.target).blocking() as blocking:
+                made = blocking.schedule(WORK, 7)
+                result = made.result(10)
+                return result, blocking.count(), [one.kind for one in blocking.lookup_instances()]
+
+        assert await asyncio.to_thread(use) == (7, 1, ["work"])
