@@ -7,8 +7,8 @@ and it can hold the engine to what etcd takes and charges (`etcd_limits`, `memor
   record, indexes, ownership and key together. A batch is one request of many steps, so that a conflict costs one
   instance, which is read again (`writer`). What speaks of the whole batch goes along if all steps were applied:
   counters (`counts`), the answers for a request that is sent twice (`journal`), and the look at who waits for news.
-* **Records are small.** The arguments, the result, the progress and the log lines have keys of their own, which a
-  transition does not touch (`keys` lists all of them).
+* **Records are small.** Large arguments and results, the progress and the log lines have keys of their own, which a
+  transition does not touch (`keys` lists all of them); small ones cost less in the record than as one more key.
 * **Claims hang on no lease.** Only `live/<incarnation>` does. A node is dead once its `node/` record says so; until
   then it may come back with a new lease. Claims compare that record, commits compare the fence.
 * **No open range on a hot path.** Every queue has a head that moves with it, and is read from there in windows

@@ -145,19 +145,18 @@ class Claims:
     async def _take(self, call: _Call, selection: Selection, picks: Sequence[Pick], now_us: int) -> bool:
         """Claim these; False when some were taken by others or could not be read, and more may be picked."""
         context, keys = self._context, self._context.keys
-        ids = [pick.id for pick in picks]
-        entries = await context.kv.get([*(keys.state + id for id in ids), *(keys.args + id for id in ids)])
+        rows, specs = await self._claimable(picks)
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
         owned, processing = keys.owned(call.incarnation), State.PROCESSING
         changes: list[Change] = []
         planned: list[tuple[int, str, Row, bytes]] = []
         stale: list[Step] = []
-        for at, pick in enumerate(picks):
-            id, entry, args = ids[at], entries[at], entries[len(ids) + at]
-            row = await self._claimable(pick, entry, args)
-            if row is None or entry is None or args is None:
+        for pick in picks:
+            id = pick.id
+            if id not in specs:
                 stale.append(Step([Compare(pick.key, mod=pick.mod)], [Delete(pick.key)]))
                 continue
+            revision, row = rows[id]
             call.picked += 1
             self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
             taken = msgspec.structs.replace(
@@ -178,13 +177,13 @@ class Claims:
             ]
             changes.append(
                 Change(
-                    [Compare(keys.state + id, mod=entry.mod), alive],
+                    [Compare(keys.state + id, mod=revision), alive],
                     ops,
                     ((row.kind, SCHEDULED, -1), (row.kind, PROCESSING, 1)),
                     answers=((call.picked, f"{taken.fence} {id}"),),
                 )
             )
-            planned.append((call.picked, id, taken, args.value))
+            planned.append((call.picked, id, taken, specs[id]))
         for start in range(0, len(stale), MAX_STEPS):
             await context.kv.txn(stale[start : start + MAX_STEPS])
         along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
@@ -204,19 +203,32 @@ class Claims:
         await self._move_on(selection, picks)
         return True
 
-    async def _claimable(self, pick: Pick, entry: Entry | None, args: Entry | None) -> Row | None:
-        """The record behind an entry of a queue, if that is where it belongs."""
-        context = self._context
-        if entry is None:
-            return None
-        row = await context.decoded(pick.id, entry)
-        if row is None or row.state is not State.SCHEDULED:
-            return None
-        if args is None:
-            await context.set_aside(pick.id, entry, DecodeError("it has no arguments"))
-            return None
-        queue = context.keys.ready(row.kind, row.priority, suspect=row.suspect)
-        return row if queue == pick.queue and row.due_us == int(pick.place[:18]) else None
+    async def _claimable(self, picks: Sequence[Pick]) -> tuple[dict[str, tuple[int, Row]], dict[str, bytes]]:
+        """The records behind entries of queues, with their revisions; and the arguments of those that belong there."""
+        context, keys = self._context, self._context.keys
+        rows: dict[str, tuple[int, Row]] = {}
+        specs: dict[str, bytes] = {}
+        large: list[tuple[str, Entry]] = []
+        entries = await context.kv.get([keys.state + pick.id for pick in picks])
+        for pick, entry in zip(picks, entries, strict=True):
+            row = None if entry is None else await context.decoded(pick.id, entry)
+            if entry is None or row is None or row.state is not State.SCHEDULED:
+                continue
+            queue = keys.ready(row.kind, row.priority, suspect=row.suspect)
+            if queue != pick.queue or row.due_us != int(pick.place[:18]):
+                continue
+            rows[pick.id] = entry.mod, row
+            if row.spec is None:
+                large.append((pick.id, entry))
+            else:
+                specs[pick.id] = row.spec
+        if large:
+            for (id, entry), args in zip(large, await context.kv.get([keys.args + id for id, _ in large]), strict=True):
+                if args is None:
+                    await context.set_aside(id, entry, DecodeError("it has no arguments"))
+                else:
+                    specs[id] = args.value
+        return rows, specs
 
     async def _move_on(self, selection: Selection, picks: Sequence[Pick]) -> None:
         last = {pick.queue: pick.place for pick in picks}
@@ -299,12 +311,13 @@ class Claims:
         rows = await context.rows([id for _, id in answers])
         specs = await context.kv.get([keys.args + id for _, id in answers])
         claims: list[Claim] = []
-        for (fence, id), spec in zip(answers, specs, strict=True):
-            if id in rows and spec is not None:
+        for (fence, id), entry in zip(answers, specs, strict=True):
+            if id in rows:
                 row = rows[id][1]
+                spec = row.spec if entry is None else entry.value
                 held = row.state is State.PROCESSING and row.owner == call.incarnation
-                if held and row.fence == int(fence):
-                    claims.append(to_claim(id, row, spec.value))
+                if held and row.fence == int(fence) and spec is not None:
+                    claims.append(to_claim(id, row, spec))
         first = journal.parts[0]
         return Claimed(claims=tuple(claims), now_us=first.now_us, next_due_us=first.next_due_us)
 

@@ -17,11 +17,11 @@ from .hints import News
 from .journal import Journal
 from .logs import Logs
 from .retention import Retention
-from .rows import Out, Row, encode, extended
+from .rows import SMALL, Out, Row, encode, extended
 from .slots import Held, Plan
 from .writer import ROUNDS, Change
 
-_SMALL = 600
+_BESIDES = 1_100
 """Bytes that a change has besides payloads."""
 
 
@@ -42,6 +42,15 @@ class _Work:
     @property
     def changed(self) -> bool:
         return self.row is not self.stored
+
+    def end_with(self, result: bytes | None, error: bytes | None) -> tuple[bool, Out | None]:
+        """What the record says about its result and error, which are kept in it or go to a key of their own."""
+        out = None if result is None and error is None else Out(result, error)
+        if out is None or out.size <= SMALL:
+            self.out = None
+            return False, out
+        self.out = out
+        return True, None
 
     @property
     def answers(self) -> tuple[tuple[int, str], ...]:
@@ -158,7 +167,7 @@ class Commits:
         plan = Plan(ops, [], [], slots={stored.slot: slots[stored.slot]} if stored.slot in slots else {})
         payload = len(work.progress or b"")
         if work.out is not None:
-            payload += len(work.out.result or b"") + len(work.out.error or b"")
+            payload += work.out.size
         if work.logs:
             room = MAX_ALONE_BYTES - payload
             work.row = await self._logs.append(id, work.row, work.logs, ops, room=room)
@@ -185,7 +194,7 @@ class Commits:
             plan,
             [Compare(keys.state + id, mod=work.revision)],
             answers=work.answers,
-            size=payload + sum(len(line.message) for line in work.logs) + _SMALL,
+            size=payload + sum(len(line.message) for line in work.logs) + _BESIDES,
         )
 
 
@@ -248,20 +257,19 @@ class _Voice:
         work.logs += outcome.logs
         work.progress = work.progress if outcome.progress is None else outcome.progress
         state = FINAL_STATE.get(action, State.SCHEDULED)
-        has_out, attempts, due_us, owner, expires_us = row.has_out, row.attempts, row.due_us, "", 0
+        has_out, out = row.has_out, row.out
+        attempts, due_us, owner, expires_us = row.attempts, row.due_us, "", 0
         if state is not State.SCHEDULED:
             owner = row.owner
             expires_us = self._context.expires_us(row, self.now_us)
-            has_out = outcome.result is not None or outcome.error is not None
-            work.out = Out(outcome.result, outcome.error) if has_out else None
+            has_out, out = work.end_with(outcome.result, outcome.error)
         else:
             if action is not Action.RETRY:
                 attempts -= 1
             if action is not Action.HAND_BACK:
                 due_us = self.now_us + max(0, outcome.delay_us)
                 if outcome.error is not None:
-                    has_out = True
-                    work.out = Out(None, outcome.error)
+                    has_out, out = work.end_with(None, outcome.error)
         work.row = msgspec.structs.replace(
             row,
             state=state,
@@ -270,6 +278,7 @@ class _Voice:
             owner=owner,
             started=False,
             has_out=has_out,
+            out=out,
             has_progress=row.has_progress or outcome.progress is not None,
             expires_us=expires_us,
             request=self._request,

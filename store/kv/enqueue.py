@@ -11,11 +11,11 @@ from peerjob.state import State
 from .base import Compare, Put
 from .context import Context
 from .hints import News
-from .rows import Row, encode
+from .rows import SMALL, Row, encode
 from .slots import Plan
 from .writer import ROUNDS, Change
 
-SMALL = 400
+BESIDES = 400
 """Bytes that a new instance has besides its arguments."""
 
 
@@ -70,7 +70,7 @@ class Enqueue:
             born(context, new, now_us, node, plan)
             news.add_queued(plan)
             news.changed.append(new.id)
-            changes.append(context.change(plan, compares, size=len(new.spec) + SMALL))
+            changes.append(context.change(plan, compares, size=len(new.spec) + BESIDES))
             places.append(place)
         written = await context.writer.write(changes, now_us=now_us)
         for place, revision in zip(places, written.revisions, strict=True):
@@ -123,8 +123,11 @@ def born(
         retention_us=new.retention_us,
         max_crashes=new.max_crashes,
         slot=slot,
+        spec=new.spec if len(new.spec) <= SMALL else None,
     )
-    plan.ops += (Put(keys.state + new.id, encode(row)), Put(keys.args + new.id, new.spec))
+    plan.ops.append(Put(keys.state + new.id, encode(row)))
+    if row.spec is None:
+        plan.ops.append(Put(keys.args + new.id, new.spec))
     if parked:
         context.show(new.id, row, plan)
     else:

@@ -28,7 +28,7 @@ from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, che
 from .base import MAX_REQUEST_BYTES, Compare, Put
 from .cancel import Cancels, cancel_in
 from .context import Context
-from .enqueue import SMALL, born
+from .enqueue import BESIDES, born
 from .hints import News
 from .ledger import Ledger
 from .rows import encode
@@ -110,7 +110,7 @@ class Firing:
         compares = [Compare(key, mod=work.mod)]
         if sight.reign is not None:
             compares.append(sight.reign)
-        return self._context.change(plan, compares, size=work.size + SMALL)
+        return self._context.change(plan, compares, size=work.size + BESIDES)
 
 
 class _Judge:
@@ -267,7 +267,7 @@ class _Judge:
         sight.used |= {state, unique}
         work.made.add(new.id)
         work.changed.append(new.id)
-        work.size += len(new.spec) + SMALL
+        work.size += len(new.spec) + BESIDES
         return msgspec.structs.replace(record, instance=new.id, parked=parked, cancelled=cancelled)
 
     def _heal(self, work: Work) -> None:

@@ -4,8 +4,8 @@
 |---|---|
 | `layout` | layout number |
 | `state/<id>` | `Row`: what changes about an instance |
-| `args/<id>` | its arguments, never rewritten |
-| `out/<id>`, `progress/<id>` | its result and error; its progress |
+| `args/<id>` | its arguments, never rewritten; small ones are in `Row` |
+| `out/<id>`, `progress/<id>` | its result and error, unless they are small; its progress |
 | `log/<id>/<number of the first line>` | a chunk of log lines |
 | `unique/<kind>/<key>` | id of the instance that has the key |
 | `ready/<kind>/<n or s>/<priority>/<due>/<id>` | due, to be claimed; s: suspects |

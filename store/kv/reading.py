@@ -15,7 +15,7 @@ from .counts import ASIDE, DELAYED, SLOT, totals
 from .enqueue import check_batch
 from .keys import prefix_end
 from .recount import Recount
-from .rows import Out, decode_out, to_record
+from .rows import decode_out, to_record
 
 _PAGE = 500
 """Most records that a page reads when it must pick among them."""
@@ -49,16 +49,19 @@ class Reading:
     async def _record(
         self, id: str, state: Entry | None, args: Entry | None, out: Entry | None, progress: Entry | None
     ) -> Record | None:
-        if state is None or args is None:
+        if state is None:
             return None
         row = await self._context.decoded(id, state)
         if row is None:
             return None
+        spec = row.spec if args is None else args.value
+        if spec is None:
+            return None
         return to_record(
             id,
             row,
-            args.value,
-            Out() if out is None else decode_out(out.value),
+            spec,
+            None if out is None else decode_out(out.value),
             None if progress is None else progress.value,
         )
 

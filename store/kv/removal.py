@@ -26,7 +26,9 @@ def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int,
     `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
     """
     keys, ops = context.keys, plan.ops
-    ops += (Delete(keys.state + id), Delete(keys.args + id))
+    ops.append(Delete(keys.state + id))
+    if row.spec is None:
+        ops.append(Delete(keys.args + id))
     context.leave(id, row, plan)
     if row.has_out:
         ops.append(Delete(keys.out + id))

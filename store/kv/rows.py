@@ -22,6 +22,20 @@ NOTE_LIMIT = 200
 HISTORY_BYTES = 3000
 """About how large a history may be."""
 _SMALL_HISTORY = 10
+SMALL = 256
+"""Bytes up to which arguments, or a result or error, stay in the record: a key of their own would cost more."""
+
+
+class Out(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Result and error of an instance."""
+
+    result: bytes | None = None
+    error: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is in it."""
+        return len(self.result or b"") + len(self.error or b"")
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -51,6 +65,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     retention_us: int | None = None
     max_crashes: int = MAX_CRASHES
     has_out: bool = False
+    """Whether its result and error have a key of their own."""
     has_progress: bool = False
     expires_us: int = 0
     log_first: int = 0
@@ -60,6 +75,10 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     log_dropped: int = 0
     slot: str = ""
     """The schedule whose slot it takes or waits for as long as it `keeps` it."""
+    spec: bytes | None = None
+    """Its arguments, where they are small."""
+    out: Out | None = None
+    """Its result and error, where they are small."""
 
     @property
     def suspect(self) -> bool:
@@ -74,13 +93,6 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def keeps(self) -> bool:
         """Whether it is not over, its body included, so that its key and slot are its own."""
         return not self.final or self.releasing
-
-
-class Out(msgspec.Struct, frozen=True, array_like=True):
-    """Result and error of an instance."""
-
-    result: bytes | None = None
-    error: bytes | None = None
 
 
 class Delayed(msgspec.Struct, frozen=True, array_like=True):
@@ -136,6 +148,7 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
     next_due_us: int | None = None
 
 
+_NOTHING = Out()
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_row = msgspec.msgpack.Decoder(Row).decode
@@ -177,8 +190,9 @@ def folded(history: tuple[Transition, ...]) -> Transition:
     return Transition(last.state, last.at_us, last.node, last.note, sum(entry.count for entry in history))
 
 
-def to_record(id: str, row: Row, spec: bytes, out: Out, progress: bytes | None) -> Record:
-    """A record as readers see it."""
+def to_record(id: str, row: Row, spec: bytes, out: Out | None, progress: bytes | None) -> Record:
+    """A record as readers see it; `out` is what has a key of its own."""
+    out = out or row.out or _NOTHING
     return Record(
         id=id,
         kind=row.kind,

@@ -17,11 +17,15 @@ from peerjob.store.kv.base import Applied, Delete, Put, Range, Step
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.rows import SMALL
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 
 Result = TypeVar("Result")
+
+LARGE = bytes(SMALL + 1)
+"""Arguments that have a key of their own."""
 
 ENDS = (Action.COMPLETE, Action.COMPLETE, Action.RETRY, Action.HAND_BACK, Action.SNOOZE)
 
@@ -159,7 +163,7 @@ async def test_nothing_is_lost_or_done_twice_over_a_bad_line(bench: Bench, share
     peers = [await bench.join(store) for store in stores[:3]]
     for line in lines:
         line.share = share
-    batches = [*(bench.make.instances(30) for _ in range(8)), bench.make.instances(5, delay_us=50_000)]
+    batches = [*(bench.make.instances(30) for _ in range(8)), bench.make.instances(5, delay_us=50_000, spec=LARGE)]
     for batch in batches:
         await bench.persist(partial(stores[3].enqueue, batch))
 
@@ -181,7 +185,8 @@ async def test_nothing_is_lost_or_done_twice_over_a_bad_line(bench: Bench, share
     health = await bench.another().health()
     assert (health.counts, health.delayed) == ({"work": {State.COMPLETED: 245}}, 0)
     tables = await bench.tables()
-    assert tables["by"] == tables["state"] == tables["args"] == tables["expiry"] == 245
+    assert tables["by"] == tables["state"] == tables["expiry"] == 245
+    assert tables["args"] == 5
     assert not {"own", "ready", "due", "unique"} & tables.keys()
 
 
@@ -280,9 +285,34 @@ async def test_an_unreadable_record_is_set_aside(bench: Bench, caplog: pytest.Lo
     assert (await bench.store.enqueue([again]))[0].is_new
 
 
+@pytest.mark.parametrize("size", [0, SMALL, SMALL + 1])
+async def test_what_is_large_has_a_key_of_its_own_and_goes_with_the_record(bench: Bench, size: int) -> None:
+    brief = bench.another(limits=StoreLimits(retention_us=1_000_000))
+    peer = await bench.join(brief)
+    new = bench.make.instance(spec=bytes(size))
+    await brief.enqueue([new])
+    claim = await peer.take_one()
+    assert claim.spec == new.spec
+    await peer.commit(outcome(claim, Action.RETRY, error=bytes(size)))
+    (record,) = await bench.store.get([new.id])
+    assert record is not None
+    assert (record.error, record.result) == (bytes(size), None)
+    claim = await peer.take_one()
+    await peer.commit(outcome(claim, result=bytes(size // 2), error=bytes(size - size // 2)))
+    (record,) = await bench.store.get([new.id])
+    assert record is not None
+    assert (record.result, record.error) == (bytes(size // 2), bytes(size - size // 2))
+    own_key = size > SMALL
+    tables = await bench.tables()
+    assert (tables["args"], tables["out"]) == (own_key, own_key)
+    await bench.clock.advance(2)
+    assert await brief.expire(10) == 1
+    assert not {"state", "args", "out"} & (await bench.tables()).keys()
+
+
 async def test_an_instance_without_arguments_is_set_aside(bench: Bench) -> None:
     peer = await bench.join()
-    first, second = bench.make.instances(2)
+    first, second = bench.make.instances(2, spec=LARGE)
     await bench.store.enqueue([first, second])
     await bench.kv.txn([Step([], [Delete(bench.keys.args + first.id)])])
     assert [claim.id for claim in await peer.take()] == [second.id]
