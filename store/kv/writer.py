@@ -270,8 +270,10 @@ def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
         heavy = len(change.ops) > MAX_STEP_OPS
         compares += len(change.compares)
         size += change.size
-        shared.update(queue for queue, _ in change.adds)
-        shared.update(kind for kind, _, _ in change.shifts)
+        for queue, _ in change.adds:
+            shared.add(queue)
+        for kind, _, _ in change.shifts:
+            shared.add(kind)
         over = at - start == MAX_STEPS or size > MAX_REQUEST_BYTES or compares + len(shared) > MAX_COMPARES
         if at > start and (over or heavy):
             yield changes[start:at]
