@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
+
+from msgspec import structs
 
 from peerjob.clock import Clock
 from peerjob.durations import Duration, to_seconds
@@ -15,7 +17,7 @@ from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Call, Job, JobGroup, collect_jobs
 from peerjob.manager import Event, Manager, ResultPage, Stats
 from peerjob.query import Filter, Query
-from peerjob.record import LogLine, NodeView, Record
+from peerjob.record import LogLine, NewInstance, NodeView, Record
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 
 from .registry import Registry
@@ -62,20 +64,31 @@ class NodeVerbs(Manager):
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
-        session = self._need_session()
+        self._need_session()
         if self._allow_unknown and isinstance(target, str) and self._registry.find(target) is None:
             kwargs["allow_unknown"] = True
         call = self._scheduling.resolve(target, args, kwargs)
-        new = self._scheduling.new(call)
+        return await self._added(call, self._scheduling.new(call))
+
+    async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
+        """Like `schedule(call)`, under a UUIDv7 that the caller made: sent again, it is the same instance."""
+        self._need_session()
+        return await self._added(call, structs.replace(self._scheduling.new(call), id=id))
+
+    async def _added(self, call: Call[R], new: NewInstance) -> Instance[R]:
+        session = self._need_session()
         answer = await session.intake.add(new)
         if not answer.is_new:
             return Instance(self, (await session.verbs.record(answer.id)), is_new=False)
         return session.notices.scheduled(call.job, fresh_record(new, self.clock.time_us()))
 
-    async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
+    async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
+        """Store many runs, in batches; every call is checked before the first is stored. `ids` as in `schedule_as`."""
         session = self._need_session()
         taken = list(calls)
         new = [self._scheduling.new(self._scheduling.resolve(call, (), {})) for call in taken]
+        if ids:
+            new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]
         answers = await session.intake.add_many(new)
         now = self.clock.time_us()
         instances: list[Instance[R]] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from peerjob.clock import Clock, SystemClock
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, OptionError
+from peerjob.ids import IdSource
 from peerjob.instance import Instance
 from peerjob.job import Call, Job
 from peerjob.node.managing import JobSource
@@ -95,6 +96,7 @@ class Client(RemoteVerbs):
             timezone="UTC",
             local=lambda: None,
         )
+        self._ids = IdSource(self.clock)
         self._started = False
         self.register(jobs)
 
@@ -186,15 +188,13 @@ class Client(RemoteVerbs):
         """What to ask a node for; whatever is wrong with a job that is known here is raised here."""
         if isinstance(target, str) and self._registry.find(target) is None:
             allowed = bool(kwargs.pop("allow_unknown", False))
-            return kind_request(target, args, kwargs, known=not allowed)
+            return kind_request(target, args, kwargs, id=self._ids.one(), known=not allowed)
         call = self._scheduling.resolve(target, args, kwargs)
         if recurs:
             _, definition = self._scheduling.definition(call)
-            spec, key = definition.spec, definition.key
-        else:
-            new = self._scheduling.new(call)
-            spec, key = new.spec, new.key
-        return job_request(call.job, decode_spec(spec).args, key, recurs=recurs)
+            return job_request(call.job, decode_spec(definition.spec).args, definition.key, id=None, recurs=True)
+        new = self._scheduling.new(call)
+        return job_request(call.job, decode_spec(new.spec).args, new.key, id=new.id, recurs=False)
 
     def _made(self, answer: pb.ScheduleJobResponse) -> Instance[Any]:
         return Instance(self, record_of(answer.instance), is_new=not answer.existed)

@@ -29,11 +29,11 @@ M = TypeVar("M", bound=Message)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 ONCE = frozenset(
-    {"ScheduleJob", "ScheduleJobs", "RetryInstances", "RetryInstance", "TriggerSchedule", "RemoveSchedule"}
+    {"RetryInstances", "RetryInstance", "TriggerSchedule", "RemoveSchedule"}
     | {"CancelInstances", "CancelInstance", "ClearInstances", "ClearHistory", "ClearLogs", "Clear"}
     | {"ResizeWorkers", "Drain"}
 )
-"""What is not asked again when nobody knows whether it was done."""
+"""What is not asked again when nobody knows whether it was done. What schedules is: its instance has an id already."""
 TRY = 1.0
 """Seconds for one address to connect, before the next is tried."""
 PAUSE = 0.1

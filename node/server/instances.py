@@ -13,7 +13,7 @@ from peerjob.node.node import Node
 from peerjob.node.wire.cluster import stats_message
 from peerjob.node.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
 from peerjob.node.wire.queries import cancel_query_of, filter_of, query_of
-from peerjob.node.wire.requests import FOREVER, call_of
+from peerjob.node.wire.requests import FOREVER, call_of, ids_of
 from peerjob.node.wire.values import given_span, optional_stamp, span
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.version import __version__
@@ -53,12 +53,15 @@ class InstanceRpcs:
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def schedule_job(self, request: pb.ScheduleJobRequest, context: Context) -> pb.ScheduleJobResponse:
-        instance = await self._node.schedule(call_of(request, self._node.job))
+        call = call_of(request, self._node.job)
+        ids = ids_of([request], self._node.clock.time_us())
+        instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
         return _scheduled(instance, request.view)
 
     async def schedule_jobs(self, request: pb.ScheduleJobsRequest, context: Context) -> pb.ScheduleJobsResponse:
         calls = [call_of(one, self._node.job) for one in request.jobs]
-        instances = await self._node.schedule_many(calls)
+        ids = ids_of(request.jobs, self._node.clock.time_us())
+        instances = await self._node.schedule_many(calls, ids=ids)
         return pb.ScheduleJobsResponse(scheduled=[_scheduled(one, request.view) for one in instances])
 
     # -- reading -----------------------------------------------------------------------------------------------------

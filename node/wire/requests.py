@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
+from uuid import UUID
 
 import msgspec
 from google.protobuf.message import Message
@@ -13,6 +14,7 @@ from peerjob import errors
 from peerjob.codec import decode_value
 from peerjob.durations import to_micros, to_seconds
 from peerjob.errors import DecodeError, OptionError, UnknownKindError
+from peerjob.ids import id_time_us
 from peerjob.job import Call, Job
 from peerjob.policy import Backoff
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -22,6 +24,8 @@ from peerjob.timing import Jitter
 from .values import given_moment, given_span, span, stamp
 
 FOREVER = -1
+MAX_SKEW_US = 86_400_000_000
+"""How far the clocks of a client and a node may be apart."""
 NOT_SENT = frozenset({"on_complete", "on_terminate", "on_state_change"})
 """Functions: they run where the job is defined, and nobody outside may name one."""
 _Arguments = tuple[list[Any], dict[str, Any]]
@@ -32,9 +36,12 @@ _RECURRENCE = ("cron", "timezone", "overlap", "queue_limit", "misfire", "misfire
 # -- from a client ---------------------------------------------------------------------------------------------------
 
 
-def kind_request(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, known: bool) -> pb.ScheduleJobRequest:
+def kind_request(
+    kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, id: str, known: bool
+) -> pb.ScheduleJobRequest:
     """A request for a kind that only the nodes know; `known`: one of them must."""
     return pb.ScheduleJobRequest(
+        uuid=id,
         kind=kind,
         encoded_arguments=encode_arguments(args, kwargs),
         allow_unknown=not known,
@@ -42,7 +49,9 @@ def kind_request(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, kn
     )
 
 
-def job_request(job: Job[..., Any, Any], arguments: bytes, key: str | None, *, recurs: bool) -> pb.ScheduleJobRequest:
+def job_request(
+    job: Job[..., Any, Any], arguments: bytes, key: str | None, *, id: str | None, recurs: bool
+) -> pb.ScheduleJobRequest:
     """A request for a job that is known to the client, whose arguments are checked and encoded already.
 
     Of a job with an executor only what a node would store with the instance is sent; of a handle, all that it says.
@@ -55,6 +64,7 @@ def job_request(job: Job[..., Any, Any], arguments: bytes, key: str | None, *, r
     if recurs:
         _tell_recurrence(options, job)
     return pb.ScheduleJobRequest(
+        uuid=id,
         kind=job.kind,
         priority=sent.get("priority"),
         encoded_arguments=arguments,
@@ -161,6 +171,28 @@ def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, 
     if request.HasField("priority"):
         options["priority"] = request.priority
     return Call(job.with_options(**cast(Any, options)) if options else job, args, kwargs)
+
+
+def ids_of(requests: Sequence[pb.ScheduleJobRequest], now_us: int) -> list[str]:
+    """The ids that a client chose, or none; raises OptionError.
+
+    An id tells when its instance was made, which lookups and retention go by: so it must be of about now.
+    """
+    given = [request.uuid for request in requests if request.HasField("uuid")]
+    if given and len(given) != len(requests):
+        raise OptionError("uuid", f"{len(given)} of {len(requests)}", "an id for every request, or for none")
+    return [_fresh_id(one, now_us) for one in given]
+
+
+def _fresh_id(given: str, now_us: int) -> str:
+    try:
+        uuid = UUID(given)
+    except ValueError:
+        raise OptionError("uuid", given, "a UUIDv7") from None
+    id = str(uuid)
+    if uuid.version != 7 or abs(id_time_us(id) - now_us) > MAX_SKEW_US:
+        raise OptionError("uuid", given, "a UUIDv7 of about now, by a clock that is less than a day off")
+    return id
 
 
 def _arguments_of(request: pb.ScheduleJobRequest) -> tuple[tuple[Any, ...], dict[str, Any]]:

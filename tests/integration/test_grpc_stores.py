@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from peerjob import INJECTED, Client, Instance, Job, Node, Query, Server, State
+from peerjob.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import raw_client
 
@@ -126,6 +127,18 @@ async def test_a_client_survives_the_node_that_it_talks_to(site: Site) -> None:
         assert await waiting == "done"
         assert await client.count(Query(state=State.COMPLETED)) == 1
         assert (await client.version()) != ""
+
+
+async def test_a_request_that_is_sent_again_to_another_node_is_the_same_instance(site: Site) -> None:
+    id = IdSource(site.nodes[0].clock).one()
+    request = pb.ScheduleJobRequest(kind="total", arguments=["[]"], uuid=id, options=pb.JobOptions(key="k"))
+    for server in (*site.servers, *site.servers):
+        async with raw_client(server.target) as client:
+            answer = await client.call("ScheduleJob", request)
+            assert (answer.instance.uuid, answer.existed) == (id, False)
+            assert (await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=id))).final
+    assert await site.nodes[0].count() == 1
+    assert [str(entry.state) for entry in await site.nodes[1].lookup_history()].count("Created") == 1
 
 
 async def test_requests_of_go_job(site: Site) -> None:

@@ -51,13 +51,15 @@ class Stub:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.requests: list[bytes] = []
         self.answer: Callable[[str, Any], Any] | None = None
         self.port = 0
 
-    async def _serve(self, name: str, context: Any) -> bytes:
+    async def _serve(self, name: str, request: bytes, context: Any) -> bytes:
         if name == "GetVersion":
             return pb.VersionResponse(version="stub").SerializeToString()
         self.calls.append(name)
+        self.requests.append(request)
         assert self.answer is not None
         return cast(bytes, await self.answer(name, context))
 
@@ -69,7 +71,7 @@ class Stub:
     async def listening(self) -> AsyncGenerator["Stub"]:
         def handler(name: str) -> Any:
             async def handle(request: bytes, context: Any) -> bytes:
-                return await self._serve(name, context)
+                return await self._serve(name, request, context)
 
             return grpc.unary_unary_rpc_method_handler(cast(Any, handle))
 
@@ -251,7 +253,7 @@ async def test_a_node_that_has_stopped_sends_clients_on() -> None:
 
 
 def test_what_is_done_once_is_what_changes_something_that_a_second_time_would_change_again() -> None:
-    again = {"PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
+    again = {"ScheduleJob", "ScheduleJobs", "PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
     changing = {path.rpartition("/")[2] for path, role in NEEDED.items() if role is not Role.READER}
 
     assert changing - again == ONCE
@@ -261,13 +263,12 @@ async def unavailable(name: str, context: Any) -> None:
     await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
 
-async def test_nothing_is_scheduled_twice_when_the_answer_is_lost(stub: Stub) -> None:
-    async with served(WORK) as (node, server), Client(f"{stub.target},{server.target}") as client:
+async def test_what_must_be_done_once_is_not_asked_again_when_the_answer_is_lost(stub: Stub) -> None:
+    async with served(WORK) as (_, server), Client(f"{stub.target},{server.target}") as client:
         stub.answer = unavailable
         acts: list[Callable[[], Any]] = [
-            lambda: client.schedule(WORK, 1),
-            lambda: client.schedule_many([WORK.call(1)]),
             lambda: client.retry_instances(Query.all()),
+            lambda: client.trigger_schedule("x"),
             lambda: client.cancel_instances(Query.all()),
         ]
         for number, act in enumerate(acts, 1):
@@ -275,7 +276,32 @@ async def test_nothing_is_scheduled_twice_when_the_answer_is_lost(stub: Stub) ->
             with pytest.raises(NodeUnavailableError, match="gone"):
                 await act()
             assert len(stub.calls) == number
-        assert await node.count() == 0
+
+
+async def test_nothing_is_scheduled_twice_when_the_answer_is_lost(stub: Stub) -> None:
+    async with served(WORK) as (node, server), Client(f"{stub.target},{server.target}") as client:
+
+        async def pass_on_and_fail(name: str, context: Any) -> None:
+            """Do what is asked, and lose the answer."""
+            path, sent = f"/{SERVICE.full_name}/{name}", stub.requests[-1]
+            async with grpc.aio.insecure_channel(server.target) as channel:
+                await cast(Any, channel).unary_unary(path)(sent)
+            await unavailable(name, context)
+
+        stub.answer = pass_on_and_fail
+        acts: list[Callable[[], Any]] = [
+            lambda: client.schedule(WORK, 1),
+            lambda: client.schedule("work", 2),
+            lambda: client.schedule(WORK.with_options(key="k"), 3),
+            lambda: client.schedule_many([WORK.call(4), WORK.call(5)]),
+        ]
+        for act in acts:
+            client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
+            made = await act()
+            for instance in made if isinstance(made, list) else [made]:
+                assert await instance.result(10) == instance.args[0]
+        assert stub.calls == ["ScheduleJob", "ScheduleJob", "ScheduleJob", "ScheduleJobs"]
+        assert await node.count() == 5
 
 
 async def test_what_can_be_asked_again_is_asked_elsewhere(stub: Stub) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from peerjob import Instance, Job, Node, State, __version__
 from peerjob.errors import OptionError
+from peerjob.ids import IdSource
 from peerjob.node.server.listener import Server
 from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.values import moment_stamp
@@ -200,6 +202,9 @@ REFUSED: dict[str, pb.ScheduleJobRequest] = {
     "retries": sum_request(max_retries=-2),
     "a negative delay": sum_request(after=Duration(seconds=-1)),
     "no such year": sum_request(at=Timestamp(seconds=1 << 60)),
+    "no id": pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], uuid="x"),
+    "an id of another kind": pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], uuid=str(uuid4())),
+    "an old id": pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], uuid="01900000-0000-7000-8000-000000000000"),
     "an import": sum_request(retry_on=pb.Labels(values=["os.system"])),
     "no class": sum_request(retry_on=pb.Labels(values=["print"])),
 }
@@ -209,6 +214,18 @@ REFUSED: dict[str, pb.ScheduleJobRequest] = {
 async def test_what_cannot_be_scheduled_is_refused(client: RawClient, node: Node, case: str) -> None:
     assert await client.code("ScheduleJob", REFUSED[case]) is Code.INVALID_ARGUMENT
     assert await node.count() == 0
+
+
+async def test_a_request_that_is_sent_again_is_the_same_instance(client: RawClient, node: Node) -> None:
+    id = IdSource(node.clock).one()
+    request = pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], uuid=id.upper())
+
+    for _ in range(3):
+        assert (await client.call("ScheduleJob", request)).instance.uuid == id
+        await final(client, id)
+    mixed = pb.ScheduleJobsRequest(jobs=[request, pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"])])
+    assert await client.code("ScheduleJobs", mixed) is Code.INVALID_ARGUMENT
+    assert await node.count() == 1
 
 
 async def test_a_bulk_is_checked_before_any_of_it_is_stored(client: RawClient, node: Node) -> None:

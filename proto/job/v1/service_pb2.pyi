@@ -768,6 +768,7 @@ class ScheduleJobRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     ALLOW_UNKNOWN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     priority: _builtins.int
     json_arguments: _builtins.str
@@ -778,6 +779,10 @@ class ScheduleJobRequest(_message.Message):
     allow_unknown: _builtins.bool
     """Take a kind that the node that answers does not know; others may run it. Arguments are then not checked there."""
     view: Global___InstanceView.ValueType
+    uuid: _builtins.str
+    """A UUIDv7 of about now, made by the client: sent again, to whichever node, the request is the same instance. In bulk
+    all requests have one, or none.
+    """
     @_builtins.property
     def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As text: converted to what the job's parameters are annotated with, so "42" becomes an int."""
@@ -796,10 +801,11 @@ class ScheduleJobRequest(_message.Message):
         options: Global___JobOptions | None = ...,
         allow_unknown: _builtins.bool = ...,
         view: Global___InstanceView.ValueType = ...,
+        uuid: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_encoded_arguments", b"_encoded_arguments", "_json_arguments", b"_json_arguments", "_json_keyword_arguments", b"_json_keyword_arguments", "_priority", b"_priority", "encoded_arguments", b"encoded_arguments", "json_arguments", b"json_arguments", "json_keyword_arguments", b"json_keyword_arguments", "options", b"options", "priority", b"priority"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_encoded_arguments", b"_encoded_arguments", "_json_arguments", b"_json_arguments", "_json_keyword_arguments", b"_json_keyword_arguments", "_priority", b"_priority", "_uuid", b"_uuid", "encoded_arguments", b"encoded_arguments", "json_arguments", b"json_arguments", "json_keyword_arguments", b"json_keyword_arguments", "options", b"options", "priority", b"priority", "uuid", b"uuid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_encoded_arguments", b"_encoded_arguments", "_json_arguments", b"_json_arguments", "_json_keyword_arguments", b"_json_keyword_arguments", "_priority", b"_priority", "allow_unknown", b"allow_unknown", "arguments", b"arguments", "encoded_arguments", b"encoded_arguments", "json_arguments", b"json_arguments", "json_keyword_arguments", b"json_keyword_arguments", "kind", b"kind", "options", b"options", "priority", b"priority", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_encoded_arguments", b"_encoded_arguments", "_json_arguments", b"_json_arguments", "_json_keyword_arguments", b"_json_keyword_arguments", "_priority", b"_priority", "_uuid", b"_uuid", "allow_unknown", b"allow_unknown", "arguments", b"arguments", "encoded_arguments", b"encoded_arguments", "json_arguments", b"json_arguments", "json_keyword_arguments", b"json_keyword_arguments", "kind", b"kind", "options", b"options", "priority", b"priority", "uuid", b"uuid", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__encoded_arguments: _TypeAlias = _typing.Literal["encoded_arguments"]  # noqa: Y015
     _WhichOneofArgType__encoded_arguments: _TypeAlias = _typing.Literal["_encoded_arguments", b"_encoded_arguments"]  # noqa: Y015
@@ -809,6 +815,8 @@ class ScheduleJobRequest(_message.Message):
     _WhichOneofArgType__json_keyword_arguments: _TypeAlias = _typing.Literal["_json_keyword_arguments", b"_json_keyword_arguments"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__uuid: _TypeAlias = _typing.Literal["uuid"]  # noqa: Y015
+    _WhichOneofArgType__uuid: _TypeAlias = _typing.Literal["_uuid", b"_uuid"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__encoded_arguments) -> _WhichOneofReturnType__encoded_arguments | None: ...
     @_typing.overload
@@ -817,6 +825,8 @@ class ScheduleJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__json_keyword_arguments) -> _WhichOneofReturnType__json_keyword_arguments | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uuid) -> _WhichOneofReturnType__uuid | None: ...
 
 Global___ScheduleJobRequest: _TypeAlias = ScheduleJobRequest  # noqa: Y015
 
