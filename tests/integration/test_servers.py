@@ -127,8 +127,7 @@ def test_a_child_dies_with_its_killed_parent(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(f"""
             import signal, pathlib
-            from support.etcd import StartEtcd, StartEtcdCluster
-from support.processes import ChildProcess
+            from support.processes import ChildProcess
             child = ChildProcess(["sleep", "1000"], output=pathlib.Path({str(tmp_path / "inner")!r}))
             print("started", child.pid)
             signal.pause()

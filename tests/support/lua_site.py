@@ -1,6 +1,7 @@
 """A Redis or Valkey server of a test's own with stores on it, and a connection that loses answers."""
 
 import asyncio
+import contextlib
 import struct
 import uuid
 from collections.abc import Callable
@@ -69,16 +70,25 @@ class CuttingProxy:
 
     def __init__(self, port: int) -> None:
         self._server_port = port
+        self._serving: set[asyncio.Task[None]] = set()
         self.cuts = 0
         self.port = 0
 
     async def __aenter__(self) -> "CuttingProxy":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for one in self._serving:
+            one.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
@@ -97,8 +107,11 @@ class CuttingProxy:
                 writer.write(data)
         finally:
             pump.cancel()
-            to_writer.close()
-            writer.close()
+            for one in (to_writer, writer):
+                one.close()
+            for one in (to_writer, writer):
+                with contextlib.suppress(OSError):
+                    await one.wait_closed()
 
 
 def first_layout_record(*, kind: str = "work", key: str = "", at_us: int = 1, slot: str = "") -> bytes:
