@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -17,7 +18,7 @@ from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Call, Job, JobGroup, collect_jobs
 from peerjob.manager import Event, Manager, ResultPage, Stats
 from peerjob.query import Filter, Query
-from peerjob.record import LogLine, NewInstance, NodeView, Record
+from peerjob.record import LogLine, LogPage, NewInstance, NodeView, Record
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 
 from .registry import Registry
@@ -25,6 +26,9 @@ from .scheduling import Scheduling, fresh_record
 from .session import Session
 
 R = TypeVar("R")
+
+FOLLOW_INTERVAL = 0.5
+"""Seconds before what follows a log looks for new lines."""
 
 JobSource = Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object
 
@@ -113,8 +117,26 @@ class NodeVerbs(Manager):
     async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
         return await self._need_session().verbs.log_lines(query)
 
-    def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
-        return self._need_session().verbs.iter_logs(uuid)
+    async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        async for page in self.log_pages(uuid, follow=follow):
+            for line in page.lines:
+                yield line
+
+    async def log_pages(
+        self, uuid: str | UUID, *, cursor: str | None = None, follow: bool = False
+    ) -> AsyncIterator[LogPage]:
+        """Like `iter_logs`, in pages, from the cursor of another page on."""
+        session = self._need_session()
+        ended = not follow
+        while True:
+            async for page in session.verbs.log_pages(uuid, cursor):
+                yield page
+                cursor = page.cursor
+            if ended:
+                return
+            with contextlib.suppress(TimeoutError):
+                await session.waiters.wait_final(uuid, FOLLOW_INTERVAL)
+                ended = True  # what it logged is stored no later than its end, and is read now
 
     async def count(self, query: Query | None = None) -> int:
         return await self._need_session().verbs.count(query)
@@ -234,8 +256,10 @@ class NodeVerbs(Manager):
         seconds = None if timeout is None else to_seconds(timeout)
         await session.waiters.wait_quiet(session.verbs, query or Query(), seconds)
 
-    def watch(self, query: Query | None = None) -> AsyncIterator[Event]:
-        return self._need_session().watchers.events(query or Query())
+    def watch(
+        self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Event]:
+        return self._need_session().watchers.events(query or Query(), on_begin)
 
     def _need_session(self) -> Session:
         if self._session is None:

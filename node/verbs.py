@@ -16,7 +16,7 @@ from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Job
 from peerjob.manager import Manager, ResultPage, Stats
 from peerjob.query import Filter, Query
-from peerjob.record import LogLine, NodeView, Record
+from peerjob.record import LogLine, LogPage, NodeView, Record
 from peerjob.state import State
 from peerjob.store.base import Store
 
@@ -88,13 +88,15 @@ class StoreVerbs:
         return ResultPage(lines, page.cursor)
 
     async def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
-        id, cursor = checked_id(uuid), None
-        while True:
-            page = await self._store.logs(id, cursor=cursor)
+        async for page in self.log_pages(uuid):
             for line in page.lines:
                 yield line
-            if not page.lines:
-                return
+
+    async def log_pages(self, uuid: str | UUID, cursor: str | None = None) -> AsyncIterator[LogPage]:
+        """What is stored from a cursor on; no page is empty."""
+        id = checked_id(uuid)
+        while (page := await self._store.logs(id, cursor=cursor)).lines:
+            yield page
             cursor = page.cursor
 
     async def count(self, query: Query | None) -> int:

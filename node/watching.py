@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from peerjob.clock import Clock
@@ -66,7 +66,9 @@ class Watchers(Role):
             await self._store.watch_changes(self._incarnation(), WATCH_TTL)
             await self.pause(WATCH_TTL / 3)
 
-    async def events(self, query: Query) -> AsyncIterator[Event]:
+    async def events(
+        self, query: Query, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Event]:
         """What happens from now on to what matches."""
         stream = _Stream(self._store, self._manager, query)
         await self._store.watch_changes(self._incarnation(), WATCH_TTL)
@@ -74,6 +76,8 @@ class Watchers(Role):
         self._streams.add(stream)
         self._wanted.set()
         try:
+            if on_begin is not None:
+                await on_begin()
             while True:
                 for event in await stream.next(POLL * (1 + self.clock.random.uniform(-0.1, 0.1))):
                     yield event

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -110,12 +110,19 @@ class Connection:
             else:
                 return _answer(name, kind, answer)
 
-    async def stream(self, name: str, request: Message, kind: type[M]) -> AsyncGenerator[M, None]:
-        """The answers of one call, to one node; raises LostError when that node goes away."""
+    async def stream(
+        self, name: str, request: Message, kind: type[M], on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncGenerator[M, None]:
+        """The answers of one call, to one node; raises LostError when that node goes away.
+
+        `on_begin` is called when the node says that it has begun.
+        """
         data = self._sized(name, request)
         channel = await self._ready()
         call = channel.unary_stream(f"/{SERVICE.full_name}/{name}")(data, metadata=self._metadata)
         try:
+            if on_begin is not None and await call.initial_metadata():
+                await on_begin()
             async for answer in call:
                 yield _answer(name, kind, answer)
         except grpc.aio.AioRpcError as error:

@@ -81,20 +81,14 @@ class RemoteVerbs(Manager):
         answer = await self._connection.call("LookupLogs", request, pb.LookupLogsResponse)
         return ResultPage(map(log_of, answer.lines), _cursor(answer))
 
-    async def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
-        request = pb.ReadLogsRequest(uuid=checked_id(uuid), view=ENCODED)
-        given = 0
+    async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        request = pb.ReadLogsRequest(uuid=checked_id(uuid), view=ENCODED, follow=follow)
         while True:
-            # asked anew after a loss, it begins at the first line again
-            known = given
             try:
                 async with aclosing(self._connection.stream("ReadLogs", request, pb.ReadLogsResponse)) as answers:
                     async for answer in answers:
+                        request.cursor = answer.cursor
                         for message in answer.lines:
-                            if known:
-                                known -= 1
-                                continue
-                            given += 1
                             yield line_of(message)
                 return
             except LostError:
@@ -255,15 +249,18 @@ class RemoteVerbs(Manager):
         if await patiently(wait, seconds) is None:
             raise TimeoutError(f"matching instances are not final after {seconds:g} s")
 
-    async def watch(self, query: Query | None = None) -> AsyncIterator[Event]:
+    async def watch(
+        self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Event]:
         """State changes, logs and progress of what matches, as they happen, from now on.
 
-        When the node goes away it goes on with another; what happens in between is not told.
+        When the node goes away it goes on with another, and `on_begin` is called again: what happened in between is not
+        told, and can be looked up then.
         """
         request = pb.WatchRequest(query=query_message(query))
         while True:
             try:
-                async with aclosing(self._connection.stream("Watch", request, pb.WatchResponse)) as answers:
+                async with aclosing(self._connection.stream("Watch", request, pb.WatchResponse, on_begin)) as answers:
                     async for answer in answers:
                         yield self._event_of(answer)
             except LostError:

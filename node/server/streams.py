@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -21,8 +21,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .rpc import Context
 
-LINES_BYTES = 64 << 10
-"""About how many bytes of log lines go into one message."""
+BEGUN = (("peerjob-watch", "begun"),)
 
 
 class StreamRpcs:
@@ -32,21 +31,15 @@ class StreamRpcs:
         self._node = node
 
     async def read_logs(self, request: pb.ReadLogsRequest, context: Context) -> AsyncIterator[pb.ReadLogsResponse]:
-        response, size = pb.ReadLogsResponse(), 0
-        async for line in self._node.iter_logs(request.uuid):
-            message = line_message(line, encoded=request.view == ENCODED)
-            response.lines.append(message)
-            size += message.ByteSize()
-            if size >= LINES_BYTES:
-                yield response
-                response, size = pb.ReadLogsResponse(), 0
-        if response.lines:
-            yield response
+        encoded, cursor = request.view == ENCODED, request.cursor if request.HasField("cursor") else None
+        async for page in self._node.log_pages(request.uuid, cursor=cursor, follow=request.follow):
+            lines = [line_message(line, encoded=encoded) for line in page.lines]
+            yield pb.ReadLogsResponse(lines=lines, cursor=page.cursor)
 
     async def watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         encoded = request.query.view == ENCODED
-        events = cast(Any, self._node.watch(query_of(request.query)))
-        await context.send_initial_metadata(())
+        begin = cast("Callable[[], Awaitable[None]]", lambda: context.send_initial_metadata(BEGUN))
+        events = cast(Any, self._node.watch(query_of(request.query), on_begin=begin))
         async with aclosing(events):
             async for event in events:
                 yield _event_message(event, encoded=encoded)

@@ -399,9 +399,9 @@ class Instance(Generic[R_co]):
         """Its log lines so far, oldest first, read from the store."""
         return [line async for line in self.iter_logs(level=level)]
 
-    async def iter_logs(self, *, level: Level | int | None = None) -> AsyncIterator[LogEntry]:
-        """Its log lines one by one."""
-        async for line in self._need_manager().iter_logs(self.id):
+    async def iter_logs(self, *, level: Level | int | None = None, follow: bool = False) -> AsyncIterator[LogEntry]:
+        """Its log lines one by one; with `follow`, those to come, too, until it is final."""
+        async for line in self._need_manager().iter_logs(self.id, follow=follow):
             if level is None or int(level) & line.level:
                 yield LogEntry(self.id, self.kind, line)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -143,8 +143,11 @@ class Manager(ABC):
         """Log lines of a page of matching instances, each instance's oldest first; `level` picks lines."""
 
     @abstractmethod
-    def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
-        """The stored log lines of one instance, oldest first."""
+    def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        """The log lines of one instance, oldest first: those that are stored.
+
+        With `follow` those to come, too, until it is final; it then raises UnknownInstanceError.
+        """
 
     @abstractmethod
     async def count(self, query: Query | None = None) -> int:
@@ -297,5 +300,10 @@ class Manager(ABC):
         """Wait until nothing that matches is queued or running; raises TimeoutError."""
 
     @abstractmethod
-    def watch(self, query: Query | None = None) -> AsyncIterator[Event]:
-        """State changes, logs and progress of what matches, as they happen, from now on."""
+    def watch(
+        self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Event]:
+        """State changes, logs and progress of what matches, as they happen, from now on.
+
+        It begins when the first event is awaited; `on_begin` is called once nothing more can be missed.
+        """

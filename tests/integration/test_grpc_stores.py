@@ -64,11 +64,19 @@ async def test_work_is_scheduled_watched_and_looked_up(site: Site) -> None:
     async with Client(site.target) as client:
         events = list[str]()
 
+        begun = asyncio.Event()
+
+        async def begin() -> None:
+            begun.set()
+
         async def watch() -> None:
-            async for event in client.watch(Query(kind="slow")):
+            async for event in client.watch(Query(kind="slow"), on_begin=begin):
                 events.append(event.what if event.entry is None else str(event.state))
+                if event.state is State.COMPLETED and event.entry is not None:
+                    return
 
         watching = asyncio.ensure_future(watch())
+        await begun.wait()
         made = await client.schedule(TOTAL, [Decimal("1.5"), Decimal(2)], factor=2)
         assert await made.result(20) == Decimal("7.0")
         lines = await client.schedule("slow", 5, "50ms")
@@ -86,9 +94,9 @@ async def test_work_is_scheduled_watched_and_looked_up(site: Site) -> None:
         }
         assert {view.name for view in await client.nodes()} == {"one", "two"}
         async with asyncio.timeout(10):
-            while "Completed" not in events or events.count("log") < 5:  # noqa: ASYNC110  # it is told a little later
-                await asyncio.sleep(0.01)
-        watching.cancel()
+            await watching
+        assert [what for what in events if what != "log"] == ["Created", "Scheduled", "Processing", "Completed"]
+        assert events.count("log") == 5
 
 
 async def test_a_bulk_with_pages_and_keys(site: Site) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import grpc
@@ -43,11 +43,9 @@ class RawClient:
             return bytes(first)
         return b""
 
-    async def stream(self, name: str, request: Message) -> AsyncIterator[Any]:
-        """The responses."""
-        kind = GetMessageClass(SERVICE.methods_by_name[name].output_type)
-        async for data in self._channel.unary_stream(f"/{SERVICE.full_name}/{name}")(request.SerializeToString()):
-            yield kind.FromString(data)
+    def stream(self, name: str, request: Message) -> Any:
+        """The call of a stream, whose responses are bytes."""
+        return self._channel.unary_stream(f"/{SERVICE.full_name}/{name}")(request.SerializeToString())
 
     async def code(self, name: str, request: Message | bytes, **options: Any) -> grpc.StatusCode:
         """The status of a call, OK included."""

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from peerjob import (
+    INJECTED,
     AuthError,
     Client,
     Instance,
@@ -215,23 +216,44 @@ async def test_whoever_waits_goes_on_waiting_elsewhere() -> None:
 
 async def test_a_watch_goes_on_elsewhere() -> None:
     async with two_nodes() as ((_, one), (node, other)), Client(both(one, other)) as client:
-        seen = asyncio.Event()
+        begun, seen = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+        async def begin() -> None:
+            begun.release()
 
         async def watch() -> None:
-            async for event in client.watch(Query(kind="work")):
+            async for event in client.watch(Query(kind="work"), on_begin=begin):
                 if event.state is State.COMPLETED:
-                    seen.set()
+                    seen.release()
 
         watching = asyncio.ensure_future(watch())
-        for server in (one, None):
-            async with asyncio.timeout(20):
-                while not seen.is_set():  # nobody tells when a watch has begun
-                    await (await node.schedule(WORK, 1)).wait()
-                    await asyncio.sleep(0.05)
-            if server is not None:
-                await server.stop(grace=0)
-                seen.clear()
+        async with asyncio.timeout(20):
+            for server in (one, None):
+                await begun.acquire()
+                await node.schedule(WORK, 1)
+                await seen.acquire()
+                if server is not None:
+                    await server.stop(grace=0)
         watching.cancel()
+
+
+async def test_followed_logs_go_on_elsewhere_where_they_were() -> None:
+    async with two_nodes() as ((_, one), (node, other)), Client(both(one, other)) as client:
+        asked = asyncio.Event()
+
+        async def wait(instance: Instance[Any] = INJECTED) -> None:
+            instance.log.info("begun")
+            await asked.wait()
+            instance.log.info("asked")
+
+        node.register(Job("wait", wait))
+        made = await client.schedule("wait", allow_unknown=True)
+        lines = client.iter_logs(made.id, follow=True)
+        assert (await anext(lines)).message == "begun"
+        await one.stop(grace=0)
+        asked.set()
+
+        assert [line.message async for line in lines] == ["asked"]
 
 
 async def test_a_server_that_comes_back_is_found_again() -> None:

@@ -34,6 +34,7 @@ from peerjob import (
     ScheduleError,
     Server,
     State,
+    UnknownInstanceError,
     UnknownKindError,
     __version__,
 )
@@ -385,28 +386,52 @@ async def test_waiting_ends_in_time(client: Client) -> None:
         await waiting
 
 
-async def test_a_watch_tells_states_logs_and_progress(client: Client) -> None:
-    seen = list[tuple[str, str]]()
+@pytest.mark.parametrize("who", ["client", "node"])
+async def test_a_watch_tells_states_logs_and_progress(client: Client, node: Node, who: str) -> None:
+    manager: Manager = client if who == "client" else node
+    seen, begun = list[tuple[str, str]](), asyncio.Event()
+
+    async def begin() -> None:
+        begun.set()
 
     async def watch() -> None:
-        async for event in client.watch(Query(kind="talk")):
+        async for event in manager.watch(Query(kind="talk"), on_begin=begin):
             text = str(event.entry.state) if event.entry is not None else event.log.message if event.log else ""
             seen.append((event.what, text))
             if event.entry is not None and event.state is State.COMPLETED:
-                assert isinstance(event.instance, Instance)
                 assert await event.instance.result() is None
                 return
 
     watching = asyncio.ensure_future(watch())
+    await begun.wait()
+    await client.schedule(TALK, 1)
     async with asyncio.timeout(20):
-        while not watching.done():  # nobody tells when it has begun
-            await (await client.schedule(TALK, 1)).wait()
-            await asyncio.sleep(0.05)
-    await watching
+        await watching
 
-    assert ("state", "Completed") in seen
-    assert ("log", "last") in seen
+    assert [text for what, text in seen if what == "state"] == ["Created", "Scheduled", "Processing", "Completed"]
+    assert [text for what, text in seen if what == "log"] == ["line 0", "last"]
     assert ("progress", "") in seen
+
+
+@pytest.mark.parametrize("who", ["client", "node"])
+async def test_logs_are_followed_to_the_end(client: Client, node: Node, who: str) -> None:
+    manager: Manager = client if who == "client" else node
+    asked = asyncio.Event()
+
+    async def wait(instance: Instance[Any] = PLACEHOLDER) -> None:
+        instance.log.info("begun")
+        await asked.wait()
+        instance.log.info("asked")
+
+    node.register(Job("wait", wait))
+    made = await client.schedule("wait")
+    lines = manager.iter_logs(made.id, follow=True)
+
+    assert (await anext(lines)).message == "begun"
+    asked.set()
+    assert [line.message async for line in lines] == ["asked"]
+    with pytest.raises(UnknownInstanceError):
+        await anext(manager.iter_logs(NOBODY, follow=True))
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------------

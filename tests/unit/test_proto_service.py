@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from peerjob import Instance, Job, Node, State, __version__
+from peerjob import INJECTED, Instance, Job, Node, State, __version__
 from peerjob.errors import OptionError
 from peerjob.ids import IdSource
 from peerjob.node.server.listener import Server
@@ -43,12 +43,18 @@ async def hang() -> None:
     await asyncio.Event().wait()
 
 
+def talk(lines: int, instance: Instance[Any] = INJECTED) -> None:
+    for number in range(lines):
+        instance.log.info("line %d", number)
+
+
 JOBS = (
     Job("sum", add, description="Adds"),
     Job("nightly", hang, cron="0 3 * * *", timezone="Europe/Berlin"),
     Job("span", spans, priority=7, max_retries=None, timeout=5, tags=["blue"]),
     Job("fail", fail),
     Job("hang", hang),
+    Job("talk", talk),
 )
 
 
@@ -88,7 +94,7 @@ async def test_registered_jobs(client: RawClient) -> None:
     answer = await client.call("ListRegisteredJobs", pb.ListRegisteredJobsRequest())
 
     jobs = {job.kind: job for job in answer.jobs}
-    assert sorted(jobs) == ["fail", "hang", "nightly", "span", "sum"]
+    assert sorted(jobs) == ["fail", "hang", "nightly", "span", "sum", "talk"]
     assert jobs["sum"].description == "Adds"
     assert jobs["nightly"].cron_spec == "0 3 * * *"
     assert not jobs["fail"].HasField("cron_spec")
@@ -288,22 +294,40 @@ async def test_a_deadline_is_kept(client: RawClient, node: Node) -> None:
     assert not (await client.call("WaitInstances", pb.WaitInstancesRequest(timeout=Duration()))).quiet
 
 
-async def test_a_watch_tells_what_happens(client: RawClient, node: Node) -> None:
-    seen = list[str]()
+async def test_a_watch_tells_what_happens_once_it_has_begun(client: RawClient, node: Node) -> None:
     stream = client.stream("Watch", pb.WatchRequest(query=pb.Query(kind="fail")))
-    ready = asyncio.ensure_future(anext(stream))
-    while not ready.done():  # nobody tells when it has begun
-        one = await node.schedule("fail", "x")
-        await one.wait()
+    assert await stream.initial_metadata()
+    made = await node.schedule("fail", "x")
+    seen = list[State]()
 
-    first = await ready
-    while True:
-        seen.append(f"{first.WhichOneof('what')} {State(first.entry.state)}")
-        if first.instance.state == pb.JOB_STATE_TERMINATED and first.entry.state == pb.JOB_STATE_TERMINATED:
+    async for data in stream:
+        event = pb.WatchResponse.FromString(data)
+        assert (event.instance.uuid, event.WhichOneof("what")) == (made.id, "entry")
+        seen.append(State(event.entry.state))
+        if seen[-1].is_final:
             break
-        first = await anext(stream)
-    assert first.instance.kind == "fail"
-    assert seen[-1] == "entry Terminated"
+    assert seen == [State.CREATED, State.SCHEDULED, State.PROCESSING, State.TERMINATED]
+
+
+async def test_logs_go_on_from_a_cursor(client: RawClient, node: Node) -> None:
+    made = await node.schedule("talk", 5)
+    await made.wait()
+
+    async def lines(cursor: str | None, **options: bool) -> tuple[list[str], str]:
+        request = pb.ReadLogsRequest(uuid=made.id, cursor=cursor, **cast(Any, options))
+        texts, last = list[str](), ""
+        async for data in client.stream("ReadLogs", request):
+            answer = pb.ReadLogsResponse.FromString(data)
+            texts += [line.message for line in answer.lines]
+            last = answer.cursor
+        return texts, last
+
+    found, cursor = await lines(None)
+    assert found == [f"line {number}" for number in range(5)]
+    assert await lines(cursor) == ([], "")
+    assert (await lines(None, follow=True))[0] == found
+    nobody = pb.ReadLogsRequest(uuid="01900000-0000-7000-8000-000000000000", follow=True)
+    assert await client.code("ReadLogs", nobody) is Code.NOT_FOUND
 
 
 async def test_schedules_are_made_shown_and_tried(client: RawClient) -> None:
@@ -346,7 +370,7 @@ async def test_a_cron_text_is_explained(client: RawClient) -> None:
 async def test_the_cluster_and_the_node(client: RawClient, node: Node) -> None:
     [one] = (await client.call("ListNodes", pb.ListNodesRequest())).nodes
     assert (one.name, one.incarnation, one.workers) == (node.name, node.incarnation, 4)
-    assert set(one.kinds) == {"sum", "span", "fail", "hang", "nightly"}
+    assert set(one.kinds) == {"sum", "span", "fail", "hang", "nightly", "talk"}
     assert (await client.call("ResizeWorkers", pb.ResizeWorkersRequest(workers=2))).workers == 2
     assert await client.code("ResizeWorkers", pb.ResizeWorkersRequest()) is Code.INVALID_ARGUMENT
     workers = await client.call("ListWorkers", pb.ListWorkersRequest())
