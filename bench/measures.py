@@ -1,11 +1,9 @@
 """What is measured, each on a namespace of its own on a server that the benchmark has started."""
 
 import asyncio
-import contextlib
 import itertools
 import statistics
 import time
-import urllib.error
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -198,29 +196,25 @@ async def memory_per_job(target: Target, *, count: int = 20_000) -> float:
     return (after - before) / count
 
 
-async def database_per_job(target: Target, *, count: int = 20_000) -> dict[str, float]:
-    """Bytes of an etcd's database per finished small job: as it is then, and once compacted and defragmented."""
-    assert target.etcd is not None
+async def database_per_job(*, count: int = 20_000) -> dict[str, float]:
+    """Bytes of a new etcd's database per finished small job: as it is then, and once compacted and defragmented."""
     namespace = fresh_namespace()
-    before = _compacted(target.etcd)
-    async with Node(target.url, namespace=namespace, workers=0) as client:
-        await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
-        async with worker_processes(target.url, namespace, count=1, workers=10) as workers:
-            await workers[0].go()
-            await until_completed(client, count, pause=target.pause)
-        used = int(target.etcd.call("maintenance/status")["dbSizeInUse"])
-        compacted = _compacted(target.etcd)
-        await client.clear()
-    return {"used": (used - before) / count, "compacted": (compacted - before) / count}
-
-
-def _compacted(etcd: EtcdServer) -> int:
-    """Bytes of the database with nothing but what is there now."""
-    revision = etcd.call("maintenance/status")["header"]["revision"]
-    with contextlib.suppress(urllib.error.HTTPError):  # compacted already
+    with EtcdServer(config=("--experimental-compaction-batch-limit", "100000")) as etcd:
+        before = _size(etcd)
+        async with Node(etcd.url, namespace=namespace, workers=0) as client:
+            await client.schedule_many([jobs.NOOP.call(n) for n in range(count)])
+            async with worker_processes(etcd.url, namespace, count=1, workers=10) as workers:
+                await workers[0].go()
+                await until_completed(client, count, pause=0.02)
+        used = _size(etcd)
+        revision = etcd.call("maintenance/status")["header"]["revision"]
         etcd.call("kv/compaction", revision=revision, physical=True)
-    etcd.call("maintenance/defragment")
-    return int(etcd.call("maintenance/status")["dbSize"])
+        etcd.call("maintenance/defragment")
+        return {"used": (used - before) / count, "compacted": (_size(etcd) - before) / count}
+
+
+def _size(etcd: EtcdServer) -> int:
+    return int(etcd.call("maintenance/status")["dbSizeInUse"])
 
 
 async def conflicts(target: Target, *, nodes: int, count: int = 10_000) -> dict[str, float]:

@@ -29,6 +29,7 @@ async def main(engines: list[str], rounds: int, chosen: list[str]) -> None:
     if "memory" in engines:
         rate = (await medians(measures.memory_store, rounds))["per_second"]
         rows.append(Row("schedule, run and commit", "memory", rate, "jobs/s", 10_000))
+        tell(rows)
     for engine in engines:
         if engine not in SERVERS:
             continue
@@ -42,12 +43,17 @@ async def main(engines: list[str], rounds: int, chosen: list[str]) -> None:
             etcd = server if isinstance(server, EtcdServer) else None
             target = Target(engine=engine, url=server.url, pid=server.child.pid, etcd=etcd)
             for part in chosen:
-                rows += await PARTS[part](target, rounds)
+                found = await PARTS[part](target, rounds)
+                tell(found)
+                rows += found
         finally:
             server.close()
+    show(rows)
+
+
+def tell(rows: list[Row]) -> None:
     for row in rows:
         print(json.dumps({**row.__dict__, "reached": row.reached}), flush=True)
-    show(rows)
 
 
 def show(rows: list[Row]) -> None:
