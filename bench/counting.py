@@ -1,0 +1,32 @@
+"""A store on an etcd that counts what the server refused."""
+
+from collections.abc import Sequence
+
+from peerjob.clock import SystemClock
+from peerjob.record import StoreLimits
+from peerjob.store.kv.base import Applied, Step
+from peerjob.store.kv.etcd import EtcdKV
+from peerjob.store.kv.etcd_address import parse_address
+from peerjob.store.kv.store import KVStore
+
+
+class CountingEtcd(EtcdKV):
+    """Counts what was refused because somebody else was faster."""
+
+    changes = 0
+    counters = 0
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+        applied = await super().txn(steps, also)
+        if also is not None:
+            failed = sum(answer is None for answer in applied.steps)
+            self.changes += failed
+            self.counters += applied.also is None and not failed
+        return applied
+
+
+def counting_store(url: str, namespace: str) -> tuple[CountingEtcd, KVStore]:
+    """What counts, and the store on it, as the URL names it."""
+    clock = SystemClock()
+    etcd = CountingEtcd(parse_address(url), clock)
+    return etcd, KVStore(etcd, url=url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=30)
