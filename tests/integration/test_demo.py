@@ -157,7 +157,7 @@ def test_an_interrupted_demo_leaves_nothing(
     redis_server: Server,
 ) -> None:
     running = start_demo(*(("--store", redis_server.url) if store == "redis" else ()))
-    running.wait_for("kill -9 of node-")
+    running.wait_for("kill -9 of node-", timeout=60)  # half way, which takes its time on a busy machine
     assert len(marked(mark)) >= 3
 
     running.signal(stop)
@@ -174,7 +174,7 @@ def test_what_a_demo_started_ends_when_the_demo_is_killed(
     start_demo: Callable[..., ChildProcess], mark: dict[str, str]
 ) -> None:
     running = start_demo()
-    running.wait_for("slow 1 runs on")
+    running.wait_for("slow 1 runs on", timeout=60)
 
     running.kill()
 
