@@ -11,7 +11,7 @@ import msgspec
 
 from peerjob.clock import Clock
 from peerjob.errors import DecodeError, ScheduleError, StoreError
-from peerjob.firing import Fire, FireOutcome, FireStatus, Term
+from peerjob.firing import Fire, FireOutcome, FireRecord, FireStatus, Term
 from peerjob.ids import IdSource
 from peerjob.record import NewInstance
 from peerjob.store.base import Store
@@ -49,7 +49,8 @@ class Cron(Role):
     """Keeps all schedules in memory while this node leads, and accounts for each nominal time when it comes.
 
     Nothing of it has to be right for a time to be fired at most once: the store sees to that. `offset` is how many
-    microseconds this node's clock is ahead of the store's. `on_made` hears of each instance that a fire has made.
+    microseconds this node's clock is ahead of the store's. `on_made` hears of each instance that a fire has made,
+    `on_fired` of each fire that was recorded.
     """
 
     name = "cron"
@@ -64,6 +65,7 @@ class Cron(Role):
         ids: IdSource,
         offset: Callable[[], int] = lambda: 0,
         on_made: Callable[[NewInstance], None] = lambda _: None,
+        on_fired: Callable[[Fire, FireRecord], None] = lambda _fire, _record: None,
     ) -> None:
         super().__init__(clock)
         self._store = store
@@ -72,6 +74,7 @@ class Cron(Role):
         self._ids = ids
         self._offset = offset
         self._on_made = on_made
+        self._on_fired = on_fired
         self._ability = Ability(clock, store)
         self._timetable = Timetable()
         self._revision = 0
@@ -249,8 +252,10 @@ class Cron(Role):
                 open.remove(entry)
                 entry.next_us, entry.alone = fire.next_us, False
                 timetable.enter(entry)
-                if fire.instance is not None and answer.record is not None and answer.record.instance == fire.request:
-                    self._on_made(fire.instance)
+                if answer.record is not None:
+                    self._on_fired(fire, answer.record)
+                    if fire.instance is not None and answer.record.instance == fire.request:
+                        self._on_made(fire.instance)
                 if fire.outcome is FireOutcome.MISSED:
                     logger.warning("schedule %r missed %d fire(s): %s", entry.row.name, fire.count, fire.reason)
             elif answer.status is FireStatus.DEPOSED:

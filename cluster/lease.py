@@ -54,6 +54,8 @@ class Lease:
         self._trusted_until = 0.0
         self._steady_since: float | None = None
         self._last_answer = 0.0
+        self.failures = 0
+        """Renewals that were not answered; counted in the lease's thread."""
         self._told_trusted = False
         self._stopping = False
         self._node_loop: asyncio.AbstractEventLoop | None = None
@@ -135,9 +137,11 @@ class Lease:
                         await self._renew(liveness)
                 except (StoreError, TimeoutError) as error:
                     self._steady_since = None
+                    self.failures += 1
                     logger.debug("renewal failed: %r", error)
                 except Exception:
                     self._steady_since = None
+                    self.failures += 1
                     logger.exception("renewal failed")
                 finally:
                     watch.cancel()

@@ -23,6 +23,8 @@ class Role:
         self.clock = clock
         self._task: asyncio.Task[None] | None = None
         self.last_error: BaseException | None = None
+        self.failures = 0
+        """How often `run()` ended in an error."""
 
     async def run(self) -> None:
         """The role's loop; only cancellation ends it."""
@@ -48,10 +50,12 @@ class Role:
             try:
                 await self.run()
             except StoreError as error:
+                self.failures += 1
                 if repr(error) != repr(self.last_error):
                     logger.warning("%s: %s; it goes on when the store answers", self.name, error)
                 self.last_error = error
             except Exception as error:
+                self.failures += 1
                 self.last_error = error
                 logger.exception("%s: unexpected error; it starts anew", self.name)
             await self.pause(self.restart_delay)

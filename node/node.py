@@ -20,9 +20,11 @@ from peerjob.store.url import open_elections, open_store
 from peerjob.worker import Worker
 
 from .managing import JobSource, NodeVerbs
+from .observing import Observer
 from .registry import Registry
 from .scheduling import Scheduling
 from .session import Session
+from .vitals import Vitals
 
 if TYPE_CHECKING:
     from .blocking import BlockingManager
@@ -108,6 +110,7 @@ class Node(NodeVerbs):
             local=lambda: self._store.local_objects,
         )
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._observers: list[Observer] = []
         self._session: Session | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._lifespan_exit: AbstractAsyncContextManager[Any] | None = None
@@ -131,6 +134,7 @@ class Node(NodeVerbs):
             lease_ttl=self.lease_ttl,
             max_payload=self._max_payload,
             overrides=self._overrides,
+            observers=self._observers,
         )
         self._session = session
         session.definitions.add(defined)
@@ -275,6 +279,14 @@ class Node(NodeVerbs):
     def override(self, factory: Callable[..., Any], fake: Callable[..., Any]) -> None:
         """Have `Depends(factory)` use another factory, for tests; before the node starts or between runs."""
         self._overrides[factory] = fake
+
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of all that this node does from now on, over stops and starts."""
+        self._observers.append(observer)
+
+    def vitals(self) -> Vitals:
+        """How this node is at this moment; raises NodeStateError while it is not running."""
+        return self._need_session().vitals()
 
     def blocking(self) -> BlockingManager:
         """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself."""

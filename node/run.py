@@ -38,6 +38,7 @@ class Run:
         "progress",
         "reported",
         "schedule",
+        "seconds",
         "slot",
         "started_at",
         "task",
@@ -51,6 +52,8 @@ class Run:
         """Loop time of the claim's arrival."""
         self.started_at: float | None = None
         """Loop time when the body began, or None."""
+        self.seconds: float | None = None
+        """How long the body ran, once it has ended."""
         self.ended = False
         self.reported = False
         """Whether the start is known to the store, or on its way."""

@@ -148,7 +148,8 @@ class InstanceRunner:
                 return await self._misfit(run, binding, error)
             return await self._failed(run, policy, error)
         finally:
-            self._turns.pool.pace.measured(claim.kind, loop.time() - started)
+            run.seconds = loop.time() - started
+            self._turns.pool.pace.measured(claim.kind, run.seconds)
         body_ended(run)
         if context.reason in ("timeout", "user"):
             return await self._cancelled(run, policy, context)

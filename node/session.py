@@ -17,7 +17,7 @@ from peerjob.cluster.lease import Lease
 from peerjob.cluster.recovery import Reaper
 from peerjob.cluster.retention import Retention
 from peerjob.errors import StoreError
-from peerjob.firing import Candidate
+from peerjob.firing import Candidate, Fire, FireRecord
 from peerjob.ids import IdSource
 from peerjob.instance import Instance
 from peerjob.joblog import CaptureHandler
@@ -34,6 +34,7 @@ from .injection import Resources
 from .intake import Intake
 from .ledger import Ledger
 from .notices import Notices
+from .observing import Observer
 from .pool import Pool
 from .processors import Processors
 from .reconcile import Reconciler
@@ -45,6 +46,7 @@ from .schedule_verbs import ScheduleVerbs
 from .turns import Turns
 from .verbs import StoreVerbs
 from .verdict import Verdicts
+from .vitals import Vitals
 from .waiting import Waiters
 from .watching import Watchers
 
@@ -74,12 +76,14 @@ class Session:
         lease_ttl: float,
         max_payload: int,
         overrides: dict[Callable[..., Any], Callable[..., Any]],
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._store = store
         self._clock = clock
         self._name = name
         self._manager = manager
         self._registry = registry
+        self._observers = observers
         self._ttl_us = round(lease_ttl * 1_000_000)
         self._ids = IdSource(clock)
         self.incarnation = self._ids.one()
@@ -108,6 +112,7 @@ class Session:
             kinds=lambda: self._kinds,
             incarnation=lambda: self.incarnation,
             listener=self,
+            observers=observers,
         )
         self.runner = InstanceRunner(
             clock=clock,
@@ -168,6 +173,7 @@ class Session:
             ids=self._ids,
             offset=lambda: self._ahead_us,
             on_made=self.notices.made,
+            on_fired=self._fired,
         )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
         self.watchers = Watchers(clock=clock, store=store, incarnation=lambda: self.incarnation, manager=manager)
@@ -293,6 +299,21 @@ class Session:
             started_us=self._started_us,
         )
 
+    def vitals(self) -> Vitals:
+        pool, leader = self.pool, self.election.leader
+        return Vitals(
+            workers=pool.size,
+            busy=pool.running,
+            stuck=pool.stuck,
+            held=pool.waiting,
+            lease_age=self.lease.age,
+            trusted=self.lease.trusted,
+            ahead=self._ahead_us / 1_000_000,
+            leads=self.election.is_leader,
+            term=0 if leader is None else leader.term.number,
+            failures={role.name: role.failures for role in (*self._roles, self.turns)} | {"lease": self.lease.failures},
+        )
+
     def _store_us(self) -> int:
         """What time it is by the store's clock, as far as the last renewal tells."""
         return self._clock.time_us() - self._ahead_us
@@ -383,6 +404,8 @@ class Session:
 
     def cancelled(self, instance: Instance[Any]) -> None:
         """This node cancelled an instance: end its body if it runs here, and tell its processors."""
+        for observer in self._observers:
+            observer.cancelled(instance.kind)
         self._cancelled_by_user(instance.id)
         self.waiters.ended(instance.id)
         self.notices.changed(instance, instance.state)
@@ -405,6 +428,8 @@ class Session:
         self._recorder.add(run, self._verdicts.handed_back(run, "claimed in a reply that was lost"))
 
     def _reaped(self, reaped: Sequence[Reaped]) -> None:
+        for observer in self._observers:
+            observer.reaped(reaped)
         self.turns.hint()
         for one in reaped:
             if one.state.is_final:
@@ -412,6 +437,10 @@ class Session:
             job = self._registry.find(one.kind)
             if job is not None and job.policy.on_state_change is not None:
                 self._spawn(self._tell_reaped(one))
+
+    def _fired(self, fire: Fire, record: FireRecord) -> None:
+        for observer in self._observers:
+            observer.fired(fire, record)
 
     async def _tell_reaped(self, one: Reaped) -> None:
         with contextlib.suppress(StoreError, LookupError):

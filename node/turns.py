@@ -13,6 +13,7 @@ from peerjob.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claimed, Out
 from peerjob.store.base import Store
 
 from .ledger import Ledger
+from .observing import Observer
 from .pool import Pool
 from .recorder import Entry, Recorder, size_of
 from .run import Run
@@ -51,6 +52,7 @@ class Turns(Role):
         kinds: Callable[[], tuple[str, ...]],
         incarnation: Callable[[], str],
         listener: TurnListener,
+        observers: Sequence[Observer] = (),
     ) -> None:
         super().__init__(clock)
         self.pool: Pool
@@ -61,6 +63,7 @@ class Turns(Role):
         self._kinds = kinds
         self._incarnation = incarnation
         self._listener = listener
+        self._observers = observers
         self._wake = asyncio.Event()
         self._hinted = True
         self._report_due = False
@@ -136,12 +139,15 @@ class Turns(Role):
                 await self._sleep(loop)
                 continue
             incarnation, entries, want, request = self._unanswered
+            asked_at = loop.time()
             acks, claimed = await self._store.turn(
                 incarnation, [outcome for _, outcome in entries], want, request=request
             )
             self._unanswered = None
             self.turns += 1
             self.last_turn_at = loop.time()
+            for observer in self._observers:
+                observer.turned(self.last_turn_at - asked_at, entries, acks, claimed.claims)
             self._settle(entries, acks)
             if want is not None:
                 self._take(incarnation, claimed, want, loop.time())

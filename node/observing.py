@@ -1,0 +1,29 @@
+"""Who hears of what a node does, without taking part in it: metrics and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.firing import Fire, FireRecord
+from peerjob.record import Ack, Claim, Reaped
+
+from .recorder import Entry
+
+
+class Observer:
+    """Is told on the node's own loop, in the midst of its work: so it is quick, and never raises.
+
+    Each method does nothing until it is overridden.
+    """
+
+    def turned(self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]) -> None:
+        """One turn was answered after so many seconds; `entries` were committed, `claims` came with the answer."""
+
+    def cancelled(self, kind: str) -> None:
+        """An instance was cancelled through this node."""
+
+    def reaped(self, reaped: Sequence[Reaped]) -> None:
+        """This node took claims back from a dead peer."""
+
+    def fired(self, fire: Fire, record: FireRecord) -> None:
+        """This node, as the leader, accounted for nominal times."""

@@ -1,0 +1,324 @@
+"""What a node counts, and what it tells of itself and of the namespace."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from peerjob import Fail, Job, Query, Retry
+from peerjob.firing import Fire, FireOutcome, FireRecord
+from peerjob.node.metrics import Metrics, catalogue
+from peerjob.node.metrics.tallies import MAX_LABELS, OTHERS, Histogram, Tallies
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.helpers import advance, drain, running_node
+from support.factories import flaky_store, running_nodes, shared_url
+from support.scrapes import scrape
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+async def sleep(seconds: float = 1) -> None:
+    await asyncio.sleep(seconds)
+
+
+def fail() -> None:
+    raise Fail("never again")
+
+
+def try_again() -> None:
+    raise Retry
+
+
+SLEEP = Job("sleep", sleep)
+FAIL = Job("fail", fail)
+RETRY = Job("retry", try_again, max_retries=2)
+SLOW = Job("slow", sleep, timeout=1)
+
+
+async def test_each_end_is_counted_as_what_it_was(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, FAIL, RETRY, SLOW, clock=clock) as node:
+        metrics = Metrics(node)
+        await node.schedule_many([SLEEP.call(1), SLEEP.call(2), FAIL.call(), RETRY.call(), SLOW.call(5)])
+        await drain(node)
+        told = await scrape(metrics)
+
+    assert told["peerjob_executed_total"] == {("sleep",): 2, ("fail",): 1, ("retry",): 3, ("slow",): 1}
+    for name, count in {
+        "completed": {"sleep": 2},
+        "terminated": {"fail": 1, "retry": 1},
+        "timedout": {"slow": 1},
+        "retried": {"retry": 2},
+        "canceled": {},
+        "returned": {},
+        "lost": {},
+        "reaped": {},
+    }.items():
+        found = {kind: value for (kind,), value in told[f"peerjob_{name}_total"].items() if value}
+        assert (name, found) == (name, count)
+
+
+async def test_cancelling_counts_once_whether_it_waits_or_runs(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock, workers=1) as node:
+        metrics = Metrics(node)
+        running = await node.schedule(SLEEP, 100)
+        await advance(node, 1)
+        waiting = await node.schedule(SLEEP, 100)
+        assert await waiting.cancel()
+        assert await running.cancel()
+        await drain(node)
+        told = await scrape(metrics)
+
+    assert told["peerjob_canceled_total"] == {("sleep",): 2}
+    assert told["peerjob_executed_total"] == {("sleep",): 1}
+
+
+async def test_how_long_bodies_ran_and_waited_is_told(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock, workers=1) as node:
+        metrics = Metrics(node)
+        await node.schedule_many([SLEEP.call(2), SLEEP.call(3)])
+        await drain(node)
+        told = await scrape(metrics)
+
+    assert told["peerjob_duration_seconds_sum"]["sleep",] == pytest.approx(5, abs=0.01)
+    assert told["peerjob_duration_seconds_count"]["sleep",] == 2
+    buckets = told["peerjob_duration_seconds_bucket"]
+    assert (buckets["sleep", "1.0"], buckets["sleep", "5.0"], buckets["sleep", "+Inf"]) == (0, 2, 2)
+    assert told["peerjob_wait_seconds_sum"]["sleep",] == pytest.approx(2, abs=0.2)
+
+
+async def test_a_value_on_a_bound_falls_under_it() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 2.0, 2.5):
+        histogram.observe(value)
+
+    assert histogram.buckets() == [("1.0", 2), ("2.0", 4), ("+Inf", 5)]
+    assert histogram.sum == 7.5
+
+
+async def test_a_slow_store_shows_in_the_round_trips(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
+        metrics = Metrics(node)
+        flaky.slow(0.3, "turn")
+        await node.schedule(SLEEP, 1)
+        await drain(node)
+        told = await scrape(metrics)
+
+    for verb in ("claim", "commit"):
+        least = 0.3 * told[f"peerjob_{verb}_seconds_count"][()]
+        assert told[f"peerjob_{verb}_seconds_sum"][()] == pytest.approx(least, rel=0.01)
+        assert least > 0
+
+
+async def test_the_queue_of_each_kind_is_told_with_its_age(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock, workers=1, allow_unknown=True) as node:
+        metrics = Metrics(node)
+        await node.schedule_many(SLEEP.call(100) for _ in range(3))
+        await node.schedule("nobody knows")
+        await advance(node, 10)
+        await node.schedule(SLEEP.with_options(after=60), 1)
+        told = await scrape(metrics)
+        await node.cancel_instances(Query.all())
+
+    assert told["peerjob_queued"] == {("sleep",): 3, ("nobody knows",): 1}
+    assert told["peerjob_processing"] == {("sleep",): 1, ("nobody knows",): 0}
+    assert told["peerjob_unserved"] == {("nobody knows",): 1}
+    assert told["peerjob_delayed"] == {(): 1}
+    assert told["peerjob_queue_age_seconds"]["sleep",] == pytest.approx(10, abs=0.1)
+    assert told["peerjob_queue_age_seconds"]["nobody knows",] == pytest.approx(10, abs=0.1)
+
+
+async def test_what_is_not_due_yet_has_no_age(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock) as node:
+        metrics = Metrics(node)
+        await node.schedule(SLEEP.with_options(after=60), 1)
+        await advance(node, 10)
+        told = await scrape(metrics)
+
+    assert told["peerjob_queue_age_seconds"] == {("sleep",): 0}
+
+
+async def test_a_node_tells_how_it_is(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, FAIL, clock=clock, workers=3, name="one") as node:
+        metrics = Metrics(node)
+        await node.schedule(SLEEP, 100)
+        await advance(node, 5)
+        told = await scrape(metrics)
+        await node.cancel_instances(Query.all())
+
+    assert told["peerjob_registered"] == {(): 2}
+    assert told["peerjob_workers"] == {(): 3}
+    assert told["peerjob_workers_busy"] == {(): 1}
+    assert told["peerjob_workers_stuck"] == {(): 0}
+    assert told["peerjob_leader"] == {(): 1}
+    assert told["peerjob_term"][()] >= 1
+    assert told["peerjob_nodes"] == {(): 1}
+    assert told["peerjob_lease_trusted"] == {(): 1}
+    assert told["peerjob_lease_age_seconds"][()] <= 1.1
+    assert told["peerjob_node_up"] == {(): 1}
+    ((engine, namespace, name, _),) = told["peerjob_node_info"]
+    assert (engine, namespace, name) == ("memory", "default", "one")
+
+
+async def test_a_store_that_is_away_is_told_and_its_errors_are_counted(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
+        metrics = Metrics(node)
+        before = await scrape(metrics)
+        flaky.fail()
+        await advance(node, 6)
+        during = await scrape(metrics)
+        flaky.heal()
+        await advance(node, 6)
+        after = await scrape(metrics)
+
+    assert before["peerjob_store_up"] == after["peerjob_store_up"] == {(): 1}
+    assert before["peerjob_errors_total"]["lease",] == 0
+    assert during["peerjob_store_up"] == {(): 0}
+    assert "peerjob_nodes" not in during
+    assert during["peerjob_lease_age_seconds"][()] > 5
+    assert during["peerjob_lease_trusted"] == {(): 0}
+    assert during["peerjob_errors_total"]["lease",] > 2
+    assert during["peerjob_errors_total"]["claim loop",] > 2
+    assert after["peerjob_lease_trusted"] == {(): 1}
+
+
+async def test_a_store_that_stalls_holds_a_scrape_up_for_seconds_at_most(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
+        metrics = Metrics(node)
+        flaky.stall("health")
+        told = await clock.run(scrape(metrics), 4)
+        flaky.heal()
+
+    assert told["peerjob_store_up"] == {(): 0}
+    assert told["peerjob_workers"] == {(): 10}
+
+
+async def test_many_scrapes_read_the_store_once_a_second(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
+        metrics = Metrics(node)
+        flaky.calls.clear()
+        await asyncio.gather(*(scrape(metrics) for _ in range(20)))
+        once = flaky.calls["health"]
+        await advance(node, 1.5)
+        await scrape(metrics)
+
+    assert (once, flaky.calls["health"]) == (1, 2)
+
+
+async def test_fires_are_counted_by_what_became_of_them(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock) as node:
+        metrics = Metrics(node)
+        await node.add_schedule(SLEEP.with_options(every="10s", overlap="skip", name="often"), 15)
+        await advance(node, 61)
+        told = await scrape(metrics)
+
+    fired = told["peerjob_fires_total"]["fired", "often"]
+    skipped = told["peerjob_fires_total"]["skipped", "often"]
+    assert (fired, skipped) == (3, 3)
+    assert told["peerjob_fire_delay_seconds_count"] == {(): fired}
+
+
+async def test_what_is_taken_back_from_a_dead_peer_is_counted(clock: VirtualClock) -> None:
+    url = shared_url()
+    flaky = flaky_store(clock, url)
+    async with running_node(SLEEP, clock=clock, store=url, name="heir", workers=0) as heir:
+        metrics = Metrics(heir)
+        async with running_node(SLEEP, clock=clock, store=flaky.store, name="lost") as lost:
+            await heir.schedule_many(SLEEP.call(1000) for _ in range(2))
+            await advance(lost, 1)
+            flaky.fail()
+            await advance(lost, 15)
+            told = await scrape(metrics)
+            flaky.heal()
+
+    assert told["peerjob_reaped_total"] == {("sleep",): 2}
+
+
+async def test_old_names_are_added_when_they_are_asked_for(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock) as node:
+        plain, both = Metrics(node), Metrics(node, compat=True)
+        await node.schedule(SLEEP, 2)
+        await drain(node)
+        without, told = await scrape(plain), await scrape(both)
+
+    assert not [name for name in without if name.startswith("go_job_")]
+    old = {name: values for name, values in told.items() if name.startswith("go_job_")}
+    assert set(old) == {
+        "go_job_registered",
+        "go_job_workers",
+        "go_job_queued",
+        "go_job_executed_total",
+        "go_job_completed_total",
+        "go_job_terminated_total",
+        "go_job_canceled_total",
+        "go_job_timedout_total",
+        "go_job_duration_seconds_bucket",
+        "go_job_duration_seconds_sum",
+        "go_job_duration_seconds_count",
+    }
+    for name, values in old.items():
+        assert told[name.replace("go_job_", "peerjob_")] == values
+
+
+async def test_nodes_of_one_process_do_not_mix(clock: VirtualClock) -> None:
+    async with running_nodes(clock, "busy", "idle", jobs=SLEEP) as (busy, idle):
+        await idle.drain()
+        ours, theirs = Metrics(busy), Metrics(idle)
+        await idle.schedule(SLEEP, 1)
+        await drain(busy)
+        here, there = await scrape(ours), await scrape(theirs)
+
+    assert here["peerjob_completed_total"] == {("sleep",): 1}
+    assert "peerjob_completed_total" not in there
+    assert here["peerjob_nodes"] == there["peerjob_nodes"] == {(): 2}
+
+
+async def test_a_stopped_node_still_tells_what_it_counted(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock) as node:
+        metrics = Metrics(node)
+        await node.schedule(SLEEP, 1)
+        await drain(node)
+    told = await scrape(metrics)
+
+    assert told["peerjob_completed_total"] == {("sleep",): 1}
+    assert told["peerjob_node_up"] == {(): 0}
+    assert "peerjob_workers" not in told
+
+
+async def test_names_that_users_choose_do_not_grow_the_metrics_without_end() -> None:
+    tallies = Tallies()
+    for n in range(MAX_LABELS + 50):
+        tallies.cancelled(f"kind-{n}")
+        fire = Fire(
+            schedule=f"schedule-{n}", revision=1, nominal_us=0, outcome=FireOutcome.MISSED, request="", next_us=1
+        )
+        tallies.fired(fire, FireRecord(nominal_us=0, outcome=FireOutcome.MISSED, count=2))
+
+    assert len(tallies.kinds) == len(tallies.fires) == MAX_LABELS + 1
+    assert tallies.kinds[OTHERS].canceled == 50
+    assert tallies.fires[OTHERS] == {FireOutcome.MISSED: 100}
+
+
+async def test_every_metric_of_the_catalogue_is_told_and_no_other(clock: VirtualClock) -> None:
+    async with running_node(SLEEP, clock=clock, allow_unknown=True) as node:
+        metrics = Metrics(node, compat=True)
+        await node.add_schedule(SLEEP.with_options(every="10s", name="often"), 1)
+        await node.schedule("nobody knows")
+        await advance(node, 15)
+        told = await scrape(metrics)
+        await node.cancel_instances(Query.all())
+
+    expected = {name for metric in catalogue.ALL for name in metric.series}
+    assert {name for name in told if not name.startswith("process_")} == expected
+
+
+def test_the_document_tells_every_metric() -> None:
+    rows = re.findall(r"^\| `(peerjob_\w+)(?:\{([\w, ]+)\})?` \| (\w+) \|", DOCUMENT.read_text(), re.MULTILINE)
+
+    assert [(name, tuple(labels.split(", ")) if labels else (), type) for name, labels, type in rows] == [
+        (metric.name, metric.labels, metric.type) for metric in catalogue.ALL
+    ]

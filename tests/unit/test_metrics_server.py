@@ -1,0 +1,118 @@
+"""The endpoint that Prometheus scrapes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from peerjob import Job, Node, OptionError
+from peerjob.node.metrics import MetricsServer, serve_metrics
+from support.scrapes import samples_of
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[MetricsServer]:
+    async with Node("memory://", jobs=Job("nothing", nothing)) as node:
+        server = await serve_metrics(node, "127.0.0.1:0")
+        try:
+            yield server
+        finally:
+            await server.stop()
+
+
+async def raw(server: MetricsServer, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(request)
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_a_scrape_reads_the_metrics(server: MetricsServer) -> None:
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(server.url)
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert samples_of(answer.text)["peerjob_registered"] == {(): 1}
+    assert "process_resident_memory_bytes" in answer.text
+
+
+async def test_it_speaks_openmetrics_to_whoever_asks_for_it(server: MetricsServer) -> None:
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(server.url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+async def test_many_scrapes_at_a_time_are_answered(server: MetricsServer) -> None:
+    async with httpx.AsyncClient() as http:
+        answers = await asyncio.gather(*(http.get(server.url) for _ in range(20)))
+
+    assert {answer.status_code for answer in answers} == {200}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("HEAD", "/metrics", 200), ("GET", "/metrics?x=1", 200), ("GET", "/", 404), ("POST", "/metrics", 405)],
+)
+async def test_other_requests_are_told_what_is_wrong(
+    server: MetricsServer, method: str, path: str, status: int
+) -> None:
+    async with httpx.AsyncClient() as http:
+        answer = await http.request(method, server.url.removesuffix("/metrics") + path)
+
+    assert answer.status_code == status
+    if method == "HEAD":
+        assert answer.content == b""
+    if status == 404:
+        assert answer.text == "the metrics are at /metrics\n"
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"GET /metrics\r\n\r\n", b"\x16\x03\x01" * 9000]
+)
+async def test_rubbish_is_refused_and_the_next_scrape_answered(server: MetricsServer, request_: bytes) -> None:
+    assert (await raw(server, request_)).startswith(b"HTTP/1.1 400 ")
+    assert (await raw(server, b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_who_says_nothing_does_not_hold_up_the_end(server: MetricsServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await asyncio.sleep(0)
+
+    await server.stop()
+    await server.stop()
+
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_taken_port_is_refused_in_one_line(server: MetricsServer) -> None:
+    with pytest.raises(OptionError, match="metrics_listen: expected an address of this machine") as caught:
+        await serve_metrics(Node("memory://"), f"127.0.0.1:{server.port}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("listen", ["", "9090", "localhost", "localhost:port", "localhost:70000", ":9090"])
+async def test_what_is_no_address_is_refused(listen: str) -> None:
+    with pytest.raises(OptionError, match=r"metrics_listen: expected host:port, such as 127\.0\.0\.1:9090"):
+        await serve_metrics(Node("memory://"), listen)
+
+
+async def test_it_may_be_there_before_the_node_and_after_it() -> None:
+    node = Node("memory://", jobs=Job("nothing", nothing))
+    async with await serve_metrics(node, "127.0.0.1:0") as server, httpx.AsyncClient() as http:
+        before = samples_of((await http.get(server.url)).text)
+        async with node:
+            pass
+        after = samples_of((await http.get(server.url)).text)
+
+    assert before["peerjob_node_up"] == after["peerjob_node_up"] == {(): 0}
