@@ -1,0 +1,78 @@
+"""Errors as one line that says what to do, and as exit statuses."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from peerjob import errors
+from peerjob.cli.console import USAGE_ERROR, Refusal
+
+
+class Status(IntEnum):
+    """Exit statuses, as the package tells."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = USAGE_ERROR
+    NOT_FOUND = 3
+    UNREACHABLE = 4
+    REFUSED = 5
+    TIME_OVER = 6
+
+
+class CommandError(Exception):
+    """A verb could not do what it was asked for; the text is for its user."""
+
+    def __init__(self, message: str, status: Status = Status.FAILED) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+_STATUSES: tuple[tuple[type[Exception], Status], ...] = (
+    # those that end a wait for an instance stand first: one of them is a TimeoutError, too
+    (errors.JobFailed, Status.FAILED),
+    (errors.JobCancelled, Status.FAILED),
+    (errors.JobTimedOut, Status.FAILED),
+    (errors.UnauthenticatedError, Status.REFUSED),
+    (errors.AuthError, Status.REFUSED),
+    (errors.UnknownKindError, Status.NOT_FOUND),
+    (errors.UnknownInstanceError, Status.NOT_FOUND),
+    (errors.UnknownScheduleError, Status.NOT_FOUND),
+    (errors.NodeUnavailableError, Status.UNREACHABLE),
+    (errors.NodeStoppedError, Status.UNREACHABLE),
+    (errors.StoreUnavailableError, Status.UNREACHABLE),
+    (errors.ArgumentError, Status.USAGE),
+    (errors.OptionError, Status.USAGE),
+    (errors.ScheduleError, Status.USAGE),
+    (errors.EncodeError, Status.USAGE),
+    (errors.PayloadTooLargeError, Status.USAGE),
+    (TimeoutError, Status.TIME_OVER),
+    (errors.PeerjobError, Status.FAILED),
+)
+
+_HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (errors.UnauthenticatedError, "give one with --token-file, or PEERJOB_TOKEN"),
+    (errors.AuthError, "ask for a token with that role"),
+    (errors.NodeUnavailableError, "is --address right, does the node listen there, and does it want --tls-ca?"),
+    (errors.NodeStoppedError, "ask another node with --address"),
+    (errors.UnknownInstanceError, "`jobctl list instances` shows those there are"),
+    (errors.UnknownScheduleError, "`jobctl list schedules` shows those there are"),
+)
+
+
+def refusal_of(error: Exception) -> Refusal | None:
+    """What to say about an error; None for one that is a defect."""
+    if isinstance(error, CommandError):
+        return Refusal(str(error), error.status)
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
+    if status is None:
+        return None
+    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+    return Refusal(f"{_text(error)}{'; ' if hint else ''}{hint}", status)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, errors.UnknownKindError):
+        known = ", ".join(sorted(error.known)) or "none"
+        return f"no node has a job of kind {error.kind!r} (known: {known}); --allow-unknown schedules it all the same"
+    return str(error) or type(error).__name__

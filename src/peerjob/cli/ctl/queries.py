@@ -1,0 +1,69 @@
+"""Options that say which instances are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from peerjob.errors import OptionError
+from peerjob.query import Query
+
+Kind = Annotated[str | None, typer.Option("--kind", "-k", show_default="any", help="Of this kind.")]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        "-s",
+        show_default="any",
+        help="In this state, or one of several (repeat it): created, scheduled, processing, cancelled, timedout, "
+        "completed, terminated; active, error, final.",
+    ),
+]
+Tag = Annotated[str | None, typer.Option("--tag", "-t", show_default="any", help="With this tag.")]
+Before = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", show_default="no bound", help="Made before this time, such as 2026-01-31T08:00Z."),
+]
+After = Annotated[
+    str | None, typer.Option(metavar="TIME", show_default="no bound", help="Made at this time or after it.")
+]
+Uuid = Annotated[str, typer.Argument(metavar="UUID", help="Id of the instance.", show_default=False)]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Show at most so many.")]
+
+
+def query_of(
+    kind: str | None,
+    states: Iterable[str] | None,
+    tag: str | None,
+    before: str | None = None,
+    after: str | None = None,
+    *,
+    limit: int = 100,
+    newest: bool = False,
+) -> Query:
+    """The query that these options make; raises OptionError."""
+    return Query(
+        kind=kind,
+        state=tuple(states) if states else None,
+        tag=tag,
+        before=time_of("before", before),
+        after=time_of("after", after),
+        limit=limit,
+        order="desc" if newest else "asc",
+    )
+
+
+def time_of(option: str, text: str | None) -> datetime | None:
+    """A time in ISO 8601 with its zone; raises OptionError."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise OptionError(f"--{option}", text, "a time with its zone, such as 2026-01-31T08:00Z or …T08:00+01:00")
+    return time

@@ -1,0 +1,93 @@
+"""`jobctl get …`, `list …`: what there is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from peerjob.version import __version__
+
+from . import views
+from .output import Column, Format, View, note
+from .queries import After, Before, Kind, Limit, States, Tag, Uuid, query_of
+from .session import Session, group, verb
+
+ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.", show_default=False)]
+
+VERSIONS: View[dict[str, str]] = View(
+    columns=(
+        Column(title="JOBCTL", text=lambda one: one["jobctl"]),
+        Column(title="NODE", text=lambda one: one["node"]),
+    ),
+    name=lambda one: one["node"],
+    plain=lambda one: one,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    get = group(app, "get", "Show one thing.")
+    verb(get, "version")(get_version)
+    verb(get, "instance")(get_instance)
+    verb(get, "schedule")(get_schedule)
+    listing = group(app, "list", "Show what there is.")
+    verb(listing, "jobs")(list_jobs)
+    verb(listing, "instances")(list_instances)
+    verb(listing, "schedules")(list_schedules)
+    verb(listing, "nodes")(list_nodes)
+
+
+async def get_version(session: Session) -> None:
+    """Show the release of this command and of the node that answers."""
+    async with session.client() as client:
+        session.out.one({"jobctl": __version__, "node": await client.version()}, VERSIONS)
+
+
+async def get_instance(session: Session, uuid: Uuid) -> None:
+    """Show all that is known about one instance."""
+    async with session.client() as client:
+        session.out.one(await client.lookup_instance(uuid), views.instances(session.now))
+
+
+async def get_schedule(session: Session, name: ScheduleName) -> None:
+    """Show all that is known about one schedule."""
+    async with session.client() as client:
+        session.out.one(await client.lookup_schedule(name), views.schedules(session.now))
+
+
+async def list_jobs(session: Session) -> None:
+    """List the jobs of the node that answers."""
+    async with session.client() as client:
+        session.out.many(await client.registered_jobs(), views.JOBS)
+
+
+async def list_instances(
+    session: Session,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    before: Before = None,
+    after: After = None,
+    limit: Limit = 100,
+    oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first, rather than the latest.")] = False,
+) -> None:
+    """List instances, the latest first."""
+    query = query_of(kind, state, tag, before, after, limit=limit, newest=not oldest)
+    async with session.client() as client:
+        page = await client.lookup_instances(query)
+    session.out.many(page, views.instances(session.now))
+    if page.cursor is not None and session.out.format in (Format.TABLE, Format.WIDE):
+        note(f"there may be more than these {len(page)}; --limit shows up to 10,000")
+
+
+async def list_schedules(session: Session) -> None:
+    """List the schedules of the cluster."""
+    async with session.client() as client:
+        session.out.many(await client.schedules(), views.schedules(session.now))
+
+
+async def list_nodes(session: Session) -> None:
+    """List the live nodes of the cluster."""
+    async with session.client() as client:
+        session.out.many(await client.nodes(), views.NODES)

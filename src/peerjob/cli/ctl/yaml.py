@@ -1,0 +1,42 @@
+"""Plain values as YAML, for people to read: block style, and every doubtful text in quotes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, cast
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
+_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "none"})
+"""What some reader or other takes for a value that is no text."""
+
+
+def to_yaml(value: Any) -> str:
+    """What JSON can say, as a YAML document."""
+    return "\n".join(_block(value)) + "\n"
+
+
+def _block(value: Any) -> list[str]:
+    if isinstance(value, dict) and value:
+        return [line for key, one in cast("dict[str, Any]", value).items() for line in _entry(f"{_scalar(key)}:", one)]
+    if isinstance(value, list) and value:
+        return [line for one in cast("list[Any]", value) for line in _item(one)]
+    return [_scalar(value)]
+
+
+def _entry(lead: str, value: Any) -> list[str]:
+    if isinstance(value, dict | list) and value:
+        return [lead, *(f"  {line}" for line in _block(value))]
+    return [f"{lead} {_scalar(value)}"]
+
+
+def _item(value: Any) -> list[str]:
+    first, *others = _block(value)
+    return [f"- {first}", *(f"  {line}" for line in others)]
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.casefold() not in _WORDS:
+        return value
+    # what is not ASCII is escaped, and so are the line ends that only YAML knows
+    return json.dumps(value)

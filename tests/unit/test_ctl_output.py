@@ -1,0 +1,114 @@
+"""How jobctl shows what it found."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerjob.cli.ctl.failures import Status, refusal_of
+from peerjob.cli.ctl.output import Column, Format, Printer, View, age, shown
+from peerjob.cli.ctl.yaml import to_yaml
+from peerjob.errors import (
+    AuthError,
+    JobFailed,
+    JobTimedOut,
+    NodeUnavailableError,
+    OptionError,
+    StoreFullError,
+    UnknownKindError,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PEOPLE: View[dict[str, Any]] = View(
+    columns=(
+        Column(title="NAME", text=lambda one: one["name"]),
+        Column(title="MORE", text=lambda one: str(one["more"]), wide=True),
+    ),
+    name=lambda one: one["name"],
+    plain=lambda one: one,
+    nothing="nobody",
+)
+ANN, BOB = {"name": "Ann", "more": [1, 2]}, {"name": "Bob\x1b[2J", "more": None}
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        (Format.TABLE, "NAME\nAnn\nBob\\x1b[2J\n"),
+        (Format.NAME, "Ann\nBob\\x1b[2J\n"),
+        (Format.YAML, '- name: Ann\n  more:\n    - 1\n    - 2\n- name: "Bob\\u001b[2J"\n  more: null\n'),
+    ],
+)
+def test_a_list_has_the_form_that_was_asked_for(format: Format, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Printer(format).many([ANN, BOB], PEOPLE)
+    shown = capsys.readouterr().out
+    assert "".join(f"{line.rstrip()}\n" for line in shown.splitlines()) == text
+
+
+def test_json_is_the_values_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    Printer(Format.JSON).many([ANN, BOB], PEOPLE)
+    assert json.loads(capsys.readouterr().out) == [ANN, BOB]
+
+
+def test_what_is_no_terminal_gets_lines_of_any_length(capsys: pytest.CaptureFixture[str]) -> None:
+    Printer(Format.TABLE).many([{"name": "x" * 500, "more": None}], PEOPLE)
+    assert "x" * 500 in capsys.readouterr().out
+
+
+def test_the_columns_of_wide_are_left_out_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Printer(Format.WIDE).many([ANN], PEOPLE)
+    assert capsys.readouterr().out.split() == ["NAME", "MORE", "Ann", "[1,", "2]"]
+
+
+def test_nothing_is_said_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    Printer(Format.TABLE).many([], PEOPLE)
+    assert tuple(capsys.readouterr()) == ("", "jobctl: nobody\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (119, "119s"), (120, "2m"), (7_260, "2h01m"), (172_800, "2d"), (-30, "in 30s")],
+)
+def test_an_age_is_short(seconds: int, text: str) -> None:
+    assert age(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+@given(st.text())
+def test_shown_text_commands_no_terminal(text: str) -> None:
+    assert shown(text).isprintable()
+
+
+@pytest.mark.parametrize("text", ["yes", "null", "1", "a: b", "- a", "", "a\nb", "#", "1.5", "~", "é", "0x1", "a "])
+def test_doubtful_text_stands_in_quotes_in_yaml(text: str) -> None:
+    assert to_yaml(text) == json.dumps(text) + "\n"
+
+
+def test_yaml_has_nested_lists_and_empty_things() -> None:
+    assert to_yaml([[1, [2]], {}, [], {"a b": {"c": []}}]) == "- - 1\n  - - 2\n- {}\n- []\n- a b:\n    c: []\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (OptionError("x", 1, "2"), Status.USAGE, "expected 2"),
+        (UnknownKindError("add", ["sub"]), Status.NOT_FOUND, "--allow-unknown"),
+        (NodeUnavailableError(["h:1"], "gone"), Status.UNREACHABLE, "--address"),
+        (AuthError("no"), Status.REFUSED, "role"),
+        (JobFailed("id", "ValueError", "bad"), Status.FAILED, "ValueError: bad"),
+        (JobTimedOut("id"), Status.FAILED, "timed out"),
+        (TimeoutError("late"), Status.TIME_OVER, "late"),
+        (StoreFullError("full"), Status.FAILED, "full"),
+    ],
+)
+def test_an_error_has_a_status_and_says_what_to_do(error: Exception, status: Status, told: str) -> None:
+    refusal = refusal_of(error)
+    assert refusal is not None
+    assert refusal.status == status
+    assert told in refusal.message
+
+
+def test_a_defect_is_not_hidden() -> None:
+    assert refusal_of(KeyError("x")) is None
