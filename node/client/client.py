@@ -14,9 +14,8 @@ from peerjob.job import Call, Job
 from peerjob.node.managing import JobSource
 from peerjob.node.registry import Registry
 from peerjob.node.scheduling import Scheduling
-from peerjob.node.wire.cluster import worker_of
-from peerjob.node.wire.instances import record_of
-from peerjob.node.wire.requests import job_request, kind_request
+from peerjob.node.wire.cluster import MAX_WORKERS, worker_of
+from peerjob.node.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.node.wire.tls import ClientTls
 from peerjob.node.wire.values import span
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -35,10 +34,8 @@ R = TypeVar("R")
 
 MAX_MESSAGE = 16 << 20
 MAX_PAYLOAD = 1 << 20
-CHUNK = 1_000
 CHUNK_BYTES = 2 << 20
-"""Most calls, and about how many bytes, in one request of a bulk."""
-MAX_WORKERS = 2**31 - 1
+"""About how many bytes go into one request of a bulk."""
 
 
 class Client(RemoteVerbs):
@@ -165,7 +162,7 @@ class Client(RemoteVerbs):
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
         request = self._request(target, args, kwargs)
-        return self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse))
+        return await self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse))
 
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
         """Store many runs, in requests of up to 1,000; every call is checked here before the first is sent."""
@@ -174,7 +171,7 @@ class Client(RemoteVerbs):
         for chunk in _chunks(requests):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
             answer = await self._connection.call("ScheduleJobs", request, pb.ScheduleJobsResponse)
-            made += [self._made(one) for one in answer.scheduled]
+            made += [await self._made(one) for one in answer.scheduled]
         return made
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
@@ -196,8 +193,10 @@ class Client(RemoteVerbs):
         new = self._scheduling.new(call)
         return job_request(call.job, decode_spec(new.spec).args, new.key, id=new.id, recurs=False)
 
-    def _made(self, answer: pb.ScheduleJobResponse) -> Instance[Any]:
-        return Instance(self, record_of(answer.instance), is_new=not answer.existed)
+    async def _made(self, answer: pb.ScheduleJobResponse) -> Instance[Any]:
+        instance = await self._whole_instance(answer.instance)
+        instance.is_new = not answer.existed
+        return instance
 
     # -- the node that answers ---------------------------------------------------------------------------------------
 
@@ -234,7 +233,7 @@ def _chunks(requests: list[pb.ScheduleJobRequest]) -> Iterator[list[pb.ScheduleJ
     size = 0
     for request in requests:
         weight = request.ByteSize()
-        if chunk and (len(chunk) >= CHUNK or size + weight > CHUNK_BYTES):
+        if chunk and (len(chunk) >= MAX_BULK or size + weight > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(request)

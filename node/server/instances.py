@@ -7,13 +7,14 @@ from typing import Any
 
 from peerjob.clock import to_datetime
 from peerjob.durations import to_micros, to_seconds
+from peerjob.errors import OptionError
 from peerjob.instance import Instance
 from peerjob.job import Job
 from peerjob.node.node import Node
 from peerjob.node.wire.cluster import stats_message
 from peerjob.node.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
 from peerjob.node.wire.queries import cancel_query_of, filter_of, query_of
-from peerjob.node.wire.requests import FOREVER, call_of, ids_of
+from peerjob.node.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
 from peerjob.node.wire.values import given_span, optional_stamp, span
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.version import __version__
@@ -59,10 +60,13 @@ class InstanceRpcs:
         return _scheduled(instance, request.view)
 
     async def schedule_jobs(self, request: pb.ScheduleJobsRequest, context: Context) -> pb.ScheduleJobsResponse:
+        if len(request.jobs) > MAX_BULK:
+            raise OptionError("jobs", len(request.jobs), f"at most {MAX_BULK:,} in one request")
         calls = [call_of(one, self._node.job) for one in request.jobs]
         ids = ids_of(request.jobs, self._node.clock.time_us())
         instances = await self._node.schedule_many(calls, ids=ids)
-        return pb.ScheduleJobsResponse(scheduled=[_scheduled(one, request.view) for one in instances])
+        scheduled = bounded(instances, lambda one: _scheduled(one, request.view), _scheduled_bare)
+        return pb.ScheduleJobsResponse(scheduled=scheduled)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -160,6 +164,10 @@ def _bare(instance: Instance[Any]) -> pb.JobInstance:
 
 def _scheduled(instance: Instance[Any], view: int) -> pb.ScheduleJobResponse:
     return pb.ScheduleJobResponse(instance=_shown_as(view)(instance), existed=not instance.is_new)
+
+
+def _scheduled_bare(instance: Instance[Any]) -> pb.ScheduleJobResponse:
+    return pb.ScheduleJobResponse(instance=_bare(instance), existed=not instance.is_new)
 
 
 def _job_message(job: Job[..., Any, Any], registered_us: int) -> pb.Job:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -27,7 +27,7 @@ LONG = frozenset({"Watch", "WaitInstance", "WaitInstances", "Drain"})
 Context = Any
 """A grpc.aio.ServicerContext, which is generic in ways that say nothing here."""
 Unary = Callable[[Any, Context], Awaitable[Message]]
-Streaming = Callable[[Any, Context], AsyncIterator[Message]]
+Streaming = Callable[[Any, Context], AsyncGenerator[Message, None]]
 
 logger = logging.getLogger("peerjob.server")
 
@@ -88,8 +88,9 @@ class Dispatch:
         async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
             with self._opened(name):
                 try:
-                    async for message in serve(parsed(kind, request), context):
-                        yield self._sized(message)
+                    async with contextlib.aclosing(serve(parsed(kind, request), context)) as messages:
+                        async for message in messages:
+                            yield self._sized(message)
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
                     await self._fail(name, error, context)
 

@@ -11,6 +11,9 @@ from peerjob.worker import Worker
 
 from .values import optional_stamp, span, span_us, stamp_us, state_number
 
+MAX_WORKERS = 10_000
+"""Most workers that a client may ask a node for: making them is work of the node."""
+
 
 def node_message(view: NodeView) -> pb.Node:
     """A node as its peers see it."""

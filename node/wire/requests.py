@@ -24,6 +24,8 @@ from peerjob.timing import Jitter
 from .values import given_moment, given_span, span, stamp
 
 FOREVER = -1
+MAX_BULK = 1_000
+"""Most jobs in one request: checking them holds up everything else on the node."""
 MAX_SKEW_US = 86_400_000_000
 """How far the clocks of a client and a node may be apart."""
 NOT_SENT = frozenset({"on_complete", "on_terminate", "on_state_change"})

@@ -260,6 +260,17 @@ async def test_a_bulk_comes_back_in_order(client: Client) -> None:
     assert await client.schedule_many([]) == []
 
 
+async def test_a_bulk_of_large_arguments_comes_back_whole(client: Client) -> None:
+    large = [f"{number}" + "x" * 400_000 for number in range(12)]
+    instances = await client.schedule_many([ECHO.with_options(after=60).call(one) for one in large])
+
+    assert [instance.args[0] for instance in instances] == large
+    cancelled = await client.cancel_instances(Query.all())
+    assert [instance.args[0] for instance in cancelled] == large
+    again = await client.retry_instances(Query(state=State.CANCELLED))
+    assert [instance.args[0] for instance in again] == large
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 

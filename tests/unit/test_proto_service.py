@@ -23,8 +23,10 @@ from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.values import moment_stamp
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import RawClient, health_client, raw_client, served
+from support.rubbish import rubbish
 
 Code = grpc.StatusCode
+PROPER = {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED}
 
 
 def add(x: int, y: int) -> int:
@@ -241,6 +243,8 @@ async def test_a_bulk_is_checked_before_any_of_it_is_stored(client: RawClient, n
     assert await node.count() == 0
     answer = await client.call("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[good] * 30))
     assert len({one.instance.uuid for one in answer.scheduled}) == 30
+    assert await client.code("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[good] * 1_001)) is Code.INVALID_ARGUMENT
+    assert await node.count() == 30
 
 
 async def test_what_is_not_there_is_not_found(client: RawClient) -> None:
@@ -372,7 +376,8 @@ async def test_the_cluster_and_the_node(client: RawClient, node: Node) -> None:
     assert (one.name, one.incarnation, one.workers) == (node.name, node.incarnation, 4)
     assert set(one.kinds) == {"sum", "span", "fail", "hang", "nightly", "talk"}
     assert (await client.call("ResizeWorkers", pb.ResizeWorkersRequest(workers=2))).workers == 2
-    assert await client.code("ResizeWorkers", pb.ResizeWorkersRequest()) is Code.INVALID_ARGUMENT
+    for many in (0, -1, 10_001, 2**31 - 1):
+        assert await client.code("ResizeWorkers", pb.ResizeWorkersRequest(workers=many)) is Code.INVALID_ARGUMENT
     workers = await client.call("ListWorkers", pb.ListWorkersRequest())
     assert (workers.node, [worker.number for worker in workers.workers]) == (node.name, [0, 1])
     await node.schedule("sum", 1, 2)
@@ -461,32 +466,30 @@ async def test_a_port_that_is_taken_is_refused(site: tuple[Node, Server]) -> Non
 
 async def test_rubbish_on_every_rpc_gets_an_answer_and_the_server_lives(client: RawClient, node: Node) -> None:
     chance = random.Random(4)
-    allowed = {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED}
-    names = [method.name for method in SERVICE.methods]
-    seeds = [
-        pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"]).SerializeToString(),
-        pb.LookupInstancesRequest(query=pb.Query(kind="sum", cursor="x", limit=5)).SerializeToString(),
-        pb.PutScheduleRequest(
-            job=pb.ScheduleJobRequest(
-                kind="sum", arguments=["1", "2"], options=pb.JobOptions(every=Duration(seconds=60))
-            )
-        ).SerializeToString(),
-    ]
-    seen = set[grpc.StatusCode]()
+    seen = set[tuple[str, grpc.StatusCode]]()
     until = time.monotonic() + 4
     while time.monotonic() < until:
-        name = chance.choice(names)
-        if chance.random() < 0.3:
-            data = chance.randbytes(chance.randrange(60))
-        else:
-            changed = bytearray(chance.choice(seeds))
-            for _ in range(chance.randrange(4)):
-                changed[chance.randrange(len(changed))] = chance.randrange(256)
-            data = bytes(changed[: chance.randrange(len(changed) + 1)])
-        code = await client.code(name, data, timeout=0.3)
-        assert code in allowed, f"{name} {data!r}: {code}"
-        seen.add(code)
+        name, data = rubbish(chance)
+        code = await client.code(name, data, timeout=0.2)
+        assert code in PROPER, f"{name} {data!r}: {code}"
+        seen.add((name, code))
 
-    assert {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND} <= seen
+    assert {name for name, _ in seen} == {method.name for method in SERVICE.methods}
+    assert {code for _, code in seen} >= {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND}
     assert (await client.call("GetVersion", pb.VersionRequest())).version == __version__
     assert not (await node.schedule("sum", 1, 2)).state.is_final
+
+
+async def test_a_watch_that_nobody_reads_any_more_is_let_go(site: tuple[Node, Server], client: RawClient) -> None:
+    calls = [client.stream("Watch", pb.WatchRequest()) for _ in range(20)]
+    for call in calls:
+        await call.initial_metadata()
+    dispatch = site[1]._dispatch  # pyright: ignore[reportPrivateUsage]
+    assert dispatch is not None
+    assert len(dispatch._open) == 20  # pyright: ignore[reportPrivateUsage]
+
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(10):
+        while dispatch._open:  # noqa: ASYNC110  # pyright: ignore[reportPrivateUsage]  # nobody tells
+            await asyncio.sleep(0.01)

@@ -863,7 +863,7 @@ class ScheduleJobsRequest(_message.Message):
     view: Global___InstanceView.ValueType
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduleJobRequest]:
-        """Every one is checked before the first is stored."""
+        """At most 1,000. Every one is checked before the first is stored."""
 
     def __init__(
         self,
@@ -886,7 +886,7 @@ class ScheduleJobsResponse(_message.Message):
     SCHEDULED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def scheduled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduleJobResponse]:
-        """In the order of the request."""
+        """In the order of the request; of the later ones only kind, uuid and state, where all would be too large."""
 
     def __init__(
         self,
@@ -1100,7 +1100,7 @@ class CancelInstancesResponse(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobInstance]:
-        """Those that were cancelled by this call."""
+        """Those that were cancelled by this call; of the later ones only kind, uuid and state, where all would be too large."""
 
     def __init__(
         self,
@@ -1660,7 +1660,7 @@ class RetryInstancesResponse(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobInstance]:
-        """The new ones."""
+        """The new ones; of the later ones only kind, uuid and state, where all would be too large."""
 
     def __init__(
         self,
