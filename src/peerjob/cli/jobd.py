@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
 from peerjob import OptionError, SystemClock, __version__
+
+from .daemon.settings import Settings, takes_settings
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -107,6 +110,22 @@ def demo(
     return command.run(settings, as_json=as_json)
 
 
+@app.command(
+    help="Run a node with the jobs of some modules, until SIGTERM.\n\n"
+    "Options come from flags, then from the environment, then from the file of --config, then from the defaults below. "
+    "SIGTERM and SIGINT let running jobs end, for as long as --grace says, and hand back the others; a second one "
+    "cancels what runs. SIGHUP imports the modules anew, and reads the tokens again.\n\n"
+    "The exit status: 0 after an orderly end, 2 for a wrong configuration, 4 for a store that cannot be reached, 5 for "
+    "one that refuses us, 1 for other errors, 128 and the signal's number when the end was cut short."
+)
+@takes_settings
+def run(settings: Settings) -> int:
+    """Run a daemon."""
+    from .daemon import service
+
+    return service.run(settings)
+
+
 @runtime_checkable
 class _ParserError(Protocol):
     """What the option parser raises; its class is at another place in each few releases of typer."""
@@ -118,6 +137,8 @@ class _ParserError(Protocol):
 
 def main() -> None:
     """The console command: every error is one line on standard error."""
+    # gRPC writes to standard error what we tell in words of our own
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     status: Any
     try:
         status = app(standalone_mode=False)
@@ -129,10 +150,17 @@ def main() -> None:
         if not isinstance(error, _ParserError):
             raise
         where: str = getattr(getattr(error, "ctx", None), "command_path", "jobd")
-        message = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".") + _origin(error)
         # without a message it was the help that was shown
         status = _refuse(f"{message} (see {where} --help)", error.exit_code) if message else USAGE_ERROR
     sys.exit(status)
+
+
+def _origin(error: Any) -> str:
+    """Where a value comes from, when that is a file: what parses it thinks of flags and the environment only."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    source = None if context is None or parameter is None else context.get_parameter_source(parameter.name)
+    return ", in the file of --config" if source is not None and source.name == "DEFAULT_MAP" else ""
 
 
 def _refuse(message: str, status: int) -> int:

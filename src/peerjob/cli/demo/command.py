@@ -12,10 +12,10 @@ from collections.abc import Generator
 from rich.console import Console
 
 from peerjob import PeerjobError, StoreUnavailableError, SystemClock
+from peerjob.cli.loops import run_loop
 
 from .children import DemoError
 from .conductor import Demo, Settings
-from .node_process import run_loop
 from .report import Report
 from .view import LineView, LiveView, SilentView, View
 

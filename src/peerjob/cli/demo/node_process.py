@@ -7,21 +7,13 @@ import asyncio
 import logging
 
 from peerjob import Node
+from peerjob.cli.loops import run_loop
 
 from . import workload
 from .children import end_with_demo
 
 GRACE = 1.0
 """Seconds that running bodies get when the node is asked to stop."""
-
-
-def run_loop() -> type[asyncio.AbstractEventLoop] | None:
-    """The event loop to use: that of uvloop where there is one, else asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop
 
 
 def main() -> None:

@@ -1,0 +1,65 @@
+"""What a daemon logs, on standard error: lines for people, or one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from peerjob.injected import current_run
+
+from .settings import LogFormat
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def configure(format: LogFormat, level: str, node: str) -> None:
+    """Send every logger's records of this level and up to standard error, and to nowhere else."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(node) if format is LogFormat.JSON else HumanFormatter())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.captureWarnings(True)
+
+
+class HumanFormatter(logging.Formatter):
+    """Time (UTC), level, logger and message; a traceback on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # logging's name
+        return _time(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """An object with time (UTC), level, logger, message and node, and what more is known.
+
+    Of a record that a job makes, `instance`, `kind` and `attempt`; of one with a traceback, `exception`; and what was
+    given with `extra=`.
+    """
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "node": self._node,
+        }
+        run = current_run.get()
+        if run is not None and not run.detached:
+            line |= {"instance": run.id, "kind": run.kind, "attempt": run.attempt}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in line}
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,92 @@
+"""The modules of a daemon's jobs, which can be imported again while it runs."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from peerjob import Job, Node, OptionError
+from peerjob.job import collect_jobs
+
+logger = logging.getLogger("peerjob.daemon")
+
+Jobs = list[Job[..., Any, Any]]
+
+
+class JobModules:
+    """Modules by name. What they define is read once at the start, and again when it is asked for."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+
+    def load(self) -> Jobs:
+        """Import them; raises OptionError for one that cannot be imported, or that holds no job."""
+        return [job for name in self._names for job in _jobs_of(name)]
+
+    def reload(self, node: Node) -> None:
+        """Import them anew, with their submodules and the modules their jobs stand in, and register what they hold.
+
+        Kinds that are gone are registered no more, and what runs goes on as it began. When anything fails, everything
+        stays as it was; raises OptionError, or ScheduleError for a recurrence that cannot be.
+        """
+        old = node.jobs()
+        removed = self._forget(old)
+        importlib.invalidate_caches()
+        try:
+            new = self.load()
+            node.register(new)
+        except BaseException:
+            _restore(removed)
+            raise
+        before, after = {job.kind for job in old}, {job.kind for job in new}
+        for kind in sorted(before - after):
+            node.unregister(kind)
+        logger.info(
+            "job modules are reloaded: %d kind(s); new: %s; gone: %s",
+            len(after),
+            ", ".join(sorted(after - before)) or "none",
+            ", ".join(sorted(before - after)) or "none",
+        )
+
+    def _forget(self, jobs: Jobs) -> dict[str, ModuleType]:
+        """Have the next import run the modules again; what was forgotten."""
+        homes = {str(getattr(job.executor, "__module__", "")) for job in jobs if job.executor is not None}
+        ours = {
+            name
+            for name in sys.modules
+            if name in homes or any(f"{name}.".startswith(f"{given}.") for given in self._names)
+        }
+        return {name: sys.modules.pop(name) for name in ours - {"__main__"} if not f"{name}.".startswith("peerjob.")}
+
+
+def _jobs_of(name: str) -> Jobs:
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # the code is the user's
+        raise OptionError("MODULE", name, f"a module that can be imported ({_reason(name, error)})") from error
+    found = collect_jobs(module)
+    if not found:
+        raise OptionError("MODULE", name, "a module with jobs (none of its attributes is a Job or a JobGroup)")
+    return found
+
+
+def _reason(name: str, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+        return f"there is no {error.name} in {sys.path[0]} or among what is installed"
+    where = ""
+    if not isinstance(error, SyntaxError) and (frames := traceback.extract_tb(error.__traceback__)):
+        where = f" at {frames[-1].filename}:{frames[-1].lineno}"
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _restore(modules: dict[str, ModuleType]) -> None:
+    for name, module in modules.items():
+        sys.modules[name] = module
+        package, _, own = name.rpartition(".")
+        if package in sys.modules:
+            setattr(sys.modules[package], own, module)

@@ -1,0 +1,147 @@
+"""Runs a node and what serves it, and minds signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Generator
+
+from peerjob import AuthError, Node, OptionError, PeerjobError, ScheduleError, StoreUnavailableError, SystemClock
+from peerjob.cli.loops import run_loop
+
+from .logs import configure
+from .modules import JobModules
+from .settings import Settings
+from .tokens import TokensFile
+
+CONFIGURATION, UNREACHABLE, REFUSED, FAILED = 2, 4, 5, 1
+"""Exit statuses."""
+SERVER_GRACE = 5.0
+"""Most seconds for calls that are under way when the daemon stops; waits and streams are ended at once."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+logger = logging.getLogger("peerjob.daemon")
+
+
+def run(settings: Settings) -> int:
+    """Run a daemon until it is asked to stop; the exit status."""
+    sys.path.insert(0, str(settings.app_dir.resolve()))
+    try:
+        daemon = Daemon(settings)
+        configure(settings.log_format, settings.log_level.value, daemon.node.name)
+        with asyncio.Runner(loop_factory=run_loop()) as runner:
+            return runner.run(daemon.run())
+    except PeerjobError as error:
+        print(f"jobd: {error}{_advice(error)}", file=sys.stderr)
+        return status_of(error)
+
+
+def status_of(error: PeerjobError) -> int:
+    """The exit status for what kept a daemon from running."""
+    if isinstance(error, OptionError | ScheduleError):
+        return CONFIGURATION
+    if isinstance(error, AuthError):
+        return REFUSED
+    return UNREACHABLE if isinstance(error, StoreUnavailableError) else FAILED
+
+
+def _advice(error: PeerjobError) -> str:
+    if isinstance(error, StoreUnavailableError):
+        return " (start it, or see --store)"
+    if isinstance(error, OptionError) and error.option == "listen":
+        return " (see --listen, --tls-cert, --tokens-file and --insecure)"
+    return ""
+
+
+class Daemon:
+    """A node as a process of its own. Raises OptionError for what cannot be run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._modules = JobModules(settings.jobs)
+        self.node: Node = settings.node(self._modules.load(), SystemClock())
+        self._tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
+        self._server = settings.server(self.node, self._tokens)
+
+    async def run(self) -> int:
+        """Run until SIGTERM or SIGINT, then let running jobs end; a second one cuts that short.
+
+        The exit status: 0 after an orderly end, 128 and the signal's number after one that was cut short. SIGHUP
+        reloads the job modules and the tokens.
+        """
+        with _received(SIGNALS) as signals:
+            try:
+                # before the node claims anything, since its port may be taken
+                if self._server is not None:
+                    await self._server.start()
+                await self.node.start()
+                logger.info(
+                    "ready to run %s", ", ".join(job.kind for job in self.node.jobs()) or "nothing, as asked for"
+                )
+                number = await self._until_asked(signals)
+            except BaseException:
+                await self._leave(0)
+                raise
+            logger.info(
+                "%s: running jobs have %g s to end; a second signal cuts that short",
+                number.name,
+                self._settings.grace_seconds,
+            )
+            return await self._stop(signals)
+
+    async def _until_asked(self, signals: asyncio.Queue[signal.Signals]) -> signal.Signals:
+        while (number := await signals.get()) is signal.SIGHUP:
+            self._reload()
+        return number
+
+    def _reload(self) -> None:
+        try:
+            self._modules.reload(self.node)
+            if self._tokens is not None:
+                self._tokens.reload()
+        except PeerjobError as error:
+            logger.error("nothing was reloaded: %s", error)  # noqa: TRY400  # the text tells where
+
+    async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> int:
+        loop = asyncio.get_running_loop()
+        leaving = loop.create_task(self._leave(self._settings.grace_seconds))
+        status = 0
+        while True:
+            asking = loop.create_task(signals.get())
+            await asyncio.wait({leaving, asking}, return_when=asyncio.FIRST_COMPLETED)
+            asking.cancel()
+            if leaving.done():
+                with contextlib.suppress(asyncio.CancelledError):  # when it was cut short
+                    leaving.result()
+                return status
+            if status == 0 and (number := asking.result()) is not signal.SIGHUP:
+                logger.warning("%s again: running jobs are cancelled and handed back", number.name)
+                status = 128 + number
+                leaving.cancel()
+
+    async def _leave(self, grace: float) -> None:
+        stopping = None
+        if self._server is not None:
+            stopping = asyncio.get_running_loop().create_task(self._server.stop(min(grace, SERVER_GRACE)))
+        try:
+            await self.node.stop(grace)
+        finally:
+            if stopping is not None:
+                await stopping
+
+
+@contextlib.contextmanager
+def _received(numbers: tuple[signal.Signals, ...]) -> Generator[asyncio.Queue[signal.Signals]]:
+    """The signals that come, one after the other, instead of what they do by themselves."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in numbers:
+        loop.add_signal_handler(number, received.put_nowait, number)
+    try:
+        yield received
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,56 @@
+"""Tokens: made once, kept as hashes in a file, and read again while a daemon runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Self
+
+from peerjob import OptionError, Role, Token, Tokens
+
+TOKEN_BYTES = 32
+
+
+class TokensFile(Tokens):
+    """The tokens of a file, as of the last look. Raises OptionError when it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(())
+        self._path = path
+        self._now = Tokens.load(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        return cls(Path(path))
+
+    def reload(self) -> None:
+        """Look again; raises OptionError, and then what was known before stays."""
+        self._now = Tokens.load(self._path)
+
+    def role_of(self, token: str) -> Role | None:
+        return self._now.role_of(token)
+
+    def __len__(self) -> int:
+        return len(self._now)
+
+
+def create(path: Path, role: Role, name: str) -> str:
+    """Add a new token to a file, which is made for its owner's eyes when it is not there; returns the token."""
+    if len(name.split()) > 1 or not name.isprintable():
+        raise OptionError("--name", name, "a word")
+    if path.exists():
+        Tokens.load(path)  # what cannot be read is no file of tokens, and is not added to
+    token = f"pj_{secrets.token_urlsafe(TOKEN_BYTES)}"
+    line = Token.of(token, role, name).line()
+    try:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            size = os.fstat(file).st_size
+            ended = size == 0 or os.pread(file, 1, size - 1) == b"\n"
+            os.write(file, f"{'' if ended else os.linesep}{line}\n".encode())
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise OptionError("--tokens-file", str(path), f"a file that can be written ({error.strerror})") from None
+    return token
