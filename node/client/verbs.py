@@ -114,8 +114,15 @@ class RemoteVerbs(Manager):
     # -- schedules ---------------------------------------------------------------------------------------------------
 
     async def schedules(self) -> list[Schedule]:
-        answer = await self._connection.call("ListSchedules", pb.ListSchedulesRequest(), pb.ListSchedulesResponse)
-        return [self._schedule_of(one) for one in answer.schedules]
+        found: list[Schedule] = []
+        cursor: str | None = None
+        while True:
+            request = pb.ListSchedulesRequest(cursor=cursor)
+            answer = await self._connection.call("ListSchedules", request, pb.ListSchedulesResponse)
+            found += [self._schedule_of(one) for one in answer.schedules]
+            cursor = _cursor(answer)
+            if cursor is None:
+                return found
 
     async def lookup_schedule(self, name: str) -> Schedule:
         request = pb.GetScheduleRequest(name=_name_of(name))

@@ -64,7 +64,7 @@ class Server:
             _refuse_open_door(listen, self._host, tls, tokens)
         self._server: grpc.aio.Server | None = None
         self._dispatch: Dispatch | None = None
-        self._health = HealthReporter(node)
+        self._health: HealthReporter | None = None
         self._port = 0
 
     async def start(self) -> None:
@@ -78,7 +78,8 @@ class Server:
             interceptors=() if self._tokens is None else (Guard(self._tokens),), options=self._options()
         )
         server.add_generic_rpc_handlers((dispatch.generic_handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, cast(Any, server))
+        health = HealthReporter(node)
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, cast(Any, server))
         reflection.enable_server_reflection(REFLECTED, cast(Any, server))
         target = f"{self._host}:{self._asked_port}"
         try:
@@ -88,19 +89,20 @@ class Server:
                 self._port = server.add_secure_port(target, self._tls.credentials())
         except RuntimeError:
             raise OptionError("listen", target, "an address of this machine that nobody else listens on") from None
-        await self._health.show(node.is_healthy)
+        await health.show(node.is_healthy)
         await server.start()
-        self._server, self._dispatch = server, dispatch
-        self._health.start()
+        self._server, self._dispatch, self._health = server, dispatch, health
+        health.start()
         logger.info("node %r serves gRPC on %s:%d", node.name, self._host, self._port)
 
     async def stop(self, grace: Duration = 5.0) -> None:
         """Take no new calls, end streams and waits, give other calls `grace` to end; idempotent."""
         seconds = to_seconds(grace, "grace")
-        server, dispatch, self._server, self._dispatch = self._server, self._dispatch, None, None
-        if server is None or dispatch is None:
+        server, dispatch, health = self._server, self._dispatch, self._health
+        self._server = self._dispatch = self._health = None
+        if server is None or dispatch is None or health is None:
             return
-        await self._health.stop()
+        await health.stop()
         refusing = asyncio.get_running_loop().create_task(server.stop(seconds + 1))
         await asyncio.sleep(0)
         await dispatch.stop(seconds)

@@ -12,6 +12,7 @@ from peerjob.node.wire.schedules import backfill_message, fire_message, schedule
 from peerjob.node.wire.values import given_moment, stamp
 from peerjob.proto.job.v1 import service_pb2 as pb
 
+from .pages import MOST_BYTES
 from .rpc import Context
 
 
@@ -26,7 +27,17 @@ class ScheduleRpcs:
         return pb.PutScheduleResponse(schedule=schedule_message(schedule))
 
     async def list_schedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
-        return pb.ListSchedulesResponse(schedules=map(schedule_message, await self._node.schedules()))
+        response, size = pb.ListSchedulesResponse(), 0
+        for schedule in await self._node.schedules():
+            if request.HasField("cursor") and schedule.name <= request.cursor:
+                continue
+            message = schedule_message(schedule)
+            size += message.ByteSize() + 8
+            if size > MOST_BYTES and response.schedules:
+                response.cursor = response.schedules[-1].name
+                break
+            response.schedules.append(message)
+        return response
 
     async def get_schedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:
         return pb.GetScheduleResponse(schedule=schedule_message(await self._node.lookup_schedule(request.name)))

@@ -488,6 +488,14 @@ async def test_schedules(client: Client, node: Node) -> None:
     assert not await client.remove_schedule("mine")
 
 
+async def test_many_schedules_come_in_several_messages(client: Client, node: Node) -> None:
+    names = [f"{number:02}" for number in range(15)]
+    for name in names:
+        await node.add_schedule(ECHO.with_options(every="1h", name=name), "x" * 400_000)
+
+    assert [one.name for one in await client.schedules()] == names
+
+
 async def test_an_interval_and_a_kind(client: Client, node: Node) -> None:
     made = await client.add_schedule(ECHO.with_options(every="1m", name="often"), "x")
     assert (made.every, made.kind, made.args) == (timedelta(minutes=1), "echo", ("x",))

@@ -416,6 +416,15 @@ async def test_health_follows_the_node(site: tuple[Node, Server]) -> None:
         assert await client.code("GetStats", pb.GetStatsRequest()) is Code.UNAVAILABLE
 
 
+async def test_a_server_serves_again_after_a_stop(site: tuple[Node, Server]) -> None:
+    for _ in range(2):
+        await site[1].stop(grace=0)
+        await site[1].start()
+        async with health_client(site[1].target) as health:
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
 async def test_reflection_tells_the_service(site: tuple[Node, Server]) -> None:
     def ask() -> tuple[list[str], int]:
         with grpc.insecure_channel(site[1].target) as channel:
