@@ -99,3 +99,121 @@ def test_the_command_works_as_a_program(target: str) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+
+
+# -- schedule --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_scheduled_with_arguments_as_text_and_waited_for(jobctl: Jobctl) -> None:
+    done = jobctl("schedule", "add", "40", "2", "--wait", "-o", "json").json
+    assert (done["state"], done["result"], done["arguments"]) == ("Completed", 42, ["40", "2"])
+
+
+def test_arguments_may_be_json_or_named(jobctl: Jobctl) -> None:
+    assert jobctl("schedule", "add", "--json-args", "[1, 2]", "-w", "-o", "json").json["result"] == 3
+    assert jobctl("schedule", "add", "--json-args", '{"x": 1, "y": 3}', "-w", "-o", "json").json["result"] == 4
+    assert jobctl("schedule", "add", "1", "--arg", "y=4", "-w", "-o", "json").json["result"] == 5
+    assert jobctl("schedule", "add", "--wait", "-o", "json", "--", "-1", "1").json["result"] == 0
+
+
+def test_every_option_of_a_run_reaches_the_node(jobctl: Jobctl) -> None:
+    made = jobctl(
+        *("schedule", "add", "1", "2", "--after", "1h", "--priority", "7", "--tag", "a", "--tag", "b", "--key", "k"),
+        *("--max-retries", "forever", "--retry-on", "OSError", "--no-retry-on", "TimeoutError", "--backoff", "1s"),
+        *("--backoff-factor", "2", "--backoff-max", "1m", "--backoff-jitter", "0.1", "--timeout", "5s"),
+        *("--run-in", "thread", "--on-store-loss", "continue", "--max-crashes", "2", "--retention", "1h", "-o", "json"),
+    ).json
+    assert (made["state"], made["priority"], made["tags"], made["key"]) == ("Scheduled", 7, ["a", "b"], "k")
+    assert (made["max_retries"], made["timeout"]) == (None, 5)
+
+    again = jobctl("schedule", "add", "1", "2", "--key", "k", "-o", "name")
+    assert again.lines == [made["uuid"]]
+    assert again.err == "jobctl: there is an instance with this key already\n"
+
+    at = jobctl("schedule", "add", "1", "2", "--at", "2099-01-01T00:00+01:00", "-o", "json").json
+    assert at["schedule_at"] == "2098-12-31T23:00:00+00:00"
+
+
+def test_a_run_that_fails_is_shown_and_makes_the_status_1(jobctl: Jobctl) -> None:
+    answer = jobctl("schedule", "fail", "on purpose", "--wait", "-o", "name")
+    assert answer.status == 1
+    assert answer.err == f"jobctl: instance {answer.out.strip()} ended in Terminated: ValueError: on purpose\n"
+
+
+def test_a_wait_may_have_an_end(jobctl: Jobctl) -> None:
+    assert jobctl("schedule", "add", "1", "1", "--after", "1h", "--wait", "--within", "0.1").status == 6
+
+
+def test_a_recurrence_makes_a_schedule(jobctl: Jobctl) -> None:
+    made = jobctl(
+        *("schedule", "add", "1", "2", "--cron", "0 4 * * *", "--timezone", "Europe/Berlin", "--name", "sums"),
+        *("--description", "adds", "--jitter", "5s", "--overlap", "queue", "--queue-limit", "2"),
+        *("--misfire", "run_all", "--misfire-limit", "9", "--start-deadline", "1h", "--priority", "3", "-o", "json"),
+    ).json
+    assert (made["name"], made["crontab"], made["timezone"]) == ("sums", "0 4 * * *", "Europe/Berlin")
+    assert (made["jitter"], made["overlap"], made["queue_limit"]) == (5, "queue", 2)
+    assert (made["misfire"], made["misfire_limit"], made["start_deadline"]) == ("run_all", 9, 3600)
+    assert (made["arguments"], made["priority"], made["description"]) == (["1", "2"], 3, "adds")
+    assert jobctl("schedule", "add", "1", "2", "--every", "1h", "--name", "sums", "-o", "json").json["every"] == 3600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["nope"], 3, "known: add, fail, nightly, slow"),
+        (["add", "1"], 2, "y"),
+        (["add", "1", "two"], 2, "two"),
+        (["add", "1", "--json-args", "[2]"], 2, "no other arguments"),
+        (["add", "--json-args", "7"], 2, "JSON array"),
+        (["add", "--arg", "x"], 2, "NAME=VALUE"),
+        (["add", "1", "2", "--at", "2099-01-01"], 2, "time zone"),
+        (["add", "1", "2", "--cron", "* *"], 2, "* *"),
+        (["add", "1", "2", "--name", "x"], 2, "--cron or --every"),
+        (["add", "1", "2", "--every", "1h", "--wait"], 2, "never over"),
+        (["add", "1", "2", "--max-retries", "many"], 2, "forever"),
+        (["add", "1", "2", "--retry-on", "Nope"], 2, "Nope"),
+        (["add", "1", "2", "--backoff-max", "1m"], 2, "--backoff"),
+        (["add", "1", "2", "--run-in", "space"], 2, "space"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_told_in_one_line(
+    jobctl: Jobctl, arguments: list[str], status: int, told: str
+) -> None:
+    answer = jobctl("schedule", *arguments)
+    assert (answer.status, answer.out, len(answer.err.splitlines())) == (status, "", 1), answer.err
+    assert told in answer.err
+
+
+# -- cancel, retry ---------------------------------------------------------------------------------------------------
+
+
+def test_instances_are_cancelled_by_what_they_have_in_common(jobctl: Jobctl) -> None:
+    made = [jobctl("schedule", "add", "1", "1", "--after", "1h", "--tag", "c", "-o", "name").out for _ in range(2)]
+    assert sorted(jobctl("cancel", "instances", "--tag", "c", "-o", "name").lines) == sorted("".join(made).split())
+    assert jobctl("list", "instances", "--tag", "c", "--state", "cancelled", "-o", "name").lines == [
+        *reversed("".join(made).split())
+    ]
+
+
+def test_an_instance_is_cancelled_by_its_id_and_only_once(jobctl: Jobctl) -> None:
+    uuid = jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip()
+    assert jobctl("cancel", "instance", uuid, "-o", "json").json[0]["state"] == "Cancelled"
+    again = jobctl("cancel", "instances", uuid)
+    assert (again.status, again.out, again.err) == (1, "", f"jobctl: instance {uuid} is Cancelled already\n")
+
+
+def test_what_is_over_is_tried_again(jobctl: Jobctl) -> None:
+    uuid = jobctl("schedule", "add", "1", "1", "--wait", "--tag", "r", "-o", "name").out.strip()
+    (again,) = jobctl("retry", "instances", uuid, "-o", "json").json
+    assert again["retry_of"] == uuid
+    waiting = jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip()
+    assert jobctl("retry", "instances", waiting).status == 1
+    assert jobctl("retry", "instances", "--tag", "r", "--state", "completed", "-o", "name").lines
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+def test_nothing_happens_to_everything_unless_that_is_said(jobctl: Jobctl, verb: str) -> None:
+    answer = jobctl(verb, "instances")
+    assert answer.status == 2
+    assert "--all" in answer.err
+    assert jobctl(verb, "instances", "--all", "--kind", "add").status == 2

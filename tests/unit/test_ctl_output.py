@@ -31,7 +31,8 @@ PEOPLE: View[dict[str, Any]] = View(
     plain=lambda one: one,
     nothing="nobody",
 )
-ANN, BOB = {"name": "Ann", "more": [1, 2]}, {"name": "Bob\x1b[2J", "more": None}
+ANN: dict[str, Any] = {"name": "Ann", "more": [1, 2]}
+BOB: dict[str, Any] = {"name": "Bob\x1b[2J", "more": None}
 
 
 @pytest.mark.parametrize(

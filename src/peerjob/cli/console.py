@@ -59,5 +59,12 @@ def _misused(name: str, error: ParserError) -> int:
     message = error.format_message().rstrip(".")
     if not message:  # then it was the help that was shown
         return USAGE_ERROR
-    complain(name, f"{message} (see {where} --help)")
+    complain(name, f"{message}{_origin(error)} (see {where} --help)")
     return error.exit_code
+
+
+def _origin(error: Any) -> str:
+    """Where a value comes from when that is a file: the parser speaks of flags and the environment only."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    source = None if context is None or parameter is None else context.get_parameter_source(parameter.name)
+    return ", in the file of --config" if source is not None and source.name == "DEFAULT_MAP" else ""

@@ -87,6 +87,13 @@ class Printer:
             case _:
                 self.fields(view.plain(thing))
 
+    def row(self, thing: T, view: View[T]) -> None:
+        """One thing: as a table, one row."""
+        if self.format in (Format.TABLE, Format.WIDE):
+            self.many([thing], view)
+        else:
+            self.one(thing, view)
+
     def fields(self, values: dict[str, Any]) -> None:
         """Names and values below one another; what is empty is left out."""
         width = max((len(name) for name in values), default=0)

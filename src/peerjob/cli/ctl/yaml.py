@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
@@ -20,7 +21,7 @@ def _block(value: Any) -> list[str]:
     if isinstance(value, dict) and value:
         return [line for key, one in cast("dict[str, Any]", value).items() for line in _entry(f"{_scalar(key)}:", one)]
     if isinstance(value, list) and value:
-        return [line for one in cast("list[Any]", value) for line in _item(one)]
+        return [line for one in cast("Sequence[Any]", value) for line in _item(one)]
     return [_scalar(value)]
 
 

@@ -1,0 +1,129 @@
+"""`jobctl cancel …`, `retry …`: what becomes of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import typer
+
+from peerjob.errors import NodeStateError, OptionError
+from peerjob.instance import Instance
+from peerjob.node.client.client import Client
+from peerjob.query import Query
+
+from . import views
+from .failures import CommandError, Status
+from .output import note
+from .queries import After, Before, Kind, States, Tag, query_of
+from .session import Session, group, verb
+
+Uuids = Annotated[
+    list[str] | None, typer.Argument(metavar="[UUID]...", help="Which ones, by id.", show_default="by the options")
+]
+Every = Annotated[bool, typer.Option("--all", help="All there are in the namespace.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    for name, function in (("cancel", cancel_instances), ("retry", retry_instances)):
+        verbs = group(app, name, (function.__doc__ or "").partition("\n")[0])
+        verb(verbs, "instances")(function)
+        verb(verbs, "instance", hidden=True)(function)
+
+
+async def cancel_instances(
+    session: Session,
+    uuids: Uuids = None,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    before: Before = None,
+    after: After = None,
+    every: Every = False,
+) -> int:
+    """Cancel instances, queued or running, on whatever node.
+
+    Those that are cancelled are shown. Status 1 when one that was named is over already.
+    """
+    query = _query(uuids, kind, state, tag, before, after, every=every)
+    async with session.client() as client:
+        if query is not None:
+            return _show(session, await client.cancel_instances(query), Status.OK)
+        return await _each(session, client, uuids or [], _cancelled)
+
+
+async def retry_instances(
+    session: Session,
+    uuids: Uuids = None,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    before: Before = None,
+    after: After = None,
+    every: Every = False,
+) -> int:
+    """Schedule new instances with the arguments and options of old ones that are over.
+
+    The new ones are shown. Status 1 when one that was named is not over.
+    """
+    query = _query(uuids, kind, state, tag, before, after, every=every)
+    async with session.client() as client:
+        if query is not None:
+            return _show(session, await client.retry_instances(query), Status.OK)
+        return await _each(session, client, uuids or [], _retried)
+
+
+async def _cancelled(client: Client, uuid: str) -> Instance[Any]:
+    done = await client.cancel_instance(uuid)
+    instance = await client.lookup_instance(uuid)
+    if not done:
+        raise CommandError(f"instance {instance.id} is {instance.state!s} already")
+    return instance
+
+
+async def _retried(client: Client, uuid: str) -> Instance[Any]:
+    try:
+        return await client.retry_instance(uuid)
+    except NodeStateError as error:
+        raise CommandError(str(error)) from None
+
+
+async def _each(
+    session: Session, client: Client, uuids: list[str], act: Callable[[Client, str], Awaitable[Instance[Any]]]
+) -> int:
+    done: list[Instance[Any]] = []
+    status = Status.OK
+    for uuid in uuids:
+        try:
+            done.append(await act(client, uuid))
+        except CommandError as error:
+            note(str(error))
+            status = error.status
+    return _show(session, done, status)
+
+
+def _show(session: Session, done: list[Instance[Any]], status: Status) -> int:
+    if done or status is Status.OK:
+        session.out.many(done, views.instances(session.now))
+    return status
+
+
+def _query(
+    uuids: list[str] | None,
+    kind: str | None,
+    state: list[str] | None,
+    tag: str | None,
+    before: str | None,
+    after: str | None,
+    *,
+    every: bool,
+) -> Query | None:
+    """What the options ask for; None when ids do."""
+    query = query_of(kind, state, tag, before, after)
+    chosen = query != Query()
+    if bool(uuids) + chosen + every != 1:
+        raise OptionError(
+            "instances", "nothing" if not (uuids or chosen or every) else "several of them", "ids, options, or --all"
+        )
+    return None if uuids else query

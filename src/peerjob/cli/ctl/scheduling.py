@@ -1,0 +1,240 @@
+"""`jobctl schedule`: runs of a job, now or later, and schedules that recur."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from typing import Annotated, Any, cast
+
+import msgspec
+import typer
+
+from peerjob import errors
+from peerjob.definition import MISFIRE_LIMIT, QUEUE_LIMIT
+from peerjob.errors import OptionError, UnknownKindError
+from peerjob.instance import Instance
+from peerjob.job import Job
+from peerjob.node.client.client import Client
+from peerjob.policy import Backoff
+from peerjob.state import State
+
+from . import views
+from .failures import CommandError
+from .output import note
+from .session import Session, verb
+
+WHEN, HOW, RECURRENCE = "When", "How it runs", "Recurrence"
+DEFINED = "as the job defines it"
+RECURRENT = ("name", "description", "jitter", "overlap", "queue_limit", "misfire", "misfire_limit", "start_deadline")
+
+
+def _option(help: str, *names: str, panel: str = HOW, default: str = DEFINED, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=default, metavar=metavar)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this verb."""
+    verb(app, "schedule")(schedule)
+
+
+async def schedule(
+    session: Session,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Which job.", show_default=False)],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARGS]...",
+            help="Its arguments as text, converted by its signature; after -- where one begins with a dash.",
+            show_default=False,
+        ),
+    ] = None,
+    json_args: Annotated[
+        str | None,
+        _option(
+            "All arguments: a JSON array, or an object of keyword ones.", metavar="JSON", panel=HOW, default="none"
+        ),
+    ] = None,
+    keyword: Annotated[
+        list[str] | None,
+        _option("A keyword argument as text; may be repeated.", "--arg", metavar="NAME=VALUE", default="none"),
+    ] = None,
+    at: Annotated[str | None, _option("Run at this time.", panel=WHEN, metavar="TIME", default="now")] = None,
+    after: Annotated[
+        str | None, _option("Run so long from now.", panel=WHEN, metavar="DURATION", default="now")
+    ] = None,
+    cron: Annotated[str | None, _option("Make or change a schedule.", panel=RECURRENCE, default="none")] = None,
+    every: Annotated[
+        str | None, _option("Make or change a schedule.", panel=RECURRENCE, metavar="DURATION", default="none")
+    ] = None,
+    timezone: Annotated[str | None, _option("Zone of --cron, and of --at.", panel=WHEN, default="UTC")] = None,
+    name: Annotated[str | None, _option("Name of the schedule.", panel=RECURRENCE, default="the kind")] = None,
+    description: Annotated[str | None, _option("What the schedule is for.", panel=RECURRENCE, default="none")] = None,
+    jitter: Annotated[
+        str | None, _option("Fire up to so much later.", panel=RECURRENCE, metavar="DURATION", default="0")
+    ] = None,
+    overlap: Annotated[
+        str | None,
+        _option(
+            "While the one before runs: allow, skip, queue or replace.",
+            panel=RECURRENCE,
+            default="skip",
+            metavar="WHAT",
+        ),
+    ] = None,
+    queue_limit: Annotated[
+        int | None, _option("Most that wait, with queue.", panel=RECURRENCE, default=str(QUEUE_LIMIT), metavar="N")
+    ] = None,
+    misfire: Annotated[
+        str | None,
+        _option(
+            "For times that nobody was there for: skip, run_once or run_all.",
+            panel=RECURRENCE,
+            default="run_once",
+            metavar="WHAT",
+        ),
+    ] = None,
+    misfire_limit: Annotated[
+        int | None, _option("Most of them, with run_all.", panel=RECURRENCE, default=str(MISFIRE_LIMIT), metavar="N")
+    ] = None,
+    start_deadline: Annotated[
+        str | None,
+        _option("How late a fire may still start.", panel=RECURRENCE, metavar="DURATION", default="no bound"),
+    ] = None,
+    priority: Annotated[int | None, _option("Lower runs first.", "--priority", "-p", metavar="N")] = None,
+    max_retries: Annotated[str | None, _option("Runs after the first: a number, or forever.", metavar="N")] = None,
+    retry_on: Annotated[list[str] | None, _option("Errors to retry, by class.", metavar="ERROR")] = None,
+    no_retry_on: Annotated[list[str] | None, _option("Errors never to retry, by class.", metavar="ERROR")] = None,
+    backoff: Annotated[str | None, _option("Wait before a retry, or before the first.", metavar="DURATION")] = None,
+    backoff_factor: Annotated[
+        float | None, _option("By how much each next wait is longer.", metavar="X", default="1")
+    ] = None,
+    backoff_max: Annotated[str | None, _option("The longest wait.", metavar="DURATION", default="5m")] = None,
+    backoff_jitter: Annotated[
+        float | None, _option("Share of a wait that is left to chance.", metavar="0..1", default="0")
+    ] = None,
+    timeout: Annotated[str | None, _option("Most for one run.", metavar="DURATION")] = None,
+    run_in: Annotated[str | None, _option("auto, async, thread or process.", metavar="WHERE")] = None,
+    on_store_loss: Annotated[str | None, _option("cancel or continue.", metavar="WHAT")] = None,
+    max_crashes: Annotated[int | None, _option("Node deaths that it survives.", metavar="N")] = None,
+    key: Annotated[
+        str | None,
+        _option("One instance of a kind and key at a time; scheduling again gives that one.", default="none"),
+    ] = None,
+    tag: Annotated[list[str] | None, _option("A label; may be repeated.", "--tag", "-t", default="none")] = None,
+    retention: Annotated[
+        str | None, _option("How long it is kept once it is over.", metavar="DURATION", default="as the store is set")
+    ] = None,
+    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Also when no node has such a job.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", help="Wait until it is over, and show it; status 1 unless it completed.")
+    ] = False,
+    within: Annotated[
+        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="How long to --wait at most.")
+    ] = None,
+) -> None:
+    """Schedule one run of a job, or with --cron or --every make a schedule.
+
+    Examples: jobctl schedule add 1 2 --wait; jobctl schedule report --json-args '{"day": "2026-01-31"}' --after 5m;
+    jobctl schedule report --cron "0 3 * * *" --name nightly
+    """
+    plain = {
+        "at": at, "after": after, "cron": cron, "every": every, "timezone": timezone, "name": name,
+        "description": description, "jitter": jitter, "overlap": overlap, "queue_limit": queue_limit,
+        "misfire": misfire, "misfire_limit": misfire_limit, "start_deadline": start_deadline, "priority": priority,
+        "timeout": timeout, "run_in": run_in, "on_store_loss": on_store_loss, "max_crashes": max_crashes, "key": key,
+        "tags": tuple(tag) if tag else None, "retention": retention,
+    }  # fmt: skip
+    options: dict[str, Any] = {option: value for option, value in plain.items() if value is not None}
+    if max_retries is not None:
+        options["max_retries"] = _retries(max_retries)
+    for option, classes in (("retry_on", retry_on), ("no_retry_on", no_retry_on)):
+        if classes:
+            options[option] = _error_classes(option, classes)
+    if (wanted := _backoff(backoff, backoff_factor, backoff_max, backoff_jitter)) is not None:
+        options["backoff"] = wanted
+    recurs = cron is not None or every is not None
+    if not recurs and (misplaced := [option for option in RECURRENT if option in options]):
+        raise OptionError(f"--{misplaced[0].replace('_', '-')}", options[misplaced[0]], "--cron or --every beside it")
+    if wait and recurs:
+        raise OptionError("--wait", "--cron or --every", "one run: a schedule is never over")
+    args, kwargs = _arguments(arguments or [], keyword or [], json_args)
+    job: Job[..., Any] = Job(kind)
+    if options:
+        job = job.with_options(**cast(Any, options))
+    async with session.client() as client:
+        if not allow_unknown:
+            await _must_be_known(client, kind)
+        if recurs:
+            session.out.row(await client.add_schedule(job, *args, **kwargs), views.schedules(session.now))
+            return
+        instance = await client.schedule(job, *args, **kwargs)
+        if not instance.is_new:
+            note("there is an instance with this key already")
+        if wait:
+            await _show_end(session, instance, within)
+        else:
+            session.out.row(instance, views.instances(session.now))
+
+
+async def _show_end(session: Session, instance: Instance[Any], within: str | None) -> None:
+    await instance.wait(within)
+    session.out.one(instance, views.instances(session.now))
+    if instance.state is not State.COMPLETED:
+        why = f": {instance.error}" if instance.error is not None else ""
+        raise CommandError(f"instance {instance.id} ended in {instance.state!s}{why}")
+
+
+async def _must_be_known(client: Client, kind: str) -> None:
+    known = {name for job in await client.registered_jobs() for name in (job.kind, *job.aliases)}
+    if kind not in known:
+        known.update(name for node in await client.nodes() for name in node.info.kinds)
+        if kind not in known:
+            raise UnknownKindError(kind, sorted(known))
+
+
+def _arguments(texts: list[str], keyword: list[str], json: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if json is None:
+        return tuple(texts), dict(_pair(one) for one in keyword)
+    if texts or keyword:
+        raise OptionError("--json-args", json, "no other arguments beside it")
+    try:
+        value = msgspec.json.decode(json, type=cast("type[list[Any] | dict[str, Any]]", list[Any] | dict[str, Any]))
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise OptionError("--json-args", json, f"a JSON array or object ({error})") from None
+    return ((), value) if isinstance(value, dict) else (tuple(value), {})
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise OptionError("--arg", text, "NAME=VALUE")
+    return name, value
+
+
+def _retries(text: str) -> int | None:
+    if text.casefold() in ("forever", "inf"):
+        return None
+    if not text.isdecimal():
+        raise OptionError("--max-retries", text, "a whole number of 0 or more, or forever")
+    return int(text)
+
+
+def _backoff(wait: str | None, factor: float | None, longest: str | None, jitter: float | None) -> Any:
+    if factor is None and longest is None and jitter is None:
+        return wait
+    if wait is None:
+        raise OptionError("--backoff", None, "the first wait, since more is said about the next ones")
+    return Backoff.exponential(
+        initial=wait,
+        factor=1.0 if factor is None else factor,
+        max="5m" if longest is None else longest,
+        jitter=0.0 if jitter is None else jitter,
+    )
+
+
+def _error_classes(option: str, names: Iterable[str]) -> tuple[type[BaseException], ...]:
+    found = [getattr(builtins, name, None) or getattr(errors, name, None) for name in names]
+    for name, one in zip(names, found, strict=True):
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise OptionError(f"--{option.replace('_', '-')}", name, "a built-in error class, or one of peerjob")
+    return tuple(cast("list[type[BaseException]]", found))
