@@ -108,6 +108,8 @@ class Metrics(Collector):
 
     def _happened(self) -> Iterator[tuple[of.Metric, list[Row]]]:
         tallies = self._tallies
+        for job in self._node.jobs():
+            tallies.kinds[job.kind]  # a series that begins at 0 shows its first event as an increase
         kinds = sorted(tallies.kinds.items())
         for metric, attribute in KIND_COUNTERS.items():
             yield metric, [((kind,), getattr(tally, attribute)) for kind, tally in kinds]

@@ -1,0 +1,123 @@
+"""The dashboard and the alerts: they ask for what there is, and Prometheus understands them."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerjob import Job, Node
+from peerjob.node.metrics import Metrics, catalogue
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+DASHBOARD = DEPLOY / "grafana" / "peerjob.json"
+ALERTS = DEPLOY / "prometheus" / "peerjob-alerts.yml"
+RULE_TESTS = DEPLOY / "prometheus" / "peerjob-alerts-test.yml"
+CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
+KNOWN = {name for metric in catalogue.ALL for name in metric.series}
+
+
+def expressions() -> Iterator[str]:
+    """Every query of the dashboard."""
+    dashboard: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            yield target["expr"]
+    for annotation in dashboard["annotations"]["list"]:
+        yield annotation["expr"]
+
+
+def promtool(*args: str | Path, text: str | None = None) -> str:
+    """What promtool says of it; it fails the test if that is not well."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install promtool)")
+    done = subprocess.run([program, *args], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", [DASHBOARD, ALERTS, RULE_TESTS], ids=lambda path: path.name)
+def test_only_metrics_that_there_are_are_asked_for(file: Path) -> None:
+    asked = set(re.findall(r"\bpeerjob_\w+", file.read_text()))
+
+    assert asked
+    assert asked <= KNOWN
+
+
+def test_every_metric_is_shown() -> None:
+    """What nobody looks at need not be told."""
+    used = set(re.findall(r"\bpeerjob_\w+", DASHBOARD.read_text() + ALERTS.read_text()))
+
+    assert {metric.name for metric in catalogue.ALL if not used & set(metric.series)} <= {
+        "peerjob_node_up",  # says of a stopped node that the rest is missing for that reason
+        "peerjob_registered",  # for whoever comes from go-job
+    }
+
+
+def test_labels_that_are_asked_for_are_those_of_the_metric() -> None:
+    labels = {name: {*metric.labels, "job", "instance"} for metric in catalogue.ALL for name in metric.series}
+    for text in (*expressions(), ALERTS.read_text()):
+        for name, matchers in re.findall(r"\b(peerjob_\w+)\{([^}]*)\}", text):
+            assert set(re.findall(r"(\w+)=", matchers)) <= labels[name], text
+
+
+def test_panels_have_places_of_their_own() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_prometheus_takes_the_configuration_and_the_alerts() -> None:
+    assert "SUCCESS" in promtool("check", "config", CONFIG)
+
+
+def test_alerts_come_when_they_should_and_only_then() -> None:
+    assert "SUCCESS" in promtool("test", "rules", RULE_TESTS)
+
+
+def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"test:query_{number}", "expr": one.replace("$__rate_interval", "1m").replace("$job", "peerjob")}
+        for number, one in enumerate(expressions())
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # which is YAML as well
+
+    assert f"{len(rules)} rules found" in promtool("check", "rules", file)
+
+
+async def test_prometheus_has_nothing_against_what_is_told() -> None:
+    def nothing() -> None:
+        pass
+
+    async with Node("memory://", jobs=Job("nothing", nothing)) as node:
+        metrics = Metrics(node)
+        await (await node.schedule("nothing")).wait(10)
+        _, text = await metrics.exposition()
+
+    await asyncio.to_thread(promtool, "check", "metrics", text=text.decode())
+
+
+def test_each_alert_is_seen_to_come() -> None:
+    alerts = set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
+    came = set(re.findall(r"alertname: (\w+)\n +exp_alerts:", RULE_TESTS.read_text()))
+
+    assert alerts
+    assert came == alerts
