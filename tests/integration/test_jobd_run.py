@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,16 @@ async def test_a_hangup_with_a_broken_module_changes_nothing(jobd: Jobd, redis_u
     assert child.terminate() == 0
 
 
+def test_prometheus_is_told_how_it_is(jobd: Jobd) -> None:
+    child = jobd.run("--metrics-compat", "--workers", "3")
+
+    with urllib.request.urlopen(child.wait_for(r"metrics are at (\S+)")[1], timeout=10) as answer:
+        shown = answer.read().decode()
+
+    assert "peerjob_workers 3.0" in shown
+    assert "go_job_workers 3.0" in shown
+
+
 def test_the_log_is_json_when_asked(jobd: Jobd) -> None:
     child = jobd.run("--log-format", "json", "--name", "one")
     assert child.terminate() == 0
@@ -144,7 +155,7 @@ def test_the_log_is_json_when_asked(jobd: Jobd) -> None:
     ],
 )
 def test_what_it_cannot_run_is_told_in_one_line(jobd: Jobd, arguments: list[str], status: int, told: str) -> None:
-    child = jobd.launch("run", *arguments)
+    child = jobd.launch("run", *arguments, env={"PEERJOB_METRICS_LISTEN": "off"})
 
     assert child.wait() == status
     (line,) = child.lines
@@ -153,16 +164,21 @@ def test_what_it_cannot_run_is_told_in_one_line(jobd: Jobd, arguments: list[str]
     assert "hidden" not in line
 
 
-def test_a_port_in_use_is_told_in_one_line(jobd: Jobd) -> None:
+@pytest.mark.parametrize("option", ["--listen", "--metrics-listen"])
+def test_a_port_in_use_is_told_in_one_line(jobd: Jobd, option: str) -> None:
+    others = {"--listen": "127.0.0.1:0", "--metrics-listen": "127.0.0.1:0"}
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        child = jobd.launch("run", "shop.jobs", "--listen", address)
+        options = [word for pair in (others | {option: address}).items() for word in pair]
+        child = jobd.launch("run", "shop.jobs", *options)
 
         assert child.wait() == 2
 
-    (line,) = child.lines
+    *log, line = child.lines
+    assert all(" INFO " in logged for logged in log)
+    assert line.startswith("jobd: ")
     assert address in line
     assert "nobody else listens" in line
 

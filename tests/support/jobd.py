@@ -52,8 +52,9 @@ class Jobd:
         return child
 
     def run(self, *options: str, env: Mapping[str, str] | None = None) -> ChildProcess:
-        """Start a daemon that serves gRPC on any port, and wait until it is at work."""
-        child = self.launch("run", "shop.jobs", "--listen", "127.0.0.1:0", *options, env=env)
+        """Start a daemon that serves on any ports, and wait until it is at work."""
+        ports = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+        child = self.launch("run", "shop.jobs", *ports, *options, env=env)
         child.wait_for(READY)
         return child
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated
 
 import typer
 
 from peerjob import OptionError, SystemClock, __version__
 
+from . import console
+from .daemon.failures import refusal_of
 from .daemon.settings import Settings, takes_settings
 
-USAGE_ERROR = 2
-INTERRUPTED = 130
 MOST_NODES = 32
 
 app = typer.Typer(
@@ -126,43 +126,8 @@ def run(settings: Settings) -> int:
     return service.run(settings)
 
 
-@runtime_checkable
-class _ParserError(Protocol):
-    """What the option parser raises; its class is at another place in each few releases of typer."""
-
-    exit_code: int
-
-    def format_message(self) -> str: ...
-
-
 def main() -> None:
     """The console command: every error is one line on standard error."""
     # gRPC writes to standard error what we tell in words of our own
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    status: Any
-    try:
-        status = app(standalone_mode=False)
-    except typer.Abort:
-        status = INTERRUPTED
-    except OptionError as error:
-        status = _refuse(str(error), USAGE_ERROR)
-    except Exception as error:
-        if not isinstance(error, _ParserError):
-            raise
-        where: str = getattr(getattr(error, "ctx", None), "command_path", "jobd")
-        message = error.format_message().rstrip(".") + _origin(error)
-        # without a message it was the help that was shown
-        status = _refuse(f"{message} (see {where} --help)", error.exit_code) if message else USAGE_ERROR
-    sys.exit(status)
-
-
-def _origin(error: Any) -> str:
-    """Where a value comes from, when that is a file: what parses it thinks of flags and the environment only."""
-    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
-    source = None if context is None or parameter is None else context.get_parameter_source(parameter.name)
-    return ", in the file of --config" if source is not None and source.name == "DEFAULT_MAP" else ""
-
-
-def _refuse(message: str, status: int) -> int:
-    print(f"jobd: {message}", file=sys.stderr)
-    return status
+    sys.exit(console.run(app, "jobd", None, refusal_of))

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Generator
 
-from peerjob import AuthError, Node, OptionError, PeerjobError, ScheduleError, StoreUnavailableError, SystemClock
+from peerjob import Node, PeerjobError, SystemClock
 from peerjob.cli.loops import run_loop
 
 from .logs import configure
@@ -17,8 +17,6 @@ from .modules import JobModules
 from .settings import Settings
 from .tokens import TokensFile
 
-CONFIGURATION, UNREACHABLE, REFUSED, FAILED = 2, 4, 5, 1
-"""Exit statuses."""
 SERVER_GRACE = 5.0
 """Most seconds for calls that are under way when the daemon stops; waits and streams are ended at once."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -27,33 +25,12 @@ logger = logging.getLogger("peerjob.daemon")
 
 
 def run(settings: Settings) -> int:
-    """Run a daemon until it is asked to stop; the exit status."""
+    """Run a daemon until it is asked to stop; the exit status. Raises PeerjobError when it cannot run."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
-    try:
-        daemon = Daemon(settings)
-        configure(settings.log_format, settings.log_level.value, daemon.node.name)
-        with asyncio.Runner(loop_factory=run_loop()) as runner:
-            return runner.run(daemon.run())
-    except PeerjobError as error:
-        print(f"jobd: {error}{_advice(error)}", file=sys.stderr)
-        return status_of(error)
-
-
-def status_of(error: PeerjobError) -> int:
-    """The exit status for what kept a daemon from running."""
-    if isinstance(error, OptionError | ScheduleError):
-        return CONFIGURATION
-    if isinstance(error, AuthError):
-        return REFUSED
-    return UNREACHABLE if isinstance(error, StoreUnavailableError) else FAILED
-
-
-def _advice(error: PeerjobError) -> str:
-    if isinstance(error, StoreUnavailableError):
-        return " (start it, or see --store)"
-    if isinstance(error, OptionError) and error.option == "listen":
-        return " (see --listen, --tls-cert, --tokens-file and --insecure)"
-    return ""
+    daemon = Daemon(settings)
+    configure(settings.log_format, settings.log_level.value, daemon.node.name)
+    with asyncio.Runner(loop_factory=run_loop()) as runner:
+        return runner.run(daemon.run())
 
 
 class Daemon:
@@ -65,6 +42,7 @@ class Daemon:
         self.node: Node = settings.node(self._modules.load(), SystemClock())
         self._tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         self._server = settings.server(self.node, self._tokens)
+        self._metrics = settings.metrics(self.node)
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT, then let running jobs end; a second one cuts that short.
@@ -74,7 +52,9 @@ class Daemon:
         """
         with _received(SIGNALS) as signals:
             try:
-                # before the node claims anything, since its port may be taken
+                # before the node claims anything, since a port may be taken
+                if self._metrics is not None:
+                    await self._metrics.start()
                 if self._server is not None:
                     await self._server.start()
                 await self.node.start()
@@ -131,6 +111,8 @@ class Daemon:
         finally:
             if stopping is not None:
                 await stopping
+            if self._metrics is not None:
+                await self._metrics.stop()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from .config import use_file
 
 if TYPE_CHECKING:  # what needs gRPC is loaded when it is used
     from peerjob import Server, ServerTls, Tokens
+    from peerjob.node.metrics import MetricsServer
 
 OFF = "off"
 STORE, SERVICE, LOGS = "Store", "Service", "Logs"
@@ -181,6 +182,18 @@ class Settings:
             panel=SERVICE,
         ),
     ] = None
+    metrics_listen: Annotated[
+        str,
+        _option(
+            "--metrics-listen",
+            f"Where to serve metrics over HTTP, for Prometheus; {OFF}: nowhere.",
+            metavar="HOST:PORT",
+            panel=SERVICE,
+        ),
+    ] = "127.0.0.1:9090"
+    metrics_compat: Annotated[
+        bool, _option("--metrics-compat", "Serve metrics under go-job's names, too.", panel=SERVICE)
+    ] = False
 
     log_format: Annotated[
         LogFormat, _option("--log-format", "Lines for people, or one JSON object a line.", panel=LOGS)
@@ -235,6 +248,14 @@ class Settings:
         if self.listen == OFF:
             return None
         return Server(node, self.listen, tls=self.tls, tokens=tokens, insecure=self.insecure)
+
+    def metrics(self, node: Node) -> MetricsServer | None:
+        """What shows the metrics of a node, not started; None when nothing is to."""
+        from peerjob.node.metrics import Metrics, MetricsServer
+
+        if self.metrics_listen == OFF:
+            return None
+        return MetricsServer(Metrics(node, compat=self.metrics_compat), self.metrics_listen)
 
 
 def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
