@@ -9,9 +9,10 @@ from peerjob.record import MAX_BATCH, Health, LogPage, Page, Record
 from peerjob.state import State
 
 from .packing import unpack_line, unpack_record
-from .verbs import Verbs, check_batch, report_asides
+from .verbs import Verbs, check_batch, check_cursor, report_asides
 
 PAGE_BYTES = 4 << 20
+_LOG_CURSOR = r"\d{1,15}"
 _INDEXED = (
     State.SCHEDULED,
     State.PROCESSING,
@@ -51,7 +52,8 @@ class ReadingVerbs(Verbs):
         return Page(tuple(matching), cursor)
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
-        dropped, after, lines = await self._run(self._scripts.logs, id, cursor or "0", limit)
+        start = "0" if cursor is None else check_cursor(cursor, _LOG_CURSOR)
+        dropped, after, lines = await self._run(self._scripts.logs, id, start, limit)
         return LogPage(tuple(map(unpack_line, lines)), after.decode(), int(dropped))
 
     async def health(self) -> Health:

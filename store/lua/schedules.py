@@ -23,12 +23,13 @@ from peerjob.store.retrying import LOGGER
 
 from .driver import Argument, Reply
 from .packing import check_id, template_arguments
-from .verbs import Verbs
+from .verbs import Verbs, check_cursor
 
 MOST_REMOVALS = 1_000
 """Removals that are remembered."""
 MOST_FIRES = 1_000
 """Most records in one page of a ledger."""
+_FIRE_CURSOR = r"-?\d{1,16}:\d{1,5}"
 _LOADING = 1 << 53
 """A revision below 0 says that a first load goes on: it holds where it began, times this, and how far it came."""
 
@@ -120,7 +121,7 @@ class ScheduleVerbs(Verbs):
         last = "+inf" if before_us is None else f"({before_us}"
         told = "0"
         if cursor is not None:
-            last, _, told = cursor.partition(":")
+            last, _, told = check_cursor(cursor, _FIRE_CURSOR).partition(":")
         at, told, more, *records = await self._run(self._scripts.fires, name, first, last, told, min(limit, MOST_FIRES))
         return FirePage(tuple(_readable(records)), f"{at.decode()}:{told}" if more else None)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from peerjob.clock import Clock
+from peerjob.errors import OptionError
 from peerjob.record import MAX_BATCH, StoreLimits
 from peerjob.store.retrying import LOGGER, Retrying
 
@@ -33,6 +35,13 @@ def report_asides(asides: Sequence[bytes]) -> None:
     texts = [item.decode(errors="backslashreplace") for item in asides]
     for name, kind, why in zip(texts[::3], texts[1::3], texts[2::3], strict=True):
         LOGGER.error("set aside instance %s of kind %r: %s", name, kind or "?", why)
+
+
+def check_cursor(cursor: str, form: str) -> str:
+    """A cursor that has the form of ours; raises OptionError, before a script fails over it."""
+    if re.fullmatch(form, cursor, re.ASCII) is None:
+        raise OptionError("cursor", cursor, "one that came with a page")
+    return cursor
 
 
 def check_batch(items: Sequence[object]) -> None:

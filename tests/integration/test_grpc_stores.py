@@ -7,7 +7,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.message import Message
 
 from peerjob import INJECTED, Client, Instance, Job, Node, Query, Server, State
 from peerjob.ids import IdSource
@@ -147,6 +149,51 @@ async def test_a_request_that_is_sent_again_to_another_node_is_the_same_instance
             assert (await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=id))).final
     assert await site.nodes[0].count() == 1
     assert [str(entry.state) for entry in await site.nodes[1].lookup_history()].count("Created") == 1
+
+
+async def test_cursors_that_nobody_gave_are_no_trouble(site: Site) -> None:
+    node = site.nodes[0]
+    made = await node.schedule("slow", 3, "0s")
+    await made.wait(20)
+    await node.add_schedule(TOTAL.with_options(every="1h", name="hourly"), [])
+    await node.trigger_schedule("hourly")
+    proper = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
+    async with raw_client(site.servers[0].target) as client:
+        for cursor in ("", "x", "* *", "-1", "9" * 40, "ü", "\x00", ":", "1:2", "a:b", "1.5", " 1", "[a", "(", "+inf"):
+            requests: dict[str, Message] = {
+                "LookupInstances": pb.LookupInstancesRequest(query=pb.Query(cursor=cursor, descending=True)),
+                "LookupHistory": pb.LookupHistoryRequest(query=pb.Query(cursor=cursor, kind="total")),
+                "LookupLogs": pb.LookupLogsRequest(query=pb.Query(cursor=cursor)),
+                "ReadLogs": pb.ReadLogsRequest(uuid=made.id, cursor=cursor),
+                "ListFires": pb.ListFiresRequest(name="hourly", cursor=cursor),
+                "ListSchedules": pb.ListSchedulesRequest(cursor=cursor),
+            }
+            for name, request in requests.items():
+                assert await client.code(name, request) in proper, (name, cursor)
+
+
+async def test_cursors_that_came_with_a_page_go_on(site: Site) -> None:
+    node = site.nodes[0]
+    made = await node.schedule("slow", 3, "0s")
+    await made.wait(20)
+    await node.add_schedule(TOTAL.with_options(every="1h", name="hourly"), [])
+    for _ in range(3):
+        triggered = await node.trigger_schedule("hourly")
+        assert triggered is not None
+        await triggered.wait(20)
+    async with Client(site.target) as client:
+        pages, cursor = list[int](), None
+        while True:
+            page = await client.fires("hourly", limit=1, cursor=cursor)
+            pages.append(len(page))
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert sum(pages) == 3
+    async with raw_client(site.servers[0].target) as raw:
+        [data] = [data async for data in raw.stream("ReadLogs", pb.ReadLogsRequest(uuid=made.id))]
+        after = pb.ReadLogsRequest(uuid=made.id, cursor=pb.ReadLogsResponse.FromString(data).cursor)
+        assert [data async for data in raw.stream("ReadLogs", after)] == []
 
 
 async def test_requests_of_go_job(site: Site) -> None:
