@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from peerjob import Client, Instance, Node, State
+from peerjob import Client, Instance, Node, Role, State, UnauthenticatedError
+from peerjob.cli.daemon.tokens import create
 from support.etcd import EtcdServer
 from support.jobd import READY, Jobd, target
 from support.peers import until
@@ -216,3 +217,17 @@ def test_etcd_elects_beside_another_store(jobd: Jobd, redis_url: str, etcd_serve
 
     child.wait_for(r"leads in term \d+ \(etcd:")
     assert child.terminate() == 0
+
+
+async def test_a_hangup_takes_the_tokens_as_they_are_now(jobd: Jobd) -> None:
+    first = create(jobd.folder / "tokens", Role.READER, "")
+    child = jobd.run("--tokens-file", "tokens")
+    async with Client(target(child), token=first) as client:
+        assert len(await client.nodes()) == 1
+        (jobd.folder / "tokens").write_text("")
+
+        child.signal(signal.SIGHUP)
+        await child.line("job modules are reloaded")
+
+        with pytest.raises(UnauthenticatedError):
+            await client.nodes()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -124,6 +126,39 @@ def run(settings: Settings) -> int:
     from .daemon import service
 
     return service.run(settings)
+
+
+tokens = typer.Typer(name="token", help="Make tokens for callers of the gRPC service.", no_args_is_help=True)
+app.add_typer(tokens)
+
+
+class RoleName(StrEnum):
+    """What the bearer of a token may do."""
+
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+@tokens.command(
+    "create",
+    help="Make a token, add its hash to the file of --tokens-file, and print it: it is shown this once only.\n\n"
+    "A reader looks, an operator also schedules, cancels and changes schedules, and an admin also clears, resizes and "
+    "drains. Running daemons read the file again at SIGHUP.",
+)
+def create_token(
+    tokens_file: Annotated[
+        Path, typer.Option(envvar="PEERJOB_TOKENS_FILE", metavar="FILE", help="The file, made when it is not there.")
+    ],
+    role: Annotated[RoleName, typer.Option(help="What the bearer may do.")] = RoleName.READER,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Whose it is, for people.", show_default="none")] = "",
+) -> None:
+    """Make a token."""
+    from peerjob import Role
+
+    from .daemon.tokens import create
+
+    print(create(tokens_file, Role[role.name], name))
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def create(path: Path, role: Role, name: str) -> str:
         try:
             size = os.fstat(file).st_size
             ended = size == 0 or os.pread(file, 1, size - 1) == b"\n"
-            os.write(file, f"{'' if ended else os.linesep}{line}\n".encode())
+            os.write(file, f"{'' if ended else chr(10)}{line}\n".encode())
         finally:
             os.close(file)
     except OSError as error:
