@@ -52,7 +52,8 @@ class _Call:
         self.limit = min(want.limit, sum(self.caps.values()))
         self.node = Entry(b"", 0)
         self.name = ""
-        self.nodes = 1
+        self.live: list[str] = []
+        """Which incarnations are alive, where that matters."""
         self.heads: dict[str, list[Head]] = {}
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
@@ -109,14 +110,13 @@ class Claims:
 
     async def _picked(self, call: _Call, selection: Selection) -> list[Pick]:
         """The first due instances; or, where order is kept in a window only, this node's share of more of them."""
-        spread = 2 * call.nodes if call.nodes > 1 else 1
+        spread = 2 * len(call.live) if len(call.live) > 1 else 1
         window = min(call.limit * spread, max(call.limit, _WIDEST))
         picks = await selection.pick(window, {kind: cap * spread for kind, cap in call.caps.items()})
         if spread == 1:
             return picks
-        mine = shared(picks, call.limit, call.caps, call.incarnation)
-        left = dict.fromkeys(pick.kind for pick in picks if pick not in mine)
-        selection.left_kinds = tuple(dict.fromkeys((*left, *selection.left_kinds)))
+        mine, left = shared(picks, call.limit, call.caps, call.incarnation, call.live)
+        selection.left_kinds = tuple(dict.fromkeys((*(pick.kind for pick in left), *selection.left_kinds)))
         return mine
 
     async def _look(self, call: _Call, now_us: int) -> bool:
@@ -126,8 +126,8 @@ class Claims:
         windowed = context.kv.capabilities.order == "windowed"
         reads = [self._delayed.heads(), *(self._heads(kind) for kind in call.caps)]
         if windowed:
-            (found,) = await context.kv.read([Range(lives, prefix_end(lives), limit=1, keys_only=True)])
-            call.nodes = found.count
+            (found,) = await context.kv.read([Range(lives, prefix_end(lives), keys_only=True)])
+            call.live = [key[len(lives) :] for key, _ in found.items]
         nodes, delayed, *ready = await context.kv.read([node, *reads])
         call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
         if not alive:

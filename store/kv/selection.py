@@ -156,14 +156,29 @@ class Selection:
         return [source.head for source in self._sources if source.scan.done and not source.picks]
 
 
-def shared(picks: Sequence[Pick], limit: int, caps: Mapping[str, int], incarnation: str) -> list[Pick]:
-    """A part of the picks, in order, that other incarnations most likely leave alone."""
-    left, mine = dict(caps), list[Pick]()
-    for pick in sorted(picks, key=lambda pick: crc32(f"{pick.id}{incarnation}".encode())):
+def shared(
+    picks: Sequence[Pick], limit: int, caps: Mapping[str, int], incarnation: str, live: Sequence[str]
+) -> tuple[list[Pick], list[Pick]]:
+    """The picks, in order, that are for one incarnation to take, and the others.
+
+    Each of the live ones has a part of all picks to itself. Whoever finds its own part too small helps itself to the
+    parts of others, from places that they most likely leave alone.
+    """
+    count = max(1, len(live))
+    own = live.index(incarnation) if incarnation in live else 0
+    ranked: list[tuple[int, int, Pick]] = []
+    for at, pick in enumerate(picks):
+        drawn, part = divmod(crc32(pick.id.encode()), count)
+        ranked.append((0, at, pick) if part == own else ((part - own) % count, drawn, pick))
+    ranked.sort(key=lambda one: one[:2])
+    left, mine, others = dict(caps), list[Pick](), list[Pick]()
+    for _, _, pick in ranked:
         if len(mine) < limit and left[pick.kind] > 0:
             left[pick.kind] -= 1
             mine.append(pick)
-    return sorted(mine, key=lambda pick: (pick.priority, pick.place))
+        else:
+            others.append(pick)
+    return sorted(mine, key=lambda pick: (pick.priority, pick.place)), others
 
 
 def _taken(
