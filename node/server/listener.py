@@ -19,6 +19,7 @@ from peerjob.node.wire.tls import ServerTls
 from .cluster import ClusterRpcs
 from .health import HealthReporter
 from .instances import InstanceRpcs
+from .rates import Rates
 from .roles import Guard, Tokens
 from .rpc import SERVICE, Dispatch
 from .schedules import ScheduleRpcs
@@ -42,7 +43,8 @@ class Server:
 
     `listen` is "host:port", port 0 for any free one (see `port`). Off loopback it raises OptionError, unless callers
     are told apart (by `tokens` over TLS, or by their certificates) or `insecure` says that this is meant.
-    `max_message` bounds a message, in bytes. The node is not started or stopped by it.
+    `max_message` bounds a message, in bytes, and `rate` the calls per second from one address (default: no bound). The
+    node is not started or stopped by it.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Server:
         tokens: Tokens | None = None,
         insecure: bool = False,
         max_message: int = MAX_MESSAGE,
+        rate: float | None = None,
     ) -> None:
         self._node = node
         self._host, self._asked_port = _address(listen)
         self._tls = tls
         self._tokens = tokens
         self._max_message = max_message
+        self._rates = None if rate is None else Rates(rate, node.clock)
         if not insecure:
             _refuse_open_door(listen, self._host, tls, tokens)
         self._server: grpc.aio.Server | None = None
@@ -73,7 +77,7 @@ class Server:
             raise NodeStateError(f"this server listens on port {self._port} already")
         node = self._node
         parts = (InstanceRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
-        dispatch = Dispatch(node, parts, max_message=self._max_message)
+        dispatch = Dispatch(node, parts, max_message=self._max_message, rates=self._rates)
         server = grpc.aio.server(
             interceptors=() if self._tokens is None else (Guard(self._tokens),), options=self._options()
         )

@@ -20,6 +20,8 @@ from peerjob.node.wire.errors import status_of
 from peerjob.node.wire.values import parsed
 from peerjob.proto.job.v1 import service_pb2 as pb
 
+from .rates import Rates, host_of
+
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 LONG = frozenset({"Watch", "WaitInstance", "WaitInstances", "Drain"})
 """RPCs that wait for something to happen: a server that stops waits for none of them."""
@@ -38,9 +40,10 @@ class Dispatch:
     `max_message` bounds a response, in bytes; gRPC itself bounds requests.
     """
 
-    def __init__(self, node: Node, parts: Sequence[object], *, max_message: int) -> None:
+    def __init__(self, node: Node, parts: Sequence[object], *, max_message: int, rates: Rates | None = None) -> None:
         self._node = node
         self._max_message = max_message
+        self._rates = rates
         self._open: dict[asyncio.Task[Any], str] = {}
         self._ended: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -76,6 +79,7 @@ class Dispatch:
         async def handle(request: bytes, context: Context) -> bytes:
             with self._opened(name):
                 try:
+                    await self._admit(context)
                     return self._sized(await serve(parsed(kind, request), context))
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
                     await self._fail(name, error, context)
@@ -88,6 +92,7 @@ class Dispatch:
         async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
             with self._opened(name):
                 try:
+                    await self._admit(context)
                     async with contextlib.aclosing(serve(parsed(kind, request), context)) as messages:
                         async for message in messages:
                             yield self._sized(message)
@@ -110,6 +115,10 @@ class Dispatch:
         self._ended.add(task)
         task.cancel()
 
+    async def _admit(self, context: Context) -> None:
+        if self._rates is not None and not self._rates.allows(host_of(context.peer())):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
+
     def _sized(self, message: Message) -> bytes:
         data = message.SerializeToString()
         if len(data) > self._max_message:
@@ -117,6 +126,8 @@ class Dispatch:
         return data
 
     async def _fail(self, name: str, error: BaseException, context: Context) -> NoReturn:
+        if isinstance(error, grpc.aio.AbortError):
+            raise error  # the status is told already
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError):
             if task is None or task not in self._ended:
