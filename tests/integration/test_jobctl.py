@@ -1,7 +1,14 @@
 """Each verb of jobctl, against a node in a process of its own, on Redis."""
 
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -217,3 +224,121 @@ def test_nothing_happens_to_everything_unless_that_is_said(jobctl: Jobctl, verb:
     assert answer.status == 2
     assert "--all" in answer.err
     assert jobctl(verb, "instances", "--all", "--kind", "add").status == 2
+
+
+# -- logs, history, watch --------------------------------------------------------------------------------------------
+
+
+def test_the_logs_of_an_instance_are_shown_and_followed_to_its_end(jobctl: Jobctl) -> None:
+    uuid = jobctl("schedule", "slow", "3", "0.1", "-o", "name").out.strip()
+    followed = jobctl("logs", uuid, "-f").lines
+    assert [line.split(maxsplit=3)[2:] for line in followed] == [["INFO", f"line {n}"] for n in range(3)]
+    assert jobctl("logs", uuid).lines == followed
+    assert jobctl("logs", uuid, "--level", "error", "--level", "warn").lines == []
+    first, *_ = (json.loads(line) for line in jobctl("logs", uuid, "-o", "json").lines)
+    assert (first["message"], first["node"], first["attempt"]) == ("line 0", "one", 1)
+    assert jobctl("logs", uuid, "--level", "loud").status == 2
+    assert jobctl("logs", str(uuid4())).status == 3
+
+
+def test_the_history_of_an_instance_is_shown(jobctl: Jobctl) -> None:
+    uuid = jobctl("schedule", "add", "1", "1", "--wait", "-o", "name").out.strip()
+    states = [entry["state"] for entry in jobctl("history", uuid, "-o", "json").json]
+    assert states == ["Created", "Scheduled", "Processing", "Completed"]
+    assert [row.split()[2] for row in jobctl("history", uuid).lines[1:]] == states
+
+
+def test_a_watch_of_one_instance_shows_what_happens_and_ends_with_it(jobctl: Jobctl) -> None:
+    uuid = jobctl("schedule", "slow", "3", "0.2", "--after", "0.5", "-o", "name").out.strip()
+    lines = jobctl("watch", uuid).lines
+    assert all(f" {uuid} slow " in line for line in lines)
+    assert [line for line in lines if "INFO line" in line]
+    assert lines[-1].endswith("Completed on one")
+    assert jobctl("watch", uuid).lines == []
+
+
+def test_a_watch_in_a_terminal_is_a_table(jobctl: Jobctl, target: str) -> None:
+    uuid = jobctl("schedule", "slow", "2", "0.2", "--after", "1", "-o", "name").out.strip()
+    screen = in_terminal("watch", uuid, "--address", target)
+    assert "UUID" in screen
+    assert f"{uuid}" in screen
+    assert "Completed" in screen
+
+
+def in_terminal(*arguments: str) -> str:
+    """All that the command writes to a terminal of 120 columns until it ends."""
+    control, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    child = subprocess.Popen(
+        [Path(sys.executable).with_name("jobctl"), *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(terminal)
+    written = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while data := os.read(control, 65_536):
+            written += data
+    os.close(control)
+    assert child.wait(10) == 0, written.decode()
+    return written.decode()
+
+
+# -- schedules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hourly(jobctl: Jobctl) -> str:
+    name = f"hourly-{uuid4().hex[:6]}"
+    assert jobctl("schedule", "add", "1", "2", "--cron", "0 * * * *", "--name", name).status == 0
+    return name
+
+
+def test_a_schedule_is_paused_with_a_note_and_resumed(jobctl: Jobctl, hourly: str) -> None:
+    assert jobctl("schedules", "pause", hourly, "--note", "moving", "-o", "json").json["note"] == "moving"
+    assert "paused" in jobctl("schedules", "list").out
+    assert jobctl("schedules", "resume", hourly, "-o", "json").json["paused"] is False
+
+
+def test_a_schedule_is_triggered_and_tells_what_it_fired(jobctl: Jobctl, hourly: str) -> None:
+    made = jobctl("schedules", "trigger", hourly, "-o", "name").out.strip()
+    (fire,) = jobctl("schedules", "fires", hourly, "-o", "json").json
+    assert (fire["outcome"], fire["instance"]) == ("triggered", made)
+    assert made in jobctl("schedules", "fires", hourly).out
+
+
+def test_a_trigger_that_makes_nothing_says_why(jobctl: Jobctl) -> None:
+    name = f"slow-{uuid4().hex[:6]}"
+    jobctl("schedule", "slow", "1", "20", "--cron", "0 3 * * *", "--name", name)
+    uuid = jobctl("schedules", "trigger", name, "-o", "name").out.strip()
+    again = jobctl("schedules", "trigger", name)
+    assert (again.status, again.out) == (1, "")
+    assert "nothing was made: " in again.err
+    jobctl("cancel", "instances", uuid)
+
+
+def test_the_past_of_a_schedule_is_made_up_for(jobctl: Jobctl, hourly: str) -> None:
+    span = ("--from", "2026-01-01T00:00Z", "--to", "2026-01-01T03:00Z")
+    done = jobctl("schedules", "backfill", hourly, *span, "-o", "json").json
+    assert done["times"] == 3
+    assert jobctl("schedules", "backfill", hourly, "--from", "2026-01-01", "--to", "2026-01-02").status == 2
+
+
+def test_a_schedule_and_a_cron_text_are_explained(jobctl: Jobctl, hourly: str) -> None:
+    explained = jobctl("schedules", "explain", hourly, "-o", "json").json
+    assert (explained["spec"], explained["timezone"], len(explained["fires"])) == ("0 * * * *", "UTC", 5)
+    text = jobctl("schedules", "explain", "0 3 * * 1", "--timezone", "Europe/Berlin", "-n", "2").out
+    assert text.startswith("0 3 * * 1  (Europe/Berlin)")
+    assert "clock changes" in text
+    assert Jobctl({"PEERJOB_ADDRESS": NOWHERE})("schedules", "explain", "@daily").status == 0
+    assert jobctl("schedules", "explain", "* *").status == 2
+    jobctl("schedule", "add", "1", "2", "--every", "1h", "--name", hourly)
+    assert jobctl("schedules", "explain", hourly, "-o", "json").json["words"] == "every 1h"
+
+
+def test_a_schedule_is_removed(jobctl: Jobctl, hourly: str) -> None:
+    assert jobctl("schedules", "remove", hourly).status == 0
+    assert jobctl("schedules", "remove", hourly).status == 3
+    assert jobctl("schedules", "pause", hourly).status == 3

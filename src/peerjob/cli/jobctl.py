@@ -7,7 +7,7 @@ import sys
 import typer
 
 from .console import run
-from .ctl import acting, reading, scheduling
+from .ctl import acting, following, reading, recurring, scheduling
 from .ctl.failures import refusal_of
 from .ctl.session import shared_options
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(shared_options)
-for part in (reading, scheduling, acting):
+for part in (reading, scheduling, following, acting, recurring):
     part.add_to(app)
 
 

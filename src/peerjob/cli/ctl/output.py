@@ -102,6 +102,13 @@ class Printer:
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 print(f"{shown(name):<{width}}  {shown(text)}")
 
+    def text(self, text: str, plain: Any) -> None:
+        """Something that is a text for people, and values for programs."""
+        if self.format in (Format.JSON, Format.YAML):
+            self._plain(plain)
+        else:
+            print(shown(text, lines=True))
+
     def event(self, plain: Callable[[], Any], text: str, name: str) -> None:
         """One of many that come one by one, on a line of its own (in YAML, a document)."""
         match self.format:

@@ -10,6 +10,7 @@ import typer
 
 from peerjob.errors import OptionError
 from peerjob.query import Query
+from peerjob.state import Level
 
 Kind = Annotated[str | None, typer.Option("--kind", "-k", show_default="any", help="Of this kind.")]
 States = Annotated[
@@ -57,9 +58,12 @@ def query_of(
 
 
 def time_of(option: str, text: str | None) -> datetime | None:
+    """A time in ISO 8601 with its zone, where one is given; raises OptionError."""
+    return None if text is None else given_time(option, text)
+
+
+def given_time(option: str, text: str) -> datetime:
     """A time in ISO 8601 with its zone; raises OptionError."""
-    if text is None:
-        return None
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -67,3 +71,15 @@ def time_of(option: str, text: str | None) -> datetime | None:
     if time is None or time.tzinfo is None:
         raise OptionError(f"--{option}", text, "a time with its zone, such as 2026-01-31T08:00Z or …T08:00+01:00")
     return time
+
+
+def level_of(names: Iterable[str] | None) -> int | None:
+    """Levels by their names, as one composite; raises OptionError."""
+    if not names:
+        return None
+    combined = 0
+    for name in names:
+        if name.upper() not in Level.__members__:
+            raise OptionError("--level", name, "info, error, warn or debug")
+        combined |= Level[name.upper()]
+    return combined

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from peerjob.codec import to_json
+from peerjob.durations import format_seconds
 from peerjob.errors import DecodeError
 from peerjob.instance import Instance
 from peerjob.node.client.jobs import RegisteredJob
@@ -82,11 +83,11 @@ JOBS: View[RegisteredJob] = View(
 )
 
 
-def recurrence_text(cron: str | None, every: Any, timezone: str | None) -> str:
+def recurrence_text(cron: str | None, every: timedelta | None, timezone: str | None) -> str:
     """When something recurs, in short."""
     if cron is not None:
         return cron if timezone in (None, "UTC") else f"{cron} ({timezone})"
-    return "-" if every is None else f"every {span(every)}"
+    return "-" if every is None else f"every {format_seconds(every.total_seconds())}"
 
 
 NODES: View[NodeView] = View(

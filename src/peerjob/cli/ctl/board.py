@@ -1,0 +1,60 @@
+"""The live table of `jobctl watch`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.table import Table
+
+from peerjob.instance import Instance
+
+from .output import Column, Printer, View, age
+
+MARGIN = 3
+"""Lines of the terminal that the table leaves free, its header's included."""
+
+
+class Board:
+    """The instances that were seen last, those that still do something above the others."""
+
+    def __init__(self, out: Printer) -> None:
+        self._out = out
+        self._seen: dict[str, tuple[Instance[Any], str]] = {}
+
+    def see(self, instance: Instance[Any], line: str = "") -> None:
+        """Take in how an instance is now; `line` is what it logged."""
+        _, before = self._seen.pop(instance.id, (None, ""))
+        self._seen[instance.id] = instance, line or before
+        rows = max(1, self._out.console.height - MARGIN)
+        over = (id for id, (one, _) in self._seen.items() if one.state.is_final)
+        for id in (next(over, None) or next(iter(self._seen)) for _ in range(len(self._seen) - rows)):
+            del self._seen[id]
+
+    def table(self, now: datetime) -> Table:
+        """As of now, in the order of creation."""
+        rows = [self._seen[id] for id in sorted(self._seen)]
+        return self._out.table(rows, _view(now))
+
+
+def _view(now: datetime) -> View[tuple[Instance[Any], str]]:
+    return View(
+        columns=(
+            Column(title="UUID", text=lambda row: row[0].id),
+            Column(title="KIND", text=lambda row: row[0].kind),
+            Column(title="STATE", text=lambda row: str(row[0].state)),
+            Column(title="AGE", text=lambda row: age(row[0].created_at, now), right=True),
+            Column(title="NODE", text=lambda row: row[0].node or "-"),
+            Column(title="DOING", text=_doing),
+        ),
+        name=lambda row: row[0].id,
+        plain=lambda row: row[0].to_dict(),
+    )
+
+
+def _doing(row: tuple[Instance[Any], str]) -> str:
+    instance, line = row
+    if instance.error is not None and not line:
+        return str(instance.error)
+    progress = instance.progress
+    return line if progress is None else f"{progress.fraction:.0%} {progress.message or line}".rstrip()

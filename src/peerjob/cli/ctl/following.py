@@ -1,0 +1,176 @@
+"""`jobctl logs`, `history`, `watch`: what happened to instances, and what happens."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+
+from peerjob.instance import HistoryEntry, Instance, LogEntry
+from peerjob.manager import Event
+from peerjob.node.client.client import Client
+from peerjob.query import Query
+from peerjob.state import State
+
+from . import views
+from .board import Board
+from .output import Column, Format, Printer, View, moment, shown
+from .queries import Kind, States, Tag, Uuid, level_of, query_of
+from .session import Session, verb
+
+LOOKED_AT = 100
+"""Instances that a watch begins with, the latest ones."""
+
+ENTRIES: View[HistoryEntry] = View(
+    columns=(
+        Column(title="TIME", text=lambda one: f"{one.timestamp:%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"),
+        Column(title="STATE", text=lambda one: str(one.state)),
+        Column(title="TIMES", text=lambda one: str(one.count), wide=True, right=True),
+        Column(title="NODE", text=lambda one: one.node or "-"),
+        Column(title="NOTE", text=lambda one: one.note or "-"),
+    ),
+    name=lambda one: str(one.state),
+    plain=lambda one: one.to_dict(),
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    verb(app, "logs")(logs)
+    verb(app, "history")(history)
+    verb(app, "watch")(watch)
+
+
+async def logs(
+    session: Session,
+    uuid: Uuid,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until it is over, whatever node runs it.")
+    ] = False,
+    level: Annotated[
+        list[str] | None,
+        typer.Option("--level", "-l", show_default="all", help="info, error, warn or debug; may be repeated."),
+    ] = None,
+) -> None:
+    """Show the log lines of an instance, a line each; with -o json, an object each."""
+    wanted = level_of(level)
+    async with session.client() as client:
+        kind = (await client.lookup_instance(uuid)).kind
+        async for line in client.iter_logs(uuid, follow=follow):
+            if wanted is None or wanted & line.level:
+                entry = LogEntry(uuid, kind, line)
+                session.out.event(entry.to_dict, log_text(entry, session.out), entry.message)
+
+
+def log_text(entry: LogEntry, out: Printer) -> str:
+    """A log line for people."""
+    where = f" {entry.node}/{entry.attempt}" if out.format is Format.WIDE else ""
+    fields = f" {views.json_text(entry.fields)}" if entry.fields else ""
+    return f"{moment(entry.timestamp)} {entry.level.name:<5}{where} {shown(entry.message, lines=True)}{shown(fields)}"
+
+
+async def history(session: Session, uuid: Uuid) -> None:
+    """Show the states that an instance went through: when, where and why."""
+    async with session.client() as client:
+        session.out.many(await (await client.lookup_instance(uuid)).history(), ENTRIES)
+
+
+class _OverError(Exception):
+    """The one instance that is watched is over."""
+
+
+async def watch(
+    session: Session,
+    uuid: Annotated[
+        str | None,
+        typer.Argument(metavar="[UUID]", help="One instance; ends with it.", show_default="by the options"),
+    ] = None,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    lines: Annotated[bool, typer.Option("--lines", help="A line for each event, also in a terminal.")] = False,
+) -> None:
+    """Watch instances: a live table in a terminal, else a line for each change of state, log line and progress.
+
+    Ends with Ctrl-C, or with the one instance that is watched.
+    """
+    query = Query(uuid=uuid) if uuid is not None else query_of(kind, state, tag)
+    live = sys.stdout.isatty() and not lines and session.out.format in (Format.TABLE, Format.WIDE)
+    async with session.client() as client:
+        try:
+            if live:
+                await _show_live(session, client, query)
+            else:
+                await _show_lines(session, client, query)
+        except _OverError:
+            pass
+
+
+async def _show_lines(session: Session, client: Client, query: Query) -> None:
+    async def begin() -> None:
+        if query.id is not None:
+            _end_with(await client.lookup_instance(query.id))
+
+    async for event in client.watch(query, on_begin=begin):
+        session.out.event(partial(_plain, event), _text(event), event.instance.id)
+        if query.id is not None:
+            _end_with(event.instance)
+
+
+async def _show_live(session: Session, client: Client, query: Query) -> None:
+    board = Board(session.out)
+    with Live(console=session.out.console, refresh_per_second=4, get_renderable=lambda: board.table(session.now)):
+
+        async def begin() -> None:
+            for instance in await _present(client, query):
+                board.see(instance)
+                if query.id is not None:
+                    _end_with(instance)
+
+        async for event in client.watch(query, on_begin=begin):
+            board.see(event.instance, "" if event.log is None else event.log.message)
+            if query.id is not None:
+                _end_with(event.instance)
+
+
+async def _present(client: Client, query: Query) -> list[Instance[Any]]:
+    """What there is when a watch begins, the oldest first."""
+    if query.id is not None:
+        return [await client.lookup_instance(query.id)]
+    states = State.ACTIVE if query.state is None else query.states
+    latest = Query(kind=query.kind, tag=query.tag, state=states, limit=LOOKED_AT, order="desc")
+    return list(await client.lookup_instances(latest))[::-1]
+
+
+def _end_with(instance: Instance[Any]) -> None:
+    if instance.state.is_final:
+        raise _OverError
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    progress = event.instance.progress
+    return {
+        "what": event.what,
+        "uuid": event.instance.id,
+        "kind": event.instance.kind,
+        "state": str(event.state),
+        "entry": None if event.entry is None else event.entry.to_dict(),
+        "log": None if event.log is None else event.log.to_dict(),
+        "progress": None if progress is None else {"fraction": progress.fraction, "message": progress.message},
+    }
+
+
+def _text(event: Event) -> str:
+    instance, progress = event.instance, event.instance.progress
+    if event.entry is not None:
+        entry = event.entry
+        what = " ".join(filter(None, (str(entry.state), entry.node and f"on {entry.node}", entry.note)))
+        at = entry.timestamp
+    elif event.log is not None:
+        what, at = f"{event.log.level.name} {event.log.message}", event.log.timestamp
+    else:
+        what, at = "progress" if progress is None else f"{progress.fraction:.0%} {progress.message}".rstrip(), None
+    return f"{moment(at):<20} {instance.id} {shown(instance.kind)} {shown(what)}"

@@ -1,0 +1,80 @@
+"""The live table of a watch."""
+
+import io
+
+from rich.console import Console
+
+from peerjob import State
+from peerjob.cli.ctl.board import Board
+from peerjob.cli.ctl.output import Format, Printer
+from peerjob.clock import to_datetime
+from peerjob.ids import IdSource
+from peerjob.instance import Instance
+from peerjob.record import Record, Transition
+from peerjob.spec import Progress, Spec, encode, encode_arguments
+from peerjob.testing import VirtualClock
+
+CLOCK = VirtualClock()
+IDS = IdSource(CLOCK)
+
+
+def an_instance(state: State, *, progress: Progress | None = None) -> Instance[None]:
+    return Instance(
+        None,
+        Record(
+            id=IDS.one(),
+            kind="work",
+            state=state,
+            spec=encode(Spec(args=encode_arguments((), {}))),
+            priority=5,
+            due_us=CLOCK.time_us(),
+            attempts=1,
+            crashes=0,
+            losses=0,
+            fence=1,
+            owner="",
+            history=(Transition(state, CLOCK.time_us(), "one"),),
+            progress=None if progress is None else encode(progress),
+        ),
+    )
+
+
+def rows(board: Board, console: Console) -> list[list[str]]:
+    with console.capture() as capture:
+        console.print(board.table(to_datetime(CLOCK.time_us())))
+    return [line.split() for line in capture.get().splitlines()[1:]]
+
+
+def a_board(height: int) -> tuple[Board, Console]:
+    out = Printer(Format.TABLE)
+    out.console = Console(file=io.StringIO(), width=120, height=height)
+    return Board(out), out.console
+
+
+def test_rows_stand_in_the_order_of_creation_however_they_are_seen() -> None:
+    board, console = a_board(20)
+    first, second = an_instance(State.PROCESSING), an_instance(State.SCHEDULED)
+    for one in (second, first, second):
+        board.see(one)
+    assert [row[0] for row in rows(board, console)] == [first.id, second.id]
+
+
+def test_what_is_over_makes_room_first_and_then_what_was_seen_longest_ago() -> None:
+    board, console = a_board(5)  # room for two rows
+    running, done, new, newer = (
+        an_instance(state) for state in (State.PROCESSING, State.COMPLETED, State.SCHEDULED, State.SCHEDULED)
+    )
+    for one in (running, done, new):
+        board.see(one)
+    assert [row[0] for row in rows(board, console)] == [running.id, new.id]
+    board.see(newer)
+    assert [row[0] for row in rows(board, console)] == [new.id, newer.id]
+
+
+def test_the_latest_line_stays_and_progress_stands_before_it() -> None:
+    board, console = a_board(20)
+    plain, measured = an_instance(State.PROCESSING), an_instance(State.PROCESSING, progress=Progress(0.4))
+    for one in (plain, measured):
+        board.see(one, "line 7")
+        board.see(one)
+    assert [row[5:] for row in rows(board, console)] == [["line", "7"], ["40%", "line", "7"]]
