@@ -342,3 +342,51 @@ def test_a_schedule_is_removed(jobctl: Jobctl, hourly: str) -> None:
     assert jobctl("schedules", "remove", hourly).status == 0
     assert jobctl("schedules", "remove", hourly).status == 3
     assert jobctl("schedules", "pause", hourly).status == 3
+
+
+# -- the cluster -----------------------------------------------------------------------------------------------------
+
+
+def test_the_leader_is_shown(jobctl: Jobctl) -> None:
+    found = jobctl("leader", "-o", "json").json
+    assert (found["name"], found["coordinator"]) == ("one", "store")
+    assert jobctl("leader").lines[1].split()[0] == "one"
+
+
+def test_stats_are_told_by_kind_and_state(jobctl: Jobctl) -> None:
+    assert jobctl("schedule", "add", "1", "1", "--wait").status == 0
+    plain = jobctl("stats", "-o", "json").json
+    assert plain["nodes"] == 1
+    assert plain["counts"]["add"]["Completed"] >= 1
+    header, *rows = jobctl("stats").lines
+    assert header.split()[:2] == ["KIND", "SCHEDULED"]
+    assert any(row.split()[0] == "add" for row in rows)
+
+
+def test_workers_are_listed_and_resized(jobctl: Jobctl) -> None:
+    assert jobctl("workers", "list", "-o", "name").lines == ["0", "1", "2", "3"]
+    assert jobctl("workers", "resize", "6").status == 0
+    assert len(jobctl("workers", "list", "-o", "json").json) == 6
+    assert jobctl("workers", "resize", "4").status == 0
+    assert jobctl("workers", "resize", "0").status == 2
+
+
+def test_top_shows_nodes_queues_and_the_leader(jobctl: Jobctl, target: str) -> None:
+    for shown in (jobctl("top").out, in_terminal("top", "-n", "2", "-d", "0.1", "--address", target)):
+        assert "1 nodes, " in shown
+        assert "one leads" in shown
+        assert "NODE" in shown
+        assert "KIND" in shown
+
+
+def test_a_node_is_drained(redis_server: Server, tmp_path: Path) -> None:
+    node = ChildProcess.python(
+        "support.served_node", redis_server.url, f"ctl-{uuid4().hex[:8]}", "--name", "one", output=tmp_path / "output"
+    )
+    with node:
+        jobctl = Jobctl({"PEERJOB_ADDRESS": node.wait_for(r"^serves (\S+)$").group(1)})
+        uuid = jobctl("schedule", "slow", "1", "20", "-o", "name").out.strip()
+        assert jobctl("drain", "--within", "0.1").status == 6
+        jobctl("cancel", "instances", uuid)
+        assert jobctl("drain", "--within", "10").status == 0
+        assert jobctl("schedule", "add", "1", "1", "--wait", "--within", "0.3").status == 6

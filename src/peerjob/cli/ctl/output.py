@@ -109,6 +109,13 @@ class Printer:
         else:
             print(shown(text, lines=True))
 
+    def summary(self, plain: Any, rows: Sequence[T], view: View[T]) -> None:
+        """Rows that sum up what programs get as other values."""
+        if self.format in (Format.JSON, Format.YAML):
+            self._plain(plain)
+        else:
+            self.many(rows, view)
+
     def event(self, plain: Callable[[], Any], text: str, name: str) -> None:
         """One of many that come one by one, on a line of its own (in YAML, a document)."""
         match self.format:

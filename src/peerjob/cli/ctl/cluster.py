@@ -1,0 +1,199 @@
+"""`jobctl workers …`, `drain`, `leader`, `stats`, `top`: the cluster and its nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from peerjob.durations import to_seconds
+from peerjob.firing import Leader
+from peerjob.manager import Stats
+from peerjob.node.client.client import Client
+from peerjob.state import SINGLE, State
+from peerjob.worker import Worker
+
+from . import views
+from .failures import CommandError
+from .output import Column, View, age, moment, note
+from .session import Session, group, verb
+
+LEADERS: View[Leader] = View(
+    columns=(
+        Column(title="LEADER", text=lambda one: one.name),
+        Column(title="TERM", text=lambda one: str(one.term.number), right=True),
+        Column(title="SINCE", text=lambda one: moment(one.since)),
+        Column(title="COORDINATOR", text=lambda one: one.term.coordinator),
+        Column(title="INCARNATION", text=lambda one: one.incarnation, wide=True),
+    ),
+    name=lambda one: one.name,
+    plain=lambda one: {
+        "name": one.name,
+        "incarnation": one.incarnation,
+        "term": one.term.number,
+        "coordinator": one.term.coordinator,
+        "since": None if one.since is None else one.since.isoformat(),
+    },
+)
+
+WORKERS: View[Worker] = View(
+    columns=(
+        Column(title="WORKER", text=lambda one: str(one.number), right=True),
+        Column(title="NODE", text=lambda one: one.node),
+        Column(title="RUNS", text=lambda one: f"{one.instance or '-'}{' (stuck)' if one.stuck else ''}"),
+        Column(title="KIND", text=lambda one: one.kind or "-"),
+    ),
+    name=lambda one: str(one.number),
+    plain=lambda one: {
+        "number": one.number,
+        "node": one.node,
+        "instance": one.instance,
+        "kind": one.kind,
+        "stuck": one.stuck,
+    },
+    nothing="the node that answers has no workers",
+)
+
+Tallies = tuple[str, dict[State, int], int]
+"""A kind, its instances by state, and how many of them wait though no live node can run them."""
+
+COUNTED = tuple(state for state in SINGLE if state is not State.CREATED)
+
+
+def _counted(state: State) -> Column[Tallies]:
+    return Column(title=str(state).upper(), text=lambda row: str(row[1].get(state, 0)), right=True)
+
+
+KINDS: View[Tallies] = View(
+    columns=(
+        Column(title="KIND", text=lambda row: row[0]),
+        *map(_counted, COUNTED),
+        Column(title="UNSERVED", text=lambda row: str(row[2]), right=True),
+    ),
+    name=lambda row: row[0],
+    plain=lambda row: row[0],
+    nothing="no instances",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    verbs = group(app, "workers", "Show and resize the workers of the node that answers.")
+    verb(verbs, "list")(list_workers)
+    verb(verbs, "resize")(resize_workers)
+    verb(app, "drain")(drain)
+    verb(app, "leader")(leader)
+    verb(app, "stats")(stats)
+    verb(app, "top")(top)
+
+
+async def list_workers(session: Session) -> None:
+    """List the workers of the node that answers, and what each is doing."""
+    async with session.client() as client:
+        session.out.many(await client.workers(), WORKERS)
+
+
+async def resize_workers(
+    session: Session,
+    count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many, from now on.", show_default=False)],
+) -> None:
+    """Change the number of workers of the node that answers; what runs goes on."""
+    async with session.client() as client:
+        await client.resize_workers(count)
+    note(f"the node has {count} workers now")
+
+
+async def drain(
+    session: Session,
+    within: Annotated[
+        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="How long to wait for it at most.")
+    ] = None,
+) -> None:
+    """Have the node that answers claim nothing more, and wait until nothing runs there.
+
+    It goes on answering; status 6 when something still runs at the end.
+    """
+    async with session.client() as client:
+        await client.drain(within)
+    note("the node is drained")
+
+
+async def leader(session: Session) -> None:
+    """Show which node fires the schedules; status 1 while none is known to."""
+    async with session.client() as client:
+        found = await client.leader()
+    if found is None:
+        raise CommandError("no node is known to lead: schedules do not fire until one does")
+    session.out.row(found, LEADERS)
+
+
+async def stats(session: Session) -> None:
+    """Show how many instances there are, by kind and state."""
+    async with session.client() as client:
+        found = await client.stats()
+    session.out.summary(_plain(found), tallies(found), KINDS)
+
+
+def tallies(found: Stats) -> list[Tallies]:
+    """A row for each kind that has instances, and one for all where there are several."""
+    kinds = sorted(kind for kind in found.counts if found.total(kind=kind))
+    rows: list[Tallies] = [(kind, found.counts[kind], found.unserved.get(kind, 0)) for kind in kinds]
+    if len(rows) > 1:
+        rows.append(("(all)", {state: found.total(state) for state in COUNTED}, sum(found.unserved.values())))
+    return rows
+
+
+def _plain(found: Stats) -> dict[str, Any]:
+    return {
+        "nodes": found.nodes,
+        "delayed": found.delayed,
+        "undecodable": found.undecodable,
+        "unserved": found.unserved,
+        "counts": {
+            kind: {str(state): count for state, count in counts.items()} for kind, counts in found.counts.items()
+        },
+    }
+
+
+async def top(
+    session: Session,
+    interval: Annotated[str, typer.Option("--interval", "-d", metavar="DURATION", help="How often to look.")] = "1s",
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", "-n", min=1, show_default="until Ctrl-C; 1 where it is no terminal", help="Look so often."
+        ),
+    ] = None,
+) -> None:
+    """Show nodes, queues and the leader, live."""
+    seconds = to_seconds(interval, "--interval")
+    terminal = sys.stdout.isatty()
+    left = count if count is not None else None if terminal else 1
+    async with session.client() as client:
+        picture = await _picture(session, client)
+        with Live(picture, console=session.out.console, auto_refresh=False, transient=False) as live:
+            while left is None or left > 1:
+                left = None if left is None else left - 1
+                await asyncio.sleep(seconds)
+                live.update(await _picture(session, client), refresh=True)
+
+
+async def _picture(session: Session, client: Client) -> Group:
+    found, nodes, lead = await client.stats(), await client.nodes(), await client.leader()
+    running, workers = sum(one.running for one in nodes), sum(one.info.workers for one in nodes)
+    who = (
+        "no leader" if lead is None else f"{lead.name} leads (term {lead.term.number}, {age(lead.since, session.now)})"
+    )
+    head = (
+        f"{len(nodes)} nodes, {running} of {workers} workers busy, {found.total(State.SCHEDULED)} queued "
+        f"({found.delayed} of them delayed), {who}"
+    )
+    parts: list[Any] = [Text(head), Text(), session.out.table(nodes, views.NODES)]
+    if rows := tallies(found):
+        parts += [Text(), session.out.table(rows, KINDS)]
+    return Group(*parts)
