@@ -390,3 +390,52 @@ def test_a_node_is_drained(redis_server: Server, tmp_path: Path) -> None:
         jobctl("cancel", "instances", uuid)
         assert jobctl("drain", "--within", "10").status == 0
         assert jobctl("schedule", "add", "1", "1", "--wait", "--within", "0.3").status == 6
+
+
+# -- why -------------------------------------------------------------------------------------------------------------
+
+
+def test_why_tells_what_an_instance_waits_for(jobctl: Jobctl) -> None:
+    def reasons(*arguments: str) -> list[str]:
+        uuid = jobctl("schedule", *arguments, "-o", "name").out.strip()
+        found: list[str] = jobctl("why", uuid, "-o", "json").json["reasons"]
+        return found
+
+    assert reasons("add", "1", "1", "--after", "1h")[0].startswith("it is delayed: due in 59m")
+    assert reasons("nobody", "--allow-unknown")[0].startswith("no live node runs jobs of kind 'nobody' (one runs add")
+    assert reasons("add", "1", "1", "--wait")[0] == "it is over: Completed after 1 try"
+    failed = jobctl("schedule", "fail", "why not", "--wait", "-o", "name").out.strip()
+    assert jobctl("why", failed).lines[1:] == [
+        "  it is over: Terminated after 1 try",
+        "  it ended with ValueError: why not",
+    ]
+
+
+def test_why_tells_how_many_are_before_an_instance_that_is_queued(jobctl: Jobctl) -> None:
+    running = [jobctl("schedule", "slow", "1", "30", "-t", "q", "-p", "0", "-o", "name").out.strip() for _ in range(4)]
+    queued = [jobctl("schedule", "slow", "1", "30", "-t", "q", "-p", "1", "-o", "name").out.strip() for _ in range(3)]
+    try:
+        text = jobctl("why", queued[2]).out
+        assert text.startswith(f"{queued[2]} of slow: Scheduled\n")
+        assert "queued behind 2 others: 4 of the 4 workers" in text
+        assert "it runs: on node one" in jobctl("why", running[0]).out
+    finally:
+        jobctl("cancel", "instances", "--tag", "q")
+
+
+def test_why_tells_which_instance_is_in_the_way(jobctl: Jobctl) -> None:
+    name = f"slow-{uuid4().hex[:6]}"
+    jobctl("schedule", "slow", "1", "30", "--cron", "0 3 * * *", "--name", name, "--overlap", "queue")
+    first, second = (jobctl("schedules", "trigger", name, "-o", "name").out.strip() for _ in range(2))
+    try:
+        told = f"it is parked: schedule {name} runs one at a time, and {first} is not over"
+        assert told in jobctl("why", second).out
+        assert f"instance {first} of it is not over" in jobctl("why", name).out
+    finally:
+        jobctl("cancel", "instances", second, first)
+
+
+def test_why_tells_about_schedules_too(jobctl: Jobctl, hourly: str) -> None:
+    jobctl("schedules", "pause", hourly, "--note", "moving")
+    assert jobctl("why", hourly, "-o", "json").json["reasons"][0] == "it is paused: moving"
+    assert jobctl("why", "nothing-of-this-name").status == 3

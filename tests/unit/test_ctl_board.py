@@ -8,35 +8,8 @@ from peerjob import State
 from peerjob.cli.ctl.board import Board
 from peerjob.cli.ctl.output import Format, Printer
 from peerjob.clock import to_datetime
-from peerjob.ids import IdSource
-from peerjob.instance import Instance
-from peerjob.record import Record, Transition
-from peerjob.spec import Progress, Spec, encode, encode_arguments
-from peerjob.testing import VirtualClock
-
-CLOCK = VirtualClock()
-IDS = IdSource(CLOCK)
-
-
-def an_instance(state: State, *, progress: Progress | None = None) -> Instance[None]:
-    return Instance(
-        None,
-        Record(
-            id=IDS.one(),
-            kind="work",
-            state=state,
-            spec=encode(Spec(args=encode_arguments((), {}))),
-            priority=5,
-            due_us=CLOCK.time_us(),
-            attempts=1,
-            crashes=0,
-            losses=0,
-            fence=1,
-            owner="",
-            history=(Transition(state, CLOCK.time_us(), "one"),),
-            progress=None if progress is None else encode(progress),
-        ),
-    )
+from peerjob.spec import Progress
+from support.instances import CLOCK, an_instance
 
 
 def rows(board: Board, console: Console) -> list[list[str]]:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from .console import run
-from .ctl import acting, cluster, following, reading, recurring, scheduling
+from .ctl import acting, cluster, following, reading, recurring, scheduling, why
 from .ctl.failures import refusal_of
 from .ctl.session import shared_options
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(shared_options)
-for part in (reading, scheduling, following, acting, recurring, cluster):
+for part in (reading, scheduling, following, acting, recurring, cluster, why):
     part.add_to(app)
 
 

@@ -1,0 +1,107 @@
+"""`jobctl why`: why something does not run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from peerjob.errors import UnknownScheduleError
+from peerjob.instance import Instance
+from peerjob.node.client.client import Client
+from peerjob.query import Query
+from peerjob.record import NodeView
+from peerjob.schedules import Schedule
+from peerjob.state import State
+
+from .reasons import Facts, able, rank, why_instance, why_schedule
+from .session import Session, verb
+
+PAGE = 1_000
+MOST = 10_000
+"""Queued instances that are looked at to tell how many come first."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this verb."""
+    verb(app, "why")(why)
+
+
+async def why(
+    session: Session,
+    what: Annotated[
+        str, typer.Argument(metavar="UUID|NAME", help="An instance, or a schedule by name.", show_default=False)
+    ],
+) -> None:
+    """Tell why an instance is not running, or why a schedule does not fire."""
+    async with session.client() as client:
+        if not _is_id(what):
+            schedule = await client.lookup_schedule(what)
+            fires = await client.fires(what, limit=1)
+            reasons = why_schedule(
+                schedule,
+                now=session.now,
+                nodes=await client.nodes(),
+                leader=await client.leader(),
+                last=fires[0] if fires else None,
+            )
+            _show(session, f"schedule {schedule.name} of {schedule.kind}", reasons)
+            return
+        instance = await client.lookup_instance(what)
+        reasons = why_instance(await _facts(session, client, instance))
+        _show(session, f"{instance.id} of {instance.kind}: {instance.state!s}", reasons)
+
+
+async def _facts(session: Session, client: Client, instance: Instance[object]) -> Facts:
+    nodes = await client.nodes()
+    before, all_of_them = 0, True
+    due = instance.state is State.SCHEDULED and instance.due_at <= session.now
+    if due and able(instance.kind, nodes):
+        before, all_of_them = await _before(session, client, instance, nodes)
+    return Facts(
+        now=session.now,
+        instance=instance,
+        nodes=nodes,
+        slot_of=await _schedule(client, instance.record.slot),
+        before=before,
+        counted_all=all_of_them,
+    )
+
+
+async def _schedule(client: Client, name: str) -> Schedule | None:
+    if not name:
+        return None
+    try:
+        return await client.lookup_schedule(name)
+    except UnknownScheduleError:  # removed meanwhile
+        return None
+
+
+async def _before(
+    session: Session, client: Client, instance: Instance[object], nodes: list[NodeView]
+) -> tuple[int, bool]:
+    """How many instances come first, and whether that is all of them."""
+    kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.kinds}
+    query, seen, found = Query(state=State.SCHEDULED, limit=PAGE), 0, 0
+    mine, now = rank(instance.record), session.now
+    while True:
+        page = await client.lookup_instances(query)
+        seen += len(page)
+        found += sum(one.kind in kinds and one.due_at <= now and rank(one.record) < mine for one in page)
+        if page.cursor is None or seen >= MOST:
+            return found, page.cursor is None
+        query = query.at(page.cursor)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _show(session: Session, subject: str, reasons: list[str]) -> None:
+    text = "\n".join([subject, *(f"  {one}" for one in reasons)])
+    session.out.text(text, {"subject": subject, "reasons": reasons})

@@ -1,0 +1,115 @@
+"""Why something does not run, as jobctl tells it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from peerjob import Instance, State
+from peerjob.cli.ctl.reasons import Facts, why_instance, why_schedule
+from peerjob.clock import to_datetime
+from peerjob.firing import FireOutcome, FireRecord, Leader, ScheduleRow, Term
+from peerjob.record import NodeInfo, NodeView
+from peerjob.schedules import FireEntry, ScheduleView
+from peerjob.spec import ErrorInfo, Progress, encode
+from support.instances import CLOCK, an_instance
+
+NOW = to_datetime(CLOCK.time_us())
+MINUTE = 60_000_000
+LEADER = Leader(incarnation="i", name="one", term=Term("store", 1))
+
+
+def a_node(name: str = "one", *kinds: str, workers: int = 2, running: int = 0) -> NodeView:
+    return NodeView(info=NodeInfo(name=name, incarnation=name, kinds=kinds, workers=workers), running=running)
+
+
+def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
+    return why_instance(Facts(now=NOW, instance=instance, nodes=nodes, **facts))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([], "no node is live"),
+        ([a_node("one", "other")], "no live node runs jobs of kind 'work' (one runs other)"),
+        ([a_node("web", workers=0)], "no live node runs jobs of kind 'work' (web runs nothing)"),
+        ([a_node("one", "work", running=2)], "it is the next in the queue: 2 of the 2 workers that run its kind"),
+        ([a_node("one", "work")], "it is due, and 2 of 2 workers are free (on one): it should begin at once"),
+    ],
+)
+def test_an_instance_that_is_due_waits_for_a_worker(nodes: Sequence[NodeView], reason: str) -> None:
+    (first,) = told(an_instance(State.SCHEDULED), *nodes)
+    assert first.startswith(reason)
+
+
+def test_those_before_it_are_counted_and_told_when_there_may_be_more() -> None:
+    busy = a_node("one", "work", running=2)
+    assert told(an_instance(State.SCHEDULED), busy, before=7)[0].startswith("it is queued behind 7 others: ")
+    assert "at least 9 others" in told(an_instance(State.SCHEDULED), busy, before=9, counted_all=False)[0]
+
+
+def test_all_reasons_of_a_delayed_instance_are_told() -> None:
+    error = encode(ErrorInfo(type="OSError", message="no route"))
+    retried = an_instance(
+        State.SCHEDULED, due_us=CLOCK.time_us() + 5 * MINUTE, note="retry 1 in 5m", error=error, kind="rare"
+    )
+    assert told(retried, a_node("one", "work")) == [
+        "it is delayed: due in 5m, at " + f"{to_datetime(CLOCK.time_us() + 5 * MINUTE):%Y-%m-%d %H:%M:%SZ}",
+        "no live node runs jobs of kind 'rare' (one runs work)",
+        "it was put back by one: retry 1 in 5m",
+        "its last try ended with OSError: no route",
+    ]
+
+
+def test_a_parked_instance_names_what_it_waits_for() -> None:
+    first, second, third = (an_instance(State.SCHEDULED, slot="nightly") for _ in range(3))
+    slot = a_schedule(holder=first.id, parked=(second.id, third.id))
+    node = a_node("one", "work")
+    assert told(third, node, slot_of=slot) == [
+        f"it is parked: schedule nightly runs one at a time, and {first.id} is not over, nor is one before it"
+    ]
+    assert told(first, node, slot_of=slot)[0].startswith("it is due")
+
+
+def test_what_may_have_killed_nodes_is_taken_alone() -> None:
+    assert told(an_instance(State.SCHEDULED, crashes=2), a_node("one", "work"))[0].startswith(
+        "it went down with nodes 2"
+    )
+
+
+def test_a_running_instance_is_told_with_its_progress_and_whether_its_node_lives() -> None:
+    running = an_instance(State.PROCESSING, progress=Progress(0.25, "half of half"))
+    assert told(running, a_node("one", "work")) == [
+        "it runs: on node one, for 0s, try 1",
+        "it says that it is at 25% half of half",
+    ]
+    assert told(running)[-1].startswith("node one is not heard of")
+
+
+def a_schedule(**row: Any) -> ScheduleView:
+    fields: dict[str, Any] = {"name": "nightly", "kind": "work", "definition": b"", "revision": 1, "next_us": None}
+    return ScheduleView(ScheduleRow(**(fields | row)))
+
+
+def test_a_schedule_that_fires_tells_when() -> None:
+    fire = FireEntry("nightly", FireRecord(nominal_us=CLOCK.time_us(), outcome=FireOutcome.SKIPPED, reason="no node"))
+    found = why_schedule(
+        a_schedule(next_us=CLOCK.time_us() + 3 * MINUTE),
+        now=NOW,
+        nodes=[a_node("one", "work")],
+        leader=LEADER,
+        last=fire,
+    )
+    assert [one.partition(",")[0] for one in found] == ["its next time is in 3m", "its last time"]
+    assert found[1].endswith("was skipped (no node)")
+
+
+def test_all_that_keeps_a_schedule_from_firing_is_told() -> None:
+    found = why_schedule(a_schedule(paused=True, holder="x"), now=NOW, nodes=[], leader=None, last=None)
+    assert [one.partition(":")[0] for one in found] == [
+        "it is paused",
+        "no node is known to lead",
+        "no live node runs jobs of kind 'work'",
+        "instance x of it is not over",
+        "it has no time to come",
+    ]
