@@ -21,23 +21,34 @@ async def inspect(driver: Driver, address: Address) -> Capabilities:
     if not info:
         unknown = "the server does not say how it keeps data, as this user may not ask it for INFO"
         return Capabilities(engine=address.scheme, durability="none", warnings=(unknown,))
-    config = {**await driver.config("appendfsync"), **await driver.config("save")}
+    config = await persistence_settings(driver)
     engine = "valkey" if "valkey_version" in info else "redis"
     version = info.get("valkey_version") or info.get("redis_version", "0")
     oldest = OLDEST[engine]
     if tuple(int(part) for part in version.split(".")[:2]) < oldest:
         wanted = ".".join(map(str, oldest))
         raise StoreError(f"the store at {address.url} is {engine} {version}, {wanted} or newer is needed")
-    durability, warnings = _durability(info, config)
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        warnings.append(
-            f"with maxmemory-policy {policy}, the server may remove jobs when its memory is full; set noeviction"
-        )
+    durability, warnings = durability_of(info, config)
+    if (risk := eviction_risk(info)) is not None:
+        warnings.append(risk)
     return Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings))
 
 
-def _durability(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[Durability, list[str]]:
+async def persistence_settings(driver: Driver) -> Mapping[str, str]:
+    """The settings that decide what is kept on disk; none where we may not ask."""
+    return {**await driver.config("appendfsync"), **await driver.config("save")}
+
+
+def eviction_risk(info: Mapping[str, str]) -> str | None:
+    """What is to be said about what the server does when its memory is full."""
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy == "noeviction":
+        return None
+    return f"with maxmemory-policy {policy}, the server may remove jobs when its memory is full; set noeviction"
+
+
+def durability_of(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[Durability, list[str]]:
+    """What survives the server's own death, and what is to be said about that."""
     if info.get("aof_enabled") == "1":
         policy = config.get("appendfsync", "everysec")
         if policy == "no":

@@ -128,6 +128,25 @@ def run(settings: Settings) -> int:
     return service.run(settings)
 
 
+@app.command(
+    help="Check a configuration, its store and its cluster, and tell what is good and what is not.\n\n"
+    "Takes the options of `jobd run`, and runs nothing; it joins the cluster for a moment, without workers. "
+    "The exit status: 0 when nothing fails, 1 when something does (with --strict, also for a warning), 2 for options "
+    "that are wrong in themselves."
+)
+@takes_settings
+def check(
+    settings: Settings,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of subject, verdict and text.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail for warnings, too.")] = False,
+) -> int:
+    """Check what a daemon would run with."""
+    from .daemon import doctor
+
+    return doctor.check(settings, as_json=as_json, strict=strict)
+
+
 tokens = typer.Typer(name="token", help="Make tokens for callers of the gRPC service.", no_args_is_help=True)
 app.add_typer(tokens)
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Generator
 
-from peerjob import Node, PeerjobError, SystemClock
+from peerjob import Node, OptionError, PeerjobError, SystemClock
 from peerjob.cli.loops import run_loop
 
 from .logs import configure
@@ -37,6 +37,8 @@ class Daemon:
     """A node as a process of its own. Raises OptionError for what cannot be run."""
 
     def __init__(self, settings: Settings) -> None:
+        if not settings.jobs and settings.workers:
+            raise OptionError("MODULE", "none", "a module with jobs, such as app.jobs, or --workers 0")
         self._settings = settings
         self._modules = JobModules(settings.jobs)
         self.node: Node = settings.node(self._modules.load(), SystemClock())

@@ -204,8 +204,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be; raises OptionError."""
-        if not self.jobs and self.workers:
-            raise OptionError("MODULE", "none", "a module with jobs, such as app.jobs, or --workers 0")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise OptionError("--tls-cert", "one of --tls-cert and --tls-key", "both, or none of them")
         if self.tls_client_ca is not None and self.tls_cert is None:
@@ -279,7 +277,7 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
 
     vars(run)["__signature__"] = inspect.Signature(parameters)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__doc__ = command.__doc__
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
 
 

@@ -1,0 +1,172 @@
+"""Whether a store and the nodes that share it work together: speed, clocks, kinds, schedules, the leader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+from collections.abc import Iterator, Sequence
+
+from peerjob import Clock, PeerjobError, State, __version__
+from peerjob.findings import Finding, Verdict
+from peerjob.firing import ScheduleRow
+from peerjob.ids import IdSource
+from peerjob.record import NodeInfo, NodeView
+from peerjob.store.base import Elections, Store
+
+from .config_checks import Own
+
+NAME = "jobd-check"
+_LOOKS = 5
+_SLOW = 0.02
+"""Seconds of a round trip from which on a node is slow."""
+_TTL_US = 5_000_000
+_LISTENING, _AGAIN = 3.0, 0.5
+"""Seconds for peers to tell what time it is, where no server does."""
+_OFF, _FAR_OFF = 0.1, 1.0
+"""Seconds that a clock may be off; from the second on, such a node neither leads nor moves delayed work."""
+_SHOWN = 5
+
+
+async def check_speed(store: Store, clock: Clock) -> list[Finding]:
+    """How long the store takes to answer."""
+    took: list[float] = []
+    for _ in range(_LOOKS):
+        asked = clock.elapsed()
+        await store.health()
+        took.append(clock.elapsed() - asked)
+    median = statistics.median(took)
+    verdict = Verdict.WARN if median > _SLOW else Verdict.OK
+    advice = "; every job waits for several" if verdict is Verdict.WARN else ""
+    return [Finding("speed", verdict, f"answers in {median * 1000:.1f} ms{advice}")]
+
+
+async def check_clock(store: Store, clock: Clock) -> list[Finding]:
+    """Whether the store can be written, and how far the clock here is off: joins for a moment, without workers."""
+    incarnation = IdSource(clock).one()
+    peers = len(await store.nodes())
+    await store.join(
+        NodeInfo(
+            name=NAME,
+            incarnation=incarnation,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            started_us=clock.time_us(),
+        ),
+        ttl_us=_TTL_US,
+    )
+    try:
+        ahead = await _ahead(store, clock, incarnation, _LISTENING if peers else 0.0) / 1_000_000
+    finally:
+        with contextlib.suppress(PeerjobError):  # then its lease runs out
+            await store.leave(incarnation)
+    others = "the server's" if store.capabilities.clock == "server" else "the nodes'"
+    if store.capabilities.clock == "nodes" and peers < 2 and abs(ahead) < _OFF:
+        return [Finding("clock", Verdict.OK, "the nodes' clocks decide, and there are not two others to compare with")]
+    if abs(ahead) < _OFF:
+        return [Finding("clock", Verdict.OK, f"within {abs(ahead) * 1000:.0f} ms of {others}")]
+    text = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} {others}"
+    bad = abs(ahead) >= _FAR_OFF and store.capabilities.clock == "nodes"
+    return [Finding("clock", Verdict.FAIL if bad else Verdict.WARN, f"{text}; synchronise it (NTP)")]
+
+
+async def _ahead(store: Store, clock: Clock, incarnation: str, listening: float) -> int:
+    liveness = store.liveness()
+    await liveness.open()
+    try:
+        until = clock.elapsed() + listening
+        while True:
+            reply = await liveness.renew(incarnation, ttl_us=_TTL_US, running=0, count=0, fences_digest=0)
+            if reply.ahead_us or store.capabilities.clock == "server" or clock.elapsed() > until:
+                return reply.ahead_us
+            await asyncio.sleep(_AGAIN)
+    finally:
+        await liveness.close()
+
+
+async def check_cluster(store: Store, own: Own) -> list[Finding]:
+    """Nodes, kinds that wait for one, and schedules that none can serve."""
+    nodes = [view for view in await store.nodes() if view.name != NAME]
+    health = await store.health()
+    served = {kind for view in nodes for kind in view.info.kinds}
+    findings = [*_nodes(nodes), *_signatures(nodes, own)]
+    waiting = {kind: states.get(State.SCHEDULED, 0) for kind, states in health.counts.items()}
+    findings += _unserved({kind: count for kind, count in waiting.items() if count and kind not in served}, own)
+    findings += _schedules(await _rows(store), served, own)
+    if health.undecodable:
+        text = f"{health.undecodable} record(s) could not be read and are set aside; see the nodes' logs"
+        findings.append(Finding("records", Verdict.WARN, text))
+    return findings
+
+
+def _nodes(nodes: Sequence[NodeView]) -> Iterator[Finding]:
+    if not nodes:
+        yield Finding("nodes", Verdict.OK, "none runs in this namespace")
+        return
+    workers = sum(view.info.workers for view in nodes)
+    yield Finding("nodes", Verdict.OK, f"{_listed(view.name for view in nodes)}; {workers} worker(s)")
+    other = sorted({view.info.version for view in nodes} - {__version__})
+    if other:
+        text = f"some run peerjob {', '.join(other)}, this is {__version__}; meant for a while only, in a deploy"
+        yield Finding("versions", Verdict.WARN, text)
+    names = [view.name for view in nodes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield Finding("nodes", Verdict.WARN, f"several are called {_listed(twice)}; give each a --name")
+
+
+def _signatures(nodes: Sequence[NodeView], own: Own) -> Iterator[Finding]:
+    differing = sorted(
+        kind
+        for kind, signature in own.signatures.items()
+        if any(view.info.signatures.get(kind, signature) != signature for view in nodes)
+    )
+    if differing:
+        text = f"nodes run other signatures of {_listed(differing)} than these modules have; meant in a deploy only"
+        yield Finding("signatures", Verdict.WARN, text)
+
+
+def _unserved(waiting: dict[str, int], own: Own) -> Iterator[Finding]:
+    for kind, count in sorted(waiting.items()):
+        if kind in own.signatures:
+            yield Finding("kinds", Verdict.OK, f"{kind}: {count} wait for a node with these modules")
+        else:
+            yield Finding("kinds", Verdict.WARN, f"{kind}: {count} wait, and no node runs this kind")
+    if not waiting:
+        yield Finding("kinds", Verdict.OK, "a node runs every kind that waits")
+
+
+def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: Own) -> Iterator[Finding]:
+    lost = [row for row in rows if row.kind not in served and row.kind not in own.signatures and not row.paused]
+    for row in lost:
+        text = f"{row.name}: no node runs its kind {row.kind}, so it does not fire; deploy one, or remove or pause it"
+        yield Finding("schedules", Verdict.WARN, text)
+    if not lost:
+        paused = sum(row.paused for row in rows)
+        yield Finding("schedules", Verdict.OK, f"{len(rows)}, {paused} of them paused")
+
+
+async def _rows(store: Store) -> list[ScheduleRow]:
+    rows: dict[str, ScheduleRow] = {}
+    page = await store.changed_schedules(0)
+    while True:
+        rows |= {row.name: row for row in page.rows}
+        if not page.more:
+            return [row for row in rows.values() if not row.removed]
+        page = await store.changed_schedules(page.revision)
+
+
+async def check_leader(elections: Elections) -> list[Finding]:
+    """Who fires schedules now."""
+    leader = await elections.leader()
+    if leader is None:
+        return [Finding("leader", Verdict.OK, "none now: no node runs, or one is just being elected")]
+    return [Finding("leader", Verdict.OK, f"{leader.name}, term {leader.term.number}")]
+
+
+def _listed(names: Iterator[str] | Sequence[str]) -> str:
+    every = sorted(names)
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return ", ".join(every[:_SHOWN]) + more

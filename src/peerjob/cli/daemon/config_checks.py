@@ -1,0 +1,66 @@
+"""Whether a configuration can be run, as far as that shows without a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peerjob import Clock, PeerjobError
+from peerjob.findings import Finding, Verdict
+from peerjob.node.registry import Registry
+
+from .modules import JobModules
+from .settings import OFF, Settings
+from .tokens import TokensFile
+
+_WRITABLE_BY_OTHERS = 0o022
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What a node with this configuration would bring to the cluster."""
+
+    signatures: dict[str, str] = field(default_factory=dict[str, str])
+    """Kind → hash of its signature."""
+
+
+def check_configuration(settings: Settings, clock: Clock) -> tuple[Own, list[Finding]]:
+    """What the configuration brings, and what is wrong with it."""
+    own, findings = _jobs(settings, clock)
+    findings += _service(settings, clock)
+    return own, findings
+
+
+def _jobs(settings: Settings, clock: Clock) -> tuple[Own, list[Finding]]:
+    registry = Registry()
+    try:
+        jobs = registry.add(JobModules(settings.jobs).load())
+        settings.node(jobs, clock)
+    except PeerjobError as error:
+        return Own(), [Finding("configuration", Verdict.FAIL, str(error))]
+    kinds = sorted(registry.signatures())
+    listed = f"{len(kinds)} kind(s): {', '.join(kinds)}" if kinds else "no module was given"
+    return Own(signatures=registry.signatures()), [Finding("jobs", Verdict.OK, listed)]
+
+
+def _service(settings: Settings, clock: Clock) -> list[Finding]:
+    if settings.listen == OFF:
+        return [Finding("service", Verdict.OK, "no gRPC service")]
+    findings: list[Finding] = []
+    try:
+        tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
+        if settings.tls is not None:
+            settings.tls.credentials()
+        settings.server(settings.node((), clock), tokens)
+        settings.metrics(settings.node((), clock))
+    except PeerjobError as error:
+        return [Finding("service", Verdict.FAIL, str(error))]
+    callers = "everybody who reaches it" if tokens is None else f"{len(tokens)} token(s)"
+    if tokens is None and settings.tls_client_ca is not None:
+        callers = "clients with a certificate"
+    verdict = Verdict.WARN if settings.insecure else Verdict.OK
+    secured = "TLS" if settings.tls is not None else "no TLS"
+    findings.append(Finding("service", verdict, f"gRPC on {settings.listen}, {secured}, for {callers}"))
+    if settings.tokens_file is not None and settings.tokens_file.stat().st_mode & _WRITABLE_BY_OTHERS:
+        text = f"others can write {settings.tokens_file}, and so let themselves in; chmod go-w"
+        findings.append(Finding("service", Verdict.FAIL, text))
+    return findings

@@ -1,0 +1,88 @@
+"""`jobd check`: looks at a configuration, its store and its cluster, and tells what is good and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from peerjob import Clock, PeerjobError, SystemClock
+from peerjob.cli.loops import run_loop
+from peerjob.findings import Finding, Verdict
+from peerjob.record import StoreLimits
+from peerjob.store.diagnosis import diagnose
+from peerjob.store.url import open_elections, open_store, redact
+
+from .cluster_checks import check_clock, check_cluster, check_leader, check_speed
+from .config_checks import check_configuration
+from .settings import Settings
+
+STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
+
+
+def check(settings: Settings, *, as_json: bool, strict: bool) -> int:
+    """Print what is found; the exit status: 0, or 1 when something fails (with `strict`, also for a warning)."""
+    sys.path.insert(0, str(settings.app_dir.resolve()))
+    logging.basicConfig(handlers=[logging.NullHandler()])  # all that matters is a finding
+    with asyncio.Runner(loop_factory=run_loop()) as runner:
+        findings = runner.run(examine(settings, SystemClock()))
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        _show(findings)
+    bad = {Verdict.FAIL, Verdict.WARN} if strict else {Verdict.FAIL}
+    return 1 if any(finding.verdict in bad for finding in findings) else 0
+
+
+async def examine(settings: Settings, clock: Clock) -> Sequence[Finding]:
+    """Everything that is found; what cannot be reached is a finding, too."""
+    own, findings = check_configuration(settings, clock)
+    where = redact(settings.store)
+    try:
+        findings += await diagnose(settings.store, namespace=settings.namespace, clock=clock)
+        store = open_store(settings.store, namespace=settings.namespace, clock=clock, limits=StoreLimits(), retry_for=0)
+        await store.open()
+    except PeerjobError as error:
+        return [*findings, Finding("store", Verdict.FAIL, str(error))]
+    try:
+        findings.append(Finding("store", Verdict.OK, f"{where}, namespace {settings.namespace}"))
+        if not store.capabilities.shared:
+            findings += [Finding("store", Verdict.WARN, text) for text in store.capabilities.warnings]
+        findings += await check_speed(store, clock)
+        findings += await check_clock(store, clock)
+        findings += await check_cluster(store, own)
+        findings += await _leader(settings, clock)
+    except PeerjobError as error:
+        findings.append(Finding("store", Verdict.FAIL, str(error)))
+    finally:
+        await store.close()
+    return findings
+
+
+async def _leader(settings: Settings, clock: Clock) -> Sequence[Finding]:
+    elections = open_elections(settings.coordinator or settings.store, namespace=settings.namespace, clock=clock)()
+    try:
+        await elections.open()
+        return await check_leader(elections)
+    except PeerjobError as error:
+        return [Finding("leader", Verdict.FAIL, f"the coordinator does not answer: {error}")]
+    finally:
+        with contextlib.suppress(PeerjobError):
+            await elections.close()
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        style = STYLES[finding.verdict]
+        table.add_row(f"[{style}]{finding.verdict:<4}[/]", finding.subject, finding.text.replace("[", r"\["))
+    Console(highlight=False).print(table)

@@ -1,0 +1,26 @@
+"""Asks the server of a store about its own health, for people who look after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from peerjob.clock import Clock
+from peerjob.findings import Finding
+
+
+async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Finding]:
+    """Ask the server of a store about itself; nothing for a store without one.
+
+    Raises OptionError for a URL that is none, StoreError when the server does not answer or is too old.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme.startswith("etcd"):
+        from .kv.etcd_diagnosis import diagnose_etcd
+
+        return await diagnose_etcd(url, clock)
+    if scheme != "memory":
+        from .lua.diagnosis import diagnose_lua
+
+        return await diagnose_lua(url, namespace)
+    return ()

@@ -1,0 +1,86 @@
+"""Whether a Redis or Valkey server is fit to hold jobs, from what it tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from peerjob.findings import Finding, Verdict
+
+from .address import parse_address
+from .keys import prefix
+from .redis_driver import RedisDriver
+from .server import durability_of, eviction_risk, inspect, persistence_settings
+
+_MUCH, _TOO_MUCH = 0.8, 0.95
+"""Shares of memory or of connections in use."""
+
+
+async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
+    """See `peerjob.store.diagnosis.diagnose`."""
+    address = parse_address(url)
+    driver = RedisDriver(address, prefix=prefix(namespace))
+    try:
+        await driver.open()
+        info, settings = await driver.info(), await persistence_settings(driver)
+        promises = await inspect(driver, address)
+    finally:
+        await driver.close()
+    if not info:
+        return [Finding("server", Verdict.WARN, warning) for warning in promises.warnings]
+    return [
+        Finding("server", Verdict.OK, _version(info)),
+        *_role(info),
+        *_persistence(info, settings),
+        _eviction(info),
+        *_shares(info),
+    ]
+
+
+def _version(info: Mapping[str, str]) -> str:
+    if "valkey_version" in info:
+        return f"valkey {info['valkey_version']}"
+    return f"redis {info.get('redis_version', 'of an unknown version')}"
+
+
+def _role(info: Mapping[str, str]) -> Iterator[Finding]:
+    if info.get("role") == "slave":
+        yield Finding("server", Verdict.FAIL, "it is a replica, and takes no writes; give the address of its primary")
+
+
+def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
+    durability, warnings = durability_of(info, settings)
+    for warning in warnings:
+        yield Finding("persistence", Verdict.WARN, warning)
+    if not warnings:
+        kept = {
+            "fsync": "every write is on disk before it is answered",
+            "everysec": "at most the last second is lost when the server's machine crashes",
+            "replicated": "kept in memory, here and on replicas",
+        }
+        yield Finding("persistence", Verdict.OK, kept.get(durability, durability))
+    for field, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
+        if info.get(field, "ok") != "ok":
+            yield Finding("persistence", Verdict.FAIL, f"the last write of the {what} failed; see the server's log")
+
+
+def _eviction(info: Mapping[str, str]) -> Finding:
+    risk = eviction_risk(info)
+    if risk is None:
+        return Finding("eviction", Verdict.OK, "noeviction")
+    limited = int(info.get("maxmemory", "0")) > 0
+    return Finding("eviction", Verdict.FAIL if limited else Verdict.WARN, risk)
+
+
+def _shares(info: Mapping[str, str]) -> Iterator[Finding]:
+    for subject, used, most in (
+        ("memory", "used_memory", "maxmemory"),
+        ("connections", "connected_clients", "maxclients"),
+    ):
+        limit = int(info.get(most, "0"))
+        if not limit:
+            yield Finding(subject, Verdict.OK, f"{int(info.get(used, '0')):,} in use, without a limit of the server's")
+            continue
+        share = int(info.get(used, "0")) / limit
+        verdict = Verdict.FAIL if share >= _TOO_MUCH else Verdict.WARN if share >= _MUCH else Verdict.OK
+        advice = "" if verdict is Verdict.OK else f"; raise {most}"
+        yield Finding(subject, verdict, f"{share:.0%} of {limit:,} in use{advice}")

@@ -1,0 +1,216 @@
+"""`jobd check` as its users see it: what is good is told, and what is not, with what to do about it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerjob import Job, Node, SystemClock
+from peerjob.findings import Verdict
+from peerjob.store.diagnosis import diagnose
+from support.etcd import StartEtcd
+from support.jobd import Jobd
+from support.servers import ServerProcess, StartServer
+
+Findings = dict[str, list[tuple[str, str]]]
+"""Subject → (verdict, text) of each finding."""
+
+
+@pytest.fixture
+def jobd(tmp_path: Path) -> Iterator[Jobd]:
+    daemons = Jobd(tmp_path)
+    yield daemons
+    daemons.close()
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Callable[..., Any]]:
+    """Start nodes that end with the test."""
+    async with AsyncExitStack() as nodes:
+
+        async def start(url: str, namespace: str, **options: Any) -> Node:
+            return await nodes.enter_async_context(Node(url, namespace=namespace, **options))
+
+        yield start
+
+
+async def check(jobd: Jobd, *options: str, status: int = 0) -> Findings:
+    """What `--json` prints; the exit status has to be as expected."""
+    child = jobd.launch("check", "--json", *options)
+    assert await child.exit() == status, child.lines
+    (line,) = child.lines
+    found: Findings = {}
+    for finding in json.loads(line):
+        found.setdefault(finding["subject"], []).append((finding["verdict"], finding["text"]))
+    return found
+
+
+def worst(found: Findings) -> set[str]:
+    return {verdict for every in found.values() for verdict, _ in every}
+
+
+async def test_all_is_well_on_a_durable_server(
+    jobd: Jobd, durable_server: ServerProcess, namespace: str, running: Callable[..., Any]
+) -> None:
+    await running(durable_server.url, namespace, name="one", jobs=[Job("other", lambda: None)])
+
+    found = await check(jobd, "shop.jobs", "--strict", "--store", durable_server.url, "--namespace", namespace)
+
+    assert worst(found) == {"ok"}, found
+    assert found["jobs"] == [("ok", "2 kind(s): double, held")]
+    assert found["nodes"] == [("ok", "one; 10 worker(s)")]
+    assert found["leader"][0][1].startswith("one, term")
+    assert durable_server.kind in found["server"][0][1]
+
+
+async def test_it_leaves_nothing_behind(
+    jobd: Jobd, redis_url: str, namespace: str, running: Callable[..., Any]
+) -> None:
+    node = await running(redis_url, namespace, name="one")
+
+    await check(jobd, "--store", redis_url, "--namespace", namespace)
+
+    assert [one.name for one in await node.nodes()] == ["one"]
+
+
+async def test_a_redis_that_may_lose_jobs_is_told(jobd: Jobd, start_server: StartServer) -> None:
+    server = start_server("redis", policy="allkeys-lru", maxmemory="64mb")
+
+    found = await check(jobd, "--store", server.url, status=1)
+
+    assert found["eviction"][0][0] == "fail"
+    assert "set noeviction" in found["eviction"][0][1]
+    assert found["persistence"][0][0] == "warn"
+    assert "set appendonly yes" in found["persistence"][0][1]
+
+
+async def test_a_warning_fails_when_that_is_asked_for(jobd: Jobd, redis_url: str, namespace: str) -> None:
+    options = ("--store", redis_url, "--namespace", namespace)
+
+    assert worst(await check(jobd, *options)) == {"ok", "warn"}
+    await check(jobd, *options, "--strict", status=1)
+
+
+async def test_a_replica_is_no_store(jobd: Jobd, start_server: StartServer) -> None:
+    primary = start_server("redis")
+    replica = start_server("redis", config=("--replicaof", f"127.0.0.1 {primary.port}"))
+
+    found = await check(jobd, "--store", replica.url, status=1)
+
+    assert any(verdict == "fail" and "is a replica" in text for verdict, text in found["server"])
+
+
+async def test_an_etcd_with_little_room_is_told(jobd: Jobd, start_etcd: StartEtcd) -> None:
+    server = start_etcd(quota=1 << 20)
+    for number in range(10):
+        await asyncio.to_thread(server.call, "kv/put", key=f"a2V{number}", value="A" * 130_000)
+
+    found = await check(jobd, "--store", f"{server.url}?quota={1 << 20}", status=1)
+
+    ((verdict, text),) = found["quota"]
+    assert verdict == "fail"
+    assert "new instances are refused" in text
+
+
+async def test_an_etcd_that_forgets_nothing_is_told(start_etcd: StartEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start_etcd()
+    for _ in range(3):
+        await asyncio.to_thread(server.call, "kv/put", key="a2V5", value="MQ==")
+
+    async def compaction() -> Verdict:
+        findings = await diagnose(server.url, namespace="x", clock=SystemClock())
+        (verdict,) = [finding.verdict for finding in findings if finding.subject == "compaction"]
+        return verdict
+
+    assert await compaction() is Verdict.OK
+    monkeypatch.setattr("peerjob.store.kv.etcd_diagnosis._MANY_REVISIONS", 3)
+    assert await compaction() is Verdict.WARN
+    await asyncio.to_thread(server.compact)
+    assert await compaction() is Verdict.OK
+
+
+async def test_a_member_that_is_down_is_told(jobd: Jobd, start_etcd: StartEtcd) -> None:
+    server = start_etcd()
+
+    found = await check(jobd, "--store", f"{server.url},127.0.0.1:1", status=1)
+
+    assert [verdict for verdict, _ in found["server"]] == ["ok", "fail"]
+
+
+async def test_kinds_and_schedules_that_no_node_serves_are_told(
+    jobd: Jobd, redis_url: str, namespace: str, running: Callable[..., Any]
+) -> None:
+    node: Node = await running(redis_url, namespace, workers=0, allow_unknown=True)
+    for kind in ("double", "lost", "lost"):
+        await node.schedule(kind, 1)
+    for kind in ("double", "lost"):
+        await node.add_schedule(Job(kind).with_options(cron="0 0 1 1 *", name=f"yearly-{kind}"), 1)
+
+    found = await check(jobd, "shop.jobs", "--store", redis_url, "--namespace", namespace)
+
+    assert found["kinds"] == [
+        ("ok", "double: 1 wait for a node with these modules"),
+        ("warn", "lost: 2 wait, and no node runs this kind"),
+    ]
+    ((verdict, text),) = found["schedules"]
+    assert verdict == "warn"
+    assert text.startswith("yearly-lost: no node runs its kind lost")
+
+
+async def test_another_signature_of_a_kind_is_told(
+    jobd: Jobd, redis_url: str, namespace: str, running: Callable[..., Any]
+) -> None:
+    def double(x: int, y: int) -> int:
+        return x + y
+
+    await running(redis_url, namespace, jobs=[Job("double", double)])
+
+    found = await check(jobd, "shop.jobs", "--store", redis_url, "--namespace", namespace)
+
+    assert found["signatures"][0][0] == "warn"
+    assert "double" in found["signatures"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "subject", "told"),
+    [
+        (["shop.nope"], "configuration", "there is no shop.nope"),
+        (["shop.jobs", "--timezone", "Mars/Base"], "configuration", "Mars/Base"),
+        (["--listen", "0.0.0.0:59051"], "service", "insecure"),
+        (["--tls-cert", "none.pem", "--tls-key", "none.pem"], "service", "none.pem"),
+        (["--tokens-file", "none"], "service", "none"),
+        (["--metrics-listen", "nowhere"], "service", "host:port"),
+        (["--store", "redis://u:hidden@127.0.0.1:1"], "store", "u:***@127.0.0.1:1"),
+        (["--store", "etcd://127.0.0.1:1"], "store", "127.0.0.1:1"),
+        (["--coordinator", "etcd://127.0.0.1:1"], "leader", "127.0.0.1:1"),
+    ],
+)
+async def test_what_would_not_run_fails(jobd: Jobd, options: list[str], subject: str, told: str) -> None:
+    found = await check(jobd, *options, status=1)
+
+    ((verdict, text),) = found[subject]
+    assert verdict == "fail"
+    assert told in text
+    assert "hidden" not in text
+
+
+async def test_a_file_of_tokens_that_others_can_write_fails(jobd: Jobd) -> None:
+    tokens = jobd.folder / "tokens"
+    tokens.touch()
+    tokens.chmod(0o666)
+
+    found = await check(jobd, "--tokens-file", "tokens", status=1)
+
+    assert ("fail", "others can write tokens, and so let themselves in; chmod go-w") in found["service"]
+
+
+async def test_people_are_shown_a_table(jobd: Jobd) -> None:
+    child = jobd.launch("check", "shop.jobs")
+
+    assert await child.exit() == 0
+    assert any(line.startswith("ok    jobs") for line in child.lines)
+    assert any(line.startswith("warn  store") for line in child.lines)
