@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from msgspec import structs
@@ -18,12 +18,15 @@ from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Call, Job, JobGroup, collect_jobs
 from peerjob.manager import Event, Manager, ResultPage, Stats
 from peerjob.query import Filter, Query
-from peerjob.record import LogLine, LogPage, NewInstance, NodeView, Record
+from peerjob.record import LogLine, LogPage, NodeView, Record
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 
 from .registry import Registry
 from .scheduling import Scheduling, fresh_record
 from .session import Session
+
+if TYPE_CHECKING:
+    from peerjob.telemetry import Tracing
 
 R = TypeVar("R")
 
@@ -42,6 +45,7 @@ class NodeVerbs(Manager):
     _scheduling: Scheduling
     _allow_unknown: bool
     _session: Session | None
+    _tracing: Tracing | None
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -71,16 +75,24 @@ class NodeVerbs(Manager):
         self._need_session()
         if self._allow_unknown and isinstance(target, str) and self._registry.find(target) is None:
             kwargs["allow_unknown"] = True
-        call = self._scheduling.resolve(target, args, kwargs)
-        return await self._added(call, self._scheduling.new(call))
+        return await self._schedule_call(self._scheduling.resolve(target, args, kwargs))
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
         """Like `schedule(call)`, under a UUIDv7 that the caller made: sent again, it is the same instance."""
         self._need_session()
-        return await self._added(call, structs.replace(self._scheduling.new(call), id=id))
+        return await self._schedule_call(call, id)
 
-    async def _added(self, call: Call[R], new: NewInstance) -> Instance[R]:
+    async def _schedule_call(self, call: Call[R], id: str = "") -> Instance[R]:
+        if self._tracing is None:
+            return await self._added(call, id)
+        with self._tracing.scheduling([call.job.kind]):
+            return await self._added(call, id)
+
+    async def _added(self, call: Call[R], id: str) -> Instance[R]:
         session = self._need_session()
+        new = self._scheduling.new(call)
+        if id:
+            new = structs.replace(new, id=id)
         answer = await session.intake.add(new)
         if not answer.is_new:
             return Instance(self, (await session.verbs.record(answer.id)), is_new=False)
@@ -88,9 +100,16 @@ class NodeVerbs(Manager):
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; every call is checked before the first is stored. `ids` as in `schedule_as`."""
+        self._need_session()
+        taken = [self._scheduling.resolve(call, (), {}) for call in calls]
+        if self._tracing is None:
+            return await self._added_many(taken, ids)
+        with self._tracing.scheduling([call.job.kind for call in taken]):
+            return await self._added_many(taken, ids)
+
+    async def _added_many(self, taken: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         session = self._need_session()
-        taken = list(calls)
-        new = [self._scheduling.new(self._scheduling.resolve(call, (), {})) for call in taken]
+        new = [self._scheduling.new(call) for call in taken]
         if ids:
             new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]
         answers = await session.intake.add_many(new)

@@ -27,6 +27,10 @@ from .session import Session
 from .vitals import Vitals
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from peerjob.telemetry import Tracing
+
     from .blocking import BlockingManager
 
 R = TypeVar("R")
@@ -111,6 +115,7 @@ class Node(NodeVerbs):
         )
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._observers: list[Observer] = []
+        self._tracing: Tracing | None = None
         self._session: Session | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._lifespan_exit: AbstractAsyncContextManager[Any] | None = None
@@ -135,6 +140,7 @@ class Node(NodeVerbs):
             max_payload=self._max_payload,
             overrides=self._overrides,
             observers=self._observers,
+            tracing=self._tracing,
         )
         self._session = session
         session.definitions.add(defined)
@@ -284,6 +290,26 @@ class Node(NodeVerbs):
         """Tell an observer of all that this node does from now on, over stops and starts."""
         self._observers.append(observer)
 
+    def trace(self, provider: TracerProvider | None = None) -> None:
+        """Carry OpenTelemetry's traces from who schedules here to the bodies, and make spans of what this node does.
+
+        `provider` takes the spans (default: the application's global one). Each node says so for itself, before it
+        starts; raises NodeStateError after that, OptionError where peerjob[otel] is not installed.
+        """
+        if self._session is not None:
+            raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")
+        try:
+            from peerjob.telemetry import Tracing
+        except ModuleNotFoundError as missing:
+            raise OptionError("trace", provider, f"peerjob[otel] installed ({missing})") from missing
+        from .tracing import TurnSpans
+
+        if self._tracing is not None:
+            self._observers = [one for one in self._observers if not isinstance(one, TurnSpans)]
+        self._tracing = Tracing(self.clock, provider)
+        self._scheduling.carrier = self._tracing.carrier
+        self.observe(TurnSpans(self._tracing))
+
     def vitals(self) -> Vitals:
         """How this node is at this moment; raises NodeStateError while it is not running."""
         return self._need_session().vitals()
@@ -300,6 +326,8 @@ class Node(NodeVerbs):
             raise OptionError("store", self._store, "a URL, for a node that is used in forked processes")
         made = self._remake()
         made._overrides.update(self._overrides)
+        if self._tracing is not None:
+            made.trace(self._tracing.provider)
         return made
 
 

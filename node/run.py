@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from peerjob.context import Context, Reason
 from peerjob.job import Job
 from peerjob.policy import Policy
-from peerjob.record import Claim, LogLine
+from peerjob.record import Claim, LogLine, Outcome
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
     from .binding import Binding
 
 
@@ -34,6 +36,7 @@ class Run:
         "logs",
         "lost",
         "nominal_us",
+        "outcome",
         "policy",
         "progress",
         "reported",
@@ -43,6 +46,7 @@ class Run:
         "started_at",
         "task",
         "timer",
+        "trace",
     )
 
     def __init__(self, claim: Claim, incarnation: str, claimed_at: float) -> None:
@@ -57,6 +61,10 @@ class Run:
         self.ended = False
         self.reported = False
         """Whether the start is known to the store, or on its way."""
+        self.outcome: Outcome | None = None
+        """What came of it, once that is decided."""
+        self.trace: SpanContext | None = None
+        """The span that it runs in, where the node traces."""
         self.lost = False
         """Whether the store said that this claim is not ours any more."""
         self.slot = -1

@@ -66,7 +66,7 @@ class InstanceRunner:
 
     async def run(self, run: Run) -> None:
         """Run it to its end and record what came of it. Cancelling the task ends the body, not this."""
-        outcome = await self._outcome(run)
+        outcome = run.outcome = await self._outcome(run)
         run.ended = True
         if run.context is not None:
             self.hooks.forget(run.context)

@@ -77,6 +77,8 @@ class Scheduling:
         self._timezone = timezone
         self._local = local
         self._ids = IdSource(clock)
+        self.carrier: Callable[[], dict[str, str]] = dict
+        """The context of the trace in which something is scheduled; a node that does not trace stores none."""
         self._foreign: dict[tuple[str, int], Binding] = {}
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
@@ -108,7 +110,7 @@ class Scheduling:
                 f"schedule() means one run, but this variant of job {job.kind!r} was given a recurrence (cron= or "
                 "every=); add_schedule() takes it"
             )
-        policy, spec, key = self._stored(call, job.overrides, self._clock.time_us())
+        policy, spec, key = self._stored(call, job.overrides, self._clock.time_us(), self.carrier())
         return NewInstance(
             id=self._ids.one(),
             kind=job.kind,
@@ -131,7 +133,7 @@ class Scheduling:
         if not timing.recurs:
             raise ScheduleError(f"job {job.kind!r} has no recurrence; give it one with with_options(cron=) or (every=)")
         known = registered or self._registry.find(job.kind) is job
-        policy, spec, key = self._stored(call, {} if known else job.overrides, 0)
+        policy, spec, key = self._stored(call, {} if known else job.overrides, 0, {})
         return job.schedule_name, Definition(
             kind=job.kind,
             spec=spec,
@@ -165,7 +167,7 @@ class Scheduling:
     def again(self, record: Record) -> NewInstance:
         """A new instance like an old one, due now; its idempotency key is not repeated."""
         old = decode_spec(record.spec)
-        spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us())
+        spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us(), trace=self.carrier())
         definition = self._registry.find(record.kind)
         # the rest of the options is the business of who runs it, and need not be known here
         kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
@@ -197,7 +199,9 @@ class Scheduling:
             binding = self._foreign[known_by] = Binding(job)
         return binding
 
-    def _stored(self, call: Call[Any], overrides: dict[str, Any], created_us: int) -> tuple[Policy, bytes, str | None]:
+    def _stored(
+        self, call: Call[Any], overrides: dict[str, Any], created_us: int, trace: dict[str, str]
+    ) -> tuple[Policy, bytes, str | None]:
         """Policy, spec and idempotency key of a call."""
         job = call.job
         binding = self._binding(job)
@@ -212,7 +216,7 @@ class Scheduling:
             # a handle, or a kind: the definition that is known here gives what the handle leaves open
             policy, executor = make_policy(registered.options | job.options), registered.executor
         stored = store_overrides(overrides, self._local()) if overrides else {}
-        spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version))
+        spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))
         if len(spec) > self.max_payload:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)
         return policy, spec, _key(policy.key, executor, call)

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerjob.clock import Clock
 from peerjob.cluster.cron import Cron
@@ -35,7 +35,7 @@ from .intake import Intake
 from .ledger import Ledger
 from .notices import Notices
 from .observing import Observer
-from .pool import Pool
+from .pool import Pool, Runner
 from .processors import Processors
 from .reconcile import Reconciler
 from .recorder import Recorder
@@ -49,6 +49,9 @@ from .verdict import Verdicts
 from .vitals import Vitals
 from .waiting import Waiters
 from .watching import Watchers
+
+if TYPE_CHECKING:
+    from peerjob.telemetry import Tracing
 
 logger = logging.getLogger("peerjob.node")
 
@@ -77,6 +80,7 @@ class Session:
         max_payload: int,
         overrides: dict[Callable[..., Any], Callable[..., Any]],
         observers: Sequence[Observer] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -129,7 +133,7 @@ class Session:
         self.pool = Pool(
             size=workers,
             node=name,
-            runner=self.runner,
+            runner=self.runner if tracing is None else _traced(self.runner, tracing, name),
             may_start=lambda: self.lease.trusted and not self._recorder.full,
             wake=self.turns.wake,
             hint=self.turns.hint,
@@ -471,3 +475,9 @@ class Session:
         for run in self._ledger.runs():
             run.lost = True
             run.cancel("lost")
+
+
+def _traced(runner: Runner, tracing: Tracing, node: str) -> Runner:
+    from .tracing import TracedRunner
+
+    return TracedRunner(runner, tracing, node)

@@ -26,6 +26,8 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The schedule that it is a fire of; "" for none."""
     nominal_us: int = 0
     """The nominal time that it was fired for, without jitter; 0 for none."""
+    trace: dict[str, str] = {}
+    """The context of a trace that it was scheduled in: `traceparent` and `tracestate`, as in W3C Trace Context."""
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments; raises DecodeError."""
