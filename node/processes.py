@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from peerjob.codec import decode_value
@@ -120,6 +121,7 @@ class ProcessPool:
     async def _run_once(self, start: Start, context: Context) -> tuple[_Process, Ending | None, bool]:
         """The process, how the body ended (None: the process did), and whether it had begun."""
         process = await self._take(context)
+        process.will_load(start.path)
         run = _Running(context)
         try:
             process.begin(run, start)
@@ -137,8 +139,9 @@ class ProcessPool:
     async def _take(self, context: Context) -> _Process:
         while self._idle:
             process = self._idle.pop()
-            if process.alive:
+            if process.alive and process.is_current:
                 return process
+            process.kill()
         process = _Process(self._all.discard)
         self._all.add(process)
         connecting = asyncio.get_running_loop().create_task(process.connect())
@@ -170,6 +173,7 @@ class _Process(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._notice: threading.Timer | None = None
         self._asking: set[asyncio.Task[None]] = set()
+        self._homes: dict[str, ModuleType | None] = {}
         self.running: _Running | None = None
         self.killed = False
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -192,6 +196,16 @@ class _Process(asyncio.Protocol):
     @property
     def alive(self) -> bool:
         return self._transport is not None and not self.killed and not self._transport.is_closing()
+
+    def will_load(self, path: str) -> None:
+        """Note of which module, as it is now, it runs a body."""
+        home = path.partition(":")[0]
+        self._homes.setdefault(home, sys.modules.get(home))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no module of which it ran a body has been imported anew since."""
+        return all(sys.modules.get(name) is module for name, module in self._homes.items())
 
     @property
     def status(self) -> int | None:

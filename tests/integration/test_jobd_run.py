@@ -231,3 +231,16 @@ async def test_a_hangup_takes_the_tokens_as_they_are_now(jobd: Jobd) -> None:
 
         with pytest.raises(UnauthenticatedError):
             await client.nodes()
+
+
+async def test_a_hangup_reaches_bodies_in_processes(jobd: Jobd) -> None:
+    jobd.module.write_text(jobd.module.read_text().replace("double)", 'double, run_in="process")'))
+    child = jobd.run("--workers", "1")
+    async with Client(target(child)) as client:
+        assert await (await client.schedule("double", 4)).result(timeout=10) == 8
+        jobd.module.write_text(jobd.module.read_text().replace("2 * x", "200 * x"))
+
+        child.signal(signal.SIGHUP)
+        await child.line("job modules are reloaded")
+
+        assert await (await client.schedule("double", 4)).result(timeout=10) == 800
