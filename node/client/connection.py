@@ -104,6 +104,8 @@ class Connection:
                 )
             except grpc.aio.AioRpcError as error:
                 failure = self._failure(error, f"{name} was not answered within {seconds:g} s")
+                if isinstance(failure, TimeoutError):
+                    self._next_after(channel)  # it may hang, and the next call need not wait for it
                 if not _elsewhere(failure, name) or loop.time() >= deadline:
                     raise failure from None
                 self._next_after(channel)

@@ -292,7 +292,10 @@ async def patiently(wait: Callable[[float], Awaitable[T | None]], seconds: float
     until = None if seconds is None else loop.time() + seconds
     while True:
         left = WAIT if until is None else max(0.0, min(WAIT, until - loop.time()))
-        answer = await wait(left)
+        try:
+            answer = await wait(left)
+        except TimeoutError:
+            answer = None  # the node hangs; the next turn is another's
         if answer is not None or (until is not None and loop.time() >= until):
             return answer
 

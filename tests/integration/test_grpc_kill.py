@@ -1,0 +1,78 @@
+"""The node that a client talks to is killed, or paused: the client goes on with another, and nothing is done twice."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from peerjob import Client, Query, State
+from support.processes import ChildProcess
+from support.serving_process import TELL
+
+PAUSE = timedelta(milliseconds=100)
+
+
+@contextlib.contextmanager
+def serving(store_url: str, namespace: str, folder: Path) -> Generator[tuple[list[ChildProcess], str]]:
+    """Two nodes that serve, each a process, and the target of a client of both."""
+    with contextlib.ExitStack() as stack:
+        children = [
+            ChildProcess.python("support.serving_process", store_url, namespace, name, output=folder / f"{name}.log")
+            for name in ("one", "two")
+        ]
+        for child in children:
+            stack.callback(child.close)
+        targets = [child.wait_for(r"serving (\S+)")[1] for child in children]
+        yield children, ",".join(targets)
+
+
+@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
+async def test_a_client_of_a_node_that_is_killed_goes_on(store_url: str, namespace: str, tmp_path: Path) -> None:
+    with serving(store_url, namespace, tmp_path) as (children, target):
+        async with Client(target) as client:
+            first = await client.schedule(TELL, -1, timedelta(seconds=1))
+            followed = asyncio.ensure_future(_lines(client, first.id))
+            waiting = asyncio.ensure_future(first.result(40))
+            scheduling = asyncio.ensure_future(
+                asyncio.gather(*(_later(client, number, number * 0.01) for number in range(200)))
+            )
+            await asyncio.sleep(1)
+            assert not scheduling.done()
+            children[0].kill()
+
+            ids = await scheduling
+            await client.wait(timeout=40)
+            assert await waiting == -1
+            lines = await followed
+            assert lines[-3:] == ["-1: line 0", "-1: line 1", "-1: line 2"], "the last run, whole"
+            ended = [one async for one in client.iter_instances(Query(kind="tell"))]
+            assert {one.state for one in ended} == {State.COMPLETED}
+            assert sorted(one.id for one in ended) == sorted([first.id, *ids]), "each call made one instance"
+            assert sorted(one.outcome() for one in ended) == list(range(-1, 200))
+
+
+async def test_a_client_of_a_node_that_hangs_goes_on(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    with serving(redis_url, namespace, tmp_path) as (children, target):
+        async with Client(target, timeout=1) as client:
+            assert await client.count() == 0
+            children[0].signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(TimeoutError):
+                    await client.count()
+                assert await client.count() == 0, "the next call goes to the other node"
+                assert await (await client.schedule(TELL, 5, PAUSE)).result(20) == 5
+            finally:
+                children[0].signal(signal.SIGCONT)
+
+
+async def _later(client: Client, number: int, delay: float) -> str:
+    await asyncio.sleep(delay)
+    return (await client.schedule(TELL, number, PAUSE)).id
+
+
+async def _lines(client: Client, id: str) -> list[str]:
+    return [line.message async for line in client.iter_logs(id, follow=True)]
