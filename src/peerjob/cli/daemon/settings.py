@@ -182,6 +182,17 @@ class Settings:
             panel=SERVICE,
         ),
     ] = None
+    rate: Annotated[
+        float | None,
+        _option(
+            "--rate",
+            "Most calls per second from one address.",
+            min=0.001,
+            metavar="N",
+            show_default="unlimited",
+            panel=SERVICE,
+        ),
+    ] = None
     metrics_listen: Annotated[
         str,
         _option(
@@ -245,7 +256,7 @@ class Settings:
 
         if self.listen == OFF:
             return None
-        return Server(node, self.listen, tls=self.tls, tokens=tokens, insecure=self.insecure)
+        return Server(node, self.listen, tls=self.tls, tokens=tokens, insecure=self.insecure, rate=self.rate)
 
     def metrics(self, node: Node) -> MetricsServer | None:
         """What shows the metrics of a node, not started; None when nothing is to."""
