@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -21,6 +22,7 @@ from peerjob.worker import Worker
 
 from .managing import JobSource, NodeVerbs
 from .observing import Observer
+from .otel import make_tracing
 from .registry import Registry
 from .scheduling import Scheduling
 from .session import Session
@@ -298,17 +300,18 @@ class Node(NodeVerbs):
         """
         if self._session is not None:
             raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")
-        try:
-            from peerjob.telemetry import Tracing
-        except ModuleNotFoundError as missing:
-            raise OptionError("trace", provider, f"peerjob[otel] installed ({missing})") from missing
+        tracing = make_tracing(self.clock, provider)
         from .tracing import TurnSpans
 
         if self._tracing is not None:
             self._observers = [one for one in self._observers if not isinstance(one, TurnSpans)]
-        self._tracing = Tracing(self.clock, provider)
-        self._scheduling.carrier = self._tracing.carrier
-        self.observe(TurnSpans(self._tracing))
+        self._tracing = tracing
+        self._scheduling.carrier = tracing.carrier
+        self.observe(TurnSpans(tracing))
+
+    def in_trace_of(self, metadata: Callable[[], Iterable[tuple[str, Any]]]) -> AbstractContextManager[None]:
+        """Be in the trace that a remote caller's metadata names, where this node traces."""
+        return contextlib.nullcontext() if self._tracing is None else self._tracing.within(metadata())
 
     def vitals(self) -> Vitals:
         """How this node is at this moment; raises NodeStateError while it is not running."""

@@ -12,6 +12,7 @@ from peerjob.ids import IdSource
 from peerjob.instance import Instance
 from peerjob.job import Call, Job
 from peerjob.node.managing import JobSource
+from peerjob.node.otel import make_tracing
 from peerjob.node.registry import Registry
 from peerjob.node.scheduling import Scheduling
 from peerjob.node.wire.cluster import MAX_WORKERS, worker_of
@@ -95,7 +96,16 @@ class Client(RemoteVerbs):
         )
         self._ids = IdSource(self.clock)
         self._started = False
+        self._traces = False
         self.register(jobs)
+
+    def trace(self) -> None:
+        """Send the context of the caller's OpenTelemetry trace along, for nodes that trace to go on with.
+
+        Raises OptionError where peerjob[otel] is not installed.
+        """
+        self._connection.carrier = make_tracing(self.clock).carrier
+        self._traces = True
 
     # -- starting and stopping ---------------------------------------------------------------------------------------
 
@@ -134,7 +144,10 @@ class Client(RemoteVerbs):
 
     def remake(self) -> Client:
         """A fresh client with the same settings and jobs, not started."""
-        return self._remake()
+        made = self._remake()
+        if self._traces:
+            made.trace()
+        return made
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 

@@ -65,11 +65,13 @@ class Connection:
     ) -> None:
         self.addresses = tuple(addresses)
         self._tls = tls
-        self._metadata = None if token is None else (("authorization", f"Bearer {token}"),)
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._max_message = max_message
         self._clock = clock
+        self.carrier: Callable[[], dict[str, str]] = dict
+        """The context of the trace in which a call is made; only a client that traces sends one."""
         self._channels: list[Any] = []
         self._current = 0
 
@@ -100,7 +102,7 @@ class Connection:
             left = deadline - loop.time()
             try:
                 answer = await channel.unary_unary(f"/{SERVICE.full_name}/{name}")(
-                    data, timeout=max(left, 0.001), metadata=self._metadata
+                    data, timeout=max(left, 0.001), metadata=(*self._metadata, *self.carrier().items())
                 )
             except grpc.aio.AioRpcError as error:
                 failure = self._failure(error, f"{name} was not answered within {seconds:g} s")

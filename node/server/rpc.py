@@ -77,7 +77,7 @@ class Dispatch:
 
     def _unary(self, name: str, kind: type[Message], serve: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(request: bytes, context: Context) -> bytes:
-            with self._opened(name):
+            with self._opened(name), self._node.in_trace_of(context.invocation_metadata):
                 try:
                     await self._admit(context)
                     return self._sized(await serve(parsed(kind, request), context))

@@ -11,9 +11,10 @@ Needs peerjob[otel]; nothing imports this module but `Node.trace`. Times are tho
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
     Link,
     Span,
@@ -54,6 +55,19 @@ class Tracing:
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
         return carrier
+
+    @contextlib.contextmanager
+    def within(self, metadata: Iterable[tuple[str, Any]]) -> Generator[None]:
+        """Be in the context that a remote caller sent along, if one did."""
+        sent = {name: value for name, value in metadata if name in _propagator.fields and isinstance(value, str)}
+        if not sent:
+            yield
+            return
+        token = attach(_propagator.extract(sent))
+        try:
+            yield
+        finally:
+            detach(token)
 
     @contextlib.contextmanager
     def scheduling(self, kinds: Sequence[str]) -> Generator[None]:

@@ -12,8 +12,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from peerjob import ArgumentError, Fail, Job, Node, NodeStateError, OptionError, Query
+from peerjob import ArgumentError, Client, Fail, Job, Node, NodeStateError, OptionError, Query, Server, SystemClock
 from peerjob.spec import decode_spec
+from peerjob.telemetry import Tracing
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain
 from support.factories import flaky_store, shared_url
@@ -268,6 +269,47 @@ def test_blocking_callers_are_followed_too() -> None:
 
     assert parent_of(span("schedule thread")) == request.get_span_context().span_id
     assert trace_of(span("inside")) == request.get_span_context().trace_id
+
+
+@pytest.mark.parametrize("schedules_itself", [True, False], ids=["schedule", "schedule_many"])
+async def test_callers_over_the_network_are_followed_too(schedules_itself: bool) -> None:
+    node = Node("memory://", jobs=JOBS)
+    node.trace(PROVIDER)
+    async with node, Server(node, "127.0.0.1:0") as server:
+        made = Client(server.target, jobs=JOBS)
+        made.trace()
+        async with made.remake() as client:
+            with TRACER.start_as_current_span("request") as request:
+                if schedules_itself:
+                    instance = await client.schedule(THREAD)
+                else:
+                    (instance,) = await client.schedule_many([THREAD.call()])
+            await instance.wait(10)
+
+    assert parent_of(span("schedule thread")) == request.get_span_context().span_id
+    assert parent_of(span("run thread")) == id_of(span("schedule thread"))
+
+
+async def test_what_callers_send_is_ignored_by_a_node_that_does_not_trace() -> None:
+    async with Node("memory://", jobs=JOBS) as node, Server(node, "127.0.0.1:0") as server:
+        client = Client(server.target)
+        client.trace()
+        async with client:
+            with TRACER.start_as_current_span("request"):
+                instance = await client.schedule("thread", allow_unknown=True)
+            await instance.wait(10)
+
+    assert decode_spec(instance.record.spec).trace == {}
+    assert not spans("run thread")
+
+
+def test_rubbish_from_callers_begins_a_trace_of_its_own() -> None:
+    tracing = Tracing(SystemClock(), PROVIDER)
+    for sent in ([], [("traceparent", "rubbish")], [("traceparent", b"00-1"), ("tracestate", "x" * 10_000)]):
+        with tracing.within(sent), tracing.scheduling(["work"]):
+            pass
+
+    assert [one.parent for one in spans("schedule work")] == [None] * 3
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
