@@ -1,9 +1,10 @@
-"""`jobctl`, run in the test's own process against a node in another one."""
+"""`jobctl`, run in the test's own process against daemons in others."""
 
 import contextlib
 import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 from peerjob.cli.console import run
 from peerjob.cli.ctl.failures import refusal_of
 from peerjob.cli.jobctl import app
+from support.jobd import READY, Jobd
+from support.processes import ChildProcess
+
+TESTS = Path(__file__).parents[1]
 
 
 class Answer(NamedTuple):
@@ -44,3 +49,14 @@ class Jobctl:
                 patch.setenv(name, value)
             status = run(app, "jobctl", list(arguments), refusal_of)
         return Answer(status, out.getvalue(), err.getvalue())
+
+
+def serving(jobd: Jobd, url: str, namespace: str, name: str = "one", *options: str) -> ChildProcess:
+    """A daemon with the jobs of `support.served_jobs`, at work."""
+    child = jobd.launch(
+        *("run", "support.served_jobs", "--app-dir", str(TESTS), "--store", url, "--namespace", namespace),
+        *("--name", name, "--workers", "4", "--lease-ttl", "2s", "--listen", "127.0.0.1:0"),
+        *("--metrics-listen", "127.0.0.1:0", *options),
+    )
+    child.wait_for(READY)
+    return child

@@ -19,8 +19,8 @@ MINUTE = 60_000_000
 LEADER = Leader(incarnation="i", name="one", term=Term("store", 1))
 
 
-def a_node(name: str = "one", *kinds: str, workers: int = 2, running: int = 0) -> NodeView:
-    return NodeView(info=NodeInfo(name=name, incarnation=name, kinds=kinds, workers=workers), running=running)
+def a_node(name: str = "one", *kinds: str, workers: int = 2) -> NodeView:
+    return NodeView(info=NodeInfo(name=name, incarnation=name, kinds=kinds, workers=workers))
 
 
 def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
@@ -28,24 +28,24 @@ def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "reason"),
+    ("nodes", "busy", "reason"),
     [
-        ([], "no node is live"),
-        ([a_node("one", "other")], "no live node runs jobs of kind 'work' (one runs other)"),
-        ([a_node("web", workers=0)], "no live node runs jobs of kind 'work' (web runs nothing)"),
-        ([a_node("one", "work", running=2)], "it is the next in the queue: 2 of the 2 workers that run its kind"),
-        ([a_node("one", "work")], "it is due, and 2 of 2 workers are free (on one): it should begin at once"),
+        ([], 0, "no node is live"),
+        ([a_node("one", "other")], 0, "no live node runs jobs of kind 'work' (one runs other)"),
+        ([a_node("web", workers=0)], 0, "no live node runs jobs of kind 'work' (web runs nothing)"),
+        ([a_node("one", "work")], 2, "it is the next in the queue: 2 of the 2 workers that run its kind"),
+        ([a_node("one", "work")], 0, "it is due, and 2 of 2 workers are free (on one): it should begin at once"),
     ],
 )
-def test_an_instance_that_is_due_waits_for_a_worker(nodes: Sequence[NodeView], reason: str) -> None:
-    (first,) = told(an_instance(State.SCHEDULED), *nodes)
+def test_an_instance_that_is_due_waits_for_a_worker(nodes: Sequence[NodeView], busy: int, reason: str) -> None:
+    (first,) = told(an_instance(State.SCHEDULED), *nodes, busy={"one": busy})
     assert first.startswith(reason)
 
 
 def test_those_before_it_are_counted_and_told_when_there_may_be_more() -> None:
-    busy = a_node("one", "work", running=2)
-    assert told(an_instance(State.SCHEDULED), busy, before=7)[0].startswith("it is queued behind 7 others: ")
-    assert "at least 9 others" in told(an_instance(State.SCHEDULED), busy, before=9, counted_all=False)[0]
+    node = a_node("one", "work")
+    assert told(an_instance(State.SCHEDULED), node, before=7)[0].startswith("it is queued behind 7 others: ")
+    assert "at least 9 others" in told(an_instance(State.SCHEDULED), node, before=9, counted_all=False)[0]
 
 
 def test_all_reasons_of_a_delayed_instance_are_told() -> None:
@@ -84,6 +84,8 @@ def test_a_running_instance_is_told_with_its_progress_and_whether_its_node_lives
         "it says that it is at 25% half of half",
     ]
     assert told(running)[-1].startswith("node one is not heard of")
+    ahead = told(an_instance(State.PROCESSING), a_node("one", "work"), busy={"one": 3})
+    assert ahead[-1].startswith("node one has taken 3 instances for 2 workers: it may still wait")
 
 
 def a_schedule(**row: Any) -> ScheduleView:

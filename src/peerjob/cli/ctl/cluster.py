@@ -185,12 +185,12 @@ async def top(
 
 async def _picture(session: Session, client: Client) -> Group:
     found, nodes, lead = await client.stats(), await client.nodes(), await client.leader()
-    running, workers = sum(one.running for one in nodes), sum(one.info.workers for one in nodes)
     who = (
         "no leader" if lead is None else f"{lead.name} leads (term {lead.term.number}, {age(lead.since, session.now)})"
     )
     head = (
-        f"{len(nodes)} nodes, {running} of {workers} workers busy, {found.total(State.SCHEDULED)} queued "
+        f"{len(nodes)} nodes, {sum(one.info.workers for one in nodes)} workers, "
+        f"{found.total(State.PROCESSING)} running, {found.total(State.SCHEDULED)} queued "
         f"({found.delayed} of them delayed), {who}"
     )
     parts: list[Any] = [Text(head), Text(), session.out.table(nodes, views.NODES)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,8 @@ class Facts:
     nodes: Sequence[NodeView]
     slot_of: ScheduleView | None = None
     """The schedule whose slot it takes, or waits for."""
+    busy: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Node → instances that it has taken; what nodes say of themselves is as old as their last renewal."""
     before: int = 0
     """Instances that are due, and that nodes which run its kind take first."""
     counted_all: bool = True
@@ -69,8 +71,14 @@ def _why_running(facts: Facts) -> Iterator[str]:
     yield f"it runs: on node {instance.node}, for {age(instance.processed_at, facts.now)}, try {instance.attempts}"
     if instance.progress is not None:
         yield f"it says that it is at {instance.progress.fraction:.0%} {instance.progress.message}".rstrip()
-    if instance.node not in {node.name for node in facts.nodes}:
+    node = next((node for node in facts.nodes if node.name == instance.node), None)
+    if node is None:
         yield f"node {instance.node} is not heard of: its peers take the instance back when its lease has run out"
+    elif (held := facts.busy.get(node.name, 0)) > node.info.workers:
+        yield (
+            f"node {node.name} has taken {held} instances for {node.info.workers} workers: it may still wait for one "
+            "of them, and is put back if that takes long"
+        )
 
 
 def _why_waiting(facts: Facts) -> Iterator[str]:
@@ -95,7 +103,7 @@ def _why_waiting(facts: Facts) -> Iterator[str]:
 
 def _why_queued(facts: Facts) -> Iterator[str]:
     workers = sum(node.info.workers for node in facts.able)
-    free = sum(max(0, node.info.workers - node.running) for node in facts.able)
+    free = sum(max(0, node.info.workers - facts.busy.get(node.name, 0)) for node in facts.able)
     names = ", ".join(node.name for node in facts.able)
     least = "" if facts.counted_all else "at least "
     place = f"queued behind {least}{_others(facts.before)}" if facts.before else "the next in the queue"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 from uuid import UUID
 
@@ -55,6 +56,10 @@ async def why(
 
 async def _facts(session: Session, client: Client, instance: Instance[object]) -> Facts:
     nodes = await client.nodes()
+    busy: Counter[str] = Counter()
+    if not instance.state.is_final:
+        async for one in client.iter_instances(Query(state=State.PROCESSING, limit=PAGE)):
+            busy[one.node or ""] += 1
     before, all_of_them = 0, True
     due = instance.state is State.SCHEDULED and instance.due_at <= session.now
     if due and able(instance.kind, nodes):
@@ -64,6 +69,7 @@ async def _facts(session: Session, client: Client, instance: Instance[object]) -
         instance=instance,
         nodes=nodes,
         slot_of=await _schedule(client, instance.record.slot),
+        busy=busy,
         before=before,
         counted_all=all_of_them,
     )

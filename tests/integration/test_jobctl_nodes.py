@@ -1,0 +1,91 @@
+"""jobctl at nodes that refuse it, and at nodes that go away."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peerjob import Role
+from peerjob.node.server.roles import hash_token
+from support.etcd import Certificates
+from support.jobctl import Answer, Jobctl, serving
+from support.jobd import Jobd, target
+from support.servers import MissingServerError, Server
+
+TOKENS = {"reads": Role.READER, "acts": Role.OPERATOR}
+
+
+@pytest.fixture
+def jobd(tmp_path: Path) -> Iterator[Jobd]:
+    with contextlib.closing(Jobd(tmp_path)) as jobd:
+        yield jobd
+
+
+@pytest.fixture
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    try:
+        return Certificates(tmp_path_factory.mktemp("certificates"))
+    except MissingServerError as missing:
+        pytest.skip(str(missing))
+
+
+def test_whom_a_daemon_with_tls_and_tokens_refuses_is_told_why(
+    jobd: Jobd, signed: Certificates, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("".join(f"{role.name.lower()} {hash_token(token)}\n" for token, role in TOKENS.items()))
+    secured = ("--tls-cert", str(signed.server_cert), "--tls-key", str(signed.server_key), "--tokens-file", str(tokens))
+    jobctl = Jobctl(
+        {"PEERJOB_ADDRESS": target(serving(jobd, "memory://", "default", "one", *secured))},
+    )
+    ca = ("--tls-ca", str(signed.ca))
+
+    assert jobctl("schedule", "add", "1", "2", "-w", *ca, "--token", "acts").status == 0
+    assert jobctl("list", "jobs", *ca, PEERJOB_TOKEN="reads").status == 0
+
+    nobody = jobctl("list", "jobs", *ca)
+    assert (nobody.status, "--token-file" in nobody.err) == (5, True)
+    assert jobctl("list", "jobs", *ca, "--token", "guessed").status == 5
+    reader = jobctl("cancel", "instances", "--all", *ca, "--token", "reads")
+    assert (reader.status, "needs the role operator" in reader.err) == (5, True)
+    plain = jobctl("list", "jobs", "--token", "acts")
+    assert (plain.status, "--tls-ca" in plain.err) == (4, True)
+    for refused in (nobody, reader, plain):
+        assert (refused.out, len(refused.err.splitlines())) == ("", 1)
+
+
+def test_a_context_of_the_file_says_where_and_as_whom(jobd: Jobd, signed: Certificates, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"reader {hash_token('reads')}\n")
+    secured = ("--tls-cert", str(signed.server_cert), "--tls-key", str(signed.server_key), "--tokens-file", str(tokens))
+    address = target(serving(jobd, "memory://", "default", "one", *secured))
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[contexts.prod]\naddress = "{address}"\ntls-ca = "{signed.ca}"\ntoken = "reads"\n'
+        '[contexts.away]\naddress = "127.0.0.1:1"\n'
+    )
+    jobctl = Jobctl({"PEERJOB_CONFIG": str(config)})
+    assert jobctl("--context", "prod", "list", "nodes", "-o", "name").lines == ["one"]
+    assert jobctl("list", "nodes", "--context", "away").status == 4
+    assert jobctl("list", "nodes", "--context", "none").status == 2
+
+
+def test_logs_are_followed_beyond_the_death_of_the_node_that_runs_and_answers(
+    jobd: Jobd, redis_server: Server, namespace: str
+) -> None:
+    first = serving(jobd, redis_server.url, namespace, "first")
+    uuid = Jobctl({"PEERJOB_ADDRESS": target(first)})("schedule", "slow", "8", "0.5", "-o", "name").out.strip()
+    second = serving(jobd, redis_server.url, namespace, "second")
+    addresses = Jobctl({"PEERJOB_ADDRESS": f"{target(first)},{target(second)}"})
+    found: list[Answer] = []
+    following = threading.Thread(target=lambda: found.append(addresses("logs", uuid, "-f", "-o", "wide")))
+    following.start()
+    first.kill()
+    following.join(40)
+
+    (answer,) = found
+    assert answer.lines
+    assert " second/" in answer.lines[-1]
+    assert answer.lines[-1].endswith("line 7")
