@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from typing import Any, Self, cast
 
@@ -13,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, OptionError
+from peerjob.node.listening import is_loopback, parse_listen
 from peerjob.node.node import Node
 from peerjob.node.wire.tls import ServerTls
 
@@ -59,7 +59,7 @@ class Server:
         rate: float | None = None,
     ) -> None:
         self._node = node
-        self._host, self._asked_port = _address(listen)
+        self._host, self._asked_port = parse_listen("listen", listen, example=PORT)
         self._tls = tls
         self._tokens = tokens
         self._max_message = max_message
@@ -149,24 +149,8 @@ class Server:
         ]
 
 
-def _address(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
-        raise OptionError("listen", listen, "host:port, such as 127.0.0.1:59051 or [::1]:59051")
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _refuse_open_door(listen: str, host: str, tls: ServerTls | None, tokens: Tokens | None) -> None:
-    if _is_loopback(host) or (tls is not None and (tokens is not None or tls.client_ca is not None)):
+    if is_loopback(host) or (tls is not None and (tokens is not None or tls.client_ca is not None)):
         return
     lacking = (
         "tls=, so that tokens do not travel in clear,"
