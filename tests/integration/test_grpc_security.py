@@ -14,6 +14,7 @@ from peerjob import (
     Node,
     NodeUnavailableError,
     OptionError,
+    Query,
     Role,
     Server,
     ServerTls,
@@ -96,6 +97,31 @@ async def test_mutual_tls_lets_in_who_shows_a_certificate(signed: Certificates, 
         assert server.target in await refused(server, ClientTls(ca=signed.ca))
         stranger = ClientTls(ca=signed.ca, certificate=other.client_cert, key=other.client_key)
         assert server.target in await refused(server, stranger)
+
+
+async def test_certificates_that_have_expired_are_not_trusted(signed: Certificates) -> None:
+    cert, key = signed.expired()
+    async with served(WORK, tls=ServerTls(certificate=cert, key=key)) as (_, server):
+        told = await refused(server, ClientTls(ca=signed.ca))
+        assert "certificate has expired" in told
+        assert server.target in told
+    async with served(WORK, tls=server_tls(signed, mutual=True)) as (node, server):
+        assert server.target in await refused(server, ClientTls(ca=signed.ca, certificate=cert, key=key))
+        assert await node.count() == 0
+
+
+async def test_a_refusal_says_what_is_wrong_with_the_token(signed: Certificates) -> None:
+    async with served(WORK, tls=server_tls(signed), tokens=TOKENS) as (node, server):
+        with pytest.raises(UnauthenticatedError, match="a token is needed"):
+            await Client(server.target, tls=ClientTls(ca=signed.ca)).start()
+        with pytest.raises(UnauthenticatedError, match="not known here"):
+            await Client(server.target, tls=ClientTls(ca=signed.ca), token="guessed").start()
+        made = await node.schedule(WORK.with_options(after=600))
+        async with connected(server, ClientTls(ca=signed.ca), "read") as reader:
+            for act in (reader.cancel_instance(made.id), reader.cancel_instances(Query(kind="work")), reader.clear()):
+                with pytest.raises(AuthError, match="this token has reader"):
+                    await act
+        assert not (await node.lookup_instance(made.id)).state.is_final
 
 
 def test_off_loopback_both_tls_and_authentication_are_asked_for(signed: Certificates) -> None:

@@ -214,19 +214,38 @@ class Certificates:
         """Make all of them in a folder. Raises MissingServerError without openssl."""
         if not shutil.which("openssl"):
             raise MissingServerError("no openssl on the PATH, which makes certificates")
-        self.ca, ca_key = folder / "ca.pem", folder / "ca.key"
-        _openssl("req", "-x509", "-subj", "/CN=test CA", "-days", "2", *_new_key(ca_key), "-out", self.ca)
-        self.server_cert, self.server_key = self._sign(folder, "server", ca_key)
-        self.client_cert, self.client_key = self._sign(folder, "client", ca_key)
+        self._folder = folder
+        self.ca, self._ca_key = folder / "ca.pem", folder / "ca.key"
+        _openssl("req", "-x509", "-subj", "/CN=test CA", "-days", "2", *_new_key(self._ca_key), "-out", self.ca)
+        self.server_cert, self.server_key = self._sign("server")
+        self.client_cert, self.client_key = self._sign("client")
 
-    def _sign(self, folder: Path, name: str, ca_key: Path) -> tuple[Path, Path]:
-        cert, key, request = folder / f"{name}.pem", folder / f"{name}.key", folder / f"{name}.csr"
-        extensions = folder / f"{name}.ext"
-        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n")
-        _openssl("req", "-new", "-subj", f"/CN={name}", *_new_key(key), "-out", request)
-        signed_by = ("-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2")
+    def expired(self) -> tuple[Path, Path]:
+        """A certificate for 127.0.0.1, signed by the same CA and valid for a day long ago, and its key."""
+        folder = self._folder
+        (folder / "index.txt").touch()
+        config = folder / "ca.cnf"
+        lines = ("[ca]", "default_ca = own", "[own]", f"database = {folder}/index.txt", f"new_certs_dir = {folder}")
+        more = ("rand_serial = yes", "default_md = sha256", "policy = any", "[any]", "commonName = supplied")
+        config.write_text("\n".join((*lines, *more, "")))
+        cert, key, request, extensions = self._request("expired")
+        signed_by = ("-config", config, "-cert", self.ca, "-keyfile", self._ca_key, "-extfile", extensions)
+        days = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
+        _openssl("ca", "-batch", "-notext", *signed_by, *days, "-in", request, "-out", cert)
+        return cert, key
+
+    def _sign(self, name: str) -> tuple[Path, Path]:
+        cert, key, request, extensions = self._request(name)
+        signed_by = ("-CA", self.ca, "-CAkey", self._ca_key, "-CAcreateserial", "-days", "2")
         _openssl("x509", "-req", "-in", request, *signed_by, "-extfile", extensions, "-out", cert)
         return cert, key
+
+    def _request(self, name: str) -> tuple[Path, Path, Path, Path]:
+        """Where the certificate will be, its key, what asks for it, and what is to stand in it."""
+        cert, key, request, extensions = (self._folder / f"{name}.{end}" for end in ("pem", "key", "csr", "ext"))
+        extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n")
+        _openssl("req", "-new", "-subj", f"/CN={name}", *_new_key(key), "-out", request)
+        return cert, key, request, extensions
 
     def options(self, tls: str | None) -> str:
         """The options of a store's URL."""
