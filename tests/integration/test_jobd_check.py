@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from peerjob import Job, Node, SystemClock
+from peerjob.cli.daemon.doctor import examine
+from peerjob.cli.daemon.settings import Settings
 from peerjob.findings import Verdict
 from peerjob.store.diagnosis import diagnose
 from support.etcd import StartEtcd
 from support.jobd import Jobd
 from support.servers import ServerProcess, StartServer
+from support.shifted import ShiftedClock
 
 Findings = dict[str, list[tuple[str, str]]]
 """Subject → (verdict, text) of each finding."""
@@ -173,6 +176,39 @@ async def test_another_signature_of_a_kind_is_told(
 
     assert found["signatures"][0][0] == "warn"
     assert "double" in found["signatures"][0][1]
+
+
+async def test_a_clock_that_is_off_is_told(redis_url: str, namespace: str) -> None:
+    settings = Settings(store=redis_url, namespace=namespace)
+
+    findings = await examine(settings, ShiftedClock(-5.0))
+
+    (clock,) = [finding for finding in findings if finding.subject == "clock"]
+    assert clock.verdict is Verdict.WARN
+    assert clock.text == "5.0 s behind the server's; synchronise it (NTP)"
+
+
+async def test_a_clock_that_is_off_beside_its_peers_fails(
+    etcd_url: str, namespace: str, running: Callable[..., Any]
+) -> None:
+    for name in ("one", "two"):
+        await running(etcd_url, namespace, name=name, lease_ttl=1)
+
+    findings = await examine(Settings(store=etcd_url, namespace=namespace), ShiftedClock(5.0))
+
+    (clock,) = [finding for finding in findings if finding.subject == "clock"]
+    assert clock.verdict is Verdict.FAIL
+    assert clock.text == "5.0 s ahead of the nodes'; synchronise it (NTP)"
+
+
+async def test_a_coordinator_that_is_not_the_nodes_is_told(
+    jobd: Jobd, redis_url: str, etcd_url: str, namespace: str, running: Callable[..., Any]
+) -> None:
+    await running(redis_url, namespace)
+
+    found = await check(jobd, "--store", redis_url, "--coordinator", etcd_url, "--namespace", namespace)
+
+    assert found["leader"][0][0] == "warn"
 
 
 @pytest.mark.parametrize(

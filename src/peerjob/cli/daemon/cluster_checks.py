@@ -46,7 +46,7 @@ async def check_speed(store: Store, clock: Clock) -> list[Finding]:
 async def check_clock(store: Store, clock: Clock) -> list[Finding]:
     """Whether the store can be written, and how far the clock here is off: joins for a moment, without workers."""
     incarnation = IdSource(clock).one()
-    peers = len(await store.nodes())
+    peers = len(nodes_of(await store.nodes()))
     await store.join(
         NodeInfo(
             name=NAME,
@@ -89,7 +89,7 @@ async def _ahead(store: Store, clock: Clock, incarnation: str, listening: float)
 
 async def check_cluster(store: Store, own: Own) -> list[Finding]:
     """Nodes, kinds that wait for one, and schedules that none can serve."""
-    nodes = [view for view in await store.nodes() if view.name != NAME]
+    nodes = nodes_of(await store.nodes())
     health = await store.health()
     served = {kind for view in nodes for kind in view.info.kinds}
     findings = [*_nodes(nodes), *_signatures(nodes, own)]
@@ -158,12 +158,22 @@ async def _rows(store: Store) -> list[ScheduleRow]:
         page = await store.changed_schedules(page.revision)
 
 
-async def check_leader(elections: Elections) -> list[Finding]:
+async def check_leader(elections: Elections, *, nodes_run: bool) -> list[Finding]:
     """Who fires schedules now."""
     leader = await elections.leader()
-    if leader is None:
-        return [Finding("leader", Verdict.OK, "none now: no node runs, or one is just being elected")]
-    return [Finding("leader", Verdict.OK, f"{leader.name}, term {leader.term.number}")]
+    if leader is not None:
+        return [Finding("leader", Verdict.OK, f"{leader.name}, term {leader.term.number}")]
+    if nodes_run:
+        text = (
+            "no node leads, so no schedule fires: one is just being elected, or --coordinator is not that of the nodes"
+        )
+        return [Finding("leader", Verdict.WARN, text)]
+    return [Finding("leader", Verdict.OK, "none, as no node runs")]
+
+
+def nodes_of(views: Sequence[NodeView]) -> list[NodeView]:
+    """Those that are not such a check."""
+    return [view for view in views if view.name != NAME]
 
 
 def _listed(names: Iterator[str] | Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from peerjob.record import StoreLimits
 from peerjob.store.diagnosis import diagnose
 from peerjob.store.url import open_elections, open_store, redact
 
-from .cluster_checks import check_clock, check_cluster, check_leader, check_speed
+from .cluster_checks import check_clock, check_cluster, check_leader, check_speed, nodes_of
 from .config_checks import check_configuration
 from .settings import Settings
 
@@ -57,7 +57,7 @@ async def examine(settings: Settings, clock: Clock) -> Sequence[Finding]:
         findings += await check_speed(store, clock)
         findings += await check_clock(store, clock)
         findings += await check_cluster(store, own)
-        findings += await _leader(settings, clock)
+        findings += await _leader(settings, clock, nodes_run=bool(nodes_of(await store.nodes())))
     except PeerjobError as error:
         findings.append(Finding("store", Verdict.FAIL, str(error)))
     finally:
@@ -65,11 +65,11 @@ async def examine(settings: Settings, clock: Clock) -> Sequence[Finding]:
     return findings
 
 
-async def _leader(settings: Settings, clock: Clock) -> Sequence[Finding]:
+async def _leader(settings: Settings, clock: Clock, *, nodes_run: bool) -> Sequence[Finding]:
     elections = open_elections(settings.coordinator or settings.store, namespace=settings.namespace, clock=clock)()
     try:
         await elections.open()
-        return await check_leader(elections)
+        return await check_leader(elections, nodes_run=nodes_run)
     except PeerjobError as error:
         return [Finding("leader", Verdict.FAIL, f"the coordinator does not answer: {error}")]
     finally:

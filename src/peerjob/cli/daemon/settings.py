@@ -102,7 +102,7 @@ class Settings:
             metavar="URL",
             panel=STORE,
         ),
-    ] = "memory://"
+    ] = field(default="memory://", repr=False)  # it may hold a password
     store_file: Annotated[
         Path | None,
         _option(
@@ -122,7 +122,7 @@ class Settings:
             show_default="the store",
             panel=STORE,
         ),
-    ] = None
+    ] = field(default=None, repr=False)
     coordinator_file: Annotated[
         Path | None,
         _option(
