@@ -18,9 +18,9 @@ def rows(board: Board, console: Console) -> list[list[str]]:
     return [line.split() for line in capture.get().splitlines()[1:]]
 
 
-def a_board(height: int) -> tuple[Board, Console]:
+def a_board(height: int, width: int = 120) -> tuple[Board, Console]:
     out = Printer(Format.TABLE)
-    out.console = Console(file=io.StringIO(), width=120, height=height)
+    out.console = Console(file=io.StringIO(), width=width, height=height)
     return Board(out), out.console
 
 
@@ -51,3 +51,12 @@ def test_the_latest_line_stays_and_progress_stands_before_it() -> None:
         board.see(one, "line 7")
         board.see(one)
     assert [row[5:] for row in rows(board, console)] == [["line", "7"], ["40%", "line", "7"]]
+
+
+def test_ids_are_whole_in_a_narrow_terminal() -> None:
+    board, console = a_board(20, width=60)
+    one = an_instance(State.PROCESSING)
+    board.see(one, "a long line " * 9)
+    (row,) = rows(board, console)
+    assert row[0] == one.id
+    assert sum(map(len, row)) < 60

@@ -40,7 +40,7 @@ class Board:
 def _view(now: datetime) -> View[tuple[Instance[Any], str]]:
     return View(
         columns=(
-            Column(title="UUID", text=lambda row: row[0].id),
+            Column(title="UUID", text=lambda row: row[0].id, whole=True),
             Column(title="KIND", text=lambda row: row[0].kind),
             Column(title="STATE", text=lambda row: str(row[0].state)),
             Column(title="AGE", text=lambda row: age(row[0].created_at, now), right=True),

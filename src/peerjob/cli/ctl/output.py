@@ -37,12 +37,16 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Generic[T]):
-    """One column of a table; a `wide` one is shown with `-o wide` alone."""
+    """One column of a table.
+
+    A `wide` one is shown with `-o wide` alone, and one that is `whole` is not cut to fit the terminal before others.
+    """
 
     title: str
     text: Callable[[T], str]
     wide: bool = False
     right: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +136,12 @@ class Printer:
         """What `many` shows as a table."""
         columns = [one for one in view.columns if self.format is Format.WIDE or not one.wide]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for one in columns:
-            table.add_column(one.title, no_wrap=True, justify="right" if one.right else "left")
-        for thing in things:
-            table.add_row(*(Text(shown(one.text(thing))) for one in columns))
+        rows = [[Text(shown(one.text(thing))) for one in columns] for thing in things]
+        for number, one in enumerate(columns):
+            width = max((row[number].cell_len for row in rows), default=0) if one.whole else None
+            table.add_column(one.title, no_wrap=True, min_width=width, justify="right" if one.right else "left")
+        for row in rows:
+            table.add_row(*row)
         return table
 
     def _plain(self, value: Any) -> None:

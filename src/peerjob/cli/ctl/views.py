@@ -21,7 +21,7 @@ def instances(now: datetime) -> View[Instance[Any]]:
     """Instances, with ages as of now."""
     return View(
         columns=(
-            Column(title="UUID", text=lambda one: one.id),
+            Column(title="UUID", text=lambda one: one.id, whole=True),
             Column(title="KIND", text=lambda one: one.kind),
             Column(title="STATE", text=lambda one: str(one.state)),
             Column(title="AGE", text=lambda one: age(one.created_at, now), right=True),
@@ -152,7 +152,7 @@ FIRES: View[FireEntry] = View(
         Column(title="NOMINAL", text=lambda one: moment(one.nominal)),
         Column(title="TIMES", text=lambda one: str(one.count), right=True),
         Column(title="OUTCOME", text=lambda one: f"{one.outcome}{' (ongoing)' if one.ongoing else ''}"),
-        Column(title="INSTANCE", text=lambda one: one.instance_id or "-"),
+        Column(title="INSTANCE", text=lambda one: one.instance_id or "-", whole=True),
         Column(title="LATE", text=lambda one: span(one.late), wide=True, right=True),
         Column(title="NODE", text=lambda one: one.node or "-", wide=True),
         Column(title="TERM", text=lambda one: str(one.term or "-"), wide=True, right=True),

@@ -1,0 +1,123 @@
+"""What jobctl tells about itself, without a node."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+
+from peerjob.cli.ctl.session import SHARED
+from peerjob.cli.jobctl import app
+from support.jobctl import Jobctl
+
+ROOT = typer.main.get_command(app)
+jobctl = Jobctl({})
+
+
+def verbs(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path
+    for name, one in (below or {}).items():
+        yield from verbs(one, *path, name)
+
+
+VERBS = sorted(verbs(ROOT))
+
+
+def plain(text: str) -> str:
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+def test_the_verbs_are_those_that_are_documented() -> None:
+    assert [" ".join(path) for path in VERBS] == [
+        "cancel instance",
+        "cancel instances",
+        "drain",
+        "get instance",
+        "get schedule",
+        "get version",
+        "history",
+        "leader",
+        "list instances",
+        "list jobs",
+        "list nodes",
+        "list schedules",
+        "logs",
+        "retry instance",
+        "retry instances",
+        "schedule",
+        "schedules backfill",
+        "schedules explain",
+        "schedules fires",
+        "schedules get",
+        "schedules list",
+        "schedules pause",
+        "schedules remove",
+        "schedules resume",
+        "schedules trigger",
+        "stats",
+        "top",
+        "watch",
+        "why",
+        "workers list",
+        "workers resize",
+    ]
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_each_verb_has_a_help_that_tells_every_option_with_its_default(path: tuple[str, ...]) -> None:
+    answer = jobctl(*path, "--help")
+    assert (answer.status, answer.err) == (0, "")
+    text = plain(answer.out)
+    assert "--output" in text
+    assert "see jobctl --help" in text
+    for option in own_options(path):
+        told = [part.partition(" --")[0] for part in text.split(f" {option} ")[1:]]
+        assert any("default:" in one or "[required]" in one or "<bool>" in one for one in told), (option, told)
+
+
+def own_options(path: tuple[str, ...]) -> list[str]:
+    command: Any = ROOT
+    for name in path:
+        command = getattr(command, "commands")[name]  # noqa: B009  # typer has a class of its own for groups
+    return [one.opts[-1] for one in command.params if one.name not in SHARED and one.opts[-1].startswith("--")]
+
+
+def test_the_help_tells_the_connection_and_the_exit_statuses() -> None:
+    text = plain(jobctl("--help").out)
+    for name in SHARED.keys() - {"output"}:
+        assert f"--{name.replace('_', '-')} " in text
+    for word in ("127.0.0.1:59051", "PEERJOB_ADDRESS", "3 not found", "4 no node", "--install-completion"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nope",), "nope"),
+        (("list", "nope"), "see jobctl list --help"),
+        (("list", "jobs", "--nope"), "--nope"),
+        (("list", "jobs", "-o", "xml"), "xml"),
+        (("list", "jobs", "--port", "0"), "--port"),
+        (("list", "jobs", "--address", "a:b"), "host:port"),
+        (("list", "jobs", "--address", "a:1", "--host", "b"), "one of them"),
+        (("list", "instances", "--state", "nope"), "nope"),
+        (("list", "instances", "--before", "yesterday"), "2026-01-31T08:00Z"),
+        (("get", "instance"), "UUID"),
+        (("workers", "resize", "0"), "N"),
+        (("schedules", "backfill", "x"), "--from"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments: tuple[str, ...], told: str) -> None:
+    answer = jobctl(*arguments)
+    assert (answer.status, answer.out, len(answer.err.splitlines())) == (2, "", 1), answer.err
+    assert answer.err.startswith("jobctl: ")
+    assert told in answer.err
+
+
+def test_without_a_verb_the_help_is_shown() -> None:
+    answer = jobctl()
+    assert answer.status == 2
+    assert "Usage: jobctl" in answer.out + answer.err
