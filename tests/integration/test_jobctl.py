@@ -373,8 +373,9 @@ def test_workers_are_listed_and_resized(jobctl: Jobctl) -> None:
 
 
 def test_top_shows_nodes_queues_and_the_leader(jobctl: Jobctl, target: str) -> None:
+    assert jobctl("schedule", "add", "1", "1", "--wait").status == 0
     for shown in (jobctl("top").out, in_terminal("top", "-n", "2", "-d", "0.1", "--address", target)):
-        assert "1 nodes, " in shown
+        assert "1 node, 4 workers, " in shown
         assert "one leads" in shown
         assert "NODE" in shown
         assert "KIND" in shown

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import itertools
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from peerjob.worker import Worker
 
 from . import views
 from .failures import CommandError
-from .output import Column, View, age, moment, note
+from .output import Column, View, age, counted, moment, note
 from .session import Session, group, verb
 
 LEADERS: View[Leader] = View(
@@ -105,7 +106,7 @@ async def resize_workers(
     """Change the number of workers of the node that answers; what runs goes on."""
     async with session.client() as client:
         await client.resize_workers(count)
-    note(f"the node has {count} workers now")
+    note(f"the node has {counted(count, 'worker')} now")
 
 
 async def drain(
@@ -172,15 +173,18 @@ async def top(
 ) -> None:
     """Show nodes, queues and the leader, live."""
     seconds = to_seconds(interval, "--interval")
-    terminal = sys.stdout.isatty()
-    left = count if count is not None else None if terminal else 1
+    console = session.out.console
+    rounds = range(count or 1) if count or not console.is_terminal else itertools.count()
     async with session.client() as client:
-        picture = await _picture(session, client)
-        with Live(picture, console=session.out.console, auto_refresh=False, transient=False) as live:
-            while left is None or left > 1:
-                left = None if left is None else left - 1
-                await asyncio.sleep(seconds)
-                live.update(await _picture(session, client), refresh=True)
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+            for number in rounds:
+                if number:
+                    await asyncio.sleep(seconds)
+                picture = await _picture(session, client)
+                if live is None:
+                    console.print(picture)
+                else:
+                    live.update(picture, refresh=True)
 
 
 async def _picture(session: Session, client: Client) -> Group:
@@ -188,10 +192,10 @@ async def _picture(session: Session, client: Client) -> Group:
     who = (
         "no leader" if lead is None else f"{lead.name} leads (term {lead.term.number}, {age(lead.since, session.now)})"
     )
+    delayed = f" ({found.delayed:,} of them delayed)" if found.delayed else ""
     head = (
-        f"{len(nodes)} nodes, {sum(one.info.workers for one in nodes)} workers, "
-        f"{found.total(State.PROCESSING)} running, {found.total(State.SCHEDULED)} queued "
-        f"({found.delayed} of them delayed), {who}"
+        f"{counted(len(nodes), 'node')}, {counted(sum(one.info.workers for one in nodes), 'worker')}, "
+        f"{found.total(State.PROCESSING):,} running, {found.total(State.SCHEDULED):,} queued{delayed}, {who}"
     )
     parts: list[Any] = [Text(head), Text(), session.out.table(nodes, views.NODES)]
     if rows := tallies(found):

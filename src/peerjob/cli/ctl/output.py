@@ -187,3 +187,8 @@ def span(time: timedelta) -> str:
 def moment(at: datetime | None) -> str:
     """A time in UTC, to the second; "-" for none."""
     return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%SZ}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things: "1 node", "3 nodes"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
