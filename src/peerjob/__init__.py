@@ -57,6 +57,7 @@ from .worker import Worker
 if TYPE_CHECKING:
     from .node.client.client import Client
     from .node.client.jobs import RegisteredJob
+    from .node.metrics import Metrics, MetricsServer, serve_metrics
     from .node.server.listener import Server
     from .node.server.roles import Role, Token, Tokens
     from .node.wire.tls import ClientTls, ServerTls
@@ -101,6 +102,8 @@ __all__ = [
     "Level",
     "LogEntry",
     "Manager",
+    "Metrics",
+    "MetricsServer",
     "Node",
     "NodeStateError",
     "NodeStoppedError",
@@ -148,18 +151,22 @@ __all__ = [
     "instance_cleaner",
     "job",
     "log_cleaner",
+    "serve_metrics",
 ]
 
-# gRPC takes 13 MB and a while to import, which a node that serves nobody need not pay for
+# gRPC takes 13 MB and a while to import, the Prometheus client less, which a node that serves nobody need not pay for
 _LATER = {
     "Client": "node.client.client",
     "ClientTls": "node.wire.tls",
+    "Metrics": "node.metrics",
+    "MetricsServer": "node.metrics",
     "RegisteredJob": "node.client.jobs",
     "Role": "node.server.roles",
     "Server": "node.server.listener",
     "ServerTls": "node.wire.tls",
     "Token": "node.server.roles",
     "Tokens": "node.server.roles",
+    "serve_metrics": "node.metrics",
 }
 
 

@@ -5,8 +5,7 @@ import time
 
 import httpx
 
-from peerjob import Job, Node, Query
-from peerjob.node.metrics import MetricsServer, serve_metrics
+from peerjob import Job, MetricsServer, Node, Query, serve_metrics
 from support.factories import until
 from support.scrapes import Samples, samples_of
 from support.servers import ServerProcess

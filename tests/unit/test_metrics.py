@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import Fail, Job, Query, Retry
+from peerjob import Fail, Job, Metrics, Query, Retry
 from peerjob.firing import Fire, FireOutcome, FireRecord
-from peerjob.node.metrics import Metrics, catalogue
+from peerjob.node.metrics import catalogue
 from peerjob.node.metrics.tallies import MAX_LABELS, OTHERS, Histogram, Tallies
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from peerjob import Job, Node
-from peerjob.node.metrics import Metrics, catalogue
+from peerjob import Job, Metrics, Node
+from peerjob.node.metrics import catalogue
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "peerjob.json"

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from peerjob import Job, Node, OptionError
-from peerjob.node.metrics import MetricsServer, serve_metrics
+from peerjob import Job, MetricsServer, Node, OptionError, serve_metrics
 from support.scrapes import samples_of
 
 
