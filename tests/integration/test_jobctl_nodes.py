@@ -1,6 +1,8 @@
 """jobctl at nodes that refuse it, and at nodes that go away."""
 
 import contextlib
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from peerjob.node.server.roles import hash_token
 from support.etcd import Certificates
 from support.jobctl import Answer, Jobctl, serving
 from support.jobd import Jobd, target
+from support.processes import ChildProcess
 from support.servers import MissingServerError, Server
 
 TOKENS = {"reads": Role.READER, "acts": Role.OPERATOR}
@@ -89,3 +92,16 @@ def test_logs_are_followed_beyond_the_death_of_the_node_that_runs_and_answers(
     assert answer.lines
     assert " second/" in answer.lines[-1]
     assert answer.lines[-1].endswith("line 7")
+
+
+def test_ctrl_c_ends_what_goes_on_without_a_word(jobd: Jobd, tmp_path: Path) -> None:
+    address = target(serving(jobd, "memory://", "default"))
+    uuid = Jobctl({"PEERJOB_ADDRESS": address})("schedule", "slow", "1", "60", "-o", "name").out.strip()
+    following = ChildProcess(
+        [Path(sys.executable).with_name("jobctl"), "logs", "-f", uuid, "--address", address], output=tmp_path / "output"
+    )
+    with following:
+        following.wait_for("line 0")
+        following.signal(signal.SIGINT)
+        assert following.wait() == 130
+        assert len(following.lines) == 1
