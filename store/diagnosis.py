@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from peerjob.clock import Clock
 from peerjob.findings import Finding
+
+from .url import scheme_of
 
 
 async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Finding]:
@@ -14,7 +15,7 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
 
     Raises OptionError for a URL that is none, StoreError when the server does not answer or is too old.
     """
-    scheme = urlsplit(url).scheme
+    scheme = scheme_of(url)
     if scheme.startswith("etcd"):
         from .kv.etcd_diagnosis import diagnose_etcd
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from peerjob.clock import Clock
 from peerjob.errors import OptionError
@@ -15,6 +15,7 @@ from .base import Elections, Store
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SCHEMES = ("memory", "redis", "rediss", "valkey", "valkeys", "etcd", "etcds")
+_ESCAPED = "a URL whose password has %2F for /, %3F for ?, %23 for #, %5B for [ and %40 for @"
 
 
 def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Store:
@@ -27,7 +28,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
     """
     if not NAMESPACE.fullmatch(namespace):
         raise OptionError("namespace", namespace, "1 to 64 letters, digits, '.', '_' or '-'")
-    scheme = urlsplit(url).scheme
+    scheme = scheme_of(url)
     if scheme == "memory":
         from .kv.memory import memory_store
 
@@ -56,14 +57,20 @@ def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], El
         raise OptionError("coordinator", error.given, error.expected) from None
 
 
+def scheme_of(url: str) -> str:
+    """What a URL begins with; raises OptionError for one that cannot be read."""
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        raise OptionError("store", redact(url), _ESCAPED) from None
+
+
 def redact(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    credentials, _, host = parts.netloc.rpartition("@")
-    user = credentials.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}" if ":" in credentials else f"{user}@{host}"))
+    """The URL without its password, also when that holds what ought to be escaped and ends the host for a parser."""
+    scheme, slashes, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{host}"
 
 
 def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
@@ -71,6 +78,8 @@ def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in parse_qsl(urlsplit(url).query, keep_blank_values=True):
         if name not in known:
+            if "@" in name + text:  # it is the rest of a password
+                raise OptionError("store", redact(url), _ESCAPED)
             raise OptionError(f"store option {name!r}", text, f"one of {', '.join(sorted(known)) or 'none'}")
         wanted = known[name]
         try:

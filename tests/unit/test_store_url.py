@@ -1,0 +1,45 @@
+"""URLs of stores: no message about one tells its password."""
+
+import pytest
+
+from peerjob import Node, OptionError
+from peerjob.clock import SystemClock
+from peerjob.store.diagnosis import diagnose
+from peerjob.store.url import redact
+
+UNESCAPED = [
+    *("redis://u:se/cret@h", "redis://:se#cret@h:1", "valkey://u:se?cret@h", "redis://u:se?c=ret@h"),
+    *("etcd://u:se/cret@h", "etcds://u:se?cret@h:1", "rediss://:se[cret@h", "ftp://u:secret@h"),
+    *("redis://u:secret@h:99999", "redis://u:secret@h/first", "etcd://u:secret@h,:1"),
+]
+
+
+@pytest.mark.parametrize("url", UNESCAPED)
+async def test_what_is_said_about_a_url_holds_nothing_of_its_password(url: str) -> None:
+    for where in ("store", "coordinator"):
+        with pytest.raises(OptionError) as caught:
+            Node(url) if where == "store" else Node(coordinator=url)
+        told = str(caught.value)
+        assert "***@h" in told
+        assert not any(part in told for part in ("se/", "se#", "se?", "se[", "cret", "ret@"))
+
+
+async def test_a_url_that_cannot_be_read_is_no_surprise_to_a_diagnosis() -> None:
+    with pytest.raises(OptionError, match="%5B"):
+        await diagnose("redis://:se[cret@h", namespace="x", clock=SystemClock())
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h:1/2?cluster=true", "redis://h:1/2?cluster=true"),
+        ("redis://u@h", "redis://u@h"),
+        ("redis://u:p@h:1/2", "redis://u:***@h:1/2"),
+        ("etcd://u:p@a:1,b:2?quota=1", "etcd://u:***@a:1,b:2?quota=1"),
+        ("redis://:a@b@h", "redis://:***@h"),
+        ("memory://", "memory://"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_the_rest_of_a_url_is_shown(url: str, shown: str) -> None:
+    assert redact(url) == shown
