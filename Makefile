@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak bench format servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak bench bench-remote format servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 
 bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory
+	$(BIN)/python bench/remote.py $(ARGS)
 
 proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 	$(BIN)/python scripts/generate_proto.py
