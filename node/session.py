@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("peerjob.node")
 
-LEAST_WAIT = 2.0
-"""Least seconds that a stopping node gives bodies to end; those in processes are killed after one."""
+LEAST_WAIT, MOST_WAIT = 2.0, 5.0
+"""Seconds that a stopping node gives cancelled bodies to end; those in processes are killed after one."""
 MAX_AHEAD_US = 1_000_000
 """How far the clock of a leader may be off, where the nodes' clocks decide."""
 LAST_COMMIT = 5.0
@@ -94,6 +94,7 @@ class Session:
         self._started_us = clock.time_us()
         self._joining: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
+        self._hurried = asyncio.Event()
         self._kinds = registry.kinds()
         self._opened = False
         self._joined = False
@@ -224,9 +225,9 @@ class Session:
         resigning = asyncio.get_running_loop().create_task(self._resign())
         self.pool.accepting = False
         self.pool.empty_backlog("node stopped")
-        if not await self.pool.quiet(grace if grace > 0 else 0.001):
+        if not await self._bodies_end(grace if grace > 0 else 0.001):
             self.pool.cancel("drain")
-            if not await self.pool.quiet(max(LEAST_WAIT, min(grace, 5.0))):
+            if not await self._bodies_end(min(grace, MOST_WAIT), LEAST_WAIT):
                 logger.warning(
                     "node %r stops with %d body(ies) that ignore cancellation", self._name, self.pool.running
                 )
@@ -258,8 +259,21 @@ class Session:
         await self._cron.stop()
         await self.election.stop()
 
+    async def _bodies_end(self, seconds: float, least: float = 0.0) -> bool:
+        """Wait so long for running bodies, and for `least` seconds only once there is a hurry; whether all ended."""
+        quiet = asyncio.get_running_loop().create_task(self.pool.quiet(max(seconds, least)))
+        hurry = asyncio.get_running_loop().create_task(self._hurried.wait())
+        try:
+            await asyncio.wait({quiet, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            return await quiet if quiet.done() else await self.pool.quiet(least or 0.001)
+        finally:
+            for task in (quiet, hurry):
+                task.cancel()
+            await asyncio.wait({quiet, hurry})
+
     def hurry(self) -> None:
         """Cancel what runs without waiting for the grace to end."""
+        self._hurried.set()
         self.pool.cancel("drain")
 
     async def drain(self, timeout: float | None) -> None:

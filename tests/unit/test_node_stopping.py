@@ -166,6 +166,29 @@ async def test_a_thread_that_ignores_it_does_not_keep_the_node(caplog: pytest.Lo
     leave.set()
 
 
+async def test_a_thread_that_ignores_it_keeps_nobody_who_is_in_a_hurry() -> None:
+    leave, started = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        started.set()
+        leave.wait(30)
+
+    node = Node(jobs=Job("stay", stay))
+    await node.start()
+    await node.schedule("stay")
+    await asyncio.to_thread(started.wait)
+    stopping = asyncio.create_task(node.stop(grace=60))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await stopping
+        assert not node.running
+    finally:
+        leave.set()
+
+
 async def test_a_thread_that_ignores_it_shows_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerjob.node.pool.STUCK_AFTER", 0.1)
     leave = threading.Event()

@@ -517,10 +517,10 @@ async def test_21_the_same_recurring_job_on_every_node_and_at_every_restart_is_o
 ) -> None:
     job, url = Job("tick", lambda: None, every="10s"), shared_url()
     for _ in range(3):
-        async with running_nodes(clock, "a", "b", "c", jobs=job, store=url) as nodes:
+        async with running_nodes(clock, "a", "b", "c", jobs=job, store=url):
             await clock.advance("20s")
-            (schedule,) = await nodes[1].schedules()
     async with running_node(clock=clock, store=url) as node:
+        (schedule,) = await node.schedules()
         instances = await node.lookup_instances()
         nominal = [one.nominal_at for one in instances]
 
