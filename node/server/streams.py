@@ -22,6 +22,8 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from .rpc import Context
 
 BEGUN = (("peerjob-watch", "begun"),)
+SHARED = 8
+"""Messages that are kept for the streams that are about to tell the same."""
 
 
 class StreamRpcs:
@@ -29,6 +31,8 @@ class StreamRpcs:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        # with the event, so that no other has its id meanwhile
+        self._made: dict[tuple[int, bool], tuple[Event, pb.WatchResponse]] = {}
 
     async def read_logs(self, request: pb.ReadLogsRequest, context: Context) -> AsyncIterator[pb.ReadLogsResponse]:
         encoded, cursor = request.view == ENCODED, request.cursor if request.HasField("cursor") else None
@@ -42,7 +46,17 @@ class StreamRpcs:
         events = cast(Any, self._node.watch(query_of(request.query), on_begin=begin))
         async with aclosing(events):
             async for event in events:
-                yield _event_message(event, encoded=encoded)
+                yield self._message(event, encoded=encoded)
+
+    def _message(self, event: Event, *, encoded: bool) -> pb.WatchResponse:
+        """The event's message, made once for all the streams that tell it at about the same time."""
+        key = (id(event), encoded)
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = (event, _event_message(event, encoded=encoded))
+            if len(self._made) > SHARED:
+                del self._made[next(iter(self._made))]
+        return made[1]
 
 
 def _event_message(event: Event, *, encoded: bool) -> pb.WatchResponse:
