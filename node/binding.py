@@ -12,13 +12,14 @@ from typing import Any, Literal, cast
 from uuid import UUID
 
 from peerjob.blocking import BlockingInstance
-from peerjob.codec import decode_value, encode_value
+from peerjob.codec import decode_value, encode_value, has_secret
 from peerjob.context import Context
 from peerjob.errors import ArgumentError, DecodeError, EncodeError, OptionError, path_text
 from peerjob.in_place import injected_value
 from peerjob.injected import INJECTED, Resource
 from peerjob.job import Job
 from peerjob.references import import_path
+from peerjob.secret import MASK, Secret, is_secret
 from peerjob.signature import EMPTY, TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
 from peerjob.spec import encode_arguments
 
@@ -123,21 +124,29 @@ class Binding:
 
     def _encode_checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         placed, problems = self._placed(args, kwargs)
-        for name, value, convert in self._given(placed, kwargs, problems):
+        for name, value, slot in self._given(placed, kwargs, problems):
+            hidden = slot.secret
             try:
                 # what will run is what was stored, so that is what must convert
-                convert(decode_value(encode_value(value)))
+                stored = encode_value(value)
+                hidden = hidden or has_secret(stored)
+                slot.convert(decode_value(stored))
             except EncodeError as error:
-                problems.append(f"{name}{path_text(error.path)}: {error.reason}")
+                problems.append(f"{name}{'' if hidden else path_text(error.path)}: {error.reason}")
             except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-                problems += _explain(name, error)
+                problems += _explain(name, error, hidden=hidden)
         if problems:
             raise ArgumentError(self.kind, problems)
-        kept = {name: value for name, value in kwargs.items() if not self._supplies(name)}
+        kept = {
+            name: _hidden(value, self._named.get(name, self._more))
+            for name, value in kwargs.items()
+            if not self._supplies(name)
+        }
+        given = [_hidden(value, self._slot_at(index)) for index, value in enumerate(placed)]
         if TEXT_PLACEHOLDER in [one for one in placed if type(one) is str]:
             # with the places spelled out nobody takes the text for a placeholder
-            return self._stored(placed, kept)
-        return self._stored([one for one in placed if one is not INJECTED], kept)
+            return self._stored(given, kept)
+        return self._stored([one for one in given if one is not INJECTED], kept)
 
     def _stored(self, args: list[Any], kwargs: dict[str, Any]) -> bytes:
         try:
@@ -181,11 +190,11 @@ class Binding:
             return args, kwargs
         placed, problems = self._placed(args, kwargs)
         values: list[Any] = []
-        for name, value, convert in self._given(placed, kwargs, problems):
+        for name, value, slot in self._given(placed, kwargs, problems):
             try:
-                values.append(convert(value))
+                values.append(slot.convert(value))
             except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-                problems += _explain(name, error)
+                problems += _explain(name, error, hidden=slot.secret or has_secret(data))
         if problems:
             raise StoredArgumentError(self.kind, problems)
         found = iter(values)
@@ -224,21 +233,22 @@ class Binding:
 
     def _given(
         self, placed: list[Any], kwargs: Mapping[str, Any], problems: list[str]
-    ) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
-        """Name, value and converter of each argument that has a parameter; placeholders out of place are problems."""
+    ) -> Iterator[tuple[str, Any, _Slot]]:
+        """Name, value and slot of each argument that has a parameter; placeholders out of place are problems."""
         for index, value in enumerate(placed):
-            if index < len(self._slots):
-                slot, name = self._slots[index], self._slots[index].name
-            elif self._rest is not None:
-                slot, name = self._rest, f"{self._rest.name}[{index - len(self._slots)}]"
-            else:
+            slot = self._slot_at(index)
+            if slot is None:
                 break  # too many, which is known
+            name = slot.name if slot is not self._rest else f"{slot.name}[{index - len(self._slots)}]"
             if not self._is_open(index, value):
                 yield from _checked(name, slot, value, problems)
         for name, value in kwargs.items():
             found = self._named.get(name, self._more)
             if found is not None and not (found.supplied and is_placeholder(value)):
                 yield from _checked(name, found, value, problems)
+
+    def _slot_at(self, index: int) -> _Slot | None:
+        return self._slots[index] if index < len(self._slots) else self._rest
 
     def _is_open(self, index: int, value: Any) -> bool:
         return value is INJECTED and index < len(self._slots) and self._slots[index].supplied
@@ -275,6 +285,7 @@ class _Slot:
         self.supplied = parameter.supplied
         self.annotation = parameter.annotation
         self.exact: Any = _exact(parameter.annotation)
+        self.secret = is_secret(parameter.annotation)
 
     def convert(self, value: Any) -> Any:
         if self.exact is _ANYTHING or type(value) is self.exact:
@@ -295,18 +306,22 @@ def _exact(annotation: Any) -> Any:
     return _EXACT.get(annotation, _NEVER) if isinstance(annotation, type) else _NEVER
 
 
-def _checked(
-    name: str, slot: _Slot, value: Any, problems: list[str]
-) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
+def _hidden(value: Any, slot: _Slot | None) -> Any:
+    return Secret(value) if slot is not None and slot.secret and value is not INJECTED else value
+
+
+def _checked(name: str, slot: _Slot, value: Any, problems: list[str]) -> Iterator[tuple[str, Any, _Slot]]:
     if slot.supplied:
         problems.append(f"{name}: supplied by the node; leave it out")
     elif value is INJECTED:
         problems.append(f"{name}: a placeholder, where an argument is needed")
     else:
-        yield name, value, slot.convert
+        yield name, value, slot
 
 
-def _explain(name: str, error: Exception) -> list[str]:
+def _explain(name: str, error: Exception, *, hidden: bool) -> list[str]:
+    if hidden:  # neither the value nor what somebody's code says about it
+        return [f"{name}: does not fit its annotation (got {MASK})"]
     from .conversion import explain
 
     return explain(name, error)

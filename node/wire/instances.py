@@ -11,7 +11,7 @@ from peerjob.errors import DecodeError
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.record import LogLine, Record, Transition
-from peerjob.spec import ErrorInfo, Progress, decode_error, decode_progress, encode
+from peerjob.spec import ErrorInfo, Progress, decode_error, decode_progress, encode, redacted
 from peerjob.state import State
 
 from .values import is_tuple, moment_stamp, optional_stamp, stamp, stamp_us, state_number, value_text
@@ -50,7 +50,7 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
         with contextlib.suppress(ValueError):
             part(message, record, shown)
     if encoded:
-        message.spec = record.spec
+        message.spec = redacted(record.spec)
         if record.result is not None:
             message.encoded_result = record.result
         return message
@@ -66,7 +66,7 @@ def bare_message(record: Record) -> pb.JobInstance:
 
 
 def record_of(message: pb.JobInstance) -> Record:
-    """The record in a message with the encoded view; the inverse of `instance_message`."""
+    """The record in a message with the encoded view; the inverse of `instance_message`, but for secrets."""
     error = progress = None
     if message.HasField("failure"):
         failure = message.failure

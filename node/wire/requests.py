@@ -11,7 +11,7 @@ import msgspec
 from google.protobuf.message import Message
 
 from peerjob import errors
-from peerjob.codec import decode_value
+from peerjob.codec import decode_kept
 from peerjob.durations import to_micros, to_seconds
 from peerjob.errors import DecodeError, OptionError, UnknownKindError
 from peerjob.ids import id_time_us
@@ -212,7 +212,7 @@ def _arguments_of(request: pb.ScheduleJobRequest) -> tuple[tuple[Any, ...], dict
 
 def _encoded_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
-        value = decode_value(data)
+        value = decode_kept(data)
     except DecodeError as error:
         raise OptionError("encoded_arguments", f"{len(data):,} bytes", f"MessagePack of peerjob ({error})") from None
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from peerjob.definition import Definition
+from msgspec import structs
+
+from peerjob.definition import Definition, encode_definition
 from peerjob.errors import DecodeError
 from peerjob.firing import FireOutcome, FireRecord, ScheduleRow
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.schedules import Backfill, FireEntry, ScheduleView
+from peerjob.spec import redacted
 
 from .values import optional_stamp, span, stamp, stamp_us, value_text
 
@@ -33,6 +36,8 @@ def schedule_message(view: ScheduleView) -> pb.Schedule:
         definition = view.definition
         message.options.CopyFrom(_options_of(view.name, definition))
         message.priority = definition.priority
+        if (spec := redacted(definition.spec)) != definition.spec:
+            message.definition = encode_definition(structs.replace(definition, spec=spec))
         message.arguments.extend(map(value_text, (*view.args, *view.kwargs.values())))
     except DecodeError as error:
         message.ClearField("options")
@@ -41,7 +46,7 @@ def schedule_message(view: ScheduleView) -> pb.Schedule:
 
 
 def row_of(message: pb.Schedule) -> ScheduleRow:
-    """The inverse of `schedule_message`."""
+    """The inverse of `schedule_message`, but for secrets."""
     return ScheduleRow(
         name=message.name,
         kind=message.kind,

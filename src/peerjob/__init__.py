@@ -46,6 +46,7 @@ from .policy import Backoff, Policy, Priority, Recovered
 from .query import Filter, Query
 from .record import Capabilities, NodeView, StoreLimits
 from .schedules import Backfill, FireEntry, Schedule, ScheduleView
+from .secret import Secret
 from .spec import ErrorInfo, Progress
 from .state import Level, State
 from .store.base import Elections, Store
@@ -127,6 +128,7 @@ __all__ = [
     "Schedule",
     "ScheduleError",
     "ScheduleView",
+    "Secret",
     "Server",
     "ServerTls",
     "State",

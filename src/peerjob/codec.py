@@ -3,7 +3,8 @@
 Numbers, text, bytes, lists and dicts are plain MessagePack, which any language reads. Tuples, sets, times,
 UUID, Decimal, complex and very large integers carry a tag, so they come back as they went, annotated or not.
 Enum members go by their value, and objects with fields (dataclass, pydantic, attrs, msgspec, NamedTuple) as a
-dict of these; the annotation of the parameter that they are for makes them whole again.
+dict of these; the annotation of the parameter that they are for makes them whole again. Secrets carry a tag around
+their value, so whoever shows values can leave them out without knowing what they are for.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from msgspec.msgpack import Ext
 
 from .errors import DecodeError, EncodeError
 from .injected import INJECTED
+from .secret import MASK, Secret
 
 MAX_DEPTH = 100
 """How deep containers may be nested."""
@@ -37,6 +39,7 @@ Path = tuple[object, ...]
 _TUPLE, _SET, _FROZENSET, _MAPPING = 1, 2, 3, 4
 _DATETIME, _DATE, _TIME, _TIMEDELTA = 5, 6, 7, 8
 _UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
+_SECRET = 15
 
 _PLAIN = frozenset({int, str, float, bool, type(None), bytes})
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,11 +56,27 @@ def encode_value(value: Any) -> bytes:
 
 
 def decode_value(data: bytes | memoryview) -> Any:
-    """The inverse of `encode_value`; raises DecodeError."""
-    try:
-        return _decode(data)
-    except _UNREADABLE as error:
-        raise DecodeError(f"stored value cannot be read: {error}") from error
+    """The inverse of `encode_value`, secrets as their plain values; raises DecodeError."""
+    return _read(_decode, data)
+
+
+def decode_shown(data: bytes | memoryview) -> Any:
+    """Like `decode_value`, for people: "***" stands for each secret."""
+    return _read(_decode_shown, data)
+
+
+def decode_kept(data: bytes | memoryview) -> Any:
+    """Like `decode_value`, to be encoded again: secrets come as `Secret`."""
+    return _read(_decode_kept, data)
+
+
+def has_secret(data: bytes) -> bool:
+    """Whether there is a secret in an encoded value; raises DecodeError."""
+    if _SECRET not in data:  # as a tag is a byte of its own
+        return False
+    found: list[memoryview] = []
+    _read(_make_decoder(found.append), data)
+    return bool(found)
 
 
 def to_json(value: Any) -> str:
@@ -125,7 +144,7 @@ def _reduced(value: Any, path: Path, depth: int) -> Any:
         if isinstance(value, base):
             return _tagged(plain(value), path, depth - 1)
     if (reveal := getattr(value, "get_secret_value", None)) is not None and _is_pydantic(value):
-        return _tagged(reveal(), path, depth - 1)
+        return _secret(reveal(), path, depth)
     if (index := getattr(_class(value), "__index__", None)) is not None and not isinstance(value, type):
         return _integer(index(value))
     if _is_pydantic(value):
@@ -179,6 +198,10 @@ def _leaf(code: int, as_text: Callable[[Any], str]) -> Callable[[Any, Path, int]
     return lambda value, _path, _depth: Ext(code, as_text(value).encode())
 
 
+def _secret(value: Any, path: Path, depth: int) -> Ext:
+    return Ext(_SECRET, _encode(_tagged(value, path, depth - 1)))
+
+
 def _text(value: str) -> str | Ext:
     try:
         return _utf8(value)
@@ -214,6 +237,7 @@ _TAGGED: dict[type[Any], Callable[[Any, Path, int], Ext]] = {
     UUID: lambda value, _path, _depth: Ext(_UUID, value.bytes),
     Decimal: _leaf(_DECIMAL, str),
     complex: lambda value, _path, _depth: Ext(_COMPLEX, struct.pack(">dd", value.real, value.imag)),
+    Secret: lambda value, path, depth: _secret(value.get_secret_value(), path, depth),
     type(INJECTED): lambda _value, _path, _depth: Ext(_INJECTED, b""),
 }
 
@@ -252,13 +276,6 @@ def _type_name(value: Any) -> str:
 # -- decoding ------------------------------------------------------------------------------------------------
 
 
-def _restore(code: int, data: memoryview) -> Any:
-    read = _READERS.get(code)
-    if read is None:
-        raise ValueError(f"unknown tag {code}, written by a newer release")
-    return read(data)
-
-
 def _read_moment(data: memoryview) -> datetime:
     text, zone = _zone_of(data)
     moment = datetime.fromisoformat(text)
@@ -283,16 +300,11 @@ def _zone_of(data: memoryview) -> tuple[str, tzinfo | None]:
     return text, ZoneInfo(zone.removesuffix("]")) if zone else None
 
 
-_decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder(ext_hook=_restore).decode
 _READERS: dict[int, Callable[[memoryview], Any]] = {
-    _TUPLE: lambda data: tuple(_decode(data)),
-    _SET: lambda data: set(_decode(data)),
-    _FROZENSET: lambda data: frozenset(_decode(data)),
-    _MAPPING: lambda data: dict(_decode(data)),
     _DATETIME: _read_moment,
     _DATE: lambda data: date.fromisoformat(str(data, "utf-8")),
     _TIME: _read_time,
-    _TIMEDELTA: lambda data: timedelta(*_decode(data)),
+    _TIMEDELTA: lambda data: timedelta(*msgspec.msgpack.decode(data)),
     _UUID: lambda data: UUID(bytes=bytes(data)),
     _DECIMAL: lambda data: Decimal(str(data, "utf-8")),
     _INT: lambda data: int.from_bytes(data, "big", signed=True),
@@ -300,6 +312,40 @@ _READERS: dict[int, Callable[[memoryview], Any]] = {
     _TEXT: lambda data: str(data, "utf-8", "surrogatepass"),
     _INJECTED: lambda _data: INJECTED,
 }
+
+
+def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes | memoryview], Any]:
+    """A decoder with its own view of secrets, in containers too."""
+
+    def restore(code: int, data: memoryview) -> Any:
+        read = readers.get(code)
+        if read is None:
+            raise ValueError(f"unknown tag {code}, written by a newer release")
+        return read(data)
+
+    decode = msgspec.msgpack.Decoder(ext_hook=restore).decode
+    readers: dict[int, Callable[[memoryview], Any]] = {
+        **_READERS,
+        _TUPLE: lambda data: tuple(decode(data)),
+        _SET: lambda data: set(decode(data)),
+        _FROZENSET: lambda data: frozenset(decode(data)),
+        _MAPPING: lambda data: dict(decode(data)),
+        _SECRET: read_secret,
+    }
+    return decode
+
+
+_decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda data: _decode(data))  # noqa: PLW0108  # its name has no value yet
+_decode_shown = _make_decoder(lambda _data: MASK)
+_decode_kept = _make_decoder(lambda data: Secret(_decode(data)))
+
+
+def _read(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:
+    try:
+        return decode(data)
+    except _UNREADABLE as error:
+        raise DecodeError(f"stored value cannot be read: {error}") from error
+
 
 # what damaged bytes make of the readers above; none of them runs code of the data's choosing
 _UNREADABLE = (

@@ -186,12 +186,12 @@ class Instance(Generic[R_co]):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Positional arguments, as scheduled."""
+        """Positional arguments, as scheduled; "***" for a secret."""
         return self._decoded().arguments()[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments, as scheduled."""
+        """Keyword arguments, as scheduled; "***" for a secret."""
         return self._decoded().arguments()[1]
 
     @property

@@ -274,12 +274,12 @@ class ScheduleView:
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Positional arguments of each instance."""
+        """Positional arguments of each instance; "***" for a secret."""
         return self._decoded().arguments()[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments of each instance."""
+        """Keyword arguments of each instance; "***" for a secret."""
         return self._decoded().arguments()[1]
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .codec import decode_value, encode_value
+from .codec import decode_shown, encode_value, has_secret
 from .errors import DecodeError
 
 
@@ -30,8 +30,8 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The context of a trace that it was scheduled in: `traceparent` and `tracestate`, as in W3C Trace Context."""
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The positional and keyword arguments; raises DecodeError."""
-        value = decode_value(self.args)
+        """The positional and keyword arguments, "***" for those that are secret; raises DecodeError."""
+        value = decode_shown(self.args)
         try:
             args, kwargs = value
             return tuple(args), dict(kwargs)
@@ -68,6 +68,21 @@ _progress_decoder = msgspec.msgpack.Decoder(Progress)
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Arguments as they are stored."""
     return encode_value([list(args), kwargs])
+
+
+def redacted(data: bytes) -> bytes:
+    """An encoded Spec without its secrets, for whoever is no node; arguments that cannot be read are left out, too."""
+    try:
+        spec = decode_spec(data)
+    except DecodeError:
+        return data
+    try:
+        if not has_secret(spec.args):
+            return data
+        shown = encode_value(decode_shown(spec.args))
+    except DecodeError:
+        shown = b""
+    return encode(msgspec.structs.replace(spec, args=shown))
 
 
 def encode(value: Spec | ErrorInfo | Progress) -> bytes:
