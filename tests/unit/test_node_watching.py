@@ -99,10 +99,11 @@ async def test_what_is_final_is_not_read_again(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     async with running_node(NOTHING, clock=clock, store=flaky.store) as node, watching(clock, node) as streams:
         (events,) = await streams.open(Query())
-        await node.schedule_many(NOTHING.call() for _ in range(50))
+        instances = await node.schedule_many(NOTHING.call() for _ in range(50))
         await drain(node)
         await clock.advance(2)
         assert told(events).count("Completed") == 50
+        await streams.open(Query(uuid=instances[0].id))
         flaky.calls.clear()
         await clock.advance(10)
         assert (flaky.calls["get"], flaky.calls["logs"]) == (0, 0)
