@@ -3,8 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# parallel test processes; each starts servers of its own
-WORKERS ?= 2
+# parallel test processes; each starts servers of its own, and mostly waits for them
+WORKERS ?= 3
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
@@ -30,10 +30,10 @@ lint: $(VENV)/.installed ## style, types, the direction of imports, and whether 
 	$(BIN)/python scripts/generate_proto.py --check
 
 unit: $(VENV)/.installed ## tests that need no service
-	$(BIN)/pytest tests/unit $(ARGS)
+	$(BIN)/pytest tests/unit -n $(WORKERS) $(ARGS)
 
 unit-others: $(VENV)/.installed ## the unit tests on every other Python that is found
-	$(BIN)/python scripts/unit_on_other_pythons.py $(ARGS)
+	$(BIN)/python scripts/unit_on_other_pythons.py -n $(WORKERS) $(ARGS)
 
 integration: $(VENV)/.installed servers ## tests with real servers, processes and faults
 	$(BIN)/pytest tests/integration -n $(WORKERS) $(ARGS)

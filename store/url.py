@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from peerjob.clock import Clock
 from peerjob.errors import OptionError
@@ -15,6 +15,7 @@ from .base import Elections, Store
 
 NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SCHEMES = ("memory", "redis", "rediss", "valkey", "valkeys", "etcd", "etcds")
+_HOSTS_END = re.compile("[/?#]")
 _ESCAPED = "a URL whose password has %2F for /, %3F for ?, %23 for #, %5B for [ and %40 for @"
 
 
@@ -59,10 +60,23 @@ def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], El
 
 def scheme_of(url: str) -> str:
     """What a URL begins with; raises OptionError for one that cannot be read."""
+    return split_url(url).scheme
+
+
+def split_url(url: str) -> SplitResult:
+    """A URL taken apart, also one with several hosts, of which urlsplit takes no IPv6; raises OptionError."""
+    scheme, slashes, rest = url.partition("://")
+    netloc = _HOSTS_END.split(rest, maxsplit=1)[0] if slashes else ""
+    credentials, _, hosts = netloc.rpartition("@")
     try:
-        return urlsplit(url).scheme
+        if "[" in credentials or "]" in credentials:
+            raise ValueError
+        for host in hosts.split(","):
+            urlsplit(f"//{host}")
+        bare = urlsplit(f"{scheme}://{rest[len(netloc) :]}" if slashes else url)
     except ValueError:
         raise OptionError("store", redact(url), _ESCAPED) from None
+    return bare._replace(netloc=netloc)
 
 
 def redact(url: str) -> str:
@@ -76,7 +90,7 @@ def redact(url: str) -> str:
 def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
     """The query part of a URL as typed options; raises OptionError for a name that is not known."""
     found: dict[str, Any] = {}
-    for name, text in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+    for name, text in parse_qsl(split_url(url).query, keep_blank_values=True):
         if name not in known:
             if "@" in name + text:  # it is the rest of a password
                 raise OptionError("store", redact(url), _ESCAPED)

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from peerjob.errors import OptionError
-from peerjob.store.url import query_options, redact
+from peerjob.store.url import query_options, redact, split_url
 
 DEFAULT_PORT = 2379
 DEFAULT_QUOTA = 2 << 30
@@ -36,7 +36,7 @@ class EtcdAddress:
 
 def parse_address(url: str) -> EtcdAddress:
     """Read `etcd[s]://[user:password@]host[:port][,host[:port]...][?options]`; raises OptionError."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     tls = parts.scheme == "etcds"
     options = query_options(url, {"quota": int} | (dict.fromkeys(_FILES, str) if tls else {}))
     files = {name: Path(options[name]) for name in _FILES if name in options}

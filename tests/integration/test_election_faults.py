@@ -90,11 +90,8 @@ class Candidates:
                 assert before <= began[later], f"{child.output.stem} acts in {term} after {later} began"
 
 
-STORES = pytest.mark.parametrize(
-    ("store_url", "coordinator"),
-    [("redis", None), ("valkey", None), ("etcd", None), ("redis", "etcd")],
-    indirect=["store_url"],
-)
+def on(setups: list[tuple[str, str | None]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("store_url", "coordinator"), setups, indirect=["store_url"])
 
 
 @pytest.fixture
@@ -103,7 +100,7 @@ def coordinator_url(request: pytest.FixtureRequest, coordinator: str | None) -> 
 
 
 @pytest.mark.timeout(150)
-@STORES
+@on([("redis", None), ("redis", "etcd")])
 async def test_never_two_act_and_somebody_soon_does(
     store_url: str, coordinator_url: str | None, namespace: str, tmp_path: Path
 ) -> None:
@@ -112,7 +109,7 @@ async def test_never_two_act_and_somebody_soon_does(
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@STORES
+@on([("redis", None), ("valkey", None), ("etcd", None), ("redis", "etcd")])
 async def test_never_two_act_in_many_terms(
     store_url: str, coordinator_url: str | None, namespace: str, tmp_path: Path
 ) -> None:

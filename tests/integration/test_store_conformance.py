@@ -9,14 +9,10 @@ from peerjob.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.url import open_store
 from peerjob.testing.store_conformance import StoreConformance
-from peerjob.testing.store_conformance.cancel import CancelRules
 from peerjob.testing.store_conformance.election import ElectionRules
-from peerjob.testing.store_conformance.enqueue import EnqueueRules
 from peerjob.testing.store_conformance.firing import FiringRules
-from peerjob.testing.store_conformance.hints import HintRules
 from peerjob.testing.store_conformance.idempotency import IdempotencyRules
 from peerjob.testing.store_conformance.ownership import OwnershipRules
-from peerjob.testing.store_conformance.queue import QueueRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from support.etcd import EtcdCluster
 
@@ -68,18 +64,19 @@ class TestEtcd(Conformance):
         self.url = etcd_url
 
 
-class TestEtcdCluster(
-    OnUrl,
-    EnqueueRules,
-    QueueRules,
-    OwnershipRules,
-    IdempotencyRules,
-    CancelRules,
-    HintRules,
-    FiringRules,
-    ElectionRules,
-):
-    """An etcd of three members, held to what more than one may break; all of it would take minutes."""
+class TestEtcdCluster(OnUrl, OwnershipRules, IdempotencyRules, FiringRules, ElectionRules):
+    """An etcd of three members, held to what more than one may break first."""
+
+    short_ttl = 2.0
+
+    @pytest.fixture(autouse=True)
+    def _url(self, etcd_cluster: EtcdCluster) -> None:
+        self.url = etcd_cluster.url
+
+
+@pytest.mark.soak
+class TestWholeEtcdCluster(Conformance):
+    """An etcd of three members, held to everything."""
 
     short_ttl = 2.0
 

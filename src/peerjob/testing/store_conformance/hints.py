@@ -149,9 +149,9 @@ class HintRules(StoreSuite):
         assert len(await self.woken(sleepers)) == 2
 
     async def test_a_full_claim_that_leaves_work_wakes_one_more(self, store: Store) -> None:
-        await store.enqueue(self.make.instances(6, delay_us=100_000))
+        await store.enqueue(self.make.instances(6, delay_us=1_000_000))
         sleepers = [await self.idle(store, str(number)) for number in range(2)]
-        await self.pass_time(0.15)
+        await self.pass_time(1.05)
         busy = await self.join(store, "busy")
         assert len(await busy.take(4)) == 4
         assert len(await self.woken(sleepers)) == 1
