@@ -235,7 +235,6 @@ async def test_a_delay_counts_from_now(client: Client) -> None:
         {"retry_on": lambda error: True},
         {"retry_on": [UnicodeError, asyncio.InvalidStateError]},
     ],
-    ids=str,
 )
 async def test_functions_do_not_travel(client: Client, option: dict[str, Any]) -> None:
     with pytest.raises(OptionError):

@@ -112,7 +112,7 @@ def failing(value: Any) -> Any:
         (dict[str, int], {"a": SecretStr(VALUE)}),
         (Annotated[Any, Secret], {VALUE: object()}),
     ],
-    ids=lambda given: repr(given)[:50],
+    ids=map(str, range(9)),
 )
 def test_an_error_does_not_tell_it(annotation: Any, value: Any) -> None:
     def executor(x: Any) -> None: ...
