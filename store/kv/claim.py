@@ -159,6 +159,8 @@ class Claims:
             revision, row = rows[id]
             call.picked += 1
             self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
+            # it was due by the clock of whoever let it in, and that may be ahead, or have been read after this one
+            at_us = max(now_us, row.due_us)
             taken = msgspec.structs.replace(
                 row,
                 state=processing,
@@ -166,7 +168,7 @@ class Claims:
                 fence=self._last_fence,
                 owner=call.incarnation,
                 started=False,
-                history=extended(row, processing, now_us, call.name, ""),
+                history=extended(row, processing, at_us, call.name, ""),
             )
             ops: list[Op] = [
                 Put(keys.state + id, encode(taken)),

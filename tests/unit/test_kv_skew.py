@@ -123,6 +123,17 @@ async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
     assert await bench.renew(2) == [-7, 0, 0]
 
 
+async def test_nothing_shows_as_claimed_before_it_was_due(bench: Bench) -> None:
+    right, behind = await bench.join(0, -0.4)
+    await right.store.enqueue(bench.make.instances(1, delay_us=1_000_000))
+    await bench.clock.advance(1.1)
+    assert (await right.claim(right.want(kinds={"other": 1}))).claims == ()  # which lets it in
+    claim = await behind.take_one()
+    (record,) = await behind.store.get([claim.id])
+    assert record is not None
+    assert claim.at_us == record.history[-1].at_us == record.due_us
+
+
 @pytest.mark.parametrize("ahead", [30, -30])
 async def test_what_nobody_moves_in_time_is_moved_by_who_is_off_though(bench: Bench, ahead: float) -> None:
     right, _, off = await bench.join(0, 0, ahead)
