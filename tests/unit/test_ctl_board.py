@@ -44,6 +44,17 @@ def test_what_is_over_makes_room_first_and_then_what_was_seen_longest_ago() -> N
     assert [row[0] for row in rows(board, console)] == [new.id, newer.id]
 
 
+def test_a_terminal_that_shrinks_leaves_room_for_fewer_rows() -> None:
+    board, console = a_board(9)  # room for six rows
+    states = (State.COMPLETED, State.PROCESSING, State.TERMINATED, State.SCHEDULED, State.PROCESSING)
+    _, running, _, queued, latest = seen = [an_instance(state) for state in states]
+    for one in seen:
+        board.see(one)
+    console.height = 6
+    board.see(latest)
+    assert [row[0] for row in rows(board, console)] == [running.id, queued.id, latest.id]
+
+
 def test_the_latest_line_stays_and_progress_stands_before_it() -> None:
     board, console = a_board(20)
     plain, measured = an_instance(State.PROCESSING), an_instance(State.PROCESSING, progress=Progress(0.4))

@@ -27,9 +27,9 @@ class Board:
         _, before = self._seen.pop(instance.id, (None, ""))
         self._seen[instance.id] = instance, line or before
         rows = max(1, self._out.console.height - MARGIN)
-        over = (id for id, (one, _) in self._seen.items() if one.state.is_final)
-        for id in (next(over, None) or next(iter(self._seen)) for _ in range(len(self._seen) - rows)):
-            del self._seen[id]
+        while len(self._seen) > rows:
+            over = (id for id, (one, _) in self._seen.items() if one.state.is_final)
+            del self._seen[next(over, next(iter(self._seen)))]
 
     def table(self, now: datetime) -> Table:
         """As of now, in the order of creation."""
