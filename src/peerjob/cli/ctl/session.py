@@ -22,6 +22,12 @@ from .settings import Settings, settings_of
 Verb = TypeVar("Verb", bound=Callable[..., Coroutine[Any, Any, int | None]])
 
 CONNECTION = "Connection"
+
+
+def _connection(help: str, *names: str, default: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=default, rich_help_panel=CONNECTION, **more)
+
+
 SHARED: dict[str, Any] = {
     "output": Annotated[
         Format | None,
@@ -29,97 +35,51 @@ SHARED: dict[str, Any] = {
     ],
     "address": Annotated[
         str | None,
-        typer.Option(
+        _connection(
+            "Nodes to ask, the first that answers. PEERJOB_ADDRESS.",
             metavar="HOST:PORT,…",
-            show_default="127.0.0.1:59051",
-            help="Nodes to ask, the first that answers. PEERJOB_ADDRESS.",
-            rich_help_panel=CONNECTION,
+            default="127.0.0.1:59051",
         ),
     ],
-    "host": Annotated[
-        str | None,
-        typer.Option(
-            show_default="127.0.0.1", help="One node to ask, in two parts. PEERJOB_HOST.", rich_help_panel=CONNECTION
-        ),
-    ],
-    "port": Annotated[
-        int | None,
-        typer.Option(min=1, max=65_535, show_default="59051", help="PEERJOB_PORT.", rich_help_panel=CONNECTION),
-    ],
+    "host": Annotated[str | None, _connection("One node to ask, in two parts. PEERJOB_HOST.", default="127.0.0.1")],
+    "port": Annotated[int | None, _connection("PEERJOB_PORT.", min=1, max=65_535, default="59051")],
     "tls": Annotated[
-        bool | None,
-        typer.Option(
-            "--tls/--no-tls",
-            show_default="with any --tls-… option",
-            help="Speak TLS. PEERJOB_TLS.",
-            rich_help_panel=CONNECTION,
-        ),
+        bool | None, _connection("Speak TLS. PEERJOB_TLS.", "--tls/--no-tls", default="with any --tls-… option")
     ],
     "tls_ca": Annotated[
         Path | None,
-        typer.Option(
-            show_default="well-known CAs",
-            help="Who signed the nodes' certificates, a PEM file. PEERJOB_TLS_CA.",
-            rich_help_panel=CONNECTION,
-        ),
+        _connection("Who signed the nodes' certificates, a PEM file. PEERJOB_TLS_CA.", default="well-known CAs"),
     ],
     "tls_cert": Annotated[
         Path | None,
-        typer.Option(
-            show_default="none",
-            help="Certificate to show, where nodes ask for one. PEERJOB_TLS_CERT.",
-            rich_help_panel=CONNECTION,
-        ),
+        _connection("Certificate to show, where nodes ask for one. PEERJOB_TLS_CERT.", default="none"),
     ],
-    "tls_key": Annotated[
-        Path | None, typer.Option(show_default="none", help="Its key. PEERJOB_TLS_KEY.", rich_help_panel=CONNECTION)
-    ],
+    "tls_key": Annotated[Path | None, _connection("Its key. PEERJOB_TLS_KEY.", default="none")],
     "tls_server_name": Annotated[
         str | None,
-        typer.Option(
-            show_default="the address",
-            help="The name in the nodes' certificates. PEERJOB_TLS_SERVER_NAME.",
-            rich_help_panel=CONNECTION,
-        ),
+        _connection("The name in the nodes' certificates. PEERJOB_TLS_SERVER_NAME.", default="the address"),
     ],
     "token": Annotated[
         str | None,
-        typer.Option(
-            show_default="none",
-            help="Who calls. Other users of this machine can see it here: rather use PEERJOB_TOKEN or a file.",
-            rich_help_panel=CONNECTION,
+        _connection(
+            "Who calls. Other users of this machine can see it here: rather use PEERJOB_TOKEN or a file.",
+            default="none",
         ),
     ],
     "token_file": Annotated[
-        Path | None,
-        typer.Option(
-            show_default="none", help="A file with the token in it. PEERJOB_TOKEN_FILE.", rich_help_panel=CONNECTION
-        ),
+        Path | None, _connection("A file with the token in it. PEERJOB_TOKEN_FILE.", default="none")
     ],
     "request_timeout": Annotated[
         str | None,
-        typer.Option(
-            metavar="DURATION",
-            show_default="30s",
-            help="Most for one answer. PEERJOB_REQUEST_TIMEOUT.",
-            rich_help_panel=CONNECTION,
-        ),
+        _connection("Most for one answer. PEERJOB_REQUEST_TIMEOUT.", metavar="DURATION", default="30s"),
     ],
     "context": Annotated[
         str | None,
-        typer.Option(
-            show_default="`context` in the file, else none",
-            help="Which context of the file to use. PEERJOB_CONTEXT.",
-            rich_help_panel=CONNECTION,
-        ),
+        _connection("Which context of the file to use. PEERJOB_CONTEXT.", default="`context` in the file, else none"),
     ],
     "config": Annotated[
         Path | None,
-        typer.Option(
-            show_default="~/.config/peerjob/config.toml",
-            help="The file of contexts. PEERJOB_CONFIG.",
-            rich_help_panel=CONNECTION,
-        ),
+        _connection("The file of contexts. PEERJOB_CONFIG.", default="~/.config/peerjob/config.toml"),
     ],
 }
 """The options of every verb, and of `jobctl` itself."""
