@@ -10,11 +10,11 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from peerjob.clock import Clock, SystemClock
+from peerjob.cron.zones import zone_named
 from peerjob.durations import Duration, to_seconds
-from peerjob.errors import NodeStateError, OptionError, ScheduleError
+from peerjob.errors import NodeStateError, OptionError
 from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.base import Elections, Store
 from peerjob.store.url import open_elections, open_store
@@ -80,7 +80,7 @@ class Node(NodeVerbs):
         self.name = name or socket.gethostname()
         self.namespace = namespace
         self.lease_ttl = _checked_ttl(lease_ttl)
-        self.timezone = _checked_zone(timezone)
+        self.timezone = zone_named(timezone).key
         self._remake: Callable[[], Node] = lambda: Node(
             store,
             jobs=self._registry.jobs(),
@@ -357,10 +357,3 @@ def _checked_ttl(value: Duration) -> float:
     if seconds < 1:
         raise OptionError("lease_ttl", value, "1 second or more")
     return seconds
-
-
-def _checked_zone(name: str) -> str:
-    try:
-        return ZoneInfo(name).key
-    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-        raise ScheduleError(f"timezone={name!r}: no such time zone (expected a name such as Europe/Berlin)") from None
