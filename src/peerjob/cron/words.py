@@ -26,10 +26,10 @@ def in_words(text: CronText) -> str:
     return ", ".join(parts)
 
 
-def clock(second: int, *, seconds: bool = False) -> str:
-    """A time of the day: 02:30, or 02:30:15 where seconds are wanted or are not 0."""
+def clock(second: int) -> str:
+    """A time of the day: 02:30, or 02:30:15 where seconds are not 0."""
     minute, rest = divmod(second % 86_400, 60)
-    return f"{minute // 60:02}:{minute % 60:02}" + (f":{rest:02}" if seconds or rest else "")
+    return f"{minute // 60:02}:{minute % 60:02}" + (f":{rest:02}" if rest else "")
 
 
 def _times(text: CronText) -> str:
