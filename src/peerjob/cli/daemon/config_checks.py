@@ -45,13 +45,13 @@ def _jobs(settings: Settings, clock: Clock) -> tuple[Own, list[Finding]]:
 def _service(settings: Settings, clock: Clock) -> list[Finding]:
     if settings.listen == OFF:
         return [Finding("service", Verdict.OK, "no gRPC service")]
-    findings: list[Finding] = []
     try:
         tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         if settings.tls is not None:
             settings.tls.credentials()
-        settings.server(settings.node((), clock), tokens)
-        settings.metrics(settings.node((), clock))
+        node = settings.node((), clock)
+        settings.server(node, tokens)
+        settings.metrics(node)
     except PeerjobError as error:
         return [Finding("service", Verdict.FAIL, str(error))]
     callers = "everybody who reaches it" if tokens is None else f"{len(tokens)} token(s)"
@@ -59,7 +59,7 @@ def _service(settings: Settings, clock: Clock) -> list[Finding]:
         callers = "clients with a certificate"
     verdict = Verdict.WARN if settings.insecure else Verdict.OK
     secured = "TLS" if settings.tls is not None else "no TLS"
-    findings.append(Finding("service", verdict, f"gRPC on {settings.listen}, {secured}, for {callers}"))
+    findings = [Finding("service", verdict, f"gRPC on {settings.listen}, {secured}, for {callers}")]
     if settings.tokens_file is not None and settings.tokens_file.stat().st_mode & _WRITABLE_BY_OTHERS:
         text = f"others can write {settings.tokens_file}, and so let themselves in; chmod go-w"
         findings.append(Finding("service", Verdict.FAIL, text))
