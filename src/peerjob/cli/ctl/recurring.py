@@ -11,7 +11,7 @@ from peerjob.explain import Explanation, explain
 from peerjob.schedules import Backfill
 
 from . import views
-from .failures import CommandError, Status
+from .failures import CommandError
 from .output import Column, View, note
 from .queries import Limit, given_time, time_of
 from .reading import ScheduleName, get_schedule, list_schedules
@@ -132,7 +132,7 @@ async def explain_schedule(
         if cron is not None:
             _show(session, explain(cron, timezone or schedule.timezone, count=count))
         elif schedule.every is None:
-            raise CommandError(f"schedule {what} has no recurrence that can be read here", Status.FAILED)
+            raise CommandError(f"schedule {what} has no recurrence that can be read here")
         else:
             if count < 1:
                 raise OptionError("--count", count, "1 or more for a schedule with an interval")

@@ -50,9 +50,7 @@ async def schedule(
     ] = None,
     json_args: Annotated[
         str | None,
-        _option(
-            "All arguments: a JSON array, or an object of keyword ones.", metavar="JSON", panel=HOW, default="none"
-        ),
+        _option("All arguments: a JSON array, or an object of keyword ones.", metavar="JSON", default="none"),
     ] = None,
     keyword: Annotated[
         list[str] | None,
