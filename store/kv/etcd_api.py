@@ -2,35 +2,25 @@
 
 etcd3aio has the generated messages in a private module, so they are touched here alone. Of its client we use nothing:
 that one sends writes again, knows addresses by number only, and spreads calls over members that do not answer.
-
-gRPC is loaded without its handlers of fork, which are for processes that go on with gRPC in both halves. Nobody does
-here, but uvloop forks to start a program, and while calls are under way one such program in ten died of them before
-it began. gRPC can only be told in the environment, while it is imported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, Protocol, cast
 
-from .etcd_address import EtcdAddress
+from peerjob.grpc_import import import_grpc
 
-_FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
+from .etcd_address import EtcdAddress
 
 
 def _loaded() -> tuple[Any, Any]:
-    environment = os.environ  # noqa: TID251  # nothing is read from it; gRPC knows no other way
-    given = _FORK_SUPPORT in environment
-    environment.setdefault(_FORK_SUPPORT, "0")
-    try:
-        import etcd3aio._protobuf
-        import grpc  # type: ignore[import-untyped,unused-ignore]
-    finally:
-        if not given:
-            del environment[_FORK_SUPPORT]
+    import_grpc()
+    import etcd3aio._protobuf
+    import grpc  # type: ignore[import-untyped,unused-ignore]
+
     return etcd3aio._protobuf, cast("Any", grpc)
 
 
