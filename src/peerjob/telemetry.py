@@ -5,7 +5,7 @@ it: "schedule" (producer), "run" (consumer, one for each attempt, a child of "sc
 each round trip to the store that has anything of a sampled trace, "claim" and "commit", linked to the instances that it
 was about. Attributes are named as OpenTelemetry does for messaging, where it has a name.
 
-Needs peerjob[otel]; nothing imports this module but `Node.trace`. Times are those of the node's clock.
+Needs peerjob[otel]; nothing imports this module before somebody traces. Times are those of the node's clock.
 """
 
 from __future__ import annotations
