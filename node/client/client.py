@@ -18,7 +18,7 @@ from peerjob.node.scheduling import Scheduling
 from peerjob.node.wire.cluster import MAX_WORKERS, worker_of
 from peerjob.node.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.node.wire.tls import ClientTls
-from peerjob.node.wire.values import span
+from peerjob.node.wire.values import given_count, span
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.schedules import Schedule
 from peerjob.spec import decode_spec
@@ -26,7 +26,7 @@ from peerjob.worker import Worker
 
 from .connection import Connection, split_target
 from .jobs import RegisteredJob, job_of
-from .verbs import ANSWER, RemoteVerbs, patiently, whole
+from .verbs import ANSWER, RemoteVerbs, patiently
 
 if TYPE_CHECKING:
     from peerjob.node.blocking import BlockingManager
@@ -224,7 +224,7 @@ class Client(RemoteVerbs):
 
     async def resize_workers(self, n: int) -> None:
         """Change the number of workers of the node that answers, to 1 or more."""
-        request = pb.ResizeWorkersRequest(workers=whole("resize_workers", n, MAX_WORKERS))
+        request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS))
         await self._connection.call("ResizeWorkers", request, pb.ResizeWorkersResponse)
 
     async def drain(self, timeout: Duration | None = None) -> None:

@@ -19,12 +19,13 @@ from peerjob.firing import Leader
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Job
 from peerjob.manager import Event, Manager, ResultPage, Stats
+from peerjob.node.schedule_verbs import MAX_PREVIEW
 from peerjob.node.verbs import checked_id
 from peerjob.node.wire.cluster import leader_of, node_of, stats_of
-from peerjob.node.wire.instances import history_of, line_of, log_of, record_of
+from peerjob.node.wire.instances import ENCODED, history_of, line_of, log_of, record_of
 from peerjob.node.wire.queries import filter_message, query_message
 from peerjob.node.wire.schedules import backfill_of, fire_of, row_of
-from peerjob.node.wire.values import moment_stamp, span, stamp_us
+from peerjob.node.wire.values import given_count, moment_stamp, span, stamp_us
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.query import Filter, Query
 from peerjob.record import LogLine, NodeView, Record
@@ -34,12 +35,10 @@ from .connection import Connection, LostError
 
 T = TypeVar("T")
 
-ENCODED = pb.INSTANCE_VIEW_ENCODED
 WAIT = 20.0
 """Seconds of one wait at a node; it is asked again until the caller's own time is over."""
 ANSWER = 10.0
 """Seconds more for the answer."""
-MAX_PREVIEW = 1_000
 
 
 class RemoteVerbs(Manager):
@@ -175,7 +174,7 @@ class RemoteVerbs(Manager):
         return ResultPage([fire_of(name, one) for one in answer.fires], _cursor(answer))
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
-        request = pb.NextFiresRequest(name=_name_of(schedule), count=whole("n", n, MAX_PREVIEW))
+        request = pb.NextFiresRequest(name=_name_of(schedule), count=given_count("n", n, MAX_PREVIEW))
         answer = await self._connection.call("NextFires", request, pb.NextFiresResponse)
         return [to_datetime(stamp_us(one)) for one in answer.times]
 
@@ -298,13 +297,6 @@ async def patiently(wait: Callable[[float], Awaitable[T | None]], seconds: float
             answer = None  # the node hangs; the next turn is another's
         if answer is not None or (until is not None and loop.time() >= until):
             return answer
-
-
-def whole(option: str, value: Any, most: int) -> int:
-    """A whole number of 1 to `most`; raises OptionError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise OptionError(option, value, f"a whole number from 1 to {most:,}")
-    return value
 
 
 def _cursor(message: Any) -> str | None:

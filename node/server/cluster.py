@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peerjob.errors import OptionError
 from peerjob.node.node import Node
 from peerjob.node.wire.cluster import MAX_WORKERS, leader_message, node_message, worker_message
+from peerjob.node.wire.values import given_count
 from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .instances import wait_seconds
@@ -28,9 +28,7 @@ class ClusterRpcs:
         return pb.ListWorkersResponse(node=self._node.name, workers=map(worker_message, self._node.workers()))
 
     async def resize_workers(self, request: pb.ResizeWorkersRequest, context: Context) -> pb.ResizeWorkersResponse:
-        if not 1 <= request.workers <= MAX_WORKERS:
-            raise OptionError("resize_workers", request.workers, f"a whole number from 1 to {MAX_WORKERS:,}")
-        await self._node.resize_workers(request.workers)
+        await self._node.resize_workers(given_count("resize_workers", request.workers, MAX_WORKERS))
         return pb.ResizeWorkersResponse(workers=self._node.num_workers)
 
     async def drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:

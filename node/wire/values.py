@@ -78,6 +78,13 @@ def given_span(option: str, message: Duration) -> timedelta:
     return timedelta(microseconds=span_us(message))
 
 
+def given_count(option: str, value: Any, most: int) -> int:
+    """A whole number of 1 to `most`; raises OptionError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise OptionError(option, value, f"a whole number from 1 to {most:,}")
+    return value
+
+
 def state_number(state: State) -> pb.JobState.ValueType:
     """A state's number on the wire, which is its own."""
     return cast("pb.JobState.ValueType", int(state))
