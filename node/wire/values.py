@@ -46,17 +46,12 @@ def stamp_us(message: Timestamp) -> int:
     return message.seconds * 1_000_000 + message.nanos // 1000
 
 
-def given_us(option: str, message: Timestamp) -> int:
+def given_moment(option: str, message: Timestamp) -> datetime:
     """A time that somebody asked for; raises OptionError for one that no calendar has."""
     time_us = stamp_us(message)
     if not 0 <= message.nanos < 1_000_000_000 or not FIRST_US <= time_us <= LAST_US:
         raise OptionError(option, f"{message.seconds} s {message.nanos} ns", "a time in the years 1 to 9999")
-    return time_us
-
-
-def given_moment(option: str, message: Timestamp) -> datetime:
-    """Like `given_us`, as a datetime."""
-    return to_datetime(given_us(option, message))
+    return to_datetime(time_us)
 
 
 def span(time_us: int) -> Duration:
