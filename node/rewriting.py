@@ -33,20 +33,25 @@ def put_of(name: str, definition: Definition, row: ScheduleRow | None, *, now_us
     recurrence, encoded = recurrence_of(definition), encode_definition(definition)
     if row is None:
         return SchedulePut(name=name, kind=definition.kind, definition=encoded, next_us=recurrence.next_after(now_us))
-    put = SchedulePut(
-        name=name,
-        kind=definition.kind,
-        definition=encoded,
+    put = structs.replace(unchanged(row), kind=definition.kind, definition=encoded)
+    if same:
+        return put
+    stepped = paused_for(row, now_us, node) if row.paused else _behind(row, now_us, FireOutcome.MISSED, CHANGED, node)
+    return structs.replace(put, next_us=recurrence.next_after(max(now_us, row.last_us)), account=stepped)
+
+
+def unchanged(row: ScheduleRow) -> SchedulePut:
+    """What leaves a schedule as it is in the row."""
+    return SchedulePut(
+        name=row.name,
+        kind=row.kind,
+        definition=row.definition,
         next_us=row.next_us,
         paused=row.paused,
         note=row.note,
         expected=row.revision,
         expected_next_us=row.next_us,
     )
-    if same:
-        return put
-    stepped = paused_for(row, now_us, node) if row.paused else _behind(row, now_us, FireOutcome.MISSED, CHANGED, node)
-    return structs.replace(put, next_us=recurrence.next_after(max(now_us, row.last_us)), account=stepped)
 
 
 def _recurs_by(definition: Definition) -> tuple[object, ...]:

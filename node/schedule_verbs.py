@@ -23,7 +23,7 @@ from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.store.base import Store
 
 from .definitions import Definitions
-from .rewriting import paused_for, put_of, readable
+from .rewriting import paused_for, put_of, readable, unchanged
 
 ATTEMPTS = 50
 """How often a change is tried against others that change the same schedule."""
@@ -134,7 +134,9 @@ class ScheduleVerbs:
     async def pause(self, schedule: ScheduleView | str, note: str) -> Schedule:
         def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
             row = _there(schedule, found)
-            return row if row.paused and row.note == note else _paused(row, note)
+            if row.paused and row.note == note:
+                return row
+            return structs.replace(unchanged(row), paused=True, note=note)
 
         return await self._change(_name_of(schedule), change)
 
@@ -146,7 +148,7 @@ class ScheduleVerbs:
             now_us = self._now_us()
             next_us = recurrence_of(Schedule(None, row).definition).next_after(max(now_us, row.last_us))
             account = paused_for(row, now_us, self._name)
-            return structs.replace(_paused(row, ""), paused=False, next_us=next_us, account=account)
+            return structs.replace(unchanged(row), paused=False, note="", next_us=next_us, account=account)
 
         return await self._change(_name_of(schedule), change)
 
@@ -231,20 +233,6 @@ def _there(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow
     if row is None:
         raise UnknownScheduleError(_name_of(schedule))
     return row
-
-
-def _paused(row: ScheduleRow, note: str) -> SchedulePut:
-    """The row as it is, but paused."""
-    return SchedulePut(
-        name=row.name,
-        kind=row.kind,
-        definition=row.definition,
-        next_us=row.next_us,
-        paused=True,
-        note=note,
-        expected=row.revision,
-        expected_next_us=row.next_us,
-    )
 
 
 def _checked_us(option: str, moment: datetime) -> int:
