@@ -17,7 +17,7 @@ from .base import Compare, Delete, Entry, KeyValue, Put, Range
 from .counts import DELAYED, SLOT, Counts
 from .hints import Hints
 from .journal import Journals
-from .keys import Keys, prefix_end, time_text, timed
+from .keys import Keys, prefix_end, timed
 from .queues import Queues
 from .rows import Delayed, NodeRow, Row, decode_node, decode_row, encode
 from .skew import Skew
@@ -235,7 +235,3 @@ class Context:
         """When a final instance is to be removed."""
         kept_us = self.limits.retention_us if row.retention_us is None else row.retention_us
         return now_us + kept_us
-
-    def due_before(self, now_us: int) -> str:
-        """The place after everything that is due."""
-        return time_text(now_us + 1)

@@ -265,7 +265,6 @@ class _Judge:
         if new.key is not None:
             plan.compares.append(Compare(unique, mod=mod))
         sight.used |= {state, unique}
-        work.made.add(new.id)
         work.changed.append(new.id)
         work.size += len(new.spec) + BESIDES
         return msgspec.structs.replace(record, instance=new.id, parked=parked, cancelled=cancelled)

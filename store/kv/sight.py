@@ -28,8 +28,6 @@ class Work(msgspec.Struct):
     next: Next
     plan: Plan
     answers: dict[int, FireAnswer] = {}
-    made: set[str] = set()
-    """Instances that this step makes."""
     changed: list[str] = []
     cancelled: set[str] = set()
     """Who runs what was cancelled."""

@@ -42,11 +42,6 @@ class Plan(msgspec.Struct, gc=False):
     delayed: list[tuple[int, str]] = []
     """Due time and kind of the others."""
 
-    @property
-    def touched(self) -> set[str]:
-        """Names of the slots that it changes."""
-        return {name for name, held in self.slots.items() if held.touched}
-
 
 class Slots:
     """Reads and passes on slots."""
@@ -89,8 +84,10 @@ class Slots:
 
     def write(self, plan: Plan) -> None:
         """Let the plan write the slots that it changed."""
-        for name in plan.touched:
-            key, held = self._keys.slot(name), plan.slots[name]
+        for name, held in plan.slots.items():
+            if not held.touched:
+                continue
+            key = self._keys.slot(name)
             plan.compares.append(Compare(key, mod=held.mod))
             if held.slot.holder:
                 plan.ops.append(Put(key, encode(held.slot)))
