@@ -70,7 +70,7 @@ class Cancels:
                     row = rows[id][1]
                     answers[id] = row.state
                     news.changed.append(id)
-                    news.add_ended(keys, plan, reads)
+                    news.add_ended(keys, plan.ended, reads)
                     if row.state is State.PROCESSING:
                         news.cancelled.add(row.owner)
             context.drop(live)

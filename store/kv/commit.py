@@ -156,7 +156,7 @@ class Commits:
                 context.drop((work.id,))
                 if not work.stored.final:
                     ended[work.row.kind] = ended.get(work.row.kind, 0) + 1
-                    news.add_watchers(context.keys, work.id, reads[0].items)
+                    news.add_ended(context.keys, [work.id], reads)
             else:
                 context.remember(work.id, revision, work.row)
         await context.hints.send(news, written)

@@ -97,7 +97,7 @@ class Firing:
                 answers.update(work.answers)
                 news.changed += work.changed
                 news.cancelled |= work.cancelled
-                news.add_ended(context.keys, work.plan, reads)
+                news.add_ended(context.keys, work.plan.ended, reads)
             context.drop(work.changed)
         await context.hints.send(news, written)
         return all(written.revisions)

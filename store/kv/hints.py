@@ -7,7 +7,7 @@ with its lease. An idle node is woken by whoever takes its registration away, so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -43,25 +43,17 @@ class News(msgspec.Struct):
     but: str = ""
     """An incarnation that need not be woken."""
 
-    def add_ready(self, kind: str, count: int = 1) -> None:
-        """Some more instances of a kind are due."""
-        self.ready[kind] = self.ready.get(kind, 0) + count
-
     def add_queued(self, plan: Plan) -> None:
         """These are in their queues now."""
         for kind in plan.ready:
-            self.add_ready(kind)
+            self.ready[kind] = self.ready.get(kind, 0) + 1
         self.delayed += plan.delayed
 
-    def add_ended(self, keys: Keys, plan: Plan, reads: Sequence[Found]) -> None:
-        """These are final, as of what was read with it."""
-        for id, found in zip(plan.ended, reads, strict=True):
-            self.add_watchers(keys, id, found.items)
-
-    def add_watchers(self, keys: Keys, id: str, watching: Iterable[tuple[str, Entry]]) -> None:
-        """These registrations are answered: the instance is final."""
-        cut = len(keys.watch(id))
-        self.watchers.extend((key[cut:], id) for key, _ in watching)
+    def add_ended(self, keys: Keys, ids: Sequence[str], reads: Sequence[Found]) -> None:
+        """These are final; who waits for the end of each was read with it."""
+        for id, found in zip(ids, reads, strict=True):
+            cut = len(keys.watch(id))
+            self.watchers.extend((key[cut:], id) for key, _ in found.items)
 
 
 class Hints:

@@ -156,7 +156,7 @@ class Recovery:
                 news.changed.append(id)
                 if after.final:
                     ended[row.kind] = ended.get(row.kind, 0) + 1
-                    news.add_watchers(keys, id, reads[0].items)
+                    news.add_ended(keys, [id], reads)
         await context.hints.send(news, written)
         await self._retention.tidy(ended)
         return reaped
