@@ -151,7 +151,7 @@ class _Judge:
     def _refusal(self, work: Work, fire: Fire) -> FireAnswer | None:
         """The answer to what was done before or cannot be done."""
         next = work.next
-        known = self._sight.ledger.get(self._context.keys.ledger(next.epoch) + place_of(fire))
+        known = self._recorded(work, fire)
         for record in (known, next.stretch):
             if record is not None and record.request == fire.request:
                 return FireAnswer(status=FireStatus.DONE, record=record)
@@ -174,8 +174,12 @@ class _Judge:
         """Whether a fire that would make an instance of a nominal time comes after one that did."""
         if fire.outcome is not FireOutcome.FIRED:
             return False
-        known = self._sight.ledger.get(self._context.keys.ledger(work.next.epoch) + place_of(fire))
+        known = self._recorded(work, fire)
         return known is not None and bool(known.instance)
+
+    def _recorded(self, work: Work, fire: Fire) -> FireRecord | None:
+        """The record of an instance, or of an attempt to make one, that is there for this time."""
+        return self._sight.ledger.get(self._context.keys.ledger(work.next.epoch) + place_of(fire))
 
     def _done(self, work: Work, fire: Fire) -> FireRecord | None:
         """Plan a fire; None if it must wait for another step."""
@@ -199,8 +203,7 @@ class _Judge:
         ops, next = work.plan.ops, work.next
         work.fresh_us = min(work.fresh_us, fire.nominal_us)
         if not fire.outcome.advances:
-            ledger_key = self._context.keys.ledger(next.epoch) + place_of(fire)
-            next = self._ledger.add(next, place_of(fire), record, ops, is_new=ledger_key not in self._sight.ledger)
+            next = self._ledger.add(next, place_of(fire), record, ops, is_new=self._recorded(work, fire) is None)
             if fire.outcome is FireOutcome.BACKFILLED:
                 next = msgspec.structs.replace(next, last_us=max(next.last_us, fire.nominal_us))
         elif record.instance:
