@@ -9,6 +9,7 @@ import msgspec
 
 from peerjob.errors import StoreUnavailableError
 from peerjob.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
+from peerjob.store.fires import check_count
 
 from .base import Compare, Delete, Entry, Op, Put, Step
 from .context import Context
@@ -88,14 +89,7 @@ class Schedules:
                 if old is not None:
                     ops.append(Delete(self._place(keys.changed, old.revision, put.name)))
                 ops.append(Put(keys.next(put.name), encode(after)))
-                compares = [
-                    Compare(keys.schedules, mod=_mod(counter)),
-                    Compare(keys.schedule(put.name), mod=_mod(was)),
-                    Compare(keys.next(put.name), mod=_mod(then)),
-                ]
-                applied = await context.kv.txn([Step(compares, ops)])
-                if applied.steps[0] is not None:
-                    await context.hints.tell_all("schedule", put.name)
+                if await self._write(put.name, counter, was, then, ops):
                     return to_schedule_row(put.name, schedule, after, self._slot(put.name, slot))
         raise StoreUnavailableError(context.url, "too many writers at once")
 
@@ -123,16 +117,25 @@ class Schedules:
                     Delete(ledger, prefix_end(ledger)),
                     *(Delete(key) for key in forgotten),
                 ]
-                compares = [
-                    Compare(keys.schedules, mod=_mod(counter)),
-                    Compare(keys.schedule(name), mod=_mod(was)),
-                    Compare(keys.next(name), mod=_mod(then)),
-                ]
-                applied = await context.kv.txn([Step(compares, ops)])
-                if applied.steps[0] is not None:
-                    await context.hints.tell_all("schedule", name)
+                if await self._write(name, counter, was, then, ops):
                     return True
         raise StoreUnavailableError(context.url, "too many writers at once")
+
+    async def _write(
+        self, name: str, counter: Entry | None, was: Entry | None, then: Entry | None, ops: Sequence[Op]
+    ) -> bool:
+        """Do this if all is still as it was read, and hint everybody."""
+        context, keys = self._context, self._context.keys
+        compares = [
+            Compare(keys.schedules, mod=_mod(counter)),
+            Compare(keys.schedule(name), mod=_mod(was)),
+            Compare(keys.next(name), mod=_mod(then)),
+        ]
+        applied = await context.kv.txn([Step(compares, ops)])
+        if applied.steps[0] is None:
+            return False
+        await context.hints.tell_all("schedule", name)
+        return True
 
     async def _forgotten(self, revisions: Revisions) -> dict[str, int]:
         """The removals that one more leaves no room for, by key, with their revisions."""
@@ -147,8 +150,7 @@ class Schedules:
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def get(self, names: Sequence[str]) -> list[ScheduleRow | None]:
-        if len(names) > MAX_SCHEDULES:
-            raise ValueError(f"a call holds at most {MAX_SCHEDULES} schedules, got {len(names)}")
+        check_count(names, "schedules")
         keys = self._context.keys
         found: dict[str, ScheduleRow] = {}
         pending = list(dict.fromkeys(names))
