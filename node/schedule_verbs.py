@@ -11,7 +11,7 @@ from msgspec import structs
 from peerjob.clock import Clock, to_datetime, to_us
 from peerjob.cluster.backfill import backfill
 from peerjob.cluster.fires import new_instance
-from peerjob.definition import Definition, digest
+from peerjob.definition import Definition, decode_definition, digest
 from peerjob.errors import OptionError, ScheduleError, StoreUnavailableError, UnknownScheduleError
 from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
 from peerjob.ids import IdSource
@@ -105,7 +105,7 @@ class ScheduleVerbs:
         if not 1 <= n <= MAX_PREVIEW:
             raise OptionError("n", n, f"a whole number from 1 to {MAX_PREVIEW:,}")
         row = await self._row(schedule)
-        recurrence = recurrence_of(Schedule(None, row).definition)
+        recurrence = recurrence_of(decode_definition(row.definition))
         moment = recurrence.next_after(max(self._now_us(), row.last_us)) if row.paused else row.next_us
         times: list[datetime] = []
         while moment is not None and len(times) < n:
@@ -146,7 +146,7 @@ class ScheduleVerbs:
             if not row.paused:
                 return row
             now_us = self._now_us()
-            next_us = recurrence_of(Schedule(None, row).definition).next_after(max(now_us, row.last_us))
+            next_us = recurrence_of(decode_definition(row.definition)).next_after(max(now_us, row.last_us))
             account = paused_for(row, now_us, self._name)
             return structs.replace(unchanged(row), paused=False, note="", next_us=next_us, account=account)
 
@@ -161,7 +161,7 @@ class ScheduleVerbs:
         id = self._ids.one()
         for _ in range(ATTEMPTS):
             row = await self._row(schedule)
-            definition = Schedule(None, row).definition
+            definition = decode_definition(row.definition)
             now_us = self._now_us()
             new = new_instance(
                 definition, schedule=row.name, id=id, created_us=self._clock.time_us(), nominal_us=now_us
