@@ -22,12 +22,11 @@ from peerjob.recurrence import recurrence_of
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.store.base import Store
 
-from .definitions import Definitions
+from .definitions import COLLISION_WAIT, Definitions
 from .rewriting import paused_for, put_of, readable, unchanged
 
 ATTEMPTS = 50
 """How often a change is tried against others that change the same schedule."""
-COLLISION_WAIT = 0.05
 MAX_PREVIEW = 1_000
 
 
