@@ -112,12 +112,11 @@ async def watch(
 async def _show_lines(session: Session, client: Client, query: Query) -> None:
     async def begin() -> None:
         if query.id is not None:
-            _end_with(await client.lookup_instance(query.id))
+            _end_when_over(query, await client.lookup_instance(query.id))
 
     async for event in client.watch(query, on_begin=begin):
         session.out.event(partial(_plain, event), _text(event), event.instance.id)
-        if query.id is not None:
-            _end_with(event.instance)
+        _end_when_over(query, event.instance)
 
 
 async def _show_live(session: Session, client: Client, query: Query) -> None:
@@ -127,13 +126,11 @@ async def _show_live(session: Session, client: Client, query: Query) -> None:
         async def begin() -> None:
             for instance in await _present(client, query):
                 board.see(instance)
-                if query.id is not None:
-                    _end_with(instance)
+                _end_when_over(query, instance)
 
         async for event in client.watch(query, on_begin=begin):
             board.see(event.instance, "" if event.log is None else event.log.message)
-            if query.id is not None:
-                _end_with(event.instance)
+            _end_when_over(query, event.instance)
 
 
 async def _present(client: Client, query: Query) -> list[Instance[Any]]:
@@ -145,8 +142,9 @@ async def _present(client: Client, query: Query) -> list[Instance[Any]]:
     return list(await client.lookup_instances(latest))[::-1]
 
 
-def _end_with(instance: Instance[Any]) -> None:
-    if instance.state.is_final:
+def _end_when_over(query: Query, instance: Instance[Any]) -> None:
+    """End a watch of one instance with it; one of several goes on."""
+    if query.id is not None and instance.state.is_final:
         raise _OverError
 
 
