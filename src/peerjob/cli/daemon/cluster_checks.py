@@ -43,10 +43,9 @@ async def check_speed(store: Store, clock: Clock) -> list[Finding]:
     return [Finding("speed", verdict, f"answers in {median * 1000:.1f} ms{advice}")]
 
 
-async def check_clock(store: Store, clock: Clock) -> list[Finding]:
+async def check_clock(store: Store, clock: Clock, *, peers: int) -> list[Finding]:
     """Whether the store can be written, and how far the clock here is off: joins for a moment, without workers."""
     incarnation = IdSource(clock).one()
-    peers = len(nodes_of(await store.nodes()))
     await store.join(
         NodeInfo(
             name=NAME,
@@ -87,9 +86,8 @@ async def _ahead(store: Store, clock: Clock, incarnation: str, listening: float)
         await liveness.close()
 
 
-async def check_cluster(store: Store, own: Own) -> list[Finding]:
+async def check_cluster(store: Store, own: Own, nodes: Sequence[NodeView]) -> list[Finding]:
     """Nodes, kinds that wait for one, and schedules that none can serve."""
-    nodes = nodes_of(await store.nodes())
     health = await store.health()
     served = {kind for view in nodes for kind in view.info.kinds}
     findings = [*_nodes(nodes), *_signatures(nodes, own)]
@@ -171,9 +169,9 @@ async def check_leader(elections: Elections, *, nodes_run: bool) -> list[Finding
     return [Finding("leader", Verdict.OK, "none, as no node runs")]
 
 
-def nodes_of(views: Sequence[NodeView]) -> list[NodeView]:
-    """Those that are not such a check."""
-    return [view for view in views if view.name != NAME]
+async def nodes_of(store: Store) -> list[NodeView]:
+    """The live nodes that are not such a check."""
+    return [view for view in await store.nodes() if view.name != NAME]
 
 
 def _listed(names: Iterator[str] | Sequence[str]) -> str:

@@ -55,9 +55,10 @@ async def examine(settings: Settings, clock: Clock) -> Sequence[Finding]:
         if not store.capabilities.shared:
             findings += [Finding("store", Verdict.WARN, text) for text in store.capabilities.warnings]
         findings += await check_speed(store, clock)
-        findings += await check_clock(store, clock)
-        findings += await check_cluster(store, own)
-        findings += await _leader(settings, clock, nodes_run=bool(nodes_of(await store.nodes())))
+        nodes = await nodes_of(store)
+        findings += await check_clock(store, clock, peers=len(nodes))
+        findings += await check_cluster(store, own, nodes)
+        findings += await _leader(settings, clock, nodes_run=bool(nodes))
     except PeerjobError as error:
         findings.append(Finding("store", Verdict.FAIL, str(error)))
     finally:
