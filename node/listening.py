@@ -6,6 +6,9 @@ import ipaddress
 
 from peerjob.errors import OptionError
 
+GRPC_PORT = 59051
+"""Where nodes are looked for when no port is given."""
+
 
 def parse_listen(option: str, listen: str, *, example: int) -> tuple[str, int]:
     """Host and port; raises OptionError, which names the option and shows an example with that port."""

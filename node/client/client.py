@@ -11,7 +11,9 @@ from peerjob.errors import NodeStateError, OptionError
 from peerjob.ids import IdSource
 from peerjob.instance import Instance
 from peerjob.job import Call, Job
+from peerjob.node.listening import GRPC_PORT
 from peerjob.node.managing import JobSource
+from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.otel import make_tracing
 from peerjob.node.registry import Registry
 from peerjob.node.scheduling import Scheduling
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 MAX_MESSAGE = 16 << 20
-MAX_PAYLOAD = 1 << 20
 CHUNK_BYTES = 2 << 20
 """About how many bytes go into one request of a bulk."""
 
@@ -51,7 +52,7 @@ class Client(RemoteVerbs):
 
     def __init__(
         self,
-        target: str = "127.0.0.1:59051",
+        target: str = f"127.0.0.1:{GRPC_PORT}",
         *,
         token: str | None = None,
         tls: ClientTls | None = None,

@@ -20,6 +20,7 @@ from peerjob.errors import (
     RemoteError,
     UnauthenticatedError,
 )
+from peerjob.node.listening import GRPC_PORT
 from peerjob.node.wire.errors import error_in
 from peerjob.node.wire.tls import ClientTls
 from peerjob.node.wire.values import parsed
@@ -245,11 +246,8 @@ def split_target(target: str) -> list[str]:
 def _address(target: str, part: str) -> str:
     host, colon, port = part.rpartition(":")
     if not colon or part.endswith("]"):
-        host, port = part, str(DEFAULT_PORT)
+        host, port = part, str(GRPC_PORT)
     bare = host.startswith("[") == host.endswith("]") and (host.startswith("[") or ":" not in host)
     if not host or not bare or not port.isdecimal() or not 1 <= int(port) <= 65_535 or "/" in part:
         raise OptionError("target", target, "host:port, or several of them separated by commas")
     return f"{host}:{port}"
-
-
-DEFAULT_PORT = 59051

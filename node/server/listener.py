@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, OptionError
-from peerjob.node.listening import is_loopback, parse_listen
+from peerjob.node.listening import GRPC_PORT, is_loopback, parse_listen
 from peerjob.node.node import Node
 from peerjob.node.wire.tls import ServerTls
 
@@ -25,7 +25,6 @@ from .rpc import SERVICE, Dispatch
 from .schedules import ScheduleRpcs
 from .streams import StreamRpcs
 
-PORT = 59051
 MAX_MESSAGE = 16 << 20
 MAX_STREAMS = 2_000
 """Calls at a time on one connection."""
@@ -50,7 +49,7 @@ class Server:
     def __init__(
         self,
         node: Node,
-        listen: str = f"127.0.0.1:{PORT}",
+        listen: str = f"127.0.0.1:{GRPC_PORT}",
         *,
         tls: ServerTls | None = None,
         tokens: Tokens | None = None,
@@ -59,7 +58,7 @@ class Server:
         rate: float | None = None,
     ) -> None:
         self._node = node
-        self._host, self._asked_port = parse_listen("listen", listen, example=PORT)
+        self._host, self._asked_port = parse_listen("listen", listen, example=GRPC_PORT)
         self._tls = tls
         self._tokens = tokens
         self._max_message = max_message

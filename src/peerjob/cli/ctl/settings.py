@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from peerjob.errors import OptionError
-from peerjob.node.client.connection import DEFAULT_PORT
+from peerjob.node.listening import GRPC_PORT
 from peerjob.node.wire.tls import ClientTls
 
 from .output import Format
@@ -49,7 +49,7 @@ def settings_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Set
     for layer in layers:
         _lay(found, layer)
     return Settings(
-        target=str(found.get("address") or f"{_host(found.get('host', HOST))}:{found.get('port', DEFAULT_PORT)}"),
+        target=str(found.get("address") or f"{_host(found.get('host', HOST))}:{found.get('port', GRPC_PORT)}"),
         token=_token(found),
         tls=_tls(found),
         timeout=str(found.get("request_timeout", TIMEOUT)),
