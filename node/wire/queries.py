@@ -36,7 +36,7 @@ def query_of(message: pb.Query) -> Query:
 
 
 def cancel_query_of(message: pb.Query) -> Query:
-    """Which instances a client wants cancelled or repeated; raises OptionError when nothing is said, not even that it is all."""
+    """Which instances to cancel or to repeat; raises OptionError when nothing is said, not even that it is all."""
     query = query_of(message)
     criteria = (query.kind, query.id, query.state, query.tag, query.before, query.after)
     if not message.all and all(one is None for one in criteria):
