@@ -8,11 +8,11 @@ from datetime import datetime
 
 from msgspec import structs
 
-from peerjob.clock import Clock, to_datetime, to_us
+from peerjob.clock import Clock, aware_us, to_datetime
 from peerjob.cluster.backfill import backfill
 from peerjob.cluster.fires import new_instance
 from peerjob.definition import Definition, decode_definition, digest
-from peerjob.errors import OptionError, ScheduleError, StoreUnavailableError, UnknownScheduleError
+from peerjob.errors import OptionError, StoreUnavailableError, UnknownScheduleError
 from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
 from peerjob.ids import IdSource
 from peerjob.manager import Manager, ResultPage
@@ -82,8 +82,8 @@ class ScheduleVerbs:
         limit: int,
         cursor: str | None,
     ) -> ResultPage[FireEntry]:
-        after_us = None if after is None else _checked_us("after", after)
-        before_us = None if before is None else _checked_us("before", before)
+        after_us = None if after is None else aware_us("after", after)
+        before_us = None if before is None else aware_us("before", before)
         if not 1 <= limit <= MAX_LIMIT:
             raise OptionError("limit", limit, f"a number from 1 to {MAX_LIMIT:,}")
         row = await self._row(schedule)
@@ -182,7 +182,7 @@ class ScheduleVerbs:
         raise self._contended(_name_of(schedule))
 
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
-        start_us, end_us = _checked_us("start", start), _checked_us("end", end)
+        start_us, end_us = aware_us("start", start), aware_us("end", end)
         return await backfill(
             clock=self._clock,
             store=self._store,
@@ -232,9 +232,3 @@ def _there(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow
     if row is None:
         raise UnknownScheduleError(_name_of(schedule))
     return row
-
-
-def _checked_us(option: str, moment: datetime) -> int:
-    if moment.tzinfo is None:
-        raise ScheduleError(f"{option}={moment.isoformat()} has no time zone; pass an aware datetime")
-    return to_us(moment)

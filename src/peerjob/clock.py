@@ -9,6 +9,8 @@ from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Protocol
 
+from .errors import ScheduleError
+
 
 class Clock(Protocol):
     """Source of wall-clock time, of a monotonic time that also counts suspension, and of randomness."""
@@ -73,6 +75,13 @@ def to_us(moment: datetime) -> int:
     """Microseconds since the epoch of an aware datetime, without passing through a float."""
     delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def aware_us(option: str, moment: datetime) -> int:
+    """Like `to_us`, of what was given for an option; raises ScheduleError for a moment without a time zone."""
+    if moment.tzinfo is None:
+        raise ScheduleError(f"{option}={moment.isoformat()} has no time zone; pass an aware datetime")
+    return to_us(moment)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

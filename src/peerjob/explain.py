@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from .clock import SystemClock, to_datetime, to_us
+from .clock import SystemClock, aware_us, to_datetime, to_us
 from .cron.changes import clock_changes
 from .cron.engine import Cron
 from .cron.text import EveryText, read_cron
 from .cron.words import in_words
 from .cron.zones import zone_named
-from .errors import OptionError, ScheduleError
+from .errors import OptionError
 from .recurrence import Interval, Recurrence
 
 AHEAD = timedelta(days=400)
@@ -69,9 +69,7 @@ def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, 
     """
     if isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
         raise OptionError("count", count, f"a whole number from 0 to {MAX_COUNT:,}")
-    if start is not None and start.tzinfo is None:
-        raise ScheduleError(f"start={start.isoformat()} has no time zone; pass an aware datetime")
-    start_us = SystemClock().time_us() if start is None else to_us(start)
+    start_us = SystemClock().time_us() if start is None else aware_us("start", start)
     text = read_cron(spec)
     zone = zone_named(timezone)
     recurrence: Recurrence

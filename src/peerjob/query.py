@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 from uuid import UUID
 
-from .clock import to_us
+from .clock import aware_us, to_us
 from .durations import Duration, to_seconds
-from .errors import OptionError, ScheduleError
+from .errors import OptionError
 from .ids import id_text
 from .state import Level, State
 
@@ -108,8 +108,8 @@ class Filter:
 
 
 def _checked_time(name: str, moment: datetime | None) -> None:
-    if moment is not None and moment.tzinfo is None:
-        raise ScheduleError(f"{name}={moment.isoformat()} has no time zone; pass an aware datetime")
+    if moment is not None:
+        aware_us(name, moment)
 
 
 def _checked_id(name: str, given: object) -> str:
