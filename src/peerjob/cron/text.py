@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-import croniter as croniter_  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]  # it has none
-
 from peerjob.durations import to_micros
 from peerjob.errors import ScheduleError
 
@@ -210,6 +208,9 @@ def _item_values(field: Field, item: str) -> _Values | None:
     if match := _STRETCH.fullmatch(item):
         first, last = field.number(match[1]), field.number(match[2]) if match[2] else highest
         item = match[1] if first is not None and first == last else item
+    # loaded with the first cron text; it has no types
+    import croniter as croniter_  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+
     words = ["*"] * 5
     words[field.place] = item
     try:
