@@ -58,8 +58,7 @@ class Interval:
         return max(0, self._at(until_us) - self._at(after_us))
 
     def times(self, after_us: int, until_us: int) -> Iterator[int]:
-        first = self._anchor + (self._at(after_us) + 1) * self._every
-        return iter(range(first, until_us + 1, self._every))
+        return iter(range(self.next_after(after_us), until_us + 1, self._every))
 
     def _at(self, moment_us: int) -> int:
         return max(0, (moment_us - self._anchor) // self._every)
