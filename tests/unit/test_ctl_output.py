@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.cli.ctl.failures import Status, refusal_of
+from peerjob.cli.console import Status
+from peerjob.cli.ctl.failures import refusal_of
 from peerjob.cli.ctl.output import Column, Format, Printer, View, age, shown
 from peerjob.cli.ctl.yaml import to_yaml
 from peerjob.errors import (

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import typer
 
-USAGE_ERROR = 2
-INTERRUPTED = 130
+
+class Status(IntEnum):
+    """Exit statuses, as `jobctl` and `jobd` share them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNREACHABLE = 4
+    REFUSED = 5
+    TIME_OVER = 6
+    INTERRUPTED = 130
 
 
 class Refusal(NamedTuple):
@@ -37,7 +48,7 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None, refuse: Callab
     try:
         status = app(arguments, prog_name=name, standalone_mode=False)
     except typer.Abort:
-        return INTERRUPTED
+        return Status.INTERRUPTED
     except Exception as error:
         if isinstance(error, ParserError):
             return _misused(name, error)
@@ -58,7 +69,7 @@ def _misused(name: str, error: ParserError) -> int:
     where: str = getattr(getattr(error, "ctx", None), "command_path", name)
     message = error.format_message().rstrip(".")
     if not message:  # then it was the help that was shown
-        return USAGE_ERROR
+        return Status.USAGE
     complain(name, f"{message}{_origin(error)} (see {where} --help)")
     return error.exit_code
 

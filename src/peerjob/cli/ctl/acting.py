@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from peerjob.cli.console import Status
 from peerjob.errors import NodeStateError, OptionError
 from peerjob.instance import Instance
 from peerjob.node.client.client import Client
 from peerjob.query import Query
 
 from . import views
-from .failures import CommandError, Status
+from .failures import CommandError
 from .output import note
 from .queries import After, Before, Kind, States, Tag, query_of
 from .session import Session, group, verb

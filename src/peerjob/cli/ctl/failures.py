@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from peerjob import errors
-from peerjob.cli.console import USAGE_ERROR, Refusal
-
-
-class Status(IntEnum):
-    """Exit statuses, as the package tells."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = USAGE_ERROR
-    NOT_FOUND = 3
-    UNREACHABLE = 4
-    REFUSED = 5
-    TIME_OVER = 6
+from peerjob.cli.console import Refusal, Status
 
 
 class CommandError(Exception):

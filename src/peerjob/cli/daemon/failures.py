@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from peerjob import AuthError, OptionError, PeerjobError, ScheduleError, StoreUnavailableError
-from peerjob.cli.console import USAGE_ERROR, Refusal
+from peerjob.cli.console import Refusal, Status
 
-FAILED, UNREACHABLE, REFUSED = 1, 4, 5
 _ADVICE = {
     "listen": " (see --listen, --tls-cert, --tokens-file and --insecure)",
     "metrics_listen": " (see --metrics-listen)",
@@ -15,11 +14,11 @@ _ADVICE = {
 def refusal_of(error: Exception) -> Refusal | None:
     """Words for an error of ours; None for any other."""
     if isinstance(error, OptionError):
-        return Refusal(f"{error}{_ADVICE.get(error.option, '')}", USAGE_ERROR)
+        return Refusal(f"{error}{_ADVICE.get(error.option, '')}", Status.USAGE)
     if isinstance(error, ScheduleError):
-        return Refusal(str(error), USAGE_ERROR)
+        return Refusal(str(error), Status.USAGE)
     if isinstance(error, AuthError):
-        return Refusal(str(error), REFUSED)
+        return Refusal(str(error), Status.REFUSED)
     if isinstance(error, StoreUnavailableError):
-        return Refusal(f"{error} (start it, or see --store)", UNREACHABLE)
-    return Refusal(str(error), FAILED) if isinstance(error, PeerjobError) else None
+        return Refusal(f"{error} (start it, or see --store)", Status.UNREACHABLE)
+    return Refusal(str(error), Status.FAILED) if isinstance(error, PeerjobError) else None
