@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
-
 from peerjob.clock import Clock
 from peerjob.errors import StoreUnavailableError
 from peerjob.firing import Candidate, Leader, Term
+from peerjob.store.answering import answer_within
 
 from .base import Compare, Entry, KeyValue, Put, Step, Watch
 from .keys import Keys
@@ -41,7 +38,7 @@ class KVElections:
         return self._kv.identity
 
     async def open(self) -> None:
-        async with self._within(_OPEN_TIMEOUT):
+        async with answer_within(_OPEN_TIMEOUT, url=self._url):
             await self._kv.open()
         self._watch = self._kv.watch(self._prefix)
 
@@ -53,7 +50,7 @@ class KVElections:
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         self._timeout = ttl_us / 5_000_000
-        async with self._within(self._timeout):
+        async with answer_within(self._timeout, url=self._url):
             for _ in range(ROUNDS):
                 (entry,) = await self._kv.get([self._now])
                 if entry is None:
@@ -78,7 +75,7 @@ class KVElections:
         return self._leader(Entry(value, applied.revision, lease))
 
     async def resign(self, incarnation: str) -> None:
-        async with self._within(self._timeout):
+        async with answer_within(self._timeout, url=self._url):
             (entry,) = await self._kv.get([self._now])
             if entry is None or (seat := decode_seat(entry.value)).incarnation != incarnation:
                 return
@@ -87,7 +84,7 @@ class KVElections:
             await self._kv.txn([Step([], [Put(self._left, entry.value)])])
 
     async def leader(self) -> Leader | None:
-        async with self._within(self._timeout):
+        async with answer_within(self._timeout, url=self._url):
             (entry,) = await self._kv.get([self._now])
         return None if entry is None else self._leader(entry)
 
@@ -104,11 +101,3 @@ class KVElections:
             term=Term(self.identity, entry.mod),
             since_us=seat.since_us,
         )
-
-    @contextlib.asynccontextmanager
-    async def _within(self, seconds: float) -> AsyncGenerator[None]:
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError as error:
-            raise StoreUnavailableError(self._url, f"no answer within {seconds:g} s") from error

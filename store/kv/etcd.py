@@ -10,6 +10,7 @@ from typing import Any
 from peerjob.clock import Clock
 from peerjob.errors import StoreUnavailableError
 from peerjob.record import Capabilities, StoreLimits
+from peerjob.store.answering import answer_within
 
 from . import etcd_txn
 from .base import Applied, Entry, Found, Range, Step
@@ -63,13 +64,10 @@ class EtcdKV:
 
     async def open(self) -> None:
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT):
+            async with answer_within(OPEN_TIMEOUT, url=self._address.url):
                 await self._client.open()
                 reply = await self._greeted()
                 await self._space.look()
-        except TimeoutError as error:
-            await self.close()
-            raise StoreUnavailableError(self._address.url, f"no answer within {OPEN_TIMEOUT:g} s") from error
         except BaseException:
             await self.close()
             raise

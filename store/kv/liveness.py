@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from peerjob.clock import Clock
-from peerjob.errors import StoreUnavailableError
 from peerjob.record import Held, NodeInfo, NodeView, Renewed, digest
+from peerjob.store.answering import answer_within
 
 from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
 from .context import Context
@@ -38,12 +36,8 @@ class KVLiveness:
         await self._kv.close()
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        timeout = ttl_us / 5e6
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._renew(incarnation, ttl_us, running, count, fences_digest)
-        except TimeoutError as error:
-            raise StoreUnavailableError(self._url, f"no answer within {timeout:g} s") from error
+        async with answer_within(ttl_us / 5_000_000, url=self._url):
+            return await self._renew(incarnation, ttl_us, running, count, fences_digest)
 
     async def _renew(self, incarnation: str, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         keys, now_us, clocks = self._keys, self._clock.time_us(), self._clocks

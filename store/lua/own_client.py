@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from peerjob.errors import StoreUnavailableError
+from peerjob.store.answering import answer_within
 
 from .driver import Argument, Driver, Reply
 from .script import Script
@@ -37,9 +37,6 @@ class OwnClient:
         """Run a script; StoreUnavailableError after `timeout` seconds."""
         if self._driver is None:
             raise StoreUnavailableError(self._url, "the client is not open")
-        try:
-            async with asyncio.timeout(timeout):
-                (reply,) = await self._driver.run((script, arguments))
-        except TimeoutError as error:
-            raise StoreUnavailableError(self._url, f"no answer within {timeout:g} s") from error
+        async with answer_within(timeout, url=self._url):
+            (reply,) = await self._driver.run((script, arguments))
         return reply

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from peerjob.clock import Clock
-from peerjob.errors import LayoutError, StoreUnavailableError
+from peerjob.errors import LayoutError
 from peerjob.record import Capabilities, StoreLimits
+from peerjob.store.answering import answer_within
 
 from .address import Address, parse_address
 from .driver import Driver
@@ -61,13 +61,10 @@ class LuaStore(QueueVerbs, NodeVerbs, ScheduleVerbs, ReadingVerbs, RetentionVerb
 
     async def open(self) -> None:
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT):
+            async with answer_within(OPEN_TIMEOUT, url=self._url):
                 await self._driver.open()
                 self._capabilities = await inspect(self._driver, self._address)
                 ((layout, _now),) = await self._driver.run((self._scripts.open, (LAYOUT,)))
-        except TimeoutError as error:
-            await self._driver.close()
-            raise StoreUnavailableError(self._url, f"no answer within {OPEN_TIMEOUT:g} s") from error
         except BaseException:
             await self._driver.close()
             raise
