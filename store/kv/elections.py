@@ -7,7 +7,7 @@ from peerjob.errors import StoreUnavailableError
 from peerjob.firing import Candidate, Leader, Term
 from peerjob.store.answering import answer_within
 
-from .base import Compare, Entry, KeyValue, Put, Step, Watch
+from .base import Compare, KeyValue, Put, Step, Watch
 from .keys import Keys
 from .rows import encode
 from .schedule_rows import Seat, decode_seat
@@ -26,9 +26,9 @@ class KVElections:
     def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock) -> None:
         self._kv = kv
         self._url = url
-        self._now = f"{Keys(namespace).leader}now"
-        self._left = f"{Keys(namespace).leader}left"
         self._prefix = Keys(namespace).leader
+        self._now = f"{self._prefix}now"
+        self._left = f"{self._prefix}left"
         self._clock = clock
         self._timeout = _FIRST_TIMEOUT
         self._watch: Watch | None = None
@@ -60,19 +60,18 @@ class KVElections:
                     continue
                 seat = decode_seat(entry.value)
                 if seat.incarnation != candidate.incarnation or await self._kv.keepalive(seat.lease):
-                    return self._leader(entry)
+                    return self._leader(seat, entry.mod)
         raise StoreUnavailableError(self._url, "the leadership changes hands too often")
 
     async def _take(self, candidate: Candidate, ttl_us: int) -> Leader | None:
         """Sit down on the free seat; None when somebody else was faster."""
         lease = await self._kv.grant(ttl_us)
         seat = Seat(candidate.incarnation, candidate.name, lease, self._clock.time_us())
-        value = encode(seat)
-        applied = await self._kv.txn([Step([Compare(self._now)], [Put(self._now, value, lease)])])
+        applied = await self._kv.txn([Step([Compare(self._now)], [Put(self._now, encode(seat), lease)])])
         if applied.steps[0] is None:
             await self._kv.revoke(lease)
             return None
-        return self._leader(Entry(value, applied.revision, lease))
+        return self._leader(seat, applied.revision)
 
     async def resign(self, incarnation: str) -> None:
         async with answer_within(self._timeout, url=self._url):
@@ -86,18 +85,17 @@ class KVElections:
     async def leader(self) -> Leader | None:
         async with answer_within(self._timeout, url=self._url):
             (entry,) = await self._kv.get([self._now])
-        return None if entry is None else self._leader(entry)
+        return None if entry is None else self._leader(decode_seat(entry.value), entry.mod)
 
     async def changed(self, timeout: float) -> bool:
         if self._watch is None:
             self._watch = self._kv.watch(self._prefix)
         return await self._watch.changed(timeout) != []
 
-    def _leader(self, entry: Entry) -> Leader:
-        seat = decode_seat(entry.value)
+    def _leader(self, seat: Seat, term: int) -> Leader:
         return Leader(
             incarnation=seat.incarnation,
             name=seat.name,
-            term=Term(self.identity, entry.mod),
+            term=Term(self.identity, term),
             since_us=seat.since_us,
         )
