@@ -14,10 +14,11 @@ from .etcd_address import DEFAULT_QUOTA, EtcdAddress, parse_address
 from .etcd_api import etcd
 from .etcd_client import EtcdClient
 from .etcd_errors import RefusedError
+from .etcd_space import FULL_FROM
 
 _OLDEST = (3, 5)
-_MUCH, _FULL = 0.6, 0.8
-"""Shares of the quota; from the second on, new instances are refused (see `etcd_space`)."""
+_MUCH = 0.6
+"""Share of the quota in use that is worth a warning."""
 _MANY_REVISIONS = 10_000
 _LOOSE_BYTES = 100 << 20
 """Free space within the file that is worth a defragmentation."""
@@ -75,7 +76,7 @@ def _quota(target: str, status: Any, address: EtcdAddress) -> Finding:
     text = f"{target}: {share:.0%} of {quota:,} bytes in use"
     if not told:
         text += " (etcd's default, as it does not tell; ?quota= in the URL if it is another)"
-    if share >= _FULL:
+    if share >= FULL_FROM:
         return Finding("quota", Verdict.FAIL, f"{text}: new instances are refused; compact, defragment, or raise it")
     return Finding("quota", Verdict.WARN if share >= _MUCH else Verdict.OK, text)
 

@@ -16,8 +16,9 @@ from .etcd_client import EtcdClient
 from .etcd_errors import RefusedError
 
 _LOGGER = logging.getLogger("peerjob.store")
+FULL_FROM = 0.8
+"""Share of the quota from which on new instances are refused."""
 _LOOK_EVERY = 0.25
-_FULL_FROM = 0.8
 
 
 class Space:
@@ -59,7 +60,7 @@ class Space:
         # 3.5 does not tell it
         quota = status.dbSizeQuota or address.quota or DEFAULT_QUOTA
         alarm = any("NOSPACE" in text for text in status.errors)
-        full = alarm or status.dbSize >= _FULL_FROM * quota
+        full = alarm or status.dbSize >= FULL_FROM * quota
         if full and not self._full:
             _LOGGER.warning(
                 "etcd at %s takes no new instances: it uses %d of %d bytes%s",
