@@ -1,4 +1,4 @@
-"""What every engine says and refuses alike about fires."""
+"""What every engine keeps, says and refuses alike about schedules and fires."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from peerjob.firing import MAX_SCHEDULES, Fire, FireOutcome
 
+MOST_REMOVALS = 1_000
+"""Removals of schedules that are remembered."""
 STILL_RUNS = "an earlier instance is not over"
 QUEUE_FULL = "the queue is full"
 KEY_TAKEN = "the key is taken"

@@ -9,7 +9,7 @@ import msgspec
 
 from peerjob.errors import StoreUnavailableError
 from peerjob.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
-from peerjob.store.fires import check_count
+from peerjob.store.fires import MOST_REMOVALS, check_count
 
 from .base import Compare, Delete, Entry, Op, Put, Step
 from .context import Context
@@ -30,8 +30,6 @@ from .schedule_rows import (
 )
 from .writer import ROUNDS
 
-MOST_REMOVALS = 1_000
-"""Removals that are remembered."""
 _ATTEMPTS = 64
 _READ_AT_ONCE = 100
 _LOADING = 1 << 31

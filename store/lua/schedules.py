@@ -18,15 +18,13 @@ from peerjob.firing import (
     ScheduleRow,
     Term,
 )
-from peerjob.store.fires import check_count, check_fires
+from peerjob.store.fires import MOST_REMOVALS, check_count, check_fires
 from peerjob.store.retrying import LOGGER
 
 from .driver import Argument, Reply
 from .packing import check_id, template_arguments
 from .verbs import Verbs, check_cursor
 
-MOST_REMOVALS = 1_000
-"""Removals that are remembered."""
 MOST_FIRES = 1_000
 """Most records in one page of a ledger."""
 _FIRE_CURSOR = r"-?\d{1,16}:\d{1,5}"
