@@ -1,4 +1,4 @@
-"""What a fire must know before it writes: read in two requests for a whole batch, and compared when it is written."""
+"""What a fire must know before it writes: read in a few requests for a whole batch, and compared when it is written."""
 
 from __future__ import annotations
 
