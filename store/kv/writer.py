@@ -116,7 +116,9 @@ class Writer:
         if not parts:
             return Written([], [])
         parts[0].along = along
-        await self._lower(changes)
+        places = _first_places(pair for part in parts for pair in part.places.items())
+        if places:
+            await self._queues.lower(places)
         lease = 0 if journal is None else await self.passing(now_us)
         waiting = deque(parts)
 
@@ -141,7 +143,7 @@ class Writer:
 
     async def _write_part(self, part: _Part, lease: int) -> None:
         changes = part.changes
-        guards = self._guards(changes)
+        guards = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
         common = [part.journal.guard()] if part.journal is not None and part.journal.guarded else []
         steps = [
             Step(
@@ -172,14 +174,6 @@ class Writer:
             self._queues.forget(guards)
             done = [change for change, answer in zip(changes, applied.steps, strict=True) if answer is not None]
             await self._settle(part, done, lease)
-
-    async def _lower(self, changes: Sequence[Change]) -> None:
-        places = _first_places(changes)
-        if places:
-            await self._queues.lower(places)
-
-    def _guards(self, changes: Sequence[Change]) -> dict[str, Compare]:
-        return {queue: self._queues.guard(queue, place) for queue, place in _first_places(changes).items()}
 
     def _also(
         self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], lane: Lane, lease: int
@@ -224,6 +218,8 @@ class _Part:
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
+        self.places = _first_places(pair for change in changes for pair in change.adds)
+        """Where the first entry of each queue goes."""
         self.along: Sequence[Op] = ()
         self.journal: JournalPart | None = None
         self.applied = Applied(0, ())
@@ -251,14 +247,13 @@ def _joined(parts: Sequence[_Part]) -> Written:
     return written
 
 
-def _first_places(changes: Sequence[Change]) -> dict[str, str]:
+def _first_places(adds: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The first place in each queue that gets entries."""
     places: dict[str, str] = {}
-    for change in changes:
-        for queue, place in change.adds:
-            known = places.get(queue)
-            if known is None or place < known:
-                places[queue] = place
+    for queue, place in adds:
+        known = places.get(queue)
+        if known is None or place < known:
+            places[queue] = place
     return places
 
 
