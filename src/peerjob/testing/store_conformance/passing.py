@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 import pytest
 
@@ -52,32 +53,18 @@ class PassingRules(ScheduleSuite):
         (reaped,) = await self.reap(await self.join(peer.store, "reaper", ()))
         assert reaped.state == State.TERMINATED
 
-    def _endings(self) -> dict[str, Callable[[Peer, Claim], Awaitable[None]]]:
-        return {
-            "complete": lambda peer, claim: self._commit(peer, claim, Action.COMPLETE),
-            "terminate": lambda peer, claim: self._commit(peer, claim, Action.TERMINATE),
-            "time out": lambda peer, claim: self._commit(peer, claim, Action.TIME_OUT),
-            "cancel itself": lambda peer, claim: self._commit(peer, claim, Action.CANCEL),
-            "cancel, release": self._cancel_and_release,
-            "cancel, leave": self._cancel_and_leave,
-            "cancel, reap": self._cancel_and_die,
-            "cancel in the queue": self._cancel_in_the_queue,
-            "cancel while delayed": self._cancel_while_delayed,
-            "poison": self._poison,
-        }
-
-    ENDINGS = (
-        "complete",
-        "terminate",
-        "time out",
-        "cancel itself",
-        "cancel, release",
-        "cancel, leave",
-        "cancel, reap",
-        "cancel in the queue",
-        "cancel while delayed",
-        "poison",
-    )
+    ENDINGS: ClassVar[dict[str, Callable[["PassingRules", Peer, Claim], Awaitable[None]]]] = {
+        "complete": lambda self, peer, claim: self._commit(peer, claim, Action.COMPLETE),
+        "terminate": lambda self, peer, claim: self._commit(peer, claim, Action.TERMINATE),
+        "time out": lambda self, peer, claim: self._commit(peer, claim, Action.TIME_OUT),
+        "cancel itself": lambda self, peer, claim: self._commit(peer, claim, Action.CANCEL),
+        "cancel, release": _cancel_and_release,
+        "cancel, leave": _cancel_and_leave,
+        "cancel, reap": _cancel_and_die,
+        "cancel in the queue": _cancel_in_the_queue,
+        "cancel while delayed": _cancel_while_delayed,
+        "poison": _poison,
+    }
 
     @pytest.mark.parametrize("ending", ENDINGS)
     async def test_the_slot_is_free_after(self, store: Store, ending: str) -> None:
@@ -87,7 +74,7 @@ class PassingRules(ScheduleSuite):
         peer = await self.join(store)
         claim = await peer.take_one()
         assert claim.id == first.id
-        await self._endings()[ending](peer, claim)
+        await self.ENDINGS[ending](self, peer, claim)
         assert await self.held(store) == ("", ())
         assert (await self.read(store, first.id)).slot == ""
         record = await self.fired(store, 1, overlap=SKIP)
@@ -105,7 +92,7 @@ class PassingRules(ScheduleSuite):
         sleeper = await self.join(store, "sleeper")
         await sleeper.claim()
         await self.hints(sleeper)
-        await self._endings()[ending](peer, claim)
+        await self.ENDINGS[ending](self, peer, claim)
 
         assert await self.held(store) == (second, (third,))
         assert await self.woken([sleeper]) == ["sleeper"]
