@@ -124,7 +124,7 @@ class Recovery:
         slots = await context.slots.held_by(row for _, row in rows.values())
         for id in owned:
             revision, row = rows.get(id, (0, None))
-            if row is None or row.owner != incarnation or (row.final and not row.releasing):
+            if row is None or row.owner != incarnation or not row.keeps:
                 stale.append(Delete(keys.owned(incarnation) + id))
                 continue
             after = self._after(row, node, now_us, by)

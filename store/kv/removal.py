@@ -48,6 +48,6 @@ def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int,
             plan.shifts.append(("", DELAYED, -1))
     elif row.keeps:
         ops.append(Delete(keys.owned(row.owner) + id))
-    if row.final and not row.releasing:
+    else:
         ops.append(Delete(keys.expiring(id) + timed(row.expires_us, id)))
     ops.append(Delete(keys.watch(id), prefix_end(keys.watch(id))))

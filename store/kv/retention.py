@@ -126,7 +126,7 @@ class Retention:
         changes: list[Change] = []
         removable: list[str] = []
         for id, (revision, row) in rows.items():
-            if row.final and not row.releasing:
+            if not row.keeps:
                 changes.append(removal(context, id, revision, row))
                 removable.append(id)
         written = await context.writer.write(changes, now_us=context.clock.time_us())
