@@ -57,6 +57,13 @@ class RawClient:
         return grpc.StatusCode.OK
 
 
+def open_calls(server: Server) -> int:
+    """How many calls a server is about."""
+    dispatch = server._dispatch  # pyright: ignore[reportPrivateUsage]
+    assert dispatch is not None
+    return len(dispatch._open)  # pyright: ignore[reportPrivateUsage]
+
+
 @contextlib.asynccontextmanager
 async def health_client(target: str) -> AsyncGenerator[Any]:
     """A stub of grpc.health.v1 on a server without TLS."""

@@ -32,8 +32,8 @@ from peerjob import (
 from peerjob.node.client.connection import ONCE, SERVICE, split_target
 from peerjob.node.server.roles import NEEDED
 from peerjob.proto.job.v1 import service_pb2 as pb
-from support.factories import shared_url
-from support.rpc import served
+from support.factories import shared_url, until
+from support.rpc import open_calls, served
 
 
 async def work(number: int) -> int:
@@ -389,12 +389,17 @@ async def test_a_call_that_is_cancelled_here_is_cancelled_there() -> None:
     async with served(WORK, HANG) as (node, server), Client(server.target) as client:
         made: Instance[None] = await client.schedule(HANG)
         waiting = asyncio.ensure_future(made.wait())
-        await asyncio.sleep(0.1)
+        await until(lambda: _open(server, 1))
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        await until(lambda: _open(server, 0), 10)
         assert await client.count() == 1
         assert node.running
+
+
+async def _open(server: Server, count: int) -> bool:
+    return open_calls(server) == count
 
 
 # -- blocking ----------------------------------------------------------------------------------------------------------

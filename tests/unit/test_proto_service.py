@@ -22,7 +22,8 @@ from peerjob.node.server.listener import Server
 from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.values import moment_stamp
 from peerjob.proto.job.v1 import service_pb2 as pb
-from support.rpc import RawClient, health_client, raw_client, served
+from support.factories import until
+from support.rpc import RawClient, health_client, open_calls, raw_client, served
 from support.rubbish import rubbish
 
 Code = grpc.StatusCode
@@ -493,12 +494,12 @@ async def test_a_watch_that_nobody_reads_any_more_is_let_go(site: tuple[Node, Se
     calls = [client.stream("Watch", pb.WatchRequest()) for _ in range(20)]
     for call in calls:
         await call.initial_metadata()
-    dispatch = site[1]._dispatch  # pyright: ignore[reportPrivateUsage]
-    assert dispatch is not None
-    assert len(dispatch._open) == 20  # pyright: ignore[reportPrivateUsage]
+    assert open_calls(site[1]) == 20
 
     for call in calls:
         call.cancel()
-    async with asyncio.timeout(10):
-        while dispatch._open:  # noqa: ASYNC110  # pyright: ignore[reportPrivateUsage]  # nobody tells
-            await asyncio.sleep(0.01)
+
+    async def let_go() -> bool:
+        return open_calls(site[1]) == 0
+
+    await until(let_go, 10)
