@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from peerjob import Job, MetricsServer, Node, OptionError, serve_metrics
+from peerjob.node.metrics.server import PATIENCE
 from support.scrapes import samples_of
 
 
@@ -85,13 +86,39 @@ async def test_rubbish_is_refused_and_the_next_scrape_answered(server: MetricsSe
 
 async def test_who_says_nothing_does_not_hold_up_the_end(server: MetricsServer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)  # it is taken up
 
-    await server.stop()
-    await server.stop()
+    async with asyncio.timeout(PATIENCE / 2):
+        await server.stop()
+        await server.stop()
 
     assert await reader.read() == b""
     writer.close()
+
+
+async def test_who_says_nothing_is_let_go(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.node.metrics.server.PATIENCE", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_one_connection_too_many_is_closed_at_once(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerjob.node.metrics.server.MAX_CONNECTIONS", 2)
+    silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
+
+    async with asyncio.timeout(PATIENCE / 2):
+        assert await silent[2][0].read() == b""
+        assert not silent[0][0].at_eof()
+        for _, writer in silent:
+            writer.close()
+            await writer.wait_closed()
+        await asyncio.sleep(0.01)  # it hears of their ends
+        assert (await raw(server, b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_taken_port_is_refused_in_one_line(server: MetricsServer) -> None:
