@@ -38,8 +38,10 @@ from peerjob import (
     UnknownKindError,
     __version__,
 )
+from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.spec import decode_spec
-from support.rpc import served
+from support.factories import until
+from support.rpc import raw_client, served
 
 NOBODY = "01900000-0000-7000-8000-000000000000"
 
@@ -334,9 +336,11 @@ async def test_a_node_is_resized_and_drained(client: Client, node: Node) -> None
         with pytest.raises(OptionError):
             await client.resize_workers(wrong)
     await client.schedule(HANG)
-    async with asyncio.timeout(10):
-        while not any(worker.kind for worker in await client.workers()):  # noqa: ASYNC110  # nobody tells
-            await asyncio.sleep(0.01)
+
+    async def busy() -> bool:
+        return any(worker.kind for worker in await client.workers())
+
+    await until(busy, 10)
     with pytest.raises(TimeoutError):
         await client.drain(0.1)
     await client.cancel_instances(Query.all())
@@ -487,12 +491,15 @@ async def test_schedules(client: Client, node: Node) -> None:
     assert not await client.remove_schedule("mine")
 
 
-async def test_many_schedules_come_in_several_messages(client: Client, node: Node) -> None:
+async def test_many_schedules_come_in_several_messages(site: tuple[Node, Server], client: Client, node: Node) -> None:
     names = [f"{number:02}" for number in range(15)]
     for name in names:
         await node.add_schedule(ECHO.with_options(every="1h", name=name), "x" * 400_000)
 
     assert [one.name for one in await client.schedules()] == names
+    async with raw_client(site[1].target) as raw:  # which takes 4 MB at once, as most clients do
+        first = (await raw.call("ListSchedules", pb.ListSchedulesRequest())).schedules
+    assert 1 < len(first) < len(names)
 
 
 async def test_an_interval_and_a_kind(client: Client, node: Node) -> None:
