@@ -9,7 +9,7 @@ import pytest
 from peerjob import INJECTED, Instance, Job, Node, Query, State, history_cleaner, instance_cleaner, log_cleaner
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
-from support.factories import lines_of, states_of
+from support.factories import lines_of, shared_url, states_of
 
 BEFORE_MIDNIGHT = datetime(2026, 1, 1, 23, 50, tzinfo=UTC)
 
@@ -23,7 +23,12 @@ async def nap() -> None:
 
 
 WORK = Job("work", work, retention="90d")
-CLEANERS = [history_cleaner, log_cleaner, instance_cleaner]
+SAYS = {
+    history_cleaner: "folded the history of",
+    log_cleaner: "removed the logs of",
+    instance_cleaner: "removed",
+}
+CLEANERS = [*SAYS]
 
 
 @pytest.fixture
@@ -65,7 +70,19 @@ async def test_each_clears_its_own_of_what_is_old_at_midnight_and_says_so(clock:
         ran = await last_of(node, cleaner.kind)
         assert await ran.result() == 1
         (line,) = await lines_of(ran)
-        assert line.endswith("1 final instance(s) older than 8m")
+        assert line == f"{SAYS[make]} 1 final instance(s) older than 8m"
+
+
+@pytest.mark.parametrize("make", CLEANERS, ids=lambda make: make.__name__)
+async def test_by_default_what_is_younger_than_30_days_stays(clock: VirtualClock, make: Any) -> None:
+    url, cleaner = shared_url(), make(cron="0 0 29 2 *")
+    async with running_node(WORK, clock=clock, store=url) as node:
+        await node.schedule("work")
+        await advance(node, 10)
+    for passes, cleared in (("29d", 0), ("2d", 1)):
+        await clock.advance(passes)
+        async with running_node(cleaner, clock=clock, store=url) as node:
+            assert await (await node.schedule(cleaner)).result() == cleared
 
 
 async def test_the_age_is_judged_at_each_run(clock: VirtualClock) -> None:
