@@ -1,5 +1,6 @@
 """What the leader makes of schedules: every nominal time is accounted for once, whoever leads."""
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -340,6 +341,16 @@ async def test_nothing_is_sent_once_trust_has_ended(clock: VirtualClock, bench: 
     slow.release()
     await clock.settle()
     assert node.flaky.calls["fire"] == sent
+
+
+async def test_calls_under_way_end_with_the_role(clock: VirtualClock, bench: Bench) -> None:
+    node = await bench.stand("a")
+    await bench.put()
+    call = node.flaky.stall("fire")
+    await clock.advance(1.5)
+    assert call.met.is_set()
+    await clock.run(node.cron.stop())
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "peerjob-fire"]
 
 
 async def test_one_that_was_stale_is_read_again_until_that_works(clock: VirtualClock, bench: Bench) -> None:
