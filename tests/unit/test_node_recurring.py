@@ -388,9 +388,7 @@ async def test_what_a_later_release_wrote_is_left_alone(clock: VirtualClock, cap
     assert any("left as it is" in one.getMessage() for one in caplog.records)
 
 
-async def test_a_store_that_is_away_while_it_is_written_is_asked_again(
-    clock: VirtualClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_store_that_is_away_while_it_is_written_is_asked_again(clock: VirtualClock) -> None:
     flaky = flaky_store(clock)
     fault = flaky.fail("put_schedule")
     async with running_node(tick(), clock=clock, store=flaky.store) as node:
