@@ -21,6 +21,7 @@ from peerjob.record import NewInstance
 from peerjob.recurrence import recurrence_of
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.store.base import Store
+from peerjob.store.listing import all_schedules
 
 from .definitions import COLLISION_WAIT, Definitions
 from .rewriting import paused_for, put_of, readable, unchanged
@@ -55,20 +56,7 @@ class ScheduleVerbs:
 
     async def all(self) -> list[Schedule]:
         await self._definitions.settle()
-        rows: dict[str, ScheduleRow] = {}
-        revision = 0
-        while True:
-            page = await self._store.changed_schedules(revision)
-            if page.reset:
-                rows.clear()
-            for row in page.rows:
-                if row.removed:
-                    rows.pop(row.name, None)
-                else:
-                    rows[row.name] = row
-            revision = page.revision
-            if not page.more:
-                return [Schedule(self._manager, rows[name]) for name in sorted(rows)]
+        return [Schedule(self._manager, row) for row in await all_schedules(self._store)]
 
     async def lookup(self, schedule: ScheduleView | str) -> Schedule:
         return Schedule(self._manager, await self._row(schedule))

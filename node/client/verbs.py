@@ -10,11 +10,9 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from peerjob.clock import to_datetime
+from peerjob.clock import aware_us, to_datetime
 from peerjob.durations import Duration, to_seconds
-from peerjob.errors import OptionError, ScheduleError, UnknownInstanceError
+from peerjob.errors import OptionError, UnknownInstanceError
 from peerjob.firing import Leader
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Job
@@ -25,7 +23,7 @@ from peerjob.node.wire.cluster import leader_of, node_of, stats_of
 from peerjob.node.wire.instances import ENCODED, history_of, line_of, log_of, record_of
 from peerjob.node.wire.queries import filter_message, query_message
 from peerjob.node.wire.schedules import backfill_of, fire_of, row_of
-from peerjob.node.wire.values import given_count, moment_stamp, span, stamp_us
+from peerjob.node.wire.values import given_count, span, stamp, stamp_us
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.query import Filter, Query
 from peerjob.record import LogLine, NodeView, Record
@@ -149,7 +147,7 @@ class RemoteVerbs(Manager):
 
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
         request = pb.BackfillRequest(
-            name=_name_of(schedule), start=_given_stamp("start", start), end=_given_stamp("end", end)
+            name=_name_of(schedule), start=stamp(aware_us("start", start)), end=stamp(aware_us("end", end))
         )
         return backfill_of(await self._connection.call("Backfill", request, pb.BackfillResponse))
 
@@ -165,8 +163,8 @@ class RemoteVerbs(Manager):
         name = _name_of(schedule)
         request = pb.ListFiresRequest(
             name=name,
-            after=None if after is None else _given_stamp("after", after),
-            before=None if before is None else _given_stamp("before", before),
+            after=None if after is None else stamp(aware_us("after", after)),
+            before=None if before is None else stamp(aware_us("before", before)),
             limit=Query(limit=limit).limit,
             cursor=cursor,
         )
@@ -305,9 +303,3 @@ def _cursor(message: Any) -> str | None:
 
 def _name_of(schedule: ScheduleView | str) -> str:
     return schedule if isinstance(schedule, str) else schedule.name
-
-
-def _given_stamp(option: str, moment: datetime) -> Timestamp | None:
-    if moment.tzinfo is None:
-        raise ScheduleError(f"{option}={moment.isoformat()} has no time zone; pass an aware datetime")
-    return moment_stamp(moment)

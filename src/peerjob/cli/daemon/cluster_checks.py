@@ -15,6 +15,7 @@ from peerjob.firing import ScheduleRow
 from peerjob.ids import IdSource
 from peerjob.record import NodeInfo, NodeView
 from peerjob.store.base import Elections, Store
+from peerjob.store.listing import all_schedules
 
 from .config_checks import Own
 
@@ -93,7 +94,7 @@ async def check_cluster(store: Store, own: Own, nodes: Sequence[NodeView]) -> li
     findings = [*_nodes(nodes), *_signatures(nodes, own)]
     waiting = {kind: states.get(State.SCHEDULED, 0) for kind, states in health.counts.items()}
     findings += _unserved({kind: count for kind, count in waiting.items() if count and kind not in served}, own)
-    findings += _schedules(await _rows(store), served, own)
+    findings += _schedules(await all_schedules(store), served, own)
     if health.undecodable:
         text = f"{health.undecodable} record(s) could not be read and are set aside; see the nodes' logs"
         findings.append(Finding("records", Verdict.WARN, text))
@@ -144,16 +145,6 @@ def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: Own) -> Itera
     if not lost:
         paused = sum(row.paused for row in rows)
         yield Finding("schedules", Verdict.OK, f"{len(rows)}, {paused} of them paused")
-
-
-async def _rows(store: Store) -> list[ScheduleRow]:
-    rows: dict[str, ScheduleRow] = {}
-    page = await store.changed_schedules(0)
-    while True:
-        rows |= {row.name: row for row in page.rows}
-        if not page.more:
-            return [row for row in rows.values() if not row.removed]
-        page = await store.changed_schedules(page.revision)
 
 
 async def check_leader(elections: Elections, *, nodes_run: bool) -> list[Finding]:
