@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from peerjob.clock import Clock
 from peerjob.findings import Finding
 
-from .url import scheme_of
+from .url import needs_etcd, scheme_of
 
 
 async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Finding]:
@@ -17,7 +17,8 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
     """
     scheme = scheme_of(url)
     if scheme.startswith("etcd"):
-        from .kv.etcd_diagnosis import diagnose_etcd
+        with needs_etcd(url):
+            from .kv.etcd_diagnosis import diagnose_etcd
 
         return await diagnose_etcd(url, clock)
     if scheme != "memory":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -39,10 +40,8 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
 
         return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     if scheme in ("etcd", "etcds"):
-        try:
+        with needs_etcd(url):
             from .kv.etcd import etcd_store
-        except ModuleNotFoundError as missing:
-            raise OptionError("store", redact(url), f"peerjob[etcd] installed ({missing})") from missing
 
         return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     raise OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
@@ -56,6 +55,15 @@ def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], El
         if error.option != "store":
             raise
         raise OptionError("coordinator", error.given, error.expected) from None
+
+
+@contextlib.contextmanager
+def needs_etcd(url: str) -> Generator[None]:
+    """Around the import of what talks to etcd: raises OptionError where the extra is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise OptionError("store", redact(url), f"peerjob[etcd] installed ({missing})") from missing
 
 
 def scheme_of(url: str) -> str:
