@@ -1,10 +1,12 @@
-"""Servers that a test may break."""
+"""Servers that a test may break, and daemons."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
 
 import pytest
 
+from support.jobd import Jobd
 from support.lua_site import MakeSite, Site
 from support.servers import StartServer
 
@@ -19,3 +21,9 @@ async def site(request: pytest.FixtureRequest, start_server: StartServer) -> Asy
             return Site(server, cleanup)
 
         yield start
+
+
+@pytest.fixture
+def jobd(tmp_path: Path) -> Iterator[Jobd]:
+    with closing(Jobd(tmp_path)) as daemons:
+        yield daemons

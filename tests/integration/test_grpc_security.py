@@ -24,18 +24,9 @@ from peerjob import (
 )
 from support.etcd import Certificates, other_ca
 from support.rpc import served
-from support.servers import MissingServerError
 
 WORK = Job("work", lambda: 7)
 TOKENS = Tokens([Token.of("read", Role.READER), Token.of("act", Role.OPERATOR)])
-
-
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    try:
-        return Certificates(tmp_path_factory.mktemp("certificates"))
-    except MissingServerError as missing:
-        pytest.skip(str(missing))
 
 
 def server_tls(signed: Certificates, *, mutual: bool = False) -> ServerTls:

@@ -1,13 +1,9 @@
 """jobctl at nodes that refuse it, and at nodes that go away."""
 
-import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from peerjob import Role
 from peerjob.node.server.roles import hash_token
@@ -15,23 +11,9 @@ from support.etcd import Certificates
 from support.jobctl import Answer, Jobctl, serving
 from support.jobd import Jobd, target
 from support.processes import ChildProcess
-from support.servers import MissingServerError, Server
+from support.servers import Server
 
 TOKENS = {"reads": Role.READER, "acts": Role.OPERATOR}
-
-
-@pytest.fixture
-def jobd(tmp_path: Path) -> Iterator[Jobd]:
-    with contextlib.closing(Jobd(tmp_path)) as jobd:
-        yield jobd
-
-
-@pytest.fixture
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    try:
-        return Certificates(tmp_path_factory.mktemp("certificates"))
-    except MissingServerError as missing:
-        pytest.skip(str(missing))
 
 
 def test_whom_a_daemon_with_tls_and_tokens_refuses_is_told_why(

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +20,6 @@ from support.shifted import ShiftedClock
 
 Findings = dict[str, list[tuple[str, str]]]
 """Subject → (verdict, text) of each finding."""
-
-
-@pytest.fixture
-def jobd(tmp_path: Path) -> Iterator[Jobd]:
-    daemons = Jobd(tmp_path)
-    yield daemons
-    daemons.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import signal
 import socket
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from support.peers import until
 from support.servers import Server, ServerProcess
 
 TERM = signal.SIGTERM
-
-
-@pytest.fixture
-def jobd(tmp_path: Path) -> Iterator[Jobd]:
-    daemons = Jobd(tmp_path)
-    yield daemons
-    daemons.close()
 
 
 @pytest.fixture(params=["redis", "etcd"])
