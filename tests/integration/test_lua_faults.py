@@ -213,17 +213,11 @@ async def test_a_foreign_key_fails_a_call_before_it_writes(site: MakeSite) -> No
     await store.enqueue(batch)
     held = await peer.take(2)
     for foreign in ("32:work", "f:work", f"req:{peer.incarnation}", "4:work", "watched"):
-        key = here.key(foreign)
-        here.server.command("COPY", key, f"{key}-saved", "REPLACE")
-        here.server.command("DEL", key)
-        here.server.command("SET", key, "foreign")
-        before = here.dump()
-        with pytest.raises(Exception, match=r"WRONGTYPE|wrong kind"):
-            await peer.commit(*map(outcome, held))
-        assert here.dump() == before
-        here.server.command("DEL", key)
-        if here.server.command("EXISTS", f"{key}-saved"):
-            here.server.command("RENAME", f"{key}-saved", key)
+        with here.foreign(foreign):
+            before = here.dump()
+            with pytest.raises(Exception, match=r"WRONGTYPE|wrong kind"):
+                await peer.commit(*map(outcome, held))
+            assert here.dump() == before
     assert await peer.commit(*map(outcome, held)) == [Ack.DONE, Ack.DONE]
 
 

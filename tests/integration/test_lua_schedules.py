@@ -6,18 +6,17 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from peerjob.clock import SystemClock
 from peerjob.errors import StoreFullError, StoreUnavailableError
 from peerjob.firing import Candidate, FireOutcome, FireStatus, Overlap, ScheduleRow
 from peerjob.record import Ack, Action, StoreLimits
 from peerjob.state import State
 from peerjob.store.base import Store
-from peerjob.store.lua.store import lua_store
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from peerjob.testing.store_conformance.timetable import ScheduleSuite, nth
 from support.lua_site import CuttingProxy, MakeSite, Site, first_layout_record
+from support.shifted import ShiftedClock
 
-HOUR_US = 3_600_000_000
+HOUR = 3_600.0
 Call = Callable[[], Awaitable[object]]
 rules = ScheduleSuite()
 
@@ -75,18 +74,12 @@ async def test_a_full_server_accounts_for_times_but_makes_no_instance(site: Make
 
 async def fails_unchanged(here: Site, foreign: str, *calls: Call) -> None:
     """Put a foreign value where a key is: whatever needs it fails, and writes nothing."""
-    key = here.key(foreign)
-    here.server.command("COPY", key, f"{key}-saved", "REPLACE")
-    here.server.command("DEL", key)
-    here.server.command("SET", key, "foreign")
-    before = here.dump()
-    for call in calls:
-        with pytest.raises(Exception, match=r"WRONGTYPE|wrong kind"):
-            await call()
-        assert here.dump() == before, foreign
-    here.server.command("DEL", key)
-    if here.server.command("EXISTS", f"{key}-saved"):
-        here.server.command("RENAME", f"{key}-saved", key)
+    with here.foreign(foreign):
+        before = here.dump()
+        for call in calls:
+            with pytest.raises(Exception, match=r"WRONGTYPE|wrong kind"):
+                await call()
+            assert here.dump() == before, foreign
 
 
 async def test_a_foreign_key_fails_a_call_before_it_writes(site: MakeSite) -> None:
@@ -326,18 +319,9 @@ async def test_nothing_is_left_of_a_schedule_that_went(site: MakeSite) -> None:
 # -- the server's clock, and a server that lost its last second
 
 
-class HourAhead(SystemClock):
-    """The clock of a machine that is an hour ahead."""
-
-    def time_us(self) -> int:
-        return super().time_us() + HOUR_US
-
-
 async def test_the_server_s_clock_ends_a_term_whatever_a_node_s_says(site: MakeSite) -> None:
     here = site()
-    fast = lua_store(here.server.url, namespace=here.namespace, clock=HourAhead(), limits=StoreLimits(), retry_for=0)
-    here.cleanup.push_async_callback(fast.close)
-    await fast.open()
+    fast = await here.open(retry_for=0, clock=ShiftedClock(HOUR))
     one, two = (await here.open()).elections(), fast.elections()
     for elections in (one, two):
         here.cleanup.push_async_callback(elections.close)
@@ -358,7 +342,7 @@ async def test_the_server_s_clock_ends_a_term_whatever_a_node_s_says(site: MakeS
     assert await two.leader() is None
     later = await two.campaign(second, ttl_us=60_000_000)
     assert (later.name, later.term.number > leader.term.number) == ("second", True)
-    assert later.since_us - leader.since_us > HOUR_US
+    assert later.since_us - leader.since_us > HOUR * 1_000_000
 
 
 async def test_a_renewal_tells_how_far_the_node_s_clock_is_ahead(site: MakeSite) -> None:
@@ -366,12 +350,10 @@ async def test_a_renewal_tells_how_far_the_node_s_clock_is_ahead(site: MakeSite)
     store = await here.open()
     peer = await here.join(store)
     assert abs((await peer.renew()).ahead_us) < 500_000
-    fast = lua_store(here.server.url, namespace=here.namespace, clock=HourAhead(), limits=StoreLimits(), retry_for=0)
-    here.cleanup.push_async_callback(fast.close)
-    await fast.open()
+    fast = await here.open(retry_for=0, clock=ShiftedClock(HOUR))
     early = Peer(store=fast, info=peer.info, make=here.make)
     here.cleanup.push_async_callback(early.close)
-    assert abs((await early.renew()).ahead_us - HOUR_US) < 500_000
+    assert abs((await early.renew()).ahead_us - HOUR * 1_000_000) < 500_000
 
 
 async def test_a_slow_answer_does_not_blur_what_quick_ones_told(site: MakeSite) -> None:

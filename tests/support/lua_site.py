@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from peerjob.clock import SystemClock
+from peerjob.clock import Clock, SystemClock
 from peerjob.record import StoreLimits
 from peerjob.store.lua.keys import prefix
 from peerjob.store.lua.store import LuaStore, lua_store
@@ -26,12 +26,17 @@ class Site:
     make: Factory = field(default_factory=lambda: Factory(SystemClock()))
 
     async def open(
-        self, *, retry_for: float = 30.0, limits: StoreLimits | None = None, url: str | None = None
+        self,
+        *,
+        retry_for: float = 30.0,
+        limits: StoreLimits | None = None,
+        url: str | None = None,
+        clock: Clock | None = None,
     ) -> LuaStore:
         store = lua_store(
             url or self.server.url,
             namespace=self.namespace,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             limits=limits or StoreLimits(),
             retry_for=retry_for,
         )
@@ -60,6 +65,18 @@ class Site:
             "all[#all + 1] = key .. redis.sha1hex(redis.call('DUMP', key)) end table.sort(all) return all",
             0,
         )
+
+    @contextlib.contextmanager
+    def foreign(self, rest: str) -> Generator[None]:
+        """Meanwhile a value that is not ours is where a key was."""
+        key = self.key(rest)
+        self.server.command("COPY", key, f"{key}-saved", "REPLACE")
+        self.server.command("DEL", key)
+        self.server.command("SET", key, "foreign")
+        yield
+        self.server.command("DEL", key)
+        if self.server.command("EXISTS", f"{key}-saved"):
+            self.server.command("RENAME", f"{key}-saved", key)
 
 
 MakeSite = Callable[..., Site]
