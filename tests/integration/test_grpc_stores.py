@@ -5,35 +5,24 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.message import Message
 
-from peerjob import INJECTED, Client, Instance, Job, Node, Query, Server, State
+from peerjob import Client, Job, Node, Query, Server, State
 from peerjob.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import raw_client
+from support.served_jobs import fail, slow
 
 
 def total(values: list[Decimal], factor: int = 1) -> Decimal:
     return sum(values, Decimal(0)) * factor
 
 
-async def slow(lines: int, pause: timedelta, instance: Instance[Any] = INJECTED) -> str:
-    for number in range(lines):
-        instance.log.info("line %d", number)
-        await asyncio.sleep(pause.total_seconds())
-    return "done"
-
-
-def fail(reason: str) -> None:
-    raise ValueError(reason)
-
-
-TOTAL, SLOW, FAIL = Job("total", total), Job("slow", slow), Job("fail", fail, max_retries=1)
-JOBS = (TOTAL, SLOW, FAIL)
+TOTAL, FAIL = Job("total", total), fail.with_options(max_retries=1)
+JOBS = (TOTAL, slow, FAIL)
 
 
 @dataclass
@@ -128,7 +117,7 @@ async def test_schedules_are_those_of_the_cluster(site: Site) -> None:
 
 async def test_a_client_survives_the_node_that_it_talks_to(site: Site) -> None:
     async with Client(site.target) as client:
-        made = await client.schedule(SLOW, 20, timedelta(milliseconds=50))
+        made = await client.schedule(slow, 20, timedelta(milliseconds=50))
         waiting = asyncio.ensure_future(made.result(40))
         await asyncio.sleep(0.2)
         await site.servers[0].stop(grace=0)
