@@ -1,6 +1,5 @@
 """The etcd driver does what the engine asks of a key-value store: the memory driver says what that is."""
 
-import asyncio
 import random
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import MemoryData
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
+from support.factories import until
 
 
 @pytest.fixture
@@ -209,9 +209,7 @@ async def test_a_lease_takes_its_keys_along_and_lasts_whole_seconds(
     async def gone() -> bool:
         return await kv.get([f"{root}short"]) == [None]
 
-    async with asyncio.timeout(5):
-        while not await gone():  # noqa: ASYNC110  # the server's clock has no signal
-            await asyncio.sleep(0.05)
+    await until(gone, 5)
     assert not await kv.keepalive(short)
     assert [left_us > 0 for left_us in await kv.remaining([short, long, 12345])] == [False, True, False]
 
