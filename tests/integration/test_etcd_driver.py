@@ -180,9 +180,7 @@ async def test_reads_are_as_many_and_as_large_as_they_need_be(kv: EtcdKV, root: 
     assert len(await kv.read([Range(f"{root}{number}") for number in range(129)])) == 129
 
 
-async def test_each_etcd_has_an_identity_of_its_own(
-    kv: EtcdKV, etcd_url: str, etcd_site: EtcdSite, start_etcd: StartEtcd
-) -> None:
+async def test_each_etcd_has_an_identity_of_its_own(kv: EtcdKV, etcd_site: EtcdSite, start_etcd: StartEtcd) -> None:
     assert kv.identity.startswith("etcd:")
     other = kv.separate()
     with pytest.raises(StoreUnavailableError, match="not open"):

@@ -502,7 +502,7 @@ async def test_many_schedules_come_in_several_messages(site: tuple[Node, Server]
     assert 1 < len(first) < len(names)
 
 
-async def test_an_interval_and_a_kind(client: Client, node: Node) -> None:
+async def test_an_interval_and_a_kind(client: Client) -> None:
     made = await client.add_schedule(ECHO.with_options(every="1m", name="often"), "x")
     assert (made.every, made.kind, made.args) == (timedelta(minutes=1), "echo", ("x",))
     with pytest.raises(ScheduleError, match="no recurrence"):
