@@ -23,7 +23,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from .rates import Rates, host_of
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
-LONG = frozenset({"Watch", "WaitInstance", "WaitInstances", "Drain"})
+LONG = frozenset({"Watch", "ReadLogs", "WaitInstance", "WaitInstances", "Drain"})
 """RPCs that wait for something to happen: a server that stops waits for none of them."""
 
 Context = Any

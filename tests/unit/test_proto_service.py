@@ -289,6 +289,14 @@ async def test_a_request_over_the_limit_is_refused_and_the_server_lives(client: 
     assert await client.code("GetVersion", pb.VersionRequest()) is Code.OK
 
 
+async def test_an_answer_over_the_limit_is_refused_and_the_server_lives() -> None:
+    async with served(*JOBS, max_message=2_000) as (node, server), raw_client(server.target) as client:
+        await node.schedule_many(Job("hang").call() for _ in range(20))
+
+        assert await client.code("LookupInstances", pb.LookupInstancesRequest()) is Code.INVALID_ARGUMENT
+        assert await client.code("GetVersion", pb.VersionRequest()) is Code.OK
+
+
 async def test_a_deadline_is_kept(client: RawClient, node: Node) -> None:
     one = await node.schedule("hang")
 
@@ -297,6 +305,17 @@ async def test_a_deadline_is_kept(client: RawClient, node: Node) -> None:
     waiting = pb.WaitInstanceRequest(uuid=one.id, timeout=Duration(nanos=1_000_000))
     assert not (await client.call("WaitInstance", waiting)).final
     assert not (await client.call("WaitInstances", pb.WaitInstancesRequest(timeout=Duration()))).quiet
+
+
+async def test_a_wait_ends_after_a_while_however_long_it_is_asked_to_be(
+    client: RawClient, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerjob.node.server.instances.MOST_WAIT", 0.05)
+    one = await node.schedule("hang")
+
+    for asked in (None, Duration(seconds=60)):
+        waiting = pb.WaitInstanceRequest(uuid=one.id, timeout=asked)
+        assert not (await client.call("WaitInstance", waiting, timeout=5)).final
 
 
 async def test_a_watch_tells_what_happens_once_it_has_begun(client: RawClient, node: Node) -> None:
@@ -444,6 +463,7 @@ async def test_a_stop_tells_whoever_waits_and_lets_others_end(site: tuple[Node, 
     one: Instance[None] = await node.schedule("hang")
     waiting = asyncio.ensure_future(client.code("WaitInstance", pb.WaitInstanceRequest(uuid=one.id)))
     watching = asyncio.ensure_future(client.code("Watch", pb.WatchRequest(query=pb.Query(kind="sum"))))
+    following = asyncio.ensure_future(client.code("ReadLogs", pb.ReadLogsRequest(uuid=one.id, follow=True)))
     await asyncio.sleep(0.2)
 
     begun = time.monotonic()
@@ -452,6 +472,7 @@ async def test_a_stop_tells_whoever_waits_and_lets_others_end(site: tuple[Node, 
     assert time.monotonic() - begun < 5
     assert await waiting is Code.UNAVAILABLE
     assert await watching is Code.UNAVAILABLE
+    assert await following is Code.UNAVAILABLE
     assert await client.code("GetVersion", pb.VersionRequest(), timeout=2) is Code.UNAVAILABLE
     assert node.running
 
