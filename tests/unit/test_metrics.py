@@ -139,6 +139,17 @@ async def test_what_is_not_due_yet_has_no_age(clock: VirtualClock) -> None:
     assert told["peerjob_queue_age_seconds"] == {("sleep",): 0}
 
 
+async def test_many_kinds_are_not_all_asked_for_their_age(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.node.metrics.collector.MAX_AGES", 2)
+    async with running_node(clock=clock, allow_unknown=True) as node:
+        for kind in ("c", "a", "b"):
+            await node.schedule(kind)
+        told = await scrape(Metrics(node))
+
+    assert told["peerjob_queued"].keys() == {("a",), ("b",), ("c",)}
+    assert told["peerjob_queue_age_seconds"].keys() == {("a",), ("b",)}
+
+
 async def test_a_node_tells_how_it_is(clock: VirtualClock) -> None:
     async with running_node(SLEEP, FAIL, clock=clock, workers=3, name="one") as node:
         metrics = Metrics(node)
