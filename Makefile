@@ -18,7 +18,7 @@ help: ## list the targets
 demo: $(VENV)/.installed ## three nodes at work on a Valkey of their own; one of them is killed
 	$(BIN)/jobd demo $(ARGS)
 
-test: lint unit unit-others integration ## all that CI runs
+test: lint servers unit unit-others integration ## all that CI runs
 
 lint: $(VENV)/.installed ## style, types, the direction of imports, and whether generated code is fresh
 	$(BIN)/ruff check
@@ -54,7 +54,7 @@ format: $(VENV)/.installed ## rewrite the code in the house style
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-servers: ## install redis-server and valkey-server where that is ours to do (root on Debian)
+servers: ## install what tests want of the system, where that is ours to do (root on Debian)
 	@sh scripts/install_servers.sh
 
 clean: ## remove all that the other targets made
