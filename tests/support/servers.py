@@ -23,6 +23,7 @@ READY = "Ready to accept connections"
 # Below the range from which the kernel picks ports of outgoing connections: a client that retries a dead
 # server's port there could be given that very port and connect to itself, or keep the restart from it.
 PORTS = range(12_000, 32_000)
+_claims: list[socket.socket] = []
 _CLUSTER_SETTINGS = (
     *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
     *("--cluster-node-timeout", "2000", "--cluster-announce-ip", "127.0.0.1"),
@@ -264,9 +265,17 @@ class ServerCluster:
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses."""
+    """A loopback port that nobody uses, and that no test process is given again while this one runs.
+
+    A server takes its port some time after this look. Until this process ends, a UDP socket of the same number,
+    which no server wants, tells every other test process, and a later call here, that the number is taken.
+    """
     for port in random.sample(PORTS, 200):
+        claim = socket.socket(type=socket.SOCK_DGRAM)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            claim.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
+            _claims.append(claim)
             return port
+        claim.close()
     raise RuntimeError("found no free loopback port")
