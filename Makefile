@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 ARGS ?=
 # parallel test processes; each starts servers of its own, and mostly waits for them
 WORKERS ?= 3
+LOCK := --upgrade --universal --python-version 3.13 --generate-hashes --no-emit-index-url --quiet \
+	--custom-compile-command 'make lock'
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak bench bench-remote format servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak bench bench-remote format lock servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +55,12 @@ proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 format: $(VENV)/.installed ## rewrite the code in the house style
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+lock: $(VENV)/.installed ## renew the releases that the image is made of
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile $(LOCK) --extra etcd --extra otel --output-file deploy/requirements.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
 
 servers: ## install what tests want of the system, where that is ours to do (root on Debian)
 	@sh scripts/install_servers.sh

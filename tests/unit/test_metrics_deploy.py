@@ -18,7 +18,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "peerjob.json"
 ALERTS = DEPLOY / "prometheus" / "peerjob-alerts.yml"
 RULE_TESTS = DEPLOY / "prometheus" / "peerjob-alerts-test.yml"
-CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
+CONFIGS = sorted((DEPLOY / "prometheus").glob("prometheus*.yml"))
 KNOWN = {name for metric in catalogue.ALL for name in metric.series}
 
 
@@ -84,8 +84,9 @@ def test_panels_have_places_of_their_own() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_prometheus_takes_the_configuration_and_the_alerts() -> None:
-    assert "SUCCESS" in promtool("check", "config", CONFIG)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_prometheus_takes_the_configuration_and_the_alerts(config: Path) -> None:
+    assert "SUCCESS" in promtool("check", "config", config)
 
 
 def test_alerts_come_when_they_should_and_only_then() -> None:
