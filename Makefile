@@ -38,7 +38,7 @@ unit-others: $(VENV)/.installed ## the unit tests on every other Python that is 
 	$(BIN)/python scripts/unit_on_other_pythons.py -n $(WORKERS) $(ARGS)
 
 integration: $(VENV)/.installed servers ## tests with real servers, processes and faults
-	$(BIN)/pytest tests/integration -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest tests/integration -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 	$(BIN)/pytest -m soak $(ARGS)

@@ -65,12 +65,13 @@ class HintRules(StoreSuite):
         assert await self.woken([busy, deaf, full]) == []
 
     async def test_who_found_work_is_no_longer_idle(self, store: Store) -> None:
-        await store.enqueue(self.make.instances(1, delay_us=30_000))
-        peer = await self.idle(store)
-        await self.pass_time(0.05)
-        await peer.take_one()
+        peers = {name: await self.idle(store, name) for name in ("0", "1")}
         await store.enqueue(self.make.instances(1))
-        assert await self.woken([peer]) == []
+        [woken] = await self.woken(list(peers.values()))
+        [sleeper] = [peer for name, peer in peers.items() if name != woken]
+        await sleeper.take_one()
+        await store.enqueue(self.make.instances(1))
+        assert await self.woken(list(peers.values())) == []
 
     async def test_who_was_woken_for_one_kind_is_not_idle_for_another(self, store: Store) -> None:
         for _ in range(4):
