@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from peerjob.clock import SystemClock
 from peerjob.record import StoreLimits
-from peerjob.store.kv.base import Applied, Step
+from peerjob.store.kv.base import Applied, Compare, Step
 from peerjob.store.kv.etcd import EtcdKV
 from peerjob.store.kv.etcd_address import parse_address
 from peerjob.store.kv.store import KVStore
@@ -16,8 +16,8 @@ class CountingEtcd(EtcdKV):
     changes = 0
     counters = 0
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
-        applied = await super().txn(steps, also)
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        applied = await super().txn(steps, also, guards)
         if also is not None:
             failed = sum(answer is None for answer in applied.steps)
             self.changes += failed

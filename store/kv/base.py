@@ -155,8 +155,11 @@ class KeyValue(Protocol):
         """Answers to several reads, of one moment as far as one request can hold them."""
         ...
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
-        """Apply every step whose compares hold; and `also`, if its own hold and every step was applied. All at once."""
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        """Apply every step whose compares hold; and `also`, if its own hold and every step was applied. All at once.
+
+        Where one of the guards does not hold, nothing is applied.
+        """
         ...
 
     def watch(self, prefix: str) -> Watch:

@@ -179,7 +179,7 @@ class Claims:
             ]
             changes.append(
                 Change(
-                    [Compare(keys.state + id, mod=revision), alive],
+                    [Compare(keys.state + id, mod=revision)],
                     ops,
                     ((row.kind, SCHEDULED, -1), (row.kind, PROCESSING, 1)),
                     answers=((call.picked, f"{taken.fence} {id}"),),
@@ -189,7 +189,7 @@ class Claims:
         for start in range(0, len(stale), MAX_STEPS):
             await context.kv.txn(stale[start : start + MAX_STEPS])
         along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
-        written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along)
+        written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along, guards=[alive])
         if any(written.revisions):
             self._idle.pop(call.incarnation, None)
         news = News(any_of=selection.left_kinds, but=call.incarnation)

@@ -13,7 +13,7 @@ from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.answering import answer_within
 
 from . import etcd_txn
-from .base import Applied, Entry, Found, Range, Step
+from .base import Applied, Compare, Entry, Found, Range, Step
 from .etcd_address import EtcdAddress, parse_address
 from .etcd_api import etcd
 from .etcd_client import EtcdClient
@@ -87,9 +87,9 @@ class EtcdKV:
         replies = await self._read(ranges)
         return [etcd_txn.found(one.response_range) for reply in replies for one in reply.responses]
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
-        request = etcd_txn.Request(steps, also)
-        return request.applied(await self._client.call("txn", request.message))
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        request = etcd_txn.Request(steps, also, guards)
+        return request.applied(await self._client.call("txn", request.data))
 
     def watch(self, prefix: str) -> EtcdWatch:
         return EtcdWatch(self._client, prefix)
@@ -114,7 +114,7 @@ class EtcdKV:
         """The first answer of a member that has a majority behind it."""
         for left in reversed(range(len(self._address.endpoints))):
             try:
-                return await self._client.call("txn", etcd.TxnRequest())
+                return await self._client.call("txn", b"")
             except StoreUnavailableError:
                 # it is silent, and has been left for the next
                 if not left:

@@ -47,6 +47,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+_TXN = "/etcdserverpb.KV/Txn"
+
+
 class Unary(Protocol):
     """A method that answers once."""
 
@@ -64,7 +67,8 @@ class Endpoint:
         else:
             self._channel = aio.insecure_channel(target, options=_OPTIONS)
         lease = etcd.LeaseStub(self._channel)
-        self.txn: Unary = etcd.KVStub(self._channel).Txn
+        self.txn: Unary = self._channel.unary_unary(_TXN, response_deserializer=etcd.TxnResponse.FromString)
+        """Takes its request as bytes, see `etcd_wire`."""
         self.grant: Unary = lease.LeaseGrant
         self.revoke: Unary = lease.LeaseRevoke
         self.remaining: Unary = lease.LeaseTimeToLive

@@ -86,7 +86,7 @@ async def _compaction(client: EtcdClient, status: Any) -> Finding:
     revision = status.header.revision
     first = etcd.TxnRequest(success=[{"request_range": {"key": b"\0", "revision": 1}}])
     try:
-        await client.call("txn", first)
+        await client.call("txn", first.SerializeToString())
     except StoreUnavailableError:
         raise
     except StoreError:

@@ -1,10 +1,10 @@
 """What etcd accepts in one transaction, held against the memory driver in tests.
 
-A driver for etcd can send a transaction in two ways. Either all steps are nested transactions, and so is what goes
-along, which then needs all their compares; or all compares stand outside, the operations of all steps in the branch
-where they hold, and the steps as nested transactions in the other: that leaves room for more compares, but sends the
-operations twice. etcd counts compares and operations per transaction, a nested one may only have what its parent
-left, and no key may be written twice.
+The guards are compares of the whole request. A driver for etcd can send a transaction in two ways. Either all steps
+are nested transactions, and so is what goes along, which then needs all their compares; or all compares stand
+outside, the operations of all steps in the branch where they hold, and the steps as nested transactions, with the
+guards, in the other: that leaves room for more compares, but sends the operations twice. etcd counts compares and
+operations per transaction, a nested one may only have what its parent left, and no key may be written twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class RequestRefusedError(AssertionError):
     """etcd would refuse this transaction."""
 
 
-def check(steps: Sequence[Step], also: Step | None) -> None:
+def check(steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> None:
     """Raise RequestRefusedError for a transaction over a limit."""
     every = [*steps, also] if also is not None else list(steps)
     _check_keys(every)
@@ -30,9 +30,11 @@ def check(steps: Sequence[Step], also: Step | None) -> None:
     size = sum(len(op.key) + len(op.value) for step in every for op in step.ops if isinstance(op, Put))
     along = 0 if also is None else len(also.ops) + len(also.reads)
     if also is None:
-        fits = len(steps) + inner <= MOST and size <= MOST_BYTES
+        fits = max(len(guards), len(steps)) + inner <= MOST and size <= MOST_BYTES
     else:
-        nested = len(steps) + 1 + max(inner, len(compares), along) <= MOST and size <= MOST_BYTES
+        nested = max(len(guards), len(steps) + 1) + max(inner, len(compares), along) <= MOST and size <= MOST_BYTES
+        compares |= set(guards)
+        inner = max(inner, max((len(step.compares) for step in steps), default=0) + len(guards))
         twice = max(len(compares), len(steps) + along) + inner <= MOST and 2 * size <= MOST_BYTES
         fits = nested or twice
     if not fits:

@@ -15,7 +15,7 @@ from peerjob.clock import Clock
 from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.url import query_options
 
-from .base import Applied, Entry, Found, Range, Step
+from .base import Applied, Compare, Entry, Found, Range, Step
 from .memory_data import MemoryData, MemoryWatch
 from .store import KVStore
 
@@ -97,11 +97,11 @@ class MemoryKeyValue:
             data.expire(self._clock.time_us())
             return [data.range(wanted) for wanted in ranges]
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         data = self._data
         with data.lock:
             data.expire(self._clock.time_us())
-            return data.apply(steps, also)
+            return data.apply(steps, also, guards)
 
     def watch(self, prefix: str) -> MemoryWatch:
         return MemoryWatch(self._data, prefix)

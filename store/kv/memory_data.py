@@ -104,9 +104,11 @@ class MemoryData:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def apply(self, steps: Sequence[Step], also: Step | None) -> Applied:
+    def apply(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> Applied:
         if self.costs is not None:
-            etcd_limits.check(steps, also)
+            etcd_limits.check(steps, also, guards)
+        if not self._holds(guards):
+            return Applied(self.revision, [None] * len(steps))
         held = [self._holds(step.compares) for step in steps]
         with_also = also is not None and all(held) and self._holds(also.compares)
         revision = self.revision + 1

@@ -8,7 +8,7 @@ applied; after a conflict it follows in a request of its own, for those that wer
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -110,8 +110,9 @@ class Writer:
         now_us: int,
         journal: Journal | None = None,
         along: Sequence[Op] = (),
+        guards: Sequence[Compare] = (),
     ) -> Written:
-        """Write each change whose compares hold; `along` goes with the first request."""
+        """Write each change whose compares hold, where the guards hold too; `along` goes with the first request."""
         parts = [_Part(changes) for changes in _parts(changes)]
         if not parts:
             return Written([], [])
@@ -127,7 +128,7 @@ class Writer:
                 while waiting:
                     part = waiting.popleft()
                     part.journal = None if journal is None else journal.part()
-                    await self._write_part(part, lease)
+                    await self._write_part(part, lease, guards)
             except BaseException:
                 waiting.clear()
                 raise
@@ -141,13 +142,20 @@ class Writer:
                     raise error
         return _joined(parts)
 
-    async def _write_part(self, part: _Part, lease: int) -> None:
+    async def _write_part(self, part: _Part, lease: int, guards: Sequence[Compare]) -> None:
         changes = part.changes
-        guards = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
-        common = [part.journal.guard()] if part.journal is not None and part.journal.guarded else []
+        common = [*guards]
+        if part.journal is not None and part.journal.guarded:
+            common.append(part.journal.guard())
+        adding = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
+        # what every step needs is compared once for all of them
+        own = {queue: guard for queue, guard in adding.items() if part.adders[queue] < len(changes)}
+        common += [guard for queue, guard in adding.items() if queue not in own]
         steps = [
             Step(
-                [*change.compares, *common, *(guards[queue] for queue, _ in change.adds)],
+                [*change.compares, *(own[queue] for queue, _ in change.adds if queue in own)]
+                if own
+                else change.compares,
                 change.ops,
                 change.reads,
             )
@@ -159,7 +167,7 @@ class Writer:
             await self._counts.load(lane, shifts)
             also = self._also(part, changes, shifts, lane, lease)
             try:
-                part.applied = applied = await self._kv.txn(steps, also)
+                part.applied = applied = await self._kv.txn(steps, also, common)
             except BaseException:
                 self._in_doubt()
                 lane.refused()
@@ -171,7 +179,7 @@ class Writer:
         finally:
             self._counts.give_back(lane)
         if applied.also is None:
-            self._queues.forget(guards)
+            self._queues.forget(adding)
             done = [change for change, answer in zip(changes, applied.steps, strict=True) if answer is not None]
             await self._settle(part, done, lease)
 
@@ -220,6 +228,8 @@ class _Part:
         self.changes = changes
         self.places = _first_places(pair for change in changes for pair in change.adds)
         """Where the first entry of each queue goes."""
+        self.adders = Counter(queue for change in changes for queue in {queue for queue, _ in change.adds})
+        """How many changes add to each queue."""
         self.along: Sequence[Op] = ()
         self.journal: JournalPart | None = None
         self.applied = Applied(0, ())

@@ -30,6 +30,10 @@ def root(etcd_site: EtcdSite) -> str:
 # -- transactions
 
 
+_Plan = tuple[list[Step], Step | None, list[Compare]]
+"""What a transaction is given."""
+
+
 class Both:
     """The same keys on etcd and in memory, and transactions that ask the same of both."""
 
@@ -43,7 +47,7 @@ class Both:
         every = Range(self.root, self.root[:-1] + "0")
         return [(await kv.read([every]))[0].items for kv in self.stores]
 
-    def plans(self, contents: Sequence[Sequence[tuple[str, Entry]]]) -> list[tuple[list[Step], Step | None]]:
+    def plans(self, contents: Sequence[Sequence[tuple[str, Entry]]]) -> list[_Plan]:
         """One transaction, for each store with its own revisions."""
         chance, free = self.chance, self.names.copy()
         chance.shuffle(free)
@@ -57,7 +61,12 @@ class Both:
             ]
             for steps, content in zip(per_store, contents, strict=True):
                 steps.append(Step([_compare(dict(content), *choice) for choice in choices], ops, reads))
-        return [(steps[:-1], steps[-1]) if count > 2 else (steps, None) for steps in per_store]
+        guarded = [(chance.choice(self.names), 1.0, chance.random()) for _ in range(chance.choice((0, 0, 1, 2)))]
+        guards = [[_compare(dict(content), *choice) for choice in guarded] for content in contents]
+        return [
+            (steps[:-1], steps[-1], guards_here) if count > 2 else (steps, None, guards_here)
+            for steps, guards_here in zip(per_store, guards, strict=True)
+        ]
 
     def op(self, key: str) -> Op:
         return Delete(key) if self.chance.random() < 0.3 else Put(key, bytes([self.chance.randint(97, 122)]))
@@ -90,7 +99,7 @@ def _seen(found: Found, *, keys_only: bool) -> object:
     return [(key, b"" if keys_only else entry.value) for key, entry in found.items], found.count
 
 
-def _answers(applied: Applied, steps: Sequence[Step], also: Step | None) -> list[object]:
+def _answers(applied: Applied, steps: Sequence[Step], also: Step | None, _: Sequence[Compare]) -> list[object]:
     every = [*zip(steps, applied.steps, strict=True), *([(also, applied.also)] if also is not None else [])]
     return [
         None
@@ -124,14 +133,14 @@ async def test_what_is_written_has_the_revision_of_the_answer(kv: EtcdKV, root: 
     assert entries == [Entry(b"3", again.revision), Entry(b"2", first.revision), None]
 
 
-@pytest.mark.parametrize("fails", [None, 0, 39])
+@pytest.mark.parametrize("fails", [None, 0, 39, "guard"])
 @pytest.mark.parametrize(
     ("compares", "more", "along"),
     [(1, 0, 60), (2, 0, 60), (2, 15, 20), (2, 25, 40)],
     ids=["nested", "nearly too many compares", "compares outside", "compares outside and much along"],
 )
 async def test_what_goes_along_with_many_steps_needs_all_of_them(
-    kv: EtcdKV, root: str, compares: int, more: int, along: int, fails: int | None
+    kv: EtcdKV, root: str, compares: int, more: int, along: int, fails: int | str | None
 ) -> None:
     mark = f"{root}mark"
     await kv.txn([Step([], [Put(mark, b"5")])])
@@ -151,8 +160,9 @@ async def test_what_goes_along_with_many_steps_needs_all_of_them(
         [Put(f"{root}also/{number}", b"y") for number in range(along)],
         [Range(mark)],
     )
-    applied = await kv.txn(steps, also)
-    assert [answer is None for answer in applied.steps] == [number == fails for number in range(40)]
+    guards = [Compare(mark, below="6"), Compare(f"{root}guard", mod=1 if fails == "guard" else 0)]
+    applied = await kv.txn(steps, also, guards)
+    assert [answer is None for answer in applied.steps] == [fails in (number, "guard") for number in range(40)]
     for number, answer in enumerate(applied.steps):
         if answer is not None:
             assert [key for key, _ in answer[0].items] == [f"{root}{number}"]

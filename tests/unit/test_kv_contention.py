@@ -12,7 +12,7 @@ from msgspec import structs
 
 from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.kv.base import Applied, Entry, Found, Range, Step
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
@@ -42,9 +42,9 @@ class Overtaken(MemoryKeyValue):
         await self._pause()
         return found
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         await self._pause()
-        applied = await super().txn(steps, also)
+        applied = await super().txn(steps, also, guards)
         self.conflicts += sum(answer is None for answer in applied.steps)
         await self._pause()
         return applied

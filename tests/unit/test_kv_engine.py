@@ -13,7 +13,7 @@ from peerjob.errors import LayoutError, StoreUnavailableError
 from peerjob.query import Filter, Query
 from peerjob.record import HISTORY_LIMIT, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
 from peerjob.state import State
-from peerjob.store.kv.base import Applied, Delete, Put, Range, Step
+from peerjob.store.kv.base import Applied, Compare, Delete, Put, Range, Step
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
@@ -38,11 +38,11 @@ class Unreliable(MemoryKeyValue):
     lose_next = 0
     """Answers to drop, whatever the share."""
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         chance = self._clock.random.random()
         if chance < self.share / 2:
             raise StoreUnavailableError("memory://", "the request was lost")
-        applied = await super().txn(steps, also)
+        applied = await super().txn(steps, also, guards)
         if also is not None and self.lose_next:
             self.lose_next -= 1
             raise StoreUnavailableError("memory://", "the answer was lost")

@@ -53,6 +53,17 @@ async def test_what_goes_along_needs_every_step(kv: MemoryKeyValue) -> None:
     assert (refused.steps[0] is not None, refused.also) == (True, None)
 
 
+async def test_nothing_is_applied_where_a_guard_does_not_hold(kv: MemoryKeyValue) -> None:
+    await kv.txn([put("n/a/taken")])
+    along = Step([], [Put("n/b/count", b"1")])
+    refused = await kv.txn([put("n/a/1"), put("n/a/2")], along, [Compare("n/a/free"), Compare("n/a/taken")])
+    assert (refused.steps, refused.also) == ([None, None], None)
+    accepted = await kv.txn([put("n/a/3")], along, [Compare("n/a/free")])
+    assert accepted.also is not None
+    (found,) = await kv.read([Range("n/a/", "n/a0")])
+    assert keys_of(found) == ["n/a/3", "n/a/taken"]
+
+
 async def test_revisions_only_grow_and_are_compared(kv: MemoryKeyValue) -> None:
     first = await kv.txn([put("n/a/1", b"x")])
     second = await kv.txn([put("n/a/1", b"y", only_if=Compare("n/a/1", mod=first.revision))])

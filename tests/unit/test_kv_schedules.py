@@ -11,7 +11,7 @@ import pytest
 from peerjob.errors import StoreFullError, StoreUnavailableError
 from peerjob.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.record import Ack, NewInstance, StoreLimits
-from peerjob.store.kv.base import Applied, Delete, Entry, Put, Range, Step
+from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
 from peerjob.store.kv.elections import KVElections
 from peerjob.store.kv.keys import Keys, prefix_end
 from peerjob.store.kv.memory import MemoryKeyValue
@@ -30,11 +30,11 @@ class Line(MemoryKeyValue):
 
     share = 0.0
 
-    async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         chance = self._clock.random.random()
         if chance < self.share / 2:
             raise StoreUnavailableError("memory://", "the request was lost")
-        applied = await super().txn(steps, also)
+        applied = await super().txn(steps, also, guards)
         if chance < self.share:
             raise StoreUnavailableError("memory://", "the answer was lost")
         return applied
@@ -293,10 +293,10 @@ async def test_firing_many_costs_a_few_requests(bench: Bench) -> None:
     requests = 0
 
     class Counted(MemoryKeyValue):
-        async def txn(self, steps: Sequence[Step], also: Step | None = None) -> Applied:
+        async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
             nonlocal requests
             requests += 1
-            return await super().txn(steps, also)
+            return await super().txn(steps, also, guards)
 
     store = bench.another(Counted(bench.data, bench.clock))
     rows = [await bench.schedule(str(number)) for number in range(100)]

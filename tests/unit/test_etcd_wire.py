@@ -1,0 +1,87 @@
+"""Requests to etcd are put together byte by byte, and mean what protobuf would have made of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerjob.store.kv.base import Compare, Delete, Op, Put, Range, Step
+from peerjob.store.kv.etcd_api import etcd
+from peerjob.store.kv.etcd_txn import Request, reading
+
+KEYS = st.text(st.characters(codec="ascii"), min_size=1, max_size=200)
+ENDS = st.just("") | KEYS
+VALUES = st.binary(max_size=300) | st.integers(0, 20_000).map(bytes)
+NUMBERS = st.integers(0, 2**63 - 1)
+COMPARES = st.builds(Compare, KEYS, NUMBERS) | st.builds(Compare, KEYS, below=KEYS) | st.builds(Compare, KEYS, end=KEYS)
+OPS: st.SearchStrategy[Op] = st.builds(Put, KEYS, VALUES, NUMBERS) | st.builds(Delete, KEYS, ENDS)
+RANGES = st.builds(Range, KEYS, ENDS, NUMBERS, st.booleans(), st.booleans())
+STEPS = st.builds(
+    Step, st.lists(COMPARES, max_size=3), st.lists(OPS, max_size=4), st.lists(RANGES, max_size=2).map(tuple)
+)
+
+
+def compare(wanted: Compare) -> dict[str, Any]:
+    key = wanted.key.encode()
+    if wanted.end:
+        return {"target": "CREATE", "key": key, "create_revision": 0, "range_end": wanted.end.encode()}
+    if wanted.below:
+        return {"result": "LESS", "target": "VALUE", "key": key, "value": wanted.below.encode()}
+    return {"target": "MOD", "key": key, "mod_revision": wanted.mod}
+
+
+def write(op: Op) -> dict[str, Any]:
+    if isinstance(op, Put):
+        return {"request_put": {"key": op.key.encode(), "value": op.value, "lease": op.lease}}
+    return {"request_delete_range": {"key": op.key.encode(), "range_end": op.end.encode()}}
+
+
+def read(wanted: Range) -> dict[str, Any]:
+    return {
+        "request_range": {
+            "key": wanted.start.encode(),
+            "range_end": wanted.end.encode(),
+            "limit": wanted.limit,
+            "keys_only": wanted.keys_only,
+            "sort_order": "DESCEND" if wanted.reverse else "NONE",
+        }
+    }
+
+
+def nested(step: Step, compares: Sequence[Compare]) -> dict[str, Any]:
+    return {"request_txn": {"compare": [*map(compare, compares)], "success": branch(step)}}
+
+
+def branch(step: Step) -> list[dict[str, Any]]:
+    return [*map(write, step.ops), *map(read, step.reads)]
+
+
+@given(st.lists(STEPS, max_size=4), STEPS, st.lists(COMPARES, max_size=2))
+def test_steps_are_nested_behind_the_guards_and_what_goes_along_needs_all_of_them(
+    steps: list[Step], also: Step, guards: list[Compare]
+) -> None:
+    every = list(dict.fromkeys(compare for step in [*steps, also] for compare in step.compares))
+    expected = etcd.TxnRequest(
+        compare=[*map(compare, guards)],
+        success=[*(nested(step, step.compares) for step in steps), nested(also, every)],
+    )
+    assert etcd.TxnRequest.FromString(Request(steps, also, guards).data) == expected
+
+
+def test_too_many_compares_stand_outside_and_the_steps_by_themselves_in_the_other_branch() -> None:
+    guards = [Compare("guard", mod=7)]
+    steps = [Step([Compare(f"step/{n}", mod=n), Compare("both")], [Put(f"step/{n}", b"x")]) for n in range(3)]
+    also = Step([Compare(f"more/{n}") for n in range(123)], [Put("also", b"y"), Delete("gone")], [Range("also")])
+    every = list(dict.fromkeys(one for part in (guards, *(step.compares for step in [*steps, also])) for one in part))
+    expected = etcd.TxnRequest(
+        compare=[*map(compare, every)],
+        success=[*(nested(step, []) for step in steps), *branch(also)],
+        failure=[nested(step, [*guards, *step.compares]) for step in steps],
+    )
+    assert etcd.TxnRequest.FromString(Request(steps, also, guards).data) == expected
+
+
+@given(st.lists(RANGES, max_size=5))
+def test_reads_stand_alone(ranges: list[Range]) -> None:
+    assert etcd.TxnRequest.FromString(reading(ranges)) == etcd.TxnRequest(success=[*map(read, ranges)])
