@@ -17,10 +17,11 @@ from peerjob.node.node import Node
 from peerjob.node.wire.tls import ServerTls
 
 from .cluster import ClusterRpcs
+from .door import Door
 from .health import HealthReporter
 from .instances import InstanceRpcs
 from .rates import Rates
-from .roles import Guard, Tokens
+from .roles import Tokens
 from .rpc import SERVICE, Dispatch
 from .schedules import ScheduleRpcs
 from .streams import StreamRpcs
@@ -76,10 +77,10 @@ class Server:
             raise NodeStateError(f"this server listens on port {self._port} already")
         node = self._node
         parts = (InstanceRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
-        dispatch = Dispatch(node, parts, max_message=self._max_message, rates=self._rates)
-        server = grpc.aio.server(
-            interceptors=() if self._tokens is None else (Guard(self._tokens),), options=self._options()
-        )
+        dispatch = Dispatch(node, parts, max_message=self._max_message)
+        guarded = self._tokens is not None or self._rates is not None
+        door = (Door(tokens=self._tokens, rates=self._rates),) if guarded else ()
+        server = grpc.aio.server(interceptors=door, options=self._options())
         server.add_generic_rpc_handlers((dispatch.generic_handler(),))
         health = HealthReporter(node)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, cast(Any, server))

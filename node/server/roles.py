@@ -1,21 +1,18 @@
-"""Who may call what: tokens with roles, checked before a call is taken."""
+"""Who may call what: tokens with roles."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Self, cast
-
-import grpc
+from typing import Any, Self
 
 from peerjob.errors import AuthError, OptionError, UnauthenticatedError
-from peerjob.node.wire.errors import status_of
 
-from .rpc import SERVICE, Context
+from .rpc import SERVICE
 
 
 class Role(IntEnum):
@@ -42,8 +39,6 @@ NEEDED: dict[str, Role] = {
     else Role.READER
     for method in SERVICE.methods
 }
-OPEN = "/grpc.health."
-"""Whoever checks whether the node serves has no token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,52 +104,17 @@ def _token(path: str, number: int, words: list[str]) -> Token:
     return Token(digest=digest, role=role, name=words[2] if len(words) > 2 else "")
 
 
-class Guard(grpc.aio.ServerInterceptor):
-    """Lets in who has a token whose role suffices."""
-
-    def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
-
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
-    ) -> Any:
-        """The handler, or one that refuses."""
-        handler = await continuation(handler_call_details)
-        method = cast(Any, handler_call_details.method)
-        path = method.decode() if isinstance(method, bytes) else str(method)
-        if handler is None or path.startswith(OPEN):
-            return handler
-        metadata = cast(Any, handler_call_details.invocation_metadata)
-        refusal = self._refusal(path, [value for key, value in metadata if key == "authorization"])
-        return handler if refusal is None else _refusing(handler, refusal)
-
-    def _refusal(self, path: str, given: list[Any]) -> Exception | None:
-        if not given:
-            return UnauthenticatedError("a token is needed: authorization: Bearer <token>")
-        scheme, _, token = str(given[-1]).partition(" ")
-        role = self._tokens.role_of(token.strip()) if scheme.casefold() == "bearer" else None
-        if role is None:
-            return UnauthenticatedError("the token is not known here")
-        needed = NEEDED.get(path, Role.READER)
-        if role < needed:
-            name = path.rpartition("/")[2]
-            return AuthError(f"{name} needs the role {needed.name.lower()}, and this token has {role.name.lower()}")
-        return None
-
-
-def _refusing(handler: Any, refusal: Exception) -> Any:
-    status = status_of(refusal)
-
-    async def refuse(request: Any, context: Context) -> Any:
-        await context.abort(status.code, status.text, status.metadata)
-
-    async def refuse_stream(request: Any, context: Context) -> Any:
-        await context.abort(status.code, status.text, status.metadata)
-        yield b""
-
-    makers: Any = (
-        (grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler),
-        (grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler),
-    )
-    make = makers[handler.request_streaming][handler.response_streaming]
-    return make(refuse_stream if handler.response_streaming else refuse)
+def refusal_of(tokens: Tokens, path: str, metadata: Iterable[tuple[str, Any]]) -> Exception | None:
+    """Why whoever sends this may not call that; None when they may."""
+    given = [value for key, value in metadata if key == "authorization"]
+    if not given:
+        return UnauthenticatedError("a token is needed: authorization: Bearer <token>")
+    scheme, _, token = str(given[-1]).partition(" ")
+    role = tokens.role_of(token.strip()) if scheme.casefold() == "bearer" else None
+    if role is None:
+        return UnauthenticatedError("the token is not known here")
+    needed = NEEDED.get(path, Role.READER)
+    if role < needed:
+        name = path.rpartition("/")[2]
+        return AuthError(f"{name} needs the role {needed.name.lower()}, and this token has {role.name.lower()}")
+    return None

@@ -20,8 +20,6 @@ from peerjob.node.wire.errors import status_of
 from peerjob.node.wire.values import parsed
 from peerjob.proto.job.v1 import service_pb2 as pb
 
-from .rates import Rates, host_of
-
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 LONG = frozenset({"Watch", "ReadLogs", "WaitInstance", "WaitInstances", "Drain"})
 """RPCs that wait for something to happen: a server that stops waits for none of them."""
@@ -40,10 +38,9 @@ class Dispatch:
     `max_message` bounds a response, in bytes; gRPC itself bounds requests.
     """
 
-    def __init__(self, node: Node, parts: Sequence[object], *, max_message: int, rates: Rates | None = None) -> None:
+    def __init__(self, node: Node, parts: Sequence[object], *, max_message: int) -> None:
         self._node = node
         self._max_message = max_message
-        self._rates = rates
         self._open: dict[asyncio.Task[Any], str] = {}
         self._ended: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -79,7 +76,6 @@ class Dispatch:
         async def handle(request: bytes, context: Context) -> bytes:
             with self._opened(name), self._node.in_trace_of(context.invocation_metadata):
                 try:
-                    await self._admit(context)
                     return self._sized(await serve(parsed(kind, request), context))
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
                     await self._fail(name, error, context)
@@ -92,7 +88,6 @@ class Dispatch:
         async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
             with self._opened(name):
                 try:
-                    await self._admit(context)
                     async with contextlib.aclosing(serve(parsed(kind, request), context)) as messages:
                         async for message in messages:
                             yield self._sized(message)
@@ -114,10 +109,6 @@ class Dispatch:
     def _end_call(self, task: asyncio.Task[Any]) -> None:
         self._ended.add(task)
         task.cancel()
-
-    async def _admit(self, context: Context) -> None:
-        if self._rates is not None and not self._rates.allows(host_of(context.peer())):
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
 
     def _sized(self, message: Message) -> bytes:
         data = message.SerializeToString()

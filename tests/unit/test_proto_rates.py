@@ -1,15 +1,22 @@
 """A client that calls too often is refused, and others are not."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 
-from peerjob import Client, Job, Node, RemoteError, Server
+from peerjob import Client, Job, Node, RemoteError, Role, Server, Token, Tokens
 from peerjob.errors import OptionError
 from peerjob.node.server import rates
 from peerjob.node.server.rates import Rates, host_of
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.testing.clock import VirtualClock
-from support.rpc import raw_client, served
+from support.rpc import health_client, raw_client, served
+
+Code = grpc.StatusCode
 
 
 async def test_calls_come_back_with_time(clock: VirtualClock) -> None:
@@ -64,7 +71,46 @@ async def test_whoever_calls_too_often_is_told() -> None:
     async with served(Job("work", lambda: None), rate=0.01) as (_, server), raw_client(server.target) as client:
         codes = [await client.code("GetVersion", pb.VersionRequest()) for _ in range(3)]
 
-        assert codes == [grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED]
-        assert await client.code("Watch", pb.WatchRequest()) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert codes == [Code.OK, Code.RESOURCE_EXHAUSTED, Code.RESOURCE_EXHAUSTED]
+        assert await client.code("Watch", pb.WatchRequest()) is Code.RESOURCE_EXHAUSTED
         with pytest.raises(RemoteError, match="too many calls"):
             await Client(server.target).start()  # from the same address
+
+
+@contextlib.asynccontextmanager
+async def from_another_address(server: Server) -> AsyncGenerator[str]:
+    """Where calls to a server come from 127.0.0.2."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0))
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as forwarding:
+        yield f"127.0.0.1:{forwarding.sockets[0].getsockname()[1]}"
+
+
+async def test_whoever_guesses_tokens_is_told_to_wait_and_locks_nobody_else_out() -> None:
+    tokens = Tokens([Token.of("read", Role.READER)])
+    version = pb.VersionRequest()
+    async with (
+        served(Job("work", lambda: None), rate=0.001, tokens=tokens) as (_, server),
+        raw_client(server.target) as guessing,
+        from_another_address(server) as elsewhere,
+        raw_client(elsewhere) as other,
+    ):
+        assert await guessing.code("GetVersion", version, token="guess 0") is Code.UNAUTHENTICATED
+        for number in range(1, 20):
+            assert await guessing.code("GetVersion", version, token=f"guess {number}") is Code.RESOURCE_EXHAUSTED
+        assert await guessing.code("Watch", pb.WatchRequest(), token="guess") is Code.RESOURCE_EXHAUSTED
+        assert await guessing.code("GetVersion", version, token="read") is Code.RESOURCE_EXHAUSTED, "it tells nothing"
+
+        assert await other.code("GetVersion", version, token="read") is Code.OK
+        async with health_client(server.target) as health:
+            status = (await health.Check(health_pb2.HealthCheckRequest())).status
+            assert status == health_pb2.HealthCheckResponse.SERVING
