@@ -26,6 +26,8 @@ from peerjob.node.wire.tls import ClientTls
 from peerjob.node.wire.values import parsed
 from peerjob.proto.job.v1 import service_pb2 as pb
 
+from .mismatch import mismatch
+
 M = TypeVar("M", bound=Message)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
@@ -152,16 +154,21 @@ class Connection:
             if not self._channels:
                 raise NodeStateError("this client is not started, or was stopped; use `async with`")
             if loop.time() >= until:
-                raise NodeUnavailableError(self.addresses, await self._reason())
+                raise await self._unreachable()
             await asyncio.sleep(PAUSE * (1 + self._clock.random.uniform(-0.1, 0.1)))
 
-    async def _reason(self) -> str:
-        """What gRPC says about an address that cannot be reached: it tells only whoever makes a call."""
+    async def _unreachable(self) -> NodeUnavailableError:
+        """Why an address cannot be reached; what gRPC says about it, it tells only whoever makes a call."""
+        tls = self._tls
+        shown = tls is not None and tls.certificate is not None
+        found = await mismatch(self.addresses[self._current], tls=tls is not None, certificate=shown, within=TRY)
+        if found is not None:
+            return found
         try:
             await self._channels[self._current].unary_unary(f"/{SERVICE.full_name}/GetVersion")(b"", timeout=TRY)
         except grpc.aio.AioRpcError as error:
-            return f"no node can be reached: {error.details()}"
-        return "no node could be reached in time"
+            return NodeUnavailableError(self.addresses, f"no node can be reached: {error.details()}")
+        return NodeUnavailableError(self.addresses, "no node could be reached in time")
 
     def _next_after(self, channel: Any) -> None:
         if self._channels and self._channels[self._current] is channel:

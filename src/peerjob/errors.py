@@ -18,6 +18,7 @@ PeerjobError
 │   └── NodeStoppedError                 the node that was asked is stopping, or has stopped
 ├── RemoteError                          a node gave an answer that is no error of this list
 │   └── NodeUnavailableError (ConnectionError)   no node can be reached
+│       └── TlsMismatchError             the node speaks TLS and the client does not, or the reverse
 ├── JobFailed                            the instance was Terminated
 ├── JobCancelled                         the instance was Cancelled
 ├── JobTimedOut (TimeoutError)           the instance ended in TimedOut
@@ -33,6 +34,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from typing import Literal
 
 
 class PeerjobError(Exception):
@@ -172,6 +174,22 @@ class NodeUnavailableError(RemoteError, ConnectionError):
     def __init__(self, addresses: Sequence[str], reason: str) -> None:
         self.addresses = tuple(addresses)
         super().__init__("UNAVAILABLE", f"{reason} ({', '.join(self.addresses)})")
+
+
+class TlsMismatchError(NodeUnavailableError):
+    """The node listens, and expects another form of connection.
+
+    `wants` tells which: "tls", "plaintext", or a client's "certificate".
+    """
+
+    def __init__(self, address: str, wants: Literal["tls", "plaintext", "certificate"]) -> None:
+        self.wants = wants
+        reason = {
+            "tls": "the node speaks TLS, and was called without: give the client tls=ClientTls(ca=…)",
+            "plaintext": "the node speaks no TLS, and was called with it: leave the client's tls= out",
+            "certificate": "the node asks for a certificate: give the client tls=ClientTls(certificate=…, key=…)",
+        }
+        super().__init__([address], reason[wants])
 
 
 class JobFailed(PeerjobError):

@@ -18,6 +18,7 @@ from peerjob import (
     Role,
     Server,
     ServerTls,
+    TlsMismatchError,
     Token,
     Tokens,
     UnauthenticatedError,
@@ -42,6 +43,13 @@ async def connected(server: Server, tls: ClientTls | None, token: str | None = N
 async def refused(server: Server, tls: ClientTls | None) -> str:
     with pytest.raises(NodeUnavailableError) as caught:
         await Client(server.target, tls=tls, connect_timeout=1).start()
+    return str(caught.value)
+
+
+async def mismatched(server: Server, tls: ClientTls | None, wants: str) -> str:
+    with pytest.raises(TlsMismatchError) as caught:
+        await Client(server.target, tls=tls, connect_timeout=1).start()
+    assert caught.value.wants == wants
     return str(caught.value)
 
 
@@ -74,9 +82,15 @@ async def test_a_name_that_is_not_in_the_certificate_is_not_trusted(signed: Cert
 
 async def test_plaintext_to_a_port_with_tls_and_the_reverse(signed: Certificates) -> None:
     async with served(WORK, tls=server_tls(signed)) as (_, server):
-        assert server.target in await refused(server, None)
+        told = await mismatched(server, None, "tls")
+        assert "tls=ClientTls(ca=…)" in told
+        assert server.target in told
+    async with served(WORK, tls=server_tls(signed, mutual=True)) as (_, server):
+        assert server.target in await mismatched(server, None, "tls")
     async with served(WORK) as (_, server):
-        assert server.target in await refused(server, ClientTls(ca=signed.ca))
+        told = await mismatched(server, ClientTls(ca=signed.ca), "plaintext")
+        assert "leave the client's tls= out" in told
+        assert server.target in told
 
 
 async def test_mutual_tls_lets_in_who_shows_a_certificate(signed: Certificates, tmp_path: Path) -> None:
@@ -85,7 +99,7 @@ async def test_mutual_tls_lets_in_who_shows_a_certificate(signed: Certificates, 
         shown = ClientTls(ca=signed.ca, certificate=signed.client_cert, key=signed.client_key)
         async with connected(server, shown) as client:
             assert await (await client.schedule(WORK)).result(10) == 7
-        assert server.target in await refused(server, ClientTls(ca=signed.ca))
+        assert "certificate=…" in await mismatched(server, ClientTls(ca=signed.ca), "certificate")
         stranger = ClientTls(ca=signed.ca, certificate=other.client_cert, key=other.client_key)
         assert server.target in await refused(server, stranger)
 

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from . import quiet as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .console import run
 from .ctl import acting, cluster, following, reading, recurring, scheduling, why
 from .ctl.failures import refusal_of

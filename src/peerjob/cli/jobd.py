@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from peerjob import OptionError, SystemClock, __version__
 
 from . import console
+from . import quiet as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .daemon.failures import refusal_of
 from .daemon.settings import Settings, takes_settings
 
@@ -182,6 +182,4 @@ def create_token(
 
 def main() -> None:
     """The console command: every error is one line on standard error."""
-    # gRPC writes to standard error what we tell in words of our own
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(console.run(app, "jobd", None, refusal_of))

@@ -39,11 +39,18 @@ _STATUSES: tuple[tuple[type[Exception], Status], ...] = (
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.UnauthenticatedError, "give one with --token-file, or PEERJOB_TOKEN"),
     (errors.AuthError, "ask for a token with that role"),
+    (errors.TlsMismatchError, ""),
     (errors.NodeUnavailableError, "is --address right, does the node listen there, and does it want --tls-ca?"),
     (errors.NodeStoppedError, "ask another node with --address"),
     (errors.UnknownInstanceError, "`jobctl list instances` shows those there are"),
     (errors.UnknownScheduleError, "`jobctl list schedules` shows those there are"),
 )
+
+_MISMATCHES = {
+    "tls": "the node speaks TLS, and was called without: give --tls-ca FILE (or --tls, for well-known CAs)",
+    "plaintext": "the node speaks no TLS, and was called with it: leave the --tls… options out, or give --no-tls",
+    "certificate": "the node asks for a certificate: give --tls-cert FILE and --tls-key FILE",
+}
 
 
 def refusal_of(error: Exception) -> Refusal | None:
@@ -61,4 +68,6 @@ def _text(error: Exception) -> str:
     if isinstance(error, errors.UnknownKindError):
         known = ", ".join(sorted(error.known)) or "none"
         return f"no node has a job of kind {error.kind!r} (known: {known}); --allow-unknown schedules it all the same"
+    if isinstance(error, errors.TlsMismatchError):
+        return f"{_MISMATCHES[error.wants]} ({error.addresses[0]})"
     return str(error) or type(error).__name__
