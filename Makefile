@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak bench bench-remote format lock servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak bench bench-remote format lock manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,7 @@ lint: $(VENV)/.installed ## style, types, the direction of imports, and whether 
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_typecheckers_see_links.py
 	$(BIN)/python scripts/generate_proto.py --check
+	$(BIN)/python scripts/generate_manifests.py --check
 
 unit: $(VENV)/.installed ## tests that need no service
 	$(BIN)/pytest tests/unit -n $(WORKERS) $(ARGS)
@@ -55,6 +56,9 @@ proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 format: $(VENV)/.installed ## rewrite the code in the house style
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+manifests: $(VENV)/.installed ## make of the manifests what is made from other files
+	$(BIN)/python scripts/generate_manifests.py
 
 lock: $(VENV)/.installed ## renew the releases that the image is made of
 	$(BIN)/python -m pip install --quiet uv

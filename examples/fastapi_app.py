@@ -14,13 +14,25 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query
 from pydantic import BaseModel
 
-from peerjob import INJECTED, Context, Instance, JobCancelled, JobFailed, JobTimedOut, Node, UnknownInstanceError, job
+from peerjob import (
+    INJECTED,
+    Context,
+    Instance,
+    JobCancelled,
+    JobFailed,
+    JobTimedOut,
+    Metrics,
+    MetricsServer,
+    Node,
+    UnknownInstanceError,
+    job,
+)
 
 
 class Text(BaseModel):
@@ -46,7 +58,10 @@ node = Node(os.environ.get("PEERJOB_STORE", "memory://"), jobs=[count_words])
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-    async with node:  # at the end, what still runs is handed back, and another replica takes it
+    listen = os.environ.get("PEERJOB_METRICS_LISTEN")
+    # metrics, and what Kubernetes asks: /livez and its like
+    shown = MetricsServer(Metrics(node), listen) if listen else nullcontext()
+    async with shown, node:  # at the end, what still runs is handed back, and another replica takes it
         yield
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the servers that the tests and benchmarks use, the openssl that makes their certificates, and the promtool that
-# reads our alerts, where they are missing and we may: as root on Debian.
+# Install the servers that the tests and benchmarks use, the openssl that makes their certificates, the promtool that
+# reads our alerts and the kubectl that builds our manifests, where they are missing and we may: as root on Debian.
 # A failure here is no error: Valkey then comes out of PyPI, and a test says which server it lacks.
 
 missing=
@@ -8,6 +8,7 @@ for server in redis-server valkey-server openssl promtool; do
     command -v "$server" >/dev/null || missing="$missing $server"
 done
 command -v etcd >/dev/null || missing="$missing etcd-server"
+command -v kubectl >/dev/null || missing="$missing kubernetes-client"
 
 if [ -z "$missing" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     exit 0

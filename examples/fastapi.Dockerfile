@@ -1,0 +1,13 @@
+# fastapi_app.py as an image: docker build -t words:1.0.0 -f examples/fastapi.Dockerfile examples
+FROM peerjob:0.1.0
+
+USER 0
+RUN pip install fastapi uvicorn
+USER 10001:10001
+
+COPY fastapi_app.py ./
+EXPOSE 8000 9090
+# where the health check asks the application's node
+ENV PEERJOB_METRICS_LISTEN=127.0.0.1:9090
+ENTRYPOINT ["uvicorn", "fastapi_app:app", "--host", "0.0.0.0", "--timeout-graceful-shutdown", "20"]
+CMD []
