@@ -14,10 +14,14 @@ from peerjob.errors import StoreError
 from peerjob.record import Renewed
 from peerjob.store.base import Liveness
 
+from .pulse import Pulse
+
 logger = logging.getLogger("peerjob.cluster")
 
 OPEN_TIMEOUT = 5.0
 """Seconds in which the lease's connection must be made."""
+SLACK = 10.0
+"""Seconds by which a turn may exceed its bounds, on a machine that is busy."""
 
 
 class LeaseListener(Protocol):
@@ -50,6 +54,8 @@ class Lease:
         self._listener = listener
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
+        # each step of a turn is bounded, so that it comes around whether the store answers or not
+        self.pulse = Pulse(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
         self._incarnation = ""
         self._trusted_until = 0.0
         self._steady_since: float | None = None
@@ -78,6 +84,23 @@ class Lease:
         return since is not None and self.trusted and self._clock.elapsed() - since >= self._ttl
 
     @property
+    def answered_since(self) -> float | None:
+        """Since when (on the clock that counts suspension) each renewal was answered; None while they are not."""
+        return self._steady_since if self.trusted else None
+
+    @property
+    def started(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._thread is not None or self._task is not None
+
+    @property
+    def died(self) -> bool:
+        """Whether nobody renews any more though nobody stopped it."""
+        if self._thread is not None:
+            return not self._thread.is_alive()
+        return self._task is not None and self._task.done()
+
+    @property
     def age(self) -> float:
         """Seconds since the last answered renewal."""
         return self._clock.elapsed() - self._last_answer
@@ -94,6 +117,7 @@ class Lease:
         """Start renewing; `begin` was called before."""
         self._node_loop = asyncio.get_running_loop()
         self._stopping = False
+        self.pulse.beat()
         if self._clock.virtual:
             self._task = self._node_loop.create_task(self._main(), name="peerjob-lease")
         else:
@@ -128,6 +152,7 @@ class Lease:
         try:
             while not self._stopping:
                 self._poke.clear()
+                self.pulse.beat()
                 # trust ends in its time, whatever the store makes of the request that is under way
                 watch = self._loop.call_later(self._trust_left() + 0.001, self._check_trust)
                 try:

@@ -9,6 +9,8 @@ import logging
 from peerjob.clock import Clock
 from peerjob.errors import StoreError
 
+from .pulse import Pulse
+
 logger = logging.getLogger("peerjob.cluster")
 
 
@@ -18,9 +20,12 @@ class Role:
     name = "role"
     restart_delay = 1.0
     """Seconds before `run()` begins anew after an error."""
+    patience: float | None = None
+    """Most seconds from one beat of the pulse to the next while the store answers; None: its waits have no bound."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.pulse = Pulse(clock, self.patience)
         self._task: asyncio.Task[None] | None = None
         self.last_error: BaseException | None = None
         self.failures = 0
@@ -30,7 +35,18 @@ class Role:
         """The role's loop; only cancellation ends it."""
         raise NotImplementedError
 
+    @property
+    def started(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._task is not None
+
+    @property
+    def died(self) -> bool:
+        """Whether it has ended though nobody stopped it."""
+        return self._task is not None and self._task.done()
+
     def start(self) -> None:
+        self.pulse.beat()
         self._task = asyncio.get_running_loop().create_task(self._supervise(), name=f"peerjob-{self.name}")
 
     async def stop(self) -> None:
@@ -42,7 +58,8 @@ class Role:
                 await task
 
     async def pause(self, seconds: float, jitter: float = 0.1) -> None:
-        """Sleep for about so long, spread so that peers do not act in step."""
+        """Sleep for about so long, spread so that peers do not act in step; the end of a turn."""
+        self.pulse.beat()
         await asyncio.sleep(seconds * (1 + self.clock.random.uniform(-jitter, jitter)))
 
     async def _supervise(self) -> None:

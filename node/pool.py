@@ -58,7 +58,6 @@ class Pool:
         self._running: dict[int, Run] = {}
         self._backlog: deque[Run] = deque()
         self._latest: set[str] = set()
-        self._told_at: dict[int, float] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -99,18 +98,15 @@ class Pool:
             node=self._node,
             instance=run.claim.id,
             kind=run.claim.kind,
-            stuck=self._is_stuck(number, run),
+            stuck=self._is_stuck(run),
         )
 
     @property
     def stuck(self) -> int:
-        return sum(self._is_stuck(number, run) for number, run in self._running.items())
+        return sum(self._is_stuck(run) for run in self._running.values())
 
-    def _is_stuck(self, number: int, run: Run) -> bool:
-        if run.context is None or not run.context.cancelled:
-            return False
-        told = self._told_at.setdefault(number, self._loop.time())
-        return self._loop.time() - told >= STUCK_AFTER
+    def _is_stuck(self, run: Run) -> bool:
+        return run.told_at is not None and self._loop.time() - run.told_at >= STUCK_AFTER
 
     # -- what to claim -----------------------------------------------------------------------------------------
 
@@ -182,7 +178,6 @@ class Pool:
     def _finished(self, run: Run) -> None:
         run.ended = True
         del self._running[run.slot]
-        self._told_at.pop(run.slot, None)
         if run.slot < self._size:
             heapq.heappush(self._free, run.slot)
         if self._backlog:

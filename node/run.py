@@ -46,6 +46,7 @@ class Run:
         "started_at",
         "task",
         "timer",
+        "told_at",
         "trace",
     )
 
@@ -77,6 +78,8 @@ class Run:
         self.context: Context | None = None
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.told_at: float | None = None
+        """Loop time when the body was asked to end, or None."""
         self.logs: list[LogLine] = []
         self.progress: bytes | None = None
         self.acked: asyncio.Future[Any] | None = None
@@ -88,6 +91,7 @@ class Run:
         if context is None or self.ended or context.cancelled:
             return
         context.cancel(reason)
+        self.told_at = asyncio.get_running_loop().time()
         if self.task is not None:
             self.task.cancel(reason)
 

@@ -97,7 +97,7 @@ class Session:
         self._hurried = asyncio.Event()
         self._kinds = registry.kinds()
         self._opened = False
-        self._joined = False
+        self.joined = False
         self._ahead_us = 0
 
         self._ledger = Ledger()
@@ -182,7 +182,7 @@ class Session:
         )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
         self.watchers = Watchers(clock=clock, store=store, incarnation=lambda: self.incarnation, manager=manager)
-        self._roles = (
+        self.roles = (
             HintReceiver(clock=clock, store=store, incarnation=lambda: self.incarnation, receive=self._hinted),
             self.waiters,
             self.watchers,
@@ -211,7 +211,7 @@ class Session:
         await self._join()
         self.lease.start()
         await self.definitions.settle()
-        for role in self._roles:
+        for role in self.roles:
             role.start()
 
     async def begin(self) -> None:
@@ -232,21 +232,21 @@ class Session:
                     "node %r stops with %d body(ies) that ignore cancellation", self._name, self.pool.running
                 )
         # processors are told of an end once it is committed, and what they log is committed after them
-        flushed = self._joined and await self.turns.flush(LAST_COMMIT)
+        flushed = self.joined and await self.turns.flush(LAST_COMMIT)
         await self.processors.close()
         if flushed:
             await self.turns.flush(LAST_COMMIT)
         await self.turns.stop()
         logging.getLogger().removeHandler(self._capture)
         await resigning
-        for role in self._roles:
+        for role in self.roles:
             await role.stop()
         self.pool.close()
         for task in (self._joining, *self._background):
             if task is not None:
                 task.cancel()
         await self.lease.stop()
-        if self._joined:
+        if self.joined:
             with contextlib.suppress(StoreError, TimeoutError):  # the lease will run out by itself
                 async with asyncio.timeout(LAST_COMMIT):
                     await self._store.leave(self.incarnation)
@@ -297,7 +297,7 @@ class Session:
     async def _join(self, previous: str | None = None) -> None:
         asked_at = self._clock.elapsed()
         await self._store.join(self._info(), ttl_us=self._ttl_us, previous=previous)
-        self._joined = True
+        self.joined = True
         self.lease.begin(self.incarnation, asked_at)
 
     async def _show(self) -> None:
@@ -329,7 +329,7 @@ class Session:
             ahead=self._ahead_us / 1_000_000,
             leads=self.election.is_leader,
             term=0 if leader is None else leader.term.number,
-            failures={role.name: role.failures for role in (*self._roles, self.turns)} | {"lease": self.lease.failures},
+            failures={role.name: role.failures for role in (*self.roles, self.turns)} | {"lease": self.lease.failures},
         )
 
     def _store_us(self) -> int:

@@ -23,6 +23,8 @@ logger = logging.getLogger("peerjob.node")
 
 POLL = 1.0
 """Seconds after which an idle node claims without a hint; what a lost hint costs at most."""
+BEAT = 10.0
+"""Seconds after which a claim loop with nothing to do comes around all the same, which shows that it could."""
 REPORT_EVERY = 0.1
 """Seconds between reports of starts, progress and logs of running bodies."""
 
@@ -40,6 +42,8 @@ class Turns(Role):
 
     name = "claim loop"
     restart_delay = 0.2
+    patience = 60.0
+    """A turn is tried again for 30 s, and its last try may take a while."""
 
     def __init__(
         self,
@@ -76,8 +80,6 @@ class Turns(Role):
         self._unanswered: tuple[str, list[Entry], Want | None, str] | None = None
         self.turns = 0
         """Answered so far; a claim that stays unknown over a whole turn is stranded."""
-        self.last_turn_at = 0.0
-        """Loop time of the last answer, for liveness probes."""
 
     @property
     def incarnation(self) -> str:
@@ -116,11 +118,16 @@ class Turns(Role):
         self._wake.set()
         return await run.acked is Ack.DONE
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether there is an outcome that the store does not have, or a claim whose answer is not here."""
+        return bool(self._recorder) or self._unanswered is not None or bool(self._urgent)
+
     async def flush(self, timeout: float) -> bool:
         """Wait until every outcome was answered; False when the time was over first."""
         try:
             async with asyncio.timeout(timeout):
-                while self._recorder or self._unanswered is not None or self._urgent:
+                while self.unsettled:
                     self._wake.set()
                     await asyncio.sleep(0.005)
         except TimeoutError:
@@ -133,6 +140,7 @@ class Turns(Role):
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            self.pulse.beat()
             if self._unanswered is None:
                 self._unanswered = self._compose(loop.time())
             if self._unanswered is None:
@@ -145,9 +153,9 @@ class Turns(Role):
             )
             self._unanswered = None
             self.turns += 1
-            self.last_turn_at = loop.time()
+            answered_at = loop.time()
             for observer in self._observers:
-                observer.turned(self.last_turn_at - asked_at, entries, acks, claimed.claims)
+                observer.turned(answered_at - asked_at, entries, acks, claimed.claims)
             self._settle(entries, acks)
             if want is not None:
                 self._take(incarnation, claimed, want, loop.time())
@@ -155,10 +163,7 @@ class Turns(Role):
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait to be woken, or for the next claim without a hint."""
         limit, _ = self.pool.room(self._kinds())
-        if not limit:
-            await self._wake.wait()
-            return
-        timer = loop.call_at(self._next_claim_at, self.hint)
+        timer = loop.call_at(self._next_claim_at, self.hint) if limit else loop.call_later(BEAT, self.wake)
         try:
             await self._wake.wait()
         finally:
