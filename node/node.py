@@ -23,6 +23,7 @@ from peerjob.worker import Worker
 from .managing import JobSource, NodeVerbs
 from .observing import Observer
 from .otel import make_tracing
+from .probes import Probe, ProbeAnswer, look
 from .registry import Registry
 from .scheduling import Scheduling
 from .session import Session
@@ -316,6 +317,10 @@ class Node(NodeVerbs):
     def vitals(self) -> Vitals:
         """How this node is at this moment; raises NodeStateError while it is not running."""
         return self._need_session().vitals()
+
+    def probe(self, probe: Probe) -> ProbeAnswer:
+        """Whether this node is alive, ready, started or drained at this moment, running or not, by asking nobody."""
+        return look(self._session, probe)
 
     def blocking(self) -> BlockingManager:
         """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself."""

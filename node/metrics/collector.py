@@ -53,7 +53,7 @@ class Metrics(Collector):
     """
 
     def __init__(self, node: Node, *, compat: bool = False) -> None:
-        self._node = node
+        self.node = node
         self._compat = compat
         self._tallies = Tallies()
         self._view: View | None = None
@@ -73,7 +73,7 @@ class Metrics(Collector):
     async def refresh(self) -> None:
         """Read the namespace, unless that was done less than a second ago; never raises for a store that is away."""
         async with self._reading:
-            now = self._node.clock.elapsed()
+            now = self.node.clock.elapsed()
             if self._read_at is not None and now - self._read_at < FRESH:
                 return
             try:
@@ -85,11 +85,11 @@ class Metrics(Collector):
             self._read_at = now
 
     async def _read(self) -> View:
-        stats = await self._node.stats()
-        now_us = self._node.clock.time_us() - round(self._node.vitals().ahead * 1_000_000)
+        stats = await self.node.stats()
+        now_us = self.node.clock.time_us() - round(self.node.vitals().ahead * 1_000_000)
         ages: dict[str, float] = {}
         for kind in [kind for kind in sorted(stats.counts) if stats.total(State.SCHEDULED, kind)][:MAX_AGES]:
-            oldest = await self._node.lookup_instances(Query(kind=kind, state=State.SCHEDULED, limit=OLDEST))
+            oldest = await self.node.lookup_instances(Query(kind=kind, state=State.SCHEDULED, limit=OLDEST))
             due_us = min((one.record.due_us for one in oldest), default=now_us)
             ages[kind] = max(0, now_us - due_us) / 1_000_000
         return View(stats=stats, ages=ages)
@@ -108,7 +108,7 @@ class Metrics(Collector):
 
     def _happened(self) -> Iterator[tuple[of.Metric, list[Row]]]:
         tallies = self._tallies
-        for job in self._node.jobs():
+        for job in self.node.jobs():
             tallies.kinds[job.kind]  # a series that begins at 0 shows its first event as an increase
         kinds = sorted(tallies.kinds.items())
         for metric, attribute in KIND_COUNTERS.items():
@@ -128,7 +128,7 @@ class Metrics(Collector):
         yield of.FIRE_DELAY, [(ALONE, tallies.fire_delay)]
 
     def _present(self) -> Iterator[tuple[of.Metric, list[Row]]]:
-        node = self._node
+        node = self.node
         yield of.RUNNING, [(ALONE, int(node.running))]
         yield of.REGISTERED, [(ALONE, len(node.jobs()))]
         if not node.running:

@@ -1,4 +1,4 @@
-"""Tells whoever asks by grpc.health.v1 whether this node serves: while its lease is trusted."""
+"""Tells whoever asks by grpc.health.v1 whether this node serves, and whether it is alive and ready."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from grpc_health.v1 import health, health_pb2
 
 from peerjob.cluster.role import Role
 from peerjob.node.node import Node
+from peerjob.node.probes import Probe
 
 from .rpc import SERVICE
 
 INTERVAL = 0.5
 NAMES = ("", SERVICE.full_name)
+"""Those that serve while the lease is trusted; the store must have answered for it to be."""
+PROBES = {"liveness": Probe.LIVE, "readiness": Probe.READY}
+"""Names that kubelets are told to ask for."""
 
 
 class HealthReporter(Role):
-    """Keeps the health service at what the node's lease says; the store must have answered for it to be trusted."""
+    """Keeps the health service at what the node's lease and probes say."""
 
     name = "health"
 
@@ -24,21 +28,22 @@ class HealthReporter(Role):
         super().__init__(node.clock)
         self._node = node
         self.servicer = cast(Any, health.aio.HealthServicer())
-        self._shown: bool | None = None
+        self._shown: dict[str, bool] = {}
 
     async def run(self) -> None:
         while True:
-            await self.show(self._node.is_healthy)
+            await self.show()
             await self.pause(INTERVAL)
 
-    async def show(self, healthy: bool) -> None:
-        """Tell this from now on."""
-        if healthy is self._shown:
-            return
-        self._shown = healthy
-        status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in NAMES:
-            await self.servicer.set(name, status)
+    async def show(self) -> None:
+        """Tell how it is now."""
+        healthy = self._node.is_healthy
+        found = dict.fromkeys(NAMES, healthy) | {name: self._node.probe(probe).ok for name, probe in PROBES.items()}
+        for name, good in found.items():
+            if self._shown.get(name) is not good:
+                status = health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
+                await self.servicer.set(name, status)
+        self._shown = found
 
     async def stop(self) -> None:
         """Stop, and tell that this node serves no more."""

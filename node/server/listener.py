@@ -93,7 +93,7 @@ class Server:
                 self._port = server.add_secure_port(target, self._tls.credentials())
         except RuntimeError:
             raise OptionError("listen", target, "an address of this machine that nobody else listens on") from None
-        await health.show(node.is_healthy)
+        await health.show()
         await server.start()
         self._server, self._dispatch, self._health = server, dispatch, health
         health.start()

@@ -43,6 +43,7 @@ from .job import Call, Job, JobGroup, job
 from .manager import Event, Manager, ResultPage, Stats
 from .node.blocking import BlockingManager
 from .node.node import Node
+from .node.probes import Probe, ProbeAnswer
 from .policy import Backoff, Policy, Priority, Recovered
 from .query import Filter, Query
 from .record import Capabilities, NodeView, StoreLimits
@@ -118,6 +119,8 @@ __all__ = [
     "PeerjobError",
     "Policy",
     "Priority",
+    "Probe",
+    "ProbeAnswer",
     "Progress",
     "Query",
     "Recovered",

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from peerjob.cli.daemon.tokens import TOKEN_BYTES
-from peerjob.node.metrics import server as metrics
+from peerjob.node.metrics import http as metrics
 from peerjob.node.server import instances, listener
 from peerjob.node.server.roles import NEEDED, Role
 from peerjob.node.wire.requests import MAX_BULK
@@ -31,6 +31,6 @@ def test_the_limits_are_those_of_the_code() -> None:
         "jobs in a bulk": [MAX_BULK],
         "a wait": [instances.MOST_WAIT],
         "calls per second from one address": [],
-        "scrapes of metrics at a time": [metrics.MAX_CONNECTIONS, metrics.MAX_HEAD >> 10, metrics.PATIENCE],
+        "scrapes and probes at a time": [metrics.MAX_CONNECTIONS, metrics.MAX_HEAD >> 10, metrics.PATIENCE],
     }
     assert f"{TOKEN_BYTES} random bytes" in TEXT

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from peerjob import Job, MetricsServer, Node, OptionError, serve_metrics
-from peerjob.node.metrics.server import PATIENCE
+from peerjob.node.metrics.http import PATIENCE
 from support.scrapes import samples_of
 
 
@@ -73,7 +73,27 @@ async def test_other_requests_are_told_what_is_wrong(
     if method == "HEAD":
         assert answer.content == b""
     if status == 404:
-        assert answer.text == "the metrics are at /metrics\n"
+        assert answer.text == "there are /metrics, /livez, /readyz, /startupz and /drainz\n"
+
+
+async def test_probes_are_answered_by_status_and_tell_why(server: MetricsServer) -> None:
+    async def ask(path: str) -> tuple[int, str]:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(server.url.replace("/metrics", path))
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        return answer.status_code, answer.text
+
+    for path in ("/livez", "/readyz", "/startupz"):
+        status, text = await ask(path)
+        assert (status, text.splitlines()[0]) == (200, "ok")
+    assert (await ask("/drainz"))[0] == 503
+
+    await server.metrics.node.drain()
+
+    status, text = await ask("/readyz?verbose")
+    assert (status, text.splitlines()[0]) == (503, "failed")
+    assert "fail  intake: drains or stops, and takes no work" in text
+    assert (await ask("/drainz"))[0] == (await ask("/livez"))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -97,7 +117,7 @@ async def test_who_says_nothing_does_not_hold_up_the_end(server: MetricsServer) 
 
 
 async def test_who_says_nothing_is_let_go(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.metrics.server.PATIENCE", 0.05)
+    monkeypatch.setattr("peerjob.node.metrics.http.PATIENCE", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
 
     async with asyncio.timeout(5):
@@ -108,7 +128,7 @@ async def test_who_says_nothing_is_let_go(server: MetricsServer, monkeypatch: py
 async def test_one_connection_too_many_is_closed_at_once(
     server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerjob.node.metrics.server.MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("peerjob.node.metrics.http.MAX_CONNECTIONS", 2)
     silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
 
     async with asyncio.timeout(PATIENCE / 2):

@@ -436,6 +436,22 @@ async def test_health_follows_the_node(site: tuple[Node, Server]) -> None:
         assert await client.code("GetStats", pb.GetStatsRequest()) is Code.UNAVAILABLE
 
 
+async def test_health_tells_kubelets_whether_the_node_is_alive_and_ready(site: tuple[Node, Server]) -> None:
+    node, server = site
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    async with health_client(server.target) as health:
+
+        async def status(service: str) -> int:
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            return int(answer.status)
+
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="readiness"))
+        assert (await watch.read()).status == await status("liveness") == serving
+        await node.drain()
+        assert (await watch.read()).status == not_serving
+        assert await status("liveness") == await status("") == serving
+
+
 async def test_a_server_serves_again_after_a_stop(site: tuple[Node, Server]) -> None:
     for _ in range(2):
         await site[1].stop(grace=0)
