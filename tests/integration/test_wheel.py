@@ -29,7 +29,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_holds_all_code_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    sources = [(ROOT / "src", ROOT / "src" / "peerjob"), *((ROOT, ROOT / name) for name in FOLDERS)]
+    packages = [(ROOT / "src", ROOT / "src" / name) for name in ("peerjob", "peerjob_probe")]
+    sources = packages + [(ROOT, ROOT / name) for name in FOLDERS]
     expected = {
         PurePath("peerjob" if base == ROOT else "", path.relative_to(base)).as_posix()
         for base, folder in sources
@@ -46,4 +47,4 @@ def test_the_wheel_holds_all_code_and_nothing_else(wheel: zipfile.ZipFile) -> No
 def test_the_wheel_brings_the_command(wheel: zipfile.ZipFile) -> None:
     [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
 
-    assert "jobd = peerjob.cli.jobd:main" in wheel.read(entry_points).decode().splitlines()
+    assert "jobd = peerjob_probe:main" in wheel.read(entry_points).decode().splitlines()

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from peerjob import OptionError, SystemClock, __version__
+import peerjob_probe
+from peerjob import OptionError, Probe, SystemClock, __version__
+from peerjob.durations import to_seconds
 
 from . import console
 from . import quiet as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -116,7 +118,8 @@ def demo(
     help="Run a node with the jobs of some modules, until SIGTERM.\n\n"
     "Options come from flags, then from the environment, then from the file of --config, then from the defaults below. "
     "SIGTERM and SIGINT let running jobs end, for as long as --grace says, and hand back the others; a second one "
-    "cancels what runs. SIGHUP imports the modules anew, and reads the tokens again.\n\n"
+    "cancels what runs. SIGUSR1 drains: nothing more is claimed, and what runs goes on to its end. SIGHUP imports the "
+    "modules anew, and reads the tokens again.\n\n"
     "The exit status: 0 after an orderly end, 2 for a wrong configuration, 4 for a store that cannot be reached, 5 for "
     "one that refuses us, 1 for other errors, 128 and the signal's number when the end was cut short."
 )
@@ -145,6 +148,49 @@ def check(
     from .daemon import doctor
 
     return doctor.check(settings, as_json=as_json, strict=strict)
+
+
+MetricsListen = Annotated[
+    str,
+    typer.Option(
+        envvar="PEERJOB_METRICS_LISTEN",
+        metavar="HOST:PORT",
+        help="Where the daemon serves its metrics; one that listens on every address is asked on loopback.",
+    ),
+]
+
+
+@app.command(
+    help="Ask a daemon of this machine whether it is live, ready, started or drained.\n\n"
+    "live: a restart would heal nothing. ready: it takes work. started: it has joined the cluster. drained: it takes "
+    "no more work, and nothing runs on it. The exit status: 0 for yes, 1 for no, and when it does not answer."
+)
+def probe(
+    what: Annotated[Probe, typer.Argument(metavar="PROBE", show_default=False)],
+    metrics_listen: MetricsListen = peerjob_probe.LISTEN,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait for an answer.")] = "2s",
+) -> int:
+    """Ask a daemon a probe."""
+    from .daemon.drain import probed_address
+
+    host, port = probed_address(metrics_listen)
+    return peerjob_probe.tell(what.value, peerjob_probe.ask(what.value, host, port, to_seconds(timeout, "--timeout")))
+
+
+@app.command(
+    help="Tell a daemon of this machine to claim nothing more, and wait until nothing runs on it.\n\n"
+    "It is not ready from then on, stays in the cluster, and ends with SIGTERM as ever; a drain is not taken back, and "
+    "may be asked for again. The exit status: 0 when nothing runs any more, 1 when the time is over first."
+)
+def drain(
+    pid: Annotated[int, typer.Option(min=1, metavar="N", help="The daemon's process id: 1 in a container.")] = 1,
+    metrics_listen: MetricsListen = peerjob_probe.LISTEN,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = "30s",
+) -> int:
+    """Drain a daemon."""
+    from .daemon import drain as draining
+
+    return draining.drain(pid, metrics_listen, to_seconds(timeout, "--timeout"))
 
 
 tokens = typer.Typer(name="token", help="Make tokens for callers of the gRPC service.", no_args_is_help=True)

@@ -19,7 +19,8 @@ from .tokens import TokensFile
 
 SERVER_GRACE = 5.0
 """Most seconds for calls that are under way when the daemon stops; waits and streams are ended at once."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR1)
 
 logger = logging.getLogger("peerjob.daemon")
 
@@ -45,12 +46,13 @@ class Daemon:
         self._tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         self._server = settings.server(self.node, self._tokens)
         self._metrics = settings.metrics(self.node)
+        self._draining: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT, then let running jobs end; a second one cuts that short.
 
         The exit status: 0 after an orderly end, 128 and the signal's number after one that was cut short. SIGHUP
-        reloads the job modules and the tokens.
+        reloads the job modules and the tokens, and SIGUSR1 drains the node.
         """
         with _received(SIGNALS) as signals:
             try:
@@ -75,9 +77,17 @@ class Daemon:
             return await self._stop(signals)
 
     async def _until_asked(self, signals: asyncio.Queue[signal.Signals]) -> signal.Signals:
-        while (number := await signals.get()) is signal.SIGHUP:
-            self._reload()
+        while (number := await signals.get()) not in STOPPING:
+            if number is signal.SIGHUP:
+                self._reload()
+            elif self._draining is None:
+                self._draining = asyncio.get_running_loop().create_task(self._drain())
         return number
+
+    async def _drain(self) -> None:
+        logger.info("SIGUSR1: nothing more is claimed; running jobs go on to their end")
+        await self.node.drain()
+        logger.info("drained: nothing runs here")
 
     def _reload(self) -> None:
         try:
@@ -89,6 +99,8 @@ class Daemon:
 
     async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> int:
         loop = asyncio.get_running_loop()
+        if self._draining is not None:
+            self._draining.cancel()
         leaving = loop.create_task(self._leave(self._settings.grace_seconds))
         status = 0
         while True:
@@ -99,7 +111,7 @@ class Daemon:
                 with contextlib.suppress(asyncio.CancelledError):  # when it was cut short
                     leaving.result()
                 return status
-            if status == 0 and (number := asking.result()) is not signal.SIGHUP:
+            if status == 0 and (number := asking.result()) in STOPPING:
                 logger.warning("%s again: running jobs are cancelled and handed back", number.name)
                 status = 128 + number
                 leaving.cancel()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what needs gRPC is loaded when it is used
     from peerjob.node.metrics import MetricsServer
 
 OFF = "off"
+METRICS_PORT = 9090
 STORE, SERVICE, LOGS = "Store", "Service", "Logs"
 """Panels of the help."""
 
@@ -197,11 +198,11 @@ class Settings:
         str,
         _option(
             "--metrics-listen",
-            f"Where to serve metrics over HTTP, for Prometheus; {OFF}: nowhere.",
+            f"Where to serve metrics over HTTP, for Prometheus, and to answer probes; {OFF}: nowhere.",
             metavar="HOST:PORT",
             panel=SERVICE,
         ),
-    ] = "127.0.0.1:9090"
+    ] = f"127.0.0.1:{METRICS_PORT}"
     metrics_compat: Annotated[
         bool, _option("--metrics-compat", "Serve metrics under go-job's names, too.", panel=SERVICE)
     ] = False

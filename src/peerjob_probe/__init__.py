@@ -1,0 +1,113 @@
+"""The door of `jobd`: asks a daemon's probes by itself, and leaves everything else to `peerjob.cli.jobd`.
+
+A probe is run every few seconds for as long as a container lives. Loading the package takes half a second of processor
+time, more than ten times what the question does, so this stands beside it and uses next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from typing import NamedTuple
+
+PATHS = {"live": "/livez", "ready": "/readyz", "started": "/startupz", "drained": "/drainz"}
+LISTEN = "127.0.0.1:9090"
+TIMEOUT = 2.0
+VARIABLE = "PEERJOB_METRICS_LISTEN"
+MOST = 65_536
+"""Most bytes of an answer."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what a daemon may have been told, not where we listen
+
+
+class Heard(NamedTuple):
+    """What came of a question: whether the answer is yes, and if not, why."""
+
+    ok: bool
+    why: str
+
+
+def ask(probe: str, host: str, port: int, timeout: float) -> Heard:
+    """Ask a daemon whether it is live, ready, started or drained, for at most so many seconds.
+
+    A host that stands for every address of the machine is asked on loopback.
+    """
+    host = host.strip("[]")
+    host = _LOOPBACK.get(host, host)
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        status, text = _get(host, port, f"{PATHS[probe]}", time.monotonic() + timeout)
+    except TimeoutError:
+        return Heard(False, f"{where} did not answer within {timeout:g} s")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return Heard(False, f"{where} cannot be asked ({reason})")
+    lines = text.splitlines()
+    if status == 200:
+        return Heard(True, "")
+    failed = [line[4:].strip() for line in lines if line.startswith("fail ")]
+    if status == 503 and failed:
+        return Heard(False, "; ".join(failed))
+    return Heard(False, f"{where} answered {status} {' '.join(lines)[:200]}".rstrip())
+
+
+def _get(host: str, port: int, path: str, until: float) -> tuple[int, str]:
+    with socket.create_connection((host, port), timeout=_left(until)) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("ascii"))
+        answer = b""
+        while len(answer) < MOST:
+            connection.settimeout(_left(until))
+            piece = connection.recv(MOST)
+            if not piece:
+                break
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    found = re.match(rb"HTTP/1\.[01] (\d{3})", head)
+    if found is None:
+        raise ValueError("what it answers is not HTTP" if answer else "it closed the connection")
+    return int(found[1]), body.decode("utf-8", "replace")
+
+
+def _left(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def tell(probe: str, heard: Heard) -> int:
+    """One line about an answer; the exit status."""
+    if heard.ok:
+        print("ok")
+        return 0
+    print(f"jobd: not {probe}: {heard.why}", file=sys.stderr)
+    return 1
+
+
+def plain(arguments: list[str]) -> tuple[str, str, int, float] | None:
+    """(probe, host, port, timeout) of a command line that asks for a probe and is plain; None for any other."""
+    if len(arguments) < 2 or arguments[0] != "probe" or arguments[1] not in PATHS:
+        return None
+    given = {"--metrics-listen": os.environ.get(VARIABLE) or LISTEN, "--timeout": str(TIMEOUT)}
+    words = [part for word in arguments[2:] for part in word.split("=", 1)]
+    for flag, value in zip(words[::2], words[1::2], strict=False):
+        if flag not in given:
+            return None
+        given[flag] = value
+    listen = re.fullmatch(r"([^:]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", given["--metrics-listen"])
+    timeout = re.fullmatch(r"(\d{1,4}(?:\.\d{1,6})?)s?", given["--timeout"])
+    if len(words) % 2 or listen is None or timeout is None or int(listen[2]) > 65_535 or float(timeout[1]) == 0:
+        return None
+    return arguments[1], listen[1], int(listen[2]), float(timeout[1])
+
+
+def main() -> None:
+    """The console command `jobd`."""
+    asked = plain(sys.argv[1:])
+    if asked is not None:
+        sys.exit(tell(asked[0], ask(*asked)))
+    from peerjob.cli.jobd import main as whole
+
+    whole()

@@ -1,0 +1,151 @@
+"""`jobd probe` and `jobd drain`, up to what needs a daemon."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import peerjob_probe
+from peerjob import OptionError
+from peerjob.cli import jobd
+from peerjob.cli.console import run
+from peerjob.cli.daemon.drain import check_daemon
+from peerjob.cli.daemon.failures import refusal_of
+from peerjob.node.metrics.server import PROBES
+from peerjob_probe import ask, plain
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(peerjob_probe.VARIABLE, raising=False)
+
+
+@contextmanager
+def answering(answer: bytes | None) -> Generator[int]:
+    """A port where one request is answered so; None: never."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                if answer is None:
+                    asked.wait(30)
+                else:
+                    connection.sendall(answer)
+
+        asked = threading.Event()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            asked.set()
+            thread.join()
+
+
+def test_a_plain_probe_is_understood_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plain(["probe", "live"]) == ("live", "127.0.0.1", 9090, 2.0)
+    assert plain(["probe", "ready", "--timeout", "0.5s", "--metrics-listen=[::]:1"]) == ("ready", "[::]", 1, 0.5)
+    monkeypatch.setenv(peerjob_probe.VARIABLE, "0.0.0.0:9191")
+    assert plain(["probe", "started"]) == ("started", "0.0.0.0", 9191, 2.0)
+    assert plain(["probe", "drained", "--metrics-listen", "host:1"]) == ("drained", "host", 1, 2.0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "run app.jobs",
+        "probe",
+        "probe --help",
+        "probe nope",
+        "probe live --help",
+        "probe live --timeout",
+        "probe live --timeout 1m",
+        "probe live --timeout 0",
+        "probe live --metrics-listen off",
+        "probe live --metrics-listen host:70000",
+        "probe live --nope 1",
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_whole_command(words: str) -> None:
+    assert plain(words.split()) is None
+
+
+def test_a_plain_probe_loads_nothing_of_the_package() -> None:
+    code = "import sys, peerjob_probe; sys.argv[1:] = ['probe', 'live', '--metrics-listen', '127.0.0.1:1']\n"
+    code += "try: peerjob_probe.main()\nexcept SystemExit as end: print(end.code, len([m for m in sys.modules if "
+    code += "m.partition('.')[0] in ('peerjob', 'typer', 'asyncio', 'http', 'grpc')]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 0\n"
+    assert done.stderr.startswith("jobd: not live: 127.0.0.1:1 cannot be asked (")
+
+
+def test_door_and_server_speak_of_the_same_paths() -> None:
+    assert {probe.value: path for path, probe in PROBES.items()} == peerjob_probe.PATHS
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "why"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nok\nok    lease: fine\n", True, ""),
+        (b"HTTP/1.1 503 No\r\n\r\nfailed\nok    a: b\nfail  lease: gone\nfail  c: d\n", False, "lease: gone; c: d"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\nthe metrics are at /metrics\n", False, "answered 404 the metrics are at"),
+        (b"SSH-2.0-server\r\n", False, "not HTTP"),
+        (b"", False, "it closed the connection"),
+        (None, False, "did not answer within 0.2 s"),
+    ],
+)
+def test_an_answer_is_told_in_one_line(answer: bytes | None, ok: bool, why: str) -> None:
+    with answering(answer) as port:
+        heard = ask("live", "0.0.0.0", port, 10 if answer is not None else 0.2)
+    assert heard.ok is ok
+    assert why in heard.why
+    assert "\n" not in heard.why
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        ("probe nope", 2, "'live', 'ready', 'started', 'drained'"),
+        ("probe live --metrics-listen off", 2, "--metrics-listen"),
+        ("probe live --metrics-listen 9090", 2, "127.0.0.1:9090"),
+        ("probe live --timeout soon", 2, "--timeout"),
+        ("probe live --timeout 0.1m --metrics-listen 127.0.0.1:1", 1, "not live: 127.0.0.1:1 cannot be asked"),
+        ("drain --pid 0", 2, "--pid"),
+        ("drain --metrics-listen off", 2, "--metrics-listen"),
+        ("drain --timeout soon", 2, "--timeout"),
+        ("drain --pid 4194305", 2, "4194305 (no process)"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: str, status: int, told: str
+) -> None:
+    assert run(jobd.app, "jobd", words.split(), refusal_of) == status
+
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert told in err
+
+
+def test_no_other_program_is_sent_the_signal_that_would_end_it(tmp_path: Path) -> None:
+    named = tmp_path / "other"
+    named.write_text("import signal\nsignal.sigwait([signal.SIGTERM])\n")
+    child = subprocess.Popen([sys.executable, named, "run"])
+    try:
+        with pytest.raises(OptionError, match="the process id of a jobd run"):
+            check_daemon(child.pid)
+        with pytest.raises(OptionError, match="the process id of a jobd run"):
+            check_daemon(os.getpid())
+        assert child.poll() is None
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
