@@ -2,14 +2,23 @@
 
 import asyncio
 import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from peerjob import Client
+from peerjob import Client, Instance, Job, Query, State
+from peerjob.node.session import MOST_WAIT
 from support.jobd import Jobd, target
 from support.peers import until
 from support.processes import ChildProcess
 from support.servers import StartServer
 
-TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
+TERM = signal.SIGTERM
+FIFTY = 50
+GRACE = 2.0
+"""Seconds that running jobs have in these tests, which is not enough for them."""
+HELD = Job[[str], str]("held")
 STALLING = '''
 import time
 from pathlib import Path
@@ -77,3 +86,87 @@ async def test_a_store_that_is_away_makes_ready_fail_and_not_live(
 
     server.restart()
     await until(lambda: probed.answers("ready", 0), 30)
+
+
+async def fifty_running(client: Client, path: Path) -> list[Instance[Any]]:
+    """Instances that run until a file exists, all of them at work."""
+    instances = await client.schedule_many([HELD.call(str(path)) for _ in range(FIFTY)])
+    running = Query(kind="held", state=State.PROCESSING)
+
+    async def all_run() -> bool:
+        return await client.count(running) == FIFTY
+
+    await until(all_run, 20)
+    return instances
+
+
+async def check_none_counted(jobd: Jobd, options: Sequence[str], instances: Sequence[Instance[Any]]) -> None:
+    """Another daemon runs what is left; each ran to its end, as its first attempt, and no crash was counted."""
+    child = jobd.run(*options)
+    async with Client(target(child)) as client:
+        for instance in instances:
+            found = await client.lookup_instance(instance.id)
+            await found.result(timeout=20)
+            await found.refresh()
+            assert (found.state, found.attempts, found.crashes, found.losses) == (State.COMPLETED, 1, 0, 0)
+
+
+async def test_fifty_running_jobs_outlive_a_sigterm_uncounted(
+    jobd: Jobd, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    options = ["--store", redis_url, "--namespace", namespace, "--workers", str(FIFTY), "--grace", f"{GRACE}s"]
+    probed = Probed(jobd, jobd.run(*options))
+    async with Client(target(probed.child)) as client:
+        instances = await fifty_running(client, tmp_path / "go")
+
+    began = time.monotonic()
+    probed.child.signal(TERM)
+    await probed.child.line("SIGTERM: running jobs have")
+    assert (await probed.ask("ready"))[0] == 1
+    assert await probed.child.exit() == 0
+    assert GRACE <= time.monotonic() - began < GRACE + MOST_WAIT
+
+    (tmp_path / "go").touch()
+    await check_none_counted(jobd, options, instances)
+
+
+async def test_a_drain_then_a_sigterm_lets_fifty_running_jobs_end(
+    jobd: Jobd, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    options = ["--store", redis_url, "--namespace", namespace, "--workers", str(FIFTY)]
+    probed = Probed(jobd, jobd.run(*options))
+    pid = str(probed.child.pid)
+    async with Client(target(probed.child)) as client:
+        instances = await fifty_running(client, tmp_path / "go")
+
+        first = probed.launch("drain", "--pid", pid, "--timeout", "0.5s")
+        assert await first.exit() == 1
+        assert first.lines == ["jobd: not drained after 0.5 s: workers: 50 instance(s) run, 0 are held"]
+        assert await probed.ask("live") == (0, "ok")
+        status, line = await probed.ask("ready")
+        assert (status, line) == (1, "jobd: not ready: intake: drains or stops, and takes no work")
+        late = await client.schedule("double", 21)
+
+        second = probed.launch("drain", "--pid", pid)
+        (tmp_path / "go").touch()
+        assert await second.exit() == 0
+        assert second.lines == ["drained"]
+        assert await client.count(Query(kind="held", state=State.COMPLETED)) == FIFTY
+        assert (await late.refresh()).state is State.SCHEDULED
+
+    probed.child.signal(TERM)
+    assert await probed.child.exit() == 0
+    await check_none_counted(jobd, options, [*instances, late])
+
+
+async def test_a_drain_ends_with_the_daemon(jobd: Jobd, tmp_path: Path) -> None:
+    probed = Probed(jobd, jobd.run())
+    async with Client(target(probed.child)) as client:
+        await client.schedule("held", str(tmp_path / "never"))
+        drain = probed.launch("drain", "--pid", str(probed.child.pid))
+        await probed.child.line("SIGUSR1: nothing more is claimed")
+
+    probed.child.kill()
+
+    assert await drain.exit() == 0
+    assert drain.lines == ["the daemon has ended"]
