@@ -46,6 +46,7 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.EncodeError: _Known(Code.INVALID_ARGUMENT, ("path", "reason")),
     errors.DecodeError: _Known(Code.DATA_LOSS),
     errors.StoreUnavailableError: _Known(Code.UNAVAILABLE, ("url", "reason")),
+    errors.StoreUnconfirmedError: _Known(Code.UNAVAILABLE, ("url", "reason")),
     errors.StoreFullError: _Known(Code.RESOURCE_EXHAUSTED),
     errors.LayoutError: _Known(Code.FAILED_PRECONDITION),
     errors.StoreError: _Known(Code.INTERNAL),

@@ -12,6 +12,7 @@ PeerjobError
 ├── DecodeError (ValueError)             a stored record that cannot be read
 ├── StoreError
 │   ├── StoreUnavailableError (ConnectionError)   the store cannot be reached
+│   │   └── StoreUnconfirmedError        it is written, but not yet where the store's `durability` wants it
 │   ├── StoreFullError                   the store refuses to grow
 │   └── LayoutError                      the namespace was written by a newer release
 ├── NodeStateError (RuntimeError)        the node is not running, or runs already
@@ -141,6 +142,20 @@ class StoreUnavailableError(StoreError, ConnectionError):
         self.url = url
         self.reason = reason
         super().__init__(f"cannot reach the store at {url}: {reason}")
+
+
+class StoreUnconfirmedError(StoreUnavailableError):
+    """What was asked for is done, but was not confirmed in time to be where the store's `durability` wants it.
+
+    It may be lost if the server dies now. Nothing is half done.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.args = (f"written to the store at {url}, but {reason}",)
+
+    def __reduce__(self) -> tuple[type[StoreUnconfirmedError], tuple[str, str]]:
+        return type(self), (self.url, self.reason)
 
 
 class StoreFullError(StoreError):

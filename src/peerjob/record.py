@@ -350,6 +350,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """"memory", "redis", "valkey", "etcd"."""
     durability: str
     """"fsync", "everysec", "replicated", "none": what NO-LOSS means after the store itself crashed."""
+    confirmed_by: str = ""
+    """"aof" or "replicas:<n>": what each step waits for before it is answered; "": for nothing but the server."""
     order: str = "strict"
     """"strict" or "windowed"."""
     clock: str = "server"

@@ -9,8 +9,17 @@ from urllib.parse import unquote, urlsplit
 from peerjob.errors import OptionError
 from peerjob.store.url import query_options, redact
 
+from .durability import Durability, parse_durability
+
 DEFAULT_PORT = 6379
-_OPTIONS = {"cluster": bool, "ca_certs": str, "cert_file": str, "key_file": str}
+_OPTIONS = {
+    "cluster": bool,
+    "ca_certs": str,
+    "cert_file": str,
+    "key_file": str,
+    "durability": str,
+    "durability_timeout": str,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,8 @@ class Address:
     cert_file: Path | None = None
     """`?cert_file=file&key_file=file`: the client's own certificate and its key."""
     key_file: Path | None = None
+    durability: Durability | None = None
+    """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: what each step waits for; None: nothing."""
 
 
 def parse_address(url: str) -> Address:
@@ -52,6 +63,7 @@ def parse_address(url: str) -> Address:
         password=unquote(parts.password) if parts.password else None,
         tls=parts.scheme in ("rediss", "valkeys"),
         cluster=options.get("cluster", False),
+        durability=parse_durability(options.get("durability"), options.get("durability_timeout")),
         **files,
     )
     if address.cluster and address.db:

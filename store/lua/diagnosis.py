@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from peerjob.findings import Finding, Verdict
 
 from .address import parse_address
+from .durability import Durability, online_replicas, unfit
 from .keys import prefix
 from .redis_driver import RedisDriver
-from .server import durability_of, eviction_risk, inspect, persistence_settings
+from .server import durability_of, eviction_risk, inspect, persistence_settings, too_few
 
 _MUCH, _TOO_MUCH = 0.8, 0.95
 """Shares of memory or of connections in use."""
@@ -22,15 +24,17 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     try:
         await driver.open()
         info, settings = await driver.info(), await persistence_settings(driver)
-        promises = await inspect(driver, address)
+        promises = await inspect(driver, replace(address, durability=None))
     finally:
         await driver.close()
     if not info:
-        return [Finding("server", Verdict.WARN, warning) for warning in promises.warnings]
+        found = [Finding("server", Verdict.WARN, warning) for warning in promises.warnings]
+        return [*found, *_durability(address.durability, info, settings)]
     return [
         Finding("server", Verdict.OK, _version(info)),
         *_role(info),
         *_persistence(info, settings),
+        *_durability(address.durability, info, settings),
         _eviction(info),
         *_shares(info),
     ]
@@ -61,6 +65,16 @@ def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Iterat
     for field, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
         if info.get(field, "ok") != "ok":
             yield Finding("persistence", Verdict.FAIL, f"the last write of the {what} failed; see the server's log")
+
+
+def _durability(wanted: Durability | None, info: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
+    if wanted is None:
+        return
+    if (reason := unfit(wanted, info, settings) or (too_few(wanted, info) if info else None)) is not None:
+        yield Finding("durability", Verdict.FAIL, reason)
+        return
+    present = f", of {online_replicas(info)} connected" if wanted.replicas and info else ""
+    yield Finding("durability", Verdict.OK, f"each step waits up to {wanted.timeout:g} s for {wanted.who}{present}")
 
 
 def _eviction(info: Mapping[str, str]) -> Finding:

@@ -42,12 +42,25 @@ NO_CLUSTER = "the server at {url} is one of a cluster: add ?cluster=true to the 
 class Driver(Protocol):
     """A client of one server or cluster, for one namespace, on one event loop."""
 
+    @property
+    def url(self) -> str:
+        """Where it leads, with credentials redacted."""
+        ...
+
     async def open(self) -> None:
         """Connect, so that a wrong address shows at once."""
         ...
 
     async def run(self, *calls: Call) -> list[Reply]:
         """Run scripts in this order, sent in one write where the library can."""
+        ...
+
+    async def run_durably(self, *calls: Call) -> tuple[list[Reply], str]:
+        """As `run`, and wait for what the URL's `durability` asks for.
+
+        The second answer tells what was not confirmed in time, if anything: all of it is written even so. To be sure,
+        the same calls are sent again: confirming alone could speak of another server, to which these never came.
+        """
         ...
 
     async def pop(self, key: str, most: int, timeout: float) -> list[bytes]:

@@ -43,27 +43,33 @@ class Client:
     def __init__(self, client: Any, *, route: SlotKeyRoute | None) -> None:
         self._client = client
         self._route = route
-        self._cluster_options = ClusterBatchOptions(
-            route=route,
-            retry_strategy=BatchRetryStrategy(retry_server_error=False, retry_connection_error=False),
-        )
 
-    async def send(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Send commands in one write; the answers, errors of the server among them as values."""
+    async def send(self, commands: Sequence[Sequence[Argument]], *, timeout: float | None = None) -> list[Any]:
+        """Send commands in one write; the answers, errors of the server among them as values.
+
+        `timeout` is for several commands, in seconds; by default that of the client.
+        """
         texts: list[Any] = [
             [one if isinstance(one, str | bytes) else str(one) for one in command] for command in commands
         ]
         if self._route is not None:
             # a batch of one also: GLIDE would try a single command again by itself
-            return await self._batch(ClusterBatch(is_atomic=False), texts, self._cluster_options)
+            return await self._batch(ClusterBatch(is_atomic=False), texts, self._cluster_options(timeout))
         if len(texts) > 1:
-            return await self._batch(Batch(is_atomic=False), texts, BatchOptions())
+            return await self._batch(Batch(is_atomic=False), texts, BatchOptions(timeout=_milliseconds(timeout)))
         try:
             return [await self._client.custom_command(texts[0])]
         except RequestError as error:
             if type(error) is not RequestError:
                 raise
             return [error]
+
+    def _cluster_options(self, timeout: float | None) -> ClusterBatchOptions:
+        return ClusterBatchOptions(
+            timeout=_milliseconds(timeout),
+            route=self._route,
+            retry_strategy=BatchRetryStrategy(retry_server_error=False, retry_connection_error=False),
+        )
 
     async def _batch(self, batch: Any, texts: list[Any], options: Any) -> list[Any]:
         for text in texts:
@@ -73,6 +79,10 @@ class Client:
     async def close(self) -> None:
         """Drop the connection at once."""
         await self._client.close()
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 async def connect(address: Address, *, key: str, call_timeout: float, connect_timeout: float) -> Client:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from glide import GlideError, Logger, LogLevel
@@ -22,12 +22,16 @@ from .keys import declared
 from .script import load_scripts
 
 _PASSING = re.compile(r"connect failed|\b(BusyLoading|TryAgain|ClusterDown|MasterDown|ReadOnly|Moved|Ask|IoError)")
+MOST_DURABLE_CALLS = 8
+"""Calls that wait for a disk or for replicas at once; each has a client, which costs more than a connection."""
 _MARGIN = 1.0
 """Seconds that GLIDE gets to report its own timeout."""
 
+Send = Callable[[Sequence[Sequence[Argument]]], Awaitable[list[Any]]]
+
 
 class GlideDriver:
-    """One multiplexed client for scripts, and one for each wait, as a wait blocks its connection."""
+    """One multiplexed client for scripts, and one of its own for each wait, as a wait blocks its connection."""
 
     def __init__(self, address: Address, *, prefix: str, call_timeout: float = CALL_TIMEOUT) -> None:
         self._address = address
@@ -36,37 +40,51 @@ class GlideDriver:
         self._call_timeout = call_timeout
         self._scripts = load_scripts()
         self._client: Client | None = None
-        self._poppers: list[Client] = []
+        self._waiters: list[Client] = []
+        """Idle clients that wait for hints, a disk or replicas."""
+        self._durable_room = asyncio.Semaphore(MOST_DURABLE_CALLS)
+
+    @property
+    def url(self) -> str:
+        return self._address.url
 
     async def open(self) -> None:
         Logger.init(LogLevel.ERROR)
         self._checked(await self._commands([("PING",)]))
 
     async def run(self, *calls: Call) -> list[Reply]:
-        commands: list[tuple[Argument, ...]] = [
+        return self._checked(await self._evaluate(self._evalshas(calls), self._commands))
+
+    async def run_durably(self, *calls: Call) -> tuple[list[Reply], str]:
+        durability = self._address.durability
+        if durability is None:
+            return await self.run(*calls), ""
+        timeout = self._call_timeout + durability.timeout
+
+        async def send(commands: Sequence[Sequence[Argument]]) -> list[Any]:
+            return await self._waiting(commands, timeout)
+
+        commands = [*self._evalshas([*calls, (self._scripts.confirm, ())]), durability.command]
+        async with self._durable_room:
+            *replies, waited = await self._evaluate(commands, send)
+        return self._checked(replies)[:-1], durability.missing(waited)
+
+    def _evalshas(self, calls: Sequence[Call]) -> list[tuple[Argument, ...]]:
+        return [
             ("EVALSHA", script.sha, len(self._declared), *self._declared, *arguments) for script, arguments in calls
         ]
-        replies = await self._commands(commands)
+
+    async def _evaluate(self, commands: Sequence[Sequence[Argument]], send: Send) -> list[Any]:
+        replies = await send(commands)
         if any(isinstance(reply, GlideError) and "NoScript" in str(reply) for reply in replies):
             # all of them again: none may run before the one in front of it, and each answers twice alike
             self._checked([(await self._commands([load]))[0] for load in self._loads()])
-            replies = await self._commands(commands)
-        return self._checked(replies)
+            replies = await send(commands)
+        return replies
 
     async def pop(self, key: str, most: int, timeout: float) -> list[bytes]:
         command = ("BLMPOP", f"{max(timeout, 0.001):.3f}", 1, key, "LEFT", "COUNT", most)
-        client = self._poppers.pop() if self._poppers else await self._connect()
-        try:
-            async with asyncio.timeout(timeout + self._call_timeout):
-                (reply,) = await client.send([command])
-        except BaseException as error:
-            # else the server would go on waiting, and give the next hint to nobody
-            await client.close()
-            if isinstance(error, GlideError | TimeoutError):
-                raise self._away(error) from error
-            raise
-        self._poppers.append(client)
-        (popped,) = self._checked([reply])
+        (popped,) = self._checked(await self._waiting([command], timeout + self._call_timeout))
         # GLIDE makes a dict of the one list that had something
         return [] if popped is None else cast("dict[bytes, list[bytes]]", popped)[key.encode()]
 
@@ -83,9 +101,9 @@ class GlideDriver:
         return {name.decode(): value.decode() for name, value in cast("dict[bytes, bytes]", reply).items()}
 
     async def close(self) -> None:
-        clients = [*self._poppers, *([self._client] if self._client is not None else [])]
+        clients = [*self._waiters, *([self._client] if self._client is not None else [])]
         self._client = None
-        self._poppers.clear()
+        self._waiters.clear()
         for client in clients:
             await client.close()
 
@@ -104,6 +122,21 @@ class GlideDriver:
             raise self._away(error) from error
         except GlideError as error:
             raise self._away(error) from error
+
+    async def _waiting(self, commands: Sequence[Sequence[Argument]], timeout: float) -> list[Any]:
+        """Send commands that may block their connection for up to `timeout` seconds, over one that nobody shares."""
+        client = self._waiters.pop() if self._waiters else await self._connect()
+        try:
+            async with asyncio.timeout(timeout):
+                replies = await client.send(commands, timeout=timeout)
+        except BaseException as error:
+            # else the server would go on waiting, and give the next hint to nobody
+            await client.close()
+            if isinstance(error, GlideError | TimeoutError):
+                raise self._away(error) from error
+            raise
+        self._waiters.append(client)
+        return replies
 
     def _loads(self) -> list[tuple[Argument, ...]]:
         return [("SCRIPT", "LOAD", script.source) for script in self._scripts.all()]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from peerjob.clock import Clock
-from peerjob.record import Ack, Claimed, Enqueued, NewInstance, Outcome, StoreLimits, Want
+from peerjob.record import Ack, Action, Claimed, Enqueued, NewInstance, Outcome, StoreLimits, Want
 from peerjob.state import State
 
-from .driver import Argument, Driver, Reply
+from .driver import Argument, Call, Driver, Reply
 from .packing import (
     acks,
     check_id,
@@ -20,6 +20,9 @@ from .packing import (
     plain_arguments,
 )
 from .verbs import Verbs, check_batch, report_asides
+
+_UNPROMISED = frozenset({Action.REPORT, Action.HAND_BACK})
+"""What may be lost with the server: claims are taken back from those who do not know them, and reports come again."""
 
 
 class QueueVerbs(Verbs):
@@ -37,9 +40,9 @@ class QueueVerbs(Verbs):
         for one in instances:
             check_id(one.id)
         plain = plain_arguments(instances[0], node) if self._quiet and len(instances) == 1 else None
-        if plain is not None and await self._run(self._scripts.enqueue_one, *plain):
+        if plain is not None and (await self._run_durably((self._scripts.enqueue_one, plain)))[0]:
             return [Enqueued(instances[0].id, True)]
-        reply = await self._run(self._scripts.enqueue, *enqueue_arguments(instances, node))
+        (reply,) = await self._run_durably((self._scripts.enqueue, enqueue_arguments(instances, node)))
         self._quiet = reply == 1
         return _enqueued(instances, reply)
 
@@ -52,8 +55,8 @@ class QueueVerbs(Verbs):
         check_batch(outcomes)
         if not outcomes:
             return []
-        reply = await self._run(self._scripts.commit, *self._commit_arguments(incarnation, "commit", request, outcomes))
-        return _acks(reply)
+        (committed,) = await self._commit(outcomes, self._commit_arguments(incarnation, "commit", request, outcomes))
+        return _acks(committed)
 
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
@@ -63,23 +66,30 @@ class QueueVerbs(Verbs):
         if want is None:
             if not outcomes:
                 return [], Claimed()
-            return _acks(await self._run(self._scripts.commit, *commit)), Claimed()
+            (committed,) = await self._commit(outcomes, commit)
+            return _acks(committed), Claimed()
         check_limit(want)
         claim = claim_arguments(incarnation, "turn-claim", request, want)
         if not outcomes:
             return [], _claimed(await self._run(self._scripts.claim, *claim))
-        committed, found = await self._retrying(
-            lambda: self._driver.run((self._scripts.commit, commit), (self._scripts.claim, claim))
-        )
+        committed, found = await self._commit(outcomes, commit, (self._scripts.claim, claim))
         return _acks(committed), _claimed(found)
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
         check_batch(ids)
         if not ids:
             return []
-        asides, *states = await self._run(self._scripts.cancel, node, request, self._limits.retention_us, *ids)
+        ((asides, *states),) = await self._run_durably(
+            (self._scripts.cancel, (node, request, self._limits.retention_us, *ids))
+        )
         report_asides(asides)
         return [State(state) if state else None for state in states]
+
+    async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
+        """Commit, and run what goes in the same round trip behind it."""
+        if any(outcome.action not in _UNPROMISED for outcome in outcomes):
+            return await self._run_durably((self._scripts.commit, arguments), *calls)
+        return await self._retrying(lambda: self._driver.run((self._scripts.commit, arguments), *calls))
 
     def _commit_arguments(
         self, incarnation: str, verb: str, request: str, outcomes: Sequence[Outcome]

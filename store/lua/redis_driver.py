@@ -35,7 +35,8 @@ from .script import load_scripts
 KEPT_CONNECTIONS = 16
 """Idle connections kept open; more are opened when more calls are under way."""
 MOST_CALLS = 64
-"""Calls under way at once; waits for hints come on top."""
+MOST_DURABLE_CALLS = 32
+"""Calls under way at once; waits for hints come on top, and calls that wait for a disk or for replicas."""
 _PASSING = (AskError, ClusterDownError, MasterDownError, MovedError, ReadOnlyError, TryAgainError)
 """What passes by itself, and comes without its code in the text."""
 
@@ -52,30 +53,46 @@ class RedisDriver:
         self._free: list[Connection] = []
         self._closed = False
         self._room = asyncio.Semaphore(MOST_CALLS)
+        self._durable_room = asyncio.Semaphore(MOST_DURABLE_CALLS)
         self._options = _connection_options(address, min(CONNECT_TIMEOUT, call_timeout))
         self._cluster_nodes = [(address.host, address.port)]
         self._server = None if address.cluster else (address.host, address.port)
         """Where the namespace is; None: to be asked of the cluster."""
 
+    @property
+    def url(self) -> str:
+        return self._address.url
+
     async def open(self) -> None:
         _ = self._checked(await self._commands([("PING",)], self._call_timeout))
 
     async def run(self, *calls: Call) -> list[Reply]:
-        commands: list[tuple[Argument, ...]] = [
+        async with self._room:
+            return self._checked(await self._evaluate(self._evalshas(calls), self._call_timeout))
+
+    async def run_durably(self, *calls: Call) -> tuple[list[Reply], str]:
+        durability = self._address.durability
+        if durability is None:
+            return await self.run(*calls), ""
+        commands = [*self._evalshas([*calls, (self._scripts.confirm, ())]), durability.command]
+        async with self._durable_room:
+            *replies, waited = await self._evaluate(commands, self._call_timeout + durability.timeout)
+        return self._checked(replies)[:-1], durability.missing(waited)
+
+    def _evalshas(self, calls: Sequence[Call]) -> list[tuple[Argument, ...]]:
+        return [
             ("EVALSHA", script.sha, len(self._declared), *self._declared, *arguments) for script, arguments in calls
         ]
-        async with self._room:
-            return self._checked(await self._evaluate(commands))
 
-    async def _evaluate(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        replies = await self._commands(commands, self._call_timeout)
+    async def _evaluate(self, commands: Sequence[tuple[Argument, ...]], timeout: float) -> list[Any]:
+        replies = await self._commands(commands, timeout)
         if self._address.cluster and isinstance(replies[0], MovedError):
-            replies = await self._commands(commands, self._call_timeout)
+            replies = await self._commands(commands, timeout)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # all of them again: none may run before the one in front of it, and each answers twice alike
             loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.all()]
             self._checked(await self._commands(loads, self._call_timeout))
-            replies = await self._commands(commands, self._call_timeout)
+            replies = await self._commands(commands, timeout)
         return replies
 
     async def pop(self, key: str, most: int, timeout: float) -> list[bytes]:

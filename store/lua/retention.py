@@ -33,13 +33,14 @@ class RetentionVerbs(Verbs):
         return await self._clear_final("logs", filter, cursor, MAX_BATCH)
 
     async def clear(self) -> None:
-        while await self._run(self._scripts.clear, MAX_BATCH):
+        while (await self._run_durably((self._scripts.clear, (MAX_BATCH,))))[0]:
             pass
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
         first, last = id_bounds(*filter.bounds_us(self._clock.time_us()))
         if cursor is not None:
             first = f"({cursor}"
-        cleared, after, asides = await self._run(self._scripts.clear_final, what, first, last, limit)
+        arguments = (what, first, last, limit)
+        ((cleared, after, asides),) = await self._run_durably((self._scripts.clear_final, arguments))
         report_asides(asides)
         return cleared, after.decode() if after else None

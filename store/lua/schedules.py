@@ -46,8 +46,7 @@ class ScheduleVerbs(Verbs):
     """What keeps schedules, and fires them."""
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
-        reply = await self._run(
-            self._scripts.put_schedule,
+        arguments = (
             put.name,
             put.kind,
             put.definition,
@@ -60,12 +59,20 @@ class ScheduleVerbs(Verbs):
             self._limits.fires_kept_us,
             b"" if put.account is None else _encode(put.account),
         )
+        (reply,) = await self._run_durably((self._scripts.put_schedule, arguments))
         return _row(reply)
 
     async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
-        return bool(
-            await self._run(self._scripts.remove_schedule, name, "" if expected is None else expected, MOST_REMOVALS)
-        )
+        removed = False
+
+        def note(replies: Sequence[Reply]) -> None:
+            # what a try has removed and not confirmed is not there for the next one
+            nonlocal removed
+            removed = removed or bool(replies[0])
+
+        arguments = (name, "" if expected is None else expected, MOST_REMOVALS)
+        await self._run_durably((self._scripts.remove_schedule, arguments), answered=note)
+        return removed
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         check_count(names, "schedules")
@@ -100,7 +107,7 @@ class ScheduleVerbs(Verbs):
         for fire in fires:
             arguments += _fire_arguments(fire, term, node)
             makes = makes or fire.instance is not None
-        replies = await self._run(self._scripts.fire if makes else self._scripts.account, *arguments)
+        (replies,) = await self._run_durably((self._scripts.fire if makes else self._scripts.account, arguments))
         return [
             FireAnswer(status=_STATUSES[status], record=_decode(record) if record else None)
             for status, record in replies

@@ -55,6 +55,7 @@ class Scripts:
     """Every command of the engine."""
 
     open: Script
+    confirm: Script
     enqueue: Script
     enqueue_one: Script
     claim: Script

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import msgspec
+
 from peerjob.errors import StoreError
 from peerjob.record import Capabilities
 
 from .address import Address
 from .driver import Driver
+from .durability import Durability as Wanted
+from .durability import online_replicas, unfit
 
 Durability = Literal["fsync", "everysec", "replicated", "none"]
 OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
@@ -17,21 +21,44 @@ OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
 
 async def inspect(driver: Driver, address: Address) -> Capabilities:
     """Ask the server; raises StoreError for one that is too old."""
-    info = await driver.info()
+    info, config = await driver.info(), await persistence_settings(driver)
+    wanted = address.durability
+    if wanted is not None and (reason := unfit(wanted, info, config)) is not None:
+        raise StoreError(f"the store at {address.url} cannot do durability={wanted.text}: {reason}")
     if not info:
         unknown = "the server does not say how it keeps data, as this user may not ask it for INFO"
-        return Capabilities(engine=address.scheme, durability="none", warnings=(unknown,))
-    config = await persistence_settings(driver)
+        return _promise(wanted, Capabilities(engine=address.scheme, durability="none", warnings=(unknown,)))
     engine = "valkey" if "valkey_version" in info else "redis"
     version = info.get("valkey_version") or info.get("redis_version", "0")
     oldest = OLDEST[engine]
     if tuple(int(part) for part in version.split(".")[:2]) < oldest:
-        wanted = ".".join(map(str, oldest))
-        raise StoreError(f"the store at {address.url} is {engine} {version}, {wanted} or newer is needed")
+        needed = ".".join(map(str, oldest))
+        raise StoreError(f"the store at {address.url} is {engine} {version}, {needed} or newer is needed")
     durability, warnings = durability_of(info, config)
     if (risk := eviction_risk(info)) is not None:
         warnings.append(risk)
-    return Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings))
+    if wanted is not None and (short := too_few(wanted, info)) is not None:
+        warnings.append(short)
+    return _promise(
+        wanted,
+        Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings)),
+    )
+
+
+def too_few(wanted: Wanted, info: Mapping[str, str]) -> str | None:
+    """What is to be said when the replicas that are to confirm are not there now."""
+    online = online_replicas(info)
+    if online >= wanted.replicas:
+        return None
+    return f"{wanted.who} must confirm each step, and {online} of them are connected: until then, no step is done"
+
+
+def _promise(wanted: Wanted | None, found: Capabilities) -> Capabilities:
+    """What the server promises by itself, and what is waited for on top."""
+    if wanted is None:
+        return found
+    durability = "replicated" if wanted.replicas and found.durability != "fsync" else "fsync"
+    return msgspec.structs.replace(found, durability=durability, confirmed_by=wanted.text)
 
 
 async def persistence_settings(driver: Driver) -> Mapping[str, str]:

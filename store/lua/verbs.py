@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from peerjob.clock import Clock
-from peerjob.errors import OptionError
+from peerjob.errors import OptionError, StoreUnconfirmedError
 from peerjob.record import MAX_BATCH, StoreLimits
 from peerjob.store.retrying import LOGGER, Retrying
 
-from .driver import Argument, Driver, Reply
+from .driver import Argument, Call, Driver, Reply
 from .script import Script, load_scripts
 
 
@@ -28,6 +28,24 @@ class Verbs:
         """Run one script, again and again while the server is away."""
         (reply,) = await self._retrying(lambda: self._driver.run((script, arguments)))
         return reply
+
+    async def _run_durably(
+        self, *calls: Call, answered: Callable[[Sequence[Reply]], None] | None = None
+    ) -> list[Reply]:
+        """Run scripts whose loss would break a promise, until they are as durable as the URL asks for.
+
+        `answered` is given the answers of every try, confirmed or not.
+        """
+
+        async def attempt() -> list[Reply]:
+            replies, missing = await self._driver.run_durably(*calls)
+            if answered is not None:
+                answered(replies)
+            if missing:
+                raise StoreUnconfirmedError(self._driver.url, missing)
+            return replies
+
+        return await self._retrying(attempt)
 
 
 def report_asides(asides: Sequence[bytes]) -> None:

@@ -254,6 +254,7 @@ ERRORS: list[Exception] = [
     errors.EncodeError(("x", 0), "no"),
     errors.DecodeError("torn"),
     errors.StoreUnavailableError("redis://…", "refused"),
+    errors.StoreUnconfirmedError("redis://…", "1 replica did not confirm it within 3 s"),
     errors.StoreFullError("full"),
     errors.LayoutError("newer"),
     errors.StoreError("odd"),

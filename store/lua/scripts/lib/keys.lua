@@ -15,6 +15,7 @@ local REMOVED = P .. 'removed'     -- sorted set: revision of its removal -> sch
 local REVISIONS = P .. 'revisions' -- hash: latest; floor: the latest removal that is forgotten
 local TERMS = P .. 'terms'         -- hash: coordinator -> highest term that was seen, or granted here
 local LEADER = P .. 'leader'       -- hash that expires: incarnation, name, term, since
+local CONFIRMED = P .. 'confirmed' -- string that expires: written by confirm.lua, read by nobody
 local ASIDE = P .. 'aside'         -- list: what was set aside, newest first
 local ASIDE_COUNT = P .. 'asides'  -- number: how many were, ever
 
