@@ -1,10 +1,11 @@
 #!/bin/sh
-# Install the servers that the tests and benchmarks use, the openssl that makes their certificates, the promtool that
-# reads our alerts and the kubectl that builds our manifests, where they are missing and we may: as root on Debian.
+# Install the servers that the tests and benchmarks use, the openssl that makes their certificates, the promtool that reads
+# our alerts, the kubectl that builds our manifests and the strace that tells what is on disk, where they are missing and we
+# may: as root on Debian.
 # A failure here is no error: Valkey then comes out of PyPI, and a test says which server it lacks.
 
 missing=
-for server in redis-server valkey-server openssl promtool; do
+for server in redis-server valkey-server openssl promtool strace; do
     command -v "$server" >/dev/null || missing="$missing $server"
 done
 command -v etcd >/dev/null || missing="$missing etcd-server"

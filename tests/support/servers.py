@@ -15,7 +15,8 @@ from typing import ClassVar, Literal, Protocol, Self, TypedDict, Unpack, cast
 
 import redis
 
-from support.processes import ChildProcess
+from support.power import synced_size, tracing, wait_for_end
+from support.processes import ChildProcess, MissingServerError
 
 ServerKind = Literal["redis", "valkey"]
 
@@ -30,21 +31,18 @@ _CLUSTER_SETTINGS = (
 )
 
 
-class MissingServerError(RuntimeError):
-    """The machine has no such server; its text tells what to install."""
-
-
 class Settings(TypedDict, total=False):
     """What a server can be told: `appendonly` makes data survive a restart, `config` is any other option.
 
-    `config` is given as on the command line: `("--maxclients", "50")`. By default nothing is written to
-    disk, memory is unlimited and nothing is evicted.
+    A `traced` server can lose its power. `config` is given as on the command line: `("--maxclients", "50")`.
+    By default nothing is written to disk, memory is unlimited and nothing is evicted.
     """
 
     appendonly: bool
     maxmemory: str
     policy: str
     cluster: bool
+    traced: bool
     config: Sequence[str]
 
 
@@ -63,6 +61,8 @@ class ServerProcess:
 
     def __init__(self) -> None:
         self._binary = self.binary()
+        self._wrapper: Sequence[str] = ()
+        """What goes before the binary on the command line."""
         self._home = tempfile.TemporaryDirectory(prefix=f"{self.kind}-")
         self._starts = itertools.count()
         self._child: ChildProcess | None = None
@@ -110,7 +110,7 @@ class ServerProcess:
         if self._child is not None:
             self._child.close()
         output = Path(self._home.name, f"log-{next(self._starts)}")
-        self._child = ChildProcess([self._binary, *self.options(port)], output=output)
+        self._child = ChildProcess([*self._wrapper, self._binary, *self.options(port)], output=output)
         self.port = port
         return self._child
 
@@ -165,6 +165,9 @@ class Server(ServerProcess):
         """Take the settings, for `start`. Raises MissingServerError when the machine has no such server."""
         super().__init__()
         self._cluster = settings.get("cluster", False)
+        self._trace = Path(self._home.name, "trace")
+        if settings.get("traced"):
+            self._wrapper = tracing(self._trace)
         self._settings = [
             *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
             *("--dir", self._home.name, "--save", "", "--loglevel", "notice"),
@@ -183,6 +186,16 @@ class Server(ServerProcess):
         super().start()
         assert self.command("PING")
         return self
+
+    def cut_power(self) -> int:
+        """Kill the server, and with it what it has not synced to disk; returns how many bytes that were."""
+        self.kill()
+        wait_for_end(self._trace, self.child.pid)
+        (aof,) = self.files("appendonlydir/*.incr.aof")
+        lost = aof.stat().st_size - synced_size(self._trace, aof)
+        with aof.open("r+b") as file:
+            file.truncate(aof.stat().st_size - lost)
+        return lost
 
     def command(self, *words: str | bytes | int) -> object:
         """Run one command and return its reply, with text as str."""

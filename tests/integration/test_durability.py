@@ -1,0 +1,313 @@
+"""`?durability=`: what was acknowledged survives the server, its disk or its machine, as far as was asked for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from peerjob.errors import StoreError, StoreUnconfirmedError
+from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut
+from peerjob.record import Ack, Action
+from peerjob.state import State
+from peerjob.testing.factories import outcome
+from support.lua_site import Site
+from support.servers import Server, ServerKind, StartServer
+
+EVERYSEC = ("--appendfsync", "everysec")
+ALWAYS = ("--appendfsync", "always")
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
+"""A new replica is served without waiting for others."""
+
+
+@pytest.fixture
+async def cleanup() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End calls whose server has died; any that failed did so for that."""
+    for task in tasks:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(ended, StoreError | asyncio.CancelledError), ended
+
+
+class Pair:
+    """A primary, its replica, and stores on whichever is the primary."""
+
+    def __init__(self, start: StartServer, kind: ServerKind, cleanup: AsyncExitStack) -> None:
+        self._start = start
+        self.kind: ServerKind = kind
+        self.primary = start(kind, config=AT_ONCE)
+        self.replica = self.follow(self.primary)
+        self.site = Site(self.primary, cleanup)
+        self.url = f"{self.primary.url}?durability=replicas:1&durability_timeout=300ms"
+
+    def follow(self, primary: Server) -> Server:
+        """A new replica of a server, caught up."""
+        replica = self._start(self.kind, config=(*AT_ONCE, "--replicaof", f"127.0.0.1 {primary.port}"))
+        # only a replica that has said how far it is counts
+        assert primary.command("WAIT", 1, 10_000) == 1
+        return replica
+
+    def fail_over(self) -> Server:
+        """Kill the primary, and let its replica take its place and its address; returns a new replica of that."""
+        self.primary.kill()
+        self.replica.command("REPLICAOF", "NO", "ONE")
+        self.replica.command("CONFIG", "SET", "port", self.primary.port)
+        self.replica.port = self.primary.port
+        return self.follow(self.replica)
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def pair(request: pytest.FixtureRequest, start_server: StartServer, cleanup: AsyncExitStack) -> Pair:
+    return Pair(start_server, request.param, cleanup)
+
+
+# -- the server's own disk
+
+
+async def test_a_power_cut_loses_what_was_not_on_disk(start_server: StartServer, cleanup: AsyncExitStack) -> None:
+    """Without the option. Else the next test would show nothing."""
+    here = Site(start_server("redis", appendonly=True, traced=True, config=EVERYSEC), cleanup)
+    store = await here.open()
+    lost = 0
+    while not lost:  # a pause of this machine may be long enough for a sync
+        ids = [new.id for new in here.make.instances(3)]
+        for id in ids:
+            await store.enqueue([here.make.instance(id=id)])
+        here.server.cut_power()
+        here.server.start()
+        lost = (await store.get(ids)).count(None)
+
+
+@pytest.mark.parametrize(("kind", "sync"), [("redis", EVERYSEC), ("redis", ALWAYS), ("valkey", ALWAYS)])
+async def test_a_power_cut_loses_nothing_that_the_disk_confirmed(
+    kind: ServerKind, sync: tuple[str, str], start_server: StartServer, cleanup: AsyncExitStack
+) -> None:
+    here = Site(start_server(kind, appendonly=True, traced=True, config=sync), cleanup)
+    store = await here.open(url=f"{here.server.url}?durability=aof", retry_for=0)
+    assert (store.capabilities.durability, store.capabilities.confirmed_by) == ("fsync", "aof")
+    peer = await here.join(store)
+    acknowledged: list[str] = []
+    enough = asyncio.Event()
+
+    async def schedule() -> None:
+        while True:
+            batch = here.make.instances(2)
+            await store.enqueue(batch)
+            acknowledged.extend(new.id for new in batch)
+            if len(acknowledged) >= 40:
+                enough.set()
+
+    tasks = [asyncio.create_task(schedule()) for _ in range(10)]
+    await enough.wait()
+    (claim,) = await peer.take(1)
+    assert await peer.end(claim) is Ack.DONE
+    here.server.cut_power()
+    await stop(tasks)
+    here.server.start()
+
+    again = await here.open()
+    records = [
+        record
+        for start in range(0, len(acknowledged), 100)
+        for record in await again.get(acknowledged[start : start + 100])
+    ]
+    assert None not in records
+    (ended,) = await again.get([claim.id])
+    assert ended is not None
+    assert ended.state is State.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("kind", "appendonly", "sync", "told"),
+    [
+        ("redis", False, EVERYSEC, "set appendonly yes"),
+        ("redis", True, ("--appendfsync", "no"), "appendfsync no"),
+        ("valkey", True, EVERYSEC, "unless appendfsync is always"),
+    ],
+)
+async def test_a_server_that_cannot_confirm_is_refused(
+    kind: ServerKind,
+    appendonly: bool,
+    sync: tuple[str, str],
+    told: str,
+    start_server: StartServer,
+    cleanup: AsyncExitStack,
+) -> None:
+    here = Site(start_server(kind, appendonly=appendonly, config=sync), cleanup)
+    with pytest.raises(StoreError, match=told):
+        await here.open(url=f"{here.server.url}?durability=aof")
+
+
+async def test_a_disk_that_no_longer_confirms_is_told(start_server: StartServer, cleanup: AsyncExitStack) -> None:
+    here = Site(start_server("redis", appendonly=True, config=ALWAYS), cleanup)
+    store = await here.open(url=f"{here.server.url}?durability=aof", retry_for=0)
+    here.server.command("CONFIG", "SET", "appendonly", "no")
+    (new,) = here.make.instances(1)
+    with pytest.raises(StoreUnconfirmedError, match="appendonly"):
+        await store.enqueue([new])
+    assert [record and record.id for record in await store.get([new.id])] == [new.id]
+
+
+# -- replicas
+
+
+async def test_a_replica_that_hangs_is_told_in_time_and_what_was_done_is_not_repeated(pair: Pair) -> None:
+    here = pair.site
+    store = await here.open(url=pair.url, retry_for=0)
+    other = await here.open(url=pair.url, retry_for=0)
+    direct = await here.open()
+    assert (store.capabilities.durability, store.capabilities.confirmed_by) == ("replicated", "replicas:1")
+    peer = await here.join(store)
+    held, queued = here.make.instances(2), here.make.instances(3, due_us=1)
+    await store.enqueue(held)
+    claims = await peer.take(2)
+    put = SchedulePut(name="daily", kind="work", definition=b"x", next_us=1_000)
+    row = await store.put_schedule(put)
+    assert row is not None
+    fire = Fire(
+        schedule="daily",
+        revision=row.revision,
+        nominal_us=1_000,
+        next_us=2_000,
+        outcome=FireOutcome.FIRED,
+        instance=here.make.instance(),
+        request=here.make.request(),
+    )
+    commit, cancel, turn = here.make.request(), here.make.request(), here.make.request()
+    calls: list[Callable[[], Any]] = [
+        lambda: store.enqueue(queued),
+        lambda: peer.commit(outcome(claims[0]), request=commit),
+        lambda: store.turn(peer.incarnation, [outcome(claims[1], Action.RETRY)], peer.want(1), request=turn),
+        lambda: store.cancel([queued[2].id], request=cancel),
+        lambda: store.fire([fire], term=None),
+        lambda: store.put_schedule(SchedulePut(name="weekly", kind="work", definition=b"x", next_us=None)),
+    ]
+
+    pair.replica.pause()
+    for _ in range(2):  # what comes again writes nothing, and must not be confirmed by that
+        for call in calls:
+            async with asyncio.timeout(3):
+                with pytest.raises(StoreUnconfirmedError, match=r"1 replica did not confirm it within 0\.3 s"):
+                    await call()
+    with pytest.raises(StoreUnconfirmedError):
+        await other.enqueue(queued)  # over connections that have written nothing at all
+    # what promises nothing goes on
+    assert not (await peer.renew()).dead
+    assert len(await peer.take(1)) == 1
+    assert await peer.report(claims[0]) is Ack.LOST
+    states = (await direct.health()).counts["work"]
+
+    pair.replica.resume()
+    assert pair.primary.command("WAIT", 1, 10_000) == 1
+    added, acks, turned, cancelled, fired, weekly = [await call() for call in calls]
+    assert [answer.is_new for answer in added] == [True] * 3
+    assert (acks, turned[0], cancelled) == ([Ack.DONE], [Ack.DONE], [State.SCHEDULED])
+    assert [answer.status for answer in fired] == [FireStatus.DONE]
+    assert weekly is None or weekly.name == "weekly"
+    assert (await direct.health()).counts["work"] == states
+
+
+async def test_a_removal_that_was_not_confirmed_is_one_when_it_is(pair: Pair) -> None:
+    here = pair.site
+    store = await here.open(url=pair.url)
+    await store.put_schedule(SchedulePut(name="daily", kind="work", definition=b"x", next_us=None))
+    direct = await here.open()
+    pair.replica.pause()
+    removing = asyncio.create_task(store.remove_schedule("daily"))
+    while await direct.get_schedules(["daily"]) != [None]:  # noqa: ASYNC110  # the server has no signal for that
+        await asyncio.sleep(0.01)
+
+    def waits() -> int:
+        stats = here.server.command("INFO", "commandstats")
+        assert isinstance(stats, dict)
+        return int(stats["cmdstat_wait"]["calls"])
+
+    before = waits()
+    while waits() < before + 2:  # noqa: ASYNC110  # nor for this
+        await asyncio.sleep(0.01)
+    pair.replica.resume()
+    assert await removing is True
+    assert await store.remove_schedule("daily") is False
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_failover_keeps_what_the_replica_confirmed(pair: Pair, durable: bool) -> None:
+    here = pair.site
+    store = await here.open(url=pair.url if durable else None, retry_for=0)
+    direct = await here.open()
+    row = await store.put_schedule(SchedulePut(name="often", kind="work", definition=b"x", next_us=1))
+    assert row is not None
+
+    def fire(nominal: int) -> Fire:
+        return Fire(
+            schedule="often",
+            revision=row.revision,
+            nominal_us=nominal,
+            next_us=nominal + 1,
+            outcome=FireOutcome.FIRED,
+            instance=here.make.instance(),
+            request=here.make.request(),
+        )
+
+    acknowledged: list[str] = []
+    enough = asyncio.Event()
+
+    async def schedule() -> None:
+        while True:
+            batch = here.make.instances(5)
+            await store.enqueue(batch)
+            acknowledged.extend(new.id for new in batch)
+
+    fired: list[int] = []
+
+    async def tick() -> None:
+        for nominal in range(1, 100_000):
+            (answer,) = await store.fire([fire(nominal)], term=None)
+            assert answer.status is FireStatus.DONE
+            fired.append(nominal)
+            if nominal == 100:
+                enough.set()
+
+    tasks = [asyncio.create_task(work) for work in (tick(), *(schedule() for _ in range(5)))]
+    await enough.wait()
+    # the link breaks a moment before the primary dies: what comes in between reaches nobody else
+    pair.replica.command("REPLICAOF", "NO", "ONE")
+    if not durable:
+        seen = len(acknowledged)
+        # of each call under way, the write may have come before the break, and the answer after it
+        while len(acknowledged) < seen + 60:  # noqa: ASYNC110  # the list has no signal
+            await asyncio.sleep(0.001)
+    pair.fail_over()
+    await stop(tasks)
+
+    records = [
+        record
+        for start in range(0, len(acknowledged), 100)
+        for record in await direct.get(acknowledged[start : start + 100])
+    ]
+    if not durable:
+        assert None in records  # so the test can fail
+        return
+    assert acknowledged
+    assert None not in records
+    (row_now,) = await direct.get_schedules(["often"])
+    assert row_now is not None
+    assert row_now.last_us >= fired[-1]
+    (again,) = await store.fire([fire(fired[-1])], term=None)
+    assert again.status is not FireStatus.DONE
+    # the new replica confirms
+    assert (await store.enqueue(here.make.instances(1)))[0].is_new
+
+
+async def test_too_few_replicas_are_warned_of(start_server: StartServer, cleanup: AsyncExitStack) -> None:
+    here = Site(start_server("redis"), cleanup)
+    store = await here.open(url=f"{here.server.url}?durability=replicas:2&durability_timeout=50ms", retry_for=0)
+    assert any("0 of them are connected" in warning for warning in store.capabilities.warnings)
+    with pytest.raises(StoreUnconfirmedError, match=r"2 replicas did not confirm it within 0\.05 s \(0 did\)"):
+        await store.enqueue(here.make.instances(1))
