@@ -5,23 +5,17 @@ which tells what it had written each time it had the disk confirm.
 """
 
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-from support.processes import MissingServerError
 
 _CALL = re.compile(r"(?P<thread>\d+) (?P<call>write|fdatasync|fsync)\(\d+<(?P<file>[^>]+)>(?P<rest>.*)")
 _END = re.compile(r"(?P<thread>\d+) <\.\.\. (?P<call>write|fdatasync|fsync) resumed>(?P<rest>.*)")
 _RESULT = re.compile(r"= (\d+)$")
 
 
-def tracing(trace: Path) -> list[str]:
-    """What goes before a server's command line, so that `synced_size` can tell. Raises MissingServerError."""
-    strace = shutil.which("strace")
-    if strace is None:
-        raise MissingServerError("no strace on the PATH (Debian: apt-get install strace)")
+def tracing(strace: str, trace: Path) -> list[str]:
+    """What goes before a server's command line, so that `synced_size` can tell."""
     return [strace, "-D", "-f", "-q", "-y", "-s", "0", "-e", "trace=write,fdatasync,fsync", "-o", str(trace), "--"]
 
 

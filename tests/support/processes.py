@@ -24,10 +24,6 @@ _TESTS = Path(__file__).parents[1]
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter-of-children")
 
 
-class MissingServerError(RuntimeError):
-    """The machine has no such server; its text tells what to install."""
-
-
 class ChildProcess:
     """A running child process whose lines of output can be waited for.
 

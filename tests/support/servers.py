@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Protocol, Self, TypedDict, Unpack, cast
 import redis
 
 from support.power import synced_size, tracing, wait_for_end
-from support.processes import ChildProcess, MissingServerError
+from support.processes import ChildProcess
 
 ServerKind = Literal["redis", "valkey"]
 
@@ -29,6 +29,10 @@ _CLUSTER_SETTINGS = (
     *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
     *("--cluster-node-timeout", "2000", "--cluster-announce-ip", "127.0.0.1"),
 )
+
+
+class MissingServerError(RuntimeError):
+    """The machine has no such server; its text tells what to install."""
 
 
 class Settings(TypedDict, total=False):
@@ -167,7 +171,7 @@ class Server(ServerProcess):
         self._cluster = settings.get("cluster", False)
         self._trace = Path(self._home.name, "trace")
         if settings.get("traced"):
-            self._wrapper = tracing(self._trace)
+            self._wrapper = _tracing(self._trace)
         self._settings = [
             *("--bind", "127.0.0.1", "--protected-mode", "no", "--enable-debug-command", "local"),
             *("--dir", self._home.name, "--save", "", "--loglevel", "notice"),
@@ -275,6 +279,12 @@ class ServerCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tracing(trace: Path) -> list[str]:
+    if strace := shutil.which("strace"):
+        return tracing(strace, trace)
+    raise MissingServerError("no strace on the PATH (Debian: apt-get install strace)")
 
 
 def free_port() -> int:
