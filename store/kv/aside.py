@@ -7,8 +7,9 @@ import logging
 from peerjob.state import State
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
-from .counts import ASIDE, SLOT, Counts, Shift, totals
+from .counts import ASIDE, PROCESSING, SLOT, Counts, Shift, totals
 from .keys import Keys, prefix_end
+from .rows import decode_owned
 from .slots import Plan
 from .writer import Change, Writer
 
@@ -31,7 +32,7 @@ class Aside:
             [self._counts.every(), Range(keys.node, prefix_end(keys.node), keys_only=True)]
         )
         kinds = sorted(totals(keys, counters))
-        places = [(kind, state) for kind in kinds for state in SLOT]
+        places = [(kind, state) for kind in kinds for state in SLOT if state is not State.PROCESSING]
         indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in places]
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
@@ -40,7 +41,11 @@ class Aside:
         shifts: list[Shift] = [("", ASIDE, 1), *plan.shifts]
         for (kind, state), found in zip(places, present, strict=False):
             if found is not None:
-                shifts.append((keys.unescaped(kind), SLOT[State(state)], -1))
+                shifts.append((keys.unescaped(kind), SLOT[state], -1))
+        for found in present[len(indexes) :]:
+            claim = None if found is None else decode_owned(found.value)
+            if claim is not None and not claim.releasing:
+                shifts.append((claim.kind, PROCESSING, -1))
         compares = [Compare(keys.state + id, mod=entry.mod), *plan.compares]
         change = Change(compares, ops, tuple(shifts), tuple(plan.adds))
         written = await self._writer.write([change], now_us=now_us)

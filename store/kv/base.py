@@ -15,10 +15,10 @@ import msgspec
 
 from peerjob.record import Capabilities
 
-MAX_STEPS = 40
+MAX_STEPS = 60
 """Most steps in one transaction."""
-MAX_COMPARES = 110
-"""Most compares in one transaction, those of what goes along included: etcd takes 128."""
+MAX_WIDTH = 124
+"""Most steps and compares in one transaction, what goes along included, unless a step is alone: etcd takes 128."""
 MAX_STEP_OPS = 24
 """Most operations in a step that is not alone."""
 MAX_REQUEST_BYTES = 512 << 10

@@ -111,7 +111,9 @@ def cancel_in(
     ops.append(Put(keys.state + id, encode(cancelled)))
     context.leave(id, row, plan)
     if runs:
-        ops.append(Put(keys.owned(row.owner) + id, encode(Owned(row.fence, row.suspect, releasing=True))))
+        ops.append(
+            Put(keys.owned(row.owner) + id, encode(Owned(row.fence, row.suspect, releasing=True, kind=row.kind)))
+        )
     else:
         place = timed(row.due_us, id)
         ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))

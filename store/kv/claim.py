@@ -147,7 +147,7 @@ class Claims:
         context, keys = self._context, self._context.keys
         rows, specs = await self._claimable(picks)
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
-        owned, processing = keys.owned(call.incarnation), State.PROCESSING
+        owned = keys.owned(call.incarnation)
         changes: list[Change] = []
         planned: list[tuple[int, str, Row, bytes]] = []
         stale: list[Step] = []
@@ -163,19 +163,18 @@ class Claims:
             at_us = max(now_us, row.due_us)
             taken = msgspec.structs.replace(
                 row,
-                state=processing,
+                state=State.PROCESSING,
                 attempts=row.attempts + 1,
                 fence=self._last_fence,
                 owner=call.incarnation,
                 started=False,
-                history=extended(row, processing, at_us, call.name, ""),
+                history=extended(row, State.PROCESSING, at_us, call.name, ""),
             )
             ops: list[Op] = [
                 Put(keys.state + id, encode(taken)),
                 Delete(pick.key),
-                Put(owned + id, encode(Owned(taken.fence, taken.suspect))),
+                Put(owned + id, encode(Owned(taken.fence, taken.suspect, kind=row.kind))),
                 Delete(keys.by(row.kind, State.SCHEDULED) + id),
-                Put(keys.by(row.kind, processing) + id, b""),
             ]
             changes.append(
                 Change(

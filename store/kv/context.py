@@ -174,7 +174,8 @@ class Context:
 
     def leave(self, id: str, row: Row, plan: Plan) -> None:
         """Take an instance out of the index of the state that it was in."""
-        plan.ops.append(Delete(self.keys.by(row.kind, row.state) + id))
+        if row.state is not State.PROCESSING:
+            plan.ops.append(Delete(self.keys.by(row.kind, row.state) + id))
         plan.shifts.append((row.kind, SLOT[row.state], -1))
 
     def end(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
@@ -193,7 +194,7 @@ class Context:
     def free(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
         """Free what a final instance held, and let its time run."""
         keys = self.keys
-        queue, place = keys.expiring(id), timed(row.expires_us, id)
+        queue, place = keys.expiring(row.expires_us), timed(row.expires_us, id)
         plan.ops.append(Put(queue + place, b""))
         plan.adds.append((queue, place))
         self.give_up(id, row, now_us, plan)

@@ -10,7 +10,7 @@
 | `unique/<kind>/<key>` | id of the instance that has the key |
 | `ready/<kind>/<n or s>/<priority>/<due>/<id>` | due, to be claimed; s: suspects |
 | `due/<shard>/<due>/<id>` | delayed: `Delayed`, enough to move it without its record |
-| `by/<kind>/<state>/<id>`, `tag/<tag>/<id>` | indexes |
+| `by/<kind>/<state>/<id>`, `tag/<tag>/<id>` | indexes; of those that are Processing, `own` is the index |
 | `expiry/<shard>/<time>/<id>` | final instances by the end of their retention |
 | `head/<queue>` | where a queue begins, see `lanes` |
 | `own/<incarnation>/<id>` | `Owned`: a claim; durable, on no lease |
@@ -116,9 +116,9 @@ class Keys:
         """The queue of delayed instances that an id belongs to."""
         return f"{self.due}{id[-1]}/"
 
-    def expiring(self, id: str) -> str:
-        """The queue of final instances that an id belongs to, by the end of their retention."""
-        return f"{self.expiry}{id[-1]}/"
+    def expiring(self, expires_us: int) -> str:
+        """The queue of final instances whose retention ends then; those that ended together share one."""
+        return f"{self.expiry}{SHARDS[expires_us // 1_000_000 % len(SHARDS)]}/"
 
     def by(self, kind: str, state: int) -> str:
         """The index of a kind and state."""

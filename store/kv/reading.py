@@ -139,22 +139,35 @@ class Reading:
     ) -> tuple[list[str], bool]:
         """Ids of instances of a kind and states in order, and whether there are more."""
         indexes = await self._indexes(kind, states)
-        ids: list[str] = []
-        more = False
-        for at in range(0, len(indexes), _MOST_RANGES):
-            ranges = [
-                _part(index, bounds_us, cursor, limit, reverse=reverse) for index in indexes[at : at + _MOST_RANGES]
-            ]
-            for index, found in zip(indexes[at : at + _MOST_RANGES], await self._context.kv.read(ranges), strict=True):
-                ids.extend(key[len(index) :] for key, _ in found.items)
-                more = more or found.count > len(found.items)
-        ids = sorted(set(ids), reverse=reverse)
-        return ids[:limit], more or len(ids) > limit
+        owners = await self._owners(states)
+        while True:
+            every = indexes + owners
+            ids: list[str] = []
+            more = False
+            for at in range(0, len(every), _MOST_RANGES):
+                part = every[at : at + _MOST_RANGES]
+                ranges = [_part(index, bounds_us, cursor, limit, reverse=reverse) for index in part]
+                for index, found in zip(part, await self._context.kv.read(ranges), strict=True):
+                    ids.extend(key[len(index) :] for key, _ in found.items)
+                    more = more or found.count > len(found.items)
+            before, owners = owners, await self._owners(states)
+            if set(owners) <= set(before):
+                ids = sorted(set(ids), reverse=reverse)
+                return ids[:limit], more or len(ids) > limit
+            # a node that joined meanwhile may have claimed what was to be found among the Scheduled
+
+    async def _owners(self, states: State) -> list[str]:
+        """The indexes of what is Processing, one for each incarnation that may have claims."""
+        if not states & State.PROCESSING:
+            return []
+        keys = self._context.keys
+        (found,) = await self._context.kv.read([Range(keys.node, prefix_end(keys.node), keys_only=True)])
+        return [keys.owned(key[len(keys.node) :]) for key, _ in found.items]
 
     async def _indexes(self, kind: str | None, states: State) -> list[str]:
-        """The indexes of a kind and states in which something is."""
+        """The indexes of a kind and states in which something is, but for what is Processing."""
         context, keys = self._context, self._context.keys
-        wanted = [(state, slot) for state, slot in SLOT.items() if state & states]
+        wanted = [(state, slot) for state, slot in SLOT.items() if state & states and state is not State.PROCESSING]
         if kind is not None:
             return [keys.by(kind, state) for state, _ in wanted]
         (found,) = await context.kv.read([context.counts.every()])

@@ -7,10 +7,13 @@ whoever reads the counters compares them with the indexes as of one moment, and 
 
 from __future__ import annotations
 
+from peerjob.state import State
+
 from .base import Compare, Put, Range, Step
 from .context import Context
-from .counts import ASIDE, DELAYED, SLOT, SLOTS, totals
+from .counts import ASIDE, DELAYED, PROCESSING, SLOT, SLOTS, totals
 from .keys import SHARDS, prefix_end
+from .rows import decode_owned
 
 _PERIOD_US = 3_600_000_000
 
@@ -45,19 +48,26 @@ class Recount:
     async def _correct(self, kind: str, mod: int, now_us: int) -> int:
         """Write the difference for one kind; the new revision of the key that keeps others away, or 0."""
         context, keys = self._context, self._context.keys
-        indexes = [keys.by(kind, state) for state in SLOT]
+        slots = {state: slot for state, slot in SLOT.items() if state is not State.PROCESSING}
+        indexes = [keys.by(kind, state) for state in slots]
         if kind == "":
             indexes += [keys.aside, *(f"{keys.due}{shard}/" for shard in SHARDS)]
-        found, *indexed = await context.kv.read(
-            [context.counts.of(kind), *(Range(index, prefix_end(index), 1, True) for index in indexes)]
+        found, owned, *indexed = await context.kv.read(
+            [
+                context.counts.of(kind),
+                Range(keys.own, prefix_end(keys.own)),
+                *(Range(index, prefix_end(index), 1, True) for index in indexes),
+            ]
         )
         counted = totals(keys, found).get(keys.kind(kind), [0] * SLOTS)
         actual = list(counted)
-        for slot, held in zip(SLOT.values(), indexed, strict=False):
+        for slot, held in zip(slots.values(), indexed, strict=False):
             actual[slot] = held.count
+        claims = [decode_owned(entry.value) for _, entry in owned.items]
+        actual[PROCESSING] = sum(claim.kind == kind and not claim.releasing for claim in claims)
         if kind == "":
-            actual[ASIDE] = indexed[len(SLOT)].count
-            actual[DELAYED] = sum(held.count for held in indexed[len(SLOT) + 1 :])
+            actual[ASIDE] = indexed[len(slots)].count
+            actual[DELAYED] = sum(held.count for held in indexed[len(slots) + 1 :])
         if actual == counted:
             return mod
         lane = context.counts.lane()

@@ -49,5 +49,5 @@ def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int,
     elif row.keeps:
         ops.append(Delete(keys.owned(row.owner) + id))
     else:
-        ops.append(Delete(keys.expiring(id) + timed(row.expires_us, id)))
+        ops.append(Delete(keys.expiring(row.expires_us) + timed(row.expires_us, id)))
     ops.append(Delete(keys.watch(id), prefix_end(keys.watch(id))))

@@ -109,6 +109,7 @@ class Owned(msgspec.Struct, frozen=True, array_like=True):
     fence: int
     suspect: bool = False
     releasing: bool = False
+    kind: str = ""
 
 
 class NodeRow(msgspec.Struct, frozen=True, array_like=True):

@@ -16,10 +16,10 @@ import msgspec
 from peerjob.errors import StoreUnavailableError
 
 from .base import (
-    MAX_COMPARES,
     MAX_REQUEST_BYTES,
     MAX_STEP_OPS,
     MAX_STEPS,
+    MAX_WIDTH,
     Applied,
     Compare,
     Entry,
@@ -279,7 +279,8 @@ def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
             shared.add(queue)
         for kind, _, _ in change.shifts:
             shared.add(kind)
-        over = at - start == MAX_STEPS or size > MAX_REQUEST_BYTES or compares + len(shared) > MAX_COMPARES
+        steps = at - start + 1
+        over = steps > MAX_STEPS or size > MAX_REQUEST_BYTES or steps + 1 + compares + len(shared) > MAX_WIDTH
         if at > start and (over or heavy):
             yield changes[start:at]
             start, size, compares = at, change.size, len(change.compares)
