@@ -160,6 +160,13 @@ class NodeVerbs(Manager):
     async def count(self, query: Query | None = None) -> int:
         return await self._need_session().verbs.count(query)
 
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        """How many instances of these kinds (none given: of all) could be claimed now; without kinds of none.
+
+        Costs a count of each kind's queue, which on etcd grows with it; for what is asked now and then.
+        """
+        return await self._need_session().verbs.due(kinds)
+
     async def stats(self) -> Stats:
         return await self._need_session().verbs.stats()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import UUID
@@ -110,6 +110,9 @@ class StoreVerbs:
             cursor = page.cursor
             if cursor is None:
                 return total
+
+    async def due(self, kinds: Sequence[str]) -> dict[str, int]:
+        return await self._store.due(kinds)
 
     async def stats(self) -> Stats:
         health, nodes = await self._store.health(), await self._store.nodes()

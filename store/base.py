@@ -347,6 +347,15 @@ class Store(Protocol):
         """Log lines of one instance from a cursor on, oldest first."""
         ...
 
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        """How many instances of these kinds (none given: of all) are due and wait to be claimed; without kinds of none.
+
+        What is parked behind a schedule's slot is not due. Of those that fell due and were not moved among the ready
+        ones yet, as nobody claimed since, 1,000 are counted. Costs a count of each kind's queue, which on etcd grows
+        with it (20 ms at 200,000), so it is not for hot paths.
+        """
+        ...
+
     async def health(self) -> Health:
         """Counts per kind and state, and other numbers that need no scan."""
         ...

@@ -128,6 +128,10 @@ class Keys:
         """The key that says where a queue begins."""
         return f"{self.root}head/{queue[len(self.root) : -1]}"
 
+    def ready_of(self, kind: str) -> str:
+        """Prefix of a kind's ready queues."""
+        return f"{self.root}ready/{self.kind(kind)}/"
+
     def ready_heads(self, kind: str) -> str:
         """Prefix of the heads of a kind's ready queues."""
         return f"{self.root}head/ready/{self.kind(kind)}/"

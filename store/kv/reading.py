@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from peerjob.ids import id_time_us
@@ -12,10 +13,11 @@ from peerjob.state import State
 from .base import Delete, Entry, Put, Range, Step
 from .context import Context
 from .counts import ASIDE, DELAYED, SLOT, totals
+from .delayed import MOST_MOVED
 from .enqueue import check_batch
-from .keys import prefix_end
+from .keys import SHARDS, prefix_end, time_text
 from .recount import Recount
-from .rows import decode_out, to_record
+from .rows import decode_delayed, decode_out, to_record
 
 _PAGE = 500
 """Most records that a page reads when it must pick among them."""
@@ -189,6 +191,30 @@ class Reading:
         return [key[len(index) :] for key, _ in found.items], found.count > len(found.items)
 
     # -- numbers --------------------------------------------------------------------------------------------------
+
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        context, keys = self._context, self._context.keys
+        check_batch(len(kinds))
+        if not kinds:
+            (counters,) = await context.kv.read([context.counts.every()])
+            sums = totals(keys, counters)
+            kinds = [keys.unescaped(part) for part, values in sums.items() if values[SLOT[State.SCHEDULED]]]
+        # what fell due is moved with the next claim, so where nobody claims it is counted where it is
+        until = time_text(context.clock.time_us() + 1)
+        fell_due = await context.kv.read(
+            [Range(f"{keys.due}{one}/", f"{keys.due}{one}/{until}", MOST_MOVED) for one in SHARDS]
+        )
+        counted = Counter(
+            [decode_delayed(entry.value).kind for found in fell_due for _, entry in found.items][:MOST_MOVED]
+        )
+        due = {kind: counted[kind] for kind in kinds}
+        for at in range(0, len(kinds), _MOST_RANGES):
+            part = kinds[at : at + _MOST_RANGES]
+            queues = [keys.ready_of(kind) for kind in part]
+            ranges = [Range(queue, prefix_end(queue), limit=1, keys_only=True) for queue in queues]
+            for kind, found in zip(part, await context.kv.read(ranges), strict=True):
+                due[kind] += found.count
+        return {kind: count for kind, count in due.items() if count}
 
     async def health(self) -> Health:
         context, keys = self._context, self._context.keys

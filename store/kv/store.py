@@ -223,6 +223,9 @@ class KVStore:
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
         return await self._retrying(lambda: self._logs.page(id, cursor=cursor, limit=limit))
 
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        return await self._retrying(lambda: self._reading.due(kinds))
+
     async def health(self) -> Health:
         return await self._retrying(self._reading.health)
 

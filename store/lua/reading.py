@@ -56,6 +56,11 @@ class ReadingVerbs(Verbs):
         dropped, after, lines = await self._run(self._scripts.logs, id, start, limit)
         return LogPage(tuple(map(unpack_line, lines)), after.decode(), int(dropped))
 
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        check_batch(kinds)
+        found = await self._run(self._scripts.due, *kinds)
+        return {kind.decode(): count for kind, count in zip(found[::2], found[1::2], strict=True) if count}
+
     async def health(self) -> Health:
         delayed, nodes, undecodable, *kinds = await self._run(self._scripts.health)
         counts = {

@@ -72,6 +72,7 @@ class Scripts:
     read: Script
     lookup: Script
     logs: Script
+    due: Script
     health: Script
     set_aside: Script
     expire: Script

@@ -152,6 +152,9 @@ class CountingStore:
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
         return await self._inner.logs(id, cursor=cursor, limit=limit)
 
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        return await self._inner.due(kinds)
+
     async def health(self) -> Health:
         return await self._inner.health()
 

@@ -198,6 +198,31 @@ class ReadingRules(StoreSuite):
         }
         assert (await store.health()).delayed == 3
 
+    async def test_what_is_due_is_told_by_kind(self, store: Store) -> None:
+        peer = await self.join(store, kinds=("a", "b"))
+        assert await store.due() == {}
+        await store.enqueue(self.make.instances(5, kind="a"))
+        await store.enqueue(self.make.instances(3, kind="a:b"))
+        await store.enqueue(self.make.instances(2, kind="b", delay_us=60_000_000))
+        assert await store.due() == {"a": 5, "a:b": 3}
+        assert await store.due(["a:b", "b", "unknown"]) == {"a:b": 3}
+
+        first, second, *_ = await peer.take(4)
+        assert await store.due(["a"]) == {"a": 1}
+        await peer.commit(outcome(first), outcome(second, Action.RETRY))
+        assert await store.due(["a"]) == {"a": 2}
+
+    async def test_what_fell_due_counts_also_where_nobody_claims(self, store: Store) -> None:
+        soon = self.make.instances(3, kind="soon", delay_us=400_000)
+        await store.enqueue([*soon, *self.make.instances(2, kind="late", delay_us=60_000_000)])
+        assert await store.due() == {}
+        await self.pass_time(0.5)
+        assert await store.due() == {"soon": 3}
+
+        await store.cancel([soon[0].id], request=self.make.request())
+        await (await self.join(store, kinds=("late",))).take(1)  # lets it into its queue
+        assert await store.due() == {"soon": 2}
+
     async def test_health_is_calm(self, store: Store) -> None:
         await self.join(store)
         await store.enqueue(self.make.instances(3))
