@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any, Self, cast
 
-import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from peerjob.durations import Duration, to_seconds
-from peerjob.errors import NodeStateError, OptionError
-from peerjob.node.listening import GRPC_PORT, is_loopback, parse_listen
+from peerjob.errors import OptionError
+from peerjob.node.listening import GRPC_PORT, is_loopback
 from peerjob.node.node import Node
 from peerjob.node.wire.tls import ServerTls
 
 from .cluster import ClusterRpcs
 from .door import Door
+from .endpoint import Endpoint
 from .health import HealthReporter
 from .instances import InstanceRpcs
 from .rates import Rates
@@ -27,12 +26,6 @@ from .schedules import ScheduleRpcs
 from .streams import StreamRpcs
 
 MAX_MESSAGE = 16 << 20
-MAX_STREAMS = 2_000
-"""Calls at a time on one connection."""
-LAST_WORDS = 0.2
-"""Seconds for the answers to leave."""
-MAX_PENDING = 20_000
-"""Calls that wait to be taken up; more are refused."""
 REFLECTED = (SERVICE.full_name, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
 logger = logging.getLogger("peerjob.server")
@@ -59,61 +52,38 @@ class Server:
         rate: float | None = None,
     ) -> None:
         self._node = node
-        self._host, self._asked_port = parse_listen("listen", listen, example=GRPC_PORT)
-        self._tls = tls
+        self._endpoint = Endpoint("listen", listen, example=GRPC_PORT, tls=tls, max_message=max_message)
         self._tokens = tokens
         self._max_message = max_message
         self._rates = None if rate is None else Rates(rate, node.clock)
         if not insecure:
-            _refuse_open_door(listen, self._host, tls, tokens)
-        self._server: grpc.aio.Server | None = None
-        self._dispatch: Dispatch | None = None
+            _refuse_open_door(listen, self._endpoint.host, tls, tokens)
         self._health: HealthReporter | None = None
-        self._port = 0
 
     async def start(self) -> None:
         """Listen; raises OptionError for an address that cannot be had, NodeStateError when it listens already."""
-        if self._server is not None:
-            raise NodeStateError(f"this server listens on port {self._port} already")
         node = self._node
         parts = (InstanceRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
         dispatch = Dispatch(node, parts, max_message=self._max_message)
         guarded = self._tokens is not None or self._rates is not None
         door = (Door(tokens=self._tokens, rates=self._rates),) if guarded else ()
-        server = grpc.aio.server(interceptors=door, options=self._options())
-        server.add_generic_rpc_handlers((dispatch.generic_handler(),))
+        server = self._endpoint.prepare(dispatch, door)
         health = HealthReporter(node)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, cast(Any, server))
         reflection.enable_server_reflection(REFLECTED, cast(Any, server))
-        target = f"{self._host}:{self._asked_port}"
-        try:
-            if self._tls is None:
-                self._port = server.add_insecure_port(target)
-            else:
-                self._port = server.add_secure_port(target, self._tls.credentials())
-        except RuntimeError:
-            raise OptionError("listen", target, "an address of this machine that nobody else listens on") from None
         await health.show()
-        await server.start()
-        self._server, self._dispatch, self._health = server, dispatch, health
+        await self._endpoint.start(server, dispatch)
+        self._health = health
         health.start()
-        logger.info("node %r serves gRPC on %s:%d", node.name, self._host, self._port)
+        logger.info("node %r serves gRPC on %s", node.name, self.target)
 
     async def stop(self, grace: Duration = 5.0) -> None:
         """Take no new calls, end streams and waits, give other calls `grace` to end; idempotent."""
         seconds = to_seconds(grace, "grace")
-        server, dispatch, health = self._server, self._dispatch, self._health
-        self._server = self._dispatch = self._health = None
-        if server is None or dispatch is None or health is None:
-            return
-        await health.stop()
-        refusing = asyncio.get_running_loop().create_task(server.stop(seconds + 1))
-        await asyncio.sleep(0)
-        await dispatch.stop(seconds)
-        await asyncio.wait({refusing}, timeout=LAST_WORDS)
-        if not refusing.done():  # somebody watches the health
-            await server.stop(0)
-        await refusing
+        health, self._health = self._health, None
+        if health is not None:
+            await health.stop()
+        await self._endpoint.stop(seconds)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -125,28 +95,12 @@ class Server:
     @property
     def port(self) -> int:
         """The port that it listens on; 0 before the start."""
-        return self._port
+        return self._endpoint.port
 
     @property
     def target(self) -> str:
         """What a client is to be given, on this machine."""
-        return f"{self._host}:{self._port}"
-
-    def _options(self) -> list[tuple[str, Any]]:
-        return [
-            ("grpc.max_receive_message_length", self._max_message),
-            ("grpc.max_send_message_length", -1),  # bounded by us, so that the caller is told
-            ("grpc.max_concurrent_streams", MAX_STREAMS),
-            # what arrives faster than it is taken up waits; by default gRPC drops it by chance, as CANCELLED
-            ("grpc.server.max_pending_requests", MAX_PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-            ("grpc.so_reuseport", 0),
-            # finds out about clients that vanished, and puts up with clients that find out about us
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ]
+        return self._endpoint.target
 
 
 def _refuse_open_door(listen: str, host: str, tls: ServerTls | None, tokens: Tokens | None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any, NoReturn, cast
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -21,7 +21,7 @@ from peerjob.node.wire.values import parsed
 from peerjob.proto.job.v1 import service_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
-LONG = frozenset({"Watch", "ReadLogs", "WaitInstance", "WaitInstances", "Drain"})
+LONG = frozenset({"Watch", "ReadLogs", "WaitInstance", "WaitInstances", "Drain", "StreamIsActive"})
 """RPCs that wait for something to happen: a server that stops waits for none of them."""
 
 Context = Any
@@ -33,22 +33,25 @@ logger = logging.getLogger("peerjob.server")
 
 
 class Dispatch:
-    """Serves the RPCs of the service with the methods of `parts`, which bear the RPCs' names in snake case.
+    """Serves the RPCs of a service with the methods of `parts`, which bear the RPCs' names in snake case.
 
     `max_message` bounds a response, in bytes; gRPC itself bounds requests.
     """
 
-    def __init__(self, node: Node, parts: Sequence[object], *, max_message: int) -> None:
+    def __init__(
+        self, node: Node, parts: Sequence[object], *, max_message: int, service: ServiceDescriptor = SERVICE
+    ) -> None:
         self._node = node
+        self._service = service
         self._max_message = max_message
         self._open: dict[asyncio.Task[Any], str] = {}
         self._ended: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        self._handlers = {method.name: self._handler(method, parts) for method in SERVICE.methods}
+        self._handlers = {method.name: self._handler(method, parts) for method in service.methods}
 
     def generic_handler(self) -> grpc.GenericRpcHandler:
         """What a server is given."""
-        return grpc.method_handlers_generic_handler(SERVICE.full_name, self._handlers)
+        return grpc.method_handlers_generic_handler(self._service.full_name, self._handlers)
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, end streams and waits, let the other calls go on for `grace` seconds, and end them too.

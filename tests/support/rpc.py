@@ -59,7 +59,7 @@ class RawClient:
 
 def open_calls(server: Server) -> int:
     """How many calls a server is about."""
-    dispatch = server._dispatch  # pyright: ignore[reportPrivateUsage]
+    dispatch = server._endpoint.dispatch  # pyright: ignore[reportPrivateUsage]
     assert dispatch is not None
     return len(dispatch._open)  # pyright: ignore[reportPrivateUsage]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from peerjob.cli.daemon.tokens import TOKEN_BYTES
 from peerjob.node.metrics import http as metrics
-from peerjob.node.server import instances, listener
+from peerjob.node.server import endpoint, instances, listener
 from peerjob.node.server.roles import NEEDED, Role
 from peerjob.node.wire.requests import MAX_BULK
 
@@ -26,8 +26,8 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert numbers == {
         "what": [],
         "a message": [listener.MAX_MESSAGE >> 20],
-        "calls at a time on one connection": [listener.MAX_STREAMS],
-        "calls that wait to be taken up": [listener.MAX_PENDING],
+        "calls at a time on one connection": [endpoint.MAX_STREAMS],
+        "calls that wait to be taken up": [endpoint.MAX_PENDING],
         "jobs in a bulk": [MAX_BULK],
         "a wait": [instances.MOST_WAIT],
         "calls per second from one address": [],
