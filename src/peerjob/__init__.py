@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .node.client.client import Client
     from .node.client.jobs import RegisteredJob
     from .node.metrics import Metrics, MetricsServer, serve_metrics
+    from .node.scaler.server import ScalerServer
     from .node.server.listener import Server
     from .node.server.roles import Role, Token, Tokens
     from .node.wire.tls import ClientTls, ServerTls
@@ -130,6 +131,7 @@ __all__ = [
     "ResultPage",
     "Retry",
     "Role",
+    "ScalerServer",
     "Schedule",
     "ScheduleError",
     "ScheduleView",
@@ -171,6 +173,7 @@ _LATER = {
     "MetricsServer": "node.metrics",
     "RegisteredJob": "node.client.jobs",
     "Role": "node.server.roles",
+    "ScalerServer": "node.scaler.server",
     "Server": "node.server.listener",
     "ServerTls": "node.wire.tls",
     "Token": "node.server.roles",

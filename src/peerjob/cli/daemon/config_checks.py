@@ -52,6 +52,7 @@ def _service(settings: Settings, clock: Clock) -> list[Finding]:
         node = settings.node((), clock)
         settings.server(node, tokens)
         settings.metrics(node)
+        settings.scaler(node)
     except PeerjobError as error:
         return [Finding("service", Verdict.FAIL, str(error))]
     callers = "everybody who reaches it" if tokens is None else f"{len(tokens)} token(s)"

@@ -8,6 +8,7 @@ from peerjob.cli.console import Refusal, Status
 _ADVICE = {
     "listen": " (see --listen, --tls-cert, --tokens-file and --insecure)",
     "metrics_listen": " (see --metrics-listen)",
+    "scaler_listen": " (see --scaler-listen)",
 }
 
 

@@ -46,6 +46,7 @@ class Daemon:
         self._tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         self._server = settings.server(self.node, self._tokens)
         self._metrics = settings.metrics(self.node)
+        self._scaler = settings.scaler(self.node)
         self._draining: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -61,6 +62,8 @@ class Daemon:
                     await self._metrics.start()
                 if self._server is not None:
                     await self._server.start()
+                if self._scaler is not None:
+                    await self._scaler.start()
                 await self.node.start()
                 logger.info(
                     "ready to run %s", ", ".join(job.kind for job in self.node.jobs()) or "nothing, as asked for"
@@ -117,14 +120,15 @@ class Daemon:
                 leaving.cancel()
 
     async def _leave(self, grace: float) -> None:
-        stopping = None
-        if self._server is not None:
-            stopping = asyncio.get_running_loop().create_task(self._server.stop(min(grace, SERVER_GRACE)))
+        # callers go elsewhere at once, and the metrics and probes answer until the end
+        loop, patience = asyncio.get_running_loop(), min(grace, SERVER_GRACE)
+        serving = [server for server in (self._server, self._scaler) if server is not None]
+        stopping = [loop.create_task(server.stop(patience)) for server in serving]
         try:
             await self.node.stop(grace)
         finally:
-            if stopping is not None:
-                await stopping
+            for one in stopping:
+                await one
             if self._metrics is not None:
                 await self._metrics.stop()
 

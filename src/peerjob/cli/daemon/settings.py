@@ -17,7 +17,7 @@ from peerjob.durations import to_seconds
 from .config import use_file
 
 if TYPE_CHECKING:  # what needs gRPC is loaded when it is used
-    from peerjob import Server, ServerTls, Tokens
+    from peerjob import ScalerServer, Server, ServerTls, Tokens
     from peerjob.node.metrics import MetricsServer
 
 OFF = "off"
@@ -207,6 +207,16 @@ class Settings:
         bool, _option("--metrics-compat", "Serve metrics under go-job's names, too.", panel=SERVICE)
     ] = False
 
+    scaler_listen: Annotated[
+        str,
+        _option(
+            "--scaler-listen",
+            f"Where to answer KEDA, as an external scaler, with the TLS of the service; {OFF}: nowhere.",
+            metavar="HOST:PORT",
+            panel=SERVICE,
+        ),
+    ] = OFF
+
     log_format: Annotated[
         LogFormat, _option("--log-format", "Lines for people, or one JSON object a line.", panel=LOGS)
     ] = LogFormat.HUMAN
@@ -266,6 +276,12 @@ class Settings:
         if self.metrics_listen == OFF:
             return None
         return MetricsServer(Metrics(node, compat=self.metrics_compat), self.metrics_listen)
+
+    def scaler(self, node: Node) -> ScalerServer | None:
+        """What tells KEDA of the work that there is, not started; None when nothing is to."""
+        from peerjob import ScalerServer
+
+        return None if self.scaler_listen == OFF else ScalerServer(node, self.scaler_listen, tls=self.tls)
 
 
 def takes_settings(command: Callable[..., int]) -> Callable[..., int]:

@@ -1,0 +1,1 @@
+"""What KEDA asks an external scaler: messages and service of `externalscaler.ExternalScaler`."""
