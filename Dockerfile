@@ -48,7 +48,8 @@ ENV PATH=/opt/peerjob/bin:$PATH \
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin peerjob
 COPY --from=dependencies /opt/peerjob /opt/peerjob
 COPY --from=package /wheels /opt/peerjob/wheels
-RUN python3 -m pip install --no-deps --no-index /opt/peerjob/wheels/*.whl && python3 -m pip check
+# pip, and not python3 -m pip: python3 is peerjob's here, which has none
+RUN pip install --no-deps --no-index /opt/peerjob/wheels/*.whl && pip check
 WORKDIR /app
 # as a number, so that Kubernetes can see that it is not root
 USER 10001:10001
