@@ -137,7 +137,8 @@ def test_nodes_wait_for_all_that_they_are_told_of(file: Path) -> None:
     waits = service(file, "node")["depends_on"]
     assert set(hosts(file)) == waits.keys()
     assert all(one == {"condition": "service_healthy"} for one in waits.values())
-    assert service(file, "ctl")["depends_on"] == {"node": {"condition": "service_healthy"}}
+    # `run` scales what its service waits for to the number in the file
+    assert "depends_on" not in service(file, "ctl")
 
 
 @by_file
