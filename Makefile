@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak bench bench-remote format lock manifests servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak test-compose bench bench-remote format lock manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ integration: $(VENV)/.installed servers ## tests with real servers, processes an
 
 test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 	$(BIN)/pytest -m soak $(ARGS)
+
+test-compose: $(VENV)/.installed ## the compose files on a Docker engine; ENGINE=own starts one (root on Debian)
+	@sh tests/compose/run.sh "$(ENGINE)" $(BIN)/pytest -m compose tests/compose $(ARGS)
 
 bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 	$(BIN)/python bench/run.py $(ARGS)

@@ -62,7 +62,7 @@ async def pass_on(url: str, namespace: str, folder: Path) -> None:
         assert all(node.running for node in nodes.values())
 
     runs = read_journal(journal)
-    check_one_owner(runs, killed_us)
+    check_one_owner(runs, lambda run: killed_us.get(run.pid))
     for name in HOLDERS:
         own = {id: each for id, each in runs.items() if instances[id].schedule == name}
         assert own.keys() == {id for id, one in instances.items() if one.schedule == name}

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -61,7 +62,8 @@ async def poison() -> None:
 
 
 def _note(journal: str, what: str, context: Context) -> None:
-    line = f"{context.id} {context.fence} {os.getpid()} {what} {time.time_ns() // 1000}\n"
+    process = f"{socket.gethostname()} {os.getpid()}"
+    line = f"{context.id} {context.fence} {process} {what} {time.time_ns() // 1000}\n"
     file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(file, line.encode())  # one write, so that the lines of several processes stay whole

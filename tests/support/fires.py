@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any
 
-from peerjob import FireEntry, FireOutcome, Instance, Node, Schedule, State
+from peerjob import FireEntry, FireOutcome, Instance, Manager, Schedule, State
 from peerjob.clock import to_us
 from peerjob.recurrence import recurrence_of
 from support.leaders import accounted
@@ -14,7 +14,7 @@ CLOCK_ERROR_US = 10_000
 """How much a leader may be mistaken about the store's clock; a run never begins early."""
 
 
-async def read_fires(client: Node, name: str) -> list[FireEntry]:
+async def read_fires(client: Manager, name: str) -> list[FireEntry]:
     """The whole ledger of a schedule, earliest nominal time first."""
     entries: list[FireEntry] = []
     cursor: str | None = None
@@ -26,7 +26,7 @@ async def read_fires(client: Node, name: str) -> list[FireEntry]:
             return entries[::-1]
 
 
-async def fired_until(client: Node, name: str, moment_us: int, *, timeout: float) -> None:
+async def fired_until(client: Manager, name: str, moment_us: int, *, timeout: float) -> None:
     """Wait until a nominal time at or after a moment is accounted for."""
 
     async def look() -> bool:
@@ -36,7 +36,7 @@ async def fired_until(client: Node, name: str, moment_us: int, *, timeout: float
 
 
 async def settled(
-    client: Node, *, ends: Set[State] = frozenset({State.COMPLETED}), timeout: float = 30
+    client: Manager, *, ends: Set[State] = frozenset({State.COMPLETED}), timeout: float = 30
 ) -> dict[str, list[FireEntry]]:
     """Pause every schedule, wait for the end of all that was started, and audit it; answers the ledgers by name."""
     schedules = [await schedule.pause() for schedule in await client.schedules()]

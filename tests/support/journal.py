@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ class Run:
     """One run of a body, in microseconds of the machine's clock; no end: its process was killed."""
 
     fence: int
+    host: str
     pid: int
     begin_us: int
     end_us: int | None = None
@@ -21,23 +22,23 @@ def read_journal(path: Path) -> dict[str, list[Run]]:
     """The runs of each instance, in the order in which they began."""
     runs: dict[str, list[Run]] = defaultdict(list)
     for line in path.read_text().splitlines():
-        id, fence, pid, what, at = line.split()
+        id, fence, host, pid, what, at = line.split()
         if what == "begin":
-            runs[id].append(Run(fence=int(fence), pid=int(pid), begin_us=int(at)))
+            runs[id].append(Run(fence=int(fence), host=host, pid=int(pid), begin_us=int(at)))
         else:
-            (begun,) = (run for run in runs[id] if (run.fence, run.pid) == (int(fence), int(pid)))
+            (begun,) = (run for run in runs[id] if (run.fence, run.host, run.pid) == (int(fence), host, int(pid)))
             begun.end_us = int(at)
     return runs
 
 
-def check_one_owner(runs: Mapping[str, list[Run]], ended_us: Mapping[int, int]) -> None:
+def check_one_owner(runs: Mapping[str, list[Run]], ended_us: Callable[[Run], int | None]) -> None:
     """ONE-OWNER, from the bodies' side: fences grow, and no run begins before the one before it has ended.
 
-    `ended_us` tells when a process was killed or frozen, by its pid.
+    `ended_us` tells when the process of a run was killed or frozen, if it was.
     """
     for id, each in runs.items():
         for before, after in itertools.pairwise(each):
             assert after.fence > before.fence, (id, each)
-            ended = ended_us.get(before.pid, 1 << 62) if before.end_us is None else before.end_us
-            frozen = ended_us.get(before.pid, 1 << 62)
-            assert after.begin_us >= min(ended, frozen), (id, each)
+            moments = [moment for moment in (before.end_us, ended_us(before)) if moment is not None]
+            assert moments, (id, each)
+            assert after.begin_us >= min(moments), (id, each)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from peerjob import Instance, Node, Query, State
+from peerjob import Instance, Manager, Node, Query, State
 from peerjob.clock import SystemClock
 from peerjob.firing import Leader
 from peerjob.state import ARROWS
@@ -121,7 +121,7 @@ async def until(condition: Callable[[], Any], timeout: float) -> None:
             await asyncio.sleep(0.02)
 
 
-async def everything(client: Node) -> list[Instance[Any]]:
+async def everything(client: Manager) -> list[Instance[Any]]:
     return [one async for one in client.iter_instances(Query(limit=1000))]
 
 
