@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from support.jobd import Jobd
 from support.jobd import target as served_at
 from support.servers import Server, ServerProcess
 
+JOBCTL = Path(sys.executable).with_name("jobctl")
 NOWHERE = "127.0.0.1:1"
 
 
@@ -99,7 +101,7 @@ def test_no_node_is_one_line_that_says_what_to_do() -> None:
 
 def test_the_command_works_as_a_program(target: str) -> None:
     done = subprocess.run(
-        [Path(sys.executable).with_name("jobctl"), "get", "version", "-o", "name", "--address", target],
+        [JOBCTL, "get", "version", "-o", "name", "--address", target],
         capture_output=True,
         text=True,
         check=False,
@@ -226,6 +228,81 @@ def test_nothing_happens_to_everything_unless_that_is_said(jobctl: Jobctl, verb:
     assert jobctl(verb, "instances", "--all", "--kind", "add").status == 2
 
 
+def test_instances_are_counted(jobctl: Jobctl) -> None:
+    for _ in range(2):
+        jobctl("schedule", "add", "1", "1", "--wait", "--tag", "counted")
+    assert jobctl("count", "--tag", "counted").lines == ["2"]
+    assert jobctl("count", "--tag", "counted", "--state", "terminated", "-o", "json").json == {"count": 0}
+
+
+def test_whoever_waits_for_instances_learns_when_they_are_over(jobctl: Jobctl) -> None:
+    brief, failing = (
+        jobctl("schedule", *what, "--tag", "waited", "-o", "name").out.strip()
+        for what in (("slow", "1", "0.3"), ("fail", "why not"))
+    )
+    assert jobctl("wait", brief, "--within", "20", "-o", "json").json[0]["state"] == "Completed"
+    both = jobctl("wait", brief, failing, "-o", "name")
+    assert (both.status, both.out.split()) == (1, [brief, failing])
+    assert jobctl("wait", "--tag", "waited").lines == []
+
+    long = jobctl("schedule", "slow", "1", "30", "--tag", "waited", "-o", "name").out.strip()
+    late = jobctl("wait", long, "--within", "0.1s")
+    assert (late.status, late.err) == (6, "jobctl: not all of them are over after 0.1s\n")
+    assert jobctl("wait", "--tag", "waited", "--within", "0.1s").status == 6
+    assert jobctl("wait").status == 2
+    assert jobctl("wait", str(uuid4())).status == 3
+    jobctl("cancel", "instances", long)
+
+
+# -- clear -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_over_is_cleared_by_when_it_was_made(jobctl: Jobctl) -> None:
+    uuid = jobctl("schedule", "slow", "1", "0", "--wait", "-o", "name").out.strip()
+    queued = jobctl("schedule", "add", "1", "1", "--after", "1h", "-o", "name").out.strip()
+
+    assert jobctl("clear", "logs", "--older-than", "1h", "-y", "-o", "json").json == {"count": 0}
+    assert jobctl("logs", uuid).lines
+    assert jobctl("clear", "logs", "--yes", "-o", "json").json["count"] >= 1
+    assert jobctl("logs", uuid).lines == []
+    assert len(jobctl("history", uuid, "-o", "name").lines) == 4
+    assert jobctl("clear", "history", "--after", "2026-01-01T00:00Z", "-y", "-o", "json").json["count"] >= 1
+    assert jobctl("history", uuid, "-o", "name").lines == ["Completed"]
+    assert jobctl("clear", "instances", "--before", "2026-01-01T00:00Z", "-y").lines == ["0 instances removed"]
+    assert jobctl("clear", "instances", "-y", "-o", "json").json["count"] >= 1
+    assert jobctl("get", "instance", uuid).status == 3
+    assert jobctl("get", "instance", queued).status == 0
+    assert jobctl("clear", "instances", "--before", "yesterday", "-y").status == 2
+
+    assert jobctl("clear", "all", "--yes").status == 0
+    assert jobctl("count").lines == ["0"]
+    assert jobctl("list", "jobs").status == 0
+
+
+@pytest.mark.parametrize("what", ["instances", "history", "logs", "all"])
+def test_nothing_is_cleared_where_nobody_can_say_yes(jobctl: Jobctl, what: str) -> None:
+    uuid = jobctl("schedule", "slow", "1", "0", "--wait", "-o", "name").out.strip()
+    unasked = jobctl("clear", what)
+    assert (unasked.status, unasked.out) == (2, "")
+    assert "--yes" in unasked.err
+    assert len(jobctl("history", uuid, "-o", "name").lines) == 4
+    assert jobctl("logs", uuid).lines
+
+
+def test_nothing_is_cleared_unless_somebody_says_yes(jobctl: Jobctl, target: str) -> None:
+    uuid = jobctl("schedule", "add", "1", "1", "--wait", "-o", "name").out.strip()
+    clear = ("clear", "instances", "--after", "2026-01-01T00:00Z", "--address", target)
+
+    screen, status = at_terminal(*clear, typed=b"n\n")
+    assert (status, "nothing was removed" in screen) == (1, True)
+    assert "that are over and were made at or after 2026-01-01 00:00:00Z? [y/N]" in screen
+    assert at_terminal(*clear, typed=b"\x03")[1] == 130
+    assert jobctl("get", "instance", uuid).status == 0
+
+    assert at_terminal(*clear, typed=b"y\n")[1] == 0
+    assert jobctl("get", "instance", uuid).status == 3
+
+
 # -- logs, history, watch --------------------------------------------------------------------------------------------
 
 
@@ -265,25 +342,51 @@ def test_a_watch_in_a_terminal_is_a_table(jobctl: Jobctl, target: str) -> None:
     assert "Completed" in screen
 
 
+def test_what_several_instances_logged_and_went_through_is_listed(jobctl: Jobctl) -> None:
+    made = [jobctl("schedule", "slow", "1", "0", "--wait", "--tag", "l", "-o", "name").out.strip() for _ in range(2)]
+    lines = jobctl("list", "logs", "--tag", "l").lines
+    assert [line.split()[:2] for line in lines] == [[uuid, "slow"] for uuid in reversed(made)]
+    assert all(line.endswith(" INFO  line 0") for line in lines)
+    assert jobctl("list", "logs", "--tag", "l", "--level", "error").lines == []
+    (entry,) = jobctl("list", "history", "--tag", "l", "-s", "completed", "-n", "1", "-o", "json").json
+    assert (entry["uuid"], entry["state"]) == (made[1], "Completed")
+    assert len(jobctl("list", "history", "--tag", "l").lines) == 1 + 2 * 4
+
+
 def in_terminal(*arguments: str) -> str:
-    """All that the command writes to a terminal of 120 columns until it ends."""
+    """All that the command writes to a terminal of 120 columns until it ends well."""
+    screen, status = at_terminal(*arguments)
+    assert status == 0, screen
+    return screen
+
+
+def at_terminal(*arguments: str, typed: bytes = b"") -> tuple[str, int]:
+    """All that the command writes to a terminal of 120 columns, and its status; it is typed once it asks.
+
+    And again while nothing happens: Python misses a Ctrl-C in the moment between a prompt and the wait for an answer.
+    """
     control, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
     child = subprocess.Popen(
-        [Path(sys.executable).with_name("jobctl"), *arguments],
+        [JOBCTL, *arguments],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
         env={**os.environ, "TERM": "xterm"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # so that Ctrl-C reaches it
     )
     os.close(terminal)
-    written = b""
+    written, pressed = b"", 0.0
     with contextlib.suppress(OSError):  # the other end is closed
-        while data := os.read(control, 65_536):
-            written += data
+        while True:
+            if select.select([control], [], [], 0.5)[0]:
+                written += os.read(control, 65_536)
+            if typed and b"]: " in written and time.monotonic() > pressed + 1:
+                os.write(control, typed)
+                pressed = time.monotonic()
     os.close(control)
-    assert child.wait(10) == 0, written.decode()
-    return written.decode()
+    return written.decode(), child.wait(10)
 
 
 # -- schedules -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import typer
 
 from . import quiet as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .console import run
-from .ctl import acting, cluster, following, reading, recurring, scheduling, why
+from .ctl import acting, clearing, cluster, following, reading, recurring, scheduling, why
 from .ctl.failures import refusal_of
 from .ctl.session import shared_options
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(shared_options)
-for part in (reading, scheduling, following, acting, recurring, cluster, why):
+for part in (reading, scheduling, following, acting, clearing, recurring, cluster, why):
     part.add_to(app)
 
 

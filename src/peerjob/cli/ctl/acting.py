@@ -1,17 +1,20 @@
-"""`jobctl cancel …`, `retry …`: what becomes of instances."""
+"""`jobctl cancel …`, `retry …`, `wait`: what becomes of instances."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
 
 from peerjob.cli.console import Status
+from peerjob.durations import to_seconds
 from peerjob.errors import NodeStateError, OptionError
 from peerjob.instance import Instance
 from peerjob.node.client.client import Client
 from peerjob.query import Query
+from peerjob.state import State
 
 from . import views
 from .failures import CommandError
@@ -31,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
         verbs = group(app, name, (function.__doc__ or "").partition("\n")[0])
         verb(verbs, "instances")(function)
         verb(verbs, "instance", hidden=True)(function)
+    verb(app, "wait")(wait)
 
 
 async def cancel_instances(
@@ -73,6 +77,40 @@ async def retry_instances(
         if query is not None:
             return _show(session, await client.retry_instances(query), Status.OK)
         return await _each(session, client, uuids or [], _retried)
+
+
+async def wait(
+    session: Session,
+    uuids: Uuids = None,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    before: Before = None,
+    after: After = None,
+    every: Every = False,
+    within: Annotated[
+        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="How long to wait at most.")
+    ] = None,
+) -> int:
+    """Wait until instances are over: those that are named, or all that match.
+
+    Those that were named are shown; status 1 unless all of them completed, status 6 when the time was over before.
+    """
+    query = _query(uuids, kind, state, tag, before, after, every=every)
+    seconds = None if within is None else to_seconds(within, "--within")
+    async with session.client() as client:
+        if query is not None:
+            await client.wait(query, seconds)
+            return Status.OK
+        named = [await client.lookup_instance(uuid) for uuid in uuids or []]
+        try:
+            async with asyncio.timeout(seconds):
+                for one in named:
+                    await one.wait()
+        except TimeoutError:
+            raise CommandError(f"not all of them are over after {within}", Status.TIME_OVER) from None
+    incomplete = any(one.state is not State.COMPLETED for one in named)
+    return _show(session, named, Status.FAILED if incomplete else Status.OK)
 
 
 async def _cancelled(client: Client, uuid: str) -> Instance[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from peerjob.state import State
 from . import views
 from .board import Board
 from .output import Column, Format, Printer, View, moment, shown
-from .queries import Kind, States, Tag, Uuid, level_of, query_of
+from .queries import After, Before, Kind, Limit, States, Tag, Uuid, level_of, query_of
 from .session import Session, verb
 
 LOOKED_AT = 100
@@ -35,6 +36,20 @@ ENTRIES: View[HistoryEntry] = View(
     name=lambda one: str(one.state),
     plain=lambda one: one.to_dict(),
 )
+CHANGES: View[HistoryEntry] = View(
+    columns=(
+        Column(title="UUID", text=lambda one: one.instance_id, whole=True),
+        Column(title="KIND", text=lambda one: one.kind),
+        *ENTRIES.columns,
+    ),
+    name=lambda one: one.instance_id,
+    plain=ENTRIES.plain,
+    nothing="no instance matches",
+)
+Levels = Annotated[
+    list[str] | None,
+    typer.Option("--level", "-l", show_default="all", help="info, error, warn or debug; may be repeated."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -50,10 +65,7 @@ async def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until it is over, whatever node runs it.")
     ] = False,
-    level: Annotated[
-        list[str] | None,
-        typer.Option("--level", "-l", show_default="all", help="info, error, warn or debug; may be repeated."),
-    ] = None,
+    level: Levels = None,
 ) -> None:
     """Show the log lines of an instance, a line each; with -o json, an object each."""
     wanted = level_of(level)
@@ -76,6 +88,39 @@ async def history(session: Session, uuid: Uuid) -> None:
     """Show the states that an instance went through: when, where and why."""
     async with session.client() as client:
         session.out.many(await (await client.lookup_instance(uuid)).history(), ENTRIES)
+
+
+async def list_logs(
+    session: Session,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    before: Before = None,
+    after: After = None,
+    level: Levels = None,
+    limit: Limit = 100,
+) -> None:
+    """Show the log lines of several instances, those of the latest one first."""
+    query = replace(query_of(kind, state, tag, before, after, limit=limit, newest=True), level=level_of(level))
+    async with session.client() as client:
+        for line in await client.lookup_logs(query):
+            text = f"{line.instance_id} {shown(line.kind)} {log_text(line, session.out)}"
+            session.out.event(line.to_dict, text, line.message)
+
+
+async def list_history(
+    session: Session,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    before: Before = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> None:
+    """Show the states that several instances went through, those of the latest one first; --state picks states."""
+    query = query_of(kind, state, tag, before, after, limit=limit, newest=True)
+    async with session.client() as client:
+        session.out.many(await client.lookup_history(query), CHANGES)
 
 
 class _OverError(Exception):

@@ -9,6 +9,7 @@ import typer
 from peerjob.version import __version__
 
 from . import views
+from .following import list_history, list_logs
 from .output import Column, Format, View, note
 from .queries import After, Before, Kind, Limit, States, Tag, Uuid, query_of
 from .session import Session, group, verb
@@ -36,6 +37,9 @@ def add_to(app: typer.Typer) -> None:
     verb(listing, "instances")(list_instances)
     verb(listing, "schedules")(list_schedules)
     verb(listing, "nodes")(list_nodes)
+    verb(listing, "logs")(list_logs)
+    verb(listing, "history")(list_history)
+    verb(app, "count")(count)
 
 
 async def get_version(session: Session) -> None:
@@ -79,6 +83,21 @@ async def list_instances(
     session.out.many(page, views.instances(session.now))
     if page.cursor is not None and session.out.format in (Format.TABLE, Format.WIDE):
         note(f"there may be more than these {len(page)}; --limit shows up to 10,000")
+
+
+async def count(
+    session: Session,
+    kind: Kind = None,
+    state: States = None,
+    tag: Tag = None,
+    before: Before = None,
+    after: After = None,
+) -> None:
+    """Tell how many instances there are."""
+    query = query_of(kind, state, tag, before, after)
+    async with session.client() as client:
+        found = await client.count(query)
+    session.out.text(str(found), {"count": found})
 
 
 async def list_schedules(session: Session) -> None:

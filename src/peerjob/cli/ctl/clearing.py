@@ -1,0 +1,113 @@
+"""`jobctl clear …`: removes what is over, or everything, once somebody has said yes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from peerjob.errors import OptionError
+from peerjob.query import Filter
+
+from .failures import CommandError
+from .output import counted, moment, note
+from .queries import After, Before, time_of
+from .session import Session, group, verb
+
+OlderThan = Annotated[
+    str | None, typer.Option(metavar="DURATION", show_default="no bound", help="Made longer ago than this, such as 7d.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where no terminal can answer.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs."""
+    verbs = group(app, "clear", "Remove what is over, or everything.")
+    verb(verbs, "instances")(clear_instances)
+    verb(verbs, "history")(clear_history)
+    verb(verbs, "logs")(clear_logs)
+    verb(verbs, "all")(clear_all)
+
+
+async def clear_instances(
+    session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
+) -> None:
+    """Remove instances that are over, with their results, logs and history."""
+    chosen = _filter(before, after, older_than)
+    _ask(f"Remove all instances that are over{_bounds(chosen)}?", yes=yes)
+    async with session.client() as client:
+        count = await client.clear_instances(chosen)
+    _told(session, count, f"{counted(count, 'instance')} removed")
+
+
+async def clear_history(
+    session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
+) -> None:
+    """Keep no more than the last state in the history of instances that are over."""
+    chosen = _filter(before, after, older_than)
+    _ask(f"Remove the history of all instances that are over{_bounds(chosen)}?", yes=yes)
+    async with session.client() as client:
+        count = await client.clear_history(chosen)
+    _told(session, count, f"history of {counted(count, 'instance')} removed")
+
+
+async def clear_logs(
+    session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
+) -> None:
+    """Remove the logs of instances that are over."""
+    chosen = _filter(before, after, older_than)
+    _ask(f"Remove the logs of all instances that are over{_bounds(chosen)}?", yes=yes)
+    async with session.client() as client:
+        count = await client.clear_logs(chosen)
+    _told(session, count, f"logs of {counted(count, 'instance')} removed")
+
+
+async def clear_all(session: Session, yes: Yes = False) -> None:
+    """Remove every instance of the namespace, also those that are queued or run."""
+    _ask("Remove every instance of the namespace, also those that are queued or run?", yes=yes)
+    async with session.client() as client:
+        await client.clear()
+    note("the namespace has no instances any more")
+
+
+def _filter(before: str | None, after: str | None, older_than: str | None) -> Filter:
+    return Filter(before=time_of("before", before), after=time_of("after", after), older_than=older_than)
+
+
+def _bounds(chosen: Filter) -> str:
+    """What they are restricted to, as words for a question."""
+    after = "" if chosen.after is None else f" at or after {moment(chosen.after)}"
+    before = "" if chosen.before is None else f" before {moment(chosen.before)}"
+    older = "" if chosen.older_than is None else f" more than {chosen.older_than} ago"
+    bounds = " and".join(filter(None, (after, before, older)))
+    return f" and were made{bounds}" if bounds else ""
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    """Go on if whoever sits at the terminal says yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OptionError("--yes", "nothing", "it, since there is no terminal to ask")
+    with _interruptible():
+        agreed = typer.confirm(question, err=True)
+    if not agreed:
+        raise CommandError("nothing was removed")
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Let Ctrl-C end what blocks: the event loop would take note of it, and wait."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _told(session: Session, count: int, text: str) -> None:
+    session.out.text(text, {"count": count})
