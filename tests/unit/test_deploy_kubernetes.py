@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from peerjob.node.metrics import catalogue
+from peerjob.node.scaler.metadata import read_trigger
 from support.deploying import ROOT, Tree
 from support.manifests import EXPECTED_SECRETS, FOLDERS, WORKLOADS, Manifests, build, references
 
@@ -37,7 +38,6 @@ CUSTOM: dict[str, Tree] = {
         maxReplicaCount=NUMBER,
         pollingInterval=NUMBER,
         cooldownPeriod=NUMBER,
-        fallback=closed("failureThreshold", "replicas", failureThreshold=NUMBER, replicas=NUMBER, behavior=TEXT),
         advanced=closed(
             horizontalPodAutoscalerConfig=closed(
                 behavior=closed(
@@ -256,6 +256,7 @@ def test_keda_finds_the_scaler(folder: Path) -> None:
         service = built.of("Service")[name]
         assert namespace == service["metadata"]["namespace"]
         assert rest == f"svc:{service['spec']['ports'][0]['port']}"
+        assert read_trigger(trigger["metadata"], 0).jobs_per_replica == 10
 
 
 @by_folder

@@ -122,3 +122,15 @@ def test_each_alert_is_seen_to_come() -> None:
 
     assert alerts
     assert came == alerts
+
+
+def test_each_alert_says_what_to_do() -> None:
+    runbook = (DEPLOY.parent / "docs" / "operations.md").read_text().partition("## Alerts")[2]
+    assert set(re.findall(r"^### (\w+)$", runbook, re.MULTILINE)) == set(
+        re.findall(r"- alert: (\w+)", ALERTS.read_text())
+    )
+
+
+def test_only_metrics_that_there_are_are_told_of() -> None:
+    document = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"\bpeerjob_\w+", document)) <= KNOWN | {metric.name for metric in catalogue.ALL}
