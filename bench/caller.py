@@ -1,7 +1,7 @@
 """A process that calls a node over gRPC: says `ready`, and for each line that comes in answers with what it counted.
 
-A line is `RPC seconds in_flight`. `mixed` instead of an RPC is what a dashboard and a few clients do: jobs are
-scheduled, waited for and looked up, and streams are opened and left.
+A line is `RPC seconds in_flight`. `calls` instead of an RPC is what a dashboard and a few clients do: jobs are
+scheduled, waited for and looked up. `mixed` is that, and streams that are opened and cut off while they tell of them.
 """
 
 import asyncio
@@ -29,13 +29,20 @@ def noop() -> pb.ScheduleJobRequest:
 
 
 async def mixed(client: RawClient) -> None:
-    made = (await client.call("ScheduleJob", noop())).instance.uuid
     watching: Any = client.stream("Watch", pb.WatchRequest(query=pb.Query(kind="noop")))
+    await calls(client)
+    watching.cancel()
+
+
+async def calls(client: RawClient) -> None:
+    made = (await client.call("ScheduleJob", noop())).instance.uuid
     await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=made))
     await client.call("GetInstance", pb.GetInstanceRequest(uuid=made))
     await client.call("LookupInstances", pb.LookupInstancesRequest(query=pb.Query(kind="noop", limit=20)))
     await client.code("GetInstance", pb.GetInstanceRequest(uuid="01900000-0000-7000-8000-000000000000"))
-    watching.cancel()
+
+
+MIXES = {"mixed": mixed, "calls": calls}
 
 
 async def one_call(client: RawClient, name: str) -> Callable[[], Awaitable[object]]:
@@ -52,7 +59,8 @@ async def one_call(client: RawClient, name: str) -> Callable[[], Awaitable[objec
 async def count(target: str, name: str, seconds: float, in_flight: int) -> int:
     counted = 0
     async with raw_client(target, [OWN_CONNECTION]) as client:
-        call = (lambda: mixed(client)) if name == "mixed" else await one_call(client, name)
+        mix = MIXES.get(name)
+        call = await one_call(client, name) if mix is None else lambda: mix(client)
 
         async def go_on(until: float) -> None:
             nonlocal counted

@@ -34,6 +34,7 @@ from support.servers import RedisServer
 WATCHERS, CONNECTIONS = 1_000, 20
 CALLERS, IN_FLIGHT = 2, 32
 CALLS = {"GetVersion": None, "GetInstance": 5_000.0, "ScheduleJob": 5_000.0}
+MIXES = {"calls": "calls", "mixed": "calls and streams"}
 MIB = 2**20
 
 
@@ -141,11 +142,14 @@ async def called(node: ChildProcess, seconds: float) -> list[Row]:
     return rows
 
 
-async def grown(node: ChildProcess, seconds: float) -> list[Row]:
-    """What the node's memory grows by while it is called all the time, after a quarter of the time to warm up."""
+async def grown(node: ChildProcess, seconds: float, mix: str) -> list[Row]:
+    """What the node's memory grows by while it is called all the time, after a quarter of the time to warm up.
+
+    `mix` is what calls: "calls", or "mixed" with streams that are cut off (see docs/decisions/0006).
+    """
     samples: list[tuple[float, float]] = []
     async with callers(target(node), 1) as (caller,):
-        calling = asyncio.ensure_future(caller.counted("mixed", seconds, 4))
+        calling = asyncio.ensure_future(caller.counted(mix, seconds, 4))
         begin = time.monotonic()
         while not calling.done():
             await asyncio.wait({calling}, timeout=min(5.0, seconds / 20))
@@ -153,12 +157,14 @@ async def grown(node: ChildProcess, seconds: float) -> list[Row]:
         count = await calling
     late = [sample for sample in samples if sample[0] > seconds / 4]
     slope = statistics.linear_regression([at for at, _ in late], [size for _, size in late]).slope * 60
-    what = f"memory of the node over {seconds:,.0f} s"
+    what = f"memory of the node over {seconds:,.0f} s, {MIXES[mix]}"
     sizes = {n: [size for at, size in samples if _quarter(at, seconds) == n] for n in (1, 2, 3, 4)}
     quarters = [Row(f"{what}, quarter {n}", "redis", statistics.median(sizes[n]), "MiB") for n in sizes]
+    each = [] if mix == "calls" else [Row(f"{what}: growth for each", "redis", slope * MIB / 60 * seconds / count, "B")]
     return [
         Row(f"{what}: jobs meanwhile", "redis", count, ""),
         *quarters,
+        *each,
         Row(f"{what}: growth after the first", "redis", slope, "MiB/min", 0.1, "low"),
     ]
 
@@ -181,8 +187,9 @@ async def main(parts: list[str], rounds: int, seconds: float, memory_seconds: fl
         with daemon(redis.url, Path(folder), workers=10) as node:
             if "watch" in parts:
                 rows += await watched(node, rounds)
-            if "memory" in parts:
-                rows += await grown(node, memory_seconds)
+            for mix in MIXES:
+                if "memory" in parts or f"memory-{mix}" in parts:
+                    rows += await grown(node, memory_seconds, mix)
     tell(rows)
     show(rows)
 
