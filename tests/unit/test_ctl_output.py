@@ -1,12 +1,15 @@
 """How jobctl shows what it found."""
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from operator import itemgetter
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from peerjob.cli.console import Status
 from peerjob.cli.ctl.failures import refusal_of
@@ -90,6 +93,22 @@ def test_doubtful_text_stands_in_quotes_in_yaml(text: str) -> None:
 
 def test_yaml_has_nested_lists_and_empty_things() -> None:
     assert to_yaml([[1, [2]], {}, [], {"a b": {"c": []}}]) == "- - 1\n  - - 2\n- {}\n- []\n- a b:\n    c: []\n"
+
+
+def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -> None:
+    titles = ("ID", "KIND", "STATE", "NODE", "HOST", "VERSION")
+    view = View[dict[str, str]](
+        columns=tuple(Column(title=title, text=itemgetter(title), whole=title == "ID") for title in titles),
+        name=str,
+        plain=dict,
+    )
+    out = Printer(Format.TABLE)
+    out.console = Console(width=40, file=io.StringIO())
+    out.many([{title: f"{title.lower()}-{'x' * 16}" for title in titles}], view)
+
+    _, row = cast("io.StringIO", out.console.file).getvalue().splitlines()
+    assert row.startswith(f"id-{'x' * 16}  kind")
+    assert len(row) <= 40
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from peerjob.errors import OptionError
+from peerjob.cli.console import Status
+from peerjob.durations import to_seconds
 from peerjob.query import Filter
 
 from .failures import CommandError
@@ -75,6 +76,8 @@ async def clear_all(session: Session, yes: Yes = False) -> None:
 
 
 def _filter(before: str | None, after: str | None, older_than: str | None) -> Filter:
+    if older_than is not None:
+        to_seconds(older_than, "--older-than")
     return Filter(before=time_of("before", before), after=time_of("after", after), older_than=older_than)
 
 
@@ -92,7 +95,7 @@ def _ask(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise OptionError("--yes", "nothing", "it, since there is no terminal to ask")
+        raise CommandError("there is no terminal to ask whether this is meant: give --yes", Status.USAGE)
     with _interruptible():
         agreed = typer.confirm(question, err=True)
     if not agreed:

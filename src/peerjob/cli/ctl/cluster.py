@@ -72,7 +72,7 @@ def _counted(state: State) -> Column[Tallies]:
 
 KINDS: View[Tallies] = View(
     columns=(
-        Column(title="KIND", text=lambda row: row[0]),
+        Column(title="KIND", text=lambda row: row[0], whole=True),
         *map(_counted, COUNTED),
         Column(title="UNSERVED", text=lambda row: str(row[2]), right=True),
     ),

@@ -21,6 +21,8 @@ from .yaml import to_yaml
 
 T = TypeVar("T")
 
+LEGIBLE = 5
+"""Columns of a terminal that a column of a table keeps of its text; in a narrow one it is the last columns that go."""
 UNCUT = 100_000
 """Columns of an output that is no terminal."""
 
@@ -138,8 +140,9 @@ class Printer:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         rows = [[Text(shown(one.text(thing))) for one in columns] for thing in things]
         for number, one in enumerate(columns):
-            width = max((row[number].cell_len for row in rows), default=0) if one.whole else None
-            table.add_column(one.title, no_wrap=True, min_width=width, justify="right" if one.right else "left")
+            width = max((row[number].cell_len for row in rows), default=0)
+            least = width if one.whole else min(width, LEGIBLE)
+            table.add_column(one.title, no_wrap=True, min_width=least, justify="right" if one.right else "left")
         for row in rows:
             table.add_row(*row)
         return table
