@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from support import jobd as daemon
+from support.jobctl import serving
 from support.jobd import Jobd
 from support.lua_site import MakeSite, Site
-from support.servers import StartServer
+from support.servers import ServerProcess, StartServer
 
 
 @pytest.fixture(params=["redis", "valkey"])
@@ -27,3 +30,11 @@ async def site(request: pytest.FixtureRequest, start_server: StartServer) -> Asy
 def jobd(tmp_path: Path) -> Iterator[Jobd]:
     with closing(Jobd(tmp_path)) as daemons:
         yield daemons
+
+
+@pytest.fixture(scope="module", params=["redis", "etcd"])
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a daemon with the jobs of `support.served_jobs` serves, on each store in turn."""
+    server: ServerProcess = request.getfixturevalue(f"{request.param}_server")
+    with closing(Jobd(tmp_path_factory.mktemp("jobd"))) as jobd:
+        yield daemon.target(serving(jobd, server.url, f"ctl-{uuid4().hex[:8]}"))

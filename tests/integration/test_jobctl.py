@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,18 +20,10 @@ from peerjob import __version__
 from support.jobctl import Jobctl, serving
 from support.jobd import Jobd
 from support.jobd import target as served_at
-from support.servers import Server, ServerProcess
+from support.servers import Server
 
 JOBCTL = Path(sys.executable).with_name("jobctl")
 NOWHERE = "127.0.0.1:1"
-
-
-@pytest.fixture(scope="module", params=["redis", "etcd"])
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a daemon serves, on each store in turn."""
-    server: ServerProcess = request.getfixturevalue(f"{request.param}_server")
-    with contextlib.closing(Jobd(tmp_path_factory.mktemp("jobd"))) as jobd:
-        yield served_at(serving(jobd, server.url, f"ctl-{uuid4().hex[:8]}"))
 
 
 @pytest.fixture

@@ -1,0 +1,90 @@
+"""Each RPC, against a daemon on Redis and one on etcd."""
+
+import asyncio
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from peerjob.node.server.rpc import SERVICE
+from peerjob.proto.job.v1 import service_pb2 as pb
+from support.rpc import RawClient, raw_client
+
+SHORT = Duration(seconds=10)
+
+
+async def over(client: RawClient, *arguments: str) -> str:
+    """An instance of the job `slow` that is over."""
+    made = await client.call("ScheduleJob", pb.ScheduleJobRequest(kind="slow", arguments=arguments))
+    done = await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=made.instance.uuid, timeout=SHORT))
+    assert done.final
+    return str(made.instance.uuid)
+
+
+async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
+    async with raw_client(target) as client:
+        done = await over(client, "2", "0")
+        query = pb.Query(kind="slow", uuid=done)
+        add = pb.ScheduleJobRequest(kind="add", json_arguments="[1, 2]")
+        hourly = pb.ScheduleJobRequest(kind="add", arguments=["1", "2"])
+        hourly.options.cron, hourly.options.name = "0 * * * *", "each-rpc"
+        begin = Timestamp(seconds=1_767_225_600)
+        # in this order: what removes comes last
+        requests: dict[str, Message] = {
+            "GetVersion": pb.VersionRequest(),
+            "ListRegisteredJobs": pb.ListRegisteredJobsRequest(),
+            "ScheduleJob": add,
+            "ScheduleJobs": pb.ScheduleJobsRequest(jobs=[add, add]),
+            "GetInstance": pb.GetInstanceRequest(uuid=done),
+            "LookupInstances": pb.LookupInstancesRequest(query=query),
+            "LookupHistory": pb.LookupHistoryRequest(query=query),
+            "LookupLogs": pb.LookupLogsRequest(query=query),
+            "ReadLogs": pb.ReadLogsRequest(uuid=done, follow=True),
+            "CountInstances": pb.CountInstancesRequest(query=query),
+            "GetStats": pb.GetStatsRequest(),
+            "WaitInstance": pb.WaitInstanceRequest(uuid=done, timeout=SHORT),
+            "WaitInstances": pb.WaitInstancesRequest(query=query, timeout=SHORT),
+            "CancelInstance": pb.CancelInstanceRequest(uuid=done),
+            "CancelInstances": pb.CancelInstancesRequest(query=query),
+            "RetryInstance": pb.RetryInstanceRequest(uuid=done),
+            "RetryInstances": pb.RetryInstancesRequest(query=query),
+            "PutSchedule": pb.PutScheduleRequest(job=hourly),
+            "ListSchedules": pb.ListSchedulesRequest(),
+            "GetSchedule": pb.GetScheduleRequest(name="each-rpc"),
+            "PauseSchedule": pb.PauseScheduleRequest(name="each-rpc", note="moving"),
+            "ResumeSchedule": pb.ResumeScheduleRequest(name="each-rpc"),
+            "TriggerSchedule": pb.TriggerScheduleRequest(name="each-rpc"),
+            "Backfill": pb.BackfillRequest(name="each-rpc", start=begin, end=Timestamp(seconds=begin.seconds + 7200)),
+            "ListFires": pb.ListFiresRequest(name="each-rpc"),
+            "NextFires": pb.NextFiresRequest(name="each-rpc", count=2),
+            "ExplainCron": pb.ExplainCronRequest(cron="0 3 * * 1"),
+            "RemoveSchedule": pb.RemoveScheduleRequest(name="each-rpc"),
+            "ListNodes": pb.ListNodesRequest(),
+            "GetLeader": pb.GetLeaderRequest(),
+            "ListWorkers": pb.ListWorkersRequest(),
+            "ResizeWorkers": pb.ResizeWorkersRequest(workers=4),
+            "ClearLogs": pb.ClearLogsRequest(filter=pb.Filter(before=begin)),
+            "ClearHistory": pb.ClearHistoryRequest(filter=pb.Filter(before=begin)),
+            "ClearInstances": pb.ClearInstancesRequest(filter=pb.Filter(before=begin)),
+        }
+        codes = {name: await client.code(name, request) for name, request in requests.items()}
+        assert {name for name, code in codes.items() if code is not grpc.StatusCode.OK} == set()
+
+        assert (await client.call("LookupInstances", pb.LookupInstancesRequest(query=query))).instances[0].uuid == done
+        found = await client.call("LookupLogs", pb.LookupLogsRequest(query=query))
+        assert [line.message for line in found.lines] == ["line 0", "line 1"]
+
+        stream = client.stream("Watch", pb.WatchRequest(query=pb.Query(kind="slow")))
+        await stream.initial_metadata()
+        again = await over(client, "1", "0")
+        async with asyncio.timeout(20):
+            while pb.WatchResponse.FromString(await stream.read()).instance.uuid != again:
+                pass
+        stream.cancel()
+
+        await client.call("Clear", pb.ClearRequest())
+        assert (await client.call("CountInstances", pb.CountInstancesRequest())).count == 0
+        # the last one, since the daemon claims nothing after it
+        assert (await client.call("Drain", pb.DrainRequest(timeout=SHORT))).drained
+        assert requests.keys() | {"Watch", "Clear", "Drain"} == {method.name for method in SERVICE.methods}
