@@ -3,17 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from peerjob.errors import StoreError, StoreUnconfirmedError
 from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut
 from peerjob.record import Ack, Action
 from peerjob.state import State
 from peerjob.testing.factories import outcome
+from support.fault_jobs import work
+from support.fires import fired_until, read_fires, settled
 from support.lua_site import Site
-from support.servers import Server, ServerKind, StartServer
+from support.peers import everything, peers
+from support.servers import Server, ServerCluster, ServerKind, StartServer
 
 EVERYSEC = ("--appendfsync", "everysec")
 ALWAYS = ("--appendfsync", "always")
@@ -311,3 +316,69 @@ async def test_too_few_replicas_are_warned_of(start_server: StartServer, cleanup
     assert any("0 of them are connected" in warning for warning in store.capabilities.warnings)
     with pytest.raises(StoreUnconfirmedError, match=r"2 replicas did not confirm it within 0\.05 s \(0 did\)"):
         await store.enqueue(here.make.instances(1))
+
+
+# -- clusters
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_a_cluster_confirms_on_the_connection_that_wrote(kind: ServerKind, cleanup: AsyncExitStack) -> None:
+    with ServerCluster(kind, shards=2) as cluster:
+        for node in cluster.nodes:
+            node.command("CONFIG", "SET", "appendfsync", "always")
+            node.command("CONFIG", "SET", "appendonly", "yes")
+        here = Site(cluster.nodes[0], cleanup)
+        store = await here.open(url=f"{cluster.url}&durability=aof")
+        slot = cluster.nodes[0].command("CLUSTER", "KEYSLOT", here.key(""))
+        owner = cluster.nodes[int(str(slot)) >= 8192]
+
+        with redis.Redis(port=owner.port) as client, client.monitor() as monitor:
+            assert (await store.enqueue(here.make.instances(1)))[0].is_new
+            sent: dict[str, list[str]] = {}
+            while not any(words[-1:] == ["WAITAOF"] for words in sent.values()):
+                command = await asyncio.to_thread(monitor.next_command)
+                words = sent.setdefault(str(command["client_port"]), [])
+                if command["client_type"] != "lua":
+                    words.append(str(command["command"]).split()[0])
+        (used,) = [words for words in sent.values() if "WAITAOF" in words]
+        assert used[-3:] == ["EVALSHA", "EVALSHA", "WAITAOF"]
+
+
+# -- nodes
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(120)
+async def test_nodes_go_on_after_a_failover_with_all_that_was_acknowledged(
+    pair: Pair, namespace: str, tmp_path: Path
+) -> None:
+    url = f"{pair.primary.url}?durability=replicas:1"
+    async with peers(url, namespace, tmp_path) as group:
+        for jobs in ("support.recurring_jobs", "support.fault_jobs") * 2:
+            group.start(workers=5, jobs=jobs)
+        client = group.client
+        acknowledged: list[str] = []
+        failed_over = asyncio.Event()
+
+        async def schedule() -> None:
+            while not failed_over.is_set() or len(acknowledged) < 200:
+                acknowledged.append((await client.schedule(work, len(acknowledged), 0.01)).id)
+                await asyncio.sleep(0.02)  # no more than the nodes can run
+
+        scheduling = [asyncio.create_task(schedule()) for _ in range(5)]
+        (name,) = [one.name for one in await client.schedules()]
+        started = (await client.lookup_schedule(name)).row.created_us
+        await fired_until(client, name, started + 4_000_000, timeout=20)
+        fired = {entry.nominal: entry.instance_id for entry in await read_fires(client, name)}
+        await asyncio.to_thread(pair.fail_over)
+        failed_over.set()
+        await asyncio.gather(*scheduling)
+        now = (await client.lookup_schedule(name)).row.last_us
+        await fired_until(client, name, now + 3_000_000, timeout=30)
+        ledgers = await settled(client)
+
+        after = {entry.nominal: entry.instance_id for entry in ledgers[name]}
+        assert {nominal: after[nominal] for nominal in fired} == fired
+        ended = {one.id: one for one in await everything(client)}
+        assert ended.keys() >= set(acknowledged)
+        assert all(len(one.record.history) == 4 for one in ended.values() if one.id in acknowledged)

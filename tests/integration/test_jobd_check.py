@@ -99,6 +99,23 @@ async def test_a_replica_is_no_store(jobd: Jobd, start_server: StartServer) -> N
     assert any(verdict == "fail" and "is a replica" in text for verdict, text in found["server"])
 
 
+async def test_what_a_server_confirms_is_told(jobd: Jobd, start_server: StartServer) -> None:
+    disk = start_server("redis", appendonly=True, config=("--appendfsync", "always"))
+    memory = start_server("valkey")
+
+    found = await check(jobd, "--store", f"{disk.url}?durability=aof")
+    assert found["durability"] == [("ok", "each step waits up to 3 s for the server's append-only file")]
+
+    found = await check(jobd, "--store", f"{memory.url}?durability=aof", status=1)
+    assert found["durability"] == [("fail", "the server keeps no append-only file; set appendonly yes")]
+    assert found["store"][0][0] == "fail"
+
+    found = await check(jobd, "--store", f"{memory.url}?durability=replicas:1", status=1)
+    ((verdict, text),) = found["durability"]
+    assert verdict == "fail"
+    assert text.startswith("1 replica must confirm each step, and 0 of them are connected")
+
+
 async def test_an_etcd_with_little_room_is_told(jobd: Jobd, start_etcd: StartEtcd) -> None:
     server = start_etcd(quota=1 << 20)
     used = 0

@@ -1,6 +1,7 @@
 """Every store keeps the contract, on real servers and real time."""
 
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +16,20 @@ from peerjob.testing.store_conformance.idempotency import IdempotencyRules
 from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from support.etcd import EtcdCluster
+from support.servers import RedisServer, Server, ValkeyServer
+
+
+@pytest.fixture(scope="module")
+def disk_server() -> Iterator[Server]:
+    with RedisServer(appendonly=True, config=("--appendfsync", "always")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def replicated_server() -> Iterator[Server]:
+    with ValkeyServer() as primary, ValkeyServer(config=("--replicaof", f"127.0.0.1 {primary.port}")):
+        assert primary.command("WAIT", 1, 9_000) == 1
+        yield primary
 
 
 class OnUrl(StoreSuite):
@@ -83,3 +98,21 @@ class TestWholeEtcdCluster(Conformance):
     @pytest.fixture(autouse=True)
     def _url(self, etcd_cluster: EtcdCluster) -> None:
         self.url = etcd_cluster.url
+
+
+@pytest.mark.soak
+class TestConfirmedByDisk(Conformance):
+    """A Redis that confirms each promised step when its disk has it."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, disk_server: Server) -> None:
+        self.url = f"{disk_server.url}?durability=aof"
+
+
+@pytest.mark.soak
+class TestConfirmedByReplica(Conformance):
+    """A Valkey that confirms each promised step when a replica has it."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, replicated_server: Server) -> None:
+        self.url = f"{replicated_server.url}?durability=replicas:1"

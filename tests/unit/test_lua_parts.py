@@ -41,11 +41,36 @@ def test_a_url_is_taken_apart() -> None:
         "redis://h/1?cluster=true",
         "redis://h?clutser=true",
         "rediss://h?ca_certs=/no/such/file",
+        "redis://h?durability=always",
+        "redis://h?durability=replicas",
+        "redis://h?durability=replicas:0",
+        "valkey://h?durability=replicas:-1",
+        "redis://h?durability=aof&durability_timeout=0",
+        "redis://h?durability=aof&durability_timeout=soon",
+        "redis://h?durability=aof&durability_timeout=2h",
+        "redis://h?durability_timeout=1s",
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(OptionError):
         parse_address(url)
+
+
+def test_what_a_step_waits_for_is_read() -> None:
+    assert parse_address("redis://h").durability is None
+    disk = parse_address("valkey://h/2?durability=aof").durability
+    assert disk is not None
+    assert (disk.command, disk.text) == (("WAITAOF", 1, 0, 3000), "aof")
+    assert (disk.missing([1, 0]), disk.missing([0, 2])) == (
+        "",
+        "the server's append-only file did not confirm it within 3 s",
+    )
+    two = parse_address("redis://h?cluster=true&durability=replicas:2&durability_timeout=250ms").durability
+    assert two is not None
+    assert (two.command, two.text) == (("WAIT", 2, 250), "replicas:2")
+    assert (two.missing(2), two.missing(3)) == ("", "")
+    assert two.missing(1) == "2 replicas did not confirm it within 0.25 s (1 did)"
+    assert two.missing(ValueError("UNBLOCKED")) == "2 replicas did not confirm it: UNBLOCKED"
 
 
 def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
