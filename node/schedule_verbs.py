@@ -32,7 +32,10 @@ MAX_PREVIEW = 1_000
 
 
 class ScheduleVerbs:
-    """Reads and changes schedules on behalf of one manager. `now_us` is the store's time."""
+    """Reads and changes schedules on behalf of one manager.
+
+    `now_us` is the store's time. `on_replaced` hears of each instance that had to make room for a trigger.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class ScheduleVerbs:
         name: str,
         now_us: Callable[[], int],
         definitions: Definitions,
+        on_replaced: Callable[[str], None],
     ) -> None:
         self._store = store
         self._manager = manager
@@ -50,6 +54,7 @@ class ScheduleVerbs:
         self._name = name
         self._now_us = now_us
         self._definitions = definitions
+        self._on_replaced = on_replaced
         self._ids = IdSource(clock)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -165,7 +170,10 @@ class ScheduleVerbs:
             )
             (answer,) = await self._store.fire([fire], term=None, node=self._name)
             if answer.status is FireStatus.DONE:
-                return new if answer.record is not None and answer.record.instance == id else None
+                record = answer.record
+                if record is not None and record.cancelled:
+                    self._on_replaced(record.cancelled)
+                return new if record is not None and record.instance == id else None
             await self._collided()
         raise self._contended(_name_of(schedule))
 

@@ -162,6 +162,7 @@ class Session:
             name=name,
             now_us=self._store_us,
             definitions=self.definitions,
+            on_replaced=self._replaced,
         )
         self.election = Election(
             clock=clock,
@@ -459,6 +460,16 @@ class Session:
     def _fired(self, fire: Fire, record: FireRecord) -> None:
         for observer in self._observers:
             observer.fired(fire, record)
+        if record.cancelled:
+            self._replaced(record.cancelled)
+
+    def _replaced(self, id: str) -> None:
+        """A fire or a trigger of this node cancelled it to have its place."""
+        self._spawn(self._tell_replaced(id))
+
+    async def _tell_replaced(self, id: str) -> None:
+        with contextlib.suppress(StoreError, LookupError):
+            self.cancelled(await self.verbs.instance(id))
 
     async def _tell_reaped(self, one: Reaped) -> None:
         with contextlib.suppress(StoreError, LookupError):
