@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak test-compose bench bench-remote format lock manifests servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak test-compose bench bench-remote bench-durability format lock manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 
 bench-remote: $(VENV)/.installed servers ## measure jobd over gRPC: watchers, calls per second, memory
 	$(BIN)/python bench/remote.py $(ARGS)
+
+bench-durability: $(VENV)/.installed servers ## measure what each kind of durability costs on Redis
+	$(BIN)/python bench/durability.py $(ARGS)
 
 proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 	$(BIN)/python scripts/generate_proto.py

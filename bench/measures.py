@@ -44,8 +44,8 @@ def fresh_namespace() -> str:
 
 
 def redis_client(url: str) -> Any:
-    """A plain client; Any, since redis-py's own annotations are partly unknown."""
-    return Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+    """A plain client, without our options; Any, since redis-py's own annotations are partly unknown."""
+    return Redis.from_url(url.partition("?")[0])  # pyright: ignore[reportUnknownMemberType]
 
 
 async def until_completed(node: Node, count: int, *, pause: float = 0.005) -> None:

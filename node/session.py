@@ -102,7 +102,7 @@ class Session:
 
         self._ledger = Ledger()
         verdicts = Verdicts(clock, max_payload)
-        self._recorder = Recorder(self._wake)
+        self._recorder = Recorder(lambda: self.turns.wake())  # noqa: PLW0108  # there are no turns yet
         self._verdicts = verdicts
         self._resources = Resources(overrides)
         self.processors = Processors(clock, name)
@@ -162,7 +162,7 @@ class Session:
             name=name,
             now_us=self._store_us,
             definitions=self.definitions,
-            on_replaced=self._replaced,
+            on_replaced=lambda replaced: self._tell(replaced, self.cancelled),
         )
         self.election = Election(
             clock=clock,
@@ -194,9 +194,6 @@ class Session:
             self._cron,
         )
         self._capture = CaptureHandler()
-
-    def _wake(self) -> None:
-        self.turns.wake()
 
     # -- coming and going ---------------------------------------------------------------------------------------------
 
@@ -455,25 +452,20 @@ class Session:
                 self.waiters.ended(one.id)
             job = self._registry.find(one.kind)
             if job is not None and job.policy.on_state_change is not None:
-                self._spawn(self._tell_reaped(one))
+                self._tell(one.id, self.notices.changed, one.state)
 
     def _fired(self, fire: Fire, record: FireRecord) -> None:
         for observer in self._observers:
             observer.fired(fire, record)
         if record.cancelled:
-            self._replaced(record.cancelled)
+            self._tell(record.cancelled, self.cancelled)
 
-    def _replaced(self, id: str) -> None:
-        """A fire or a trigger of this node cancelled it to have its place."""
-        self._spawn(self._tell_replaced(id))
+    def _tell(self, id: str, told: Callable[..., None], *more: object) -> None:
+        async def read() -> None:
+            with contextlib.suppress(StoreError, LookupError):
+                told(await self.verbs.instance(id), *more)
 
-    async def _tell_replaced(self, id: str) -> None:
-        with contextlib.suppress(StoreError, LookupError):
-            self.cancelled(await self.verbs.instance(id))
-
-    async def _tell_reaped(self, one: Reaped) -> None:
-        with contextlib.suppress(StoreError, LookupError):
-            self.notices.changed(await self.verbs.instance(one.id), one.state)
+        self._spawn(read())
 
     def _hinted(self, hint: Hint) -> None:
         match hint.what:

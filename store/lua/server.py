@@ -50,7 +50,9 @@ def too_few(wanted: Wanted, info: Mapping[str, str]) -> str | None:
     online = online_replicas(info)
     if online >= wanted.replicas:
         return None
-    return f"{wanted.who} must confirm each step, and {online} of them are connected: until then, no step is done"
+    return (
+        f"{wanted.who} must confirm each step, and {online} of them are connected: until then, nothing is acknowledged"
+    )
 
 
 def _promise(wanted: Wanted | None, found: Capabilities) -> Capabilities:

@@ -149,12 +149,21 @@ async def test_a_server_that_cannot_confirm_is_refused(
         await here.open(url=f"{here.server.url}?durability=aof")
 
 
-async def test_a_disk_that_no_longer_confirms_is_told(start_server: StartServer, cleanup: AsyncExitStack) -> None:
-    here = Site(start_server("redis", appendonly=True, config=ALWAYS), cleanup)
-    store = await here.open(url=f"{here.server.url}?durability=aof", retry_for=0)
-    here.server.command("CONFIG", "SET", "appendonly", "no")
+@pytest.mark.parametrize("way", ["turned off", "suspended"])
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_a_disk_that_no_longer_confirms_is_told(
+    kind: ServerKind, way: str, start_server: StartServer, cleanup: AsyncExitStack
+) -> None:
+    here = Site(start_server(kind, appendonly=True, config=ALWAYS), cleanup)
+    store = await here.open(url=f"{here.server.url}?durability=aof&durability_timeout=100ms", retry_for=0)
+    assert (await store.enqueue(here.make.instances(1)))[0].is_new
+    if way == "turned off":
+        here.server.command("CONFIG", "SET", "appendonly", "no")
+    else:
+        here.server.command("CONFIG", "SET", "no-appendfsync-on-rewrite", "yes", "rdb-key-save-delay", 10_000_000)
+        here.server.command("BGREWRITEAOF")
     (new,) = here.make.instances(1)
-    with pytest.raises(StoreUnconfirmedError, match="appendonly"):
+    with pytest.raises(StoreUnconfirmedError, match="did not confirm it"):
         await store.enqueue([new])
     assert [record and record.id for record in await store.get([new.id])] == [new.id]
 
@@ -337,6 +346,7 @@ async def test_a_cluster_confirms_on_the_connection_that_wrote(kind: ServerKind,
             sent: dict[str, list[str]] = {}
             while not any(words[-1:] == ["WAITAOF"] for words in sent.values()):
                 command = await asyncio.to_thread(monitor.next_command)
+                assert command is not None
                 words = sent.setdefault(str(command["client_port"]), [])
                 if command["client_type"] != "lua":
                     words.append(str(command["command"]).split()[0])
