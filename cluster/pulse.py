@@ -1,4 +1,4 @@
-"""Whether a loop still comes around: what tells a loop that waits or is refused from one that hangs."""
+"""Whether a loop still gets anywhere: what tells a loop that waits or is refused from one that hangs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Pulse:
         self._last = clock.elapsed()
 
     def beat(self) -> None:
-        """A turn begins, or one has ended in an error: the loop goes on."""
+        """A turn has come to its end."""
         self._last = self._clock.elapsed()
 
     def missing(self, since: float = 0.0) -> float:

@@ -21,7 +21,11 @@ class Role:
     restart_delay = 1.0
     """Seconds before `run()` begins anew after an error."""
     patience: float | None = None
-    """Most seconds from one beat of the pulse to the next while the store answers; None: its waits have no bound."""
+    """Most seconds from one beat of the pulse to the next while the store answers; None: nobody tells whether it hangs.
+
+    A role that has a patience beats when a turn has come to its end. That the store refused is an end; an unexpected
+    error is none, as the next turn may be no better until the process begins anew.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -58,8 +62,7 @@ class Role:
                 await task
 
     async def pause(self, seconds: float, jitter: float = 0.1) -> None:
-        """Sleep for about so long, spread so that peers do not act in step; the end of a turn."""
-        self.pulse.beat()
+        """Sleep for about so long, spread so that peers do not act in step."""
         await asyncio.sleep(seconds * (1 + self.clock.random.uniform(-jitter, jitter)))
 
     async def _supervise(self) -> None:
@@ -67,6 +70,7 @@ class Role:
             try:
                 await self.run()
             except StoreError as error:
+                self.pulse.beat()
                 self.failures += 1
                 if repr(error) != repr(self.last_error):
                     logger.warning("%s: %s; it goes on when the store answers", self.name, error)

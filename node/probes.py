@@ -93,7 +93,7 @@ def _claim_loop(session: Session) -> Finding:
     # nobody can tell a store that is away from a loop that hangs, unless the store answers somebody
     if since is not None and turns.pulse.stopped(since):
         hung = turns.pulse.missing(since)
-        return _finding(turns.name, False, f"has hung for {hung:.0f} s, in which the store answered the lease")
+        return _finding(turns.name, False, f"got nowhere for {hung:.0f} s, in which the store answered the lease")
     return _finding(turns.name, True, "comes around" if since is not None else "waits for the store, as the lease does")
 
 

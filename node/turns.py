@@ -140,10 +140,10 @@ class Turns(Role):
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            self.pulse.beat()
             if self._unanswered is None:
                 self._unanswered = self._compose(loop.time())
             if self._unanswered is None:
+                self.pulse.beat()
                 await self._sleep(loop)
                 continue
             incarnation, entries, want, request = self._unanswered
@@ -159,6 +159,7 @@ class Turns(Role):
             self._settle(entries, acks)
             if want is not None:
                 self._take(incarnation, claimed, want, loop.time())
+            self.pulse.beat()
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait to be woken, or for the next claim without a hint."""

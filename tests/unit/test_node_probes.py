@@ -111,8 +111,22 @@ async def test_a_claim_loop_that_hangs_while_the_store_answers_needs_a_restart(c
 
         await clock.advance(HANGS - 50)
         assert not node.probe(Probe.LIVE).ok
-        assert "fail  claim loop: has hung for 6" in said(node, Probe.LIVE)
+        assert "fail  claim loop: got nowhere for 6" in said(node, Probe.LIVE)
 
+        flaky.heal()
+        await clock.advance(1)
+        assert node.probe(Probe.LIVE).ok
+
+
+async def test_a_claim_loop_that_fails_at_every_turn_needs_a_restart(clock: VirtualClock) -> None:
+    """Such as over a batch that it cannot encode, and would try again for ever."""
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
+        flaky.refuse(ZeroDivisionError("a bug"), "turn")
+        await clock.advance(50)
+        assert node.probe(Probe.LIVE).ok
+        await clock.advance(HANGS - 50)
+        assert not node.probe(Probe.LIVE).ok
         flaky.heal()
         await clock.advance(1)
         assert node.probe(Probe.LIVE).ok
