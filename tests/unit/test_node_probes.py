@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peerjob import INJECTED, Context, Job, Node, Probe, StoreError, SystemClock
+from peerjob.node.turns import Turns
 from peerjob.store.base import Liveness
 from peerjob.testing import VirtualClock, running_node
 from support.factories import flaky_store, until
@@ -118,8 +119,11 @@ async def test_a_claim_loop_that_hangs_while_the_store_answers_needs_a_restart(c
         assert node.probe(Probe.LIVE).ok
 
 
-async def test_a_claim_loop_that_fails_at_every_turn_needs_a_restart(clock: VirtualClock) -> None:
+async def test_a_claim_loop_that_fails_at_every_turn_needs_a_restart(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as over a batch that it cannot encode, and would try again for ever."""
+    monkeypatch.setattr(Turns, "restart_delay", 5.0)  # each time it logs a traceback
     flaky = flaky_store(clock)
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
         flaky.refuse(ZeroDivisionError("a bug"), "turn")
@@ -128,7 +132,7 @@ async def test_a_claim_loop_that_fails_at_every_turn_needs_a_restart(clock: Virt
         await clock.advance(HANGS - 50)
         assert not node.probe(Probe.LIVE).ok
         flaky.heal()
-        await clock.advance(1)
+        await clock.advance(6)
         assert node.probe(Probe.LIVE).ok
 
 
@@ -207,23 +211,41 @@ async def test_all_workers_stuck_need_a_restart_and_one_of_them_does_not(monkeyp
             leave.set()
 
 
+async def stubborn() -> None:
+    """Go on for a minute, whoever says what."""
+    end = asyncio.get_running_loop().time() + 60
+    while (left := end - asyncio.get_running_loop().time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(left)
+
+
 async def test_a_body_is_stuck_from_when_it_was_told_to_end(clock: VirtualClock) -> None:
     """A probe that is asked once must not find everything well because nobody asked before."""
-
-    async def stubborn() -> None:
-        while True:
-            try:
-                await asyncio.sleep(20)
-                break
-            except asyncio.CancelledError:
-                pass
-
     async with running_node(Job("stubborn", stubborn, timeout=1), clock=clock, workers=1) as node:
         await node.schedule("stubborn")
         await clock.advance(5.5)
         assert node.probe(Probe.LIVE).ok
         await clock.advance(1)
         assert not node.probe(Probe.LIVE).ok
+        await clock.advance(60)
+
+
+async def test_workers_that_are_stuck_as_the_store_is_away_need_no_restart(clock: VirtualClock) -> None:
+    """They were told to end when trust did; while the store is away, a node begun anew could do no more than they."""
+    flaky = flaky_store(clock)
+    async with running_node(Job("stubborn", stubborn), clock=clock, store=flaky.store, workers=1) as node:
+        await node.schedule("stubborn")
+        await clock.advance(1)
+        flaky.fail()
+        await clock.advance(30)
+        assert node.vitals().stuck == 1
+        assert node.probe(Probe.LIVE).ok
+
+        flaky.heal()
+        await clock.advance(5)
+        assert not node.probe(Probe.LIVE).ok
+        await clock.advance(30)
+        assert node.probe(Probe.LIVE).ok
 
 
 class Broken:
