@@ -96,19 +96,18 @@ def test_yaml_has_nested_lists_and_empty_things() -> None:
 
 
 def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -> None:
-    titles = ("ID", "KIND", "STATE", "NODE", "HOST", "VERSION")
+    row = {"ID": "i" * 36, "KIND": "slow", "STATE": "Processing", "AGE": "3s", "NODE": "web-1"}
     view = View[dict[str, str]](
-        columns=tuple(Column(title=title, text=itemgetter(title), whole=title == "ID") for title in titles),
+        columns=tuple(Column(title=title, text=itemgetter(title), whole=title == "ID") for title in row),
         name=str,
         plain=dict,
     )
     out = Printer(Format.TABLE)
-    out.console = Console(width=40, file=io.StringIO())
-    out.many([{title: f"{title.lower()}-{'x' * 16}" for title in titles}], view)
+    out.console = Console(width=44, file=io.StringIO())
+    out.many([row], view)
 
-    _, row = cast("io.StringIO", out.console.file).getvalue().splitlines()
-    assert row.startswith(f"id-{'x' * 16}  kind")
-    assert len(row) <= 40
+    _, line = cast("io.StringIO", out.console.file).getvalue().splitlines()
+    assert line.split() == ["i" * 36, "slow"]
 
 
 @pytest.mark.parametrize(
