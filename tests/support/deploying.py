@@ -1,5 +1,6 @@
 """What files for containers are read with: compose files as compose reads them, and which options there are."""
 
+import functools
 import os
 import shutil
 from dataclasses import fields
@@ -32,6 +33,7 @@ def program(*names: str, package: str) -> str:
     return found
 
 
+@functools.cache
 def compose(file: Path) -> Tree:
     """A compose file with what it includes and extends; variables and paths are left as they are."""
     tree: Tree = yaml.safe_load(file.read_text())
