@@ -22,6 +22,8 @@ AFTER_ALL = "~"
 _ID_BITS = 64
 _WIDEN = 8
 """How much wider the next window is after one that was empty; so much more than wanted is read at worst."""
+_MOST_GAP_MS = 100
+"""The widest gap that is expected to come again, since what comes in within that time is read at once then."""
 _ATTEMPTS = 8
 
 
@@ -156,6 +158,8 @@ class Pace(msgspec.Struct):
     """Spans instants."""
     fine: int = 0
     """Not 0: there is a crowd of one instant, to be read in such pieces first."""
+    gap: int = 0
+    """How wide the last gap was: a batch has one time, so between two batches there is nothing."""
     short: bool = False
     """The last read came to the end, so the queue is read as a whole until that is too much."""
 
@@ -174,13 +178,20 @@ class Scan:
         self._timed = "/by/" not in head.queue
         self._instant = 1 << _ID_BITS if self._timed else 1 << 16
         self._now = self._instant * (now_us if self._timed else now_us // 1000)
+        self._newest = now_us // 1000 << 16
         self._pace = paces.get(head.queue) or paces.setdefault(head.queue, Pace(self._instant))
         self._width = self._pace.fine or self._pace.coarse
         self._end = ""
+        self._gap_from: int | None = None
+        """Where the gap begins that is being read."""
 
     def window(self, limit: int) -> Range:
         """The next piece to read."""
-        end = self._number(self.at) + self._width
+        at = self._number(self.at)
+        end = at + self._width
+        if self._width < self._instant and end % self._instant > self._newest:
+            # ids tell when they were made: of what has one time, that was all
+            end = (at // self._instant + 1) * self._instant
         whole = self._pace.short or end >= self._now
         self._end = self._until if whole else min(self._place(end), self._until)
         if not self.at < self._end:
@@ -191,7 +202,7 @@ class Scan:
 
     def take(self, found: Found, limit: int) -> None:
         """Add what a window held."""
-        cut = len(self.head.queue)
+        cut, start = len(self.head.queue), self.at
         for key, entry in found.items:
             self.places.append(key[cut:])
             self.entries.append(entry)
@@ -200,29 +211,38 @@ class Scan:
         else:
             self.at = self._end
             self.done = self._end == self._until
-        self._adapt(found, 2 * max(limit, 8))
+        self._adapt(found, start, 2 * max(limit, 8))
 
-    def _adapt(self, found: Found, wanted: int) -> None:
+    def _adapt(self, found: Found, start: str, wanted: int) -> None:
         """Let the next window hold about as much as is wanted, judging by what was seen."""
         pace, seen = self._pace, len(found.items)
+        over_gap = self._width == pace.gap
         pace.short = found.count <= 4 * wanted and (pace.short or self.done)
         if seen == 0:
-            # only this scan widens its windows over a gap: the next one meets another
-            self._width *= _WIDEN
-            if pace.fine and self._width >= self._instant:
-                pace.fine, self._width = 0, pace.coarse
+            # only this scan widens its windows further over a gap: the next one meets another
+            if self._gap_from is None:
+                self._gap_from = self._number(start)
+            self._width = self._width * 2 if over_gap else max(self._width * _WIDEN, pace.gap)
+            if pace.fine and (self.done or self._width >= self._instant or self._number(self.at) % self._instant == 0):
+                pace.fine, self._width = 0, max(pace.coarse, pace.gap)
             return
         first, last = self._number(self.places[-seen]), self._number(self.places[-1])
+        if self._gap_from is not None:
+            gap, most = first - self._gap_from, _MOST_GAP_MS * self._instant * (1000 if self._timed else 1)
+            if gap >= self._instant:
+                pace.gap = min(gap * 5 // 4, most)
+            self._gap_from = None
         part = (last - first) * wanted // seen
         crowd = first // self._instant == last // self._instant
         if found.count > 4 * wanted:
             if crowd:
                 pace.fine = max(1, part)
+                pace.coarse = max(self._instant, min(pace.coarse, self._width * wanted // found.count))
             else:
                 pace.coarse = max(self._instant, part)
         elif pace.fine and crowd and seen > 1:
-            pace.fine = max(1, part)
-        elif found.count * 4 < wanted:
+            pace.fine = max(pace.fine, part)
+        elif found.count * 4 < wanted and not over_gap:
             pace.coarse = max(pace.coarse, self._width) * 4
         self._width = pace.fine or pace.coarse
 

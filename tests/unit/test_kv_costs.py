@@ -1,12 +1,12 @@
 """No hot path pays for what it does not touch: etcd would charge every key in a range that is read."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from peerjob.record import Action, Claim, StoreLimits
 from peerjob.store.kv import etcd_limits
-from peerjob.store.kv.base import Delete, Put, Range, Step
+from peerjob.store.kv.base import Delete, Found, Put, Range, Step
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
@@ -19,13 +19,23 @@ BEARABLE = 1_500
 """Keys and tombstones that one read may meet, far below what is stored in each of these tests."""
 
 
+class Counted(MemoryKeyValue):
+    """The memory driver, counting requests that read ranges."""
+
+    requests = 0
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        self.requests += 1
+        return await super().read(ranges)
+
+
 class Bench:
     """A store whose reads are charged, and a node on it."""
 
     def __init__(self, clock: VirtualClock, limits: StoreLimits) -> None:
         self.costs = Costs()
         self.data = MemoryData(costs=self.costs)
-        self.kv = MemoryKeyValue(self.data, clock)
+        self.kv = Counted(self.data, clock)
         self.store = KVStore(self.kv, url="memory://", namespace="n", clock=clock, limits=limits)
         self.make = Factory(clock)
         self.clock = clock
@@ -180,6 +190,17 @@ async def test_a_call_makes_few_reads(bench: Bench) -> None:
     committed = bench.costs.reads - before - taken
     assert taken < 2 * BATCH + 100
     assert committed < BATCH + 100
+
+
+async def test_gaps_between_batches_are_passed_in_few_reads(bench: Bench) -> None:
+    for _ in range(20):
+        await bench.store.enqueue(bench.make.instances(300))
+        await bench.clock.advance(0.02)
+    before = bench.kv.requests
+    for _ in range(40):
+        assert len(await bench.peer.take(BATCH)) == BATCH
+    assert bench.kv.requests - before < 40 * 5
+    bench.assert_cheap()
 
 
 async def test_a_transaction_over_a_limit_is_caught(bench: Bench) -> None:
