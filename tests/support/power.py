@@ -9,20 +9,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_CALL = re.compile(r"(?P<thread>\d+) (?P<call>write|fdatasync|fsync)\(\d+<(?P<file>[^>]+)>(?P<rest>.*)")
-_END = re.compile(r"(?P<thread>\d+) <\.\.\. (?P<call>write|fdatasync|fsync) resumed>(?P<rest>.*)")
+_CALL = re.compile(r"(?P<thread>\d+) +(?P<call>write|fdatasync|fsync)\(\d+<(?P<file>[^>]+)>(?P<rest>.*)")
+_END = re.compile(r"(?P<thread>\d+) +<\.\.\. (?P<call>write|fdatasync|fsync) resumed>(?P<rest>.*)")
 _RESULT = re.compile(r"= (\d+)$")
 
 
 def tracing(strace: str, trace: Path) -> list[str]:
     """What goes before a server's command line, so that `synced_size` can tell."""
-    return [strace, "-D", "-f", "-q", "-y", "-s", "0", "-e", "trace=write,fdatasync,fsync", "-o", str(trace), "--"]
+    return [strace, "-DDD", "-f", "-q", "-y", "-s", "0", "-e", "trace=write,fdatasync,fsync", "-o", str(trace), "--"]
 
 
 def wait_for_end(trace: Path, pid: int) -> None:
     """Wait until strace has told of the end of a process, and so of all before it."""
     deadline = time.monotonic() + 15
-    while not re.search(rf"^{pid} \+\+\+ ", trace.read_text(errors="replace"), re.MULTILINE):
+    while not re.search(rf"^{pid} +\+\+\+ ", trace.read_text(errors="replace"), re.MULTILINE):
         assert time.monotonic() < deadline, f"strace told of no end of {pid}"
         time.sleep(0.01)
 
