@@ -13,6 +13,7 @@ from peerjob import Client, Instance, Query, State
 from support.fault_jobs import noted
 from support.fires import fired_until, outcomes, settled
 from support.journal import Run, check_one_owner, read_journal
+from support.leaders import SECOND
 from support.peers import check_histories, everything, until
 from support.stack import Container, MakeStack, Stack
 
@@ -30,8 +31,9 @@ async def test_faults_of_containers_lose_and_double_nothing(stack: MakeStack) ->
     """The leader is killed, a node paused, the next leader cut off, without etcd's first leader; then down and up."""
     up, chance, ended_us = stack("docker-compose.yml"), random.Random(7), dict[str, int]()
     async with up.client() as client:
-        calls = [noted.call(RUNS, chance.choice([0.05, 0.5, 1.0, 3.0])) for _ in range(JOBS)]
-        scheduled = await client.schedule_many(calls)
+        # one in twenty is longer than a lease
+        seconds = chance.choices([0.05, 0.3, 1.0, 12.0], weights=[6, 6, 7, 1], k=JOBS)
+        scheduled = await client.schedule_many(noted.call(RUNS, each) for each in seconds)
         killed = await leader(up, client)
         await busy(client, killed)
         up.docker("kill", killed.id)
@@ -42,9 +44,9 @@ async def test_faults_of_containers_lose_and_double_nothing(stack: MakeStack) ->
     up.up()
 
     async with up.client() as client:
-        member = up.etcd_leader()
-        up.compose("stop", member)
+        up.compose("stop", up.etcd_leader())
         paused = await follower(up, client)
+    async with up.client(without=paused) as client:
         await busy(client, paused)
         up.docker("pause", paused.id)
         ended_us[paused.host] = time.time_ns() // 1000
@@ -52,8 +54,9 @@ async def test_faults_of_containers_lose_and_double_nothing(stack: MakeStack) ->
         up.docker("unpause", paused.id)
         await back(client, paused)
         await fires_on(client)
-
         cut_off = await leader(up, client)
+
+    async with up.client(without=cut_off) as client:
         await busy(client, cut_off)
         up.cut_off(cut_off)
         await missed(client, cut_off)
@@ -68,9 +71,16 @@ async def test_faults_of_containers_lose_and_double_nothing(stack: MakeStack) ->
         ledgers = await settled(client, timeout=5 * LONG)
         ended = [one for one in await everything(client) if one.kind == noted.kind]
         runs = read_journal(up.journal)
-        # what was cut off is not excused: it stops its bodies before its peers may take over
         await check_ended(ended, scheduled, runs)
+        # what was cut off is not excused: it ends its bodies before its peers may take over
         check_one_owner(runs, lambda run: ended_us.get(run.host))
+        lengths = {one.id: int(length * SECOND) for one, length in zip(scheduled, seconds, strict=True)}
+        assert [
+            run
+            for id, each in runs.items()
+            for run in each[:-1]
+            if run.host == cut_off.host and (run.end_us or run.begin_us) - run.begin_us < lengths[id]
+        ]
         again = [before.host for each in runs.values() for before in each[:-1]]
         print(f"\n{len(ended)} instances, run again: {Counter(again)}")
         assert cut_off.host not in ended_us
@@ -128,6 +138,14 @@ async def test_one_store_alone_will_do(stack: MakeStack, file: str) -> None:
         runs = read_journal(up.journal)
         await check_ended(ended, scheduled, runs)
         check_one_owner(runs, lambda run: killed_us if run.host == killed.host else None)
+
+        later = await client.schedule_many(noted.call(RUNS, 0.5) for _ in range(100))
+    up.compose("down")
+    up.up()
+    async with up.client() as client:
+        await client.wait(timeout=LONG)
+        ended = [one for one in await everything(client) if one.kind == noted.kind]
+        await check_ended(ended, [*scheduled, *later], read_journal(up.journal))
 
 
 async def check_ended(

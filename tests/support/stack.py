@@ -79,9 +79,10 @@ class Stack:
         found = [json.loads(line) for line in lines]
         return [Container(id=one["ID"], name=one["Name"]) for one in found if one["State"] == "running"]
 
-    def client(self) -> Client:
-        """A client of all nodes that run now, by their ports on this machine."""
-        ports = [self.docker("port", one.id, f"{GRPC_PORT}/tcp").splitlines()[0] for one in self.containers()]
+    def client(self, *, without: Container | None = None) -> Client:
+        """A client of the nodes that run now, by their ports on this machine, but not of the one that is to hang."""
+        nodes = [one for one in self.containers() if one != without]
+        ports = [self.docker("port", one.id, f"{GRPC_PORT}/tcp").splitlines()[0] for one in nodes]
         return Client(",".join(ports), jobs=(fault_jobs.group, recurring_jobs.group))
 
     def cut_off(self, node: Container) -> None:
