@@ -145,7 +145,7 @@ async def called(node: ChildProcess, seconds: float) -> list[Row]:
 async def grown(node: ChildProcess, seconds: float, mix: str) -> list[Row]:
     """What the node's memory grows by while it is called all the time, after a quarter of the time to warm up.
 
-    `mix` is what calls: "calls", or "mixed" with streams that are cut off (see docs/decisions/0006).
+    `mix` is what calls: "calls", or "mixed" with streams that are cut off (see docs/decisions/0007).
     """
     samples: list[tuple[float, float]] = []
     async with callers(target(node), 1) as (caller,):
