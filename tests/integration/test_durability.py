@@ -49,7 +49,8 @@ class Pair:
         self.primary = start(kind, config=AT_ONCE)
         self.replica = self.follow(self.primary)
         self.site = Site(self.primary, cleanup)
-        self.url = f"{self.primary.url}?durability=replicas:1&durability_timeout=300ms"
+        self.url = f"{self.primary.url}?durability=replicas:1&durability_timeout=5s"
+        self.hasty = f"{self.primary.url}?durability=replicas:1&durability_timeout=300ms"
 
     def follow(self, primary: Server) -> Server:
         """A new replica of a server, caught up."""
@@ -173,16 +174,16 @@ async def test_a_disk_that_no_longer_confirms_is_told(
 
 async def test_a_replica_that_hangs_is_told_in_time_and_what_was_done_is_not_repeated(pair: Pair) -> None:
     here = pair.site
-    store = await here.open(url=pair.url, retry_for=0)
-    other = await here.open(url=pair.url, retry_for=0)
+    store = await here.open(url=pair.hasty, retry_for=0)
+    other = await here.open(url=pair.hasty, retry_for=0)
     direct = await here.open()
     assert (store.capabilities.durability, store.capabilities.confirmed_by) == ("replicated", "replicas:1")
     peer = await here.join(store)
     held, queued = here.make.instances(2), here.make.instances(3, due_us=1)
-    await store.enqueue(held)
+    await direct.enqueue(held)
     claims = await peer.take(2)
     put = SchedulePut(name="daily", kind="work", definition=b"x", next_us=1_000)
-    row = await store.put_schedule(put)
+    row = await direct.put_schedule(put)
     assert row is not None
     fire = Fire(
         schedule="daily",
@@ -219,6 +220,7 @@ async def test_a_replica_that_hangs_is_told_in_time_and_what_was_done_is_not_rep
 
     pair.replica.resume()
     assert pair.primary.command("WAIT", 1, 10_000) == 1
+    store = await here.open(url=pair.url, retry_for=0)
     added, acks, turned, cancelled, fired, weekly = [await call() for call in calls]
     assert [answer.is_new for answer in added] == [True] * 3
     assert (acks, turned[0], cancelled) == ([Ack.DONE], [Ack.DONE], [State.SCHEDULED])
@@ -229,7 +231,7 @@ async def test_a_replica_that_hangs_is_told_in_time_and_what_was_done_is_not_rep
 
 async def test_a_removal_that_was_not_confirmed_is_one_when_it_is(pair: Pair) -> None:
     here = pair.site
-    store = await here.open(url=pair.url)
+    store = await here.open(url=pair.hasty)
     await store.put_schedule(SchedulePut(name="daily", kind="work", definition=b"x", next_us=None))
     direct = await here.open()
     pair.replica.pause()

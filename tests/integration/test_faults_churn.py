@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import Query, State
+from peerjob import Instance, Query, State
 from support.fault_jobs import noted
 from support.journal import check_one_owner, read_journal
 from support.peers import check_histories, everything, peers, until
@@ -19,19 +19,22 @@ async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(
     journal, chance = tmp_path / "journal", random.Random(7)
     async with peers(store_url, namespace, tmp_path) as group:
         nodes = [group.start(ttl=1.0, workers=8) for _ in range(3)]
-        scheduled = await group.client.schedule_many(
-            noted.call(str(journal), chance.choice([0.0, 0.005, 0.03, 0.2])) for _ in range(4000)
-        )
+        scheduled: list[Instance[int]] = []
         ended_us: dict[int, int] = {}
         for turn in range(4):
-            await group.running(5)
+            # all that takes its time comes before the work, which is then sure to be under way at the fault
+            successor = group.start(ttl=1.0, workers=8)
+            before = await group.client.count(Query(state=State.FINAL))
+            scheduled += await group.client.schedule_many(
+                noted.call(str(journal), chance.choice([0.0, 0.005, 0.03, 0.2])) for _ in range(1000)
+            )
 
-            async def some_progress(wanted: int = (turn + 1) * 300) -> bool:
+            async def some_progress(wanted: int = before + 300) -> bool:
                 return await group.client.count(Query(state=State.FINAL)) >= wanted
 
             await until(some_progress, 30)
             victim = nodes.pop(chance.randrange(len(nodes)))
-            nodes.append(group.start(ttl=1.0, workers=8))
+            nodes.append(successor)
             if turn % 2 == 0:
                 victim.kill()
                 ended_us[victim.pid] = time.time_ns() // 1000

@@ -18,7 +18,7 @@ from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.keys import prefix, wake_list
 from peerjob.store.lua.script import load_scripts
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
-from support.lua_site import CuttingProxy, MakeSite
+from support.lua_site import MakeSite
 
 # -- a server that goes away
 
@@ -226,44 +226,43 @@ async def test_a_foreign_key_fails_a_call_before_it_writes(site: MakeSite) -> No
 
 async def test_lost_answers_lose_and_repeat_nothing(site: MakeSite) -> None:
     here = site()
-    async with CuttingProxy(here.server.port) as proxy:
-        url = here.server.url.replace(str(here.server.port), str(proxy.port))
-        store = await here.open(url=url)
-        peer = await here.join(store)
-        direct = await here.open()
-        batch = here.make.instances(30)
-        done = 0
+    proxy, url = await here.behind_proxy()
+    store = await here.open(url=url)
+    peer = await here.join(store)
+    direct = await here.open()
+    batch = here.make.instances(30)
+    done = 0
 
+    proxy.cuts = 1
+    assert all(answer.is_new for answer in await store.enqueue(batch))
+    for _ in range(5):
+        proxy.cuts = 2
+        claims = await peer.take(6)
+        assert len(claims) == 6
+        assert (await direct.health()).counts["work"][State.PROCESSING] == 6
         proxy.cuts = 1
-        assert all(answer.is_new for answer in await store.enqueue(batch))
-        for _ in range(5):
-            proxy.cuts = 2
-            claims = await peer.take(6)
-            assert len(claims) == 6
-            assert (await direct.health()).counts["work"][State.PROCESSING] == 6
-            proxy.cuts = 1
-            retried = peer.commit(
-                *map(outcome, claims[:4]), *(outcome(claim, Action.RETRY, delay_us=LONG_TTL_US) for claim in claims[4:])
-            )
-            assert set(await retried) == {Ack.DONE}
-            done += 4
-        assert (await direct.health()).counts["work"] == {State.COMPLETED: done, State.SCHEDULED: 30 - done}
-        proxy.cuts = 1
-        assert await store.cancel([batch[5].id], request=here.make.request()) == [State.SCHEDULED]
+        retried = peer.commit(
+            *map(outcome, claims[:4]), *(outcome(claim, Action.RETRY, delay_us=LONG_TTL_US) for claim in claims[4:])
+        )
+        assert set(await retried) == {Ack.DONE}
+        done += 4
+    assert (await direct.health()).counts["work"] == {State.COMPLETED: done, State.SCHEDULED: 30 - done}
+    proxy.cuts = 1
+    assert await store.cancel([batch[5].id], request=here.make.request()) == [State.SCHEDULED]
 
 
 async def test_a_driver_sends_nothing_twice(site: MakeSite) -> None:
     here = site()
-    async with CuttingProxy(here.server.port) as proxy:
-        store = await here.open(url=here.server.url.replace(str(here.server.port), str(proxy.port)), retry_for=0)
+    proxy, url = await here.behind_proxy()
+    store = await here.open(url=url, retry_for=0)
+    await store.enqueue(here.make.instances(2))
+    here.server.command("CONFIG", "RESETSTAT")
+    proxy.cuts = 1
+    with pytest.raises(StoreUnavailableError):
         await store.enqueue(here.make.instances(2))
-        here.server.command("CONFIG", "RESETSTAT")
-        proxy.cuts = 1
-        with pytest.raises(StoreUnavailableError):
-            await store.enqueue(here.make.instances(2))
-        stats = here.server.command("INFO", "commandstats")
-        assert isinstance(stats, dict)
-        assert stats["cmdstat_evalsha"]["calls"] == 1
+    stats = here.server.command("INFO", "commandstats")
+    assert isinstance(stats, dict)
+    assert stats["cmdstat_evalsha"]["calls"] == 1
 
 
 # -- what a server promises, what it keeps

@@ -13,7 +13,7 @@ from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from peerjob.testing.store_conformance.timetable import ScheduleSuite, nth
-from support.lua_site import CuttingProxy, MakeSite, Site, first_layout_record
+from support.lua_site import MakeSite, Site, first_layout_record
 from support.shifted import ShiftedClock
 
 HOUR = 3_600.0
@@ -247,23 +247,21 @@ async def test_what_was_backfilled_ahead_is_not_fired_again(site: MakeSite) -> N
 
 async def test_lost_answers_fire_nothing_twice(site: MakeSite) -> None:
     here = site()
-    async with CuttingProxy(here.server.port) as proxy:
-        store = await here.open(url=here.server.url.replace(str(here.server.port), str(proxy.port)))
-        direct = await here.open()
-        row = await rules.schedule(direct)
-        proxy.cuts = 2
-        # the first takes the slot, the others are one stretch
-        fires = [rules.a_fire(row, number, overlap=Overlap.SKIP) for number in range(6)]
-        records = await rules.done(store, *fires)
-        assert [record.outcome for record in records] == [FireOutcome.FIRED] + [FireOutcome.SKIPPED] * 5
-        assert [record.count for record in await rules.ledger(direct)] == [5, 1]
-        proxy.cuts = 1
-        await rules.done(
-            store, rules.a_fire(row, 6), rules.stretch(row, 7, 9), rules.a_fire(row, 1, FireOutcome.TRIGGERED)
-        )
-        ledger = await rules.ledger(direct)
-        assert [record.count for record in ledger] == [3, 1, 1, 5, 1]
-        assert (await direct.health()).counts["work"] == {State.SCHEDULED: 3}
+    proxy, url = await here.behind_proxy()
+    store = await here.open(url=url)
+    direct = await here.open()
+    row = await rules.schedule(direct)
+    proxy.cuts = 2
+    # the first takes the slot, the others are one stretch
+    fires = [rules.a_fire(row, number, overlap=Overlap.SKIP) for number in range(6)]
+    records = await rules.done(store, *fires)
+    assert [record.outcome for record in records] == [FireOutcome.FIRED] + [FireOutcome.SKIPPED] * 5
+    assert [record.count for record in await rules.ledger(direct)] == [5, 1]
+    proxy.cuts = 1
+    await rules.done(store, rules.a_fire(row, 6), rules.stretch(row, 7, 9), rules.a_fire(row, 1, FireOutcome.TRIGGERED))
+    ledger = await rules.ledger(direct)
+    assert [record.count for record in ledger] == [3, 1, 1, 5, 1]
+    assert (await direct.health()).counts["work"] == {State.SCHEDULED: 3}
 
 
 async def test_a_released_instance_wakes_a_sleeper(site: MakeSite) -> None:

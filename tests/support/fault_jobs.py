@@ -41,6 +41,14 @@ async def noted(journal: str, seconds: float, context: Context = INJECTED) -> in
     return context.fence
 
 
+@group.job(kind="gated")
+async def gated(path: str, context: Context = INJECTED) -> list[object]:
+    """Go on until a file exists; the result says which run was accepted."""
+    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  # what the test says has no signal, and is a look
+        await asyncio.sleep(0.05)
+    return [context.fence, os.getpid()]
+
+
 @group.job(kind="held")
 def held(path: str, context: Context = INJECTED) -> int:
     """Go on in a thread, whatever happens, until a file exists."""

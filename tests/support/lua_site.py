@@ -49,6 +49,11 @@ class Site:
         self.cleanup.push_async_callback(peer.close)
         return await peer.join(ttl_us)
 
+    async def behind_proxy(self) -> tuple["CuttingProxy", str]:
+        """A proxy before the server, and the server's URL through it; ends after the stores that are opened later."""
+        proxy = await self.cleanup.enter_async_context(CuttingProxy(self.server.port))
+        return proxy, self.server.url.replace(str(self.server.port), str(proxy.port))
+
     def key(self, rest: str) -> str:
         return prefix(self.namespace) + rest
 
@@ -83,7 +88,10 @@ MakeSite = Callable[..., Site]
 
 
 class CuttingProxy:
-    """Passes bytes on to a server, and drops the connection instead of the next answers when told to."""
+    """Passes bytes on to a server, and drops the connection instead of the next answers when told to.
+
+    Its clients end first (see `Site.behind_proxy`): asyncio forgets the socket of who connects while a server closes.
+    """
 
     def __init__(self, port: int) -> None:
         self._server_port = port
@@ -98,7 +106,6 @@ class CuttingProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        await asyncio.sleep(0.01)  # a connection that was taken just before comes up a few turns of the loop later
         for one in self._serving:
             one.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
