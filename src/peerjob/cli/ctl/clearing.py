@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -12,6 +12,7 @@ import typer
 
 from peerjob.cli.console import Status
 from peerjob.durations import to_seconds
+from peerjob.node.client.client import Client
 from peerjob.query import Filter
 
 from .failures import CommandError
@@ -38,33 +39,21 @@ async def clear_instances(
     session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
     """Remove instances that are over, with their results, logs and history."""
-    chosen = _filter(before, after, older_than)
-    _ask(f"Remove all instances that are over{_bounds(chosen)}?", yes=yes)
-    async with session.client() as client:
-        count = await client.clear_instances(chosen)
-    _told(session, count, f"{counted(count, 'instance')} removed")
+    await _clear(session, Client.clear_instances, "", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_history(
     session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
     """Keep no more than the last state in the history of instances that are over."""
-    chosen = _filter(before, after, older_than)
-    _ask(f"Remove the history of all instances that are over{_bounds(chosen)}?", yes=yes)
-    async with session.client() as client:
-        count = await client.clear_history(chosen)
-    _told(session, count, f"history of {counted(count, 'instance')} removed")
+    await _clear(session, Client.clear_history, "history of ", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_logs(
     session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
     """Remove the logs of instances that are over."""
-    chosen = _filter(before, after, older_than)
-    _ask(f"Remove the logs of all instances that are over{_bounds(chosen)}?", yes=yes)
-    async with session.client() as client:
-        count = await client.clear_logs(chosen)
-    _told(session, count, f"logs of {counted(count, 'instance')} removed")
+    await _clear(session, Client.clear_logs, "logs of ", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_all(session: Session, yes: Yes = False) -> None:
@@ -73,6 +62,21 @@ async def clear_all(session: Session, yes: Yes = False) -> None:
     async with session.client() as client:
         await client.clear()
     note("the namespace has no instances any more")
+
+
+async def _clear(
+    session: Session,
+    clear: Callable[[Client, Filter], Awaitable[int]],
+    part: str,
+    chosen: Filter,
+    *,
+    yes: bool,
+) -> None:
+    """Ask, remove a part of what is chosen ("": all of it), and tell of how many instances."""
+    _ask(f"Remove {part and f'the {part}'}all instances that are over{_bounds(chosen)}?", yes=yes)
+    async with session.client() as client:
+        count = await clear(client, chosen)
+    session.out.text(f"{part}{counted(count, 'instance')} removed", {"count": count})
 
 
 def _filter(before: str | None, after: str | None, older_than: str | None) -> Filter:
@@ -110,7 +114,3 @@ def _interruptible() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _told(session: Session, count: int, text: str) -> None:
-    session.out.text(text, {"count": count})
