@@ -403,7 +403,7 @@ async def test_a_cancellation_just_as_the_thread_ends(executor: Executor) -> Non
 
 
 async def test_as_many_threads_as_work_at_a_time() -> None:
-    pool = ThreadPool(3)
+    pool = ThreadPool(3, "together")
     barrier = threading.Barrier(3)
     names: set[str] = set()
 
@@ -411,15 +411,14 @@ async def test_as_many_threads_as_work_at_a_time() -> None:
         barrier.wait(5)
         names.add(threading.current_thread().name)
 
-    before = threading.active_count()
     await asyncio.gather(*(pool.run(together, lambda: None) for _ in range(9)))
     assert len(names) == 3
-    assert threading.active_count() - before == 3
+    assert threads_of("together") == 3
     for _ in range(9):
         await pool.run(lambda: None, lambda: None)
-    assert threading.active_count() - before == 3
+    assert threads_of("together") == 3
     pool.close()
-    await until(lambda: threading.active_count() == before)
+    await until(lambda: threads_of("together") == 0)
 
 
 async def test_one_thread_serves_one_after_the_other() -> None:
@@ -430,9 +429,8 @@ async def test_one_thread_serves_one_after_the_other() -> None:
 
 
 async def test_growing_and_shrinking_with_work_under_way() -> None:
-    pool = ThreadPool(1)
+    pool = ThreadPool(1, "growing")
     gate, at_work = threading.Event(), threading.Semaphore(0)
-    before = threading.active_count()
 
     def work() -> None:
         at_work.release()
@@ -443,14 +441,19 @@ async def test_growing_and_shrinking_with_work_under_way() -> None:
     pool.resize(3)
     tasks += [asyncio.create_task(pool.run(work, lambda: None)) for _ in range(2)]
     await asyncio.sleep(0)
-    assert threading.active_count() - before == 3
+    assert threads_of("growing") == 3
     pool.resize(1)
     gate.set()
     await asyncio.gather(*tasks)
-    await until(lambda: threading.active_count() - before == 1)
+    await until(lambda: threads_of("growing") == 1)
     assert await pool.run(lambda: 5, lambda: None) == 5
     pool.close()
-    await until(lambda: threading.active_count() == before)
+    await until(lambda: threads_of("growing") == 0)
+
+
+def threads_of(pool: str) -> int:
+    """How many there are of the pool so named: those of an earlier test may still be on their way out."""
+    return sum(one.name.startswith(f"{pool}-") for one in threading.enumerate())
 
 
 async def until(condition: Callable[[], bool]) -> None:
