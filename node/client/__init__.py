@@ -6,7 +6,8 @@ so that mistakes are told where they are made, and everything else is checked by
 With several addresses it keeps to one node and goes on to the next when that one goes away. What can be asked again
 without harm is then asked again; scheduling can, because the client makes the instance's id. What cannot (retry,
 trigger, cancel, remove, clear) raises NodeUnavailableError if the node vanished after it may have got the request:
-whether it was done is for the caller to look up. A request that surely reached nobody is always sent on.
+whether it was done is for the caller to look up. A request that surely reached nobody is always sent on. A node that
+hangs is left by what can be asked again, and is not given what cannot: see `peer`.
 """
 
 import peerjob.node.wire as _loads_grpc_first  # noqa: F401  # pyright: ignore[reportUnusedImport]

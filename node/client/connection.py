@@ -24,25 +24,26 @@ from peerjob.node.listening import GRPC_PORT
 from peerjob.node.wire.errors import error_in
 from peerjob.node.wire.tls import ClientTls
 from peerjob.node.wire.values import parsed
-from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .mismatch import mismatch
+from .peer import SERVICE, Code, Peer, SilentError
 
 M = TypeVar("M", bound=Message)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 ONCE = frozenset(
     {"RetryInstances", "RetryInstance", "TriggerSchedule", "RemoveSchedule"}
     | {"CancelInstances", "CancelInstance", "ClearInstances", "ClearHistory", "ClearLogs", "Clear"}
     | {"ResizeWorkers", "Drain"}
 )
 """What is not asked again when nobody knows whether it was done. What schedules is: its instance has an id already."""
+SETTLING = frozenset({"PutSchedule", "PauseSchedule", "ResumeSchedule"})
+"""What is asked again when a node went away, but not when it hangs: it may go on later, and undo what came after."""
 TRY = 1.0
 """Seconds for one address to connect, before the next is tried."""
 PAUSE = 0.1
 """Seconds between two rounds over all addresses."""
-
-Code = grpc.StatusCode
+PATIENCE = 5.0
+"""Most seconds with a node that hangs, while there are others."""
 
 
 class LostError(NodeUnavailableError):
@@ -75,7 +76,7 @@ class Connection:
         self._clock = clock
         self.carrier: Callable[[], dict[str, str]] = dict
         """The context of the trace in which a call is made; only a client that traces sends one."""
-        self._channels: list[Any] = []
+        self._peers: list[Peer] = []
         self._current = 0
 
     def open(self) -> None:
@@ -86,34 +87,44 @@ class Connection:
                 channel = grpc.aio.insecure_channel(address, options=self._options())
             else:
                 channel = grpc.aio.secure_channel(address, credentials, options=self._options())
-            self._channels.append(channel)
+            self._peers.append(Peer(address, channel, self._metadata))
 
     async def close(self) -> None:
         """Cancel what is under way; idempotent."""
-        channels, self._channels = self._channels, []
-        for channel in channels:
-            await channel.close()
+        peers, self._peers = self._peers, []
+        for peer in peers:
+            await peer.channel.close()
 
     async def call(self, name: str, request: Message, kind: type[M], *, timeout: float | None = None) -> M:
         """One call to its answer; raises what the node raised, NodeUnavailableError, TimeoutError or RemoteError."""
         data = self._sized(name, request)
         loop = asyncio.get_running_loop()
         seconds = self._timeout if timeout is None else timeout
-        deadline = loop.time() + seconds
+        deadline, late = loop.time() + seconds, f"{name} was not answered within {seconds:g} s"
+        patience = self._patience(seconds)
+        repeatable = name not in ONCE and name not in SETTLING
         while True:
-            channel = await self._ready()
-            left = deadline - loop.time()
+            peer = await self._ready()
             try:
-                answer = await channel.unary_unary(f"/{SERVICE.full_name}/{name}")(
-                    data, timeout=max(left, 0.001), metadata=(*self._metadata, *self.carrier().items())
+                answer = await peer.ask(
+                    name,
+                    data,
+                    timeout=max(deadline - loop.time(), 0.001),
+                    more=tuple(self.carrier().items()),
+                    patience=patience,
+                    repeatable=repeatable,
                 )
+            except SilentError:
+                self._leave(peer, hangs=True)
+                if loop.time() >= deadline:
+                    raise TimeoutError(late) from None
             except grpc.aio.AioRpcError as error:
-                failure = self._failure(error, f"{name} was not answered within {seconds:g} s")
+                failure = self._failure(error, late)
                 if isinstance(failure, TimeoutError):
-                    self._next_after(channel)  # it may hang, and the next call need not wait for it
+                    self._leave(peer, hangs=True)  # the next call need not wait for it
                 if not _elsewhere(failure, name) or loop.time() >= deadline:
                     raise failure from None
-                self._next_after(channel)
+                self._leave(peer)
             else:
                 return _answer(name, kind, answer)
 
@@ -125,8 +136,8 @@ class Connection:
         `on_begin` is called when the node says that it has begun.
         """
         data = self._sized(name, request)
-        channel = await self._ready()
-        call = channel.unary_stream(f"/{SERVICE.full_name}/{name}")(data, metadata=self._metadata)
+        peer = await self._ready()
+        call = peer.channel.unary_stream(f"/{SERVICE.full_name}/{name}")(data, metadata=self._metadata)
         try:
             if on_begin is not None and await call.initial_metadata():
                 await on_begin()
@@ -135,23 +146,24 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             failure = self._failure(error, f"{name} was not answered in time")
             if isinstance(failure, NodeUnavailableError | NodeStoppedError):
-                self._next_after(channel)
+                self._leave(peer)
                 raise LostError(self.addresses, str(failure)) from None
             raise failure from None
         finally:
             call.cancel()
 
-    async def _ready(self) -> Any:
-        """The channel of a node that is connected; raises NodeUnavailableError."""
+    async def _ready(self) -> Peer:
+        """A node that is connected, rather one that did not hang lately; raises NodeUnavailableError."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._connect_timeout
         while True:
-            for _ in self._channels:
-                channel = self._channels[self._current]
-                if await _connected(channel, min(until, loop.time() + TRY)):
-                    return channel
-                self._current = (self._current + 1) % len(self._channels)
-            if not self._channels:
+            for avoided in (False, True):
+                for _ in self._peers:
+                    peer = self._peers[self._current]
+                    if peer.avoided is avoided and await _connected(peer.channel, min(until, loop.time() + TRY)):
+                        return peer
+                    self._current = (self._current + 1) % len(self._peers)
+            if not self._peers:
                 raise NodeStateError("this client is not started, or was stopped; use `async with`")
             if loop.time() >= until:
                 raise await self._unreachable()
@@ -161,18 +173,26 @@ class Connection:
         """Why an address cannot be reached; what gRPC says about it, it tells only whoever makes a call."""
         tls = self._tls
         shown = tls is not None and tls.certificate is not None
-        found = await mismatch(self.addresses[self._current], tls=tls is not None, certificate=shown, within=TRY)
+        peer = self._peers[self._current]
+        found = await mismatch(peer.address, tls=tls is not None, certificate=shown, within=TRY)
         if found is not None:
             return found
         try:
-            await self._channels[self._current].unary_unary(f"/{SERVICE.full_name}/GetVersion")(b"", timeout=TRY)
+            await peer.ask("GetVersion", b"", timeout=TRY)
         except grpc.aio.AioRpcError as error:
             return NodeUnavailableError(self.addresses, f"no node can be reached: {error.details()}")
         return NodeUnavailableError(self.addresses, "no node could be reached in time")
 
-    def _next_after(self, channel: Any) -> None:
-        if self._channels and self._channels[self._current] is channel:
-            self._current = (self._current + 1) % len(self._channels)
+    def _patience(self, seconds: float) -> float | None:
+        """How long a node may hang before the next gets its turn; None when there is no other."""
+        return min(PATIENCE, seconds / (len(self._peers) + 1)) if len(self._peers) > 1 else None
+
+    def _leave(self, peer: Peer, *, hangs: bool = False) -> None:
+        """Let the next call go to another node."""
+        if hangs:
+            peer.avoid()
+        if self._peers and self._peers[self._current] is peer:
+            self._current = (self._current + 1) % len(self._peers)
 
     def _sized(self, name: str, request: Message) -> bytes:
         data = request.SerializeToString()
@@ -206,8 +226,11 @@ class Connection:
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
+            # how streams find out about a node that hangs; without ping_timeout gRPC waits 60 s for its answer
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.ping_timeout_ms", 10_000),
+            ("grpc.http2.max_pings_without_data", 0),
             ("grpc.enable_retries", 0),
         ]
         if self._tls is not None and self._tls.server_name is not None:

@@ -29,7 +29,8 @@ from peerjob import (
     Tokens,
     UnauthenticatedError,
 )
-from peerjob.node.client.connection import ONCE, SERVICE, split_target
+from peerjob.node.client.connection import ONCE, split_target
+from peerjob.node.client.peer import SERVICE
 from peerjob.node.server.roles import NEEDED
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.factories import shared_url, until
@@ -54,9 +55,13 @@ class Stub:
         self.calls: list[str] = []
         self.requests: list[bytes] = []
         self.answer: Callable[[str, Any], Any] | None = None
+        self.hangs = False
         self.port = 0
 
     async def _serve(self, name: str, request: bytes, context: Any) -> bytes:
+        if self.hangs:
+            self.calls.append(name)
+            await asyncio.Event().wait()
         if name == "GetVersion":
             return pb.VersionResponse(version="stub").SerializeToString()
         self.calls.append(name)
@@ -400,6 +405,94 @@ async def test_a_call_that_is_cancelled_here_is_cancelled_there() -> None:
 
 async def _open(server: Server, count: int) -> bool:
     return open_calls(server) == count
+
+
+# -- nodes that hang ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_can_be_asked_again_goes_on_while_a_node_hangs(stub: Stub) -> None:
+    async with served(WORK) as (node, server), Client(f"{stub.target},{server.target}", timeout=3) as client:
+        acts: list[Callable[[], Any]] = [client.nodes, client.count, lambda: client.schedule(WORK, 1)]
+        for act in acts:
+            client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
+            client._connection._peers[0]._hear()  # pyright: ignore[reportPrivateUsage]
+            stub.hangs = True
+            await act()
+        assert stub.calls == ["ListNodes", "GetVersion", "CountInstances", "GetVersion", "ScheduleJob", "GetVersion"]
+        assert await node.count() == 1
+
+
+async def test_a_node_that_takes_its_time_is_waited_for(stub: Stub) -> None:
+    async with served(WORK) as (_, server), Client(f"{stub.target},{server.target}", timeout=1.5) as client:
+
+        async def later(name: str, context: Any) -> bytes:
+            await asyncio.sleep(1)
+            return pb.CountInstancesResponse(count=42).SerializeToString()
+
+        stub.answer = later
+
+        assert await client.count() == 42, "twice as late as a node that hangs is left"
+        assert stub.calls == ["CountInstances"]
+
+
+LAST = ["cancel_instances", "clear_logs", "pause_schedule"]
+"""What is not asked again of another node while the first may go on: for what it does, and for what it would undo."""
+
+
+def acting(client: Client, verb: str) -> Any:
+    arguments: dict[str, list[Any]] = {"cancel_instances": [Query.all()], "pause_schedule": ["work"]}
+    return getattr(client, verb)(*arguments.get(verb, []))
+
+
+@pytest.mark.parametrize("verb", LAST)
+async def test_what_is_done_once_is_not_sent_to_a_node_that_hangs(stub: Stub, verb: str) -> None:
+    recurring = WORK.with_options(every=3600)
+    async with served() as (node, server), Client(f"{stub.target},{server.target}", timeout=3) as client:
+        await node.add_schedule(recurring, 1)
+        client._connection._peers[0]._heard -= 60  # pyright: ignore[reportPrivateUsage]  # nothing was asked for a minute
+        stub.hangs = True
+
+        await acting(client, verb)
+
+        assert stub.calls == ["GetVersion"]
+
+
+@pytest.mark.parametrize("verb", LAST)
+async def test_what_is_done_once_is_not_asked_again_when_a_node_begins_to_hang(stub: Stub, verb: str) -> None:
+    async with served(WORK) as (_, server), Client(f"{stub.target},{server.target}", timeout=0.6) as client:
+        client._connection._peers[0]._hear()  # pyright: ignore[reportPrivateUsage]  # it was there a moment ago
+        stub.hangs = True
+
+        with pytest.raises(TimeoutError, match=r"was not answered within 0\.6 s"):
+            await acting(client, verb)
+
+        assert len(stub.calls) == 1
+        assert await client.count() == 0, "the next call goes to the other node"
+
+
+async def test_a_node_that_hung_is_avoided_while_another_can_be_asked(stub: Stub) -> None:
+    async with Stub().listening() as other, Client(f"{stub.target},{other.target}", timeout=3) as client:
+
+        async def fail_once(name: str, context: Any) -> bytes:
+            if other.calls.count("CountInstances") == 2:
+                await unavailable(name, context)
+            return pb.CountInstancesResponse(count=7).SerializeToString()
+
+        stub.hangs, other.answer = True, fail_once
+        assert [await client.count(), await client.count()] == [7, 7]
+        assert stub.calls == ["CountInstances", "GetVersion"]
+        assert other.calls == ["CountInstances"] * 3
+
+
+async def test_when_all_nodes_hang_a_call_ends_in_time(stub: Stub) -> None:
+    async with Stub().listening() as other, Client(f"{stub.target},{other.target}", timeout=0.6) as client:
+        stub.hangs = other.hangs = True
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"CountInstances was not answered within 0\.6 s"):
+            await client.count()
+        assert time.monotonic() - begun < 3
+        assert stub.calls.count("CountInstances") >= 1
+        assert other.calls.count("CountInstances") >= 1
 
 
 # -- blocking ----------------------------------------------------------------------------------------------------------

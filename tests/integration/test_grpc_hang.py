@@ -1,0 +1,63 @@
+"""One of three daemons hangs: its clients go on with the others, and nothing is done twice."""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+from peerjob import Client, Query, State
+from peerjob.node.client.connection import PATIENCE
+from support.jobd import Jobd, target
+
+QUIET = PATIENCE + 1
+"""Seconds after which a client no longer takes for granted that a node is there."""
+
+
+async def test_clients_of_daemons_that_hang_go_on_in_time(
+    jobd: Jobd, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    options = ("--store", redis_url, "--namespace", namespace, "--lease-ttl", "2s")
+    daemons = [jobd.run(*options, "--name", name) for name in ("one", "two", "three")]
+    async with Client(",".join(map(target, daemons))) as client:
+        held = await client.schedule("held", str(tmp_path / "go"))
+        begun: asyncio.Queue[float] = asyncio.Queue()
+        watching = asyncio.ensure_future(_watch(client, held.id, begun))
+        await begun.get()
+        waiting = asyncio.ensure_future(held.result(60))
+
+        daemons[0].signal(signal.SIGSTOP)
+        hung = time.monotonic()
+        assert len(await client.nodes()) >= 2
+        assert time.monotonic() - hung < 2 * PATIENCE, "one address was given up"
+        again = time.monotonic()
+        made = await client.schedule("double", 21)
+        assert await made.result(20) == 42
+        assert time.monotonic() - again < PATIENCE, "the address that hangs is left alone"
+        assert await begun.get() - hung < 25, "streams go on, too"
+
+        queued = await client.schedule("nobody-runs-it", allow_unknown=True)
+        waiting.cancel()
+        await asyncio.sleep(QUIET)  # no answer of the second is fresh when it hangs, too
+        daemons[1].signal(signal.SIGSTOP)
+        assert [one.id for one in await client.cancel_instances(Query(kind="nobody-runs-it"))] == [queued.id]
+
+        (tmp_path / "go").touch()
+        assert await held.result(60) == str(tmp_path / "go")
+        for daemon in daemons[:2]:
+            daemon.signal(signal.SIGCONT)
+        await client.wait(timeout=20)
+        ended = [(one.kind, one.state) async for one in client.iter_instances()]
+        assert sorted(ended) == [
+            ("double", State.COMPLETED),
+            ("held", State.COMPLETED),
+            ("nobody-runs-it", State.CANCELLED),
+        ]
+        watching.cancel()
+
+
+async def _watch(client: Client, id: str, begun: "asyncio.Queue[float]") -> None:
+    async def begin() -> None:
+        begun.put_nowait(time.monotonic())
+
+    async for _ in client.watch(Query(uuid=id), on_begin=begin):
+        pass
