@@ -12,6 +12,7 @@ from peerjob.errors import NodeStateError, OptionError
 from peerjob.node.listening import parse_listen
 from peerjob.node.wire.tls import ServerTls
 
+from .certificates import Certificates
 from .rpc import Dispatch
 
 MAX_STREAMS = 2_000
@@ -33,6 +34,7 @@ class Endpoint:
         self._option = option
         self._tls = tls
         self._max_message = max_message
+        self._certificates: Certificates | None = None
         self._server: grpc.aio.Server | None = None
         self.dispatch: Dispatch | None = None
         """What serves; None while it does not listen."""
@@ -53,7 +55,8 @@ class Endpoint:
             if self._tls is None:
                 self.port = server.add_insecure_port(target)
             else:
-                self.port = server.add_secure_port(target, self._tls.credentials())
+                self._certificates = Certificates(self._tls)
+                self.port = server.add_secure_port(target, self._certificates.credentials)
         except RuntimeError:
             expected = "an address of this machine that nobody else listens on"
             raise OptionError(self._option, target, expected) from None

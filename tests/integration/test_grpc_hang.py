@@ -1,7 +1,6 @@
 """One of three daemons hangs: its clients go on with the others, and nothing is done twice."""
 
 import asyncio
-import signal
 import time
 from pathlib import Path
 
@@ -25,7 +24,7 @@ async def test_clients_of_daemons_that_hang_go_on_in_time(
         await begun.get()
         waiting = asyncio.ensure_future(held.result(60))
 
-        daemons[0].signal(signal.SIGSTOP)
+        daemons[0].pause()
         hung = time.monotonic()
         assert len(await client.nodes()) >= 2
         assert time.monotonic() - hung < 2 * PATIENCE, "one address was given up"
@@ -38,13 +37,13 @@ async def test_clients_of_daemons_that_hang_go_on_in_time(
         queued = await client.schedule("nobody-runs-it", allow_unknown=True)
         waiting.cancel()
         await asyncio.sleep(QUIET)  # no answer of the second is fresh when it hangs, too
-        daemons[1].signal(signal.SIGSTOP)
+        daemons[1].pause()
         assert [one.id for one in await client.cancel_instances(Query(kind="nobody-runs-it"))] == [queued.id]
 
         (tmp_path / "go").touch()
         assert await held.result(60) == str(tmp_path / "go")
         for daemon in daemons[:2]:
-            daemon.signal(signal.SIGCONT)
+            daemon.resume()
         await client.wait(timeout=20)
         ended = [(one.kind, one.state) async for one in client.iter_instances()]
         assert sorted(ended) == [

@@ -66,6 +66,12 @@ async def test_a_client_that_trusts_the_ca_is_served(signed: Certificates) -> No
                 await reader.schedule(WORK)
 
 
+async def test_a_server_takes_its_certificate_from_memory(signed: Certificates) -> None:
+    tls = ServerTls(certificate=signed.server_cert.read_bytes(), key=signed.server_key.read_bytes())
+    async with served(WORK, tls=tls) as (_, server), connected(server, ClientTls(ca=signed.ca)) as client:
+        assert await client.count() == 0
+
+
 async def test_a_server_that_an_unknown_ca_signed_is_not_trusted(signed: Certificates, tmp_path: Path) -> None:
     async with served(WORK, tls=server_tls(signed)) as (_, server):
         told = await refused(server, ClientTls(ca=other_ca(tmp_path)))

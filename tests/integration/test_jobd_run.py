@@ -107,7 +107,7 @@ async def test_a_hangup_with_a_broken_module_changes_nothing(jobd: Jobd, redis_u
         jobd.module.write_text("def broken(:\n")
 
         child.signal(signal.SIGHUP)
-        await child.line(r"nothing was reloaded: .*jobs\.py, line 1")
+        await child.line(r"the job modules stay as they were: .*jobs\.py, line 1")
 
         assert await (await client.schedule("double", 5)).result(timeout=10) == 10
     assert child.terminate() == 0
@@ -216,10 +216,16 @@ async def test_a_hangup_takes_the_tokens_as_they_are_now(jobd: Jobd) -> None:
     child = jobd.run("--tokens-file", "tokens")
     async with Client(target(child), token=first) as client:
         assert len(await client.nodes()) == 1
-        (jobd.folder / "tokens").write_text("")
+        (jobd.folder / "tokens").write_text("no file of tokens")
 
         child.signal(signal.SIGHUP)
-        await child.line("job modules are reloaded")
+        await child.line("the tokens stay as they were: .*line 1")
+        assert len(await client.nodes()) == 1
+        (jobd.folder / "tokens").write_text("")
+        jobd.module.write_text("def broken(:\n")  # a token is withdrawn all the same
+
+        child.signal(signal.SIGHUP)
+        await child.line("the tokens are read again: 0")
 
         with pytest.raises(UnauthenticatedError):
             await client.nodes()

@@ -48,7 +48,7 @@ def _service(settings: Settings, clock: Clock) -> list[Finding]:
     try:
         tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         if settings.tls is not None:
-            settings.tls.credentials()
+            settings.tls.read()
         node = settings.node((), clock)
         settings.server(node, tokens)
         settings.metrics(node)

@@ -93,12 +93,19 @@ class Daemon:
         logger.info("drained: nothing runs here")
 
     def _reload(self) -> None:
+        # apart, so that a module that cannot be imported keeps nobody's token alive
         try:
             self._modules.reload(self.node)
-            if self._tokens is not None:
-                self._tokens.reload()
         except PeerjobError as error:
-            logger.error("nothing was reloaded: %s", error)  # noqa: TRY400  # the text tells where
+            logger.error("the job modules stay as they were: %s", error)  # noqa: TRY400  # the text tells where
+        if self._tokens is None:
+            return
+        try:
+            self._tokens.reload()
+        except PeerjobError as error:
+            logger.error("the tokens stay as they were: %s", error)  # noqa: TRY400  # the text tells where
+        else:
+            logger.info("the tokens are read again: %d", len(self._tokens))
 
     async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> int:
         loop = asyncio.get_running_loop()
