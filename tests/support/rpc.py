@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+import socket
+from collections.abc import AsyncGenerator, Generator
 from typing import Any, cast
 
 import grpc
@@ -78,15 +79,24 @@ async def raw_client(target: str, options: Options | None = None) -> AsyncGenera
         yield RawClient(channel)
 
 
+@contextlib.contextmanager
+def kept_port() -> Generator[int]:
+    """A port of loopback that nobody else is given, for a server that stops and comes back there."""
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that says so too may listen on it
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
+
+
 @contextlib.asynccontextmanager
 async def served(
-    *jobs: JobSource, store: str = "memory://", workers: int = 4, **options: Any
+    *jobs: JobSource, store: str = "memory://", workers: int = 4, port: int = 0, **options: Any
 ) -> AsyncGenerator[tuple[Node, Server]]:
-    """A node, in real time, that serves on a free port of loopback."""
+    """A node, in real time, that serves on loopback, by default on a free port."""
     node = Node(store, jobs=jobs, workers=workers)
     await node.start()
     try:
-        async with Server(node, "127.0.0.1:0", **options) as server:
+        async with Server(node, f"127.0.0.1:{port}", **options) as server:
             yield node, server
     finally:
         await node.stop(grace=0)

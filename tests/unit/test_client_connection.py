@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, cast
 
@@ -29,12 +28,13 @@ from peerjob import (
     Tokens,
     UnauthenticatedError,
 )
+from peerjob.node.client import connection, peer
 from peerjob.node.client.connection import ONCE, split_target
 from peerjob.node.client.peer import SERVICE
 from peerjob.node.server.roles import NEEDED
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.factories import shared_url, until
-from support.rpc import open_calls, served
+from support.rpc import kept_port, open_calls, served
 
 
 async def work(number: int) -> int:
@@ -92,6 +92,19 @@ class Stub:
             await server.stop(0)
 
 
+class Unasked(Client):
+    """A client whose start asks nothing, so that a short timeout is for what the test asks alone."""
+
+    async def version(self) -> str:
+        return ""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address is not passed over because this machine stood still for a moment; one that refuses is, at once."""
+    monkeypatch.setattr(connection, "TRY", 20.0)
+
+
 @pytest.fixture
 async def stub() -> AsyncIterator[Stub]:
     async with Stub().listening() as listening:
@@ -147,13 +160,11 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_told(token: str) -> None
 
 
 async def test_nobody_listens() -> None:
-    begun = time.monotonic()
     with pytest.raises(NodeUnavailableError, match=r"127\.0\.0\.1:1, localhost:2") as caught:
-        await Client("127.0.0.1:1,localhost:2", connect_timeout=0.5).start()
+        await asyncio.wait_for(Client("127.0.0.1:1,localhost:2", connect_timeout=0.5).start(), 30)
 
     assert isinstance(caught.value, ConnectionError)
     assert "refused" in str(caught.value)
-    assert time.monotonic() - begun < 5
 
 
 async def test_a_client_that_is_not_started_says_so() -> None:
@@ -210,9 +221,9 @@ async def test_whoever_waits_goes_on_waiting_elsewhere() -> None:
     async with two_nodes() as ((_, one), (node, other)), Client(both(one, other)) as client:
         made = await client.schedule(HANG)
         waiting = asyncio.ensure_future(made.wait())
-        await asyncio.sleep(0.1)
+        await until(lambda: _open(one, 1))
         await one.stop(grace=0)
-        await asyncio.sleep(0.1)
+        await until(lambda: _open(other, 1))
         assert not waiting.done()
         await node.cancel_instance(made.id)
 
@@ -262,14 +273,15 @@ async def test_followed_logs_go_on_elsewhere_where_they_were() -> None:
 
 
 async def test_a_server_that_comes_back_is_found_again() -> None:
-    async with served(WORK) as (node, server), Client(server.target) as client:
-        assert await client.count() == 0
-        target = server.target
-        await server.stop(grace=0)
-        asking = asyncio.ensure_future(client.count())
-        await asyncio.sleep(0.3)
-        async with Server(node, target):
-            assert await asking == 0
+    with kept_port() as port:
+        async with served(WORK, port=port) as (node, server), Client(server.target) as client:
+            assert await client.count() == 0
+            await server.stop(grace=0)
+            asking = asyncio.ensure_future(client.count())
+            await asyncio.sleep(0.3)
+            assert not asking.done()
+            async with Server(node, server.target):
+                assert await asking == 0
 
 
 async def test_a_node_that_has_stopped_sends_clients_on() -> None:
@@ -346,7 +358,7 @@ async def test_a_call_that_is_never_answered_ends(stub: Stub) -> None:
         await asyncio.Event().wait()
 
     stub.answer = never
-    async with Client(stub.target, timeout=0.2) as client:
+    async with Unasked(stub.target, timeout=0.2) as client:
         with pytest.raises(TimeoutError, match=r"CountInstances was not answered within 0\.2 s"):
             await client.count()
 

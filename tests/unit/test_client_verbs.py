@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -317,6 +318,11 @@ async def test_long_logs_come_in_parts(client: Client) -> None:
 async def test_views_are_those_of_a_node(client: Client, node: Node) -> None:
     await (await client.schedule(ADD, 1, 2)).wait(10)
 
+    async def led() -> bool:
+        return await node.leader() is not None
+
+    await until(led)
+
     assert await client.count() == 1
     assert await client.stats() == await node.stats()
     [one], [other] = await client.nodes(), await node.nodes()
@@ -393,7 +399,7 @@ async def test_waiting_ends_in_time(client: Client) -> None:
         await hanging.result(0.1)
     with pytest.raises(TimeoutError, match=r"not final after 0\.1 s"):
         await client.wait(Query(kind="hang"), 0.1)
-    await client.wait(Query(kind="add"), 1)
+    await client.wait(Query(kind="add"), 10)
     waiting = asyncio.ensure_future(client.wait())
     await client.cancel_instances(Query.all())
     async with asyncio.timeout(10):
@@ -452,8 +458,9 @@ async def test_logs_are_followed_to_the_end(client: Client, node: Node, who: str
 
 
 async def test_schedules(client: Client, node: Node) -> None:
+    month = (datetime.now(UTC).month + 5) % 12 + 1  # half a year away, so that it never fires by itself
     job = ADD.with_options(
-        cron="*/5 * * * *",
+        cron=f"*/5 12 1 {month} *",
         name="mine",
         timezone="Europe/Berlin",
         jitter=Jitter.hashed(30),
@@ -484,8 +491,8 @@ async def test_schedules(client: Client, node: Node) -> None:
     [fire] = await made.fires()
     assert fire.to_dict() == (await node.fires("mine"))[0].to_dict()
     assert await made.fires(after=datetime(2100, 1, 1, tzinfo=UTC)) == []
-    past = datetime(2026, 1, 1, tzinfo=UTC)
-    done = await made.backfill(past, past + timedelta(minutes=15))
+    noon = datetime(2020, month, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))
+    done = await made.backfill(noon, noon + timedelta(minutes=15))
     assert (done.times, done.done) == (3, 3)
     assert await made.remove()
     assert not await client.remove_schedule("mine")

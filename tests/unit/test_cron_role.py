@@ -27,6 +27,7 @@ from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.factories import memory_store, shared_url
 from support.leaders import SECOND, TTL, Fields, Misfire, Stander, accounted, definition, put, read_ledger
+from support.records import told
 
 MINUTE = 60 * SECOND
 
@@ -411,7 +412,7 @@ async def test_fires_wait_while_the_store_is_full(
     assert node.election.is_leader
     times = accounted(await bench.ledger(), definition(anchor_us=(await bench.row()).last_us - 100 * SECOND))
     assert len(times) == full + 6
-    assert len([one for one in caplog.records if one.levelno == logging.WARNING and "wait" in one.getMessage()]) == 1
+    assert len([one for one in told(caplog) if "wait" in one.getMessage()]) == 1
 
 
 async def test_one_that_cannot_be_read_or_fired_leaves_the_others_alone(
@@ -423,7 +424,7 @@ async def test_one_that_cannot_be_read_or_fired_leaves_the_others_alone(
         assert await bench.store.put_schedule(SchedulePut(name=name, kind="k", definition=stored, next_us=row.next_us))
     await clock.advance(10.5)
     assert await bench.outcomes("good") == {"fired": 10}
-    errors = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+    errors = [one.getMessage() for one in told(caplog, logging.ERROR)]
     assert len(errors) == 2
     assert all("'bytes'" in error or "'cron'" in error for error in errors)
 
@@ -440,7 +441,7 @@ async def test_a_fire_that_spoils_its_call_is_found_out(
     for name in ("a", "c"):
         assert await bench.outcomes(name) == {"fired": 20}
     assert await bench.ledger("bad") == []
-    assert 1 <= len([one for one in caplog.records if one.exc_info]) <= 4
+    assert 1 <= len([one for one in told(caplog) if one.exc_info]) <= 4
 
 
 # -- what is in the way --------------------------------------------------------------------------------------------

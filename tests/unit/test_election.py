@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
 
@@ -14,6 +13,7 @@ from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url
 from support.flaky import FlakyElections, FlakyStore
 from support.leaders import TTL, Reigns, Stander
+from support.records import told
 
 Stand = Callable[[str], Awaitable[Stander]]
 
@@ -132,8 +132,8 @@ async def test_a_coordinator_that_is_away_costs_the_leadership_until_it_is_back(
     assert node.election.leader is None
     assert node.heard == ["node", None]
     await clock.advance(60)
-    assert len([one for one in caplog.records if one.levelno >= logging.WARNING]) <= 3
-    assert not [one for one in caplog.records if one.exc_info]
+    assert len(told(caplog)) <= 3
+    assert not [one for one in told(caplog) if one.exc_info]
     node.flaky.heal()
     outage.release()
     await clock.advance(TTL + 2)

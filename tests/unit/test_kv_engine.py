@@ -21,6 +21,7 @@ from peerjob.store.kv.rows import SMALL
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
+from support.records import told
 
 Result = TypeVar("Result")
 
@@ -300,7 +301,7 @@ async def test_an_unreadable_record_is_set_aside(bench: Bench, caplog: pytest.Lo
         assert [one.id for one in await peer.take()] == [good.id]
         assert await bench.store.get([bad.id, running.id]) == [None, None]
         assert await peer.end(claim) is Ack.LOST
-    assert len(caplog.records) == 3
+    assert len(told(caplog)) == 3
     health = await bench.store.health()
     assert (health.undecodable, health.counts) == (3, {"work": {State.PROCESSING: 1}})
     assert (await peer.renew()).held != ()

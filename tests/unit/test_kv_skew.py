@@ -13,6 +13,7 @@ from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
+from support.records import told
 
 
 class Shifted(VirtualClock):
@@ -153,7 +154,7 @@ async def test_who_is_off_leaves_what_is_due_to_others_and_says_so_once(
     right, _, off = await bench.join(0, 0, 30)
     with caplog.at_level(logging.WARNING, logger="peerjob.store"):
         await bench.renew(5)
-    (record,) = caplog.records
+    (record,) = told(caplog)
     assert "30.0 s ahead" in record.message
 
     await right.store.enqueue(bench.make.instances(1, delay_us=10_000_000))

@@ -1,0 +1,10 @@
+"""What the package logged during a test."""
+
+import logging
+
+import pytest
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[logging.LogRecord]:
+    """The package's own records, of this level or worse: asyncio may tell of what an earlier test left, at any time."""
+    return [one for one in caplog.records if one.levelno >= level and one.name.startswith("peerjob")]
