@@ -31,6 +31,7 @@ def kept() -> Iterator[Kept]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     yield handler
+    logger.setLevel(logging.NOTSET)
     logger.removeHandler(handler)
 
 
