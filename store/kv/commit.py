@@ -91,6 +91,13 @@ class Commits:
                 return [acks[place] for place in range(len(outcomes))]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
+    def lets_in(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether these may let something into a queue: the instance itself, or the next one of its schedule."""
+        return not all(
+            outcome.action is Action.REPORT or (outcome.action in FINAL_STATE and self._context.has_no_slot(outcome.id))
+            for outcome in outcomes
+        )
+
     async def _judged(
         self,
         pending: dict[str, list[int]],

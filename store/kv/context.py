@@ -102,6 +102,11 @@ class Context:
         """Whether a record is kept here."""
         return id in self._rows
 
+    def has_no_slot(self, id: str) -> bool:
+        """Whether it is known here that an instance has no slot; a record never gets one later."""
+        known = self._rows.get(id)
+        return known is not None and not known[1].slot
+
     def drop(self, ids: Iterable[str]) -> None:
         """Read these from the server next time."""
         for id in ids:

@@ -37,6 +37,7 @@ from peerjob.record import (
     Want,
 )
 from peerjob.state import State
+from peerjob.store.answering import both
 from peerjob.store.retrying import Retrying
 from peerjob.store.url import redact
 
@@ -144,14 +145,22 @@ class KVStore:
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
-        acks = await self._retrying(
-            lambda: self._commits.commit(incarnation, outcomes, request=request, verb="turn-commit")
-        )
+        async def commit() -> list[Ack]:
+            return await self._retrying(
+                lambda: self._commits.commit(incarnation, outcomes, request=request, verb="turn-commit")
+            )
+
+        async def claim(want: Want) -> Claimed:
+            return await self._retrying(
+                lambda: self._claims.claim(incarnation, want, request=request, verb="turn-claim")
+            )
+
         if want is None:
-            return acks, Claimed(now_us=self._context.clock.time_us())
-        claimed = await self._retrying(
-            lambda: self._claims.claim(incarnation, want, request=request, verb="turn-claim")
-        )
+            return await commit(), Claimed(now_us=self._context.clock.time_us())
+        if not outcomes or self._commits.lets_in(outcomes):
+            return await commit(), await claim(want)
+        # the claim comes first: it waits for an answer from the start, while the commit is put together
+        claimed, acks = await both(claim(want), commit())
         return acks, claimed
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:

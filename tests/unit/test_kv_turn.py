@@ -1,0 +1,108 @@
+"""A turn commits and claims at the same time, unless the commit lets something in, which the claim must find."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from peerjob.errors import StoreUnavailableError
+from peerjob.record import Ack, Action, Claim, Outcome, StoreLimits
+from peerjob.store.kv.base import Applied, Compare, Step
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer, outcome
+
+COMMIT, CLAIM = "turn-commit", "turn-claim"
+
+
+class Watched(MemoryKeyValue):
+    """The memory driver, which tells when a turn's commit or claim is written, holds one back or loses its answer."""
+
+    held = lost = ""
+
+    def __init__(self, data: MemoryData, clock: VirtualClock) -> None:
+        super().__init__(data, clock)
+        self.free = asyncio.Event()
+        self.written: asyncio.Queue[str] = asyncio.Queue()
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        written = [op.key.split("/")[3] for op in (also.ops if also else ()) if "/turn-" in op.key]
+        if self.held in written:
+            await self.free.wait()
+        applied = await super().txn(steps, also, guards)
+        for verb in written:
+            self.written.put_nowait(verb)
+        if self.lost in written:
+            self.lost = ""
+            raise StoreUnavailableError("memory://", "the answer was lost")
+        return applied
+
+
+class Turning:
+    """A node that holds two of four instances, and takes a turn."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.kv = Watched(MemoryData(), clock)
+        self.store = self.another()
+        self.make = Factory(clock)
+        self.peer = Peer(store=self.store, info=self.make.node("node"), make=self.make)
+        self.claims: tuple[Claim, ...] = ()
+        self.left: list[str] = []
+
+    def another(self) -> KVStore:
+        """A store that remembers nothing."""
+        return KVStore(self.kv, url="memory://", namespace="n", clock=self.clock, limits=StoreLimits(), retry_for=0)
+
+    async def begin(self) -> None:
+        await self.store.open()
+        await self.peer.join()
+        batch = self.make.instances(4)
+        await self.store.enqueue(batch)
+        self.claims = await self.peer.take(2)
+        self.left = [new.id for new in batch[2:]]
+
+    async def turn(self, *said: Outcome, store: KVStore | None = None) -> tuple[list[Ack], list[str]]:
+        acks, claimed = await (store or self.store).turn(self.peer.incarnation, said, self.peer.want(), request="r")
+        return acks, [claim.id for claim in claimed.claims]
+
+
+@pytest.fixture
+async def turning(clock: VirtualClock) -> AsyncIterator[Turning]:
+    turning = Turning(clock)
+    await turning.begin()
+    yield turning
+    await turning.store.close()
+
+
+@pytest.mark.parametrize(("held", "other"), [(COMMIT, CLAIM), (CLAIM, COMMIT)])
+async def test_neither_the_commit_nor_the_claim_waits_for_the_other(turning: Turning, held: str, other: str) -> None:
+    turning.kv.held = held
+    turn = asyncio.create_task(turning.turn(*map(outcome, turning.claims)))
+    assert await turning.kv.written.get() == other
+    turning.kv.free.set()
+    assert await turn == ([Ack.DONE] * 2, turning.left)
+
+
+async def test_what_is_let_in_can_be_claimed_in_the_same_turn(turning: Turning) -> None:
+    ended, again = turning.claims
+    acks, ids = await turning.turn(outcome(ended), outcome(again, Action.RETRY))
+    assert acks == [Ack.DONE] * 2
+    assert set(ids) == {again.id, *turning.left}
+
+
+async def test_a_store_that_does_not_know_the_records_commits_first(turning: Turning) -> None:
+    await turning.turn(*map(outcome, turning.claims), store=turning.another())
+    assert [turning.kv.written.get_nowait() for _ in range(2)] == [COMMIT, CLAIM]
+
+
+@pytest.mark.parametrize("lost", [COMMIT, CLAIM])
+async def test_a_turn_is_answered_again_when_one_of_its_answers_was_lost(turning: Turning, lost: str) -> None:
+    turning.kv.lost = lost
+    said = [*map(outcome, turning.claims)]
+    with pytest.raises(StoreUnavailableError):
+        await turning.turn(*said)
+    assert sorted(turning.kv.written.get_nowait() for _ in range(2)) == sorted([COMMIT, CLAIM])
+    assert await turning.turn(*said) == ([Ack.DONE] * 2, turning.left)
