@@ -20,7 +20,7 @@ from .hints import News
 from .journal import Journal
 from .keys import prefix_end, time_text
 from .queues import Head
-from .rows import Idle, Owned, Row, encode, extended, to_claim
+from .rows import Idle, Owned, Row, decode_live, encode, extended, to_claim
 from .selection import Pick, Selection, shared
 from .writer import ROUNDS, Change
 
@@ -53,7 +53,7 @@ class _Call:
         self.node = Entry(b"", 0)
         self.name = ""
         self.live: list[str] = []
-        """Which incarnations are alive, where that matters."""
+        """Which incarnations claim, where that matters."""
         self.heads: dict[str, list[Head]] = {}
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
@@ -123,12 +123,16 @@ class Claims:
         """Read where the queues begin, after letting in what fell due; False: the node is not alive."""
         context = self._context
         node, lives = Range(context.keys.node + call.incarnation), context.keys.live
-        windowed = context.kv.capabilities.order == "windowed"
+        windowed = [Range(lives, prefix_end(lives))] if context.kv.capabilities.order == "windowed" else []
         reads = [self._delayed.heads(), *(self._heads(kind) for kind in call.caps)]
+        nodes, *found = await context.kv.read([node, *windowed, *reads])
         if windowed:
-            (found,) = await context.kv.read([Range(lives, prefix_end(lives), keys_only=True)])
-            call.live = [key[len(lives) :] for key, _ in found.items]
-        nodes, delayed, *ready = await context.kv.read([node, *reads])
+            call.live = [
+                incarnation
+                for incarnation, entry in ((key[len(lives) :], entry) for key, entry in found.pop(0).items)
+                if incarnation == call.incarnation or decode_live(entry.value).claims
+            ]
+        delayed, *ready = found
         call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
         if not alive:
             return False

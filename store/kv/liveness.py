@@ -61,7 +61,8 @@ class KVLiveness:
         kv, keys = self._kv, self._keys
         for _ in range(ROUNDS):
             node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
-            if node is None or decode_node(node.value).ended:
+            row = None if node is None else decode_node(node.value)
+            if node is None or row is None or row.ended:
                 return False
             old = None if live is None else decode_live(live.value)
             lease = 0
@@ -72,7 +73,7 @@ class KVLiveness:
             fresh = lease or await kv.grant(ttl_us)
             alive = Compare(keys.node + incarnation, mod=node.mod)
             told = self._clocks.tell()
-            shown = Live(fresh, ttl_us, running, self._clock.time_us(), self._clocks.asks)
+            shown = Live(fresh, ttl_us, running, self._clock.time_us(), self._clocks.asks, bool(row.info.kinds))
             applied = await kv.txn([Step([alive], [Put(keys.live + incarnation, encode(shown), fresh)])])
             if applied.steps[0] is not None:
                 told()
@@ -99,7 +100,8 @@ class Membership:
                 return context.clock.time_us()
             old = None if live is None else decode_live(live.value)
             lease = await context.kv.grant(ttl_us)
-            shown = Live(lease, ttl_us, 0 if old is None else old.running, context.clock.time_us())
+            running = 0 if old is None else old.running
+            shown = Live(lease, ttl_us, running, context.clock.time_us(), claims=bool(node.kinds))
             # in one step, since a reaper takes a node without a lease for dead
             ops = [Put(node_key, encode(NodeRow(node))), Put(live_key, encode(shown), lease)]
             same = Compare(node_key, mod=0 if entry is None else entry.mod)

@@ -132,6 +132,8 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     """The node's clock when it wrote this; 0: not told."""
     asks: bool = False
     """Whether it has just begun to listen to its peers' clocks."""
+    claims: bool = True
+    """Whether it has workers and kinds, so that others leave it its part of what is due."""
 
 
 class Idle(msgspec.Struct, frozen=True, array_like=True):

@@ -17,7 +17,7 @@ from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import Factory, Peer
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from peerjob.testing.store_conformance import StoreConformance
 
 Result = TypeVar("Result")
@@ -118,3 +118,16 @@ async def test_a_node_alone_keeps_strict_order_in_a_window(clock: VirtualClock) 
     batch = make.instances(50)
     await store.enqueue(batch)
     assert [claim.id for claim in await peer.take(20)] == [new.id for new in batch[:20]]
+
+
+async def test_only_nodes_that_claim_make_the_window_wider(clock: VirtualClock) -> None:
+    kv, make = Windowed(MemoryData(), clock), Factory(clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    other = await Peer(store=store, info=make.node(kinds=()), make=make).join()
+    await other.renew()
+    batch = make.instances(200)
+    await store.enqueue(batch)
+    assert [claim.id for claim in await peer.take(20)] == [new.id for new in batch[:20]]
+    await store.join(structs.replace(other.info, kinds=("work",)), ttl_us=LONG_TTL_US)
+    assert [claim.id for claim in await peer.take(20)] != [new.id for new in batch[20:40]]
