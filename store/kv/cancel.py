@@ -65,12 +65,11 @@ class Cancels:
                 changes.append(context.change(plan))
             written = await context.writer.write(changes, now_us=now_us)
             failures += not all(written.revisions)
-            for id, plan, revision, reads in zip(live, plans, written.revisions, written.reads, strict=True):
+            for id, revision in zip(live, written.revisions, strict=True):
                 if revision:
                     row = rows[id][1]
                     answers[id] = row.state
                     news.changed.append(id)
-                    news.add_ended(keys, plan.ended, reads)
                     if row.state is State.PROCESSING:
                         news.cancelled.add(row.owner)
             context.drop(live)

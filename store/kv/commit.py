@@ -153,7 +153,7 @@ class Commits:
                 journal.extra += work.answers
         changes = [await self._change(work, voice.now_us, news, slots) for work in changing]
         written = await context.writer.write(changes, now_us=voice.now_us, journal=journal)
-        for work, revision, reads in zip(changing, written.revisions, written.reads, strict=True):
+        for work, revision in zip(changing, written.revisions, strict=True):
             if not revision:
                 context.drop((work.id,))
                 continue
@@ -163,7 +163,6 @@ class Commits:
                 context.drop((work.id,))
                 if not work.stored.final:
                     ended[work.row.kind] = ended.get(work.row.kind, 0) + 1
-                    news.add_ended(context.keys, [work.id], reads)
             else:
                 context.remember(work.id, revision, work.row)
         await context.hints.send(news, written)

@@ -13,11 +13,11 @@ from peerjob.record import StoreLimits
 from peerjob.state import State
 
 from .aside import Aside
-from .base import Compare, Delete, Entry, KeyValue, Put, Range
+from .base import Compare, Delete, Entry, KeyValue, Put
 from .counts import DELAYED, SLOT, Counts
 from .hints import Hints
 from .journal import Journals
-from .keys import Keys, prefix_end, timed
+from .keys import Keys, timed
 from .queues import Queues
 from .rows import Delayed, NodeRow, Row, decode_node, decode_row, encode
 from .skew import Skew
@@ -190,8 +190,6 @@ class Context:
         plan.ops.append(Put(queue + id, b""))
         plan.adds.append((queue, id))
         plan.shifts.append((row.kind, SLOT[row.state], 1))
-        prefix = keys.watch(id)
-        plan.reads.append(Range(prefix, prefix_end(prefix), keys_only=True))
         plan.ended.append(id)
         if not row.releasing:
             self.free(id, row, now_us, plan)
@@ -232,7 +230,7 @@ class Context:
             plan.ops,
             tuple(plan.shifts),
             tuple(plan.adds),
-            tuple(plan.reads),
+            tuple(plan.ended),
             answers,
             size,
         )

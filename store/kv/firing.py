@@ -92,12 +92,11 @@ class Firing:
         for work in works:
             news.add_queued(work.plan)
         written = await context.writer.write(changes, now_us=sight.now_us)
-        for work, revision, reads in zip(works, written.revisions, written.reads, strict=True):
+        for work, revision in zip(works, written.revisions, strict=True):
             if revision:
                 answers.update(work.answers)
                 news.changed += work.changed
                 news.cancelled |= work.cancelled
-                news.add_ended(context.keys, work.plan.ended, reads)
             context.drop(work.changed)
         await context.hints.send(news, written)
         return all(written.revisions)

@@ -15,7 +15,7 @@ from peerjob.clock import Clock
 from peerjob.errors import StoreUnavailableError
 from peerjob.record import Hint
 
-from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step, Watch
+from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range, Step, Watch
 from .keys import Keys, prefix_end, time_text
 from .queues import Queues
 from .rows import decode_idle
@@ -36,8 +36,6 @@ class News(msgspec.Struct):
     any_of: tuple[str, ...] = ()
     """Kinds of due work that a full claim left; wakes one node."""
     changed: list[str] = []
-    watchers: list[tuple[str, str]] = []
-    """Incarnation and the instance whose end it waits for."""
     cancelled: set[str] = set()
     """Owners of running instances that were cancelled."""
     but: str = ""
@@ -48,12 +46,6 @@ class News(msgspec.Struct):
         for kind in plan.ready:
             self.ready[kind] = self.ready.get(kind, 0) + 1
         self.delayed += plan.delayed
-
-    def add_ended(self, keys: Keys, ids: Sequence[str], reads: Sequence[Found]) -> None:
-        """These are final; who waits for the end of each was read with it."""
-        for id, found in zip(ids, reads, strict=True):
-            cut = len(keys.watch(id))
-            self.watchers.extend((key[cut:], id) for key, _ in found.items)
 
 
 class Hints:
@@ -74,14 +66,15 @@ class Hints:
         """Tell everybody whom it concerns, as of what was written."""
         wakes = bool(written.idle and (news.ready or news.delayed or news.any_of))
         listeners = self._listeners(written.listeners) if news.changed and written.listeners else []
-        if not (wakes or listeners or news.watchers or news.cancelled):
+        watchers = await self._watchers(written)
+        if not (wakes or listeners or watchers or news.cancelled):
             return
         lease = await self._writer.passing(self._clock.time_us())
         whats = {self._keys.hint(owner) + "cancel/" for owner in news.cancelled}
-        whats.update(f"{self._keys.hint(watcher)}final/{id}" for watcher, id in news.watchers)
+        whats.update(f"{self._keys.hint(watcher)}final/{id}" for id, watcher in watchers)
         whats.update(f"{self._keys.hint(to)}change/{id}" for to in listeners for id in news.changed)
         ops: list[Op] = [Put(key, b"", lease) for key in sorted(whats)]
-        ops.extend(Delete(self._keys.watch(id) + watcher) for watcher, id in news.watchers)
+        ops.extend(Delete(self._keys.watch(id) + watcher) for id, watcher in watchers)
         await self._writer.plain(ops)
         if wakes:
             await self._wake(news, written.idle, lease)
@@ -95,6 +88,18 @@ class Hints:
         await self._writer.plain(
             [Put(f"{keys.hint(key[len(keys.live) :])}{what}/{part}", b"", lease) for key, _ in found.items]
         )
+
+    async def _watchers(self, written: Written) -> list[tuple[str, str]]:
+        """What has ended, and which incarnation waits for that."""
+        if not any(found.count for found in written.watched):
+            return []
+        watched = written.watched
+        if any(found.count > len(found.items) for found in watched):
+            prefixes = [self._keys.watch(id) for id in written.ended]
+            watched = await self._kv.read([Range(prefix, prefix_end(prefix), keys_only=True) for prefix in prefixes])
+        ended, cut = set(written.ended), len(self._keys.watched)
+        pairs = [key[cut:].split("/") for found in watched for key, _ in found.items]
+        return [(id, watcher) for id, watcher in pairs if id in ended]
 
     def _listeners(self, entries: Sequence[tuple[str, Entry]]) -> list[str]:
         now_us, cut = self._clock.time_us(), len(self._keys.changes)

@@ -79,6 +79,7 @@ class Keys:
         self.due = f"{root}due/"
         self.expiry = f"{root}expiry/"
         self.own = f"{root}own/"
+        self.watched = f"{root}watch/"
         self.node = f"{root}node/"
         self.live = f"{root}live/"
         self.idle = f"{root}idle/"
@@ -152,7 +153,7 @@ class Keys:
         return f"{self.root}log/{id}/"
 
     def watch(self, id: str) -> str:
-        return f"{self.root}watch/{id}/"
+        return f"{self.watched}{id}/"
 
     # -- parts of an incarnation ----------------------------------------------------------------------------------
 

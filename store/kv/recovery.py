@@ -148,7 +148,7 @@ class Recovery:
         context.drop(owned)
         reaped: list[Reaped] = []
         ended: dict[str, int] = {}
-        for (id, row, after), revision, reads in zip(planned, written.revisions, written.reads, strict=True):
+        for (id, row, after), revision in zip(planned, written.revisions, strict=True):
             if not revision:
                 continue
             reaped.append(Reaped(id=id, kind=row.kind, state=after.state, node=node.info.name))
@@ -156,7 +156,6 @@ class Recovery:
                 news.changed.append(id)
                 if after.final:
                     ended[row.kind] = ended.get(row.kind, 0) + 1
-                    news.add_ended(keys, [id], reads)
         await context.hints.send(news, written)
         await self._retention.tidy(ended)
         return reaped

@@ -32,9 +32,8 @@ class Plan(msgspec.Struct, gc=False):
     shifts: list[Shift]
     adds: list[tuple[str, str]]
     compares: list[Compare] = []
-    reads: list[Range] = []
-    """One for each instance in `ended`: who waits for its end."""
     ended: list[str] = []
+    """Instances that become final."""
     slots: dict[str, Held] = {}
     """The slots that instances of this plan may take or give up, by name of the schedule."""
     ready: list[str] = []

@@ -40,6 +40,12 @@ IN_FLIGHT = 3
 """Requests of one batch that are under way at a time: the next is made while the server is at work on the last."""
 _PASSING_US = 600_000_000
 _PLAIN_OPS = 100
+_NEWS = 2
+"""Reads that go along with every request, before those of who waits for the end of something."""
+_BURST = 10
+"""Characters that ids have in common which were made within four seconds."""
+_MOST_WATCHED = 200
+"""Most of those who wait that one read answers."""
 
 
 class Change(msgspec.Struct, gc=False):
@@ -50,7 +56,8 @@ class Change(msgspec.Struct, gc=False):
     shifts: tuple[Shift, ...] = ()
     adds: tuple[tuple[str, str], ...] = ()
     """Queue and place of entries that `ops` put there; the writer adds the guards."""
-    reads: tuple[Range, ...] = ()
+    ended: tuple[str, ...] = ()
+    """Instances that it makes final."""
     answers: tuple[tuple[int, str], ...] = ()
     """Which elements of the caller's batch it answers, and with what."""
     size: int = 0
@@ -62,7 +69,10 @@ class Written(msgspec.Struct):
 
     revisions: list[int]
     """Per change the revision of its writes; 0: a compare did not hold and nothing was done."""
-    reads: list[Sequence[Found]]
+    ended: Sequence[str] = ()
+    """Instances that were made final."""
+    watched: Sequence[Found] = ()
+    """Who waits for the end of these, and of others that were made at about the same time."""
     idle: Sequence[tuple[str, Entry]] = ()
     """Incarnations that wait for work, as of the last write."""
     listeners: Sequence[tuple[str, Entry]] = ()
@@ -74,6 +84,7 @@ class Writer:
 
     def __init__(self, kv: KeyValue, keys: Keys, counts: Counts, queues: Queues, url: str) -> None:
         self._kv = kv
+        self._keys = keys
         self._counts = counts
         self._queues = queues
         self._url = url
@@ -115,7 +126,7 @@ class Writer:
         """Write each change whose compares hold, where the guards hold too; `along` goes with the first request."""
         parts = [_Part(changes) for changes in _parts(changes)]
         if not parts:
-            return Written([], [])
+            return Written([])
         parts[0].along = along
         places = _first_places(pair for part in parts for pair in part.places.items())
         if places:
@@ -157,7 +168,6 @@ class Writer:
                 if own
                 else change.compares,
                 change.ops,
-                change.reads,
             )
             for change in changes
         ]
@@ -190,7 +200,17 @@ class Writer:
         ops: list[Op] = [*puts, *part.along]
         if part.journal is not None:
             ops.append(part.journal.put((pair for change in changes for pair in change.answers), lease))
-        return Step(compares, ops, self._news)
+        part.ended = [id for change in changes for id in change.ended]
+        return Step(compares, ops, (*self._news, *self._watched(part.ended)))
+
+    def _watched(self, ended: Sequence[str]) -> list[Range]:
+        """The reads of who waits for the end of these: one for those that were made within a few seconds."""
+        bursts: dict[str, tuple[str, str]] = {}
+        for id in sorted(ended):
+            first, _ = bursts.get(id[:_BURST], (id, id))
+            bursts[id[:_BURST]] = (first, id)
+        watch = self._keys.watch
+        return [Range(watch(first), prefix_end(watch(last)), _MOST_WATCHED, True) for first, last in bursts.values()]
 
     async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
         """Write what goes along with the changes that were applied."""
@@ -233,6 +253,7 @@ class _Part:
         self.along: Sequence[Op] = ()
         self.journal: JournalPart | None = None
         self.applied = Applied(0, ())
+        self.ended: Sequence[str] = ()
         self.news: Sequence[Found] = ()
         self.news_at = 0
 
@@ -245,15 +266,15 @@ class _Part:
 
 
 def _joined(parts: Sequence[_Part]) -> Written:
-    written = Written([], [])
-    for part in parts:
-        revision = part.applied.revision
-        for answer in part.applied.steps:
-            written.revisions.append(0 if answer is None else revision)
-            written.reads.append(() if answer is None else answer)
+    revisions = [0 if answer is None else part.applied.revision for part in parts for answer in part.applied.steps]
+    written = Written(
+        revisions,
+        ended=[id for part in parts for id in part.ended if part.news],
+        watched=[found for part in parts for found in part.news[_NEWS:]],
+    )
     latest = max(parts, key=lambda part: part.news_at)
     if latest.news:
-        written.idle, written.listeners = (found.items for found in latest.news)
+        written.idle, written.listeners = (found.items for found in latest.news[:_NEWS])
     return written
 
 

@@ -1,0 +1,47 @@
+"""Who waits for the end of an instance is told of that one, however many wait for others."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from peerjob.record import StoreLimits
+from peerjob.store.kv.base import Range
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer, outcome
+
+
+@pytest.mark.parametrize("count", [20, 450])
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+async def test_of_many_that_are_waited_for_those_that_end_are_told(
+    clock: VirtualClock, count: int, seconds: float
+) -> None:
+    data, make = MemoryData(costs=Costs()), Factory(clock)
+    store = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    worker = await Peer(store=store, info=make.node(), make=make).join()
+    waiter = await Peer(store=store, info=make.node(kinds=()), make=make).join()
+    ids: list[str] = []
+    for _ in range(5):
+        batch = make.instances(count // 5)
+        await store.enqueue(batch)
+        ids += [new.id for new in batch]
+        await clock.advance(seconds)
+    await store.watch_final(waiter.incarnation, ids)
+    claims = await worker.take(count)
+    assert len(claims) == count
+
+    async def told() -> list[str]:
+        return sorted(hint.id for hint in await store.next_hints(waiter.incarnation, 0) if hint.what == "final")
+
+    async def end(ending: Sequence[int]) -> list[str]:
+        await worker.commit(*(outcome(claims[at]) for at in ending))
+        return sorted(claims[at].id for at in ending)
+
+    assert await told() == []
+    first = await end([0, count // 2, count - 1])
+    assert await told() == first
+    rest = await end([at for at in range(count) if claims[at].id not in first])
+    assert await told() == rest
+    assert data.range(Range("n/watch/", "n/watch0")).count == 0
