@@ -28,6 +28,8 @@ _BESIDES = 1_100
 class _Work:
     """What the outcomes of one call do to one instance."""
 
+    __slots__ = ("acks", "id", "logs", "out", "places", "progress", "revision", "row", "stored")
+
     def __init__(self, id: str, places: list[int], revision: int, stored: Row) -> None:
         self.id = id
         self.places = places

@@ -1,10 +1,11 @@
 """What etcd accepts in one transaction, held against the memory driver in tests.
 
-The guards are compares of the whole request. A driver for etcd can send a transaction in two ways. Either all steps
+The guards are compares of the whole request. A driver for etcd can send any transaction in two ways. Either all steps
 are nested transactions, and so is what goes along, which then needs all their compares; or all compares stand
 outside, the operations of all steps in the branch where they hold, and the steps as nested transactions, with the
 guards, in the other: that leaves room for more compares, but sends the operations twice. etcd counts compares and
-operations per transaction, a nested one may only have what its parent left, and no key may be written twice.
+operations per transaction, a nested one may only have what its parent left, and no key may be written twice. The third
+way, `etcd_txn.Whole`, is taken only where it fits.
 """
 
 from __future__ import annotations

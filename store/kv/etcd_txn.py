@@ -5,6 +5,10 @@ which etcd judges on the state before the whole request. What goes along needs t
 nested transaction with all of them; where that is over etcd's limits, all compares stand outside, with the operations
 of all steps in the branch where they hold and the nested transactions in the other. `etcd_limits` says which fits.
 
+Either has most compares twice, and etcd looks each of them up. So where no conflict is expected, `Whole` asks for all
+or nothing first: the compares once, outside, and the operations of many steps in one nested transaction. A refused one
+did nothing, and the same is then asked as above.
+
 A step that is alone is nested, too: what is nested, etcd charges nothing to its quota, so that work under way can be
 finished also when there is no space left. New instances are refused long before (`etcd_space`).
 """
@@ -12,6 +16,7 @@ finished also when there is no space left. New instances are refused long before
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from . import etcd_wire as wire
@@ -20,6 +25,47 @@ from .etcd_limits import MOST
 
 _NOTHING = Found((), 0)
 _NO_READS: tuple[Found, ...] = ()
+
+
+class Whole:
+    """A transaction of which nothing is done where one compare does not hold: the least that etcd can be asked."""
+
+    def __init__(self, steps: Sequence[Step], also: Step, guards: Sequence[Compare] = ()) -> None:
+        self._steps = steps
+        self._also = also
+        compares = dict.fromkeys(map(wire.compare, guards))
+        for step in (*steps, also):
+            compares.update(dict.fromkeys(map(wire.compare, step.compares)))
+        branches, along = [*map(_branch, steps)], _branch(also)
+        room = MOST - max(len(compares), len(steps) + 1)
+        self.fits = max(map(len, [along, *branches])) <= room
+        self._groups = _grouped(branches, room)
+        nested = (wire.nested(chain.from_iterable(branches[start:end])) for start, end in self._groups)
+        self.data = b"".join([*compares, *nested, wire.nested(along)])
+
+    def applied(self, reply: Any) -> Applied | None:
+        """What the reply says; None if nothing was done."""
+        if not reply.succeeded:
+            return None
+        answers: list[Sequence[Found]] = []
+        for (start, end), one in zip(self._groups, reply.responses, strict=False):
+            replies = iter(one.response_txn.responses)
+            answers += [
+                _found(step, [*islice(replies, len(step.ops) + len(step.reads))]) for step in self._steps[start:end]
+            ]
+        return Applied(reply.header.revision, answers, _answers(self._also, reply.responses[-1].response_txn))
+
+
+def _grouped(branches: Sequence[Sequence[bytes]], room: int) -> list[tuple[int, int]]:
+    """Cut a row of branches into as few nested transactions as `room` operations each allow."""
+    groups: list[tuple[int, int]] = []
+    start = size = 0
+    for at, branch in enumerate(branches):
+        if size + len(branch) > room and at > start:
+            groups.append((start, at))
+            start, size = at, 0
+        size += len(branch)
+    return [*groups, (start, len(branches))]
 
 
 class Request:

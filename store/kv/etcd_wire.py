@@ -21,7 +21,7 @@ def _varint(number: int) -> bytes:
     return bytes(data)
 
 
-_SIZES = tuple(map(_varint, range(1 << 12)))
+_SIZES = tuple(map(_varint, range(1 << 10)))
 
 
 def _size(length: int) -> bytes:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from peerjob.store.kv.base import Compare, Delete, Op, Put, Range, Step
 from peerjob.store.kv.etcd_api import etcd
-from peerjob.store.kv.etcd_txn import Request, reading
+from peerjob.store.kv.etcd_limits import MOST
+from peerjob.store.kv.etcd_txn import Request, Whole, reading
 
 KEYS = st.text(st.characters(codec="ascii"), min_size=1, max_size=200)
 ENDS = st.just("") | KEYS
@@ -85,3 +86,37 @@ def test_too_many_compares_stand_outside_and_the_steps_by_themselves_in_the_othe
 @given(st.lists(RANGES, max_size=5))
 def test_reads_stand_alone(ranges: list[Range]) -> None:
     assert etcd.TxnRequest.FromString(reading(ranges)) == etcd.TxnRequest(success=[*map(read, ranges)])
+
+
+@given(st.lists(STEPS, max_size=4), STEPS, st.lists(COMPARES, max_size=2))
+def test_all_or_nothing_has_each_compare_once_and_few_nested_transactions(
+    steps: list[Step], also: Step, guards: list[Compare]
+) -> None:
+    every = dict.fromkeys([*guards, *(one for step in [*steps, also] for one in step.compares)])
+    expected = etcd.TxnRequest(
+        compare=[*map(compare, every)],
+        success=[
+            {"request_txn": {"success": [one for step in steps for one in branch(step)]}},
+            nested(also, []),
+        ],
+    )
+    whole = Whole(steps, also, guards)
+    assert whole.fits
+    assert etcd.TxnRequest.FromString(whole.data) == expected
+
+
+@given(st.integers(2, 70), st.integers(1, 3), st.integers(0, 24), st.integers(0, 60))
+def test_all_or_nothing_fits_or_says_that_it_does_not(steps: int, compares: int, ops: int, along: int) -> None:
+    every = [
+        Step([Compare(f"{n}/{at}") for at in range(compares)], [Put(f"{n}/{at}", b"x") for at in range(ops)])
+        for n in range(steps)
+    ]
+    whole = Whole(every, Step([], [Put(f"along/{n}", b"y") for n in range(along)]))
+    request = etcd.TxnRequest.FromString(whole.data)
+    inner = [one.request_txn.success for one in request.success]
+    width = max(len(request.compare), len(inner))
+    assert whole.fits == (max(ops, along) + max(steps * compares, steps + 1) <= MOST)
+    assert not whole.fits or width + max(map(len, inner)) <= MOST
+    assert [one.request_put.key for part in inner[:-1] for one in part] == [
+        op.key.encode() for step in every for op in step.ops if isinstance(op, Put)
+    ]
