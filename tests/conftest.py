@@ -32,6 +32,13 @@ from support.servers import (
 hypothesis_settings.register_profile("peerjob", deadline=None, derandomize="CI" in os.environ)
 hypothesis_settings.load_profile("peerjob")
 
+# what the commands say is neither for the terminal of whoever runs the tests, nor by their settings
+TERMINAL = {"COLUMNS", "LINES", "TERMINAL_WIDTH", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+COLOURS = {"FORCE_COLOR", "NO_COLOR", "PY_COLORS", "GITHUB_ACTIONS"}
+for name in [*os.environ]:
+    if name in TERMINAL | COLOURS or name.startswith("PEERJOB_"):
+        del os.environ[name]
+
 Started = TypeVar("Started", Server, ServerCluster, EtcdServer, EtcdCluster)
 
 

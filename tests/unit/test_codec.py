@@ -95,7 +95,7 @@ def test_damaged_bytes_raise_a_decode_error_or_give_a_value(data: bytes) -> None
     except DecodeError:
         return
     again = decode_value(encode_value(value))
-    assert again == value or value != value or "nan" in repr(value).lower()
+    assert "nan" in repr(value).lower() or again == value  # in this order: a signalling one cannot be compared
 
 
 @given(values, st.data())
