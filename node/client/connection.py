@@ -223,7 +223,7 @@ class Connection:
             ("grpc.max_receive_message_length", -1),  # a node bounds what it sends
             ("grpc.max_send_message_length", -1),  # bounded by us, so that the error tells the sizes
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt may take, far away or on a busy machine
             ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.use_local_subchannel_pool", 1),
             # how streams find out about a node that hangs; without ping_timeout gRPC waits 60 s for its answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Generator
@@ -77,6 +78,28 @@ async def raw_client(target: str, options: Options | None = None) -> AsyncGenera
     """A client of a server without TLS."""
     async with grpc.aio.insecure_channel(target, options=options) as channel:
         yield RawClient(channel)
+
+
+@contextlib.asynccontextmanager
+async def forwarding(server: Server, *, host: str = "127.0.0.1", delay: float = 0) -> AsyncGenerator[str]:
+    """A way to a server, which sees calls come from `host`; what it says first is `delay` seconds under way."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(delay)
+        await copy(reader, writer)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", server.port, local_addr=(host, 0))
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(copy(reader, there[1]), answer(there[0], writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as listening:
+        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from peerjob.node.client.peer import SERVICE
 from peerjob.node.server.roles import NEEDED
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.factories import shared_url, until
-from support.rpc import kept_port, open_calls, served
+from support.rpc import forwarding, kept_port, open_calls, served
 
 
 async def work(number: int) -> int:
@@ -285,6 +285,15 @@ async def test_a_server_that_comes_back_is_found_again() -> None:
             assert not asking.done()
             async with Server(node, server.target):
                 assert await asking == 0
+
+
+async def test_a_node_that_is_far_away_is_reached_and_not_passed_over() -> None:
+    async with (
+        two_nodes() as ((_, one), (_, other)),
+        forwarding(one, delay=0.5) as far,
+        Client(f"{far},{other.target}") as client,
+    ):
+        assert client._connection._current == 0  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_node_that_has_stopped_sends_clients_on() -> None:

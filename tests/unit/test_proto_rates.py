@@ -1,9 +1,5 @@
 """A client that calls too often is refused, and others are not."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
@@ -14,7 +10,7 @@ from peerjob.node.server import rates
 from peerjob.node.server.rates import Rates, host_of
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.testing.clock import VirtualClock
-from support.rpc import health_client, raw_client, served
+from support.rpc import forwarding, health_client, raw_client, served
 
 Code = grpc.StatusCode
 
@@ -77,31 +73,13 @@ async def test_whoever_calls_too_often_is_told() -> None:
             await Client(server.target).start()  # from the same address
 
 
-@contextlib.asynccontextmanager
-async def from_another_address(server: Server) -> AsyncGenerator[str]:
-    """Where calls to a server come from 127.0.0.2."""
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0))
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
-
-    async with await asyncio.start_server(forward, "127.0.0.1", 0) as forwarding:
-        yield f"127.0.0.1:{forwarding.sockets[0].getsockname()[1]}"
-
-
 async def test_whoever_guesses_tokens_is_told_to_wait_and_locks_nobody_else_out() -> None:
     tokens = Tokens([Token.of("read", Role.READER)])
     version = pb.VersionRequest()
     async with (
         served(Job("work", lambda: None), rate=0.001, tokens=tokens) as (_, server),
         raw_client(server.target) as guessing,
-        from_another_address(server) as elsewhere,
+        forwarding(server, host="127.0.0.2") as elsewhere,
         raw_client(elsewhere) as other,
     ):
         assert await guessing.code("GetVersion", version, token="guess 0") is Code.UNAUTHENTICATED
