@@ -57,13 +57,14 @@ class HttpListener:
         self._pages = pages
         self.host, self._asked_port = parse_listen(option, listen, example=example)
         self._server: asyncio.Server | None = None
+        self._stopping = False
         self._answering: set[asyncio.Task[None]] = set()
 
     async def start(self) -> bool:
         """Listen, unless it does already (False); raises OptionError for an address that cannot be had."""
         if self._server is not None:
             return False
-        host = self.host.strip("[]")
+        host, self._stopping = self.host.strip("[]"), False
         try:
             self._server = await asyncio.start_server(self._connected, host, self._asked_port, limit=MAX_HEAD)
         except OSError as error:
@@ -79,6 +80,7 @@ class HttpListener:
         server, self._server = self._server, None
         if server is None:
             return
+        self._stopping = True
         server.close()
         for task in self._answering:
             task.cancel()
@@ -91,12 +93,14 @@ class HttpListener:
         return 0 if self._server is None else int(self._server.sockets[0].getsockname()[1])
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._answering) >= MAX_CONNECTIONS:
+        if self._stopping or len(self._answering) >= MAX_CONNECTIONS:
             writer.close()
             return
         task = asyncio.get_running_loop().create_task(self._answer(reader, writer), name="peerjob-http")
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
+        # also when it is cancelled before its first step, and so runs none of its own clean-up
+        task.add_done_callback(lambda _: writer.close())
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -109,8 +113,6 @@ class HttpListener:
                     await writer.drain()
         except Exception:
             logger.exception("a request could not be answered")
-        finally:
-            writer.close()
 
     async def _respond(self, head: str) -> bytes:
         request, *fields = head.split("\r\n")
