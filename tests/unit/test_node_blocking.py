@@ -6,7 +6,6 @@ import functools
 import os
 import signal
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
@@ -104,25 +103,25 @@ def test_errors_are_raised_as_they_are(manager: BlockingManager) -> None:
 
 
 def test_a_stream_is_an_iterator(manager: BlockingManager) -> None:
-    seen: list[str] = []
-    ready = threading.Event()
+    seen: list[tuple[str, str]] = []
+    begun = threading.Event()
 
     def watch() -> None:
         stream = manager.watch(Query(kind="add"))
-        ready.set()
         for event in stream:
-            seen.append(str(event.state))
-            if event.state.is_final:
+            begun.set()
+            seen.append((event.instance.id, str(event.state)))
+            if event.state.is_final and event.instance.args == (1, 2):
                 break
         stream.close()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # a generator
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    ready.wait(10)
-    time.sleep(0.1)  # the stream begins with the first step of its iterator
-    manager.schedule(ADD, 1, 2)
-    watcher.join(10)
-    assert seen == ["Created", "Scheduled", "Processing", "Completed"]
+    while not begun.wait(0.05):  # a stream that blocks shows by its first event alone that it has begun
+        manager.schedule(ADD, 0, 0)
+    one = manager.schedule(ADD, 1, 2)
+    watcher.join(20)
+    assert [state for id, state in seen if id == one.id] == ["Created", "Scheduled", "Processing", "Completed"]
 
 
 def test_many_threads_share_one(manager: BlockingManager) -> None:
@@ -140,9 +139,11 @@ def test_many_threads_share_one(manager: BlockingManager) -> None:
 
 
 def test_it_starts_with_the_first_call_and_not_before() -> None:
+    before = set(threading.enumerate())
 
     def threads() -> list[str]:
-        return [one.name for one in threading.enumerate() if one.name in ("peerjob-blocking", "peerjob-lease")]
+        names = [one.name for one in threading.enumerate() if one not in before]
+        return [name for name in names if name in ("peerjob-blocking", "peerjob-lease")]
 
     manager = Node(jobs=ADD).blocking()
     assert threads() == []
@@ -276,7 +277,7 @@ def test_a_fork_while_another_thread_starts_it_does_not_hang() -> None:
     lifespan_entered.wait(10)
 
     def use() -> None:
-        signal.alarm(10)
+        signal.alarm(30)
         assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
 
     assert in_child(use) == 0

@@ -133,9 +133,10 @@ async def test_an_instance_that_was_claimed_ahead_is_cancelled_before_it_runs(cl
 
 
 async def test_a_body_that_ignores_it_changes_nothing_any_more() -> None:
-    told, leave = threading.Event(), threading.Event()
+    began, told, leave = threading.Event(), threading.Event(), threading.Event()
 
     def stay(ctx: Context = INJECTED) -> str:
+        began.set()
         while not ctx.cancelled:
             leave.wait(0.001)
         told.set()
@@ -146,9 +147,9 @@ async def test_a_body_that_ignores_it_changes_nothing_any_more() -> None:
     # in real time: virtual time stands still while a thread works
     async with running_node(Job("stay", stay, key="one"), clock=SystemClock(), workers=2) as node:
         instance = await node.schedule("stay")
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(began.wait, 20)
         assert await instance.cancel()
-        await asyncio.to_thread(told.wait, 20)
+        assert await asyncio.to_thread(told.wait, 20)
         assert (await instance.refresh()).state is State.CANCELLED
         assert instance.id in [worker.instance for worker in node.workers()]
         with pytest.raises(JobCancelled):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -248,46 +249,47 @@ async def test_workers_that_are_stuck_as_the_store_is_away_need_no_restart(clock
         assert node.probe(Probe.LIVE).ok
 
 
+@dataclass
+class Breaking:
+    """How the connections of a lease break, from when the test says so; a slow machine may come to make several."""
+
+    hold: threading.Event | None = None
+    dies: bool = False
+
+
 class Broken:
     """A lease's connection that works until it is told how to break."""
 
-    def __init__(self, inner: Liveness) -> None:
+    def __init__(self, inner: Liveness, breaking: Breaking) -> None:
         self._inner = inner
         self.open, self.close = inner.open, inner.close
-        self.hold: threading.Event | None = None
-        self.dies = False
+        self._breaking = breaking
 
     async def renew(self, *args: Any, **options: Any) -> Any:
-        if self.dies:
+        if self._breaking.dies:
             raise SystemExit
-        if self.hold is not None:
+        if self._breaking.hold is not None:
             await asyncio.sleep(0)
-            self.hold.wait(30)  # a library that blocks is what is tried
+            self._breaking.hold.wait(30)  # a library that blocks is what is tried
         return await self._inner.renew(*args, **options)
 
 
-async def in_real_time(monkeypatch: pytest.MonkeyPatch) -> tuple[Node, list[Broken]]:
+async def in_real_time(monkeypatch: pytest.MonkeyPatch) -> tuple[Node, Breaking]:
     clock = SystemClock()
     flaky = flaky_store(clock)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    made: list[Broken] = []
-
-    def liveness() -> Any:
-        made.append(Broken(flaky.inner.liveness()))
-        return made[-1]
-
-    monkeypatch.setattr(flaky, "liveness", liveness)
+    breaking = Breaking()
+    monkeypatch.setattr(flaky, "liveness", lambda: Broken(flaky.inner.liveness(), breaking))
     node = Node(flaky.store, jobs=SLEEP, clock=clock, lease_ttl=1)
     await node.start()
-    await until(lambda: asyncio.sleep(0, bool(made)))
-    return node, made
+    return node, breaking
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_renewal_whose_thread_died_needs_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    node, [broken] = await in_real_time(monkeypatch)
+    node, breaking = await in_real_time(monkeypatch)
     try:
         assert node.probe(Probe.LIVE).ok
-        broken.dies = True
+        breaking.dies = True
 
         await until(lambda: asyncio.sleep(0, not node.probe(Probe.LIVE).ok))
 
@@ -299,12 +301,12 @@ async def test_a_renewal_whose_thread_died_needs_a_restart(monkeypatch: pytest.M
 async def test_a_renewal_that_hangs_needs_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerjob.cluster.lease.OPEN_TIMEOUT", 0.5)
     monkeypatch.setattr("peerjob.cluster.lease.SLACK", 0.5)
-    node, [broken] = await in_real_time(monkeypatch)
+    node, breaking = await in_real_time(monkeypatch)
     hold = threading.Event()
+    hung = "fail  lease: its renewal has hung for "
     try:
-        broken.hold = hold
-        await until(lambda: asyncio.sleep(0, not node.probe(Probe.LIVE).ok))
-        assert "fail  lease: its renewal has hung for " in said(node, Probe.LIVE)
+        breaking.hold = hold
+        await until(lambda: asyncio.sleep(0, hung in said(node, Probe.LIVE)))
     finally:
         hold.set()
         await node.stop(grace=0)

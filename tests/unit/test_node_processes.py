@@ -1,5 +1,6 @@
 """Jobs that a node runs in processes: they can be ended, and take nothing with them when they die."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -83,9 +84,11 @@ async def test_one_that_dies_fails_its_instance_alone(node: Node, how: str) -> N
     assert await (await node.schedule(PID)).result(timeout=20)
 
 
-async def test_a_timeout_ends_it_whatever_it_does(node: Node, tmp_path: Path) -> None:
-    instance = await node.schedule(node.job("sleeps").with_options(timeout=1.5), str(tmp_path / "started"))
+async def test_a_timeout_ends_it_whatever_it_does(monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path) -> None:
+    instance = await node.schedule(node.job("sleeps").with_options(timeout="1h"), str(tmp_path / "started"))
     pid = await begun(tmp_path / "started")
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + 3600)  # however long it took to begin
     with pytest.raises(JobTimedOut):
         await instance.result(timeout=20)
     await ended(pid)
@@ -101,7 +104,10 @@ async def test_a_cancel_ends_it_whatever_it_does(node: Node, tmp_path: Path) -> 
     await ended(pid)
 
 
-async def test_a_node_that_stops_ends_it_and_hands_it_back(node: Node, tmp_path: Path) -> None:
+async def test_a_node_that_stops_ends_it_and_hands_it_back(
+    monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("peerjob.node.session.LEAST_WAIT", 20.0)  # its processes are killed after a second of it
     instance = await node.schedule("sleeps", str(tmp_path / "started"))
     pid = await begun(tmp_path / "started")
     url = node._store.url  # pyright: ignore[reportPrivateUsage]

@@ -27,6 +27,7 @@ from peerjob.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
 from support.factories import flaky_store, memory_store, running_nodes, shared_url
+from support.records import told
 
 EVERY_MINUTE = "* * * * *"
 
@@ -304,10 +305,10 @@ async def test_equal_versions_differ_and_the_last_start_wins_with_a_warning(
 ) -> None:
     url = shared_url()
     async with running_node(tick("0 1 * * *"), clock=clock, store=url, name="old"):
-        assert not caplog.records
+        assert not told(caplog)
         async with running_node(tick("0 2 * * *"), clock=clock, store=url, name="new") as new:
             assert (await the_schedule(new)).cron == "0 2 * * *"
-    (warning,) = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    (warning,) = [one.getMessage() for one in told(caplog)]
     assert "'tick' is defined anew" in warning
     assert "raise version=" in warning
 
@@ -326,7 +327,7 @@ async def test_an_older_replica_never_reverts_a_newer_definition(
     async with running_node(old, clock=clock, store=url) as node:
         schedule = await the_schedule(node)
         assert (schedule.cron, schedule.version) == ("0 9 * * *", 2)
-    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert not told(caplog)
 
 
 async def test_an_interval_keeps_its_anchor_while_its_length_is_the_same(clock: VirtualClock) -> None:

@@ -269,7 +269,7 @@ async def test_a_sync_body_is_told_and_keeps_its_worker_until_it_ends() -> None:
     # in real time: virtual time stands still while a thread works
     async with running_node(Job("stay", stay, timeout=0.2), clock=SystemClock()) as node:
         instance = await node.schedule("stay")
-        await asyncio.to_thread(told.wait, 20)
+        assert await asyncio.to_thread(told.wait, 20)
         assert (await instance.refresh()).state is State.PROCESSING
         assert instance.id in [worker.instance for worker in node.workers()]
         leave.set()

@@ -148,15 +148,16 @@ async def test_a_body_may_clean_up_when_it_is_told_to_drain(clock: VirtualClock)
 
 
 async def test_a_thread_that_ignores_it_does_not_keep_the_node(caplog: pytest.LogCaptureFixture) -> None:
-    leave, url = threading.Event(), shared_url()
+    started, leave, url = threading.Event(), threading.Event(), shared_url()
 
     def stay() -> None:
+        started.set()
         leave.wait(30)
 
     node = Node(url, jobs=Job("stay", stay))
     await node.start()
     instance = await node.schedule("stay")
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(started.wait, 20)
     await node.stop(grace=0)
     assert "ignore cancellation" in caplog.text
     async with running_node(store=url, clock=SystemClock(), workers=0) as looker:
@@ -176,14 +177,13 @@ async def test_a_thread_that_ignores_it_keeps_nobody_who_is_in_a_hurry() -> None
     node = Node(jobs=Job("stay", stay))
     await node.start()
     await node.schedule("stay")
-    await asyncio.to_thread(started.wait)
+    assert await asyncio.to_thread(started.wait, 20)
     stopping = asyncio.create_task(node.stop(grace=60))
     await asyncio.sleep(0)
     stopping.cancel()
     try:
-        async with asyncio.timeout(10):
-            with pytest.raises(asyncio.CancelledError):
-                await stopping
+        await asyncio.wait({stopping}, timeout=25)
+        assert stopping.cancelled()
         assert not node.running
     finally:
         leave.set()

@@ -25,6 +25,7 @@ from peerjob import (
     Query,
     ScheduleError,
     State,
+    SystemClock,
 )
 from peerjob.clock import to_datetime
 from peerjob.record import NewInstance
@@ -545,9 +546,16 @@ async def test_22_a_record_that_cannot_be_read_never_stops_the_queue(clock: Virt
         assert "DecodeError" in found.error.type
 
 
-def test_threads_are_not_leaked() -> None:
-    ours = [one for one in threading.enumerate() if one.name.startswith("peerjob")]
+async def test_threads_are_not_leaked() -> None:
+    before = set(threading.enumerate())
+    ours: set[threading.Thread] = set()
+    job = Job("work", lambda: 1, on_complete=lambda instance, result: None)
+    for _ in range(3):
+        async with running_node(job, clock=SystemClock()) as node:
+            await (await node.schedule("work")).result(timeout=20)
+            ours |= {one for one in threading.enumerate() if one not in before and one.name.startswith("peerjob")}
     for thread in ours:
-        thread.join(5)  # one that a test has just let go may be on its way out
+        await asyncio.to_thread(thread.join, 20)  # it may be on its way out
 
+    assert {"peerjob-lease", "peerjob-worker-1"} <= {one.name for one in ours}
     assert not [one.name for one in ours if one.is_alive()]

@@ -74,6 +74,12 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+@pytest.fixture
+def long_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, a body that heeds its notice ends before it is killed."""
+    monkeypatch.setattr("peerjob.node.processes.NOTICE", 600.0)
+
+
 async def run(executor: Executor, body: Any, *args: Any, context: Context | None = None) -> Any:
     binding = Binding(Job("kind", body))
     return await executor.call(binding, binding.encode(args, {}), context or Context(id="run"), "process")
@@ -92,7 +98,7 @@ def read(path: Path) -> str:
 
 
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while is_running(pid):  # noqa: ASYNC110  # not a child of ours
             await asyncio.sleep(0.005)
 
@@ -126,6 +132,7 @@ async def test_one_process_is_used_again(executor: Executor) -> None:
     assert pids[0] != os.getpid()
 
 
+@pytest.mark.usefixtures("long_notice")
 async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_path: Path) -> None:
     contexts = [Context(id=str(number)) for number in range(2)]
     tasks = [
@@ -139,7 +146,7 @@ async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_pat
         task.cancel()
     assert await asyncio.gather(*tasks) == ["ended by drain"] * 2
     executor.resize(1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while sum(map(is_running, pids)) > 1:  # noqa: ASYNC110  # its end is awaited by nobody
             await asyncio.sleep(0.005)
     assert await run(executor, bodies.pid) in pids
@@ -361,6 +368,7 @@ async def test_killed_at_once(executor: Executor, body: Any, reason: Any, tmp_pa
     assert not is_running(pid)
 
 
+@pytest.mark.usefixtures("long_notice")
 @pytest.mark.parametrize("body", [bodies.heeds, bodies.heeds_later])
 async def test_noticed_when_the_node_drains(executor: Executor, body: Any, tmp_path: Path) -> None:
     task, (pid,) = await cancelling(executor, body, tmp_path / "pid", "drain")
@@ -375,15 +383,13 @@ async def test_killed_when_it_does_not_heed_the_notice(executor: Executor, tmp_p
     assert not is_running(pid)
 
 
+@pytest.mark.usefixtures("long_notice")
 async def test_a_second_cancellation_does_not_wait(executor: Executor, tmp_path: Path) -> None:
     task, (pid,) = await cancelling(executor, bodies.sleeps, tmp_path / "pid", "drain")
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
     await asyncio.sleep(0)
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert loop.time() - begun < 0.9
+    await asyncio.wait({task}, timeout=20)
+    assert task.cancelled()
     assert not is_running(pid)
 
 

@@ -51,9 +51,11 @@ def talk(lines: int, instance: Instance[Any] = INJECTED) -> None:
         instance.log.info("line %d", number)
 
 
+LEAP_DAY = "0 3 29 2 *"
+"""No test is under way just then."""
 JOBS = (
     Job("sum", add, description="Adds"),
-    Job("nightly", hang, cron="0 3 * * *", timezone="Europe/Berlin"),
+    Job("leap", hang, cron=LEAP_DAY, timezone="Europe/Berlin"),
     Job("span", spans, priority=7, max_retries=None, timeout=5, tags=["blue"]),
     Job("fail", fail),
     Job("hang", hang),
@@ -97,11 +99,11 @@ async def test_registered_jobs(client: RawClient) -> None:
     answer = await client.call("ListRegisteredJobs", pb.ListRegisteredJobsRequest())
 
     jobs = {job.kind: job for job in answer.jobs}
-    assert sorted(jobs) == ["fail", "hang", "nightly", "span", "sum", "talk"]
+    assert sorted(jobs) == ["fail", "hang", "leap", "span", "sum", "talk"]
     assert jobs["sum"].description == "Adds"
-    assert jobs["nightly"].cron_spec == "0 3 * * *"
+    assert jobs["leap"].cron_spec == LEAP_DAY
     assert not jobs["fail"].HasField("cron_spec")
-    assert abs(jobs["sum"].registered_at.seconds - time.time()) < 30
+    assert abs(jobs["sum"].registered_at.seconds - time.time()) < 120
     assert (jobs["span"].priority, jobs["span"].max_retries, list(jobs["span"].tags)) == (7, -1, ["blue"])
     assert jobs["span"].timeout.seconds == 5
 
@@ -315,7 +317,7 @@ async def test_a_wait_ends_after_a_while_however_long_it_is_asked_to_be(
 
     for asked in (None, Duration(seconds=60)):
         waiting = pb.WaitInstanceRequest(uuid=one.id, timeout=asked)
-        assert not (await client.call("WaitInstance", waiting, timeout=5)).final
+        assert not (await client.call("WaitInstance", waiting)).final
 
 
 async def test_a_watch_tells_what_happens_once_it_has_begun(client: RawClient, node: Node) -> None:
@@ -356,24 +358,24 @@ async def test_logs_go_on_from_a_cursor(client: RawClient, node: Node) -> None:
 
 async def test_schedules_are_made_shown_and_tried(client: RawClient) -> None:
     job = pb.ScheduleJobRequest(
-        kind="sum", arguments=["1", "2"], options=pb.JobOptions(name="mine", cron="*/5 * * * *", overlap="queue")
+        kind="sum", arguments=["1", "2"], options=pb.JobOptions(name="mine", cron="*/5 3 29 2 *", overlap="queue")
     )
     made = (await client.call("PutSchedule", pb.PutScheduleRequest(job=job))).schedule
-    assert (made.name, made.kind, made.options.cron, made.options.overlap) == ("mine", "sum", "*/5 * * * *", "queue")
+    assert (made.name, made.kind, made.options.cron, made.options.overlap) == ("mine", "sum", "*/5 3 29 2 *", "queue")
     assert list(made.arguments) == ["1", "2"]
 
     paused = (await client.call("PauseSchedule", pb.PauseScheduleRequest(name="mine", note="why"))).schedule
     assert (paused.paused, paused.note) == (True, "why")
     assert not (await client.call("ResumeSchedule", pb.ResumeScheduleRequest(name="mine"))).schedule.paused
     listed = (await client.call("ListSchedules", pb.ListSchedulesRequest())).schedules
-    assert [one.name for one in listed] == ["mine", "nightly"]
+    assert [one.name for one in listed] == ["leap", "mine"]
     times = (await client.call("NextFires", pb.NextFiresRequest(name="mine", count=3))).times
     assert [one.seconds - times[0].seconds for one in times] == [0, 300, 600]
     made = (await client.call("TriggerSchedule", pb.TriggerScheduleRequest(name="mine"))).instance
     assert (await final(client, made.uuid)).schedule == "mine"
     fires = (await client.call("ListFires", pb.ListFiresRequest(name="mine"))).fires
     assert [(one.outcome, one.instance) for one in fires] == [("triggered", made.uuid)]
-    start = datetime(2026, 1, 1, tzinfo=UTC)
+    start = datetime(2024, 2, 29, 3, tzinfo=UTC)
     filling = pb.BackfillRequest(
         name="mine", start=moment_stamp(start), end=moment_stamp(start + timedelta(minutes=15))
     )
@@ -394,7 +396,7 @@ async def test_a_cron_text_is_explained(client: RawClient) -> None:
 async def test_the_cluster_and_the_node(client: RawClient, node: Node) -> None:
     [one] = (await client.call("ListNodes", pb.ListNodesRequest())).nodes
     assert (one.name, one.incarnation, one.workers) == (node.name, node.incarnation, 4)
-    assert set(one.kinds) == {"sum", "span", "fail", "hang", "nightly", "talk"}
+    assert set(one.kinds) == {"sum", "span", "fail", "hang", "leap", "talk"}
     assert (await client.call("ResizeWorkers", pb.ResizeWorkersRequest(workers=2))).workers == 2
     for many in (0, -1, 10_001, 2**31 - 1):
         assert await client.code("ResizeWorkers", pb.ResizeWorkersRequest(workers=many)) is Code.INVALID_ARGUMENT
@@ -480,17 +482,20 @@ async def test_a_stop_tells_whoever_waits_and_lets_others_end(site: tuple[Node, 
     waiting = asyncio.ensure_future(client.code("WaitInstance", pb.WaitInstanceRequest(uuid=one.id)))
     watching = asyncio.ensure_future(client.code("Watch", pb.WatchRequest(query=pb.Query(kind="sum"))))
     following = asyncio.ensure_future(client.code("ReadLogs", pb.ReadLogsRequest(uuid=one.id, follow=True)))
-    await asyncio.sleep(0.2)
+    await until(lambda: open_are(server, 3))
 
-    begun = time.monotonic()
-    await server.stop(grace=10)
+    async with asyncio.timeout(30):
+        await server.stop(grace=3600)
 
-    assert time.monotonic() - begun < 5
     assert await waiting is Code.UNAVAILABLE
     assert await watching is Code.UNAVAILABLE
     assert await following is Code.UNAVAILABLE
-    assert await client.code("GetVersion", pb.VersionRequest(), timeout=2) is Code.UNAVAILABLE
+    assert await client.code("GetVersion", pb.VersionRequest()) is Code.UNAVAILABLE
     assert node.running
+
+
+async def open_are(server: Server, calls: int) -> bool:
+    return open_calls(server) == calls
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:59051", "example.org:59051"])
@@ -514,8 +519,7 @@ async def test_a_port_that_is_taken_is_refused(site: tuple[Node, Server]) -> Non
 async def test_rubbish_on_every_rpc_gets_an_answer_and_the_server_lives(client: RawClient, node: Node) -> None:
     chance = random.Random(4)
     seen = set[tuple[str, grpc.StatusCode]]()
-    until = time.monotonic() + 4
-    while time.monotonic() < until:
+    for _ in range(1_000):
         name, data = rubbish(chance)
         code = await client.code(name, data, timeout=0.2)
         assert code in PROPER, f"{name} {data!r}: {code}"
@@ -536,7 +540,4 @@ async def test_a_watch_that_nobody_reads_any_more_is_let_go(site: tuple[Node, Se
     for call in calls:
         call.cancel()
 
-    async def let_go() -> bool:
-        return open_calls(site[1]) == 0
-
-    await until(let_go, 10)
+    await until(lambda: open_are(site[1], 0))
