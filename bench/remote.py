@@ -1,8 +1,9 @@
 """Measures a node from outside: `jobd run` on a Redis, and clients in processes of their own.
 
-A thousand streams that watch, calls per second, and the node's memory while it is called. Every line is a JSON object;
-a table with the targets stands at the end. The node is one process with one event loop, so that what a call costs it in
-CPU says how many it could answer with a core of its own, whatever else runs on this machine.
+A thousand streams that watch, calls per second beside a bare grpc.aio server that does nothing, and the node's memory
+while it is called. Every line is a JSON object; a table with the targets stands at the end. The node is one process
+with one event loop, so that what a call costs it in CPU says how many it could answer with a core of its own, whatever
+else runs on this machine.
 """
 
 import argparse
@@ -126,20 +127,35 @@ async def watched(node: ChildProcess, rounds: int) -> list[Row]:
     ]
 
 
-async def called(node: ChildProcess, seconds: float) -> list[Row]:
-    """Calls per second, and how many a core could answer."""
+async def called(node: ChildProcess, echo: ChildProcess, rounds: int, seconds: float) -> list[Row]:
+    """Calls per second, and what each costs the node in CPU, beside a server that does nothing."""
+    address = echo.wait_for(r"serves on (\S+)")[1]
+    servers = {"bare grpc.aio": (echo, address), "node": (node, target(node))}
+    asked = [("bare grpc.aio", "GetVersion"), *(("node", name) for name in CALLS)]
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {one: [] for one in asked}
+    async with AsyncExitStack() as stack:
+        ready = {
+            name: await stack.enter_async_context(callers(address, CALLERS)) for name, (_, address) in servers.items()
+        }
+        for _ in range(rounds):  # in turns, as the machine is not always as fast
+            for who, name in asked:
+                found[who, name].append(await _called(servers[who][0], ready[who], name, seconds / rounds))
     rows: list[Row] = []
-    async with callers(target(node), CALLERS) as ready:
-        for name, goal in CALLS.items():
-            await asyncio.gather(*(one.counted(name, 0.5, IN_FLIGHT) for one in ready))
-            used, begin = cpu_seconds(node.pid), time.monotonic()
-            count = sum(await asyncio.gather(*(one.counted(name, seconds, IN_FLIGHT) for one in ready)))
-            each = (cpu_seconds(node.pid) - used) / count
-            rows += [
-                Row(f"{name}, {CALLERS} clients", "redis", count / (time.monotonic() - begin), "calls/s", goal),
-                Row(f"{name}: CPU of the node for each", "redis", each * 1e6, "µs"),
-            ]
+    for (who, name), measured in found.items():
+        rate, each = (statistics.median(one) for one in zip(*measured, strict=True))
+        goal = CALLS[name] if who == "node" else None
+        rows += [
+            Row(f"{name}, {CALLERS} clients, {who}", "redis", rate, "calls/s", goal),
+            Row(f"{name}: CPU of the {who} for each", "redis", each * 1e6, "µs"),
+        ]
     return rows
+
+
+async def _called(server: ChildProcess, ready: list[Caller], name: str, seconds: float) -> tuple[float, float]:
+    await asyncio.gather(*(one.counted(name, 0.3, IN_FLIGHT) for one in ready))
+    used, begin = cpu_seconds(server.pid), time.monotonic()
+    count = sum(await asyncio.gather(*(one.counted(name, seconds, IN_FLIGHT) for one in ready)))
+    return count / (time.monotonic() - begin), (cpu_seconds(server.pid) - used) / count
 
 
 async def grown(node: ChildProcess, seconds: float, mix: str) -> list[Row]:
@@ -182,8 +198,9 @@ async def main(parts: list[str], rounds: int, seconds: float, memory_seconds: fl
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, RedisServer() as redis:
         if "calls" in parts:
-            with daemon(redis.url, Path(folder), workers=0) as only_serves:
-                rows += await called(only_serves, seconds)
+            bare = ChildProcess.python(HERE / "echo.py", output=Path(folder) / "echo.log")
+            with daemon(redis.url, Path(folder), workers=0) as only_serves, bare as echo:
+                rows += await called(only_serves, echo, rounds, seconds)
         with daemon(redis.url, Path(folder), workers=10) as node:
             if "watch" in parts:
                 rows += await watched(node, rounds)

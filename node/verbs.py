@@ -20,9 +20,13 @@ from peerjob.record import LogLine, LogPage, NodeView, Record
 from peerjob.state import State
 from peerjob.store.base import Store
 
+from .together import Together
+
 R = TypeVar("R")
 
 PAGE = 500
+LOOKS = 32
+"""Most instances that are looked up together: each may be as large as a payload."""
 
 
 class StoreVerbs:
@@ -35,13 +39,14 @@ class StoreVerbs:
         self._name = name
         self._now_us = now_us
         self._requests = IdSource(clock)
+        self._looked_up = Together(store.get, _looks)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def record(self, uuid: str | UUID) -> Record:
         """Raises UnknownInstanceError, or OptionError for what is no UUID."""
         id = checked_id(uuid)
-        found = (await self._store.get([id]))[0]
+        found = await self._looked_up.ask(id)
         if found is None:
             raise UnknownInstanceError(id)
         return found
@@ -211,3 +216,7 @@ def _settled(filter: Filter | None, clock: Clock) -> Filter:
         return filter
     _, before = filter.bounds_us(clock.time_us())
     return Filter(after=filter.after, before=None if before is None else to_datetime(before))
+
+
+def _looks(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[at : at + LOOKS] for at in range(0, len(ids), LOOKS)]

@@ -14,24 +14,29 @@ from peerjob.record import LogLine, Record, Transition
 from peerjob.spec import ErrorInfo, Progress, decode_error, decode_progress, encode, redacted
 from peerjob.state import State
 
-from .values import is_tuple, moment_stamp, optional_stamp, stamp, stamp_us, state_number, value_text
+from .values import is_tuple, optional_stamp, stamp, stamp_us, state_number, value_text
 
 ENCODED = pb.INSTANCE_VIEW_ENCODED
+_MOMENTS = {
+    State.SCHEDULED: "scheduled_at",
+    State.PROCESSING: "processed_at",
+    State.COMPLETED: "completed_at",
+    State.TERMINATED: "terminated_at",
+    State.CANCELLED: "canceled_at",
+    State.TIMED_OUT: "timed_out_at",
+}
+"""The fields that tell when an instance last came to a state."""
 
 
 def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
     """An instance as a client sees it: its values encoded or as text. What cannot be read of it is left out."""
     shown = Instance[Any](None, record)
+    last = {entry.state: entry.at_us for entry in record.history}
+    moments: dict[str, Any] = {name: stamp(last[state]) for state, name in _MOMENTS.items() if state in last}
     message = pb.JobInstance(
         kind=record.kind,
         uuid=record.id,
         state=state_number(record.state),
-        scheduled_at=moment_stamp(shown.scheduled_at),
-        processed_at=moment_stamp(shown.processed_at),
-        completed_at=moment_stamp(shown.completed_at),
-        terminated_at=moment_stamp(shown.terminated_at),
-        canceled_at=moment_stamp(shown.cancelled_at),
-        timed_out_at=moment_stamp(shown.timed_out_at),
         attempts=record.attempts,
         priority=record.priority,
         due_at=stamp(record.due_us),
@@ -44,6 +49,7 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
         tags=record.tags,
         history=[_transition_message(entry) for entry in record.history],
         slot=record.slot,
+        **moments,
     )
     # each part for itself: one that cannot be read hides no other
     for part in (_tell_creation, _tell_failure, _tell_progress, _tell_origin):

@@ -169,7 +169,7 @@ def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, 
             raise UnknownKindError(error.kind, sorted(error.known)) from None
         job = Job(request.kind)
     args, kwargs = _arguments_of(request)
-    options = _options_of(request.options)
+    options = _options_of(request.options) if request.HasField("options") else {}
     if request.HasField("priority"):
         options["priority"] = request.priority
     return Call(job.with_options(**cast(Any, options)) if options else job, args, kwargs)

@@ -1,13 +1,16 @@
-"""Concurrent enqueues of one node go to the store together."""
+"""Concurrent enqueues and lookups of one node go to the store together."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import cast
 
-from peerjob import Store, StoreFullError
+from peerjob import Store, StoreFullError, UnknownInstanceError
 from peerjob.clock import SystemClock
+from peerjob.manager import Manager
 from peerjob.node.intake import Intake
-from peerjob.record import MAX_BATCH, Enqueued, NewInstance
+from peerjob.node.scheduling import fresh_record
+from peerjob.node.verbs import LOOKS, StoreVerbs
+from peerjob.record import MAX_BATCH, Enqueued, NewInstance, Record
 from peerjob.testing.factories import Factory
 
 make = Factory(SystemClock())
@@ -78,3 +81,39 @@ async def test_batches_are_bounded_by_number_and_bytes() -> None:
         sender.gate.release()
     await asyncio.gather(*tasks)
     assert [len(batch) for batch in sender.batches] == [1, MAX_BATCH, 51, 1]
+
+
+class Shelf:
+    """The one verb that is used; notes which ids are asked for together, and answers when it is let go."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = {record.id: record for record in records}
+        self.asked: list[int] = []
+        self.gate = asyncio.Semaphore(0)
+
+    async def get(self, ids: Sequence[str]) -> list[Record | None]:
+        self.asked.append(len(ids))
+        await self.gate.acquire()
+        return [self._records.get(id) for id in ids]
+
+
+async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> None:
+    clock = SystemClock()
+    records = [fresh_record(new, clock.time_us()) for new in make.instances(2 * LOOKS)]
+    shelf = Shelf(records)
+    verbs = StoreVerbs(
+        store=cast(Store, shelf), manager=cast(Manager, None), clock=clock, name="a", now_us=clock.time_us
+    )
+    unknown = make.instances(1)[0].id
+    ids = [*(record.id for record in records), unknown, records[0].id]
+    tasks = [asyncio.create_task(verbs.record(id)) for id in ids]
+    await asyncio.sleep(0)  # all have asked
+    for _ in range(4):
+        shelf.gate.release()
+
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert found[:-2] == records
+    assert isinstance(found[-2], UnknownInstanceError)
+    assert found[-1] == records[0]
+    assert shelf.asked == [1, LOOKS, LOOKS, 1]

@@ -1,0 +1,35 @@
+"""A gRPC server on one event loop that does nothing, to hold a node against: what grpc.aio itself costs a call.
+
+Prints `serves on host:port`. It has the loop and the options of a node, and answers every call with the same bytes.
+"""
+
+from typing import Any, cast
+
+import grpc
+import uvloop
+
+from peerjob.node.server.endpoint import Endpoint
+from peerjob.node.server.rpc import SERVICE
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+ANSWER = pb.VersionResponse(version="0.0.0", api_version="v1").SerializeToString()
+
+
+async def answer(request: bytes, context: Any) -> bytes:
+    return ANSWER
+
+
+async def main() -> None:
+    endpoint = Endpoint("listen", "127.0.0.1:0", example=0, tls=None, max_message=1 << 20)
+    server = grpc.aio.server(options=endpoint._options())  # pyright: ignore[reportPrivateUsage]
+    handler = cast(Any, grpc.unary_unary_rpc_method_handler(cast(Any, answer)))
+    handlers = {method.name: handler for method in SERVICE.methods}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"serves on 127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
