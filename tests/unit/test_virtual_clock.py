@@ -89,6 +89,31 @@ async def test_a_timer_sees_its_own_time(clock: VirtualClock) -> None:
     assert ticking.done()
 
 
+async def test_what_waits_for_a_moment_of_the_wall_clock_has_come_to_it(clock: VirtualClock) -> None:
+    """However odd the time is from which it counts."""
+    began = clock.time_us()
+    came: list[int] = []
+
+    async def wait(odd: float) -> None:
+        await asyncio.sleep(odd)
+        await asyncio.sleep((began + 5_000_000 - clock.time_us()) / 1_000_000)
+        came.append(clock.time_us() - began)
+
+    waiting = [asyncio.create_task(wait(part / 7)) for part in range(1, 30)]
+    await clock.advance(5)
+    assert came == [5_000_000] * len(waiting)
+    assert clock.elapsed() == 5.0
+
+
+async def test_the_shortest_sleep_takes_time_and_the_rest_of_a_float_none(clock: VirtualClock) -> None:
+    for _ in range(3):
+        await clock.run(asyncio.sleep(1e-9))
+    assert clock.elapsed() == 0.000003
+    for _ in range(10):
+        await clock.advance(0.1)
+    assert clock.elapsed() == 1.000003
+
+
 async def test_timeouts_follow_virtual_time(clock: VirtualClock) -> None:
     async def impatient() -> None:
         await asyncio.wait_for(asyncio.Event().wait(), timeout=30)

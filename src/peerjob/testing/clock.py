@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from peerjob.clock import to_us
 from peerjob.durations import Duration, to_seconds
 
-from .loop import DrivenLoop
+from .loop import DrivenLoop, whole_us
 
 Result = TypeVar("Result")
 
@@ -28,9 +28,9 @@ class VirtualClock:
 
     Use it as a context manager, or call `install` and `uninstall`; a first use inside a running loop
     installs it too. From then on sleeps and timeouts of that loop end only within `advance` or `run`, which
-    go from timer to timer and let the loop come to rest at each. While a thread or process works for the
-    loop (`outside`, and whatever is given to the loop's executors), time stands still. Sockets work, but
-    nobody waits for them: virtual time passes over an answer that is still under way.
+    go from timer to timer, each at a whole microsecond, and let the loop come to rest at each. While a thread
+    or process works for the loop (`outside`, and whatever is given to the loop's executors), time stands still.
+    Sockets work, but nobody waits for them: virtual time passes over an answer that is still under way.
 
     `start` is the wall-clock time to begin with. One seed gives one course of events.
     """
@@ -150,7 +150,8 @@ class VirtualClock:
     def _mover(self, duration: Duration, option: str) -> _Mover:
         seconds = to_seconds(duration, option)
         self.install()
-        mover = _Mover(self.elapsed() + seconds, next(self._numbers))
+        now = self.elapsed()
+        mover = _Mover(whole_us(now + seconds, now), next(self._numbers))
         heapq.heappush(self._movers, mover)
         return mover
 

@@ -7,11 +7,23 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import selectors
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, cast
+
+
+def whole_us(when: float, now: float) -> float:
+    """The whole microsecond at which a timer fires, later than now if it is to be.
+
+    Wall-clock time is told in whole microseconds: what waits until one of them must not come a fraction of it too late.
+    """
+    micros = math.ceil(when * 1_000_000 - 0.1)  # less what sums of floats may have added
+    if when > now >= micros / 1_000_000:
+        micros += 1
+    return micros / 1_000_000
 
 
 class DrivenLoop:
@@ -39,7 +51,9 @@ class DrivenLoop:
         self._numbers = itertools.count()
         self._enter, self._leave = enter, leave
         self._run_in_executor = self.loop.run_in_executor
-        self._shift(now - self.loop.time())
+        ahead = now - self.loop.time()
+        for timer in self.loop._scheduled:
+            timer._when = whole_us(timer._when + ahead, now)
         self.loop._selector = _IdleSelector(self.loop._selector, at_rest)
         for name, method in self._methods().items():
             setattr(self.loop, name, method)
@@ -51,7 +65,9 @@ class DrivenLoop:
         self.loop._selector = cast(_IdleSelector, self.loop._selector).real
         for name in self._methods():
             delattr(self.loop, name)
-        self._shift(self.loop.time() - self.now)
+        behind = self.loop.time() - self.now
+        for timer in self.loop._scheduled:
+            timer._when += behind
 
     def next_timer(self) -> float:
         """When the loop's first timer fires; infinity when it has none."""
@@ -67,7 +83,7 @@ class DrivenLoop:
     def _call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = _OrderedTimer(when, callback, args, self.loop, context)
+        timer = _OrderedTimer(whole_us(when, self.now), callback, args, self.loop, context)
         timer.number = next(self._numbers)
         heapq.heappush(self.loop._scheduled, timer)
         timer._scheduled = True
@@ -78,10 +94,6 @@ class DrivenLoop:
         self._enter()
         future.add_done_callback(lambda _: self._leave())
         return future
-
-    def _shift(self, seconds: float) -> None:
-        for timer in self.loop._scheduled:
-            timer._when += seconds
 
 
 class _Timer(asyncio.TimerHandle):
