@@ -17,7 +17,7 @@ class Keda:
         self._channel: Any = channel
 
     async def call(self, name: str, request: Any) -> Any:
-        data = await self._channel.unary_unary(f"/{SERVICE.full_name}/{name}")(request.SerializeToString(), timeout=20)
+        data = await self._channel.unary_unary(f"/{SERVICE.full_name}/{name}")(request.SerializeToString(), timeout=60)
         return GetMessageClass(SERVICE.methods_by_name[name].output_type).FromString(data)
 
     async def jobs(self, **metadata: str) -> int:

@@ -114,7 +114,7 @@ async def test_the_last_error_is_raised_when_time_is_over() -> None:
     async def call() -> str:
         raise StoreUnavailableError("url", "away")
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with pytest.raises(StoreUnavailableError):
             await Retrying(clock=SystemClock(), retry_for=0.1)(call)
 

@@ -110,7 +110,7 @@ async def test_prometheus_has_nothing_against_what_is_told() -> None:
 
     async with Node("memory://", jobs=Job("nothing", nothing)) as node:
         metrics = Metrics(node)
-        await (await node.schedule("nothing")).wait(10)
+        await (await node.schedule("nothing")).wait(60)
         _, text = await metrics.exposition()
 
     await asyncio.to_thread(promtool, "check", "metrics", text=text.decode())

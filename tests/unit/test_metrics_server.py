@@ -13,7 +13,7 @@ from support.factories import until
 from support.scrapes import samples_of
 
 # a busy machine is no error, and whatever proxies it goes through are not on the way to itself
-http_client = functools.partial(httpx.AsyncClient, timeout=30, trust_env=False)
+http_client = functools.partial(httpx.AsyncClient, timeout=60, trust_env=False)
 
 
 def nothing() -> None:
@@ -129,7 +129,7 @@ async def test_who_says_nothing_does_not_hold_up_the_end(server: MetricsServer) 
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     await until(lambda: about(server, 1))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await server.stop()
         await server.stop()
         assert await reader.read() == b""
@@ -140,10 +140,10 @@ async def test_who_says_nothing_does_not_hold_up_the_end(server: MetricsServer) 
 async def test_who_has_just_come_at_the_end_is_let_go(server: MetricsServer) -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, about: complaints.append(about))
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         while not taken_up(server):  # noqa: ASYNC110  # so that its answer has not taken a step yet
             await asyncio.sleep(0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await server.stop()
         assert await asyncio.to_thread(connection.recv, 1) == b""
     assert complaints == []
@@ -153,7 +153,7 @@ async def test_who_says_nothing_is_let_go(server: MetricsServer, monkeypatch: py
     monkeypatch.setattr("peerjob.node.metrics.http.PATIENCE", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await reader.read() == b""
     writer.close()
 
@@ -165,7 +165,7 @@ async def test_one_connection_too_many_is_closed_at_once(
     monkeypatch.setattr("peerjob.node.metrics.http.MAX_CONNECTIONS", 2)
     silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await silent[2][0].read() == b""
         assert not silent[0][0].at_eof()
         for _, writer in silent:

@@ -50,11 +50,11 @@ def manager() -> Iterator[BlockingManager]:
 
 def test_every_verb_blocks_until_its_answer(manager: BlockingManager) -> None:
     one = manager.schedule(ADD, 40, 2)
-    assert one.result(timeout=10) == 42
+    assert one.result(timeout=60) == 42
     assert one.refresh().state is State.COMPLETED
-    assert manager.schedule("add", "1", y=2).result(timeout=10) == 3
+    assert manager.schedule("add", "1", y=2).result(timeout=60) == 3
     many = manager.schedule_many(ADD.call(x, x) for x in range(20))
-    manager.wait(Query(kind="add"), timeout=10)
+    manager.wait(Query(kind="add"), timeout=60)
     assert [each.refresh().result() for each in many] == [2 * x for x in range(20)]
     assert manager.lookup_instance(one.id).id == one.id
     assert manager.lookup_instance(one.id, ADD).result() == 42
@@ -67,7 +67,7 @@ def test_every_verb_blocks_until_its_answer(manager: BlockingManager) -> None:
     assert [job.kind for job in manager.jobs()] == ["add", "stay"]
     assert [view.info.name for view in manager.nodes()] != []
     again = one.retry()
-    assert again.result(timeout=10) == 42
+    assert again.result(timeout=60) == 42
     assert manager.clear_logs() >= 0
     assert manager.clear_history(Filter()) > 0
     assert manager.clear_instances() == 23
@@ -83,10 +83,10 @@ def test_jobs_are_registered_and_cancelled(manager: BlockingManager) -> None:
     assert [one.id for one in manager.cancel_instances(Query(kind="add"))] == [waiting.id]
     assert running.cancel()
     with pytest.raises(JobCancelled):
-        running.result(timeout=10)
+        running.result(timeout=60)
     manager.register(ADD)
     assert manager.job("add") is ADD
-    assert manager.schedule("add", 1, 2).result(timeout=10) == 3
+    assert manager.schedule("add", 1, 2).result(timeout=60) == 3
 
 
 def test_errors_are_raised_as_they_are(manager: BlockingManager) -> None:
@@ -99,7 +99,7 @@ def test_errors_are_raised_as_they_are(manager: BlockingManager) -> None:
     manager.register(Job("fail", fail))
     failing = manager.schedule("fail", -1)
     with pytest.raises(JobFailed, match="-1 must not be negative"):
-        failing.result(timeout=10)
+        failing.result(timeout=60)
 
 
 def test_a_stream_is_an_iterator(manager: BlockingManager) -> None:
@@ -120,7 +120,7 @@ def test_a_stream_is_an_iterator(manager: BlockingManager) -> None:
     while not begun.wait(0.05):  # a stream that blocks shows by its first event alone that it has begun
         manager.schedule(ADD, 0, 0)
     one = manager.schedule(ADD, 1, 2)
-    watcher.join(20)
+    watcher.join(60)
     assert [state for id, state in seen if id == one.id] == ["Created", "Scheduled", "Processing", "Completed"]
 
 
@@ -128,13 +128,13 @@ def test_many_threads_share_one(manager: BlockingManager) -> None:
     results: list[int] = []
 
     def work(number: int) -> None:
-        results.append(manager.schedule(ADD, number, 0).result(timeout=20))
+        results.append(manager.schedule(ADD, number, 0).result(timeout=60))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
     for one in threads:
         one.start()
     for one in threads:
-        one.join(20)
+        one.join(60)
     assert sorted(results) == list(range(20))
 
 
@@ -147,7 +147,7 @@ def test_it_starts_with_the_first_call_and_not_before() -> None:
 
     manager = Node(jobs=ADD).blocking()
     assert threads() == []
-    assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+    assert manager.schedule(ADD, 1, 2).result(timeout=60) == 3
     assert sorted(threads()) == ["peerjob-blocking", "peerjob-lease"]
     manager.close()
     manager.close()
@@ -163,7 +163,7 @@ async def test_it_refuses_to_stop_a_running_loop() -> None:
     for call in calls:
         with pytest.raises(RuntimeError, match="running event loop"):
             call()
-    assert await asyncio.to_thread(lambda: manager.schedule(ADD, 1, 2).result(timeout=10)) == 3
+    assert await asyncio.to_thread(lambda: manager.schedule(ADD, 1, 2).result(timeout=60)) == 3
     await asyncio.to_thread(manager.close)
 
 
@@ -179,10 +179,10 @@ def test_sync_jobs_get_the_blocking_twins() -> None:
     def parent(x: int, manager: BlockingManager = INJECTED, instance: BlockingInstance[Any] = INJECTED) -> Any:
         child = manager.schedule(ADD, x, 1)
         assert instance.refresh().state is State.PROCESSING
-        return child.result(timeout=10) * 2
+        return child.result(timeout=60) * 2
 
     with Node(jobs=[ADD, Job("parent", parent)]).blocking() as manager:
-        assert manager.schedule("parent", 20).result(timeout=10) == 42
+        assert manager.schedule("parent", 20).result(timeout=60) == 42
 
 
 # -- forks -----------------------------------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ def test_it_works_on_both_sides_of_a_fork() -> None:
     manager = Node(jobs=ADD).blocking()
 
     def use() -> None:
-        assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
-        assert manager.schedule("add", 3, 4).result(timeout=10) == 7
+        assert manager.schedule(ADD, 1, 2).result(timeout=60) == 3
+        assert manager.schedule("add", 3, 4).result(timeout=60) == 7
 
     assert in_child(use) == 0  # forked before its first call
     use()
@@ -226,15 +226,15 @@ def raises_closed(manager: BlockingManager) -> None:
 def test_a_fork_while_another_thread_is_inside_a_call_does_not_hang() -> None:
     manager = Node(jobs=[ADD, STAY]).blocking()
     manager.start()
-    calling = threading.Thread(target=lambda: manager.schedule(STAY, 1).wait(timeout=10))
+    calling = threading.Thread(target=lambda: manager.schedule(STAY, 1).wait(timeout=60))
     calling.start()
 
     def use() -> None:
-        assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+        assert manager.schedule(ADD, 1, 2).result(timeout=60) == 3
 
     for _ in range(3):
         assert in_child(use) == 0
-    calling.join(10)
+    calling.join(60)
     manager.close()
 
 
@@ -268,22 +268,22 @@ def test_a_fork_while_another_thread_starts_it_does_not_hang() -> None:
     async def slow_start(node: Node) -> AsyncGenerator[None]:
         if not lifespan_entered.is_set():
             lifespan_entered.set()
-            await asyncio.to_thread(go_on.wait, 10)
+            await asyncio.to_thread(go_on.wait, 60)
         yield
 
     manager = Node(jobs=[ADD], lifespan=slow_start).blocking()
     starting = threading.Thread(target=manager.start)
     starting.start()
-    lifespan_entered.wait(10)
+    lifespan_entered.wait(60)
 
     def use() -> None:
-        signal.alarm(30)
-        assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+        signal.alarm(60)
+        assert manager.schedule(ADD, 1, 2).result(timeout=60) == 3
 
     assert in_child(use) == 0
     go_on.set()
-    starting.join(10)
-    assert manager.schedule(ADD, 1, 2).result(timeout=10) == 3
+    starting.join(60)
+    assert manager.schedule(ADD, 1, 2).result(timeout=60) == 3
     manager.close()
 
 

@@ -140,16 +140,16 @@ async def test_a_body_that_ignores_it_changes_nothing_any_more() -> None:
         while not ctx.cancelled:
             leave.wait(0.001)
         told.set()
-        leave.wait(20)
+        leave.wait(60)
         ctx.progress(0.9, "too late")
         return "done after all"
 
     # in real time: virtual time stands still while a thread works
     async with running_node(Job("stay", stay, key="one"), clock=SystemClock(), workers=2) as node:
         instance = await node.schedule("stay")
-        assert await asyncio.to_thread(began.wait, 20)
+        assert await asyncio.to_thread(began.wait, 60)
         assert await instance.cancel()
-        assert await asyncio.to_thread(told.wait, 20)
+        assert await asyncio.to_thread(told.wait, 60)
         assert (await instance.refresh()).state is State.CANCELLED
         assert instance.id in [worker.instance for worker in node.workers()]
         with pytest.raises(JobCancelled):

@@ -193,7 +193,7 @@ async def test_all_workers_stuck_need_a_restart_and_one_of_them_does_not(monkeyp
     leave = threading.Event()
 
     def stay(ctx: Context = INJECTED) -> None:
-        leave.wait(30)
+        leave.wait(60)
 
     async with running_node(Job("stay", stay, timeout=0.01), clock=SystemClock(), workers=2) as node:
 
@@ -270,7 +270,7 @@ class Broken:
             raise SystemExit
         if self._breaking.hold is not None:
             await asyncio.sleep(0)
-            self._breaking.hold.wait(30)  # a library that blocks is what is tried
+            self._breaking.hold.wait(60)  # a library that blocks is what is tried
         return await self._inner.renew(*args, **options)
 
 

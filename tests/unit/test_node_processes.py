@@ -58,9 +58,9 @@ async def ended(pid: int) -> None:
 
 async def test_results_lines_and_progress_come_back(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert await (await node.schedule(PID)).result(timeout=20) != os.getpid()
+    assert await (await node.schedule(PID)).result(timeout=60) != os.getpid()
     instance = await node.schedule("report")
-    assert await instance.result(timeout=20) is not None
+    assert await instance.result(timeout=60) is not None
     assert "info line" in await lines_of(instance)
     assert instance.progress is not None
     assert instance.progress.fraction == 0.5
@@ -69,7 +69,7 @@ async def test_results_lines_and_progress_come_back(node: Node, caplog: pytest.L
 async def test_its_errors_are_those_of_any_job(node: Node) -> None:
     failing = await node.schedule(node.job("raises").with_options(max_retries=1), "value")
     with pytest.raises(JobFailed, match="bad") as caught:
-        await failing.result(timeout=20)
+        await failing.result(timeout=60)
     assert (caught.value.type, failing.attempts) == ("ValueError", 2)
     assert "in raises" in caught.value.traceback
 
@@ -78,10 +78,10 @@ async def test_its_errors_are_those_of_any_job(node: Node) -> None:
 async def test_one_that_dies_fails_its_instance_alone(node: Node, how: str) -> None:
     instance = await node.schedule(EXITS.with_options(max_retries=1), how)
     with pytest.raises(JobFailed) as caught:
-        await instance.result(timeout=20)
+        await instance.result(timeout=60)
     assert caught.value.type == "peerjob.errors.JobProcessDied"
     assert (instance.attempts, instance.crashes) == (2, 0)
-    assert await (await node.schedule(PID)).result(timeout=20)
+    assert await (await node.schedule(PID)).result(timeout=60)
 
 
 async def test_a_timeout_ends_it_whatever_it_does(monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ async def test_a_timeout_ends_it_whatever_it_does(monkeypatch: pytest.MonkeyPatc
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + 3600)  # however long it took to begin
     with pytest.raises(JobTimedOut):
-        await instance.result(timeout=20)
+        await instance.result(timeout=60)
     await ended(pid)
     assert [worker.instance for worker in node.workers()] == [None, None]
 
@@ -100,7 +100,7 @@ async def test_a_cancel_ends_it_whatever_it_does(node: Node, tmp_path: Path) -> 
     pid = await begun(tmp_path / "started")
     assert await instance.cancel()
     with pytest.raises(JobCancelled):
-        await instance.result(timeout=20)
+        await instance.result(timeout=60)
     await ended(pid)
 
 

@@ -271,12 +271,12 @@ async def test_a_processor_that_never_returns_does_not_keep_the_node() -> None:
 
     def hang(instance: Instance[Any], result: object) -> None:
         called.set()
-        leave.wait(30)
+        leave.wait(60)
 
     async with running_node(Job("work", lambda: 1, on_complete=hang), clock=SystemClock()) as node:
         node._need_session().processors.patience = 0.05  # pyright: ignore[reportPrivateUsage]
         await node.schedule("work")
-        assert await asyncio.to_thread(called.wait, 20)
+        assert await asyncio.to_thread(called.wait, 60)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert all(one.daemon for one in threading.enumerate() if one.name.startswith("peerjob"))
     leave.set()

@@ -263,18 +263,18 @@ async def test_a_sync_body_is_told_and_keeps_its_worker_until_it_ends() -> None:
         while not ctx.cancelled:
             leave.wait(0.001)
         told.set()
-        leave.wait(20)
+        leave.wait(60)
         return "too late"
 
     # in real time: virtual time stands still while a thread works
     async with running_node(Job("stay", stay, timeout=0.2), clock=SystemClock()) as node:
         instance = await node.schedule("stay")
-        assert await asyncio.to_thread(told.wait, 20)
+        assert await asyncio.to_thread(told.wait, 60)
         assert (await instance.refresh()).state is State.PROCESSING
         assert instance.id in [worker.instance for worker in node.workers()]
         leave.set()
         with pytest.raises(JobTimedOut):
-            await instance.result(timeout=20)
+            await instance.result(timeout=60)
 
 
 async def test_a_timed_out_attempt_is_retried_and_the_last_one_ends_in_timed_out(clock: VirtualClock) -> None:

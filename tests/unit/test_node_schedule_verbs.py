@@ -475,7 +475,7 @@ def test_the_blocking_twins_say_the_same() -> None:
         )
         triggered = schedule.trigger()
         assert triggered is not None
-        assert triggered.result(timeout=20) == "a"
+        assert triggered.result(timeout=60) == "a"
         assert (triggered.schedule, triggered.nominal_at is not None) == ("remember", True)
         while not [one for one in manager.iter_instances() if one.id != triggered.id]:
             pass

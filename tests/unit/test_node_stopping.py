@@ -152,12 +152,12 @@ async def test_a_thread_that_ignores_it_does_not_keep_the_node(caplog: pytest.Lo
 
     def stay() -> None:
         started.set()
-        leave.wait(30)
+        leave.wait(90)
 
     node = Node(url, jobs=Job("stay", stay))
     await node.start()
     instance = await node.schedule("stay")
-    assert await asyncio.to_thread(started.wait, 20)
+    assert await asyncio.to_thread(started.wait, 60)
     await node.stop(grace=0)
     assert "ignore cancellation" in caplog.text
     async with running_node(store=url, clock=SystemClock(), workers=0) as looker:
@@ -172,17 +172,17 @@ async def test_a_thread_that_ignores_it_keeps_nobody_who_is_in_a_hurry() -> None
 
     def stay() -> None:
         started.set()
-        leave.wait(30)
+        leave.wait(90)
 
     node = Node(jobs=Job("stay", stay))
     await node.start()
     await node.schedule("stay")
-    assert await asyncio.to_thread(started.wait, 20)
+    assert await asyncio.to_thread(started.wait, 60)
     stopping = asyncio.create_task(node.stop(grace=60))
     await asyncio.sleep(0)
     stopping.cancel()
     try:
-        await asyncio.wait({stopping}, timeout=25)
+        await asyncio.wait({stopping}, timeout=60)
         assert stopping.cancelled()
         assert not node.running
     finally:
@@ -194,7 +194,7 @@ async def test_a_thread_that_ignores_it_shows_as_stuck(monkeypatch: pytest.Monke
     leave = threading.Event()
 
     def stay(ctx: Context = INJECTED) -> None:
-        leave.wait(30)
+        leave.wait(90)
 
     async with running_node(Job("stay", stay, timeout=0.01), clock=SystemClock(), workers=2) as node:
         await node.schedule("stay")

@@ -552,10 +552,10 @@ async def test_threads_are_not_leaked() -> None:
     job = Job("work", lambda: 1, on_complete=lambda instance, result: None)
     for _ in range(3):
         async with running_node(job, clock=SystemClock()) as node:
-            await (await node.schedule("work")).result(timeout=20)
+            await (await node.schedule("work")).result(timeout=60)
             ours |= {one for one in threading.enumerate() if one not in before and one.name.startswith("peerjob")}
     for thread in ours:
-        await asyncio.to_thread(thread.join, 20)  # it may be on its way out
+        await asyncio.to_thread(thread.join, 60)  # it may be on its way out
 
     assert {"peerjob-lease", "peerjob-worker-1"} <= {one.name for one in ours}
     assert not [one.name for one in ours if one.is_alive()]

@@ -87,7 +87,7 @@ async def run(executor: Executor, body: Any, *args: Any, context: Context | None
 
 async def written(path: Path) -> list[int]:
     """The numbers of processes that a body has written into a file."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (text := read(path)):  # noqa: ASYNC110  # another process sends no event
             await asyncio.sleep(0.005)
     return [int(one) for one in text.split()]
@@ -98,7 +98,7 @@ def read(path: Path) -> str:
 
 
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while is_running(pid):  # noqa: ASYNC110  # not a child of ours
             await asyncio.sleep(0.005)
 
@@ -146,7 +146,7 @@ async def test_as_many_processes_as_bodies_at_a_time(executor: Executor, tmp_pat
         task.cancel()
     assert await asyncio.gather(*tasks) == ["ended by drain"] * 2
     executor.resize(1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sum(map(is_running, pids)) > 1:  # noqa: ASYNC110  # its end is awaited by nobody
             await asyncio.sleep(0.005)
     assert await run(executor, bodies.pid) in pids
@@ -388,7 +388,7 @@ async def test_a_second_cancellation_does_not_wait(executor: Executor, tmp_path:
     task, (pid,) = await cancelling(executor, bodies.sleeps, tmp_path / "pid", "drain")
     await asyncio.sleep(0)
     task.cancel()
-    await asyncio.wait({task}, timeout=20)
+    await asyncio.wait({task}, timeout=60)
     assert task.cancelled()
     assert not is_running(pid)
 

@@ -484,7 +484,7 @@ async def test_a_stop_tells_whoever_waits_and_lets_others_end(site: tuple[Node, 
     following = asyncio.ensure_future(client.code("ReadLogs", pb.ReadLogsRequest(uuid=one.id, follow=True)))
     await until(lambda: open_are(server, 3))
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await server.stop(grace=3600)
 
     assert await waiting is Code.UNAVAILABLE

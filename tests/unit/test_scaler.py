@@ -138,7 +138,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fresh")
 async def test_what_waits_and_what_runs_counts_and_what_is_delayed_when_asked() -> None:
     leave = threading.Event()
-    held = Job("held", lambda: leave.wait(30))
+    held = Job("held", lambda: leave.wait(60))
     mail = Job("mail", lambda: None)
     async with running_node(held, clock=SystemClock(), workers=2) as node, asked(node) as keda:
         node.register(Job("mail"))
@@ -195,7 +195,7 @@ async def test_bad_metadata_is_an_invalid_argument_that_names_it() -> None:
 async def test_a_stream_tells_at_once_and_then_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerjob.node.scaler.handlers.FRESH", 0.02)
     go = threading.Event()
-    async with running_node(Job("held", lambda: go.wait(30)), clock=SystemClock()) as node, asked(node) as keda:
+    async with running_node(Job("held", lambda: go.wait(60)), clock=SystemClock()) as node, asked(node) as keda:
         stream = keda.stream()
         assert not await Keda.told(stream)
         await node.schedule("held")
@@ -211,7 +211,7 @@ async def test_a_scaler_that_stops_ends_its_streams() -> None:
         async with grpc.aio.insecure_channel(server.target) as channel:
             stream = Keda(channel).stream()
             await stream.read()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await server.stop(grace=3600)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stream.read()

@@ -177,7 +177,7 @@ async def test_time_stands_still_while_a_thread_works(clock: VirtualClock) -> No
             done = loop.create_future()
 
             def work() -> None:
-                go_on.wait(10)
+                go_on.wait(60)
                 loop.call_soon_threadsafe(done.set_result, None)
 
             thread = threading.Thread(target=work)
@@ -202,11 +202,11 @@ async def test_outside_may_be_left_by_another_thread(clock: VirtualClock) -> Non
     def work() -> None:
         with clock.outside():
             entered.set()
-            leave.wait(10)
+            leave.wait(60)
 
     thread = threading.Thread(target=work)
     thread.start()
-    entered.wait(10)
+    entered.wait(60)
     moving = asyncio.create_task(clock.advance(1))
     woken = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon_threadsafe(woken.set_result, None)
