@@ -153,6 +153,7 @@ class Lease:
             while not self._stopping:
                 self._poke.clear()
                 self.pulse.beat()
+                began = self._clock.elapsed()
                 # trust ends in its time, whatever the store makes of the request that is under way
                 watch = self._loop.call_later(self._trust_left() + 0.001, self._check_trust)
                 try:
@@ -172,7 +173,7 @@ class Lease:
                     watch.cancel()
                 self._check_trust()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._poke.wait(), self._until_next())
+                    await asyncio.wait_for(self._poke.wait(), self._until_next(began))
         finally:
             self._loop = None
             if liveness is not None:
@@ -187,9 +188,11 @@ class Lease:
     def _trust_left(self) -> float:
         return max(0.0, self._trusted_until - self._clock.elapsed())
 
-    def _until_next(self) -> float:
-        left = self._trust_left()
-        return min(self.interval, max(left, 0.01)) if left > 0 else self.interval
+    def _until_next(self, began: float) -> float:
+        """How long to wait for the next turn, where one that waited in vain for an answer has waited already."""
+        left = max(0.0, began + self.interval - self._clock.elapsed())
+        trust_left = self._trust_left()
+        return min(left, max(trust_left, 0.01)) if trust_left > 0 else left
 
     async def _renew(self, liveness: Liveness) -> None:
         incarnation = self._incarnation

@@ -69,6 +69,19 @@ async def test_whichever_verb_stalls_the_node_goes_on_when_it_answers(clock: Vir
         assert {(await one.refresh()).attempts for one in backlog} == {1}
 
 
+async def test_a_renewal_that_waited_in_vain_is_repeated_at_once(clock: VirtualClock) -> None:
+    """After an outage, peers give it no more than one ttl to come back."""
+    flaky = flaky_store(clock)
+    async with running_node(SLEEP, clock=clock, store=flaky.store, lease_ttl=5) as node:
+        await clock.advance(2)
+        stall, before = flaky.stall("renew"), flaky.calls["renew"]
+        await clock.advance(5.5)
+        assert flaky.calls["renew"] - before >= 5
+        stall.release()
+        await clock.advance(1.5)
+        assert node.is_healthy
+
+
 async def test_an_outage_is_told_once_for_each_role(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
     flaky = flaky_store(clock)
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
