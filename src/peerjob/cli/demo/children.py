@@ -15,7 +15,7 @@ from typing import IO
 
 TAIL = 2_000
 """Bytes of a failed child's complaints that are shown."""
-PATIENCE = 3.0
+PATIENCE = 10.0
 """Seconds that a child has to end once its standard input has ended."""
 
 

@@ -24,7 +24,7 @@ from .server import EmbeddedServer
 from .view import View, counted
 
 TICK = 0.25
-JOIN_TIMEOUT = 30.0
+JOIN_TIMEOUT = 60.0
 STALL = 60.0
 """Seconds without any instance becoming final after which the rest counts as lost."""
 TIDY_TIMEOUT = 5.0
