@@ -64,7 +64,7 @@ class FiringRules(ScheduleSuite):
             await peer.claim()
         await self.woken(sleepers)
         await self.done(store, self.a_fire(row))
-        assert await self.woken(sleepers) == ["able"]
+        assert await self.woken(sleepers, 1) == ["able"]
 
     async def test_a_new_instance_is_a_change(self, store: Store) -> None:
         row = await self.schedule(store)

@@ -181,11 +181,11 @@ class LedgerRules(ScheduleSuite):
         assert await self.numbers(small) == [(number, FIRED, 1) for number in range(5, 9)]
 
     async def test_records_are_kept_for_so_long(self, store: Store) -> None:
-        brief = await self.open(StoreLimits(fires_kept_us=300_000))
-        await self.schedule(brief)
+        await self.schedule(store)
         for number in range(4):
-            await self.fired(brief, number, (FIRED, MISSED)[number % 2])
-        assert len(await self.ledger(brief)) == 4
+            await self.fired(store, number, (FIRED, MISSED)[number % 2])
+        assert len(await self.ledger(store)) == 4
+        brief = await self.open(StoreLimits(fires_kept_us=300_000))
         await self.pass_time(0.4)
         await self.fired(brief, 4)
         assert await self.numbers(brief) == [(4, FIRED, 1)]

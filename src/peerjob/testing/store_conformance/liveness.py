@@ -59,10 +59,13 @@ class LivenessRules(StoreSuite):
 
     async def test_a_clock_that_is_right_is_not_ahead(self, store: Store) -> None:
         peers = [await self.join(store, name) for name in ("one", "two", "three")]
+        began = self.clock.elapsed()
         for _ in range(2):
             renewals = [await peer.renew() for peer in peers]
             await self.pass_time(0.01)
-            assert all(abs(renewed.ahead_us) < 500_000 for renewed in renewals)
+            # what is long under way blurs what it tells of the clock
+            blur_us = (self.clock.elapsed() - began) * 1_000_000
+            assert all(abs(renewed.ahead_us) < 500_000 + blur_us for renewed in renewals)
 
     async def test_a_renewal_that_disagrees_lists_what_is_held(self, store: Store) -> None:
         await store.enqueue(self.make.instances(4))

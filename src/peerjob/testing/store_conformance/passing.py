@@ -95,7 +95,7 @@ class PassingRules(ScheduleSuite):
         await self.ENDINGS[ending](self, peer, claim)
 
         assert await self.held(store) == (second, (third,))
-        assert await self.woken([sleeper]) == ["sleeper"]
+        assert await self.woken([sleeper], 1) == ["sleeper"]
         claim = await sleeper.take_one()
         assert claim.id == second
         assert (await sleeper.claim()).claims == ()
@@ -117,7 +117,7 @@ class PassingRules(ScheduleSuite):
     async def test_who_is_let_in_keeps_its_due_time(self, store: Store) -> None:
         await self.schedule(store)
         await self.parked(store, 1)
-        later = self.make.instance(delay_us=400_000)
+        later = self.make.instance(delay_us=3_000_000)
         await self.fired(store, 1, overlap=QUEUE, instance=later)
         peer = await self.join(store)
         assert (await store.health()).delayed == 0
@@ -126,7 +126,7 @@ class PassingRules(ScheduleSuite):
         assert claimed.claims == ()
         assert (await store.health()).delayed == 1
         assert claimed.next_due_us == (await self.read(store, later.id)).due_us
-        await self.pass_time(0.5)
+        await self.pass_time(3.1)
         assert (await peer.take_one()).id == later.id
 
     async def test_who_waits_frees_its_place_when_it_is_cancelled(self, store: Store) -> None:

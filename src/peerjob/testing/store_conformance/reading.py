@@ -213,10 +213,10 @@ class ReadingRules(StoreSuite):
         assert await store.due(["a"]) == {"a": 2}
 
     async def test_what_fell_due_counts_also_where_nobody_claims(self, store: Store) -> None:
-        soon = self.make.instances(3, kind="soon", delay_us=400_000)
-        await store.enqueue([*soon, *self.make.instances(2, kind="late", delay_us=60_000_000)])
+        soon = self.make.instances(3, kind="soon", delay_us=3_000_000)
+        await store.enqueue([*soon, *self.make.instances(2, kind="late", delay_us=600_000_000)])
         assert await store.due() == {}
-        await self.pass_time(0.5)
+        await self.pass_time(3.1)
         assert await store.due() == {"soon": 3}
 
         await store.cancel([soon[0].id], request=self.make.request())
