@@ -13,8 +13,9 @@ from peerjob import Client, Instance, Query, State
 from support.fault_jobs import noted
 from support.fires import fired_until, outcomes, settled
 from support.journal import Run, check_one_owner, read_journal
-from support.peers import check_histories, everything, until
+from support.peers import check_histories, everything
 from support.stack import Container, MakeStack, Stack
+from support.waiting import until
 
 pytestmark = pytest.mark.compose
 

@@ -37,4 +37,6 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Where a daemon with the jobs of `support.served_jobs` serves, on each store in turn."""
     server: ServerProcess = request.getfixturevalue(f"{request.param}_server")
     with closing(Jobd(tmp_path_factory.mktemp("jobd"))) as jobd:
-        yield daemon.target(serving(jobd, server.url, f"ctl-{uuid4().hex[:8]}"))
+        child = serving(jobd, server.url, f"ctl-{uuid4().hex[:8]}")
+        child.wait_for("leads in term")  # some tests ask who does
+        yield daemon.target(child)

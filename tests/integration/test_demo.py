@@ -18,13 +18,13 @@ from peerjob import Node, Query
 from support.etcd import EtcdServer
 from support.processes import ChildProcess
 from support.servers import Server
+from support.waiting import IN_TIME, PATIENCE
 
 JOBD = Path(sys.executable).with_name("jobd")
 MARK = "PEERJOB_TEST_DEMO"
 T = TypeVar("T")
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-pytestmark = pytest.mark.timeout(100)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def start_demo(mark: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., C
 def demo(*options: str) -> subprocess.CompletedProcess[str]:
     """Run the demo on few files, to its end."""
     return subprocess.run(
-        [JOBD, "demo", "--files", "40", *options], capture_output=True, text=True, check=False, timeout=90
+        [JOBD, "demo", "--files", "40", *options], capture_output=True, text=True, check=False, timeout=150
     )
 
 
@@ -125,7 +125,7 @@ def check_killed(result: dict[str, Any]) -> None:
     assert (result["failed"], result["lost"], result["double_completions"]) == (0, 0, 0)
     assert result["matches_single_process"] is True
     assert result["held_by_killed_node"] >= 1
-    assert 0 < result["recovery_seconds"] < 20
+    assert 0 < result["recovery_seconds"] < IN_TIME
     assert result["jobs_per_second"] > 0
 
 
@@ -157,7 +157,7 @@ def test_an_interrupted_demo_leaves_nothing(
     redis_server: Server,
 ) -> None:
     running = start_demo(*(("--store", redis_server.url) if store == "redis" else ()))
-    running.wait_for("kill -9 of node-", timeout=60)  # half way, which takes its time on a busy machine
+    running.wait_for("kill -9 of node-")  # half way
     assert len(marked(mark)) >= 3
 
     running.signal(stop)
@@ -174,11 +174,11 @@ def test_what_a_demo_started_ends_when_the_demo_is_killed(
     start_demo: Callable[..., ChildProcess], mark: dict[str, str]
 ) -> None:
     running = start_demo()
-    running.wait_for("slow 1 runs on", timeout=60)
+    running.wait_for("slow 1 runs on")
 
     running.kill()
 
-    assert nothing_is_left(mark, within=5)
+    assert nothing_is_left(mark, within=PATIENCE)
 
 
 @linux_only
@@ -190,7 +190,10 @@ def test_a_node_that_dies_unasked_ends_the_demo_with_its_last_words(
     [pid] = [
         int(folder.name)
         for folder in Path("/proc").glob("[0-9]*")
-        if "--name\0node-2\0" in _read(folder / "cmdline") and mark[MARK] in _read(folder / "environ")
+        # what it starts bears its command line, too, for a moment
+        if f"\nPPid:\t{running.pid}\n" in _read(folder / "status")
+        and "--name\0node-2\0" in _read(folder / "cmdline")
+        and mark[MARK] in _read(folder / "environ")
     ]
 
     os.kill(pid, signal.SIGKILL)
@@ -205,7 +208,7 @@ def test_a_store_that_cannot_be_reached_is_told_in_one_line() -> None:
     done = demo("--store", "redis://127.0.0.1:1", "--json")
 
     assert done.returncode == 1
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < IN_TIME
     assert done.stdout == ""
     assert done.stderr.startswith("jobd: cannot reach the store at redis://127.0.0.1:1: ")
     assert done.stderr.count("\n") == 1

@@ -8,12 +8,12 @@ import pytest
 
 from peerjob import Store, StoreLimits
 from peerjob.clock import SystemClock
-from peerjob.firing import FireOutcome
+from peerjob.firing import FireOutcome, Term
 from peerjob.store.url import open_elections, open_store
 from support.etcd import StartEtcd
-from support.factories import until
 from support.leaders import SECOND, Misfire, Stander, accounted, definition, put, read_ledger
 from support.servers import ServerKind, StartServer
+from support.waiting import until
 
 TTL = 2.0
 POLICIES: tuple[Misfire, ...] = ("skip", "run_once", "run_all")
@@ -44,15 +44,37 @@ async def standing(
         await own.close()
 
 
-async def leader_of(standers: list[Stander]) -> Stander:
-    """Who acts, once somebody does."""
+async def leader_of(standers: list[Stander]) -> tuple[Stander, Term]:
+    """Who acts, once somebody does, and in which term."""
+    found: list[tuple[Stander, Term]] = []
 
     async def acts() -> bool:
-        return any(one.election.is_leader for one in standers)
+        found[:] = [(one, term) for one in standers if (term := one.election.term) is not None]
+        return bool(found)
 
     await until(acts)
-    (leader,) = [one for one in standers if one.election.is_leader]
+    (leader,) = found
     return leader
+
+
+async def nobody_leads(standers: list[Stander]) -> None:
+    """Wait until nobody acts, nor thinks that another does."""
+
+    async def left() -> bool:
+        return not [one for one in standers if one.election.is_leader or one.election.leader]
+
+    await until(left)
+
+
+async def fired_since(store: Store, moment_us: int, *schedules: str) -> None:
+    """Wait until the latest of each schedule came after a moment, and was fired."""
+
+    async def fired() -> bool:
+        latest = [record for name in schedules for record in (await read_ledger(store, name))[-1:]]
+        in_time = [one for one in latest if one.nominal_us > moment_us and one.outcome is FireOutcome.FIRED]
+        return len(in_time) == len(schedules)
+
+    await until(fired)
 
 
 async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_for(
@@ -60,30 +82,25 @@ async def test_a_coordinator_that_restarts_costs_fires_that_the_policy_makes_up_
 ) -> None:
     etcd = start_etcd()
     async with standing(redis_url, namespace, etcd.url) as (store, standers):
-        before = await leader_of(standers)
-        assert before.election.term is not None
-        coordinator = before.election.term.coordinator
-        assert coordinator.startswith("etcd:")
+        _, before = await leader_of(standers)
+        assert before.coordinator.startswith("etcd:")
         began_us = CLOCK.time_us()
         for policy in POLICIES:
             wanted = definition(every_us=SECOND, anchor_us=began_us, misfire=policy)
             await put(store, policy, wanted, now_us=began_us)
-        await asyncio.sleep(2.5)
+        await fired_since(store, began_us, *POLICIES)
         etcd.kill()
-        await asyncio.sleep(TTL + 1)
-        assert not [one for one in standers if one.election.is_leader or one.election.leader]
-        await asyncio.sleep(3)
+        await nobody_leads(standers)
+        await asyncio.sleep(3)  # so much more is missed
         etcd.restart()
-        after = await leader_of(standers)
-        assert after.election.term is not None
-        assert after.election.term.coordinator == coordinator
-        await asyncio.sleep(3)
+        _, after = await leader_of(standers)
+        assert after.coordinator == before.coordinator
+        await fired_since(store, CLOCK.time_us() + 2 * SECOND, *POLICIES)
         outcomes: dict[str, set[FireOutcome]] = {}
         for policy in POLICIES:
             records = await read_ledger(store, policy)
             times = accounted(records, definition(every_us=SECOND, anchor_us=began_us))
             assert times == list(range(began_us + SECOND, times[-1] + 1, SECOND))
-            assert times[-1] >= CLOCK.time_us() - 2 * SECOND
             outcomes[policy] = {record.outcome for record in records}
         assert outcomes == {
             "skip": {FireOutcome.FIRED, FireOutcome.MISSED},
@@ -98,21 +115,17 @@ async def test_a_store_that_stands_still_is_caught_up_on(
 ) -> None:
     server = start_server(kind)
     async with standing(server.url, namespace) as (store, standers):
-        first = await leader_of(standers)
-        assert first.election.term is not None
-        number = first.election.term.number
+        _, first = await leader_of(standers)
         began_us = CLOCK.time_us()
         wanted = definition(every_us=SECOND // 5, anchor_us=began_us, misfire="run_all")
         await put(store, "s", wanted, now_us=began_us)
-        await asyncio.sleep(1)
+        await fired_since(store, began_us + SECOND, "s")
         server.pause()
-        await asyncio.sleep(TTL + 2)
-        assert not [one for one in standers if one.election.is_leader or one.election.leader]
+        await nobody_leads(standers)
+        await asyncio.sleep(2)  # the server's lease ends, too
         server.resume()
-        leader = await leader_of(standers)
-        assert leader.election.term is not None
-        assert leader.election.term.number > number
-        await asyncio.sleep(3)
+        _, second = await leader_of(standers)
+        assert second.number > first.number
+        await fired_since(store, CLOCK.time_us() + 2 * SECOND, "s")
         times = accounted(await read_ledger(store, "s"), wanted)
         assert times == list(range(began_us + SECOND // 5, times[-1] + 1, SECOND // 5))
-        assert times[-1] >= CLOCK.time_us() - SECOND

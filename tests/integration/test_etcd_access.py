@@ -13,6 +13,7 @@ from peerjob.store.kv.base import Put, Step
 from peerjob.store.kv.etcd_address import EtcdAddress, parse_address
 from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
 from support.etcd_site import EtcdSite
+from support.waiting import IN_TIME, PATIENCE
 
 
 async def works(site: EtcdSite, url: str) -> Store:
@@ -20,8 +21,8 @@ async def works(site: EtcdSite, url: str) -> Store:
     store = await site.open(url, retry_for=2)
     peer = await site.join(store)
     assert not (await peer.take())
-    hints = asyncio.create_task(store.next_hints(peer.incarnation, 5))
-    await asyncio.sleep(0.1)  # the watch is there
+    hints = asyncio.create_task(store.next_hints(peer.incarnation, PATIENCE))
+    await asyncio.sleep(0.1)  # the watch is there, most likely
     await store.enqueue(site.make.instances(3))
     assert [hint.what for hint in await hints] == ["work"]
     for claim in await peer.take():
@@ -57,10 +58,10 @@ async def test_servers_that_want_certificates_get_them(start_etcd: StartEtcd, et
 async def test_a_server_that_somebody_else_signed_is_not_trusted(
     start_etcd: StartEtcd, etcd_site: EtcdSite, tmp_path: Path
 ) -> None:
-    server = start_etcd(tls="server")
-    async with asyncio.timeout(5):
+    server, other = start_etcd(tls="server"), other_ca(tmp_path)
+    async with asyncio.timeout(IN_TIME):
         with pytest.raises(StoreUnavailableError, match=r"(?i)certificate"):
-            await etcd_site.open(f"etcds://127.0.0.1:{server.port}?ca={other_ca(tmp_path)}")
+            await etcd_site.open(f"etcds://127.0.0.1:{server.port}?ca={other}")
         with pytest.raises(StoreUnavailableError):
             await etcd_site.open(f"etcd://127.0.0.1:{server.port}")
 
@@ -99,11 +100,10 @@ async def test_tokens_that_ended_are_renewed_unseen(guarded: EtcdServer, etcd_si
         else:
             # many at once, of which one renews
             await asyncio.gather(*(kv.txn([Step([], [Put(f"in/{turn}/{number}", b"")])]) for number in range(20)))
-    guarded.log_in()
     assert len(guarded.keys("in/")) == 40
     told = set[str]()
     while len(told) < 40:
-        told.update(await watch.changed(5) or pytest.fail("the watch was interrupted"))
+        told.update(await watch.changed(PATIENCE) or pytest.fail("the watch was interrupted"))
     watch.close()
 
 
@@ -111,9 +111,9 @@ async def test_a_watch_that_begins_with_an_old_token_goes_on(guarded: EtcdServer
     kv = await etcd_site.driver(with_user(guarded.url, "root", ROOT_PASSWORD))
     await asyncio.sleep(2.2)
     watch = kv.watch("in/")
-    assert await watch.changed(5) is None
+    assert await watch.changed(PATIENCE) is None
     await kv.txn([Step([], [Put("in/new", b"")])])
-    assert await watch.changed(5) == ["in/new"]
+    assert await watch.changed(PATIENCE) == ["in/new"]
     watch.close()
 
 
@@ -142,7 +142,6 @@ async def test_rights_on_the_namespace_are_enough(guarded: EtcdServer, etcd_site
     store = await works(etcd_site, url)
     await store.clear()
 
-    guarded.log_in()
     guarded.call("auth/role/revoke", role="jobs", key=start, range_end=end)
     # a node that runs takes it for a fault of the store, and waits until it is mended
     with pytest.raises(StoreError, match="permission denied"):

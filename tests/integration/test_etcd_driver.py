@@ -13,7 +13,7 @@ from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import MemoryData
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
-from support.factories import until
+from support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -213,17 +213,17 @@ async def test_each_etcd_has_an_identity_of_its_own(kv: EtcdKV, etcd_site: EtcdS
 async def test_a_lease_takes_its_keys_along_and_lasts_whole_seconds(
     kv: EtcdKV, root: str, etcd_server: EtcdServer
 ) -> None:
-    short, long = await kv.grant(200_000), await kv.grant(59_000_001)
+    short, long = await kv.grant(3_200_000), await kv.grant(59_000_001)
     await kv.txn([Step([], [Put(f"{root}short", b"", short), Put(f"{root}long", b"", long)])])
     left = await kv.remaining([short, long])
-    assert 0 < left[0] <= 1_500_000
-    assert 58_000_000 < left[1] <= 60_500_000
+    assert 0 < left[0] <= 4_500_000
+    assert 50_000_000 < left[1] <= 60_500_000
     assert await kv.keepalive(short)
 
     async def gone() -> bool:
         return await kv.get([f"{root}short"]) == [None]
 
-    await until(gone, 5)
+    await until(gone)
     assert not await kv.keepalive(short)
     assert [left_us > 0 for left_us in await kv.remaining([short, long, 12345])] == [False, True, False]
 
@@ -247,11 +247,11 @@ async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKV, root: str
     watch = kv.watch(f"{root}in/")
     # before the server knows of the watch, most likely, and told all the same
     await kv.txn([Step([], [Put(f"{root}in/first", b""), Put(f"{root}in0", b""), Put(f"{root}out", b"")])])
-    assert await watch.changed(5) == [f"{root}in/first"]
+    assert await watch.changed(PATIENCE) == [f"{root}in/first"]
     await kv.txn([Step([], [Delete(f"{root}in/first")])])
     assert await watch.changed(0.1) == []
     await kv.txn([Step([], [Put(f"{root}in/b", b""), Put(f"{root}in/a", b"")])])
-    assert sorted(await watch.changed(5) or ()) == [f"{root}in/a", f"{root}in/b"]
+    assert sorted(await watch.changed(PATIENCE) or ()) == [f"{root}in/a", f"{root}in/b"]
     watch.close()
 
 
@@ -260,14 +260,14 @@ async def test_a_watch_that_missed_something_says_so_and_goes_on(start_etcd: Sta
     kv = await etcd_site.driver(server.url)
     watch = kv.watch("in/")
     await kv.txn([Step([], [Put("in/first", b"")])])
-    assert await watch.changed(5) == ["in/first"]
+    assert await watch.changed(PATIENCE) == ["in/first"]
 
     server.kill()
     server.start()
-    assert await watch.changed(10) is None
+    assert await watch.changed(PATIENCE) is None
 
     await kv.txn([Step([], [Put("in/second", b"")])])
-    assert await watch.changed(5) == ["in/second"]
+    assert await watch.changed(PATIENCE) == ["in/second"]
     watch.close()
 
 
@@ -280,7 +280,7 @@ async def test_a_watch_that_begins_in_what_was_compacted_says_so_and_goes_on(
         await other.txn([Step([], [Put(f"in/{number}", b"")])])
     server.compact()
     watch = kv.watch("in/")
-    assert await watch.changed(5) is None
+    assert await watch.changed(PATIENCE) is None
     await other.txn([Step([], [Put("in/new", b"")])])
-    assert await watch.changed(5) == ["in/new"]
+    assert await watch.changed(PATIENCE) == ["in/new"]
     watch.close()

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 
-import pytest
 import uvloop
 
 from peerjob import Job, Node
@@ -29,6 +28,5 @@ async def start_programs(url: str) -> list[int | None]:
     return ends
 
 
-@pytest.mark.timeout(60)
 def test_programs_that_uvloop_starts_survive_calls_under_way(etcd_url: str) -> None:
     assert uvloop.run(start_programs(etcd_url)) == [0] * PROGRAMS

@@ -15,7 +15,7 @@ from peerjob.store.base import Store
 from peerjob.store.kv.base import Delete, Put, Step
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
-from support.peers import until
+from support.waiting import PATIENCE, until
 
 QUOTA = 32 << 20
 
@@ -53,7 +53,7 @@ def _text(key: str) -> str:
     return base64.b64encode(key.encode()).decode()
 
 
-async def added(store: Store, site: EtcdSite, *, within: float = 5) -> None:
+async def added(store: Store, site: EtcdSite) -> None:
     """Add one more instance as soon as the store takes it."""
 
     async def taken() -> bool:
@@ -62,7 +62,7 @@ async def added(store: Store, site: EtcdSite, *, within: float = 5) -> None:
             return True
         return False
 
-    await until(taken, within)
+    await until(taken)
 
 
 def db_size(server: EtcdServer) -> int:
@@ -122,7 +122,7 @@ async def test_no_space_ends_nothing_and_passes(start_etcd: StartEtcd, etcd_site
     await asyncio.sleep(0.5)
     assert not other.done()
     make_room(server)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await other
     await added(store, etcd_site)
     counts = (await store.health()).counts["work"]

@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from support.processes import ChildProcess
+from support.servers import StartServer
+from support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +60,12 @@ fired by: this node
 
 
 @pytest.fixture
+def own_redis(start_server: StartServer) -> str:
+    """Where nobody else is: all examples have the same namespace."""
+    return start_server("redis").url
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     """Run a program of this Python's environment in the checkout, as a user would."""
     with ExitStack() as stack:
@@ -85,9 +93,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
 )
 @pytest.mark.parametrize("shared", [False, True], ids=["memory", "redis"])
 def test_a_script_runs(run: Run, request: pytest.FixtureRequest, example: str, says: str, shared: bool) -> None:
-    store: str | None = request.getfixturevalue("redis_url") if shared else None
+    store: str | None = request.getfixturevalue("own_redis") if shared else None
     child = run("python", f"examples/{example}.py", store=store)
-    assert child.wait(timeout=30) == 0, child.lines
+    assert child.wait() == 0, child.lines
     # what the node logs goes to the error stream, which is caught too
     said = [line for line in child.lines if not line.startswith(("memory://", "redis://"))]
     assert [_without_seconds(line) for line in said] == says.splitlines()
@@ -100,17 +108,17 @@ def _without_seconds(line: str) -> str:
 
 def serve_fastapi(run: Run, store: str) -> tuple[ChildProcess, httpx.Client]:
     child = run("uvicorn", "--app-dir", "examples", "--port", "0", "fastapi_app:app", store=store)
-    address = child.wait_for(r"running on (http://\S+)", timeout=30)[1]
-    return child, httpx.Client(base_url=address, timeout=30)
+    address = child.wait_for(r"running on (http://\S+)")[1]
+    return child, httpx.Client(base_url=address, timeout=PATIENCE)
 
 
-def test_the_fastapi_application_schedules_and_shows(run: Run, redis_url: str) -> None:
-    child, client = serve_fastapi(run, redis_url)
+def test_the_fastapi_application_schedules_and_shows(run: Run, own_redis: str) -> None:
+    child, client = serve_fastapi(run, own_redis)
     with client:
         accepted = client.post("/words", json={"text": "to be or not to be"})
         assert (accepted.status_code, accepted.json()["state"]) == (202, "Scheduled")
         path = f"/jobs/{accepted.json()['uuid']}"
-        assert client.get(f"{path}/result").json() == {"to": 2, "be": 2, "or": 1, "not": 1}
+        assert client.get(f"{path}/result?wait=60").json() == {"to": 2, "be": 2, "or": 1, "not": 1}
         shown = client.get(path).json()
         assert (shown["state"], shown["attempts"], shown["progress"]) == ("Completed", 1, 1.0)
         assert client.delete(path).json() == {"cancelled": False}
@@ -119,17 +127,17 @@ def test_the_fastapi_application_schedules_and_shows(run: Run, redis_url: str) -
     assert child.terminate() in (0, -15), child.lines
 
 
-def test_a_replica_finishes_what_a_killed_one_was_running(run: Run, redis_url: str) -> None:
-    first, to_first = serve_fastapi(run, redis_url)
+def test_a_replica_finishes_what_a_killed_one_was_running(run: Run, own_redis: str) -> None:
+    first, to_first = serve_fastapi(run, own_redis)
     with to_first:
-        slow = to_first.post("/words", json={"text": "a b c d", "seconds": 2}).json()
+        slow = to_first.post("/words", json={"text": "a b c d", "seconds": 8}).json()
         while not (shown := to_first.get(f"/jobs/{slow['uuid']}").json())["progress"]:
             assert shown["state"] in ("Scheduled", "Processing")
     first.kill()
     # only now is there another node, so that it was the first that ran it, however long the second takes to start
-    second, to_second = serve_fastapi(run, redis_url)
+    second, to_second = serve_fastapi(run, own_redis)
     with to_second:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while (answer := to_second.get(f"/jobs/{slow['uuid']}/result")).status_code == 504:
             assert time.monotonic() < deadline, second.lines
         assert answer.json() == {"a": 1, "b": 1, "c": 1, "d": 1}
@@ -137,10 +145,10 @@ def test_a_replica_finishes_what_a_killed_one_was_running(run: Run, redis_url: s
         assert (shown["attempts"], shown["crashes"]) == (1, 1)
 
 
-def test_the_flask_application_schedules_and_shows(run: Run, redis_url: str) -> None:
-    child = run("flask", "--app", "examples/flask_app.py", "run", "--port", "0", store=redis_url)
-    address = child.wait_for(r"Running on (http://\S+)", timeout=30)[1]
-    with httpx.Client(base_url=address, timeout=30) as client:
+def test_the_flask_application_schedules_and_shows(run: Run, own_redis: str) -> None:
+    child = run("flask", "--app", "examples/flask_app.py", "run", "--port", "0", store=own_redis)
+    address = child.wait_for(r"Running on (http://\S+)")[1]
+    with httpx.Client(base_url=address, timeout=PATIENCE) as client:
         accepted = client.post("/primes?below=1000")
         assert (accepted.status_code, accepted.json()["state"]) == (202, "Scheduled")
         path = f"/jobs/{accepted.json()['uuid']}"
@@ -149,12 +157,12 @@ def test_the_flask_application_schedules_and_shows(run: Run, redis_url: str) -> 
         assert client.get("/jobs/00000000-0000-7000-8000-000000000000").status_code == 404
 
 
-def test_hello_survives_the_loss_of_a_node(run: Run, redis_url: str) -> None:
-    nodes = [run("python", "examples/hello.py", store=redis_url) for _ in range(2)]
-    asker = run("python", "examples/hello.py", "60", store=redis_url)
+def test_hello_survives_the_loss_of_a_node(run: Run, own_redis: str) -> None:
+    nodes = [run("python", "examples/hello.py", store=own_redis) for _ in range(2)]
+    asker = run("python", "examples/hello.py", "60", store=own_redis)
     for node in nodes:
-        node.wait_for(r"says hello", timeout=30)
+        node.wait_for(r"says hello")
     nodes[0].kill()
-    assert asker.wait(timeout=45) == 0, asker.lines
+    assert asker.wait() == 0, asker.lines
     assert asker.lines[-1] == "60 results, from 'hello 0' to 'hello 59'"
     assert nodes[1].terminate() == 0, nodes[1].lines

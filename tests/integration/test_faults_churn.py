@@ -9,7 +9,8 @@ import pytest
 from peerjob import Instance, Query, State
 from support.fault_jobs import noted
 from support.journal import check_one_owner, read_journal
-from support.peers import check_histories, everything, peers, until
+from support.peers import check_histories, everything, peers
+from support.waiting import PATIENCE, until
 
 
 @pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
@@ -18,12 +19,12 @@ async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(
 ) -> None:
     journal, chance = tmp_path / "journal", random.Random(7)
     async with peers(store_url, namespace, tmp_path) as group:
-        nodes = [group.start(ttl=1.0, workers=8) for _ in range(3)]
+        nodes = [group.start(workers=8) for _ in range(3)]
         scheduled: list[Instance[int]] = []
         ended_us: dict[int, int] = {}
         for turn in range(4):
             # all that takes its time comes before the work, which is then sure to be under way at the fault
-            successor = group.start(ttl=1.0, workers=8)
+            successor = group.start(workers=8)
             before = await group.client.count(Query(state=State.FINAL))
             scheduled += await group.client.schedule_many(
                 noted.call(str(journal), chance.choice([0.0, 0.005, 0.03, 0.2])) for _ in range(1000)
@@ -32,7 +33,7 @@ async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(
             async def some_progress(wanted: int = before + 300) -> bool:
                 return await group.client.count(Query(state=State.FINAL)) >= wanted
 
-            await until(some_progress, 30)
+            await until(some_progress)
             victim = nodes.pop(chance.randrange(len(nodes)))
             nodes.append(successor)
             if turn % 2 == 0:
@@ -45,11 +46,11 @@ async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(
             async def taken_for_dead(pid: int = victim.pid) -> bool:
                 return pid not in [view.info.pid for view in await group.client.nodes()]
 
-            await until(taken_for_dead, 10)
+            await until(taken_for_dead)
             victim.resume()
             nodes.append(victim)
 
-        await group.client.wait(timeout=40)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
         runs = read_journal(journal)
 

@@ -22,18 +22,18 @@ async def test_nodes_with_wrong_clocks_start_nothing_early_and_never_lead(
         # all work is for those that are wrong, so nothing but their own restraint holds it back
         wrong = {name: group.launch(name=name, workers=10, ahead=ahead) for name, ahead in OFF.items()}
         for name, node in wrong.items():
-            await node.line(rf"clock is \d\d\.\d s {name}( of)? the others'", timeout=40)
+            await node.line(rf"clock is \d\d\.\d s {name}( of)? the others'")
         delayed = await client.schedule_many(
             noted.with_options(after=DELAY + number / 20).call(str(journal), 0.0) for number in range(40)
         )
         await client.add_schedule(noted.with_options(name="s", every=1, overlap="allow"), str(journal), 0.0)
         leader, known = await group.leading()
         assert leader in right
-        await fired_until(client, "s", client.clock.time_us() + SECOND, timeout=10)
+        await fired_until(client, "s", client.clock.time_us() + SECOND)
         leader.kill()
         successor, _ = await group.leading(after=known.term.number)
         assert successor in right
-        await fired_until(client, "s", client.clock.time_us() + 3 * SECOND, timeout=10)
+        await fired_until(client, "s", client.clock.time_us() + 3 * SECOND)
 
         (entries,) = (await settled(client)).values()
         runs = read_journal(journal)
@@ -48,6 +48,6 @@ async def test_nodes_with_wrong_clocks_start_nothing_early_and_never_lead(
         (run,) = runs[one.id]
         early_us = one.record.due_us - run.begin_us
         assert early_us <= 0, f"{one!r} began {early_us} µs early"
-    late = max(runs[one.id][0].begin_us - one.record.due_us for one in delayed) / SECOND
-    print(f"delayed work began at most {late:.2f} s late")
-    assert late < 5
+    for one in delayed:
+        due_us, begun_us = one.record.due_us, runs[one.id][0].begin_us
+        assert (begun_us - due_us) / SECOND - group.stalls.between(due_us, begun_us) < 5

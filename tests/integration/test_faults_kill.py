@@ -1,5 +1,6 @@
 """A node that is killed: nothing is lost, nothing has two owners, and peers take over in time."""
 
+import asyncio
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import pytest
 from peerjob import Instance, Query, State
 from support.fault_jobs import fatal, gated, held, noted, poison, work
 from support.journal import check_one_owner, read_journal
-from support.peers import TTL, check_histories, everything, peers, until
+from support.peers import TTL, check_histories, everything, peers
+from support.waiting import PATIENCE, until
+
+LONG = 100.0
 
 
 def taken_back(instance: Instance[Any]) -> bool:
@@ -22,13 +26,13 @@ async def test_sigkill_in_the_middle_of_200_running_jobs(store_url: str, namespa
         victim = group.start(name="victim", workers=200)
         opened = tmp_path / "opened"
         scheduled = await group.client.schedule_many(gated.call(str(opened)) for _ in range(200))
-        running = {one.id for one in await group.running(200, on="victim")}
+        running = {one.id for one in await group.running(200, on="victim", begun=True)}
         group.start(name="survivor", workers=200)
         killed_us = group.client.clock.time_us()
         victim.kill()
         opened.touch()
 
-        await group.client.wait(timeout=30)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
 
         assert {one.id for one in ended} == {one.id for one in scheduled}
@@ -40,9 +44,9 @@ async def test_sigkill_in_the_middle_of_200_running_jobs(store_url: str, namespa
         # the accepted result is that of the latest claim: the dead node's fence wrote nothing
         assert all(one.outcome()[0] == one.fence for one in ended)
         claimed_us = [entry.at_us for one in moved for entry in one.record.history if entry.state == State.PROCESSING]
-        recovery = (max(claimed_us) - killed_us) / 1_000_000
-        print(f"recovery of 200 jobs: {recovery:.2f} s at a lease of {TTL} s")
-        assert recovery <= TTL + 1.0
+        recovery, stalled = (max(claimed_us) - killed_us) / 1_000_000, group.stalls.between(killed_us, max(claimed_us))
+        print(f"recovery of 200 jobs: {recovery:.2f} s at a lease of {TTL} s, {stalled:.2f} s of them stalls")
+        assert recovery - stalled <= TTL + 1.0
 
 
 @pytest.mark.parametrize("store_url", ["redis"], indirect=True)
@@ -58,11 +62,11 @@ async def test_a_poison_job_is_parked_and_its_neighbours_complete(
             async def died_or_done(node: Any = child) -> bool:
                 return not node.running or not await group.client.count(Query(state=State.ACTIVE))
 
-            await until(died_or_done, 20)
+            await until(died_or_done)
             if child.running:
                 break
 
-        await group.client.wait(timeout=20)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
         check_histories(ended)
         assert (await bad.refresh()).state == State.TERMINATED
@@ -79,12 +83,11 @@ async def test_sigterm_hands_back_at_once_and_counts_nothing(store_url: str, nam
         await group.client.schedule_many(gated.call(str(opened)) for _ in range(20))
         await group.running(20, on="leaver")
         group.start(name="stayer", workers=20)
-        leaver.terminate()
-        assert await leaver.exit() == 0
+        assert await asyncio.to_thread(leaver.terminate) == 0
 
-        moved = await group.running(20, on="stayer", timeout=5)
+        moved = await group.running(20, on="stayer")
         opened.touch()
-        await group.client.wait(timeout=20)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
 
         assert len(moved) == 20
@@ -104,13 +107,13 @@ async def test_a_job_that_ends_its_process_from_a_thread_is_parked(
             async def died_or_parked(node: Any = child) -> bool:
                 return not node.running or (await bad.refresh()).state.is_final
 
-            await until(died_or_parked, 20)
+            await until(died_or_parked)
             if child.running:
                 break
             assert child.returncode == 3
 
         good = await group.client.schedule(work, 1, 0.0)
-        assert (await good.result(timeout=10))[0] == 1
+        assert (await good.result(timeout=PATIENCE))[0] == 1
         assert (await bad.refresh()).state is State.TERMINATED
         assert bad.crashes == 2
         assert bad.error is not None or any("poison" in entry.note for entry in bad.record.history)
@@ -119,17 +122,18 @@ async def test_a_job_that_ends_its_process_from_a_thread_is_parked(
 @pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
 async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
-        journal = tmp_path / "journal"
-        one, other = (group.start(name="same", workers=5, ttl=1.0) for _ in range(2))
-        scheduled = await group.client.schedule_many(noted.call(str(journal), 0.8) for _ in range(20))
-        await group.running(10)
+        journal, gate = tmp_path / "journal", tmp_path / "opened"
+        one, other = (group.start(name="same", workers=5) for _ in range(2))
+        scheduled = await group.client.schedule_many(noted.call(str(journal), 0.0, str(gate)) for _ in range(20))
+        await group.running(10, begun=True)
         views = [view.info for view in await group.client.nodes() if view.info.name == "same"]
         assert len({view.incarnation for view in views}) == 2
         assert {view.pid for view in views} == {one.pid, other.pid}
         killed_us = group.client.clock.time_us()
         one.kill()
+        gate.touch()
 
-        await group.client.wait(timeout=30)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
         runs = read_journal(journal)
         assert {each.id for each in ended} == {each.id for each in scheduled}
@@ -138,7 +142,7 @@ async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, n
         moved = [each for each in ended if taken_back(each)]
         # the other's leases and claims were left alone
         assert {run.pid for each in moved for run in runs[each.id][:1]} <= {one.pid}
-        assert 0 < len(moved) <= 5
+        assert len(moved) == 5
         assert other.running
 
 
@@ -148,32 +152,32 @@ async def test_sigterm_ends_a_node_whose_thread_ignores_it(store_url: str, names
         stuck = group.start(name="stuck", workers=2)
         instance = await group.client.schedule(held, str(tmp_path / "never"))
         await group.running(1, on="stuck")
-        stuck.terminate(timeout=10)
-        assert stuck.returncode == 0
+        assert await asyncio.to_thread(stuck.terminate) == 0
         await instance.refresh()
         assert (instance.state, instance.attempts, instance.crashes) == (State.SCHEDULED, 0, 0)
         (tmp_path / "never").touch()
         taker = group.start(name="taker", workers=2)
-        assert await instance.result(timeout=10) == taker.pid
+        assert await instance.result(timeout=PATIENCE) == taker.pid
 
 
 @pytest.mark.parametrize("store_url", ["redis"], indirect=True)
 async def test_a_second_signal_ends_the_grace(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
-        node = group.start(name="patient", workers=2, grace=30)
-        await group.client.schedule(work, 1, 30.0)
+        node = group.start(name="patient", workers=2, grace=LONG)
+        long = await group.client.schedule(work, 1, LONG)
         await group.running(1)
         node.signal(signal.SIGTERM)
 
         async def taken() -> bool:
             """Whether the node claims nothing more, which shows that it has taken the signal."""
             try:
-                await (await group.client.schedule(work, 2, 0.0)).wait(timeout=1)
+                await (await group.client.schedule(work, 2, 0.0)).wait(timeout=2)
             except TimeoutError:
                 return True
             return False
 
-        await until(taken, 20)
+        await until(taken)
         node.signal(signal.SIGINT)
-        assert await node.exit(timeout=10) == 0
-        assert await group.client.count(Query(state=State.SCHEDULED)) == 2
+        # before the grace and the body end by themselves
+        assert await node.exit(timeout=LONG / 2) == 0
+        assert (await long.refresh()).state is State.SCHEDULED

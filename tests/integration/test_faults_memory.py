@@ -8,6 +8,7 @@ from peerjob import Instance, Query, State, StoreFullError
 from support.fault_jobs import held, work
 from support.peers import check_histories, everything, peers
 from support.servers import ServerKind, StartServer
+from support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
@@ -35,8 +36,8 @@ async def test_a_full_server_refuses_new_work_and_finishes_the_old(
 
         (tmp_path / "go").touch()
         for one in running:
-            assert await one.result(timeout=20) == node.pid
-        await group.client.wait(Query(kind="work"), timeout=20)
+            assert await one.result(timeout=PATIENCE) == node.pid
+        await group.client.wait(Query(kind="work"), timeout=PATIENCE)
         assert {(await one.refresh()).state for one in backlog} == {State.COMPLETED}
         check_histories(await everything(group.client))
         assert node.running
@@ -44,4 +45,4 @@ async def test_a_full_server_refuses_new_work_and_finishes_the_old(
         # and once there is room, new work is taken again
         assert len(await group.client.cancel_instances(Query(kind="filler"))) == fillers
         await group.client.clear_instances()
-        assert (await (await group.client.schedule(work, 7, 0.0)).result(timeout=10))[0] == 7
+        assert (await (await group.client.schedule(work, 7, 0.0)).result(timeout=PATIENCE))[0] == 7

@@ -7,28 +7,30 @@ import pytest
 from peerjob import State
 from support.fault_jobs import stubborn, work
 from support.peers import check_histories, everything, peers
+from support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
 async def test_stale_writes_of_a_paused_node_are_refused(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         paused = group.start(name="paused", workers=2)
-        instance = await group.client.schedule(stubborn, 1.0)
-        (running,) = await group.running(1, on="paused")
+        instance = await group.client.schedule(stubborn, str(tmp_path / "go"))
+        (running,) = await group.running(1, on="paused", begun=True)
         paused.pause()
+        (tmp_path / "go").touch()
         taker = group.start(name="taker", workers=2)
-        await instance.wait(timeout=15)  # reaped, run again, and completed while the first run stands still
+        await instance.wait(timeout=PATIENCE)  # reaped, run again, and completed while the first run stands still
         before = instance.record
         lines = [line.message for line in await instance.logs()]
 
         paused.resume()
-        paused.wait_for(r"joins anew")
+        await paused.line(r"joins anew")
 
         # it works again under a new incarnation
         taker.terminate()
         assert await taker.exit() == 0
         again = await group.client.schedule(work, 1, 0.0)
-        await again.wait(timeout=15)
+        await again.wait(timeout=PATIENCE)
         assert again.node == "paused"
         await instance.refresh()
         assert instance.record == before

@@ -7,8 +7,9 @@ import pytest
 
 from peerjob import Query, State
 from support.fault_jobs import work
-from support.peers import check_histories, everything, peers, until
+from support.peers import TTL, check_histories, everything, peers
 from support.servers import ServerKind, ServerProcess, StartServer
+from support.waiting import PATIENCE, until
 
 
 async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
@@ -23,7 +24,7 @@ async def test_the_backlog_is_drained_after_the_server_was_killed_and_restarted(
         server.start()
         late = await group.client.schedule_many(work.call(number, 0.0) for number in range(600, 650))
 
-        await group.client.wait(timeout=40)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
 
         assert {one.id for one in ended} == {one.id for one in (*scheduled, *late)}
@@ -38,14 +39,14 @@ async def test_an_outage_longer_than_the_lease_reaps_nobody(
     server = durable_server
     async with peers(server.url, namespace, tmp_path) as group:
         for number in range(2):
-            group.start(name=f"node-{number}", workers=10, ttl=2.0)
+            group.start(name=f"node-{number}", workers=10)
         await group.client.schedule_many(work.call(number, 1.0) for number in range(60))
         await group.running(20)
         server.kill()
-        await asyncio.sleep(5)  # the outage itself; nothing is waited for
+        await asyncio.sleep(TTL + 2)  # the outage itself; nothing is waited for
         server.start()
 
-        await group.client.wait(timeout=40)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
 
         assert [one.state for one in ended] == [State.COMPLETED] * 60
@@ -66,7 +67,7 @@ async def test_a_server_that_loses_its_last_second_leaves_a_legal_past(
         async def in_the_middle() -> bool:
             return await group.client.count(Query(state=State.FINAL)) >= 200
 
-        await until(in_the_middle, 20)
+        await until(in_the_middle)
         server.kill()
         # cut the file as a lost second would: the server itself reads only whole commands from it
         aof = max(server.files("appendonlydir/*.incr.aof"), key=lambda file: file.stat().st_size)
@@ -74,7 +75,7 @@ async def test_a_server_that_loses_its_last_second_leaves_a_legal_past(
             file.truncate(int(aof.stat().st_size * 0.97))
         server.start()
 
-        await group.client.wait(timeout=40)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
         assert {one.id for one in ended} <= {one.id for one in scheduled}
         assert len(ended) > 400
@@ -95,10 +96,10 @@ async def test_a_server_that_hangs_and_goes_on_loses_nothing(
         scheduled = await group.client.schedule_many(work.call(number, 0.01) for number in range(1000))
         await group.running(2)
         server.pause()
-        await asyncio.sleep(4)  # longer than the lease; nothing is waited for
+        await asyncio.sleep(TTL + 2)  # longer than the lease; nothing is waited for
         server.resume()
 
-        await group.client.wait(timeout=30)
+        await group.client.wait(timeout=PATIENCE)
         ended = await everything(group.client)
         assert {one.id for one in ended} == {one.id for one in scheduled}
         assert {one.state for one in ended} == {State.COMPLETED}

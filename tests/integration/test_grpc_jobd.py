@@ -11,13 +11,13 @@ from peerjob.node.server.rpc import SERVICE
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import RawClient, raw_client
 
-SHORT = Duration(seconds=10)
+PATIENT = Duration(seconds=60)
 
 
 async def over(client: RawClient, *arguments: str) -> str:
     """An instance of the job `slow` that is over."""
     made = await client.call("ScheduleJob", pb.ScheduleJobRequest(kind="slow", arguments=arguments))
-    done = await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=made.instance.uuid, timeout=SHORT))
+    done = await client.call("WaitInstance", pb.WaitInstanceRequest(uuid=made.instance.uuid, timeout=PATIENT))
     assert done.final
     return str(made.instance.uuid)
 
@@ -43,8 +43,8 @@ async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
             "ReadLogs": pb.ReadLogsRequest(uuid=done, follow=True),
             "CountInstances": pb.CountInstancesRequest(query=query),
             "GetStats": pb.GetStatsRequest(),
-            "WaitInstance": pb.WaitInstanceRequest(uuid=done, timeout=SHORT),
-            "WaitInstances": pb.WaitInstancesRequest(query=query, timeout=SHORT),
+            "WaitInstance": pb.WaitInstanceRequest(uuid=done, timeout=PATIENT),
+            "WaitInstances": pb.WaitInstancesRequest(query=query, timeout=PATIENT),
             "CancelInstance": pb.CancelInstanceRequest(uuid=done),
             "CancelInstances": pb.CancelInstancesRequest(query=query),
             "RetryInstance": pb.RetryInstanceRequest(uuid=done),
@@ -86,5 +86,5 @@ async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
         await client.call("Clear", pb.ClearRequest())
         assert (await client.call("CountInstances", pb.CountInstancesRequest())).count == 0
         # the last one, since the daemon claims nothing after it
-        assert (await client.call("Drain", pb.DrainRequest(timeout=SHORT))).drained
+        assert (await client.call("Drain", pb.DrainRequest(timeout=PATIENT))).drained
         assert requests.keys() | {"Watch", "Clear", "Drain"} == {method.name for method in SERVICE.methods}

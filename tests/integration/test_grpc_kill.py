@@ -11,6 +11,7 @@ import pytest
 from peerjob import Client, Query, State
 from support.processes import ChildProcess
 from support.serving_process import TELL
+from support.waiting import PATIENCE
 
 PAUSE = timedelta(milliseconds=100)
 
@@ -35,7 +36,7 @@ async def test_a_client_of_a_node_that_is_killed_goes_on(store_url: str, namespa
         async with Client(target) as client:
             first = await client.schedule(TELL, -1, timedelta(seconds=1))
             followed = asyncio.ensure_future(_lines(client, first.id))
-            waiting = asyncio.ensure_future(first.result(40))
+            waiting = asyncio.ensure_future(first.result(PATIENCE))
             scheduling = asyncio.ensure_future(
                 asyncio.gather(*(_later(client, number, number * 0.01) for number in range(200)))
             )
@@ -44,7 +45,7 @@ async def test_a_client_of_a_node_that_is_killed_goes_on(store_url: str, namespa
             children[0].kill()
 
             ids = await scheduling
-            await client.wait(timeout=40)
+            await client.wait(timeout=PATIENCE)
             assert await waiting == -1
             lines = await followed
             assert lines[-3:] == ["-1: line 0", "-1: line 1", "-1: line 2"], "the last run, whole"

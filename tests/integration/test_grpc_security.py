@@ -25,6 +25,7 @@ from peerjob import (
 )
 from support.etcd import Certificates, other_ca
 from support.rpc import served
+from support.waiting import PATIENCE
 
 WORK = Job("work", lambda: 7)
 TOKENS = Tokens([Token.of("read", Role.READER), Token.of("act", Role.OPERATOR)])
@@ -36,7 +37,7 @@ def server_tls(signed: Certificates, *, mutual: bool = False) -> ServerTls:
 
 @contextlib.asynccontextmanager
 async def connected(server: Server, tls: ClientTls | None, token: str | None = None) -> AsyncGenerator[Client]:
-    async with Client(server.target, tls=tls, token=token, connect_timeout=1) as client:
+    async with Client(server.target, tls=tls, token=token, connect_timeout=PATIENCE) as client:
         yield client
 
 
@@ -58,7 +59,7 @@ async def test_a_client_that_trusts_the_ca_is_served(signed: Certificates) -> No
         served(WORK, tls=server_tls(signed), tokens=TOKENS) as (_, server),
         connected(server, ClientTls(ca=signed.ca), "act") as client,
     ):
-        assert await (await client.schedule(WORK)).result(10) == 7
+        assert await (await client.schedule(WORK)).result(PATIENCE) == 7
         with pytest.raises(UnauthenticatedError):
             await Client(server.target, tls=ClientTls(ca=signed.ca)).start()
         async with connected(server, ClientTls(ca=signed.ca.read_bytes()), "read") as reader:
@@ -104,7 +105,7 @@ async def test_mutual_tls_lets_in_who_shows_a_certificate(signed: Certificates, 
     async with served(WORK, tls=server_tls(signed, mutual=True)) as (_, server):
         shown = ClientTls(ca=signed.ca, certificate=signed.client_cert, key=signed.client_key)
         async with connected(server, shown) as client:
-            assert await (await client.schedule(WORK)).result(10) == 7
+            assert await (await client.schedule(WORK)).result(PATIENCE) == 7
         assert "certificate=…" in await mismatched(server, ClientTls(ca=signed.ca), "certificate")
         stranger = ClientTls(ca=signed.ca, certificate=other.client_cert, key=other.client_key)
         assert server.target in await refused(server, stranger)

@@ -15,6 +15,7 @@ from peerjob.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import raw_client
 from support.served_jobs import fail, slow
+from support.waiting import PATIENCE
 
 
 def total(values: list[Decimal], factor: int = 1) -> Decimal:
@@ -69,11 +70,11 @@ async def test_work_is_scheduled_watched_and_looked_up(site: Site) -> None:
         watching = asyncio.ensure_future(watch())
         await begun.wait()
         made = await client.schedule(TOTAL, [Decimal("1.5"), Decimal(2)], factor=2)
-        assert await made.result(20) == Decimal("7.0")
+        assert await made.result(PATIENCE) == Decimal("7.0")
         lines = await client.schedule("slow", 5, "50ms")
-        assert await lines.result(20) == "done"
+        assert await lines.result(PATIENCE) == "done"
         bad = await client.schedule(FAIL, "x")
-        await bad.wait(20)
+        await bad.wait(PATIENCE)
 
         assert [line.message for line in await lines.logs()] == [f"line {number}" for number in range(5)]
         assert [one.id for one in await client.lookup_instances(Query(state=State.TERMINATED))] == [bad.id]
@@ -84,7 +85,7 @@ async def test_work_is_scheduled_watched_and_looked_up(site: Site) -> None:
             "slow": 1,
         }
         assert {view.name for view in await client.nodes()} == {"one", "two"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await watching
         assert [what for what in events if what != "log"] == ["Created", "Scheduled", "Processing", "Completed"]
         assert events.count("log") == 5
@@ -93,7 +94,7 @@ async def test_work_is_scheduled_watched_and_looked_up(site: Site) -> None:
 async def test_a_bulk_with_pages_and_keys(site: Site) -> None:
     async with Client(site.target) as client:
         made = await client.schedule_many(TOTAL.call([Decimal(number)]) for number in range(500))
-        await client.wait(timeout=30)
+        await client.wait(timeout=PATIENCE)
         assert await client.count(Query(kind="total", state=State.COMPLETED)) == 500
         assert [one async for one in client.iter_instances(Query(kind="total", limit=70))] == made
         later = FAIL.with_options(key="k", after=600)
@@ -109,7 +110,7 @@ async def test_schedules_are_those_of_the_cluster(site: Site) -> None:
         assert (await made.refresh()).note == "maintenance"
         triggered = await other.trigger_schedule("hourly")
         assert triggered is not None
-        assert await triggered.result(20) == Decimal(3)
+        assert await triggered.result(PATIENCE) == Decimal(3)
         assert [str(fire.outcome) for fire in await one.fires("hourly") if not fire.ongoing] == ["triggered"]
         assert await one.remove_schedule("hourly")
         assert await other.schedules() == []
@@ -118,7 +119,7 @@ async def test_schedules_are_those_of_the_cluster(site: Site) -> None:
 async def test_a_client_survives_the_node_that_it_talks_to(site: Site) -> None:
     async with Client(site.target) as client:
         made = await client.schedule(slow, 20, timedelta(milliseconds=50))
-        waiting = asyncio.ensure_future(made.result(40))
+        waiting = asyncio.ensure_future(made.result(PATIENCE))
         await asyncio.sleep(0.2)
         await site.servers[0].stop(grace=0)
         await site.nodes[0].stop(grace=0)
@@ -143,7 +144,7 @@ async def test_a_request_that_is_sent_again_to_another_node_is_the_same_instance
 async def test_cursors_that_nobody_gave_are_no_trouble(site: Site) -> None:
     node = site.nodes[0]
     made = await node.schedule("slow", 3, "0s")
-    await made.wait(20)
+    await made.wait(PATIENCE)
     await node.add_schedule(TOTAL.with_options(every="1h", name="hourly"), [])
     await node.trigger_schedule("hourly")
     proper = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
@@ -164,12 +165,12 @@ async def test_cursors_that_nobody_gave_are_no_trouble(site: Site) -> None:
 async def test_cursors_that_came_with_a_page_go_on(site: Site) -> None:
     node = site.nodes[0]
     made = await node.schedule("slow", 3, "0s")
-    await made.wait(20)
+    await made.wait(PATIENCE)
     await node.add_schedule(TOTAL.with_options(every="1h", name="hourly"), [])
     for _ in range(3):
         triggered = await node.trigger_schedule("hourly")
         assert triggered is not None
-        await triggered.wait(20)
+        await triggered.wait(PATIENCE)
     async with Client(site.target) as client:
         pages, cursor = list[int](), None
         while True:

@@ -17,10 +17,11 @@ from uuid import uuid4
 import pytest
 
 from peerjob import __version__
-from support.jobctl import Jobctl, serving
+from support.jobctl import Jobctl, begun, serving
 from support.jobd import Jobd
 from support.jobd import target as served_at
 from support.servers import Server
+from support.waiting import PATIENCE
 
 JOBCTL = Path(sys.executable).with_name("jobctl")
 NOWHERE = "127.0.0.1:1"
@@ -96,7 +97,7 @@ def test_the_command_works_as_a_program(target: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
 
@@ -231,7 +232,7 @@ def test_whoever_waits_for_instances_learns_when_they_are_over(jobctl: Jobctl) -
         jobctl("schedule", *what, "--tag", "waited", "-o", "name").out.strip()
         for what in (("slow", "1", "0.3"), ("fail", "why not"))
     )
-    assert jobctl("wait", brief, "--within", "20", "-o", "json").json[0]["state"] == "Completed"
+    assert jobctl("wait", brief, "--within", "60", "-o", "json").json[0]["state"] == "Completed"
     both = jobctl("wait", brief, failing, "-o", "name")
     assert (both.status, both.out.split()) == (1, [brief, failing])
     assert jobctl("wait", "--tag", "waited").lines == []
@@ -317,7 +318,7 @@ def test_the_history_of_an_instance_is_shown(jobctl: Jobctl) -> None:
 
 
 def test_a_watch_of_one_instance_shows_what_happens_and_ends_with_it(jobctl: Jobctl) -> None:
-    uuid = jobctl("schedule", "slow", "3", "0.2", "--after", "0.5", "-o", "name").out.strip()
+    uuid = jobctl("schedule", "slow", "3", "1", "--after", "1", "-o", "name").out.strip()
     lines = jobctl("watch", uuid).lines
     assert all(f" {uuid} slow " in line for line in lines)
     assert [line for line in lines if "INFO line" in line]
@@ -354,7 +355,7 @@ def in_terminal(*arguments: str) -> str:
 def at_terminal(*arguments: str, typed: bytes = b"") -> tuple[str, int]:
     """All that the command writes to a terminal of 120 columns, and its status; it is typed once it asks.
 
-    And again while nothing happens: Python misses a Ctrl-C in the moment between a prompt and the wait for an answer.
+    And again if nothing comes of it: Python misses a Ctrl-C in the moment between a prompt and the wait for an answer.
     """
     control, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
@@ -373,11 +374,11 @@ def at_terminal(*arguments: str, typed: bytes = b"") -> tuple[str, int]:
         while True:
             if select.select([control], [], [], 0.5)[0]:
                 written += os.read(control, 65_536)
-            if typed and b"]: " in written and time.monotonic() > pressed + 1:
+            if typed and b"]: " in written and time.monotonic() > pressed + 5:
                 os.write(control, typed)
                 pressed = time.monotonic()
     os.close(control)
-    return written.decode(), child.wait(10)
+    return written.decode(), child.wait(PATIENCE)
 
 
 # -- schedules -------------------------------------------------------------------------------------------------------
@@ -478,10 +479,11 @@ def test_top_shows_nodes_queues_and_the_leader(jobctl: Jobctl, target: str) -> N
 def test_a_node_is_drained(redis_server: Server, tmp_path: Path) -> None:
     with contextlib.closing(Jobd(tmp_path)) as jobd:
         jobctl = Jobctl({"PEERJOB_ADDRESS": served_at(serving(jobd, redis_server.url, f"ctl-{uuid4().hex[:8]}"))})
-        uuid = jobctl("schedule", "slow", "1", "20", "-o", "name").out.strip()
+        uuid = jobctl("schedule", "slow", "1", "100", "-o", "name").out.strip()
+        begun(jobctl, uuid)
         assert jobctl("drain", "--within", "0.1").status == 6
         jobctl("cancel", "instances", uuid)
-        assert jobctl("drain", "--within", "10").status == 0
+        assert jobctl("drain", "--within", "60").status == 0
         assert jobctl("schedule", "add", "1", "1", "--wait", "--within", "0.3").status == 6
 
 
@@ -505,10 +507,10 @@ def test_why_tells_what_an_instance_waits_for(jobctl: Jobctl) -> None:
 
 
 def test_why_tells_how_many_are_before_an_instance_that_is_queued(jobctl: Jobctl) -> None:
-    running = [jobctl("schedule", "slow", "1", "30", "-t", "q", "-p", "0", "-o", "name").out.strip() for _ in range(4)]
-    queued = [jobctl("schedule", "slow", "1", "30", "-t", "q", "-p", "1", "-o", "name").out.strip() for _ in range(3)]
+    running = [jobctl("schedule", "slow", "1", "100", "-t", "q", "-p", "0", "-o", "name").out.strip() for _ in range(4)]
+    queued = [jobctl("schedule", "slow", "1", "100", "-t", "q", "-p", "1", "-o", "name").out.strip() for _ in range(3)]
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE
         while "queued behind 2 others: 4 of the 4 workers" not in (text := jobctl("why", queued[2]).out):
             assert time.monotonic() < until, text  # a node takes some ahead, and puts them back
         assert text.startswith(f"{queued[2]} of slow: Scheduled\n")

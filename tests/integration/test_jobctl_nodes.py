@@ -8,10 +8,11 @@ from pathlib import Path
 from peerjob import Role
 from peerjob.node.server.roles import hash_token
 from support.etcd import Certificates
-from support.jobctl import Answer, Jobctl, serving
+from support.jobctl import Answer, Jobctl, begun, serving
 from support.jobd import Jobd, target
 from support.processes import ChildProcess
 from support.servers import Server
+from support.waiting import PATIENCE
 
 TOKENS = {"reads": Role.READER, "acts": Role.OPERATOR}
 
@@ -60,25 +61,27 @@ def test_a_context_of_the_file_says_where_and_as_whom(jobd: Jobd, signed: Certif
 def test_logs_are_followed_beyond_the_death_of_the_node_that_runs_and_answers(
     jobd: Jobd, redis_server: Server, namespace: str
 ) -> None:
-    first = serving(jobd, redis_server.url, namespace, "first")
-    uuid = Jobctl({"PEERJOB_ADDRESS": target(first)})("schedule", "slow", "8", "0.5", "-o", "name").out.strip()
-    second = serving(jobd, redis_server.url, namespace, "second")
-    addresses = Jobctl({"PEERJOB_ADDRESS": f"{target(first)},{target(second)}"})
+    nodes = {name: serving(jobd, redis_server.url, namespace, name) for name in ("first", "second")}
+    jobctl = Jobctl({"PEERJOB_ADDRESS": target(nodes["first"])})
+    uuid = jobctl("schedule", "slow", "5", "1", "-o", "name").out.strip()
+    victim = begun(jobctl, uuid)
+    (survivor,) = nodes.keys() - {victim}
+    addresses = Jobctl({"PEERJOB_ADDRESS": f"{target(nodes[victim])},{target(nodes[survivor])}"})
     found: list[Answer] = []
     following = threading.Thread(target=lambda: found.append(addresses("logs", uuid, "-f", "-o", "wide")))
     following.start()
-    first.kill()
-    following.join(40)
+    nodes[victim].kill()
+    following.join(PATIENCE)
 
     (answer,) = found
     assert answer.lines
-    assert " second/" in answer.lines[-1]
-    assert answer.lines[-1].endswith("line 7")
+    assert f" {survivor}/" in answer.lines[-1]
+    assert answer.lines[-1].endswith("line 4")
 
 
 def test_ctrl_c_ends_what_goes_on_without_a_word(jobd: Jobd, tmp_path: Path) -> None:
     address = target(serving(jobd, "memory://", "default"))
-    uuid = Jobctl({"PEERJOB_ADDRESS": address})("schedule", "slow", "1", "60", "-o", "name").out.strip()
+    uuid = Jobctl({"PEERJOB_ADDRESS": address})("schedule", "slow", "1", "100", "-o", "name").out.strip()
     following = ChildProcess(
         [Path(sys.executable).with_name("jobctl"), "logs", "-f", uuid, "--address", address], output=tmp_path / "output"
     )

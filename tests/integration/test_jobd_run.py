@@ -14,8 +14,8 @@ from peerjob import Client, Instance, Node, Role, State, UnauthenticatedError
 from peerjob.cli.daemon.tokens import create
 from support.etcd import EtcdServer
 from support.jobd import READY, Jobd, target
-from support.peers import until
 from support.servers import Server, ServerProcess
+from support.waiting import PATIENCE, until
 
 TERM = signal.SIGTERM
 
@@ -34,7 +34,7 @@ async def runs(instance: Instance[Any]) -> None:
     async def look() -> bool:
         return (await instance.refresh()).state is State.PROCESSING
 
-    await until(look, 15)
+    await until(look)
 
 
 async def test_clients_reach_it_and_it_runs_what_they_schedule(
@@ -44,7 +44,7 @@ async def test_clients_reach_it_and_it_runs_what_they_schedule(
 
     async with Client(target(child)) as client:
         instance = await client.schedule("double", 21)
-        assert await instance.result(timeout=10) == 42
+        assert await instance.result(timeout=PATIENCE) == 42
         assert [node.name for node in await client.nodes()] == ["one"]
 
     assert child.terminate() == 0
@@ -53,14 +53,14 @@ async def test_clients_reach_it_and_it_runs_what_they_schedule(
 async def test_it_lets_running_jobs_end_and_leaves_the_others(
     jobd: Jobd, server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
-    child = jobd.run("--store", server.url, "--namespace", namespace, "--workers", "1", "--grace", "30s")
+    child = jobd.run("--store", server.url, "--namespace", namespace, "--workers", "1", "--grace", "60s")
     async with onlooker(server.url, namespace) as client:
         running = await client.schedule("held", str(tmp_path / "go"))
         await runs(running)
         queued = await client.schedule("double", 1)
 
         child.signal(TERM)
-        await child.line("SIGTERM: running jobs have 30 s")
+        await child.line("SIGTERM: running jobs have 60 s")
         (tmp_path / "go").touch()
 
         assert await child.exit() == 0
@@ -71,7 +71,7 @@ async def test_it_lets_running_jobs_end_and_leaves_the_others(
 async def test_a_second_signal_cancels_what_runs_and_hands_it_back(
     jobd: Jobd, server: ServerProcess, namespace: str, tmp_path: Path
 ) -> None:
-    child = jobd.run("--store", server.url, "--namespace", namespace, "--grace", "50s")
+    child = jobd.run("--store", server.url, "--namespace", namespace, "--grace", "100s")
     async with onlooker(server.url, namespace) as client:
         running = await client.schedule("held", str(tmp_path / "never"))
         await runs(running)
@@ -90,14 +90,14 @@ async def test_a_hangup_picks_up_new_jobs_and_drops_those_that_are_gone(
 ) -> None:
     child = jobd.run("--store", redis_url, "--namespace", namespace)
     async with Client(target(child)) as client:
-        assert await (await client.schedule("double", 4)).result(timeout=10) == 8
+        assert await (await client.schedule("double", 4)).result(timeout=PATIENCE) == 8
         changed = jobd.module.read_text().replace("2 * x", "20 * x").replace('Job("held", held)', 'Job("kept", held)')
         jobd.module.write_text(changed)
 
         child.signal(signal.SIGHUP)
         await child.line(r"job modules are reloaded: 2 kind\(s\); new: kept; gone: held")
 
-        assert await (await client.schedule("double", 4)).result(timeout=10) == 80
+        assert await (await client.schedule("double", 4)).result(timeout=PATIENCE) == 80
         assert [job.kind for job in await client.registered_jobs()] == ["double", "kept"]
 
 
@@ -109,14 +109,14 @@ async def test_a_hangup_with_a_broken_module_changes_nothing(jobd: Jobd, redis_u
         child.signal(signal.SIGHUP)
         await child.line(r"the job modules stay as they were: .*jobs\.py, line 1")
 
-        assert await (await client.schedule("double", 5)).result(timeout=10) == 10
+        assert await (await client.schedule("double", 5)).result(timeout=PATIENCE) == 10
     assert child.terminate() == 0
 
 
 def test_prometheus_is_told_how_it_is(jobd: Jobd) -> None:
     child = jobd.run("--metrics-compat", "--workers", "3")
 
-    with urllib.request.urlopen(child.wait_for(r"metrics are at (\S+)")[1], timeout=10) as answer:
+    with urllib.request.urlopen(child.wait_for(r"metrics are at (\S+)")[1], timeout=PATIENCE) as answer:
         shown = answer.read().decode()
 
     assert "peerjob_workers 3.0" in shown
@@ -235,10 +235,10 @@ async def test_a_hangup_reaches_bodies_in_processes(jobd: Jobd) -> None:
     jobd.module.write_text(jobd.module.read_text().replace("double)", 'double, run_in="process")'))
     child = jobd.run("--workers", "1")
     async with Client(target(child)) as client:
-        assert await (await client.schedule("double", 4)).result(timeout=10) == 8
+        assert await (await client.schedule("double", 4)).result(timeout=PATIENCE) == 8
         jobd.module.write_text(jobd.module.read_text().replace("2 * x", "200 * x"))
 
         child.signal(signal.SIGHUP)
         await child.line("job modules are reloaded")
 
-        assert await (await client.schedule("double", 4)).result(timeout=10) == 800
+        assert await (await client.schedule("double", 4)).result(timeout=PATIENCE) == 800

@@ -9,8 +9,8 @@ from peerjob import Client, Job, Node
 from support.etcd import Certificates
 from support.jobd import Jobd, target
 from support.keda import Keda
-from support.peers import until
 from support.servers import ServerProcess
+from support.waiting import PATIENCE, until
 
 ANSWERS = r"answers KEDA on (\S+)"
 
@@ -38,14 +38,14 @@ async def test_what_waits_and_runs_in_the_cluster_is_told_by_a_node_that_runs_no
         async def told(jobs: int) -> bool:
             return await keda.jobs(jobsPerReplica="2", kinds="held") == jobs
 
-        await until(lambda: told(5), 15)
+        await until(lambda: told(5))
         assert await keda.active(jobsPerReplica="2")
         assert await keda.jobs(jobsPerReplica="2", kinds="double") == 0
 
         (tmp_path / "go").touch()
         for one in held:
-            await one.result(timeout=15)
-        await until(lambda: told(0), 15)
+            await one.result(timeout=PATIENCE)
+        await until(lambda: told(0))
     assert worker.terminate() == scaler.terminate() == 0
 
 

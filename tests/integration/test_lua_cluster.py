@@ -96,7 +96,7 @@ class Slot:
         keys = self.source.command("CLUSTER", "GETKEYSINSLOT", self.number, count)
         assert isinstance(keys, list)
         if keys:
-            self.source.command("MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *map(str, keys))
+            self.source.command("MIGRATE", "127.0.0.1", self.target.port, "", 0, 50_000, "KEYS", *map(str, keys))
         return len(keys)
 
     def end(self) -> None:
@@ -111,7 +111,7 @@ def _id(node: Server) -> str:
 async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster) -> None:
     namespace, clock = f"moving-{uuid.uuid4().hex[:8]}", SystemClock()
     url = own_cluster.url
-    store = lua_store(url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=30)
+    store = lua_store(url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=120)
     hasty = lua_store(url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=0)
     make = Factory(clock)
     await store.open()

@@ -15,8 +15,11 @@ from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from peerjob.testing.store_conformance.timetable import ScheduleSuite, nth
 from support.lua_site import MakeSite, Site, first_layout_record
 from support.shifted import ShiftedClock
+from support.waiting import PATIENCE
 
 HOUR = 3_600.0
+LOOKS = 5
+"""Renewals of which one, at least, is answered quickly."""
 Call = Callable[[], Awaitable[object]]
 rules = ScheduleSuite()
 
@@ -274,7 +277,7 @@ async def test_a_released_instance_wakes_a_sleeper(site: MakeSite) -> None:
     waiting = await made(store, 1, Overlap.QUEUE)
     assert await sleeper.take() == ()
     await busy.end(claim)
-    assert "work" in [hint.what for hint in await store.next_hints(sleeper.incarnation, 2)]
+    assert "work" in [hint.what for hint in await store.next_hints(sleeper.incarnation, PATIENCE)]
     assert [claim.id for claim in await sleeper.take()] == [waiting]
 
 
@@ -332,11 +335,12 @@ async def test_the_server_s_clock_ends_a_term_whatever_a_node_s_says(site: MakeS
         return left
 
     leader = await one.campaign(first, ttl_us=60_000_000)
-    assert 59_000 < left_ms() <= 60_000
+    assert 30_000 < left_ms() <= 60_000
     assert await two.campaign(second, ttl_us=60_000_000) == leader
-    assert await one.campaign(first, ttl_us=300_000) == leader
-    assert 0 < left_ms() <= 300
-    await asyncio.sleep(0.35)
+    assert await one.campaign(first, ttl_us=30_000_000) == leader
+    assert 0 < left_ms() <= 30_000
+    here.server.command("PEXPIRE", here.key("leader"), 50)
+    await asyncio.sleep(0.1)
     assert await two.leader() is None
     later = await two.campaign(second, ttl_us=60_000_000)
     assert (later.name, later.term.number > leader.term.number) == ("second", True)
@@ -347,17 +351,17 @@ async def test_a_renewal_tells_how_far_the_node_s_clock_is_ahead(site: MakeSite)
     here = site()
     store = await here.open()
     peer = await here.join(store)
-    assert abs((await peer.renew()).ahead_us) < 500_000
+    assert abs([await peer.renew() for _ in range(LOOKS)][-1].ahead_us) < 500_000
     fast = await here.open(retry_for=0, clock=ShiftedClock(HOUR))
     early = Peer(store=fast, info=peer.info, make=here.make)
     here.cleanup.push_async_callback(early.close)
-    assert abs((await early.renew()).ahead_us - HOUR * 1_000_000) < 500_000
+    assert abs([await early.renew() for _ in range(LOOKS)][-1].ahead_us - HOUR * 1_000_000) < 500_000
 
 
 async def test_a_slow_answer_does_not_blur_what_quick_ones_told(site: MakeSite) -> None:
     here = site()
     peer = await here.join(await here.open())
-    known_us = [(await peer.renew()).ahead_us for _ in range(3)][-1]
+    known_us = [await peer.renew() for _ in range(LOOKS)][-1].ahead_us
     here.server.pause()
     renewal = asyncio.create_task(peer.renew())
     await asyncio.sleep(0.5)  # the delay itself

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from typing import Any
 
 import httpx
 
-from peerjob import Job, MetricsServer, Node, Query, serve_metrics
-from support.factories import until
+from peerjob import INJECTED, Instance, Job, MetricsServer, Node, Query, serve_metrics
 from support.scrapes import Samples, samples_of
 from support.servers import ServerProcess
+from support.waiting import IN_TIME, PATIENCE, until
 
 
 async def sleep(seconds: float) -> None:
@@ -19,15 +20,26 @@ SLEEP = Job("sleep", sleep)
 
 
 async def scraped(server: MetricsServer) -> Samples:
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(timeout=PATIENCE) as http:
         answer = await http.get(server.url)
     assert answer.status_code == 200
     return samples_of(answer.text)
 
 
 async def test_the_counts_of_all_nodes_sum_up_to_what_there_was(durable_server: ServerProcess, namespace: str) -> None:
-    one = Node(durable_server.url, jobs=SLEEP, namespace=namespace, name="one", workers=4)
-    two = Node(durable_server.url, jobs=SLEEP, namespace=namespace, name="two", workers=4)
+    at_work, all_are = set[str](), asyncio.Event()
+
+    async def share(instance: Instance[Any] = INJECTED) -> None:
+        """Take a moment, once both nodes are at work."""
+        at_work.add(str(instance.node))
+        if len(at_work) == 2:
+            all_are.set()
+        await all_are.wait()
+        await asyncio.sleep(0.01)
+
+    job = Job("sleep", share)
+    one = Node(durable_server.url, jobs=job, namespace=namespace, name="one", workers=4)
+    two = Node(durable_server.url, jobs=job, namespace=namespace, name="two", workers=4)
 
     async def told() -> list[Samples]:
         return [await scraped(first), await scraped(second)]
@@ -42,8 +54,8 @@ async def test_the_counts_of_all_nodes_sum_up_to_what_there_was(durable_server: 
         one,
         two,
     ):
-        await one.schedule_many(SLEEP.call(0.01) for _ in range(300))
-        await one.wait(Query.all(), timeout=30)
+        await one.schedule_many(job.call() for _ in range(300))
+        await one.wait(Query.all(), timeout=PATIENCE)
         await until(all_counted)
         samples_of_both = await told()
         leaders = [node.is_leader for node in (one, two)]
@@ -62,12 +74,16 @@ async def test_a_deep_queue_costs_a_scrape_little(durable_server: ServerProcess,
     node = Node(durable_server.url, jobs=SLEEP, namespace=namespace, workers=0)
     async with await serve_metrics(node, "127.0.0.1:0") as server, node:
         seconds: list[float] = []
+        told: Samples = {}
         for count in (100, 9_900):
             await node.schedule_many(SLEEP.call(0) for _ in range(count))
-            await asyncio.sleep(1.1)  # until the namespace is read again
-            began = time.perf_counter()
-            told = await scraped(server)
-            seconds.append(time.perf_counter() - began)
+            took: list[float] = []
+            for _ in range(3):  # the quickest tells what it costs, the others what else the machine did
+                await asyncio.sleep(1.1)  # until the namespace is read again
+                began = time.perf_counter()
+                told = await scraped(server)
+                took.append(time.perf_counter() - began)
+            seconds.append(min(took))
 
     assert told["peerjob_queued"] == {("sleep",): 10_000}
     assert told["peerjob_unserved"] == {("sleep",): 10_000}
@@ -85,10 +101,17 @@ async def test_an_outage_shows_while_it_lasts_and_scrapes_go_on(durable_server: 
         return (await scraped(server))["peerjob_store_up"] == {(): 1}
 
     async with await serve_metrics(node, "127.0.0.1:0") as server, node:
-        await (await node.schedule(SLEEP, 0)).wait(10)
+        await (await node.schedule(SLEEP, 0)).wait(PATIENCE)
         before = await scraped(server)
+
+        async def outage_shows() -> bool:
+            now = await scraped(server)
+            more = now["peerjob_errors_total"]["lease",] > before["peerjob_errors_total"]["lease",]
+            return more and now["peerjob_store_up"] == now["peerjob_lease_trusted"] == {(): 0}
+
         durable_server.pause()
-        await asyncio.sleep(3)
+        await asyncio.sleep(2)  # for as long as the lease
+        await until(outage_shows)
         began = time.perf_counter()
         during = await scraped(server)
         took = time.perf_counter() - began
@@ -97,8 +120,6 @@ async def test_an_outage_shows_while_it_lasts_and_scrapes_go_on(durable_server: 
         await until(store_up)
         after = await scraped(server)
 
-    assert took < 5
-    assert during["peerjob_store_up"] == during["peerjob_lease_trusted"] == {(): 0}
+    assert took < IN_TIME
     assert during["peerjob_lease_age_seconds"][()] > 2
-    assert during["peerjob_errors_total"]["lease",] > before["peerjob_errors_total"]["lease",]
     assert during["peerjob_completed_total"] == after["peerjob_completed_total"] == {("sleep",): 1}

@@ -28,7 +28,7 @@ def disk_server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def replicated_server() -> Iterator[Server]:
     with ValkeyServer() as primary, ValkeyServer(config=("--replicaof", f"127.0.0.1 {primary.port}")):
-        assert primary.command("WAIT", 1, 9_000) == 1
+        assert primary.command("WAIT", 1, 50_000) == 1
         yield primary
 
 

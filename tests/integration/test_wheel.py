@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     for name in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, copy)
     build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
-    built = subprocess.run([*build, "--wheel-dir", out, copy], capture_output=True, text=True, check=False, timeout=50)
+    built = subprocess.run([*build, "--wheel-dir", out, copy], capture_output=True, text=True, check=False, timeout=150)
     assert built.returncode == 0, built.stdout + built.stderr
     return zipfile.ZipFile(next(out.glob("*.whl")))
 

@@ -1,9 +1,8 @@
 """Nodes, clusters of nodes and stores for tests in one process, on virtual time."""
 
-import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Any, Unpack
 
 from peerjob import Instance, Node, Store, StoreLimits
@@ -47,13 +46,6 @@ async def running_nodes(
             )
             for name in names
         ]
-
-
-async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 20) -> None:
-    """Wait, in real time, for something that tells nobody of its coming."""
-    async with asyncio.timeout(timeout):
-        while not await condition():  # noqa: ASYNC110  # that is the point
-            await asyncio.sleep(0.01)
 
 
 async def notes_of(instance: Instance[Any]) -> list[str]:

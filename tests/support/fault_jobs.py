@@ -20,21 +20,24 @@ async def work(number: int, seconds: float, context: Context = INJECTED) -> list
 
 
 @group.job(kind="stubborn")
-def stubborn(seconds: float, context: Context = INJECTED, instance: Instance = INJECTED) -> int:
-    """Go on in a thread whatever happens, and say a lot about it."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(0.05)
+def stubborn(path: str, context: Context = INJECTED, instance: Instance = INJECTED) -> int:
+    """Go on in a thread, whatever happens, until a file exists, and say a lot about it."""
+    while True:
         context.progress(0.5, f"from {os.getpid()}")
+        if Path(path).exists():
+            break
+        time.sleep(0.05)
     instance.log.info("done in %d", os.getpid())
     return os.getpid()
 
 
 @group.job(kind="noted")
-async def noted(journal: str, seconds: float, context: Context = INJECTED) -> int:
-    """Sleep, and write down when this very run began and ended."""
+async def noted(journal: str, seconds: float, gate: str = "", context: Context = INJECTED) -> int:
+    """Sleep, if there is a gate once that file exists, and write down when this very run began and ended."""
     _note(journal, "begin", context)
     try:
+        if gate:
+            await _opened(gate, context)
         await asyncio.sleep(seconds)
     finally:
         _note(journal, "end", context)
@@ -44,8 +47,7 @@ async def noted(journal: str, seconds: float, context: Context = INJECTED) -> in
 @group.job(kind="gated")
 async def gated(path: str, context: Context = INJECTED) -> list[object]:
     """Go on until a file exists; the result says which run was accepted."""
-    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  # what the test says has no signal, and is a look
-        await asyncio.sleep(0.05)
+    await _opened(path, context)
     return [context.fence, os.getpid()]
 
 
@@ -67,6 +69,13 @@ def fatal(status: int) -> None:
 async def poison() -> None:
     """Take the node down."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _opened(path: str, context: Context) -> None:
+    """Wait for a file; that there is any progress tells that the store knows of the start."""
+    context.progress(0.0)
+    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  # what the test says has no signal, and is a look
+        await asyncio.sleep(0.05)
 
 
 def _note(journal: str, what: str, context: Context) -> None:

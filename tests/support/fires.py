@@ -6,12 +6,18 @@ from typing import Any
 
 from peerjob import FireEntry, FireOutcome, Instance, Manager, Schedule, State
 from peerjob.clock import to_us
+from peerjob.cluster.misfire import LEAST_TOLERANCE_US
 from peerjob.recurrence import recurrence_of
-from support.leaders import accounted
-from support.peers import check_histories, everything, until
+from support.leaders import SECOND, accounted
+from support.peers import check_histories, everything
+from support.stalls import Stalls
+from support.waiting import PATIENCE, until
 
-CLOCK_ERROR_US = 10_000
-"""How much a leader may be mistaken about the store's clock; a run never begins early."""
+CLOCK_ERROR_US = 500_000
+"""How much a node may be mistaken about the store's clock, while answers are slow; a run never begins early."""
+ON_TIME = LEAST_TOLERANCE_US / SECOND
+UNDER_WAY_US = 10_000_000
+"""How long a schedule may be under way to the store, after it was decided when it is first due."""
 
 
 async def read_fires(client: Manager, name: str) -> list[FireEntry]:
@@ -26,7 +32,7 @@ async def read_fires(client: Manager, name: str) -> list[FireEntry]:
             return entries[::-1]
 
 
-async def fired_until(client: Manager, name: str, moment_us: int, *, timeout: float) -> None:
+async def fired_until(client: Manager, name: str, moment_us: int, *, timeout: float = PATIENCE) -> None:
     """Wait until a nominal time at or after a moment is accounted for."""
 
     async def look() -> bool:
@@ -36,7 +42,7 @@ async def fired_until(client: Manager, name: str, moment_us: int, *, timeout: fl
 
 
 async def settled(
-    client: Manager, *, ends: Set[State] = frozenset({State.COMPLETED}), timeout: float = 30
+    client: Manager, *, ends: Set[State] = frozenset({State.COMPLETED}), timeout: float = PATIENCE
 ) -> dict[str, list[FireEntry]]:
     """Pause every schedule, wait for the end of all that was started, and audit it; answers the ledgers by name."""
     schedules = [await schedule.pause() for schedule in await client.schedules()]
@@ -56,7 +62,10 @@ def check_ledger(schedule: Schedule, entries: list[FireEntry]) -> None:
     """Each nominal time, from the schedule's making to its last fire, is accounted for, and no other is."""
     times = accounted((entry.record for entry in entries), schedule.definition)
     recurrence = recurrence_of(schedule.definition)
-    assert times == list(recurrence.times(schedule.row.created_us, schedule.row.last_us))
+    created_us, latest_us = schedule.row.created_us, recurrence.next_after(schedule.row.created_us + CLOCK_ERROR_US)
+    assert latest_us is not None
+    assert created_us - UNDER_WAY_US <= times[0] <= latest_us
+    assert times == list(recurrence.times(times[0] - 1, schedule.row.last_us))
     assert schedule.row.next_us == recurrence.next_after(times[-1])
 
 
@@ -72,6 +81,17 @@ def check_one_fire(entries: list[FireEntry], instances: Mapping[str, Instance[An
         assert one.nominal_at == nominal, one
         assert to_us(nominal) - CLOCK_ERROR_US <= fired[id].record.at_us, fired[id].to_dict()
         assert one.processed_at is None or nominal <= one.processed_at
+
+
+def neglected(entries: list[FireEntry], stalls: Stalls) -> list[FireEntry]:
+    """Times that nobody fired while it was time, though the machine would have let them."""
+    return [entry for entry in entries if entry.outcome is not FireOutcome.FIRED and late(entry, stalls) > ON_TIME]
+
+
+def late(entry: FireEntry, stalls: Stalls) -> float:
+    """Seconds by which a time was accounted for late, without those in which the machine ran nobody."""
+    record = entry.record
+    return (record.at_us - record.nominal_us) / SECOND - stalls.between(record.nominal_us, record.at_us)
 
 
 def outcomes(entries: list[FireEntry]) -> dict[FireOutcome, int]:

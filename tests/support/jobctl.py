@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from peerjob.cli.ctl.failures import refusal_of
 from peerjob.cli.jobctl import app
 from support.jobd import READY, Jobd
 from support.processes import ChildProcess
+from support.waiting import PATIENCE
 
 TESTS = Path(__file__).parents[1]
 
@@ -51,11 +53,19 @@ class Jobctl:
         return Answer(status, out.getvalue(), err.getvalue())
 
 
+def begun(jobctl: Jobctl, uuid: str) -> str:
+    """Wait until an instance runs, and say on which node."""
+    until = time.monotonic() + PATIENCE
+    while (found := jobctl("get", "instance", uuid, "-o", "json").json)["state"] != "Processing":
+        assert time.monotonic() < until, found
+    return str(found["node"])
+
+
 def serving(jobd: Jobd, url: str, namespace: str, name: str = "one", *options: str) -> ChildProcess:
     """A daemon with the jobs of `support.served_jobs`, at work."""
     child = jobd.launch(
         *("run", "support.served_jobs", "--app-dir", str(TESTS), "--store", url, "--namespace", namespace),
-        *("--name", name, "--workers", "4", "--lease-ttl", "2s", "--listen", "127.0.0.1:0"),
+        *("--name", name, "--workers", "4", "--listen", "127.0.0.1:0"),
         *("--metrics-listen", "127.0.0.1:0", *options),
     )
     child.wait_for(READY)

@@ -8,6 +8,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from peerjob.node.scaler.server import SERVICE
 from peerjob.proto.externalscaler import externalscaler_pb2 as pb
+from support.waiting import PATIENCE
 
 
 class Keda:
@@ -17,7 +18,8 @@ class Keda:
         self._channel: Any = channel
 
     async def call(self, name: str, request: Any) -> Any:
-        data = await self._channel.unary_unary(f"/{SERVICE.full_name}/{name}")(request.SerializeToString(), timeout=60)
+        sending = self._channel.unary_unary(f"/{SERVICE.full_name}/{name}")
+        data = await sending(request.SerializeToString(), timeout=PATIENCE)
         return GetMessageClass(SERVICE.methods_by_name[name].output_type).FromString(data)
 
     async def jobs(self, **metadata: str) -> int:

@@ -1,8 +1,7 @@
 """Node processes of one namespace, a client beside them, and what must hold of everything they did."""
 
-import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -14,8 +13,11 @@ from peerjob.state import ARROWS
 from peerjob.store.url import open_elections
 from support.onlooker import onlooking
 from support.processes import ChildProcess
+from support.stalls import Stalls
+from support.waiting import until
 
-TTL = 2.0
+TTL = 5.0
+"""Seconds of a lease, which a node keeps although it is not scheduled for a while: what ends it is done to it."""
 READY = r"runs \d+ worker"
 
 
@@ -34,8 +36,11 @@ class NodeOptions(TypedDict, total=False):
 class Peers:
     """Starts node processes; `client` schedules and looks, and neither runs nor leads anything."""
 
-    def __init__(self, url: str, namespace: str, folder: Path, client: Node, coordinator: str | None = None) -> None:
+    def __init__(
+        self, url: str, namespace: str, folder: Path, client: Node, stalls: Stalls, coordinator: str | None = None
+    ) -> None:
         self.client = client
+        self.stalls = stalls
         self._url = url
         self._namespace = namespace
         self._folder = folder
@@ -66,7 +71,7 @@ class Peers:
         self._names[settings["name"]] = child
         return child
 
-    async def leading(self, *, after: int = 0, timeout: float = 20) -> tuple[ChildProcess, Leader]:
+    async def leading(self, *, after: int = 0) -> tuple[ChildProcess, Leader]:
         """Wait until a node leads in a term later than this one, and return it."""
         leader: Leader | None = None
 
@@ -75,21 +80,28 @@ class Peers:
             leader = await self.client.leader()
             return leader is not None and leader.term.number > after
 
-        await until(look, timeout)
+        await until(look)
         assert leader is not None
         return self._names[leader.name], leader
 
-    async def running(self, count: int, *, on: str | None = None, timeout: float = 20) -> list[Instance[Any]]:
-        """Wait until so many instances run (on one node), and return them."""
+    async def running(self, count: int, *, on: str | None = None, begun: bool = False) -> list[Instance[Any]]:
+        """Wait until so many instances run (on one node), and return them.
+
+        With `begun`, only those count of which the store knows that they have, since they told of some progress.
+        """
         found: list[Instance[Any]] = []
 
         async def look() -> bool:
             nonlocal found
             query = Query(state=State.PROCESSING, limit=1000)
-            found = [one async for one in self.client.iter_instances(query) if on is None or one.node == on]
+            found = [
+                one
+                async for one in self.client.iter_instances(query)
+                if on in (None, one.node) and (one.progress is not None or not begun)
+            ]
             return len(found) >= count
 
-        await until(look, timeout)
+        await until(look)
         return found
 
 
@@ -97,28 +109,22 @@ class Peers:
 async def peers(url: str, namespace: str, folder: Path, coordinator: str | None = None) -> AsyncGenerator[Peers]:
     """A client, and node processes that end with the test; by default the store is their coordinator."""
     elections = onlooking(open_elections(coordinator or url, namespace=namespace, clock=SystemClock()))
-    async with Node(
-        url,
-        coordinator=elections,
-        namespace=namespace,
-        name="client",
-        workers=0,
-        lease_ttl=TTL,
-        allow_unknown=True,
-    ) as client:
-        group = Peers(url, namespace, folder, client, coordinator)
-        try:
-            yield group
-        finally:
-            for child in group.children:
-                child.close()
-
-
-async def until(condition: Callable[[], Any], timeout: float) -> None:
-    """Ask again, every 20 ms, until the condition holds."""
-    async with asyncio.timeout(timeout):
-        while not await condition():  # noqa: ASYNC110  # what the store says has no signal
-            await asyncio.sleep(0.02)
+    with Stalls() as stalls:
+        async with Node(
+            url,
+            coordinator=elections,
+            namespace=namespace,
+            name="client",
+            workers=0,
+            lease_ttl=TTL,
+            allow_unknown=True,
+        ) as client:
+            group = Peers(url, namespace, folder, client, stalls, coordinator)
+            try:
+                yield group
+            finally:
+                for child in group.children:
+                    child.close()
 
 
 async def everything(client: Manager) -> list[Instance[Any]]:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.waiting import PATIENCE
+
 _CALL = re.compile(r"(?P<thread>\d+) +(?P<call>write|fdatasync|fsync)\(\d+<(?P<file>[^>]+)>(?P<rest>.*)")
 _END = re.compile(r"(?P<thread>\d+) +<\.\.\. (?P<call>write|fdatasync|fsync) resumed>(?P<rest>.*)")
 _RESULT = re.compile(r"= (\d+)$")
@@ -21,7 +23,7 @@ def tracing(strace: str, trace: Path) -> list[str]:
 
 def wait_for_end(trace: Path, pid: int) -> None:
     """Wait until strace has told of the end of a process, and so of all before it."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while not re.search(rf"^{pid} +\+\+\+ ", trace.read_text(errors="replace"), re.MULTILINE):
         assert time.monotonic() < deadline, f"strace told of no end of {pid}"
         time.sleep(0.01)

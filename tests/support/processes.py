@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.waiting import PATIENCE
+
 _TESTS = Path(__file__).parents[1]
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter-of-children")
 
@@ -93,7 +95,7 @@ class ChildProcess:
         with self._news:
             return list(self._lines)
 
-    def wait_for(self, pattern: str, *, timeout: float = 15, after: int = 0) -> re.Match[str]:
+    def wait_for(self, pattern: str, *, timeout: float = PATIENCE, after: int = 0) -> re.Match[str]:
         """Wait for a line that holds the regular expression, past the first `after` lines.
 
         Lines that came before the call count too. Raises AssertionError, with the output, when the child
@@ -118,20 +120,20 @@ class ChildProcess:
         tail = "\n".join(self.lines[-40:])
         raise AssertionError(f"{self.name} printed no line like {pattern!r} before {why}; its output:\n{tail}")
 
-    async def line(self, pattern: str, *, timeout: float = 15, after: int = 0) -> re.Match[str]:
+    async def line(self, pattern: str, *, timeout: float = PATIENCE, after: int = 0) -> re.Match[str]:
         """Wait as `wait_for` does, without holding up the event loop."""
         return await asyncio.to_thread(self.wait_for, pattern, timeout=timeout, after=after)
 
-    def wait(self, timeout: float = 15) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the child's end and return its exit status, as in `returncode`.
 
         Raises subprocess.TimeoutExpired after `timeout` seconds. The output is then complete.
         """
         status = self._popen.wait(timeout)
-        self._reader.join(timeout=1)  # a grandchild may hold the pipe open
+        self._reader.join(timeout=10)  # a grandchild may hold the pipe open
         return status
 
-    async def exit(self, timeout: float = 15) -> int:
+    async def exit(self, timeout: float = PATIENCE) -> int:
         """Wait as `wait` does, without holding up the event loop."""
         return await asyncio.to_thread(self.wait, timeout)
 
@@ -139,7 +141,7 @@ class ChildProcess:
         """Send a signal to the child alone, not to what it started."""
         self._popen.send_signal(number)
 
-    def terminate(self, timeout: float = 15) -> int:
+    def terminate(self, timeout: float = PATIENCE) -> int:
         """Ask for an orderly end with SIGTERM and wait for it."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)

@@ -17,6 +17,7 @@ from peerjob import Node
 from peerjob.node.managing import JobSource
 from peerjob.node.server.listener import Server
 from peerjob.node.server.rpc import SERVICE
+from support.waiting import PATIENCE
 
 Options = list[tuple[str, Any]]
 
@@ -27,13 +28,13 @@ class RawClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel: Any = channel
 
-    async def call(self, name: str, request: Message, *, timeout: float = 60, token: str | None = None) -> Any:
+    async def call(self, name: str, request: Message, *, timeout: float = PATIENCE, token: str | None = None) -> Any:
         """The response."""
         return GetMessageClass(SERVICE.methods_by_name[name].output_type).FromString(
             await self.send(name, request.SerializeToString(), timeout=timeout, token=token)
         )
 
-    async def send(self, name: str, data: bytes, *, timeout: float = 60, token: str | None = None) -> bytes:
+    async def send(self, name: str, data: bytes, *, timeout: float = PATIENCE, token: str | None = None) -> bytes:
         """The bytes of the response, or of the first of a stream, to bytes that need not be a message."""
         path = f"/{SERVICE.full_name}/{name}"
         metadata = (("authorization", f"Bearer {token}"),) if token is not None else None

@@ -17,6 +17,7 @@ import redis
 
 from support.power import synced_size, tracing, wait_for_end
 from support.processes import ChildProcess
+from support.waiting import PATIENCE
 
 ServerKind = Literal["redis", "valkey"]
 
@@ -203,7 +204,7 @@ class Server(ServerProcess):
 
     def command(self, *words: str | bytes | int) -> object:
         """Run one command and return its reply, with text as str."""
-        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=10) as client:
+        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=PATIENCE) as client:
             run = cast("Callable[..., object]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
             return run(*words)
 
@@ -265,6 +266,8 @@ class ServerCluster:
             node.command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
         for node in self.nodes:
             node.child.wait_for("Cluster state changed: ok")
+            # a short one lets the shards meet quickly, but then takes a shard for dead that just was not scheduled
+            node.command("CONFIG", "SET", "cluster-node-timeout", 120_000)
         return self
 
     def close(self) -> None:

@@ -33,8 +33,9 @@ from peerjob.node.client.connection import ONCE, split_target
 from peerjob.node.client.peer import SERVICE
 from peerjob.node.server.roles import NEEDED
 from peerjob.proto.job.v1 import service_pb2 as pb
-from support.factories import shared_url, until
+from support.factories import shared_url
 from support.rpc import forwarding, kept_port, open_calls, served
+from support.waiting import until
 
 
 async def work(number: int) -> int:

@@ -41,8 +41,8 @@ from peerjob import (
 )
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.spec import decode_spec
-from support.factories import until
 from support.rpc import raw_client, served
+from support.waiting import until
 
 NOBODY = "01900000-0000-7000-8000-000000000000"
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from peerjob import Job, MetricsServer, Node, OptionError, serve_metrics
-from support.factories import until
 from support.scrapes import samples_of
+from support.waiting import until
 
 # a busy machine is no error, and whatever proxies it goes through are not on the way to itself
 http_client = functools.partial(httpx.AsyncClient, timeout=60, trust_env=False)

@@ -20,7 +20,8 @@ from peerjob import (
     UnknownInstanceError,
 )
 from peerjob.testing import VirtualClock, drain, running_node
-from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of, until
+from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of
+from support.waiting import until
 
 
 class Sleeper:

@@ -13,7 +13,8 @@ from peerjob import INJECTED, Context, Job, Node, Probe, StoreError, SystemClock
 from peerjob.node.turns import Turns
 from peerjob.store.base import Liveness
 from peerjob.testing import VirtualClock, running_node
-from support.factories import flaky_store, until
+from support.factories import flaky_store
+from support.waiting import until
 
 
 async def sleep(seconds: float) -> None:

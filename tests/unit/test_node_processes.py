@@ -11,7 +11,8 @@ import pytest
 from peerjob import Job, JobCancelled, JobFailed, JobTimedOut, Node, Query, State, SystemClock
 from peerjob.testing import running_node
 from support import bodies
-from support.factories import lines_of, notes_of, shared_url, until
+from support.factories import lines_of, notes_of, shared_url
+from support.waiting import until
 
 PID = Job("pid", bodies.pid, run_in="process")
 EXITS = Job("exits", bodies.exits, run_in="process")

@@ -8,7 +8,8 @@ import pytest
 
 from peerjob import INJECTED, Context, Job, Node, NodeStateError, Query, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
-from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of, until
+from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of
+from support.waiting import until
 
 
 class Body:

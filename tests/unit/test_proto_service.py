@@ -22,9 +22,9 @@ from peerjob.node.server.listener import Server
 from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.values import moment_stamp
 from peerjob.proto.job.v1 import service_pb2 as pb
-from support.factories import until
 from support.rpc import RawClient, health_client, open_calls, raw_client, served
 from support.rubbish import rubbish
+from support.waiting import until
 
 Code = grpc.StatusCode
 PROPER = {Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED}

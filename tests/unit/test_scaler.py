@@ -18,8 +18,9 @@ from peerjob.node.scaler.metadata import Trigger, read_trigger
 from peerjob.node.scaler.server import SERVICE
 from peerjob.proto.externalscaler import externalscaler_pb2 as pb
 from peerjob.testing import VirtualClock, running_node
-from support.factories import flaky_store, until
+from support.factories import flaky_store
 from support.keda import Keda, ref
+from support.waiting import until
 
 FIELDS = {
     "ScaledObjectRef": {"name": (1, "string"), "namespace": (2, "string"), "scalerMetadata": (3, "map")},
