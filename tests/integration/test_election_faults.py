@@ -120,10 +120,17 @@ async def test_never_two_act_in_many_terms(
 
 async def hunt(url: str, coordinator: str | None, namespace: str, folder: Path, *, faults: int) -> None:
     """Kill, pause and stop one leader after the other, while they fire a schedule."""
-    clock = SystemClock()
-    store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
+    store = open_store(url, namespace=namespace, clock=SystemClock(), limits=StoreLimits())
     await store.open()
-    candidates = Candidates(url, namespace, coordinator, folder)
+    try:
+        candidates = Candidates(url, namespace, coordinator, folder)
+        await strike_leaders(store, candidates, faults)
+    finally:
+        await store.close()
+
+
+async def strike_leaders(store: Store, candidates: Candidates, faults: int) -> None:
+    clock = SystemClock()
     with candidates.cleanup, Stalls() as stalls:
         for _ in range(CANDIDATES):
             candidates.start()
@@ -162,7 +169,6 @@ async def hunt(url: str, coordinator: str | None, namespace: str, folder: Path, 
         candidates.check()
     assert max(gap for _, gap in gaps) <= TTL + 1, gaps
     await check_ledger(store, anchor_us)
-    await store.close()
 
 
 async def check_ledger(store: Store, anchor_us: int) -> None:
