@@ -234,7 +234,7 @@ class Store(Protocol):
         """Add a live incarnation (or update what it shows); returns the store's time.
 
         `previous` is this process's incarnation that was marked dead while it was out of reach: crashes that its
-        reaping charged are turned into losses.
+        reaping charged are turned into losses, except of what is final.
         """
         ...
 

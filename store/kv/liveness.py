@@ -158,7 +158,7 @@ class Membership:
 def _forgiven(state_key: str, stored: tuple[int, Row] | None, key: str, mod: int) -> Change:
     compares = [Compare(key, mod=mod)]
     ops: list[Op] = [Delete(key)]
-    if stored is None or stored[1].crashes == 0:
+    if stored is None or stored[1].crashes == 0 or stored[1].final:
         return Change(compares, ops)
     revision, row = stored
     forgiven = msgspec.structs.replace(row, crashes=row.crashes - 1, losses=row.losses + 1)

@@ -207,6 +207,20 @@ class SuspectRules(StoreSuite):
         assert await self.charges(store, started.id) == (0, 1)
         assert await self.charges(store, waiting.id) == (0, 1)
 
+    async def test_who_comes_back_changes_nothing_that_is_final(self, store: Store) -> None:
+        await store.enqueue(self.make.instances(1))
+        reaper = await self.join(store)
+        lapsed = await self.join_briefly(store, "lapsed")
+        claim = await lapsed.take_one()
+        await lapsed.report(claim, started=True)
+        await self.reap(reaper)
+        await reaper.end(await reaper.take_one())
+        before = await self.read(store, claim.id)
+
+        await self.join(store, "lapsed", previous=lapsed.incarnation)
+        assert await self.read(store, claim.id) == before
+        assert await self.charges(store, claim.id) == (1, 0)
+
     async def test_a_previous_life_that_was_not_reaped_changes_nothing(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         peer = await self.join(store)
