@@ -1,8 +1,10 @@
 """How far this node's clock is off: no server's clock decides, so nodes compare theirs.
 
-A node publishes its clock whenever it writes its lease anyway, for newcomers that ask, and when it was put right, so
-nobody writes while nothing happens. Who hears of it takes the difference to its own clock, and judges itself by the
-median.
+A node publishes its clock whenever it writes its lease anyway, for those that ask, and when it was put right, so nobody
+writes while nothing happens. Who hears of it takes the difference to its own clock, and judges itself by the median.
+
+Who was not scheduled for a while hears late, and whoever is heard late looks behind. So a node asks again about what is
+new to it, and believes the later of the last two times that it was told.
 """
 
 from __future__ import annotations
@@ -71,10 +73,13 @@ class Clocks:
         self._kv = kv
         self._keys = keys
         self._clock = clock
-        self._heard: dict[str, int] = {}
+        self._heard: dict[str, tuple[int, ...]] = {}
+        """The last two times that each told."""
         self._told: tuple[int, int] | None = None
         """This node's clock as it was published, and how many had asked before."""
         self._asked = 0
+        self._doubts = self._settled = 0
+        """How often something new was heard, and of how much of that it has asked again."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -91,21 +96,21 @@ class Clocks:
 
     @property
     def asks(self) -> bool:
-        """Whether peers should publish their clocks, since this node has just begun to listen."""
-        return self._told is None
+        """Whether peers should publish their clocks: this node has just begun to listen, or heard something new."""
+        return self._told is None or self._doubts != self._settled
 
     @property
     def must_tell(self) -> bool:
         """Whether this node's clock is to be published though nothing else changed: it was asked for, or put right."""
         own_us, asked = self._now()
-        return self._told is None or asked != self._told[1] or abs(own_us - self._told[0]) > _STEP_US
+        return self.asks or self._told is None or asked != self._told[1] or abs(own_us - self._told[0]) > _STEP_US
 
     def tell(self) -> Callable[[], None]:
         """Begin to publish this node's clock; to be called when that is done."""
-        now = self._now()
+        now, doubts = self._now(), self._doubts
 
         def told() -> None:
-            self._told = now
+            self._told, self._settled = now, doubts
 
         return told
 
@@ -115,7 +120,7 @@ class Clocks:
         Of two in the middle, the nearer one counts: with one peer only, nobody can tell who is wrong.
         """
         own_us, _ = self._now()
-        ahead = sorted([0, *(own_us - heard for one, heard in self._heard.items() if one != own)])
+        ahead = sorted([0, *(own_us - max(heard) for one, heard in self._heard.items() if one != own)])
         return min(ahead[(len(ahead) - 1) // 2 : len(ahead) // 2 + 1], key=abs)
 
     def _now(self) -> tuple[int, int]:
@@ -138,13 +143,16 @@ class Clocks:
         """Take in what was written just now; None: nobody knows what, so no time can be told from it."""
         at_us, live = round(self._clock.elapsed() * 1_000_000), self._keys.live
         (found,) = await self._kv.read([Range(live, prefix_end(live))])
-        heard: dict[str, int] = {}
+        heard: dict[str, tuple[int, ...]] = {}
         for key, entry in found.items:
             one, shown = key[len(live) :], decode_live(entry.value)
+            before = self._heard.get(one, ())
             if told is None or key in told:
                 self._asked += shown.asks
             if told is not None and key in told and shown.clock_us:
-                heard[one] = shown.clock_us - at_us
-            elif one in self._heard:
-                heard[one] = self._heard[one]
+                said = shown.clock_us - at_us
+                heard[one] = (*before[-1:], said)
+                self._doubts += not before or abs(said - before[-1]) > _STEP_US
+            elif before:
+                heard[one] = before
         self._heard = heard

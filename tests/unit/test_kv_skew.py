@@ -1,5 +1,6 @@
 """Where nodes' own clocks decide, one that is off leaves it to others, and idle nodes write nothing."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -8,6 +9,7 @@ import pytest
 from peerjob.clock import Clock
 from peerjob.record import NodeInfo, StoreLimits
 from peerjob.state import State
+from peerjob.store.kv.base import Watch
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.store import KVStore
@@ -29,6 +31,33 @@ class Shifted(VirtualClock):
 
     def elapsed(self) -> float:
         return self._true.elapsed()
+
+
+class LateWatch:
+    """Tells what it is told so many seconds late, once."""
+
+    def __init__(self, watch: Watch, seconds: float) -> None:
+        self._watch = watch
+        self._seconds = seconds
+
+    async def changed(self, timeout: float) -> list[str] | None:
+        told = await self._watch.changed(timeout)
+        seconds, self._seconds = self._seconds, 0.0
+        await asyncio.sleep(seconds)
+        return told
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+class LateKeyValue(MemoryKeyValue):
+    """Of a node that is not scheduled for a while just as it begins to listen."""
+
+    def watch(self, prefix: str) -> LateWatch:
+        return LateWatch(super().watch(prefix), 2.5)
+
+    def separate(self) -> "LateKeyValue":
+        return self
 
 
 class Bench:
@@ -109,7 +138,7 @@ async def test_who_left_does_not_count(bench: Bench) -> None:
 
 async def test_idle_nodes_write_nothing(bench: Bench) -> None:
     await bench.join(0, 0, 30)
-    await bench.renew(3)
+    await bench.renew(6)
     revision = bench.data.revision
     assert await bench.renew(20) == [0, 0, 30]
     assert bench.data.revision == revision
@@ -122,6 +151,17 @@ async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
     assert await bench.renew() == [0, 0, 0]
     bench.clocks[0].off = -7
     assert await bench.renew(2) == [-7, 0, 0]
+
+
+async def test_who_heard_too_late_learns_better(bench: Bench) -> None:
+    await bench.join(0, 0)
+    await bench.renew(3)
+    kv = LateKeyValue(bench.data, bench.clock)
+    late = KVStore(kv, url="memory://", namespace="n", clock=bench.clock, limits=StoreLimits())
+    bench.peers.append(await Peer(store=late, info=bench.node(2), make=bench.make).join())
+    believed = [(await bench.renew())[-1] for _ in range(12)]
+    assert max(believed) > 1, "so the test can fail"
+    assert believed[-3:] == [0, 0, 0]
 
 
 async def test_nothing_shows_as_claimed_before_it_was_due(bench: Bench) -> None:
