@@ -352,6 +352,6 @@ async def test_a_lease_that_somebody_revokes_holds_up_nothing(start_etcd: StartE
         for lease in server.call("lease/leases").get("leases", []):
             server.call("lease/revoke", ID=lease["ID"])
         started = time.monotonic()
-        await (await node.schedule(work, 2, 0.0)).result(timeout=20)
+        await (await node.schedule(work, 2, 0.0)).result(timeout=PATIENCE)
         assert time.monotonic() - started < 10
         assert node.running

@@ -20,7 +20,6 @@ RATE = NODES * WORKERS / BODY
 BEFORE = 4.0
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize(("way", "seconds"), [("stop", 20), pytest.param("pause", 12, marks=pytest.mark.soak)])
 async def test_work_goes_on_without_the_coordinator_and_fires_are_caught_up(
     redis_url: str,

@@ -9,6 +9,7 @@ from peerjob import Client, ClientTls, NodeUnavailableError
 from support.etcd import Certificates
 from support.jobd import Jobd, target
 from support.processes import ChildProcess
+from support.waiting import PATIENCE
 
 STAYS = "the certificate stays as it was"
 
@@ -47,10 +48,10 @@ def own(signed: Certificates) -> ClientTls:
     return ClientTls(ca=signed.ca, certificate=signed.client_cert, key=signed.client_key)
 
 
-async def connects(child: ChildProcess, tls: ClientTls) -> bool:
+async def connects(child: ChildProcess, tls: ClientTls, *, within: float = PATIENCE) -> bool:
     """Whether a client that has never been there is served."""
     try:
-        async with Client(target(child), tls=tls, connect_timeout=1) as client:
+        async with Client(target(child), tls=tls, connect_timeout=within) as client:
             return await client.count() == 0
     except NodeUnavailableError:
         return False
@@ -65,13 +66,13 @@ async def test_a_pair_that_is_renewed_is_shown_from_the_next_connection_on(
     mounted.show(old.server_cert, old.server_key, old.ca)
     child = jobd.run("--store", "memory://", *mounted.options(mutual=mutual))
     async with Client(target(child), tls=own(old)) as connected:
-        assert not await connects(child, own(new))
+        assert not await connects(child, own(new), within=1)
 
         mounted.show(new.server_cert, new.server_key, new.ca)
 
         assert await connects(child, own(new))
-        assert not await connects(child, own(old))
-        assert not await connects(child, ClientTls(ca=new.ca)) or not mutual
+        assert not await connects(child, own(old), within=1)
+        assert not await connects(child, ClientTls(ca=new.ca), within=1) or not mutual
         assert await connected.count() == 0, "who is connected stays so"
         await child.line("a new certificate is shown")
 

@@ -30,7 +30,7 @@ async def test_clients_of_daemons_that_hang_go_on_in_time(
         assert time.monotonic() - hung < 2 * PATIENCE, "one address was given up"
         again = time.monotonic()
         made = await client.schedule("double", 21)
-        assert await made.result(20) == 42
+        assert await made.result(60) == 42
         assert time.monotonic() - again < PATIENCE, "the address that hangs is left alone"
         assert await begun.get() - hung < 25, "streams go on, too"
 
@@ -44,7 +44,7 @@ async def test_clients_of_daemons_that_hang_go_on_in_time(
         assert await held.result(60) == str(tmp_path / "go")
         for daemon in daemons[:2]:
             daemon.resume()
-        await client.wait(timeout=20)
+        await client.wait(timeout=60)
         ended = [(one.kind, one.state) async for one in client.iter_instances()]
         assert sorted(ended) == [
             ("double", State.COMPLETED),

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from peerjob.node.server.rpc import SERVICE
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import RawClient, raw_client
+from support.waiting import PATIENCE
 
 PATIENT = Duration(seconds=60)
 
@@ -78,7 +79,7 @@ async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
         stream = client.stream("Watch", pb.WatchRequest(query=pb.Query(kind="slow")))
         await stream.initial_metadata()
         again = await over(client, "1", "0")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while pb.WatchResponse.FromString(await stream.read()).instance.uuid != again:
                 pass
         stream.cancel()

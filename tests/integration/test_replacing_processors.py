@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from peerjob import Instance, Job, Node, State
+from support.waiting import PATIENCE
 
 
 async def sleep() -> None:
@@ -31,7 +32,7 @@ async def test_processors_hear_once_that_an_instance_was_replaced(store_url: str
         if by == "trigger":
             assert await schedule.trigger() is not None
             assert await schedule.trigger() is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             first = await replaced
         await schedule.remove()
 

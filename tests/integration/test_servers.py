@@ -13,6 +13,7 @@ import pytest
 from support.etcd import StartEtcd, StartEtcdCluster
 from support.processes import ChildProcess
 from support.servers import ServerCluster, ServerKind, StartServer
+from support.waiting import PATIENCE
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and setpriv")
 KINDS: list[ServerKind] = ["redis", "valkey"]
@@ -146,7 +147,7 @@ def wait_for_end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(pid)
         try:
-            readable, _, _ = select.select([pidfd], [], [], 10)
+            readable, _, _ = select.select([pidfd], [], [], PATIENCE)
             assert readable, f"process {pid} still runs"
         finally:
             os.close(pidfd)
