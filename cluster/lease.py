@@ -78,6 +78,11 @@ class Lease:
         return self._clock.elapsed() < self._trusted_until
 
     @property
+    def incarnation(self) -> str:
+        """Whose lease it is."""
+        return self._incarnation
+
+    @property
     def may_reap(self) -> bool:
         """Whether renewals were answered throughout a full TTL (protects the living after a store outage)."""
         since = self._steady_since

@@ -28,19 +28,17 @@ class Reaper(Role):
         clock: Clock,
         store: Store,
         lease: Lease,
-        node: str,
         on_reaped: Callable[[Sequence[Reaped]], None],
     ) -> None:
         super().__init__(clock)
         self._store = store
         self._lease = lease
-        self._node = node
         self._on_reaped = on_reaped
 
     async def run(self) -> None:
         while True:
             await self.pause(self._lease.interval / 2)
-            while self._lease.may_reap and (reaped := await self._store.reap(BATCH, reaper=self._node)):
+            while self._lease.may_reap and (reaped := await self._store.reap(BATCH, reaper=self._lease.incarnation)):
                 logger.info(
                     "took back %d instance(s) from %s",
                     len(reaped),

@@ -187,7 +187,7 @@ class Session:
             HintReceiver(clock=clock, store=store, incarnation=lambda: self.incarnation, receive=self._hinted),
             self.waiters,
             self.watchers,
-            Reaper(clock=clock, store=store, lease=self.lease, node=name, on_reaped=self._reaped),
+            Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self._reaped),
             Retention(clock=clock, store=store),
             self.definitions,
             self.election,

@@ -249,7 +249,9 @@ class Store(Protocol):
         was reported counts as a crash, any other as a loss; but when a suspect was running there, only suspects are
         charged. Over max_crashes the instance becomes Terminated ("poison"), otherwise Scheduled with its old due time.
         Neither counts as an attempt. Instances that were cancelled while running are released. The caller decides
-        whether it may reap (only after a full TTL of answered renewals).
+        whether it may reap (only after a full TTL of answered renewals), so this is not tried again while the server is
+        away; and of `reaper`, an incarnation, the store holds that its own lease has not expired: a call that comes
+        late, out of an outage, marks nobody.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -37,7 +37,7 @@ class Recovery:
         row = decode_node(node.value)
         if not row.ended:
             row = msgspec.structs.replace(row, ended="left")
-            if not await self._mark(incarnation, node, row, compare_live=False):
+            if not await self._mark(incarnation, node, row):
                 return await self.leave(incarnation)
             if live is not None:
                 await context.kv.revoke(decode_live(live.value).lease)
@@ -56,7 +56,8 @@ class Recovery:
                 Range(keys.live, prefix_end(keys.live), keys_only=True),
             ]
         )
-        alive = {key[len(keys.live) :] for key, _ in lives.items}
+        alive = {key[len(keys.live) :]: entry.mod for key, entry in lives.items}
+        guards = [Compare(keys.live + reaper, mod=alive[reaper])] if reaper in alive else None
         rows = {key[len(keys.node) :]: (entry, decode_node(entry.value)) for key, entry in nodes.items}
         by = rows[reaper][1].info.name if reaper in rows else reaper
         reaped: list[Reaped] = []
@@ -65,10 +66,10 @@ class Recovery:
                 break
             row = seen
             if not seen.ended:
-                if incarnation in alive:
+                if incarnation in alive or guards is None:
                     continue
                 row = await self._dead(incarnation, seen)
-                if not await self._mark(incarnation, entry, row, compare_live=True):
+                if not await self._mark(incarnation, entry, row, [Compare(keys.live + incarnation), *guards]):
                     continue
             more = True
             while more and len(reaped) < limit:
@@ -86,12 +87,10 @@ class Recovery:
         ran = any(one.started and one.owner == incarnation for _, one in rows.values())
         return msgspec.structs.replace(row, ended="dead", suspect_ran=ran)
 
-    async def _mark(self, incarnation: str, node: Entry, row: NodeRow, *, compare_live: bool) -> bool:
+    async def _mark(self, incarnation: str, node: Entry, row: NodeRow, guards: Sequence[Compare] = ()) -> bool:
         """Mark an incarnation as ended, in one step; False when it is not as it was read."""
         keys = self._context.keys
-        compares = [Compare(keys.node + incarnation, mod=node.mod)]
-        if compare_live:
-            compares.append(Compare(keys.live + incarnation))
+        compares = [Compare(keys.node + incarnation, mod=node.mod), *guards]
         ops: list[Op] = [Put(keys.node + incarnation, encode(row)), Delete(keys.idle + incarnation)]
         applied = await self._context.kv.txn([Step(compares, ops)])
         return applied.steps[0] is not None

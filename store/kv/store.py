@@ -186,7 +186,8 @@ class KVStore:
         return await self._retrying(lambda: self._recovery.leave(incarnation))
 
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
-        return await self._retrying(lambda: self._recovery.reap(limit, reaper=reaper))
+        # once: who may reap now may not when the server is back
+        return await self._recovery.reap(limit, reaper=reaper)
 
     async def nodes(self) -> list[NodeView]:
         return await self._retrying(self._membership.nodes)

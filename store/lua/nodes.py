@@ -39,13 +39,10 @@ class NodeVerbs(Verbs):
                 return returned
 
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
-        reply = await self._run(
-            self._scripts.reap,
-            min(limit, MAX_BATCH),
-            reaper,
-            self._limits.retention_us,
-            self._limits.max_final_per_kind,
-        )
+        limits = self._limits
+        arguments = (min(limit, MAX_BATCH), reaper, limits.retention_us, limits.max_final_per_kind)
+        # once: who may reap now may not when the server is back
+        (reply,) = await self._driver.run((self._scripts.reap, arguments))
         report_asides(reply[0])
         fields = iter(reply[1:])
         return [

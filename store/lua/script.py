@@ -17,6 +17,7 @@ _PARTS = (
     "keys",
     "record",
     "claims",
+    "lease",
     "queue",
     "hints",
     "slot",

@@ -254,6 +254,8 @@ async def test_calls_wait_for_an_etcd_that_restarts(start_etcd: StartEtcd, etcd_
     cancelled = asyncio.create_task(store.cancel([batch[-1].id], request=etcd_site.make.request()))
     await asyncio.sleep(0.3)  # nothing is answered meanwhile
     assert not any(call.done() for call in (taken, added, acks, cancelled))
+    with pytest.raises(StoreUnavailableError):  # who may take back has to be asked anew
+        await store.reap(10, reaper=peer.incarnation)
     server.start()
     assert [len(await taken), len(await added), len(await acks), len(await cancelled)] == [5, 3, 10, 1]
 

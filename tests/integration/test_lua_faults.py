@@ -43,6 +43,8 @@ async def test_calls_wait_for_a_server_that_restarts(site: MakeSite) -> None:
     ]
     done, _ = await asyncio.wait([asyncio.ensure_future(call) for call in calls], timeout=0.3)
     assert not done
+    with pytest.raises(StoreUnavailableError):  # who may take back has to be asked anew
+        await store.reap(10, reaper=peer.incarnation)
     here.server.start()
     taken, added, acks, cancelled = await asyncio.gather(*calls)
     assert [len(part) for part in (taken, added, acks, cancelled)] == [5, 3, 10, 1]  # type: ignore[arg-type]
@@ -111,6 +113,22 @@ async def test_forgotten_scripts_are_loaded_again(site: MakeSite) -> None:
     )
     assert acks == [Ack.DONE]
     assert len(claimed.claims) == 2
+
+
+async def test_after_an_outage_the_living_have_time_to_come_back(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(1))
+    await peer.take_one()
+    ttl_us, ended_us = 60_000_000, peer.joined_us - 1
+    here.server.command("ZADD", here.key("leases"), ended_us, peer.incarnation)
+    here.server.command("HSET", here.key(f"node:{peer.incarnation}"), "renewed", ended_us - ttl_us)
+    reaper = await here.join(store)
+    assert not (await reaper.renew()).dead
+    assert await store.reap(10, reaper=reaper.incarnation) == [], "it has renewed for less than the lease of the other"
+    here.server.command("HSET", here.key(f"node:{reaper.incarnation}"), "steady", reaper.joined_us - ttl_us)
+    assert len(await store.reap(10, reaper=reaper.incarnation)) == 1
 
 
 # -- a full server

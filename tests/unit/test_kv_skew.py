@@ -9,9 +9,8 @@ import pytest
 from peerjob.clock import Clock
 from peerjob.record import NodeInfo, StoreLimits
 from peerjob.state import State
-from peerjob.store.kv.base import Watch
 from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
@@ -33,28 +32,23 @@ class Shifted(VirtualClock):
         return self._true.elapsed()
 
 
-class LateWatch:
-    """Tells what it is told so many seconds late, once."""
+class LateWatch(MemoryWatch):
+    """Tells what it is told too late, once."""
 
-    def __init__(self, watch: Watch, seconds: float) -> None:
-        self._watch = watch
-        self._seconds = seconds
+    late = 2.5
 
     async def changed(self, timeout: float) -> list[str] | None:
-        told = await self._watch.changed(timeout)
-        seconds, self._seconds = self._seconds, 0.0
-        await asyncio.sleep(seconds)
+        told = await super().changed(timeout)
+        late, self.late = self.late, 0.0
+        await asyncio.sleep(late)
         return told
-
-    def close(self) -> None:
-        self._watch.close()
 
 
 class LateKeyValue(MemoryKeyValue):
     """Of a node that is not scheduled for a while just as it begins to listen."""
 
     def watch(self, prefix: str) -> LateWatch:
-        return LateWatch(super().watch(prefix), 2.5)
+        return LateWatch(self._data, prefix)
 
     def separate(self) -> "LateKeyValue":
         return self

@@ -6,10 +6,10 @@
 -- Reply    now
 local inc, key = ARGV[1], node_key(ARGV[1])
 call('ZCARD', LEASES)
-call('HLEN', key)
+local steady = steady_since(inc, tonumber(ARGV[4]))
 if call('HEXISTS', DEAD, inc) == 0 then
   call('ZADD', LEASES, digits(now + tonumber(ARGV[4])), inc)
-  call('HSET', key, 'name', ARGV[2], 'info', ARGV[3], 'renewed', digits(now))
+  call('HSET', key, 'name', ARGV[2], 'info', ARGV[3], 'renewed', digits(now), 'steady', steady)
   call('HSETNX', key, 'running', '0')
 end
 return digits(now)

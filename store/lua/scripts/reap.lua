@@ -1,18 +1,23 @@
 #!lua flags=allow-oom
--- Mark incarnations dead whose lease expired, and take back up to `limit` claims of dead ones.
+-- Mark incarnations dead whose lease expired, and take back up to `limit` claims of dead ones. Only who renewed in time
+-- itself marks any.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     limit, reaper, default retention, most final instances per kind
+-- ARGV     limit, incarnation of the reaper, default retention, most final instances per kind
 -- Reply    {what was set aside, then per claim: id, kind, state, name of the node that died}
 local limit, reaper = tonumber(ARGV[1]), ARGV[2]
-local expired = call('ZRANGE', LEASES, '-inf', '(' .. digits(now), 'BYSCORE', 'LIMIT', 0, 100)
+local expired = call('ZRANGE', LEASES, '-inf', '(' .. digits(now), 'BYSCORE', 'LIMIT', 0, 100, 'WITHSCORES')
 local endings, dead = {}, call('HGETALL', DEAD)
 if #expired == 0 and #dead == 0 then
   return {{}}
 end
-for _, inc in ipairs(expired) do
-  endings[inc] = ending(inc, false)
-  dead[#dead + 1], dead[#dead + 2] = inc, endings[inc]
+local by = call('HGET', node_key(reaper), 'name') or reaper
+for n = 1, #expired, 2 do
+  local inc = expired[n]
+  if may_judge(reaper, inc, tonumber(expired[n + 1])) then
+    endings[inc] = ending(inc, false)
+    dead[#dead + 1], dead[#dead + 2] = inc, endings[inc]
+  end
 end
 
 local counts = new_counts(tonumber(ARGV[3]))
@@ -20,7 +25,7 @@ local reply, emptied = {{}}, {}
 for n = 1, #dead, 2 do
   local inc, how, name = dead[n], sub(dead[n + 1], 1, 1), sub(dead[n + 1], 3)
   if limit > 0 then
-    local taken, all = take_back(inc, how, limit, reaper, counts)
+    local taken, all = take_back(inc, how, limit, by, counts)
     limit = limit - #taken
     for _, one in ipairs(taken) do
       local size = #reply

@@ -10,7 +10,7 @@ local key = node_key(inc)
 if not call('ZSCORE', LEASES, inc) then
   return {}
 end
-call('HLEN', key)
+local steady = steady_since(inc, tonumber(ARGV[2]))
 local held, cancelled, sum = {}, {}, 0
 local claims = call('HGETALL', owned_key(inc))
 for n = 1, #claims, 2 do
@@ -23,5 +23,5 @@ for n = 1, #claims, 2 do
 end
 local same = #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
 call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), inc)
-call('HSET', key, 'running', ARGV[3], 'renewed', digits(now))
+call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady)
 return {digits(now), same and '' or held, cancelled}

@@ -137,6 +137,21 @@ class LivenessRules(StoreSuite):
         assert await store.reap(10, reaper=reaper.incarnation) == []
         assert await peer.end(claim) is Ack.DONE
 
+    async def test_who_lapsed_itself_takes_nothing_back(self, store: Store) -> None:
+        """Its call may come out of an outage that kept the others from renewing, too."""
+        await store.enqueue(self.make.instances(1))
+        dead, reaper = await self.join_briefly(store, "dead"), await self.join_briefly(store, "reaper")
+        claim = await dead.take_one()
+        while await store.nodes():
+            await self.lapse()
+        assert await store.reap(10, reaper=reaper.incarnation) == []
+        assert await store.reap(10, reaper=self.make.id()) == []
+        assert await dead.end(claim, Action.HAND_BACK) is Ack.DONE
+
+        assert len(await dead.take()) == 1
+        assert not (await reaper.renew()).dead
+        assert len(await self.reap(reaper)) == 1
+
     async def test_claims_of_the_dead_are_taken_back(self, store: Store) -> None:
         new = self.make.instance(key="k", due_us=(await self.join(store)).joined_us - 5_000_000)
         await store.enqueue([new])
@@ -149,6 +164,7 @@ class LivenessRules(StoreSuite):
         assert (record.attempts, record.crashes, record.losses) == (0, 0, 1)
         assert record.due_us == new.due_us
         assert states(record)[2:] == [State.PROCESSING, State.SCHEDULED]
+        assert record.history[-1].node == "reaper"
         again = await reaper.take_one()
         assert (again.id, again.attempts, again.losses) == (new.id, 1, 1)
         assert again.fence > claim.fence

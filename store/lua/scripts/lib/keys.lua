@@ -68,7 +68,7 @@ local function slot_key(name) return P .. 'slot:' .. name end
 local function idle_key(kind) return P .. 'idle:' .. kind end
 -- hash: id -> fence, then s (started), q (suspect), r (releasing), then padding; see claims.lua
 local function owned_key(incarnation) return P .. 'own:' .. incarnation end
--- hash: name, info, running, renewed
+-- hash: name, info, running, renewed, steady (since when each renewal came in time; see lease.lua)
 local function node_key(incarnation) return P .. 'node:' .. incarnation end
 -- hash: verb -> last request and what it takes to answer it again
 local function requests_key(incarnation) return P .. 'req:' .. incarnation end
