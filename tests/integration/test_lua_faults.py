@@ -19,6 +19,7 @@ from peerjob.store.lua.keys import prefix, wake_list
 from peerjob.store.lua.script import load_scripts
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lua_site import MakeSite
+from support.records import told
 from support.waiting import IN_TIME, PATIENCE
 
 # -- a server that goes away
@@ -216,7 +217,7 @@ async def test_what_cannot_be_read_is_set_aside(site: MakeSite, harm: str, caplo
         assert [record.id for record in page.records] == [batch[5].id]
         assert await store.get([batch[4].id]) == [None]
         assert [claim.id for claim in await peer.take()] == [batch[5].id]
-    reported = [record.getMessage() for record in caplog.records]
+    reported = [record.getMessage() for record in told(caplog, logging.ERROR)]
     health = await store.health()
     assert len(reported) == health.undecodable
     assert len(set(reported)) == len(reported)
