@@ -206,17 +206,18 @@ async def test_a_stream_tells_at_once_and_then_each_change(monkeypatch: pytest.M
 
 
 async def test_a_scaler_that_stops_ends_its_streams() -> None:
-    async with running_node(clock=SystemClock()) as node:
-        server = ScalerServer(node, "127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(server.target) as channel:
-            stream = Keda(channel).stream()
+    async with (
+        running_node(clock=SystemClock()) as node,
+        ScalerServer(node, "127.0.0.1:0") as server,
+        grpc.aio.insecure_channel(server.target) as channel,
+    ):
+        stream = Keda(channel).stream()
+        await stream.read()
+        async with asyncio.timeout(60):
+            await server.stop(grace=3600)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
-            async with asyncio.timeout(60):
-                await server.stop(grace=3600)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stream.read()
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_store_that_is_away_is_unavailable_and_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
