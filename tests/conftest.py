@@ -35,11 +35,11 @@ hypothesis_settings.load_profile("peerjob")
 # what the commands say is neither for the terminal of whoever runs the tests, nor by their settings
 TERMINAL = {"COLUMNS", "LINES", "TERMINAL_WIDTH", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 COLOURS = {"FORCE_COLOR", "NO_COLOR", "PY_COLORS", "GITHUB_ACTIONS"}
-# and no proxy of theirs, of which gRPC asks even for this machine, stands between two of its processes
-PROXIES = {"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"}
 for name in [*os.environ]:
-    if name in TERMINAL | COLOURS or name.lower() in PROXIES or name.startswith("PEERJOB_"):
+    if name in TERMINAL | COLOURS or name.startswith("PEERJOB_"):
         del os.environ[name]
+# gRPC asks a proxy even for this machine; pip, which some tests run, may need theirs
+os.environ["no_grpc_proxy"] = "localhost,127.0.0.1,[::1]"  # noqa: SIM112  # gRPC reads no other
 
 Started = TypeVar("Started", Server, ServerCluster, EtcdServer, EtcdCluster)
 
