@@ -17,6 +17,8 @@ AVOIDED = 30.0
 """Seconds for which a node that hung is asked only when no other can be."""
 
 Code = grpc.StatusCode
+_UNHEARD = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+"""What a call ends with though the node said nothing; whatever else it says, it says something."""
 Metadata = Sequence[tuple[str, str]]
 
 
@@ -69,7 +71,7 @@ class Peer:
         try:
             answer: bytes = await (call if patience is None else self._watched(call, patience))
         except grpc.aio.AioRpcError as error:
-            if error.code() not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED):
+            if error.code() not in _UNHEARD:
                 self._hear()
             raise
         self._hear()
@@ -98,8 +100,7 @@ class Peer:
         try:
             await self.ask("GetVersion", b"", timeout=within)
         except grpc.aio.AioRpcError as error:
-            # whatever else it says, it says something
-            return error.code() not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED)
+            return error.code() not in _UNHEARD
         return True
 
     def _hear(self) -> None:

@@ -61,8 +61,7 @@ class KVLiveness:
         kv, keys = self._kv, self._keys
         for _ in range(ROUNDS):
             node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
-            row = None if node is None else decode_node(node.value)
-            if node is None or row is None or row.ended:
+            if node is None or (row := decode_node(node.value)).ended:
                 return False
             old = None if live is None else decode_live(live.value)
             lease = 0
