@@ -13,7 +13,7 @@ from peerjob.job import Job
 from peerjob.node.node import Node
 from peerjob.node.wire.cluster import stats_message
 from peerjob.node.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
-from peerjob.node.wire.queries import cancel_query_of, filter_of, query_of
+from peerjob.node.wire.queries import acting_query_of, filter_of, query_of
 from peerjob.node.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
 from peerjob.node.wire.values import given_span, optional_stamp, span
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -119,14 +119,14 @@ class InstanceRpcs:
     async def cancel_instances(
         self, request: pb.CancelInstancesRequest, context: Context
     ) -> pb.CancelInstancesResponse:
-        cancelled = await self._node.cancel_instances(cancel_query_of(request.query))
+        cancelled = await self._node.cancel_instances(acting_query_of(request.query))
         return pb.CancelInstancesResponse(instances=bounded(cancelled, _shown_as(request.query.view), _bare))
 
     async def cancel_instance(self, request: pb.CancelInstanceRequest, context: Context) -> pb.CancelInstanceResponse:
         return pb.CancelInstanceResponse(cancelled=await self._node.cancel_instance(request.uuid))
 
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
-        made = await self._node.retry_instances(cancel_query_of(request.query))
+        made = await self._node.retry_instances(acting_query_of(request.query))
         return pb.RetryInstancesResponse(instances=bounded(made, _shown_as(request.query.view), _bare))
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:

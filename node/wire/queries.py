@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, cast
+
 from peerjob.durations import to_micros
 from peerjob.errors import OptionError
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.query import MAX_LIMIT, Filter, Query
-from peerjob.state import Level, State
+from peerjob.state import State
 
 from .values import given_moment, given_span, moment_stamp, span, state_number
 
-LEVELS = sum(Level)
+_Field = Literal["kind", "uuid", "state", "level", "tag"]
+_Bound = Literal["before", "after", "older_than"]
+_CRITERIA: tuple[Literal["kind", "uuid", "state", "tag", "before", "after"], ...] = (
+    "kind",
+    "uuid",
+    "state",
+    "tag",
+    "before",
+    "after",
+)
+_BOUNDS: tuple[_Bound, ...] = ("before", "after", "older_than")
 
 
 def query_of(message: pb.Query) -> Query:
-    """What a client looks for; raises OptionError. Without a limit: everything."""
-    state = State(message.state) if message.state else None
-    if state is not None and state & ~State.ALL:
-        raise OptionError("state", message.state, f"numbers of states added up, at most {int(State.ALL)}")
-    level = message.level if message.HasField("level") else None
-    if level is not None and not 0 <= level <= LEVELS:
-        raise OptionError("level", level, f"numbers of levels added up, at most {LEVELS}")
+    """The query of a lookup; raises OptionError. Without a limit it wants everything.
+
+    As in go-job, an empty text and the number 0 mean that the criterion is not set.
+    """
+    return _query(message, lambda name: message.HasField(name) and bool(getattr(message, name)))
+
+
+def acting_query_of(message: pb.Query) -> Query:
+    """The instances to cancel or to repeat; raises OptionError for a criterion that names nothing.
+
+    A message without any criterion must say `all`.
+    """
+    given = [name for name in _CRITERIA if message.HasField(name)]
+    if not given and not message.all:
+        raise OptionError("query", None, "a criterion, or all = true for every instance")
+    return _query(message, message.HasField)
+
+
+def _query(message: pb.Query, is_set: Callable[[_Field], bool]) -> Query:
     return Query(
-        kind=message.kind if message.HasField("kind") else None,
-        uuid=message.uuid if message.HasField("uuid") else None,
-        state=state,
-        level=level,
-        tag=message.tag if message.HasField("tag") else None,
+        kind=message.kind if is_set("kind") else None,
+        uuid=message.uuid if is_set("uuid") else None,
+        # the plain number: State() would turn -1 into all states
+        state=cast("State", int(message.state)) if is_set("state") else None,
+        level=message.level if is_set("level") else None,
+        tag=message.tag if is_set("tag") else None,
         before=given_moment("before", message.before) if message.HasField("before") else None,
         after=given_moment("after", message.after) if message.HasField("after") else None,
         limit=message.limit if message.HasField("limit") else MAX_LIMIT,
-        cursor=message.cursor if message.HasField("cursor") else None,
+        cursor=message.cursor or None,
         order="desc" if message.descending else "asc",
     )
-
-
-def cancel_query_of(message: pb.Query) -> Query:
-    """Which instances to cancel or to repeat; raises OptionError when nothing is said, not even that it is all."""
-    query = query_of(message)
-    criteria = (query.kind, query.id, query.state, query.tag, query.before, query.after)
-    if not message.all and all(one is None for one in criteria):
-        raise OptionError("query", None, "a criterion, or all = true to cancel everything")
-    return query
 
 
 def query_message(query: Query | None) -> pb.Query:
@@ -64,7 +81,9 @@ def query_message(query: Query | None) -> pb.Query:
 
 
 def filter_of(message: pb.Filter) -> Filter:
-    """Which final instances a client wants cleared; raises OptionError."""
+    """The final instances to clear; raises OptionError. A message without any criterion must say `all`."""
+    if not message.all and not any(message.HasField(name) for name in _BOUNDS):
+        raise OptionError("filter", None, "before, after or older_than, or all = true for everything that is final")
     return Filter(
         before=given_moment("before", message.before) if message.HasField("before") else None,
         after=given_moment("after", message.after) if message.HasField("after") else None,
@@ -79,4 +98,5 @@ def filter_message(filter: Filter | None) -> pb.Filter:
         before=moment_stamp(filter.before),
         after=moment_stamp(filter.after),
         older_than=None if filter.older_than is None else span(to_micros(filter.older_than, "older_than")),
+        all=True,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from uuid import UUID
 
 from .clock import aware_us, to_us
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     from .instance import Instance
 
 MAX_LIMIT = 10_000
+LEVELS = sum(Level)
+"""All levels, added up."""
+_STATES = "a State, its text, or several of them"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
     """Criteria for instances, history and logs; all that are given must match.
 
-    `state` takes one state, a composite, or several; `level` likewise. `before` and `after` mean the time of
-    creation (`before` exclusive, `after` inclusive). `limit` is the size of a page (default 100, at most 10,000),
+    `state` takes one state, a composite, or several; `level` takes levels added up. `before` and `after` mean the time
+    of creation (`before` exclusive, `after` inclusive). `limit` is the size of a page (default 100, at most 10,000),
     `cursor` comes from the page before, `order` is that of creation.
+
+    A criterion that names nothing, such as `state=[]` or `kind=""`, raises OptionError: it would match everything.
     """
 
     kind: str | None = None
@@ -46,9 +51,12 @@ class Query:
             raise OptionError("limit", self.limit, f"a number from 1 to {MAX_LIMIT:,}")
         if self.order not in ("asc", "desc"):
             raise OptionError("order", self.order, "'asc' or 'desc'")
+        for name in ("kind", "tag"):
+            _checked_text(name, getattr(self, name))
         for name in ("before", "after"):
             _checked_time(name, getattr(self, name))
-        object.__setattr__(self, "state", _as_state(self.state))
+        object.__setattr__(self, "state", _checked_state(self.state))
+        _checked_level(self.level)
         if self.uuid is not None:
             object.__setattr__(self, "uuid", _checked_id("uuid", self.uuid))
         if self.instance is not None:
@@ -119,19 +127,38 @@ def _checked_id(name: str, given: object) -> str:
         raise OptionError(name, given, "a UUID") from None
 
 
-def _as_state(given: State | str | Iterable[State | str] | None) -> State | None:
-    if given is None or isinstance(given, State):
-        return given
-    if isinstance(given, int):
-        return State(given)
+def _checked_text(name: str, given: object) -> None:
+    if given is not None and not (isinstance(given, str) and given):
+        raise OptionError(name, given, "text of one character or more, or None for any")
+
+
+def _checked_level(given: object) -> None:
+    if given is not None and not (isinstance(given, int) and not isinstance(given, bool) and 0 < given <= LEVELS):
+        raise OptionError("level", given, f"levels added up, from 1 to {LEVELS}, or None for any")
+
+
+def _checked_state(given: State | str | Iterable[State | str] | None) -> State | None:
+    if given is None:
+        return None
+    state = _as_state(given)
+    if not state:
+        raise OptionError("state", given, f"{_STATES}, or None for any")
+    return state
+
+
+def _as_state(given: object) -> State:
     if isinstance(given, str):
         try:
             return State.parse(given)
         except ValueError as error:
             raise OptionError("state", given, str(error).partition("; expected ")[2]) from None
-    if not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
-        raise OptionError("state", given, "a State, its text, or several of them")
+    if isinstance(given, int):
+        if isinstance(given, bool) or not 0 <= given <= State.ALL:
+            raise OptionError("state", given, f"states added up, at most {int(State.ALL)}")
+        return State(given)
+    if not isinstance(given, Iterable):
+        raise OptionError("state", given, _STATES)
     combined = State.UNSET
-    for one in given:
-        combined |= _as_state(one) or State.UNSET
+    for one in cast("Iterable[object]", given):
+        combined |= _as_state(one)
     return combined

@@ -50,6 +50,33 @@ def test_an_unknown_state_is_refused(state: Any) -> None:
         Query(state=state)
 
 
+@pytest.mark.parametrize(
+    ("criterion", "value"),
+    [
+        ("state", State.UNSET),
+        ("state", 0),
+        ("state", []),
+        ("state", [State.UNSET]),
+        ("state", -1),
+        ("state", 128),
+        ("state", State(128)),
+        ("state", [State.COMPLETED, 256]),
+        ("state", True),
+        ("state", 1.5),
+        ("kind", ""),
+        ("kind", 5),
+        ("tag", ""),
+        ("level", 0),
+        ("level", 16),
+        ("level", "INFO"),
+    ],
+)
+def test_a_criterion_that_names_nothing_is_refused(criterion: str, value: Any) -> None:
+    criteria: dict[str, Any] = {criterion: value}
+    with pytest.raises(OptionError, match=f"{criterion}: expected"):
+        Query(**criteria)
+
+
 def test_an_instance_is_asked_for_in_any_form() -> None:
     uuid = uuid4()
     for asked in (uuid, str(uuid), uuid.hex, str(uuid).upper()):

@@ -415,9 +415,16 @@ async def test_clearing(client: RawClient, node: Node) -> None:
     past = pb.Filter(before=moment_stamp(datetime(2020, 1, 1, tzinfo=UTC)))
 
     assert (await client.call("ClearInstances", pb.ClearInstancesRequest(filter=past))).count == 0
-    assert (await client.call("ClearHistory", pb.ClearHistoryRequest())).count == 1
-    assert (await client.call("ClearLogs", pb.ClearLogsRequest())).count >= 0
-    assert (await client.call("ClearInstances", pb.ClearInstancesRequest())).count == 1
+    for verb, request in (
+        ("ClearHistory", pb.ClearHistoryRequest()),
+        ("ClearLogs", pb.ClearLogsRequest(filter=pb.Filter())),
+        ("ClearInstances", pb.ClearInstancesRequest()),
+    ):
+        assert await client.code(verb, request) is Code.INVALID_ARGUMENT
+    everything = pb.Filter(all=True)
+    assert (await client.call("ClearHistory", pb.ClearHistoryRequest(filter=everything))).count == 1
+    assert (await client.call("ClearLogs", pb.ClearLogsRequest(filter=everything))).count == 0
+    assert (await client.call("ClearInstances", pb.ClearInstancesRequest(filter=everything))).count == 1
     await client.call("Clear", pb.ClearRequest())
 
 

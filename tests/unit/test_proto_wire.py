@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peerjob import Backfill, Filter, Leader, LogEntry, NodeView, Query, State, Stats, Term, Worker, errors
 from peerjob.codec import encode_value
 from peerjob.definition import Definition, encode_definition
-from peerjob.errors import PeerjobError
+from peerjob.errors import OptionError, PeerjobError
 from peerjob.firing import FireOutcome, FireRecord, ScheduleRow
 from peerjob.instance import HistoryEntry
 from peerjob.node.wire import cluster, instances, queries, schedules, values
@@ -24,6 +24,7 @@ from peerjob.state import SINGLE
 
 ID = "01900000-0000-7000-8000-0000000000ab"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 TIMES = st.integers(0, 4_000_000_000_000_000)
 COUNTS = st.integers(0, 2**31 - 1)
 
@@ -138,22 +139,62 @@ states = st.integers(1, int(State.ALL)).map(State)
 @given(
     st.builds(
         Query,
-        kind=st.none() | TEXT,
+        kind=st.none() | NAME,
         uuid=st.none() | st.just(ID),
         state=st.none() | states,
-        level=st.none() | st.integers(0, 15),
-        tag=st.none() | TEXT,
+        level=st.none() | st.integers(1, 15),
+        tag=st.none() | NAME,
         before=st.none() | moments,
         after=st.none() | moments,
         limit=st.integers(1, 10_000),
-        cursor=st.none() | TEXT,
+        cursor=st.none() | NAME,
         order=st.sampled_from(["asc", "desc"]),
     )
 )
 def test_a_query_survives(query: Query) -> None:
     message = pb.Query.FromString(queries.query_message(query).SerializeToString())
 
-    assert queries.query_of(message) == queries.cancel_query_of(message) == query
+    assert queries.query_of(message) == queries.acting_query_of(message) == query
+
+
+NOTHING = [
+    pb.Query(kind=""),
+    pb.Query(uuid=""),
+    pb.Query(state=cast("Any", 0)),
+    pb.Query(tag=""),
+]
+UNKNOWN_STATES = [pb.Query(state=cast("Any", number)) for number in (-1, 128, 255)]
+
+
+@pytest.mark.parametrize("message", NOTHING, ids=str)
+def test_a_lookup_takes_an_empty_criterion_for_one_that_is_not_set(message: pb.Query) -> None:
+    assert queries.query_of(message) == Query(limit=10_000)
+
+
+@pytest.mark.parametrize("message", [*NOTHING, *UNKNOWN_STATES, pb.Query()], ids=str)
+def test_a_cancel_refuses_a_criterion_that_names_nothing(message: pb.Query) -> None:
+    with pytest.raises(OptionError):
+        queries.acting_query_of(message)
+    if message != pb.Query():
+        message = pb.Query.FromString(message.SerializeToString())
+        message.all = True
+        with pytest.raises(OptionError):
+            queries.acting_query_of(message)
+
+
+@pytest.mark.parametrize("message", UNKNOWN_STATES, ids=str)
+def test_a_lookup_refuses_unknown_states(message: pb.Query) -> None:
+    with pytest.raises(OptionError, match="state: expected states added up, at most 127"):
+        queries.query_of(message)
+
+
+def test_everything_is_acted_on_only_where_the_message_says_so() -> None:
+    assert queries.acting_query_of(pb.Query(all=True)) == Query(limit=10_000)
+    assert queries.filter_of(pb.Filter(all=True)) == Filter()
+    with pytest.raises(OptionError, match="all = true"):
+        queries.acting_query_of(pb.Query(limit=5, level=1))
+    with pytest.raises(OptionError, match="all = true"):
+        queries.filter_of(pb.Filter())
 
 
 @given(

@@ -1728,6 +1728,9 @@ class Filter(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     OLDER_THAN_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Says that a clear without any criterion means everything. Without it, such a clear is refused."""
     @_builtins.property
     def before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1740,10 +1743,11 @@ class Filter(_message.Message):
         before: _timestamp_pb2.Timestamp | None = ...,
         after: _timestamp_pb2.Timestamp | None = ...,
         older_than: _duration_pb2.Duration | None = ...,
+        all: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "older_than", b"older_than"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "older_than", b"older_than"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "all", b"all", "before", b"before", "older_than", b"older_than"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
