@@ -30,6 +30,8 @@ _CROWD = 16
 """Queues of one kind, above which empty ones are forgotten."""
 _WIDEST = 1000
 """Most instances among which a node picks its share."""
+_MOST_ALONG = 100
+"""Most reads in the step that registers; etcd counts them with all else that the step does."""
 _LAG_US = 5_000_000
 """How far the head of an empty queue stays behind, for nodes whose clocks are late."""
 
@@ -271,8 +273,12 @@ class Claims:
             *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in selection.heads()),
             *self._delayed.before(call.delayed, next_due_us),
         ]
-        applied = await context.kv.txn([Step(compares, ops, reads)])
+        along = reads if len(reads) <= _MOST_ALONG else ()
+        applied = await context.kv.txn([Step(compares, ops, along)])
         answer = applied.steps[0]
+        if answer is not None and along != reads:
+            # after the registration: an instance that comes later finds it, and one that came earlier is found here
+            answer = await context.kv.read(reads)
         if answer is None:
             if known is not None:
                 # it may stand there all the same

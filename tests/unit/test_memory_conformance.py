@@ -1,13 +1,14 @@
-"""The memory store keeps the contract, on virtual time."""
+"""The memory store keeps the contract, on virtual time, in transactions that etcd would take."""
 
-import uuid
 from collections.abc import Awaitable
 from functools import cached_property
 from typing import TypeVar
 
 from peerjob.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.url import open_store
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.store_conformance import StoreConformance
 
@@ -22,11 +23,18 @@ class TestMemory(StoreConformance):
         return VirtualClock()
 
     @cached_property
-    def url(self) -> str:
-        return f"memory://{uuid.uuid4().hex}"
+    def data(self) -> MemoryData:
+        return MemoryData(costs=Costs())
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
-        return open_store(self.url, namespace=namespace, clock=self.clock, limits=limits)
+        return KVStore(
+            MemoryKeyValue(self.data, self.clock),
+            url="memory://",
+            namespace=namespace,
+            clock=self.clock,
+            limits=limits,
+            local=self.data.objects,
+        )
 
     async def pass_time(self, seconds: float) -> None:
         await self.clock.advance(seconds)

@@ -9,6 +9,7 @@ from .hints import HintRules
 from .history import HistoryRules
 from .idempotency import IdempotencyRules
 from .isolation import IsolationRules
+from .kinds import KindRules
 from .ledger import LedgerRules
 from .liveness import LivenessRules
 from .logs import LogRules
@@ -29,6 +30,7 @@ class StoreConformance(
     EnqueueRules,
     QueueRules,
     OrderRules,
+    KindRules,
     HistoryRules,
     OwnershipRules,
     IdempotencyRules,

@@ -13,7 +13,7 @@ import pytest
 
 from peerjob.clock import Clock, SystemClock
 from peerjob.query import Query
-from peerjob.record import Claim, Hint, LogLine, Page, Reaped, Record, StoreLimits
+from peerjob.record import Claim, Hint, LogLine, NewInstance, Page, Reaped, Record, StoreLimits
 from peerjob.state import ARROWS, State
 from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
@@ -202,6 +202,6 @@ def states(record: Record) -> list[State]:
     return [entry.state for entry in record.history]
 
 
-def ids_of(items: Iterable[Claim | Record | Reaped]) -> list[str]:
+def ids_of(items: Iterable[Claim | Record | Reaped | NewInstance]) -> list[str]:
     """The ids of claims, records or reaped instances, in their order."""
     return [item.id for item in items]

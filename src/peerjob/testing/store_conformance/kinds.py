@@ -1,0 +1,76 @@
+"""Many kinds and priorities: the number of queues changes no answer."""
+
+import pytest
+
+from peerjob.query import Query
+from peerjob.record import Action, NewInstance
+from peerjob.state import State
+from peerjob.store.base import Store
+from peerjob.testing.factories import Peer, outcome
+
+from .suite import StoreSuite, ids_of
+
+MANY = 1_000
+SERVED = 5_000
+BATCH = 500
+
+
+class KindRules(StoreSuite):
+    """Rules of namespaces with many kinds."""
+
+    async def fill(self, store: Store, batch: list[NewInstance]) -> None:
+        for at in range(0, len(batch), BATCH):
+            await store.enqueue(batch[at : at + BATCH])
+
+    async def drain(self, peer: Peer, limit: int = BATCH) -> list[str]:
+        """Claim and complete until a claim finds nothing; the ids in order."""
+        ids: list[str] = []
+        while claims := await peer.take(limit):
+            ids += ids_of(claims)
+            await peer.commit(*map(outcome, claims))
+        return ids
+
+    @pytest.mark.parametrize(("kinds", "priorities"), [(63, 1), (21, 5), (3, 50), (130, 1)])
+    async def test_a_node_goes_on_after_it_found_nothing(self, store: Store, kinds: int, priorities: int) -> None:
+        names = [f"kind-{number}" for number in range(kinds)]
+        peer = await self.join(store, kinds=names)
+        batch = [self.make.instance(kind=name, priority=priority) for priority in range(priorities) for name in names]
+        await self.fill(store, batch)
+        assert await self.drain(peer) == [new.id for new in batch]
+        # the queues are empty now, and the node is registered as idle
+        late = self.make.instance(kind=names[-1], priority=priorities)
+        await store.enqueue([late])
+        assert await self.hinted(peer, "work")
+        assert ids_of(await peer.take()) == [late.id]
+
+    async def test_a_thousand_kinds_wait_at_once(self, store: Store) -> None:
+        names = [f"kind-{number}" for number in range(MANY)]
+        peer = await self.join(store, kinds=names)
+        batch = [self.make.instance(kind=name) for name in names]
+        await self.fill(store, batch)
+        assert await store.due() == dict.fromkeys(names, 1)
+        assert await self.drain(peer, 200) == [new.id for new in batch]
+        assert await store.due() == {}
+        health = await store.health()
+        assert health.counts == dict.fromkeys(names, {State.COMPLETED: 1})
+        assert len(await self.found(store, Query(state=State.COMPLETED, limit=400))) == MANY
+
+    async def test_a_node_serves_five_thousand_kinds(self, store: Store) -> None:
+        names = [f"shop.orders.tasks.kind_{number}" for number in range(SERVED)]
+        peer = await self.join(store, kinds=names)
+        (view,) = await store.nodes()
+        assert view.info == peer.info
+        other = await self.join(store, "other", kinds=("else", names[7]))
+        batch = [self.make.instance(kind=name) for name in (names[7], "else", names[-1], names[0])]
+        await store.enqueue(batch)
+        assert ids_of(await peer.take(2)) == [batch[0].id, batch[2].id]
+        assert ids_of(await other.take()) == [batch[1].id]
+        (last,) = await peer.take()
+        assert last.id == batch[3].id
+        await peer.end(last, Action.RETRY)
+        assert ids_of(await peer.take()) == [last.id]
+        assert await peer.take() == ()
+        assert await other.take() == ()
+        await store.enqueue(late := self.make.instances(1, kind=names[2500]))
+        assert await self.woken([peer, other], 1) == [peer.name]
+        assert ids_of(await peer.take()) == ids_of(late)
