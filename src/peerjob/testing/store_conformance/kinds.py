@@ -52,7 +52,7 @@ class KindRules(StoreSuite):
         assert await self.drain(peer, 200) == [new.id for new in batch]
         assert await store.due() == {}
         health = await store.health()
-        assert health.counts == dict.fromkeys(names, {State.COMPLETED: 1})
+        assert health.counts == {name: {State.COMPLETED: 1} for name in names}
         assert len(await self.found(store, Query(state=State.COMPLETED, limit=400))) == MANY
 
     async def test_a_node_serves_five_thousand_kinds(self, store: Store) -> None:
