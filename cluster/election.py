@@ -23,6 +23,10 @@ LONGEST_STOP = 5.0
 LONGEST_CLOSE = 1.0
 LEAST_WAIT = 0.02
 """Least seconds between two campaigns, however often the leadership seems to change."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds without a campaign after the second refusal of a term in a row; they double with each one more."""
+CALM = 60.0
+"""Seconds without a refusal after which the next one counts as the first."""
 
 
 class Election(Role):
@@ -65,6 +69,9 @@ class Election(Role):
         self._term: Term | None = None
         self._trusted_until = 0.0
         self._refused: Term | None = None
+        self._refused_at = -CALM
+        self._refusals = 0
+        self._stands_from = 0.0
         self._told: Leader | None = None
         self._ending: asyncio.TimerHandle | None = None
 
@@ -99,11 +106,24 @@ class Election(Role):
         self._poke.set()
 
     def depose(self, term: Term) -> None:
-        """Give up a term that a store has refused, and stand anew."""
-        if term == self._term:
-            self._refused = term
-            self._distrust()
-            self.soon()
+        """Give up a term that the store has refused, and campaign again: at once, but later and later if in vain."""
+        if term != self._term:
+            return
+        now = self.clock.elapsed()
+        first = now - self._refused_at >= CALM
+        self._refused, self._refused_at = term, now
+        self._refusals = 0 if first else self._refusals + 1
+        pause = 0.0 if first else min(FIRST_PAUSE * 2.0 ** (self._refusals - 1), LONGEST_PAUSE)
+        self._stands_from = now + pause
+        logger.log(
+            logging.WARNING if first else logging.DEBUG,
+            "the store has seen a later term of %s than term %d, in which this node led; it campaigns again in %.0f s",
+            term.coordinator,
+            term.number,
+            pause,
+        )
+        self._distrust()
+        self.soon()
 
     def start(self) -> None:
         self._stopping = False
@@ -150,7 +170,7 @@ class Election(Role):
             return
         client = await self._connected()
         candidate = self._candidate()
-        eligible = self._eligible()
+        eligible = self._eligible() and self.clock.elapsed() >= self._stands_from
         if self._stood_as and (not eligible or self._stood_as != candidate.incarnation or self._refused is not None):
             await self._resign()
         leader: Leader | None
@@ -182,7 +202,7 @@ class Election(Role):
         if self._stood_as:
             client = await self._connected()
             async with asyncio.timeout(self._ttl / 5):
-                await client.resign(self._stood_as)
+                await client.resign(self._stood_as, refused=self._refused)
         self._stood_as = ""
         self._refused = None
         self._leader = None

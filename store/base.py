@@ -90,11 +90,6 @@ class Elections(Protocol):
     No call is retried by the driver; each fails with StoreUnavailableError within ttl/5 (2 s before the first ttl).
     """
 
-    @property
-    def identity(self) -> str:
-        """The coordinator that a term belongs to: "store", "memory" or "etcd:<cluster id>"; known after `open`."""
-        ...
-
     async def open(self) -> None:
         """Connect; raises StoreUnavailableError within 5 s."""
         ...
@@ -106,8 +101,12 @@ class Elections(Protocol):
         """
         ...
 
-    async def resign(self, incarnation: str) -> None:
-        """Give the leadership up if it is this incarnation's, so that a peer can take it at once."""
+    async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
+        """Give the leadership up if it is this incarnation's, so that a peer can take it at once.
+
+        `refused` is a term that the store answered DEPOSED to. If the incarnation still leads in that very term, the
+        coordinator went back, as after a restore: later terms then have another `Term.coordinator`.
+        """
         ...
 
     async def leader(self) -> Leader | None:

@@ -58,7 +58,10 @@ class Term(msgspec.Struct, frozen=True):
     """One leadership. Terms of one coordinator only grow; of two coordinators they cannot be compared."""
 
     coordinator: str
-    """Who vouches for it: "etcd:<cluster id>", else "store" or "memory" for the store's own lease."""
+    """What counted it: "etcd:<cluster id>:<token>", "memory:<token>", or "store" for the lease of Redis or Valkey.
+
+    The token is random. A coordinator that was wiped or restored gets another one, since it counts anew.
+    """
     number: int
 
 

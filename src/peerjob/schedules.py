@@ -97,7 +97,7 @@ class FireEntry:
 
     @property
     def coordinator(self) -> str | None:
-        """Who vouches for the term: "etcd:<cluster id>", "store", or the like; None where there is no term."""
+        """What counted the term, see `peerjob.firing.Term`; None where there is no term."""
         return self._record.coordinator or None
 
     def to_dict(self) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class KeyValue(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which server or cluster this is, for the terms that it vouches for; known after `open`.
+        """Which server or cluster this is, as a part of what terms belong to; known after `open`.
 
         "memory", or "etcd:<cluster id>".
         """

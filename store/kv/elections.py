@@ -7,7 +7,7 @@ from peerjob.errors import StoreUnavailableError
 from peerjob.firing import Candidate, Leader, Term
 from peerjob.store.answering import answer_within
 
-from .base import Compare, KeyValue, Put, Step, Watch
+from .base import Compare, Entry, KeyValue, Put, Step, Watch
 from .keys import Keys
 from .rows import encode
 from .schedule_rows import Seat, decode_seat
@@ -21,6 +21,10 @@ class KVElections:
     """Stands for leader over a connection of its own; the store that has the jobs may be another one.
 
     The revision at which the key was made is the term. Keeping the leadership extends the lease and writes nothing.
+
+    A cluster id does not tell a cluster from one that was made anew with the same settings, or restored: both count
+    revisions from an earlier point. So a random token beside the key is part of what terms belong to. A restored
+    snapshot holds the old token, which a leader replaces when the store refuses its term.
     """
 
     def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock) -> None:
@@ -29,13 +33,10 @@ class KVElections:
         self._prefix = Keys(namespace).leader
         self._now = f"{self._prefix}now"
         self._left = f"{self._prefix}left"
+        self._token = f"{self._prefix}token"
         self._clock = clock
         self._timeout = _FIRST_TIMEOUT
         self._watch: Watch | None = None
-
-    @property
-    def identity(self) -> str:
-        return self._kv.identity
 
     async def open(self) -> None:
         async with answer_within(_OPEN_TIMEOUT, url=self._url):
@@ -52,50 +53,59 @@ class KVElections:
         self._timeout = ttl_us / 5_000_000
         async with answer_within(self._timeout, url=self._url):
             for _ in range(ROUNDS):
-                (entry,) = await self._kv.get([self._now])
-                if entry is None:
-                    leader = await self._take(candidate, ttl_us)
+                entry, token = await self._kv.get([self._now, self._token])
+                if token is None:
+                    await self._kv.txn([Step([Compare(self._token)], [self._new_token()])])
+                elif entry is None:
+                    leader = await self._take(candidate, ttl_us, token)
                     if leader is not None:
                         return leader
-                    continue
-                seat = decode_seat(entry.value)
-                if seat.incarnation != candidate.incarnation or await self._kv.keepalive(seat.lease):
-                    return self._leader(seat, entry.mod)
+                else:
+                    seat = decode_seat(entry.value)
+                    if seat.incarnation != candidate.incarnation or await self._kv.keepalive(seat.lease):
+                        return self._leader(seat, entry.mod, token)
         raise StoreUnavailableError(self._url, "the leadership changes hands too often")
 
-    async def _take(self, candidate: Candidate, ttl_us: int) -> Leader | None:
-        """Sit down on the free seat; None when somebody else was faster."""
+    async def _take(self, candidate: Candidate, ttl_us: int, token: Entry) -> Leader | None:
+        """Take the free leadership; None when another candidate was faster."""
         lease = await self._kv.grant(ttl_us)
         seat = Seat(candidate.incarnation, candidate.name, lease, self._clock.time_us())
-        applied = await self._kv.txn([Step([Compare(self._now)], [Put(self._now, encode(seat), lease)])])
+        compares = [Compare(self._now), Compare(self._token, mod=token.mod)]
+        applied = await self._kv.txn([Step(compares, [Put(self._now, encode(seat), lease)])])
         if applied.steps[0] is None:
             await self._kv.revoke(lease)
             return None
-        return self._leader(seat, applied.revision)
+        return self._leader(seat, applied.revision, token)
 
-    async def resign(self, incarnation: str) -> None:
+    async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
         async with answer_within(self._timeout, url=self._url):
-            (entry,) = await self._kv.get([self._now])
+            entry, token = await self._kv.get([self._now, self._token])
             if entry is None or (seat := decode_seat(entry.value)).incarnation != incarnation:
                 return
+            if refused is not None and refused == self._leader(seat, entry.mod, token).term:
+                await self._kv.txn([Step([Compare(self._now, mod=entry.mod)], [self._new_token()])])
             await self._kv.revoke(seat.lease)
             # a watch tells of keys that were put, not of those that went
             await self._kv.txn([Step([], [Put(self._left, entry.value)])])
 
     async def leader(self) -> Leader | None:
         async with answer_within(self._timeout, url=self._url):
-            (entry,) = await self._kv.get([self._now])
-        return None if entry is None else self._leader(decode_seat(entry.value), entry.mod)
+            entry, token = await self._kv.get([self._now, self._token])
+        return None if entry is None else self._leader(decode_seat(entry.value), entry.mod, token)
 
     async def changed(self, timeout: float) -> bool:
         if self._watch is None:
             self._watch = self._kv.watch(self._prefix)
         return await self._watch.changed(timeout) != []
 
-    def _leader(self, seat: Seat, term: int) -> Leader:
+    def _new_token(self) -> Put:
+        return Put(self._token, b"%016x" % self._clock.random.getrandbits(64))
+
+    def _leader(self, seat: Seat, number: int, token: Entry | None) -> Leader:
+        origin = "" if token is None else token.value.decode()
         return Leader(
             incarnation=seat.incarnation,
             name=seat.name,
-            term=Term(self.identity, term),
+            term=Term(f"{self._kv.identity}:{origin}", number),
             since_us=seat.since_us,
         )

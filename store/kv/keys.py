@@ -33,6 +33,7 @@
 | `slot/<name>` | `Slot`: who has a schedule's slot, and who is parked behind it |
 | `term/<coordinator>` | the highest term that was seen |
 | `leader/now`, `leader/left` | `Seat`: who leads, on its own lease; who resigned last |
+| `leader/token` | random text, a part of what terms belong to |
 
 Times and revisions have 18 digits, priorities are 8 hex digits of p + 2^31; kinds, keys, tags, coordinators and names
 of schedules are percent-escaped. A namespace has no `/`, so none is a prefix of another.

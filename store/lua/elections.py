@@ -25,10 +25,6 @@ class LuaElections(OwnClient):
         self._scripts = load_scripts()
         self._timeout = FIRST_TIMEOUT
 
-    @property
-    def identity(self) -> str:
-        return IDENTITY
-
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         self._timeout = ttl_us / 5_000_000
         reply = await self._run(
@@ -41,7 +37,8 @@ class LuaElections(OwnClient):
         )
         return _leader(reply)
 
-    async def resign(self, incarnation: str) -> None:
+    async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
+        # the next term is above every term that this server has seen
         await self._run(self._scripts.resign, incarnation, timeout=self._timeout)
 
     async def leader(self) -> Leader | None:

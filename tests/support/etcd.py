@@ -58,8 +58,9 @@ class EtcdServer(ServerProcess):
         self.name = name
         self.peers: Sequence[EtcdServer] = (self,)
         self._tls = settings.get("tls")
+        self._data = Path(self._home.name, "data")
         self._settings = [
-            *("--log-level", "info", "--data-dir", str(Path(self._home.name, "data"))),
+            *("--log-level", "info", "--data-dir", str(self._data)),
             *("--quota-backend-bytes", str(settings.get("quota", 0))),
             *settings.get("config", ()),
         ]
@@ -141,6 +142,27 @@ class EtcdServer(ServerProcess):
         start, end = (base64.b64encode(text.encode()).decode() for text in (prefix, prefix[:-1] + "0"))
         reply = self.call("kv/range", key=start, range_end=end, keys_only=True)
         return [base64.b64decode(entry["key"]).decode() for entry in reply.get("kvs", ())]
+
+    def snapshot(self, path: Path) -> None:
+        """Save a snapshot, as `etcdctl snapshot save` does."""
+        sent = urllib.request.Request(f"{self.endpoint}/v3/maintenance/snapshot", b"{}")
+        with urllib.request.urlopen(sent, timeout=PATIENCE) as reply, path.open("wb") as file:
+            for line in reply:
+                file.write(base64.b64decode(json.loads(line)["result"].get("blob", "")))
+
+    def wipe(self) -> None:
+        """Lose all data of a server that was stopped; it starts as it did the first time, with the same cluster id."""
+        shutil.rmtree(self._data)
+
+    def restore(self, path: Path, *options: str) -> None:
+        """Have a server that was stopped begin with the data of a snapshot. Raises MissingServerError."""
+        if not shutil.which("etcdutl"):
+            raise MissingServerError("no etcdutl on the PATH (Debian: apt-get install etcd-server)")
+        self.wipe()
+        peer = ("--initial-cluster", self.peer, "--initial-advertise-peer-urls", self.peer.partition("=")[2])
+        target = ("--data-dir", str(self._data), "--name", self.name)
+        command = ["etcdutl", "snapshot", "restore", str(path), *target, *peer, *options]
+        subprocess.run(command, check=True, capture_output=True)
 
     def compact(self) -> None:
         """Forget all revisions but the last, if that has not been done already."""

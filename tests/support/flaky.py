@@ -184,7 +184,3 @@ class FlakyElections:
         self.leader = store.wrap("leader", self._inner.leader)
         self.changed = store.wrap("changed", self._inner.changed)
         self.close = self._inner.close
-
-    @property
-    def identity(self) -> str:
-        return self._inner.identity

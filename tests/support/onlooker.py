@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from peerjob import StoreUnavailableError
-from peerjob.firing import Candidate, Leader
+from peerjob.firing import Candidate, Leader, Term
 from peerjob.store.base import Elections
 
 
@@ -13,20 +13,16 @@ class Onlooker:
     def __init__(self, elections: Elections) -> None:
         self._elections = elections
 
-    @property
-    def identity(self) -> str:
-        return self._elections.identity
-
     async def open(self) -> None:
         await self._elections.open()
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         leader = await self._elections.leader()
         if leader is None:
-            raise StoreUnavailableError(self.identity, "nobody leads")
+            raise StoreUnavailableError("the coordinator", "nobody leads")
         return leader
 
-    async def resign(self, incarnation: str) -> None:
+    async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
         pass
 
     async def leader(self) -> Leader | None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
 
 import pytest
 
+from peerjob.firing import Term
 from peerjob.ids import IdSource
 from peerjob.store.base import Elections
 from peerjob.testing.clock import VirtualClock
@@ -197,6 +199,63 @@ async def test_a_deposed_leader_stands_anew_in_a_later_term(clock: VirtualClock,
     assert later.number > term.number
     node.election.depose(term)  # heard of late: it is not about this term
     assert node.election.term == later
+
+
+async def test_a_coordinator_that_went_back_gets_another_origin(clock: VirtualClock, stand: Stand) -> None:
+    """The term is the latest one here, so the later one that the store has seen is of another past."""
+    node = await stand("node")
+    await clock.advance(1)
+    term = node.election.term
+    assert term is not None
+    node.election.depose(term)
+    await clock.advance(0.1)
+    anew = node.election.term
+    assert anew is not None
+    assert anew.coordinator != term.coordinator
+
+
+async def test_a_leader_of_the_past_leaves_the_origin_alone(clock: VirtualClock, stand: Stand) -> None:
+    first = await stand("first")
+    await clock.advance(1)
+    second = await stand("second")
+    await clock.advance(1)
+    term = first.election.term
+    assert term is not None
+    first.flaky.stall_answers("campaign")  # so that it does not learn of its successor
+    elections = first.flaky.inner.elections()
+    await elections.open()
+    await elections.resign(first.info.incarnation)
+    second.election.soon()
+    await clock.advance(0.1)
+    later = second.election.term
+    assert later is not None
+    first.flaky.heal()
+    first.election.depose(term)
+    await clock.advance(2)
+    assert second.election.term == later
+    assert later.coordinator == term.coordinator
+    await elections.close()
+
+
+async def test_terms_that_the_store_goes_on_refusing_are_told_once_and_asked_for_less_and_less(
+    clock: VirtualClock, stand: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await stand("node")
+    taken: list[Term] = []
+    for _ in range(1200):
+        await clock.advance(0.1)
+        if node.election.term is not None:
+            taken.append(node.election.term)
+            node.election.depose(node.election.term)
+    assert 6 <= len(taken) <= 12
+    (warning,) = [one for one in told(caplog) if one.levelno == logging.WARNING]
+    assert taken[0].coordinator in warning.getMessage()
+    await clock.advance(120)
+    assert node.election.term is not None
+    node.election.depose(node.election.term)
+    await clock.advance(0.1)
+    assert node.election.is_leader
+    assert len([one for one in told(caplog) if one.levelno == logging.WARNING]) == 2
 
 
 async def test_stopping_takes_a_bounded_time_when_nobody_answers(clock: VirtualClock, stand: Stand) -> None:

@@ -391,7 +391,7 @@ async def test_the_ledger_is_read_in_pages(clock: VirtualClock) -> None:
         assert (entry.node, entry.late, entry.outcome) == (node.name, timedelta(), FireOutcome.FIRED)
         leader = await node.leader()
         assert leader is not None
-        assert (entry.term, entry.coordinator) == (leader.term.number, "memory")
+        assert (entry.term, entry.coordinator) == (leader.term.number, leader.term.coordinator)
         assert entry.to_dict()["instance"] == entry.instance_id
         assert repr(entry) == "<fired 2026-01-01T00:04:00+00:00>"
 

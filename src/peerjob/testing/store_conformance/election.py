@@ -59,10 +59,9 @@ class ElectionRules(StoreSuite):
         one = self.candidate("one")
         leader = await self.elected(elections, one)
         assert (leader.incarnation, leader.name) == (one.incarnation, "one")
-        assert leader.term.coordinator == elections.identity != ""
+        assert leader.term.coordinator
         assert leader.term.number > 0
         other = await self.election(store)
-        assert other.identity == elections.identity
         assert await other.leader() == leader
         for _ in range(2):
             assert await other.campaign(self.candidate("two"), ttl_us=TTL_US) == leader
@@ -99,6 +98,19 @@ class ElectionRules(StoreSuite):
         assert second.term.number > first.term.number
         assert second.term.coordinator == first.term.coordinator
         assert await elections.leader() == second
+
+    async def test_a_term_that_the_store_refused_is_not_followed_by_one_that_it_may_refuse(
+        self, store: Store, elections: Elections
+    ) -> None:
+        one, other = self.candidate("one"), await self.election(store)
+        refused = (await self.elected(elections, one)).term
+        await elections.resign(one.incarnation, refused=refused)
+        anew = (await self.elected(other, self.candidate("two"))).term
+        assert anew.coordinator != refused.coordinator or anew.number > refused.number
+        await elections.resign(one.incarnation, refused=refused)
+        leader = await other.leader()
+        assert leader is not None
+        assert leader.term == anew
 
     async def test_a_term_is_never_taken_twice(self, elections: Elections) -> None:
         one = self.candidate()
