@@ -24,6 +24,7 @@ from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 from .registry import Registry
 from .scheduling import Scheduling, fresh_record
 from .session import Session
+from .telling import tell
 
 if TYPE_CHECKING:
     from peerjob.telemetry import Tracing
@@ -202,7 +203,7 @@ class NodeVerbs(Manager):
         new = await session.schedules.trigger(schedule)
         if new is None:
             return None
-        session.notices.made(new)
+        tell(f"instance {new.id}", session.notices.made, new)
         return Instance(self, fresh_record(new, self.clock.time_us()))
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:

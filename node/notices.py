@@ -52,7 +52,7 @@ class Notices:
         job = self._registry.find(run.claim.kind)
         if job is None or not (job.policy.on_state_change or b"on_state_change" in run.claim.spec):
             return
-        with contextlib.suppress(ValueError):  # what cannot be read ends in the runner, with its reason
+        with contextlib.suppress(ValueError):  # an unreadable record ends in the runner, with its reason
             self._runner.prepare(run)
             callback = run.policy.on_state_change if run.policy is not None else None
             if callback is not None:
@@ -64,12 +64,8 @@ class Notices:
         policy = run.policy
         if policy is None or outcome.action is Action.RELEASE:
             return
-        calls: list[tuple[Callable[..., Any], object]] = []
-        if policy.on_state_change is not None:
-            calls.append((policy.on_state_change, state or State.SCHEDULED))
-        if policy.on_complete is not None and state is State.COMPLETED:
-            calls.append((policy.on_complete, _RESULT))
-        if not calls:
+        on_complete = policy.on_complete if state is State.COMPLETED else None
+        if policy.on_state_change is None and on_complete is None:
             return
         record = ended_record(
             self._runner.instance_of(run).record,
@@ -79,7 +75,14 @@ class Notices:
             self._clock.time_us(),
         )
         instance: Instance[Any] = Instance(self._manager, record)
-        told = [(callback, instance.outcome() if argument is _RESULT else argument) for callback, argument in calls]
+        told: list[tuple[Callable[..., Any], object]] = []
+        if policy.on_state_change is not None:
+            told.append((policy.on_state_change, state or State.SCHEDULED))
+        if on_complete is not None:
+            try:
+                told.append((on_complete, instance.outcome()))
+            except Exception as error:  # noqa: BLE001  # the result of one instance must not stop the claim loop
+                self._processors.note(run, on_complete, "was not called: the result cannot be read:", error)
         context = run.context
         if context is not None:
             self._runner.hooks.track(context, run)
@@ -115,6 +118,3 @@ class Notices:
             if policy is not None and policy.on_state_change is not None:
                 callback = policy.on_state_change
                 self._processors.tell(None, instance, *((callback, state) for state in states))
-
-
-_RESULT = object()

@@ -42,7 +42,7 @@ class Processors:
         try:
             return await self._call(run, callback, instance, error)
         except Exception as raised:  # noqa: BLE001  # whatever it is, it is the processor's answer
-            self._note(run, callback, raised)
+            self.note(run, callback, "raised", raised)
             return raised
 
     def tell(
@@ -61,7 +61,7 @@ class Processors:
                 try:
                     await self._call(run, callback, instance, argument)
                 except Exception as raised:  # noqa: BLE001  # a processor must not hurt the node
-                    self._note(run, callback, raised)
+                    self.note(run, callback, "raised", raised)
 
         return self._track(instance.id, chain())
 
@@ -98,10 +98,11 @@ class Processors:
         finally:
             current_run.reset(token)
 
-    def _note(self, run: Run | None, callback: Callable[..., Any], raised: Exception) -> None:
+    def note(self, run: Run | None, callback: Callable[..., Any], what: str, raised: Exception) -> None:
+        """Log that a processor failed, and why, on its instance and on the node."""
         cause = raised.cause if isinstance(raised, BodyError) else raised
         name = getattr(callback, "__qualname__", repr(callback))
-        text = f"processor {name} raised {type_name(cause)}: {message_of(cause)}"
+        text = f"processor {name} {what} {type_name(cause)}: {message_of(cause)}"
         if run is not None:
             now, attempt = self._clock.time_us(), run.claim.attempts
             run.logs.append(make_line(now, logging.ERROR, text, attempt=attempt, node=self._node))

@@ -43,6 +43,7 @@ from .registry import Registry
 from .run import Run
 from .runner import InstanceRunner
 from .schedule_verbs import ScheduleVerbs
+from .telling import tell
 from .turns import Turns
 from .verbs import StoreVerbs
 from .verdict import Verdicts
@@ -178,7 +179,7 @@ class Session:
             node=name,
             ids=self._ids,
             offset=lambda: self._ahead_us,
-            on_made=self.notices.made,
+            on_made=lambda new: tell(f"instance {new.id}", self.notices.made, new),
             on_fired=self._fired,
         )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
@@ -420,11 +421,12 @@ class Session:
 
     def cancelled(self, instance: Instance[Any]) -> None:
         """This node cancelled an instance: end its body if it runs here, and tell its processors."""
+        about = f"instance {instance.id}"
         for observer in self._observers:
-            observer.cancelled(instance.kind)
+            tell(about, observer.cancelled, instance.kind)
         self._cancelled_by_user(instance.id)
         self.waiters.ended(instance.id)
-        self.notices.changed(instance, instance.state)
+        tell(about, self.notices.changed, instance, instance.state)
 
     def _cancelled_by_user(self, id: str) -> None:
         run = self._ledger.get(id)
@@ -445,7 +447,7 @@ class Session:
 
     def _reaped(self, reaped: Sequence[Reaped]) -> None:
         for observer in self._observers:
-            observer.reaped(reaped)
+            tell("reaper", observer.reaped, reaped)
         self.turns.hint()
         for one in reaped:
             if one.state.is_final:
@@ -456,14 +458,14 @@ class Session:
 
     def _fired(self, fire: Fire, record: FireRecord) -> None:
         for observer in self._observers:
-            observer.fired(fire, record)
+            tell(f"schedule {fire.schedule!r}", observer.fired, fire, record)
         if record.cancelled:
             self._tell(record.cancelled, self.cancelled)
 
     def _tell(self, id: str, told: Callable[..., None], *more: object) -> None:
         async def read() -> None:
             with contextlib.suppress(StoreError, LookupError):
-                told(await self.verbs.instance(id), *more)
+                tell(f"instance {id}", told, await self.verbs.instance(id), *more)
 
         self._spawn(read())
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
-from peerjob.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claimed, Outcome, Want
+from peerjob.errors import StoreError, StoreRefusedError
+from peerjob.record import FINAL_STATE, MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claimed, Outcome, Want
+from peerjob.state import State
 from peerjob.store.base import Store
 
 from .ledger import Ledger
 from .observing import Observer
 from .pool import Pool
 from .recorder import Entry, Recorder, size_of
+from .refusals import Asked, parts_of
 from .run import Run
+from .telling import tell
 from .verdict import Verdicts
 
 logger = logging.getLogger("peerjob.node")
@@ -27,10 +32,14 @@ BEAT = 10.0
 """Seconds after which a claim loop with nothing to do comes around all the same, which shows that it could."""
 REPORT_EVERY = 0.1
 """Seconds between reports of starts, progress and logs of running bodies."""
+LONGEST_REFUSAL = 30.0
+"""Most seconds before a claim that the store refuses is sent again; the first wait is `POLL`."""
+MOST_FAILURES = 3
+"""Tries after which a single outcome that is refused, or a request that ends in an unexpected error, is given up."""
 
 
 class TurnListener(Protocol):
-    """Who is told what came of a turn."""
+    """Hears of the results of a turn."""
 
     def claimed(self, run: Run) -> None: ...
     def accepted(self, run: Run, outcome: Outcome) -> None: ...
@@ -77,7 +86,12 @@ class Turns(Role):
         self._unasked: tuple[str, ...] = ()
         """Kinds for which there was no room in the last claim that found nothing: there may be work of these."""
         self._serial = 0
-        self._unanswered: tuple[str, list[Entry], Want | None, str] | None = None
+        self._asked: deque[Asked] = deque()
+        """Requests that are not answered: one, or the parts of one that the store refused."""
+        self._failures = 0
+        """How often in a row the store refused the first of them, or an unexpected error ended it."""
+        self._claim_wait = 0.0
+        self._no_claim_until = 0.0
         self.turns = 0
         """Answered so far; a claim that stays unknown over a whole turn is stranded."""
 
@@ -121,7 +135,7 @@ class Turns(Role):
     @property
     def unsettled(self) -> bool:
         """Whether there is an outcome that the store does not have, or a claim whose answer is not here."""
-        return bool(self._recorder) or self._unanswered is not None or bool(self._urgent)
+        return bool(self._recorder or self._asked or self._urgent)
 
     async def flush(self, timeout: float) -> bool:
         """Wait until every outcome was answered; False when the time was over first."""
@@ -140,37 +154,100 @@ class Turns(Role):
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            if self._unanswered is None:
-                self._unanswered = self._compose(loop.time())
-            if self._unanswered is None:
-                self.pulse.beat()
-                await self._sleep(loop)
-                continue
-            incarnation, entries, want, request = self._unanswered
+            if not self._asked:
+                composed = self._compose(loop.time())
+                if composed is None:
+                    self.pulse.beat()
+                    await self._sleep(loop)
+                    continue
+                self._asked.append(composed)
+            asked = self._asked[0]
             asked_at = loop.time()
-            acks, claimed = await self._store.turn(
-                incarnation, [outcome for _, outcome in entries], want, request=request
-            )
-            self._unanswered = None
+            try:
+                acks, claimed = await self._store.turn(
+                    asked.incarnation, asked.outcomes, asked.want, request=asked.request
+                )
+            except StoreRefusedError as error:
+                self._failures += 1
+                if asked.alone and self._failures < MOST_FAILURES:
+                    raise
+                self._refused(asked, error)
+                self.pulse.beat()
+                continue
+            except StoreError:
+                raise  # the store may answer later
+            except Exception as error:
+                self._failures += 1
+                if self._failures < MOST_FAILURES and (asked.alone or not asked.apart):
+                    raise
+                self._refused(asked, error)
+                if not self._asked:
+                    raise
+                continue
+            self._asked.popleft()
+            self._failures = 0
             self.turns += 1
             answered_at = loop.time()
             for observer in self._observers:
-                observer.turned(answered_at - asked_at, entries, acks, claimed.claims)
-            self._settle(entries, acks)
-            if want is not None:
-                self._take(incarnation, claimed, want, loop.time())
+                tell("turn", observer.turned, answered_at - asked_at, asked.entries, acks, claimed.claims)
+            self._settle(asked.entries, await self._found_done(asked, acks) if asked.apart else acks)
+            if asked.want is not None:
+                self._claim_wait = 0.0
+                self._take(asked.incarnation, claimed, asked.want, loop.time())
             self.pulse.beat()
+
+    def _refused(self, asked: Asked, error: Exception) -> None:
+        """Send the parts of a request that the store refuses for good, and drop what is refused alone."""
+        self._asked.popleft()
+        self._failures = 0
+        parts = parts_of(asked, error, lambda: self._request(asked.incarnation))
+        self._asked.extendleft(reversed(parts))
+        if parts:
+            return
+        for run, outcome in asked.entries:
+            if outcome.action is Action.REPORT:
+                self._report_answered(run, Ack.DONE if run.acked is None else Ack.LOST)
+            else:
+                self._ledger.remove(run)
+        if asked.want is None:
+            return
+        self._hinted = True
+        if isinstance(error, StoreRefusedError):
+            self._claim_wait = min(LONGEST_REFUSAL, 2 * self._claim_wait or POLL)
+            self._no_claim_until = asyncio.get_running_loop().time() + self._claim_wait
+            logger.error("the store refuses the claim; it is sent again in %g s: %s", self._claim_wait, error)
+
+    def _request(self, incarnation: str) -> str:
+        self._serial += 1
+        return f"{incarnation}/{self._serial}"
+
+    async def _found_done(self, asked: Asked, acks: Sequence[Ack]) -> list[Ack]:
+        """The answers, where LOST may mean that the store had done the outcome before it refused the batch."""
+        lost = [outcome for outcome, ack in zip(asked.outcomes, acks, strict=True) if ack is Ack.LOST]
+        try:
+            records = await self._store.get([outcome.id for outcome in lost]) if lost else []
+        except StoreError:
+            return list(acks)
+        done = {
+            outcome.id
+            for outcome, record in zip(lost, records, strict=True)
+            if record is not None
+            and record.fence == outcome.fence
+            and record.state is FINAL_STATE.get(outcome.action, State.SCHEDULED)
+        }
+        return [Ack.DONE if outcome.id in done else ack for outcome, ack in zip(asked.outcomes, acks, strict=True)]
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait to be woken, or for the next claim without a hint."""
         limit, _ = self.pool.room(self._kinds())
-        timer = loop.call_at(self._next_claim_at, self.hint) if limit else loop.call_later(BEAT, self.wake)
+        claim_at = max(self._next_claim_at, self._no_claim_until)
+        timer = loop.call_at(claim_at, self.hint) if limit else loop.call_later(BEAT, self.wake)
         try:
             await self._wake.wait()
         finally:
             timer.cancel()
 
-    def _compose(self, now: float) -> tuple[str, list[Entry], Want | None, str] | None:
+    def _compose(self, now: float) -> Asked | None:
         incarnation = self._incarnation()
         entries = self._recorder.take()
         want: Want | None = None
@@ -182,10 +259,11 @@ class Turns(Role):
             want = self._want(now)
         if not entries and want is None:
             return None
-        self._serial += 1
-        return incarnation, entries, want, f"{incarnation}/{self._serial}"
+        return Asked(incarnation=incarnation, entries=entries, want=want, request=self._request(incarnation))
 
     def _want(self, now: float) -> Want | None:
+        if now < self._no_claim_until:
+            return None
         early = not self._hinted and now < self._next_claim_at
         if early and not self._unasked:
             return None
@@ -229,7 +307,7 @@ class Turns(Role):
                 continue
             self._ledger.remove(run)
             if ack is Ack.DONE:
-                self._listener.accepted(run, outcome)
+                tell(f"instance {run.claim.id}", self._listener.accepted, run, outcome)
             elif ack is Ack.LOST:
                 logger.warning(
                     "instance %s: its end (%s) came too late, another node has it now",
@@ -249,7 +327,7 @@ class Turns(Role):
     def _take(self, incarnation: str, claimed: Claimed, want: Want, now: float) -> None:
         if claimed.dead:
             self._next_claim_at = now + POLL
-            self._listener.incarnation_dead(incarnation)
+            tell("claim", self._listener.incarnation_dead, incarnation)
             return
         if incarnation != self._incarnation():
             return  # joined anew while the claim was on its way: these will be reaped
@@ -265,7 +343,7 @@ class Turns(Role):
         runs = [Run(claim, incarnation, now) for claim in claimed.claims]
         for run in runs:
             self._ledger.add(run)
-            self._listener.claimed(run)
+            tell(f"instance {run.claim.id}", self._listener.claimed, run)
         self.pool.take(runs)
 
     async def stop(self) -> None:

@@ -11,8 +11,9 @@ What every implementation keeps, whatever the verb:
   happens twice. (`enqueue` is idempotent by the instances' own ids.)
 * Hints only wake. Losing every hint costs latency (nodes poll each second), never correctness.
 * Normal outcomes (nothing to claim, lost, dead) are return values. Errors are `StoreUnavailableError`,
-  `StoreFullError` (only `enqueue` raises it: work that is under way can always be finished) and `ArgumentError` for a
-  caller's mistake. A driver retries by itself while the server is away, for `retry_for` seconds, then raises.
+  `StoreFullError` (only `enqueue` raises it: work that is under way can always be finished), `StoreRefusedError` for a
+  request that the server would refuse again word for word, and `ArgumentError` for a caller's mistake.
+  A driver retries by itself while the server is away, for `retry_for` seconds, then raises.
 * A record that cannot be decoded is set aside (moved out of every queue and index), counted in `health`, and
   reported once through the logger `peerjob.store`; whatever the verb was doing goes on with the others.
 * Every key lies under the namespace.

@@ -48,6 +48,7 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.StoreUnavailableError: _Known(Code.UNAVAILABLE, ("url", "reason")),
     errors.StoreUnconfirmedError: _Known(Code.UNAVAILABLE, ("url", "reason")),
     errors.StoreFullError: _Known(Code.RESOURCE_EXHAUSTED),
+    errors.StoreRefusedError: _Known(Code.INTERNAL),
     errors.LayoutError: _Known(Code.FAILED_PRECONDITION),
     errors.StoreError: _Known(Code.INTERNAL),
     errors.NodeStateError: _Known(Code.FAILED_PRECONDITION),

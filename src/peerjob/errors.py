@@ -13,6 +13,7 @@ PeerjobError
 ├── StoreError
 │   ├── StoreUnavailableError (ConnectionError)   the store cannot be reached
 │   │   └── StoreUnconfirmedError        it is written, but not yet where the store's `durability` wants it
+│   ├── StoreRefusedError                the store refuses this request, and would refuse it again
 │   ├── StoreFullError                   the store refuses to grow
 │   └── LayoutError                      the namespace was written by a newer release
 ├── NodeStateError (RuntimeError)        the node is not running, or runs already
@@ -156,6 +157,13 @@ class StoreUnconfirmedError(StoreUnavailableError):
 
     def __reduce__(self) -> tuple[type[StoreUnconfirmedError], tuple[str, str]]:
         return type(self), (self.url, self.reason)
+
+
+class StoreRefusedError(StoreError):
+    """The store refuses a request because of its content (too large, a broken record), and would refuse it again.
+
+    An outage, a full server, missing rights and other causes outside the request are other errors.
+    """
 
 
 class StoreFullError(StoreError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peerjob.errors import AuthError, PeerjobError, StoreError, StoreUnavailableError
+from peerjob.errors import AuthError, PeerjobError, StoreError, StoreRefusedError, StoreUnavailableError
 
 from .etcd_api import codes
 
@@ -54,11 +54,13 @@ def translated(error: Any, url: str) -> PeerjobError:
     if no_space(error):
         return StoreUnavailableError(url, f"etcd is out of space and takes no writes until there is room: {details}")
     if any(text in details for text in _TOO_LARGE):
-        return StoreError(f"the store at {url} refused a request: {details}")
+        return StoreRefusedError(f"the store at {url} refused a request: {details}")
     if code in _REFUSED or "authentication failed" in details or bad_token(error):
         return RefusedError(f"the store at {url} refused the credentials: {details}")
     if "lease not found" in details:
         return LeaseEndedError(url, details)
     if code in _PASSING:
         return StoreUnavailableError(url, details or code.name)
-    return StoreError(f"the store at {url} refused a request: {details or code.name}")
+    # etcd says so of requests with too many operations or with a key twice; of its own state it says other things
+    kind = StoreRefusedError if code is codes.INVALID_ARGUMENT else StoreError
+    return kind(f"the store at {url} refused a request: {details or code.name}")

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from glide import GlideError, Logger, LogLevel
 
-from peerjob.errors import StoreError, StoreFullError, StoreUnavailableError
+from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 
 from .address import Address
 from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, passes_by_itself
@@ -22,6 +22,8 @@ from .keys import declared
 from .script import load_scripts
 
 _PASSING = re.compile(r"connect failed|\b(BusyLoading|TryAgain|ClusterDown|MasterDown|ReadOnly|Moved|Ask|IoError)")
+_MENDED = re.compile(r"\b(NOPERM|NOAUTH|WRONGPASS|PermissionDenied|AuthenticationError|NoScript)")
+"""Refusals for a cause outside the request: missing rights, and scripts that were flushed between load and use."""
 MOST_DURABLE_CALLS = 8
 """Calls that wait for a disk or for replicas at once; each has a client, which costs more than a connection."""
 _MARGIN = 1.0
@@ -163,5 +165,6 @@ class GlideDriver:
                     raise StoreError(NO_CLUSTER.format(url=url)) from reply
                 if _PASSING.search(text) or passes_by_itself(text):
                     raise self._away(reply) from reply
-                raise StoreError(f"the store at {url} refused a command: {text}") from reply
+                kind = StoreError if _MENDED.search(text) else StoreRefusedError
+                raise kind(f"the store at {url} refused a command: {text}") from reply
         return list(replies)

@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     ClusterDownError,
     MasterDownError,
     MovedError,
@@ -24,7 +25,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from peerjob.errors import StoreError, StoreFullError, StoreUnavailableError
+from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 
 from .address import Address
 from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, passes_by_itself
@@ -39,6 +40,9 @@ MOST_DURABLE_CALLS = 32
 """Calls under way at once; waits for hints come on top, and calls that wait for a disk or for replicas."""
 _PASSING = (AskError, ClusterDownError, MasterDownError, MovedError, ReadOnlyError, TryAgainError)
 """What passes by itself, and comes without its code in the text."""
+
+_MENDED = (AuthenticationError, NoPermissionError, NoScriptError)
+"""Refusals for a cause outside the request: missing rights, and scripts that were flushed between load and use."""
 
 
 class RedisDriver:
@@ -176,7 +180,8 @@ class RedisDriver:
             if isinstance(reply, _PASSING) or (isinstance(reply, RedisError) and passes_by_itself(str(reply))):
                 raise StoreUnavailableError(url, str(reply)) from reply
             if isinstance(reply, RedisError):
-                raise StoreError(f"the store at {url} refused a command: {reply}") from reply
+                kind = StoreError if isinstance(reply, _MENDED) else StoreRefusedError
+                raise kind(f"the store at {url} refused a command: {reply}") from reply
         return replies
 
 

@@ -23,7 +23,7 @@ class Fault:
     met: asyncio.Event = field(default_factory=asyncio.Event)
     change: Callable[[Any], Any] | None = None
     error: Exception | None = None
-    when: Callable[[Any], bool] | None = None
+    when: Callable[..., bool] | None = None
     seconds: float = 0
 
     def release(self) -> None:
@@ -78,9 +78,9 @@ class FlakyStore:
         return fault
 
     def refuse(
-        self, error: Exception, *verbs: str, when: Callable[[Any], bool] | None = None, times: int | None = None
+        self, error: Exception, *verbs: str, when: Callable[..., bool] | None = None, times: int | None = None
     ) -> Fault:
-        """Calls raise an error of the test's choice before they reach the server, if `when` holds for what they say."""
+        """Calls raise an error of the test's choice before they reach the server, if `when(*arguments)` holds."""
         fault = self._add(verbs, "refuse", times)
         fault.error, fault.when = error, when
         return fault
@@ -121,7 +121,7 @@ class FlakyStore:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             self.calls[verb] += 1
-            fault = self._fault_of(verb, args[0] if args else None)
+            fault = self._fault_of(verb, args)
             if fault is None:
                 return await target(*args, **kwargs)
             fault.met.set()
@@ -153,9 +153,9 @@ class FlakyStore:
 
         return call
 
-    def _fault_of(self, verb: str, said: Any) -> Fault | None:
+    def _fault_of(self, verb: str, said: tuple[Any, ...]) -> Fault | None:
         for fault in self._faults:
-            concerned = (not fault.verbs or verb in fault.verbs) and (fault.when is None or fault.when(said))
+            concerned = (not fault.verbs or verb in fault.verbs) and (fault.when is None or fault.when(*said))
             if concerned and fault.left != 0:
                 if fault.left is not None:
                     fault.left -= 1

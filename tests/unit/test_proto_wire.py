@@ -297,6 +297,7 @@ ERRORS: list[Exception] = [
     errors.StoreUnavailableError("redis://…", "refused"),
     errors.StoreUnconfirmedError("redis://…", "1 replica did not confirm it within 3 s"),
     errors.StoreFullError("full"),
+    errors.StoreRefusedError("too large"),
     errors.LayoutError("newer"),
     errors.StoreError("odd"),
     errors.NodeStateError("not final"),
