@@ -42,6 +42,8 @@ _UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
 _SECRET = 15
 
 _PLAIN = frozenset({int, str, float, bool, type(None), bytes})
+_HASHED = _PLAIN | {datetime, date, time, timedelta, UUID, Decimal, complex}
+"""Equal, with an equal hash, when they are read back."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -124,9 +126,9 @@ def _tagged(value: Any, path: Path, depth: int) -> Any:
         return _items(value, path, depth)
     if kind is dict:
         return _mapping(value, path, depth)
-    if (tag := _TAGGED.get(kind)) is not None:
-        return tag(value, path, depth)
     try:
+        if (tag := _TAGGED.get(kind)) is not None:
+            return tag(value, path, depth)
         return _reduced(value, path, depth)
     except EncodeError:
         raise
@@ -187,11 +189,39 @@ def _mapping(value: dict[Any, Any], path: Path, depth: int) -> Any:
     pairs = [
         [_tagged(key, (*path, key), depth - 1), _tagged(item, (*path, key), depth - 1)] for key, item in value.items()
     ]
+    _check_hashed(value, (key for key, _ in pairs), path, "key")
     return Ext(_MAPPING, _encode(pairs))
 
 
-def _container(code: int) -> Callable[[Any, Path, int], Ext]:
-    return lambda value, path, depth: Ext(code, _encode(_items(value, path, depth)))
+def _unordered(code: int) -> Callable[[Any, Path, int], Ext]:
+    def tag(value: Any, path: Path, depth: int) -> Ext:
+        items = _items(value, path, depth)
+        _check_hashed(value, items, path, "element of a set")
+        return Ext(code, _encode(items))
+
+    return tag
+
+
+def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role: str) -> None:
+    """Refuse elements and keys that have no hash, or equal another one, once they are read back."""
+    if _HASHED.issuperset(map(type, values)):
+        return
+    seen: set[Any] = set()
+    for index, (value, tagged) in enumerate(zip(values, stored, strict=True)):
+        place = (*path, value if role == "key" else index)
+        try:
+            found = _decode(_encode(tagged))
+            is_new = found not in seen
+            seen.add(found)
+        except TypeError:
+            stands = "a mapping of its fields" if _fields_of(value) is not None else "a value without a hash"
+            raise EncodeError(
+                place, f"a {_type_name(value)} cannot be a{'n' * (role != 'key')} {role}: it is stored as {stands}"
+            ) from None
+        if not is_new:
+            raise EncodeError(
+                place, f"a {_type_name(value)} is stored like another {role}, so one of them would be lost"
+            )
 
 
 def _leaf(code: int, as_text: Callable[[Any], str]) -> Callable[[Any, Path, int], Ext]:
@@ -220,19 +250,38 @@ def _integer(value: int) -> int | Ext:
     return Ext(_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
-def _moment(value: datetime | time) -> str:
+def _moment(code: int) -> Callable[[Any, Path, int], Ext]:
     """ISO 8601, followed by the zone's name where it has one (RFC 9557)."""
-    zone = getattr(value.tzinfo, "key", None)
-    return value.isoformat() if zone is None else f"{value.isoformat()}[{zone}]"
+
+    def tag(value: datetime | time, path: Path, _depth: int) -> Ext:
+        text, zone = value.isoformat(), value.tzinfo
+        if isinstance(zone, ZoneInfo) and _is_known(zone.key):
+            text = f"{text}[{zone.key}]"
+        elif zone is not None and value.utcoffset() is None:
+            raise EncodeError(path, f"a {_type_name(value)} cannot be stored: its zone {zone} has no known name")
+        return Ext(code, text.encode())
+
+    return tag
+
+
+def _is_known(zone: str | None) -> bool:
+    """Whether a zone can be read back by its name; a zone that was made from a file may have any name, or none."""
+    if zone is None:
+        return False
+    try:
+        ZoneInfo(zone)
+    except (ValueError, LookupError, OSError):
+        return False
+    return True
 
 
 _TAGGED: dict[type[Any], Callable[[Any, Path, int], Ext]] = {
-    tuple: _container(_TUPLE),
-    set: _container(_SET),
-    frozenset: _container(_FROZENSET),
-    datetime: _leaf(_DATETIME, _moment),
+    tuple: lambda value, path, depth: Ext(_TUPLE, _encode(_items(value, path, depth))),
+    set: _unordered(_SET),
+    frozenset: _unordered(_FROZENSET),
+    datetime: _moment(_DATETIME),
     date: _leaf(_DATE, date.isoformat),
-    time: _leaf(_TIME, _moment),
+    time: _moment(_TIME),
     timedelta: lambda value, _path, _depth: Ext(_TIMEDELTA, _encode((value.days, value.seconds, value.microseconds))),
     UUID: lambda value, _path, _depth: Ext(_UUID, value.bytes),
     Decimal: _leaf(_DECIMAL, str),

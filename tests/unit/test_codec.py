@@ -3,16 +3,16 @@
 import dataclasses
 import math
 from collections import OrderedDict, UserDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, StrEnum
 from ipaddress import ip_address, ip_network
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
-from zoneinfo import ZoneInfo
+from zoneinfo import TZPATH, ZoneInfo
 
 import attrs
 import msgspec
@@ -139,6 +139,24 @@ def test_a_time_with_a_named_zone() -> None:
 
 def test_the_placeholder_stays_itself() -> None:
     assert decode_value(encode_value([INJECTED]))[0] is INJECTED
+
+
+def test_a_zone_that_no_name_leads_to_goes_by_its_offset(berlin_of_a_file: ZoneInfo) -> None:
+    moment = datetime(2026, 7, 1, 12, tzinfo=berlin_of_a_file)
+    found = decode_value(encode_value(moment))
+    assert (found, found.utcoffset()) == (moment, timedelta(hours=2))
+    with pytest.raises(EncodeError, match=r"\['at'\].*zone"):
+        encode_value({"at": time(12, tzinfo=berlin_of_a_file)})
+
+
+@pytest.fixture(params=["No/Such_Zone", "../outside", None])
+def berlin_of_a_file(request: pytest.FixtureRequest) -> ZoneInfo:
+    files = [Path(folder, "Europe/Berlin") for folder in TZPATH]
+    file = next((one for one in files if one.exists()), None)
+    if file is None:
+        pytest.skip("no zone files on this machine")
+    with file.open("rb") as data:
+        return ZoneInfo.from_file(data, key=request.param)
 
 
 # -- things that only the annotation makes whole again
@@ -276,6 +294,105 @@ def test_what_cannot_be_stored_is_named(value: Any, path: tuple[object, ...]) ->
     assert isinstance(caught.value, PeerjobError)
     assert isinstance(caught.value, TypeError)
     assert "cannot be stored" in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenPoint:
+    x: int
+
+
+@attrs.frozen
+class FrozenAccount:
+    name: str
+
+
+class FrozenModel(pydantic.BaseModel, frozen=True):
+    size: int
+
+
+class FrozenStruct(msgspec.Struct, frozen=True):
+    a: int
+
+
+class Steps(Enum):
+    SOME = (1, [2])
+
+
+class HashedDict(UserDict[str, int]):
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return len(self)
+
+
+WITHOUT_HASH = [
+    FrozenPoint(1),
+    FrozenAccount("ada"),
+    FrozenModel(size=1),
+    FrozenStruct(1),
+    Pair(1, 2),
+    Steps.SOME,
+    HashedDict({"a": 1}),
+    (1, FrozenPoint(1)),
+    frozenset({Pair(1, 2)}),
+]
+
+
+@pytest.mark.parametrize("value", WITHOUT_HASH)
+def test_what_has_no_hash_when_it_is_read_is_no_element_and_no_key(value: Any) -> None:
+    inside = (0,) if isinstance(value, frozenset) else ()
+    for whole, path in (
+        ({value}, (0, *inside)),
+        ({"a": [frozenset({value})]}, ("a", 0, 0, *inside)),
+        ({value: 1}, (value, *inside)),
+        ([{"a": {1: 2, value: 1}}], (0, "a", value, *inside)),
+    ):
+        with pytest.raises(EncodeError, match=r"cannot be (an element of a set|a key)") as caught:
+            encode_value(whole)
+        assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    "value", [{Colour.RED, "red"}, {Colour.RED: 1, "red": 2}, {PurePosixPath("a"), "a"}, {(Mode.READ,), (1,)}]
+)
+def test_nothing_is_lost_where_two_values_are_stored_alike(value: Any) -> None:
+    with pytest.raises(EncodeError, match="one of them would be lost"):
+        encode_value([value])
+
+
+objects = st.sampled_from([Colour.RED, Size.BIG, Text("t"), PurePosixPath("/a"), Point(1, 2), "red", 3, *WITHOUT_HASH])
+hashable_objects = objects.filter(lambda value: not isinstance(value, Point))
+
+
+@given(
+    st.recursive(
+        scalars | objects,
+        lambda inner: (
+            containers(inner)
+            | st.sets(keys | hashable_objects | st.tuples(hashable_objects), max_size=3)
+            | st.dictionaries(keys | hashable_objects, inner, max_size=3)
+        ),
+        max_leaves=20,
+    )
+)
+def test_what_is_encoded_can_be_read(value: Any) -> None:
+    try:
+        data = encode_value(value)
+    except EncodeError as error:
+        assert error.path  # noqa: PT017  # most examples are stored
+        return
+    assert shapeless(decode_value(data)) == shapeless(value)
+
+
+def shapeless(value: Any) -> int:
+    """How many values there are in containers: what becomes of their classes is told elsewhere."""
+    if isinstance(value, Pair | FrozenPoint | FrozenAccount | FrozenModel | FrozenStruct | Point | Enum):
+        return shapeless(decode_value(encode_value(value)))
+    if isinstance(value, dict):
+        pairs: dict[Any, Any] = value
+        return sum(1 + shapeless(key) + shapeless(item) for key, item in pairs.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        items: Iterable[Any] = value
+        return sum(1 + shapeless(item) for item in items)
+    return 0
 
 
 def nested(wrap: Callable[[Any], Any], depth: int) -> Any:
