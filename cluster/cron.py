@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence, Set
 import msgspec
 
 from peerjob.clock import Clock
-from peerjob.errors import DecodeError, ScheduleError, StoreError
+from peerjob.errors import DecodeError, ScheduleError, StoreError, StoreRefusedError
 from peerjob.firing import Fire, FireOutcome, FireRecord, FireStatus, Term
 from peerjob.ids import IdSource
 from peerjob.record import NewInstance
@@ -198,6 +198,13 @@ class Cron(Role):
         open, wait_us = set(planned), BACKOFF_US
         try:
             await self._settle(timetable, planned, open, term)
+        except StoreRefusedError as error:
+            if len(planned) == 1:
+                wait_us = LONG_BACKOFF_US
+                for entry in planned:
+                    self._report(entry, error)
+            for entry in planned:
+                entry.alone = True
         except StoreError as error:
             if repr(error) != self._trouble:
                 logger.warning("cron: %d fire(s) wait until the store takes them: %s", len(planned), error)

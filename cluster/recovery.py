@@ -11,6 +11,7 @@ from peerjob.store.base import Store
 
 from .lease import Lease
 from .role import Role
+from .shrinking import Shrinking
 
 logger = logging.getLogger("peerjob.cluster")
 
@@ -34,14 +35,18 @@ class Reaper(Role):
         self._store = store
         self._lease = lease
         self._on_reaped = on_reaped
+        self._steps = Shrinking(BATCH)
 
     async def run(self) -> None:
         while True:
             await self.pause(self._lease.interval / 2)
-            while self._lease.may_reap and (reaped := await self._store.reap(BATCH, reaper=self._lease.incarnation)):
+            while self._lease.may_reap and (reaped := await self._steps.step(self._reap)):
                 logger.info(
                     "took back %d instance(s) from %s",
                     len(reaped),
                     ", ".join(sorted({one.node for one in reaped})),
                 )
                 self._on_reaped(reaped)
+
+    async def _reap(self, limit: int) -> list[Reaped]:
+        return await self._store.reap(limit, reaper=self._lease.incarnation)

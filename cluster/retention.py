@@ -6,6 +6,7 @@ from peerjob.clock import Clock
 from peerjob.store.base import Store
 
 from .role import Role
+from .shrinking import Shrinking
 
 PERIOD = 30.0
 BATCH = 500
@@ -19,9 +20,14 @@ class Retention(Role):
     def __init__(self, *, clock: Clock, store: Store) -> None:
         super().__init__(clock)
         self._store = store
+        self._steps = Shrinking(BATCH)
 
     async def run(self) -> None:
         while True:
             await self.pause(PERIOD, jitter=0.5)
-            while await self._store.expire(BATCH) == BATCH:
+            while await self._steps.step(self._filled):
                 pass
+
+    async def _filled(self, limit: int) -> bool:
+        """Remove up to `limit`; whether there may be more."""
+        return await self._store.expire(limit) == limit

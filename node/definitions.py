@@ -16,7 +16,7 @@ from msgspec import structs
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
 from peerjob.definition import Definition, digest
-from peerjob.errors import ScheduleError, StoreError
+from peerjob.errors import ScheduleError, StoreError, StoreRefusedError
 from peerjob.firing import MAX_SCHEDULES, ScheduleRow
 from peerjob.store.base import Store
 
@@ -72,7 +72,12 @@ class Definitions(Role):
                 definition = self._pending.get(name)
                 if definition is None:
                     continue
-                if await self._settled(name, definition, row):
+                try:
+                    settled = await self._settled(name, definition, row)
+                except StoreRefusedError as error:
+                    logger.error("schedule %r is not written, the store refuses it: %s", name, error)  # noqa: TRY400
+                    settled = True
+                if settled:
                     if self._pending.get(name) is definition:
                         del self._pending[name]
                 else:

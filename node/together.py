@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from peerjob.errors import StoreError, StoreRefusedError
+
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -59,6 +61,12 @@ class Together(Generic[Q, A]):
         try:
             answers = await self._send(part)
         except Exception as error:  # noqa: BLE001  # each caller gets it
+            if len(part) > 1 and (isinstance(error, StoreRefusedError) or not isinstance(error, StoreError)):
+                # one bad request must not fail those that happened to be sent with it
+                half = len(part) // 2
+                await self._answer(part[:half], futures[:half])
+                await self._answer(part[half:], futures[half:])
+                return
             for future in futures:
                 if not future.done():
                     future.set_exception(error)

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
-from peerjob import Store, StoreFullError, UnknownInstanceError
+import pytest
+
+from peerjob import Store, StoreFullError, StoreRefusedError, UnknownInstanceError
 from peerjob.clock import SystemClock
 from peerjob.manager import Manager
 from peerjob.node.intake import Intake
@@ -24,12 +26,14 @@ class Sender:
         self.nodes: list[str] = []
         self.gate = asyncio.Semaphore(0)
         self.error: Exception | None = None
+        self.bad = ""
+        """The id for which alone there is the error; "" for every id."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         self.batches.append([one.id for one in instances])
         self.nodes.append(node)
         await self.gate.acquire()
-        if self.error is not None:
+        if self.error is not None and (not self.bad or self.bad in self.batches[-1]):
             raise self.error
         return [Enqueued(one.id, True) for one in instances]
 
@@ -71,6 +75,19 @@ async def test_each_caller_hears_of_an_error() -> None:
         sender.gate.release()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [StoreFullError, asyncio.CancelledError, StoreFullError]
+
+
+@pytest.mark.parametrize("error", [StoreRefusedError("too large"), UnicodeEncodeError("utf-8", "\udc80", 0, 1, "no")])
+async def test_an_instance_that_is_refused_costs_no_other_caller_his_own(error: Exception) -> None:
+    sender = Sender()
+    instances = make.instances(10)
+    sender.error, sender.bad = error, instances[4].id
+    tasks = await _start(intake(sender), instances)
+    for _ in range(20):
+        sender.gate.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [index for index, result in enumerate(results) if isinstance(result, Exception)] == [4]
+    assert results[4] is error
 
 
 async def test_batches_are_bounded_by_number_and_bytes() -> None:

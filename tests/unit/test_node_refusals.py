@@ -11,6 +11,7 @@ from peerjob import INJECTED, Context, Instance, Job, JobFailed, Node, Query, St
 from peerjob.node.observing import Observer
 from peerjob.record import Action, Outcome, Want
 from peerjob.testing import VirtualClock, drain, running_node
+from peerjob.testing.factories import Factory, Peer
 from support.factories import flaky_store, lines_of, notes_of
 
 
@@ -225,3 +226,43 @@ async def test_a_stop_waits_for_no_outcome_that_is_refused(clock: VirtualClock) 
         before = clock.elapsed()
         await clock.run(node.stop(grace=0))
         assert clock.elapsed() - before < 3
+
+
+# -- other roles that send the same again ------------------------------------------------------------------------------
+
+
+async def test_a_schedule_that_is_refused_keeps_no_other_from_being_written(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    flaky = flaky_store(clock)
+    flaky.refuse(REFUSED, "put_schedule", when=lambda put: put.name == "b")
+    jobs = [Job(kind, lambda: 1, every="1h") for kind in "abc"]
+    async with running_node(jobs, clock=clock, store=flaky.store) as node:
+        await clock.advance(5)
+        assert sorted(schedule.name for schedule in await node.schedules()) == ["a", "c"]
+        assert flaky.calls["put_schedule"] == 3
+    assert "schedule 'b' is not written" in caplog.text
+
+
+async def test_claims_of_a_dead_node_are_taken_back_in_smaller_steps_when_one_is_refused(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    flaky.refuse(REFUSED, "reap", when=lambda limit: limit > 7)
+    async with running_node(OK, clock=clock, store=flaky.store) as node:
+        make = Factory(clock)
+        peer = await Peer(store=flaky.inner, info=make.node("peer"), make=make).join(ttl_us=1_000_000)
+        await flaky.inner.enqueue(make.instances(30))
+        held = await peer.take(30)
+        await clock.advance(20)
+        records = await flaky.inner.get([claim.id for claim in held])
+        assert [record.state for record in records if record is not None] == [State.SCHEDULED] * 30
+        assert node.vitals().failures["reaper"] == 0
+
+
+async def test_retention_goes_on_in_smaller_steps_when_one_is_refused(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    flaky.refuse(REFUSED, "expire", when=lambda limit: limit > 7)
+    async with running_node(Job("short", count, retention="1s"), clock=clock, store=flaky.store) as node:
+        made = await node.schedule_many(Job("short", count, retention="1s").call(k) for k in range(30))
+        await drain(node)
+        await clock.advance(100)
+        assert await flaky.inner.get([one.id for one in made]) == [None] * 30
