@@ -6,11 +6,12 @@ import contextlib
 from typing import Any
 
 from peerjob.clock import to_us
-from peerjob.codec import decode_value, encode_value, to_json
+from peerjob.codec import decode_value, encode_value
 from peerjob.errors import DecodeError
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.record import LogLine, Record, Transition
+from peerjob.shown import to_json
 from peerjob.spec import ErrorInfo, Progress, decode_error, decode_progress, encode, redacted
 from peerjob.state import State
 

@@ -13,10 +13,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import TypeIs
 
 from peerjob.clock import to_datetime, to_us
-from peerjob.codec import to_json
 from peerjob.durations import MAX_SECONDS
 from peerjob.errors import OptionError
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.shown import to_json
 from peerjob.state import State
 
 M = TypeVar("M", bound=Message)

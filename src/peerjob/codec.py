@@ -10,7 +10,6 @@ their value, so whoever shows values can leave them out without knowing what the
 from __future__ import annotations
 
 import dataclasses
-import math
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -26,12 +25,21 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec.msgpack import Ext
 
+from .bounds import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_EQUAL_HASHES,
+    MAX_INT_BYTES,
+    MAX_MOMENT,
+    Bounds,
+    BoundsError,
+    check_decimal,
+    check_hashes,
+    check_integer,
+)
 from .errors import DecodeError, EncodeError
 from .injected import INJECTED
 from .secret import MASK, Secret
-
-MAX_DEPTH = 100
-"""How deep containers may be nested."""
 
 Path = tuple[object, ...]
 
@@ -41,6 +49,9 @@ _DATETIME, _DATE, _TIME, _TIMEDELTA = 5, 6, 7, 8
 _UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
 _SECRET = 15
 
+_bounds = Bounds(
+    lists=frozenset({_TUPLE, _SET, _FROZENSET}), pairs=_MAPPING, wrapper=_SECRET, zoned=frozenset({_DATETIME, _TIME})
+)
 _PLAIN = frozenset({int, str, float, bool, type(None), bytes})
 _HASHED = _PLAIN | {datetime, date, time, timedelta, UUID, Decimal, complex}
 """Equal, with an equal hash, when they are read back."""
@@ -49,6 +60,15 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def encode_value(value: Any) -> bytes:
     """A value of the types above as bytes; raises EncodeError, which names the part that cannot be stored."""
+    data = _encode_any(value)
+    try:
+        _bounds.check(data)
+    except BoundsError as error:
+        raise EncodeError((), str(error)) from None
+    return data
+
+
+def _encode_any(value: Any) -> bytes:
     if _is_plain(value, MAX_DEPTH):
         try:
             return _encode(value)
@@ -79,11 +99,6 @@ def has_secret(data: bytes) -> bool:
     found: list[memoryview] = []
     _read(_make_decoder(found.append), data)
     return bool(found)
-
-
-def to_json(value: Any) -> str:
-    """A value as JSON, for people and other programs to read: what JSON lacks becomes text or a list."""
-    return msgspec.json.encode(_for_json(value), enc_hook=str).decode()
 
 
 # -- encoding ------------------------------------------------------------------------------------------------
@@ -117,7 +132,7 @@ def _tagged(value: Any, path: Path, depth: int) -> Any:
     if kind is str:
         return _text(value)
     if kind is int:
-        return _integer(value)
+        return _integer(value, path)
     if kind in _PLAIN:
         return value
     if depth == 0:
@@ -148,7 +163,7 @@ def _reduced(value: Any, path: Path, depth: int) -> Any:
     if (reveal := getattr(value, "get_secret_value", None)) is not None and _is_pydantic(value):
         return _secret(reveal(), path, depth)
     if (index := getattr(_class(value), "__index__", None)) is not None and not isinstance(value, type):
-        return _integer(index(value))
+        return _integer(index(value), path)
     if _is_pydantic(value):
         return str(value)
     raise EncodeError(path, f"a {_type_name(value)} cannot be stored")
@@ -186,6 +201,7 @@ def _mapping(value: dict[Any, Any], path: Path, depth: int) -> Any:
             return {_utf8(key): _tagged(item, (*path, key), depth - 1) for key, item in value.items()}
         except UnicodeEncodeError:
             pass
+    _bounded(check_hashes, value, path)
     pairs = [
         [_tagged(key, (*path, key), depth - 1), _tagged(item, (*path, key), depth - 1)] for key, item in value.items()
     ]
@@ -195,6 +211,7 @@ def _mapping(value: dict[Any, Any], path: Path, depth: int) -> Any:
 
 def _unordered(code: int) -> Callable[[Any, Path, int], Ext]:
     def tag(value: Any, path: Path, depth: int) -> Ext:
+        _bounded(check_hashes, value, path)
         items = _items(value, path, depth)
         _check_hashed(value, items, path, "element of a set")
         return Ext(code, _encode(items))
@@ -244,10 +261,23 @@ def _utf8(value: str) -> str:
     return value
 
 
-def _integer(value: int) -> int | Ext:
+def _integer(value: int, path: Path) -> int | Ext:
     if -(2**63) <= value < 2**64:
         return value
+    _bounded(check_integer, value, path)
     return Ext(_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _decimal(value: Decimal, path: Path, _depth: int) -> Ext:
+    _bounded(check_decimal, value, path)
+    return Ext(_DECIMAL, str(value).encode())
+
+
+def _bounded(check: Callable[[Any], None], value: Any, path: Path) -> None:
+    try:
+        check(value)
+    except BoundsError as error:
+        raise EncodeError(path, str(error)) from None
 
 
 def _moment(code: int) -> Callable[[Any, Path, int], Ext]:
@@ -284,7 +314,7 @@ _TAGGED: dict[type[Any], Callable[[Any, Path, int], Ext]] = {
     time: _moment(_TIME),
     timedelta: lambda value, _path, _depth: Ext(_TIMEDELTA, _encode((value.days, value.seconds, value.microseconds))),
     UUID: lambda value, _path, _depth: Ext(_UUID, value.bytes),
-    Decimal: _leaf(_DECIMAL, str),
+    Decimal: _decimal,
     complex: lambda value, _path, _depth: Ext(_COMPLEX, struct.pack(">dd", value.real, value.imag)),
     Secret: lambda value, path, depth: _secret(value.get_secret_value(), path, depth),
     type(INJECTED): lambda _value, _path, _depth: Ext(_INJECTED, b""),
@@ -345,18 +375,66 @@ def _read_time(data: memoryview) -> time:
 
 
 def _zone_of(data: memoryview) -> tuple[str, tzinfo | None]:
-    text, _, zone = str(data, "utf-8").partition("[")
+    text, _, zone = _short(data).partition("[")
     return text, ZoneInfo(zone.removesuffix("]")) if zone else None
+
+
+def _short(data: memoryview, most: int = MAX_MOMENT) -> str:
+    """Text of a bounded size: errors quote it."""
+    if len(data) > most:
+        raise BoundsError(f"{len(data):,} bytes where at most {most:,} are expected")
+    return str(data, "utf-8")
+
+
+def _read_decimal(data: memoryview) -> Decimal:
+    value = Decimal(_short(data, _DECIMAL_BYTES))
+    check_decimal(value)
+    return value
+
+
+_DECIMAL_BYTES = 2 * MAX_DIGITS + 20
+"""As many as the longest Decimal has, its sign, point and exponent included."""
+
+
+def _read_integer(data: memoryview) -> int:
+    if len(data) > MAX_INT_BYTES:
+        raise BoundsError(f"an integer of {len(data):,} bytes, over the limit of {MAX_DIGITS:,} digits")
+    return int.from_bytes(data, "big", signed=True)
+
+
+def _read_timedelta(data: memoryview) -> timedelta:
+    return timedelta(*_timedelta_parts(data))
+
+
+_timedelta_parts = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
+
+
+def _list(items: Any) -> list[Any]:
+    if items.__class__ is not list:
+        raise ValueError("a tag of a container without a list")
+    return items  # pyright: ignore[reportUnknownVariableType]
+
+
+def _spread(keys: list[Any]) -> list[Any]:
+    """Keys that make no look-up slow."""
+    if len(keys) > MAX_EQUAL_HASHES:
+        check_hashes(keys)
+    return keys
+
+
+def _read_pairs(pairs: list[Any]) -> dict[Any, Any]:
+    keys = _spread([key for key, _ in pairs])
+    return dict(zip(keys, [value for _, value in pairs], strict=True))
 
 
 _READERS: dict[int, Callable[[memoryview], Any]] = {
     _DATETIME: _read_moment,
-    _DATE: lambda data: date.fromisoformat(str(data, "utf-8")),
+    _DATE: lambda data: date.fromisoformat(_short(data)),
     _TIME: _read_time,
-    _TIMEDELTA: lambda data: timedelta(*msgspec.msgpack.decode(data)),
+    _TIMEDELTA: _read_timedelta,
     _UUID: lambda data: UUID(bytes=bytes(data)),
-    _DECIMAL: lambda data: Decimal(str(data, "utf-8")),
-    _INT: lambda data: int.from_bytes(data, "big", signed=True),
+    _DECIMAL: _read_decimal,
+    _INT: _read_integer,
     _COMPLEX: lambda data: complex(*struct.unpack(">dd", data)),
     _TEXT: lambda data: str(data, "utf-8", "surrogatepass"),
     _INJECTED: lambda _data: INJECTED,
@@ -375,10 +453,10 @@ def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes |
     decode = msgspec.msgpack.Decoder(ext_hook=restore).decode
     readers: dict[int, Callable[[memoryview], Any]] = {
         **_READERS,
-        _TUPLE: lambda data: tuple(decode(data)),
-        _SET: lambda data: set(decode(data)),
-        _FROZENSET: lambda data: frozenset(decode(data)),
-        _MAPPING: lambda data: dict(decode(data)),
+        _TUPLE: lambda data: tuple(_list(decode(data))),
+        _SET: lambda data: set(_spread(_list(decode(data)))),
+        _FROZENSET: lambda data: frozenset(_spread(_list(decode(data)))),
+        _MAPPING: lambda data: _read_pairs(_list(decode(data))),
         _SECRET: read_secret,
     }
     return decode
@@ -391,43 +469,7 @@ _decode_kept = _make_decoder(lambda data: Secret(_decode(data)))
 
 def _read(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:
     try:
+        _bounds.check(data)
         return decode(data)
-    except _UNREADABLE as error:
+    except Exception as error:  # damaged bytes make the libraries raise more than they document; no code of users runs
         raise DecodeError(f"stored value cannot be read: {error}") from error
-
-
-# what damaged bytes make of the readers above; none of them runs code of the data's choosing
-_UNREADABLE = (
-    msgspec.MsgspecError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    LookupError,
-    RecursionError,
-    MemoryError,
-    OSError,
-    struct.error,
-)
-
-
-# -- JSON ----------------------------------------------------------------------------------------------------
-
-
-def _for_json(value: Any) -> Any:
-    kind = _class(value)
-    if issubclass(kind, Mapping):
-        return {_json_key(key): _for_json(item) for key, item in value.items()}
-    if issubclass(kind, list | tuple | set | frozenset):
-        return [_for_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value
-
-
-def _json_key(key: Any) -> str:
-    plain = _for_json(key)
-    return plain if isinstance(plain, str) else to_json(plain)

@@ -11,11 +11,12 @@ from uuid import UUID
 from typing_extensions import TypeVar
 
 from .clock import to_datetime
-from .codec import decode_value, to_json
+from .codec import decode_value
 from .durations import Duration
 from .errors import JobCancelled, JobFailed, JobTimedOut, NodeStateError
 from .ids import id_time_us
 from .record import LogLine, Record, Transition
+from .shown import to_json
 from .spec import ErrorInfo, Progress, Spec, decode_error, decode_progress, decode_spec
 from .state import Level, State
 

@@ -10,10 +10,10 @@ from typing import Any, Generic, Protocol, cast, overload
 
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
-from .codec import to_json
 from .errors import OptionError
 from .policy import Options, Policy, checked, encodable, make_policy
 from .references import module_name
+from .shown import to_json
 from .timing import Timing
 
 P = ParamSpec("P", default=...)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .clock import to_datetime
-from .codec import to_json
 from .definition import Definition, decode_definition
 from .errors import DecodeError, NodeStateError
 from .firing import FireOutcome, FireRecord, Overlap, ScheduleRow
+from .shown import to_json
 from .spec import Spec, decode_spec
 
 if TYPE_CHECKING:

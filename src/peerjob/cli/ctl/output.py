@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peerjob.cli.console import complain
-from peerjob.codec import to_json
+from peerjob.shown import to_json
 
 from .yaml import to_yaml
 

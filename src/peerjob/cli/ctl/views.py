@@ -6,13 +6,13 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from peerjob.codec import to_json
 from peerjob.durations import format_seconds
 from peerjob.errors import DecodeError
 from peerjob.instance import Instance
 from peerjob.node.client.jobs import RegisteredJob
 from peerjob.record import NodeView
 from peerjob.schedules import FireEntry, Schedule
+from peerjob.shown import to_json
 
 from .output import Column, View, age, moment, span
 

@@ -1,0 +1,74 @@
+"""Values as JSON text, for people and other programs to read: what JSON lacks becomes text or a list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_EASY = frozenset({int, str, bool, type(None)})
+"""What JSON has, unless an integer or a text is unusual."""
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON. Never fails: a part that cannot be shown is replaced by a text that says so."""
+    if _is_easy(value):
+        try:
+            return _encode(value).decode()
+        except (ValueError, RecursionError):  # too many digits, or half of a surrogate pair
+            pass
+    try:
+        return _encode(_plain(value)).decode()
+    except Exception as error:  # noqa: BLE001  # a view of many values must not fail because of one
+        return _encode(f"<{_name(value)} that cannot be shown: {type(error).__name__}>").decode()
+
+
+def _is_easy(value: Any) -> bool:
+    """Whether JSON has this type, and those of its items."""
+    kind: Any = value.__class__
+    if kind is list:
+        return _EASY.issuperset(map(type, value))
+    if kind is dict:
+        return all(type(key) is str for key in value) and _EASY.issuperset(map(type, value.values()))
+    return kind in _EASY
+
+
+def _plain(value: Any) -> Any:
+    kind: Any = value.__class__
+    if kind is int:
+        return _integer(value)
+    if kind is str:
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if issubclass(kind, Mapping):
+        return {_key(key): _plain(item) for key, item in value.items()}
+    if issubclass(kind, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if issubclass(kind, float):
+        return value if math.isfinite(value) else str(value)
+    if issubclass(kind, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if issubclass(kind, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
+
+
+def _integer(value: int) -> int | str:
+    if -(2**63) <= value < 2**63:
+        return value
+    try:
+        str(value)
+    except ValueError:  # more digits than this interpreter converts to text
+        return f"<an integer of {value.bit_length():,} bits>"
+    return value
+
+
+def _key(key: Any) -> str:
+    plain = _plain(key)
+    return plain if isinstance(plain, str) else to_json(plain)
+
+
+def _name(value: object) -> str:
+    return type(value).__qualname__
