@@ -15,7 +15,7 @@ PeerjobError
 │   │   └── StoreUnconfirmedError        it is written, but not yet where the store's `durability` wants it
 │   ├── StoreRefusedError                the store refuses this request, and would refuse it again
 │   ├── StoreFullError                   the store refuses to grow
-│   └── LayoutError                      the namespace was written by a newer release
+│   └── LayoutError                      the namespace has the layout of another release
 ├── NodeStateError (RuntimeError)        the node is not running, or runs already
 │   └── NodeStoppedError                 the node that was asked is stopping, or has stopped
 ├── RemoteError                          a node gave an answer that is no error of this list
@@ -171,7 +171,12 @@ class StoreFullError(StoreError):
 
 
 class LayoutError(StoreError):
-    """The namespace was written by a release with a newer layout."""
+    """Another release writes the namespace: its layout is `found`, that of this release is `known`."""
+
+    def __init__(self, message: str, *, found: int | None = None, known: int | None = None) -> None:
+        super().__init__(message)
+        self.found = found
+        self.known = known
 
 
 class NodeStateError(PeerjobError, RuntimeError):

@@ -7,9 +7,13 @@ server that is out of memory is StoreFullError.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from peerjob.store.layout import check_layout
+
+from .keys import namespace_of
 from .script import Script
 
 Argument = str | bytes | int
@@ -35,6 +39,9 @@ AWAY = (
 """Error codes that pass by themselves."""
 ELSEWHERE = "Script attempted to access a non local key"
 """What a script meets instead of TRYAGAIN while its slot moves; ours then have written nothing."""
+
+_LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
+"""Each library words an error of a script in its way."""
 
 NO_CLUSTER = "the server at {url} is one of a cluster: add ?cluster=true to the URL"
 
@@ -78,6 +85,13 @@ class Driver(Protocol):
     async def close(self) -> None:
         """Release every connection; idempotent."""
         ...
+
+
+def check_refusal(message: str, *, prefix: str, url: str) -> None:
+    """Raise LayoutError for the error of a script that met another layout."""
+    found = _LAYOUT.search(message)
+    if found is not None:
+        check_layout(found[1], namespace=namespace_of(prefix), url=url)
 
 
 def passes_by_itself(message: str) -> bool:

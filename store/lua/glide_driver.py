@@ -16,7 +16,7 @@ from glide import GlideError, Logger, LogLevel
 from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 
 from .address import Address
-from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, passes_by_itself
+from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, check_refusal, passes_by_itself
 from .glide_client import Client, connect
 from .keys import declared
 from .script import load_scripts
@@ -165,6 +165,7 @@ class GlideDriver:
                     raise StoreError(NO_CLUSTER.format(url=url)) from reply
                 if _PASSING.search(text) or passes_by_itself(text):
                     raise self._away(reply) from reply
+                check_refusal(text, prefix=self._prefix, url=url)
                 kind = StoreError if _MENDED.search(text) else StoreRefusedError
                 raise kind(f"the store at {url} refused a command: {text}") from reply
         return list(replies)

@@ -8,6 +8,11 @@ def prefix(namespace: str) -> str:
     return f"{{peerjob:{namespace}}}:"
 
 
+def namespace_of(prefix: str) -> str:
+    """The namespace that a prefix belongs to."""
+    return prefix.partition(":")[2][:-2]
+
+
 def declared(prefix: str) -> tuple[str, str]:
     """The keys that every script declares: one that never exists, and one that always does.
 

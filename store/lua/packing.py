@@ -13,7 +13,9 @@ from peerjob.state import State
 
 from .driver import Argument, Reply
 
-LAYOUT = 1
+FORMAT = 1
+TAIL_LIMIT = 512
+"""Most bytes that later releases may keep in the tail of a record."""
 LATEST_US = 2**53 - 1
 """The last time that a double can count to in microseconds: the year 2255."""
 ID_SIZE = 36
@@ -22,7 +24,7 @@ NOTE_LIMIT = 1000
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
 _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdI")
-_HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT = 2, 4, 8, 16, 64
+_HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
 _encode = msgspec.msgpack.Encoder().encode
 _decode_line = msgspec.msgpack.Decoder(LogLine).decode
 
@@ -188,7 +190,7 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     (
-        layout,
+        record_format,
         state,
         flags,
         _entries,
@@ -204,14 +206,18 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         _log_total,
         _log_bytes,
     ) = _NUMBERS.unpack_from(raw)
-    if layout != LAYOUT:
-        raise ValueError(f"record of {id}: layout {layout}")
+    if record_format != FORMAT:
+        raise ValueError(f"record of {id}: format {record_format}, {FORMAT} expected")
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
     key = tags = result = error = progress = slot = b""
     if flags:
         (key, tags, result, error, progress), end = _texts(raw, end, 5)
     if flags & _HAS_SLOT:
         (slot,), end = _texts(raw, end, 1)
+    if flags & _HAS_TAIL:
+        (tail,), end = _texts(raw, end, 1)
+        if len(tail) > TAIL_LIMIT:
+            raise ValueError(f"record of {id}: a tail of {len(tail)} bytes, at most {TAIL_LIMIT} expected")
     if end != len(raw):
         raise ValueError(f"record of {id}: {len(raw)} bytes, {end} expected")
     return Record(

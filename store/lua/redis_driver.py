@@ -28,7 +28,7 @@ from redis.exceptions import (
 from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 
 from .address import Address
-from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, passes_by_itself
+from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, check_refusal, passes_by_itself
 from .keys import declared
 from .redis_cluster import locate
 from .script import load_scripts
@@ -180,6 +180,7 @@ class RedisDriver:
             if isinstance(reply, _PASSING) or (isinstance(reply, RedisError) and passes_by_itself(str(reply))):
                 raise StoreUnavailableError(url, str(reply)) from reply
             if isinstance(reply, RedisError):
+                check_refusal(str(reply), prefix=self._prefix, url=url)
                 kind = StoreError if isinstance(reply, _MENDED) else StoreRefusedError
                 raise kind(f"the store at {url} refused a command: {reply}") from reply
         return replies

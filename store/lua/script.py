@@ -11,6 +11,7 @@ from importlib.resources import files
 
 from peerjob.record import HISTORY_LIMIT, SUSPECT_AFTER
 from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
+from peerjob.store.layout import LAYOUT
 
 _PARTS = (
     "base",
@@ -31,6 +32,7 @@ _PARTS = (
     "firing",
 )
 _CONSTANTS = {
+    "LAYOUT": str(LAYOUT),
     "HISTORY_LIMIT": HISTORY_LIMIT,
     "SUSPECT_AFTER": SUSPECT_AFTER,
     "STILL_RUNS": STILL_RUNS,
@@ -129,6 +131,8 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
     shebang, _, body = text.partition("\n")
     body = _without_comments(body)
     wanted = set(_WORD.findall(body))
+    if "no-writes" not in shebang and name != "open":
+        wanted.add("layout")
     chosen: list[str] = []
     for names, code in reversed(definitions):
         if wanted.intersection(names):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from peerjob.clock import Clock
-from peerjob.errors import LayoutError
 from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.answering import answer_within
+from peerjob.store.layout import check_layout
 
 from .address import Address, parse_address
 from .driver import Driver
@@ -16,7 +16,6 @@ from .elections import LuaElections
 from .keys import prefix
 from .liveness import LuaLiveness
 from .nodes import NodeVerbs
-from .packing import LAYOUT
 from .queue import QueueVerbs
 from .reading import ReadingVerbs
 from .redis_driver import RedisDriver
@@ -64,15 +63,11 @@ class LuaStore(QueueVerbs, NodeVerbs, ScheduleVerbs, ReadingVerbs, RetentionVerb
             async with answer_within(OPEN_TIMEOUT, url=self._url):
                 await self._driver.open()
                 self._capabilities = await inspect(self._driver, self._address)
-                ((layout, _now),) = await self._driver.run((self._scripts.open, (LAYOUT,)))
+                (layout,) = await self._driver.run((self._scripts.open, ()))
+                check_layout(layout.decode(), namespace=self._namespace, url=self._url)
         except BaseException:
             await self._driver.close()
             raise
-        if int(layout) > LAYOUT:
-            await self._driver.close()
-            raise LayoutError(
-                f"namespace {self._namespace!r} has layout {int(layout)}, this release knows {LAYOUT}: update it"
-            )
 
     async def close(self) -> None:
         await self._driver.close()

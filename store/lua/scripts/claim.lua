@@ -68,7 +68,7 @@ end
 -- Delayed instances that fell due go to the queue of their kind first. This only moves index entries, so that the
 -- claim may fail after it and leave nothing half done.
 local moved = {}
-local fell_due = call('ZRANGE', DELAYED, '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000, 'WITHSCORES')
+local fell_due = due_delayed(1000)
 if #fell_due > 0 then
   for n = 1, #fell_due, 2 do
     local member = fell_due[n]
@@ -228,8 +228,7 @@ if #ids > 0 then
     wake(left, 1)
   end
 elseif bad == 0 then
-  local head = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
-  reply[3] = head[2] and tonumber(head[2]) or 0
+  reply[3] = earliest_due() or 0
   if want_idle and limit > 0 then
     go_idle(inc, kinds)
   end

@@ -38,7 +38,21 @@ if #ids == 0 then
   for _, schedule in ipairs(call('HVALS', SLOTS)) do
     call('UNLINK', slot_key(schedule))
   end
-  call('UNLINK', DELAYED, KINDS, WATCHED, SLOTS)
+  call('UNLINK', KINDS, WATCHED, SLOTS)
+  -- entries of later releases stay
+  local from = 0
+  repeat
+    local page, left = call('ZRANGE', DELAYED, from, from + limit - 1), {}
+    for _, member in ipairs(page) do
+      if not is_reserved(member) then
+        left[#left + 1] = member
+      end
+    end
+    if #left > 0 then
+      send('ZREM', DELAYED, left)
+    end
+    from = from + #page - #left
+  until #page == 0
 end
 bound_hints()
 return #ids

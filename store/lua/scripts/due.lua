@@ -8,8 +8,9 @@
 -- What fell due goes to the queue of its kind with the next claim. Where nobody claims it stays among the delayed, and is
 -- looked for there, as far as one claim would move.
 local fell_due = {}
-for _, member in ipairs(call('ZRANGE', DELAYED, '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000)) do
-  local kind = match(member, '^-?%d+:(.*)$', ID_SIZE + 2)
+local found = due_delayed(1000)
+for n = 1, #found, 2 do
+  local kind = match(found[n], '^-?%d+:(.*)$', ID_SIZE + 2)
   if kind then
     fell_due[kind] = (fell_due[kind] or 0) + 1
   end

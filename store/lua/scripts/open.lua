@@ -1,12 +1,11 @@
 #!lua flags=allow-oom
--- Check the layout of the namespace, or note ours in a new one.
+-- Tell the layout of the namespace; a new one gets ours.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     our layout
--- Reply    {the namespace's layout, now}
-local key = KEYS[2]
-local found = call('GET', key)
+-- ARGV     -
+-- Reply    its layout
+local found = call('GET', KEYS[2])
 if not found then
-  call('SET', key, ARGV[1])
+  call('SET', KEYS[2], LAYOUT)
 end
-return {found or ARGV[1], digits(now)}
+return found or LAYOUT

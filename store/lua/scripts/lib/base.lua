@@ -14,6 +14,15 @@ local ID_SIZE = 36
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
+-- Every script that writes compares the layout: a namespace of another release must not be changed. A server that lost
+-- the layout with all else gets it again.
+local layout = call('GET', KEYS[2])
+if not layout then
+  call('SET', KEYS[2], LAYOUT)
+elseif layout ~= LAYOUT then
+  return redis.error_reply('LAYOUT ' .. layout)
+end
+
 -- A whole number as text; `..` and tostring lose digits. Redis itself writes a number argument out in full.
 local function digits(number)
   return format('%.0f', number)

@@ -78,8 +78,8 @@ end
 -- If this is the new earliest delayed instance, one node must know when to come.
 local function wake_for_earliest(kind, due)
   if idle_left > 0 then
-    local head = call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
-    if not head[2] or due < tonumber(head[2]) then
+    local earliest = earliest_due()
+    if not earliest or due < earliest then
       wake(kind, 1)
     end
   end

@@ -20,6 +20,41 @@ local function delayed_member(id, suspect, priority, kind)
   return id .. (suspect and 's' or '-') .. priority .. ':' .. kind
 end
 
+-- A member that begins with `@` is an entry of a later release: it stays where it is, and counts nowhere.
+local function is_reserved(member)
+  return byte(member) == 64
+end
+
+-- Up to `most` delayed instances that are due, earliest first: member, due time, and so on.
+local function due_delayed(most)
+  local due, size, from = {}, 0, 0
+  repeat
+    local page = call('ZRANGE', DELAYED, '-inf', now, 'BYSCORE', 'LIMIT', from, most, 'WITHSCORES')
+    for n = 1, #page, 2 do
+      if size < 2 * most and not is_reserved(page[n]) then
+        due[size + 1], due[size + 2] = page[n], page[n + 1]
+        size = size + 2
+      end
+    end
+    from = from + most
+  until #page < 2 * most or size == 2 * most
+  return due
+end
+
+-- When the earliest delayed instance falls due; nil if there is none.
+local function earliest_due()
+  local from, count = 0, 1
+  repeat
+    local page = call('ZRANGE', DELAYED, from, from + count - 1, 'WITHSCORES')
+    for n = 1, #page, 2 do
+      if not is_reserved(page[n]) then
+        return tonumber(page[n + 1])
+      end
+    end
+    from, count = from + count, 100
+  until #page == 0
+end
+
 local function queue_key(r)
   return is_suspect(r) and suspects_key(r.kind) or ready_key(r.kind)
 end
