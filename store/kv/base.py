@@ -17,7 +17,7 @@ from peerjob.record import Capabilities
 
 MAX_STEPS = 60
 """Most steps in one transaction."""
-MAX_WIDTH = 124
+MAX_WIDTH = 122
 """Most steps and compares in one transaction, what goes along included, unless a step is alone: etcd takes 128."""
 MAX_STEP_OPS = 24
 """Most operations in a step that is not alone."""
@@ -102,6 +102,8 @@ class Applied(msgspec.Struct, frozen=True):
     steps: Sequence[Sequence[Found] | None]
     """Per step the answers to its reads, or None when a compare did not hold."""
     also: Sequence[Found] | None = None
+    refused: bool = False
+    """Whether nothing was applied and a guard may be the reason."""
 
 
 class Watch(Protocol):

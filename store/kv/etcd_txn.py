@@ -109,10 +109,11 @@ class Request:
         """What the reply says."""
         steps, also, replies = self._steps, self._also, reply.responses
         if not reply.succeeded and not self._outside:
-            return Applied(reply.header.revision, [None] * len(steps))
+            return Applied(reply.header.revision, [None] * len(steps), refused=True)
         answers = [_answers(step, one.response_txn) for step, one in zip(steps, replies, strict=False)]
         if also is None or not reply.succeeded:
-            return Applied(reply.header.revision, answers)
+            refused = not reply.succeeded and all(answer is None for answer in answers)
+            return Applied(reply.header.revision, answers, refused=refused)
         rest = replies[len(steps) :]
         last = _found(also, rest) if self._bare else _answers(also, rest[0].response_txn)
         return Applied(reply.header.revision, answers, last)

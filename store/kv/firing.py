@@ -32,7 +32,7 @@ from .enqueue import BESIDES, born
 from .hints import News
 from .ledger import Ledger
 from .rows import encode
-from .schedule_rows import Parked, Slot
+from .schedule_rows import Parked
 from .sight import Sight, Work, look, place_of
 from .writer import ROUNDS, Change
 
@@ -261,7 +261,11 @@ class _Judge:
         )
         if with_slot:
             slot, waiting = work.held.slot, Parked(new.id, row.kind, row.priority, row.due_us)
-            work.held.slot = Slot(slot.holder, (*slot.parked, waiting)) if parked else Slot(new.id)
+            work.held.slot = (
+                msgspec.structs.replace(slot, parked=(*slot.parked, waiting))
+                if parked
+                else msgspec.structs.replace(slot, holder=new.id, parked=())
+            )
             work.held.touched = True
         plan.compares.append(Compare(state))
         if new.key is not None:

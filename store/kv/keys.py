@@ -10,6 +10,7 @@
 | `unique/<kind>/<key>` | id of the instance that has the key |
 | `ready/<kind>/<n or s>/<priority>/<due>/<id>` | due, to be claimed; s: suspects |
 | `due/<shard>/<due>/<id>` | delayed: `Delayed`, enough to move it without its record |
+| `due/@…`, `clock/…` | of later releases: this one neither reads nor counts them |
 | `by/<kind>/<state>/<id>`, `tag/<tag>/<id>` | indexes; of those that are Processing, `own` is the index |
 | `expiry/<shard>/<time>/<id>` | final instances by the end of their retention |
 | `head/<queue>` | where a queue begins, see `lanes` |

@@ -7,6 +7,7 @@ import msgspec
 from peerjob.clock import Clock
 from peerjob.record import Held, NodeInfo, NodeView, Renewed, digest
 from peerjob.store.answering import answer_within
+from peerjob.store.layout import check_layout
 
 from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
 from .context import Context
@@ -60,7 +61,10 @@ class KVLiveness:
         """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
         kv, keys = self._kv, self._keys
         for _ in range(ROUNDS):
-            node, live = await kv.get([keys.node + incarnation, keys.live + incarnation])
+            node, live, layout = await kv.get([keys.node + incarnation, keys.live + incarnation, keys.layout])
+            if layout is not None:
+                # an extended lease is no transaction, which would compare it
+                check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
             if node is None or (row := decode_node(node.value)).ended:
                 return False
             old = None if live is None else decode_live(live.value)

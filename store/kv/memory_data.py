@@ -108,7 +108,7 @@ class MemoryData:
         if self.costs is not None:
             etcd_limits.check(steps, also, guards)
         if not self._holds(guards):
-            return Applied(self.revision, [None] * len(steps))
+            return Applied(self.revision, [None] * len(steps), refused=True)
         held = [self._holds(step.compares) for step in steps]
         with_also = also is not None and all(held) and self._holds(also.compares)
         revision = self.revision + 1

@@ -43,6 +43,7 @@ class Queues:
         self._keys = keys
         self._known: dict[str, str] = {}
         self._paces: dict[str, Pace] = {}
+        self._reserved = keys.head(f"{keys.due}@/")
 
     # -- adding ---------------------------------------------------------------------------------------------------
 
@@ -89,9 +90,11 @@ class Queues:
         return Range(prefix, prefix_end(prefix))
 
     def heads(self, found: Found) -> list[Head]:
-        """The heads that such a read found."""
+        """The heads that such a read found, but for those of later releases."""
         heads: list[Head] = []
         for key, entry in found.items:
+            if key.startswith(self._reserved):
+                continue
             queue, start = self._keys.queue_of(key), entry.value.decode()
             self._note(queue, start)
             heads.append(Head(queue, start, entry.mod))

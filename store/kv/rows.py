@@ -26,6 +26,10 @@ SMALL = 256
 """Bytes up to which arguments, or a result or error, stay in the record: a key of their own would cost more."""
 
 
+NOTHING_EXTRA = msgspec.Raw(b"\x80")
+"""What the rows of instances, nodes and schedules end in: a map of later releases, which is kept word for word."""
+
+
 class Out(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Result and error of an instance."""
 
@@ -79,6 +83,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Its arguments, where they are small."""
     out: Out | None = None
     """Its result and error, where they are small."""
+    extra: msgspec.Raw = NOTHING_EXTRA
 
     @property
     def suspect(self) -> bool:
@@ -120,6 +125,7 @@ class NodeRow(msgspec.Struct, frozen=True, array_like=True):
     """"" while it is alive; "left" in order; "dead": its lease expired and somebody marked it."""
     suspect_ran: bool = False
     """When dead: whether a suspect was running there."""
+    extra: msgspec.Raw = NOTHING_EXTRA
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):

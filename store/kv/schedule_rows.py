@@ -10,6 +10,8 @@ import msgspec
 
 from peerjob.firing import FireRecord, ScheduleRow
 
+from .rows import NOTHING_EXTRA
+
 
 class Revisions(msgspec.Struct, frozen=True, array_like=True):
     """Where the revisions of all schedules stand."""
@@ -35,6 +37,7 @@ class Schedule(msgspec.Struct, frozen=True, array_like=True):
     note: str
     created_us: int
     updated_us: int
+    extra: msgspec.Raw = NOTHING_EXTRA
 
 
 class Next(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +57,7 @@ class Next(msgspec.Struct, frozen=True, array_like=True):
     """No record has an earlier nominal time."""
     oldest_us: int = 0
     """When the record with the earliest nominal time was written, as far as that is known."""
+    extra: msgspec.Raw = NOTHING_EXTRA
 
 
 class Parked(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +67,7 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     priority: int
     due_us: int
+    extra: msgspec.Raw = NOTHING_EXTRA
 
 
 class Slot(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +75,7 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
 
     holder: str = ""
     parked: tuple[Parked, ...] = ()
+    extra: msgspec.Raw = NOTHING_EXTRA
 
 
 class Seat(msgspec.Struct, frozen=True, array_like=True):

@@ -16,7 +16,7 @@ from .context import Context
 from .keys import prefix_end, time_text
 from .ledger import Ledger
 from .queues import Head, Scan
-from .rows import encode
+from .rows import NOTHING_EXTRA, encode
 from .schedule_rows import (
     Next,
     Revisions,
@@ -71,6 +71,7 @@ class Schedules:
                     put.note,
                     now_us if old is None else old.created_us,
                     now_us,
+                    NOTHING_EXTRA if old is None else old.extra,
                 )
                 ops: list[Op] = [
                     Put(keys.schedules, encode(msgspec.structs.replace(revisions, latest=revision))),

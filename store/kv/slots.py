@@ -13,7 +13,7 @@ import msgspec
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
 from .counts import Shift
 from .keys import Keys, prefix_end
-from .rows import Row, encode
+from .rows import NOTHING_EXTRA, Row, encode
 from .schedule_rows import Parked, Slot, decode_slot
 
 
@@ -75,10 +75,11 @@ class Slots:
         slot = held.slot
         parked = tuple(one for one in slot.parked if one.id != id)
         if slot.holder == id:
-            held.slot, held.touched = Slot(parked[0].id if parked else "", parked[1:]), True
+            holder = parked[0].id if parked else ""
+            held.slot, held.touched = msgspec.structs.replace(slot, holder=holder, parked=parked[1:]), True
             return parked[0] if parked else None
         if len(parked) < len(slot.parked):
-            held.slot, held.touched = Slot(slot.holder, parked), True
+            held.slot, held.touched = msgspec.structs.replace(slot, parked=parked), True
         return None
 
     def write(self, plan: Plan) -> None:
@@ -88,7 +89,7 @@ class Slots:
                 continue
             key = self._keys.slot(name)
             plan.compares.append(Compare(key, mod=held.mod))
-            if held.slot.holder:
+            if held.slot.holder or held.slot.extra != NOTHING_EXTRA:
                 plan.ops.append(Put(key, encode(held.slot)))
             else:
                 plan.ops.append(Delete(key))

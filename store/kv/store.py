@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob.clock import Clock
-from peerjob.errors import LayoutError
 from peerjob.firing import (
     MAX_SCHEDULES,
     Fire,
@@ -51,6 +50,8 @@ from .delayed import DelayedQueue
 from .elections import KVElections
 from .enqueue import Enqueue
 from .firing import Firing
+from .guarded import GuardedKeyValue
+from .keys import Keys
 from .ledger import Ledger
 from .liveness import KVLiveness, Membership
 from .logs import Logs
@@ -58,8 +59,6 @@ from .reading import Reading
 from .recovery import Recovery
 from .retention import Retention
 from .schedules import Schedules
-
-LAYOUT = 1
 
 
 class KVStore:
@@ -76,7 +75,8 @@ class KVStore:
         local: dict[str, Any] | None = None,
         retry_for: float = 0,
     ) -> None:
-        self._kv = kv
+        key = Keys(namespace).layout
+        self._kv = kv = GuardedKeyValue(kv, key=key, namespace=namespace, url=redact(url))
         self._local = local
         self._retrying = Retrying(clock=clock, retry_for=retry_for)
         self._context = Context(kv, url=redact(url), namespace=namespace, clock=clock, limits=limits)
@@ -109,15 +109,13 @@ class KVStore:
 
     async def open(self) -> None:
         await self._kv.open()
-        keys, now_us = self._context.keys, self._context.clock.time_us()
-        first = [Put(keys.layout, str(LAYOUT).encode()), Put(keys.counted, str(now_us).encode())]
-        await self._kv.txn([Step([Compare(keys.layout)], first)])
-        (entry,) = await self._kv.get([keys.layout])
-        if entry is not None and int(entry.value) > LAYOUT:
-            raise LayoutError(
-                f"namespace {keys.root[:-1]!r} at {self.url} has layout {entry.value.decode()}, "
-                f"this release writes {LAYOUT}; upgrade this node"
-            )
+        counted, now_us = self._context.keys.counted, self._context.clock.time_us()
+        try:
+            await self._kv.learn()
+            await self._kv.txn([Step([Compare(counted)], [Put(counted, str(now_us).encode())])])
+        except BaseException:
+            await self._kv.close()
+            raise
 
     async def close(self) -> None:
         self._context.hints.close()
