@@ -18,6 +18,7 @@ from .counts import DELAYED, SLOT, Counts
 from .hints import Hints
 from .journal import Journals
 from .keys import Keys, timed
+from .kindsets import KindSets
 from .queues import Queues
 from .rows import Delayed, NodeRow, Row, decode_node, decode_row, encode
 from .skew import Skew
@@ -45,6 +46,7 @@ class Context:
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
         self.journals = Journals(kv, self.keys)
         self.slots = Slots(kv, self.keys)
+        self.kind_sets = KindSets(kv, self.keys)
         self.skew = Skew(clock)
         self.aside = Aside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}

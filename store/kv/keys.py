@@ -16,6 +16,7 @@
 | `head/<queue>` | where a queue begins, see `lanes` |
 | `own/<incarnation>/<id>` | `Owned`: a claim; durable, on no lease |
 | `node/<incarnation>` | `NodeRow`; durable: alive until it is marked as ended |
+| `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes that have many |
 | `live/<incarnation>` | `Live`; hangs on the node's lease |
 | `idle/<incarnation>` | `Idle`: waits for work |
 | `journal/<incarnation>/<verb>/<n>` | the last answers of a verb |
@@ -83,6 +84,7 @@ class Keys:
         self.own = f"{root}own/"
         self.watched = f"{root}watch/"
         self.node = f"{root}node/"
+        self.kinds = f"{root}kinds/"
         self.live = f"{root}live/"
         self.idle = f"{root}idle/"
         self.changes = f"{root}changes/"

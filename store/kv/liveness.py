@@ -12,7 +12,7 @@ from peerjob.store.layout import check_layout
 from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
 from .context import Context
 from .keys import Keys, prefix_end
-from .rows import Live, NodeRow, Row, decode_live, decode_node, decode_owned, encode
+from .rows import Live, Row, decode_live, decode_node, decode_owned, encode
 from .skew import Clocks, Skew
 from .writer import ROUNDS, Change
 
@@ -76,7 +76,7 @@ class KVLiveness:
             fresh = lease or await kv.grant(ttl_us)
             alive = Compare(keys.node + incarnation, mod=node.mod)
             told = self._clocks.tell()
-            shown = Live(fresh, ttl_us, running, self._clock.time_us(), self._clocks.asks, bool(row.info.kinds))
+            shown = Live(fresh, ttl_us, running, self._clock.time_us(), self._clocks.asks, row.claims)
             applied = await kv.txn([Step([alive], [Put(keys.live + incarnation, encode(shown), fresh)])])
             if applied.steps[0] is not None:
                 told()
@@ -105,10 +105,11 @@ class Membership:
             lease = await context.kv.grant(ttl_us)
             running = 0 if old is None else old.running
             shown = Live(lease, ttl_us, running, context.clock.time_us(), claims=bool(node.kinds))
+            row, stored = await context.kind_sets.stored(node)
             # in one step, since a reaper takes a node without a lease for dead
-            ops = [Put(node_key, encode(NodeRow(node))), Put(live_key, encode(shown), lease)]
+            ops = [Put(node_key, encode(row)), Put(live_key, encode(shown), lease)]
             same = Compare(node_key, mod=0 if entry is None else entry.mod)
-            applied = await context.kv.txn([Step([same], ops)])
+            applied = await context.kv.txn([Step([same, *stored], ops)])
             if applied.steps[0] is not None:
                 if old is not None:
                     await context.kv.revoke(old.lease)
@@ -142,19 +143,19 @@ class Membership:
         left = await context.kv.remaining([live.lease for live in alive.values()])
         now_us = context.clock.time_us()
         ends = {inc: now_us + left_us for inc, left_us in zip(alive, left, strict=True)}
+        rows = {key[len(keys.node) :]: decode_node(entry.value) for key, entry in nodes.items}
+        shown = {incarnation: row for incarnation, row in rows.items() if incarnation in alive and not row.ended}
         views: list[NodeView] = []
-        for key, entry in nodes.items:
-            incarnation, row = key[len(keys.node) :], decode_node(entry.value)
-            live = alive.get(incarnation)
-            if live is not None and not row.ended:
-                views.append(
-                    NodeView(
-                        info=row.info,
-                        running=live.running,
-                        renewed_us=ends[incarnation] - live.ttl_us,
-                        expires_us=ends[incarnation],
-                    )
+        for (incarnation, _), info in zip(shown.items(), await context.kind_sets.whole(shown.values()), strict=True):
+            live = alive[incarnation]
+            views.append(
+                NodeView(
+                    info=info,
+                    running=live.running,
+                    renewed_us=ends[incarnation] - live.ttl_us,
+                    expires_us=ends[incarnation],
                 )
+            )
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
 
 

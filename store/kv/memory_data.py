@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import heapq
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -68,6 +68,11 @@ class MemoryData:
     @property
     def full(self) -> bool:
         return self.max_keys is not None and len(self._entries) * 5 >= self.max_keys * 4
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Everything that is stored."""
+        return self._entries
 
     def compact(self) -> None:
         """Forget what was deleted, as etcd does from time to time."""

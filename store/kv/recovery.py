@@ -52,21 +52,26 @@ class Recovery:
         context, keys = self._context, self._context.keys
         nodes, lives = await context.kv.read(
             [
-                Range(keys.node, prefix_end(keys.node)),
+                Range(keys.node, prefix_end(keys.node), keys_only=True),
                 Range(keys.live, prefix_end(keys.live), keys_only=True),
             ]
         )
         alive = {key[len(keys.live) :]: entry.mod for key, entry in lives.items}
         guards = [Compare(keys.live + reaper, mod=alive[reaper])] if reaper in alive else None
-        rows = {key[len(keys.node) :]: (entry, decode_node(entry.value)) for key, entry in nodes.items}
-        by = rows[reaper][1].info.name if reaper in rows else reaper
+        # rows are read only of nodes without a lease: there are few, and this is called twice a second on every node
+        silent = [key for key, _ in nodes.items if key[len(keys.node) :] not in alive]
+        if not silent:
+            return []
+        entries = zip(silent, await context.kv.get(silent), strict=True)
+        rows = {key[len(keys.node) :]: (entry, decode_node(entry.value)) for key, entry in entries if entry is not None}
+        by = await context.name_of(reaper) or reaper
         reaped: list[Reaped] = []
         for incarnation, (entry, seen) in rows.items():
             if len(reaped) >= limit:
                 break
             row = seen
             if not seen.ended:
-                if incarnation in alive or guards is None:
+                if guards is None:
                     continue
                 row = await self._dead(incarnation, seen)
                 if not await self._mark(incarnation, entry, row, [Compare(keys.live + incarnation), *guards]):
@@ -91,7 +96,8 @@ class Recovery:
         """Mark an incarnation as ended, in one step; False when it is not as it was read."""
         keys = self._context.keys
         compares = [Compare(keys.node + incarnation, mod=node.mod), *guards]
-        ops: list[Op] = [Put(keys.node + incarnation, encode(row)), Delete(keys.idle + incarnation)]
+        singles = [Delete(prefix + incarnation) for prefix in (keys.live, keys.idle)]
+        ops: list[Op] = [Put(keys.node + incarnation, encode(row)), *singles]
         applied = await self._context.kv.txn([Step(compares, ops)])
         return applied.steps[0] is not None
 

@@ -47,7 +47,10 @@ class Retention:
     async def expire(self, limit: int) -> int:
         """Remove up to `limit` instances whose time is over."""
         (heads,) = await self._context.kv.read([Range(self._prefix, prefix_end(self._prefix))])
-        return await self._expired(heads, limit)
+        removed = await self._expired(heads, limit)
+        if removed < limit:
+            await self._context.kind_sets.remove_unused()
+        return removed
 
     async def _expired(self, found: Found, limit: int) -> int:
         queues, now_us = self._context.queues, self._context.clock.time_us()

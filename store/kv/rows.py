@@ -125,7 +125,14 @@ class NodeRow(msgspec.Struct, frozen=True, array_like=True):
     """"" while it is alive; "left" in order; "dead": its lease expired and somebody marked it."""
     suspect_ran: bool = False
     """When dead: whether a suspect was running there."""
+    kinds: str = ""
+    """Where its kinds stand (`kindsets`), unless they are few and in `info`."""
     extra: msgspec.Raw = NOTHING_EXTRA
+
+    @property
+    def claims(self) -> bool:
+        """Whether it has kinds, and so takes its part of what is due."""
+        return bool(self.kinds or self.info.kinds)
 
 
 class Live(msgspec.Struct, frozen=True, array_like=True):
@@ -165,6 +172,7 @@ decode_out = msgspec.msgpack.Decoder(Out).decode
 decode_delayed = msgspec.msgpack.Decoder(Delayed).decode
 decode_owned = msgspec.msgpack.Decoder(Owned).decode
 decode_node = msgspec.msgpack.Decoder(NodeRow).decode
+decode_kinds = msgspec.msgpack.Decoder(list[tuple[str, str | None]]).decode
 decode_live = msgspec.msgpack.Decoder(Live).decode
 decode_idle = msgspec.msgpack.Decoder(Idle).decode
 decode_answers = msgspec.msgpack.Decoder(Answers).decode

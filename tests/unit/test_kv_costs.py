@@ -6,7 +6,7 @@ import pytest
 
 from peerjob.record import Action, Claim, StoreLimits
 from peerjob.store.kv import etcd_limits
-from peerjob.store.kv.base import Delete, Found, Put, Range, Step
+from peerjob.store.kv.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
@@ -23,10 +23,21 @@ class Counted(MemoryKeyValue):
     """The memory driver, counting requests that read ranges."""
 
     requests = 0
+    value_bytes = 0
+    """Bytes of the values that were read."""
 
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
         self.requests += 1
-        return await super().read(ranges)
+        answers = await super().read(ranges)
+        for wanted, found in zip(ranges, answers, strict=True):
+            if not wanted.keys_only:
+                self.value_bytes += sum(len(entry.value) for _, entry in found.items)
+        return answers
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        entries = await super().get(keys)
+        self.value_bytes += sum(len(entry.value) for entry in entries if entry is not None)
+        return entries
 
 
 class Bench:
@@ -201,6 +212,44 @@ async def test_gaps_between_batches_are_passed_in_few_reads(bench: Bench) -> Non
         assert len(await bench.peer.take(BATCH)) == BATCH
     assert bench.kv.requests - before < 40 * 5
     bench.assert_cheap()
+
+
+async def test_looking_for_dead_nodes_reads_no_rows_of_live_ones(bench: Bench) -> None:
+    kinds = tuple(f"shop.tasks.kind_{number}" for number in range(60))
+    for number in range(50):
+        await bench.store.join(bench.make.node(f"node-{number}", kinds), ttl_us=60_000_000)
+    await bench.store.reap(100, reaper=bench.peer.incarnation)
+    bench.kv.value_bytes = 0
+    assert await bench.store.reap(100, reaper=bench.peer.incarnation) == []
+    assert bench.kv.value_bytes == 0
+
+
+async def test_the_kinds_of_a_node_are_read_once(bench: Bench) -> None:
+    kinds = tuple(f"shop.tasks.kind_{number}" for number in range(5_000))
+    peers = [Peer(store=bench.store, info=bench.make.node(name, kinds), make=bench.make) for name in "ab"]
+    for peer in peers:
+        await peer.join()
+        await peer.claim(peer.want(1, {"work": 1}))
+    assert max(len(entry.value) for entry in bench.data.entries.values()) <= MAX_REQUEST_BYTES
+    bench.kv.value_bytes = 0
+    for peer in peers:
+        await peer.renew()
+        await peer.claim(peer.want(1, {"work": 1}))
+    views = await bench.store.nodes()
+    assert [view.info for view in views] == [*(peer.info for peer in peers), bench.peer.info]
+    assert bench.kv.value_bytes < 10_000
+
+
+async def test_the_kinds_of_nodes_go_with_the_last_node(bench: Bench) -> None:
+    kinds = tuple(f"kind-{number}" for number in range(100))
+    first = await Peer(store=bench.store, info=bench.make.node("first", kinds), make=bench.make).join()
+    second = await Peer(store=bench.store, info=bench.make.node("second", kinds), make=bench.make).join()
+    await bench.store.leave(first.incarnation)
+    await bench.store.expire(1)
+    assert {view.name: view.info for view in await bench.store.nodes()}["second"] == second.info
+    await bench.store.leave(second.incarnation)
+    await bench.store.expire(1)
+    assert not [key for key in bench.data.entries if key.startswith("n/kinds/")]
 
 
 async def test_a_transaction_over_a_limit_is_caught(bench: Bench) -> None:
