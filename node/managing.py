@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,7 @@ from msgspec import structs
 
 from peerjob.clock import Clock
 from peerjob.durations import Duration, to_seconds
-from peerjob.errors import NodeStateError
+from peerjob.errors import NodeStateError, UnknownKindError
 from peerjob.firing import Leader
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Call, Job, JobGroup, collect_jobs
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from peerjob.telemetry import Tracing
 
 R = TypeVar("R")
+
+logger = logging.getLogger("peerjob.node")
 
 FOLLOW_INTERVAL = 0.5
 """Seconds before what follows a log looks for new lines."""
@@ -70,13 +73,51 @@ class NodeVerbs(Manager):
     def job(self, kind: str) -> Job[..., Any, Any]:
         return self._registry.job(kind)
 
+    def find_job(self, kind: str) -> Job[..., Any, Any] | None:
+        """The job of a kind or alias, if one is registered here."""
+        return self._registry.find(kind)
+
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        return await self._schedule_call(await self._resolved(target, args, kwargs))
+
+    async def _resolved(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
+        """The call that is meant, of a job that some node knows or that is served here from now on."""
         self._need_session()
-        if self._allow_unknown and isinstance(target, str) and self._registry.find(target) is None:
-            kwargs["allow_unknown"] = True
-        return await self._schedule_call(self._scheduling.resolve(target, args, kwargs))
+        if isinstance(target, str) and not kwargs.pop("allow_unknown", self._allow_unknown):
+            await self.check_known([target])
+        return self._scheduling.resolve(target, args, kwargs)
+
+    async def check_known(self, kinds: Iterable[str]) -> None:
+        """Raise UnknownKindError for a kind that is not registered here and that no node has published."""
+        session = self._need_session()
+        for kind in dict.fromkeys(kinds):
+            if self._registry.find(kind) is None and not await session.catalogue.knows(kind):
+                raise UnknownKindError(kind, [job.kind for job in self._registry.jobs()])
+
+    def _adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> None:
+        """Serve jobs that are scheduled here and not registered, if this node has workers.
+
+        Raises JobConflictError, with nothing registered, when another function is registered under a kind.
+        """
+        session = self._need_session()
+        if not session.pool.size:
+            return
+        for job in self._registry.adopt(jobs):
+            session.kinds_changed()
+            logger.warning(
+                "job %r was scheduled without being registered: node %r runs it from now on, and no other node does "
+                "until it registers the job",
+                job.kind,
+                self.name,
+            )
+
+    async def is_served(self, kind: str) -> bool:
+        """Whether this node or another live one runs a kind, as of the last few seconds."""
+        session = self._need_session()
+        served_here = session.pool.size > 0 and self._registry.binding(kind) is not None
+        return served_here or await session.catalogue.check_served(kind)
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
         """Like `schedule(call)`, under a UUIDv7 that the caller made: sent again, it is the same instance."""
@@ -92,17 +133,18 @@ class NodeVerbs(Manager):
     async def _added(self, call: Call[R], id: str) -> Instance[R]:
         session = self._need_session()
         new = self._scheduling.new(call)
+        self._adopt([call.job])
         if id:
             new = structs.replace(new, id=id)
         answer = await session.intake.add(new)
+        await self.is_served(new.kind)
         if not answer.is_new:
             return Instance(self, (await session.verbs.record(answer.id)), is_new=False)
         return session.notices.scheduled(call.job, fresh_record(new, self.clock.time_us()))
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; every call is checked before the first is stored. `ids` as in `schedule_as`."""
-        self._need_session()
-        taken = [self._scheduling.resolve(call, (), {}) for call in calls]
+        taken = [await self._resolved(call, (), {}) for call in calls]
         if self._tracing is None:
             return await self._added_many(taken, ids)
         with self._tracing.scheduling([call.job.kind for call in taken]):
@@ -111,9 +153,12 @@ class NodeVerbs(Manager):
     async def _added_many(self, taken: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         session = self._need_session()
         new = [self._scheduling.new(call) for call in taken]
+        self._adopt(call.job for call in taken)
         if ids:
             new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]
         answers = await session.intake.add_many(new)
+        for kind in {one.kind for one in new}:
+            await self.is_served(kind)
         now = self.clock.time_us()
         instances: list[Instance[R]] = []
         for call, one, answer in zip(taken, new, answers, strict=True):
@@ -183,8 +228,12 @@ class NodeVerbs(Manager):
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
         session = self._need_session()
-        name, definition = self._scheduling.definition(self._scheduling.resolve(target, args, kwargs))
-        return await session.schedules.add(name, definition)
+        call = await self._resolved(target, args, kwargs)
+        name, definition = self._scheduling.definition(call)
+        self._adopt([call.job])
+        added = await session.schedules.add(name, definition)
+        await self.is_served(definition.kind)
+        return added
 
     async def schedules(self) -> list[Schedule]:
         return await self._need_session().schedules.all()

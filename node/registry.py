@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
-from peerjob.errors import ScheduleError, UnknownKindError
+from peerjob.errors import JobConflictError, ScheduleError, UnknownKindError
 from peerjob.job import Job, collect_jobs
 
 from .binding import Binding
@@ -21,6 +22,7 @@ class Registry:
         self._jobs: dict[str, Job[..., Any, Any]] = {}
         self._bindings: dict[str, Binding] = {}
         self._aliases: dict[str, str] = {}
+        self._removed: set[str] = set()
 
     def add(self, source: Any) -> list[Job[..., Any, Any]]:
         """Register what `collect_jobs` finds; all of it is checked before any is added."""
@@ -29,6 +31,7 @@ class Registry:
         self._check_names(job for job, _ in compiled)
         for job, binding in compiled:
             self._warn_on_clash(job, binding)
+            self._removed.discard(job.kind)
             self._jobs[job.kind] = job
             self._bindings[job.kind] = binding
             for alias in job.aliases:
@@ -38,9 +41,30 @@ class Registry:
                 self._jobs.setdefault(job.kind, job)
         return found
 
+    def adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> list[Job[..., Any, Any]]:
+        """Register the definitions of jobs that are scheduled here and do not run here yet; returns those.
+
+        A kind that was removed here stays removed until `add` brings it back. Raises JobConflictError, with nothing
+        registered, when another function is registered under a kind.
+        """
+        missing: dict[str, Job[..., Any, Any]] = {}
+        for job in jobs:
+            executor = job.executor
+            known = self.find(job.kind) or missing.get(job.kind)
+            if executor is None or (known is not None and known.executor is executor):
+                continue
+            if job.kind in self._removed:
+                continue
+            if known is None or known.executor is None:
+                missing[job.kind] = job.untimed()
+            elif not _is_same(known.executor, executor):
+                raise JobConflictError(job.kind, _described(known.executor), _described(executor))
+        return self.add(list(missing.values())) if missing else []
+
     def remove(self, kind: str) -> Job[..., Any, Any]:
         job = self.job(kind)
         del self._jobs[job.kind]
+        self._removed.add(job.kind)
         self._bindings.pop(job.kind, None)
         self._aliases = {alias: target for alias, target in self._aliases.items() if target != job.kind}
         return job
@@ -88,3 +112,27 @@ class Registry:
         old = self._bindings.get(job.kind)
         if old is not None and old.signature_hash != binding.signature_hash:
             logger.warning("job %r is registered again with another signature; the new one replaces it", job.kind)
+
+
+def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether two executors are one function: also one that is written once and made anew at each call."""
+    if one == other:
+        return True
+    if not isinstance(one, FunctionType) or not isinstance(other, FunctionType):
+        return False
+    return (
+        one.__code__ == other.__code__
+        and one.__closure__ is None
+        and other.__closure__ is None
+        and one.__defaults__ == other.__defaults__
+        and one.__kwdefaults__ == other.__kwdefaults__
+        and one.__globals__ is other.__globals__
+    )
+
+
+def _described(executor: Callable[..., Any]) -> str:
+    code = getattr(executor, "__code__", None)
+    name = getattr(executor, "__qualname__", None) or type(executor).__qualname__
+    module = getattr(executor, "__module__", None)
+    where = "" if code is None else f" (line {code.co_firstlineno})"
+    return f"{module}:{name}{where}" if module else f"{name}{where}"

@@ -11,7 +11,7 @@ from typing_extensions import TypeIs
 
 from peerjob.clock import Clock
 from peerjob.definition import Definition
-from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError, UnknownKindError
+from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError
 from peerjob.ids import IdSource
 from peerjob.job import Call, Job
 from peerjob.policy import LABEL, Policy, is_label, make_policy, store_overrides
@@ -82,7 +82,10 @@ class Scheduling:
         self._foreign: dict[tuple[str, int], Binding] = {}
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
-        """The call that `schedule(target, *args, **kwargs)` means; raises UnknownKindError or TypeError."""
+        """The call that `schedule(target, *args, **kwargs)` means; raises TypeError.
+
+        A kind that is not registered here becomes a handle: the caller tells whether any node knows it.
+        """
         if isinstance(target, Job):
             return Call(cast("Job[..., Any, Any]", target), args, kwargs)
         if _is_call(target):
@@ -90,13 +93,7 @@ class Scheduling:
                 raise TypeError("a call has its arguments already; pass it alone")
             return target
         if isinstance(target, str):
-            allowed = kwargs.pop("allow_unknown", False)
-            found = self._registry.find(target)
-            if found is not None:
-                return Call(found, args, kwargs)
-            if allowed:
-                return Call(Job(target), args, kwargs)
-            raise UnknownKindError(target, [job.kind for job in self._registry.jobs()])
+            return Call(self._registry.find(target) or Job(target), args, kwargs)
         hint = (
             f"; make it one with Job({getattr(target, '__name__', 'kind')!r}, ...) or @job" if callable(target) else ""
         )

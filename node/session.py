@@ -26,6 +26,7 @@ from peerjob.record import FINAL_STATE, Hint, NodeInfo, Outcome, Reaped, Renewed
 from peerjob.store.base import Elections, Store
 from peerjob.version import __version__
 
+from .catalogue import KindCatalogue
 from .definitions import Definitions
 from .executor import Executor
 from .hints import HintReceiver
@@ -155,6 +156,9 @@ class Session:
         self._reconciler = Reconciler(ledger=self._ledger, turns=self.turns, hand_back=self._return_stranded)
         self.intake = Intake(store, name)
         self.verbs = StoreVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self._store_us)
+        self.catalogue = KindCatalogue(
+            clock=clock, store=store, node=name, kinds=lambda: self._kinds if self.pool.size else ()
+        )
         self.definitions = Definitions(clock=clock, store=store, node=name, now_us=self._store_us)
         self.schedules = ScheduleVerbs(
             store=store,
@@ -190,6 +194,7 @@ class Session:
             self.watchers,
             Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self._reaped),
             Retention(clock=clock, store=store),
+            self.catalogue,
             self.definitions,
             self.election,
             self._cron,
@@ -209,6 +214,7 @@ class Session:
             logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
         await self._join()
         self.lease.start()
+        await self.catalogue.settle()
         await self.definitions.settle()
         for role in self.roles:
             role.start()
@@ -291,6 +297,7 @@ class Session:
         """Show the new kinds to the peers, and claim for them."""
         self._kinds = self._registry.kinds()
         self._spawn(self._show())
+        self.catalogue.changed()
         self.turns.hint()
 
     async def _join(self, previous: str | None = None) -> None:

@@ -259,6 +259,18 @@ class Store(Protocol):
         """Live incarnations, by name."""
         ...
 
+    async def publish_kinds(self, kinds: Sequence[str]) -> None:
+        """Put kinds that a node can run into the namespace's catalogue; at most MAX_BATCH.
+
+        A kind leaves the catalogue `StoreLimits.kinds_kept_us` after it was published last, and with nothing else:
+        a kind whose nodes are all gone is still known.
+        """
+        ...
+
+    async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
+        """Whether the catalogue has each of these kinds; at most MAX_BATCH."""
+        ...
+
     # -- schedules ------------------------------------------------------------------------------------------------
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -35,9 +36,13 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+logger = logging.getLogger("peerjob.client")
+
 MAX_MESSAGE = 16 << 20
 CHUNK_BYTES = 2 << 20
 """About how many bytes go into one request of a bulk."""
+MAX_WARNED = 1_000
+"""Most kinds that are remembered as warned about."""
 
 
 class Client(RemoteVerbs):
@@ -98,6 +103,7 @@ class Client(RemoteVerbs):
         self._ids = IdSource(self.clock)
         self._started = False
         self._traces = False
+        self._warned: set[str] = set()
         self.register(jobs)
 
     def trace(self) -> None:
@@ -175,7 +181,13 @@ class Client(RemoteVerbs):
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
-        request = self._request(target, args, kwargs)
+        return await self._scheduled(self._request(target, args, kwargs))
+
+    async def schedule_known(self, call: Call[R]) -> Instance[R]:
+        """Like `schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
+        return await self._scheduled(self._request(call, (), {}, known=True))
+
+    async def _scheduled(self, request: pb.ScheduleJobRequest) -> Instance[Any]:
         return await self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse))
 
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
@@ -189,12 +201,27 @@ class Client(RemoteVerbs):
         return made
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
-        request = pb.PutScheduleRequest(job=self._request(target, args, kwargs, recurs=True))
+        return await self._put_schedule(self._request(target, args, kwargs, recurs=True))
+
+    async def add_known_schedule(self, call: Call[Any]) -> Schedule:
+        """Like `add_schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
+        return await self._put_schedule(self._request(call, (), {}, recurs=True, known=True))
+
+    async def _put_schedule(self, job: pb.ScheduleJobRequest) -> Schedule:
+        request = pb.PutScheduleRequest(job=job)
         answer = await self._connection.call("PutSchedule", request, pb.PutScheduleResponse)
+        if answer.unserved:
+            self._warn_unserved(answer.schedule.kind)
         return self._schedule_of(answer.schedule)
 
     def _request(
-        self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, recurs: bool = False
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        recurs: bool = False,
+        known: bool = False,
     ) -> pb.ScheduleJobRequest:
         """What to ask a node for; whatever is wrong with a job that is known here is raised here."""
         if isinstance(target, str) and self._registry.find(target) is None:
@@ -203,14 +230,26 @@ class Client(RemoteVerbs):
         call = self._scheduling.resolve(target, args, kwargs)
         if recurs:
             _, definition = self._scheduling.definition(call)
-            return job_request(call.job, decode_spec(definition.spec).args, definition.key, id=None, recurs=True)
+            return job_request(
+                call.job, decode_spec(definition.spec).args, definition.key, id=None, recurs=True, known=known
+            )
         new = self._scheduling.new(call)
-        return job_request(call.job, decode_spec(new.spec).args, new.key, id=new.id, recurs=False)
+        return job_request(call.job, decode_spec(new.spec).args, new.key, id=new.id, recurs=False, known=known)
 
     async def _made(self, answer: pb.ScheduleJobResponse) -> Instance[Any]:
         instance = await self._whole_instance(answer.instance)
         instance.is_new = not answer.existed
+        if answer.unserved:
+            self._warn_unserved(instance.kind)
         return instance
+
+    def _warn_unserved(self, kind: str) -> None:
+        if kind in self._warned:
+            return
+        if len(self._warned) >= MAX_WARNED:
+            self._warned.clear()
+        self._warned.add(kind)
+        logger.warning("no live node runs the kind %r: what is scheduled of it waits for a node that does", kind)
 
     # -- the node that answers ---------------------------------------------------------------------------------------
 

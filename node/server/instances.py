@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from peerjob.clock import to_datetime
@@ -54,18 +54,25 @@ class InstanceRpcs:
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def schedule_job(self, request: pb.ScheduleJobRequest, context: Context) -> pb.ScheduleJobResponse:
-        call = call_of(request, self._node.job)
+        await check_kinds(self._node, [request])
+        call = call_of(request, self._node.find_job)
         ids = ids_of([request], self._node.clock.time_us())
         instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
-        return _scheduled(instance, request.view)
+        return _scheduled(instance, request.view, unserved=not await self._node.is_served(instance.kind))
 
     async def schedule_jobs(self, request: pb.ScheduleJobsRequest, context: Context) -> pb.ScheduleJobsResponse:
         if len(request.jobs) > MAX_BULK:
             raise OptionError("jobs", len(request.jobs), f"at most {MAX_BULK:,} in one request")
-        calls = [call_of(one, self._node.job) for one in request.jobs]
+        await check_kinds(self._node, request.jobs)
+        calls = [call_of(one, self._node.find_job) for one in request.jobs]
         ids = ids_of(request.jobs, self._node.clock.time_us())
         instances = await self._node.schedule_many(calls, ids=ids)
-        scheduled = bounded(instances, lambda one: _scheduled(one, request.view), _scheduled_bare)
+        unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
+        scheduled = bounded(
+            instances,
+            lambda one: _scheduled(one, request.view, unserved=one.kind in unserved),
+            lambda one: _scheduled_bare(one, unserved=one.kind in unserved),
+        )
         return pb.ScheduleJobsResponse(scheduled=scheduled)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -147,6 +154,11 @@ class InstanceRpcs:
         return pb.ClearResponse()
 
 
+async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> None:
+    """Raise UnknownKindError for a kind that no node has published, unless its request allows that."""
+    await node.check_known(one.kind for one in requests if not one.allow_unknown)
+
+
 def wait_seconds(request: pb.WaitInstanceRequest | pb.WaitInstancesRequest | pb.DrainRequest) -> float:
     """How long a client lets us wait; raises OptionError."""
     if not request.HasField("timeout"):
@@ -162,12 +174,12 @@ def _bare(instance: Instance[Any]) -> pb.JobInstance:
     return bare_message(instance.record)
 
 
-def _scheduled(instance: Instance[Any], view: int) -> pb.ScheduleJobResponse:
-    return pb.ScheduleJobResponse(instance=_shown_as(view)(instance), existed=not instance.is_new)
+def _scheduled(instance: Instance[Any], view: int, *, unserved: bool) -> pb.ScheduleJobResponse:
+    return pb.ScheduleJobResponse(instance=_shown_as(view)(instance), existed=not instance.is_new, unserved=unserved)
 
 
-def _scheduled_bare(instance: Instance[Any]) -> pb.ScheduleJobResponse:
-    return pb.ScheduleJobResponse(instance=_bare(instance), existed=not instance.is_new)
+def _scheduled_bare(instance: Instance[Any], *, unserved: bool) -> pb.ScheduleJobResponse:
+    return pb.ScheduleJobResponse(instance=_bare(instance), existed=not instance.is_new, unserved=unserved)
 
 
 def _job_message(job: Job[..., Any, Any], registered_us: int) -> pb.Job:

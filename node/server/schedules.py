@@ -12,6 +12,7 @@ from peerjob.node.wire.schedules import backfill_message, fire_message, schedule
 from peerjob.node.wire.values import given_moment, stamp
 from peerjob.proto.job.v1 import service_pb2 as pb
 
+from .instances import check_kinds
 from .pages import MOST_BYTES
 from .rpc import Context
 
@@ -23,8 +24,10 @@ class ScheduleRpcs:
         self._node = node
 
     async def put_schedule(self, request: pb.PutScheduleRequest, context: Context) -> pb.PutScheduleResponse:
-        schedule = await self._node.add_schedule(call_of(request.job, self._node.job))
-        return pb.PutScheduleResponse(schedule=schedule_message(schedule))
+        await check_kinds(self._node, [request.job])
+        schedule = await self._node.add_schedule(call_of(request.job, self._node.find_job))
+        unserved = not await self._node.is_served(schedule.kind)
+        return pb.PutScheduleResponse(schedule=schedule_message(schedule), unserved=unserved)
 
     async def list_schedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
         response, size = pb.ListSchedulesResponse(), 0

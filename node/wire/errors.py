@@ -39,6 +39,7 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.OptionError: _Known(Code.INVALID_ARGUMENT, ("option", "given", "expected")),
     errors.ScheduleError: _Known(Code.INVALID_ARGUMENT),
     errors.UnknownKindError: _Known(Code.NOT_FOUND, ("kind", "known")),
+    errors.JobConflictError: _Known(Code.INVALID_ARGUMENT, ("kind", "registered", "given")),
     errors.UnknownInstanceError: _Known(Code.NOT_FOUND, ("uuid",)),
     errors.UnknownScheduleError: _Known(Code.NOT_FOUND, ("name",)),
     # no status of its own says so; RESOURCE_EXHAUSTED would invite to try again

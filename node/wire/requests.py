@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from peerjob import errors
 from peerjob.codec import decode_kept
 from peerjob.durations import to_micros, to_seconds
-from peerjob.errors import DecodeError, OptionError, UnknownKindError
+from peerjob.errors import DecodeError, OptionError
 from peerjob.ids import id_time_us
 from peerjob.job import Call, Job
 from peerjob.policy import Backoff
@@ -52,9 +52,11 @@ def kind_request(
 
 
 def job_request(
-    job: Job[..., Any, Any], arguments: bytes, key: str | None, *, id: str | None, recurs: bool
+    job: Job[..., Any, Any], arguments: bytes, key: str | None, *, id: str | None, recurs: bool, known: bool = False
 ) -> pb.ScheduleJobRequest:
     """A request for a job that is known to the client, whose arguments are checked and encoded already.
+
+    With `known`, the nodes refuse a kind that none of them has published.
 
     Of a job with an executor only what a node would store with the instance is sent; of a handle, all that it says.
     """
@@ -71,7 +73,7 @@ def job_request(
         priority=sent.get("priority"),
         encoded_arguments=arguments,
         options=options,
-        allow_unknown=True,
+        allow_unknown=not known,
         view=pb.INSTANCE_VIEW_ENCODED,
     )
 
@@ -156,18 +158,12 @@ def _error_class(name: str) -> type[BaseException] | None:
 # -- on a node -------------------------------------------------------------------------------------------------------
 
 
-def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, Any]]) -> Call[Any]:
+def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, Any] | None]) -> Call[Any]:
     """The call that a client asks for, of the job that is known here where one is.
 
-    `find` raises UnknownKindError. Raises OptionError, ScheduleError, or UnknownKindError for a kind that only others
-    may know, unless the request allows it.
+    Raises OptionError or ScheduleError.
     """
-    try:
-        job = find(request.kind)
-    except UnknownKindError as error:
-        if not request.allow_unknown:
-            raise UnknownKindError(error.kind, sorted(error.known)) from None
-        job = Job(request.kind)
+    job = find(request.kind) or Job(request.kind)
     args, kwargs = _arguments_of(request)
     options = _options_of(request.options) if request.HasField("options") else {}
     if request.HasField("priority"):

@@ -4,7 +4,8 @@ PeerjobError
 ├── ArgumentError (TypeError)            arguments that do not fit the job
 ├── OptionError (ValueError)             a setting that is out of range or of the wrong kind
 ├── ScheduleError (ValueError)           a bad time, zone or recurrence
-├── UnknownKindError (LookupError)       no job of that kind is registered here
+├── UnknownKindError (LookupError)       no node has published that kind
+├── JobConflictError (ValueError)        another function is registered under that kind
 ├── UnknownInstanceError (LookupError)   no instance has that id
 ├── UnknownScheduleError (LookupError)   no schedule has that name
 ├── PayloadTooLargeError (ValueError)    arguments or a result over the limit
@@ -70,16 +71,32 @@ class ScheduleError(PeerjobError, ValueError):
 
 
 class UnknownKindError(PeerjobError, LookupError):
-    """No job of this kind is registered here."""
+    """No job of this kind is registered here, and no node of the namespace has published the kind."""
 
     def __init__(self, kind: str, known: Sequence[str] = ()) -> None:
         self.kind = kind
         self.known = tuple(known)
         listed = ", ".join(sorted(self.known)[:10]) or "none"
         super().__init__(
-            f"no job of kind {kind!r} is registered here (known: {listed}); "
-            "pass allow_unknown=True to schedule work that other nodes run"
+            f"no node knows the kind {kind!r} (known here: {listed}); "
+            "register a job of it, or pass allow_unknown=True to let it wait for a node that has one"
         )
+
+
+class JobConflictError(PeerjobError, ValueError):
+    """A job was scheduled under a kind that another function is registered for."""
+
+    def __init__(self, kind: str, registered: str, given: str) -> None:
+        self.kind = kind
+        self.registered = registered
+        self.given = given
+        super().__init__(
+            f"kind {kind!r} is registered for {registered} here, and was scheduled with {given}; "
+            "give one of them another kind, or register() the new one to replace the old"
+        )
+
+    def __reduce__(self) -> tuple[type[JobConflictError], tuple[str, str, str]]:
+        return type(self), (self.kind, self.registered, self.given)
 
 
 class UnknownInstanceError(PeerjobError, LookupError):

@@ -14,7 +14,7 @@ from .errors import OptionError
 from .policy import Options, Policy, checked, encodable, make_policy
 from .references import module_name
 from .shown import to_json
-from .timing import Timing
+from .timing import TIMING_OPTIONS, Timing
 
 P = ParamSpec("P", default=...)
 Q = ParamSpec("Q")
@@ -36,6 +36,7 @@ class Job(Generic[P, R_co, C_co]):
     __slots__ = (
         "__dict__",
         "_frozen",
+        "base",
         "executor",
         "kind",
         "options",
@@ -52,6 +53,8 @@ class Job(Generic[P, R_co, C_co]):
     """What `with_options` added: the part that travels with an instance."""
     policy: Policy
     timing: Timing
+    base: Job[..., Any, Any] | None
+    """The definition that this is a variant of; None for a definition."""
 
     @overload
     def __init__(
@@ -70,7 +73,7 @@ class Job(Generic[P, R_co, C_co]):
             raise OptionError("kind", kind, f"text of 1 to {MAX_KIND} characters")
         if executor is not None and not callable(executor):
             raise OptionError("executor", executor, "a callable")
-        _fill(self, kind, executor, checked(cast(dict[str, Any], options)), {})
+        _fill(self, kind, executor, checked(cast(dict[str, Any], options)), {}, None)
 
     def __setattr__(self, name: str, value: object) -> None:
         if getattr(self, "_frozen", False):
@@ -99,8 +102,16 @@ class Job(Generic[P, R_co, C_co]):
                     merged.pop(name, None)
                     overrides.pop(name, None)
         variant: Job[P, R_co, C_co] = object.__new__(type(self))
-        _fill(variant, self.kind, self.executor, merged, overrides)
+        _fill(variant, self.kind, self.executor, merged, overrides, self.base or self)
         return variant
+
+    def untimed(self) -> Job[P, R_co, C_co]:
+        """The definition behind a variant, without a time and a recurrence: all that a node needs to run the kind."""
+        base = self.base or self
+        kept = {name: value for name, value in base.options.items() if name not in TIMING_OPTIONS and name != "name"}
+        made: Job[P, R_co, C_co] = object.__new__(type(self))
+        _fill(made, self.kind, self.executor, kept, {}, None)
+        return made
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """This job with arguments, to be scheduled with others by `schedule_many`."""
@@ -160,7 +171,9 @@ def _fill(
     executor: Callable[..., Any] | None,
     options: dict[str, Any],
     overrides: dict[str, Any],
+    base: Job[..., Any, Any] | None,
 ) -> None:
+    job.base = base
     job.kind = kind
     job.executor = executor
     job.options = options

@@ -83,7 +83,7 @@ class Timing:
         given = [name for name in ("at", "after", "cron", "every") if options.get(name) is not None]
         if len(given) > 1:
             raise ScheduleError(f"{' and '.join(f'{name}=' for name in given)} exclude one another")
-        if not options.keys() & _OPTIONS:
+        if not options.keys() & TIMING_OPTIONS:
             return NOW
         timezone = options.get("timezone")
         zone = None if "timezone" not in options else zone_named(timezone)
@@ -112,7 +112,7 @@ class Timing:
 
 
 NOW = Timing()
-_OPTIONS = frozenset(
+TIMING_OPTIONS = frozenset(
     {"at", "after", "cron", "every", "timezone", "jitter", "overlap", "queue_limit"}
     | {"misfire", "misfire_limit", "start_deadline"}
 )

@@ -15,6 +15,7 @@
 | `expiry/<shard>/<time>/<id>` | final instances by the end of their retention |
 | `head/<queue>` | where a queue begins, see `lanes` |
 | `own/<incarnation>/<id>` | `Owned`: a claim; durable, on no lease |
+| `catalogue/<kind>` | when a node published the kind; hangs on a lease |
 | `node/<incarnation>` | `NodeRow`; durable: alive until it is marked as ended |
 | `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes that have many |
 | `live/<incarnation>` | `Live`; hangs on the node's lease |
@@ -149,6 +150,9 @@ class Keys:
 
     def unique(self, kind: str, key: str) -> str:
         return f"{self.root}unique/{self.kind(kind)}/{escaped(key)}"
+
+    def catalogued(self, kind: str) -> str:
+        return f"{self.root}catalogue/{self.kind(kind)}"
 
     def tag(self, tag: str) -> str:
         return f"{self.root}tag/{escaped(tag)}/"

@@ -42,13 +42,14 @@ from peerjob.store.url import redact
 
 from .base import Compare, KeyValue, Put, Step
 from .cancel import Cancels
+from .catalogue import Catalogue
 from .claim import Claims
 from .clearing import Clearing
 from .commit import Commits
 from .context import Context
 from .delayed import DelayedQueue
 from .elections import KVElections
-from .enqueue import Enqueue
+from .enqueue import Enqueue, check_batch
 from .firing import Firing
 from .guarded import GuardedKeyValue
 from .keys import Keys
@@ -89,6 +90,7 @@ class KVStore:
         self._commits = Commits(context, self._logs, self._retention)
         self._cancels = Cancels(context)
         self._membership = Membership(context)
+        self._catalogue = Catalogue(context)
         self._recovery = Recovery(context, self._retention)
         self._ledger = Ledger(context)
         self._schedules = Schedules(context, self._ledger)
@@ -189,6 +191,14 @@ class KVStore:
 
     async def nodes(self) -> list[NodeView]:
         return await self._retrying(self._membership.nodes)
+
+    async def publish_kinds(self, kinds: Sequence[str]) -> None:
+        check_batch(len(kinds))
+        await self._retrying(lambda: self._catalogue.publish(kinds))
+
+    async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
+        check_batch(len(kinds))
+        return await self._retrying(lambda: self._catalogue.published(kinds))
 
     # -- schedules ------------------------------------------------------------------------------------------------
 

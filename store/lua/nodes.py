@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from peerjob.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped
 from peerjob.state import State
 
 from .keys import wake_list
-from .verbs import Verbs, report_asides
+from .verbs import Verbs, check_batch, report_asides
 
 HINTS_AT_ONCE = 500
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
@@ -62,6 +64,16 @@ class NodeVerbs(Verbs):
             for info, running, renewed, expires in zip(*[fields] * 4, strict=True)
         ]
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
+
+    async def publish_kinds(self, kinds: Sequence[str]) -> None:
+        check_batch(kinds)
+        await self._run(self._scripts.publish_kinds, self._limits.kinds_kept_us, *kinds)
+
+    async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
+        check_batch(kinds)
+        return [
+            bool(known) for known in await self._run(self._scripts.published_kinds, self._limits.kinds_kept_us, *kinds)
+        ]
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         key = wake_list(self._namespace, incarnation)

@@ -69,6 +69,8 @@ class Scripts:
     reap: Script
     forgive: Script
     nodes: Script
+    publish_kinds: Script
+    published_kinds: Script
     cancel: Script
     watch_final: Script
     watch_changes: Script

@@ -116,6 +116,12 @@ class CountingStore:
     async def nodes(self) -> list[NodeView]:
         return await self._inner.nodes()
 
+    async def publish_kinds(self, kinds: Sequence[str]) -> None:
+        await self._inner.publish_kinds(kinds)
+
+    async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
+        return await self._inner.published_kinds(kinds)
+
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         return await self._inner.put_schedule(put)
 

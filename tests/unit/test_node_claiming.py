@@ -203,7 +203,7 @@ async def test_priority_is_judged_at_the_claim_and_a_full_queue_of_others_hides_
         ran.append(name)
         await asyncio.sleep(1)
 
-    job, other = Job("note", note), Job("other", note)
+    job, other = Job("note", note), Job("other")
     async with running_node(job, clock=clock, workers=1) as node:
         await node.schedule_many(other.call(f"other {number}") for number in range(600))
         for name in ("first", "second"):

@@ -163,16 +163,19 @@ async def test_on_state_change_of_a_cancel_is_told_where_it_was_cancelled(clock:
     def on_state_change(instance: Instance[Any], state: State) -> None:
         seen.append((instance.id, str(state)))
 
-    job = Job("later", lambda: 1, after=60)
+    def later() -> int:
+        return 1
+
+    job = Job("later", later, after=60)
     async with running_nodes(clock, "a", "b", jobs=job) as (a, b):
-        by_definition = await a.schedule(Job("later", lambda: 1, after=60, on_state_change=on_state_change))
+        by_definition = await a.schedule(Job("later", later, after=60, on_state_change=on_state_change))
         by_schedule = await a.schedule(job.with_options(on_state_change=on_state_change))
         await clock.settle()
         seen.clear()
         await b.cancel_instance(by_schedule.id)
         await clock.settle()
         assert seen == [(by_schedule.id, "Cancelled")]
-        b.register(Job("later", lambda: 1, on_state_change=on_state_change))
+        b.register(Job("later", later, on_state_change=on_state_change))
         await b.cancel_instance(by_definition.id)
         await clock.settle()
         assert seen[1:] == [(by_definition.id, "Cancelled")]

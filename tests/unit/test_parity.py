@@ -470,12 +470,13 @@ async def test_19_equal_priority_and_due_time_run_in_the_order_they_were_schedul
         ran.append(number)
 
     job = Job("note", note)
+    handle = Job("note")
     async with running_node(clock=clock, workers=1) as node:
         for number in range(20):
-            await node.schedule(job, number)
-        await node.schedule_many(job.call(number) for number in range(20, 40))
-        await node.schedule(job.with_options(priority=-1), 100)
-        await node.schedule(job.with_options(priority=6), 200)
+            await node.schedule(handle, number)
+        await node.schedule_many(handle.call(number) for number in range(20, 40))
+        await node.schedule(handle.with_options(priority=-1), 100)
+        await node.schedule(handle.with_options(priority=6), 200)
         node.register(job)
         await drain(node)
 

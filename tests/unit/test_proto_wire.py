@@ -289,6 +289,7 @@ ERRORS: list[Exception] = [
     errors.OptionError("x", "\ud800", "text"),
     errors.ScheduleError("naive"),
     errors.UnknownKindError("k", ["a", "b"]),
+    errors.JobConflictError("k", "app.jobs:one", "app.jobs:two"),
     errors.UnknownInstanceError(ID),
     errors.UnknownScheduleError("s"),
     errors.PayloadTooLargeError("arguments", 5, 4),

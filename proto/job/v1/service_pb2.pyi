@@ -777,7 +777,9 @@ class ScheduleJobRequest(_message.Message):
     encoded_arguments: _builtins.bytes
     """As MessagePack of peerjob, [positional, keyword], so that times, ids, decimals, bytes, sets and tuples survive."""
     allow_unknown: _builtins.bool
-    """Take a kind that the node that answers does not know; others may run it. Arguments are then not checked there."""
+    """Take a kind that no node of the namespace has published. Without it, such a kind is NOT_FOUND. The node that
+    answers checks the arguments only of kinds that it has registered.
+    """
     view: Global___InstanceView.ValueType
     uuid: _builtins.str
     """A UUIDv7 of about now, made by the client: sent again, to whichever node, the request is the same instance. In bulk
@@ -836,8 +838,11 @@ class ScheduleJobResponse(_message.Message):
 
     INSTANCE_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
+    UNSERVED_FIELD_NUMBER: _builtins.int
     existed: _builtins.bool
     """Whether an instance that has the same key was found instead."""
+    unserved: _builtins.bool
+    """Whether no live node runs the kind, so that the instance waits for one that does."""
     @_builtins.property
     def instance(self) -> Global___JobInstance: ...
     def __init__(
@@ -845,10 +850,11 @@ class ScheduleJobResponse(_message.Message):
         *,
         instance: Global___JobInstance | None = ...,
         existed: _builtins.bool = ...,
+        unserved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "instance", b"instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "instance", b"instance", "unserved", b"unserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2014,16 +2020,20 @@ class PutScheduleResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEDULE_FIELD_NUMBER: _builtins.int
+    UNSERVED_FIELD_NUMBER: _builtins.int
+    unserved: _builtins.bool
+    """Whether no live node runs the kind."""
     @_builtins.property
     def schedule(self) -> Global___Schedule: ...
     def __init__(
         self,
         *,
         schedule: Global___Schedule | None = ...,
+        unserved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule", "unserved", b"unserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,10 +11,9 @@ import typer
 
 from peerjob import errors
 from peerjob.definition import MISFIRE_LIMIT, QUEUE_LIMIT
-from peerjob.errors import OptionError, UnknownKindError
+from peerjob.errors import OptionError
 from peerjob.instance import Instance
 from peerjob.job import Job
-from peerjob.node.client.client import Client
 from peerjob.policy import Backoff
 from peerjob.state import State
 
@@ -160,12 +159,12 @@ async def schedule(
     if options:
         job = job.with_options(**cast(Any, options))
     async with session.client() as client:
-        if not allow_unknown:
-            await _must_be_known(client, kind)
+        call = job.call(*args, **kwargs)
         if recurs:
-            session.out.row(await client.add_schedule(job, *args, **kwargs), views.schedules(session.now))
+            added = await (client.add_schedule if allow_unknown else client.add_known_schedule)(call)
+            session.out.row(added, views.schedules(session.now))
             return
-        instance = await client.schedule(job, *args, **kwargs)
+        instance = await (client.schedule if allow_unknown else client.schedule_known)(call)
         if not instance.is_new:
             note("there is an instance with this key already")
         if wait:
@@ -180,14 +179,6 @@ async def _show_end(session: Session, instance: Instance[Any], within: str | Non
     if instance.state is not State.COMPLETED:
         why = f": {instance.error}" if instance.error is not None else ""
         raise CommandError(f"instance {instance.id} ended in {instance.state!s}{why}")
-
-
-async def _must_be_known(client: Client, kind: str) -> None:
-    known = {name for job in await client.registered_jobs() for name in (job.kind, *job.aliases)}
-    if kind not in known:
-        known.update(name for node in await client.nodes() for name in node.info.kinds)
-        if kind not in known:
-            raise UnknownKindError(kind, sorted(known))
 
 
 def _arguments(texts: list[str], keyword: list[str], json: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """All parts of the suite in one class."""
 
 from .cancel import CancelRules
+from .catalogue import CatalogueRules
 from .changes import ChangeRules
 from .election import ElectionRules
 from .enqueue import EnqueueRules
@@ -42,6 +43,7 @@ class StoreConformance(
     LogRules,
     RetentionRules,
     IsolationRules,
+    CatalogueRules,
     ScheduleRules,
     ChangeRules,
     FiringRules,

@@ -4,6 +4,7 @@ local P = KEYS[1]
 
 local DELAYED = P .. 'delayed'     -- sorted set: due time -> id, s or -, priority, ":", kind
 local KINDS = P .. 'kinds'         -- set
+local CATALOGUE = P .. 'catalogue' -- sorted set: when a node published it last -> kind
 local LEASES = P .. 'leases'       -- sorted set: expiry -> incarnation; who is in it is alive
 local DEAD = P .. 'dead'           -- hash: incarnation marked dead, with claims to take back -> how it ended, name
 local IDLE = P .. 'idle'           -- hash: idle incarnation -> its kinds, each with its size
