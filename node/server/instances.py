@@ -8,18 +8,18 @@ from typing import Any
 from peerjob.clock import to_datetime
 from peerjob.durations import to_micros, to_seconds
 from peerjob.errors import OptionError
-from peerjob.instance import Instance
+from peerjob.instance import Instance, LogEntry
 from peerjob.job import Job
 from peerjob.node.node import Node
 from peerjob.node.wire.cluster import stats_message
 from peerjob.node.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
-from peerjob.node.wire.queries import acting_query_of, filter_of, query_of
+from peerjob.node.wire.queries import acting_query_of, filter_of, knows_no_pages, query_of
 from peerjob.node.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
 from peerjob.node.wire.values import given_span, optional_stamp, span
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.version import __version__
 
-from .pages import bounded, fitting
+from .pages import bounded, fitting, unlimited
 from .rpc import Context
 
 API_VERSION = "v1"
@@ -85,18 +85,32 @@ class InstanceRpcs:
         self, request: pb.LookupInstancesRequest, context: Context
     ) -> pb.LookupInstancesResponse:
         show = _shown_as(request.query.view)
-        instances, cursor = await fitting(self._node.lookup_instances, show, query_of(request.query))
+        query = query_of(request.query)
+        if knows_no_pages(request.query):
+            instances, cut = await unlimited(self._node.lookup_instances, show, query)
+            return pb.LookupInstancesResponse(instances=instances, cut=cut)
+        instances, cursor = await fitting(self._node.lookup_instances, show, query)
         return pb.LookupInstancesResponse(instances=instances, cursor=cursor)
 
     async def lookup_history(self, request: pb.LookupHistoryRequest, context: Context) -> pb.LookupHistoryResponse:
-        entries, cursor = await fitting(self._node.lookup_history, history_message, query_of(request.query))
+        query = query_of(request.query)
+        if knows_no_pages(request.query):
+            entries, cut = await unlimited(self._node.lookup_history, history_message, query)
+            return pb.LookupHistoryResponse(entries=entries, cut=cut)
+        entries, cursor = await fitting(self._node.lookup_history, history_message, query)
         return pb.LookupHistoryResponse(entries=entries, cursor=cursor)
 
     async def lookup_logs(self, request: pb.LookupLogsRequest, context: Context) -> pb.LookupLogsResponse:
         encoded = request.query.view == ENCODED
-        lines, cursor = await fitting(
-            self._node.lookup_logs, lambda entry: log_message(entry, encoded=encoded), query_of(request.query)
-        )
+        query = query_of(request.query)
+
+        def show(entry: LogEntry) -> pb.LogLine:
+            return log_message(entry, encoded=encoded)
+
+        if knows_no_pages(request.query):
+            lines, cut = await unlimited(self._node.lookup_logs, show, query)
+            return pb.LookupLogsResponse(lines=lines, cut=cut)
+        lines, cursor = await fitting(self._node.lookup_logs, show, query)
         return pb.LookupLogsResponse(lines=lines, cursor=cursor)
 
     async def count_instances(self, request: pb.CountInstancesRequest, context: Context) -> pb.CountInstancesResponse:

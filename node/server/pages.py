@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from peerjob.manager import ResultPage
+from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.query import Query
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", pb.JobInstance, pb.HistoryEntry, pb.LogLine)
+B = TypeVar("B", bound=Message)
 T = TypeVar("T")
+
+logger = logging.getLogger("peerjob.server")
 
 MOST_BYTES = 3_500_000
 """Below the 4 MB that clients of other languages take by default."""
@@ -49,7 +55,24 @@ async def fitting(
         step = min(step * 2, LARGEST_STEP)
 
 
-def bounded(items: Sequence[T], show: Callable[[T], M], bare: Callable[[T], M]) -> Iterable[M]:
+async def unlimited(
+    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
+) -> tuple[list[M], bool]:
+    """What matches a query of a client that knows no pages, oldest instance first; True if the oldest are left out.
+
+    Messages of one instance stay in their order.
+    """
+    messages, cursor = await fitting(look, show, replace(query, order="desc"))
+    if cursor is not None:
+        logger.warning(
+            "a lookup without a limit matched more than fits into one response; the latest %d entries were sent",
+            len(messages),
+        )
+    by_instance = [list(group) for _, group in groupby(messages, key=lambda one: one.uuid)]
+    return [one for group in reversed(by_instance) for one in group], cursor is not None
+
+
+def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T], B]) -> Iterable[B]:
     """All of what was done, which cannot be asked for again: with all that is known as long as that fits, then bare."""
     size = 0
     for item in items:

@@ -19,7 +19,6 @@ from .values import is_tuple, optional_stamp, stamp, stamp_us, state_number, val
 
 ENCODED = pb.INSTANCE_VIEW_ENCODED
 _MOMENTS = {
-    State.SCHEDULED: "scheduled_at",
     State.PROCESSING: "processed_at",
     State.COMPLETED: "completed_at",
     State.TERMINATED: "terminated_at",
@@ -40,6 +39,7 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
         state=state_number(record.state),
         attempts=record.attempts,
         priority=record.priority,
+        scheduled_at=stamp(record.due_us),
         due_at=stamp(record.due_us),
         crashes=record.crashes,
         losses=record.losses,

@@ -34,6 +34,11 @@ def query_of(message: pb.Query) -> Query:
     return _query(message, lambda name: message.HasField(name) and bool(getattr(message, name)))
 
 
+def knows_no_pages(message: pb.Query) -> bool:
+    """Whether a lookup is of a client that expects everything in one response, as go-job's do."""
+    return not message.HasField("limit") and not message.cursor and not message.descending
+
+
 def acting_query_of(message: pb.Query) -> Query:
     """The instances to cancel or to repeat; raises OptionError for a criterion that names nothing.
 

@@ -235,7 +235,12 @@ class Instance(Generic[R_co]):
         return to_datetime(id_time_us(self.id))
 
     @property
-    def scheduled_at(self) -> datetime | None:
+    def scheduled_at(self) -> datetime:
+        """The same as `due_at`, by go-job's name."""
+        return self.due_at
+
+    @property
+    def queued_at(self) -> datetime | None:
         """When it was last put into the queue."""
         return self._last(State.SCHEDULED)
 
@@ -317,7 +322,8 @@ class Instance(Generic[R_co]):
             "crashes": record.crashes,
             "schedule_at": self.due_at.isoformat(),
             "created_at": self.created_at.isoformat(),
-            "scheduled_at": _iso(self.scheduled_at),
+            "scheduled_at": self.scheduled_at.isoformat(),
+            "queued_at": _iso(self.queued_at),
             "processed_at": _iso(self.processed_at),
             "completed_at": _iso(self.completed_at),
             "terminated_at": _iso(self.terminated_at),

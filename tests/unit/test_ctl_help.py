@@ -46,6 +46,7 @@ def test_the_verbs_are_those_that_are_documented() -> None:
         "history",
         "leader",
         "list history",
+        "list instance",
         "list instances",
         "list jobs",
         "list logs",

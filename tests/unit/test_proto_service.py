@@ -20,7 +20,7 @@ from peerjob.errors import OptionError
 from peerjob.ids import IdSource
 from peerjob.node.server.listener import Server
 from peerjob.node.server.rpc import SERVICE
-from peerjob.node.wire.values import moment_stamp
+from peerjob.node.wire.values import moment_stamp, span
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import RawClient, health_client, open_calls, raw_client, served
 from support.rubbish import rubbish
@@ -267,11 +267,37 @@ async def test_a_repeat_of_what_is_not_over_is_refused(client: RawClient, node: 
     assert await client.code("RetryInstance", pb.RetryInstanceRequest(uuid=one.id)) is Code.FAILED_PRECONDITION
 
 
+async def test_a_client_that_knows_no_pages_gets_the_latest_that_fit(
+    node: Node, client: RawClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = [await node.schedule(Job("elsewhere"), str(number) + "x" * 600_000) for number in range(8)]
+    answer = await client.call("LookupInstances", pb.LookupInstancesRequest())
+    shown = [one.uuid for one in answer.instances]
+    assert answer.cut
+    assert not answer.HasField("cursor")
+    assert 3 <= len(shown) < 8
+    assert shown == [one.id for one in large][-len(shown) :]
+    assert "a lookup without a limit matched more than fits" in caplog.text
+
+    entries = await client.call("LookupHistory", pb.LookupHistoryRequest())
+    assert not entries.cut
+    assert [(one.uuid, one.state) for one in entries.entries] == [
+        (one.id, state) for one in large for state in (pb.JOB_STATE_CREATED, pb.JOB_STATE_SCHEDULED)
+    ]
+
+
+async def test_an_instance_is_scheduled_at_the_time_when_it_is_due(node: Node, client: RawClient) -> None:
+    request = pb.ScheduleJobRequest(kind="sum", arguments=["1", "2"], options=pb.JobOptions(after=span(3_600_000_000)))
+    instance = (await client.call("ScheduleJob", request)).instance
+    assert instance.scheduled_at == instance.due_at
+    assert 3_500 < instance.scheduled_at.seconds - instance.created_at.seconds <= 3_700
+
+
 async def test_pages_go_on_where_they_stopped_and_fit_into_a_message(node: Node, client: RawClient) -> None:
     handle = Job("elsewhere")
     made = [await node.schedule(handle, "x" * 400_000) for _ in range(20)]
 
-    query, found, pages = pb.Query(), list[str](), 0
+    query, found, pages = pb.Query(limit=10_000), list[str](), 0
     while True:
         answer = await client.call("LookupInstances", pb.LookupInstancesRequest(query=query))
         found += [one.uuid for one in answer.instances]

@@ -968,7 +968,7 @@ class Query(_message.Message):
     tag: _builtins.str
     limit: _builtins.int
     """Most instances in the response, up to 10,000. A response may hold fewer; only a missing cursor tells the end.
-    Without a limit: as many as fit into 4 MB.
+    Without a limit and a cursor, as from go-job's clients: as many as fit into 4 MB. Of more, the latest, and `cut`.
     """
     cursor: _builtins.str
     """From the response before."""
@@ -1060,7 +1060,10 @@ class LookupInstancesResponse(_message.Message):
 
     INSTANCES_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
+    cut: _builtins.bool
+    """Whether a query without a limit matched more than fits: the oldest are left out."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobInstance]: ...
     def __init__(
@@ -1068,10 +1071,11 @@ class LookupInstancesResponse(_message.Message):
         *,
         instances: _abc.Iterable[Global___JobInstance] | None = ...,
         cursor: _builtins.str | None = ...,
+        cut: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "instances", b"instances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "cut", b"cut", "instances", b"instances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
     _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
@@ -1189,7 +1193,10 @@ class LookupHistoryResponse(_message.Message):
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
+    cut: _builtins.bool
+    """Whether a query without a limit matched more than fits: those of the oldest instances are left out."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]: ...
     def __init__(
@@ -1197,10 +1204,11 @@ class LookupHistoryResponse(_message.Message):
         *,
         entries: _abc.Iterable[Global___HistoryEntry] | None = ...,
         cursor: _builtins.str | None = ...,
+        cut: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "cut", b"cut", "entries", b"entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
     _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015
@@ -1234,7 +1242,10 @@ class LookupLogsResponse(_message.Message):
 
     LINES_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
+    cut: _builtins.bool
+    """Whether a query without a limit matched more than fits: those of the oldest instances are left out."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
     def __init__(
@@ -1242,10 +1253,11 @@ class LookupLogsResponse(_message.Message):
         *,
         lines: _abc.Iterable[Global___LogLine] | None = ...,
         cursor: _builtins.str | None = ...,
+        cut: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "lines", b"lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cursor", b"_cursor", "cursor", b"cursor", "cut", b"cut", "lines", b"lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cursor: _TypeAlias = _typing.Literal["cursor"]  # noqa: Y015
     _WhichOneofArgType__cursor: _TypeAlias = _typing.Literal["_cursor", b"_cursor"]  # noqa: Y015

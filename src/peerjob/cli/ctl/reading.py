@@ -35,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     listing = group(app, "list", "Show what there is.")
     verb(listing, "jobs")(list_jobs)
     verb(listing, "instances")(list_instances)
+    verb(listing, "instance", hidden=True)(list_instances)  # go-job's jobctl takes the singular, too
     verb(listing, "schedules")(list_schedules)
     verb(listing, "nodes")(list_nodes)
     verb(listing, "logs")(list_logs)
