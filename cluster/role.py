@@ -49,6 +49,11 @@ class Role:
         """Whether it has ended though nobody stopped it."""
         return self._task is not None and self._task.done()
 
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to stop, or ends with its loop."""
+        return self._task is None or self._task.done() or self._task.cancelling() > 0
+
     def start(self) -> None:
         self.pulse.beat()
         self._task = asyncio.get_running_loop().create_task(self._supervise(), name=f"peerjob-{self.name}")

@@ -11,8 +11,11 @@ from pathlib import Path
 from types import FunctionType, TracebackType
 from typing import Any, cast
 
+import msgspec
+
 from peerjob.codec import decode_value, encode_value
-from peerjob.errors import PeerjobError
+from peerjob.errors import Fail, PeerjobError, Retry, Snooze
+from peerjob.policy import errors_in
 from peerjob.references import import_path, resolve
 from peerjob.spec import ErrorInfo
 
@@ -47,10 +50,30 @@ def as_exception(error: BaseException) -> Exception:
     return BodyError(error)
 
 
+def signal_in(error: BaseException) -> Fail | Retry | Snooze | None:
+    """The signal that an error or a group of errors holds: Fail before Retry before Snooze, the first of its class."""
+    errors = errors_in(error)
+    for kind in (Fail, Retry, Snooze):
+        for one in errors:
+            if isinstance(one, kind):
+                return one
+    return None
+
+
 def describe_error(error: BaseException) -> ErrorInfo:
-    """What is kept of an error. Never raises, whatever the error's own methods do."""
+    """What is kept of an error; of a group with a signal in it, the signal, with the traceback of the whole group.
+
+    Never raises, whatever the error's own methods do.
+    """
     if isinstance(error, BodyError):
         error = error.cause
+    signal = signal_in(error)
+    if signal is not None and signal is not error:
+        return msgspec.structs.replace(_described(error), type=type_name(signal), message=message_of(signal))
+    return _described(error)
+
+
+def _described(error: BaseException) -> ErrorInfo:
     remote = error if isinstance(error, RemoteBodyError) else error.__cause__
     if isinstance(remote, RemoteBodyError):
         return remote.info
@@ -112,6 +135,8 @@ def _is_ours(filename: str) -> bool:
 
 def pack_error(error: BaseException) -> bytes | None:
     """What it takes to make an error again in another process; None where that cannot be said in stored values."""
+    if isinstance(error, BaseExceptionGroup):
+        return _pack_group(cast("BaseExceptionGroup[BaseException]", error))
     kind = type(error)
     path = import_path(kind)
     # what the error itself says about that, as for pickle: its class, the arguments, and what else it holds
@@ -124,18 +149,34 @@ def pack_error(error: BaseException) -> bytes | None:
     return None
 
 
+def _pack_group(group: BaseExceptionGroup[BaseException]) -> bytes | None:
+    with contextlib.suppress(Exception):  # groups nested too deep, too
+        parts = [(type_name(one), message_of(one), pack_error(one)) for one in group.exceptions]
+        return encode_value([clipped(group.message), parts])
+    return None
+
+
 def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
     """The error made again, with a RemoteBodyError as its cause; that alone where it cannot be made."""
     remote = RemoteBodyError(info)
     if packed is None:
         return remote
-    path, args, holds = decode_value(packed)
     try:
-        error = _made_again(resolve(path), args)
-        error.__dict__.update(holds or {})
+        error = _unpacked(decode_value(packed))
     except Exception:  # noqa: BLE001  # a module or constructor of the user's
         return remote
     error.__cause__ = remote
+    return error
+
+
+def _unpacked(made: list[Any]) -> BaseException:
+    if len(made) == 2:
+        message, parts = made
+        # the traceback of each is in that of the whole
+        return BaseExceptionGroup(message, [unpack_error(ErrorInfo(kind, text), one) for kind, text, one in parts])
+    path, args, holds = made
+    error = _made_again(resolve(path), args)
+    error.__dict__.update(holds or {})
     return cast(BaseException, error)
 
 

@@ -34,6 +34,8 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     """Number and node of the worker."""
     log_level: int
     """Level of the node's root logger."""
+    sent_ns: int
+    """When this was sent, on the machine's monotonic clock. Until the body begins, its deadline moves on."""
     schedule: str | None = None
     nominal_us: int = 0
 
@@ -80,6 +82,8 @@ class Returned(msgspec.Struct, tag=True, frozen=True):
     """Process: the body returned this, encoded."""
 
     result: bytes
+    finished: bool = False
+    """Whether it returned `Finished`."""
 
 
 class Raised(msgspec.Struct, tag=True, frozen=True):
@@ -96,12 +100,8 @@ class Snoozed(msgspec.Struct, tag=True, frozen=True):
     seconds: float
 
 
-class Cancelled(msgspec.Struct, tag=True, frozen=True):
-    """Process: the body ended by CancelledError."""
-
-
 FromNode = Start | Cancel | Owner
-Ending = Returned | Raised | Snoozed | Cancelled
+Ending = Returned | Raised | Snoozed
 FromProcess = Started | Line | Progress | AskOwner | Ending
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -13,21 +13,25 @@ import contextlib
 import contextvars
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from typing import Any
 
 from peerjob.context import Context
 from peerjob.errors import NodeStateError, OptionError
 from peerjob.in_place import injected_value
-from peerjob.injected import Resource, current_run
+from peerjob.injected import Resource
 from peerjob.signature import Parameter, analyse
 
 from .failures import as_exception
+from .surroundings import Surroundings
 
 logger = logging.getLogger("peerjob.node")
 
 Factory = Callable[..., Any]
+
+CLOSING_LIMIT = 60.0
+"""Seconds that the resources of one run may take to close; after that the run goes on without them."""
 
 
 class Resources:
@@ -36,7 +40,10 @@ class Resources:
     `overrides` replaces factories by others, for tests; it is looked at whenever a resource is made.
     """
 
-    def __init__(self, overrides: Mapping[Factory, Factory] | None = None) -> None:
+    def __init__(
+        self, overrides: Mapping[Factory, Factory] | None = None, surroundings: Surroundings | None = None
+    ) -> None:
+        self._surroundings = surroundings or Surroundings()
         self._overrides: Mapping[Factory, Factory] = {} if overrides is None else overrides
         self._kept: dict[Factory, _Keeper] = {}
         self._closed = False
@@ -61,7 +68,8 @@ class Resources:
         keeper = self._kept.get(factory)
         if keeper is None or keeper.failed:  # after a failure the next run tries again
             keeper = _Keeper(
-                _managed(factory, lambda one: needs[one.name] if one.name in needs else injected_value(one, context))
+                _managed(factory, lambda one: needs[one.name] if one.name in needs else injected_value(one, context)),
+                self._surroundings.fresh(),  # it outlives the run that asked for it
             )
             self._kept[factory] = keeper
         return await keeper.value()
@@ -78,7 +86,10 @@ class Resources:
 
 
 class Attempt:
-    """The resources of one run: `async with` it on the loop; in a thread, within that, `with attempt.in_thread()`."""
+    """The resources of one run: `open` and `close` on the loop; in a thread, between these, `open_here`, `close_here`.
+
+    The body's end decides what becomes of the run, so errors while closing are logged and go no further.
+    """
 
     def __init__(
         self, resources: Resources, wanted: Mapping[str, Resource], context: Context, *, in_thread: bool
@@ -89,32 +100,62 @@ class Attempt:
         self._in_thread = in_thread
         self._made: dict[tuple[str, Factory], Any] = {}
         self._stack = AsyncExitStack()
+        self._stack_here = ExitStack()
 
-    async def __aenter__(self) -> dict[str, Any]:
+    async def open(self) -> dict[str, Any]:
         """Values by parameter; with `in_thread`, those that exist already."""
         try:
             for resource in self._wanted.values():
                 await self._make(resource, on_loop=not self._in_thread)
         except BaseException as error:
-            await self._stack.__aexit__(type(error), error, error.__traceback__)
+            await self._stack.__aexit__(*_triple(error))
             raise
         return self._values()
 
-    async def __aexit__(self, *exc: Any) -> None:
-        # whatever a resource makes of an error, the body has failed all the same
-        await self._stack.__aexit__(*exc)
+    async def close(self, error: BaseException | None) -> None:
+        """Close what was made on the loop, and show it the error of the body."""
+        limit = asyncio.timeout(CLOSING_LIMIT)
+        try:
+            async with limit:
+                await self._stack.__aexit__(*_triple(error))
+        except GeneratorExit:
+            raise  # the loop is gone
+        except BaseException as raised:  # noqa: BLE001  # a SystemExit would end the loop
+            if limit.expired():
+                logger.error("%s: its resources were not closed within %g s", self._run, CLOSING_LIMIT)  # noqa: TRY400
+            elif isinstance(raised, asyncio.CancelledError) and uncancelled():
+                self.given_up()
+            else:
+                self._failed_to_close(raised, error)
 
-    @contextlib.contextmanager
-    def in_thread(self) -> Generator[dict[str, Any]]:
-        """Values by parameter; makes and closes the rest here, in the thread of the body."""
-        with ExitStack() as stack:
-            try:
-                for resource in self._wanted.values():
-                    self._make_here(resource, stack)
-                yield self._values()
-            except BaseException as error:
-                stack.__exit__(type(error), error, error.__traceback__)
-                raise
+    def open_here(self) -> dict[str, Any]:
+        """Values by parameter; makes the rest here, in the thread of the body."""
+        try:
+            for resource in self._wanted.values():
+                self._make_here(resource)
+        except BaseException as error:
+            self._stack_here.__exit__(*_triple(error))
+            raise
+        return self._values()
+
+    def close_here(self, error: BaseException | None) -> None:
+        """Close what was made in this thread, and show it the error of the body."""
+        try:
+            self._stack_here.__exit__(*_triple(error))
+        except BaseException as raised:  # noqa: BLE001  # nothing that a resource raises may end the thread
+            self._failed_to_close(raised, error)
+
+    def given_up(self) -> None:
+        """Say that closing did not end in time."""
+        logger.error("%s: its resources were not closed before the node stopped", self._run)
+
+    def _failed_to_close(self, raised: BaseException, error: BaseException | None) -> None:
+        if raised is not error:
+            logger.error("%s: a resource failed to close", self._run, exc_info=raised)
+
+    @property
+    def _run(self) -> str:
+        return f"instance {self._context.id} of {self._context.kind!r}"
 
     async def _make(self, resource: Resource, *, on_loop: bool) -> None:
         key = self._key(resource)
@@ -130,17 +171,17 @@ class Attempt:
         if on_loop:
             self._made[key] = await self._stack.enter_async_context(_managed(factory, self._supply(factory)))
 
-    def _make_here(self, resource: Resource, stack: ExitStack) -> None:
+    def _make_here(self, resource: Resource) -> None:
         key = self._key(resource)
         if key in self._made:
             return
         factory = key[1]
         for need in _needs(factory).values():
-            self._make_here(need, stack)
+            self._make_here(need)
         made = _called(factory, self._supply(factory))
         if _has(made, "__aenter__") and not _has(made, "__enter__"):
             raise OptionError("Depends", factory, "no async context manager, in a job that runs in a thread")
-        self._made[key] = stack.enter_context(made) if _has(made, "__enter__") else made
+        self._made[key] = self._stack_here.enter_context(made) if _has(made, "__enter__") else made
 
     def _supply(self, factory: Factory) -> Callable[[Parameter], Any]:
         needs = _needs(factory)
@@ -156,15 +197,27 @@ class Attempt:
         return resource.scope, self._resources.factory(resource)
 
 
+def _triple(error: BaseException | None) -> tuple[Any, Any, Any]:
+    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+
+
+def uncancelled() -> bool:
+    """Take back every cancellation of the present task, which has been heard; False when there is none."""
+    task = asyncio.current_task()
+    count = 0 if task is None else task.cancelling()
+    for _ in range(count):
+        assert task is not None
+        task.uncancel()
+    return count > 0
+
+
 class _Keeper:
     """Holds one resource of the node open, in a task of its own: some must be closed by the task that opened them."""
 
-    def __init__(self, resource: AbstractAsyncContextManager[Any]) -> None:
+    def __init__(self, resource: AbstractAsyncContextManager[Any], surroundings: contextvars.Context) -> None:
         self._made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._made.add_done_callback(lambda made: made.cancelled() or made.exception())  # nobody may be waiting
         self._end = asyncio.Event()
-        surroundings = contextvars.copy_context()
-        surroundings.run(current_run.set, None)  # it outlives the run that asked for it
         self._task = asyncio.get_running_loop().create_task(self._keep(resource), context=surroundings)
 
     @property

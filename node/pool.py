@@ -15,11 +15,12 @@ from peerjob.worker import Worker
 
 from .pace import HOLD, Pace
 from .run import PROBATION, Run
+from .surroundings import Surroundings
 
 logger = logging.getLogger("peerjob.node")
 
 STUCK_AFTER = 5.0
-"""Seconds after which a body that was told to end and has not counts as stuck."""
+"""Seconds after which a body that was told to end and has not counts as stuck, or a processor that goes on after it."""
 
 
 class Runner(Protocol):
@@ -46,7 +47,9 @@ class Pool:
         may_start: Callable[[], bool],
         wake: Callable[[], None],
         hint: Callable[[], None],
+        surroundings: Surroundings,
     ) -> None:
+        self._surroundings = surroundings
         self._size = size
         self._node = node
         self._runner = runner
@@ -106,7 +109,7 @@ class Pool:
         return sum(self._is_stuck(run) for run in self._running.values())
 
     def _is_stuck(self, run: Run) -> bool:
-        return run.told_at is not None and self._loop.time() - run.told_at >= STUCK_AFTER
+        return run.is_stuck(self._loop.time(), STUCK_AFTER)
 
     # -- what to claim -----------------------------------------------------------------------------------------
 
@@ -158,7 +161,8 @@ class Pool:
         run.slot = heapq.heappop(self._free)
         self._running[run.slot] = run
         self._quiet.clear()
-        run.task = self._loop.create_task(self._work(run))
+        # not in the present context, which may be that of the run that has just ended
+        run.task = self._loop.create_task(self._work(run), context=self._surroundings.fresh())
         if run.claim.suspect:
             self._loop.call_later(PROBATION, self._hint)
 
@@ -166,9 +170,9 @@ class Pool:
         try:
             await self._runner.run(run)
         except asyncio.CancelledError:
-            # the body's own end absorbs cancellation; this one came before it began or after it ended
-            if not run.ended:
-                self._runner.hand_back(run, "cancelled before it began")
+            # the end of the body absorbs cancellation; the loop is being closed, before it began or after it ended
+            if run.outcome is None:
+                self._runner.hand_back(run, "node stopped")
         except Exception:
             logger.exception("instance %s: the node failed to run it", run.claim.id)
             self._runner.put_off(run, "the node failed to run it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import ctypes
 import inspect
 import itertools
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any, NoReturn
 
@@ -24,6 +26,7 @@ from peerjob.injected import current_run
 from peerjob.instance import Instance
 from peerjob.job import Job
 from peerjob.joblog import CaptureHandler
+from peerjob.policy import FinishedResult
 from peerjob.references import resolve
 from peerjob.worker import Worker
 
@@ -33,7 +36,6 @@ from .frames import (
     MAX_FRAME,
     AskOwner,
     Cancel,
-    Cancelled,
     Ending,
     FromNode,
     FromProcess,
@@ -65,7 +67,7 @@ def main(fd: int, parent: int) -> NoReturn:
     os.register_at_fork(after_in_child=connection.close)
     server = _Server(connection)
     threading.Thread(target=server.listen, name="peerjob-node", daemon=True).start()
-    logging.getLogger().addHandler(CaptureHandler())
+    logging.getLogger().addHandler(CaptureHandler(server))
     while True:
         server.serve()
 
@@ -140,11 +142,9 @@ class _Server:
         logging.getLogger().setLevel(start.log_level)
         with self._lock:
             self._context = context
-        token = current_run.set(context)
         try:
             ending = self._ending(start, context)
         finally:
-            current_run.reset(token)
             with self._lock:
                 self._context = None
         for stream in (sys.stdout, sys.stderr):
@@ -154,22 +154,29 @@ class _Server:
 
     def _ending(self, start: Start, context: Context) -> Ending:
         try:
+            # outside the body's own context: what a module sets when it is imported is meant for all of its jobs
             binding = self._binding(start.path, start.kind)
-            args, kwargs = binding.arguments(start.data, context)
-            self._send(Started())
-            result = binding.executor(*args, **kwargs)
-            if inspect.isawaitable(result):
-                result = asyncio.run(self._awaited(result))
-            encoded = encode_value(result)
-            if len(encoded) >= MAX_FRAME // 2:
-                raise PayloadTooLargeError(f"result of {start.kind!r}", len(encoded), MAX_FRAME // 2)
-            return Returned(encoded)
+            return contextvars.copy_context().run(self._run, binding, start, context)
         except Snooze as snooze:
             return Snoozed(snooze.seconds)
-        except asyncio.CancelledError:
-            return Cancelled()
         except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the process
             return Raised(describe_error(error), pack_error(error))
+
+    def _run(self, binding: Binding, start: Start, context: Context) -> Ending:
+        current_run.set(context)
+        args, kwargs = binding.arguments(start.data, context)
+        if context.deadline_us is not None:
+            context.deadline_us += (time.monotonic_ns() - start.sent_ns) // 1000
+        context.raise_if_cancelled()
+        self._send(Started())
+        result = binding.executor(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = asyncio.run(self._awaited(result))
+        finished = isinstance(result, FinishedResult)
+        encoded = encode_value(result.result if finished else result)
+        if len(encoded) >= MAX_FRAME // 2:
+            raise PayloadTooLargeError(f"result of {start.kind!r}", len(encoded), MAX_FRAME // 2)
+        return Returned(encoded, finished)
 
     async def _awaited(self, result: Any) -> Any:
         task = asyncio.current_task()

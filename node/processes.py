@@ -16,18 +16,20 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from peerjob.codec import decode_value
 from peerjob.context import Context
 from peerjob.errors import JobProcessDied, OwnershipLost, Snooze
+from peerjob.policy import Finished
 
 from .failures import unpack_error
 from .frames import (
     AskOwner,
     Cancel,
-    Cancelled,
     Ending,
     FromNode,
     FromProcess,
@@ -65,10 +67,13 @@ class ProcessPool:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
-    async def run(self, binding: Binding, data: bytes, context: Context) -> Any:
+    async def run(
+        self, binding: Binding, data: bytes, context: Context, began: Callable[[], None] | None = None
+    ) -> Any:
         """What the body returns or raises; JobProcessDied when its process ends before it does.
 
-        Cancelling kills the process, and raises CancelledError once it is dead.
+        Cancelling kills the process, and raises CancelledError once it is dead. `began` is called once the process has
+        imported what the body needs.
         """
         worker = context.worker
         start = Start(
@@ -81,24 +86,27 @@ class ProcessPool:
             deadline_us=context.deadline_us,
             worker=None if worker is None else (worker.number, worker.node),
             log_level=logging.getLogger().level,
+            sent_ns=time.monotonic_ns(),
             schedule=context.schedule,
             nominal_us=context.nominal_us,
         )
-        process, ending, started = await self._run_once(start, context)
-        if ending is None and not started and not context.cancelled:
+        run = _Running(context, began)
+        process = await self._run_once(start, run)
+        if run.ending.result() is None and not run.started and context.asked is None:
             # it died while it was idle, or before it had seen the order: nothing was begun
-            process, ending, _ = await self._run_once(start, context)
-        match ending:
-            case Returned(result):
-                return decode_value(result)
+            run = _Running(context, began)
+            process = await self._run_once(start, run)
+        match run.ending.result():
+            case Returned(result, finished):
+                value = decode_value(result)
+                return Finished(value) if finished else value
             case Raised(info, packed):
                 raise unpack_error(info, packed)
             case Snoozed(seconds):
                 raise Snooze(seconds)
-            case Cancelled():
-                raise asyncio.CancelledError(context.reason)
-            case None if context.cancelled:
-                raise asyncio.CancelledError(context.reason)
+            case None if context.asked is not None:
+                context.told = True
+                raise asyncio.CancelledError(context.asked)
             case None:
                 raise JobProcessDied(process.status)
 
@@ -118,17 +126,16 @@ class ProcessPool:
             process.kill()
             await process.ended
 
-    async def _run_once(self, start: Start, context: Context) -> tuple[_Process, Ending | None, bool]:
-        """The process, how the body ended (None: the process did), and whether it had begun."""
-        process = await self._take(context)
+    async def _run_once(self, start: Start, run: _Running) -> _Process:
+        """Have it run in a process, which is returned."""
+        process = await self._take(run.context)
         process.will_load(start.path)
-        run = _Running(context)
         try:
             process.begin(run, start)
-            ending = await to_the_end(run.ending, lambda: process.end(context))
+            ending = await to_the_end(run.ending, lambda: process.end(run))
             if ending is None and not process.alive:
                 await to_the_end(process.ended, lambda: None)
-            return process, ending, run.started
+            return process
         finally:
             process.finish()
             if process.alive and self._surplus <= 0:
@@ -152,14 +159,21 @@ class ProcessPool:
 class _Running:
     """A body in a process, as its node sees it."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, began: Callable[[], None] | None) -> None:
         self.context = context
+        self._began = began
         self.started = False
         self.ending: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
         """None when the process ended first."""
 
+    def start(self) -> None:
+        self.started = True
+        if self._began is not None:
+            self._began()
+
     def end(self, ending: Ending | None) -> None:
         if not self.ending.done():
+            self.context.ended = ending is not None
             self.ending.set_result(ending)
 
 
@@ -214,15 +228,19 @@ class _Process(asyncio.Protocol):
 
     def begin(self, run: _Running, start: Start) -> None:
         self.running = run
-        if self.alive and not run.context.cancelled:
+        if self.alive and run.context.asked is None:
             self._send(start)
         else:
             run.end(None)
 
-    def end(self, context: Context) -> None:
+    def end(self, run: _Running) -> None:
         """End the body: at once, or after a notice when the node drains."""
+        context = run.context
         context.cancel("drain")
-        if context.reason != "drain" or self._notice is not None:
+        if run.ending.done():
+            return
+        context.told = True
+        if context.asked != "drain" or self._notice is not None:
             self.kill()
             return
         self._send(Cancel("drain"))
@@ -286,7 +304,7 @@ class _Process(asyncio.Protocol):
             return
         match frame:
             case Started():
-                run.started = True
+                run.start()
             case Line(level, message, fields):
                 run.context.log_line(level, message, fields)
             case Progress(fraction, message):

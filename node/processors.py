@@ -17,19 +17,26 @@ from peerjob.joblog import make_line
 
 from .failures import BodyError, as_exception, message_of, type_name
 from .run import Run
+from .surroundings import Surroundings
 from .threads import ThreadPool
 
 logger = logging.getLogger("peerjob.node")
 
 THREADS = 4
+LIMIT = 60.0
+"""Seconds that a processor may take; after that the node goes on as if it had returned None."""
 
 
 class Processors:
-    """Runs callbacks, sync ones in threads. What one raises is logged on the instance and goes no further."""
+    """Runs callbacks, sync ones in threads, each in context variables of its own.
 
-    def __init__(self, clock: Clock, node: str) -> None:
+    What one raises is logged on the instance and goes no further, as is that it took too long.
+    """
+
+    def __init__(self, clock: Clock, node: str, surroundings: Surroundings) -> None:
         self._clock = clock
         self._node = node
+        self._surroundings = surroundings
         self._threads = ThreadPool(THREADS, "peerjob-processor")
         self._chains: dict[str, asyncio.Task[None]] = {}
         self.patience = 5.0
@@ -66,7 +73,8 @@ class Processors:
         return self._track(instance.id, chain())
 
     def _track(self, id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+        # the present context may be that of a body which schedules
+        task = asyncio.get_running_loop().create_task(work, context=self._surroundings.fresh())
         self._chains[id] = task
 
         def done(ended: asyncio.Task[None]) -> None:
@@ -85,28 +93,53 @@ class Processors:
             task.cancel()
 
     async def _call(self, run: Run | None, callback: Callable[..., Any], *args: object) -> object:
-        token = current_run.set(None if run is None else run.context)
+        if run is None or run.surroundings is None:
+            surroundings = self._surroundings.fresh()
+        else:
+            surroundings = run.surroundings.copy()
+        surroundings.run(current_run.set, None if run is None else run.context)
+        work = asyncio.get_running_loop().create_task(self._answer(callback, args, surroundings), context=surroundings)
+        work.add_done_callback(lambda work: work.cancelled() or work.exception())  # it may have been given up
         try:
-            if inspect.iscoroutinefunction(callback):
-                return await _harmless(callback(*args))
-            within = contextvars.copy_context()
-            with self._clock.outside():
-                answer = await self._threads.run(
-                    functools.partial(within.run, _called, callback, *args), on_cancel=lambda: None
-                )
-            return await _harmless(answer) if inspect.isawaitable(answer) else answer
+            await asyncio.wait({work}, timeout=LIMIT)
+            if work.cancelled():
+                raise BodyError(asyncio.CancelledError())
+            if work.done():
+                return work.result()
         finally:
-            current_run.reset(token)
+            work.cancel()
+        self._log(run, f"processor {_name(callback)} was given up: it took longer than {LIMIT:g} s")
+        return None
+
+    async def _answer(
+        self, callback: Callable[..., Any], args: tuple[object, ...], surroundings: contextvars.Context
+    ) -> object:
+        if inspect.iscoroutinefunction(callback):
+            return await _harmless(callback(*args))
+        with self._clock.outside():
+            # a copy, since the loop runs this very task in its own
+            call = functools.partial(surroundings.copy().run, _called, callback, *args)
+            answer = await self._threads.run(call, on_cancel=_give_up)
+        return await _harmless(answer) if inspect.isawaitable(answer) else answer
 
     def note(self, run: Run | None, callback: Callable[..., Any], what: str, raised: Exception) -> None:
         """Log that a processor failed, and why, on its instance and on the node."""
         cause = raised.cause if isinstance(raised, BodyError) else raised
-        name = getattr(callback, "__qualname__", repr(callback))
-        text = f"processor {name} {what} {type_name(cause)}: {message_of(cause)}"
+        self._log(run, f"processor {_name(callback)} {what} {type_name(cause)}: {message_of(cause)}")
+
+    def _log(self, run: Run | None, text: str) -> None:
         if run is not None:
             now, attempt = self._clock.time_us(), run.claim.attempts
             run.logs.append(make_line(now, logging.ERROR, text, attempt=attempt, node=self._node))
         logger.warning("%s", text)
+
+
+def _name(callback: Callable[..., Any]) -> str:
+    return str(getattr(callback, "__qualname__", repr(callback)))
+
+
+def _give_up() -> None:
+    raise asyncio.CancelledError
 
 
 def _called(callback: Callable[..., Any], *args: object) -> Any:
@@ -119,11 +152,10 @@ def _called(callback: Callable[..., Any], *args: object) -> Any:
 async def _harmless(work: Awaitable[Any]) -> Any:
     """Await a callback's coroutine; what would end the loop, or is a cancellation of its own, comes in a BodyError."""
     task = asyncio.current_task()
-    asked = 0 if task is None else task.cancelling()
     try:
         return await work
     except asyncio.CancelledError as error:
-        if task is not None and task.cancelling() > asked:
+        if task is not None and task.cancelling():
             raise
         raise BodyError(error) from error
     except BaseException as error:  # noqa: BLE001  # as in _called

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import TYPE_CHECKING, Any
 
 from peerjob.context import Context, Reason
@@ -31,6 +32,7 @@ class Run:
         "claimed_at",
         "context",
         "ended",
+        "ended_at",
         "incarnation",
         "job",
         "logs",
@@ -44,6 +46,7 @@ class Run:
         "seconds",
         "slot",
         "started_at",
+        "surroundings",
         "task",
         "timer",
         "told_at",
@@ -60,6 +63,10 @@ class Run:
         self.seconds: float | None = None
         """How long the body ran, once it has ended."""
         self.ended = False
+        self.ended_at: float | None = None
+        """Loop time when the body and its resources ended; only processors are left then."""
+        self.surroundings: contextvars.Context | None = None
+        """The context variables as they were before the body began, for the processors."""
         self.reported = False
         """Whether the start is known to the store, or on its way."""
         self.outcome: Outcome | None = None
@@ -86,14 +93,21 @@ class Run:
         """Set by who waits for the answer to this run's next report."""
 
     def cancel(self, reason: Reason) -> None:
-        """Ask the body to end; the first reason stays. Nothing happens once it has ended."""
+        """Ask the body to end; the first reason stays. Once it has ended, a drain cuts its resources' closing short."""
         context = self.context
-        if context is None or self.ended or context.cancelled:
+        if context is None or self.ended:
             return
-        context.cancel(reason)
+        closing = context.ended and reason == "drain" and self.told_at is None
+        if not context.cancel(reason) and not closing:
+            return
         self.told_at = asyncio.get_running_loop().time()
         if self.task is not None:
             self.task.cancel(reason)
+
+    def is_stuck(self, now: float, patience: float) -> bool:
+        """Whether it is overdue: its body since that was told to end, or its processors since the body did."""
+        since = self.ended_at if self.told_at is None else self.told_at
+        return since is not None and now - since >= patience
 
     def on_probation(self, now: float) -> bool:
         """Whether this is a suspect that has not yet lived long enough to be thought harmless. See decision 0001."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,14 +16,16 @@ from peerjob.durations import format_seconds
 from peerjob.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze
 from peerjob.instance import Instance
 from peerjob.manager import Manager
-from peerjob.policy import Policy, Recovered, load_overrides, make_policy
+from peerjob.policy import FinishedResult, Policy, Recovered, load_overrides, make_policy
 from peerjob.record import Claim, Outcome, Record, Transition
 from peerjob.spec import Spec, decode_spec
 from peerjob.state import State
 
 from .binding import Binding, StoredArgumentError
-from .executor import BodyError, Executor
+from .executor import Executor
+from .failures import BodyError, signal_in
 from .hooks import Hooks
+from .injection import uncancelled
 from .processors import Processors
 from .recorder import Recorder
 from .registry import Registry
@@ -31,6 +35,8 @@ from .verdict import Verdicts
 
 logger = logging.getLogger("peerjob.node")
 
+HANDED_BACK = {"drain": "node stopped", "lost": "node lost touch with the store"}
+"""The note of a run that is handed back, by the reason for which its body was told to end."""
 MISFIT_WAIT = 1.0
 """Seconds before an instance that cannot be run here is offered again."""
 
@@ -129,31 +135,61 @@ class InstanceRunner:
         )
         self.hooks.track(context, run)
         started = run.started_at = loop.time()
-        if timeout is not None:
-            run.timer = loop.call_later(timeout, run.cancel, "timeout")
+        run.surroundings = contextvars.copy_context()
+        began = None if timeout is None else functools.partial(self._began, run, context, timeout)
         self._turns.watch_reports()
         try:
-            result = await self._executor.call(binding, run.arguments, context, policy.run_in)
-        except asyncio.CancelledError:
+            result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
+        except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not hurt the node
             body_ended(run)
-            return await self._cancelled(run, policy, context)
-        except Snooze as signal:
-            body_ended(run)
-            return self._verdicts.snoozed(run, signal)
-        except Exception as error:  # noqa: BLE001  # nothing that a job raises may hurt the node
-            body_ended(run)
-            if context.reason in ("timeout", "user"):
-                return await self._cancelled(run, policy, context)
-            if isinstance(error, StoredArgumentError):
-                return await self._misfit(run, binding, error)
-            return await self._failed(run, policy, error)
+            cause = raised.cause if isinstance(raised, BodyError) else raised
+            return await self._raised(run, binding, policy, context, cause)
         finally:
-            run.seconds = loop.time() - started
+            run.ended_at = loop.time()
+            run.seconds = run.ended_at - started
             self._turns.pool.pace.measured(claim.kind, run.seconds)
         body_ended(run)
-        if context.reason in ("timeout", "user"):
-            return await self._cancelled(run, policy, context)
-        return self._verdicts.completed(run, result)
+        return await self._returned(run, policy, context, result)
+
+    def _began(self, run: Run, context: Context, timeout: float) -> None:
+        """The attempt has begun, so its time runs."""
+        context.deadline_us = self._clock.time_us() + round(timeout * 1_000_000)
+        run.timer = asyncio.get_running_loop().call_later(timeout, run.cancel, "timeout")
+
+    async def _returned(self, run: Run, policy: Policy, context: Context, result: Any) -> Outcome:
+        finished = isinstance(result, FinishedResult)
+        reason = context.asked
+        if reason == "timeout" or reason == "user":
+            return await self._cancelled(run, policy, reason)
+        if context.told and reason is not None and not finished:
+            logger.warning(
+                "instance %s of %r returned after it was told to end (%s), so it is handed back and runs again; "
+                "a job that has done all its work then returns Finished(result)",
+                run.claim.id,
+                run.claim.kind,
+                reason,
+            )
+            return self._verdicts.handed_back(run, HANDED_BACK[reason])
+        return self._verdicts.completed(run, result.result if finished else result)
+
+    async def _raised(
+        self, run: Run, binding: Binding, policy: Policy, context: Context, error: BaseException
+    ) -> Outcome:
+        signal = signal_in(error)
+        if isinstance(signal, Snooze):
+            return self._verdicts.snoozed(run, signal)
+        reason = context.asked
+        if reason == "timeout" or reason == "user":
+            return await self._cancelled(run, policy, reason)
+        if isinstance(error, StoredArgumentError):
+            return await self._misfit(run, binding, error)
+        if reason is None and isinstance(error, asyncio.CancelledError) and uncancelled() and self._turns.ending:
+            reason = "drain"  # the loop is being closed
+        elif signal is not None or not context.told:
+            reason = None
+        if reason is not None:
+            return self._verdicts.handed_back(run, HANDED_BACK[reason])
+        return await self._failed(run, policy, error)
 
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
         """The arguments do not fit here, so no body ran; a live peer with another signature gets its chance."""
@@ -167,7 +203,7 @@ class InstanceRunner:
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
         instance = self.instance_of(run)
-        decided = await self._decided(run, policy, error.cause if isinstance(error, BodyError) else error, instance)
+        decided = await self._decided(run, policy, error, instance)
         if isinstance(decided, Recovered):
             return self._verdicts.completed(run, decided.result)
         return self._verdicts.failed(run, policy, decided, instance)
@@ -191,22 +227,13 @@ class InstanceRunner:
         decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
         return decision if isinstance(decision, Recovered | BaseException) else error
 
-    async def _cancelled(self, run: Run, policy: Policy, context: Context) -> Outcome:
-        match context.reason:
-            case "timeout":
-                return await self._timed_out(run, policy)
-            case "user":
-                if policy.on_terminate is not None:
-                    await self._processors.terminate(
-                        run, policy.on_terminate, self.instance_of(run), JobCancelled(run.claim.id)
-                    )
-                return self._verdicts.released(run)
-            case "drain":
-                return self._verdicts.handed_back(run, "node stopped")
-            case "lost":
-                return self._verdicts.handed_back(run, "node lost touch with the store")
-            case _:
-                return self._verdicts.cancelled_itself(run)
+    async def _cancelled(self, run: Run, policy: Policy, reason: Literal["user", "timeout"]) -> Outcome:
+        if reason == "timeout":
+            return await self._timed_out(run, policy)
+        if policy.on_terminate is not None:
+            error = JobCancelled(run.claim.id)
+            await self._processors.terminate(run, policy.on_terminate, self.instance_of(run), error)
+        return self._verdicts.released(run)
 
     def instance_of(self, run: Run) -> Instance[Any]:
         """The instance as its own processors and body see it."""

@@ -44,6 +44,7 @@ from .registry import Registry
 from .run import Run
 from .runner import InstanceRunner
 from .schedule_verbs import ScheduleVerbs
+from .surroundings import Surroundings
 from .telling import tell
 from .turns import Turns
 from .verbs import StoreVerbs
@@ -106,8 +107,9 @@ class Session:
         verdicts = Verdicts(clock, max_payload)
         self._recorder = Recorder(lambda: self.turns.wake())  # noqa: PLW0108  # there are no turns yet
         self._verdicts = verdicts
-        self._resources = Resources(overrides)
-        self.processors = Processors(clock, name)
+        self._surroundings = Surroundings()
+        self._resources = Resources(overrides, self._surroundings)
+        self.processors = Processors(clock, name, self._surroundings)
         self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self)
         self.turns = Turns(
@@ -140,6 +142,7 @@ class Session:
             may_start=lambda: self.lease.trusted and not self._recorder.full,
             wake=self.turns.wake,
             hint=self.turns.hint,
+            surroundings=self._surroundings,
         )
         self.turns.pool = self.pool
         self.runner.hooks = Hooks(clock=clock, name=name, store=store, pool=self.pool, runner=self.runner)
@@ -199,7 +202,7 @@ class Session:
             self.election,
             self._cron,
         )
-        self._capture = CaptureHandler()
+        self._capture = CaptureHandler(self.runner.hooks)
 
     # -- coming and going ---------------------------------------------------------------------------------------------
 
@@ -221,6 +224,7 @@ class Session:
 
     async def begin(self) -> None:
         """Start to claim."""
+        self._surroundings.keep()  # with what the lifespan has set
         logging.getLogger().addHandler(self._capture)
         self.turns.start()
 

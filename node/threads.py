@@ -15,8 +15,11 @@ _Answer = tuple[bool, Any]
 """Whether it raised, and what it raised or returned."""
 
 
-async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], None]) -> T:
-    """The result of work that a cancellation does not end: `on_cancel` is called then, and the wait goes on."""
+async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], object]) -> T:
+    """The result of work that a cancellation does not end: `on_cancel` is called then, and the wait goes on.
+
+    The wait ends all the same with what `on_cancel` raises.
+    """
     while not work.done():
         try:
             await asyncio.shield(work)
@@ -41,20 +44,26 @@ class ThreadPool:
         self._threads = 0
         self._idle = 0
         """Threads that wait for work, less the work that waits for threads."""
+        self._held = 0
+        """Threads of these that are held by work which was given up."""
         self._open: set[_Item] = set()
         """What somebody waits for."""
 
-    async def run(self, work: Work, on_cancel: Callable[[], None]) -> Any:
+    async def run(self, work: Work, on_cancel: Callable[[], object]) -> Any:
         """What the function returns or raises, once it has ended.
 
         A cancellation does not end the wait, since nothing ends a thread: `on_cancel` may tell the function. Only
-        `close` does.
+        `close` does, and an `on_cancel` that raises; the pool then does without that thread until its function returns.
         """
         item = _Item(work)
         self._add(item)
         self._open.add(item)
         try:
             failed, value = await to_the_end(item.done, on_cancel)
+        except BaseException:
+            if not item.done.cancelled():
+                self._do_without(item)
+            raise
         finally:
             self._open.discard(item)
         if not failed:
@@ -76,26 +85,42 @@ class ThreadPool:
         for item in self._open:
             item.done.cancel()
 
+    def _do_without(self, item: _Item) -> None:
+        """Let another thread take the place of the one that is held by work whose result is not waited for."""
+        with self._lock:
+            item.abandoned = True
+            if item.began and not item.ended:
+                item.held = True
+                self._held += 1
+                if self._idle < 0:
+                    self._start_thread()
+
     def _add(self, item: _Item) -> None:
         with self._lock:
             self._idle -= 1
-            if self._idle < 0 and self._threads < max(1, self._size):
-                self._threads += 1
-                self._idle += 1
-                name = f"{self._name}-{self._threads}"
-                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            if self._idle < 0 and self._threads - self._held < max(1, self._size):
+                self._start_thread()
             self._work.put(item)
 
+    def _start_thread(self) -> None:
+        self._threads += 1
+        self._idle += 1
+        name = f"{self._name}-{self._threads}"
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
     def _end_surplus(self) -> None:
-        for _ in range(min(self._idle, self._threads - self._size)):
+        for _ in range(min(self._idle, self._threads - self._held - self._size)):
             self._idle -= 1
             self._threads -= 1
             self._work.put(None)
 
     def _serve(self) -> None:
         while (item := self._work.get()) is not None:
-            answer = _done(item.work)
-            with self._lock:  # before the answer: who gets it may have more work at once
+            item.began = True
+            answer = _done(item.work) if not item.abandoned else (False, None)
+            with self._lock:  # before the answer: its reader may have more work at once
+                item.ended = True
+                self._held -= item.held
                 self._idle += 1
                 self._end_surplus()
             item.post(answer)
@@ -107,6 +132,7 @@ class _Item:
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        self.began = self.ended = self.abandoned = self.held = False
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[_Answer] = self._loop.create_future()
 

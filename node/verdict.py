@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from peerjob.clock import Clock
@@ -13,8 +14,10 @@ from peerjob.policy import Backoff, Policy
 from peerjob.record import Action, Outcome
 from peerjob.spec import encode
 
-from .executor import BodyError, describe_error
+from .failures import BodyError, describe_error, signal_in
 from .run import Run
+
+Signal = Fail | Retry | Snooze
 
 
 class Verdicts:
@@ -39,17 +42,16 @@ class Verdicts:
 
     def failed(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
         """A body that raised: retried while the policy allows it."""
-        cause = error.cause if isinstance(error, BodyError) else error
-        if isinstance(cause, Fail):
-            return self.terminated(run, cause)
-        if not self._may_retry(run, policy, cause):
-            return self.terminated(run, cause)
+        error = error.cause if isinstance(error, BodyError) else error
+        signal = signal_in(error)
+        if isinstance(signal, Fail) or not self._may_retry(run, policy, error, signal):
+            return self.terminated(run, error)
         try:
-            wait = self._backoff(run, policy, cause, instance)
+            wait = self._backoff(run, policy, error, instance, signal)
         except Exception as bad:  # noqa: BLE001  # a user's backoff that raises must not lose the instance
-            bad.__cause__ = cause
+            bad.__cause__ = error
             return self.terminated(run, bad)
-        return self._retry(run, wait, encode(describe_error(cause)))
+        return self._retry(run, wait, encode(describe_error(error)))
 
     def timed_out(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
         """An attempt that ran out of time: retried like an error; the last one ends in TimedOut."""
@@ -63,9 +65,6 @@ class Verdicts:
 
     def terminated(self, run: Run, error: BaseException) -> Outcome:
         return self._outcome(run, Action.TERMINATE, error=encode(describe_error(error)))
-
-    def cancelled_itself(self, run: Run) -> Outcome:
-        return self._outcome(run, Action.CANCEL, note="cancelled by the job itself")
 
     def snoozed(self, run: Run, signal: Snooze, note: str = "") -> Outcome:
         return self._outcome(
@@ -117,13 +116,13 @@ class Verdicts:
             logs=run.take_logs() if run.logs else (),
         )
 
-    def _may_retry(self, run: Run, policy: Policy, error: BaseException) -> bool:
+    def _may_retry(self, run: Run, policy: Policy, error: BaseException, signal: Signal | None = None) -> bool:
         if policy.max_retries is not None and run.claim.attempts > policy.max_retries:
             return False
-        if isinstance(error, Retry):
+        if isinstance(signal, Retry):
             return True
         try:
-            return policy.retryable(error)
+            return bool(_isolated(run, policy.retryable, error))
         except Exception:  # noqa: BLE001  # a user's test that raises decides nothing
             return False
 
@@ -133,9 +132,16 @@ class Verdicts:
             note = f"{what}; {note}"
         return self._outcome(run, Action.RETRY, error=error, delay_us=round(wait * 1_000_000), note=note)
 
-    def _backoff(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> float:
-        if isinstance(error, Retry) and error.after is not None:
-            return to_seconds(error.after, "Retry(after=)")
+    def _backoff(
+        self,
+        run: Run,
+        policy: Policy,
+        error: BaseException,
+        instance: Instance[Any],
+        signal: Signal | None = None,
+    ) -> float:
+        if isinstance(signal, Retry) and signal.after is not None:
+            return to_seconds(signal.after, "Retry(after=)")
         backoff: Any = policy.backoff
         if isinstance(backoff, int | float):
             return float(backoff)
@@ -143,8 +149,13 @@ class Verdicts:
         if isinstance(backoff, Backoff):
             return backoff.seconds(retry, self._clock)
         if type(backoff).__module__.startswith("tenacity."):
-            return to_seconds(_tenacity_wait(backoff, retry, error), "backoff")
-        return to_seconds(backoff(instance, error), "backoff")
+            return to_seconds(_isolated(run, _tenacity_wait, backoff, retry, error), "backoff")
+        return to_seconds(_isolated(run, backoff, instance, error), "backoff")
+
+
+def _isolated(run: Run, call: Callable[..., Any], *args: object) -> Any:
+    """Call code of the user's with the context variables that its job began with."""
+    return call(*args) if run.surroundings is None else run.surroundings.copy().run(call, *args)
 
 
 def _tenacity_wait(strategy: Any, attempt: int, error: BaseException) -> float:

@@ -47,7 +47,7 @@ from .manager import Event, Manager, ResultPage, Stats
 from .node.blocking import BlockingManager
 from .node.node import Node
 from .node.probes import Probe, ProbeAnswer
-from .policy import Backoff, Policy, Priority, Recovered
+from .policy import Backoff, Finished, Policy, Priority, Recovered
 from .query import Filter, Query
 from .record import Capabilities, NodeView, StoreLimits
 from .schedules import Backfill, FireEntry, Schedule, ScheduleView
@@ -94,6 +94,7 @@ __all__ = [
     "Explanation",
     "Fail",
     "Filter",
+    "Finished",
     "FireEntry",
     "FireOutcome",
     "HistoryEntry",

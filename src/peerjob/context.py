@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from .clock import to_datetime
 from .durations import Duration, to_seconds
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from .manager import Manager
     from .worker import Worker
 
+T = TypeVar("T")
 Reason = Literal["user", "timeout", "drain", "lost"]
 """Why a run is cancelled."""
+_NO_INTERRUPTS: Any = frozenset[Any]()
 
 
 class RunHooks(Protocol):
@@ -41,15 +44,18 @@ class Context:
         "_cancelled",
         "_hooks",
         "_instance",
-        "_reason",
+        "_interrupts",
+        "asked",
         "attempt",
         "deadline_us",
+        "ended",
         "fence",
         "id",
         "kind",
         "manager",
         "nominal_us",
         "schedule",
+        "told",
     )
 
     def __init__(
@@ -75,10 +81,16 @@ class Context:
         self.schedule = schedule
         """Name of the schedule that made the instance, if one did."""
         self.nominal_us = nominal_us
+        self.asked: Reason | None = None
+        """For the node: `reason`, read without telling the body."""
+        self.told = False
+        """For the node: whether the body learned that it was asked to end. Decision 0009 defines it."""
+        self.ended = False
+        """For the node: whether the body has ended. A cancellation that comes later changes nothing."""
         self._hooks = hooks
         self._instance: Instance[Any] | None = None
-        self._reason: Reason | None = None
         self._cancelled: threading.Event | None = None
+        self._interrupts: set[Callable[[], object]] = _NO_INTERRUPTS
 
     @classmethod
     def current(cls) -> Context:
@@ -117,17 +129,20 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Whether the run was asked to end."""
-        return self._reason is not None
+        return self.reason is not None
 
     @property
     def reason(self) -> Reason | None:
         """Why: "user", "timeout", "drain" or "lost"; None while it is not cancelled."""
-        return self._reason
+        if self.asked is not None and not self.ended:
+            self.told = True
+        return self.asked
 
     def raise_if_cancelled(self) -> None:
         """Raise asyncio.CancelledError when the run was asked to end."""
-        if self._reason is not None:
-            raise asyncio.CancelledError(self._reason)
+        reason = self.reason
+        if reason is not None:
+            raise asyncio.CancelledError(reason)
 
     async def sleep(self, duration: Duration) -> None:
         """Sleep, on the loop; cancelled like any await."""
@@ -137,16 +152,40 @@ class Context:
         """Sleep in a thread until the run is cancelled or the time is over; True when it was cancelled."""
         if self._cancelled is None:
             self._cancelled = threading.Event()
-            if self._reason is not None:
+            if self.asked is not None:
                 self._cancelled.set()
-        return self._cancelled.wait(to_seconds(duration))
+        return self._cancelled.wait(to_seconds(duration)) and self.cancelled
 
-    def cancel(self, reason: Reason) -> None:
-        """Ask the run to end. For the node; the first reason stays."""
-        if self._reason is None:
-            self._reason = reason
-            if self._cancelled is not None:
-                self._cancelled.set()
+    def cancel(self, reason: Reason) -> bool:
+        """Ask the run to end. For the node; False when it was asked before, or has ended: the first reason stays."""
+        if self.asked is not None or self.ended:
+            return False
+        self.asked = reason
+        if self._cancelled is not None:
+            self._cancelled.set()
+        for interrupt in tuple(self._interrupts):
+            interrupt()
+        return True
+
+    def interrupted_by(self, interrupt: Callable[[], object], *, until: Callable[[], T]) -> T:
+        """What `until()` returns; a cancellation meanwhile calls `interrupt`. For calls that block a thread.
+
+        A cancellation that the body was not told of yet interrupts at once.
+        """
+        if self._interrupts is _NO_INTERRUPTS:
+            self._interrupts = set()
+        self._interrupts.add(interrupt)
+        try:
+            # after it was added: else a cancellation in between would interrupt nothing
+            if self.asked is not None and not self.told:
+                interrupt()
+            return until()
+        finally:
+            self._interrupts.discard(interrupt)
+
+    def serves(self, hooks: RunHooks) -> bool:
+        """Whether these are the hooks of the node that runs it; a process may hold several nodes."""
+        return self._hooks is hooks
 
     # -- ownership -----------------------------------------------------------------------------------------------
 

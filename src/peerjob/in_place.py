@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .context import Context
 from .errors import EncodeError, NodeStateError
 from .injected import current_run
 from .instance import Instance
+from .policy import FinishedResult
 from .record import Record
 from .signature import Parameter, analyse
 from .spec import Spec, encode, encode_arguments
@@ -22,6 +24,21 @@ def call_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     Outside a job a Context, Instance or Worker is a detached one. Raises NodeStateError for a node, or for a
     resource, that nobody passed and that cannot be None.
     """
+    return _plain(_call(executor, args, kwargs))
+
+
+def _plain(result: Any) -> Any:
+    """The result without its `Finished`, which means something to a node alone."""
+    if inspect.iscoroutine(result):
+        return _plain_later(result)
+    return result.result if isinstance(result, FinishedResult) else result
+
+
+async def _plain_later(work: Coroutine[Any, Any, Any]) -> Any:
+    return _plain(await work)
+
+
+def _call(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     signature = analyse(executor)
     if not signature.supplied:
         return executor(*args, **kwargs)

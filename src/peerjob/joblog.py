@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from .injected import current_run
 from .record import LogLine
 from .state import Level
+
+if TYPE_CHECKING:
+    from .context import RunHooks
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 MAX_MESSAGE = 16_384
@@ -24,11 +28,18 @@ def level_of(number: int) -> Level:
 
 
 class CaptureHandler(logging.Handler):
-    """Hands every record that is made inside a run to that run. On the root logger while a node runs."""
+    """Hands every record that is made inside a run of one node to that run. On the root logger while the node runs.
+
+    `hooks` are those of the node's runs: each node of a process has a handler of its own.
+    """
+
+    def __init__(self, hooks: RunHooks) -> None:
+        super().__init__()
+        self._hooks = hooks
 
     def emit(self, record: logging.LogRecord) -> None:
         context = current_run.get()
-        if context is None or context.detached:
+        if context is None or not context.serves(self._hooks):
             return
         try:
             context.log_line(record.levelno, _message(record), _fields(record))

@@ -6,12 +6,13 @@ option given per schedule must be storable: a value, or something importable by 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .instance import Instance
     from .state import State
+
+R = TypeVar("R")
 
 
 class Priority(IntEnum):
@@ -90,6 +93,22 @@ class Recovered:
     result: Any = None
 
 
+@dataclass(frozen=True)
+class FinishedResult:
+    """What `Finished` makes of a result. Internal: checkers and callers see the result's own type."""
+
+    result: Any
+
+
+def Finished(result: R) -> R:  # noqa: N802  # reads as a class, like Recovered
+    """Returned by a job: this result is complete, also when the run was asked to end meanwhile.
+
+    The instance is then Completed. Without it, a body that was told to end because its node stops or lost its lease
+    is handed back and runs again, whatever it returns.
+    """
+    return cast(R, FinishedResult(result))
+
+
 if TYPE_CHECKING:
     ErrorTest = type[BaseException] | Callable[[BaseException], bool]
     BackoffOption = Duration | Backoff | wait_base | Callable[[Instance[Any], BaseException], Duration]
@@ -151,18 +170,39 @@ class Policy:
     retention_us: int | None = None
 
     def retryable(self, error: BaseException) -> bool:
-        """Whether this error may be retried at all, the number of attempts aside."""
-        return _any_matches(self.retry_on, error) and not _any_matches(self.no_retry_on, error)
+        """Whether this error may be retried at all, the number of attempts aside; a group, if each of its errors may.
+
+        A class may also name the group itself. A function is called with the errors in it, one by one.
+        """
+        if not isinstance(error, BaseExceptionGroup):
+            return _any_matches(self.retry_on, error) and not _any_matches(self.no_retry_on, error)
+        leaves = errors_in(error)
+        if _is_one_of(self.no_retry_on, error) or any(_any_matches(self.no_retry_on, one) for one in leaves):
+            return False
+        return _is_one_of(self.retry_on, error) or all(_any_matches(self.retry_on, one) for one in leaves)
+
+
+def errors_in(error: BaseException) -> list[BaseException]:
+    """The errors in a group and in the groups within it, in order; of any other error, itself."""
+    found: list[BaseException] = []
+    left = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, BaseExceptionGroup):
+            left.extend(reversed(cast("BaseExceptionGroup[BaseException]", one).exceptions))
+        else:
+            found.append(one)
+    return found
+
+
+def _is_one_of(tests: tuple[Any, ...], error: BaseException) -> bool:
+    # a CancelledError that nobody asked for is a failure, though Python keeps it apart from Exception
+    stray = isinstance(error, asyncio.CancelledError)
+    return any(isinstance(test, type) and (isinstance(error, test) or (stray and test is Exception)) for test in tests)
 
 
 def _any_matches(tests: tuple[Any, ...], error: BaseException) -> bool:
-    for test in tests:
-        if isinstance(test, type):
-            if isinstance(error, test):
-                return True
-        elif test(error):
-            return True
-    return False
+    return _is_one_of(tests, error) or any(not isinstance(test, type) and test(error) for test in tests)
 
 
 DEFINITION_ONLY = frozenset({"aliases", "version", "description"})

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from peerjob.context import Context
-from peerjob.errors import Fail, Retry
+from peerjob.errors import Fail, Retry, Snooze
 from peerjob.injected import INJECTED
 from peerjob.job import job
+from peerjob.policy import Finished
 from peerjob.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -200,3 +201,29 @@ def closes_everything() -> None:
 
 def prints(text: str) -> None:
     print(text)
+
+
+ENDINGS: dict[str, BaseException | None] = {
+    "return": None,
+    "finished": None,
+    "exception": ConnectionError("the driver was interrupted"),
+    "group": ExceptionGroup("several", [ExceptionGroup("inner", [ConnectionError("interrupted")])]),
+    "cancelled": asyncio.CancelledError(),
+    "fail": Fail("never again"),
+    "retry": Retry(after=120),
+    "snooze": Snooze(180),
+}
+"""Ways in which a body may end, by name, and what it raises."""
+
+
+def ends(way: str) -> str:
+    error = ENDINGS[way]
+    if error is not None:
+        raise error
+    return Finished("all of it") if way == "finished" else "part of it"
+
+
+def ends_when_told(started: str, way: str, ctx: Context) -> str:
+    tell_pid(started)
+    ctx.wait(600)
+    return ends(way)

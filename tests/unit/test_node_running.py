@@ -20,7 +20,6 @@ from peerjob import (
     Depends,
     Instance,
     Job,
-    JobCancelled,
     JobFailed,
     Manager,
     Node,
@@ -219,20 +218,47 @@ async def test_the_error_carries_the_traceback_of_the_body_alone(clock: VirtualC
     assert "threads.py" not in trace
 
 
-async def test_a_body_that_cancels_itself_is_cancelled(clock: VirtualClock) -> None:
-    async def give_up() -> None:
-        raise asyncio.CancelledError
+async def raise_it() -> None:
+    raise asyncio.CancelledError
 
-    async with running_node(Job("give up", give_up, max_retries=3), clock=clock) as node:
-        instance = await node.schedule("give up")
-        with pytest.raises(JobCancelled):
+
+async def await_a_cancelled_task() -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    asyncio.get_running_loop().call_later(1, task.cancel)
+    await task
+
+
+async def cancel_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(60)
+
+
+def raise_it_in_a_thread() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("body", [raise_it, await_a_cancelled_task, cancel_itself, raise_it_in_a_thread])
+async def test_a_cancellation_that_does_not_come_from_the_node_is_a_failure(
+    clock: VirtualClock, body: Callable[..., Any]
+) -> None:
+    seen: list[str] = []
+    job = Job("body", body, max_retries=1, on_terminate=lambda instance, error: seen.append(type(error).__name__))
+    async with running_node(job, clock=clock) as node:
+        instance = await node.schedule("body")
+        with pytest.raises(JobFailed, match="CancelledError"):
             await clock.run(instance.result())
-        assert await notes_of(instance) == [
-            "Created",
-            "Scheduled",
-            "Processing",
-            "Cancelled: cancelled by the job itself",
-        ]
+        assert (await notes_of(instance))[2:] == ["Processing", "Scheduled: retry 1", "Processing", "Terminated"]
+        assert seen == ["CancelledError"] * 2
+
+
+async def test_a_cancellation_that_does_not_come_from_the_node_may_be_kept_from_retries(clock: VirtualClock) -> None:
+    job = Job("body", raise_it, max_retries=3, no_retry_on=asyncio.CancelledError)
+    async with running_node(job, clock=clock) as node:
+        instance = await node.schedule("body")
+        await clock.run(instance.wait())
+        assert (instance.state, instance.attempts) == (State.TERMINATED, 1)
 
 
 async def test_a_result_that_cannot_be_stored_is_a_failure_that_is_not_retried(clock: VirtualClock) -> None:

@@ -1,0 +1,26 @@
+"""The context variables that users' code starts with: those of the start of its node."""
+
+from __future__ import annotations
+
+import contextvars
+
+from peerjob.injected import current_run
+
+
+class Surroundings:
+    """Keeps the context in which it was made, and gives a copy to each body, processor and resource of a node.
+
+    Without that, code would inherit what the code of another job has set: a tenant, a decimal precision, a span.
+    """
+
+    def __init__(self) -> None:
+        self.keep()
+
+    def keep(self) -> None:
+        """Keep the present context instead."""
+        self._kept = contextvars.copy_context()
+        self._kept.run(current_run.set, None)  # a node may be started inside a job of another one
+
+    def fresh(self) -> contextvars.Context:
+        """A copy that nothing else runs in."""
+        return self._kept.copy()
