@@ -62,7 +62,7 @@ class Notices:
         """What came of a run was committed."""
         state = FINAL_STATE.get(outcome.action)
         policy = run.policy
-        if policy is None or outcome.action is Action.RELEASE:
+        if policy is None or outcome.action in (Action.RELEASE, Action.HAND_BACK):
             return
         on_complete = policy.on_complete if state is State.COMPLETED else None
         if policy.on_state_change is None and on_complete is None:

@@ -192,13 +192,16 @@ async def test_a_thread_that_ignores_it_keeps_nobody_who_is_in_a_hurry() -> None
 
 async def test_a_thread_that_ignores_it_shows_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peerjob.node.pool.STUCK_AFTER", 0.1)
-    leave = threading.Event()
+    begun, leave = threading.Event(), threading.Event()
 
     def stay(ctx: Context = INJECTED) -> None:
+        begun.set()
         leave.wait(90)
 
-    async with running_node(Job("stay", stay, timeout=0.01), clock=SystemClock(), workers=2) as node:
-        await node.schedule("stay")
+    async with running_node(Job("stay", stay), clock=SystemClock(), workers=2) as node:
+        instance = await node.schedule("stay")
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert await instance.cancel()
 
         async def one_is_stuck() -> bool:
             return any(worker.stuck for worker in node.workers())

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,21 +205,25 @@ async def test_an_async_body_that_is_cancelled_by_its_user(bench: Bench, way: st
     assert await bench.end_of(instance) == "Cancelled: cancelled by user"
 
 
-async def test_a_body_in_a_process_that_was_told(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+async def begun_in(path: Path) -> None:
+    await until(lambda: asyncio.to_thread(path.exists))
+
+
+async def test_a_body_in_a_process_that_was_told(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However slow the machine is, a body that heeds its notice ends before it is killed."""
     monkeypatch.setattr("peerjob.node.processes.NOTICE", 600.0)
     for way in WAYS:
         instance = await bench.start(bodies.ends_when_told, str(tmp_path / way), way, run_in="process")
-        await until(lambda path=tmp_path / way: asyncio.to_thread(path.exists))
+        await begun_in(tmp_path / way)
         bench.ask("drain")
         assert (way, await bench.end_of(instance)) == (way, expected(way, "drain", told=True))
         await instance.cancel()
 
 
 @pytest.mark.parametrize("reason", ["lost", "timeout"])
-async def test_a_body_in_a_process_that_is_killed(bench: Bench, reason: Reason, tmp_path: Any) -> None:
+async def test_a_body_in_a_process_that_is_killed(bench: Bench, reason: Reason, tmp_path: Path) -> None:
     instance = await bench.start(bodies.ends_when_told, str(tmp_path / "begun"), "return", run_in="process")
-    await until(lambda: asyncio.to_thread((tmp_path / "begun").exists))
+    await begun_in(tmp_path / "begun")
     bench.ask(reason)
     assert await bench.end_of(instance) == expected("return", reason, told=True)
 
@@ -298,6 +303,7 @@ async def test_no_processor_is_called_for_what_is_handed_back(bench: Bench, reas
             body,
             on_terminate=lambda instance, error: called.append("on_terminate"),
             on_complete=lambda instance, result: called.append("on_complete"),
+            on_state_change=lambda instance, state: called.append(str(state)),
         )
     )
     instance = await bench.node.schedule("told")
@@ -305,7 +311,8 @@ async def test_no_processor_is_called_for_what_is_handed_back(bench: Bench, reas
     bench.node.unregister("told")
     bench.ask(reason)
     assert await bench.end_of(instance) == f"Scheduled: {NOTES[reason]}"
-    assert called == []
+    await bench.session.processors.close()
+    assert called == ["Created", "Scheduled", "Processing"]
 
 
 async def test_lines_of_a_body_that_is_handed_back_are_kept(bench: Bench) -> None:
