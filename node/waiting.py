@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from peerjob.clock import Clock
@@ -103,12 +103,12 @@ class Waiters(Role):
             fresh, self._new = self._new, set()
             if fresh:
                 await self._look(list(fresh), register=True)
-            ended, self._final = self._final, set()
-            if ended:
-                await self._look(list(ended), register=False)
             if loop.time() >= poll_at:
                 await self._look(list(self._waiting), register=True)
                 poll_at = loop.time() + POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
+            ended, self._final = self._final, set()
+            if ended:
+                await self._look(list(ended), register=False)
             if self._new or self._final:
                 continue
             if not self._waiting:
@@ -127,18 +127,22 @@ class Waiters(Role):
             if not part:
                 continue
             try:
+                found: Sequence[Record | State | None]
                 if register:
-                    records = await self._store.watch_final(self._incarnation(), part)
+                    found = await self._store.watch_final(self._incarnation(), part)
                 else:
-                    records = await self._store.get(part)
+                    found = await self._store.get(part)
             except BaseException:
                 self._new.update(ids[start:])  # asked again when the role begins anew
                 raise
-            for id, record in zip(part, records, strict=True):
-                if record is None:
+            for id, one in zip(part, found, strict=True):
+                if one is None:
                     self._resolve(id, UnknownInstanceError(id))
-                elif record.state.is_final:
-                    self._resolve(id, record)
+                elif isinstance(one, Record):
+                    if one.state.is_final:
+                        self._resolve(id, one)
+                elif one.is_final:
+                    self._final.add(id)
 
     def _resolve(self, id: str, answer: Record | Exception) -> None:
         for future in self._waiting.pop(id, ()):

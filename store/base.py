@@ -220,8 +220,12 @@ class Store(Protocol):
         """
         ...
 
-    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
-        """Register for a "final" hint on each of these and read them, in one step each."""
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
+        """Register for a "final" hint on each of these and look at them, in one step each.
+
+        The answer is the state of one that is not final, and None for an unknown one. Of those that are final it is the
+        record, until the reply is long enough, then the state alone: `get` reads those.
+        """
         ...
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
@@ -277,16 +281,14 @@ class Store(Protocol):
         """Write a schedule if it is as expected; None when it is not (read it again).
 
         The row gets a new revision. `account` goes into the ledger in the same step. Every live incarnation is hinted
-        "schedule", once for writes that come together. The same put again, word for word, answers None or the row, and
-        changes nothing twice.
+        "schedule". The same put again, word for word, answers None or the row, and changes nothing twice.
         """
         ...
 
-    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
+    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
         """Remove a schedule and its ledger (if its revision is `expected`); False when there was none.
 
-        Instances stay; those that are parked are still released one after the other. A request that removed it is
-        remembered for at least five minutes, and answered True again: nothing is removed twice.
+        Instances stay; those that are parked are still released one after the other.
         """
         ...
 
@@ -348,7 +350,7 @@ class Store(Protocol):
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
-        """Records by id."""
+        """Records by id, in replies of a bounded size."""
         ...
 
     async def lookup(self, query: Query) -> Page:

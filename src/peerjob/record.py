@@ -5,7 +5,7 @@ Times are microseconds since the epoch (`…_us`), ids are UUIDv7 text, payloads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -126,6 +126,34 @@ def is_suspect(crashes: int, losses: int) -> bool:
     One loss proves nothing: everything that a node held goes down with it. See docs/decisions/0001.
     """
     return crashes + losses >= SUSPECT_AFTER
+
+
+class Caps(Mapping[str, int]):
+    """Kind → most instances of it to take: `default`, unless `others` names the kind.
+
+    A claim for thousands of kinds then costs no more than one for few, as long as `kinds` is the same object each time.
+    """
+
+    __slots__ = ("_known", "default", "kinds", "others")
+
+    def __init__(self, kinds: tuple[str, ...], default: int, others: Mapping[str, int] | None = None) -> None:
+        self.kinds = kinds
+        self.default = default
+        self.others = others or {}
+        self._known: frozenset[str] | None = None
+
+    def __getitem__(self, kind: str) -> int:
+        if self._known is None:
+            self._known = frozenset(self.kinds)
+        if kind not in self._known:
+            raise KeyError(kind)
+        return self.others.get(kind, self.default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,8 +69,8 @@ class GuardedKeyValue:
                 return self._guard
             await self._kv.txn([Step([Compare(self._key)], [Put(self._key, str(LAYOUT).encode())])])
 
-    def watch(self, *prefixes: str) -> Watch:
-        return self._kv.watch(*prefixes)
+    def watch(self, prefix: str) -> Watch:
+        return self._kv.watch(prefix)
 
     async def grant(self, ttl_us: int) -> int:
         return await self._kv.grant(ttl_us)

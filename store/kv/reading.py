@@ -22,6 +22,8 @@ from .rows import decode_delayed, decode_out, to_record
 _PAGE = 500
 """Most records that a page reads when it must pick among them."""
 _MOST_RANGES = 100
+_FIRST_READ = 16
+_READ_BYTES = 4 << 20
 _WATCHED_AT_ONCE = 20
 
 
@@ -37,15 +39,23 @@ class Reading:
         return await self._records(ids)
 
     async def _records(self, ids: Sequence[str]) -> list[Record | None]:
-        """Records in the order of their ids, each read as of one moment."""
+        """Records in the order of their ids, each read as of one moment.
+
+        As large as those read so far may be those that come next, so no request brings much more than `_READ_BYTES`.
+        """
         context, keys = self._context, self._context.keys
         records: list[Record | None] = []
-        for at in range(0, len(ids), _MOST_RANGES):
-            part = ids[at : at + _MOST_RANGES]
+        at_once, largest = _FIRST_READ, 1
+        while len(records) < len(ids):
+            part = ids[len(records) : len(records) + at_once]
             entries = await context.kv.get(
                 [key + id for id in part for key in (keys.state, keys.args, keys.out, keys.progress)]
             )
-            records += [await self._record(id, *entries[4 * n : 4 * n + 4]) for n, id in enumerate(part)]
+            for n, id in enumerate(part):
+                of_one = entries[4 * n : 4 * n + 4]
+                largest = max(largest, sum(len(entry.value) for entry in of_one if entry is not None))
+                records.append(await self._record(id, *of_one))
+            at_once = max(1, min(_MOST_RANGES, _READ_BYTES // largest))
         return records
 
     async def _record(
@@ -67,30 +77,36 @@ class Reading:
             None if progress is None else progress.value,
         )
 
-    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
-        """Register and read in one step; what is final or unknown needs no registration."""
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
+        """Register and look in one step; what is final or unknown needs no registration."""
         context, keys = self._context, self._context.keys
         check_batch(len(ids))
         unique = list(dict.fromkeys(ids))
-        records: dict[str, Record | None] = {}
+        states: dict[str, State | None] = {}
         for at in range(0, len(unique), _WATCHED_AT_ONCE):
             part = unique[at : at + _WATCHED_AT_ONCE]
             steps = [
                 Step(
                     [],
                     [Put(keys.watch(id) + incarnation, b"")],
-                    [Range(key + id) for key in (keys.state, keys.args, keys.out, keys.progress)],
+                    [Range(keys.state + id)],
                 )
                 for id in part
             ]
             applied = await context.kv.txn(steps)
             for id, answers in zip(part, applied.steps, strict=True):
-                entries = [found.items[0][1] if found.items else None for found in answers or ()]
-                records[id] = await self._record(id, *entries)
-            settled = [id for id in part if (one := records[id]) is None or one.state.is_final]
+                rows = [answer.items[0][1] for answer in answers or () if answer.items]
+                row = await context.decoded(id, rows[0]) if rows else None
+                states[id] = None if row is None else row.state
+            settled = [id for id in part if (one := states[id]) is None or one.is_final]
             if settled:
                 await context.kv.txn([Step([], [Delete(keys.watch(id) + incarnation) for id in settled])])
-        return [records[id] for id in ids]
+        final = [id for id, one in states.items() if one is not None and one.is_final][:_FIRST_READ]
+        found: dict[str, Record | State | None] = {
+            **states,
+            **dict(zip(final, await self._records(final), strict=True)),
+        }
+        return [found[id] for id in ids]
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         context = self._context

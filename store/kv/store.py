@@ -171,7 +171,7 @@ class KVStore:
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         return await self._retrying(lambda: self._context.hints.fetch(incarnation, timeout))
 
-    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         return await self._retrying(lambda: self._reading.watch_final(incarnation, ids))
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
@@ -205,8 +205,8 @@ class KVStore:
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         return await self._retrying(lambda: self._schedules.put(put))
 
-    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
-        return await self._retrying(lambda: self._schedules.remove(name, expected=expected, request=request))
+    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
+        return await self._retrying(lambda: self._schedules.remove(name, expected=expected))
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         return await self._retrying(lambda: self._schedules.get(names))

@@ -8,7 +8,7 @@ from typing import cast
 
 import msgspec
 
-from peerjob.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition, Want
+from peerjob.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
 from peerjob.state import State
 
 from .driver import Argument, Reply
@@ -95,21 +95,6 @@ def template_arguments(one: NewInstance) -> tuple[Argument, ...]:
         -1 if one.retention_us is None else one.retention_us,
         one.max_crashes,
     )
-
-
-def claim_arguments(incarnation: str, verb: str, request: str, want: Want) -> list[Argument]:
-    """Arguments of claim.lua."""
-    arguments: list[Argument] = [
-        incarnation,
-        verb,
-        request,
-        want.limit,
-        int(want.suspects),
-        int(want.idle),
-    ]
-    for kind, most in want.kinds.items():
-        arguments += (kind, most)
-    return arguments
 
 
 def claimed(reply: Reply) -> Claimed:

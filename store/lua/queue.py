@@ -10,22 +10,22 @@ from peerjob.record import Ack, Action, Claimed, Enqueued, NewInstance, Outcome,
 from peerjob.state import State
 
 from .driver import Argument, Call, Driver, Reply
+from .kinds import KindVerbs, claim_arguments
 from .packing import (
     acks,
     check_id,
-    claim_arguments,
     claimed,
     enqueue_arguments,
     outcome_arguments,
     plain_arguments,
 )
-from .verbs import Verbs, check_batch, report_asides
+from .verbs import check_batch, report_asides
 
 _UNPROMISED = frozenset({Action.REPORT, Action.HAND_BACK})
 """What may be lost with the server: claims are taken back from those who do not know them, and reports come again."""
 
 
-class QueueVerbs(Verbs):
+class QueueVerbs(KindVerbs):
     """What moves instances from state to state."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
@@ -48,8 +48,7 @@ class QueueVerbs(Verbs):
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
         check_limit(want)
-        reply = await self._run(self._scripts.claim, *claim_arguments(incarnation, "claim", request, want))
-        return _claimed(reply)
+        return await self._claim(incarnation, "claim", request, want)
 
     async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
         check_batch(outcomes)
@@ -69,11 +68,14 @@ class QueueVerbs(Verbs):
             (committed,) = await self._commit(outcomes, commit)
             return _acks(committed), Claimed()
         check_limit(want)
-        claim = claim_arguments(incarnation, "turn-claim", request, want)
         if not outcomes:
-            return [], _claimed(await self._run(self._scripts.claim, *claim))
+            return [], await self._claim(incarnation, "turn-claim", request, want)
+        set_name = await self._set_for(incarnation, want)
+        claim = claim_arguments(incarnation, "turn-claim", request, set_name, want)
         committed, found = await self._commit(outcomes, commit, (self._scripts.claim, claim))
-        return _acks(committed), _claimed(found)
+        if self._knows_set(incarnation, found):
+            return _acks(committed), _claimed(found)
+        return _acks(committed), await self._claim(incarnation, "turn-claim", request, want)
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
         check_batch(ids)
@@ -84,6 +86,13 @@ class QueueVerbs(Verbs):
         )
         report_asides(asides)
         return [State(state) if state else None for state in states]
+
+    async def _claim(self, incarnation: str, verb: str, request: str, want: Want) -> Claimed:
+        while True:
+            set_name = await self._set_for(incarnation, want)
+            found = await self._run(self._scripts.claim, *claim_arguments(incarnation, verb, request, set_name, want))
+            if self._knows_set(incarnation, found):
+                return _claimed(found)
 
     async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
         """Commit, and run what goes in the same round trip behind it."""

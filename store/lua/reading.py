@@ -8,10 +8,19 @@ from peerjob.query import Query
 from peerjob.record import MAX_BATCH, Health, LogPage, Page, Record
 from peerjob.state import State
 
+from .driver import Argument
+from .kinds import KINDS_AT_ONCE
 from .packing import unpack_line, unpack_record
 from .verbs import Verbs, check_batch, check_cursor, report_asides
 
 PAGE_BYTES = 4 << 20
+"""Bytes after which a page of instances ends."""
+REPLY_BYTES = 1 << 20
+"""Bytes after which the reply of a script ends, so that no call keeps the server long."""
+INDEXES_AT_ONCE = 4000
+"""Indexes that one script looks into; each kind has one for each state."""
+_SET_ASIDE_AT_ONCE = 4
+"""Each is looked for in many indexes."""
 _LOG_CURSOR = r"\d{1,15}"
 _INDEXED = (
     State.SCHEDULED,
@@ -23,20 +32,26 @@ _INDEXED = (
 )
 
 
+_STATES = frozenset(_INDEXED)
+
+
 class ReadingVerbs(Verbs):
     """What looks and changes nothing, but for records that cannot be read."""
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
         check_batch(ids)
-        if not ids:
-            return []
-        return await self._records(ids, await self._run(self._scripts.read, *ids))
+        return await self._records(ids, await self._read(ids))
 
-    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         check_batch(ids)
         if not ids:
             return []
-        return await self._records(ids, await self._run(self._scripts.watch_final, incarnation, *ids))
+        states, *pairs = await self._run(self._scripts.watch_final, incarnation, REPLY_BYTES, *ids)
+        found: list[Record | State | None] = [State(state) if state in _STATES else None for state in states]
+        final = [n for n, one in enumerate(found) if isinstance(one, State) and one.is_final][: len(pairs) // 2]
+        for n, record in zip(final, await self._records([ids[n] for n in final], pairs), strict=True):
+            found[n] = record
+        return found
 
     async def lookup(self, query: Query) -> Page:
         if query.id is not None:
@@ -53,22 +68,32 @@ class ReadingVerbs(Verbs):
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
         start = "0" if cursor is None else check_cursor(cursor, _LOG_CURSOR)
-        dropped, after, lines = await self._run(self._scripts.logs, id, start, limit)
+        dropped, after, lines = await self._run(self._scripts.logs, id, start, limit, REPLY_BYTES)
         return LogPage(tuple(map(unpack_line, lines)), after.decode(), int(dropped))
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
-        check_batch(kinds)
-        found = await self._run(self._scripts.due, *kinds)
-        return {kind.decode(): count for kind, count in zip(found[::2], found[1::2], strict=True) if count}
+        due: dict[str, int] = {}
+        parts = [kinds[start : start + MAX_BATCH] for start in range(0, len(kinds), MAX_BATCH)] or [()]
+        for part in parts:
+            cursor: Argument = "0"
+            while True:
+                cursor, *found = await self._run(self._scripts.due, cursor, KINDS_AT_ONCE, *part)
+                due |= {kind.decode(): count for kind, count in zip(found[::2], found[1::2], strict=True) if count}
+                if cursor == b"0":
+                    break
+        return due
 
     async def health(self) -> Health:
-        delayed, nodes, undecodable, *kinds = await self._run(self._scripts.health)
-        counts = {
-            kind.decode(): {state: count for state, count in zip(_INDEXED, numbers, strict=True) if count}
-            for kind, numbers in zip(kinds[::2], kinds[1::2], strict=True)
-            if any(numbers)
-        }
-        return Health(counts=counts, delayed=delayed, nodes=nodes, undecodable=undecodable)
+        counts: dict[str, dict[State, int]] = {}
+        cursor: Argument = "0"
+        while True:
+            cursor, delayed, nodes, undecodable, *kinds = await self._run(self._scripts.health, cursor, KINDS_AT_ONCE)
+            for kind, numbers in zip(kinds[::2], kinds[1::2], strict=True):
+                of_kind = {state: count for state, count in zip(_INDEXED, numbers, strict=True) if count}
+                if of_kind:
+                    counts[kind.decode()] = of_kind
+            if cursor == b"0":
+                return Health(counts=counts, delayed=delayed, nodes=nodes, undecodable=undecodable)
 
     async def _page(self, query: Query, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         descending = query.order == "desc"
@@ -76,23 +101,56 @@ class ReadingVerbs(Verbs):
         if cursor is not None:
             first, last = (first, f"({cursor}") if descending else (f"({cursor}", last)
         of_kind = "" if query.kind is None else f"k{query.kind}"
-        after, *found = await self._run(
-            self._scripts.lookup,
-            of_kind if query.tag is None else f"t{query.tag}",
-            int(query.states),
-            first,
-            last,
-            int(descending),
-            limit,
-            PAGE_BYTES,
-        )
-        ids = [name.decode() for name in found[::3]]
-        pairs = [part for n in range(0, len(found), 3) for part in found[n + 1 : n + 3]]
-        records = await self._records(ids, pairs, indexed=True)
-        return [record for record in records if record is not None], after.decode() if after else None
+        what = of_kind if query.tag is None else f"t{query.tag}"
+        at_once = max(1, INDEXES_AT_ONCE // max(1, (query.states & State.ALL).bit_count()))
+        ids: list[str] = []
+        more = False
+        scanned: Argument = "0"
+        while True:
+            scanned, is_whole, has_more, *found = await self._run(
+                self._scripts.lookup,
+                what,
+                int(query.states),
+                first,
+                last,
+                int(descending),
+                limit,
+                REPLY_BYTES,
+                scanned,
+                min(at_once, KINDS_AT_ONCE),
+            )
+            if is_whole:
+                ids = [name.decode() for name in found[::3]]
+                pairs = [part for n in range(0, len(found), 3) for part in found[n + 1 : n + 3]]
+                more = bool(has_more)
+                break
+            # the first so far, and one that tells that there are more: nothing behind it is asked for
+            ids = sorted({*ids, *(name.decode() for name in found)}, reverse=descending)
+            del ids[limit + 1 :]
+            if len(ids) > limit:
+                first, last = (f"[{ids[-1]}", last) if descending else (first, f"[{ids[-1]}")
+            if scanned == b"0":
+                more = len(ids) > limit
+                del ids[limit:]
+                pairs = await self._read(ids, PAGE_BYTES)
+                more = more or len(pairs) < 2 * len(ids)
+                del ids[len(pairs) // 2 :]
+                break
+        records = await self._records(ids, pairs, kind=query.kind or "", indexed=True)
+        return [record for record in records if record is not None], ids[-1] if more else None
+
+    async def _read(self, ids: Sequence[str], most_bytes: int | None = None) -> list[bytes | None]:
+        """What is stored of each of these: its record and its spec; with `most_bytes`, until so many were read."""
+        pairs: list[bytes | None] = []
+        size = 0
+        while len(pairs) < 2 * len(ids) and (most_bytes is None or size < most_bytes):
+            some = await self._run(self._scripts.read, REPLY_BYTES, *ids[len(pairs) // 2 :])
+            size += sum(len(part) for part in some if part is not None)
+            pairs += some
+        return pairs
 
     async def _records(
-        self, ids: Sequence[str], pairs: Sequence[bytes | None], *, indexed: bool = False
+        self, ids: Sequence[str], pairs: Sequence[bytes | None], *, kind: str = "", indexed: bool = False
     ) -> list[Record | None]:
         """Read what is stored; those that cannot be read are None, and set aside."""
         records: list[Record | None] = []
@@ -107,8 +165,9 @@ class ReadingVerbs(Verbs):
             except ValueError:
                 unreadable.append(name)
             records.append(record)
-        if unreadable:
-            report_asides(await self._run(self._scripts.set_aside, *unreadable))
+        for start in range(0, len(unreadable), _SET_ASIDE_AT_ONCE):
+            named = [part for name in unreadable[start : start + _SET_ASIDE_AT_ONCE] for part in (name, kind)]
+            report_asides(await self._run(self._scripts.set_aside, *named))
         return records
 
 

@@ -6,9 +6,14 @@ from peerjob.clock import Clock
 from peerjob.query import Filter
 from peerjob.record import MAX_BATCH, StoreLimits
 
-from .driver import Driver
+from .driver import Argument, Driver
+from .kinds import KINDS_AT_ONCE
 from .reading import id_bounds
-from .verbs import Verbs, report_asides
+from .verbs import Verbs, check_cursor, report_asides
+
+_CLEARED_AT_ONCE = 200
+"""Kinds that one script clears: all their indexes are looked into each time."""
+_CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 
 class RetentionVerbs(Verbs):
@@ -19,12 +24,27 @@ class RetentionVerbs(Verbs):
         self._clock = clock
 
     async def expire(self, limit: int) -> int:
-        removed = await self._run(self._scripts.expire, min(limit, MAX_BATCH), self._limits.max_final_per_kind)
-        return int(removed)
+        while await self._run(self._scripts.forget, MAX_BATCH):
+            pass
+        removed = 0
+        cursor: Argument = "0"
+        while removed < limit:
+            most = min(limit - removed, MAX_BATCH)
+            count, cursor = await self._run(
+                self._scripts.expire, most, self._limits.max_final_per_kind, cursor, KINDS_AT_ONCE
+            )
+            removed += int(count)
+            if cursor == b"0":
+                break
+        return removed
 
     async def clear_instances(self, filter: Filter, *, limit: int = MAX_BATCH) -> int:
-        cleared, _ = await self._clear_final("instances", filter, None, min(limit, MAX_BATCH))
-        return cleared
+        cursor: str | None = None
+        while True:
+            # what is cancelled and still runs stays, and may fill the first pages
+            cleared, cursor = await self._clear_final("instances", filter, cursor, min(limit, MAX_BATCH))
+            if cleared or cursor is None:
+                return cleared
 
     async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
         return await self._clear_final("history", filter, cursor, MAX_BATCH)
@@ -33,14 +53,17 @@ class RetentionVerbs(Verbs):
         return await self._clear_final("logs", filter, cursor, MAX_BATCH)
 
     async def clear(self) -> None:
-        while (await self._run_durably((self._scripts.clear, (MAX_BATCH,))))[0]:
-            pass
+        cursor: Argument = "0"
+        while True:
+            ((removed, cursor),) = await self._run_durably((self._scripts.clear, (MAX_BATCH, cursor, _CLEARED_AT_ONCE)))
+            if not removed and cursor == b"0":
+                return
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
+        """A cursor is that of the kinds, and the last id of these, or nothing."""
         first, last = id_bounds(*filter.bounds_us(self._clock.time_us()))
-        if cursor is not None:
-            first = f"({cursor}"
-        arguments = (what, first, last, limit)
-        ((cleared, after, asides),) = await self._run_durably((self._scripts.clear_final, arguments))
+        scanned, _, after = check_cursor(cursor or "0.", _CURSOR).partition(".")
+        arguments = (what, f"({after}" if after else first, last, limit, scanned, KINDS_AT_ONCE)
+        ((cleared, asides, scanned, after),) = await self._run_durably((self._scripts.clear_final, arguments))
         report_asides(asides)
-        return cleared, after.decode() if after else None
+        return cleared, None if (scanned, after) == (b"0", b"") else f"{scanned.decode()}.{after.decode()}"

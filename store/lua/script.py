@@ -16,6 +16,8 @@ from peerjob.store.layout import LAYOUT
 _PARTS = (
     "base",
     "keys",
+    "kinds",
+    "heap",
     "record",
     "claims",
     "lease",
@@ -25,6 +27,7 @@ _PARTS = (
     "aside",
     "outcome",
     "takeback",
+    "payloads",
     "pages",
     "arrival",
     "schedule",
@@ -62,6 +65,8 @@ class Scripts:
     enqueue: Script
     enqueue_one: Script
     claim: Script
+    register: Script
+    forget: Script
     commit: Script
     join: Script
     renew: Script

@@ -407,7 +407,7 @@ async def test_rubbish_among_the_delayed_is_set_aside(site: MakeSite) -> None:
 
 def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
     """All GLIDE clients of a process are served by the loop of the first; ours must not die with it."""
-    script = load_scripts().health
+    script = load_scripts().nodes
 
     def new_driver() -> GlideDriver:
         return GlideDriver(parse_address(valkey_url), prefix=prefix(f"loops-{uuid.uuid4().hex[:8]}"), call_timeout=0.3)

@@ -98,7 +98,7 @@ class CountingStore:
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         return await self._inner.next_hints(incarnation, timeout)
 
-    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | None]:
+    async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         return await self._inner.watch_final(incarnation, ids)
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
@@ -125,8 +125,8 @@ class CountingStore:
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         return await self._inner.put_schedule(put)
 
-    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
-        return await self._inner.remove_schedule(name, expected=expected, request=request)
+    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
+        return await self._inner.remove_schedule(name, expected=expected)
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         return await self._inner.get_schedules(names)

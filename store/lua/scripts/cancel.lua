@@ -34,6 +34,7 @@ for n, raw in ipairs(call('MGET', unpack(keys))) do
 end
 ended(finals)
 settle_slots()
+wake_for_entered()
 
 call('SET', cancelled_key(request), table.concat(states, ','), 'PX', ANSWER_MS)
 write_all()

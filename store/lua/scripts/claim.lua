@@ -2,16 +2,20 @@
 -- Scheduled -> Processing for the best due instances, in order of priority, due time and id.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     incarnation, verb, request, limit, "1" if a suspect may be taken, "1" to register as idle,
---          then per kind: kind, most instances of it
--- Reply    {"dead"}, or {"ok", now, next due time or 0, what was set aside,
---          then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}
+-- ARGV     incarnation, verb, request, limit, "1" if a suspect may be taken, "1" to register as idle, set of kinds,
+--          most instances of each kind, then pairs: a kind that differs, most instances of it (of a small set: each kind)
+-- Reply    {"dead"}, {"set"}: the incarnation did not register this set, or {"ok", now, next due time or 0, what was set
+--          aside, then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}
 local inc, verb, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local want_suspect, want_idle = ARGV[5] == '1', ARGV[6] == '1'
 local owned = owned_key(inc)
 
-if not call('ZSCORE', LEASES, inc) then
+local set_name, set_kind = ARGV[7], sub(ARGV[7], 1, 1)
+local name, registered = unpack(call('HMGET', node_key(inc), 'name', 'set'))
+if not name then
   return {'dead'}
+elseif registered ~= set_name then
+  return {'set'}
 end
 
 local reply, filled = {'ok', now, 0, {}}, 4
@@ -53,21 +57,17 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n' then
 end
 
 call('HLEN', owned)
-local name = call('HGET', node_key(inc), 'name') or ''
-local caps, kinds, queues, suspect_queues = {}, {}, {}, {}
-for n = 7, #ARGV, 2 do
-  local kind, cap = ARGV[n], tonumber(ARGV[n + 1])
-  caps[kind] = cap
-  if cap > 0 and limit > 0 then
-    kinds[#kinds + 1] = kind
-    queues[#queues + 1] = ready_key(kind)
-    suspect_queues[#suspect_queues + 1] = suspects_key(kind)
-  end
+local default, caps = tonumber(ARGV[8]), {}
+for n = 9, #ARGV, 2 do
+  caps[ARGV[n]] = tonumber(ARGV[n + 1])
+end
+
+local function cap_of(kind)
+  return min(caps[kind] or default, limit)
 end
 
 -- Delayed instances that fell due go to the queue of their kind first. This only moves index entries, so that the
 -- claim may fail after it and leave nothing half done.
-local moved = {}
 local fell_due = due_delayed(1000)
 if #fell_due > 0 then
   for n = 1, #fell_due, 2 do
@@ -75,67 +75,90 @@ if #fell_due > 0 then
     local id, suspect = sub(member, 1, ID_SIZE), sub(member, ID_SIZE + 1, ID_SIZE + 1) == 's'
     local priority, kind = match(member, '^(-?%d+):(.*)$', ID_SIZE + 2)
     if priority then
-      local key = suspect and suspects_key(kind) or ready_key(kind)
-      call('ZCARD', key)
-      add_pair('ZADD', key, priority, ready_member(tonumber(fell_due[n + 1]), id))
-      moved[kind] = (moved[kind] or 0) + 1
+      let_in(id, kind, priority, tonumber(fell_due[n + 1]), suspect)
     else
       set_aside(id, '', 'unreadable entry among the delayed')
     end
     add('ZREM', DELAYED, member)
   end
   write_all()
-  later = {}
-end
-
--- One source per kind that has something: a window on the head of its queue, read a piece at a time.
-local sources = {}
-for n, kind in ipairs(kinds) do
-  local size = call('ZCARD', queues[n])
-  if size > 0 then
-    sources[#sources + 1] = {kind = kind, key = queues[n], size = size, left = min(caps[kind], limit), offset = 0,
-      at = -1, taken = 0, window = {}}
-  end
-end
-local piece = #sources > 1 and max(16, math.ceil(limit / #sources)) or limit
-
-local function advance(source)
-  local at = source.at + 2
-  local member = source.window[at]
-  if not member and source.offset < source.size then
-    source.window = call('ZRANGE', source.key, source.offset, source.offset + piece - 1, 'WITHSCORES')
-    source.offset = source.offset + piece
-    at = 1
-    member = source.window[1]
-  end
-  source.at = at
-  source.member = member
-  source.score = member and #sources > 1 and tonumber(source.window[at + 1])
-end
-
-for _, source in ipairs(sources) do
-  advance(source)
-end
-
-local function comes_first(score, member, than_score, than_member)
-  return score < than_score or score == than_score and member < than_member
-end
-
-local function best_source()
-  local best = nil
-  for _, source in ipairs(sources) do
-    if source.left > 0 and source.member
-      and (not best or comes_first(source.score, source.member, best.score, best.member)) then
-      best = source
+  -- this claim itself looks for what it may take
+  for kind in pairs(entered) do
+    local own = caps[kind] or set_kind ~= 's' and find(sets_of(kind) or '', set_name, 1, true) and default or 0
+    if own > 0 then
+      entered[kind] = nil
     end
   end
-  return best
 end
 
--- Specs are read some at a time, and a claim ends when it has this many bytes of them.
-local SOME, MOST_BYTES = 32, 1048576
+local function is_before(one, other)
+  return one.score < other.score or one.score == other.score and one.member < other.member
+end
+
+-- A source is a queue, or the index of heads. It is read a piece at a time, each piece longer than the last.
+local function advance(source)
+  local at = source.at + 2
+  if not source.window[at] and not source.ended then
+    local piece = source.piece
+    source.window = call('ZRANGE', source.key, source.offset, source.offset + piece - 1, 'WITHSCORES')
+    source.ended = #source.window < 2 * piece
+    source.offset, source.piece, at = source.offset + piece, min(4 * piece, limit), 1
+  end
+  source.at, source.member = at, source.window[at]
+  source.score = source.member and tonumber(source.window[at + 1])
+  return source.member
+end
+
+local sources, heap = {}, {}
+
+local function open(kind, key, piece)
+  local source = {kind = kind, key = key, left = cap_of(kind), piece = min(piece, limit), offset = 0, at = -1, taken = 0,
+    window = {}}
+  if source.left > 0 and advance(source) then
+    sources[#sources + 1] = source
+    push(heap, source, is_before)
+    return source
+  end
+end
+
+-- The kinds whose queues are looked at one by one: none of a set with an index of heads.
+local kinds = set_kind == 'u' and limit > 0 and call('SMEMBERS', set_key(set_name)) or {}
+if set_kind == 's' then
+  for n = 9, #ARGV, 2 do
+    kinds[#kinds + 1] = ARGV[n]
+  end
+end
+for _, kind in ipairs(kinds) do
+  open(kind, ready_key(kind), #kinds == 1 and limit or 16)
+end
+
+local heads = {key = heads_key(set_name, false), offset = 0, at = -1, window = {}, piece = 16,
+  ended = set_kind ~= 'x' or limit <= 0}
+advance(heads)
+
+-- The source of what comes next. Queues are opened as their heads come up; an entry that is not the head of its queue is
+-- put right.
+local function best_source()
+  while heads.member and (not heap[1] or is_before(heads, heap[1])) do
+    local kind = sub(heads.member, ID_SIZE + 17)
+    local source = open(kind, ready_key(kind), 4)
+    local actual = source and source.member .. kind
+    if actual ~= heads.member and cap_of(kind) > 0 then
+      touch_queue(kind, false)
+      add('ZREM', heads.key, heads.member)
+      if actual then
+        add_pair('ZADD', heads.key, source.window[2], actual)
+      end
+    end
+    advance(heads)
+  end
+  return heap[1]
+end
+
+-- A claim ends when it has this many bytes of specs.
+local MOST_BYTES = 1048576
 local ids, records, specs, record_keys = {}, {}, {}, {}
-local bad, bytes, cut_at = 0, 0, nil
+local bad, bytes, largest, cut_at = 0, 0, 0, nil
 
 -- Read the instances behind these members of queues, and keep those that can be claimed and carried.
 local function consider(members, their)
@@ -147,6 +170,7 @@ local function consider(members, their)
   for n, id in ipairs(found_ids) do
     local raw, spec, source = found[2 * n - 1], found[2 * n], their[n]
     local r = decode(raw)
+    largest = max(largest, (raw and #raw or 0) + (spec and #spec or 0))
     if cut_at or spec and bytes > 0 and bytes + #spec > MOST_BYTES then
       source.taken = source.taken - 1
       cut_at = cut_at or source.kind
@@ -157,6 +181,9 @@ local function consider(members, their)
     else
       bad = bad + 1
       source.left = source.left + 1
+      if source.left == 1 and source.member then
+        push(heap, source, is_before)
+      end
       if raw or call('EXISTS', bad_key(id)) == 0 then
         set_aside(id, source.kind, not raw and 'queued without a record' or not spec and 'queued without arguments'
           or not r and 'unreadable record' or 'queued in state ' .. r.state)
@@ -165,37 +192,61 @@ local function consider(members, their)
   end
 end
 
--- A suspect is taken alone, and only when it comes before everything else.
-local suspect_source = nil
-if want_suspect and #kinds > 0 and call('EXISTS', unpack(suspect_queues)) > 0 then
-  local first = best_source()
-  for n, key in ipairs(suspect_queues) do
-    local head = call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    if head[1] then
-      local score = tonumber(head[2])
-      local against = suspect_source or first
-      local against_score = against and (against.score or tonumber(against.window[against.at + 1]))
-      if not against or comes_first(score, head[1], against_score, against.member) then
-        suspect_source = {kind = kinds[n], key = key, left = 0, taken = 1, member = head[1], score = score}
-      end
-    end
-  end
-  if suspect_source then
-    consider({suspect_source.member}, {suspect_source})
+-- A suspect is taken alone, and only when it comes before all others.
+local suspect = nil
+
+local function compare_suspect(kind, member, score)
+  local one = {kind = kind, member = member, score = tonumber(score), left = 0, taken = 1}
+  if cap_of(kind) > 0 and (not suspect or is_before(one, suspect)) then
+    suspect = one
   end
 end
 
-while not suspect_source and not cut_at and #ids < limit do
+if want_suspect and limit > 0 and set_kind == 'x' then
+  local some = call('ZRANGE', heads_key(set_name, true), 0, 15, 'WITHSCORES')
+  for n = 1, #some, 2 do
+    compare_suspect(sub(some[n], ID_SIZE + 17), sub(some[n], 1, ID_SIZE + 16), some[n + 1])
+  end
+elseif want_suspect and limit > 0 then
+  for first = 1, #kinds, SLICE do
+    local last, keys = min(first + SLICE - 1, #kinds), {}
+    for n = first, last do
+      keys[n - first + 1] = suspects_key(kinds[n])
+    end
+    for n = first, call('EXISTS', unpack(keys)) > 0 and last or 0 do
+      local head = call('ZRANGE', suspects_key(kinds[n]), 0, 0, 'WITHSCORES')
+      if head[1] then
+        compare_suspect(kinds[n], head[1], head[2])
+      end
+    end
+  end
+end
+if suspect then
+  local first = best_source()
+  if first and is_before(first, suspect) then
+    suspect = nil
+  else
+    consider({suspect.member}, {{kind = suspect.kind, left = 0, taken = 1}})
+  end
+end
+
+while not suspect and not cut_at and #ids < limit do
   local members, their = {}, {}
-  for n = 1, min(SOME, limit - #ids) do
-    local source = #sources == 1 and sources[1] or best_source()
-    if not source or not source.member or source.left == 0 then
+  -- as large as those read so far may be those that come next
+  local some = largest == 0 and 8 or max(1, min(32, math.floor((MOST_BYTES - bytes) / largest)))
+  for n = 1, min(some, limit - #ids) do
+    local source = best_source()
+    if not source then
       break
     end
     members[n], their[n] = source.member, source
     source.left = source.left - 1
     source.taken = source.taken + 1
-    advance(source)
+    if advance(source) and source.left > 0 then
+      sink(heap, is_before)
+    else
+      drop_first(heap, is_before)
+    end
   end
   if #members == 0 then
     break
@@ -213,43 +264,51 @@ for n, id in ipairs(ids) do
   become(r, PROCESSING, name, '')
   set(record_keys[n], encode(r))
   reindex(r, id, SCHEDULED)
-  add_pair('HSET', owned, id, claim_entry(fence == now and now_text or digits(fence), suspect_source and 'q' or ''))
+  add_pair('HSET', owned, id, claim_entry(fence == now and now_text or digits(fence), suspect and 'q' or ''))
   changed(id)
   give(id, r, specs[n])
 end
 
 if #ids > 0 then
   no_longer_idle(inc)
-  local left = cut_at
+  woken[inc] = true  -- another one shall be woken
+  local left = cut_at or heads.member and sub(heads.member, ID_SIZE + 17)
   for _, source in ipairs(sources) do
     left = left or source.member and source.kind
   end
   if left then
-    wake(left, 1)
+    entered[left] = max(entered[left] or 0, 1)
   end
 elseif bad == 0 then
   reply[3] = earliest_due() or 0
   if want_idle and limit > 0 then
-    go_idle(inc, kinds)
+    local without = {}
+    for kind, cap in pairs(caps) do
+      if cap <= 0 then
+        without[#without + 1] = kind
+      end
+    end
+    table.sort(without)
+    go_idle(inc, set_name, without)
   end
 end
 settle_slots()
-for kind, count in pairs(moved) do
-  if not caps[kind] or caps[kind] == 0 then
-    wake(kind, count)
-  end
-end
+wake_for_entered()
 add_pair('HSET', requests_key(inc), verb,
   request .. '\n' .. now_text .. '\n' .. digits(reply[3]) .. '\n' .. table.concat(ids))
 
 -- what was taken is the head of its queue, one after the other
+local taken = {}
 for _, source in ipairs(sources) do
-  if source.taken > 0 and not suspect_source then
-    call('ZREMRANGEBYRANK', source.key, 0, source.taken - 1)
+  if source.taken > 0 and not suspect then
+    taken[touch_queue(source.kind, false)] = source.taken
   end
 end
-if suspect_source then
-  call('ZREM', suspect_source.key, suspect_source.member)
+if suspect then
+  taken[touch_queue(suspect.kind, true)] = 1
+end
+for key, count in pairs(taken) do
+  call('ZREMRANGEBYRANK', key, 0, count - 1)
 end
 write_all()
 bound_hints()

@@ -1,12 +1,15 @@
 #!lua flags=allow-oom
--- Remove instances whatever their state, and with them the slots; called until it answers 0. Schedules stay.
+-- Remove instances whatever their state, and with them the slots, some kinds at a time. Schedules stay, and the kinds that
+-- nodes registered.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     limit
--- Reply    how many were removed
+-- ARGV     limit, cursor of kinds ("0" to begin), how many kinds to look at
+-- Reply    {how many were removed, next cursor ("0" at the end; the same one while instances of these kinds are left)}
 local limit, ids = tonumber(ARGV[1]), {}
-local kinds = call('SMEMBERS', KINDS)
+local kinds, cursor = some_kinds(ARGV[2], ARGV[3])
+local emptied = {}
 for _, kind in ipairs(kinds) do
+  local before = #ids
   for _, state in ipairs(SINGLE) do
     local found = #ids < limit and call('ZRANGE', index_key(state, kind), 0, limit - #ids - 1) or {}
     for _, id in ipairs(found) do
@@ -14,7 +17,7 @@ for _, kind in ipairs(kinds) do
       if r and r.state == SCHEDULED then
         leave_queue(r, id)
       elseif r and r.state == PROCESSING then
-        add('HDEL', owned_key(r.owner), id)
+        end_claim(r.owner, id, r, nil)
         hint(r.owner, 'c' .. id)
       elseif r then
         add('ZREM', expiry_key(kind), expiry_member(r, id))
@@ -26,19 +29,30 @@ for _, kind in ipairs(kinds) do
       ids[#ids + 1] = id
     end
   end
+  if #ids == before and #ids < limit then
+    emptied[#emptied + 1] = kind
+    touch_queue(kind, false)
+    touch_queue(kind, true)
+  end
 end
 ended(ids)
 settle_slots()
-write_all()
-if #ids == 0 then
+wake_for_entered()
+for _, kind in ipairs(emptied) do
   -- nothing is left to hold what these held
-  for _, kind in ipairs(kinds) do
-    call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
+  call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
+  if sets_of(kind) == '' then
+    add('HDEL', KINDS, kind)
   end
-  for _, schedule in ipairs(call('HVALS', SLOTS)) do
-    call('UNLINK', slot_key(schedule))
+end
+write_all()
+if #ids == 0 and cursor == '0' and ARGV[2] == '0' then
+  call('UNLINK', WATCHED)
+  local slots = call('HSCAN', SLOTS, '0', 'COUNT', limit)[2]
+  for n = 1, #slots, 2 do
+    call('HDEL', SLOTS, slots[n])
+    call('UNLINK', slot_key(slots[n + 1]))
   end
-  call('UNLINK', KINDS, WATCHED, SLOTS)
   -- entries of later releases stay
   local from = 0
   repeat
@@ -55,4 +69,4 @@ if #ids == 0 then
   until #page == 0
 end
 bound_hints()
-return #ids
+return {#ids, #emptied == #kinds and cursor or ARGV[2]}

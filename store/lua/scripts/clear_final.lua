@@ -1,19 +1,16 @@
 #!lua flags=allow-oom
--- Clear final instances, or a part of them, in order of creation.
+-- Clear final instances, or a part of them: some kinds at a time, of these in order of creation.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     "instances", "history" or "logs"; the bounds of ids as ZRANGE BYLEX takes them; limit
--- Reply    {how many were cleared (or set aside), cursor or "", what was set aside}
+-- ARGV     "instances", "history" or "logs"; the bounds of ids as ZRANGE BYLEX takes them; limit;
+--          cursor of kinds ("0" to begin), how many kinds to look at
+-- Reply    {how many were cleared (or set aside), what was set aside, cursor of kinds to go on with, the last id of these
+--          kinds or ""}; the cursor "0" without an id is the end
+local MOST_BYTES = 4194304
 local what, limit = ARGV[1], tonumber(ARGV[4])
-local keys = indexes(false, CANCELLED + TIMED_OUT + COMPLETED + TERMINATED)
-local ids, more = page(keys, ARGV[2], ARGV[3], false, limit)
+local kinds, next_cursor = some_kinds(ARGV[5], ARGV[6])
+local ids, more = page(indexes(kinds, CANCELLED + TIMED_OUT + COMPLETED + TERMINATED), ARGV[2], ARGV[3], false, limit)
 local cleared = 0
-if #ids == 0 then
-  return {0, '', {}}
-end
-for n, id in ipairs(ids) do
-  keys[n] = record_key(id)
-end
 
 local clear = {
   instances = function(r, id)
@@ -46,7 +43,7 @@ local clear = {
     end
   end,
 }
-for n, raw in ipairs(call('MGET', unpack(keys, 1, #ids))) do
+local done = read_payloads(ids, false, MOST_BYTES, function(n, raw)
   local r = decode(raw)
   if not r then
     set_aside(ids[n], '', raw and 'unreadable record' or 'indexed without a record')
@@ -54,8 +51,10 @@ for n, raw in ipairs(call('MGET', unpack(keys, 1, #ids))) do
   if not r or clear[what](r, ids[n]) then
     cleared = cleared + 1
   end
-end
+end)
+more = more or done < #ids
 settle_slots()
+wake_for_entered()
 write_all()
 bound_hints()
-return {cleared, more and ids[#ids] or '', put_aside()}
+return {cleared, put_aside(), more and ARGV[5] or next_cursor, more and ids[done] or ''}

@@ -67,13 +67,7 @@ local owns, records, written, new_logs = {}, {}, {}, {}
 for n, id in ipairs(ids) do
   owns[id] = claims[n]
 end
-local started, finals, finals_by_kind, back = {}, {}, {}, {}
-local earliest = nil
-
-local function let_go(id)
-  add('HDEL', owned, id)
-  owns[id] = false
-end
+local started = {}
 
 local function report(id, claim, r, fields)
   if fields[STARTED] and not has_flag(claim, 's') then
@@ -87,32 +81,23 @@ local function report(id, claim, r, fields)
 end
 
 local function end_run(id, r, action, fields)
-  local note = fields[NOTE] or ''
-  let_go(id)
+  local to = {state = FINAL[action] or SCHEDULED, due = r.due, node = name, note = fields[NOTE] or '', retention = retention}
+  owns[id] = false
   written[id] = r
   if FINAL[action] then
     r.result, r.error = fields[RESULT], fields[ERROR]
-    finish(r, id, FINAL[action], name, note, retention)
+    end_claim(inc, id, r, to)
     r.owner = inc
-    set_free(r, id)
-    finals[#finals + 1] = id
-    finals_by_kind[r.kind] = (finals_by_kind[r.kind] or 0) + 1
     return
   end
-  local due = r.due
   if action ~= 'R' then
     r.attempts = r.attempts - 1
   end
   if action ~= 'H' then
-    due = now + tonumber(fields[DELAY] or '0')
+    to.due = now + tonumber(fields[DELAY] or '0')
     r.error = fields[ERROR] or r.error
   end
-  put_back(r, id, due, name, note)
-  if due <= now then
-    back[r.kind] = (back[r.kind] or 0) + 1
-  elseif not earliest or due < earliest.due then
-    earliest = r
-  end
+  end_claim(inc, id, r, to)
 end
 
 -- What the processors of a run log after its end is kept, as long as nobody else had the instance since.
@@ -152,16 +137,19 @@ local function apply(n, id)
   local action, fields = said(starts[n])
   if has_flag(flags, 'r') then
     if action ~= 'P' then
-      let_go(id)
+      owns[id] = false
       if r and r.releasing then
-        release(r, id, retention)
+        end_claim(inc, id, r, {retention = retention})
         set(keys[n], encode(r))
+      else
+        end_claim(inc, id, r, nil)
       end
     end
     return 'C'
   end
   if not r or r.state ~= PROCESSING or r.owner ~= inc then
-    let_go(id)
+    owns[id] = false
+    end_claim(inc, id, r, nil)
     if not r then
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
     end
@@ -204,17 +192,7 @@ for n, id in ipairs(ids) do
     changed(id)
   end
 end
-ended(finals)
-for kind, added in pairs(finals_by_kind) do
-  remove_expired(kind, added, 2 * added, max_final)
-end
-for kind, wanted in pairs(back) do
-  wake(kind, wanted)
-end
-if earliest then
-  wake_for_earliest(earliest.kind, earliest.due)
-end
-settle_slots()
+after_claims(max_final)
 local acks = table.concat(answers)
 if find(acks, '[DC]') then
   add_pair('HSET', requests_key(inc), verb, request .. '\n' .. acks)

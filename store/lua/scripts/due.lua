@@ -2,10 +2,10 @@
 -- How many instances are due and wait to be claimed.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     kinds; none: all
--- Reply    per kind: kind, instances
+-- ARGV     cursor of kinds ("0" to begin), how many kinds to look at, kinds; none: all
+-- Reply    {next cursor ("0" at the end), then per kind: kind, instances}
 --
--- What fell due goes to the queue of its kind with the next claim. Where nobody claims it stays among the delayed, and is
+-- What fell due goes to the queue of its kind with the next claim. Where no node claims it stays among the delayed, and is
 -- looked for there, as far as one claim would move.
 local fell_due = {}
 local found = due_delayed(1000)
@@ -15,8 +15,12 @@ for n = 1, #found, 2 do
     fell_due[kind] = (fell_due[kind] or 0) + 1
   end
 end
-local reply = {}
-for _, kind in ipairs(#ARGV > 0 and ARGV or call('SMEMBERS', KINDS)) do
+local kinds, cursor = {unpack(ARGV, 3)}, '0'
+if #kinds == 0 then
+  kinds, cursor = some_kinds(ARGV[1], ARGV[2])
+end
+local reply = {cursor}
+for _, kind in ipairs(kinds) do
   reply[#reply + 1] = kind
   reply[#reply + 1] = call('ZCARD', ready_key(kind)) + call('ZCARD', suspects_key(kind)) + (fell_due[kind] or 0)
 end

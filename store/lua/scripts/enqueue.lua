@@ -7,21 +7,23 @@
 --          per instance: id, number of its template, spec
 -- Reply    per instance 0 (new, or added by the same call before), or the id that has its key; when all are new, 1 if
 --          nobody was idle or watched, so that enqueue_one.lua will do the next time, else 0
-local node, cursor = ARGV[1], 3
+local node, shapes = ARGV[1], tonumber(ARGV[2])
 local were_idle = idle_left
 
-local templates = {}
-for n = 1, tonumber(ARGV[2]) do
-  templates[n] = template(cursor, node)
-  cursor = cursor + TEMPLATE_SIZE
-end
-
+local cursor = 3 + shapes * TEMPLATE_SIZE
 local count = (#ARGV - cursor + 1) / 3
-local keys = {}
+local keys, kinds, templates = {}, {}, {}
 for n = 1, count do
   keys[n] = record_key(ARGV[cursor + 3 * n - 3])
 end
 local stored = call('MGET', unpack(keys))
+for n = 1, shapes do
+  kinds[n] = ARGV[3 + (n - 1) * TEMPLATE_SIZE]
+end
+know_kinds(kinds)
+for n = 1, shapes do
+  templates[n] = template(3 + (n - 1) * TEMPLATE_SIZE, node)
+end
 
 local answers, refused, seen, any_new = {}, false, {}, false
 for n = 1, count do
@@ -42,7 +44,7 @@ for n = 1, count do
 end
 
 if any_new then
-  wake_for_arrivals()
+  wake_for_entered()
   write_all()
   bound_hints()
 end

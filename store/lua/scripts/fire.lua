@@ -89,10 +89,10 @@ local function make(at, name, record, overlap)
         add_pair('HSET', SLOTS, id, name)
       end
       arrive(one, id, key, spec, waits)
-      wake_for_arrivals()
     end
   end
   settle_slots()
+  wake_for_entered()
   key_holders = {}
 end
 

@@ -1,14 +1,18 @@
 #!lua flags=no-writes
--- Numbers that need no scan. Entries of later releases are told apart among the first 1,000 delayed only.
+-- Numbers that need no scan of instances, some kinds at a time. Entries of later releases are told apart among the first
+-- 1,000 delayed only.
 --
 -- KEYS     the namespace's prefix, its layout
--- Reply    {delayed, living nodes, records set aside, then per kind: kind, {instances per final and active state}}
+-- ARGV     cursor of kinds ("0" to begin), how many kinds to look at
+-- Reply    {next cursor ("0" at the end), delayed, living nodes, records set aside,
+--          then per kind: kind, {instances per final and active state}}
 local delayed = call('ZCARD', DELAYED)
 for _, member in ipairs(call('ZRANGE', DELAYED, 0, 999)) do
   delayed = delayed - (is_reserved(member) and 1 or 0)
 end
-local reply = {delayed, call('ZCOUNT', LEASES, now, '+inf'), tonumber(call('GET', ASIDE_COUNT) or 0)}
-for _, kind in ipairs(call('SMEMBERS', KINDS)) do
+local kinds, cursor = some_kinds(ARGV[1], ARGV[2])
+local reply = {cursor, delayed, call('ZCOUNT', LEASES, now, '+inf'), tonumber(call('GET', ASIDE_COUNT) or 0)}
+for _, kind in ipairs(kinds) do
   local counts = {}
   for n, state in ipairs(SINGLE) do
     counts[n] = call('ZCARD', index_key(state, kind))

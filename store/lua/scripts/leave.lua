@@ -14,9 +14,8 @@ if alive then
   entry_text = ending(inc, true)
 end
 woken[inc] = true  -- it shall not be woken itself
-local counts = new_counts(tonumber(ARGV[3]))
-local taken, all = take_back(inc, sub(entry_text, 1, 1), tonumber(ARGV[2]), node, counts)
-after_taking_back(counts, tonumber(ARGV[4]))
+local taken, all = take_back(inc, sub(entry_text, 1, 1), tonumber(ARGV[2]), node, tonumber(ARGV[3]))
+after_claims(tonumber(ARGV[4]))
 
 if alive then
   mark_dead(inc, entry_text)

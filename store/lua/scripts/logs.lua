@@ -2,12 +2,24 @@
 -- Log lines of one instance.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     id, number of the first line wanted, limit
+-- ARGV     id, number of the first line wanted, limit, bytes after which the page ends
 -- Reply    {lines dropped at the cap, number of the next line, the lines}
-local id, from = ARGV[1], tonumber(ARGV[2])
+local SOME = 50
+local id, from, left, bytes_left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local r = decode(call('MGET', record_key(id))[1])
 local kept = call('LLEN', logs_key(id))
 local dropped = r and max(r.log_total - kept, 0) or 0
 from = max(from, dropped)
-local lines = call('LRANGE', logs_key(id), from - dropped, from - dropped + tonumber(ARGV[3]) - 1)
+local lines = {}
+while left > 0 and bytes_left > 0 do
+  local start = from - dropped + #lines
+  local some = call('LRANGE', logs_key(id), start, start + min(left, SOME) - 1)
+  for _, line in ipairs(some) do
+    if bytes_left > 0 then
+      lines[#lines + 1] = line
+      bytes_left = bytes_left - #line
+    end
+  end
+  left = #some < SOME and 0 or left - #some
+end
 return {digits(dropped), digits(from + #lines), lines}

@@ -1,32 +1,38 @@
 #!lua flags=no-writes
--- A page of instances in order of creation.
+-- A page of instances in order of creation. Where there are more kinds than are looked at in one call, the ids come first,
+-- kinds by kinds; read.lua reads the instances then.
 --
 -- KEYS     the namespace's prefix, its layout
 -- ARGV     "k" and a kind, "t" and a tag, or "" for all kinds; states (a sum, ignored with a tag);
---          the bounds of ids as ZRANGE BYLEX takes them; "1" for the newest first; limit; bytes after which it ends
--- Reply    {cursor or "", then per instance: id, record or nil, spec or nil}
-local SOME = 16
-local what, name = sub(ARGV[1], 1, 1), sub(ARGV[1], 2)
-local limit, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
-local keys = what == 't' and {tag_key(name)} or indexes(what == 'k' and name, tonumber(ARGV[2]))
-local ids, more = page(keys, ARGV[3], ARGV[4], ARGV[5] == '1', limit)
-
-local reply, bytes, done = {''}, 0, 0
-while done < #ids and bytes < most_bytes do
-  local wanted = {}
-  for n = done + 1, min(done + SOME, #ids) do
-    wanted[#wanted + 1], wanted[#wanted + 2] = record_key(ids[n]), spec_key(ids[n])
-  end
-  local found = call('MGET', unpack(wanted))
-  for n = 1, #wanted / 2 do
-    done = done + 1
-    local raw, spec = found[2 * n - 1], found[2 * n]
-    bytes = bytes + (raw and #raw or 0) + (spec and #spec or 0)
-    local size = #reply
-    reply[size + 1], reply[size + 2], reply[size + 3] = ids[done], raw, spec
-  end
+--          the bounds of ids as ZRANGE BYLEX takes them; "1" for the newest first; limit; bytes after which it ends;
+--          cursor of kinds ("0" to begin), how many kinds to look at
+-- Reply    {next cursor of kinds ("0": all were looked at), "1" if one call was enough, "1" if there are more then,
+--          per instance: id, record or nil, spec or nil}; if it was not enough, the ids alone, and one more than the limit
+local what, name, states = sub(ARGV[1], 1, 1), sub(ARGV[1], 2), tonumber(ARGV[2])
+local limit, cursor = tonumber(ARGV[6]), ARGV[8]
+local keys, next_cursor = nil, '0'
+if what == 't' then
+  keys = {tag_key(name)}
+elseif what == 'k' then
+  keys = indexes({name}, states)
+else
+  local kinds
+  kinds, next_cursor = some_kinds(cursor, ARGV[9])
+  keys = indexes(kinds, states)
 end
-if more or done < #ids then
-  reply[1] = ids[done]
+local is_all = cursor == '0' and next_cursor == '0'
+local ids, more = page(keys, ARGV[3], ARGV[4], ARGV[5] == '1', is_all and limit or limit + 1)
+local reply = {next_cursor, is_all and '1' or '', more and '1' or ''}
+if not is_all then
+  for n, id in ipairs(ids) do
+    reply[n + 3] = id
+  end
+  return reply
+end
+local done = read_payloads(ids, true, tonumber(ARGV[7]), function(n, raw, spec)
+  reply[3 * n + 1], reply[3 * n + 2], reply[3 * n + 3] = ids[n], raw, spec
+end)
+if done < #ids then
+  reply[3] = '1'
 end
 return reply

@@ -1,11 +1,11 @@
 #!lua flags=no-writes
--- Records by id, as they are stored.
+-- Records by id, as they are stored, as far as they fit.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     ids
--- Reply    per id: the record or nil, its spec or nil
-local keys = {}
-for n, id in ipairs(ARGV) do
-  keys[2 * n - 1], keys[2 * n] = record_key(id), spec_key(id)
-end
-return call('MGET', unpack(keys))
+-- ARGV     bytes after which the reply ends, ids
+-- Reply    per id, until it ends: the record or nil, its spec or nil
+local reply = {}
+read_payloads({unpack(ARGV, 2)}, true, tonumber(ARGV[1]), function(n, raw, spec)
+  reply[2 * n - 1], reply[2 * n] = raw, spec
+end)
+return reply

@@ -20,12 +20,11 @@ for n = 1, #expired, 2 do
   end
 end
 
-local counts = new_counts(tonumber(ARGV[3]))
 local reply, emptied = {{}}, {}
 for n = 1, #dead, 2 do
   local inc, how, name = dead[n], sub(dead[n + 1], 1, 1), sub(dead[n + 1], 3)
   if limit > 0 then
-    local taken, all = take_back(inc, how, limit, by, counts)
+    local taken, all = take_back(inc, how, limit, by, tonumber(ARGV[3]))
     limit = limit - #taken
     for _, one in ipairs(taken) do
       local size = #reply
@@ -36,7 +35,7 @@ for n = 1, #dead, 2 do
     end
   end
 end
-after_taking_back(counts, tonumber(ARGV[4]))
+after_claims(tonumber(ARGV[4]))
 
 for inc, text in pairs(endings) do
   mark_dead(inc, text)

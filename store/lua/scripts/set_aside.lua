@@ -2,10 +2,10 @@
 -- Set aside those of these instances that cannot be read; their entries in a queue are dropped when a claim meets them.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     ids
+-- ARGV     ids, each with its kind, or "" for one that is not known
 -- Reply    what was set aside
-local function indexed(id)
-  for _, kind in ipairs(call('SMEMBERS', KINDS)) do
+local function is_indexed(id, kinds)
+  for _, kind in ipairs(kinds) do
     for _, state in ipairs(SINGLE) do
       if call('ZSCORE', index_key(state, kind), id) then
         return true
@@ -15,17 +15,23 @@ local function indexed(id)
   return false
 end
 
-for _, id in ipairs(ARGV) do
+for n = 1, #ARGV, 2 do
+  local id, kind = ARGV[n], ARGV[n + 1]
   local found = call('MGET', record_key(id), spec_key(id))
   if found[1] and not decode(found[1]) then
-    set_aside(id, '', 'unreadable record')
+    set_aside(id, kind, 'unreadable record')
   elseif found[1] and not found[2] then
-    set_aside(id, '', 'record without arguments')
-  elseif not found[1] and indexed(id) then
-    set_aside(id, '', 'indexed without a record')
+    set_aside(id, kind, 'record without arguments')
+  elseif not found[1] and is_indexed(id, kinds_of_aside(kind)) then
+    if call('EXISTS', bad_key(id)) == 1 then
+      unindex(id, kinds_of_aside(kind))
+    else
+      set_aside(id, kind, 'indexed without a record')
+    end
   end
 end
 settle_slots()
+wake_for_entered()
 write_all()
 bound_hints()
 return put_aside()

@@ -1,23 +1,28 @@
 #!lua flags=allow-oom
--- Have an incarnation hinted when instances end, and read them in the same step.
+-- Have an incarnation hinted when instances end, and look at them in the same step.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     incarnation, ids
--- Reply    per id: the record or nil, its spec or nil
-local inc, keys = ARGV[1], {}
-for n = 2, #ARGV do
-  keys[2 * n - 3], keys[2 * n - 2] = record_key(ARGV[n]), spec_key(ARGV[n])
-end
-local found = call('MGET', unpack(keys))
-local ids = {unpack(ARGV, 2)}
+-- ARGV     incarnation, bytes after which no more records are told, ids
+-- Reply    {the state of each id, 0 for an unknown one, then of each that is final, until the bytes are over:
+--          the record, its spec or nil}
+local inc, ids = ARGV[1], {unpack(ARGV, 3)}
+local states, final = {}, {}
 local known = call('HMGET', WATCHED, unpack(ids))
 for n, id in ipairs(ids) do
-  local raw = found[2 * n - 1]
-  if raw and not is_final(byte(raw, 2) or CANCELLED) then
+  local raw = redis.pcall('GETRANGE', record_key(id), 1, 1)
+  states[n] = type(raw) == 'string' and byte(raw) or 0
+  if states[n] ~= 0 and not is_final(states[n]) then
     local watching = known[n] or ''
     if not find('\n' .. watching, '\n' .. inc .. '\n', 1, true) then
-      call('HSET', WATCHED, id, watching .. inc .. '\n')
+      add_pair('HSET', WATCHED, id, watching .. inc .. '\n')
     end
+  elseif states[n] ~= 0 then
+    final[#final + 1] = id
   end
 end
-return found
+write_all()
+local reply = {states}
+read_payloads(final, true, tonumber(ARGV[2]), function(n, raw, spec)
+  reply[2 * n], reply[2 * n + 1] = raw, spec
+end)
+return reply

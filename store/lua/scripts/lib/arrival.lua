@@ -1,10 +1,7 @@
 -- New instances: what those alike share, who has their unique keys, and the writes that bring them in.
 local TEMPLATE_SIZE = 7
-local due_by_kind, earliest_arrival = {}, nil
-call('ZCARD', DELAYED)
-call('SCARD', KINDS)
 
--- What instances alike share: their record, their place in the queue up to the id, and their indexes. ARGV from `at` on:
+-- What instances alike share: their record and their indexes. ARGV from `at` on:
 -- kind, priority, due ("" now, "=us" at, "+us" after now), "" or "k" and the unique key, tags, retention (-1 default),
 -- max_crashes. `slot` is the schedule whose slot they take or wait for, or nil.
 local function template(at, node, slot)
@@ -14,22 +11,17 @@ local function template(at, node, slot)
     due = tonumber(sub(due_text, 2)) + (sub(due_text, 1, 1) == '+' and now or 0)
   end
   key = key ~= '' and sub(key, 2) or nil
-  if not due_by_kind[kind] then
-    due_by_kind[kind] = 0
-    call('ZCARD', ready_key(kind))
-    call('ZCARD', index_key(SCHEDULED, kind))
-    add('SADD', KINDS, kind)
-  end
+  note_kind(kind)
+  touch_zset(index_key(SCHEDULED, kind))
   local tag_keys = {}
   if tags ~= '' then
     each_text(tags, function(tag)
       tag_keys[#tag_keys + 1] = tag_key(tag)
-      call('ZCARD', tag_key(tag))
+      touch_zset(tag_key(tag))
     end)
   end
   return {
-    kind = kind, priority = priority, due = due, key = key, place = due <= now and ready_member(due, ''),
-    tag_keys = tag_keys,
+    kind = kind, priority = priority, due = due, key = key, tag_keys = tag_keys,
     record = newborn(kind, priority, due, key, tags, ARGV[at + 5], ARGV[at + 6], node, slot),
   }
 end
@@ -60,31 +52,12 @@ local function arrive(one, id, key, spec, waits)
   end
   set(key, one.record)
   set(spec_key(id), spec)
-  if one.place and not waits then
-    add_pair('ZADD', ready_key(kind), one.priority, one.place .. id)
-    due_by_kind[kind] = due_by_kind[kind] + 1
-  elseif not waits then
-    add_pair('ZADD', DELAYED, one.due, delayed_member(id, false, one.priority, kind))
-    if not earliest_arrival or one.due < earliest_arrival.due then
-      earliest_arrival = one
-    end
+  if not waits then
+    let_in(id, kind, one.priority, one.due, false)
   end
   add_pair('ZADD', index_key(SCHEDULED, kind), 0, id)
   for _, tagged in ipairs(one.tag_keys) do
     add_pair('ZADD', tagged, 0, id)
   end
   changed(id)
-end
-
-local function wake_for_arrivals()
-  if idle_left > 0 then
-    for kind, due_now in pairs(due_by_kind) do
-      wake(kind, due_now)
-      due_by_kind[kind] = 0
-    end
-    if earliest_arrival then
-      wake_for_earliest(earliest_arrival.kind, earliest_arrival.due)
-      earliest_arrival = nil
-    end
-  end
 end

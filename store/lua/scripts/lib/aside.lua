@@ -1,7 +1,4 @@
 -- What cannot be read is set aside: out of every queue and index, its bytes kept for a week, counted and reported.
-local ASIDE_LIMIT = 1000
-local ASIDE_MS = 7 * 86400000
-
 local asides = {}
 call('LLEN', ASIDE)
 
@@ -14,16 +11,31 @@ local function set_aside(id, kind, why)
   end
 end
 
+-- Where an instance may be indexed: of an unknown kind, under one of the first kinds.
+local function kinds_of_aside(kind)
+  known_kinds = {}
+  return kind ~= '' and {kind} or some_kinds('0', 1000)
+end
+
+local function unindex(id, kinds)
+  for _, kind in ipairs(kinds) do
+    for _, state in ipairs(SINGLE) do
+      call('ZREM', index_key(state, kind), id)
+      call('ZREM', expiry_key(kind), id .. state, id .. state .. '+')
+    end
+  end
+end
+
 -- Does the writes, and answers what to report: id, kind, reason, one after the other.
 local function put_aside()
+  local ASIDE_LIMIT, ASIDE_MS, MOST_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}
-  for _, one in ipairs(asides) do
+  for n, one in ipairs(asides) do
     local id, kind, why = one[1], one[2], one[3]
-    for _, one_kind in ipairs(kind ~= '' and {kind} or call('SMEMBERS', KINDS)) do
-      for _, state in ipairs(SINGLE) do
-        call('ZREM', index_key(state, one_kind), id)
-        call('ZREM', expiry_key(one_kind), id .. state, id .. state .. '+')
-      end
+    local kinds = kinds_of_aside(kind)
+    -- one that is left in its index is taken out by a lookup that meets it
+    if kind ~= '' or n * #kinds <= MOST_SEARCHED then
+      unindex(id, kinds)
     end
     if call('EXISTS', record_key(id)) == 1 then
       call('RENAME', record_key(id), bad_key(id))

@@ -15,8 +15,9 @@ local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
 -- Every script that writes compares the layout: a namespace of another release must not be changed. A server that lost
--- the layout with all else gets it again.
-local layout = call('GET', KEYS[2])
+-- the layout with all else gets it again. The same read tells whether there are indexes of heads (see kinds.lua), and whether
+-- any incarnation wants every change.
+local layout, has_indexes, has_watchers = unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching'))
 if not layout then
   call('SET', KEYS[2], LAYOUT)
 elseif layout ~= LAYOUT then
@@ -108,17 +109,28 @@ local function send_list(command, list)
   end
 end
 
-local function write_all()
-  send_list('MSET', records_to_set)
+-- A function that plans what follows from the other writes, or nil.
+local after_writing = nil
+
+local function send_later()
+  local all = later
+  later = {}
   for _, command in ipairs(ORDER) do
-    local writes = later[command]
-    if writes then
-      for key, list in pairs(writes) do
-        if #list > 0 then
-          send(command, key, list)
-        end
+    for key, list in pairs(all[command] or {}) do
+      if #list > 0 then
+        send(command, key, list)
       end
     end
   end
+end
+
+local function write_all()
+  send_list('MSET', records_to_set)
+  send_later()
+  if after_writing then
+    after_writing()
+    send_later()
+  end
   send_list('UNLINK', keys_to_unlink)
+  records_to_set, keys_to_unlink = {}, {}
 end

@@ -79,7 +79,6 @@ local function fire_one(at, deposed, make)
     add_pair('HSET', key, 'last', digits(max(tonumber(last), ends_at(record))))
   end
   write_all()
-  later, records_to_set, keys_to_unlink = {}, {}, {}
   trim_ledger(name, tonumber(ARGV[4]), tonumber(ARGV[5]), trimmed)
   return answer
 end

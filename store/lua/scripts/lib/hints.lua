@@ -1,11 +1,8 @@
 -- Hints to nodes, each to its own wake list: work for idle ones, the end or a change of an instance for watchers.
-local WAKE_LIMIT = 1000
-local WAKE_MS = 60000
-
 local hinted = {}
 local idle_left = call('HLEN', IDLE)
 local watched_any = call('HLEN', WATCHED) > 0
-local watchers = call('ZRANGE', CHANGES, now, '+inf', 'BYSCORE')
+local watchers = has_watchers and call('ZRANGE', CHANGES, now, '+inf', 'BYSCORE') or {}
 local changes_wanted = #watchers > 0
 
 local function hint(incarnation, what)
@@ -24,50 +21,68 @@ local function hint_all(what)
 end
 
 -- Take an incarnation out of the idle ones.
-local function no_longer_idle(incarnation)
-  local kinds = call('HGET', IDLE, incarnation)
-  if kinds then
-    each_text(kinds, function(kind)
-      add('SREM', idle_key(kind), incarnation)
-    end)
+local function no_longer_idle(incarnation, entry_text)
+  entry_text = entry_text or call('HGET', IDLE, incarnation)
+  if entry_text then
+    add('SREM', idle_key(sub(entry_text, 1, SET_SIZE)), incarnation)
     add('HDEL', IDLE, incarnation)
   end
 end
 
-local function go_idle(incarnation, kinds)
-  local texts = {}
-  for n, kind in ipairs(kinds) do
-    texts[n] = pack('>I4c0', #kind, kind)
+-- `without` are kinds of the set that it does not claim now.
+local function go_idle(incarnation, set, without)
+  local texts = {set}
+  for n, kind in ipairs(without) do
+    texts[n + 1] = pack('>I4c0', #kind, kind)
   end
-  local packed = table.concat(texts)
-  if call('HGET', IDLE, incarnation) ~= packed then
-    no_longer_idle(incarnation)
-    add_pair('HSET', IDLE, incarnation, packed)
-    for _, kind in ipairs(kinds) do
-      add('SADD', idle_key(kind), incarnation)
-    end
+  local entry_text, before = table.concat(texts), call('HGET', IDLE, incarnation)
+  if before == entry_text then
+    return
+  elseif before then
+    add('SREM', idle_key(sub(before, 1, SET_SIZE)), incarnation)
   end
+  add_pair('HSET', IDLE, incarnation, entry_text)
+  add('SADD', idle_key(set), incarnation)
 end
 
--- Take up to `wanted` idle, living nodes that can run a kind out of the idle ones, and hint them.
 local woken = {}
 
+-- Take up to `wanted` idle, living nodes that can run a kind out of the idle ones, and hint them.
 local function wake(kind, wanted)
-  if idle_left <= 0 or wanted <= 0 then
-    return
-  end
+  local sets = idle_left > 0 and wanted > 0 and sets_of(kind) or ''
   -- a few more than wanted, as some may have died
-  local some = call('SRANDMEMBER', idle_key(kind), wanted + 8)
+  local MOST_SETS, MOST_SAMPLED, most = 32, 256, wanted + 8
+  local some = {}
+  if #sets > MOST_SETS * SET_SIZE then
+    -- most nodes can run a kind that is in many sets, so some of the idle ones are looked at
+    local sample = call('HRANDFIELD', IDLE, MOST_SAMPLED, 'WITHVALUES')
+    for n = 1, #sample, 2 do
+      if find(sets, sub(sample[n + 1], 1, SET_SIZE), 1, true) then
+        some[#some + 1] = sample[n]
+      end
+    end
+  else
+    for at = 1, #sets, SET_SIZE do
+      local found = #some < most and call('SRANDMEMBER', idle_key(sub(sets, at, at + SET_SIZE - 1)), most) or {}
+      for _, incarnation in ipairs(found) do
+        some[#some + 1] = incarnation
+      end
+    end
+  end
   if #some == 0 then
     return
   end
-  for n, expiry in ipairs(call('ZMSCORE', LEASES, unpack(some))) do
-    local incarnation = some[n]
-    if wanted > 0 and not woken[incarnation] then
+  local entries, expiries = call('HMGET', IDLE, unpack(some)), call('ZMSCORE', LEASES, unpack(some))
+  for n, incarnation in ipairs(some) do
+    local entry_text, passed_over = entries[n], false
+    each_text(entry_text and sub(entry_text, SET_SIZE + 1) or '', function(text)
+      passed_over = passed_over or text == kind
+    end)
+    if wanted > 0 and not woken[incarnation] and entry_text and not passed_over then
       woken[incarnation] = true
       idle_left = idle_left - 1
-      no_longer_idle(incarnation)
-      if expiry and tonumber(expiry) > now then
+      no_longer_idle(incarnation, entry_text)
+      if expiries[n] and tonumber(expiries[n]) > now then
         wanted = wanted - 1
         hint(incarnation, 'w')
       end
@@ -75,14 +90,19 @@ local function wake(kind, wanted)
   end
 end
 
--- If this is the new earliest delayed instance, one node must know when to come.
-local function wake_for_earliest(kind, due)
-  if idle_left > 0 then
+-- Wake nodes for what was let in: as many as can find something, and if there is a new earliest delayed instance, one that
+-- must know when to come.
+local function wake_for_entered()
+  for kind, wanted in pairs(entered) do
+    wake(kind, wanted)
+  end
+  if earliest_entered and idle_left > 0 then
     local earliest = earliest_due()
-    if not earliest or due < earliest then
-      wake(kind, 1)
+    if not earliest or earliest_entered.due < earliest then
+      wake(earliest_entered.kind, 1)
     end
   end
+  entered, earliest_entered = {}, nil
 end
 
 local function changed(id)
@@ -110,6 +130,7 @@ end
 
 -- After write_all: what nobody reads shall neither grow nor stay.
 local function bound_hints()
+  local WAKE_LIMIT, WAKE_MS = 1000, 60000
   for key in pairs(hinted) do
     call('LTRIM', key, -WAKE_LIMIT, -1)
     call('PEXPIRE', key, WAKE_MS)

@@ -3,13 +3,17 @@
 local P = KEYS[1]
 
 local DELAYED = P .. 'delayed'     -- sorted set: due time -> id, s or -, priority, ":", kind
-local KINDS = P .. 'kinds'         -- set
+local KINDS = P .. 'kinds'         -- hash: kind that has instances or is in a set -> the sets it is in; see kinds.lua
+local SETS = P .. 'sets'           -- hash: set of kinds -> "1" when each of its kinds names it, else ""
+local UNUSED = P .. 'unused'       -- set: sets of kinds without a node, to be forgotten
+local INDEXED = P .. 'indexed'     -- number: how many sets have an index of heads; not there for none
 local CATALOGUE = P .. 'catalogue' -- sorted set: when a node published it last -> kind
 local LEASES = P .. 'leases'       -- sorted set: expiry -> incarnation; who is in it is alive
 local DEAD = P .. 'dead'           -- hash: incarnation marked dead, with claims to take back -> how it ended, name
-local IDLE = P .. 'idle'           -- hash: idle incarnation -> its kinds, each with its size
+local IDLE = P .. 'idle'           -- hash: idle incarnation -> its set of kinds, then the kinds it does not claim now
 local WATCHED = P .. 'watched'     -- hash: id -> incarnations, one a line, that wait for its end
 local CHANGES = P .. 'changes'     -- sorted set: expiry -> incarnation that wants every change
+local WATCHING = P .. 'watching'   -- string that expires with the last of these
 local SLOTS = P .. 'slots'         -- hash: instance that has a schedule's slot, or waits for it -> schedule
 local SCHEDULES = P .. 'schedules' -- sorted set: revision -> schedule
 local REMOVED = P .. 'removed'     -- sorted set: revision of its removal -> schedule, for the last removals
@@ -47,7 +51,7 @@ local function bad_key(id) return P .. 'bad:' .. id end
 -- sorted set: priority -> due time in 16 digits, id
 local function ready_key(kind) return kind_key('q', kind) end
 -- the same for suspects, which are claimed alone
-local function suspects_key(kind) return P .. 's:' .. kind end
+local function suspects_key(kind) return kind_key('s', kind) end
 -- sorted set: 0 -> id, so in order of creation
 local function index_key(state, kind) return kind_key(state, kind) end
 -- the same by tag
@@ -65,11 +69,17 @@ local function fired_key(name) return P .. 'fired:' .. name end
 local function gaps_key(name) return P .. 'gaps:' .. name end
 -- sorted set: since when -> instance; the first has the schedule's slot, the others wait for it
 local function slot_key(name) return P .. 'slot:' .. name end
--- set: idle incarnations that can run a kind
-local function idle_key(kind) return P .. 'idle:' .. kind end
+-- set: its kinds
+local function set_key(set) return P .. 'set:' .. set end
+-- set: incarnations that registered it
+local function users_key(set) return P .. 'users:' .. set end
+-- set: those of them that are idle
+local function idle_key(set) return P .. 'idle:' .. set end
+-- sorted set: the head of each queue of the set, priority -> due time in 16 digits, id, kind; the same for suspects
+local function heads_key(set, suspect) return P .. (suspect and 'shead:' or 'head:') .. set end
 -- hash: id -> fence, then s (started), q (suspect), r (releasing), then padding; see claims.lua
 local function owned_key(incarnation) return P .. 'own:' .. incarnation end
--- hash: name, info, running, renewed, steady (since when each renewal came in time; see lease.lua)
+-- hash: name, info, running, renewed, steady (since when each renewal came in time; see lease.lua), and its set of kinds
 local function node_key(incarnation) return P .. 'node:' .. incarnation end
 -- hash: verb -> last request and what it takes to answer it again
 local function requests_key(incarnation) return P .. 'req:' .. incarnation end
@@ -79,5 +89,3 @@ local function wake_key(incarnation) return P .. 'wake:' .. incarnation end
 local function charged_key(incarnation) return P .. 'charged:' .. incarnation end
 -- string: the answer to one cancel
 local function cancelled_key(request) return P .. 'cancel:' .. request end
--- string that expires: a request that removed a schedule
-local function removal_key(request) return P .. 'removal:' .. request end

@@ -24,7 +24,8 @@ end
 -- Remove up to `most` final instances of a kind whose time is over, or that are too many once `added` come.
 local function remove_expired(kind, added, most, max_final)
   local key = expiry_key(kind)
-  local excess = touch_zset(key) + added - max_final
+  touch_zset(key)
+  local excess = touched[key] + added - max_final
   local found = call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
   local removed = 0
   for n = 1, #found, 2 do
@@ -70,13 +71,6 @@ local function finish(r, id, state, node, note, retention)
   end
 end
 
--- The body of an instance that was cancelled while it ran has ended.
-local function release(r, id, retention)
-  r.releasing = false
-  set_free(r, id)
-  let_expire(r, id, retention)
-end
-
 -- Scheduled or Processing -> Cancelled. A running one stays in its holder's hands as releasing.
 local function cancel(r, id, node, note, retention)
   if r.state == SCHEDULED then
@@ -99,12 +93,40 @@ local function cancel(r, id, node, note, retention)
   changed(id)
 end
 
-local function put_back(r, id, due, node, note)
-  become(r, SCHEDULED, node, note)
-  r.owner = ''
-  r.due = due
-  reindex(r, id, PROCESSING)
-  enter_queue(r, id)
+local ended_ids, ended_kinds = {}, {}
+
+-- The one way out of a claim: its entry goes, and the instance becomes Scheduled again, or final, or is set free if it was
+-- cancelled while it ran. `to` is {state, due, node, note, retention}; nil for an entry whose instance is not claimed. The
+-- caller writes the record.
+local function end_claim(inc, id, r, to)
+  add('HDEL', owned_key(inc), id)
+  if not to then
+    return
+  elseif r.releasing then
+    r.releasing = false
+    set_free(r, id)
+    let_expire(r, id, to.retention)
+  elseif to.state == SCHEDULED then
+    become(r, SCHEDULED, to.node, to.note)
+    r.owner, r.due = '', to.due
+    reindex(r, id, PROCESSING)
+    let_in(id, r.kind, r.priority, r.due, is_suspect(r))
+  else
+    finish(r, id, to.state, to.node, to.note, to.retention)
+    set_free(r, id)
+    ended_ids[#ended_ids + 1] = id
+    ended_kinds[r.kind] = (ended_kinds[r.kind] or 0) + 1
+  end
+end
+
+-- What follows from claims that ended: their waiters hear of it, retention makes room, and others can be claimed.
+local function after_claims(max_final)
+  ended(ended_ids)
+  for kind, added in pairs(ended_kinds) do
+    remove_expired(kind, added, 2 * added, max_final)
+  end
+  settle_slots()
+  wake_for_entered()
 end
 
 local function message_size(line)

@@ -1,42 +1,59 @@
 -- A page of ids out of several indexes, in order of creation.
 
--- The indexes of these states (a sum of state numbers) of one kind, or of all.
-local function indexes(kind, states)
+-- The indexes of these states (a sum of state numbers) of some kinds.
+local function indexes(kinds, states)
   local keys = {}
-  for _, one in ipairs(kind and {kind} or call('SMEMBERS', KINDS)) do
+  for _, kind in ipairs(kinds) do
     for _, state in ipairs(SINGLE) do
       if states % (2 * state) >= state then
-        keys[#keys + 1] = index_key(state, one)
+        keys[#keys + 1] = index_key(state, kind)
       end
     end
   end
   return keys
 end
 
--- Up to `limit` ids between two bounds of ZRANGE BYLEX, and whether there may be more.
+-- Up to `limit` ids between two bounds of ZRANGE BYLEX, and whether there are more. Each index is asked for its first ids,
+-- and those that come first for more, so the cost is that of one look at each index and of the ids in the page.
 local function page(keys, first, last, descending, limit)
-  local ids, more = {}, false
-  for _, key in ipairs(keys) do
-    local found = descending and call('ZRANGE', key, last, first, 'BYLEX', 'REV', 'LIMIT', 0, limit)
-      or call('ZRANGE', key, first, last, 'BYLEX', 'LIMIT', 0, limit)
-    more = more or #found == limit
-    for _, id in ipairs(found) do
-      ids[#ids + 1] = id
+  local function is_before(one, other)
+    if descending then
+      return one.ids[one.at] > other.ids[other.at]
     end
-    if #ids >= limit then
-      table.sort(ids, descending and function(a, b) return a > b end or nil)
-      more = more or #ids > limit
-      for n = #ids, limit + 1, -1 do
-        ids[n] = nil
-      end
-      -- nothing past the last of these is wanted from the other indexes
-      if descending then
-        first = '[' .. ids[limit]
-      else
-        last = '[' .. ids[limit]
-      end
+    return one.ids[one.at] < other.ids[other.at]
+  end
+
+  local function ask(source)
+    source.ids = descending and call('ZRANGE', source.key, source.from or last, first, 'BYLEX', 'REV', 'LIMIT', 0, source.most)
+      or call('ZRANGE', source.key, source.from or first, last, 'BYLEX', 'LIMIT', 0, source.most)
+    source.at = 1
+    return source.ids[1]
+  end
+
+  local heap = {}
+  for _, key in ipairs(keys) do
+    local source = {key = key, most = math.ceil((limit + 1) / #keys)}
+    if ask(source) then
+      heap[#heap + 1] = source
     end
   end
-  table.sort(ids, descending and function(a, b) return a > b end or nil)
-  return ids, more
+  table.sort(heap, is_before)
+  local ids = {}
+  while heap[1] and #ids < limit do
+    local source = heap[1]
+    local id = source.ids[source.at]
+    ids[#ids + 1] = id
+    source.at = source.at + 1
+    local left = source.ids[source.at]
+    if not left and #source.ids == source.most then
+      source.from, source.most = '(' .. id, min(4 * source.most, limit)
+      left = ask(source)
+    end
+    if left then
+      sink(heap, is_before)
+    else
+      drop_first(heap, is_before)
+    end
+  end
+  return ids, heap[1] ~= nil
 end

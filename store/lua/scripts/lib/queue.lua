@@ -5,10 +5,15 @@
 local touched = {}
 
 local function touch_zset(key)
-  if not touched[key] then
-    touched[key] = call('ZCARD', key)
+  touched[key] = touched[key] or call('ZCARD', key)
+end
+
+-- The same for two at once: with P, which is never there, the intersection is empty before anything is looked at.
+local function touch_zsets(one, other)
+  if not touched[one] or not touched[other] then
+    call('ZINTERCARD', 3, P, one, other)
+    touched[one], touched[other] = true, true
   end
-  return touched[key]
 end
 
 local function ready_member(due, id)
@@ -55,35 +60,67 @@ local function earliest_due()
   until #page == 0
 end
 
-local function queue_key(r)
-  return is_suspect(r) and suspects_key(r.kind) or ready_key(r.kind)
+-- Queues whose heads are indexed, each with its head before the writes.
+local queues_before = {}
+
+-- The queue of a kind, which is going to be written.
+local function touch_queue(kind, suspect)
+  local key = suspect and suspects_key(kind) or ready_key(kind)
+  touch_zset(key)
+  if not has_indexes or queues_before[key] then
+    return key
+  end
+  queues_before[key] = {kind = kind, heads = {}, first = call('ZRANGE', key, 0, 0, 'WITHSCORES')}
+  local heads = queues_before[key].heads
+  for set in string.gmatch(sets_of(kind) or '', 'x%x+') do
+    heads[#heads + 1] = heads_key(set, suspect)
+    touch_zset(heads[#heads])
+  end
+  after_writing = after_writing or function()
+    for queue, before in pairs(queues_before) do
+      local was, first = before.first, call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+      for _, index in ipairs((was[1] ~= first[1] or was[2] ~= first[2]) and before.heads or {}) do
+        if was[1] then
+          add('ZREM', index, was[1] .. before.kind)
+        end
+        if first[1] then
+          add_pair('ZADD', index, first[2], first[1] .. before.kind)
+        end
+      end
+    end
+    queues_before, after_writing = {}, nil
+  end
+  return key
 end
 
-local function enter_queue(r, id)
-  if r.due > now then
-    touch_zset(DELAYED)
-    add_pair('ZADD', DELAYED, r.due, delayed_member(id, is_suspect(r), r.priority, r.kind))
-  else
-    local key = queue_key(r)
-    touch_zset(key)
-    add_pair('ZADD', key, r.priority, ready_member(r.due, id))
+-- The one way into the queue. `entered` counts what can be claimed at once, by kind; `earliest_entered` is the first of
+-- the delayed: hints.lua wakes nodes for both.
+local entered, earliest_entered = {}, nil
+
+local function let_in(id, kind, priority, due, suspect)
+  if due <= now then
+    add_pair('ZADD', touch_queue(kind, suspect), priority, ready_member(due, id))
+    entered[kind] = (entered[kind] or 0) + 1
+    return
+  end
+  touch_zset(DELAYED)
+  add_pair('ZADD', DELAYED, due, delayed_member(id, suspect, priority, kind))
+  if not earliest_entered or due < earliest_entered.due then
+    earliest_entered = {kind = kind, due = due}
   end
 end
 
 -- A due instance may still wait among the delayed ones.
 local function leave_queue(r, id)
-  local key = queue_key(r)
+  local suspect = is_suspect(r)
   touch_zset(DELAYED)
-  touch_zset(key)
-  add('ZREM', DELAYED, delayed_member(id, is_suspect(r), r.priority, r.kind))
-  add('ZREM', key, ready_member(r.due, id))
+  add('ZREM', DELAYED, delayed_member(id, suspect, r.priority, r.kind))
+  add('ZREM', touch_queue(r.kind, suspect), ready_member(r.due, id))
 end
 
 local function reindex(r, id, before)
   local from, to = index_key(before, r.kind), index_key(r.state, r.kind)
-  touch_zset(from)
-  touch_zset(to)
+  touch_zsets(from, to)
   add('ZREM', from, id)
   add_pair('ZADD', to, 0, id)
 end
-

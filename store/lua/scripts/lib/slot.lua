@@ -27,14 +27,7 @@ local function settle_slots()
         -- the first that still can run enters its queue; it never ran, so it is no suspect
         local r = decode(call('MGET', record_key(id))[1])
         if r and r.state == SCHEDULED then
-          if r.due <= now then
-            call('ZCARD', ready_key(r.kind))
-            add_pair('ZADD', ready_key(r.kind), r.priority, ready_member(r.due, id))
-          else
-            call('ZCARD', DELAYED)
-            add_pair('ZADD', DELAYED, r.due, delayed_member(id, false, r.priority, r.kind))
-          end
-          wake(r.kind, 1)
+          let_in(id, r.kind, r.priority, r.due, false)
           passed_on = true
         else
           left[id] = true

@@ -20,15 +20,19 @@ local function ending(inc, in_order)
 end
 
 local function mark_dead(inc, entry_text)
+  local set = set_named(call('HGET', node_key(inc), 'set'))
   call('ZREM', LEASES, inc)
   no_longer_idle(inc)
+  if set then
+    leave_set(inc, set)
+  end
   call('UNLINK', node_key(inc), wake_key(inc))
   call('PEXPIRE', requests_key(inc), REQUESTS_MS)
   call('HSET', DEAD, inc, entry_text)
 end
 
 -- Plan to take back up to `most` claims; answers {id, kind, state} of each, and whether that was all.
-local function take_back(inc, how, most, node, counts)
+local function take_back(inc, how, most, node, retention)
   local owned = owned_key(inc)
   local left = call('HLEN', owned)
   local ids, claims = {}, {}
@@ -54,54 +58,34 @@ local function take_back(inc, how, most, node, counts)
   local raws = call('MGET', unpack(keys))
   for n, id in ipairs(ids) do
     local r, claim = decode(raws[n]), claims[n]
-    add('HDEL', owned, id)
     if not r then
+      end_claim(inc, id, r, nil)
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
-    elseif has_flag(claim, 'r') then
-      release(r, id, counts.retention)
-      set(record_key(id), encode(r))
-      taken[#taken + 1] = {id, r.kind, r.state}
-    elseif r.state == PROCESSING and r.owner == inc then
-      r.attempts = r.attempts - 1
-      local note = how == 'L' and 'handed back' or 'node lost'
-      local charge = string.upper(how)
-      if charge == 'D' or charge == 'S' and has_flag(claim, 'q') then
-        if charge == how and has_flag(claim, 's') then
-          r.crashes = r.crashes + 1
-          add('SADD', charged_key(inc), id)
-        else
-          r.losses = r.losses + 1
+    elseif r.releasing and has_flag(claim, 'r') or r.state == PROCESSING and r.owner == inc then
+      local to = {state = SCHEDULED, due = r.due, node = node, retention = retention,
+        note = how == 'L' and 'handed back' or 'node lost'}
+      if not r.releasing then
+        r.attempts = r.attempts - 1
+        local charge = string.upper(how)
+        if charge == 'D' or charge == 'S' and has_flag(claim, 'q') then
+          if charge == how and has_flag(claim, 's') then
+            r.crashes = r.crashes + 1
+            add('SADD', charged_key(inc), id)
+          else
+            r.losses = r.losses + 1
+          end
         end
+        if r.crashes > r.max_crashes then
+          to.state, to.note = TERMINATED, 'poison'
+        end
+        changed(id)
       end
-      if r.crashes > r.max_crashes then
-        finish(r, id, TERMINATED, node, 'poison', counts.retention)
-        set_free(r, id)
-        counts.finals[#counts.finals + 1] = id
-        counts.final_kinds[r.kind] = (counts.final_kinds[r.kind] or 0) + 1
-      else
-        put_back(r, id, r.due, node, note)
-        counts.back[r.kind] = (counts.back[r.kind] or 0) + 1
-      end
+      end_claim(inc, id, r, to)
       set(record_key(id), encode(r))
-      changed(id)
       taken[#taken + 1] = {id, r.kind, r.state}
+    else
+      end_claim(inc, id, r, nil)
     end
   end
   return taken, left <= #ids
-end
-
-local function new_counts(retention)
-  return {retention = retention, finals = {}, final_kinds = {}, back = {}}
-end
-
--- Who must hear of it, and what retention removes for it.
-local function after_taking_back(counts, max_final)
-  ended(counts.finals)
-  for kind, added in pairs(counts.final_kinds) do
-    remove_expired(kind, added, 2 * added, max_final)
-  end
-  for kind, wanted in pairs(counts.back) do
-    wake(kind, wanted)
-  end
-  settle_slots()
 end

@@ -1,0 +1,29 @@
+#!lua flags=allow-oom
+-- Forget a part of a set of kinds that no node uses any more; called until it answers 0.
+--
+-- KEYS     the namespace's prefix, its layout
+-- ARGV     limit
+-- Reply    1 if there may be more to forget, else 0
+local set = call('SRANDMEMBER', UNUSED)
+if not set then
+  return 0
+elseif call('SCARD', users_key(set)) > 0 then
+  call('SREM', UNUSED, set)
+  return 1
+end
+if call('HGET', SETS, set) == '1' then
+  -- from here on, registering it begins anew
+  call('HSET', SETS, set, '')
+  call('UNLINK', heads_key(set, false), heads_key(set, true))
+end
+local kinds = call('SPOP', set_key(set), ARGV[1])
+unlink_kinds(set, kinds)
+if #kinds == 0 then
+  if sub(set, 1, 1) == 'x' and call('DECR', INDEXED) <= 0 then
+    call('UNLINK', INDEXED)
+  end
+  call('HDEL', SETS, set)
+  call('SREM', UNUSED, set)
+  call('UNLINK', heads_key(set, false), heads_key(set, true), idle_key(set))
+end
+return 1

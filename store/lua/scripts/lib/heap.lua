@@ -1,0 +1,38 @@
+-- Sources ordered by what each offers next: a heap, whose first is the best. A sorted list is one.
+local function sink(heap, before)
+  local at, size, one = 1, #heap, heap[1]
+  while 2 * at <= size do
+    local child = 2 * at
+    if child < size and before(heap[child + 1], heap[child]) then
+      child = child + 1
+    end
+    if not before(heap[child], one) then
+      break
+    end
+    heap[at] = heap[child]
+    at = child
+  end
+  heap[at] = one
+end
+
+local function push(heap, one, before)
+  local at = #heap + 1
+  while at > 1 do
+    local parent = math.floor(at / 2)
+    if not before(one, heap[parent]) then
+      break
+    end
+    heap[at] = heap[parent]
+    at = parent
+  end
+  heap[at] = one
+end
+
+local function drop_first(heap, before)
+  local size = #heap
+  heap[1] = heap[size]
+  heap[size] = nil
+  if size > 2 then
+    sink(heap, before)
+  end
+end

@@ -1,0 +1,117 @@
+-- The kinds of a namespace, and the sets of them that nodes registered. A kind is known while it has instances or is in a
+-- set. The name of a set is a letter and 16 digits of the hash of its kinds: s is small, and its claims look at each queue;
+-- x has an index of the heads of its queues; u is large without one, as MOST_INDEXED others have one.
+local SET_SIZE = 17
+local MOST_SMALL, MOST_INDEXED = 16, 16
+
+-- kind -> the names of the sets it is in, one after the other; false when it is not known
+local known_kinds = {}
+
+local function know_kinds(kinds)
+  if #kinds > 0 then
+    for n, sets in ipairs(call('HMGET', KINDS, unpack(kinds))) do
+      known_kinds[kinds[n]] = sets
+    end
+  end
+end
+
+local function sets_of(kind)
+  if known_kinds[kind] == nil then
+    known_kinds[kind] = call('HGET', KINDS, kind)
+  end
+  return known_kinds[kind]
+end
+
+-- A kind that gets an instance.
+local function note_kind(kind)
+  if not sets_of(kind) then
+    known_kinds[kind] = ''
+    add_pair('HSET', KINDS, kind, '')
+  end
+end
+
+-- Some of the kinds, from a cursor on ("0" to begin), and the next cursor ("0" at the end). One that is there all the
+-- while comes at least once.
+local function some_kinds(cursor, count)
+  local found = call('HSCAN', KINDS, cursor, 'COUNT', count)
+  local kinds = {}
+  for n = 1, #found[2], 2 do
+    local kind = found[2][n]
+    if known_kinds[kind] == nil then
+      kinds[#kinds + 1] = kind
+    end
+    known_kinds[kind] = found[2][n + 1]
+  end
+  return kinds, found[1]
+end
+
+local function has_instances(kind)
+  for _, state in ipairs(SINGLE) do
+    if call('ZCARD', index_key(state, kind)) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+-- An incarnation does not use a set any more.
+local function leave_set(inc, set)
+  call('SREM', users_key(set), inc)
+  if call('SCARD', users_key(set)) == 0 then
+    call('SADD', UNUSED, set)
+  end
+end
+
+-- The heads of a kind's queues, for the index of a set.
+local function each_head(set, kind, f)
+  for _, suspect in ipairs({false, true}) do
+    local head = call('ZRANGE', suspect and suspects_key(kind) or ready_key(kind), 0, 0, 'WITHSCORES')
+    if head[1] then
+      f(heads_key(set, suspect), head[1] .. kind, head[2])
+    end
+  end
+end
+
+-- Have kinds name a set, and the set name them.
+local function link_kinds(set, kinds)
+  know_kinds(kinds)
+  for _, kind in ipairs(kinds) do
+    local sets = sets_of(kind) or ''
+    if not find(sets, set, 1, true) then
+      add_pair('HSET', KINDS, kind, sets .. set)
+    end
+    add('SADD', set_key(set), kind)
+    if sub(set, 1, 1) == 'x' then
+      each_head(set, kind, function(heads, member, score)
+        add_pair('ZADD', heads, score, member)
+      end)
+    end
+  end
+  write_all()
+end
+
+-- Have kinds name a set no longer, and forget those that no set and no instance is left of.
+local function unlink_kinds(set, kinds)
+  know_kinds(kinds)
+  for _, kind in ipairs(kinds) do
+    local sets = sets_of(kind) or ''
+    local at = find(sets, set, 1, true)
+    local rest = at and sub(sets, 1, at - 1) .. sub(sets, at + SET_SIZE) or sets
+    if rest == '' and not has_instances(kind) then
+      add('HDEL', KINDS, kind)
+    else
+      add_pair('HSET', KINDS, kind, rest)
+    end
+    if sub(set, 1, 1) == 'x' then
+      each_head(set, kind, function(heads, member)
+        add('ZREM', heads, member)
+      end)
+    end
+  end
+  write_all()
+end
+
+-- The set that a node registered, or is about to ("?" in front).
+local function set_named(text)
+  return text and match(text, '^%??(.+)$')
+end
