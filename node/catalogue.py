@@ -77,15 +77,11 @@ class KindCatalogue(Role):
 
     async def check_served(self, kind: str) -> bool:
         """Whether a live node runs a kind, as of the last few seconds; the first time that none does, warn."""
-        if kind not in self._served and not self._is_fresh():
-            try:
-                nodes = await self._store.nodes()
-            except StoreError:
-                return True  # not known to be unserved
-            self._served = frozenset(kind for node in nodes for kind in node.info.kinds)
-            self._looked_at = asyncio.get_running_loop().time()
-        if kind in self._served:
-            return True
+        try:
+            if kind in self._served or kind in await self.served():
+                return True
+        except StoreError:
+            return True  # not known to be unserved
         if kind not in self._warned:
             _remember(self._warned, kind)
             logger.warning(
@@ -94,6 +90,14 @@ class KindCatalogue(Role):
                 kind,
             )
         return False
+
+    async def served(self) -> frozenset[str]:
+        """The kinds that live nodes run, as of the last few seconds; raises StoreError."""
+        if not self._is_fresh():
+            nodes = await self._store.nodes()
+            self._served = frozenset(kind for node in nodes for kind in node.info.kinds)
+            self._looked_at = asyncio.get_running_loop().time()
+        return self._served
 
     def _is_fresh(self) -> bool:
         looked_at = self._looked_at

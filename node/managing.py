@@ -94,7 +94,8 @@ class NodeVerbs(Manager):
         session = self._need_session()
         for kind in dict.fromkeys(kinds):
             if self._registry.find(kind) is None and not await session.catalogue.knows(kind):
-                raise UnknownKindError(kind, [job.kind for job in self._registry.jobs()])
+                known = {job.kind for job in self._registry.jobs()} | await session.catalogue.served()
+                raise UnknownKindError(kind, sorted(known))
 
     def _adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> None:
         """Serve jobs that are scheduled here and not registered, if this node has workers.

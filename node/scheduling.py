@@ -11,11 +11,13 @@ from typing_extensions import TypeIs
 
 from peerjob.clock import Clock
 from peerjob.definition import Definition
+from peerjob.durations import to_micros
 from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError
 from peerjob.ids import IdSource
 from peerjob.job import Call, Job
 from peerjob.policy import LABEL, Policy, is_label, make_policy, store_overrides
 from peerjob.record import NewInstance, Record, Transition
+from peerjob.recurrence import drawn_us
 from peerjob.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.state import State
 
@@ -113,13 +115,20 @@ class Scheduling:
             kind=job.kind,
             spec=spec,
             priority=policy.priority,
-            due_us=timing.at_us,
-            delay_us=timing.after_us or None,
+            due_us=None if timing.at_us is None else timing.at_us + self._jitter_us(job),
+            delay_us=None if timing.after_us is None else (timing.after_us + self._jitter_us(job)) or None,
             key=key,
             tags=policy.tags,
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
         )
+
+    def _jitter_us(self, job: Job[..., Any, Any]) -> int:
+        """How much later than its `at` or `after` one run is due."""
+        timing = job.timing
+        if timing.draw_jitter is not None:
+            return to_micros(timing.draw_jitter(), "jitter")
+        return drawn_us(timing.jitter_us, job.schedule_name if timing.hashed else None, self._clock.random)
 
     def definition(self, call: Call[Any], *, registered: bool = False) -> tuple[str, Definition]:
         """Name and definition of the schedule that a call means; raises for everything that is wrong with it.
@@ -129,6 +138,11 @@ class Scheduling:
         job, timing = call.job, call.job.timing
         if not timing.recurs:
             raise ScheduleError(f"job {job.kind!r} has no recurrence; give it one with with_options(cron=) or (every=)")
+        if timing.draw_jitter is not None:
+            raise ScheduleError(
+                f"job {job.kind!r}: jitter= is a function, which a schedule cannot store; "
+                "give it a duration, Jitter.random(...) or Jitter.hashed(...)"
+            )
         known = registered or self._registry.find(job.kind) is job
         policy, spec, key = self._stored(call, {} if known else job.overrides, 0, {})
         return job.schedule_name, Definition(

@@ -230,11 +230,9 @@ class Client(RemoteVerbs):
         call = self._scheduling.resolve(target, args, kwargs)
         if recurs:
             _, definition = self._scheduling.definition(call)
-            return job_request(
-                call.job, decode_spec(definition.spec).args, definition.key, id=None, recurs=True, known=known
-            )
+            return job_request(call.job, decode_spec(definition.spec).args, definition.key, new=None, known=known)
         new = self._scheduling.new(call)
-        return job_request(call.job, decode_spec(new.spec).args, new.key, id=new.id, recurs=False, known=known)
+        return job_request(call.job, decode_spec(new.spec).args, new.key, new=new, known=known)
 
     async def _made(self, answer: pb.ScheduleJobResponse) -> Instance[Any]:
         instance = await self._whole_instance(answer.instance)

@@ -18,6 +18,7 @@ from peerjob.ids import id_time_us
 from peerjob.job import Call, Job
 from peerjob.policy import Backoff
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.record import NewInstance
 from peerjob.spec import encode_arguments
 from peerjob.timing import Jitter
 
@@ -52,11 +53,12 @@ def kind_request(
 
 
 def job_request(
-    job: Job[..., Any, Any], arguments: bytes, key: str | None, *, id: str | None, recurs: bool, known: bool = False
+    job: Job[..., Any, Any], arguments: bytes, key: str | None, *, new: NewInstance | None, known: bool = False
 ) -> pb.ScheduleJobRequest:
     """A request for a job that is known to the client, whose arguments are checked and encoded already.
 
-    With `known`, the nodes refuse a kind that none of them has published.
+    `new` is what a node would store for one run; without it, the request is for a schedule. With `known`, the nodes
+    refuse a kind that none of them has published.
 
     Of a job with an executor only what a node would store with the instance is sent; of a handle, all that it says.
     """
@@ -65,10 +67,14 @@ def job_request(
         if name in job.options:
             sent[name] = job.options[name]
     options = options_message(sent, job, key)
-    if recurs:
+    if new is None:
         _tell_recurrence(options, job)
+    elif new.due_us is not None:
+        options.at.CopyFrom(stamp(new.due_us))
+    elif job.timing.after_us is not None:
+        options.after.CopyFrom(span(new.delay_us or 0))
     return pb.ScheduleJobRequest(
-        uuid=id,
+        uuid=None if new is None else new.id,
         kind=job.kind,
         priority=sent.get("priority"),
         encoded_arguments=arguments,
@@ -94,10 +100,6 @@ def options_message(sent: Mapping[str, Any], job: Job[..., Any, Any], key: str |
         message.max_retries = FOREVER if sent["max_retries"] is None else sent["max_retries"]
     if sent.get("retention") is not None:
         message.retention.CopyFrom(span(sent["retention"]))
-    if job.timing.at_us is not None:
-        message.at.CopyFrom(stamp(job.timing.at_us))
-    if job.timing.after_us is not None:
-        message.after.CopyFrom(span(job.timing.after_us))
     return message
 
 

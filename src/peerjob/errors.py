@@ -78,7 +78,7 @@ class UnknownKindError(PeerjobError, LookupError):
         self.known = tuple(known)
         listed = ", ".join(sorted(self.known)[:10]) or "none"
         super().__init__(
-            f"no node knows the kind {kind!r} (known here: {listed}); "
+            f"no node knows the kind {kind!r} (known: {listed}); "
             "register a job of it, or pass allow_unknown=True to let it wait for a node that has one"
         )
 

@@ -335,7 +335,8 @@ class Instance(Generic[R_co]):
             "retry_of": self._decoded().retry_of,
             "schedule": self.schedule,
             "nominal_at": _iso(self.nominal_at),
-            "error": None if record.error is None else str(self.error),
+            "error": None if (error := self.error) is None else str(error),
+            "traceback": None if error is None else error.traceback or None,
             "result": decode_value(record.result) if done and record.result is not None else None,
             **{name: self._decoded().overrides[name] for name in self._decoded().overrides.keys() & _SHOWN},
         }

@@ -135,7 +135,7 @@ class Options(TypedDict, total=False):
     cron: str
     every: Duration
     timezone: str
-    jitter: Duration | Jitter
+    jitter: Duration | Jitter | Callable[[], Duration]
     overlap: Literal["allow", "skip", "queue", "replace"]
     queue_limit: int
     misfire: Literal["skip", "run_once", "run_all"]

@@ -90,9 +90,14 @@ def jitter_us(definition: Definition, name: str, nominal_us: int, random: Random
 
     Hashed jitter depends on the name alone, so a schedule keeps its place in the spread, on every node and for ever.
     """
-    if definition.jitter_us <= 0:
+    return drawn_us(definition.jitter_us, name if definition.hashed else None, random)
+
+
+def drawn_us(limit_us: int, name: str | None, random: Random) -> int:
+    """A delay from 0 to a limit: by a hash of the name if one is given, else by chance."""
+    if limit_us <= 0:
         return 0
-    if not definition.hashed:
-        return random.randint(0, definition.jitter_us)
+    if name is None:
+        return random.randint(0, limit_us)
     drawn = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-    return drawn * (definition.jitter_us + 1) >> 64
+    return drawn * (limit_us + 1) >> 64

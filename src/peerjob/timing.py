@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -66,6 +66,8 @@ class Timing:
     """None: nobody said, so the node's counts."""
     jitter_us: int = 0
     hashed: bool = False
+    draw_jitter: Callable[[], Duration] | None = None
+    """A function that says how much later one run is due, in place of `jitter_us`."""
     overlap: Overlap = Overlap.SKIP
     queue_limit: int = QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"
@@ -90,7 +92,7 @@ class Timing:
         read = read_cron(options["cron"]) if options.get("cron") is not None else None
         if isinstance(read, CronText) and read.zone is not None:
             timezone = _one_zone(options["cron"], read.zone, timezone)
-        jitter = _jitter(options.get("jitter", 0))
+        draw, jitter = _jitter(options.get("jitter", 0))
         return cls(
             at_us=None if options.get("at") is None else to_us(_aware(options["at"], zone)),
             after_us=None if options.get("after") is None else _positive_us("after", options["after"], zero=True),
@@ -99,6 +101,7 @@ class Timing:
             timezone=timezone,
             jitter_us=jitter.limit_us,
             hashed=jitter.by_name,
+            draw_jitter=draw,
             overlap=Overlap(_one_of("overlap", options.get("overlap", "skip"), ("allow", "skip", "queue", "replace"))),
             queue_limit=_limit("queue_limit", options.get("queue_limit", QUEUE_LIMIT), MAX_QUEUE_LIMIT),
             misfire=_one_of("misfire", options.get("misfire", "run_once"), ("skip", "run_once", "run_all")),
@@ -136,8 +139,10 @@ def _every_us(read: CronText | EveryText | None, given: object) -> int | None:
     return every
 
 
-def _jitter(given: Any) -> Jitter:
-    return given if isinstance(given, Jitter) else Jitter.random(given)
+def _jitter(given: Any) -> tuple[Callable[[], Duration] | None, Jitter]:
+    if isinstance(given, Jitter):
+        return None, given
+    return (given, Jitter(0, by_name=False)) if callable(given) else (None, Jitter.random(given))
 
 
 def _aware(given: object, zone: ZoneInfo | None) -> datetime:

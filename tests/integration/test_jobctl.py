@@ -502,10 +502,11 @@ def test_why_tells_what_an_instance_waits_for(jobctl: Jobctl) -> None:
     assert reasons("nobody", "--allow-unknown")[0].startswith("no live node runs jobs of kind 'nobody' (one runs add")
     assert reasons("add", "1", "1", "--wait")[0] == "it is over: Completed after 1 try"
     failed = jobctl("schedule", "fail", "why not", "--wait", "-o", "name").out.strip()
-    assert jobctl("why", failed).lines[1:] == [
-        "  it is over: Terminated after 1 try",
-        "  it ended with ValueError: why not",
-    ]
+    _, over, ended, _, *traceback = jobctl("why", failed).lines
+    assert [over, ended] == ["  it is over: Terminated after 1 try", "  it ended with ValueError: why not"]
+    assert (traceback[0], traceback[-1]) == ("Traceback (most recent call last):", "ValueError: why not")
+    assert jobctl("get", "instance", failed, "-o", "json").json["traceback"].splitlines() == traceback
+    assert f"{'traceback':<15}Traceback (most recent call last):" in jobctl("get", "instance", failed).out
 
 
 def test_why_tells_how_many_are_before_an_instance_that_is_queued(jobctl: Jobctl) -> None:

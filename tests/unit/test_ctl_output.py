@@ -132,3 +132,13 @@ def test_an_error_has_a_status_and_says_what_to_do(error: Exception, status: Sta
 
 def test_a_defect_is_not_hidden() -> None:
     assert refusal_of(KeyError("x")) is None
+
+
+def test_a_text_of_several_lines_is_indented(capsys: pytest.CaptureFixture[str]) -> None:
+    Printer(Format.TABLE).fields({"name": "Ann", "traceback": "Traceback:\n  in \x1b[2Jrun\nValueError: no\n"})
+    assert capsys.readouterr().out.splitlines() == [
+        "name       Ann",
+        "traceback  Traceback:",
+        "             in \\x1b[2Jrun",
+        "           ValueError: no",
+    ]

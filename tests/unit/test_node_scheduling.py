@@ -11,6 +11,7 @@ import pytest
 
 from peerjob import (
     ArgumentError,
+    Jitter,
     Job,
     Node,
     NodeStateError,
@@ -325,6 +326,36 @@ async def test_registering_a_kind_again_replaces_it_and_another_signature_warns(
         node.register(Job("add", lambda x, y: (x, y)))
         assert "another signature" in caplog.text
         assert await clock.run((await node.schedule("add", 1, 2)).result()) == (1, 2)
+
+
+# -- jitter ----------------------------------------------------------------------------------------------------------
+
+
+async def test_jitter_makes_one_run_due_later(clock: VirtualClock) -> None:
+    async with running_node(ADD, clock=clock) as node:
+        begun = clock.time_us()
+
+        async def late_us(**options: Any) -> int:
+            instance = await node.schedule(ADD.with_options(**options), 1, 2)
+            return round((instance.due_at - to_datetime(begun)).total_seconds() * 1e6) - 60_000_000
+
+        for time in ({"after": "1m"}, {"at": to_datetime(begun + 60_000_000)}):
+            drawn = [await late_us(**time, jitter="10s") for _ in range(20)]
+            assert len(set(drawn)) > 15
+            assert all(0 <= one <= 10_000_000 for one in drawn)
+            assert {await late_us(**time, jitter=lambda: "7s") for _ in range(3)} == {7_000_000}
+            (hashed,) = {await late_us(**time, jitter=Jitter.hashed("10s")) for _ in range(3)}
+            assert 0 <= hashed <= 10_000_000
+        now = await node.schedule(ADD.with_options(jitter="1h"), 1, 2)
+        assert await clock.run(now.result()) == 3
+
+
+async def test_a_schedule_refuses_a_jitter_function(clock: VirtualClock) -> None:
+    async with running_node(ADD, clock=clock) as node:
+        with pytest.raises(ScheduleError, match="jitter= is a function"):
+            await node.add_schedule(ADD.with_options(every="1m", jitter=lambda: 5), 1, 2)
+        with pytest.raises(OptionError, match="jitter"):
+            await node.schedule(ADD.with_options(after=5, jitter=lambda: -1), 1, 2)
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------

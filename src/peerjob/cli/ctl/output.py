@@ -101,12 +101,15 @@ class Printer:
             self.one(thing, view)
 
     def fields(self, values: dict[str, Any]) -> None:
-        """Names and values below one another; what is empty is left out."""
+        """Names and values below one another, a text of several lines indented; what is empty is left out."""
         width = max((len(name) for name in values), default=0)
         for name, value in json.loads(to_json(values)).items():
             if value not in (None, "", [], {}):
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                print(f"{shown(name):<{width}}  {shown(text)}")
+                first, *more = text.rstrip("\n").split("\n")
+                print(f"{shown(name):<{width}}  {shown(first)}")
+                for line in more:
+                    print(f"{'':<{width}}  {shown(line)}")
 
     def text(self, text: str, plain: Any) -> None:
         """Something that is a text for people, and values for programs."""

@@ -24,7 +24,7 @@ from .session import Session, verb
 
 WHEN, HOW, RECURRENCE = "When", "How it runs", "Recurrence"
 DEFINED = "as the job defines it"
-RECURRENT = ("name", "description", "jitter", "overlap", "queue_limit", "misfire", "misfire_limit", "start_deadline")
+RECURRENT = ("name", "description", "overlap", "queue_limit", "misfire", "misfire_limit", "start_deadline")
 
 
 def _option(help: str, *names: str, panel: str = HOW, default: str = DEFINED, metavar: str | None = None) -> Any:
@@ -67,7 +67,13 @@ async def schedule(
     name: Annotated[str | None, _option("Name of the schedule.", panel=RECURRENCE, default="the kind")] = None,
     description: Annotated[str | None, _option("What the schedule is for.", panel=RECURRENCE, default="none")] = None,
     jitter: Annotated[
-        str | None, _option("Fire up to so much later.", panel=RECURRENCE, metavar="DURATION", default="0")
+        str | None,
+        _option(
+            "Run up to so much later than --at, --after or --cron say.",
+            panel=WHEN,
+            metavar="DURATION",
+            default="0",
+        ),
     ] = None,
     overlap: Annotated[
         str | None,
@@ -152,6 +158,8 @@ async def schedule(
     recurs = cron is not None or every is not None
     if not recurs and (misplaced := [option for option in RECURRENT if option in options]):
         raise OptionError(f"--{misplaced[0].replace('_', '-')}", options[misplaced[0]], "--cron or --every beside it")
+    if jitter is not None and not recurs and at is None and after is None:
+        raise OptionError("--jitter", jitter, "--at, --after, --cron or --every beside it")
     if wait and recurs:
         raise OptionError("--wait", "--cron or --every", "one run: a schedule is never over")
     args, kwargs = _arguments(arguments or [], keyword or [], json_args)

@@ -51,7 +51,8 @@ async def why(
             return
         instance = await client.lookup_instance(what)
         reasons = why_instance(await _facts(session, client, instance))
-        _show(session, f"{instance.id} of {instance.kind}: {instance.state!s}", reasons)
+        traceback = "" if instance.error is None else instance.error.traceback
+        _show(session, f"{instance.id} of {instance.kind}: {instance.state!s}", reasons, traceback)
 
 
 async def _facts(session: Session, client: Client, instance: Instance[object]) -> Facts:
@@ -108,6 +109,8 @@ def _is_id(text: str) -> bool:
     return True
 
 
-def _show(session: Session, subject: str, reasons: list[str]) -> None:
+def _show(session: Session, subject: str, reasons: list[str], traceback: str = "") -> None:
     text = "\n".join([subject, *(f"  {one}" for one in reasons)])
-    session.out.text(text, {"subject": subject, "reasons": reasons})
+    if traceback:
+        text += f"\n\n{traceback.rstrip()}"
+    session.out.text(text, {"subject": subject, "reasons": reasons, "traceback": traceback or None})
