@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from peerjob.clock import Clock
-from peerjob.errors import StoreError
+from peerjob.errors import LayoutError, StoreError
 from peerjob.firing import Candidate, Leader, Term
 from peerjob.store.base import Elections
 
@@ -153,6 +153,9 @@ class Election(Role):
                 async with self._calling:
                     await self._round()
                 self.last_error = None
+            except LayoutError:
+                await self._disconnect()
+                raise
             except (StoreError, TimeoutError) as error:
                 if repr(error) != repr(self.last_error):
                     logger.warning("election: %s; it goes on when the coordinator answers", str(error) or "no answer")

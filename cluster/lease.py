@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
 from peerjob.clock import Clock
-from peerjob.errors import StoreError
+from peerjob.errors import LayoutError, StoreError
 from peerjob.record import Renewed
 from peerjob.store.base import Liveness
 
@@ -35,6 +36,7 @@ class LeaseListener(Protocol):
     def lease_dead(self, incarnation: str) -> None: ...
     def trust_ended(self) -> None: ...
     def trust_returned(self) -> None: ...
+    def layout_changed(self, error: LayoutError) -> None: ...
 
 
 class Lease:
@@ -166,6 +168,10 @@ class Lease:
                         liveness = await self._opened()
                     async with asyncio.timeout(self._ttl / 5):
                         await self._renew(liveness)
+                except LayoutError as error:
+                    self._trusted_until, self._stopping = 0.0, True
+                    self._tell(functools.partial(self._listener.layout_changed, error))
+                    return
                 except (StoreError, TimeoutError) as error:
                     self._steady_since = None
                     self.failures += 1

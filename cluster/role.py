@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from peerjob.clock import Clock
-from peerjob.errors import StoreError
+from peerjob.errors import LayoutError, StoreError
 
 from .pulse import Pulse
 
@@ -34,6 +35,8 @@ class Role:
         self.last_error: BaseException | None = None
         self.failures = 0
         """How often `run()` ended in an error."""
+        self.layout_changed: Callable[[LayoutError], None] | None = None
+        """Called when another release writes the namespace; the role then ends."""
 
     async def run(self) -> None:
         """The role's loop; only cancellation ends it."""
@@ -74,6 +77,14 @@ class Role:
         while True:
             try:
                 await self.run()
+            except LayoutError as error:
+                self.failures += 1
+                if self.layout_changed is not None:
+                    self.layout_changed(error)
+                    return
+                if repr(error) != repr(self.last_error):
+                    logger.warning("%s: %s", self.name, error)
+                self.last_error = error
             except StoreError as error:
                 self.pulse.beat()
                 self.failures += 1

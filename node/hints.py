@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
-from peerjob.record import Hint
 from peerjob.store.base import Store
 
 WAIT = 5.0
@@ -20,14 +19,22 @@ class HintReceiver(Role):
     restart_delay = 0.2
 
     def __init__(
-        self, *, clock: Clock, store: Store, incarnation: Callable[[], str], receive: Callable[[Hint], None]
+        self,
+        *,
+        clock: Clock,
+        store: Store,
+        incarnation: Callable[[], str],
+        receivers: Mapping[str, Callable[[str], object]],
     ) -> None:
         super().__init__(clock)
         self._store = store
         self._incarnation = incarnation
-        self._receive = receive
+        self._receivers = receivers
+        """By what a hint is about; each takes the id in it."""
 
     async def run(self) -> None:
         while True:
             for hint in await self._store.next_hints(self._incarnation(), WAIT):
-                self._receive(hint)
+                receive = self._receivers.get(hint.what)
+                if receive is not None:
+                    receive(hint.id)

@@ -27,7 +27,7 @@ from .probes import Probe, ProbeAnswer, look
 from .registry import Registry
 from .scheduling import Scheduling
 from .session import Session
-from .vitals import Vitals
+from .vitals import Vitals, vitals_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -316,7 +316,7 @@ class Node(NodeVerbs):
 
     def vitals(self) -> Vitals:
         """How this node is at this moment; raises NodeStateError while it is not running."""
-        return self._need_session().vitals()
+        return vitals_of(self._need_session())
 
     def probe(self, probe: Probe) -> ProbeAnswer:
         """Whether this node is alive, ready, started or drained at this moment, running or not, by asking nobody."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from peerjob.firing import Fire, FireRecord
 from peerjob.record import Ack, Claim, Reaped
 
 from .recorder import Entry
+
+if TYPE_CHECKING:
+    from peerjob.telemetry import Tracing
+
+    from .pool import Runner
 
 
 class Observer:
@@ -27,3 +33,10 @@ class Observer:
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
         """This node, as the leader, accounted for nominal times."""
+
+
+def traced(runner: Runner, tracing: Tracing, node: str) -> Runner:
+    """A runner whose runs are traced."""
+    from .tracing import TracedRunner
+
+    return TracedRunner(runner, tracing, node)

@@ -16,13 +16,13 @@ from peerjob.cluster.election import Election
 from peerjob.cluster.lease import Lease
 from peerjob.cluster.recovery import Reaper
 from peerjob.cluster.retention import Retention
-from peerjob.errors import StoreError
+from peerjob.errors import LayoutError, StoreError
 from peerjob.firing import Candidate, Fire, FireRecord
 from peerjob.ids import IdSource
 from peerjob.instance import Instance
 from peerjob.joblog import CaptureHandler
 from peerjob.manager import Manager
-from peerjob.record import FINAL_STATE, Hint, NodeInfo, Outcome, Reaped, Renewed
+from peerjob.record import FINAL_STATE, NodeInfo, Outcome, Reaped, Renewed
 from peerjob.store.base import Elections, Store
 from peerjob.version import __version__
 
@@ -35,8 +35,8 @@ from .injection import Resources
 from .intake import Intake
 from .ledger import Ledger
 from .notices import Notices
-from .observing import Observer
-from .pool import Pool, Runner
+from .observing import Observer, traced
+from .pool import Pool
 from .processors import Processors
 from .reconcile import Reconciler
 from .recorder import Recorder
@@ -49,7 +49,6 @@ from .telling import tell
 from .turns import Turns
 from .verbs import StoreVerbs
 from .verdict import Verdicts
-from .vitals import Vitals
 from .waiting import Waiters
 from .watching import Watchers
 
@@ -101,7 +100,8 @@ class Session:
         self._kinds = registry.kinds()
         self._opened = False
         self.joined = False
-        self._ahead_us = 0
+        self.ahead_us = 0
+        """How far this node's clock is ahead of the store's."""
 
         self._ledger = Ledger()
         verdicts = Verdicts(clock, max_payload)
@@ -138,7 +138,7 @@ class Session:
         self.pool = Pool(
             size=workers,
             node=name,
-            runner=self.runner if tracing is None else _traced(self.runner, tracing, name),
+            runner=self.runner if tracing is None else traced(self.runner, tracing, name),
             may_start=lambda: self.lease.trusted and not self._recorder.full,
             wake=self.turns.wake,
             hint=self.turns.hint,
@@ -185,14 +185,22 @@ class Session:
             election=self.election,
             node=name,
             ids=self._ids,
-            offset=lambda: self._ahead_us,
+            offset=lambda: self.ahead_us,
             on_made=lambda new: tell(f"instance {new.id}", self.notices.made, new),
             on_fired=self._fired,
         )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
         self.watchers = Watchers(clock=clock, store=store, incarnation=lambda: self.incarnation, manager=manager)
+        receivers: dict[str, Callable[[str], object]] = {
+            "work": lambda _: self.turns.hint(),
+            "cancel": lambda _: self.lease.renew_soon(),
+            "final": self.waiters.ended,
+            "change": self.watchers.changed,
+            "schedule": lambda _: self._cron.changed(),
+            "leader": lambda _: self.election.soon(),
+        }
         self.roles = (
-            HintReceiver(clock=clock, store=store, incarnation=lambda: self.incarnation, receive=self._hinted),
+            HintReceiver(clock=clock, store=store, incarnation=lambda: self.incarnation, receivers=receivers),
             self.waiters,
             self.watchers,
             Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self._reaped),
@@ -202,6 +210,10 @@ class Session:
             self.election,
             self._cron,
         )
+        for role in (self.turns, *self.roles):
+            # a coordinator elsewhere has a layout of its own
+            if role is not self.election or elections == store.elections:
+                role.layout_changed = self.layout_changed
         self._capture = CaptureHandler(self.runner.hooks)
 
     # -- coming and going ---------------------------------------------------------------------------------------------
@@ -327,27 +339,12 @@ class Session:
             started_us=self._started_us,
         )
 
-    def vitals(self) -> Vitals:
-        pool, leader = self.pool, self.election.leader
-        return Vitals(
-            workers=pool.size,
-            busy=pool.running,
-            stuck=pool.stuck,
-            held=pool.waiting,
-            lease_age=self.lease.age,
-            trusted=self.lease.trusted,
-            ahead=self._ahead_us / 1_000_000,
-            leads=self.election.is_leader,
-            term=0 if leader is None else leader.term.number,
-            failures={role.name: role.failures for role in (*self.roles, self.turns)} | {"lease": self.lease.failures},
-        )
-
     def _store_us(self) -> int:
         """What time it is by the store's clock, as far as the last renewal tells."""
-        return self._clock.time_us() - self._ahead_us
+        return self._clock.time_us() - self.ahead_us
 
     def _may_lead(self) -> bool:
-        right = self._store.capabilities.clock == "server" or abs(self._ahead_us) <= MAX_AHEAD_US
+        right = self._store.capabilities.clock == "server" or abs(self.ahead_us) <= MAX_AHEAD_US
         return right and self.lease.trusted
 
     def _spawn(self, work: Any) -> None:
@@ -364,7 +361,7 @@ class Session:
     def lease_renewed(self, incarnation: str, reply: Renewed) -> None:
         if incarnation != self.incarnation:
             return
-        self._ahead_us = reply.ahead_us
+        self.ahead_us = reply.ahead_us
         for id in reply.cancelled:
             self._cancelled_by_user(id)
         if reply.held is not None:
@@ -391,6 +388,27 @@ class Session:
         self.turns.hint()
         self.election.soon()
 
+    def layout_changed(self, error: LayoutError) -> None:
+        """Another release writes the namespace: nothing that this node does is accepted any more."""
+        if not self.joined:
+            return
+        logger.error("node %r: %s. It does nothing more; what runs is cancelled, and peers run it", self._name, error)
+        self.joined = self.pool.accepting = False
+        self._forget_claims()
+        self._spawn(self._retire())
+
+    def _forget_claims(self) -> None:
+        """Cancel what runs: it belongs to the peers, at once or when the lease has expired."""
+        self.pool.forget_backlog()
+        for run in self._ledger.clear():
+            run.lost = True
+            run.cancel("lost")
+
+    async def _retire(self) -> None:
+        for role in (self.turns, *self.roles):
+            await role.stop()
+        await self.lease.stop()
+
     # -- turns (TurnListener) -----------------------------------------------------------------------------------------
 
     def incarnation_dead(self, incarnation: str) -> None:
@@ -398,10 +416,7 @@ class Session:
         if incarnation != self.incarnation or self._joining is not None:
             return
         logger.warning("node %r was taken for dead; it joins anew", self._name)
-        self.pool.forget_backlog()
-        for run in self._ledger.clear():
-            run.lost = True
-            run.cancel("lost")
+        self._forget_claims()
         self.incarnation = self._ids.one()
         self._joining = asyncio.get_running_loop().create_task(self._rejoin(incarnation))
 
@@ -450,10 +465,7 @@ class Session:
             run.cancel("user")
 
     def _return_stranded(self, run: Run) -> None:
-        logger.warning(
-            "instance %s was claimed for this node in a reply that never came; it is handed back",
-            run.claim.id,
-        )
+        logger.warning("instance %s was claimed in a reply that never came; it is handed back", run.claim.id)
         self._recorder.add(run, self._verdicts.handed_back(run, "claimed in a reply that was lost"))
 
     def _reaped(self, reaped: Sequence[Reaped]) -> None:
@@ -480,23 +492,6 @@ class Session:
 
         self._spawn(read())
 
-    def _hinted(self, hint: Hint) -> None:
-        match hint.what:
-            case "work":
-                self.turns.hint()
-            case "cancel":
-                self.lease.renew_soon()
-            case "final":
-                self.waiters.ended(hint.id)
-            case "change":
-                self.watchers.changed(hint.id)
-            case "schedule":
-                self._cron.changed()
-            case "leader":
-                self.election.soon()
-            case _:
-                pass
-
     # -- clearing -----------------------------------------------------------------------------------------------------
 
     async def clear(self) -> None:
@@ -505,9 +500,3 @@ class Session:
         for run in self._ledger.runs():
             run.lost = True
             run.cancel("lost")
-
-
-def _traced(runner: Runner, tracing: Tracing, node: str) -> Runner:
-    from .tracing import TracedRunner
-
-    return TracedRunner(runner, tracing, node)

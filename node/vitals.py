@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +32,21 @@ class Vitals:
     """The number of the present term, whoever leads; 0 when no leader is known."""
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
     """Role → errors since the node was started, such as those of a store that was away."""
+
+
+def vitals_of(session: Session) -> Vitals:
+    """The state of a session now."""
+    pool, leader = session.pool, session.election.leader
+    return Vitals(
+        workers=pool.size,
+        busy=pool.running,
+        stuck=pool.stuck,
+        held=pool.waiting,
+        lease_age=session.lease.age,
+        trusted=session.lease.trusted,
+        ahead=session.ahead_us / 1_000_000,
+        leads=session.election.is_leader,
+        term=0 if leader is None else leader.term.number,
+        failures={role.name: role.failures for role in (*session.roles, session.turns)}
+        | {"lease": session.lease.failures},
+    )

@@ -142,7 +142,8 @@ class Store(Protocol):
     async def open(self) -> None:
         """Connect, check the server and the namespace's layout.
 
-        Raises StoreUnavailableError within 5 s when the server cannot be reached, LayoutError for a newer layout.
+        Raises StoreUnavailableError within 5 s when the server cannot be reached, LayoutError for the layout of another
+        release.
         """
         ...
 

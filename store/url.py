@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from peerjob.clock import Clock
@@ -20,7 +20,15 @@ _HOSTS_END = re.compile("[/?#]")
 _ESCAPED = "a URL whose password has %2F for /, %3F for ?, %23 for #, %5B for [ and %40 for @"
 
 
-def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Store:
+class Engine(Store, Protocol):
+    """A store of this package."""
+
+    async def wipe(self) -> int:
+        """Instead of `open`: connect, and remove every key of the namespace, whatever its layout; returns how many."""
+        ...
+
+
+def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Engine:
     """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
 
     `memory://` is private to its caller, `memory://name` is shared in the process. `redis://` and `valkey://` take
@@ -45,6 +53,18 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
 
         return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     raise OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
+
+
+async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
+    """Remove every key of a namespace, also one whose layout this release cannot read; returns how many there were.
+
+    No node may run on it.
+    """
+    store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
+    try:
+        return await store.wipe()
+    finally:
+        await store.close()
 
 
 def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], Elections]:

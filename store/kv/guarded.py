@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from peerjob.record import Capabilities
 from peerjob.store.layout import LAYOUT, check_layout
 
-from .base import Applied, Compare, Entry, Found, KeyValue, Put, Range, Step, Watch
+from .base import Applied, Compare, Delete, Entry, Found, KeyValue, Put, Range, Step, Watch
+from .keys import prefix_end
+
+_WIPED_AT_ONCE = 1_000
 
 
 class GuardedKeyValue:
@@ -68,6 +71,18 @@ class GuardedKeyValue:
                 self._guard = Compare(self._key, mod=entry.mod)
                 return self._guard
             await self._kv.txn([Step([Compare(self._key)], [Put(self._key, str(LAYOUT).encode())])])
+
+    async def wipe(self, root: str) -> int:
+        """Remove every key of the namespace, whatever its layout; returns how many there were."""
+        await self._kv.open()
+        removed = 0
+        while True:
+            (found,) = await self._kv.read([Range(root, prefix_end(root), limit=_WIPED_AT_ONCE, keys_only=True)])
+            if not found.items:
+                return removed
+            last = found.items[-1][0]
+            await self._kv.txn([Step([], [Delete(found.items[0][0], f"{last}\0")])])
+            removed += len(found.items)
 
     def watch(self, prefix: str) -> Watch:
         return self._kv.watch(prefix)

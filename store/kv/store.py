@@ -119,6 +119,9 @@ class KVStore:
             await self._kv.close()
             raise
 
+    async def wipe(self) -> int:
+        return await self._kv.wipe(self._context.keys.root)
+
     async def close(self) -> None:
         self._context.hints.close()
         await self._kv.close()

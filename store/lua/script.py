@@ -43,6 +43,8 @@ _CONSTANTS = {
     "KEY_TAKEN": KEY_TAKEN,
     "REPLACED": REPLACED,
 }
+_ANY_LAYOUT = ("open", "wipe")
+"""Scripts that write whatever the layout of the namespace is; `layout` in base.lua stops all others."""
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
@@ -88,6 +90,7 @@ class Scripts:
     expire: Script
     clear_final: Script
     clear: Script
+    wipe: Script
     put_schedule: Script
     remove_schedule: Script
     get_schedules: Script
@@ -138,7 +141,7 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
     shebang, _, body = text.partition("\n")
     body = _without_comments(body)
     wanted = set(_WORD.findall(body))
-    if "no-writes" not in shebang and name != "open":
+    if "no-writes" not in shebang and name not in _ANY_LAYOUT:
         wanted.add("layout")
     chosen: list[str] = []
     for names, code in reversed(definitions):

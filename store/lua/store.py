@@ -24,6 +24,7 @@ from .schedules import ScheduleVerbs
 from .server import inspect
 
 OPEN_TIMEOUT = 4.5
+_WIPED_AT_ONCE = 1_000
 
 
 class LuaStore(QueueVerbs, NodeVerbs, ScheduleVerbs, ReadingVerbs, RetentionVerbs):
@@ -68,6 +69,15 @@ class LuaStore(QueueVerbs, NodeVerbs, ScheduleVerbs, ReadingVerbs, RetentionVerb
         except BaseException:
             await self._driver.close()
             raise
+
+    async def wipe(self) -> int:
+        await self._driver.open()
+        cursor, removed = b"0", 0
+        while True:
+            reply = await self._run(self._scripts.wipe, cursor, _WIPED_AT_ONCE)
+            cursor, removed = reply[0], removed + int(reply[1])
+            if cursor == b"0":
+                return removed
 
     async def close(self) -> None:
         await self._driver.close()

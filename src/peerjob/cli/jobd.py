@@ -132,6 +132,22 @@ def run(settings: Settings) -> int:
 
 
 @app.command(
+    help="Remove a whole namespace from its store: instances, schedules, the ledger, and what nodes left there.\n\n"
+    "It works also where a node refuses the layout of the namespace. Stop all nodes of the namespace before."
+)
+@takes_settings
+def clear(
+    settings: Settings,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> int:
+    """Remove a namespace."""
+    from .daemon import wiping
+
+    return wiping.clear(settings, yes=yes)
+
+
+@app.command(
     help="Check a configuration, its store and its cluster, and tell what is good and what is not.\n\n"
     "Takes the options of `jobd run`, and runs nothing; it joins the cluster for a moment, without workers. "
     "The exit status: 0 when nothing fails, 1 when something does (with --strict, also for a warning), 2 for options "

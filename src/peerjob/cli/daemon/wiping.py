@@ -1,0 +1,24 @@
+"""`jobd clear`: removes a whole namespace, also one whose layout this release cannot read."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from peerjob import SystemClock
+from peerjob.cli.loops import run_loop
+from peerjob.store.url import redact, wipe_namespace
+
+from .settings import Settings
+
+
+def clear(settings: Settings, *, yes: bool) -> int:
+    """Ask, unless `yes`, and remove every key of the namespace; the exit status."""
+    where = f"namespace {settings.namespace} at {redact(settings.store)}"
+    if not yes and not typer.confirm(f"Remove everything in {where}? No node may run on it.", err=True):
+        return 1
+    with asyncio.Runner(loop_factory=run_loop()) as runner:
+        removed = runner.run(wipe_namespace(settings.store, namespace=settings.namespace, clock=SystemClock()))
+    print(f"{where}: {removed} keys removed")
+    return 0

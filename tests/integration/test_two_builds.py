@@ -1,0 +1,48 @@
+"""A rolling upgrade on real servers."""
+
+import pytest
+
+from peerjob.clock import SystemClock
+from peerjob.record import StoreLimits
+from peerjob.store.base import Store
+from peerjob.store.url import open_store
+from support.builds import newer_store
+from support.two_builds import TwoBuilds
+
+
+class OnServer(TwoBuilds):
+    """Two releases on the server that a URL names."""
+
+    url: str
+
+    def make_store(self, namespace: str, limits: StoreLimits) -> Store:
+        return open_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+    def make_later(self, namespace: str, limits: StoreLimits) -> Store:
+        return newer_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+
+class TestRedis(OnServer):
+    """Redis."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, redis_url: str) -> None:
+        self.url = redis_url
+
+
+class TestValkey(OnServer):
+    """Valkey."""
+
+    @pytest.fixture(autouse=True)
+    def _url(self, valkey_url: str) -> None:
+        self.url = valkey_url
+
+
+class TestEtcd(OnServer):
+    """etcd."""
+
+    short_ttl = 1.0
+
+    @pytest.fixture(autouse=True)
+    def _url(self, etcd_url: str) -> None:
+        self.url = etcd_url

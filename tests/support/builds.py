@@ -1,0 +1,113 @@
+"""Stores of a later release, which add a tail or an `extra` map to each record that they write."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from peerjob.clock import Clock
+from peerjob.record import StoreLimits
+from peerjob.store.base import Store
+from peerjob.store.kv.base import Applied, Compare, KeyValue, Put, Step
+from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.store import KVStore
+from peerjob.store.lua.script import Script, Scripts, load_scripts
+from peerjob.store.lua.store import LuaStore
+from peerjob.store.url import open_store
+
+TAIL = b"\x07\x00\x05later\x08\x00\x02\x00\xff"
+"""Two entries: tag, length, bytes."""
+EXTRA = msgspec.msgpack.encode({"later": [1, b"\x00"], "5": 2.5})
+
+_ENCODE = "local function encode(r)\n"
+_NEWBORN = "local function newborn("
+
+
+def newer_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits) -> Store:
+    """The store that a URL names, as a later release would write to it; not opened yet."""
+    store = open_store(url, namespace=namespace, clock=clock, limits=limits)
+    if isinstance(store, LuaStore):
+        private: Any = store
+        private._scripts = private._driver._scripts = _with_tails(load_scripts())
+    elif isinstance(store, KVStore):
+        extend(store, namespace)
+    return store
+
+
+def extend(store: KVStore, namespace: str) -> None:
+    """Let a store on a key-value store write records as a later release."""
+    private: Any = store
+    private._kv._kv = _Extending(private._kv._kv, Keys(namespace).state)
+
+
+async def kept(store: Store, id: str) -> bytes | None:
+    """What a record has from the later release, byte for byte; None if there is no record."""
+    if isinstance(store, LuaStore):
+        private: Any = store
+        ((raw, _),) = await private._driver.run((load_scripts().read, (id,)))
+        return None if raw is None else bytes(raw[-len(TAIL) :])
+    private = store
+    context = private._context
+    (entry,) = await context.kv.get([context.keys.state + id])
+    return None if entry is None else bytes(entry.value[-len(EXTRA) :])
+
+
+def written(store: Store) -> bytes:
+    """What the later release adds to each record."""
+    return TAIL if isinstance(store, LuaStore) else EXTRA
+
+
+def _with_tails(scripts: Scripts) -> Scripts:
+    changed: dict[str, Script] = {}
+    literal = "".join(f"\\{byte:03d}" for byte in TAIL)
+    for script in scripts.all():
+        source = script.source.replace(_ENCODE, f"{_ENCODE}  r.tail = r.tail or '{literal}'\n")
+        if _NEWBORN in source:
+            source = _with_tail_from_birth(source, literal)
+        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        changed[script.name] = Script(script.name, source, sha)
+    return Scripts(**changed)
+
+
+def _with_tail_from_birth(source: str, literal: str) -> str:
+    """A new record is plain text: its flags are the third byte, and the texts behind a flag come last."""
+    head, _, rest = source.partition(_NEWBORN)
+    born = f"""
+local function newborn(...)
+  local text = newborn_plainly(...)
+  if byte(text, 3) == 0 then
+    text = text .. string.rep('\\000', 20)
+  end
+  return sub(text, 1, 2) .. string.char(byte(text, 3) + 128) .. sub(text, 4) .. pack('>I4c0', {len(TAIL)}, '{literal}')
+end
+"""
+    body, end, after = rest.partition("\nend\n")
+    return f"{head}local function newborn_plainly({body}{end}{born}{after}"
+
+
+class _Extending:
+    """A key-value store that writes records with an `extra` map."""
+
+    def __init__(self, kv: KeyValue, prefix: str) -> None:
+        self._inner = kv
+        self._prefix = prefix
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        return await self._inner.txn([self._extended(step) for step in steps], also, guards)
+
+    def _extended(self, step: Step) -> Step:
+        ops = [
+            Put(op.key, _with_extra(op.value), op.lease)
+            if isinstance(op, Put) and op.key.startswith(self._prefix)
+            else op
+            for op in step.ops
+        ]
+        return Step(step.compares, ops, step.reads)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _with_extra(value: bytes) -> bytes:
+    return value[:-1] + EXTRA if value.endswith(b"\x80") else value
