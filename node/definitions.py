@@ -67,23 +67,29 @@ class Definitions(Role):
 
     async def _write(self) -> None:
         while names := list(self._pending)[:MAX_SCHEDULES]:
-            collided = False
-            for name, row in zip(names, await self._store.get_schedules(names), strict=True):
-                definition = self._pending.get(name)
-                if definition is None:
-                    continue
-                try:
-                    settled = await self._settled(name, definition, row)
-                except StoreRefusedError as error:
-                    logger.error("schedule %r is not written, the store refuses it: %s", name, error)  # noqa: TRY400
-                    settled = True
-                if settled:
-                    if self._pending.get(name) is definition:
-                        del self._pending[name]
-                else:
-                    collided = True
-            if collided:
+            rows = await self._store.get_schedules(names)
+            # at once, since a store writes together those that come together
+            settled = await asyncio.gather(
+                *(self._settle_one(name, row) for name, row in zip(names, rows, strict=True)), return_exceptions=True
+            )
+            for error in settled:
+                if isinstance(error, BaseException):
+                    raise error
+            if not all(settled):
                 await asyncio.sleep(self.clock.random.uniform(0, COLLISION_WAIT))
+
+    async def _settle_one(self, name: str, row: ScheduleRow | None) -> bool:
+        definition = self._pending.get(name)
+        if definition is None:
+            return True
+        try:
+            settled = await self._settled(name, definition, row)
+        except StoreRefusedError as error:
+            logger.error("schedule %r is not written, the store refuses it: %s", name, error)  # noqa: TRY400
+            settled = True
+        if settled and self._pending.get(name) is definition:
+            del self._pending[name]
+        return settled
 
     async def _settled(self, name: str, definition: Definition, row: ScheduleRow | None) -> bool:
         """Write one if it must be; False when somebody else was faster, so that it must be looked at again."""

@@ -146,7 +146,7 @@ class ScheduleVerbs:
 
     async def remove(self, schedule: ScheduleView | str) -> bool:
         await self._definitions.settle()
-        return await self._store.remove_schedule(_name_of(schedule))
+        return await self._store.remove_schedule(_name_of(schedule), request=self._ids.one())
 
     async def trigger(self, schedule: ScheduleView | str) -> NewInstance | None:
         """What was enqueued; None when the overlap policy, or a key that is taken, was in the way."""

@@ -210,8 +210,8 @@ class Session:
             self.election,
             self._cron,
         )
+        # a coordinator elsewhere has a layout of its own
         for role in (self.turns, *self.roles):
-            # a coordinator elsewhere has a layout of its own
             if role is not self.election or elections == store.elections:
                 role.layout_changed = self.layout_changed
         self._capture = CaptureHandler(self.runner.hooks)
@@ -344,8 +344,7 @@ class Session:
         return self._clock.time_us() - self.ahead_us
 
     def _may_lead(self) -> bool:
-        right = self._store.capabilities.clock == "server" or abs(self.ahead_us) <= MAX_AHEAD_US
-        return right and self.lease.trusted
+        return self.lease.trusted and (self._store.capabilities.clock == "server" or abs(self.ahead_us) <= MAX_AHEAD_US)
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
@@ -405,9 +404,8 @@ class Session:
             run.cancel("lost")
 
     async def _retire(self) -> None:
-        for role in (self.turns, *self.roles):
+        for role in (self.turns, *self.roles, self.lease):
             await role.stop()
-        await self.lease.stop()
 
     # -- turns (TurnListener) -----------------------------------------------------------------------------------------
 

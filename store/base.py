@@ -282,14 +282,16 @@ class Store(Protocol):
         """Write a schedule if it is as expected; None when it is not (read it again).
 
         The row gets a new revision. `account` goes into the ledger in the same step. Every live incarnation is hinted
-        "schedule". The same put again, word for word, answers None or the row, and changes nothing twice.
+        "schedule", once for writes that come together. The same put again, word for word, answers None or the row, and
+        changes nothing twice.
         """
         ...
 
-    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
+    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
         """Remove a schedule and its ledger (if its revision is `expected`); False when there was none.
 
-        Instances stay; those that are parked are still released one after the other.
+        Instances stay; those that are parked are still released one after the other. A request that removed it is
+        remembered for at least five minutes, and answered True again: nothing is removed twice.
         """
         ...
 

@@ -107,7 +107,7 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class Watch(Protocol):
-    """The keys below a prefix that were put, as hints: some may be missed or told twice."""
+    """The keys below some prefixes that were put, as hints: some may be missed or told twice."""
 
     async def changed(self, timeout: float) -> list[str] | None:
         """Keys put since the last call, waiting up to `timeout` seconds for one; None: read again, some were missed."""
@@ -164,8 +164,8 @@ class KeyValue(Protocol):
         """
         ...
 
-    def watch(self, prefix: str) -> Watch:
-        """Watch the keys below a prefix, from now on."""
+    def watch(self, *prefixes: str) -> Watch:
+        """Watch the keys below some prefixes, from now on."""
         ...
 
     async def grant(self, ttl_us: int) -> int:

@@ -103,8 +103,8 @@ class EtcdKV:
             self._smooth = 0 if applied.also is None else self._smooth + 1
         return applied
 
-    def watch(self, prefix: str) -> EtcdWatch:
-        return EtcdWatch(self._client, prefix)
+    def watch(self, *prefixes: str) -> EtcdWatch:
+        return EtcdWatch(self._client, prefixes)
 
     async def grant(self, ttl_us: int) -> int:
         reply = await self._client.call("grant", etcd.LeaseGrantRequest(TTL=-(-ttl_us // 1_000_000)))

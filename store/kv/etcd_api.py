@@ -81,15 +81,15 @@ class Endpoint:
         """Extend a lease once; etcd has a stream for it."""
         stream = self._keepalive(timeout=timeout, metadata=metadata)
         try:
-            return await _asked(stream, request)
+            return await _asked(stream, [request])
         finally:
             stream.cancel()
 
-    async def watch(self, request: Any, *, metadata: Metadata) -> AsyncGenerator[Any]:
-        """Everything that a watch tells, until the server ends it."""
+    async def watch(self, requests: Sequence[Any], *, metadata: Metadata) -> AsyncGenerator[Any]:
+        """Everything that some watches tell, until the server ends their stream."""
         stream = self._watch(metadata=metadata)
         try:
-            reply = await _asked(stream, request)
+            reply = await _asked(stream, requests)
             while reply is not aio.EOF:
                 yield reply
                 reply = await stream.read()
@@ -101,8 +101,9 @@ class Endpoint:
         await self._channel.close()
 
 
-async def _asked(stream: Any, request: Any) -> Any:
+async def _asked(stream: Any, requests: Sequence[Any]) -> Any:
     # when the stream has failed already, the read tells why
     with contextlib.suppress(asyncio.InvalidStateError):
-        await stream.write(request)
+        for request in requests:
+            await stream.write(request)
     return await stream.read()

@@ -1,10 +1,11 @@
-"""A watch of one prefix."""
+"""A watch of one or several prefixes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from peerjob.errors import PeerjobError
@@ -20,17 +21,17 @@ _LEADER = (("hasleader", "true"),)
 
 
 class EtcdWatch:
-    """Keys that were put below a prefix, read from a stream of its own, which is opened again when it breaks."""
+    """Keys that were put below some prefixes, read from a stream of its own, which is opened again when it breaks."""
 
-    def __init__(self, client: EtcdClient, prefix: str) -> None:
+    def __init__(self, client: EtcdClient, prefixes: Sequence[str]) -> None:
         self._client = client
-        self._prefix = prefix
+        self._prefixes = prefixes
         self._keys: dict[str, None] = {}
         self._missed = False
         self._news = asyncio.Event()
         self._from = client.revision + 1
         """Where the first stream begins: whoever reads after us has seen what was before."""
-        self._task = client.start(self._run(), name=f"watch of {prefix}")
+        self._task = client.start(self._run(), name=f"watch of {', '.join(prefixes)}")
         client.on_move.add(self._again)
 
     async def changed(self, timeout: float) -> list[str] | None:
@@ -60,7 +61,7 @@ class EtcdWatch:
             endpoint, metadata = client.endpoint, client.metadata
             try:
                 async with contextlib.aclosing(
-                    endpoint.watch(self._request(), metadata=(*metadata, *_LEADER))
+                    endpoint.watch(self._requests(), metadata=(*metadata, *_LEADER))
                 ) as replies:
                     async for reply in replies:
                         if reply.canceled or self._ahead(reply):
@@ -78,14 +79,17 @@ class EtcdWatch:
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _request(self) -> Any:
-        create = etcd.WatchCreateRequest(
-            key=self._prefix.encode(),
-            range_end=prefix_end(self._prefix).encode(),
-            start_revision=self._from,
-            filters=[etcd.WatchCreateRequest.NODELETE],
-        )
-        return etcd.WatchRequest(create_request=create)
+    def _requests(self) -> list[Any]:
+        creates = [
+            etcd.WatchCreateRequest(
+                key=prefix.encode(),
+                range_end=prefix_end(prefix).encode(),
+                start_revision=self._from,
+                filters=[etcd.WatchCreateRequest.NODELETE],
+            )
+            for prefix in self._prefixes
+        ]
+        return [etcd.WatchRequest(create_request=create) for create in creates]
 
     def _ahead(self, reply: Any) -> bool:
         """Whether the server went back, as after a restore, and would be silent until it has caught up."""

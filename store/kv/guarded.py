@@ -84,8 +84,8 @@ class GuardedKeyValue:
             await self._kv.txn([Step([], [Delete(found.items[0][0], f"{last}\0")])])
             removed += len(found.items)
 
-    def watch(self, prefix: str) -> Watch:
-        return self._kv.watch(prefix)
+    def watch(self, *prefixes: str) -> Watch:
+        return self._kv.watch(*prefixes)
 
     async def grant(self, ttl_us: int) -> int:
         return await self._kv.grant(ttl_us)

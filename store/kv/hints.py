@@ -79,16 +79,6 @@ class Hints:
         if wakes:
             await self._wake(news, written.idle, lease)
 
-    async def tell_all(self, what: str, id: str) -> None:
-        """Hint something to every live incarnation."""
-        keys = self._keys
-        (found,) = await self._kv.read([Range(keys.live, prefix_end(keys.live), keys_only=True)])
-        lease = await self._writer.passing(self._clock.time_us())
-        part = keys.kind(id)
-        await self._writer.plain(
-            [Put(f"{keys.hint(key[len(keys.live) :])}{what}/{part}", b"", lease) for key, _ in found.items]
-        )
-
     async def _watchers(self, written: Written) -> list[tuple[str, str]]:
         """What has ended, and which incarnation waits for that."""
         if not any(found.count for found in written.watched):
@@ -175,7 +165,8 @@ class Hints:
         prefix = self._keys.hint(incarnation)
         watch = self._watches.get(incarnation)
         if watch is None:
-            watch = self._watches[incarnation] = self._kv.watch(prefix)
+            # a hint to all is no key to each: every node watches what changes
+            watch = self._watches[incarnation] = self._kv.watch(prefix, self._keys.schedules)
             found = await self._waiting(prefix)
         else:
             found = await self._changed(watch, prefix, 0)
@@ -183,16 +174,17 @@ class Hints:
         until = loop.time() + timeout
         while not found and (left := until - loop.time()) > 0:
             found = await self._changed(watch, prefix, left)
-        await self._writer.plain([Delete(key) for key in found])
-        hints: list[Hint] = []
-        for key in found:
+        own = [key for key in found if key.startswith(prefix)]
+        await self._writer.plain([Delete(key) for key in own])
+        hints = [Hint("schedule", "")] if len(own) < len(found) else []
+        for key in own:
             what, _, id = key[len(prefix) :].partition("/")
             hints.append(Hint(what, self._keys.unescaped(id)))
         return hints
 
     async def _changed(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
         found = await watch.changed(timeout)
-        return await self._waiting(prefix) if found is None else found
+        return [*await self._waiting(prefix), self._keys.revisions] if found is None else found
 
     async def _waiting(self, prefix: str) -> list[str]:
         (found,) = await self._kv.read([Range(prefix, prefix_end(prefix), limit=_MOST_FETCHED, keys_only=True)])

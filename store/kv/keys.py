@@ -28,10 +28,11 @@
 | `count/<kind>/<lane>` | instances per state, to be summed over the lanes |
 | `counted` | when the counters were last compared with the indexes |
 | `aside/<id>` | records that could not be read |
-| `schedules` | `Revisions`: the latest revision of any schedule, and how far removals are remembered |
+| `schedules/now` | `Revisions`: the latest revision of any schedule, and how far removals are remembered |
 | `schedule/<name>` | `Schedule`: what `put_schedule` wrote |
 | `next/<name>` | `Next`: what a fire changes about a schedule |
 | `changed/<revision>/<name>`, `removed/<revision>/<name>` | schedules by revision; removals |
+| `removal/<request>` | a request that removed a schedule; goes with a lease |
 | `ledger/<revision of the first put>/<nominal time><f, g, t…>` | a `FireRecord`: instance, gap, trigger |
 | `slot/<name>` | `Slot`: who has a schedule's slot, and who is parked behind it |
 | `term/<coordinator>` | the highest term that was seen |
@@ -92,7 +93,8 @@ class Keys:
         self.count = f"{root}count/"
         self.counted = f"{root}counted"
         self.aside = f"{root}aside/"
-        self.schedules = f"{root}schedules"
+        self.schedules = f"{root}schedules/"
+        self.revisions = f"{self.schedules}now"
         self.changed = f"{root}changed/"
         self.removed = f"{root}removed/"
         self.slots = f"{root}slot/"
@@ -191,6 +193,9 @@ class Keys:
     def ledger(self, epoch: int) -> str:
         """The queue of a schedule's ledger; a schedule that is made anew has another epoch."""
         return f"{self.root}ledger/{epoch:018d}/"
+
+    def removal(self, request: str) -> str:
+        return f"{self.root}removal/{request}"
 
     def term(self, coordinator: str) -> str:
         return f"{self.root}term/{escaped(coordinator)}"

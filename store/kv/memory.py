@@ -103,8 +103,8 @@ class MemoryKeyValue:
             data.expire(self._clock.time_us())
             return data.apply(steps, also, guards)
 
-    def watch(self, prefix: str) -> MemoryWatch:
-        return MemoryWatch(self._data, prefix)
+    def watch(self, *prefixes: str) -> MemoryWatch:
+        return MemoryWatch(self._data, prefixes)
 
     async def grant(self, ttl_us: int) -> int:
         data = self._data

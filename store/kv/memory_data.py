@@ -197,12 +197,12 @@ class MemoryData:
 
     def add_watch(self, watch: MemoryWatch) -> None:
         self._watches.append(watch)
-        self._watched = tuple(one.prefix for one in self._watches)
+        self._watched = tuple(prefix for one in self._watches for prefix in one.prefixes)
 
     def remove_watch(self, watch: MemoryWatch) -> None:
         if watch in self._watches:
             self._watches.remove(watch)
-            self._watched = tuple(one.prefix for one in self._watches)
+            self._watched = tuple(prefix for one in self._watches for prefix in one.prefixes)
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -253,10 +253,10 @@ class MemoryData:
 
 
 class MemoryWatch:
-    """Keys that were put below a prefix, kept until its own loop asks."""
+    """Keys that were put below some prefixes, kept until its own loop asks."""
 
-    def __init__(self, data: MemoryData, prefix: str) -> None:
-        self.prefix = prefix
+    def __init__(self, data: MemoryData, prefixes: tuple[str, ...]) -> None:
+        self.prefixes = prefixes
         self._data = data
         self._keys: dict[str, None] = {}
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
@@ -265,7 +265,7 @@ class MemoryWatch:
 
     def tell(self, key: str) -> None:
         """Note a key, under the data's lock, from any thread."""
-        if not key.startswith(self.prefix):
+        if not key.startswith(self.prefixes):
             return
         self._keys[key] = None
         if self._waiting is None:

@@ -208,8 +208,8 @@ class KVStore:
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         return await self._retrying(lambda: self._schedules.put(put))
 
-    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
-        return await self._retrying(lambda: self._schedules.remove(name, expected=expected))
+    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
+        return await self._retrying(lambda: self._schedules.remove(name, expected=expected, request=request))
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         return await self._retrying(lambda: self._schedules.get(names))

@@ -62,17 +62,10 @@ class ScheduleVerbs(Verbs):
         (reply,) = await self._run_durably((self._scripts.put_schedule, arguments))
         return _row(reply)
 
-    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
-        removed = False
-
-        def note(replies: Sequence[Reply]) -> None:
-            # what a try has removed and not confirmed is not there for the next one
-            nonlocal removed
-            removed = removed or bool(replies[0])
-
-        arguments = (name, "" if expected is None else expected, MOST_REMOVALS)
-        await self._run_durably((self._scripts.remove_schedule, arguments), answered=note)
-        return removed
+    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
+        arguments = (name, "" if expected is None else expected, MOST_REMOVALS, request)
+        (reply,) = await self._run_durably((self._scripts.remove_schedule, arguments))
+        return bool(reply)
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         check_count(names, "schedules")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from peerjob.clock import Clock
 from peerjob.errors import OptionError, StoreUnconfirmedError
@@ -29,18 +29,11 @@ class Verbs:
         (reply,) = await self._retrying(lambda: self._driver.run((script, arguments)))
         return reply
 
-    async def _run_durably(
-        self, *calls: Call, answered: Callable[[Sequence[Reply]], None] | None = None
-    ) -> list[Reply]:
-        """Run scripts whose loss would break a promise, until they are as durable as the URL asks for.
-
-        `answered` is given the answers of every try, confirmed or not.
-        """
+    async def _run_durably(self, *calls: Call) -> list[Reply]:
+        """Run scripts whose loss would break a promise, until they are as durable as the URL asks for."""
 
         async def attempt() -> list[Reply]:
             replies, missing = await self._driver.run_durably(*calls)
-            if answered is not None:
-                answered(replies)
             if missing:
                 raise StoreUnconfirmedError(self._driver.url, missing)
             return replies

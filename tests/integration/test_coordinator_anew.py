@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -74,7 +74,7 @@ class Here:
 
 
 @asynccontextmanager
-async def leading(url: str, namespace: str, etcd: EtcdServer) -> AsyncIterator[Here]:
+async def leading(url: str, namespace: str, etcd: EtcdServer) -> AsyncGenerator[Here]:
     clock = SystemClock()
     async with AsyncExitStack() as cleanup:
         store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())

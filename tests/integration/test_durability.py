@@ -237,7 +237,7 @@ async def test_a_removal_that_was_not_confirmed_is_one_when_it_is(pair: Pair) ->
     await store.put_schedule(SchedulePut(name="daily", kind="work", definition=b"x", next_us=None))
     direct = await here.open()
     pair.replica.pause()
-    removing = asyncio.create_task(store.remove_schedule("daily"))
+    removing = asyncio.create_task(store.remove_schedule("daily", request="r1"))
     while await direct.get_schedules(["daily"]) != [None]:  # noqa: ASYNC110  # the server has no signal for that
         await asyncio.sleep(0.01)
 
@@ -251,7 +251,7 @@ async def test_a_removal_that_was_not_confirmed_is_one_when_it_is(pair: Pair) ->
         await asyncio.sleep(0.01)
     pair.replica.resume()
     assert await removing is True
-    assert await store.remove_schedule("daily") is False
+    assert await store.remove_schedule("daily", request="r2") is False
 
 
 @pytest.mark.parametrize("durable", [False, True])

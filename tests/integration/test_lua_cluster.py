@@ -142,7 +142,7 @@ async def test_a_namespace_rests_while_its_slot_moves(own_cluster: ServerCluster
             lambda: suite.send(hasty, suite.stretch(row, 0, 3)),
             lambda: hasty.fires("s"),
             lambda: hasty.changed_schedules(0),
-            lambda: hasty.remove_schedule("s"),
+            lambda: hasty.remove_schedule("s", request="r1"),
             lambda: elections.campaign(Candidate(incarnation=peer.incarnation, name="node"), ttl_us=5_000_000),
             elections.leader,
         ):

@@ -63,7 +63,7 @@ async def test_a_full_server_accounts_for_times_but_makes_no_instance(site: Make
     (claim,) = await peer.take(1)
     assert (claim.id, await peer.end(claim)) == (first, Ack.DONE)
     assert [claim.id for claim in await peer.take()] == [second]
-    assert await store.remove_schedule("other")
+    assert await store.remove_schedule("other", request="r1")
     elections = store.elections()
     await elections.open()
     one = Candidate(incarnation=peer.incarnation, name="node")
@@ -109,7 +109,7 @@ async def test_a_foreign_key_fails_a_call_before_it_writes(site: MakeSite) -> No
     for foreign in ("schedules", "removed", "revisions", "gaps:s", "fired:s", "slot:s", wake):
         await fails_unchanged(here, foreign, lambda: rules.put(store, row, note="new"))
     for foreign in ("schedules", "removed", "revisions", wake):
-        await fails_unchanged(here, foreign, lambda: store.remove_schedule("s"))
+        await fails_unchanged(here, foreign, lambda: store.remove_schedule("s", request="r2"))
 
     await rules.done(store, fire)
     assert set(await peer.commit(*map(outcome, held))) == {Ack.CANCELLED}
@@ -303,7 +303,7 @@ async def test_nothing_is_left_of_a_schedule_that_went(site: MakeSite) -> None:
     row: ScheduleRow | None = await rules.schedule(store)
     for number in range(5):
         await made(store, number, Overlap.QUEUE)
-    await store.remove_schedule("s")
+    await store.remove_schedule("s", request="r3")
     while claims := await peer.take():
         await peer.commit(*map(outcome, claims))
     await store.clear()
@@ -312,11 +312,11 @@ async def test_nothing_is_left_of_a_schedule_that_went(site: MakeSite) -> None:
     await peer.take()
     await rules.done(store, rules.stretch(row, 1, 3))
     await store.clear()
-    await store.remove_schedule("s")
+    await store.remove_schedule("s", request="r4")
     await store.leave(peer.incarnation)
     await store.expire(100)
     kept = {key.removeprefix(here.key("")).split(":")[0] for key in here.all_keys()}
-    assert kept <= {"layout", "req", "removed", "revisions"}
+    assert kept <= {"layout", "req", "removal", "removed", "revisions"}
 
 
 # -- the server's clock, and a server that lost its last second

@@ -125,8 +125,8 @@ class CountingStore:
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         return await self._inner.put_schedule(put)
 
-    async def remove_schedule(self, name: str, *, expected: int | None = None) -> bool:
-        return await self._inner.remove_schedule(name, expected=expected)
+    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
+        return await self._inner.remove_schedule(name, expected=expected, request=request)
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         return await self._inner.get_schedules(names)

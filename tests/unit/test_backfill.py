@@ -140,7 +140,7 @@ async def test_a_change_meanwhile_stops_it(bench: Bench) -> None:
 
 async def test_a_removal_meanwhile_stops_it(bench: Bench) -> None:
     row = await bench.put()
-    await bench.store.remove_schedule("s")
+    await bench.store.remove_schedule("s", request="r1")
     with pytest.raises(ScheduleError, match="'s': the schedule was removed meanwhile"):
         await bench.backfill(row, -200, 0)
 

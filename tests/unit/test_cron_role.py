@@ -130,7 +130,7 @@ async def test_a_schedule_that_is_put_or_changed_or_removed_takes_effect_at_once
     node.cron.changed()
     await clock.advance(0.55)
     assert len(await bench.ledger()) == 5
-    assert await bench.store.remove_schedule("s")
+    assert await bench.store.remove_schedule("s", request="r1")
     node.cron.changed()
     await clock.advance(5)
     assert len(await bench.instances()) == 5
@@ -389,7 +389,7 @@ async def test_a_leader_forgets_what_was_removed_while_it_did_not_look(clock: Vi
     await clock.advance(2)
     assert node.cron.schedules == 1_100
     for at in range(1_099):
-        assert await bench.store.remove_schedule(f"s{at}")
+        assert await bench.store.remove_schedule(f"s{at}", request=f"r{at}")
     await clock.advance(2)
     assert node.cron.schedules == 1
     node.may_lead = False

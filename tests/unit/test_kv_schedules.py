@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from peerjob.errors import StoreFullError, StoreUnavailableError
+from peerjob.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.record import Ack, NewInstance, StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
@@ -30,8 +30,16 @@ class Line(MemoryKeyValue):
     """The memory driver over a line that drops transactions, or their answers."""
 
     share = 0.0
+    writes = 0
+    """How many transactions were sent."""
+    refused = ""
+    """A key that no transaction may write."""
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        self.writes += 1
+        await asyncio.sleep(0)
+        if any(op.key == self.refused for step in steps for op in step.ops):
+            raise StoreRefusedError("the request was refused")
         chance = self._clock.random.random()
         if chance < self.share / 2:
             raise StoreUnavailableError("memory://", "the request was lost")
@@ -112,6 +120,58 @@ async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
     await bench.store.close()
 
 
+# -- many at once
+
+
+@pytest.mark.parametrize("nodes", [1, 50])
+async def test_what_is_put_at_once_is_written_together_whatever_the_number_of_nodes(bench: Bench, nodes: int) -> None:
+    joining = [Peer(store=bench.store, info=bench.make.node(), make=bench.make).join() for _ in range(nodes)]
+    peers = await asyncio.gather(*joining)
+    for peer in peers:
+        await bench.store.next_hints(peer.incarnation, 0)
+    bench.kv.writes = 0
+    rows = await asyncio.gather(*(bench.schedule(str(number)) for number in range(400)))
+    assert sorted(row.revision for row in rows) == list(range(1, 401))
+    assert bench.kv.writes <= 12
+    for peer in peers:
+        hints = await bench.store.next_hints(peer.incarnation, 0)
+        assert [hint.what for hint in hints] == ["schedule"]
+
+
+async def test_one_put_that_collides_keeps_no_other_from_being_written(bench: Bench) -> None:
+    rows = await asyncio.gather(*(bench.schedule(str(number)) for number in range(10)))
+    puts = [
+        SchedulePut(
+            name=row.name,
+            kind="work",
+            definition=b"new",
+            next_us=row.next_us,
+            expected=row.revision - (row.name == "3"),
+            expected_next_us=row.next_us,
+        )
+        for row in rows
+    ]
+    written = await asyncio.gather(*map(bench.store.put_schedule, puts))
+    assert [row.name for row in written if row is not None] == [row.name for row in rows if row.name != "3"]
+
+
+async def test_one_put_that_the_store_refuses_keeps_no_other_from_being_written(bench: Bench) -> None:
+    bench.kv.refused = keys = bench.keys.schedule("3")
+    written = await asyncio.gather(*(bench.schedule(str(number)) for number in range(10)), return_exceptions=True)
+    assert [str(number) for number, row in enumerate(written) if isinstance(row, StoreRefusedError)] == ["3"]
+    assert len([row for row in written if isinstance(row, ScheduleRow)]) == 9
+    assert await bench.kv.get([keys]) == [None]
+
+
+async def test_a_put_that_is_given_up_keeps_no_other_from_being_written(bench: Bench) -> None:
+    puts = [asyncio.create_task(bench.schedule(str(number))) for number in range(100)]
+    for number in (0, 1, 50, 99):
+        await asyncio.sleep(0)
+        puts[number].cancel()
+    rows = await asyncio.gather(*puts, return_exceptions=True)
+    assert len([row for row in rows if isinstance(row, ScheduleRow)]) == 96
+
+
 # -- answers that never come
 
 
@@ -142,7 +202,8 @@ async def test_schedules_come_and_go_over_a_bad_line(bench: Bench) -> None:
     for number in range(30):
         row = await bench.schedule()
         assert row.revision == 2 * number + 1
-        await bench.persist(partial(bench.store.remove_schedule, "s"))
+        removal = partial(bench.store.remove_schedule, "s", request=bench.make.request())
+        assert await bench.persist(removal)
     bench.kv.share = 0
     assert await bench.store.get_schedules(["s"]) == [None]
     assert len((await bench.store.changed_schedules(1)).rows) == 30
@@ -282,7 +343,7 @@ async def test_nothing_is_left_of_a_removed_schedule(bench: Bench) -> None:
     for number in range(5):
         await bench.fired(row, number, Overlap.QUEUE)
     await bench.store.clear()
-    await bench.store.remove_schedule("s")
+    await bench.store.remove_schedule("s", request="r1")
     for table in ("schedule", "next", "changed", "ledger", "slot", "state", "args", "ready", "by"):
         assert await bench.keys_below(f"n/{table}/") == [], table
 

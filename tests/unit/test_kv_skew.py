@@ -47,8 +47,8 @@ class LateWatch(MemoryWatch):
 class LateKeyValue(MemoryKeyValue):
     """Of a node that is not scheduled for a while just as it begins to listen."""
 
-    def watch(self, prefix: str) -> LateWatch:
-        return LateWatch(self._data, prefix)
+    def watch(self, *prefixes: str) -> LateWatch:
+        return LateWatch(self._data, prefixes)
 
     def separate(self) -> "LateKeyValue":
         return self

@@ -2,9 +2,13 @@
 -- Remove a schedule and its ledger; its instances, and who has its slot, stay.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     name, revision that is expected or "", how many removals are remembered
--- Reply    1, or 0 if it was not there
+-- ARGV     name, revision that is expected or "", how many removals are remembered, request
+-- Reply    1, also to a request that was answered so before; or 0 if it was not there
+local REMEMBER_MS = 600000
 local name, key = ARGV[1], schedule_key(ARGV[1])
+if call('EXISTS', removal_key(ARGV[4])) == 1 then
+  return 1
+end
 local revision = call('HGET', key, 'revision')
 if not revision or ARGV[2] ~= '' and ARGV[2] ~= revision then
   return 0
@@ -14,6 +18,7 @@ local surplus = call('ZCARD', REMOVED) + 1 - tonumber(ARGV[3])
 local new = digits(next_revision())
 hint_all('s' .. name)
 
+call('SET', removal_key(ARGV[4]), '', 'PX', REMEMBER_MS)
 call('UNLINK', key, fired_key(name), gaps_key(name))
 call('HSET', REVISIONS, 'latest', new)
 call('ZREM', SCHEDULES, name)

@@ -80,7 +80,7 @@ class ChangeRules(ScheduleSuite):
         for name in "abc":
             await self.schedule(store, name)
         revision = (await store.changed_schedules(0)).revision
-        await store.remove_schedule("b")
+        await store.remove_schedule("b", request=self.make.id())
         page = await store.changed_schedules(revision)
         (gone,) = page.rows
         assert (gone.name, gone.removed, gone.revision > revision) == ("b", True, True)
@@ -90,7 +90,7 @@ class ChangeRules(ScheduleSuite):
     async def test_what_was_made_anew_is_told_last(self, store: Store) -> None:
         await self.schedule(store, "a")
         revision = (await store.changed_schedules(0)).revision
-        await store.remove_schedule("a")
+        await store.remove_schedule("a", request=self.make.id())
         await self.schedule(store, "a", note="new")
         last = (await store.changed_schedules(revision)).rows[-1]
         assert (last.name, last.note, last.removed) == ("a", "new", False)
@@ -107,8 +107,8 @@ class ChangeRules(ScheduleSuite):
         rows = [await self.schedule(store, str(number)) for number in range(6)]
         first = await store.changed_schedules(0, limit=2)
         assert (names_of(first.rows), first.more) == (["0", "1"], True)
-        await store.remove_schedule("0")
-        await store.remove_schedule("4")
+        await store.remove_schedule("0", request=self.make.id())
+        await store.remove_schedule("4", request=self.make.id())
         await self.put(store, rows[2], note="changed")
         await self.schedule(store, "new")
         known = {row.name: row for row in first.rows}
@@ -140,7 +140,7 @@ class ChangeRules(ScheduleSuite):
 
     async def _put_briefly(self, store: Store, name: str) -> bool:
         await self.schedule(store, name)
-        return await store.remove_schedule(name)
+        return await store.remove_schedule(name, request=self.make.id())
 
     @pytest.mark.parametrize("seed", range(3))
     async def test_who_follows_sees_what_is_there(self, store: Store, seed: int) -> None:
@@ -152,7 +152,7 @@ class ChangeRules(ScheduleSuite):
             if name not in there:
                 there[name] = await self.schedule(store, name)
             elif chance.random() < 0.4:
-                assert await store.remove_schedule(name)
+                assert await store.remove_schedule(name, request=self.make.id())
                 del there[name]
             else:
                 row = await self.put(store, there[name], note=str(chance.random()))

@@ -159,7 +159,7 @@ class PassingRules(ScheduleSuite):
     async def test_parked_ones_outlive_their_schedule(self, store: Store) -> None:
         await self.schedule(store)
         ids = await self.parked(store, 3)
-        await store.remove_schedule("s")
+        await store.remove_schedule("s", request=self.make.id())
         peer = await self.join(store)
         for id in ids:
             claim = await peer.take_one()

@@ -76,7 +76,7 @@ class ScheduleRules(ScheduleSuite):
 
     async def test_what_is_gone_is_not_changed(self, store: Store) -> None:
         row = await self.schedule(store)
-        assert await store.remove_schedule("s")
+        assert await store.remove_schedule("s", request=self.make.id())
         assert await self.put(store, row, definition=b"other") is None
         assert await store.get_schedules(["s"]) == [None]
 
@@ -162,35 +162,61 @@ class ScheduleRules(ScheduleSuite):
             await self.hints(peer)
         await self.schedule(store, "a/ü")
         for peer in peers:
-            assert await self.hinted(peer, "schedule", "a/ü")
-        await store.remove_schedule("a/ü")
+            assert await self.hinted(peer, "schedule")
+        await store.remove_schedule("a/ü", request=self.make.id())
         for peer in peers:
-            assert await self.hinted(peer, "schedule", "a/ü")
+            assert await self.hinted(peer, "schedule")
 
     # -- removing
 
     async def test_a_removed_schedule_is_gone(self, store: Store) -> None:
         row = await self.schedule(store)
         await self.fired(store)
-        assert await store.remove_schedule("s")
+        assert await store.remove_schedule("s", request=self.make.id())
         assert await store.get_schedules(["s"]) == [None]
         assert await self.ledger(store) == []
-        assert not await store.remove_schedule("s")
+        assert not await store.remove_schedule("s", request=self.make.id())
         assert await self.refused(store, self.a_fire(row, 1)) is FireStatus.STALE
+
+    async def test_a_removal_that_is_asked_for_again_is_answered_as_before_and_removes_nothing_more(
+        self, store: Store
+    ) -> None:
+        await self.schedule(store)
+        request = self.make.id()
+        assert await store.remove_schedule("s", request=request)
+        other = await self.open()
+        assert await other.remove_schedule("s", request=request)
+        row = await self.schedule(store)
+        assert await store.remove_schedule("s", request=request)
+        assert await self.row(store) == row
+
+    async def test_many_are_put_and_removed_at_once(self, store: Store) -> None:
+        names = [str(number) for number in range(100)]
+        rows = await self.in_time(asyncio.gather(*(self.schedule(store, name) for name in names)))
+        revisions = [row.revision for row in rows]
+        assert len(set(revisions)) == len(names)
+        page = await store.changed_schedules(0, limit=500)
+        assert {(row.name, row.revision) for row in page.rows} == {(row.name, row.revision) for row in rows}
+        removing = [store.remove_schedule(name, request=self.make.id()) for name in names[:70] + names[:10]]
+        removed = await self.in_time(asyncio.gather(*removing))
+        assert sorted(removed) == [False] * 10 + [True] * 70
+        page = await store.changed_schedules(page.revision, limit=500)
+        assert {row.name for row in page.rows if row.removed} == set(names[:70])
+        assert {row.name for row in (await store.changed_schedules(0, limit=500)).rows} == set(names[70:])
 
     async def test_only_what_is_expected_is_removed(self, store: Store) -> None:
         row = await self.schedule(store)
-        assert not await store.remove_schedule("s", expected=row.revision + 1)
+        assert not await store.remove_schedule("s", expected=row.revision + 1, request=self.make.id())
         assert await self.row(store) == row
         await self.fired(store)
-        assert await store.remove_schedule("s", expected=row.revision)
-        assert not await store.remove_schedule("s", expected=row.revision)
+        assert await store.remove_schedule("s", expected=row.revision, request=self.make.id())
+        assert not await store.remove_schedule("s", expected=row.revision, request=self.make.id())
 
     async def test_a_new_schedule_has_nothing_of_an_old_one_of_its_name(self, store: Store) -> None:
         old = await self.schedule(store)
         await self.fired(store)
         await self.fired(store, 1, FireOutcome.MISSED)
-        await store.remove_schedule("s")
+        await store.remove_schedule("s", request=self.make.id())
         row = await self.schedule(store)
         assert row.revision > old.revision
         assert (row.last_us, row.trimmed_us) == (0, 0)
@@ -202,7 +228,7 @@ class ScheduleRules(ScheduleSuite):
     async def test_instances_outlive_their_schedule(self, store: Store) -> None:
         await self.schedule(store)
         record = await self.fired(store)
-        await store.remove_schedule("s")
+        await store.remove_schedule("s", request=self.make.id())
         peer = await self.join(store)
         assert (await peer.take_one()).id == record.instance
 

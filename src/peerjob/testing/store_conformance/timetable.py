@@ -69,7 +69,7 @@ class ScheduleSuite(StoreSuite):
         given: PutOptions = {"kind": "work", "definition": b"definition", "next_us": nth(0), **options}
         row = await store.put_schedule(SchedulePut(name=name, **given))  # pyright: ignore[reportArgumentType]  # kind, definition and next_us are there
         assert row is not None
-        self._cleanup.push_async_callback(store.remove_schedule, name)
+        self._cleanup.push_async_callback(store.remove_schedule, name, request=self.make.id())
         return row
 
     async def row(self, store: Store, name: str = "s") -> ScheduleRow:

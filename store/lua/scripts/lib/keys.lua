@@ -89,3 +89,5 @@ local function wake_key(incarnation) return P .. 'wake:' .. incarnation end
 local function charged_key(incarnation) return P .. 'charged:' .. incarnation end
 -- string: the answer to one cancel
 local function cancelled_key(request) return P .. 'cancel:' .. request end
+-- string that expires: a request that removed a schedule
+local function removal_key(request) return P .. 'removal:' .. request end

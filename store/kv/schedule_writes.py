@@ -1,0 +1,308 @@
+"""Puts and removals of schedules: each takes the next revision, and those that wait for it are written together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from peerjob.errors import PeerjobError, StoreRefusedError, StoreUnavailableError
+from peerjob.firing import SchedulePut, ScheduleRow
+from peerjob.store.fires import MOST_REMOVALS
+
+from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step
+from .context import Context
+from .keys import prefix_end, time_text
+from .ledger import Ledger
+from .queues import Head, Scan
+from .rows import NOTHING_EXTRA, encode
+from .schedule_rows import (
+    Next,
+    Revisions,
+    Schedule,
+    Slot,
+    decode_next,
+    decode_revisions,
+    decode_schedule,
+    decode_slot,
+    to_schedule_row,
+)
+
+_ATTEMPTS = 64
+_TOGETHER = 40
+"""Most schedules that one transaction writes."""
+
+
+class Edit(Protocol):
+    """What one call wants to write about one schedule."""
+
+    name: str
+    size: int
+    """Bytes of its large values."""
+    error: PeerjobError | None
+    """Why the transaction with it failed."""
+    is_done: bool
+    removes: bool
+    """Whether it adds to the removals that are remembered."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The keys that it depends on."""
+        ...
+
+    def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+        """The step that writes it at this revision; None if it is done as it is."""
+        ...
+
+    def written(self) -> None:
+        """The step was applied."""
+        ...
+
+
+class ScheduleWrites:
+    """Writes edits in the order in which they were asked for."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._turn = asyncio.Lock()
+        self._waiting: list[Edit] = []
+
+    async def write(self, edit: Edit) -> None:
+        """Write an edit, with those that wait behind it."""
+        self._waiting.append(edit)
+        try:
+            async with self._turn:
+                for _ in range(_ATTEMPTS):
+                    if edit.error is not None:
+                        raise edit.error
+                    if edit.is_done:
+                        return
+                    await self._write([*self._together()])
+        finally:
+            self._waiting.remove(edit)
+        if not edit.is_done:
+            raise StoreUnavailableError(self._context.url, "too many writers at once")
+
+    def _together(self) -> Iterable[Edit]:
+        """The first edits that fit into one transaction, each of another schedule."""
+        names: set[str] = set()
+        size = 0
+        for edit in self._waiting:
+            if edit.is_done or edit.error is not None or edit.name in names:
+                continue
+            size += edit.size
+            if names and (len(names) == _TOGETHER or size > MAX_REQUEST_BYTES):
+                return
+            names.add(edit.name)
+            yield edit
+
+    async def _write(self, edits: Sequence[Edit]) -> None:
+        """Try once to write these; an edit that met a conflict stays as it is."""
+        try:
+            await self._try(edits)
+        except StoreRefusedError as error:
+            if len(edits) == 1:
+                edits[0].error = error
+                return
+            # one of them may be at fault
+            for edit in edits:
+                await self._write([edit])
+        except PeerjobError as error:
+            for edit in edits:
+                edit.error = error
+
+    async def _try(self, edits: Sequence[Edit]) -> None:
+        context, counter = self._context, self._context.keys.revisions
+        wanted = [counter, *dict.fromkeys(key for edit in edits for key in edit.keys)]
+        found = dict(zip(wanted, await context.kv.get(wanted), strict=True))
+        revisions = revisions_of(found[counter])
+        revision, now_us, removals = revisions.latest, context.clock.time_us(), 0
+        planned: list[Edit] = []
+        steps: list[Step] = []
+        for edit in edits:
+            step = edit.plan(revision + 1, now_us, found)
+            if step is not None:
+                revision += 1
+                removals += edit.removes
+                planned.append(edit)
+                steps.append(step)
+        if not steps:
+            return
+        forgotten = await self._forgotten(revisions, removals) if removals else {}
+        after = Revisions(
+            revision, revisions.removals + removals - len(forgotten), max([revisions.floor, *forgotten.values()])
+        )
+        count = Step([], [Put(counter, encode(after)), *(Delete(key) for key in forgotten)])
+        # all that is written about schedules, but for their fires, depends on this
+        guard = Compare(counter, mod=_mod(found[counter]))
+        applied = await context.kv.txn([count, *steps], guards=[guard])
+        for edit, answer in zip(planned, applied.steps[1:], strict=True):
+            if answer is not None:
+                edit.written()
+
+    async def _forgotten(self, revisions: Revisions, more: int) -> dict[str, int]:
+        """The removals that so many more leave no room for, by key, with their revisions."""
+        surplus = revisions.removals + more - MOST_REMOVALS
+        if surplus <= 0:
+            return {}
+        queue = self._context.keys.removed
+        removed = revision_scan(self._context, queue, revisions.floor, revisions.latest)
+        await self._context.queues.first(removed, surplus)
+        return {queue + place: int(place[:18]) for place in removed.places[:surplus]}
+
+
+class Putting:
+    """A put; `row` is its answer."""
+
+    removes = False
+
+    def __init__(self, context: Context, ledger: Ledger, put: SchedulePut) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._put = put
+        keys = context.keys
+        self.name = put.name
+        self.size = len(put.definition)
+        self.error: PeerjobError | None = None
+        self.is_done = False
+        self.row: ScheduleRow | None = None
+        self._next, self._slot = keys.next(put.name), keys.slot(put.name)
+        self.keys = (keys.schedule(put.name), self._next, self._slot)
+
+    def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+        context, keys, put = self._context, self._context.keys, self._put
+        was, then, slot = (found[key] for key in self.keys)
+        old, next = pair(context, put.name, was, then)
+        waiting = slot_of(context, put.name, slot)
+        if not _is_expected(put, old, next):
+            if old is not None and next is not None and _is_same(put, old):
+                self.row = to_schedule_row(put.name, old, next, waiting)
+            self.is_done = True
+            return None
+        schedule = Schedule(
+            revision,
+            revision if old is None else old.epoch,
+            put.expected,
+            put.kind,
+            put.definition,
+            put.paused,
+            put.note,
+            now_us if old is None else old.created_us,
+            now_us,
+            NOTHING_EXTRA if old is None else old.extra,
+        )
+        ops: list[Op] = [
+            Put(keys.schedule(put.name), encode(schedule)),
+            Put(place_at(context, keys.changed, revision, put.name), b""),
+        ]
+        after = next or Next(revision, schedule.epoch, None, paused=False)
+        after = msgspec.structs.replace(after, revision=revision, next_us=put.next_us, paused=put.paused, stretch=None)
+        if put.account is not None:
+            record = msgspec.structs.replace(put.account, at_us=now_us)
+            after = self._ledger.add_gap(after, record, ops)
+        if old is not None:
+            ops.append(Delete(place_at(context, keys.changed, old.revision, put.name)))
+        ops.append(Put(self._next, encode(after)))
+        self.row = to_schedule_row(put.name, schedule, after, waiting)
+        return Step([Compare(self._next, mod=_mod(then))], ops)
+
+    def written(self) -> None:
+        self.is_done = True
+
+
+class Removing:
+    """A removal; `removed` is its answer. It is remembered by its request for as long as `lease` lasts."""
+
+    removes = True
+    size = 0
+
+    def __init__(self, context: Context, name: str, expected: int | None, request: str, lease: int) -> None:
+        self._context = context
+        self._expected = expected
+        self._lease = lease
+        keys = context.keys
+        self.name = name
+        self.error: PeerjobError | None = None
+        self.is_done = False
+        self.removed = False
+        self._request = keys.removal(request)
+        self.keys = (keys.schedule(name), keys.next(name), self._request)
+
+    def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+        context, keys = self._context, self._context.keys
+        was, then, known = (found[key] for key in self.keys)
+        old, _ = pair(context, self.name, was, then)
+        if known is not None or old is None or self._expected not in (None, old.revision):
+            self.removed, self.is_done = known is not None, True
+            return None
+        ledger = keys.ledger(old.epoch)
+        ops: list[Op] = [
+            Delete(keys.schedule(self.name)),
+            Delete(keys.next(self.name)),
+            Delete(place_at(context, keys.changed, old.revision, self.name)),
+            Put(place_at(context, keys.removed, revision, self.name), b""),
+            Delete(ledger, prefix_end(ledger)),
+        ]
+        if self._lease:
+            ops.append(Put(self._request, b"", self._lease))
+        return Step([], ops)
+
+    def written(self) -> None:
+        self.removed = self.is_done = True
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+
+
+def pair(
+    context: Context, name: str, was: Entry | None, then: Entry | None
+) -> tuple[Schedule, Next] | tuple[None, None]:
+    """Both records of a schedule, if they can be read and belong together."""
+    schedule = context.value(was, context.keys.schedule(name), decode_schedule)
+    next = context.value(then, context.keys.next(name), decode_next)
+    if schedule is None or next is None or schedule.revision != next.revision:
+        return None, None
+    return schedule, next
+
+
+def slot_of(context: Context, name: str, entry: Entry | None) -> Slot:
+    """The slot of a schedule; an empty one if nothing is stored."""
+    return context.value(entry, context.keys.slot(name), decode_slot) or Slot()
+
+
+def revisions_of(entry: Entry | None) -> Revisions:
+    """Where revisions stand."""
+    return Revisions() if entry is None else decode_revisions(entry.value)
+
+
+def revision_scan(context: Context, queue: str, after: int, latest: int) -> Scan:
+    """A read of the places behind one revision, up to another."""
+    return context.queues.scan(Head(queue, time_text(after + 1), 0), now_us=latest + 1, until=time_text(latest + 1))
+
+
+def place_at(context: Context, queue: str, revision: int, name: str) -> str:
+    """The key of a schedule in a queue that is ordered by revision."""
+    return f"{queue}{time_text(revision)}/{context.keys.kind(name)}"
+
+
+def _mod(entry: Entry | None) -> int:
+    return 0 if entry is None else entry.mod
+
+
+def _is_expected(put: SchedulePut, old: Schedule | None, next: Next | None) -> bool:
+    if put.expected == 0 or old is None or next is None:
+        return put.expected == 0 and old is None
+    return old.revision == put.expected and next.next_us == put.expected_next_us
+
+
+def _is_same(put: SchedulePut, old: Schedule) -> bool:
+    """Whether what is stored was written by such a put."""
+    return (old.before, old.kind, old.definition, old.paused, old.note) == (
+        put.expected,
+        put.kind,
+        put.definition,
+        put.paused,
+        put.note,
+    )
