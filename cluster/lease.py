@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from peerjob.clock import Clock
@@ -15,12 +15,15 @@ from peerjob.errors import LayoutError, StoreError
 from peerjob.record import Renewed
 from peerjob.store.base import Liveness
 
+from .own_loop import EndOfThread, run_here
 from .pulse import Pulse
 
 logger = logging.getLogger("peerjob.cluster")
 
 OPEN_TIMEOUT = 5.0
 """Seconds in which the lease's connection must be made."""
+LAST_WORD = 5.0
+"""Seconds in which a node whose loop was closed is taken out of the cluster."""
 SLACK = 10.0
 """Seconds by which a turn may exceed its bounds, on a machine that is busy."""
 
@@ -40,7 +43,11 @@ class LeaseListener(Protocol):
 
 
 class Lease:
-    """Renews one incarnation's lease, in a thread with its own loop and connection, or as a task under virtual time."""
+    """Renews one incarnation's lease, in a thread with its own loop and connection, or as a task under virtual time.
+
+    The thread outlives a node whose loop is closed without a stop. It then awaits `farewell(incarnation)`, which takes
+    the node out of the cluster, and ends.
+    """
 
     def __init__(
         self,
@@ -49,11 +56,13 @@ class Lease:
         ttl: float,
         liveness: Callable[[], Liveness],
         listener: LeaseListener,
+        farewell: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._clock = clock
         self._ttl = ttl
         self._make_liveness = liveness
         self._listener = listener
+        self._farewell = farewell
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
         # each step of a turn is bounded, so that it comes around whether the store answers or not
@@ -66,10 +75,12 @@ class Lease:
         """Renewals that were not answered; counted in the lease's thread."""
         self._told_trusted = False
         self._stopping = False
+        self._orphaned = False
         self._node_loop: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poke: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
+        self._thread_end: EndOfThread | None = None
         self._task: asyncio.Task[None] | None = None
 
     # -- asked by the node -----------------------------------------------------------------------------------------
@@ -128,7 +139,15 @@ class Lease:
         if self._clock.virtual:
             self._task = self._node_loop.create_task(self._main(), name="peerjob-lease")
         else:
-            self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="peerjob-lease", daemon=True)
+            ended = self._thread_end = EndOfThread(self._node_loop)
+
+            def renew() -> None:
+                try:
+                    run_here(self._main())
+                finally:
+                    ended.tell()
+
+            self._thread = threading.Thread(target=renew, name="peerjob-lease", daemon=True)
             self._thread.start()
 
     async def stop(self) -> None:
@@ -138,10 +157,18 @@ class Lease:
         if self._task is not None:
             task, self._task = self._task, None
             await task
-        if self._thread is not None:
-            thread, self._thread = self._thread, None
-            await asyncio.to_thread(thread.join)
+        if self._thread_end is not None:
+            ended, self._thread, self._thread_end = self._thread_end, None, None
+            await ended.wait()
         self._trusted_until = 0.0
+
+    def part(self) -> None:
+        """Have the lease's thread take the node out of the cluster, and wait for it; for a loop that runs no more."""
+        thread = self._thread
+        if thread is not None:
+            self._orphaned = True
+            self.renew_soon()
+            thread.join(2 * LAST_WORD)
 
     def renew_soon(self) -> None:
         """Renew now rather than at the next turn, as after a hint."""
@@ -157,7 +184,7 @@ class Lease:
         self._poke = asyncio.Event()
         liveness: Liveness | None = None
         try:
-            while not self._stopping:
+            while not self._stopping and not self._is_orphan:
                 self._poke.clear()
                 self.pulse.beat()
                 began = self._clock.elapsed()
@@ -185,10 +212,25 @@ class Lease:
                 self._check_trust()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._poke.wait(), self._until_next(began))
+            if self._is_orphan and self._farewell is not None:
+                await self._leave(self._farewell)
         finally:
             self._loop = None
             if liveness is not None:
                 await liveness.close()
+
+    @property
+    def _is_orphan(self) -> bool:
+        """Whether the node's loop is gone though the node was not stopped."""
+        return self._orphaned or (self._node_loop is not None and self._node_loop.is_closed())
+
+    async def _leave(self, farewell: Callable[[str], Awaitable[None]]) -> None:
+        self._trusted_until = 0.0
+        try:
+            async with asyncio.timeout(LAST_WORD):
+                await farewell(self._incarnation)
+        except Exception as error:  # noqa: BLE001  # the lease runs out by itself
+            logger.info("the node could not be taken out of the cluster; its lease expires: %r", error)
 
     async def _opened(self) -> Liveness:
         liveness = self._make_liveness()

@@ -69,6 +69,12 @@ class Role:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    async def revive(self) -> None:
+        """Start anew if the loop ends and has cancelled the role's task."""
+        if self._task is not None and (self._task.done() or self._task.cancelling()):
+            await self.stop()
+            self.start()
+
     async def pause(self, seconds: float, jitter: float = 0.1) -> None:
         """Sleep for about so long, spread so that peers do not act in step."""
         await asyncio.sleep(seconds * (1 + self.clock.random.uniform(-jitter, jitter)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
+import concurrent.futures
 import os
 import threading
 import weakref
@@ -11,9 +11,12 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.blocking import BlockingVerbs
+from peerjob.cluster.own_loop import end_loop, new_loop
 from peerjob.durations import Duration
 from peerjob.errors import NodeStateError
 from peerjob.manager import Manager
+
+from .leaving import AtExit, wait_on
 
 if TYPE_CHECKING:
     from peerjob.node.client.client import Client
@@ -28,7 +31,7 @@ class BlockingManager(BlockingVerbs):
 
     A context manager, or used as it is: the node (or client) starts with the first call, in each process that makes
     one, so it is safe to create before a server forks, and stops at exit. Every verb raises RuntimeError on a thread
-    that runs an event loop.
+    that runs an event loop, and NodeStateError once it is closed, also while it waits.
     """
 
     def __init__(self, node: Node | Client) -> None:
@@ -37,6 +40,8 @@ class BlockingManager(BlockingVerbs):
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._at_exit: AtExit | None = None
+        self._calls: set[concurrent.futures.Future[Any]] = set()
         self._closed = False
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (call := forked()) and call())
@@ -55,10 +60,16 @@ class BlockingManager(BlockingVerbs):
         _refuse_loop()
         self._closed = True
         self._loop = self._thread = None
-        atexit.unregister(self.close)
-        asyncio.run_coroutine_threadsafe(self._node.stop(grace), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        if self._at_exit is not None:
+            self._at_exit.cancel()
+        try:
+            asyncio.run_coroutine_threadsafe(self._node.stop(grace), loop).result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            # calls that came in while the loop ended
+            for call in list(self._calls):
+                call.cancel()
 
     def __enter__(self) -> Self:
         self.start()
@@ -80,12 +91,25 @@ class BlockingManager(BlockingVerbs):
         except BaseException:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError:
+            work.close()
+            raise _closed() from None
+        self._calls.add(future)
+        if loop.is_closed():
+            future.cancel()
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            if self._loop is loop:
+                raise
+            raise _closed() from None
         except KeyboardInterrupt:
             future.cancel()
             raise
+        finally:
+            self._calls.discard(future)
 
     def _forked(self) -> None:
         # a thread of the parent may have held it, and there is none here to let it go
@@ -94,25 +118,46 @@ class BlockingManager(BlockingVerbs):
     def _started_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._closed:
-                raise NodeStateError("this blocking manager was closed")
+                raise _closed()
             if self._loop is not None and self._pid == os.getpid():
                 return self._loop
             if self._pid not in (0, os.getpid()):
                 # forked: the parent's loop and connections are not ours
                 self._node = self._node.remake()
             self._pid = os.getpid()
-            loop = asyncio.new_event_loop()
+            self._calls = set()
+            loop = new_loop()
             thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
             thread.start()
+            # before the start, as exit handlers are called in reverse order
+            at_exit = AtExit(self._exit)
             try:
                 asyncio.run_coroutine_threadsafe(self._node.start(), loop).result()
             except BaseException:
+                at_exit.cancel()
                 loop.call_soon_threadsafe(loop.stop)
                 thread.join()
                 raise
             self._loop, self._thread = loop, thread
-            atexit.register(self.close)
+            self._at_exit = at_exit
             return loop
+
+    def _exit(self) -> None:
+        """Stop at the exit of the process; a node has left by itself before."""
+        loop, thread = self._loop, self._thread
+        self._closed = True
+        if loop is not None and thread is not None:
+            wait_on(loop, self._node.stop(0), 1.0, _nothing)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(1.0)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _closed() -> NodeStateError:
+    return NodeStateError("this blocking manager was closed")
 
 
 def _refuse_loop() -> None:
@@ -128,8 +173,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
     finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        end_loop(loop)
 
 
 class InsideManager(BlockingVerbs):

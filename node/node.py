@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.clock import Clock, SystemClock
+from peerjob.cluster.own_loop import LastingExecutor
 from peerjob.cron.zones import zone_named
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, OptionError
@@ -20,6 +22,7 @@ from peerjob.store.base import Elections, Store
 from peerjob.store.url import open_elections, open_store
 from peerjob.worker import Worker
 
+from .leaving import AtExit, wait_on
 from .managing import JobSource, NodeVerbs
 from .observing import Observer
 from .otel import make_tracing
@@ -45,6 +48,10 @@ Lifespan = Callable[["Node"], AbstractAsyncContextManager[Any]]
 Coordinator = str | Callable[[], Elections]
 
 MAX_PAYLOAD = 1 << 20
+GRACE = 5.0
+"""Seconds that running bodies get when a node stops, unless it is told otherwise."""
+EXIT_MARGIN = 7.0
+"""Seconds beyond the grace after which a process that exits waits no longer for a loop in another thread."""
 
 
 class Node(NodeVerbs):
@@ -53,10 +60,11 @@ class Node(NodeVerbs):
     Use it as an async context manager, or `start()` and `stop()` it; `run()` does both around a wait for SIGTERM.
 
     `store` is a URL (`memory://`, `redis://`, `valkey://`, `etcd://`, …) or a Store; `workers` how many instances run
-    at a time (0: this node only schedules); `name` is for people (default: host name), `namespace` keeps applications
-    apart. `coordinator` elects the node that fires schedules: a URL such as `etcd://…`, or a function that makes a
-    client (default: the store does); it is tried again while it is away. `lease_ttl` is how long peers wait before
-    they take over from a node that vanished, 1 s or more. `timezone` is that of cron schedules that name none.
+    at a time (0: this node only schedules); `name` is for people (default: host name and process id), `namespace`
+    keeps applications apart. `coordinator` elects the node that fires schedules: a URL such as `etcd://…`, or a
+    function that makes a client (default: the store does); it is tried again while it is away. `lease_ttl` is how long
+    peers wait before they take over from a node that vanished, 1 s or more. `timezone` is that of cron schedules that
+    name none.
     `max_payload` bounds arguments and results, in bytes. Raises OptionError for settings that cannot be.
     """
 
@@ -78,7 +86,8 @@ class Node(NodeVerbs):
         allow_unknown: bool = False,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
-        self.name = name or socket.gethostname()
+        self.name = name or _default_name()
+        self._is_named = bool(name)
         self.namespace = namespace
         self.lease_ttl = _checked_ttl(lease_ttl)
         self.timezone = zone_named(timezone).key
@@ -120,17 +129,26 @@ class Node(NodeVerbs):
         self._observers: list[Observer] = []
         self._tracing: Tracing | None = None
         self._session: Session | None = None
+        self._starting: _Starting | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._at_exit: AtExit | None = None
         self._lifespan_exit: AbstractAsyncContextManager[Any] | None = None
         self.register(jobs)
 
     # -- starting and stopping ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect, join the cluster and begin to claim; raises StoreUnavailableError within 5 s, or NodeStateError."""
+        """Connect, join the cluster and begin to claim; raises StoreUnavailableError within 5 s, or NodeStateError.
+
+        A program that ends without `stop` leaves all the same: when its event loop ends, or at exit.
+        """
         if self._session is not None:
-            raise NodeStateError(f"node {self.name!r} is started already")
+            state = "started already" if self._leaving is None else "still stopping"
+            raise NodeStateError(f"node {self.name!r} is {state}")
         defined = self._scheduling.defined(self._registry.jobs())
+        if not self._is_named:
+            self.name = _default_name()  # the process may have been forked since the node was made
         session = Session(
             store=self._store,
             elections=self._elections,
@@ -144,44 +162,60 @@ class Node(NodeVerbs):
             overrides=self._overrides,
             observers=self._observers,
             tracing=self._tracing,
+            farewell=self._farewell if self._given_store else None,
         )
         self._session = session
+        starting = self._starting = _Starting(self.name)
         session.definitions.add(defined)
         try:
-            await session.open()
+            await starting.unless_stopped(session.open())
             self._scheduling.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
             if self._lifespan is not None:
                 entering = self._lifespan(self)
                 await entering.__aenter__()
                 self._lifespan_exit = entering
+            starting.check()
             await session.begin()
         except BaseException:
             await self._abandon(session)
             raise
+        finally:
+            self._starting = None
+            starting.ended.set()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="peerjob-keeper")
+        if not self.clock.virtual:
+            loop = asyncio.get_running_loop()
+            self._at_exit = AtExit(lambda: self._exit(session, loop))
         logger.info("node %r runs %d worker(s) on %s", self.name, self._workers, self._store.url)
 
     async def _abandon(self, session: Session) -> None:
-        self._session = None
         exiting, self._lifespan_exit = self._lifespan_exit, None
         try:
             await session.close(grace=0)
         finally:
+            self._session = None
             if exiting is not None:
                 await exiting.__aexit__(None, None, None)
 
-    async def stop(self, grace: Duration = 5.0) -> None:
+    async def stop(self, grace: Duration = GRACE) -> None:
         """Stop claiming, let running bodies go on for `grace`, then cancel them, hand back what is left, and leave.
 
         What is handed back runs elsewhere at once, and nothing is counted for it. Idempotent. Running bodies may use
-        the node until they end. Cancelling this call ends the grace, and the node leaves all the same.
+        the node until they end. Cancelling this call ends the grace, and the node leaves all the same. A `start` that
+        is under way is given up, and raises NodeStateError.
         """
-        seconds = to_seconds(grace, "grace")
+        await self._stop(to_seconds(grace, "grace"))
+
+    async def _stop(self, grace: float, *, exiting: bool = False) -> None:
+        if self._starting is not None:
+            await self._starting.stop()
+            return
         session = self._session
         if session is None:
             return
-        exiting, self._lifespan_exit = self._lifespan_exit, None
+        leaves, self._lifespan_exit = self._lifespan_exit, None
         if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(self._leave(session, seconds))
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(session, grace, exiting=exiting))
         leaving = self._leaving
         try:
             try:
@@ -192,15 +226,55 @@ class Node(NodeVerbs):
                 raise
         finally:
             # entered by whoever started the node, so left by whoever stops it, and not by a task of ours
-            if exiting is not None:
-                await exiting.__aexit__(None, None, None)
+            if leaves is not None:
+                await leaves.__aexit__(None, None, None)
 
-    async def _leave(self, session: Session, grace: float) -> None:
+    async def _leave(self, session: Session, grace: float, *, exiting: bool) -> None:
         try:
-            await session.close(grace=grace)
+            await session.close(grace=grace, exiting=exiting)
         finally:
+            keeper, self._keeper = self._keeper, None
+            if keeper is not None:
+                keeper.cancel()
+            if self._at_exit is not None:
+                self._at_exit.cancel()
+                self._at_exit = None
             self._session = self._leaving = None
         logger.info("node %r has left", self.name)
+
+    # -- a program that ends without a stop ---------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Leave when the loop ends: `asyncio.run` then cancels every task, and waits for them."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            if self._keeper is not None and self._leaving is None:
+                await self._stop(GRACE, exiting=True)
+            raise
+
+    def _exit(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
+        """Leave at the exit of the process, whatever became of the loop that the node was started on."""
+        if loop.is_closed():
+            session.lease.part()
+        elif loop.is_running():
+            try:
+                wait_on(loop, self._stop(GRACE, exiting=True), GRACE + EXIT_MARGIN, session.hurry)
+            except TimeoutError:  # a body holds the loop
+                session.lease.part()
+        else:
+            if not isinstance(getattr(loop, "_default_executor", None), LastingExecutor):
+                loop.set_default_executor(LastingExecutor())
+            loop.run_until_complete(self._stop(GRACE, exiting=True))
+
+    async def _farewell(self, incarnation: str) -> None:
+        """Hand back what an incarnation holds, over a connection of its own: the node's loop is gone."""
+        store = self._remake()._store
+        await store.open()
+        try:
+            await store.leave(incarnation)
+        finally:
+            await store.close()
 
     async def drain(self, timeout: Duration | None = None) -> None:
         """Claim nothing more, hand back what was not started, and wait until running bodies have ended.
@@ -209,7 +283,7 @@ class Node(NodeVerbs):
         """
         await self._need_session().drain(None if timeout is None else to_seconds(timeout, "timeout"))
 
-    async def run(self, grace: Duration = 5.0) -> None:
+    async def run(self, grace: Duration = GRACE) -> None:
         """Start, run until SIGTERM or SIGINT, then stop; a second signal stops without grace."""
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
@@ -339,6 +413,43 @@ class Node(NodeVerbs):
         return made
 
 
+class _Starting:
+    """A start under way, which a stop can end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._starter = asyncio.current_task()
+        self._opening: asyncio.Task[None] | None = None
+        self._stopped = False
+        self.ended = asyncio.Event()
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await the work; raises NodeStateError at once when `stop` is called."""
+        opening = self._opening = asyncio.get_running_loop().create_task(work)
+        try:
+            await asyncio.wait([opening])
+        finally:
+            if not opening.done():
+                opening.cancel()
+                await asyncio.wait([opening])
+        self.check()
+        opening.result()
+
+    def check(self) -> None:
+        """Raise NodeStateError after `stop`."""
+        if self._stopped:
+            raise NodeStateError(f"node {self._name!r} was stopped while it started")
+
+    async def stop(self) -> None:
+        """Give the start up, and wait until it has ended."""
+        self._stopped = True
+        if self._opening is not None:
+            self._opening.cancel()
+        # a lifespan may stop the node that is entering it
+        if asyncio.current_task() is not self._starter:
+            await self.ended.wait()
+
+
 def _elections_of(
     coordinator: Coordinator | None, store: Store, *, namespace: str, clock: Clock
 ) -> Callable[[], Elections]:
@@ -349,6 +460,12 @@ def _elections_of(
     if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # callers without a checker
         raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
     return coordinator
+
+
+def _default_name() -> str:
+    """The host name and the process id, so that nodes of one host differ; process 1 is alone in its container."""
+    host, pid = socket.gethostname(), os.getpid()
+    return host if pid == 1 else f"{host}-{pid}"
 
 
 def _checked_count(option: str, value: Any, *, least: int) -> int:

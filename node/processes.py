@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -45,6 +44,7 @@ from .frames import (
     decode_from_process,
     pack,
 )
+from .minder import Minder
 from .threads import to_the_end
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ class _Process(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._unpacker = Unpacker(decode_from_process)
         self._transport: asyncio.Transport | None = None
-        self._notice: threading.Timer | None = None
+        self._notice: object | None = None
+        """Stands for the notice that was given to the present body."""
         self._asking: set[asyncio.Task[None]] = set()
         self._homes: dict[str, ModuleType | None] = {}
         self.running: _Running | None = None
@@ -203,6 +204,7 @@ class _Process(asyncio.Protocol):
                 process_group=0,
             )
             on_failure.pop_all()
+        self._minder = Minder(self._popen, buried=self._buried)
 
     async def connect(self) -> None:
         await self._loop.create_unix_connection(lambda: self, sock=self._socket)
@@ -244,17 +246,17 @@ class _Process(asyncio.Protocol):
             self.kill()
             return
         self._send(Cancel("drain"))
-        # real time, since virtual time stands still while a body runs
-        self._notice = threading.Timer(NOTICE, self._loop.call_soon_threadsafe, [self.kill])
-        self._notice.daemon = True
-        self._notice.start()
+        notice = self._notice = object()
+        self._minder.call_later(NOTICE, lambda: self._notice_over(notice))
+
+    def _notice_over(self, notice: object) -> None:
+        if self._notice is notice:
+            self.kill()
 
     def finish(self) -> None:
         """The body has ended."""
         self.running = None
-        if self._notice is not None:
-            self._notice.cancel()
-            self._notice = None
+        self._notice = None
 
     def kill(self) -> None:
         """Kill it, with all that it started."""
@@ -288,10 +290,9 @@ class _Process(asyncio.Protocol):
         # before it is waited for: until then nobody else can be given its number
         self.killed = True
         self._kill_group()
-        burial = self._loop.run_in_executor(None, self._popen.wait)
-        burial.add_done_callback(self._buried)
+        self._minder.bury()
 
-    def _buried(self, _burial: asyncio.Future[int]) -> None:
+    def _buried(self) -> None:
         self._forget(self)
         if not self.ended.done():
             self.ended.set_result(None)

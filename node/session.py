@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peerjob.clock import Clock
@@ -83,6 +83,7 @@ class Session:
         overrides: dict[Callable[..., Any], Callable[..., Any]],
         observers: Sequence[Observer] = (),
         tracing: Tracing | None = None,
+        farewell: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -111,7 +112,7 @@ class Session:
         self._resources = Resources(overrides, self._surroundings)
         self.processors = Processors(clock, name, self._surroundings)
         self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
-        self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self)
+        self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self, farewell=farewell)
         self.turns = Turns(
             clock=clock,
             store=store,
@@ -240,8 +241,11 @@ class Session:
         logging.getLogger().addHandler(self._capture)
         self.turns.start()
 
-    async def close(self, grace: float) -> None:
-        """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up."""
+    async def close(self, grace: float, *, exiting: bool = False) -> None:
+        """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up.
+
+        `exiting`: the process ends, so bodies that ignore cancellation end with it.
+        """
         # a peer fires what falls due while the bodies here end
         resigning = asyncio.get_running_loop().create_task(self._resign())
         self.pool.accepting = False
@@ -249,9 +253,13 @@ class Session:
         if not await self._bodies_end(grace if grace > 0 else 0.001):
             self.pool.cancel("drain")
             if not await self._bodies_end(min(grace, MOST_WAIT), LEAST_WAIT):
-                logger.warning(
-                    "node %r stops with %d body(ies) that ignore cancellation", self._name, self.pool.running
+                logger.log(
+                    logging.INFO if exiting else logging.WARNING,
+                    "node %r stops with %d body(ies) that ignore cancellation",
+                    self._name,
+                    self.pool.running,
                 )
+        await self.turns.revive()
         # processors are told of an end once it is committed, and what they log is committed after them
         flushed = self.joined and await self.turns.flush(LAST_COMMIT)
         await self.processors.close()

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -456,3 +457,8 @@ async def test_arguments_arrive_as_annotated(clock: VirtualClock) -> None:
             (1, 2),
             Decimal("0.5"),
         )
+
+
+def test_nodes_of_two_processes_on_one_host_have_two_names() -> None:
+    assert Node().name == f"{socket.gethostname()}-{os.getpid()}"
+    assert Node(name="mine").name == "mine"

@@ -1,13 +1,17 @@
 """Resizing, draining, stopping and starting again."""
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from peerjob import INJECTED, Context, Job, Node, NodeStateError, Query, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
+from support import bodies
 from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of
 from support.waiting import until
 
@@ -320,3 +324,101 @@ async def test_history_of_a_run_that_was_handed_back_is_legal(clock: VirtualCloc
         (instance,) = await node.lookup_instances()
         assert await states_of(instance) == ["Created", *["Scheduled", "Processing"] * 4, "Completed"]
         assert instance.attempts == 1
+
+
+@pytest.mark.parametrize("verb", ["open", "join", "get_schedules"])
+async def test_a_stop_gives_up_a_start_that_is_under_way(clock: VirtualClock, verb: str) -> None:
+    flaky = flaky_store(clock)
+    node = Node(flaky.store, jobs=[Job("often", lambda: 1, every="1h")], clock=clock)
+    stall = flaky.stall(verb)
+    starting = asyncio.create_task(node.start())
+    await clock.settle()
+    assert stall.met.is_set()
+    await clock.run(node.stop(grace=0))
+    assert starting.done()
+    with pytest.raises(NodeStateError, match="was stopped while it started"):
+        await starting
+    assert not node.running
+    stall.release()
+
+    await clock.run(node.start())
+    assert [view.info.name for view in await node.nodes()] == [node.name]
+    await clock.run(node.stop())
+    await clock.advance(10)
+    assert await flaky.inner.nodes() == []
+
+
+async def test_a_stop_during_the_lifespan_waits_until_the_start_is_given_up(clock: VirtualClock) -> None:
+    entered, go_on, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_node: Node) -> AsyncGenerator[None]:
+        entered.set()
+        await go_on.wait()
+        yield
+        left.set()
+
+    node = Node(clock=clock, lifespan=lifespan)
+    starting = asyncio.create_task(node.start())
+    await entered.wait()
+    stopping = [asyncio.create_task(node.stop()) for _ in range(2)]
+    await clock.settle()
+    assert not any(one.done() for one in stopping)
+    go_on.set()
+    await clock.run(asyncio.gather(*stopping))
+    with pytest.raises(NodeStateError):
+        await starting
+    assert left.is_set()
+    assert not node.running
+
+
+async def test_a_lifespan_may_stop_its_own_node(clock: VirtualClock) -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(node: Node) -> AsyncGenerator[None]:
+        await node.stop()
+        yield
+
+    node = Node(clock=clock, lifespan=lifespan)
+    with pytest.raises(NodeStateError, match="was stopped while it started"):
+        await clock.run(node.start())
+    assert not node.running
+
+
+async def test_a_stop_needs_no_default_executor() -> None:
+    """Code of users may fill it, or may have closed it."""
+    free = threading.Event()
+    executor = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(executor)
+    executor.submit(free.wait)
+    try:
+        node = Node(jobs=[Job("pid", bodies.pid, run_in="process"), Job("exits", bodies.exits, run_in="process")])
+        await node.start()
+        assert await (await node.schedule("pid")).result(30) > 0
+        instance = await node.schedule("exits", "os._exit")
+        await instance.wait(30)
+        async with asyncio.timeout(10):
+            await node.stop(grace=0)
+    finally:
+        free.set()
+        executor.shutdown()
+
+
+async def test_a_node_leaves_when_its_loop_ends_without_a_stop() -> None:
+    """`asyncio.run` cancels every task then, and waits for it."""
+    url = shared_url()
+
+    async def forgetful() -> None:
+        began = asyncio.Event()
+
+        async def waits() -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        node = Node(url, jobs=[Job("waits", waits)])
+        await node.start()
+        await node.schedule("waits")
+        await began.wait()
+
+    await asyncio.to_thread(asyncio.run, forgetful())
+    async with Node(url, workers=0) as observer:
+        assert [view.info.name for view in await observer.nodes()] == [observer.name]

@@ -76,7 +76,8 @@ class Settings:
         Path, _option("--app-dir", "Where modules are looked for first.", metavar="DIR", show_default="here")
     ] = Path()
     name: Annotated[
-        str | None, _option("--name", "The node's name, for people.", metavar="NAME", show_default="the host's name")
+        str | None,
+        _option("--name", "The node's name, for people.", metavar="NAME", show_default="host name and process id"),
     ] = None
     workers: Annotated[
         int,

@@ -1,0 +1,63 @@
+"""Leaves the cluster for a program that ends without a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+logger = logging.getLogger("peerjob.node")
+
+
+class AtExit:
+    """Calls a function once when this process ends in an orderly way, unless it is cancelled before.
+
+    A process that was forked from this one does not call it. What the function raises is not shown: the program has
+    ended, and its exit status is its own.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._pid = os.getpid()
+        self._finalizer: Any = None
+        atexit.register(self._run)
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.parent_process() is not None:
+            # a forked child of multiprocessing ends with os._exit, after its finalizers and without exit handlers
+            from multiprocessing.util import Finalize
+
+            self._finalizer = Finalize(None, self._run, exitpriority=100)
+
+    def cancel(self) -> None:
+        """Do not call it; idempotent."""
+        atexit.unregister(self._run)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
+
+    def _run(self) -> None:
+        if os.getpid() != self._pid:
+            return
+        self.cancel()
+        try:
+            self._call()
+        except (Exception, KeyboardInterrupt, asyncio.CancelledError):  # see above
+            logger.debug("could not leave the cluster at exit; the lease expires", exc_info=True)
+
+
+def wait_on(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], timeout: float, hurry: Callable[[], None]
+) -> None:
+    """Run work on a loop that runs in another thread, and wait for its end; Ctrl-C calls `hurry` on that loop.
+
+    Raises TimeoutError, and KeyboardInterrupt at the second Ctrl-C.
+    """
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        future.result(timeout)
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(hurry)
+        future.result(timeout)
