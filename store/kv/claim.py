@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from peerjob.errors import DecodeError
+from peerjob.errors import DecodeError, StoreUnavailableError
 from peerjob.record import Claim, Claimed, Want
 from peerjob.state import State
 
-from .base import MAX_STEPS, Compare, Delete, Entry, Op, Put, Range, Step
+from .base import MAX_STEPS, Compare, Delete, Entry, Found, Op, Put, Range, Step
 from .context import Context
 from .counts import PROCESSING, SCHEDULED
 from .delayed import DelayedQueue
 from .enqueue import check_batch
+from .groups import Grouping, Groups
 from .hints import News
+from .index_feed import IndexFeed
 from .journal import Journal
 from .keys import prefix_end, time_text
 from .queues import Head
 from .rows import Idle, Owned, Row, decode_live, encode, extended, to_claim
-from .selection import Pick, Selection, shared
+from .selection import Pick, Room, Selection, shared
 from .writer import ROUNDS, Change
 
 _MOVE_ON_AFTER = 200
@@ -30,6 +33,10 @@ _CROWD = 16
 """Queues of one kind, above which empty ones are forgotten."""
 _WIDEST = 1000
 """Most instances among which a node picks its share."""
+FEW_KINDS = 32
+"""Most kinds of which a claim reads the head of each queue."""
+_MOST_HEADS = 64
+"""Most heads that such a claim reads; above, and for more kinds, it uses the indexes of `groups`."""
 _MOST_ALONG = 100
 """Most reads in the step that registers; etcd counts them with all else that the step does."""
 _LAG_US = 5_000_000
@@ -40,6 +47,7 @@ class _Registered(NamedTuple):
     """An idle incarnation, as it was registered last."""
 
     kinds: tuple[str, ...]
+    groups: tuple[str, ...]
     revision: int
 
 
@@ -50,8 +58,13 @@ class _Call:
         self.incarnation = incarnation
         self.want = want
         self.journal = journal
-        self.caps = {kind: most for kind, most in want.kinds.items() if most > 0 and want.limit > 0}
-        self.limit = min(want.limit, sum(self.caps.values()))
+        # adding up what many kinds allow would take longer than the claim, and what is taken is held to it anyway
+        few = len(want.kinds) <= FEW_KINDS
+        self.limit = min(want.limit, sum(want.kinds.values())) if few else want.limit
+        self.taken = Counter[str]()
+        self.groups: Groups | None = None
+        """The groups of its kinds, where it has many."""
+        self.feed: IndexFeed | None = None
         self.node = Entry(b"", 0)
         self.name = ""
         self.live: list[str] = []
@@ -66,6 +79,11 @@ class _Call:
         self.journal.guarded = True
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of which it takes more."""
+        return tuple(kind for kind, most in self.want.kinds.items() if most > self.taken[kind])
+
+    @property
     def answered(self) -> bool:
         """Whether the journal has answers that this run did not give."""
         others = self.journal.answers.keys() - self.places
@@ -73,9 +91,7 @@ class _Call:
 
     def add(self, claim: Claim) -> None:
         self.claims.append(claim)
-        self.caps[claim.kind] -= 1
-        if self.caps[claim.kind] == 0:
-            del self.caps[claim.kind]
+        self.taken[claim.kind] += 1
         self.limit = 0 if claim.suspect else self.limit - 1
 
 
@@ -85,6 +101,9 @@ class Claims:
     def __init__(self, context: Context, delayed: DelayedQueue) -> None:
         self._context = context
         self._delayed = delayed
+        self._grouping = Grouping(context.kv, context.keys, context.queues, context.kind_sets)
+        self._groups: dict[str, Groups] = {}
+        """The groups of the kinds that an incarnation claims, if these are many or their queues are."""
         self._idle: dict[str, _Registered] = {}
         self._consumed: dict[str, int] = {}
         self._last_fence = 0
@@ -101,7 +120,8 @@ class Claims:
                 return Claimed(now_us=now_us, dead=True)
             if call.answered:
                 return await self._again(call)
-            selection = Selection(context.queues, context.clock, call.heads, suspects=want.suspects and not call.claims)
+            suspects = want.suspects and not call.claims
+            selection = Selection(context.queues, context.clock, call.heads, call.feed, suspects=suspects)
             picks = await self._picked(call, selection)
             if picks:
                 if await self._take(call, selection, picks, now_us) or call.limit == 0:
@@ -114,10 +134,11 @@ class Claims:
         """The first due instances; or, where order is kept in a window only, this node's share of more of them."""
         spread = 2 * len(call.live) if len(call.live) > 1 else 1
         window = min(call.limit * spread, max(call.limit, _WIDEST))
-        picks = await selection.pick(window, {kind: cap * spread for kind, cap in call.caps.items()})
+        picks = await selection.pick(window, Room(call.want.kinds, call.taken, spread)) if window else []
         if spread == 1:
             return picks
-        mine, left = shared(picks, call.limit, call.caps, call.incarnation, call.live)
+        room = Room(call.want.kinds, call.taken)
+        mine, left = shared(picks, call.limit, room, call.incarnation, call.live)
         selection.left_kinds = tuple(dict.fromkeys((*(pick.kind for pick in left), *selection.left_kinds)))
         return mine
 
@@ -126,27 +147,66 @@ class Claims:
         context = self._context
         node, lives = Range(context.keys.node + call.incarnation), context.keys.live
         windowed = [Range(lives, prefix_end(lives))] if context.kv.capabilities.order == "windowed" else []
-        reads = [self._delayed.heads(), *(self._heads(kind) for kind in call.caps)]
-        nodes, *found = await context.kv.read([node, *windowed, *reads])
-        if windowed:
-            call.live = [
-                incarnation
-                for incarnation, entry in ((key[len(lives) :], entry) for key, entry in found.pop(0).items)
-                if incarnation == call.incarnation or decode_live(entry.value).claims
-            ]
-        delayed, *ready = found
-        call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
-        if not alive:
+        known = self._groups.get(call.incarnation)
+        if known is not None and known.kinds == tuple(call.want.kinds):
+            call.groups = known
+        elif len(call.want.kinds) > FEW_KINDS:
+            call.groups = await self._grouped(call)
+        for _ in range(ROUNDS):
+            reads = [self._delayed.heads(), *self._heads(call)]
+            nodes, *found = await context.kv.read([node, *windowed, *reads])
+            if windowed:
+                call.live = [
+                    incarnation
+                    for incarnation, entry in ((key[len(lives) :], entry) for key, entry in found.pop(0).items)
+                    if incarnation == call.incarnation or decode_live(entry.value).claims
+                ]
+            delayed, *ready = found
+            call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)
+            if not alive:
+                return False
+            call.node = nodes.items[0][1]
+            moved, written = await self._delayed.move(delayed, now_us)
+            if written is not None:
+                others = {kind: count for kind, count in moved.items() if kind not in call.want.kinds}
+                await context.hints.send(News(ready=others, but=call.incarnation), written)
+                delayed, *ready = await context.kv.read(reads)
+            call.delayed = context.queues.heads(delayed)
+            if await self._found(call, ready, now_us):
+                return True
+        raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
+
+    def _heads(self, call: _Call) -> list[Range]:
+        """The reads of where the queues of the wanted kinds begin."""
+        keys = self._context.keys
+        if call.groups is None:
+            prefixes = [keys.ready_heads(kind) for kind in call.kinds]
+            return [Range(prefix, prefix_end(prefix), _MOST_HEADS + 1) for prefix in prefixes]
+        prefixes = [keys.order_heads(group) for group in call.groups.marks]
+        return [*self._grouping.marks(call.groups), *(Range(prefix, prefix_end(prefix)) for prefix in prefixes)]
+
+    async def _found(self, call: _Call, ready: Sequence[Found], now_us: int) -> bool:
+        """Take in what `_heads` read; False when it must be read another way."""
+        queues = self._context.queues
+        if call.groups is None:
+            if sum(found.count for found in ready) > _MOST_HEADS:
+                call.groups = await self._grouped(call)
+                return False
+            call.heads = {kind: queues.heads(found) for kind, found in zip(call.kinds, ready, strict=True)}
+            return True
+        marks, heads = ready[: len(call.groups.marks)], ready[len(call.groups.marks) :]
+        if not call.groups.hold(marks):
+            call.groups = await self._grouped(call)
             return False
-        call.node = nodes.items[0][1]
-        moved, written = await self._delayed.move(delayed, now_us)
-        if written is not None:
-            others = {kind: count for kind, count in moved.items() if kind not in call.caps}
-            await context.hints.send(News(ready=others, but=call.incarnation), written)
-            delayed, *ready = await context.kv.read(reads)
-        call.delayed = context.queues.heads(delayed)
-        call.heads = {kind: context.queues.heads(found) for kind, found in zip(call.caps, ready, strict=True)}
+        indexes = [head for found in heads for head in queues.heads(found)]
+        call.feed = IndexFeed(queues, self._context.keys, indexes, call.groups.names, now_us)
         return True
+
+    async def _grouped(self, call: _Call) -> Groups:
+        """The groups of the wanted kinds, looked up anew."""
+        groups = await self._grouping.settled(tuple(call.want.kinds))
+        self._groups[call.incarnation] = groups
+        return groups
 
     async def _take(self, call: _Call, selection: Selection, picks: Sequence[Pick], now_us: int) -> bool:
         """Claim these; False when some were taken by others or could not be read, and more may be picked."""
@@ -207,7 +267,7 @@ class Claims:
         await context.hints.send(news, written)
         if stale or not all(written.revisions):
             return False
-        await self._move_on(selection, picks)
+        await self._move_on(call, selection, picks)
         return True
 
     async def _claimable(self, picks: Sequence[Pick]) -> tuple[dict[str, tuple[int, Row]], dict[str, bytes]]:
@@ -237,42 +297,48 @@ class Claims:
                     specs[id] = args.value
         return rows, specs
 
-    async def _move_on(self, selection: Selection, picks: Sequence[Pick]) -> None:
-        last = {pick.queue: pick.place for pick in picks}
-        for pick in picks:
-            self._consumed[pick.queue] = self._consumed.get(pick.queue, 0) + 1
+    async def _move_on(self, call: _Call, selection: Selection, picks: Sequence[Pick]) -> None:
+        """Let queues begin later, now and then, or at once where they are many."""
+        queues = self._context.queues
+        settled = [step for step in selection.settled(picks) if step is not None]
+        await queues.move_on(settled)
+        begins: dict[Head, str] = {}
+        if call.feed is not None:
+            begins.update(call.feed.begins())
+            for index in begins:
+                self._consumed[index.queue] = self._consumed.get(index.queue, 0) + len(settled)
+        if not settled:
+            last = {pick.queue: pick.place for pick in picks}
+            for pick in picks:
+                self._consumed[pick.queue] = self._consumed.get(pick.queue, 0) + 1
+            begins.update((head, last.get(head.queue, head.start)) for head in selection.heads())
         steps: list[Step | None] = []
-        for head in selection.heads():
+        for head, place in begins.items():
             if self._consumed.get(head.queue, 0) >= _MOVE_ON_AFTER:
                 self._consumed[head.queue] = 0
-                steps.append(self._context.queues.advance(head, last.get(head.queue, head.start)))
-        await self._context.queues.move_on(steps)
+                steps.append(queues.advance(head, place))
+        await queues.move_on(steps)
 
     async def _wait(self, call: _Call, selection: Selection, now_us: int) -> bool:
         """Register as idle in the step that finds nothing; False when something came in meanwhile."""
         context, keys = self._context, self._context.keys
         await self._tidy(call, selection, now_us)
         next_due_us = call.journal.next_due_us = await self._delayed.next_due(call.delayed)
-        kinds = tuple(call.caps)
-        waits = call.want.idle and bool(kinds)
+        kinds, groups = (call.kinds, ()) if call.groups is None else ((), tuple(call.groups.marks))
+        waits = call.want.idle and call.limit > 0 and bool(kinds or groups)
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
         part = call.journal.part()
         compares, ops, idle = [alive, part.guard()], list[Op](), keys.idle + call.incarnation
         known = self._idle.get(call.incarnation) if waits else None
-        if known is not None and known.kinds == kinds:
+        if known is not None and (known.kinds, known.groups) == (kinds, groups):
             # still registered, unless somebody has woken it meanwhile: there is nothing to write
             compares.append(Compare(idle, mod=known.revision))
             part.unused()
         else:
             ops.append(part.put((), await context.writer.passing(now_us)))
             if waits:
-                ops.append(Put(idle, encode(Idle(kinds))))
-        heads = [self._heads(kind) for kind in kinds]
-        reads = [
-            *heads,
-            *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in selection.heads()),
-            *self._delayed.before(call.delayed, next_due_us),
-        ]
+                ops.append(Put(idle, encode(Idle(kinds, groups))))
+        reads = self._again_reads(call, selection, next_due_us)
         along = reads if len(reads) <= _MOST_ALONG else ()
         applied = await context.kv.txn([Step(compares, ops, along)])
         answer = applied.steps[0]
@@ -282,34 +348,63 @@ class Claims:
         if answer is None:
             if known is not None:
                 # it may stand there all the same
-                self._idle[call.incarnation] = known._replace(kinds=())
+                self._idle[call.incarnation] = known._replace(revision=-1, kinds=(), groups=())
             return False
         call.waited = True
         if ops:
             part.written(applied.revision)
             if waits:
-                self._idle[call.incarnation] = _Registered(kinds, applied.revision)
-        looked = {head.queue for head in selection.heads()}
-        new = [
-            head
-            for found in answer[: len(heads)]
-            for head in context.queues.heads(found)
-            if head.queue not in looked and (call.want.suspects or "/s/" not in head.queue)
-        ]
-        if not new and not any(found.count for found in answer[len(heads) :]):
+                self._idle[call.incarnation] = _Registered(kinds, groups, applied.revision)
+        if not self._is_new(call, selection, answer):
             return True
         if waits:
             await context.kv.txn([Step([], [Delete(idle)])])
             self._idle.pop(call.incarnation, None)
         return False
 
+    def _again_reads(self, call: _Call, selection: Selection, next_due_us: int | None) -> list[Range]:
+        """The reads that find what came in since the queues were looked at."""
+        heads = selection.heads()
+        return [
+            *self._heads(call),
+            *(call.feed.again() if call.feed is not None else ()),
+            *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in heads),
+            *self._delayed.before(call.delayed, next_due_us),
+        ]
+
+    def _is_new(self, call: _Call, selection: Selection, answer: Sequence[Found]) -> bool:
+        """Whether these reads found something."""
+        queues, rest = self._context.queues, deque(answer)
+
+        def take(count: int) -> list[Found]:
+            return [rest.popleft() for _ in range(count)]
+
+        if call.groups is None or call.feed is None:
+            looked = {head.queue for head in selection.heads()}
+            new = any(
+                head.queue not in looked and (call.want.suspects or "/s/" not in head.queue)
+                for found in take(len(call.kinds))
+                for head in queues.heads(found)
+            )
+        else:
+            count = len(call.groups.marks)
+            new = not call.groups.hold(take(count))
+            indexes = {head.queue for head in call.feed.heads()}
+            new = any(head.queue not in indexes for found in take(count) for head in queues.heads(found)) or new
+            new = call.feed.is_new(take(len(indexes))) or new
+        return new or any(found.count for found in rest)
+
     async def _tidy(self, call: _Call, selection: Selection, now_us: int) -> None:
         """Let the heads of empty queues follow, and forget such queues where there are many."""
         context = self._context
         lag = time_text(now_us - _LAG_US)
-        steps: list[Step | None] = []
-        for head in selection.empty():
-            if len(call.heads[context.keys.unescaped(head.queue.split("/")[2])]) > _CROWD:
+        steps = selection.settled(())
+        empty = [] if steps else [(head, len(call.heads.get(kind, ()))) for kind, head in selection.empty()]
+        if call.feed is not None:
+            unused = call.feed.unused()
+            empty += [(head, len(unused)) for head in unused]
+        for head, count in empty:
+            if count > _CROWD:
                 steps.append(context.queues.drop(head))
             elif head.start[:18] < time_text(now_us - 2 * _LAG_US):
                 steps.append(context.queues.advance(head, lag + "/"))
@@ -331,7 +426,3 @@ class Claims:
                     claims.append(to_claim(id, row, spec))
         first = journal.parts[0]
         return Claimed(claims=tuple(claims), now_us=first.now_us, next_due_us=first.next_due_us)
-
-    def _heads(self, kind: str) -> Range:
-        prefix = self._context.keys.ready_heads(kind)
-        return Range(prefix, prefix_end(prefix))

@@ -7,7 +7,7 @@ with its lease. An idle node is woken by whoever takes its registration away, so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -24,6 +24,10 @@ from .writer import ROUNDS, Writer, Written
 
 _MOST_STEPS = 50
 _MOST_FETCHED = 1000
+_GROUP = "\0"
+"""Stands before the name of a group, where no kind has it."""
+_GROUPED_US = 5_000_000
+_MOST_GROUPED = 50_000
 
 
 class News(msgspec.Struct):
@@ -59,6 +63,9 @@ class Hints:
         self._writer = writer
         self._watches: dict[str, Watch] = {}
         self._idle_kinds: dict[bytes, frozenset[str]] = {}
+        self._group_of: dict[str, str] = {}
+        """Kind → its group. An older one wakes a node in vain, or lets it find the work with its next poll."""
+        self._group_until_us = 0
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -102,6 +109,8 @@ class Hints:
             wanted.append((set(news.any_of), 1))
         if news.delayed and await self._is_earliest(*min(news.delayed)):
             wanted.append(({min(news.delayed)[1]}, 1))
+        if any(_GROUP in kinds for kinds in (self._kinds(entry) for _, entry in idle)):
+            wanted = [(kinds | await self._groups(kinds), count) for kinds, count in wanted]
         for _ in range(ROUNDS):
             waiting = [
                 (key, entry, self._kinds(entry))
@@ -147,8 +156,23 @@ class Hints:
         if known is None:
             if len(self._idle_kinds) > 1000:
                 self._idle_kinds.clear()
-            known = self._idle_kinds[entry.value] = frozenset(decode_idle(entry.value).kinds)
+            one = decode_idle(entry.value)
+            groups = {_GROUP, *(_GROUP + group for group in one.groups)} if one.groups else set[str]()
+            known = self._idle_kinds[entry.value] = frozenset((*one.kinds, *groups))
         return known
+
+    async def _groups(self, kinds: Iterable[str]) -> set[str]:
+        """The groups of some kinds, as they stand among the kinds of an idle node."""
+        now_us = self._clock.time_us()
+        if now_us >= self._group_until_us or len(self._group_of) > _MOST_GROUPED:
+            self._group_of.clear()
+            self._group_until_us = now_us + _GROUPED_US
+        missing = [kind for kind in kinds if kind not in self._group_of]
+        if missing:
+            entries = await self._kv.get([self._keys.group_of(kind) for kind in missing])
+            found = zip(missing, entries, strict=True)
+            self._group_of |= {kind: entry.value.decode() for kind, entry in found if entry is not None}
+        return {_GROUP + self._group_of[kind] for kind in kinds if kind in self._group_of}
 
     # -- fetching -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@
 | `due/@…`, `clock/…` | of later releases: this one neither reads nor counts them |
 | `by/<kind>/<state>/<id>`, `tag/<tag>/<id>` | indexes; of those that are Processing, `own` is the index |
 | `expiry/<shard>/<time>/<id>` | final instances by the end of their retention |
-| `head/<queue>` | where a queue begins, see `lanes` |
+| `head/<queue>` | where a queue begins, see `queues`; of a ready queue also the group of its kind |
+| `group/<kind>`, `groups/<group>` | the group of a kind; how many kinds a group has, see `groups` |
+| `order/<group>/<priority>/<place>/<kind>/<n or s>` | ready queues of the kinds of a group, by where they begin |
 | `own/<incarnation>/<id>` | `Owned`: a claim; durable, on no lease |
 | `catalogue/<kind>` | when a node published the kind; hangs on a lease |
 | `node/<incarnation>` | `NodeRow`; durable: alive until it is marked as ended |
@@ -86,6 +88,8 @@ class Keys:
         self.own = f"{root}own/"
         self.watched = f"{root}watch/"
         self.node = f"{root}node/"
+        self.group = f"{root}group/"
+        self.groups = f"{root}groups/"
         self.kinds = f"{root}kinds/"
         self.live = f"{root}live/"
         self.idle = f"{root}idle/"
@@ -147,6 +151,34 @@ class Keys:
     def queue_of(self, head: str) -> str:
         """The queue that a head belongs to."""
         return f"{self.root}{head[len(self.root) + 5 :]}/"
+
+    # -- groups of kinds ------------------------------------------------------------------------------------------
+
+    def group_of(self, kind: str) -> str:
+        """The key that says which group a kind belongs to."""
+        return f"{self.group}{self.kind(kind)}"
+
+    def is_ready(self, queue: str) -> bool:
+        """Whether a queue holds due instances of one kind and priority."""
+        return queue.startswith("ready/", len(self.root))
+
+    def ready_parts(self, queue: str) -> tuple[str, str, str]:
+        """Escaped kind, side and priority of a ready queue."""
+        kind, side, priority = queue[len(self.root) + 6 : -1].split("/")
+        return kind, side, priority
+
+    def order(self, group: str, priority: str) -> str:
+        """The index of the ready queues of a group that have one priority."""
+        return f"{self.root}order/{group}/{priority}/"
+
+    def order_heads(self, group: str) -> str:
+        """Prefix of the heads of a group's indexes."""
+        return f"{self.root}head/order/{group}/"
+
+    def ordered_queue(self, order: str, place: str) -> str:
+        """The ready queue that an entry of an index names."""
+        kind, side = place.rsplit("/", 2)[1:]
+        return f"{self.root}ready/{kind}/{side}/{order[:-1].rsplit('/', 1)[1]}/"
 
     # -- parts of an instance -------------------------------------------------------------------------------------
 

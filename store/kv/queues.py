@@ -6,15 +6,19 @@ compares the head with its place and lowers it if it must, and whoever found the
 comparing that the stretch is still empty. A read starts at the head and goes on in windows, which are as wide as
 the last ones had to be. A place is `<time>/<id>`, or `<id>` in an index; a window is counted in numbers that sort
 as places do, so that a thousand entries of one microsecond are still told apart.
+
+The ready queues of a kind that has a group (`groups`) stand in an index, by where they begin. The index is such a queue
+itself, and the step that changes the head of a ready queue changes its entry there. The value of a head is a place,
+and after a blank the group; a blank sorts before every character of a place, so the comparison still holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from .base import MAX_STEPS, Compare, Delete, Entry, Found, KeyValue, Put, Range, Step
+from .base import MAX_STEPS, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
 from .keys import LATEST_US, Keys, prefix_end
 
 AFTER_ALL = "~"
@@ -25,6 +29,8 @@ _WIDEN = 8
 _MOST_GAP_MS = 100
 """The widest gap that is expected to come again, since what comes in within that time is read at once then."""
 _ATTEMPTS = 8
+_NO_ID = "00000000-0000-0000"
+"""Stands in an index where a queue begins at a time, whatever the id."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -33,6 +39,20 @@ class Head(msgspec.Struct, frozen=True):
     queue: str
     start: str
     mod: int
+    group: str = ""
+    """The index that the queue stands in."""
+
+    @property
+    def value(self) -> bytes:
+        """What its key holds."""
+        return (f"{self.start} {self.group}" if self.group else self.start).encode()
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What a step compares and writes to begin a queue."""
+
+    compares: list[Compare]
+    ops: list[Op]
 
 
 class Queues:
@@ -56,31 +76,127 @@ class Queues:
         for queue in queues:
             self._known.pop(queue, None)
 
-    async def lower(self, places: Mapping[str, str]) -> None:
-        """Make each of these queues begin before its place."""
+    async def open(self, places: Mapping[str, str], *, alone: Collection[str] = ()) -> dict[str, Opening]:
+        """Make each of these queues begin before its place.
+
+        A queue that is in `alone` gets only one entry, so the step that adds it may begin the queue as well: the
+        answer says how, unless the queue has begun already.
+        """
+        openings: dict[str, Opening] = {}
         for _ in range(_ATTEMPTS):
-            doubtful = [queue for queue, place in places.items() if not self._known.get(queue, place) < place]
+            doubtful = [
+                queue
+                for queue, place in places.items()
+                if not self._known.get(queue, place) < place and queue not in openings
+            ]
             if not doubtful:
-                return
-            entries = await self._kv.get([self._keys.head(queue) for queue in doubtful])
+                break
             steps: list[Step] = []
-            lowered: list[tuple[str, str]] = []
-            for queue, entry in zip(doubtful, entries, strict=True):
+            lowered: list[Head] = []
+            indexes: dict[str, str] = {}
+            heads = await self._doubtful(doubtful)
+            for queue, (head, guards) in heads.items():
                 place = places[queue]
-                if entry is not None and entry.value.decode() < place:
-                    self._known[queue] = entry.value.decode()
+                if head.mod and head.start < place:
+                    self._note(queue, head.start)
                     continue
-                head = self._keys.head(queue)
-                start = place[:-1]
-                guard = Compare(head, mod=0 if entry is None else entry.mod)
-                steps.append(Step([guard], [Put(head, start.encode())]))
-                lowered.append((queue, start))
-            for at in range(0, len(steps), MAX_STEPS):
-                applied = await self._kv.txn(steps[at : at + MAX_STEPS])
-                for (queue, start), answer in zip(lowered[at : at + MAX_STEPS], applied.steps, strict=True):
-                    if answer is not None:
-                        self._known[queue] = start
+                new = msgspec.structs.replace(head, start=place[:-1])
+                opening = self._begun(head, new, guards, indexes)
+                if head.mod or queue not in alone:
+                    steps.append(Step(opening.compares, opening.ops))
+                    lowered.append(new)
+                else:
+                    openings[queue] = opening
+            if indexes:
+                await self.open(indexes)
+            await self._apply(steps, lowered, indexes)
         # whoever adds entries compares the heads, and comes back if they were moved once more
+        return openings
+
+    def opened(self, places: Iterable[tuple[str, str]]) -> None:
+        """A step has begun queues, with entries at these places."""
+        for queue, place in places:
+            self._note(queue, place[:-1])
+
+    def doubt(self, compares: Iterable[Compare]) -> None:
+        """Read the heads again that a step compared in vain."""
+        self.forget(self._keys.queue_of(compare.key) for compare in compares if compare.below)
+
+    async def _doubtful(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
+        """The heads of queues, and what must hold for one to be written."""
+        keys = self._keys
+        kinds = {queue: keys.group + keys.ready_parts(queue)[0] for queue in queues if keys.is_ready(queue)}
+        grouped = list(dict.fromkeys(kinds.values()))
+        entries = await self._kv.get([*map(keys.head, queues), *grouped])
+        groups = dict(zip(grouped, entries[len(queues) :], strict=True))
+        heads: dict[str, tuple[Head, list[Compare]]] = {}
+        for queue, entry in zip(queues, entries, strict=False):
+            if entry is not None:
+                head = self._head(queue, entry)
+                heads[queue] = head, [Compare(keys.head(queue), mod=head.mod)]
+                continue
+            guards, group = [Compare(keys.head(queue))], ""
+            if queue in kinds:
+                found = groups[kinds[queue]]
+                guards.append(Compare(kinds[queue], mod=0 if found is None else found.mod))
+                group = "" if found is None else found.value.decode()
+            heads[queue] = Head(queue, "", 0, group), guards
+        return heads
+
+    def _begun(self, old: Head, new: Head, guards: Sequence[Compare], indexes: dict[str, str]) -> Opening:
+        """How a head is written, with its entry in the index; `indexes` learns of the entry."""
+        compares, ops = [*guards], list[Op]([Put(self._keys.head(new.queue), new.value)])
+        if new.group:
+            index, place = self._entry(new)
+            compares.append(self.guard(index, place))
+            indexes[index] = min(place, indexes.get(index, place))
+        ops += self._moved(old, new)
+        return Opening(compares, ops)
+
+    async def _apply(self, steps: Sequence[Step], heads: Sequence[Head], indexes: Iterable[str]) -> list[bool]:
+        """Write heads; whether each was."""
+        done: list[bool] = []
+        for at in range(0, len(steps), MAX_STEPS):
+            applied = await self._kv.txn(steps[at : at + MAX_STEPS])
+            for head, answer in zip(heads[at : at + MAX_STEPS], applied.steps, strict=True):
+                done.append(answer is not None)
+                if answer is not None:
+                    self._note(head.queue, head.start)
+        if not all(done):
+            self.forget(indexes)
+        return done
+
+    async def regroup(self, heads: Mapping[Head, tuple[str, int]]) -> bool:
+        """Let heads stand in the index of another group; each comes with the group of its kind, and its revision."""
+        keys = self._keys
+        steps: list[Step] = []
+        indexes: dict[str, str] = {}
+        moved: list[Head] = []
+        for head, (group, mod) in heads.items():
+            new = msgspec.structs.replace(head, group=group)
+            kind = keys.group + keys.ready_parts(head.queue)[0]
+            guards = [Compare(keys.head(head.queue), mod=head.mod), Compare(kind, mod=mod)]
+            opening = self._begun(head, new, guards, indexes)
+            steps.append(Step(opening.compares, opening.ops))
+            moved.append(new)
+        await self.open(indexes)
+        return all(await self._apply(steps, moved, indexes))
+
+    def _entry(self, head: Head) -> tuple[str, str]:
+        """The index that a ready queue stands in, and its place there."""
+        kind, side, priority = self._keys.ready_parts(head.queue)
+        time, _, id = head.start.partition("/")
+        return self._keys.order(head.group, priority), f"{time:0<18}/{id or _NO_ID}/{kind}/{side}"
+
+    def _moved(self, old: Head, new: Head | None) -> list[Op]:
+        """How the index follows a head; None: the queue is forgotten."""
+        ops: list[Op] = []
+        if old.mod and old.group:
+            ops.append(Delete("".join(self._entry(old))))
+        if new is not None and new.group:
+            entry = "".join(self._entry(new))
+            ops = [Put(entry, b"")] if ops and ops[0].key == entry else [*ops, Put(entry, b"")]
+        return ops
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -91,20 +207,31 @@ class Queues:
 
     def heads(self, found: Found) -> list[Head]:
         """The heads that such a read found, but for those of later releases."""
-        heads: list[Head] = []
-        for key, entry in found.items:
-            if key.startswith(self._reserved):
-                continue
-            queue, start = self._keys.queue_of(key), entry.value.decode()
-            self._note(queue, start)
-            heads.append(Head(queue, start, entry.mod))
+        heads = [
+            self._head(self._keys.queue_of(key), entry)
+            for key, entry in found.items
+            if not key.startswith(self._reserved)
+        ]
+        for head in heads:
+            self._note(head.queue, head.start)
         return heads
 
-    def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL) -> Scan:
-        """Begin to read a queue."""
+    def _head(self, queue: str, entry: Entry) -> Head:
+        start, _, group = entry.value.decode().partition(" ")
+        return Head(queue, start, entry.mod, group)
+
+    def ordered(self, index: Head, place: str, mod: int) -> Head:
+        """The head that an entry of an index stands for."""
+        group = index.queue[:-1].rsplit("/", 2)[1]
+        time, id, _ = place.split("/", 2)
+        start = time if id == _NO_ID else f"{time}/{id}"
+        return Head(self._keys.ordered_queue(index.queue, place), start, mod, group)
+
+    def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL, whole: bool = False) -> Scan:
+        """Begin to read a queue; with `whole` all of it at once, unless it is known to be long."""
         if len(self._paces) > 50_000:
             self._paces.clear()
-        return Scan(head, until, now_us, self._paces)
+        return Scan(head, until, now_us, self._paces, whole=whole)
 
     async def read(self, scans: Sequence[Scan], limit: int) -> None:
         """Read the next window of each of these."""
@@ -131,15 +258,15 @@ class Queues:
         start = place[:-1]
         if not head.start < start:
             return None
-        key = self._keys.head(head.queue)
+        key, new = self._keys.head(head.queue), msgspec.structs.replace(head, start=start)
         empty = Compare(head.queue + head.start, end=head.queue + start)
-        return Step([Compare(key, mod=head.mod), empty], [Put(key, start.encode())])
+        return Step([Compare(key, mod=head.mod), empty], [Put(key, new.value), *self._moved(head, new)])
 
     def drop(self, head: Head) -> Step:
         """The step that forgets an empty queue."""
         key = self._keys.head(head.queue)
         empty = Compare(head.queue + head.start, end=prefix_end(head.queue))
-        return Step([Compare(key, mod=head.mod), empty], [Delete(key)])
+        return Step([Compare(key, mod=head.mod), empty], [Delete(key), *self._moved(head, None)])
 
     async def move_on(self, steps: Iterable[Step | None]) -> None:
         """Apply such steps; what fails was overtaken, and costs a wider window later."""
@@ -170,7 +297,7 @@ class Pace(msgspec.Struct):
 class Scan:
     """A read of one queue from its head on, window by window."""
 
-    def __init__(self, head: Head, until: str, now_us: int, paces: dict[str, Pace]) -> None:
+    def __init__(self, head: Head, until: str, now_us: int, paces: dict[str, Pace], *, whole: bool = False) -> None:
         self.head = head
         self.at = head.start
         """Everything before this place has been read."""
@@ -182,7 +309,7 @@ class Scan:
         self._instant = 1 << _ID_BITS if self._timed else 1 << 16
         self._now = self._instant * (now_us if self._timed else now_us // 1000)
         self._newest = now_us // 1000 << 16
-        self._pace = paces.get(head.queue) or paces.setdefault(head.queue, Pace(self._instant))
+        self._pace = paces.get(head.queue) or paces.setdefault(head.queue, Pace(self._instant, short=whole))
         self._width = self._pace.fine or self._pace.coarse
         self._end = ""
         self._gap_from: int | None = None

@@ -153,6 +153,8 @@ class Idle(msgspec.Struct, frozen=True, array_like=True):
     """An incarnation that found nothing to claim."""
 
     kinds: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    """The groups of its kinds, where it has many; then `kinds` is empty."""
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True):
@@ -177,6 +179,7 @@ decode_live = msgspec.msgpack.Decoder(Live).decode
 decode_idle = msgspec.msgpack.Decoder(Idle).decode
 decode_answers = msgspec.msgpack.Decoder(Answers).decode
 decode_lines = msgspec.msgpack.Decoder(tuple[LogLine, ...]).decode
+decode_count = msgspec.msgpack.Decoder(int).decode
 decode_counts = msgspec.msgpack.Decoder(list[int]).decode
 
 

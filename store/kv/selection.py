@@ -7,17 +7,23 @@ queue has not shown yet; then the queues that hold the horizon back are read on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from zlib import crc32
 
 import msgspec
 
 from peerjob.clock import Clock
 
+from .base import Step
+from .index_feed import IndexFeed
 from .queues import Head, Queues, Scan
 
 _MOST_SCANS = 100
 """Most queues that are read in one request."""
+_FEW = 8
+"""Fewest queues that are opened at a time, and fewest entries that are read of one."""
+_CROWD = 32
+"""Queues that one claim looks at, above which each begins behind what was taken."""
 
 
 class Pick(msgspec.Struct, frozen=True, gc=False):
@@ -65,10 +71,30 @@ class _Source:
                 )
             )
 
+    def settled(self, queues: Queues, taken: Container[str]) -> Step | None:
+        """The step that lets the queue begin behind what was taken, or forgets it if nothing is left."""
+        left = next((pick.place for pick in self.picks if pick.key not in taken), None)
+        if left is None and self.scan.done:
+            return queues.drop(self.head)
+        return queues.advance(self.head, left or self.scan.at)
+
     @property
     def open(self) -> bool:
         """Whether there may be more in it that matters: of suspects, only the first does."""
         return not self.scan.done and not (self.suspect and self.picks)
+
+
+class Room:
+    """How many of each kind may be taken."""
+
+    def __init__(self, caps: Mapping[str, int], taken: Mapping[str, int], spread: int = 1) -> None:
+        self._caps = caps
+        self._taken = taken
+        self._spread = spread
+
+    def of(self, kind: str) -> int:
+        """How many of a kind."""
+        return (self._caps.get(kind, 0) - self._taken.get(kind, 0)) * self._spread
 
 
 class Selection:
@@ -79,28 +105,36 @@ class Selection:
         queues: Queues,
         clock: Clock,
         heads: Mapping[str, Sequence[Head]],
+        feed: IndexFeed | None = None,
         *,
         suspects: bool,
     ) -> None:
         self._queues = queues
-        now_us = clock.time_us()
+        self._suspects = suspects
+        self._now_us = clock.time_us()
+        self._feed = feed
         self._sources: list[_Source] = []
-        for kind, its_heads in heads.items():
-            for head in its_heads:
-                source = _Source(kind, head, queues.scan(head, now_us=now_us))
-                if suspects or not source.suspect:
-                    self._sources.append(source)
-        self._sources.sort(key=lambda source: (source.priority, source.suspect))
+        self._add((kind, head) for kind, its_heads in heads.items() for head in its_heads)
         self.left_kinds: tuple[str, ...] = ()
         """Kinds of due instances that were seen and not picked."""
 
-    async def pick(self, limit: int, caps: Mapping[str, int]) -> list[Pick]:
+    def _add(self, heads: Iterable[tuple[str, Head]]) -> list[_Source]:
+        added: list[_Source] = []
+        for kind, head in heads:
+            whole = self._feed is not None
+            source = _Source(kind, head, self._queues.scan(head, now_us=self._now_us, whole=whole))
+            if self._suspects or not source.suspect:
+                added.append(source)
+        self._sources += added
+        self._sources.sort(key=lambda source: (source.priority, source.suspect))
+        return added
+
+    async def pick(self, limit: int, room: Room) -> list[Pick]:
         """The first `limit` in order, of each kind at most so many; a suspect only first and alone."""
-        if not self._sources:
-            return []
+        await self._open(limit + 1)
         await self._read(self._sources[:_MOST_SCANS], limit)
         while True:
-            picks, rest, spent, horizon = self._merge(limit, caps)
+            picks, rest, spent, horizon = self._merge(limit, room)
             full = len(picks) == limit or (len(picks) == 1 and picks[0].suspect)
             open_ones = [source for source in self._sources if source.open]
             if full:
@@ -108,56 +142,85 @@ class Selection:
             else:
                 waiting = [source for source in open_ones if source.kind not in spent]
                 waiting = [one for one in waiting if (one.priority, one.scan.at) == horizon] or waiting
+                if self._bound is not None and self._bound == horizon:
+                    waiting = await self._open(limit + 1 - len(picks))
+                    if not waiting:
+                        continue
             if not waiting:
-                self.left_kinds = tuple(dict.fromkeys(pick.kind for pick in rest))
+                left = rest or (await self._open(1) if full else [])
+                self.left_kinds = tuple(dict.fromkeys(one.kind for one in left))
                 return picks
             await self._read(waiting[:_MOST_SCANS], limit)
 
-    def _merge(
-        self, limit: int, caps: Mapping[str, int]
-    ) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
+    @property
+    def _bound(self) -> tuple[int, str] | None:
+        """Where the queues begin that were not looked at; None: there are no more."""
+        return None if self._feed is None else self._feed.bound
+
+    async def _open(self, most: int) -> list[_Source]:
+        """Look at more queues."""
+        if self._feed is None:
+            return []
+        return self._add(await self._feed.more(min(max(most, _FEW), _MOST_SCANS)))
+
+    def _merge(self, limit: int, room: Room) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
         """What may be taken now, what else was seen, kinds that are used up, and the horizon."""
         pool = [pick for source in self._sources for pick in source.picks]
         if len(self._sources) > 1:
             pool.sort(key=lambda pick: (pick.priority, pick.place))
-        spent: set[str] = set()
+        spent = {source.kind for source in self._sources if room.of(source.kind) <= 0}
+        bounds = [] if self._bound is None else [self._bound]
         while True:
             horizon = min(
                 (
-                    (source.priority, source.scan.at)
-                    for source in self._sources
-                    if source.open and source.kind not in spent
+                    *bounds,
+                    *(
+                        (source.priority, source.scan.at)
+                        for source in self._sources
+                        if source.open and source.kind not in spent
+                    ),
                 ),
                 default=None,
             )
-            picks, rest = _taken(pool, limit, caps, horizon)
+            picks, rest = _taken(pool, limit, room, horizon)
             used = Counter(pick.kind for pick in picks)
-            more = {kind for kind, count in used.items() if count >= caps[kind]} - spent
+            more = {kind for kind, count in used.items() if count >= room.of(kind)} - spent
             if not more:
                 return picks, rest, spent, horizon
             spent |= more
 
     async def _read(self, sources: Sequence[_Source], limit: int) -> None:
         open_ones = [source for source in sources if source.open]
+        if not open_ones:
+            return
+        if self._feed is not None:
+            # the more queues there are, the fewer of each are among the first
+            limit = min(limit, max(2 * limit // len(open_ones), _FEW))
         await self._queues.read([source.scan for source in open_ones], limit + 1)
         for source in open_ones:
             source.update()
+
+    def settled(self, picks: Sequence[Pick]) -> list[Step | None]:
+        """The steps that let queues begin behind what was taken from them, once they are so many that it matters.
+
+        Else each claim would look again at all queues that were the first once.
+        """
+        if self._feed is None or len(self._sources) <= _CROWD:
+            return []
+        taken = {pick.key for pick in picks}
+        return [source.settled(self._queues, taken) for source in self._sources if source.scan.head.mod]
 
     def heads(self) -> list[Head]:
         """Every queue that was looked at."""
         return [source.head for source in self._sources]
 
-    def begins(self) -> list[tuple[Head, str]]:
-        """Queues and their first entries, where one was found."""
-        return [(source.head, source.picks[0].place) for source in self._sources if source.picks]
-
-    def empty(self) -> list[Head]:
-        """Queues in which nothing is."""
-        return [source.head for source in self._sources if source.scan.done and not source.picks]
+    def empty(self) -> list[tuple[str, Head]]:
+        """Kinds and queues in which nothing is."""
+        return [(source.kind, source.head) for source in self._sources if source.scan.done and not source.picks]
 
 
 def shared(
-    picks: Sequence[Pick], limit: int, caps: Mapping[str, int], incarnation: str, live: Sequence[str]
+    picks: Sequence[Pick], limit: int, room: Room, incarnation: str, live: Sequence[str]
 ) -> tuple[list[Pick], list[Pick]]:
     """The picks, in order, that are for one incarnation to take, and the others.
 
@@ -171,10 +234,10 @@ def shared(
         drawn, part = divmod(crc32(pick.id.encode()), count)
         ranked.append((0, at, pick) if part == own else ((part - own) % count, drawn, pick))
     ranked.sort(key=lambda one: one[:2])
-    left, mine, others = dict(caps), list[Pick](), list[Pick]()
+    used, mine, others = Counter[str](), list[Pick](), list[Pick]()
     for _, _, pick in ranked:
-        if len(mine) < limit and left[pick.kind] > 0:
-            left[pick.kind] -= 1
+        if len(mine) < limit and used[pick.kind] < room.of(pick.kind):
+            used[pick.kind] += 1
             mine.append(pick)
         else:
             others.append(pick)
@@ -182,9 +245,9 @@ def shared(
 
 
 def _taken(
-    pool: Sequence[Pick], limit: int, caps: Mapping[str, int], horizon: tuple[int, str] | None
+    pool: Sequence[Pick], limit: int, room: Room, horizon: tuple[int, str] | None
 ) -> tuple[list[Pick], list[Pick]]:
-    left = dict(caps)
+    left: dict[str, int] = {}
     picks: list[Pick] = []
     passed: list[Pick] = []
     for at, pick in enumerate(pool):
@@ -194,8 +257,8 @@ def _taken(
             if at == 0:
                 return [pick], list(pool[1:])
             passed.append(pick)
-        elif left[pick.kind] > 0:
-            left[pick.kind] -= 1
+        elif (free := left.get(pick.kind) or (0 if pick.kind in left else room.of(pick.kind))) > 0:
+            left[pick.kind] = free - 1
             picks.append(pick)
         else:
             passed.append(pick)

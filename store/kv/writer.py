@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -32,7 +32,7 @@ from .base import (
 from .counts import SLOTS, Counts, Lane, Shift
 from .journal import Journal, JournalPart
 from .keys import Keys, prefix_end
-from .queues import Queues
+from .queues import Opening, Queues
 
 ROUNDS = 8
 """How often a conflict is met again before a call gives up."""
@@ -62,6 +62,8 @@ class Change(msgspec.Struct, gc=False):
     """Which elements of the caller's batch it answers, and with what."""
     size: int = 0
     """Bytes of its large values."""
+    opens: tuple[tuple[str, str], ...] = ()
+    """Queues that it begins, with the first place of its own entries there."""
 
 
 class Written(msgspec.Struct):
@@ -124,13 +126,10 @@ class Writer:
         guards: Sequence[Compare] = (),
     ) -> Written:
         """Write each change whose compares hold, where the guards hold too; `along` goes with the first request."""
-        parts = [_Part(changes) for changes in _parts(changes)]
-        if not parts:
+        if not changes:
             return Written([])
+        parts = [_Part(changes) for changes in _parts(await self._opened(changes))]
         parts[0].along = along
-        places = _first_places(pair for part in parts for pair in part.places.items())
-        if places:
-            await self._queues.lower(places)
         lease = 0 if journal is None else await self.passing(now_us)
         waiting = deque(parts)
 
@@ -152,6 +151,17 @@ class Writer:
                 if error is not None:
                     raise error
         return _joined(parts)
+
+    async def _opened(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """The changes, after every queue that they add to was begun, or with what begins it."""
+        places = _first_places(pair for change in changes for pair in change.adds)
+        if not places:
+            return changes
+        adders = Counter(queue for change in changes for queue in {queue for queue, _ in change.adds})
+        openings = await self._queues.open(places, alone=[queue for queue, count in adders.items() if count == 1])
+        if not openings:
+            return changes
+        return [_with(change, openings) for change in changes]
 
     async def _write_part(self, part: _Part, lease: int, guards: Sequence[Compare]) -> None:
         changes = part.changes
@@ -188,6 +198,11 @@ class Writer:
                 lane.refused()
         finally:
             self._counts.give_back(lane)
+        for change, answer in zip(changes, applied.steps, strict=True):
+            if answer is not None:
+                self._queues.opened(change.opens)
+            elif change.opens:
+                self._queues.doubt(change.compares)
         if applied.also is None:
             self._queues.forget(adding)
             done = [change for change, answer in zip(changes, applied.steps, strict=True) if answer is not None]
@@ -276,6 +291,21 @@ def _joined(parts: Sequence[_Part]) -> Written:
     if latest.news:
         written.idle, written.listeners = (found.items for found in latest.news[:_NEWS])
     return written
+
+
+def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
+    """A change that also begins the queues to which it alone adds."""
+    opens = _first_places(pair for pair in change.adds if pair[0] in openings)
+    if not opens:
+        return change
+    begun = [openings[queue] for queue in opens]
+    return msgspec.structs.replace(
+        change,
+        compares=[*change.compares, *(one for opening in begun for one in opening.compares)],
+        ops=[*change.ops, *(op for opening in begun for op in opening.ops)],
+        adds=tuple(pair for pair in change.adds if pair[0] not in openings),
+        opens=tuple(opens.items()),
+    )
 
 
 def _first_places(adds: Iterable[tuple[str, str]]) -> dict[str, str]:

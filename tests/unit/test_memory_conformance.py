@@ -4,8 +4,11 @@ from collections.abc import Awaitable
 from functools import cached_property
 from typing import TypeVar
 
+import pytest
+
 from peerjob.record import StoreLimits
 from peerjob.store.base import Store
+from peerjob.store.kv import claim
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
@@ -41,3 +44,11 @@ class TestMemory(StoreConformance):
 
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
         return await self.clock.run(awaitable)
+
+
+class TestGroupedKinds(TestMemory):
+    """The same for nodes that have so many kinds that they claim through indexes of queues."""
+
+    @pytest.fixture(autouse=True)
+    def _no_few_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(claim, "FEW_KINDS", 0)

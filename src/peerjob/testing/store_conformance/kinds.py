@@ -63,10 +63,10 @@ class KindRules(StoreSuite):
         other = await self.join(store, "other", kinds=("else", names[7]))
         batch = [self.make.instance(kind=name) for name in (names[7], "else", names[-1], names[0])]
         await store.enqueue(batch)
-        assert ids_of(await peer.take(2)) == [batch[0].id, batch[2].id]
+        claims = {claim.id: claim for claim in (*await peer.take(2), *await peer.take())}
+        assert sorted(claims) == [batch[0].id, batch[2].id, batch[3].id]
         assert ids_of(await other.take()) == [batch[1].id]
-        (last,) = await peer.take()
-        assert last.id == batch[3].id
+        last = claims[batch[3].id]
         await peer.end(last, Action.RETRY)
         assert ids_of(await peer.take()) == [last.id]
         assert await peer.take() == ()
@@ -74,3 +74,27 @@ class KindRules(StoreSuite):
         await store.enqueue(late := self.make.instances(1, kind=names[2500]))
         assert await self.woken([peer, other], 1) == [peer.name]
         assert ids_of(await peer.take()) == ids_of(late)
+
+    async def test_nodes_with_overlapping_kinds_take_theirs(self, store: Store) -> None:
+        names = [f"kind-{number}" for number in range(100)]
+        low = await self.join(store, "low", kinds=names[:70])
+        high = await self.join(store, "high", kinds=names[35:])
+        for peer in (low, high):
+            assert await peer.take() == ()
+        first = [self.make.instance(kind=name) for name in names]
+        await store.enqueue(first)
+        assert await self.woken([low, high], 2) == ["low", "high"]
+        assert sorted(await self.drain(high)) == [new.id for new in first[35:]]
+        every = await self.join(store, "every", kinds=names)
+        second = [self.make.instance(kind=name, priority=4) for name in names[::-1]]
+        await store.enqueue(second)
+        taken = ids_of(await every.take(40))
+        rest = await self.drain(low)
+        assert len(taken) == 40
+        assert sorted((*taken, *rest, *await self.drain(high))) == sorted(new.id for new in (*first[:35], *second))
+        assert {new.id for new in first[:35]} <= {*taken, *rest}
+        for peer in (low, high, every):
+            assert await peer.take() == ()
+        late = self.make.instances(1, kind=names[90])
+        await store.enqueue(late)
+        assert await self.drain(high) == ids_of(late)

@@ -1,0 +1,118 @@
+"""The heads of ready queues from the indexes of groups: the most urgent first, some at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from .base import Found, Range
+from .keys import Keys, prefix_end
+from .queues import Head, Queues, Scan
+
+_MOST_READ = 50
+"""Most indexes that are read in one request."""
+
+
+class _Index:
+    """One index, and what of it was read and not given yet."""
+
+    def __init__(self, priority: int, head: Head, scan: Scan) -> None:
+        self.priority = priority
+        self.head = head
+        self.scan = scan
+        self.taken = 0
+        self.waiting: deque[tuple[str, Head]] = deque()
+
+    @property
+    def bound(self) -> tuple[int, str] | None:
+        """Before this is nothing that was not given; None: nothing is left."""
+        if self.waiting:
+            return self.priority, self.waiting[0][1].start
+        return None if self.scan.done else (self.priority, self.scan.at)
+
+
+class IndexFeed:
+    """Gives the heads of the queues that hold the first instances of some groups."""
+
+    def __init__(
+        self, queues: Queues, keys: Keys, heads: Sequence[Head], kinds: Mapping[str, str], now_us: int
+    ) -> None:
+        self._queues = queues
+        self._keys = keys
+        self._kinds = kinds
+        """Escaped kind → kind, of those that may be given."""
+        self._indexes = [
+            _Index(int(head.queue[:-1].rsplit("/", 1)[1], 16), head, queues.scan(head, now_us=now_us, whole=True))
+            for head in heads
+        ]
+
+    @property
+    def bound(self) -> tuple[int, str] | None:
+        """Every head that was not given yet lies at this priority and place or behind it; None: all were given."""
+        return min((bound for index in self._indexes if (bound := index.bound) is not None), default=None)
+
+    async def more(self, most: int) -> list[tuple[str, Head]]:
+        """Kinds and heads of the next queues, about as many as asked for; [] when there are no more."""
+        heads: list[tuple[str, Head]] = []
+        while len(heads) < most and self.bound is not None:
+            open_ones = sorted(
+                (index for index in self._indexes if index.bound is not None), key=lambda index: index.bound or (0, "")
+            )
+            unread = [index for index in open_ones[:_MOST_READ] if not index.waiting]
+            if unread:
+                await self._queues.read([index.scan for index in unread], most)
+                for index in unread:
+                    self._found(index)
+            heads += self._next(most - len(heads))
+        return heads
+
+    def _next(self, most: int) -> list[tuple[str, Head]]:
+        """What can be given without reading on."""
+        heads: list[tuple[str, Head]] = []
+        while len(heads) < most:
+            index = min(
+                (one for one in self._indexes if one.bound is not None),
+                key=lambda one: one.bound or (0, ""),
+                default=None,
+            )
+            if index is None or not index.waiting:
+                break
+            heads.append(index.waiting.popleft())
+        return heads
+
+    def _found(self, index: _Index) -> None:
+        """Learn the heads that new entries stand for: an entry is written in the steps that write the head."""
+        places = index.scan.places
+        for at in range(index.taken, len(places)):
+            head = self._queues.ordered(index.head, places[at], index.scan.entries[at].mod)
+            kind = self._kinds.get(self._keys.ready_parts(head.queue)[0])
+            if kind is not None:
+                index.waiting.append((kind, head))
+        index.taken = len(places)
+
+    def unused(self) -> list[Head]:
+        """Indexes in which nothing is."""
+        return [index.head for index in self._indexes if index.scan.done and not index.scan.places]
+
+    def begins(self) -> list[tuple[Head, str]]:
+        """Indexes and their first entries, where one was found."""
+        return [(index.head, index.scan.places[0]) for index in self._indexes if index.scan.places]
+
+    def again(self) -> list[Range]:
+        """Reads that show whether an index has other entries by now."""
+        return [
+            Range(index.head.queue + index.head.start, prefix_end(index.head.queue), _MOST_READ)
+            for index in self._indexes
+        ]
+
+    def is_new(self, found: Sequence[Found]) -> bool:
+        """Whether such reads found entries that were not there."""
+        return any(
+            one.count > len(one.items)
+            or any(key[len(index.head.queue) :] not in index.scan.places for key, _ in one.items)
+            for index, one in zip(self._indexes, found, strict=True)
+        )
+
+    def heads(self) -> list[Head]:
+        """Every index."""
+        return [index.head for index in self._indexes]

@@ -1,0 +1,179 @@
+"""The number of kinds changes what no verb on the hot path costs, and kinds that are gone leave nothing behind."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from peerjob.errors import StoreUnavailableError
+from peerjob.record import StoreLimits
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer, outcome
+
+MANY = 2_000
+EACH = 4
+
+
+class Tally(MemoryKeyValue):
+    """The memory driver, counting requests and what is in them."""
+
+    requests = 0
+    operations = 0
+    entries = 0
+    fails_at = 0
+    """The transaction that does not reach the store, counted from now on."""
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        found = await super().get(keys)
+        self.requests += -(-len(keys) // 128)
+        self.operations += len(keys)
+        self.entries += len(keys) - found.count(None)
+        return found
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        answers = await super().read(ranges)
+        self.requests += -(-len(ranges) // 128)
+        self.operations += len(ranges)
+        self.entries += sum(len(found.items) for found in answers)
+        return answers
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        self.fails_at -= 1
+        if self.fails_at == 0:
+            raise StoreUnavailableError("memory://", "the process ended here")
+        every = [*steps, also] if also is not None else steps
+        self.requests += 1
+        self.operations += sum(len(step.compares) + len(step.ops) + len(step.reads) for step in every)
+        return await super().txn(steps, also, guards)
+
+    def spent(self) -> tuple[int, int, int]:
+        """Requests, operations and entries since the last call."""
+        spent = self.requests, self.operations, self.entries
+        self.requests = self.operations = self.entries = 0
+        return spent
+
+
+class Bench:
+    """A namespace with many kinds, half of which one node registers."""
+
+    def __init__(self, clock: VirtualClock, kinds: int) -> None:
+        self.data = MemoryData(costs=Costs())
+        self.clock = clock
+        self.make = Factory(clock)
+        self.tallies: list[Tally] = []
+        self.store = self.another()
+        self.kv = self.tallies[0]
+        names = [f"kind-{number}" for number in range(kinds)]
+        self.own, self.others = names[: kinds // 2], names[kinds // 2 :]
+        self.peer = Peer(store=self.store, info=self.make.node(kinds=self.own), make=self.make)
+
+    def another(self) -> KVStore:
+        """One more store on the same namespace."""
+        self.tallies.append(Tally(self.data, self.clock))
+        return KVStore(self.tallies[-1], url="memory://", namespace="n", clock=self.clock, limits=StoreLimits())
+
+    async def enqueue(self, kinds: Sequence[str]) -> None:
+        for at in range(0, len(kinds), 500):
+            await self.store.enqueue([self.make.instance(kind=kind) for kind in kinds[at : at + 500]])
+            await self.clock.advance(0.001)
+
+    async def fill(self, each: int) -> None:
+        for _ in range(each):
+            await self.enqueue([kind for pair in zip(self.own, self.others, strict=True) for kind in pair])
+
+
+@contextlib.asynccontextmanager
+async def opened(clock: VirtualClock, kinds: int) -> AsyncIterator[Bench]:
+    bench = Bench(clock, kinds)
+    await bench.store.open()
+    await bench.peer.join()
+    await bench.peer.take(1)
+    yield bench
+    await bench.store.close()
+
+
+async def one_at_a_time(bench: Bench) -> tuple[int, int, int]:
+    """Instances of kinds that were not used for a while come one by one, and are claimed while nothing else waits."""
+    for kind in bench.own[:5]:
+        await bench.enqueue([kind])
+        await bench.peer.take()
+    bench.kv.spent()
+    for kind in bench.own[-5:]:
+        await bench.enqueue([kind])
+        (claim,) = await bench.peer.take()
+        await bench.peer.end(claim)
+        assert await bench.peer.take() == ()
+    return bench.kv.spent()
+
+
+async def from_long_queues(bench: Bench) -> tuple[int, int, int]:
+    """Claims of ten while instances of every kind wait, half of which are of kinds that the node has not."""
+    await bench.fill(max(EACH, 1_000 // len(bench.own)))
+    await bench.peer.take(10)
+    bench.kv.spent()
+    for _ in range(10):
+        claims = await bench.peer.take(10)
+        assert len(claims) == 10
+        await bench.peer.commit(*map(outcome, claims))
+    return bench.kv.spent()
+
+
+async def idle(bench: Bench) -> tuple[int, int, int]:
+    """Claims that find nothing."""
+    for _ in range(2):
+        await bench.peer.take()
+    bench.kv.spent()
+    for _ in range(5):
+        assert await bench.peer.take() == ()
+    return bench.kv.spent()
+
+
+@pytest.mark.parametrize("work", [one_at_a_time, from_long_queues, idle])
+async def test_many_kinds_cost_no_more_than_twice_as_much(clock: VirtualClock, work: object) -> None:
+    assert callable(work)
+    async with opened(clock, 10) as few, opened(clock, MANY) as many:
+        spent = [await work(few), await work(many)]
+        assert [most <= 2 * least for least, most in zip(*spent, strict=True)] == [True] * 3, spent
+        assert many.data.costs is not None
+        assert many.data.costs.worst <= 2 * MANY * EACH
+
+
+@pytest.mark.parametrize("fails_at", range(1, 9))
+async def test_kinds_change_groups_whatever_becomes_of_the_node_that_began(clock: VirtualClock, fails_at: int) -> None:
+    async with opened(clock, 200) as bench:
+        await bench.enqueue(bench.own)
+        kinds = [*bench.own[::2], *bench.others]
+        first, second = (
+            Peer(store=bench.another(), info=bench.make.node(name, kinds), make=bench.make)
+            for name in ("first", "second")
+        )
+        for peer in (first, second):
+            await peer.join()
+        kv = bench.tallies[-2]
+        kv.fails_at = fails_at
+        with contextlib.suppress(StoreUnavailableError):
+            await first.take(1)
+        await bench.enqueue(bench.others)
+        kv.fails_at = 0
+        got: list[str] = []
+        while claims := [*await bench.peer.take(7), *await second.take(7)]:
+            got += [claim.kind for claim in claims]
+        assert len(got) >= 199
+        assert {*bench.own, *bench.others} - {*got} <= {kinds[0]}
+
+
+async def test_groups_that_no_node_tells_apart_become_one(clock: VirtualClock) -> None:
+    async with opened(clock, 10) as bench:
+        names = [f"task-{number}" for number in range(120)]
+        for size in range(40, 120, 4):
+            # each release of a program has more kinds than the one before it
+            peer = Peer(store=bench.another(), info=bench.make.node("node", names[:size]), make=bench.make)
+            await peer.join()
+            await peer.take()
+            await peer.store.leave(peer.incarnation)
+        groups = [key for key in bench.data.entries if key.startswith("n/groups/")]
+        assert len(groups) <= 9
