@@ -43,6 +43,8 @@ ELSEWHERE = "Script attempted to access a non local key"
 _LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
 """Each library words an error of a script in its way."""
 
+_DEMOTED = re.compile(r"\b(READONLY|ReadOnly|UNBLOCKED)\b|read only replica")
+
 NO_CLUSTER = "the server at {url} is one of a cluster: add ?cluster=true to the URL"
 
 
@@ -92,6 +94,14 @@ def check_refusal(message: str, *, prefix: str, url: str) -> None:
     found = _LAYOUT.search(message)
     if found is not None:
         check_layout(found[1], namespace=namespace_of(prefix), url=url)
+
+
+def is_demoted(message: str) -> bool:
+    """Whether the server's error says that it is no primary any more: each connection to it must go.
+
+    One address may lead to a new primary while connections to the old one stay open.
+    """
+    return _DEMOTED.search(message) is not None
 
 
 def passes_by_itself(message: str) -> bool:

@@ -16,7 +16,17 @@ from glide import GlideError, Logger, LogLevel
 from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 
 from .address import Address
-from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, check_refusal, passes_by_itself
+from .driver import (
+    CALL_TIMEOUT,
+    CONNECT_TIMEOUT,
+    NO_CLUSTER,
+    Argument,
+    Call,
+    Reply,
+    check_refusal,
+    is_demoted,
+    passes_by_itself,
+)
 from .glide_client import Client, connect
 from .keys import declared
 from .script import load_scripts
@@ -103,6 +113,9 @@ class GlideDriver:
         return {name.decode(): value.decode() for name, value in cast("dict[bytes, bytes]", reply).items()}
 
     async def close(self) -> None:
+        await self._drop_all()
+
+    async def _drop_all(self) -> None:
         clients = [*self._waiters, *([self._client] if self._client is not None else [])]
         self._client = None
         self._waiters.clear()
@@ -115,7 +128,7 @@ class GlideDriver:
         client = self._client
         try:
             async with asyncio.timeout(self._call_timeout + _MARGIN):
-                return await client.send(commands)
+                replies = await client.send(commands)
         except TimeoutError as error:
             # GLIDE itself was silent, so the pipe is not read any more
             if self._client is client:
@@ -124,6 +137,9 @@ class GlideDriver:
             raise self._away(error) from error
         except GlideError as error:
             raise self._away(error) from error
+        if _any_demoted(replies):
+            await self._drop_all()
+        return replies
 
     async def _waiting(self, commands: Sequence[Sequence[Argument]], timeout: float) -> list[Any]:
         """Send commands that may block their connection for up to `timeout` seconds, over one that nobody shares."""
@@ -138,6 +154,8 @@ class GlideDriver:
                 raise self._away(error) from error
             raise
         self._waiters.append(client)
+        if _any_demoted(replies):
+            await self._drop_all()
         return replies
 
     def _loads(self) -> list[tuple[Argument, ...]]:
@@ -169,3 +187,7 @@ class GlideDriver:
                 kind = StoreError if _MENDED.search(text) else StoreRefusedError
                 raise kind(f"the store at {url} refused a command: {text}") from reply
         return list(replies)
+
+
+def _any_demoted(replies: Sequence[Any]) -> bool:
+    return any(isinstance(reply, GlideError) and is_demoted(str(reply)) for reply in replies)

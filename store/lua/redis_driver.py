@@ -28,7 +28,17 @@ from redis.exceptions import (
 from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 
 from .address import Address
-from .driver import CALL_TIMEOUT, CONNECT_TIMEOUT, NO_CLUSTER, Argument, Call, Reply, check_refusal, passes_by_itself
+from .driver import (
+    CALL_TIMEOUT,
+    CONNECT_TIMEOUT,
+    NO_CLUSTER,
+    Argument,
+    Call,
+    Reply,
+    check_refusal,
+    is_demoted,
+    passes_by_itself,
+)
 from .keys import declared
 from .redis_cluster import locate
 from .script import load_scripts
@@ -140,7 +150,7 @@ class RedisDriver:
             if connection is not None:
                 await connection.disconnect(nowait=True)
             raise
-        if isinstance(replies[0], MovedError | ReadOnlyError):
+        if any(map(_leads_elsewhere, replies)):
             await self._lost(connection)
         elif self._closed or len(self._free) >= KEPT_CONNECTIONS:
             await connection.disconnect()
@@ -188,6 +198,11 @@ class RedisDriver:
 
 # its stub knows commands of one word only
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _leads_elsewhere(reply: Any) -> bool:
+    """Whether the server says that another one is the primary of this namespace."""
+    return isinstance(reply, MovedError | ReadOnlyError) or (isinstance(reply, RedisError) and is_demoted(str(reply)))
 
 
 async def _answer(connection: Connection) -> Any:

@@ -45,7 +45,7 @@ async def kept(store: Store, id: str) -> bytes | None:
     """What a record has from the later release, byte for byte; None if there is no record."""
     if isinstance(store, LuaStore):
         private: Any = store
-        ((raw, _),) = await private._driver.run((load_scripts().read, (id,)))
+        ((raw, _),) = await private._driver.run((load_scripts().read, (1 << 20, id)))
         return None if raw is None else bytes(raw[-len(TAIL) :])
     private = store
     context = private._context
