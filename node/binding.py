@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Literal, cast
-from uuid import UUID
 
 from peerjob.blocking import BlockingInstance
 from peerjob.codec import decode_value, encode_value, has_secret
@@ -19,44 +16,18 @@ from peerjob.in_place import injected_value
 from peerjob.injected import INJECTED, Resource
 from peerjob.job import Job
 from peerjob.references import import_path
-from peerjob.secret import MASK, Secret, is_secret
-from peerjob.signature import EMPTY, TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
+from peerjob.secret import Secret
+from peerjob.signature import TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
 from peerjob.spec import encode_arguments
 
 from .blocking import InsideManager
 from .injection import check_resource
+from .results import ResultType
+from .slots import ANYTHING, Slot
 
 Mode = Literal["async", "thread", "process"]
 
-_ANYTHING: Any = object()
-"""In the place of a type: every value fits."""
-_NEVER: Any = object()
-"""In the place of a type: every value goes through conversion."""
-_EXACT: Mapping[type[Any], Any] = {
-    one: one
-    for one in (
-        int,
-        str,
-        float,
-        bool,
-        bytes,
-        type(None),
-        list,
-        dict,
-        tuple,
-        set,
-        frozenset,
-        complex,
-        datetime,
-        date,
-        time,
-        timedelta,
-        UUID,
-        Decimal,
-    )
-}
 _MISSHAPEN = "stored arguments have the wrong shape: not a list and a dict"
-_UNTYPED = (EMPTY, Any, object)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -77,10 +48,11 @@ class Binding:
         self.resources: Mapping[str, Resource] = {
             one.name: one.resource for one in self.signature.parameters if one.resource is not None
         }
-        self._slots = [_Slot(one) for one in self.signature.positional]
-        self._named = {name: _Slot(one) for name, one in self.signature.by_name.items()}
-        self._rest = None if self.signature.var_positional is None else _Slot(self.signature.var_positional)
-        self._more = None if self.signature.var_keyword is None else _Slot(self.signature.var_keyword)
+        self.result = ResultType(self.signature.returns)
+        self._slots = [_slot(one) for one in self.signature.positional]
+        self._named = {name: _slot(one) for name, one in self.signature.by_name.items()}
+        self._rest = None if self.signature.var_positional is None else _slot(self.signature.var_positional)
+        self._more = None if self.signature.var_keyword is None else _slot(self.signature.var_keyword)
         self._least, self._most = self._simple_calls()
         self._check()
         self.mode(job.policy.run_in)
@@ -130,11 +102,13 @@ class Binding:
                 # what will run is what was stored, so that is what must convert
                 stored = encode_value(value)
                 hidden = hidden or has_secret(stored)
-                slot.convert(decode_value(stored))
+                change = slot.changed(value, slot.convert(decode_value(stored)))
+                if change is not None:
+                    problems.append(f"{name}{'' if hidden else path_text(change[0])}: {change[1]}")
             except EncodeError as error:
                 problems.append(f"{name}{'' if hidden else path_text(error.path)}: {error.reason}")
             except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-                problems += _explain(name, error, hidden=hidden)
+                problems += slot.explain(error, hidden=hidden, name=name)
         if problems:
             raise ArgumentError(self.kind, problems)
         kept = {
@@ -194,7 +168,7 @@ class Binding:
             try:
                 values.append(slot.convert(value))
             except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-                problems += _explain(name, error, hidden=slot.secret or has_secret(data))
+                problems += slot.explain(error, hidden=slot.secret or has_secret(data), name=name)
         if problems:
             raise StoredArgumentError(self.kind, problems)
         found = iter(values)
@@ -217,7 +191,7 @@ class Binding:
         if kwargs or not self._least <= len(args) <= self._most:
             return False
         for value, slot in zip(args, self._slots):  # noqa: B905  # defaults make up for the rest
-            if type(value) is not slot.exact and (slot.exact is not _ANYTHING or value is INJECTED):
+            if type(value) is not slot.exact and (slot.exact is not ANYTHING or value is INJECTED):
                 return False
         return True
 
@@ -233,7 +207,7 @@ class Binding:
 
     def _given(
         self, placed: list[Any], kwargs: Mapping[str, Any], problems: list[str]
-    ) -> Iterator[tuple[str, Any, _Slot]]:
+    ) -> Iterator[tuple[str, Any, Slot]]:
         """Name, value and slot of each argument that has a parameter; placeholders out of place are problems."""
         for index, value in enumerate(placed):
             slot = self._slot_at(index)
@@ -247,7 +221,7 @@ class Binding:
             if found is not None and not (found.supplied and is_placeholder(value)):
                 yield from _checked(name, found, value, problems)
 
-    def _slot_at(self, index: int) -> _Slot | None:
+    def _slot_at(self, index: int) -> Slot | None:
         return self._slots[index] if index < len(self._slots) else self._rest
 
     def _is_open(self, index: int, value: Any) -> bool:
@@ -262,6 +236,9 @@ class Binding:
         signature = self.signature
         if signature.is_generator or signature.is_async_generator:
             raise OptionError("executor", self.executor, "a function that returns; a generator's body never runs")
+        for slot in (*self._named.values(), *self._slots, self._rest, self._more, self.result.slot):
+            if slot is not None and not slot.supplied and (reason := slot.confusion()) is not None:
+                raise OptionError(slot.name, slot.annotation, f"classes that can be told apart once stored: {reason}")
         for one in signature.parameters:
             if one.default is INJECTED and not one.supplied:
                 raise OptionError(one.name, one.annotation, "Context, Instance, Node, Worker or a blocking twin")
@@ -277,54 +254,21 @@ class Binding:
                 raise OptionError(one.name, one.resource or one.annotation, "Context alone: the body runs in a process")
 
 
-class _Slot:
-    """A parameter as its arguments meet it."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self.name = parameter.name
-        self.supplied = parameter.supplied
-        self.annotation = parameter.annotation
-        self.exact: Any = _exact(parameter.annotation)
-        self.secret = is_secret(parameter.annotation)
-
-    def convert(self, value: Any) -> Any:
-        if self.exact is _ANYTHING or type(value) is self.exact:
-            return value
-        return self._converter(value)
-
-    @functools.cached_property
-    def _converter(self) -> Callable[[Any], Any]:
-        from .conversion import make_converter  # pydantic is only loaded where there is something to convert
-
-        return make_converter(self.annotation)
+def _slot(parameter: Parameter) -> Slot:
+    return Slot(parameter.name, parameter.annotation, supplied=parameter.supplied)
 
 
-def _exact(annotation: Any) -> Any:
-    """The type whose own values need no conversion; `_ANYTHING` where no value does."""
-    if any(annotation is one for one in _UNTYPED):
-        return _ANYTHING
-    return _EXACT.get(annotation, _NEVER) if isinstance(annotation, type) else _NEVER
-
-
-def _hidden(value: Any, slot: _Slot | None) -> Any:
+def _hidden(value: Any, slot: Slot | None) -> Any:
     return Secret(value) if slot is not None and slot.secret and value is not INJECTED else value
 
 
-def _checked(name: str, slot: _Slot, value: Any, problems: list[str]) -> Iterator[tuple[str, Any, _Slot]]:
+def _checked(name: str, slot: Slot, value: Any, problems: list[str]) -> Iterator[tuple[str, Any, Slot]]:
     if slot.supplied:
         problems.append(f"{name}: supplied by the node; leave it out")
     elif value is INJECTED:
         problems.append(f"{name}: a placeholder, where an argument is needed")
     else:
         yield name, value, slot
-
-
-def _explain(name: str, error: Exception, *, hidden: bool) -> list[str]:
-    if hidden:  # neither the value nor what somebody's code says about it
-        return [f"{name}: does not fit its annotation (got {MASK})"]
-    from .conversion import explain
-
-    return explain(name, error)
 
 
 def _supply(

@@ -11,16 +11,15 @@ from __future__ import annotations
 import collections
 import collections.abc
 import contextlib
-import dataclasses
+import decimal
 import functools
-import inspect
-import sys
 import types
 import typing
+import uuid
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from enum import Enum
-from typing import Annotated, Any, NewType, Union, cast
+from typing import Annotated, Any, Literal, NewType, Union, cast
 
 import msgspec
 import pydantic
@@ -28,7 +27,11 @@ import typing_extensions
 
 from peerjob.durations import parse_duration
 from peerjob.errors import path_text
-from peerjob.signature import EMPTY, QUALIFIERS, TYPE_ALIAS, resolve
+from peerjob.signature import EMPTY, TYPE_ALIAS
+
+from .fields import Field, fields_of, tag_of
+from .shapes import Shape
+from .unions import is_discriminated
 
 Converter = Callable[[Any], Any]
 """Returns the converted value, or raises; `explain` tells what was wrong."""
@@ -55,6 +58,14 @@ def explain(name: str, error: Exception) -> list[str]:
     ]
 
 
+def located(error: Exception) -> tuple[tuple[object, ...], str]:
+    """The first thing that a converter found wrong with a value: the path to it, and the reason."""
+    if not isinstance(error, pydantic.ValidationError):
+        return (), f"{type(error).__name__}: {error}"
+    first = error.errors(include_url=False, include_context=False)[0]
+    return first["loc"], f"{first['msg'].removeprefix('Value error, ')} (got {_short(first['input'])})"
+
+
 def _short(value: Any) -> str:
     try:
         text = repr(value)
@@ -79,6 +90,8 @@ def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
     """The annotation with our own parsing before every part that needs it."""
     if annotation is EMPTY or annotation is object:
         return Any
+    if annotation is typing.LiteralString:
+        return str
     if isinstance(annotation, NewType):
         return _prepared(annotation.__supertype__, inside)
     if isinstance(annotation, TYPE_ALIAS):
@@ -86,21 +99,44 @@ def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
         return annotation if recursive else _prepared(annotation.__value__, inside | {annotation})
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return Annotated[(_prepared(parts[0], inside), *parts[1:])]
-    if origin in (Union, types.UnionType):
-        return Union[tuple(_prepared(part, inside) for part in parts)]  # noqa: UP007
+        chosen = is_discriminated(parts[1:]) and typing.get_origin(parts[0]) in _UNIONS
+        first = _any_of(typing.get_args(parts[0]), inside) if chosen else _prepared(parts[0], inside)
+        return Annotated[(first, *parts[1:])]
+    if origin in _UNIONS:
+        return _prepared_union(parts, inside)
     base: Any = origin or annotation
     if not isinstance(base, type):
-        return annotation
+        return _prepared_literal(annotation) if origin is Literal else annotation
     if base in _STREAMS:
         item = parts[0] if parts else Any
         wholes = [types.GenericAlias(one, item) for one in (list, set)] + [types.GenericAlias(tuple, (item, ...))]
-        return Union[tuple(_prepared(one, inside) for one in wholes)]  # noqa: UP007
+        return _any_of(tuple(wholes), inside)
     if base in _ARRAYS or base in _OBJECTS:
         inner = tuple(part if part is ... else _prepared(part, inside) for part in parts)
         whole = cast(Any, base)[inner] if inner else annotation
         return Annotated[whole, pydantic.BeforeValidator(_array_text if base in _ARRAYS else _object_text)]
-    return _prepared_class(annotation) if origin is None else annotation
+    if origin is None:
+        return _prepared_class(annotation)
+    if (fields := fields_of(annotation)) is not None:
+        return Annotated[Any, pydantic.PlainValidator(_Rebuilder(base, fields))]
+    return _remade(base) or annotation
+
+
+def _prepared_literal(annotation: Any) -> Any:
+    literals = typing.get_args(annotation)
+    if not any(isinstance(one, Enum) for one in literals):
+        return annotation
+    return Annotated[annotation, pydantic.BeforeValidator(functools.partial(_literal_member, literals))]
+
+
+def _prepared_union(parts: tuple[Any, ...], inside: frozenset[Any]) -> Any:
+    whole = _any_of(parts, inside)
+    shapes = [one for part in parts for one in Shape(part).members]
+    return Annotated[Any, pydantic.PlainValidator(_Chooser(shapes, whole))] if _needs_choice(shapes) else whole
+
+
+def _any_of(parts: tuple[Any, ...], inside: frozenset[Any]) -> Any:
+    return Union[tuple(_prepared(part, inside) for part in parts)]  # noqa: UP007
 
 
 def _prepared_class(kind: type[Any]) -> Any:
@@ -110,9 +146,12 @@ def _prepared_class(kind: type[Any]) -> Any:
         return Annotated[kind, pydantic.BeforeValidator(functools.partial(_member, kind))]
     if hasattr(kind, "__pydantic_fields__"):
         return Annotated[kind, pydantic.BeforeValidator(_any_text)]
-    if (fields := _fields_of(kind)) is not None:
+    if (fields := fields_of(kind)) is not None:
         return Annotated[Any, pydantic.PlainValidator(_Rebuilder(kind, fields))]
-    return kind
+    return _remade(kind) or kind
+
+
+_UNIONS = (Union, types.UnionType)
 
 
 _ARRAYS: set[Any] = {
@@ -171,6 +210,14 @@ def _member(kind: type[Enum], value: Any) -> Any:
     return value
 
 
+def _literal_member(literals: tuple[Any, ...], value: Any) -> Any:
+    """The member among literals that is stored as this value."""
+    for one in literals:
+        if isinstance(one, Enum) and type(one.value) is type(value) and one.value == value:
+            return one
+    return value
+
+
 def _parsed(value: Any, openings: str) -> Any:
     """JSON text as what it stands for, if it begins as it must; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in openings and value.strip():
@@ -193,31 +240,101 @@ def _any_text(value: Any) -> Any:
     return _parsed(value, "[{")
 
 
+# -- unions ----------------------------------------------------------------------------------------------------
+
+
+def _needs_choice(shapes: list[Shape]) -> bool:
+    """Whether pydantic may take a stored value for another member than the one that it was of.
+
+    It tries one after the other what was prepared for it, and cannot tell exact from converted there.
+    """
+    valued = [one for one in shapes if one.kind is not type(None)]
+    return len(valued) > 1 and any(one.fields is not None or one.is_enum or one.is_container for one in valued)
+
+
+class _Chooser:
+    """Converts to the member of a union that a value was stored of, and to any where none looks like it."""
+
+    def __init__(self, shapes: list[Shape], whole: Any) -> None:
+        self._shapes = shapes
+        self._whole_annotation = whole
+        self._adapters: dict[int, Converter] = {}
+
+    def __call__(self, value: Any) -> Any:
+        likely = [one for one in enumerate(self._shapes) if one[1].accepts(value)]
+        if len(likely) > 1:
+            likely = [one for one in likely if one[1].matches(value)] or likely
+        for index, shape in likely[:1]:
+            with contextlib.suppress(pydantic.ValidationError):
+                return self._converter(index, shape)(value)
+        # pydantic's ValidationError passes through, with its places below the place of this value
+        return self._whole(value)
+
+    def _converter(self, index: int, shape: Shape) -> Converter:
+        if index not in self._adapters:
+            self._adapters[index] = make_converter(shape.annotation)
+        return self._adapters[index]
+
+    @functools.cached_property
+    def _whole(self) -> Converter:
+        # made when first needed, so that a class may have fields of its own kind
+        adapter = _adapter(self._whole_annotation)
+        return functools.partial(adapter.validate_python, by_alias=True, by_name=True)
+
+
+# -- subclasses of builtin classes -----------------------------------------------------------------------------
+
+
+def _remade(kind: type[Any]) -> Any:
+    """For a subclass of a builtin class that pydantic does not know: made of the base's value. None for others."""
+    if hasattr(kind, "__get_pydantic_core_schema__") or kind.__module__ in ("builtins", "datetime"):
+        return None
+    base = next((one for one in _BUILTINS if issubclass(kind, one)), None)
+    if base is None and hasattr(kind, "__index__"):
+        base = int
+    return None if base is None or base is kind else Annotated[Any, pydantic.PlainValidator(_Remade(kind, base))]
+
+
+_BUILTINS: tuple[type[Any], ...] = (
+    *(str, int, float, bytes, datetime, date, timedelta, uuid.UUID, decimal.Decimal),
+    *(tuple, list, set, frozenset, dict, collections.abc.Mapping),
+)
+
+
+class _Remade:
+    """Makes an object of a subclass from a value of its base; where the constructor takes none, the base remains."""
+
+    def __init__(self, kind: Any, base: Any) -> None:
+        self._kind = kind
+        self._convert = make_converter(base)
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, self._kind):
+            return value
+        plain = self._convert(value)
+        try:
+            made = self._kind(plain)
+        except TypeError:
+            return plain
+        except Exception as error:  # a check in the class's own constructor
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if made != plain:
+            raise ValueError(f"{self._kind.__name__} does not keep the value that it is made of")
+        return made
+
+
 # -- classes with fields ---------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Field:
-    name: str
-    """As the constructor takes it, and the codec stores it."""
-    annotation: Any
-    required: bool
-    other: str | None = None
-    """Another name under which it may come."""
 
 
 class _Rebuilder:
     """Makes an object of a class from a mapping of its fields, or from JSON text of one."""
 
-    def __init__(self, kind: type[Any], fields: list[_Field]) -> None:
+    def __init__(self, kind: type[Any], fields: list[Field]) -> None:
         self._kind = kind
         self._fields = fields
         self._plain = typing_extensions.is_typeddict(kind)
         self._positional = issubclass(kind, tuple)
-        config: Any = getattr(kind, "__struct_config__", None)
-        self._tag: tuple[str, Any] | None = (
-            (config.tag_field, config.tag) if config is not None and config.tag is not None else None
-        )
+        self._tag = tag_of(kind)
 
     def __call__(self, value: Any) -> Any:
         if not self._plain and isinstance(value, self._kind):
@@ -277,54 +394,3 @@ def _is_understood(annotation: Any) -> bool:
     except Exception:  # noqa: BLE001  # as in make_converter
         return False
     return True
-
-
-def _fields_of(kind: Any) -> list[_Field] | None:
-    """The fields that a class is made from, or None for a class that does not declare them."""
-    if dataclasses.is_dataclass(kind):
-        missing = dataclasses.MISSING
-        return [
-            _Field(one.name, hint, one.default is missing and one.default_factory is missing)
-            for one, hint in _with_hints(kind, {one.name: one for one in dataclasses.fields(kind) if one.init})
-        ]
-    if hasattr(kind, "__attrs_attrs__"):
-        import attrs
-
-        return [
-            _Field(one.alias, hint, one.default is attrs.NOTHING, one.name)
-            for one, hint in _with_hints(kind, {one.name: one for one in kind.__attrs_attrs__ if one.init})
-        ]
-    if issubclass(kind, msgspec.Struct):
-        return [
-            _Field(one.name, hint, one.required, one.encode_name)
-            for one, hint in _with_hints(kind, {one.name: one for one in msgspec.structs.fields(kind)})
-        ]
-    if typing_extensions.is_typeddict(kind):
-        keys = {name: name for name in kind.__annotations__}
-        return [_Field(name, hint, name in kind.__required_keys__) for name, hint in _with_hints(kind, keys)]
-    names: tuple[str, ...] | None = getattr(kind, "_fields", None)
-    defaults: Mapping[str, Any] = getattr(kind, "_field_defaults", {})
-    if names is not None and issubclass(kind, tuple):
-        return [
-            _Field(name, hint, name not in defaults) for name, hint in _with_hints(kind, {one: one for one in names})
-        ]
-    return None
-
-
-def _with_hints(kind: Any, fields: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    namespace = dict(vars(sys.modules[kind.__module__]))
-    try:
-        hints = typing_extensions.get_type_hints(kind, include_extras=True)
-    except Exception:  # noqa: BLE001  # annotations of the user's; those that can be resolved still count
-        hints = {
-            name: resolve(hint, namespace)
-            for base in reversed(kind.__mro__)
-            for name, hint in inspect.get_annotations(base).items()
-        }
-    return [(one, _bare(hints.get(name, Any))) for name, one in fields.items()]
-
-
-def _bare(hint: Any) -> Any:
-    while typing.get_origin(hint) in QUALIFIERS:
-        (hint,) = typing.get_args(hint)
-    return Any if hint is EMPTY else hint

@@ -79,9 +79,9 @@ class AskOwner(msgspec.Struct, tag=True, frozen=True):
 
 
 class Returned(msgspec.Struct, tag=True, frozen=True):
-    """Process: the body returned this, encoded."""
+    """Process: the body returned this, encoded; None for None."""
 
-    result: bytes
+    result: bytes | None
     finished: bool = False
     """Whether it returned `Finished`."""
 

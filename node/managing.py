@@ -140,7 +140,7 @@ class NodeVerbs(Manager):
         answer = await session.intake.add(new)
         await self.is_served(new.kind)
         if not answer.is_new:
-            return Instance(self, (await session.verbs.record(answer.id)), is_new=False)
+            return Instance(self, await session.verbs.record(answer.id), job=call.job, is_new=False)
         return session.notices.scheduled(call.job, fresh_record(new, self.clock.time_us()))
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
@@ -166,13 +166,16 @@ class NodeVerbs(Manager):
             if answer.is_new:
                 instances.append(session.notices.scheduled(call.job, fresh_record(one, now)))
             else:
-                instances.append(Instance(self, await session.verbs.record(answer.id), is_new=False))
+                instances.append(Instance(self, await session.verbs.record(answer.id), job=call.job, is_new=False))
         return instances
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
         return await self._need_session().verbs.instance(uuid, job)
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
+        return self._scheduling.read_result(record, job)
 
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
         return await self._need_session().verbs.instances(query)

@@ -74,7 +74,7 @@ class Notices:
             self._name,
             self._clock.time_us(),
         )
-        instance: Instance[Any] = Instance(self._manager, record)
+        instance: Instance[Any] = Instance(self._manager, record, job=run.job)
         told: list[tuple[Callable[..., Any], object]] = []
         if policy.on_state_change is not None:
             told.append((policy.on_state_change, state or State.SCHEDULED))
@@ -97,7 +97,7 @@ class Notices:
 
     def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
         """The handle of an instance that was just stored from here."""
-        instance: Instance[Any] = Instance(self._manager, record)
+        instance: Instance[Any] = Instance(self._manager, record, job=job)
         if job is not None and job.policy.on_state_change is not None:
             callback = job.policy.on_state_change
             self._processors.tell(None, instance, (callback, State.CREATED), (callback, State.SCHEDULED))

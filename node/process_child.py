@@ -19,7 +19,6 @@ import time
 from concurrent.futures import Future
 from typing import Any, NoReturn
 
-from peerjob.codec import encode_value
 from peerjob.context import Context
 from peerjob.errors import NodeStateError, PayloadTooLargeError, Snooze
 from peerjob.injected import current_run
@@ -173,8 +172,8 @@ class _Server:
         if inspect.isawaitable(result):
             result = asyncio.run(self._awaited(result))
         finished = isinstance(result, FinishedResult)
-        encoded = encode_value(result.result if finished else result)
-        if len(encoded) >= MAX_FRAME // 2:
+        encoded = binding.result.encode(result.result if finished else result)
+        if encoded is not None and len(encoded) >= MAX_FRAME // 2:
             raise PayloadTooLargeError(f"result of {start.kind!r}", len(encoded), MAX_FRAME // 2)
         return Returned(encoded, finished)
 

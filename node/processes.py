@@ -20,7 +20,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from peerjob.codec import decode_value
 from peerjob.context import Context
 from peerjob.errors import JobProcessDied, OwnershipLost, Snooze
 from peerjob.policy import Finished
@@ -45,6 +44,7 @@ from .frames import (
     pack,
 )
 from .minder import Minder
+from .results import Encoded
 from .threads import to_the_end
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ProcessPool:
     async def run(
         self, binding: Binding, data: bytes, context: Context, began: Callable[[], None] | None = None
     ) -> Any:
-        """What the body returns or raises; JobProcessDied when its process ends before it does.
+        """What the body returns, as `Encoded`, or raises; JobProcessDied when its process ends before it does.
 
         Cancelling kills the process, and raises CancelledError once it is dead. `began` is called once the process has
         imported what the body needs.
@@ -98,8 +98,7 @@ class ProcessPool:
             process = await self._run_once(start, run)
         match run.ending.result():
             case Returned(result, finished):
-                value = decode_value(result)
-                return Finished(value) if finished else value
+                return Finished(Encoded(result)) if finished else Encoded(result)
             case Raised(info, packed):
                 raise unpack_error(info, packed)
             case Snoozed(seconds):

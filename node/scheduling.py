@@ -10,6 +10,7 @@ from msgspec import structs
 from typing_extensions import TypeIs
 
 from peerjob.clock import Clock
+from peerjob.codec import decode_value
 from peerjob.definition import Definition
 from peerjob.durations import to_micros
 from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError
@@ -192,6 +193,13 @@ class Scheduling:
             retention_us=policy.retention_us,
             max_crashes=policy.max_crashes,
         )
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None) -> Any:
+        """See `Manager.read_result`."""
+        binding = self._registry.binding(record.kind) if job is None else self._binding(job)
+        if binding is None:
+            return None if record.result is None else decode_value(record.result)
+        return binding.result.read(record)
 
     def _binding(self, job: Job[..., Any, Any]) -> Binding | None:
         registered = self._registry.binding(job.kind)

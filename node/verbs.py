@@ -55,7 +55,7 @@ class StoreVerbs:
         record = await self.record(uuid)
         if job is not None and record.kind not in (job.kind, *job.aliases):
             raise UnknownInstanceError(f"{record.id} of kind {job.kind!r} (it is of kind {record.kind!r})")
-        return Instance(self._manager, record)
+        return Instance(self._manager, record, job=job)
 
     async def instances(self, query: Query | None) -> ResultPage[Instance[Any]]:
         """A page that is full unless it is the last: the store's short pages are joined."""

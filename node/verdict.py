@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from peerjob.clock import Clock
-from peerjob.codec import encode_value
 from peerjob.durations import MAX_SECONDS, format_seconds, to_seconds
 from peerjob.errors import Fail, PayloadTooLargeError, PeerjobError, Retry, Snooze
 from peerjob.instance import Instance
@@ -15,6 +14,7 @@ from peerjob.record import Action, Outcome
 from peerjob.spec import encode
 
 from .failures import BodyError, describe_error, signal_in
+from .results import Encoded
 from .run import Run
 
 Signal = Fail | Retry | Snooze
@@ -30,14 +30,13 @@ class Verdicts:
 
     def completed(self, run: Run, result: Any) -> Outcome:
         """A body that returned. A result that cannot be stored makes the run a failure that is not retried."""
-        encoded: bytes | None = None
-        if result is not None:
-            try:
-                encoded = encode_value(result)
-                if len(encoded) > self.max_payload:
-                    raise PayloadTooLargeError(f"result of {run.claim.kind!r}", len(encoded), self.max_payload)
-            except (PeerjobError, TypeError, ValueError, RecursionError) as error:
-                return self.terminated(run, error)
+        assert run.binding is not None  # it has run
+        try:
+            encoded = result.data if type(result) is Encoded else run.binding.result.encode(result)
+            if encoded is not None and len(encoded) > self.max_payload:
+                raise PayloadTooLargeError(f"result of {run.claim.kind!r}", len(encoded), self.max_payload)
+        except (PeerjobError, TypeError, ValueError, RecursionError) as error:
+            return self.terminated(run, error)
         return self._outcome(run, Action.COMPLETE, result=encoded)
 
     def failed(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:

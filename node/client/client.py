@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from peerjob.clock import Clock, SystemClock
 from peerjob.durations import Duration, to_seconds
@@ -23,6 +23,7 @@ from peerjob.node.wire.requests import MAX_BULK, job_request, kind_request
 from peerjob.node.wire.tls import ClientTls
 from peerjob.node.wire.values import given_count, span
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.record import Record
 from peerjob.schedules import Schedule
 from peerjob.spec import decode_spec
 from peerjob.worker import Worker
@@ -181,23 +182,25 @@ class Client(RemoteVerbs):
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
-        return await self._scheduled(self._request(target, args, kwargs))
+        return await self._scheduled(self._request(target, args, kwargs), _job_of(target))
 
     async def schedule_known(self, call: Call[R]) -> Instance[R]:
         """Like `schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
-        return await self._scheduled(self._request(call, (), {}, known=True))
+        return await self._scheduled(self._request(call, (), {}, known=True), call.job)
 
-    async def _scheduled(self, request: pb.ScheduleJobRequest) -> Instance[Any]:
-        return await self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse))
+    async def _scheduled(self, request: pb.ScheduleJobRequest, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        return await self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse), job)
 
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
         """Store many runs, in requests of up to 1,000; every call is checked here before the first is sent."""
-        requests = [self._request(call, (), {}) for call in calls]
+        taken = list(calls)
+        requests = [self._request(call, (), {}) for call in taken]
+        jobs = iter(taken)
         made: list[Instance[R]] = []
         for chunk in _chunks(requests):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
             answer = await self._connection.call("ScheduleJobs", request, pb.ScheduleJobsResponse)
-            made += [await self._made(one) for one in answer.scheduled]
+            made += [await self._made(one, next(jobs).job) for one in answer.scheduled]
         return made
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
@@ -234,8 +237,8 @@ class Client(RemoteVerbs):
         new = self._scheduling.new(call)
         return job_request(call.job, decode_spec(new.spec).args, new.key, new=new, known=known)
 
-    async def _made(self, answer: pb.ScheduleJobResponse) -> Instance[Any]:
-        instance = await self._whole_instance(answer.instance)
+    async def _made(self, answer: pb.ScheduleJobResponse, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        instance = await self._whole_instance(answer.instance, job)
         instance.is_new = not answer.existed
         if answer.unserved:
             self._warn_unserved(instance.kind)
@@ -248,6 +251,9 @@ class Client(RemoteVerbs):
             self._warned.clear()
         self._warned.add(kind)
         logger.warning("no live node runs the kind %r: what is scheduled of it waits for a node that does", kind)
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
+        return self._scheduling.read_result(record, job)
 
     # -- the node that answers ---------------------------------------------------------------------------------------
 
@@ -277,6 +283,12 @@ class Client(RemoteVerbs):
 
         if await patiently(wait, seconds) is None:
             raise TimeoutError(f"the node is not drained after {seconds:g} s")
+
+
+def _job_of(target: object) -> Any:
+    if isinstance(target, Call):
+        return cast("Any", target).job
+    return cast("Any", target) if isinstance(target, Job) else None
 
 
 def _chunks(requests: list[pb.ScheduleJobRequest]) -> Iterator[list[pb.ScheduleJobRequest]]:

@@ -52,7 +52,7 @@ class RemoteVerbs(Manager):
         record = record_of(answer.instance)
         if job is not None and record.kind not in (job.kind, *job.aliases):
             raise UnknownInstanceError(f"{record.id} of kind {job.kind!r} (it is of kind {record.kind!r})")
-        return Instance(self, record)
+        return Instance(self, record, job=job)
 
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
         query = query or Query()
@@ -217,11 +217,11 @@ class RemoteVerbs(Manager):
     async def clear(self) -> None:
         await self._connection.call("Clear", pb.ClearRequest(), pb.ClearResponse)
 
-    async def _whole_instance(self, message: pb.JobInstance) -> Instance[Any]:
+    async def _whole_instance(self, message: pb.JobInstance, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
         """An instance of a long list, the later ones of which are only named."""
         if message.HasField("spec"):
-            return Instance(self, record_of(message))
-        return await self._lookup_instance(message.uuid, None)
+            return Instance(self, record_of(message), job=job)
+        return await self._lookup_instance(message.uuid, job)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 

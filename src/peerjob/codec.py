@@ -155,7 +155,7 @@ def _reduced(value: Any, path: Path, depth: int) -> Any:
     """Subclasses and objects, as the nearest plain value; the annotation makes them whole again."""
     if isinstance(value, Enum):
         return _tagged(value.value, path, depth - 1)
-    if not isinstance(value, type) and (fields := _fields_of(value)) is not None:
+    if not isinstance(value, type) and (fields := stored_fields(value)) is not None:
         return _tagged(fields, path, depth)
     for base, plain in _BASES:
         if isinstance(value, base):
@@ -169,8 +169,8 @@ def _reduced(value: Any, path: Path, depth: int) -> Any:
     raise EncodeError(path, f"a {_type_name(value)} cannot be stored")
 
 
-def _fields_of(value: Any) -> Any:
-    """What an object with declared fields holds, or None for any other object."""
+def stored_fields(value: Any) -> Any:
+    """What an object with declared fields is stored as, or None for any other object."""
     kind = _class(value)
     if dataclasses.is_dataclass(kind):
         return {one.name: getattr(value, one.name) for one in dataclasses.fields(kind) if one.init}
@@ -231,7 +231,7 @@ def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role
             is_new = found not in seen
             seen.add(found)
         except TypeError:
-            stands = "a mapping of its fields" if _fields_of(value) is not None else "a value without a hash"
+            stands = "a mapping of its fields" if stored_fields(value) is not None else "a value without a hash"
             raise EncodeError(
                 place, f"a {_type_name(value)} cannot be a{'n' * (role != 'key')} {role}: it is stored as {stands}"
             ) from None

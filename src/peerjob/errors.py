@@ -11,6 +11,7 @@ PeerjobError
 ├── PayloadTooLargeError (ValueError)    arguments or a result over the limit
 ├── EncodeError (TypeError)              a value of a type that cannot be stored
 ├── DecodeError (ValueError)             a stored record that cannot be read
+├── ResultTypeError (TypeError)          a stored result that does not fit the job's return annotation
 ├── StoreError
 │   ├── StoreUnavailableError (ConnectionError)   the store cannot be reached
 │   │   └── StoreUnconfirmedError        it is written, but not yet where the store's `durability` wants it
@@ -147,6 +148,27 @@ def path_text(path: Sequence[object]) -> str:
 
 class DecodeError(PeerjobError, ValueError):
     """A stored value cannot be read."""
+
+
+class ResultTypeError(PeerjobError, TypeError):
+    """The instance is Completed, and its stored result does not fit the return annotation of the job as it is here.
+
+    `raw` is the result as plain data, and `problems` lists every mismatch.
+    """
+
+    def __init__(self, uuid: str, kind: str, expected: str, problems: Sequence[str], raw: object) -> None:
+        self.uuid = uuid
+        self.kind = kind
+        self.expected = expected
+        self.problems = tuple(problems)
+        self.raw = raw
+        super().__init__(
+            f"result of instance {uuid} of {kind!r} does not fit {expected}: {'; '.join(self.problems)}; "
+            "the attribute `raw` has it as plain data"
+        )
+
+    def __reduce__(self) -> tuple[type[ResultTypeError], tuple[str, str, str, tuple[str, ...], object]]:
+        return type(self), (self.uuid, self.kind, self.expected, self.problems, self.raw)
 
 
 class StoreError(PeerjobError):

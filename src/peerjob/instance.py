@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -21,6 +21,7 @@ from .spec import ErrorInfo, Progress, Spec, decode_error, decode_progress, deco
 from .state import Level, State
 
 if TYPE_CHECKING:
+    from .job import Job
     from .manager import Manager
 
 R_co = TypeVar("R_co", covariant=True, default=Any)
@@ -150,10 +151,18 @@ class Instance(Generic[R_co]):
     the instance wherever it is. `R_co` is the type of the result.
     """
 
-    __slots__ = ("_log", "_manager", "_record", "_spec", "is_new")
+    __slots__ = ("_job", "_log", "_manager", "_record", "_spec", "is_new")
 
-    def __init__(self, manager: Manager | None, record: Record, *, is_new: bool = True) -> None:
+    def __init__(
+        self,
+        manager: Manager | None,
+        record: Record,
+        *,
+        job: Job[..., R_co, Any] | None = None,
+        is_new: bool = True,
+    ) -> None:
         self._manager = manager
+        self._job = job
         self._record = record
         self._spec: Spec | None = None
         self._log: logging.Logger | None = None
@@ -369,18 +378,21 @@ class Instance(Generic[R_co]):
     async def result(self, timeout: Duration | None = None) -> R_co:
         """Wait until it is final and return its result.
 
-        Raises JobFailed, JobCancelled or JobTimedOut for what else it ended in, TimeoutError when `timeout` is over.
+        The result is converted by the job's return annotation where the job is known here, and plain data elsewhere.
+        Raises JobFailed, JobCancelled or JobTimedOut for what else it ended in, TimeoutError when `timeout` is over,
+        ResultTypeError for a stored result that does not fit the annotation.
         """
         if not self._record.state.is_final:
             await self.wait(timeout)
         return self.outcome()
 
     def outcome(self) -> R_co:
-        """The result in this snapshot, or the error that it ended in; raises NodeStateError while it is not final."""
+        """As `result`, from this snapshot; raises NodeStateError while it is not final."""
         record = self._record
         if record.state is State.COMPLETED:
-            # the declared result type is the caller's knowledge; what was stored is what the job returned
-            return decode_value(record.result) if record.result is not None else None  # type: ignore[return-value]
+            if self._manager is None:  # a bare snapshot, whose job nobody knows
+                return cast("R_co", None if record.result is None else decode_value(record.result))
+            return cast("R_co", self._manager.read_result(record, self._job))
         if record.state is State.CANCELLED:
             raise JobCancelled(self.id)
         info = self.error or ErrorInfo(type="Unknown", message="no error was recorded")
@@ -396,7 +408,9 @@ class Instance(Generic[R_co]):
 
     async def retry(self) -> Instance[R_co]:
         """Schedule a new instance with the same arguments and options; its `retry_of` is this one."""
-        return await self._need_manager().retry_instance(self.id)
+        made: Instance[R_co] = await self._need_manager().retry_instance(self.id)
+        made._job = self._job
+        return made
 
     async def history(self) -> list[HistoryEntry]:
         """Its states so far, oldest first, read from the store."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
 
+from .codec import decode_value
 from .durations import Duration
 from .firing import Leader
 from .instance import HistoryEntry, Instance, LogEntry
@@ -278,6 +279,13 @@ class Manager(ABC):
 
         Raises UnknownScheduleError.
         """
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
+        """The result of a Completed instance, converted by the return annotation of its job where that is known.
+
+        The job is `job`, else the one that is registered here. Raises DecodeError or ResultTypeError.
+        """
+        return None if record.result is None else decode_value(record.result)
 
     # -- cluster -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import inspect
@@ -9,6 +10,7 @@ import re
 import sys
 import types
 import typing
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, cast
@@ -61,7 +63,7 @@ class Parameter:
 class Signature:
     """The parameters of a callable, and how a call's arguments fall into their places."""
 
-    def __init__(self, executor: Callable[..., Any], parameters: Sequence[Parameter]) -> None:
+    def __init__(self, executor: Callable[..., Any], parameters: Sequence[Parameter], returns: Any = EMPTY) -> None:
         self.parameters = tuple(parameters)
         self.positional = tuple(one for one in parameters if one.kind in _POSITIONAL)
         self.by_name = {one.name: one for one in parameters if one.kind in _BY_NAME}
@@ -69,6 +71,8 @@ class Signature:
         self.var_keyword = _first(parameters, inspect.Parameter.VAR_KEYWORD)
         self.supplied = tuple(one for one in parameters if one.supplied)
         self.is_async = _has_code(executor, inspect.iscoroutinefunction)
+        self.returns = returns if self.is_async else _awaited(returns)
+        """What the annotation says about the result; EMPTY for nothing, and for None, which says nothing of a value."""
         self.is_generator = _has_code(executor, inspect.isgeneratorfunction)
         self.is_async_generator = _has_code(executor, inspect.isasyncgenfunction)
         self._places_supplied = any(one.supplied for one in self.positional)
@@ -199,7 +203,9 @@ def _analyse(executor: Callable[..., Any]) -> Signature:
     parameters: list[Parameter] = []
     for one in found.parameters.values():
         parameters += _parameters(one, namespace)
-    return Signature(executor, parameters)
+    made = _unpartial(executor)
+    returns = made if isinstance(made, type) else resolve(found.return_annotation, namespace)
+    return Signature(executor, parameters, EMPTY if any(returns is one for one in _NO_VALUE) else returns)
 
 
 _analysed = functools.lru_cache(maxsize=1024)(_analyse)
@@ -208,6 +214,16 @@ _ANYTHING = (
     Parameter(name="args", kind=inspect.Parameter.VAR_POSITIONAL, required=False),
     Parameter(name="kwargs", kind=inspect.Parameter.VAR_KEYWORD, required=False),
 )
+
+
+_NO_VALUE: tuple[Any, ...] = (None, type(None), typing.NoReturn, typing.Never, typing_extensions.Never)
+_AWAITABLES: tuple[Any, ...] = (abc.Awaitable, abc.Coroutine, asyncio.Future, asyncio.Task)
+
+
+def _awaited(annotation: Any) -> Any:
+    """What comes of an awaitable that a sync function returns; any other annotation as it is."""
+    parts = typing.get_args(annotation)
+    return parts[-1] if parts and typing.get_origin(annotation) in _AWAITABLES else annotation
 
 
 def _parameters(found: inspect.Parameter, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
@@ -303,14 +319,22 @@ def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Paramet
     """The keys of a TypedDict in `**kwargs: Unpack[...]`, each as a keyword parameter."""
     (keys,) = typing.get_args(annotation)
     for name, hint in typing_extensions.get_type_hints(keys, dict(namespace), include_extras=True).items():
+        required = is_required(keys, name, hint)
         while typing.get_origin(hint) in QUALIFIERS:
             (hint,) = typing.get_args(hint)  # noqa: PLW2901
-        yield Parameter(
-            name=name,
-            kind=inspect.Parameter.KEYWORD_ONLY,
-            annotation=hint,
-            required=name in keys.__required_keys__,
-        )
+        yield Parameter(name=name, kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint, required=required)
+
+
+def is_required(keys: Any, name: str, hint: Any) -> bool:
+    """Whether a key of a TypedDict must be there, by its resolved hint.
+
+    Where annotations are postponed, the class counts keys as required that its text calls NotRequired.
+    """
+    while (origin := typing.get_origin(hint)) is Annotated or origin in QUALIFIERS:
+        if origin in (typing.Required, typing.NotRequired):
+            return origin is typing.Required
+        hint = hint.__origin__ if origin is Annotated else typing.get_args(hint)[0]
+    return name in keys.__required_keys__
 
 
 TYPE_ALIAS: tuple[Any, ...] = (typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", ()))

@@ -18,6 +18,7 @@ from peerjob.errors import Fail, Retry, Snooze
 from peerjob.injected import INJECTED
 from peerjob.job import job
 from peerjob.policy import Finished
+from peerjob.secret import Secret
 from peerjob.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,10 @@ def snoozes(ctx: Context) -> None:
 
 def unstorable() -> Any:
     return threading.Lock()
+
+
+def secret() -> Any:
+    return [Secret("hunter2")]
 
 
 def large(size: int) -> bytes:

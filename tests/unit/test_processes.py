@@ -15,6 +15,7 @@ from uuid import UUID
 import pytest
 
 from peerjob.clock import SystemClock, to_us
+from peerjob.codec import decode_value
 from peerjob.context import Context, Reason
 from peerjob.errors import (
     EncodeError,
@@ -31,6 +32,7 @@ from peerjob.job import Job
 from peerjob.node.binding import Binding, StoredArgumentError
 from peerjob.node.executor import BodyError, Executor, RemoteBodyError, describe_error
 from peerjob.node.injection import Resources
+from peerjob.node.results import Encoded
 from peerjob.spec import encode_arguments
 from peerjob.testing.clock import VirtualClock
 from peerjob.worker import Worker
@@ -82,7 +84,9 @@ def long_notice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def run(executor: Executor, body: Any, *args: Any, context: Context | None = None) -> Any:
     binding = Binding(Job("kind", body))
-    return await executor.call(binding, binding.encode(args, {}), context or Context(id="run"), "process")
+    returned = await executor.call(binding, binding.encode(args, {}), context or Context(id="run"), "process")
+    assert type(returned) is Encoded
+    return None if returned.data is None else decode_value(returned.data)
 
 
 async def written(path: Path) -> list[int]:
@@ -457,6 +461,7 @@ from peerjob.job import Job
 from peerjob.node.binding import Binding
 from peerjob.node.executor import Executor
 from peerjob.node.injection import Resources
+from peerjob.node.results import Encoded
 from support import bodies
 
 async def main():
