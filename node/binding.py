@@ -15,7 +15,7 @@ from peerjob.errors import ArgumentError, DecodeError, EncodeError, OptionError,
 from peerjob.in_place import injected_value
 from peerjob.injected import INJECTED, Resource
 from peerjob.job import Job
-from peerjob.references import import_path
+from peerjob.references import import_path, misnamed_script
 from peerjob.secret import Secret
 from peerjob.signature import TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
 from peerjob.spec import encode_arguments
@@ -68,6 +68,13 @@ class Binding:
         path = import_path(self.executor)
         if path is None or path.startswith("__main__:"):
             raise OptionError("run_in", "process", f"another for {self.executor}, which cannot be imported by name")
+        if getattr(self.executor, "__module__", None) == "__main__" and (script := misnamed_script()) is not None:
+            raise OptionError(
+                "run_in",
+                "process",
+                f"another for {self.executor}: a process cannot import the script {script!r} by its name, "
+                "which must end in .py, have no other dot, and not be that of another module",
+            )
         return path
 
     def mode(self, run_in: str) -> Mode:
@@ -282,7 +289,7 @@ def _supply(
         case "blocking manager" | "blocking instance" as what:
             if context.manager is None:
                 return None
-            manager = InsideManager(context.manager, loop or asyncio.get_running_loop())
+            manager = InsideManager(context.manager, loop or asyncio.get_running_loop(), context)
             if what == "blocking manager":
                 return manager
             return None if context.instance is None else BlockingInstance(manager, context.instance)

@@ -8,10 +8,12 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.blocking import BlockingVerbs
 from peerjob.cluster.own_loop import end_loop, new_loop
+from peerjob.context import Context
 from peerjob.durations import Duration
 from peerjob.errors import NodeStateError
 from peerjob.manager import Manager
@@ -179,18 +181,30 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
 class InsideManager(BlockingVerbs):
     """The blocking verbs for a sync job, which runs in a thread of a node: calls go to the node's own loop."""
 
-    def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop, context: Context) -> None:
         self._manager = manager
         self._loop = loop
+        self._context = context
 
     @property
     def manager(self) -> Manager:
         return self._manager
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._begin(work).result()
+
+    def call_long(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self._begin(work)
+        try:
+            return self._context.interrupted_by(future.cancel, until=future.result)
+        except CancelledError:
+            self._context.raise_if_cancelled()
+            raise
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         try:
             _refuse_loop()
         except BaseException:
             work.close()
             raise
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work, self._loop)

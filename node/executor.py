@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -157,9 +156,10 @@ class Executor:
         else:
             # in a thread no wait is virtual, so virtual time stands still
             surroundings = contextvars.copy_context()
-            work = functools.partial(surroundings.run, _called, body, context)
             with self._clock.outside():
-                result = await self._threads.run(work, on_cancel or functools.partial(_tell, context))
+                result = await self._threads.run(
+                    lambda: surroundings.run(_called, body, context), on_cancel or (lambda: _tell(context))
+                )
         if not inspect.isawaitable(result):
             return result
         asked = context.asked

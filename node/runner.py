@@ -141,20 +141,25 @@ class InstanceRunner:
         try:
             result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
         except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not hurt the node
-            body_ended(run)
+            self._ended(run, started)
             cause = raised.cause if isinstance(raised, BodyError) else raised
             return await self._raised(run, binding, policy, context, cause)
-        finally:
-            run.ended_at = loop.time()
-            run.seconds = run.ended_at - started
-            self._turns.pool.pace.measured(claim.kind, run.seconds)
-        body_ended(run)
+        self._ended(run, started)
         return await self._returned(run, policy, context, result)
 
     def _began(self, run: Run, context: Context, timeout: float) -> None:
         """The attempt has begun, so its time runs."""
         context.deadline_us = self._clock.time_us() + round(timeout * 1_000_000)
         run.timer = asyncio.get_running_loop().call_later(timeout, run.cancel, "timeout")
+
+    def _ended(self, run: Run, started: float) -> None:
+        """From here on the run cannot be cancelled: its outcome is being decided."""
+        run.ended = True
+        if run.timer is not None:
+            run.timer.cancel()
+        run.ended_at = asyncio.get_running_loop().time()
+        run.seconds = run.ended_at - started
+        self._turns.pool.pace.measured(run.claim.kind, run.seconds)
 
     async def _returned(self, run: Run, policy: Policy, context: Context, result: Any) -> Outcome:
         finished = isinstance(result, FinishedResult)
@@ -238,13 +243,6 @@ class InstanceRunner:
     def instance_of(self, run: Run) -> Instance[Any]:
         """The instance as its own processors and body see it."""
         return Instance(self._manager, record_of(run.claim, self._name, run.incarnation))
-
-
-def body_ended(run: Run) -> None:
-    """From here on the run cannot be cancelled: its outcome is being decided."""
-    run.ended = True
-    if run.timer is not None:
-        run.timer.cancel()
 
 
 def record_of(claim: Claim, node: str, incarnation: str) -> Record:

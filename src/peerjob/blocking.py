@@ -109,11 +109,11 @@ class BlockingInstance(Generic[R_co]):
 
     def result(self, timeout: Duration | None = None) -> R_co:
         """Like `Instance.result`."""
-        return self._manager.call(self._instance.result(timeout))
+        return self._manager.call_long(self._instance.result(timeout))
 
     def wait(self, timeout: Duration | None = None) -> BlockingInstance[R_co]:
         """Like `Instance.wait`."""
-        self._manager.call(self._instance.wait(timeout))
+        self._manager.call_long(self._instance.wait(timeout))
         return self
 
     def refresh(self) -> BlockingInstance[R_co]:
@@ -196,6 +196,10 @@ class BlockingVerbs(ABC):
     @abstractmethod
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the manager to its end; raises RuntimeError where blocking would stop a running loop."""
+
+    def call_long(self, work: Coroutine[Any, Any, T]) -> T:
+        """Like `call`, for work that lasts as long as other jobs; inside a job, a cancellation of that job ends it."""
+        return self.call(work)
 
     @property
     @abstractmethod
@@ -382,14 +386,14 @@ class BlockingVerbs(ABC):
 
     def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
         """Like `Manager.wait`."""
-        self.call(self.manager.wait(query, timeout))
+        self.call_long(self.manager.wait(query, timeout))
 
     def watch(self, query: Query | None = None) -> Iterator[Event]:
         """Like `Manager.watch`; the events of one stream, one by one."""
         stream = self.manager.watch(query)
         try:
             while True:
-                yield self.call(_next(stream))
+                yield self.call_long(_next(stream))
         finally:
             self.call(_close(stream))
 

@@ -24,11 +24,12 @@ def call_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     Outside a job a Context, Instance or Worker is a detached one. Raises NodeStateError for a node, or for a
     resource, that nobody passed and that cannot be None.
     """
-    return _plain(_call(executor, args, kwargs))
+    result = _call(executor, args, kwargs)
+    return result if current_run.get() is None else _plain(result)
 
 
 def _plain(result: Any) -> Any:
-    """The result without its `Finished`, which means something to a node alone."""
+    """The result without its `Finished`, which is meant for a node and not for another job that calls this one."""
     if inspect.iscoroutine(result):
         return _plain_later(result)
     return result.result if isinstance(result, FinishedResult) else result

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
+from .injected import current_run
 from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
 from .references import from_stored, to_stored
 from .timing import Jitter, Timing
@@ -104,9 +105,9 @@ def Finished(result: R) -> R:  # noqa: N802  # reads as a class, like Recovered
     """Returned by a job: this result is complete, also when the run was asked to end meanwhile.
 
     The instance is then Completed. Without it, a body that was told to end because its node stops or lost its lease
-    is handed back and runs again, whatever it returns.
+    is handed back and runs again, whatever it returns. Outside a job it gives the result itself.
     """
-    return cast(R, FinishedResult(result))
+    return cast(R, FinishedResult(result)) if current_run.get() is not None else result
 
 
 if TYPE_CHECKING:
@@ -174,9 +175,9 @@ class Policy:
 
         A class may also name the group itself. A function is called with the errors in it, one by one.
         """
-        if not isinstance(error, BaseExceptionGroup):
-            return _any_matches(self.retry_on, error) and not _any_matches(self.no_retry_on, error)
         leaves = errors_in(error)
+        if leaves[0] is error:
+            return _any_matches(self.retry_on, error) and not _any_matches(self.no_retry_on, error)
         if _is_one_of(self.no_retry_on, error) or any(_any_matches(self.no_retry_on, one) for one in leaves):
             return False
         return _is_one_of(self.retry_on, error) or all(_any_matches(self.retry_on, one) for one in leaves)

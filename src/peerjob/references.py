@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import importlib.util
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .errors import DecodeError, OptionError
@@ -36,6 +38,19 @@ def module_name(module: str) -> str:
         return str(spec.name).removesuffix(".__main__")
     file = getattr(sys.modules["__main__"], "__file__", None)
     return str(file).replace("\\", "/").rpartition("/")[2].removesuffix(".py") if file else module
+
+
+def misnamed_script() -> str | None:
+    """The file of the running script, when an import of its name would not find it; None when it would."""
+    main = sys.modules["__main__"]
+    file, name = getattr(main, "__file__", None), module_name("__main__")
+    if not file or getattr(main, "__spec__", None) is not None:
+        return None
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        spec = None if "." in name else importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None and Path(spec.origin).samefile(file):
+            return None
+    return str(file)
 
 
 def to_stored(value: Any, option: str, local: dict[str, Any] | None) -> Reference:
