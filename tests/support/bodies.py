@@ -1,6 +1,7 @@
 """Bodies of jobs for processes, which import them by name."""
 
 import asyncio
+import contextvars
 import ctypes
 import logging
 import os
@@ -232,3 +233,22 @@ def ends_when_told(started: str, way: str, ctx: Context) -> str:
     tell_pid(started)
     ctx.wait(600)
     return ends(way)
+
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+
+
+def leaves_a_variable() -> tuple[int, str]:
+    seen = variable.get()
+    variable.set("another job's")
+    return os.getpid(), seen
+
+
+async def leaves_one() -> tuple[int, str]:
+    return leaves_a_variable()
+
+
+def raises_group(way: str) -> None:
+    error = ENDINGS[way]
+    assert isinstance(error, Exception)
+    raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])

@@ -8,6 +8,7 @@ import pytest
 
 from peerjob import (
     INJECTED,
+    BlockingManager,
     Context,
     Instance,
     Job,
@@ -233,3 +234,63 @@ async def test_a_run_that_was_given_back_and_claimed_again_is_not_mixed_up(clock
         await clock.advance(1)
         assert sleeper.reasons == ["drain", "user"]
         assert (await found.refresh()).state is State.CANCELLED
+
+
+async def test_a_sync_body_that_waits_for_another_job_hears_it() -> None:
+    ended: list[str] = []
+
+    async def child() -> None:
+        await asyncio.Event().wait()
+
+    def parent(manager: BlockingManager = INJECTED, context: Context = INJECTED) -> None:
+        try:
+            manager.schedule("child").result()
+        except asyncio.CancelledError:
+            ended.append(str(context.reason))
+            manager.schedule("after").result()  # a body that was told may still wait
+            ended.append("cleaned up")
+            raise
+
+    jobs = [Job("parent", parent), Job("child", child), Job("after", lambda: None)]
+    async with running_node(jobs, clock=SystemClock(), workers=3) as node:
+        instance = await node.schedule("parent")
+
+        async def child_runs() -> bool:
+            return await node.count(Query(kind="child", state=State.PROCESSING)) == 1
+
+        await until(child_runs)
+        assert await instance.cancel()
+
+        async def over() -> bool:
+            return ended == ["user", "cleaned up"]
+
+        await until(over)
+
+
+async def test_a_sync_body_that_was_cancelled_before_it_waits_for_another_job_hears_it() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    async def child() -> None:
+        await asyncio.Event().wait()
+
+    def parent(manager: BlockingManager = INJECTED) -> None:
+        child = manager.schedule("child")
+        begun.set()
+        go_on.wait(60)
+        try:
+            child.result()
+        except asyncio.CancelledError:
+            ended.append("told")
+            raise
+
+    async with running_node([Job("parent", parent), Job("child", child)], clock=SystemClock(), workers=3) as node:
+        instance = await node.schedule("parent")
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert await instance.cancel()
+        go_on.set()
+
+        async def over() -> bool:
+            return ended == ["told"]
+
+        await until(over)

@@ -1,8 +1,10 @@
 """Jobs that a node runs in processes: they can be ended, and take nothing with them when they die."""
 
 import asyncio
+import importlib
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -119,3 +121,54 @@ async def test_a_node_that_stops_ends_it_and_hands_it_back(
         assert (found.state, found.attempts, found.crashes) == (State.SCHEDULED, 0, 0)
         assert (await notes_of(found))[-1] == "Scheduled: node stopped"
         assert await looker.count(Query(state=State.PROCESSING)) == 0
+
+
+SLOW = """
+import sys, time
+import pathlib
+if "peerjob.node.process_child" in sys.modules:
+    while not pathlib.Path({gate!r}).exists():
+        time.sleep(0.01)
+
+def deadline(ctx) -> float:
+    return (ctx.deadline - datetime.datetime.now(datetime.UTC)).total_seconds()
+
+import datetime
+from peerjob import Context
+deadline.__annotations__["ctx"] = Context
+"""
+
+
+async def test_a_timeout_begins_when_the_body_does(monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path) -> None:
+    (tmp_path / "slow_to_import.py").write_text(SLOW.format(gate=str(tmp_path / "gate")))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    body = importlib.import_module("slow_to_import").deadline
+    job = Job("slow", body, run_in="process", timeout=600)
+    node.register(job)
+    instance = await node.schedule(job)
+
+    async def running() -> bool:
+        return any(worker.instance for worker in node.workers())
+
+    await until(running)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + 700)  # it imports for longer than its timeout
+    (tmp_path / "gate").touch()
+    assert 0 < await instance.result(timeout=60) <= 600
+
+
+@pytest.mark.parametrize(("name", "said"), [("a.b.py", "OptionError"), ("noext", "OptionError"), ("odd name.py", "ok")])
+async def test_a_script_that_no_process_can_import_is_refused_when_its_job_is_registered(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / name).write_text(
+        "from peerjob import Node, job\n"
+        "@job(run_in='process')\n"
+        "def body() -> None: ...\n"
+        "if __name__ == '__main__':\n"
+        "    try: Node(jobs=[body]); print('ok')\n"
+        "    except Exception as error: print(type(error).__name__)\n"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, str(tmp_path / name), stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out.decode().strip() == said

@@ -10,6 +10,7 @@ import pytest
 from peerjob import Instance, Job, JobFailed, JobTimedOut, Recovered, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import lines_of, running_nodes, states_of
+from support.waiting import until
 
 
 def broken() -> object:
@@ -283,3 +284,58 @@ async def test_a_processor_that_never_returns_does_not_keep_the_node() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert all(one.daemon for one in threading.enumerate() if one.name.startswith("peerjob"))
     leave.set()
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_one_that_hangs_shows_as_stuck_and_is_given_up(monkeypatch: pytest.MonkeyPatch, is_async: bool) -> None:
+    monkeypatch.setattr("peerjob.node.pool.STUCK_AFTER", 0.05)
+    monkeypatch.setattr("peerjob.node.processors.LIMIT", 0.5)
+    leave = threading.Event()
+
+    async def hang(instance: Instance[Any], error: BaseException) -> None:
+        await asyncio.Event().wait()
+
+    def hang_in_a_thread(instance: Instance[Any], error: BaseException) -> None:
+        leave.wait(60)
+
+    job = Job("work", broken, on_terminate=hang if is_async else hang_in_a_thread)
+    async with running_node(job, clock=SystemClock(), workers=1) as node:
+        instance = await node.schedule(job)
+        try:
+
+            async def stuck() -> bool:
+                return node.workers()[0].stuck
+
+            await until(stuck)
+            with pytest.raises(JobFailed, match="broken"):
+                await instance.result(timeout=60)
+        finally:
+            leave.set()
+        (line,) = await lines_of(instance)
+        assert "was given up" in line
+        assert "longer than 0.5 s" in line
+
+
+async def test_threads_that_hang_do_not_keep_other_processors_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerjob.node.processors.LIMIT", 0.1)
+    leave = threading.Event()
+    told: list[int] = []
+
+    def on_complete(instance: Instance[Any], result: int) -> None:
+        if result < 6:
+            leave.wait(60)
+        told.append(result)
+
+    job = Job("work", lambda number: number, on_complete=on_complete)
+    async with running_node(job, clock=SystemClock(), workers=1) as node:
+        try:
+            for number in range(6):
+                await (await node.schedule(job, number)).result(timeout=60)
+            await (await node.schedule(job, 7)).result(timeout=60)
+
+            async def last_is_told() -> bool:
+                return told == [7]
+
+            await until(last_is_told)
+        finally:
+            leave.set()

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Context, Job, Node, NodeStateError, Query, State, SystemClock
+from peerjob import INJECTED, Context, Depends, Job, Node, NodeStateError, Query, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
 from support import bodies
-from support.factories import flaky_store, notes_of, running_nodes, shared_url, states_of
+from support.factories import flaky_store, lines_of, notes_of, running_nodes, shared_url, states_of
 from support.waiting import until
 
 
@@ -422,3 +422,100 @@ async def test_a_node_leaves_when_its_loop_ends_without_a_stop() -> None:
     await asyncio.to_thread(asyncio.run, forgetful())
     async with Node(url, workers=0) as observer:
         assert [view.info.name for view in await observer.nodes()] == [observer.name]
+
+
+@pytest.mark.parametrize("mode", ["loop", "thread"])
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_body_that_has_ended_is_not_run_again_because_its_resources_hang(
+    monkeypatch: pytest.MonkeyPatch, mode: str, raises: bool
+) -> None:
+    closing, leave = threading.Event(), threading.Event()
+    runs: list[int] = []
+
+    async def of_loop() -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            closing.set()
+            await asyncio.Event().wait()
+
+    def of_thread() -> Generator[None]:
+        try:
+            yield
+        finally:
+            closing.set()
+            leave.wait(60)
+
+    def ends() -> str:
+        runs.append(1)
+        if raises:
+            raise ValueError("broken")
+        return "done"
+
+    async def later(x: None = Depends(of_loop)) -> str:
+        return ends()
+
+    def body(x: None = Depends(of_thread)) -> str:
+        return ends()
+
+    url = shared_url()
+    job = Job("body", later if mode == "loop" else body)
+    try:
+        async with running_node(job, store=url, clock=SystemClock(), name="a") as node:
+            instance = await node.schedule(job)
+            assert await asyncio.to_thread(closing.wait, 60)
+            await node.stop(grace=0)
+    finally:
+        leave.set()
+    async with running_node(store=url, clock=SystemClock(), workers=0, name="looker") as looker:
+        found = await looker.lookup_instance(instance.id)
+        assert (found.state, found.attempts) == (State.TERMINATED if raises else State.COMPLETED, 1)
+    assert runs == [1]
+
+
+async def test_a_timeout_while_resources_close_changes_nothing(clock: VirtualClock) -> None:
+    async def slow_to_close() -> AsyncGenerator[None]:
+        yield
+        await asyncio.sleep(10)
+
+    async def body(x: None = Depends(slow_to_close)) -> str:
+        return "done"
+
+    async with running_node(Job("body", body, timeout=5), clock=clock) as node:
+        assert await clock.run((await node.schedule("body")).result()) == "done"
+
+
+async def test_resources_that_never_close_are_given_up(clock: VirtualClock) -> None:
+    async def never_closes() -> AsyncGenerator[None]:
+        yield
+        await asyncio.Event().wait()
+
+    async def body(x: None = Depends(never_closes)) -> str:
+        return "done"
+
+    async with running_node(Job("body", body), clock=clock, workers=1) as node:
+        instance = await node.schedule("body")
+        assert await clock.run(instance.result()) == "done"
+        await clock.advance(1)
+        assert any("not closed within 60 s" in line for line in await lines_of(instance))
+
+
+async def test_a_factory_that_keeps_the_cancellation_for_itself_does_not_start_the_body(clock: VirtualClock) -> None:
+    ran: list[int] = []
+
+    async def keeps_it() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async def body(x: None = Depends(keeps_it)) -> None:
+        ran.append(1)
+
+    url = shared_url()
+    async with running_node(Job("body", body), clock=clock, store=url) as node:
+        instance = await node.schedule("body")
+        await clock.advance(1)
+        await clock.run(node.stop(grace=0))
+    async with running_node(clock=clock, store=url, workers=0) as looker:
+        found = await looker.lookup_instance(instance.id)
+        assert (await notes_of(found))[-1] == "Scheduled: node stopped"
+        assert (found.attempts, ran) == (0, [])
