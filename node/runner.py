@@ -86,7 +86,7 @@ class InstanceRunner:
     def put_off(self, run: Run, note: str) -> None:
         """Give a claim back that this node cannot run now, for later, so that it does not come back at once."""
         run.ended = True
-        self._recorder.add(run, self._verdicts.snoozed(run, Snooze(MISFIT_WAIT), note))
+        self._recorder.add(run, self._verdicts.put_off(run, MISFIT_WAIT, note))
 
     def prepare(self, run: Run) -> None:
         """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""
@@ -201,9 +201,7 @@ class InstanceRunner:
         kind = run.claim.kind
         for node in await self._manager.nodes():
             if node.info.signatures.get(kind, binding.signature_hash) != binding.signature_hash:
-                return self._verdicts.snoozed(
-                    run, Snooze(MISFIT_WAIT), f"does not fit here; {node.info.name} may run it"
-                )
+                return self._verdicts.put_off(run, MISFIT_WAIT, f"does not fit here; {node.info.name} may run it")
         return self._verdicts.terminated(run, error)
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:

@@ -29,6 +29,7 @@ from peerjob.version import __version__
 from .catalogue import KindCatalogue
 from .definitions import Definitions
 from .executor import Executor
+from .failure_log import FailureLog
 from .hints import HintReceiver
 from .hooks import Hooks
 from .injection import Resources
@@ -105,7 +106,8 @@ class Session:
         """How far this node's clock is ahead of the store's."""
 
         self._ledger = Ledger()
-        verdicts = Verdicts(clock, max_payload)
+        self._failures = FailureLog(name)
+        verdicts = Verdicts(clock, max_payload, node=name, failures=self._failures)
         self._recorder = Recorder(lambda: self.turns.wake())  # noqa: PLW0108  # there are no turns yet
         self._verdicts = verdicts
         self._surroundings = Surroundings()
@@ -266,6 +268,7 @@ class Session:
         if flushed:
             await self.turns.flush(LAST_COMMIT)
         await self.turns.stop()
+        self._failures.close()
         logging.getLogger().removeHandler(self._capture)
         await resigning
         for role in self.roles:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+import logging
+from typing import Any
 
 from peerjob.clock import Clock
-from peerjob.durations import MAX_SECONDS, format_seconds, to_seconds
-from peerjob.errors import Fail, PayloadTooLargeError, PeerjobError, Retry, Snooze
+from peerjob.durations import format_seconds
+from peerjob.errors import Fail, JobTimedOut, PayloadTooLargeError, PeerjobError, Retry, Snooze
 from peerjob.instance import Instance
-from peerjob.policy import Backoff, Policy
+from peerjob.joblog import make_line
+from peerjob.policy import Policy
 from peerjob.record import Action, Outcome
 from peerjob.spec import encode
 
+from .backoff import FALLBACK, BackoffFailed, backoff_seconds, isolated
+from .failure_log import FailureLog, error_note
 from .failures import BodyError, describe_error, signal_in
 from .results import Encoded
 from .run import Run
 
 Signal = Fail | Retry | Snooze
 
+logger = logging.getLogger("peerjob.node")
+
 
 class Verdicts:
     """Decides outcomes; holds what that takes: the clock for backoff jitter, and the size limit of results."""
 
-    def __init__(self, clock: Clock, max_payload: int) -> None:
+    def __init__(self, clock: Clock, max_payload: int, *, node: str, failures: FailureLog) -> None:
         self._clock = clock
+        self._node = node
+        self._failures = failures
         self.max_payload = max_payload
         """Most bytes of a result; a store may take less than its node."""
 
@@ -45,33 +52,31 @@ class Verdicts:
         signal = signal_in(error)
         if isinstance(signal, Fail) or not self._may_retry(run, policy, error, signal):
             return self.terminated(run, error)
-        try:
-            wait = self._backoff(run, policy, error, instance, signal)
-        except Exception as bad:  # noqa: BLE001  # a user's backoff that raises must not lose the instance
-            bad.__cause__ = error
-            return self.terminated(run, bad)
-        return self._retry(run, wait, encode(describe_error(error)))
+        return self._retry(run, policy, error, instance, signal if isinstance(signal, Retry) else None)
 
     def timed_out(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
         """An attempt that ran out of time: retried like an error; the last one ends in TimedOut."""
-        described = encode(describe_error(error))
         if self._may_retry(run, policy, error):
-            try:
-                return self._retry(run, self._backoff(run, policy, error, instance), described, what="timed out")
-            except Exception as bad:  # noqa: BLE001  # as in failed()
-                return self.terminated(run, bad)
-        return self._outcome(run, Action.TIME_OUT, error=described, note=str(error))
+            return self._retry(run, policy, error, instance, None)
+        info = describe_error(error)
+        self._failures.failed(run, info, "it ends as TimedOut", level=logging.ERROR)
+        return self._outcome(run, Action.TIME_OUT, error=encode(info), note=str(error))
 
     def terminated(self, run: Run, error: BaseException) -> Outcome:
-        return self._outcome(run, Action.TERMINATE, error=encode(describe_error(error)))
+        """A failure that is not retried."""
+        info = describe_error(error)
+        self._failures.failed(run, info, "it ends as Terminated", level=logging.ERROR)
+        return self._outcome(run, Action.TERMINATE, error=encode(info), note=error_note(info))
 
-    def snoozed(self, run: Run, signal: Snooze, note: str = "") -> Outcome:
-        return self._outcome(
-            run,
-            Action.SNOOZE,
-            delay_us=round(signal.seconds * 1_000_000),
-            note=note or f"snoozed for {format_seconds(signal.seconds)}",
-        )
+    def snoozed(self, run: Run, signal: Snooze) -> Outcome:
+        """A body that put itself off."""
+        note = f"snoozed for {format_seconds(signal.seconds)}"
+        self._failures.snoozed(run, note)
+        return self.put_off(run, signal.seconds, note)
+
+    def put_off(self, run: Run, seconds: float, note: str) -> Outcome:
+        """A claim that is to come back later; the attempt is not counted."""
+        return self._outcome(run, Action.SNOOZE, delay_us=round(seconds * 1_000_000), note=note)
 
     def handed_back(self, run: Run, note: str) -> Outcome:
         return self._outcome(run, Action.HAND_BACK, note=note)
@@ -121,47 +126,28 @@ class Verdicts:
         if isinstance(signal, Retry):
             return True
         try:
-            return bool(_isolated(run, policy.retryable, error))
+            return bool(isolated(run, policy.retryable, error))
         except Exception:  # noqa: BLE001  # a user's test that raises decides nothing
             return False
 
-    def _retry(self, run: Run, wait: float, error: bytes, what: str = "retry") -> Outcome:
-        note = f"retry {run.claim.attempts} in {format_seconds(wait)}" if wait else f"retry {run.claim.attempts}"
-        if what != "retry":
-            note = f"{what}; {note}"
-        return self._outcome(run, Action.RETRY, error=error, delay_us=round(wait * 1_000_000), note=note)
-
-    def _backoff(
-        self,
-        run: Run,
-        policy: Policy,
-        error: BaseException,
-        instance: Instance[Any],
-        signal: Signal | None = None,
-    ) -> float:
-        if isinstance(signal, Retry) and signal.after is not None:
-            return to_seconds(signal.after, "Retry(after=)")
-        backoff: Any = policy.backoff
-        if isinstance(backoff, int | float):
-            return float(backoff)
-        retry = run.claim.attempts
-        if isinstance(backoff, Backoff):
-            return backoff.seconds(retry, self._clock)
-        if type(backoff).__module__.startswith("tenacity."):
-            return to_seconds(_isolated(run, _tenacity_wait, backoff, retry, error), "backoff")
-        return to_seconds(_isolated(run, backoff, instance, error), "backoff")
-
-
-def _isolated(run: Run, call: Callable[..., Any], *args: object) -> Any:
-    """Call code of the user's with the context variables that its job began with."""
-    return call(*args) if run.surroundings is None else run.surroundings.copy().run(call, *args)
-
-
-def _tenacity_wait(strategy: Any, attempt: int, error: BaseException) -> float:
-    """What a tenacity wait strategy says about this attempt."""
-    from tenacity import Future, RetryCallState
-
-    state = RetryCallState(cast(Any, None), None, (), {})
-    state.attempt_number = attempt
-    state.outcome = Future.construct(attempt, error, True)
-    return min(float(strategy(state)), MAX_SECONDS)
+    def _retry(
+        self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any], asked: Retry | None
+    ) -> Outcome:
+        info = describe_error(error)
+        attempts = run.claim.attempts
+        try:
+            wait = backoff_seconds(run, policy, error, instance, self._clock, asked)
+        except BackoffFailed as failed:
+            wait = FALLBACK.seconds(attempts, self._clock)
+            text = f"the backoff of {run.claim.kind!r} failed ({failed}), so the default backoff is used"
+            run.logs.append(make_line(self._clock.time_us(), logging.WARNING, text, attempt=attempts, node=self._node))
+            logger.warning("instance %s: %s", run.claim.id, text)
+        then = f"retry {attempts} in {format_seconds(wait)}" if wait else f"retry {attempts}"
+        self._failures.failed(run, info, then, level=logging.WARNING if asked is None else logging.INFO)
+        return self._outcome(
+            run,
+            Action.RETRY,
+            error=encode(info),
+            delay_us=round(wait * 1_000_000),
+            note=f"timed out; {then}" if isinstance(error, JobTimedOut) else f"{then}: {error_note(info)}",
+        )

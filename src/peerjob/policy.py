@@ -112,7 +112,13 @@ def Finished(result: R) -> R:  # noqa: N802  # reads as a class, like Recovered
 
 if TYPE_CHECKING:
     ErrorTest = type[BaseException] | Callable[[BaseException], bool]
-    BackoffOption = Duration | Backoff | wait_base | Callable[[Instance[Any], BaseException], Duration]
+    BackoffOption = (
+        Duration
+        | Backoff
+        | wait_base
+        | Callable[[Instance[Any], BaseException], Duration]
+        | Callable[[Instance[Any]], Duration]
+    )
 
 
 class Options(TypedDict, total=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
 from .clock import to_us
@@ -142,7 +142,9 @@ def _every_us(read: CronText | EveryText | None, given: object) -> int | None:
 def _jitter(given: Any) -> tuple[Callable[[], Duration] | None, Jitter]:
     if isinstance(given, Jitter):
         return None, given
-    return (given, Jitter(0, by_name=False)) if callable(given) else (None, Jitter.random(given))
+    if callable(given):
+        return cast("Callable[[], Duration]", given), Jitter(0, by_name=False)
+    return None, Jitter.random(given)
 
 
 def _aware(given: object, zone: ZoneInfo | None) -> datetime:

@@ -104,17 +104,35 @@ def test_jitter_stays_within_its_share() -> None:
         lambda instance, error: "soon",
         lambda instance, error: float("inf"),
         lambda instance, error: timedelta.max,
+        lambda instance, error: None,
+        lambda: 1,
     ],
-    ids=["raises", "negative", "no duration", "infinite", "beyond all time"],
+    ids=["raises", "negative", "no duration", "infinite", "beyond all time", "nothing", "no arguments"],
 )
-async def test_a_backoff_that_cannot_be_ends_the_instance(clock: VirtualClock, backoff: Any) -> None:
+async def test_a_backoff_that_fails_gives_way_to_the_default(clock: VirtualClock, backoff: Any) -> None:
     failing = Failing(clock, error=lambda: KeyError("first"))
-    async with running_node(Job("fail", failing, max_retries=4, backoff=backoff), clock=clock) as node:
+    async with running_node(Job("fail", failing, max_retries=2, backoff=backoff), clock=clock) as node:
         instance = await node.schedule("fail")
-        with pytest.raises(JobFailed) as caught:
+        with pytest.raises(JobFailed, match="KeyError: 'first'") as caught:
             await clock.run(instance.result(), limit=60)
         assert "KeyError: 'first'" in caught.value.traceback
-        assert len(failing.began) == 1
+        assert failing.waits == [pytest.approx(1, abs=0.3), pytest.approx(2, abs=0.6)]
+        lines = [line.message for line in await instance.logs()]
+        assert len(lines) == 2
+        assert all(line.startswith("the backoff of 'fail' failed (") for line in lines)
+
+
+async def test_a_backoff_may_take_the_instance_alone(clock: VirtualClock) -> None:
+    failing = Failing(clock)
+
+    def backoff(instance: Instance[Any]) -> int:
+        return 10 * instance.attempts
+
+    job = Job("fail", failing, max_retries=2, backoff=backoff)
+    async with running_node(job, clock=clock) as node:
+        with pytest.raises(JobFailed):
+            await clock.run((await node.schedule("fail")).result())
+        assert failing.waits == [10, 20]
 
 
 async def test_a_tenacity_wait_without_bounds_is_bounded(clock: VirtualClock) -> None:
@@ -170,9 +188,9 @@ async def test_a_retry_that_succeeds_completes(clock: VirtualClock) -> None:
             "Created",
             "Scheduled",
             "Processing",
-            "Scheduled: retry 1 in 1s",
+            "Scheduled: retry 1 in 1s: ValueError",
             "Processing",
-            "Scheduled: retry 2 in 1s",
+            "Scheduled: retry 2 in 1s: ValueError",
             "Processing",
             "Completed",
         ]

@@ -250,7 +250,12 @@ async def test_a_cancellation_that_does_not_come_from_the_node_is_a_failure(
         instance = await node.schedule("body")
         with pytest.raises(JobFailed, match="CancelledError"):
             await clock.run(instance.result())
-        assert (await notes_of(instance))[2:] == ["Processing", "Scheduled: retry 1", "Processing", "Terminated"]
+        assert (await notes_of(instance))[2:] == [
+            "Processing",
+            "Scheduled: retry 1: asyncio.exceptions.CancelledError",
+            "Processing",
+            "Terminated: asyncio.exceptions.CancelledError",
+        ]
         assert seen == ["CancelledError"] * 2
 
 

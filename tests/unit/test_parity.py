@@ -140,8 +140,8 @@ async def test_05_attempts_and_overrides_survive_in_the_store(clock: VirtualCloc
         assert (await instance.refresh()).attempts == 3
         assert instance.priority == -3
         assert [note for note in await notes_of(instance) if "retry" in note] == [
-            "Scheduled: retry 1 in 1m",
-            "Scheduled: retry 2 in 1m",
+            "Scheduled: retry 1 in 1m: ValueError: broken",
+            "Scheduled: retry 2 in 1m: ValueError: broken",
         ]
 
 

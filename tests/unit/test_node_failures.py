@@ -1,0 +1,137 @@
+"""What a node logs of attempts that fail, and what the history keeps of them."""
+
+import asyncio
+import logging
+
+import pytest
+
+from peerjob import INJECTED, Context, Fail, Job, Node, Recovered, Retry
+from peerjob.node.failure_log import MAX_NOTE, MAX_PER_SECOND
+from peerjob.testing import VirtualClock
+from peerjob.testing.helpers import drain, running_node
+from support.factories import notes_of
+
+
+@pytest.fixture(autouse=True)
+def every_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "peerjob.job")
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Level and first line of what the job logger was given."""
+    return [
+        (record.levelname, record.getMessage().partition("\n")[0])
+        for record in caplog.records
+        if record.name == "peerjob.job"
+    ]
+
+
+def broken() -> None:
+    raise ValueError("no such customer")
+
+
+async def test_each_failed_attempt_is_logged_once_with_its_traceback(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_node(Job("charge", broken, max_retries=1, backoff=5), clock=clock, name="one") as node:
+        instance = await node.schedule("charge")
+        await drain(node)
+        head = f"instance {instance.id} of 'charge' failed in attempt"
+        assert told(caplog) == [
+            ("WARNING", f"{head} 1 on node 'one': ValueError: no such customer; retry 1 in 5s"),
+            ("ERROR", f"{head} 2 on node 'one': ValueError: no such customer; it ends as Terminated"),
+        ]
+        for record in caplog.records:
+            if record.name == "peerjob.job":
+                assert "in broken\n" in record.getMessage()
+        assert await instance.logs() == []
+        assert (await notes_of(instance))[-3:] == [
+            "Scheduled: retry 1 in 5s: ValueError: no such customer",
+            "Processing",
+            "Terminated: ValueError: no such customer",
+        ]
+
+
+async def test_what_a_job_asks_for_is_told_at_info(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
+    def wander(context: Context = INJECTED) -> str:
+        if context.attempt == 1:
+            raise Retry(after="2s", reason="not yet")
+        if not snoozed:
+            snoozed.append(True)
+            context.snooze("3s")
+        return "done"
+
+    snoozed: list[bool] = []
+    async with running_node(Job("wander", wander, max_retries=3), clock=clock) as node:
+        assert await clock.run((await node.schedule("wander")).result()) == "done"
+        assert [(level, message.rpartition("; ")[2].rpartition(": ")[2]) for level, message in told(caplog)] == [
+            ("INFO", "retry 1 in 2s"),
+            ("INFO", "snoozed for 3s"),
+        ]
+
+
+async def test_a_timeout_and_a_result_that_cannot_be_stored_are_failures(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+
+    async def hang() -> None:
+        await asyncio.sleep(100)
+
+    async with running_node(Job("hang", hang, timeout=1), Job("odd", object), clock=clock) as node:
+        for kind in ("hang", "odd"):
+            await node.schedule(kind)
+        await drain(node)
+        assert [level for level, _ in told(caplog)] == ["ERROR", "ERROR"]
+
+
+async def test_a_recovered_attempt_is_no_failure(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
+    job = Job("charge", broken, on_terminate=lambda instance, error: Recovered(5))
+    async with running_node(job, clock=clock) as node:
+        assert await clock.run((await node.schedule("charge")).result()) == 5
+        assert told(caplog) == []
+
+
+async def test_many_failures_of_a_kind_are_counted_in_one_line(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(number: int) -> None:
+        raise Fail(f"number {number}")
+
+    async with running_node(Job("fail", fail), Job("other", broken), clock=clock, name="one") as node:
+        await node.schedule_many(Job("fail").call(number) for number in range(100))
+        await node.schedule("other")
+        await drain(node)
+        await clock.advance(2)
+        levels = [level for level, _ in told(caplog)]
+        assert levels.count("ERROR") == MAX_PER_SECOND + 1
+        (counted,) = [message for level, message in told(caplog) if level == "WARNING"]
+        assert counted.startswith("80 more attempts of 'fail' failed within a second on node 'one'")
+        caplog.clear()
+        await node.schedule("fail", 1)
+        await drain(node)
+        assert [level for level, _ in told(caplog)] == ["ERROR"]
+
+
+async def test_what_is_counted_is_told_when_the_node_stops(caplog: pytest.LogCaptureFixture) -> None:
+    async with Node("memory://", jobs=[Job("charge", broken)]) as node:
+        instances = await node.schedule_many(Job("charge").call() for _ in range(MAX_PER_SECOND + 5))
+        for instance in instances:
+            await instance.wait()
+    logged = [level for level, _ in told(caplog)].count("ERROR")
+    counted = sum(int(message.split()[0]) for level, message in told(caplog) if level == "WARNING")
+    assert logged + counted == MAX_PER_SECOND + 5
+
+
+@pytest.mark.parametrize("text", ["x" * 5_000, "ü" * 5_000, "a\nb\tc"])
+async def test_the_history_keeps_a_bounded_line_of_an_error(clock: VirtualClock, text: str) -> None:
+    def fail() -> None:
+        raise ValueError(text)
+
+    async with running_node(Job("fail", fail), clock=clock) as node:
+        instance = await node.schedule("fail")
+        await drain(node)
+        note = (await instance.history())[-1].note
+        assert note.startswith(f"ValueError: {text[0]}")
+        assert len(note.encode()) <= MAX_NOTE
+        assert "\n" not in note
+        assert (note == "ValueError: a b c") is (len(text) < 100)
