@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from peerjob.context import Reason
 from peerjob.spec import ErrorInfo
+from peerjob.stored import reader
 
 MAX_FRAME = 64 << 20
 """Most bytes in one frame."""
@@ -105,8 +106,10 @@ Ending = Returned | Raised | Snoozed
 FromProcess = Started | Line | Progress | AskOwner | Ending
 
 _encode = msgspec.msgpack.Encoder().encode
-decode_from_node: Callable[[bytes], FromNode] = msgspec.msgpack.Decoder(FromNode).decode
-decode_from_process: Callable[[bytes], FromProcess] = msgspec.msgpack.Decoder(FromProcess).decode
+decode_from_node: Callable[[bytes], FromNode] = reader(cast("type[FromNode]", FromNode), "frame of a node")
+decode_from_process: Callable[[bytes], FromProcess] = reader(
+    cast("type[FromProcess]", FromProcess), "frame of a process", open=True
+)
 
 
 def pack(frame: FromNode | FromProcess) -> bytes:
@@ -123,7 +126,7 @@ class Unpacker:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """The frames that end within these bytes; raises ValueError when the other side talks nonsense."""
+        """The frames that end within these bytes; raises ValueError for bytes that are no frame."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
@@ -134,7 +137,4 @@ class Unpacker:
                 return
             frame = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
-            try:
-                yield self._decode(frame)
-            except (msgspec.MsgspecError, RecursionError) as error:
-                raise ValueError(f"no frame: {error}") from error
+            yield self._decode(frame)

@@ -108,6 +108,10 @@ class InstanceRunner:
     async def _outcome(self, run: Run) -> Outcome:
         loop = asyncio.get_running_loop()
         claim = run.claim
+        # before anything of it is read: what ends or freezes a node there must be charged to it
+        if claim.suspect and not await self._turns.commit_start(run):
+            run.lost = True
+            return self._verdicts.handed_back(run, "lost before it began")
         try:
             if run.policy is None:
                 self.prepare(run)
@@ -117,9 +121,6 @@ class InstanceRunner:
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
             return self._verdicts.handed_back(run, "kind is not registered here any more")
-        if claim.suspect and not await self._turns.commit_start(run):
-            run.lost = True
-            return self._verdicts.handed_back(run, "lost before it began")
         timeout = policy.timeout
         deadline = None if timeout is None else self._clock.time_us() + round(timeout * 1_000_000)
         context = run.context = Context(

@@ -7,7 +7,7 @@ from typing import Any
 
 from peerjob.clock import to_us
 from peerjob.codec import decode_value, encode_value
-from peerjob.errors import DecodeError
+from peerjob.errors import DecodeError, EncodeError
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.record import LogLine, Record, Transition
@@ -30,6 +30,13 @@ _MOMENTS = {
 
 def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
     """An instance as a client sees it: its values encoded or as text. What cannot be read of it is left out."""
+    try:
+        return _message(record, encoded=encoded)
+    except (ValueError, ArithmeticError):  # a number or a text that no message can hold: only a damaged record has it
+        return bare_message(record)
+
+
+def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
     shown = Instance[Any](None, record)
     last = {entry.state: entry.at_us for entry in record.history}
     moments: dict[str, Any] = {name: stamp(last[state]) for state, name in _MOMENTS.items() if state in last}
@@ -61,9 +68,11 @@ def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
         if record.result is not None:
             message.encoded_result = record.result
         return message
-    for text in (_tell_arguments, _tell_results):
-        with contextlib.suppress(DecodeError):
-            text(message, record, shown)
+    for name, told in (("arguments", _tell_arguments), ("results", _tell_results)):
+        try:
+            told(message, record, shown)
+        except DecodeError as error:
+            getattr(message, name).append(f"<{error}>")
     return message
 
 
@@ -121,7 +130,8 @@ def line_message(line: LogLine, *, encoded: bool) -> pb.LogLine:
     )
     if line.fields is not None:
         if encoded:
-            message.encoded_fields = encode_value(line.fields)
+            with contextlib.suppress(EncodeError):
+                message.encoded_fields = encode_value(line.fields)
         else:
             message.json_fields = to_json(line.fields)
     return message

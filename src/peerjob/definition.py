@@ -7,9 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from .errors import DecodeError
 from .firing import Overlap
 from .record import MAX_CRASHES
+from .stored import reader
 
 MISFIRE_LIMIT = 100
 """Default for how many missed times `misfire="run_all"` makes up for."""
@@ -50,20 +50,12 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Definition)
+decode_definition = reader(Definition, "stored schedule")
 
 
 def encode_definition(definition: Definition) -> bytes:
     """A definition as it is stored."""
     return _encoder.encode(definition)
-
-
-def decode_definition(data: bytes) -> Definition:
-    """Raises DecodeError."""
-    try:
-        return _decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise DecodeError(f"stored schedule cannot be read: {error}") from error
 
 
 def digest(definition: Definition) -> str:

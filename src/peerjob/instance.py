@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, cast
 from uuid import UUID
@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from .clock import to_datetime
 from .codec import decode_value
 from .durations import Duration
-from .errors import JobCancelled, JobFailed, JobTimedOut, NodeStateError
+from .errors import DecodeError, JobCancelled, JobFailed, JobTimedOut, NodeStateError
 from .ids import id_time_us
 from .record import LogLine, Record, Transition
 from .shown import to_json
@@ -325,7 +325,7 @@ class Instance(Generic[R_co]):
             "kind": record.kind,
             "uuid": record.id,
             "state": str(record.state),
-            "arguments": self.arguments,
+            "arguments": _readable(lambda: self.arguments),
             "priority": record.priority,
             "attempts": record.attempts,
             "crashes": record.crashes,
@@ -341,14 +341,23 @@ class Instance(Generic[R_co]):
             "node": self.node,
             "tags": list(record.tags),
             "key": record.key,
-            "retry_of": self._decoded().retry_of,
-            "schedule": self.schedule,
-            "nominal_at": _iso(self.nominal_at),
-            "error": None if (error := self.error) is None else str(error),
-            "traceback": None if error is None else error.traceback or None,
-            "result": decode_value(record.result) if done and record.result is not None else None,
-            **{name: self._decoded().overrides[name] for name in self._decoded().overrides.keys() & _SHOWN},
+            "retry_of": _readable(lambda: self._decoded().retry_of),
+            "schedule": _readable(lambda: self.schedule),
+            "nominal_at": _readable(lambda: _iso(self.nominal_at)),
+            "error": None if record.error is None else _readable(lambda: str(self.error)),
+            "traceback": None
+            if record.error is None
+            else _readable(lambda: decode_error(record.error or b"").traceback or None),
+            "result": _readable(lambda: decode_value(record.result or b"")) if done else None,
+            **self._overrides_shown(),
         }
+
+    def _overrides_shown(self) -> dict[str, Any]:
+        try:
+            overrides = self._decoded().overrides
+        except DecodeError:
+            return {}
+        return {name: overrides[name] for name in overrides.keys() & _SHOWN}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
@@ -454,6 +463,14 @@ class Instance(Generic[R_co]):
 
 
 _SHOWN = {"max_retries", "timeout"}
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    """What is read, or why it cannot be: one part that is damaged hides no other."""
+    try:
+        return read()
+    except (DecodeError, ValueError) as error:
+        return f"<{error}>"
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,6 +25,11 @@ HISTORY_LIMIT = 50
 """Most history entries kept one by one; older ones are folded into one counted entry."""
 MAX_CRASHES = 3
 """Default for how many crashes an instance survives before it is parked as a poison job."""
+
+
+Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
+"""Microseconds since the epoch, in the years 1 to 9999: others cannot be shown, and only damaged records have them."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +64,12 @@ class Transition(msgspec.Struct, frozen=True, array_like=True):
     """One entry of an instance's history."""
 
     state: State
-    at_us: int
+    at_us: Moment
     node: str = ""
     """Name of the node that caused it, or ""."""
     note: str = ""
     """Why, in a few words: "retry 2 in 5s", "node lost", "handed back", "cancelled by user"."""
-    count: int = 1
+    count: Count = 1
     """Over 1 only in the first entry, when it stands for older entries that were folded."""
 
 
@@ -212,11 +217,11 @@ FINAL_STATE: dict[Action, State] = {
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
     """One log line of an instance."""
 
-    at_us: int
-    level: int
+    at_us: Moment
+    level: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
     """A `Level` number."""
     message: str
-    attempt: int = 0
+    attempt: Count = 0
     node: str = ""
     fields: dict[str, Any] | None = None
 

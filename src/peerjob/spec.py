@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 
 from .codec import decode_shown, encode_value, has_secret
-from .errors import DecodeError
+from .errors import DecodeError, EncodeError
+from .record import Moment
+from .stored import reader
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,13 +58,13 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
     fraction: float
     message: str = ""
-    at_us: int = 0
+    at_us: Moment = 0
 
 
 _spec_encoder = msgspec.msgpack.Encoder()
-_spec_decoder = msgspec.msgpack.Decoder(Spec)
-_error_decoder = msgspec.msgpack.Decoder(ErrorInfo)
-_progress_decoder = msgspec.msgpack.Decoder(Progress)
+decode_spec = reader(Spec, "stored instance", open=True)
+decode_error = reader(ErrorInfo, "stored error")
+decode_progress = reader(Progress, "stored progress")
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -80,7 +82,7 @@ def redacted(data: bytes) -> bytes:
         if not has_secret(spec.args):
             return data
         shown = encode_value(decode_shown(spec.args))
-    except DecodeError:
+    except (DecodeError, EncodeError):
         shown = b""
     return encode(msgspec.structs.replace(spec, args=shown))
 
@@ -88,27 +90,3 @@ def redacted(data: bytes) -> bytes:
 def encode(value: Spec | ErrorInfo | Progress) -> bytes:
     """One of this module's values as MessagePack."""
     return _spec_encoder.encode(value)
-
-
-def decode_spec(data: bytes) -> Spec:
-    """Raises DecodeError."""
-    try:
-        return _spec_decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise DecodeError(f"stored instance cannot be read: {error}") from error
-
-
-def decode_error(data: bytes) -> ErrorInfo:
-    """Raises DecodeError."""
-    try:
-        return _error_decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise DecodeError(f"stored error cannot be read: {error}") from error
-
-
-def decode_progress(data: bytes) -> Progress:
-    """Raises DecodeError."""
-    try:
-        return _progress_decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        raise DecodeError(f"stored progress cannot be read: {error}") from error

@@ -9,7 +9,7 @@ from peerjob.state import State
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
 from .counts import ASIDE, PROCESSING, SLOT, Counts, Shift, totals
 from .keys import Keys, prefix_end
-from .rows import decode_owned
+from .rows import owned_of
 from .slots import Plan
 from .writer import Change, Writer
 
@@ -43,7 +43,7 @@ class Aside:
             if found is not None:
                 shifts.append((keys.unescaped(kind), SLOT[state], -1))
         for found in present[len(indexes) :]:
-            claim = None if found is None else decode_owned(found.value)
+            claim = None if found is None else owned_of(found.value)
             if claim is not None and not claim.releasing:
                 shifts.append((claim.kind, PROCESSING, -1))
         compares = [Compare(keys.state + id, mod=entry.mod), *plan.compares]

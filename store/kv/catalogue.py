@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .base import MAX_STEPS, Put, Step
 from .context import Context
+from .rows import number_of
 
 _RENEWED_AFTER = 4
 """A kind is written again once this part of its time is over."""
@@ -23,7 +24,7 @@ class Catalogue:
         stale = [
             key
             for key, entry in zip(keys, await kv.get(keys), strict=True)
-            if entry is None or int(entry.value) < now_us - kept_us // _RENEWED_AFTER
+            if entry is None or number_of(entry.value) < now_us - kept_us // _RENEWED_AFTER
         ]
         if not stale:
             return

@@ -23,7 +23,7 @@ from .index_feed import IndexFeed
 from .journal import Journal
 from .keys import prefix_end, time_text
 from .queues import Head
-from .rows import Idle, Owned, Row, decode_live, encode, extended, to_claim
+from .rows import Idle, Owned, Row, encode, extended, live_of, to_claim
 from .selection import Pick, Room, Selection, shared
 from .writer import ROUNDS, Change
 
@@ -159,7 +159,7 @@ class Claims:
                 call.live = [
                     incarnation
                     for incarnation, entry in ((key[len(lives) :], entry) for key, entry in found.pop(0).items)
-                    if incarnation == call.incarnation or decode_live(entry.value).claims
+                    if incarnation == call.incarnation or live_of(entry.value).claims
                 ]
             delayed, *ready = found
             call.name, alive = context.name(call.incarnation, nodes.items[0][1] if nodes.items else None)

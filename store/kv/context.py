@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from peerjob.clock import Clock
+from peerjob.errors import DecodeError
 from peerjob.record import StoreLimits
 from peerjob.state import State
 
@@ -20,7 +19,7 @@ from .journal import Journals
 from .keys import Keys, timed
 from .kindsets import KindSets
 from .queues import Queues
-from .rows import Delayed, NodeRow, Row, decode_node, decode_row, encode
+from .rows import Delayed, NodeRow, Row, decode_row, encode, node_of
 from .skew import Skew
 from .slots import Plan, Slots
 from .writer import Change, Writer
@@ -81,7 +80,7 @@ class Context:
         """A record, or None after one that cannot be read was set aside."""
         try:
             return decode_row(entry.value)
-        except msgspec.MsgspecError as error:
+        except DecodeError as error:
             await self.set_aside(id, entry, error)
             return None
 
@@ -120,7 +119,7 @@ class Context:
             return None
         try:
             return decode(entry.value)
-        except msgspec.MsgspecError as error:
+        except DecodeError as error:
             problem = str(error)
         if (key, entry.mod) not in self._told:
             self._told.add((key, entry.mod))
@@ -133,7 +132,7 @@ class Context:
         """A node's name, and whether this entry shows it alive."""
         if entry is None:
             return self._names.get(incarnation, ""), False
-        row: NodeRow = decode_node(entry.value)
+        row: NodeRow = node_of(entry.value)
         self.learn_name(incarnation, row.info.name)
         return row.info.name, not row.ended
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from peerjob.clock import Clock
+from peerjob.errors import DecodeError
 from peerjob.state import State
 
 from .base import Compare, Found, KeyValue, Put, Range
@@ -65,7 +66,7 @@ class Counts:
         if len(self._known) > 50_000:
             self._known.clear()
         for kind, entry in zip(missing, await self._kv.get([lane.key(kind) for kind in missing]), strict=True):
-            values = [0] * SLOTS if entry is None else decode_counts(entry.value)
+            values = [0] * SLOTS if entry is None else _counted(entry.value)
             self._known[lane.number, kind] = (0 if entry is None else entry.mod, values)
 
     def of(self, kind: str) -> Range:
@@ -125,7 +126,16 @@ def totals(keys: Keys, found: Found) -> dict[str, list[int]]:
     """Sums over the lanes, by escaped kind."""
     sums: dict[str, list[int]] = {}
     for key, entry in found.items:
-        kind, values = kind_of(keys, key), decode_counts(entry.value)
+        kind, values = kind_of(keys, key), _counted(entry.value)
         known = sums.get(kind)
         sums[kind] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
     return sums
+
+
+def _counted(data: bytes) -> list[int]:
+    """A counter; zeros for one that cannot be read, until it is counted again."""
+    try:
+        values = decode_counts(data)
+    except DecodeError:
+        return [0] * SLOTS
+    return values if len(values) == SLOTS else [0] * SLOTS

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import Compare, Delete, Found, Put, Range
+from peerjob.errors import DecodeError
+from peerjob.store.retrying import LOGGER
+
+from .base import Compare, Delete, Entry, Found, Put, Range
 from .context import Context
 from .counts import DELAYED
 from .keys import prefix_end, time_text
 from .queues import AFTER_ALL, Head
-from .rows import decode_delayed
+from .rows import Delayed, decode_delayed
 from .writer import Change, Written
 
 MOST_MOVED = 1000
@@ -53,7 +56,13 @@ class DelayedQueue:
         changes: list[Change] = []
         kinds: list[str] = []
         for place, queue, entry in due[:MOST_MOVED]:
-            delayed = decode_delayed(entry.value)
+            delayed = await self._delayed(place[19:], entry)
+            if delayed is None:
+                changes.append(
+                    Change([Compare(queue + place, mod=entry.mod)], [Delete(queue + place)], (("", DELAYED, -1),))
+                )
+                kinds.append("")
+                continue
             ready = keys.ready(delayed.kind, delayed.priority, suspect=delayed.suspect)
             changes.append(
                 Change(
@@ -67,11 +76,20 @@ class DelayedQueue:
         written = await context.writer.write(changes, now_us=now_us)
         moved: dict[str, int] = {}
         for kind, revision in zip(kinds, written.revisions, strict=True):
-            if revision:
+            if revision and kind:
                 moved[kind] = moved.get(kind, 0) + 1
         if len(due) <= MOST_MOVED:
             await context.queues.move_on(context.queues.advance(head, until) for head in begun)
         return moved, written
+
+    async def _delayed(self, id: str, entry: Entry) -> Delayed | None:
+        """What a delayed entry says, or else its record; None when neither can be read."""
+        try:
+            return decode_delayed(entry.value)
+        except DecodeError as error:
+            LOGGER.error("delayed instance %s: %s; its record is used instead", id, error)
+        found = (await self._context.rows([id])).get(id)
+        return None if found is None else Delayed(found[1].kind, found[1].priority, found[1].suspect)
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
         """When the earliest one falls due; lets each queue begin there. None also where others decide that."""

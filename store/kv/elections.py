@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peerjob.clock import Clock
-from peerjob.errors import StoreUnavailableError
+from peerjob.errors import DecodeError, StoreUnavailableError
 from peerjob.firing import Candidate, Leader, Term
 from peerjob.store.answering import answer_within
 
@@ -61,7 +61,7 @@ class KVElections:
                     if leader is not None:
                         return leader
                 else:
-                    seat = decode_seat(entry.value)
+                    seat = _seat(entry.value)
                     if seat.incarnation != candidate.incarnation or await self._kv.keepalive(seat.lease):
                         return self._leader(seat, entry.mod, token)
         raise StoreUnavailableError(self._url, "the leadership changes hands too often")
@@ -80,7 +80,7 @@ class KVElections:
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
-            if entry is None or (seat := decode_seat(entry.value)).incarnation != incarnation:
+            if entry is None or (seat := _seat(entry.value)).incarnation != incarnation:
                 return
             if refused is not None and refused == self._leader(seat, entry.mod, token).term:
                 await self._kv.txn([Step([Compare(self._now, mod=entry.mod)], [self._new_token()])])
@@ -91,7 +91,7 @@ class KVElections:
     async def leader(self) -> Leader | None:
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
-        return None if entry is None else self._leader(decode_seat(entry.value), entry.mod, token)
+        return None if entry is None else self._leader(_seat(entry.value), entry.mod, token)
 
     async def changed(self, timeout: float) -> bool:
         if self._watch is None:
@@ -109,3 +109,11 @@ class KVElections:
             term=Term(f"{self._kv.identity}:{origin}", number),
             since_us=seat.since_us,
         )
+
+
+def _seat(data: bytes) -> Seat:
+    """Who leads; a stranger for an entry that cannot be read, until the lease that it hangs on ends."""
+    try:
+        return decode_seat(data)
+    except DecodeError:
+        return Seat("", "?", 0, 0)

@@ -85,7 +85,7 @@ class Enqueue:
         states = await context.kv.get([keys.state + new.id for _, new in order])
         uniques = {place: keys.unique(new.kind, new.key) for place, new in order if new.key is not None}
         owners = dict(zip(uniques, await context.kv.get(list(uniques.values())), strict=True))
-        owner_ids = [entry.value.decode() for entry in owners.values() if entry is not None]
+        owner_ids = [entry.value.decode(errors="replace") for entry in owners.values() if entry is not None]
         present = dict(zip(owner_ids, await context.kv.get([keys.state + id for id in owner_ids]), strict=True))
         taken: dict[str, int] = {}
         for (place, new), state in zip(order, states, strict=True):
@@ -93,7 +93,7 @@ class Enqueue:
             if state is not None:
                 answers[place] = Enqueued(new.id, True)
             elif owner is not None:
-                owner_id = owner.value.decode()
+                owner_id = owner.value.decode(errors="replace")
                 if present[owner_id] is None:
                     taken[uniques[place]] = owner.mod
                     continue

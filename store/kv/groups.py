@@ -25,7 +25,7 @@ from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
 from .keys import Keys, prefix_end
 from .kindsets import KindSets
 from .queues import Head, Queues
-from .rows import decode_count, decode_node, encode
+from .rows import count_of, encode, node_of
 from .writer import ROUNDS
 
 _MOST_MOVED = 100
@@ -87,13 +87,13 @@ class Grouping:
     async def _others(self) -> set[frozenset[str]]:
         """The different sets of kinds that live nodes have."""
         (rows,) = await self._kv.read([Range(self._keys.node, prefix_end(self._keys.node))])
-        infos = await self._kind_sets.whole([decode_node(entry.value) for _, entry in rows.items])
+        infos = await self._kind_sets.whole([node_of(entry.value) for _, entry in rows.items])
         return {frozenset(info.kinds) for info in infos}
 
     async def _groups_of(self, kinds: Sequence[str]) -> dict[str, _Kind]:
         entries = await self._kv.get([self._keys.group_of(kind) for kind in kinds])
         return {
-            kind: _Kind("", 0) if entry is None else _Kind(entry.value.decode(), entry.mod)
+            kind: _Kind("", 0) if entry is None else _Kind(entry.value.decode(errors="replace"), entry.mod)
             for kind, entry in zip(kinds, entries, strict=True)
         }
 
@@ -159,7 +159,7 @@ class Grouping:
 
 
 def _count(entry: Entry | None) -> int:
-    return 0 if entry is None else decode_count(entry.value)
+    return 0 if entry is None else count_of(entry.value)
 
 
 def _moves(

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from peerjob.clock import Clock
-from peerjob.errors import StoreUnavailableError
+from peerjob.errors import DecodeError, StoreUnavailableError
 from peerjob.record import Hint
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range, Step, Watch
 from .keys import Keys, prefix_end, time_text
 from .queues import Queues
-from .rows import decode_idle
+from .rows import decode_idle, number_of
 from .slots import Plan
 from .writer import ROUNDS, Writer, Written
 
@@ -100,7 +100,7 @@ class Hints:
 
     def _listeners(self, entries: Sequence[tuple[str, Entry]]) -> list[str]:
         now_us, cut = self._clock.time_us(), len(self._keys.changes)
-        return [key[cut:] for key, entry in entries if int(entry.value) > now_us]
+        return [key[cut:] for key, entry in entries if number_of(entry.value) > now_us]
 
     async def _wake(self, news: News, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
         """Wake one idle node for each instance that is due, one for what a full claim left, one for a new earliest."""
@@ -156,9 +156,7 @@ class Hints:
         if known is None:
             if len(self._idle_kinds) > 1000:
                 self._idle_kinds.clear()
-            one = decode_idle(entry.value)
-            groups = {_GROUP, *(_GROUP + group for group in one.groups)} if one.groups else set[str]()
-            known = self._idle_kinds[entry.value] = frozenset((*one.kinds, *groups))
+            known = self._idle_kinds[entry.value] = _kinds_of(entry.value)
         return known
 
     async def _groups(self, kinds: Iterable[str]) -> set[str]:
@@ -171,7 +169,7 @@ class Hints:
         if missing:
             entries = await self._kv.get([self._keys.group_of(kind) for kind in missing])
             found = zip(missing, entries, strict=True)
-            self._group_of |= {kind: entry.value.decode() for kind, entry in found if entry is not None}
+            self._group_of |= {kind: entry.value.decode(errors="replace") for kind, entry in found if entry is not None}
         return {_GROUP + self._group_of[kind] for kind in kinds if kind in self._group_of}
 
     # -- fetching -------------------------------------------------------------------------------------------------
@@ -220,3 +218,13 @@ class Hints:
             watch = self._watches.pop(one, None)
             if watch is not None:
                 watch.close()
+
+
+def _kinds_of(idle: bytes) -> frozenset[str]:
+    """The kinds of an idle node; none for an entry that cannot be read, which its node writes again."""
+    try:
+        one = decode_idle(idle)
+    except DecodeError:
+        return frozenset()
+    groups = {_GROUP, *(_GROUP + group for group in one.groups)} if one.groups else set[str]()
+    return frozenset((*one.kinds, *groups))

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from peerjob.errors import DecodeError
+
 from .base import Compare, KeyValue, Put, Range
 from .keys import Keys, prefix_end
 from .rows import Answers, decode_answers, encode
@@ -103,8 +105,12 @@ class Journals:
         journal.revisions.clear()
         journal.parts = []
         for key, entry in found.items:
-            number, part = int(key[len(journal.prefix) :]), decode_answers(entry.value)
+            number = int(key[len(journal.prefix) :])
             journal.revisions[number] = entry.mod
+            try:
+                part = decode_answers(entry.value)
+            except DecodeError:
+                continue  # what it answered is asked again, of records that tell whether it was done
             if part.request == journal.request:
                 journal.parts.append(part)
                 journal.used = max(journal.used, number + 1)

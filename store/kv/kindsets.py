@@ -17,7 +17,7 @@ from peerjob.record import NodeInfo
 
 from .base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Range, Step
 from .keys import Keys, prefix_end
-from .rows import NodeRow, decode_kinds, decode_node, encode
+from .rows import NodeRow, encode, kinds_of, node_of
 
 _FEW = 16
 """Most kinds that a node row names itself."""
@@ -58,7 +58,7 @@ class KindSets:
         for digest in {row.kinds for row in rows if row.kinds} - self._known.keys():
             prefix = f"{self._keys.kinds}{digest}/"
             (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
-            kinds = [one for _, entry in found.items for one in decode_kinds(entry.value)]
+            kinds = [one for _, entry in found.items for one in kinds_of(entry.value)]
             signatures = {kind: signature for kind, signature in kinds if signature is not None}
             if kinds:
                 self._remember(digest, tuple(kind for kind, _ in kinds), signatures)
@@ -78,7 +78,7 @@ class KindSets:
         if not stamps:
             return
         (rows,) = await kv.read([Range(keys.node, prefix_end(keys.node))])
-        named = {keys.kinds + decode_node(entry.value).kinds for _, entry in rows.items}
+        named = {keys.kinds + node_of(entry.value).kinds for _, entry in rows.items}
         for stamp, mod in stamps.items():
             if stamp not in named:
                 parts = f"{stamp}/"

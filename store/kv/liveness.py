@@ -12,7 +12,7 @@ from peerjob.store.layout import check_layout
 from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
 from .context import Context
 from .keys import Keys, prefix_end
-from .rows import Live, Row, decode_live, decode_node, decode_owned, encode
+from .rows import Live, Row, encode, live_of, node_of, owned_of
 from .skew import Clocks, Skew
 from .writer import ROUNDS, Change
 
@@ -47,7 +47,7 @@ class KVLiveness:
         self._skew.set(clocks.ahead_us(incarnation))
         prefix = keys.owned(incarnation)
         (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
-        claims = [(key[len(prefix) :], decode_owned(entry.value)) for key, entry in found.items]
+        claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in found.items]
         fences = [owned.fence for _, owned in claims]
         same = len(fences) == count and digest(fences) == fences_digest
         return Renewed(
@@ -65,9 +65,9 @@ class KVLiveness:
             if layout is not None:
                 # an extended lease is no transaction, which would compare it
                 check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
-            if node is None or (row := decode_node(node.value)).ended:
+            if node is None or (row := node_of(node.value)).ended:
                 return False
-            old = None if live is None else decode_live(live.value)
+            old = None if live is None else live_of(live.value)
             lease = 0
             if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
                 lease = old.lease
@@ -99,9 +99,9 @@ class Membership:
         node_key, live_key = keys.node + node.incarnation, keys.live + node.incarnation
         for _ in range(ROUNDS):
             entry, live = await context.kv.get([node_key, live_key])
-            if entry is not None and decode_node(entry.value).ended:
+            if entry is not None and node_of(entry.value).ended:
                 return context.clock.time_us()
-            old = None if live is None else decode_live(live.value)
+            old = None if live is None else live_of(live.value)
             lease = await context.kv.grant(ttl_us)
             running = 0 if old is None else old.running
             shown = Live(lease, ttl_us, running, context.clock.time_us(), claims=bool(node.kinds))
@@ -139,11 +139,11 @@ class Membership:
         nodes, lives = await context.kv.read(
             [Range(keys.node, prefix_end(keys.node)), Range(keys.live, prefix_end(keys.live))]
         )
-        alive = {key[len(keys.live) :]: decode_live(entry.value) for key, entry in lives.items}
+        alive = {key[len(keys.live) :]: live_of(entry.value) for key, entry in lives.items}
         left = await context.kv.remaining([live.lease for live in alive.values()])
         now_us = context.clock.time_us()
         ends = {inc: now_us + left_us for inc, left_us in zip(alive, left, strict=True)}
-        rows = {key[len(keys.node) :]: decode_node(entry.value) for key, entry in nodes.items}
+        rows = {key[len(keys.node) :]: node_of(entry.value) for key, entry in nodes.items}
         shown = {incarnation: row for incarnation, row in rows.items() if incarnation in alive and not row.ended}
         views: list[NodeView] = []
         for (incarnation, _), info in zip(shown.items(), await context.kind_sets.whole(shown.values()), strict=True):

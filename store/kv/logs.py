@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from peerjob.errors import DecodeError
 from peerjob.record import LogLine, LogPage
+from peerjob.store.retrying import LOGGER
 
 from .base import Delete, Op, Put, Range
 from .context import Context
@@ -106,7 +108,10 @@ class Logs:
         while True:
             (found,) = await self._context.kv.read([Range(begin, prefix_end(prefix), _CHUNKS_READ)])
             for key, entry in found.items:
-                numbered.extend(enumerate(decode_lines(entry.value), int(key[len(prefix) :])))
+                try:
+                    numbered.extend(enumerate(decode_lines(entry.value), int(key[len(prefix) :])))
+                except DecodeError as error:
+                    LOGGER.error("%s: %s; its lines are left out", key, error)  # the cause is in it
             enough = limit and numbered and numbered[-1][0] + 1 - at >= limit
             if enough or found.count <= len(found.items):
                 return numbered

@@ -21,6 +21,8 @@ import msgspec
 from .base import MAX_STEPS, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
 from .keys import LATEST_US, Keys, prefix_end
 
+_FIRST = "0"
+"""Sorts before every place."""
 AFTER_ALL = "~"
 """Sorts after every place."""
 _ID_BITS = 64
@@ -97,10 +99,11 @@ class Queues:
             heads = await self._doubtful(doubtful)
             for queue, (head, guards) in heads.items():
                 place = places[queue]
-                if head.mod and head.start < place:
+                if head.mod and "" < head.start < place:
                     self._note(queue, head.start)
                     continue
-                new = msgspec.structs.replace(head, start=place[:-1])
+                hidden = head.mod and not head.start  # by a head that cannot be read
+                new = msgspec.structs.replace(head, start=_FIRST if hidden else place[:-1])
                 opening = self._begun(head, new, guards, indexes)
                 if head.mod or queue not in alone:
                     steps.append(Step(opening.compares, opening.ops))
@@ -139,7 +142,7 @@ class Queues:
             if queue in kinds:
                 found = groups[kinds[queue]]
                 guards.append(Compare(kinds[queue], mod=0 if found is None else found.mod))
-                group = "" if found is None else found.value.decode()
+                group = "" if found is None else found.value.decode(errors="replace")
             heads[queue] = Head(queue, "", 0, group), guards
         return heads
 
@@ -217,8 +220,9 @@ class Queues:
         return heads
 
     def _head(self, queue: str, entry: Entry) -> Head:
-        start, _, group = entry.value.decode().partition(" ")
-        return Head(queue, start, entry.mod, group)
+        """A head as stored; one that cannot be read begins before everything."""
+        start, _, group = entry.value.decode(errors="replace").partition(" ")
+        return Head(queue, start, entry.mod, group) if start[:1].isdigit() else Head(queue, "", entry.mod)
 
     def ordered(self, index: Head, place: str, mod: int) -> Head:
         """The head that an entry of an index stands for."""

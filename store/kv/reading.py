@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Sequence
 
-from peerjob.errors import LayoutError
+from peerjob.errors import DecodeError, LayoutError
 from peerjob.ids import id_time_us
 from peerjob.query import Query
 from peerjob.record import Health, Page, Record
@@ -19,7 +19,7 @@ from .delayed import MOST_MOVED
 from .enqueue import check_batch
 from .keys import SHARDS, prefix_end, time_text
 from .recount import Recount
-from .rows import decode_delayed, decode_out, to_record
+from .rows import decode_out, kind_of_delayed, to_record
 
 _PAGE = 500
 """Most records that a page reads when it must pick among them."""
@@ -71,13 +71,12 @@ class Reading:
         spec = row.spec if args is None else args.value
         if spec is None:
             return None
-        return to_record(
-            id,
-            row,
-            spec,
-            None if out is None else decode_out(out.value),
-            None if progress is None else progress.value,
-        )
+        try:
+            found = None if out is None else decode_out(out.value)
+        except DecodeError as error:
+            await self._context.set_aside(id, state, error)
+            return None
+        return to_record(id, row, spec, found, None if progress is None else progress.value)
 
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
         """Register and look in one step; what is final or unknown needs no registration."""
@@ -222,9 +221,7 @@ class Reading:
         fell_due = await context.kv.read(
             [Range(f"{keys.due}{one}/", f"{keys.due}{one}/{until}", MOST_MOVED) for one in SHARDS]
         )
-        counted = Counter(
-            [decode_delayed(entry.value).kind for found in fell_due for _, entry in found.items][:MOST_MOVED]
-        )
+        counted = Counter([kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:MOST_MOVED])
         due = {kind: counted[kind] for kind in kinds}
         for at in range(0, len(kinds), _MOST_RANGES):
             part = kinds[at : at + _MOST_RANGES]

@@ -13,7 +13,7 @@ from .base import Compare, Put, Range, Step
 from .context import Context
 from .counts import ASIDE, DELAYED, PROCESSING, SLOT, SLOTS, totals
 from .keys import SHARDS, prefix_end
-from .rows import decode_owned
+from .rows import number_of, owned_of
 
 _PERIOD_US = 3_600_000_000
 
@@ -29,7 +29,7 @@ class Recount:
         context = self._context
         key, now_us = context.keys.counted, context.clock.time_us()
         (entry,) = await context.kv.get([key])
-        fresh = entry is not None and now_us - int(entry.value) < _PERIOD_US
+        fresh = entry is not None and now_us - number_of(entry.value) < _PERIOD_US
         if fresh and not context.writer.doubt:
             return
         context.writer.doubt = False
@@ -63,7 +63,7 @@ class Recount:
         actual = list(counted)
         for slot, held in zip(slots.values(), indexed, strict=False):
             actual[slot] = held.count
-        claims = [decode_owned(entry.value) for _, entry in owned.items]
+        claims = [owned_of(entry.value) for _, entry in owned.items]
         actual[PROCESSING] = sum(claim.kind == kind and not claim.releasing for claim in claims)
         if kind == "":
             actual[ASIDE] = indexed[len(slots)].count

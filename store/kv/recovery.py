@@ -14,7 +14,7 @@ from .context import Context
 from .hints import News
 from .keys import prefix_end
 from .retention import Retention
-from .rows import NodeRow, Owned, Row, decode_live, decode_node, decode_owned, encode, extended
+from .rows import NodeRow, Owned, Row, encode, extended, live_of, node_of, owned_of
 from .slots import Plan
 from .writer import ROUNDS, Change
 
@@ -34,13 +34,13 @@ class Recovery:
         (node, live) = await context.kv.get([keys.node + incarnation, keys.live + incarnation])
         if node is None:
             return 0
-        row = decode_node(node.value)
+        row = node_of(node.value)
         if not row.ended:
             row = msgspec.structs.replace(row, ended="left")
             if not await self._mark(incarnation, node, row):
                 return await self.leave(incarnation)
             if live is not None:
-                await context.kv.revoke(decode_live(live.value).lease)
+                await context.kv.revoke(live_of(live.value).lease)
         count = 0
         while True:
             taken, more = await self._take_back(incarnation, row, _LEAVE_STEP, row.info.name)
@@ -63,7 +63,7 @@ class Recovery:
         if not silent:
             return []
         entries = zip(silent, await context.kv.get(silent), strict=True)
-        rows = {key[len(keys.node) :]: (entry, decode_node(entry.value)) for key, entry in entries if entry is not None}
+        rows = {key[len(keys.node) :]: (entry, node_of(entry.value)) for key, entry in entries if entry is not None}
         by = await context.name_of(reaper) or reaper
         reaped: list[Reaped] = []
         for incarnation, (entry, seen) in rows.items():
@@ -87,7 +87,7 @@ class Recovery:
         context = self._context
         prefix = context.keys.owned(incarnation)
         (found,) = await context.kv.read([Range(prefix, prefix_end(prefix))])
-        suspects = [key[len(prefix) :] for key, entry in found.items if decode_owned(entry.value).suspect]
+        suspects = [key[len(prefix) :] for key, entry in found.items if owned_of(entry.value).suspect]
         rows = await context.rows(suspects)
         ran = any(one.started and one.owner == incarnation for _, one in rows.values())
         return msgspec.structs.replace(row, ended="dead", suspect_ran=ran)
@@ -111,7 +111,7 @@ class Recovery:
             if not found.items:
                 await self._forget(incarnation)
                 return taken, False
-            owned = {key[len(prefix) :]: decode_owned(entry.value) for key, entry in found.items}
+            owned = {key[len(prefix) :]: owned_of(entry.value) for key, entry in found.items}
             taken += await self._back(incarnation, node, owned, by)
             if taken:
                 break

@@ -10,6 +10,7 @@ from .counts import FINAL_SLOTS, SLOT, totals
 from .keys import LATEST_US, prefix_end, time_text
 from .queues import Head, Scan
 from .removal import removal
+from .rows import start_of
 from .writer import Change
 
 _CALM_US = 3_600_000_000
@@ -105,7 +106,7 @@ class Retention:
         entries = await context.kv.get([context.keys.head(index) for index in indexes])
         now_us = context.clock.time_us()
         scans = [
-            queues.scan(Head(index, entry.value.decode(), entry.mod), now_us=now_us)
+            queues.scan(Head(index, start_of(entry.value), entry.mod), now_us=now_us)
             for index, entry in zip(indexes, entries, strict=True)
             if entry is not None
         ]

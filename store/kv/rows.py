@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated
+
 import msgspec
 
+from peerjob.errors import DecodeError
 from peerjob.record import (
     HISTORY_LIMIT,
     MAX_CRASHES,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
     Claim,
+    Count,
     LogLine,
+    Moment,
     NodeInfo,
     Record,
     Transition,
     is_suspect,
 )
 from peerjob.state import State
+from peerjob.stored import reader
 
 NOTE_LIMIT = 200
 """Most characters of a note that are kept, so that a record stays small."""
@@ -28,6 +37,10 @@ SMALL = 256
 
 NOTHING_EXTRA = msgspec.Raw(b"\x80")
 """What the rows of instances, nodes and schedules end in: a map of later releases, which is kept word for word."""
+
+
+Priority = Annotated[int, msgspec.Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)]
+Attempts = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class Out(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -47,13 +60,13 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     kind: str
     state: State
-    priority: int
-    due_us: int
+    priority: Priority
+    due_us: Moment
     history: tuple[Transition, ...]
-    attempts: int = 0
-    crashes: int = 0
-    losses: int = 0
-    fence: int = 0
+    attempts: Attempts = 0
+    crashes: Count = 0
+    losses: Count = 0
+    fence: Count = 0
     owner: str = ""
     """Who holds the claim, runs a cancelled instance still, or made it final."""
     started: bool = False
@@ -166,21 +179,89 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
     next_due_us: int | None = None
 
 
+UNREADABLE_NODE = NodeRow(
+    NodeInfo(name="?", incarnation="", kinds=(), signatures={}, workers=0, host="?", pid=0, version="?", started_us=0)
+)
+"""Stands for a node whose record cannot be read, so that its claims are taken back once its lease has ended."""
+
+
+def node_of(data: bytes) -> NodeRow:
+    """What a node's record says; `UNREADABLE_NODE` for one that cannot be read."""
+    try:
+        return decode_node(data)
+    except DecodeError:
+        return UNREADABLE_NODE
+
+
+def live_of(data: bytes) -> Live:
+    """What a node's lease says; one without a load where it cannot be read."""
+    try:
+        return decode_live(data)
+    except DecodeError:
+        return Live(lease=0, ttl_us=0)
+
+
+def owned_of(data: bytes) -> Owned:
+    """What the owner's entry of a claim says; the record decides where it cannot be read."""
+    try:
+        return decode_owned(data)
+    except DecodeError:
+        return Owned(fence=0)
+
+
+def kind_of_delayed(data: bytes) -> str:
+    """The kind of a delayed instance; "" where its entry cannot be read."""
+    try:
+        return decode_delayed(data).kind
+    except DecodeError:
+        return ""
+
+
+def kinds_of(data: bytes) -> list[tuple[str, str | None]]:
+    """Kinds and signatures of nodes; none where they cannot be read."""
+    try:
+        return decode_kinds(data)
+    except DecodeError:
+        return []
+
+
+def count_of(data: bytes) -> int:
+    """A counter; 0 where it cannot be read."""
+    try:
+        return decode_count(data)
+    except DecodeError:
+        return 0
+
+
+def number_of(data: bytes) -> int:
+    """A number as text; -1 where it cannot be read."""
+    try:
+        return int(data)
+    except ValueError:
+        return -1
+
+
+def start_of(data: bytes) -> str:
+    """The place that a queue begins at; before all of them where it cannot be read."""
+    text = data.decode(errors="replace")
+    return text if text[:1].isdigit() else ""
+
+
 _NOTHING = Out()
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
-decode_row = msgspec.msgpack.Decoder(Row).decode
-decode_out = msgspec.msgpack.Decoder(Out).decode
-decode_delayed = msgspec.msgpack.Decoder(Delayed).decode
-decode_owned = msgspec.msgpack.Decoder(Owned).decode
-decode_node = msgspec.msgpack.Decoder(NodeRow).decode
-decode_kinds = msgspec.msgpack.Decoder(list[tuple[str, str | None]]).decode
-decode_live = msgspec.msgpack.Decoder(Live).decode
-decode_idle = msgspec.msgpack.Decoder(Idle).decode
-decode_answers = msgspec.msgpack.Decoder(Answers).decode
-decode_lines = msgspec.msgpack.Decoder(tuple[LogLine, ...]).decode
-decode_count = msgspec.msgpack.Decoder(int).decode
-decode_counts = msgspec.msgpack.Decoder(list[int]).decode
+decode_row = reader(Row, "record")
+decode_out = reader(Out, "result or error")
+decode_delayed = reader(Delayed, "entry of a delayed instance")
+decode_owned = reader(Owned, "claim")
+decode_node = reader(NodeRow, "node")
+decode_kinds: Callable[[bytes], list[tuple[str, str | None]]] = reader(list[tuple[str, str | None]], "kinds of a node")
+decode_live = reader(Live, "lease of a node")
+decode_idle = reader(Idle, "idle node")
+decode_answers = reader(Answers, "journal")
+decode_lines: Callable[[bytes], tuple[LogLine, ...]] = reader(tuple[LogLine, ...], "log lines", open=True)
+decode_count = reader(int, "counter")
+decode_counts: Callable[[bytes], list[int]] = reader(list[int], "counter")
 
 
 def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple[Transition, ...]:

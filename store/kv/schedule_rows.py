@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from peerjob.firing import FireRecord, ScheduleRow
+from peerjob.stored import reader
 
 from .rows import NOTHING_EXTRA
 
@@ -87,12 +88,12 @@ class Seat(msgspec.Struct, frozen=True, array_like=True):
     since_us: int
 
 
-decode_revisions = msgspec.msgpack.Decoder(Revisions).decode
-decode_schedule = msgspec.msgpack.Decoder(Schedule).decode
-decode_next = msgspec.msgpack.Decoder(Next).decode
-decode_slot = msgspec.msgpack.Decoder(Slot).decode
-decode_seat = msgspec.msgpack.Decoder(Seat).decode
-decode_fire = msgspec.msgpack.Decoder(FireRecord).decode
+decode_revisions = reader(Revisions, "list of schedules")
+decode_schedule = reader(Schedule, "schedule")
+decode_next = reader(Next, "next time of a schedule")
+decode_slot = reader(Slot, "slot")
+decode_seat = reader(Seat, "leadership")
+decode_fire = reader(FireRecord, "fire")
 
 
 def to_schedule_row(name: str, schedule: Schedule, next: Next, slot: Slot) -> ScheduleRow:

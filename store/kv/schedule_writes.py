@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from peerjob.errors import PeerjobError, StoreRefusedError, StoreUnavailableError
+from peerjob.errors import DecodeError, PeerjobError, StoreRefusedError, StoreUnavailableError
 from peerjob.firing import SchedulePut, ScheduleRow
 from peerjob.store.fires import MOST_REMOVALS
 
@@ -273,8 +273,13 @@ def slot_of(context: Context, name: str, entry: Entry | None) -> Slot:
 
 
 def revisions_of(entry: Entry | None) -> Revisions:
-    """Where revisions stand."""
-    return Revisions() if entry is None else decode_revisions(entry.value)
+    """Where the revisions stand; past all of them, and with no removal remembered, where that cannot be read."""
+    if entry is None:
+        return Revisions()
+    try:
+        return decode_revisions(entry.value)
+    except DecodeError:
+        return Revisions(latest=entry.mod, removals=0, floor=entry.mod)
 
 
 def revision_scan(context: Context, queue: str, after: int, latest: int) -> Scan:

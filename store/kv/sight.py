@@ -14,7 +14,7 @@ from .base import Compare, Entry, Put, Step
 from .context import Context
 from .keys import LATEST_US, escaped, time_text, timed
 from .ledger import INSTANCE, TRIGGER, Early, Ledger
-from .rows import Row
+from .rows import Row, number_of
 from .schedule_rows import Next, Slot, decode_fire, decode_next, decode_slot
 from .slots import Held, Plan
 from .writer import ROUNDS
@@ -106,7 +106,7 @@ async def _reign(context: Context, term: Term) -> Compare | None:
     key = context.keys.term(term.coordinator)
     for _ in range(ROUNDS):
         (entry,) = await context.kv.get([key])
-        latest = -1 if entry is None else int(entry.value)
+        latest = -1 if entry is None else number_of(entry.value)
         if entry is not None and latest == term.number:
             return Compare(key, mod=entry.mod)
         if latest > term.number:
@@ -139,10 +139,10 @@ async def _read_entries(context: Context, sight: Sight, fires: Iterable[Fire]) -
         if record is not None:
             sight.ledger[key] = record
     taken = dict(_there(uniques, found[len(records) :]))
-    owners = [entry.value.decode() for entry in taken.values()]
+    owners = [entry.value.decode(errors="replace") for entry in taken.values()]
     present = dict(zip(owners, await context.kv.get([keys.state + id for id in owners]), strict=True)) if owners else {}
     for key, entry in taken.items():
-        owner = entry.value.decode()
+        owner = entry.value.decode(errors="replace")
         sight.uniques[key] = (entry.mod, owner if present[owner] is not None else "")
 
 

@@ -19,7 +19,7 @@ from peerjob.errors import StoreUnavailableError
 
 from .base import KeyValue, Range
 from .keys import Keys, prefix_end
-from .rows import decode_live
+from .rows import live_of
 
 LOGGER = logging.getLogger("peerjob.store")
 MOST_OFF_US = 1_000_000
@@ -145,7 +145,7 @@ class Clocks:
         (found,) = await self._kv.read([Range(live, prefix_end(live))])
         heard: dict[str, tuple[int, ...]] = {}
         for key, entry in found.items:
-            one, shown = key[len(live) :], decode_live(entry.value)
+            one, shown = key[len(live) :], live_of(entry.value)
             before = self._heard.get(one, ())
             if told is None or key in told:
                 self._asked += shown.asks

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from peerjob.errors import DecodeError
+
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
 from .counts import Shift
 from .keys import Keys, prefix_end
@@ -101,5 +103,5 @@ def _slot(entry: Entry | None) -> Slot:
         return Slot()
     try:
         return decode_slot(entry.value)
-    except msgspec.MsgspecError:
+    except DecodeError:
         return Slot()

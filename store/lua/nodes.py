@@ -8,11 +8,14 @@ import msgspec
 
 from peerjob.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped
 from peerjob.state import State
+from peerjob.store.retrying import LOGGER
+from peerjob.stored import reader
 
 from .keys import wake_list
 from .verbs import Verbs, check_batch, report_asides
 
 HINTS_AT_ONCE = 500
+_decode = reader(NodeInfo, "node")
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
 
@@ -54,15 +57,13 @@ class NodeVerbs(Verbs):
 
     async def nodes(self) -> list[NodeView]:
         fields = iter(await self._run(self._scripts.nodes))
-        views = [
-            NodeView(
-                info=msgspec.msgpack.decode(info, type=NodeInfo),
-                running=int(running),
-                renewed_us=int(renewed),
-                expires_us=int(expires),
-            )
-            for info, running, renewed, expires in zip(*[fields] * 4, strict=True)
-        ]
+        views: list[NodeView] = []
+        for info, *numbers in zip(*[fields] * 4, strict=True):
+            try:
+                running, renewed, expires = map(int, numbers)
+                views.append(NodeView(info=_decode(info), running=running, renewed_us=renewed, expires_us=expires))
+            except ValueError as error:
+                LOGGER.error("a node cannot be read and is left out: %s", error)
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:

@@ -8,8 +8,10 @@ from typing import cast
 
 import msgspec
 
+from peerjob.errors import DecodeError
 from peerjob.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
 from peerjob.state import State
+from peerjob.stored import reader
 
 from .driver import Argument, Reply
 
@@ -26,7 +28,7 @@ _SIZE = struct.Struct(">I")
 _ENTRY = struct.Struct(">BdI")
 _HAS_KEY, _HAS_RESULT, _HAS_ERROR, _HAS_PROGRESS, _HAS_SLOT, _HAS_TAIL = 2, 4, 8, 16, 64, 128
 _encode = msgspec.msgpack.Encoder().encode
-_decode_line = msgspec.msgpack.Decoder(LogLine).decode
+_decode_line = reader(LogLine, "log line", open=True)
 
 ACTIONS = {
     Action.COMPLETE: "C",
@@ -161,16 +163,18 @@ def pack_line(line: LogLine) -> bytes:
 
 
 def unpack_line(raw: bytes) -> LogLine:
-    """The log line in a stored one."""
+    """The log line in a stored one; raises DecodeError."""
     return _decode_line(raw[_SIZE.size :])
 
 
 def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
-    """A record as stored; raises ValueError when it is not whole."""
+    """A record as stored; raises DecodeError when it is not whole."""
     try:
         return _unpack_record(id, raw, spec)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise ValueError(f"record of {id}: {error}") from error
+    except DecodeError:
+        raise
+    except Exception as error:  # damaged bytes make more go wrong than the sizes and the texts
+        raise DecodeError(f"record of {id}: {error}") from error
 
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
@@ -192,7 +196,7 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         _log_bytes,
     ) = _NUMBERS.unpack_from(raw)
     if record_format != FORMAT:
-        raise ValueError(f"record of {id}: format {record_format}, {FORMAT} expected")
+        raise DecodeError(f"record of {id}: format {record_format}, {FORMAT} expected")
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)
     key = tags = result = error = progress = slot = b""
     if flags:
@@ -202,16 +206,16 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     if flags & _HAS_TAIL:
         (tail,), end = _texts(raw, end, 1)
         if len(tail) > TAIL_LIMIT:
-            raise ValueError(f"record of {id}: a tail of {len(tail)} bytes, at most {TAIL_LIMIT} expected")
+            raise DecodeError(f"record of {id}: a tail of {len(tail)} bytes, at most {TAIL_LIMIT} expected")
     if end != len(raw):
-        raise ValueError(f"record of {id}: {len(raw)} bytes, {end} expected")
+        raise DecodeError(f"record of {id}: {len(raw)} bytes, {end} expected")
     return Record(
         id=id,
         kind=kind.decode(),
         state=State(state),
         spec=spec,
         priority=priority,
-        due_us=int(due),
+        due_us=_time(due),
         attempts=attempts,
         crashes=crashes,
         losses=losses,
@@ -227,13 +231,19 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
     )
 
 
+def _time(value: float) -> int:
+    if not 0 <= value <= LATEST_US:
+        raise DecodeError(f"{value} is no time")
+    return int(value)
+
+
 def _unpack_history(raw: bytes) -> tuple[Transition, ...]:
     entries: list[Transition] = []
     position = 0
     while position < len(raw):
         state, at, count = _ENTRY.unpack_from(raw, position)
         (node, note), position = _texts(raw, position + _ENTRY.size, 2)
-        entries.append(Transition(State(state), int(at), node.decode(), note.decode(), count))
+        entries.append(Transition(State(state), _time(at), node.decode(), note.decode(), count))
     return tuple(entries)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peerjob.errors import DecodeError
 from peerjob.query import Query
-from peerjob.record import MAX_BATCH, Health, LogPage, Page, Record
+from peerjob.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record
 from peerjob.state import State
+from peerjob.store.retrying import LOGGER
 
 from .driver import Argument
 from .kinds import KINDS_AT_ONCE
@@ -69,7 +71,13 @@ class ReadingVerbs(Verbs):
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
         start = "0" if cursor is None else check_cursor(cursor, _LOG_CURSOR)
         dropped, after, lines = await self._run(self._scripts.logs, id, start, limit, REPLY_BYTES)
-        return LogPage(tuple(map(unpack_line, lines)), after.decode(), int(dropped))
+        readable: list[LogLine] = []
+        for raw in lines:
+            try:
+                readable.append(unpack_line(raw))
+            except DecodeError as error:
+                LOGGER.error("instance %s: %s; it is left out", id, error)  # the cause is in it
+        return LogPage(tuple(readable), after.decode(), int(dropped) + len(lines) - len(readable))
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
         due: dict[str, int] = {}
@@ -154,19 +162,19 @@ class ReadingVerbs(Verbs):
     ) -> list[Record | None]:
         """Read what is stored; those that cannot be read are None, and set aside."""
         records: list[Record | None] = []
-        unreadable: list[str] = []
+        unreadable: list[tuple[str, str, bytes]] = []
         for name, raw, spec in zip(ids, pairs[::2], pairs[1::2], strict=True):
             record: Record | None = None
             try:
                 if raw is not None and spec is not None:
                     record = unpack_record(name, raw, spec)
                 elif indexed or raw is not None:
-                    unreadable.append(name)
-            except ValueError:
-                unreadable.append(name)
+                    unreadable.append((name, kind, raw or b""))
+            except DecodeError:
+                unreadable.append((name, kind, raw or b""))
             records.append(record)
         for start in range(0, len(unreadable), _SET_ASIDE_AT_ONCE):
-            named = [part for name in unreadable[start : start + _SET_ASIDE_AT_ONCE] for part in (name, kind)]
+            named = [part for one in unreadable[start : start + _SET_ASIDE_AT_ONCE] for part in one]
             report_asides(await self._run(self._scripts.set_aside, *named))
         return records
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from peerjob.errors import DecodeError
 from peerjob.firing import (
     MAX_SCHEDULES,
     Fire,
@@ -20,6 +21,7 @@ from peerjob.firing import (
 )
 from peerjob.store.fires import MOST_REMOVALS, check_count, check_fires
 from peerjob.store.retrying import LOGGER
+from peerjob.stored import reader
 
 from .driver import Argument, Reply
 from .packing import check_id, template_arguments
@@ -39,7 +41,7 @@ _STATUSES = {
     b"X": FireStatus.DEPOSED,
 }
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(FireRecord).decode
+_decode = reader(FireRecord, "fire")
 
 
 class ScheduleVerbs(Verbs):
@@ -69,7 +71,7 @@ class ScheduleVerbs(Verbs):
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         check_count(names, "schedules")
-        return list(map(_row, await self._run(self._scripts.get_schedules, *names))) if names else []
+        return list(map(_readable_row, await self._run(self._scripts.get_schedules, *names))) if names else []
 
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
         since, loaded = divmod(-revision, _LOADING) if revision < 0 else (revision, "")
@@ -77,7 +79,7 @@ class ScheduleVerbs(Verbs):
             self._scripts.changed_schedules, since, loaded, min(limit, MAX_SCHEDULES)
         )
         return SchedulePage(
-            rows=tuple(filter(None, map(_row, rows))),
+            rows=tuple(filter(None, map(_readable_row, rows))),
             revision=-(int(began) * _LOADING + int(upto)) if began else int(upto),
             more=bool(more),
             reset=bool(reset),
@@ -154,6 +156,15 @@ def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
     return [*arguments, fire.overlap.value, fire.queue_limit, new.id, new.spec, *template_arguments(new)]
 
 
+def _readable_row(reply: Reply) -> ScheduleRow | None:
+    """A schedule in a script's answer; None, told once for each time it is read, for one that cannot be read."""
+    try:
+        return _row(reply)
+    except Exception as error:  # noqa: BLE001  # damaged bytes make anything go wrong, and hide no other schedule
+        LOGGER.error("schedule %r cannot be read and is left out: %s", reply[0], error)
+        return None
+
+
 def _row(reply: Reply) -> ScheduleRow | None:
     """A schedule in a script's answer; one of two fields was removed."""
     if reply is None:
@@ -186,5 +197,5 @@ def _readable(records: Iterable[bytes]) -> Iterable[FireRecord]:
     for raw in records:
         try:
             yield _decode(raw)
-        except msgspec.MsgspecError as error:
+        except DecodeError as error:
             LOGGER.error("a record of a ledger cannot be read: %s", error)

@@ -35,6 +35,10 @@ local function decode_options(r, raw, flags, from)
   return ok and stop
 end
 
+local function is_time(us)
+  return us >= 0 and us <= 2 ^ 53  -- neither is true of a NaN
+end
+
 -- nil for anything that is not a whole record of this format.
 local function decode(raw)
   if not raw then
@@ -42,7 +46,7 @@ local function decode(raw)
   end
   local ok, record_format, state, flags, entries, priority, due, fence, at, attempts, crashes, losses, max_crashes,
     retention, log_total, log_bytes, kind, owner, history, stop = pcall(unpack_text, RECORD, raw)
-  if not ok or record_format ~= FORMAT or not STATES[state] then
+  if not ok or record_format ~= FORMAT or not STATES[state] or not is_time(due) or not is_time(at) then
     return nil
   end
   local r = {

@@ -1,0 +1,145 @@
+"""One damaged key of a key-value store hides nothing else, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from peerjob.definition import encode_definition
+from peerjob.firing import SchedulePut
+from peerjob.query import Query
+from peerjob.record import Claim, LogLine, StoreLimits, Want
+from peerjob.spec import encode_arguments
+from peerjob.store.kv.base import Put, Range, Step
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer, outcome
+from support.leaders import definition
+
+LARGE = encode_arguments(("x" * 300,), {})
+
+
+def no_utf8(value: bytes) -> bytes:
+    """Without changing a size: each run of letters."""
+    return re.sub(rb"[a-z]{3,}", lambda found: b"\xff" * len(found[0]), value)
+
+
+def late(value: bytes) -> bytes:
+    """Each large number as large as it can be."""
+    return re.sub(rb"(?s)\xcf.{8}", b"\xcf" + b"\xff" * 8, value)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "foreign": lambda value: b"\xc1 something foreign",
+    "cut": lambda value: value[: len(value) // 2],
+    "longer": lambda value: value + b"\x00",
+    "no UTF-8": no_utf8,
+    "huge numbers": late,
+    "deep": lambda value: b"\x91" * 5_000,
+    "another type": lambda value: b"\x93\x01\x02\x03",
+    "empty": lambda value: b"",
+}
+
+
+class Scene:
+    """A namespace with one of everything in it."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.make = Factory(clock)
+        self.data = MemoryData()
+        self.kv = MemoryKeyValue(self.data, clock)
+        self.store = self.new_store()
+        self.waiting = self.make.instances(3, kind="work", tags=("t",), spec=LARGE)
+        self.delayed = self.make.instances(3, kind="work", delay_us=5_000_000)
+        self.running = self.make.instances(3, kind="run")
+        self.final = self.make.instances(3, kind="end", spec=LARGE)
+
+    def new_store(self) -> KVStore:
+        """One that remembers nothing."""
+        return KVStore(self.kv, url="memory://", namespace="n", clock=self.clock, limits=StoreLimits(), retry_for=0)
+
+    async def fill(self) -> Peer:
+        make, store = self.make, self.store
+        peer = await Peer(store=store, info=make.node("node", ("work", "run", "end")), make=make).join(
+            ttl_us=10_000_000
+        )
+        await store.enqueue([*self.waiting, *self.delayed, *self.running, *self.final])
+        want = Want(kinds={"run": 9, "end": 9}, limit=9)
+        claims = (await store.claim(peer.incarnation, want, request=make.request())).claims
+        line = LogLine(at_us=self.clock.time_us(), level=1, message="a line of text", fields={"some": "field"})
+        ends = [one for one in claims if one.kind == "end"]
+        await peer.commit(*(outcome(one, result=LARGE, error=LARGE, logs=(line,)) for one in ends))
+        for name in ("one", "two"):
+            wanted = definition(anchor_us=self.clock.time_us())
+            put = SchedulePut(name=name, kind="work", definition=encode_definition(wanted), next_us=None)
+            await store.put_schedule(put)
+        return peer
+
+    async def keys(self) -> list[str]:
+        (found,) = await self.kv.read([Range("n/", "n0")])
+        return [key for key, _ in found.items]
+
+    async def damage(self, key: str, damage: Callable[[bytes], bytes]) -> None:
+        (found,) = await self.kv.read([Range(key, key + "\x00")])
+        for _, entry in found.items:
+            await self.kv.txn([Step([], [Put(key, damage(entry.value), entry.lease)])])
+
+    async def look(self) -> set[str]:
+        """Everything that can be looked at, with new eyes; the ids of the instances that are found."""
+        store = self.new_store()
+        every = [one.id for part in (self.waiting, self.delayed, self.running, self.final) for one in part]
+        await store.get(every)
+        for query in (Query(kind="work"), Query(tag="t"), Query(order="desc")):
+            await store.lookup(query)
+        for id in every:
+            await store.logs(id)
+        await store.health()
+        await store.due()
+        await store.nodes()
+        await store.changed_schedules(0)
+        await store.get_schedules(["one", "two"])
+        return {one.id for one in (await store.lookup(Query(limit=100))).records}
+
+    async def claim(self, peer: Peer) -> list[Claim]:
+        store = self.new_store()
+        want = Want(kinds={"work": 9}, limit=9)
+        return list((await store.claim(peer.incarnation, want, request=self.make.request())).claims)
+
+
+@pytest.fixture
+async def keys(clock: VirtualClock) -> list[str]:
+    scene = Scene(clock)
+    await scene.fill()
+    return await scene.keys()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_key_hides_at_most_what_it_is_about(clock: VirtualClock, keys: list[str], damage: str) -> None:
+    first_of_table = {key.split("/")[1]: number for number, key in reversed(list(enumerate(keys)))}
+    for table, number in first_of_table.items():
+        if table in GUARDED:
+            continue
+        scene = Scene(clock)
+        peer = await scene.fill()
+        key = (await scene.keys())[number]
+        await scene.damage(key, DAMAGES[damage])
+        found = await scene.look()
+        assert len(found) >= 11, key
+        assert await scene.look() == found, "what is set aside is set aside once"
+        await clock.advance(6)  # the delayed ones fall due
+        claimed = await scene.claim(peer)
+        assert len(claimed) >= 5, key
+        assert await scene.claim(peer) == [], "nothing comes again and again"
+        await clock.advance(60)  # the node is gone
+        other = await Peer(store=scene.store, info=scene.make.node("other", ("work", "run")), make=scene.make).join()
+        back = await scene.store.reap(100, reaper=other.incarnation)
+        assert len(back) >= len(claimed) + 2, key
+
+
+GUARDED = frozenset({"layout"})
+"""Tables whose damage is refused by name when a store is opened, and is not about an instance."""
