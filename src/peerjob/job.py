@@ -6,13 +6,15 @@ import functools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, cast, overload
+from types import FunctionType
+from typing import Any, Generic, Protocol, Self, cast, overload
 
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
+from .callables import mark_coroutine_function
 from .errors import OptionError
 from .policy import Options, Policy, checked, encodable, make_policy
-from .references import module_name
+from .references import found_by_name, import_path, module_name, resolve
 from .shown import to_json
 from .timing import TIMING_OPTIONS, Timing
 
@@ -91,6 +93,22 @@ class Job(Generic[P, R_co, C_co]):
     def __repr__(self) -> str:
         return f"<Job {self.kind!r}>"
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its name where it has one, else by that of its function; raises TypeError where there is neither."""
+        executor = self.executor
+        path = None if executor is None else import_path(executor)
+        if path is not None and found_by_name(path) is self:
+            return found_by_name, (path,)
+        if isinstance(executor, FunctionType) and path is None:
+            raise TypeError(f"job {self.kind!r} cannot be pickled: its {executor!r} cannot be imported by name")
+        return _restored, (self.kind, path or executor, self.options, self.overrides, self.base)
+
     def with_options(self, **options: Unpack[Options]) -> Job[P, R_co, C_co]:
         """A variant of the same kind; its options win over the definition's and travel with its instances."""
         overrides = self.overrides | checked(cast(dict[str, Any], options))
@@ -161,6 +179,18 @@ class Job(Generic[P, R_co, C_co]):
         return to_json(self.to_dict())
 
 
+def _restored(
+    kind: str,
+    executor: str | Callable[..., Any] | None,
+    options: dict[str, Any],
+    overrides: dict[str, Any],
+    base: Job[..., Any, Any] | None,
+) -> Job[..., Any, Any]:
+    job: Job[..., Any, Any] = object.__new__(Job)
+    _fill(job, kind, resolve(executor) if isinstance(executor, str) else executor, options, overrides, base)
+    return job
+
+
 def _is_kind(given: object) -> bool:
     return isinstance(given, str) and 1 <= len(given) <= MAX_KIND and "\x00" not in given and encodable(given)
 
@@ -185,6 +215,7 @@ def _fill(
             if name not in ("__module__", "__annotations__", "__type_params__") and hasattr(executor, name):
                 job.__dict__[name] = getattr(executor, name)
         job.__dict__["__wrapped__"] = executor
+        mark_coroutine_function(job.__dict__, executor)
     object.__setattr__(job, "_frozen", True)
 
 

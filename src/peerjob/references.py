@@ -82,6 +82,12 @@ def from_stored(reference: Reference, local: Mapping[str, Any] | None) -> Any:
 
 
 def resolve(path: str) -> Any:
+    """Import `module:qualname`, of a job its function; raises DecodeError with the reason."""
+    found = found_by_name(path)
+    return getattr(found, "executor", found)
+
+
+def found_by_name(path: str) -> Any:
     """Import `module:qualname`; raises DecodeError with the reason."""
     module, _, qualname = path.partition(":")
     try:
@@ -91,4 +97,4 @@ def resolve(path: str) -> Any:
             found = getattr(found, part)
     except Exception as error:  # importing runs code of the user's
         raise DecodeError(f"cannot import {path}: {type(error).__name__}: {error}") from error
-    return getattr(found, "executor", found)
+    return found

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, cast
 import typing_extensions
 
 from .blocking import BlockingInstance, BlockingVerbs
+from .callables import call_of, has_code, unpartial
 from .context import Context
 from .injected import INJECTED, Resource
 from .instance import Instance
@@ -70,11 +71,11 @@ class Signature:
         self.var_positional = _first(parameters, inspect.Parameter.VAR_POSITIONAL)
         self.var_keyword = _first(parameters, inspect.Parameter.VAR_KEYWORD)
         self.supplied = tuple(one for one in parameters if one.supplied)
-        self.is_async = _has_code(executor, inspect.iscoroutinefunction)
+        self.is_async = has_code(executor, inspect.iscoroutinefunction)
         self.returns = returns if self.is_async else _awaited(returns)
         """What the annotation says about the result; EMPTY for nothing, and for None, which says nothing of a value."""
-        self.is_generator = _has_code(executor, inspect.isgeneratorfunction)
-        self.is_async_generator = _has_code(executor, inspect.isasyncgenfunction)
+        self.is_generator = has_code(executor, inspect.isgeneratorfunction)
+        self.is_async_generator = has_code(executor, inspect.isasyncgenfunction)
         self._places_supplied = any(one.supplied for one in self.positional)
         # some cannot be passed by name, so everything before them goes by position too
         self._reach = max(
@@ -203,7 +204,7 @@ def _analyse(executor: Callable[..., Any]) -> Signature:
     parameters: list[Parameter] = []
     for one in found.parameters.values():
         parameters += _parameters(one, namespace)
-    made = _unpartial(executor)
+    made = unpartial(executor)
     returns = made if isinstance(made, type) else resolve(found.return_annotation, namespace)
     return Signature(executor, parameters, EMPTY if any(returns is one for one in _NO_VALUE) else returns)
 
@@ -352,12 +353,12 @@ def _inspect(executor: Callable[..., Any]) -> inspect.Signature:
 
 def _code_of(executor: Any) -> Any:
     """The function that was written, below partials, decorators, methods, classes and instances."""
-    executor = _unpartial(executor)
+    executor = unpartial(executor)
     if isinstance(executor, type):
         made = cast(Any, executor)
         executor = made.__init__ if made.__init__ is not object.__init__ else made.__new__
     elif not isinstance(executor, types.FunctionType | types.MethodType) and not hasattr(executor, "__wrapped__"):
-        executor = _call_of(executor)
+        executor = call_of(executor)
     return inspect.unwrap(getattr(executor, "__func__", executor))
 
 
@@ -375,26 +376,9 @@ def _namespace(function: Any) -> dict[str, Any]:
     return names
 
 
-def _has_code(executor: Any, test: Callable[[Any], bool]) -> bool:
-    executor = _unpartial(executor)
-    if test(executor):
-        return True
-    return not isinstance(executor, type) and test(_call_of(executor))
-
-
-def _call_of(executor: object) -> Any:
-    return getattr(type(executor), "__call__", executor)  # noqa: B004  # this wants the method itself
-
-
 def _function_of(executor: Any) -> Any:
     """The function of a job; any other callable is its own."""
     return (executor.executor or executor) if issubclass(type(executor), Job) else executor
-
-
-def _unpartial(executor: Any) -> Any:
-    while isinstance(executor, functools.partial):
-        executor = cast(Any, executor).func
-    return executor
 
 
 def _first(parameters: Iterable[Parameter], kind: Any) -> Parameter | None:
