@@ -108,6 +108,11 @@ class Pool:
     def stuck(self) -> int:
         return sum(self._is_stuck(run) for run in self._running.values())
 
+    @property
+    def stuck_bodies(self) -> int:
+        """Workers that only a new process sets free: a processor that hangs is given up, a body is not."""
+        return sum(run.ended_at is None and self._is_stuck(run) for run in self._running.values())
+
     def _is_stuck(self, run: Run) -> bool:
         return run.is_stuck(self._loop.time(), STUCK_AFTER)
 

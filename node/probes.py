@@ -101,7 +101,7 @@ def _workers(session: Session) -> Finding:
     pool = session.pool
     told = f"{pool.running} of {pool.size} busy, {pool.stuck} stuck"
     # what was told to end because the store is away may end before the store is back
-    held = 0 < pool.size <= pool.stuck and session.lease.trusted
+    held = 0 < pool.size <= pool.stuck_bodies and session.lease.trusted
     return _finding("workers", not held, told)
 
 

@@ -18,7 +18,7 @@ class Vitals:
     busy: int
     """Workers that run an instance."""
     stuck: int
-    """Workers whose body was told to end, and has not for 5 s."""
+    """Workers whose body was told to end, or whose processors go on, for over 5 s."""
     held: int
     """Claims that wait here for a worker."""
     lease_age: float

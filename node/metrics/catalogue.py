@@ -76,7 +76,7 @@ REGISTERED = _gauge("peerjob_registered", "Kinds registered here.", compat="go_j
 RUNNING = _gauge("peerjob_node_up", "Whether the node is started (1) or not (0).")
 WORKERS = _gauge("peerjob_workers", "Workers of this node.", compat="go_job_workers")
 BUSY = _gauge("peerjob_workers_busy", "Workers that run an instance.")
-STUCK = _gauge("peerjob_workers_stuck", "Workers whose body was told to end and has not for 5 s.")
+STUCK = _gauge("peerjob_workers_stuck", "Workers whose body was told to end, or whose processors go on, for over 5 s.")
 HELD = _gauge("peerjob_claims_held", "Claims that wait here for a worker.")
 LEASE_AGE = _gauge("peerjob_lease_age_seconds", "Since the store last answered a renewal.")
 TRUSTED = _gauge("peerjob_lease_trusted", "Whether the lease certainly holds (1), so that work may start.")

@@ -84,7 +84,7 @@ class Context:
         self.asked: Reason | None = None
         """For the node: `reason`, read without telling the body."""
         self.told = False
-        """For the node: whether the body learned that it was asked to end. Decision 0009 defines it."""
+        """For the node: whether the body learned that it was asked to end. Decision 0012 defines it."""
         self.ended = False
         """For the node: whether the body has ended. A cancellation that comes later changes nothing."""
         self._hooks = hooks

@@ -15,4 +15,4 @@ class Worker:
     """Id of the instance it runs, or None."""
     kind: str | None = None
     stuck: bool = False
-    """Whether it holds a body that was told to end and does not."""
+    """Whether its body was told to end and does not, or its processors do not return."""

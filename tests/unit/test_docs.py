@@ -1,6 +1,7 @@
 """What the documents say is what the code does."""
 
 import ast
+import asyncio
 import inspect
 import re
 import sys
@@ -10,9 +11,13 @@ from typing import Any
 
 import pytest
 
-from peerjob import Job, Node, State
+import peerjob
+from peerjob import INJECTED, Context, Job, Node, State, SystemClock
 from peerjob.job import collect_jobs
 from peerjob.state import ARROWS, SINGLE
+from peerjob.testing import running_node
+from support.factories import notes_of, shared_url
+from support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -82,6 +87,50 @@ async def test_the_examples_run(name: str, least: int) -> None:
     finally:
         del sys.modules[module.__name__]
     assert len(registered) >= least
+
+
+EXAMPLES_TO_STOP: dict[str, tuple[int, ...]] = {
+    "count.slowly": (100_000,),
+    "import.rows": (100_000,),
+    "upload.parts": (100_000,),
+    "long": (),
+}
+"""The examples that run for long, with arguments for that."""
+
+
+def test_every_example_that_may_be_stopped_is_stopped_here() -> None:
+    text = (ROOT / "docs" / "writing-jobs.md").read_text()
+    section = text[text.index("## Cancellation") : text.index("## Logs and progress")]
+    assert set(re.findall(r'@job\(kind="(.*?)"\)', section)) == set(EXAMPLES_TO_STOP)
+
+
+@pytest.mark.parametrize("kind", list(EXAMPLES_TO_STOP))
+async def test_an_example_that_is_stopped_is_handed_back_and_says_nothing(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = (ROOT / "docs" / "writing-jobs.md").read_text()
+    section = text[text.index("## Cancellation") : text.index("## Logs and progress")]
+    names: dict[str, Any] = {"job": peerjob.job, "Context": Context, "INJECTED": INJECTED, "asyncio": asyncio}
+    for block in re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
+        definitions = [one for one in ast.parse(block).body if not isinstance(one, ast.Assign | ast.Assert | ast.Try)]
+        exec(compile(ast.Module(definitions, type_ignores=[]), "writing-jobs.md", "exec"), names)
+    (found,) = [one for one in names.values() if isinstance(one, Job) and one.kind == kind]
+
+    url = shared_url()
+    async with running_node(store=url, clock=SystemClock(), workers=0, name="web") as web:
+        worker = Node(url, jobs=found, name="worker")
+        await worker.start()
+        instance = await web.schedule(found, *EXAMPLES_TO_STOP[kind])
+
+        async def running() -> bool:
+            return any(one.instance for one in worker.workers())
+
+        await until(running)
+        await worker.stop(grace=0.05)
+        instance = await instance.refresh()
+        assert (instance.state, instance.attempts) == (State.SCHEDULED, 0)
+        assert (await notes_of(instance))[-1] == "Scheduled: node stopped"
+    assert "Finished" not in caplog.text
 
 
 async def _run(statement: ast.stmt, names: dict[str, Any], file: str) -> None:
