@@ -22,6 +22,7 @@ from peerjob.query import Filter, Query
 from peerjob.record import LogLine, LogPage, NodeView, Record
 from peerjob.schedules import Backfill, FireEntry, Schedule, ScheduleView
 
+from .pausing import each
 from .registry import Registry
 from .scheduling import Scheduling, fresh_record
 from .session import Session
@@ -153,7 +154,7 @@ class NodeVerbs(Manager):
 
     async def _added_many(self, taken: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         session = self._need_session()
-        new = [self._scheduling.new(call) for call in taken]
+        new = await each(taken, self._scheduling.new)
         self._adopt(call.job for call in taken)
         if ids:
             new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]

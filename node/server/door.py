@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import grpc
 
+from peerjob.errors import AuthError
 from peerjob.node.wire.errors import status_of
 
 from .rates import Rates, host_of
-from .roles import Tokens, refusal_of
+from .roles import Tokens, called_by, role_in
 from .rpc import Context
 
 OPEN = "/grpc.health."
@@ -51,10 +52,12 @@ class Door(grpc.aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
         if self._tokens is None:
             return
-        refusal = refusal_of(self._tokens, path, context.invocation_metadata())
-        if refusal is not None:
-            status = status_of(refusal)
+        role = role_in(self._tokens, path, context.invocation_metadata())
+        if isinstance(role, AuthError):
+            status = status_of(role)
             await context.abort(status.code, status.text, status.metadata)
+        else:
+            called_by(role)
 
     def _behind(self, path: str, handler: Any) -> Any:
         forms: tuple[Any, ...] = (

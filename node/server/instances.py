@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from peerjob.clock import to_datetime
@@ -11,15 +12,18 @@ from peerjob.errors import OptionError
 from peerjob.instance import Instance, LogEntry
 from peerjob.job import Job
 from peerjob.node.node import Node
+from peerjob.node.pausing import each
 from peerjob.node.wire.cluster import stats_message
 from peerjob.node.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
 from peerjob.node.wire.queries import acting_query_of, filter_of, knows_no_pages, query_of
 from peerjob.node.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
 from peerjob.node.wire.values import given_span, optional_stamp, span
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.query import Query
 from peerjob.version import __version__
 
 from .pages import bounded, fitting, unlimited
+from .roles import SYSTEM, check_kind, may_use_system
 from .rpc import Context
 
 API_VERSION = "v1"
@@ -64,7 +68,7 @@ class InstanceRpcs:
         if len(request.jobs) > MAX_BULK:
             raise OptionError("jobs", len(request.jobs), f"at most {MAX_BULK:,} in one request")
         await check_kinds(self._node, request.jobs)
-        calls = [call_of(one, self._node.find_job) for one in request.jobs]
+        calls = await each(request.jobs, lambda one: call_of(one, self._node.find_job))
         ids = ids_of(request.jobs, self._node.clock.time_us())
         instances = await self._node.schedule_many(calls, ids=ids)
         unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
@@ -147,12 +151,25 @@ class InstanceRpcs:
         return pb.CancelInstanceResponse(cancelled=await self._node.cancel_instance(request.uuid))
 
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
-        made = await self._node.retry_instances(acting_query_of(request.query))
+        query = acting_query_of(request.query)
+        await self._check_retry(query)
+        made = await self._node.retry_instances(query)
         return pb.RetryInstancesResponse(instances=bounded(made, _shown_as(request.query.view), _bare))
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
+        if not may_use_system():
+            check_kind((await self._node.lookup_instance(request.uuid)).kind)
         made = await self._node.retry_instance(request.uuid)
         return pb.RetryInstanceResponse(instance=_shown_as(request.view)(made))
+
+    async def _check_retry(self, query: Query) -> None:
+        """Raise AuthError when a query finds instances that the caller may not repeat."""
+        if may_use_system():
+            return
+        kinds = (await self._node.stats()).counts if query.kind is None else (query.kind,)
+        for kind in kinds:
+            if kind.startswith(SYSTEM) and await self._node.count(replace(query, kind=kind)):
+                check_kind(kind)
 
     async def clear_instances(self, request: pb.ClearInstancesRequest, context: Context) -> pb.ClearInstancesResponse:
         return pb.ClearInstancesResponse(count=await self._node.clear_instances(filter_of(request.filter)))
@@ -169,7 +186,14 @@ class InstanceRpcs:
 
 
 async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> None:
-    """Raise UnknownKindError for a kind that no node has published, unless its request allows that."""
+    """Raise UnknownKindError for a kind that no node has published, unless its request allows that.
+
+    Raises AuthError for a kind that the caller may not use.
+    """
+    requests = list(requests)
+    for kind in {one.kind for one in requests}:
+        known = node.find_job(kind)
+        check_kind(kind if known is None else known.kind)
     await node.check_known(one.kind for one in requests if not one.allow_unknown)
 
 

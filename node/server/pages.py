@@ -11,6 +11,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from peerjob.manager import ResultPage
+from peerjob.node.pausing import each
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.query import Query
 
@@ -40,7 +41,7 @@ async def fitting(
     while True:
         asked = min(step, left)
         page = await look(replace(query, limit=asked, cursor=cursor))
-        shown = [show(one) for one in page]
+        shown = await each(page, show)
         added = sum(one.ByteSize() + 8 for one in shown)
         if size + added > MOST_BYTES:
             if messages:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -26,19 +27,41 @@ class Role(IntEnum):
     """Clear, resize and drain."""
 
 
+_READER = (
+    {"GetVersion", "GetInstance", "GetStats", "GetSchedule", "GetLeader", "CountInstances", "NextFires", "ExplainCron"}
+    | {"ListRegisteredJobs", "ListSchedules", "ListFires", "ListNodes", "ListWorkers"}
+    | {"LookupInstances", "LookupHistory", "LookupLogs", "ReadLogs", "WaitInstance", "WaitInstances", "Watch"}
+)
 _OPERATOR = (
     {"ScheduleJob", "ScheduleJobs", "CancelInstances", "CancelInstance", "RetryInstances", "RetryInstance"}
     | {"PutSchedule", "PauseSchedule", "ResumeSchedule", "TriggerSchedule", "RemoveSchedule", "Backfill"}
 )  # fmt: skip
-_ADMIN = {"ClearInstances", "ClearHistory", "ClearLogs", "Clear", "ResizeWorkers", "Drain"}
-NEEDED: dict[str, Role] = {
-    f"/{SERVICE.full_name}/{method.name}": Role.ADMIN
-    if method.name in _ADMIN
-    else Role.OPERATOR
-    if method.name in _OPERATOR
-    else Role.READER
-    for method in SERVICE.methods
-}
+NEEDED: dict[str, Role] = (
+    {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.READER}
+    | {f"/{SERVICE.full_name}/{name}": Role.READER for name in _READER}
+    | {f"/{SERVICE.full_name}/{name}": Role.OPERATOR for name in _OPERATOR}
+)
+"""By path; what is not listed needs `Role.ADMIN`, so that a new RPC is closed until it is listed."""
+SYSTEM = "system."
+"""How the kinds of peerjob's own jobs begin: they remove what only an admin may remove."""
+_caller: ContextVar[Role] = ContextVar("caller", default=Role.ADMIN)
+"""The role in which the RPC of this task is called; without tokens everyone may do everything."""
+
+
+def called_by(role: Role) -> None:
+    """Note the role of the caller, for the rest of this RPC."""
+    _caller.set(role)
+
+
+def may_use_system() -> bool:
+    """Whether the caller may act on the kinds that begin with `SYSTEM`."""
+    return _caller.get() >= Role.ADMIN
+
+
+def check_kind(kind: str) -> None:
+    """Raise AuthError for a kind that the caller may not act on."""
+    if kind.startswith(SYSTEM) and not may_use_system():
+        raise AuthError(f"kind {kind!r} needs the role admin, and this token has {_caller.get().name.lower()}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +127,8 @@ def _token(path: str, number: int, words: list[str]) -> Token:
     return Token(digest=digest, role=role, name=words[2] if len(words) > 2 else "")
 
 
-def refusal_of(tokens: Tokens, path: str, metadata: Iterable[tuple[str, Any]]) -> Exception | None:
-    """Why whoever sends this may not call that; None when they may."""
+def role_in(tokens: Tokens, path: str, metadata: Iterable[tuple[str, Any]]) -> Role | AuthError:
+    """The role in which this caller may call that, or why not."""
     given = [value for key, value in metadata if key == "authorization"]
     if not given:
         return UnauthenticatedError("a token is needed: authorization: Bearer <token>")
@@ -113,8 +136,8 @@ def refusal_of(tokens: Tokens, path: str, metadata: Iterable[tuple[str, Any]]) -
     role = tokens.role_of(token.strip()) if scheme.casefold() == "bearer" else None
     if role is None:
         return UnauthenticatedError("the token is not known here")
-    needed = NEEDED.get(path, Role.READER)
+    needed = NEEDED.get(path, Role.ADMIN)
     if role < needed:
         name = path.rpartition("/")[2]
         return AuthError(f"{name} needs the role {needed.name.lower()}, and this token has {role.name.lower()}")
-    return None
+    return role

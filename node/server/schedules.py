@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from peerjob.clock import to_us
-from peerjob.errors import OptionError
+from peerjob.errors import OptionError, UnknownScheduleError
 from peerjob.explain import explain
 from peerjob.node.node import Node
 from peerjob.node.wire.instances import ENCODED, instance_message
@@ -14,6 +16,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 
 from .instances import check_kinds
 from .pages import MOST_BYTES
+from .roles import check_kind, may_use_system
 from .rpc import Context
 
 
@@ -25,9 +28,17 @@ class ScheduleRpcs:
 
     async def put_schedule(self, request: pb.PutScheduleRequest, context: Context) -> pb.PutScheduleResponse:
         await check_kinds(self._node, [request.job])
+        if not may_use_system():
+            with contextlib.suppress(UnknownScheduleError):
+                await self._check(call_of(request.job, self._node.find_job).job.schedule_name)
         schedule = await self._node.add_schedule(call_of(request.job, self._node.find_job))
         unserved = not await self._node.is_served(schedule.kind)
         return pb.PutScheduleResponse(schedule=schedule_message(schedule), unserved=unserved)
+
+    async def _check(self, name: str) -> None:
+        """Raise AuthError for the schedule of a kind that the caller may not use, UnknownScheduleError for none."""
+        if not may_use_system():
+            check_kind((await self._node.lookup_schedule(name)).kind)
 
     async def list_schedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
         response, size = pb.ListSchedulesResponse(), 0
@@ -46,15 +57,18 @@ class ScheduleRpcs:
         return pb.GetScheduleResponse(schedule=schedule_message(await self._node.lookup_schedule(request.name)))
 
     async def pause_schedule(self, request: pb.PauseScheduleRequest, context: Context) -> pb.PauseScheduleResponse:
+        await self._check(request.name)
         paused = await self._node.pause_schedule(request.name, request.note)
         return pb.PauseScheduleResponse(schedule=schedule_message(paused))
 
     async def resume_schedule(self, request: pb.ResumeScheduleRequest, context: Context) -> pb.ResumeScheduleResponse:
+        await self._check(request.name)
         return pb.ResumeScheduleResponse(schedule=schedule_message(await self._node.resume_schedule(request.name)))
 
     async def trigger_schedule(
         self, request: pb.TriggerScheduleRequest, context: Context
     ) -> pb.TriggerScheduleResponse:
+        await self._check(request.name)
         made = await self._node.trigger_schedule(request.name)
         if made is None:
             return pb.TriggerScheduleResponse()
@@ -62,12 +76,15 @@ class ScheduleRpcs:
         return pb.TriggerScheduleResponse(instance=shown)
 
     async def remove_schedule(self, request: pb.RemoveScheduleRequest, context: Context) -> pb.RemoveScheduleResponse:
+        with contextlib.suppress(UnknownScheduleError):
+            await self._check(request.name)
         return pb.RemoveScheduleResponse(removed=await self._node.remove_schedule(request.name))
 
     async def backfill(self, request: pb.BackfillRequest, context: Context) -> pb.BackfillResponse:
         for name in ("start", "end"):
             if not request.HasField(name):
                 raise OptionError(name, None, "a time")
+        await self._check(request.name)
         start, end = given_moment("start", request.start), given_moment("end", request.end)
         return backfill_message(await self._node.backfill(request.name, start, end))
 

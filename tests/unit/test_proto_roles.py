@@ -7,9 +7,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from peerjob import AuthError, Job
+from peerjob import AuthError, Job, instance_cleaner
 from peerjob.errors import OptionError, UnauthenticatedError
-from peerjob.node.server.roles import NEEDED, Role, Token, Tokens
+from peerjob.node.server.roles import NEEDED, Role, Token, Tokens, role_in
 from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.errors import error_in
 from peerjob.proto.job.v1 import service_pb2 as pb
@@ -21,12 +21,15 @@ TOKENS = Tokens([Token.of("read", Role.READER), Token.of("act", Role.OPERATOR, "
 
 
 def test_every_rpc_has_a_role_and_what_only_looks_needs_the_least() -> None:
-    assert len(NEEDED) == len(SERVICE.methods)
+    assert {path.rpartition("/")[2] for path, one in NEEDED.items() if one is not Role.READER} <= {
+        method.name for method in SERVICE.methods
+    }
     by_role = {role: {path.rpartition("/")[2] for path, one in NEEDED.items() if one is role} for role in Role}
 
-    assert by_role[Role.ADMIN] == {"Clear", "ClearInstances", "ClearHistory", "ClearLogs", "ResizeWorkers", "Drain"}
+    unlisted = {method.name for method in SERVICE.methods} - by_role[Role.READER] - by_role[Role.OPERATOR]
+    assert unlisted == {"Clear", "ClearInstances", "ClearHistory", "ClearLogs", "ResizeWorkers", "Drain"}
     looking = ("Get", "List", "Lookup", "Read", "Count", "Wait", "Watch", "Next", "Explain")
-    assert all(name.startswith(looking) for name in by_role[Role.READER])
+    assert all(name.startswith(looking) for name in by_role[Role.READER] - {"ServerReflectionInfo"})
     assert not any(name.startswith(looking) for name in by_role[Role.OPERATOR])
 
 
@@ -105,3 +108,44 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="nowhere"):
         Tokens.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("path", ["/job.v1.JobService/NewInThisRelease", "/some.other.Service/Look", ""])
+def test_a_path_that_is_not_listed_needs_an_admin(path: str) -> None:
+    assert isinstance(role_in(TOKENS, path, [("authorization", "Bearer act")]), AuthError)
+    assert role_in(TOKENS, path, [("authorization", "Bearer all")]) is Role.ADMIN
+
+
+async def test_kinds_of_the_system_need_an_admin() -> None:
+    cleaner = instance_cleaner().with_options(aliases=["tidy"])
+    async with served(cleaner, WORK, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
+        kind = cleaner.kind
+        old = await node.schedule(kind, older_than="1h")
+        await old.wait(5)
+        span = {"start": pb.BackfillRequest().start, "end": pb.BackfillRequest().end}
+        requests: list[tuple[str, Any]] = [
+            ("ScheduleJob", pb.ScheduleJobRequest(kind=kind)),
+            ("ScheduleJob", pb.ScheduleJobRequest(kind="tidy")),
+            ("ScheduleJob", pb.ScheduleJobRequest(kind="system.of_another_node", allow_unknown=True)),
+            ("ScheduleJobs", pb.ScheduleJobsRequest(jobs=[pb.ScheduleJobRequest(kind=one) for one in ("work", kind)])),
+            ("PutSchedule", pb.PutScheduleRequest(job=_put(kind, "mine"))),
+            ("PutSchedule", pb.PutScheduleRequest(job=_put("work", kind))),
+            ("PauseSchedule", pb.PauseScheduleRequest(name=kind)),
+            ("ResumeSchedule", pb.ResumeScheduleRequest(name=kind)),
+            ("TriggerSchedule", pb.TriggerScheduleRequest(name=kind)),
+            ("Backfill", pb.BackfillRequest(name=kind, **span)),
+            ("RemoveSchedule", pb.RemoveScheduleRequest(name=kind)),
+            ("RetryInstance", pb.RetryInstanceRequest(uuid=old.id)),
+            ("RetryInstances", pb.RetryInstancesRequest(query=pb.Query(all=True))),
+        ]
+        assert [await client.code(name, one, token="act") for name, one in requests] == [Code.PERMISSION_DENIED] * 13
+        codes = [await client.code(name, one, token="all") for name, one in requests]
+        assert Code.PERMISSION_DENIED not in codes
+        assert codes[:2] == [Code.OK] * 2
+        ordinary = pb.ScheduleJobRequest(kind="work")
+        assert await client.code("ScheduleJob", ordinary, token="act") is Code.OK
+        assert await client.code("RemoveSchedule", pb.RemoveScheduleRequest(name="none"), token="act") is Code.OK
+
+
+def _put(kind: str, name: str) -> pb.ScheduleJobRequest:
+    return pb.ScheduleJobRequest(kind=kind, options=pb.JobOptions(name=name, cron="0 0 * * *"))
