@@ -9,7 +9,11 @@ import threading
 import time
 from typing import Any
 
+import peerjob.node.node
 from peerjob import INJECTED, Context, Job, Node, State
+
+GRACE = 0.5
+"""Seconds that bodies get here; the tests would wait for the default each time."""
 
 
 async def nothing() -> None:
@@ -149,4 +153,5 @@ def loop_in_thread(url: str, namespace: str, kind: str, how: str) -> None:
 
 
 if __name__ == "__main__":
+    peerjob.node.node.GRACE = GRACE
     globals()[sys.argv[1]](*sys.argv[2:])
