@@ -244,10 +244,7 @@ class Session:
         self.turns.start()
 
     async def close(self, grace: float, *, exiting: bool = False) -> None:
-        """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up.
-
-        `exiting`: the process ends, so bodies that ignore cancellation end with it.
-        """
+        """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up."""
         # a peer fires what falls due while the bodies here end
         resigning = asyncio.get_running_loop().create_task(self._resign())
         self.pool.accepting = False
@@ -255,12 +252,8 @@ class Session:
         if not await self._bodies_end(grace if grace > 0 else 0.001):
             self.pool.cancel("drain")
             if not await self._bodies_end(min(grace, MOST_WAIT), LEAST_WAIT):
-                logger.log(
-                    logging.INFO if exiting else logging.WARNING,
-                    "node %r stops with %d body(ies) that ignore cancellation",
-                    self._name,
-                    self.pool.running,
-                )
+                text = "node %r stops with %d body(ies) that ignore cancellation"
+                logger.log(logging.INFO if exiting else logging.WARNING, text, self._name, self.pool.running)
         await self.turns.revive()
         # processors are told of an end once it is committed, and what they log is committed after them
         flushed = self.joined and await self.turns.flush(LAST_COMMIT)
@@ -274,9 +267,8 @@ class Session:
         for role in self.roles:
             await role.stop()
         self.pool.close()
-        for task in (self._joining, *self._background):
-            if task is not None:
-                task.cancel()
+        for task in filter(None, (self._joining, *self._background)):
+            task.cancel()
         await self.lease.stop()
         if self.joined:
             with contextlib.suppress(StoreError, TimeoutError):  # the lease will run out by itself
@@ -385,10 +377,8 @@ class Session:
         self.incarnation_dead(incarnation)
 
     def trust_ended(self) -> None:
-        logger.warning(
-            "node %r: the lease was not renewed in time; nothing new starts, and what runs is cancelled",
-            self._name,
-        )
+        text = "node %r: the lease was not renewed in time; nothing new starts, and what runs is cancelled"
+        logger.warning(text, self._name)
         self.pool.cancel("lost", keep=lambda run: run.policy is not None and run.policy.on_store_loss == "continue")
         self.turns.wake()
 
@@ -456,12 +446,11 @@ class Session:
 
     def cancelled(self, instance: Instance[Any]) -> None:
         """This node cancelled an instance: end its body if it runs here, and tell its processors."""
-        about = f"instance {instance.id}"
         for observer in self._observers:
-            tell(about, observer.cancelled, instance.kind)
+            tell("cancel", observer.cancelled, instance.kind)
         self._cancelled_by_user(instance.id)
         self.waiters.ended(instance.id)
-        tell(about, self.notices.changed, instance, instance.state)
+        tell(f"instance {instance.id}", self.notices.changed, instance, instance.state)
 
     def _cancelled_by_user(self, id: str) -> None:
         run = self._ledger.get(id)

@@ -1,13 +1,19 @@
 """Programs that end without a stop of their node: each hands its work back, leaves, and ends as it would without us."""
 
+import signal
+import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from peerjob import Node, State
+from peerjob import Instance, Node, State
 from support.leaving_program import GRACE
 from support.processes import ChildProcess
+from support.servers import free_port
+from support.waiting import until
 
 SOON = GRACE + 2
 BUSY = 3.0
@@ -77,3 +83,140 @@ async def leaves(url: str, namespace: str, tmp_path: Path, program: str, body: s
         assert not any("peerjob/" in line for line in said if "support" not in line)
     elif program != "closed_loop":  # asyncio complains of tasks whose loop was closed
         assert said == []
+
+
+@pytest.fixture
+async def observer(redis_url: str, namespace: str) -> AsyncIterator[Node]:
+    """A node that only looks."""
+    async with Node(redis_url, workers=0, namespace=namespace, name="observer", allow_unknown=True) as node:
+        yield node
+
+
+async def alone(observer: Node) -> bool:
+    return [view.info.name for view in await observer.nodes()] == ["observer"]
+
+
+async def handed_back(instance: Instance[object]) -> None:
+    await instance.refresh()
+    assert instance.state is State.SCHEDULED
+    assert (instance.attempts, instance.crashes) == (0, 0)
+
+
+def tool(name: str) -> Path:
+    return Path(sys.executable).with_name(name)
+
+
+@pytest.mark.parametrize("options", ["-k sync", "-k gthread --threads 2", "-k sync --preload"])
+async def test_five_reloads_of_gunicorn_count_no_crash(
+    redis_url: str, namespace: str, observer: Node, tmp_path: Path, options: str
+) -> None:
+    """Before, each old worker stayed in the cluster until its lease expired, and its job was charged."""
+    port = free_port()
+    command: list[str | Path] = [
+        tool("gunicorn"),
+        "-w",
+        "1",
+        "-b",
+        f"127.0.0.1:{port}",
+        *options.split(),
+        "support.leaving_site:app",
+    ]
+    env = {"URL": redis_url, "NAMESPACE": namespace, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with ChildProcess(command, output=tmp_path / "output", env=env) as server:
+        await server.line("Listening at")
+        pids: set[str] = set()
+
+        async def serve_anew() -> bool:
+            async with httpx.AsyncClient() as client:
+                try:
+                    pid = (await client.get(f"http://127.0.0.1:{port}/", timeout=10)).text
+                except httpx.HTTPError:
+                    return False
+            fresh = pid not in pids
+            pids.add(pid)
+            return fresh
+
+        await until(serve_anew)
+        instance = await observer.schedule("deaf")
+        for reload in range(6):
+
+            async def runs_anew(times: int = reload + 1) -> bool:
+                history = await instance.history()
+                return [entry.state for entry in history].count(State.PROCESSING) == times
+
+            await until(runs_anew)
+            if reload < 5:
+                server.signal(signal.SIGHUP)
+                await until(serve_anew)
+        assert instance.attempts == 1
+        assert instance.crashes == 0
+        assert server.terminate() == 0
+        assert not any("Traceback" in line or "rror" in line for line in server.lines)
+    assert await alone(observer)
+    await handed_back(instance)
+
+
+@pytest.mark.parametrize(
+    ("app", "number", "status"),
+    [("stops", signal.SIGTERM, -signal.SIGTERM), ("stops", signal.SIGINT, None), ("forgets", signal.SIGINT, None)],
+)
+async def test_an_application_under_uvicorn_leaves(
+    redis_url: str,
+    namespace: str,
+    observer: Node,
+    tmp_path: Path,
+    app: str,
+    number: signal.Signals,
+    status: int | None,
+) -> None:
+    command: list[str | Path] = [tool("uvicorn"), "--port", str(free_port()), f"support.leaving_asgi:{app}"]
+    env = {"URL": redis_url, "NAMESPACE": namespace, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with ChildProcess(command, output=tmp_path / "output", env=env) as server:
+        await server.line("Application startup complete")
+        instance = await observer.schedule("loop")
+
+        async def runs() -> bool:
+            return (await instance.refresh()).state is State.PROCESSING
+
+        await until(runs)
+        server.signal(number)
+        ended = await server.exit()
+        assert status is None or ended == status
+    assert await alone(observer)
+    await handed_back(instance)
+
+
+@pytest.mark.parametrize(("end", "status"), [("end", 0), ("error", 1)])
+async def test_a_django_command_leaves(
+    redis_url: str, namespace: str, observer: Node, tmp_path: Path, end: str, status: int
+) -> None:
+    arguments = (redis_url, namespace, "thread", end)
+    with ChildProcess.python("support.leaving_command", *arguments, output=tmp_path / "output") as child:
+        id = (await child.line(r"claimed (\S+)"))[1]
+        assert await child.exit() == status
+        said = child.lines[[line.startswith("ends") for line in child.lines].index(True) + 1 :]
+    assert said == (["CommandError: of the command"] if end == "error" else [])
+    assert await alone(observer)
+    await handed_back(await observer.lookup_instance(id))
+
+
+async def test_tests_that_stop_no_node_leave(redis_url: str, namespace: str, observer: Node, tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+    command: list[str | Path] = [
+        tool("pytest"),
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        tests / "support" / "leaving_tests.py",
+    ]
+    env = {"URL": redis_url, "NAMESPACE": namespace}
+    with ChildProcess(command, output=tmp_path / "output", env=env, cwd=tests.parent) as child:
+        assert await child.exit() == 1
+        ids = [line.split()[-1] for line in child.lines if "claimed " in line]
+        summary = [line for line in child.lines if "1 failed, 2 passed" in line]
+        assert len(ids) == 2
+        assert child.lines[-1:] == summary
+    assert await alone(observer)
+    for id in ids:
+        await handed_back(await observer.lookup_instance(id))
