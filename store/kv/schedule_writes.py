@@ -177,6 +177,7 @@ class Putting:
         old, next = pair(context, put.name, was, then)
         waiting = slot_of(context, put.name, slot)
         if not _is_expected(put, old, next):
+            self.row = None  # a step that was planned before met a conflict
             if old is not None and next is not None and _is_same(put, old):
                 self.row = to_schedule_row(put.name, old, next, waiting)
             self.is_done = True
