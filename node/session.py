@@ -104,6 +104,7 @@ class Session:
         self.joined = False
         self.ahead_us = 0
         """How far this node's clock is ahead of the store's."""
+        self._clock_known = False
 
         self._ledger = Ledger()
         self._failures = FailureLog(name)
@@ -347,7 +348,8 @@ class Session:
         return self._clock.time_us() - self.ahead_us
 
     def _may_lead(self) -> bool:
-        return self.lease.trusted and (self._store.capabilities.clock == "server" or abs(self.ahead_us) <= MAX_AHEAD_US)
+        right = self._clock_known and abs(self.ahead_us) <= MAX_AHEAD_US
+        return (right or self._store.capabilities.clock == "server") and self.lease.trusted
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
@@ -364,6 +366,9 @@ class Session:
         if incarnation != self.incarnation:
             return
         self.ahead_us = reply.ahead_us
+        if reply.clock_known and not self._clock_known:
+            self._clock_known = True
+            self.election.soon()
         for id in reply.cancelled:
             self._cancelled_by_user(id)
         if reply.held is not None:

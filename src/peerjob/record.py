@@ -322,6 +322,8 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     ahead_us: int = 0
     """How far this node's clock is ahead of the store's, or of the median of its peers where those are the clock;
     negative: behind; 0: not known."""
+    clock_known: bool = True
+    """False while a node that has just joined waits for the clocks of its peers, where those are the clock."""
 
 
 def digest(fences: list[int]) -> int:

@@ -8,7 +8,7 @@ MAX_STEPS steps in a transaction, MAX_STEP_OPS operations in a step unless it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -109,8 +109,11 @@ class Applied(msgspec.Struct, frozen=True):
 class Watch(Protocol):
     """The keys below some prefixes that were put, as hints: some may be missed or told twice."""
 
-    async def changed(self, timeout: float) -> list[str] | None:
-        """Keys put since the last call, waiting up to `timeout` seconds for one; None: read again, some were missed."""
+    async def changed(self, timeout: float) -> Mapping[str, bytes] | None:
+        """Keys put since the last call, with their values, waiting up to `timeout` seconds for one.
+
+        None: read again, some were missed.
+        """
         ...
 
     def close(self) -> None: ...

@@ -38,6 +38,8 @@ class DelayedQueue:
     async def move(self, found: Found, now_us: int) -> tuple[dict[str, int], Written | None]:
         """Let what fell due into the ready queues, earliest first; kind → how many."""
         context, keys = self._context, self._context.keys
+        if not context.skew.judgement.known:
+            return {}, None
         if context.skew.is_off:
             now_us = context.skew.median_us() - LEFT_TO_OTHERS_US
         until = time_text(now_us + 1)

@@ -96,7 +96,7 @@ class KVElections:
     async def changed(self, timeout: float) -> bool:
         if self._watch is None:
             self._watch = self._kv.watch(self._prefix)
-        return await self._watch.changed(timeout) != []
+        return await self._watch.changed(timeout) != {}
 
     def _new_token(self) -> Put:
         return Put(self._token, b"%016x" % self._clock.random.getrandbits(64))

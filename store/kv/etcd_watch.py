@@ -26,7 +26,7 @@ class EtcdWatch:
     def __init__(self, client: EtcdClient, prefixes: Sequence[str]) -> None:
         self._client = client
         self._prefixes = prefixes
-        self._keys: dict[str, None] = {}
+        self._put: dict[str, bytes] = {}
         self._missed = False
         self._news = asyncio.Event()
         self._from = client.revision + 1
@@ -34,16 +34,15 @@ class EtcdWatch:
         self._task = client.start(self._run(), name=f"watch of {', '.join(prefixes)}")
         client.on_move.add(self._again)
 
-    async def changed(self, timeout: float) -> list[str] | None:
+    async def changed(self, timeout: float) -> dict[str, bytes] | None:
         if not self._news.is_set() and timeout > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._news.wait()
         self._news.clear()
-        keys, missed = list(self._keys), self._missed
-        self._keys.clear()
-        self._missed = False
-        return None if missed else keys
+        put, missed = self._put, self._missed
+        self._put, self._missed = {}, False
+        return None if missed else put
 
     def close(self) -> None:
         self._client.on_move.discard(self._again)
@@ -100,6 +99,6 @@ class EtcdWatch:
             # what was put between the streams is lost
             self._missed = True
         for event in reply.events:
-            self._keys[event.kv.key.decode()] = None
-        if self._missed or self._keys:
+            self._put[event.kv.key.decode()] = event.kv.value
+        if self._missed or self._put:
             self._news.set()

@@ -206,7 +206,7 @@ class Hints:
 
     async def _changed(self, watch: Watch, prefix: str, timeout: float) -> list[str]:
         found = await watch.changed(timeout)
-        return [*await self._waiting(prefix), self._keys.revisions] if found is None else found
+        return [*await self._waiting(prefix), self._keys.revisions] if found is None else [*found]
 
     async def _waiting(self, prefix: str) -> list[str]:
         (found,) = await self._kv.read([Range(prefix, prefix_end(prefix), limit=_MOST_FETCHED, keys_only=True)])

@@ -21,6 +21,7 @@
 | `node/<incarnation>` | `NodeRow`; durable: alive until it is marked as ended |
 | `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes that have many |
 | `live/<incarnation>` | `Live`; hangs on the node's lease |
+| `clocks/<incarnation>` | `Told`; hangs on the node's lease |
 | `idle/<incarnation>` | `Idle`: waits for work |
 | `journal/<incarnation>/<verb>/<n>` | the last answers of a verb |
 | `charged/<incarnation>/<id>` | a crash that its reaping charged |
@@ -92,6 +93,7 @@ class Keys:
         self.groups = f"{root}groups/"
         self.kinds = f"{root}kinds/"
         self.live = f"{root}live/"
+        self.clocks = f"{root}clocks/"
         self.idle = f"{root}idle/"
         self.changes = f"{root}changes/"
         self.count = f"{root}count/"

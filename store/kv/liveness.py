@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from peerjob.clock import Clock
@@ -41,10 +43,11 @@ class KVLiveness:
             return await self._renew(incarnation, ttl_us, running, count, fences_digest)
 
     async def _renew(self, incarnation: str, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        keys, now_us, clocks = self._keys, self._clock.time_us(), self._clocks
+        keys, now_us = self._keys, self._clock.time_us()
         if not await self._extend(incarnation, ttl_us, running):
             return Renewed(dead=True, now_us=now_us)
-        self._skew.set(clocks.ahead_us(incarnation))
+        judgement = await self._clocks.judge()
+        self._skew.set(judgement)
         prefix = keys.owned(incarnation)
         (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
         claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in found.items]
@@ -54,12 +57,14 @@ class KVLiveness:
             now_us=now_us,
             held=None if same else tuple(Held(id, owned.fence) for id, owned in claims),
             cancelled=tuple(id for id, owned in claims if owned.releasing),
-            ahead_us=self._skew.ahead_us,
+            ahead_us=judgement.ahead_us,
+            clock_known=judgement.known,
         )
 
     async def _extend(self, incarnation: str, ttl_us: int, running: int) -> bool:
         """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
         kv, keys = self._kv, self._keys
+        self._clocks.speak_as(incarnation)
         for _ in range(ROUNDS):
             node, live, layout = await kv.get([keys.node + incarnation, keys.live + incarnation, keys.layout])
             if layout is not None:
@@ -75,11 +80,15 @@ class KVLiveness:
                     return True
             fresh = lease or await kv.grant(ttl_us)
             alive = Compare(keys.node + incarnation, mod=node.mod)
-            told = self._clocks.tell()
-            shown = Live(fresh, ttl_us, running, self._clock.time_us(), self._clocks.asks, row.claims)
-            applied = await kv.txn([Step([alive], [Put(keys.live + incarnation, encode(shown), fresh)])])
+            ops: list[Op] = [Put(keys.live + incarnation, encode(Live(fresh, ttl_us, running, row.claims)), fresh)]
+            told: Callable[[], None] | None = None
+            if self._clocks.must_tell:
+                clock, told = self._clocks.tell()
+                ops.append(Put(keys.clocks + incarnation, encode(clock), fresh))
+            applied = await kv.txn([Step([alive], ops)])
             if applied.steps[0] is not None:
-                told()
+                if told is not None:
+                    told()
                 if old is not None and old.lease != fresh:
                     await kv.revoke(old.lease)
                 return True
@@ -104,7 +113,7 @@ class Membership:
             old = None if live is None else live_of(live.value)
             lease = await context.kv.grant(ttl_us)
             running = 0 if old is None else old.running
-            shown = Live(lease, ttl_us, running, context.clock.time_us(), claims=bool(node.kinds))
+            shown = Live(lease, ttl_us, running, claims=bool(node.kinds))
             row, stored = await context.kind_sets.stored(node)
             # in one step, since a reaper takes a node without a lease for dead
             ops = [Put(node_key, encode(row)), Put(live_key, encode(shown), lease)]

@@ -159,7 +159,7 @@ class MemoryData:
             self._hang(key, 0 if old is None else old.lease, lease)
         if self._watched and key.startswith(self._watched):
             for watch in self._watches:
-                watch.tell(key)
+                watch.tell(key, value)
 
     def _delete(self, op: Op) -> None:
         if isinstance(op, Delete) and op.end:
@@ -258,16 +258,16 @@ class MemoryWatch:
     def __init__(self, data: MemoryData, prefixes: tuple[str, ...]) -> None:
         self.prefixes = prefixes
         self._data = data
-        self._keys: dict[str, None] = {}
+        self._put: dict[str, bytes] = {}
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         with data.lock:
             data.add_watch(self)
 
-    def tell(self, key: str) -> None:
-        """Note a key, under the data's lock, from any thread."""
+    def tell(self, key: str, value: bytes) -> None:
+        """Note a key that was put, under the data's lock, from any thread."""
         if not key.startswith(self.prefixes):
             return
-        self._keys[key] = None
+        self._put[key] = value
         if self._waiting is None:
             return
         loop, future = self._waiting
@@ -279,12 +279,12 @@ class MemoryWatch:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_finish, future)
 
-    async def changed(self, timeout: float) -> list[str] | None:
-        if not self._keys and timeout > 0:
+    async def changed(self, timeout: float) -> dict[str, bytes] | None:
+        if not self._put and timeout > 0:
             loop = asyncio.get_running_loop()
             future = loop.create_future()
             with self._data.lock:
-                if not self._keys:
+                if not self._put:
                     self._waiting = (loop, future)
                 else:
                     _finish(future)
@@ -293,9 +293,8 @@ class MemoryWatch:
                     await future
         with self._data.lock:
             self._waiting = None
-            keys = list(self._keys)
-            self._keys.clear()
-        return keys
+            put, self._put = self._put, {}
+        return put
 
     def close(self) -> None:
         with self._data.lock:

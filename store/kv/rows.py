@@ -154,12 +154,17 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     lease: int
     ttl_us: int
     running: int = 0
-    clock_us: int = 0
-    """The node's clock when it wrote this; 0: not told."""
-    asks: bool = False
-    """Whether it has just begun to listen to its peers' clocks."""
     claims: bool = True
     """Whether it has workers and kinds, so that others leave it its part of what is due."""
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """What an incarnation tells of its clock."""
+
+    clock_us: int
+    """The node's clock when it wrote this."""
+    asks: tuple[str, ...] = ()
+    """Incarnations that are to tell their clocks; "*": all."""
 
 
 class Idle(msgspec.Struct, frozen=True, array_like=True):
@@ -199,6 +204,14 @@ def live_of(data: bytes) -> Live:
         return decode_live(data)
     except DecodeError:
         return Live(lease=0, ttl_us=0)
+
+
+def told_of(data: bytes) -> Told | None:
+    """What a node tells of its clock; None where it cannot be read."""
+    try:
+        return decode_told(data)
+    except DecodeError:
+        return None
 
 
 def owned_of(data: bytes) -> Owned:
@@ -257,6 +270,7 @@ decode_owned = reader(Owned, "claim")
 decode_node = reader(NodeRow, "node")
 decode_kinds: Callable[[bytes], list[tuple[str, str | None]]] = reader(list[tuple[str, str | None]], "kinds of a node")
 decode_live = reader(Live, "lease of a node")
+decode_told = reader(Told, "clock of a node")
 decode_idle = reader(Idle, "idle node")
 decode_answers = reader(Answers, "journal")
 decode_lines: Callable[[bytes], tuple[LogLine, ...]] = reader(tuple[LogLine, ...], "log lines", open=True)

@@ -1,10 +1,12 @@
 """How far this node's clock is off: no server's clock decides, so nodes compare theirs.
 
-A node publishes its clock whenever it writes its lease anyway, for those that ask, and when it was put right, so nobody
-writes while nothing happens. Who hears of it takes the difference to its own clock, and judges itself by the median.
+A node tells its clock in a key of its own when it begins to listen, when a peer asks, and when the clock was corrected.
+Peers take the time from the watch, so a cluster in which nothing happens reads and writes nothing for this. A node
+judges itself by the median of the clocks. With an even number, the slower one of the two in the middle counts: of two
+clocks that disagree nothing tells which one is right, and to fire late does less harm than to fire early.
 
-Who was not scheduled for a while hears late, and whoever is heard late looks behind. So a node asks again about what is
-new to it, and believes the later of the last two times that it was told.
+A process that the OS paused hears late, and a clock that is heard late looks slow. So a node asks again about a clock
+that disagrees with its own, and believes the later of the last two times that it heard.
 """
 
 from __future__ import annotations
@@ -12,22 +14,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import msgspec
 
 from peerjob.clock import Clock
 from peerjob.errors import StoreUnavailableError
 
 from .base import KeyValue, Range
 from .keys import Keys, prefix_end
-from .rows import live_of
+from .rows import Told, told_of
 
 LOGGER = logging.getLogger("peerjob.store")
 MOST_OFF_US = 1_000_000
 """How far off the median a clock may be that decides what is due."""
+EVERYBODY = ("*",)
 _STEP_US = 250_000
-"""A correction of the clock that peers must hear of."""
+"""A correction of the clock that peers must hear of, and a difference that must be heard twice."""
+_SAMPLE = 16
+"""About how many peers answer a node that asks everybody."""
+_MOST_ASKED = 8
+"""Peers that a node asks by name; it asks everybody instead when there are more."""
+_UNKNOWN = 5.0
+"""Seconds after which a node that heard of no peer's clock goes by its own."""
 _WAIT = 3600.0
 _PAUSE = 1.0
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What a node makes of the clocks that it heard."""
+
+    ahead_us: int = 0
+    """How far its clock is ahead of the one that counts; negative: behind."""
+    apart_us: int = 0
+    """How far the two clocks in the middle are apart, where there are two."""
+    known: bool = True
+    """False while a node that began to listen waits for its peers' clocks."""
 
 
 class Skew:
@@ -35,23 +57,25 @@ class Skew:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.ahead_us = 0
+        self.judgement = Judgement()
         self._median_us = 0
-        """The median of the clocks when the monotonic one of this node was 0."""
+        """The clock that counts, when the monotonic one of this node was 0."""
 
     @property
     def is_off(self) -> bool:
         """Whether others should decide what is due."""
-        return abs(self.ahead_us) > MOST_OFF_US
+        return abs(self.judgement.ahead_us) > MOST_OFF_US
 
     def median_us(self) -> int:
-        """What time it is by the median of the clocks, as far as the last renewal tells, whatever the own one says."""
+        """The time by the clock that counts, as far as the last renewal tells, whatever this node's clock shows."""
         return self._median_us + round(self._clock.elapsed() * 1_000_000)
 
-    def set(self, ahead_us: int) -> None:
-        """Note how far the clock is ahead of the median; tells once when that becomes too much."""
+    def set(self, judgement: Judgement) -> None:
+        """Note how the clock compares with the others; warns once when the difference becomes too large."""
+        ahead_us = judgement.ahead_us
         self._median_us = self._clock.time_us() - ahead_us - round(self._clock.elapsed() * 1_000_000)
-        was_off, self.ahead_us = self.is_off, ahead_us
+        was_off, was_apart = self.is_off, self._is_apart
+        self.judgement = judgement
         if self.is_off and not was_off:
             LOGGER.warning(
                 "this node's clock is %.1f s %s the others': it leaves delayed jobs and schedules to them until "
@@ -59,8 +83,18 @@ class Skew:
                 abs(ahead_us) / 1_000_000,
                 "ahead of" if ahead_us > 0 else "behind",
             )
-        elif was_off and not self.is_off:
+        elif self._is_apart and not (was_apart or self.is_off):
+            LOGGER.warning(
+                "the nodes' clocks differ by %.1f s, and no majority of nodes shows which ones are right: delayed jobs "
+                "and schedules go by the slower ones, of which this node's is one, until that is put right",
+                judgement.apart_us / 1_000_000,
+            )
+        elif (was_off or was_apart) and not (self.is_off or self._is_apart):
             LOGGER.info("this node's clock is right again")
+
+    @property
+    def _is_apart(self) -> bool:
+        return self.judgement.apart_us > MOST_OFF_US
 
 
 class Clocks:
@@ -73,17 +107,23 @@ class Clocks:
         self._kv = kv
         self._keys = keys
         self._clock = clock
+        self._own = ""
         self._heard: dict[str, tuple[int, ...]] = {}
-        """The last two times that each told."""
+        """The last two times that each peer told."""
         self._told: tuple[int, int] | None = None
-        """This node's clock as it was published, and how many had asked before."""
+        """This node's clock as it was told, and how many had asked before."""
+        self._began = 0.0
         self._asked = 0
-        self._doubts = self._settled = 0
-        """How often something new was heard, and of how much of that it has asked again."""
+        self._doubts: set[str] = set()
+        """Peers that are to be asked again."""
+        self._may_be_gone = True
+        """Whether peers may have gone since the last look at who lives."""
+        self._known = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Listen until `stop`."""
+        self._began = self._clock.elapsed()
         self._task = asyncio.create_task(self._listen(), name="peerjob clocks")
 
     async def stop(self) -> None:
@@ -95,64 +135,93 @@ class Clocks:
             self._task = None
 
     @property
-    def asks(self) -> bool:
-        """Whether peers should publish their clocks: this node has just begun to listen, or heard something new."""
-        return self._told is None or self._doubts != self._settled
-
-    @property
     def must_tell(self) -> bool:
-        """Whether this node's clock is to be published though nothing else changed: it was asked for, or put right."""
+        """Whether this node's clock is to be told though nothing else changed."""
         own_us, asked = self._now()
-        return self.asks or self._told is None or asked != self._told[1] or abs(own_us - self._told[0]) > _STEP_US
+        return (
+            self._told is None or asked != self._told[1] or bool(self._doubts) or abs(own_us - self._told[0]) > _STEP_US
+        )
 
-    def tell(self) -> Callable[[], None]:
-        """Begin to publish this node's clock; to be called when that is done."""
-        now, doubts = self._now(), self._doubts
+    def speak_as(self, own: str) -> None:
+        """Tell this node's clock under an incarnation from now on."""
+        if own != self._own:
+            self._own, self._told = own, None
+
+    def tell(self) -> tuple[Told, Callable[[], None]]:
+        """What is to be written of this node's clock, and what to call when that is done."""
+        now, doubts = self._now(), frozenset(self._doubts)
+        asks = EVERYBODY if self._told is None or len(doubts) > _MOST_ASKED else tuple(doubts)
 
         def told() -> None:
-            self._told, self._settled = now, doubts
+            self._told = now
+            self._doubts -= doubts
 
-        return told
+        return Told(self._clock.time_us(), asks), told
 
-    def ahead_us(self, own: str) -> int:
-        """How far the clock of an incarnation is ahead of the median, itself included; 0 without peers.
+    async def judge(self) -> Judgement:
+        """Compare this node's clock with those that it heard."""
+        judgement = self._compared()
+        if self._may_be_gone or not self._known or max(abs(judgement.ahead_us), judgement.apart_us) > MOST_OFF_US:
+            live = await self._live()
+            self._heard = {one: heard for one, heard in self._heard.items() if one in live}
+            self._may_be_gone = False
+            waits = live - {self._own} and not (self._heard and all(map(self._is_usable, self._heard.values())))
+            self._known = self._known or not waits or self._clock.elapsed() - self._began > _UNKNOWN
+            judgement = self._compared()
+        return judgement
 
-        Of two in the middle, the nearer one counts: with one peer only, nobody can tell who is wrong.
-        """
+    def _compared(self) -> Judgement:
         own_us, _ = self._now()
-        ahead = sorted([0, *(own_us - max(heard) for one, heard in self._heard.items() if one != own)])
-        return min(ahead[(len(ahead) - 1) // 2 : len(ahead) // 2 + 1], key=abs)
+        ahead = sorted([0, *(own_us - max(heard) for heard in self._heard.values() if self._is_usable(heard))])
+        middle = len(ahead) // 2
+        apart_us = 0 if len(ahead) % 2 else ahead[middle] - ahead[middle - 1]
+        return Judgement(ahead[middle], apart_us, self._known)
+
+    def _is_usable(self, heard: tuple[int, ...]) -> bool:
+        """Whether a clock agrees with this node's, or was heard twice."""
+        return len(heard) > 1 or not self._disagrees(max(heard))
+
+    def _disagrees(self, said_us: int) -> bool:
+        return abs(self._now()[0] - said_us) > _STEP_US
 
     def _now(self) -> tuple[int, int]:
         return self._clock.time_us() - round(self._clock.elapsed() * 1_000_000), self._asked
 
+    async def _live(self) -> set[str]:
+        """The incarnations that live."""
+        live = self._keys.live
+        (found,) = await self._kv.read([Range(live, prefix_end(live), keys_only=True)])
+        return {key[len(live) :] for key, _ in found.items}
+
     async def _listen(self) -> None:
-        watch = self._kv.watch(self._keys.live)
+        watch = self._kv.watch(self._keys.clocks)
         try:
             while True:
                 try:
-                    told = await watch.changed(_WAIT)
-                    if told != []:
-                        await self._hear(told)
+                    self._hear(await watch.changed(_WAIT))
                 except StoreUnavailableError:
                     await asyncio.sleep(_PAUSE)
         finally:
             watch.close()
 
-    async def _hear(self, told: list[str] | None) -> None:
-        """Take in what was written just now; None: nobody knows what, so no time can be told from it."""
-        at_us, live = round(self._clock.elapsed() * 1_000_000), self._keys.live
-        (found,) = await self._kv.read([Range(live, prefix_end(live))])
-        heard: dict[str, tuple[int, ...]] = {}
-        for key, entry in found.items:
-            one, shown = key[len(live) :], live_of(entry.value)
-            before = self._heard.get(one, ())
-            if told is None or key in told:
-                self._asked += shown.asks
-            if told is not None and key in told and shown.clock_us:
-                said = shown.clock_us - at_us
-                heard[one] = (*before[-1:], said)
-                self._doubts += not before or abs(said - before[-1]) > _STEP_US
-            elif before:
-                heard[one] = before
-        self._heard = heard
+    def _hear(self, told: Mapping[str, bytes] | None) -> None:
+        """Take in what was told just now; None: some of it was missed, so this node tells its clock and asks anew."""
+        if told is None:
+            self._told = None
+            return
+        at_us, cut = round(self._clock.elapsed() * 1_000_000), len(self._keys.clocks)
+        for key, value in told.items():
+            one, shown = key[cut:], told_of(value)
+            if shown is None or one == self._own:
+                continue
+            said, heard = shown.clock_us - at_us, self._heard.get(one)
+            self._may_be_gone |= heard is None
+            if (heard is None or abs(said - heard[-1]) > _STEP_US) and self._disagrees(said):
+                self._doubts.add(one)
+            self._heard[one] = (said,) if heard is None else (heard[-1], said)
+            if self._own in shown.asks or (shown.asks == EVERYBODY and self._is_of_sample()):
+                self._asked += 1
+
+    def _is_of_sample(self) -> bool:
+        """Whether this node is one of those that answer a node that asks everybody."""
+        return self._clock.random.random() * len(self._heard) < _SAMPLE
