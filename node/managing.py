@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -207,6 +207,10 @@ class NodeVerbs(Manager):
             with contextlib.suppress(TimeoutError):
                 await session.waiters.wait_final(uuid, FOLLOW_INTERVAL)
                 ended = True  # what it logged is stored no later than its end, and is read now
+
+    def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
+        if self._session is not None:
+            self._session.lines.keep(id, level, message, fields=fields)
 
     async def count(self, query: Query | None = None) -> int:
         return await self._need_session().verbs.count(query)

@@ -14,6 +14,7 @@ from peerjob.record import FINAL_STATE, Action, NewInstance, Outcome, Record
 from peerjob.spec import decode_spec
 from peerjob.state import State
 
+from .line_keeper import LineKeeper
 from .processors import Processors
 from .recorder import Recorder
 from .registry import Registry
@@ -37,6 +38,7 @@ class Notices:
         processors: Processors,
         recorder: Recorder,
         verdicts: Verdicts,
+        lines: LineKeeper,
     ) -> None:
         self._clock = clock
         self._name = name
@@ -46,6 +48,7 @@ class Notices:
         self._processors = processors
         self._recorder = recorder
         self._verdicts = verdicts
+        self._lines = lines
 
     def claimed(self, run: Run) -> None:
         """It was claimed here."""
@@ -87,13 +90,16 @@ class Notices:
         if context is not None:
             self._runner.hooks.track(context, run)
         task = self._processors.tell(run, instance, *told)
-        task.add_done_callback(lambda _: self._done(run))
+        task.add_done_callback(lambda _: self._done(run, ended=state is not None))
 
-    def _done(self, run: Run) -> None:
+    def _done(self, run: Run, *, ended: bool) -> None:
         if run.context is not None:
             self._runner.hooks.forget(run.context)
-        if run.logs:
+        if run.logs and ended:
             self._recorder.add(run, self._verdicts.report(run))
+        elif run.logs:
+            # it is in the queue again, so its old claim cannot write
+            self._lines.keep_all(run.claim.id, run.take_logs())
 
     def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
         """The handle of an instance that was just stored from here."""

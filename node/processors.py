@@ -45,7 +45,12 @@ class Processors:
     async def terminate(
         self, run: Run, callback: Callable[..., Any], instance: Instance[Any], error: BaseException
     ) -> object:
-        """What `on_terminate` says about a failed attempt; an exception that it raises counts as its answer."""
+        """What `on_terminate` says about a failed attempt; an exception that it raises counts as its answer.
+
+        It is called after the processors that are told of the start.
+        """
+        if (before := self._chains.get(instance.id)) is not None:
+            await asyncio.wait([before], timeout=LIMIT)
         try:
             return await self._call(run, callback, instance, error)
         except Exception as raised:  # noqa: BLE001  # whatever it is, it is the processor's answer

@@ -35,6 +35,7 @@ from .hooks import Hooks
 from .injection import Resources
 from .intake import Intake
 from .ledger import Ledger
+from .line_keeper import LineKeeper
 from .notices import Notices
 from .observing import Observer, traced
 from .pool import Pool
@@ -150,6 +151,7 @@ class Session:
         )
         self.turns.pool = self.pool
         self.runner.hooks = Hooks(clock=clock, name=name, store=store, pool=self.pool, runner=self.runner)
+        self.lines = LineKeeper(clock=clock, store=store, node=name)
         self.notices = Notices(
             clock=clock,
             name=name,
@@ -159,6 +161,7 @@ class Session:
             processors=self.processors,
             recorder=self._recorder,
             verdicts=verdicts,
+            lines=self.lines,
         )
         self._reconciler = Reconciler(ledger=self._ledger, turns=self.turns, hand_back=self._return_stranded)
         self.intake = Intake(store, name)
@@ -210,6 +213,7 @@ class Session:
             Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self._reaped),
             Retention(clock=clock, store=store),
             self.catalogue,
+            self.lines,
             self.definitions,
             self.election,
             self._cron,
@@ -259,6 +263,10 @@ class Session:
         # processors are told of an end once it is committed, and what they log is committed after them
         flushed = self.joined and await self.turns.flush(LAST_COMMIT)
         await self.processors.close()
+        if self.joined:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_COMMIT):
+                    await self.lines.flush()
         if flushed:
             await self.turns.flush(LAST_COMMIT)
         await self.turns.stop()

@@ -48,6 +48,7 @@ from peerjob.record import (
     Enqueued,
     Health,
     Hint,
+    LogLine,
     LogPage,
     NewInstance,
     NodeInfo,
@@ -209,6 +210,15 @@ class Store(Protocol):
         cancelled before answers as it did then). A running one loses its fence at once: nothing its holder commits
         changes it any more; its owner entry stays as "releasing" until the holder releases it or is reaped, and its
         unique key is freed with that. The holder is hinted "cancel" and sees it in every renewal.
+        """
+        ...
+
+    async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
+        """Append log lines to an instance in any state, in one step; False for one that is not there.
+
+        The lines are those of a caller that does not run the instance, such as a processor on the node that scheduled
+        it: no fence guards them, and nothing else of the instance changes. The driver does not try the call again, so
+        that no line comes twice; raises StoreUnavailableError.
         """
         ...
 

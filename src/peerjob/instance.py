@@ -438,11 +438,15 @@ class Instance(Generic[R_co]):
 
     @property
     def log(self) -> logging.Logger:
-        """A logger whose lines are kept with this instance while it runs here, whatever the root level is."""
+        """A logger whose lines are kept with this instance, whatever the root level is.
+
+        A line from outside the instance's run, such as of a processor on the node that scheduled it, is written in the
+        background, by a Node. A Client keeps no such lines.
+        """
         if self._log is None:
             from .joblog import instance_logger
 
-            self._log = instance_logger(self.id)
+            self._log = instance_logger(self.id, None if self._manager is None else self._manager.keep_line)
         return self._log
 
     def _last(self, state: State) -> datetime | None:

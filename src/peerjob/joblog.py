@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .injected import current_run
@@ -47,12 +47,17 @@ class CaptureHandler(logging.Handler):
             self.handleError(record)
 
 
+Keep = Callable[[str, int, str, Mapping[str, object] | None], None]
+"""Takes a line of an instance that does not run in the present context: id, level number, message, fields."""
+
+
 class _InstanceLogger(logging.Logger):
     """Keeps each line with its instance, and passes it on to the `peerjob.job` logger where that is enabled."""
 
-    def __init__(self, instance_id: str) -> None:
+    def __init__(self, instance_id: str, keep: Keep | None) -> None:
         super().__init__("peerjob.job", logging.DEBUG)
         self._instance_id = instance_id
+        self._keep = keep
         self._process_log = logging.getLogger("peerjob.job")
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's name
@@ -63,6 +68,8 @@ class _InstanceLogger(logging.Logger):
         inside = context is not None and context.id == self._instance_id
         if context is not None and inside:
             context.log_line(record.levelno, _message(record), _fields(record))
+        elif self._keep is not None:
+            self._keep(self._instance_id, record.levelno, _message(record), _fields(record))
         if self._process_log.isEnabledFor(record.levelno):
             # the capture handler on the root must not keep the line a second time
             token = current_run.set(None) if inside else None
@@ -73,9 +80,9 @@ class _InstanceLogger(logging.Logger):
                     current_run.reset(token)
 
 
-def instance_logger(instance_id: str) -> logging.Logger:
-    """The logger of one instance."""
-    return _InstanceLogger(instance_id)
+def instance_logger(instance_id: str, keep: Keep | None = None) -> logging.Logger:
+    """The logger of one instance; `keep` takes what is logged outside its run."""
+    return _InstanceLogger(instance_id, keep)
 
 
 def make_line(

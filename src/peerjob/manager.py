@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -148,6 +148,12 @@ class Manager(ABC):
         """The log lines of one instance, oldest first: those that are stored.
 
         With `follow` those to come, too, until it is final; it then raises UnknownInstanceError.
+        """
+
+    def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:  # noqa: B027  # a manager need not keep them
+        """Keep a log line of an instance that does not run here, in the background; `level` is a `logging` number.
+
+        May be called from any thread. A manager that cannot do so drops the line.
         """
 
     @abstractmethod

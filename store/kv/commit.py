@@ -169,6 +169,24 @@ class Commits:
                 context.remember(work.id, revision, work.row)
         await context.hints.send(news, written)
 
+    async def add_lines(self, id: str, lines: tuple[LogLine, ...]) -> bool:
+        """Append lines to an instance in any state."""
+        context = self._context
+        for _ in range(ROUNDS):
+            rows = await context.rows([id])
+            if id not in rows:
+                return False
+            revision, row = rows[id]
+            now_us = context.clock.time_us()
+            work = _Work(id, [], revision, row)
+            work.logs = lines
+            written = await context.writer.write([await self._change(work, now_us, News(), {})], now_us=now_us)
+            context.drop((id,))
+            if all(written.revisions):
+                await context.hints.send(News(changed=[id]), written)
+                return True
+        raise StoreUnavailableError(context.url, "too many writers at once")
+
     async def _change(self, work: _Work, now_us: int, news: News, slots: Mapping[str, Held]) -> Change:
         context, keys, id, stored = self._context, self._context.keys, work.id, work.stored
         ops: list[Op] = []

@@ -24,6 +24,7 @@ from peerjob.record import (
     Enqueued,
     Health,
     Hint,
+    LogLine,
     LogPage,
     NewInstance,
     NodeInfo,
@@ -168,6 +169,10 @@ class KVStore:
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
         return await self._retrying(lambda: self._cancels.cancel(ids, node=node, request=request))
+
+    async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
+        check_batch(len(lines))
+        return await self._commits.add_lines(id, tuple(lines))
 
     # -- hints and waiters ----------------------------------------------------------------------------------------
 

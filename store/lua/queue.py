@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from peerjob.clock import Clock
-from peerjob.record import Ack, Action, Claimed, Enqueued, NewInstance, Outcome, StoreLimits, Want
+from peerjob.record import Ack, Action, Claimed, Enqueued, LogLine, NewInstance, Outcome, StoreLimits, Want
 from peerjob.state import State
 
 from .driver import Argument, Call, Driver, Reply
@@ -17,6 +17,7 @@ from .packing import (
     claimed,
     enqueue_arguments,
     outcome_arguments,
+    pack_line,
     plain_arguments,
 )
 from .verbs import check_batch, report_asides
@@ -86,6 +87,18 @@ class QueueVerbs(KindVerbs):
         )
         report_asides(asides)
         return [State(state) if state else None for state in states]
+
+    async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
+        check_batch(lines)
+        limits = self._limits
+        arguments: tuple[Argument, ...] = (
+            id,
+            limits.max_log_lines,
+            limits.max_log_bytes,
+            *[pack_line(line) for line in lines],
+        )
+        (added,) = await self._driver.run((self._scripts.add_lines, arguments))
+        return bool(added)
 
     async def _claim(self, incarnation: str, verb: str, request: str, want: Want) -> Claimed:
         while True:

@@ -76,6 +76,7 @@ class Scripts:
     reap: Script
     forgive: Script
     nodes: Script
+    add_lines: Script
     publish_kinds: Script
     published_kinds: Script
     cancel: Script

@@ -13,6 +13,7 @@ from peerjob.record import (
     Enqueued,
     Health,
     Hint,
+    LogLine,
     LogPage,
     NewInstance,
     NodeInfo,
@@ -115,6 +116,9 @@ class CountingStore:
 
     async def nodes(self) -> list[NodeView]:
         return await self._inner.nodes()
+
+    async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
+        return await self._inner.add_lines(id, lines)
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
         await self._inner.publish_kinds(kinds)

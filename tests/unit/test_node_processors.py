@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from peerjob import Instance, Job, JobFailed, JobTimedOut, Recovered, State, SystemClock
+from peerjob import Instance, Job, JobFailed, JobTimedOut, Level, Recovered, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
-from support.factories import lines_of, running_nodes, states_of
+from support.factories import lines_of, running_nodes, shared_url, states_of
 from support.waiting import until
 
 
@@ -339,3 +339,56 @@ async def test_threads_that_hang_do_not_keep_other_processors_waiting(monkeypatc
             await until(last_is_told)
         finally:
             leave.set()
+
+
+async def test_lines_of_every_state_change_are_kept(clock: VirtualClock) -> None:
+    def on_state_change(instance: Instance[Any], state: State) -> None:
+        instance.log.info("now %s", state)
+
+    def fail() -> None:
+        raise ValueError
+
+    async def lines(instance: Instance[Any]) -> list[str]:
+        return [line.message.removeprefix("now ") for line in await instance.logs()]
+
+    url, job = shared_url(), Job("fail", fail, max_retries=1, on_state_change=on_state_change)
+    async with (
+        running_node(job, store=url, clock=clock, workers=0, name="gateway") as gateway,
+        running_node(job, store=url, clock=clock, name="worker"),
+    ):
+        failed = await gateway.schedule(job)
+        queued = await gateway.schedule(job.with_options(after="1h"))
+        await clock.advance(10)
+        await queued.cancel()
+        await clock.advance(10)
+        # two nodes write, so lines may be stored in another order than that of their times
+        assert sorted(await lines(failed)) == sorted(str(entry.state) for entry in await failed.history())
+        assert await lines(queued) == ["Created", "Scheduled", "Cancelled"]
+
+
+async def test_a_handle_keeps_lines_from_outside_the_run(clock: VirtualClock) -> None:
+    async with running_node(Job("quick", lambda: 1), clock=clock) as node:
+        instance = await node.schedule("quick")
+        await clock.run(instance.result())
+        instance.log.warning("looked at by hand", extra={"ticket": 7})
+        await clock.advance(1)
+        (line,) = await instance.logs()
+        assert (line.message, line.level, line.fields) == ("looked at by hand", Level.WARN, {"ticket": 7})
+
+
+async def test_on_terminate_comes_after_what_is_told_of_the_start(clock: VirtualClock) -> None:
+    seen: list[str] = []
+
+    async def on_state_change(instance: Instance[Any], state: State) -> None:
+        await asyncio.sleep(1)
+        seen.append(str(state))
+
+    def on_terminate(instance: Instance[Any], error: BaseException) -> BaseException:
+        seen.append("on_terminate")
+        return error
+
+    job = Job("broken", broken, on_state_change=on_state_change, on_terminate=on_terminate)
+    async with running_node(job, clock=clock) as node:
+        await node.schedule("broken")
+        await clock.advance(30)
+        assert seen == ["Created", "Scheduled", "Processing", "on_terminate", "Terminated"]

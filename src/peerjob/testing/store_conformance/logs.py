@@ -32,6 +32,35 @@ class LogRules(StoreSuite):
         await peer.report(claim, logs=lines)
         assert await self.lines(store, claim.id) == lines
 
+    async def test_lines_are_added_to_an_instance_in_any_state(self, store: Store) -> None:
+        queued, held, done = self.make.instances(3)
+        await store.enqueue([held, done])
+        peer = await self.join(store)
+        claims = {claim.id: claim for claim in await peer.take(2)}
+        await peer.report(claims[done.id], logs=(self.make.line("from the run"),))
+        await peer.end(claims[done.id])
+        await store.enqueue([queued])
+        before = {one.id: await self.read(store, one.id) for one in (queued, held, done)}
+        for one in (queued, held, done):
+            assert await store.add_lines(one.id, [self.make.line("first"), self.make.line("second")])
+            assert await store.add_lines(one.id, [self.make.line("third")])
+            assert await self.read(store, one.id) == before[one.id]
+        assert not await store.add_lines(self.make.id(), [self.make.line("first")])
+        added = ["first", "second", "third"]
+        assert [line.message for line in await self.lines(store, queued.id)] == added
+        assert [line.message for line in await self.lines(store, done.id)] == ["from the run", *added]
+        assert await peer.end(claims[held.id]) is Ack.DONE
+        assert (await peer.take_one()).id == queued.id
+
+    async def test_added_lines_are_bounded(self, store: Store) -> None:
+        small = await self.open(StoreLimits(max_log_lines=5))
+        await small.enqueue(self.make.instances(1))
+        (record,) = (await self.first_page(small)).records
+        for number in range(8):
+            await small.add_lines(record.id, [self.make.line(str(number))])
+        page = await small.logs(record.id)
+        assert ([line.message for line in page.lines], page.dropped) == (["3", "4", "5", "6", "7"], 3)
+
     async def test_lines_of_others_are_elsewhere(self, store: Store) -> None:
         peer = await self.join(store)
         one, other = await self.write(peer, 3), await self.write(peer, 2, start=10)
