@@ -313,7 +313,9 @@ def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
 
 
 def _is_unpack(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is typing.Unpack or getattr(annotation, "__unpacked__", False)
+    return typing.get_origin(annotation) in (typing.Unpack, typing_extensions.Unpack) or getattr(
+        annotation, "__unpacked__", False
+    )
 
 
 def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
