@@ -39,6 +39,8 @@ ROUNDS = 8
 IN_FLIGHT = 3
 """Requests of one batch that are under way at a time: the next is made while the server is at work on the last."""
 _PASSING_US = 600_000_000
+_AGAIN_US = 10_000_000
+"""How long no other lease is asked for after a server without space granted none."""
 _PLAIN_OPS = 100
 _NEWS = 2
 """Reads that go along with every request, before those of who waits for the end of something."""
@@ -100,10 +102,19 @@ class Writer:
         self._passing_until_us = 0
 
     async def passing(self, now_us: int) -> int:
-        """A lease for keys that may be forgotten after five to ten minutes."""
+        """A lease for keys that may be forgotten after five to ten minutes; 0, none, on a server without space."""
         if now_us >= self._passing_until_us or now_us < self._passing_until_us - _PASSING_US:
-            self._passing = await self._kv.grant(_PASSING_US)
-            self._passing_until_us = now_us + _PASSING_US // 2
+            old, self._passing = self._passing, 0
+            try:
+                self._passing = await self._kv.grant(_PASSING_US)
+                self._passing_until_us = now_us + _PASSING_US // 2
+            except StoreUnavailableError:
+                if not self._kv.full:
+                    raise
+                # a server without space grants no lease, but extends one, and takes what finishes work
+                if old and await self._kv.keepalive(old):
+                    self._passing = old
+                self._passing_until_us = now_us + _AGAIN_US
         return self._passing
 
     def _in_doubt(self) -> None:

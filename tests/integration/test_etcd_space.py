@@ -8,11 +8,14 @@ import urllib.error
 
 import pytest
 
+from peerjob.clock import SystemClock
 from peerjob.errors import StoreFullError, StoreUnavailableError
-from peerjob.query import Filter
+from peerjob.query import Filter, Query
+from peerjob.record import StoreLimits
 from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.store.kv.base import Delete, Put, Step
+from peerjob.store.url import open_store
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
 from support.waiting import PATIENCE, until
@@ -130,6 +133,50 @@ async def test_no_space_ends_nothing_and_passes(start_etcd: StartEtcd, etcd_site
     assert counts[State.PROCESSING] == 10
     assert counts[State.CANCELLED] == 1
     assert sum(counts.values()) == 60 + len(more) + 1
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with the old lease", "without a lease"])
+async def test_work_is_finished_however_long_there_is_no_space(
+    start_etcd: StartEtcd, etcd_site: EtcdSite, kept: bool
+) -> None:
+    """Answers to requests hang on a lease that is renewed every five minutes, which etcd grants no more."""
+    server = start_etcd(quota=QUOTA)
+    clock = LaterClock()
+    store = open_store(
+        f"{server.url}?quota={QUOTA}", namespace=etcd_site.namespace, clock=clock, limits=StoreLimits(), retry_for=0
+    )
+    etcd_site.cleanup.push_async_callback(store.close)
+    await store.open()
+    peer = await etcd_site.join(store)
+    await store.enqueue(etcd_site.make.instances(60))
+    held = await peer.take(20)
+    use_up(server)
+    for claim in held:
+        clock.later += 300
+        if not kept:
+            await asyncio.to_thread(revoke_all, server, ttl=600)
+        await peer.end(claim, result=b"r")
+    assert len(await peer.take(10)) == 10
+    (new, *_) = (await store.lookup(Query(state=State.SCHEDULED))).records
+    assert await store.cancel([new.id], request=etcd_site.make.request()) == [State.SCHEDULED]
+    assert await store.leave(peer.incarnation) == 10
+    assert (await store.health()).counts["work"] == {State.COMPLETED: 20, State.CANCELLED: 1, State.SCHEDULED: 39}
+
+
+class LaterClock(SystemClock):
+    """The system's clock, but later."""
+
+    later = 0.0
+
+    def time_us(self) -> int:
+        return super().time_us() + round(self.later * 1_000_000)
+
+
+def revoke_all(server: EtcdServer, *, ttl: int) -> None:
+    """End the leases that were granted for so many seconds."""
+    for lease in server.call("lease/leases").get("leases", ()):
+        if server.call("lease/timetolive", ID=lease["ID"])["grantedTTL"] == str(ttl):
+            server.call("lease/revoke", ID=lease["ID"])
 
 
 async def test_a_driver_says_why_it_was_refused(start_etcd: StartEtcd, etcd_site: EtcdSite) -> None:
