@@ -1,6 +1,7 @@
 """Scheduling, results, lookups and cancelling: every verb of a manager, as users call it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
@@ -21,6 +22,7 @@ from peerjob import (
     Progress,
     Query,
     ResultPage,
+    ResultTypeError,
     State,
     Stats,
     Worker,
@@ -59,6 +61,27 @@ async def results(node: Node) -> None:
     assert_type(await one.refresh(), Instance[int])
     assert_type(await one.retry(), Instance[int])
     assert_type(await one.cancel(), bool)
+
+
+@dataclass
+class Report:
+    pages: int
+
+
+@job
+def report(pages: int) -> Report | None:
+    return Report(pages) if pages else None
+
+
+async def results_of_ones_own_classes(node: Node, instance: Instance[Report]) -> None:
+    assert_type(await (await node.schedule(report, 1)).result(), Report | None)
+    assert_type((await node.lookup_instance("…", report)).outcome(), Report | None)
+    assert_type(node.blocking().schedule(report, 1).result(), Report | None)
+    try:
+        await instance.result()
+    except ResultTypeError as error:
+        assert_type(error.raw, object)
+        assert_type(error.problems, tuple[str, ...])
 
 
 async def loose(node: Node) -> None:
