@@ -78,10 +78,10 @@ async def test_a_node_leaves_a_primary_that_was_demoted(pair: tuple[Server, Serv
             Node(url, name="client", workers=0) as own,
         ):
             # what waits for hints, a result and the lease has connections by now
-            assert await (await own.schedule("double", 1)).result(timeout=IN_TIME) == 2
+            assert await (await own.schedule(job, 1)).result(timeout=IN_TIME) == 2
             second.command("REPLICAOF", "NO", "ONE")
             first.command("REPLICAOF", "127.0.0.1", second.port)
             address.target = second.port
             for node in (own, worker):
-                instances = [await node.schedule("double", n) for n in range(10)]
+                instances = [await node.schedule(job, n) for n in range(10)]
                 assert [await one.result(timeout=IN_TIME) for one in instances] == [2 * n for n in range(10)]
