@@ -30,6 +30,11 @@ MAX_CRASHES = 3
 Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
 """Microseconds since the epoch, in the years 1 to 9999: others cannot be shown, and only damaged records have them."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+REPEAT_US = 120_000_000
+"""How long after it was made an instance may be enqueued again, by a caller that got no answer.
+
+A client asks for 30 s, and the node that it asks asks its store for 30 s more.
+"""
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True):

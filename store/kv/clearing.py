@@ -57,16 +57,20 @@ class Clearing:
     async def clear(self) -> None:
         """Remove instance by instance, so that counts stay right whatever happens meanwhile."""
         context, keys = self._context, self._context.keys
+        start, removed = keys.state, False
         while True:
-            (found,) = await context.kv.read([Range(keys.state, prefix_end(keys.state), limit=_PAGE, keys_only=True)])
-            if not found.items:
+            (found,) = await context.kv.read([Range(start, prefix_end(keys.state), limit=_PAGE, keys_only=True)])
+            if found.items:
+                removed = await self._remove([key[len(keys.state) :] for key, _ in found.items]) or removed
+                start = found.items[-1][0] + "!"
+            elif removed:
+                start, removed = keys.state, False  # once more, for those that shared a slot or had a conflict
+            else:
                 break
-            ids = [key[len(keys.state) :] for key, _ in found.items]
-            await self._remove(ids)
         await self._remove_leftovers()
 
-    async def _remove(self, ids: Sequence[str]) -> None:
-        """Remove these, but of those that share a slot only the first."""
+    async def _remove(self, ids: Sequence[str]) -> bool:
+        """Remove these, but of those that share a slot only the first; whether there were any."""
         context, keys = self._context, self._context.keys
         rows = await context.rows(ids)
         slots = await context.slots.held_by(row for _, row in rows.values())
@@ -82,10 +86,12 @@ class Clearing:
                     continue
                 used.add(row.slot)
                 plan.slots[row.slot] = slots[row.slot]
-            remove_in(context, plan, id, row, 0 if entry is None else entry.mod, now_us)
+            lease = await context.remembering(row, now_us)
+            remove_in(context, plan, id, row, 0 if entry is None else entry.mod, now_us, lease=lease)
             changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
         await context.writer.write(changes, now_us=now_us)
         context.drop(rows)
+        return bool(rows)
 
     async def _remove_leftovers(self) -> None:
         """Remove what belongs to no record: what was set aside, and what it left behind."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from peerjob.clock import Clock
 from peerjob.errors import DecodeError
-from peerjob.record import StoreLimits
+from peerjob.record import REPEAT_US, StoreLimits
 from peerjob.state import State
 
 from .aside import Aside
@@ -19,7 +19,7 @@ from .journal import Journals
 from .keys import Keys, timed
 from .kindsets import KindSets
 from .queues import Queues
-from .rows import Delayed, NodeRow, Row, decode_row, encode, node_of
+from .rows import GONE, Delayed, NodeRow, Row, decode_row, encode, node_of
 from .skew import Skew
 from .slots import Plan, Slots
 from .writer import Change, Writer
@@ -77,7 +77,9 @@ class Context:
         return rows
 
     async def decoded(self, id: str, entry: Entry) -> Row | None:
-        """A record, or None after one that cannot be read was set aside."""
+        """A record; None for one that is gone, or that cannot be read and so was set aside."""
+        if entry.value == GONE:
+            return None
         try:
             return decode_row(entry.value)
         except DecodeError as error:
@@ -235,6 +237,15 @@ class Context:
             answers,
             size,
         )
+
+    async def remembering(self, row: Row, now_us: int) -> int:
+        """The lease to remember a removed instance by, while its enqueue may come again; 0 when it cannot.
+
+        A full store takes no enqueue, and could not store what is to be remembered.
+        """
+        if now_us >= row.history[0].at_us + REPEAT_US or self.kv.full:
+            return 0
+        return await self.writer.remembering(now_us)
 
     def expires_us(self, row: Row, now_us: int) -> int:
         """When a final instance is to be removed."""

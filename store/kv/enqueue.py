@@ -11,7 +11,7 @@ from peerjob.state import State
 from .base import Compare, Put
 from .context import Context
 from .hints import News
-from .rows import SMALL, Row, encode
+from .rows import SMALL, Row, encode, is_gone
 from .slots import Plan
 from .writer import ROUNDS, Change
 
@@ -94,7 +94,7 @@ class Enqueue:
                 answers[place] = Enqueued(new.id, True)
             elif owner is not None:
                 owner_id = owner.value.decode(errors="replace")
-                if present[owner_id] is None:
+                if is_gone(present[owner_id]):
                     taken[uniques[place]] = owner.mod
                     continue
                 answers[place] = Enqueued(owner_id, False)

@@ -222,6 +222,8 @@ class _Judge:
     def _made(self, work: Work, fire: Fire, new: NewInstance, record: FireRecord) -> FireRecord | None:
         """Plan the instance of a fire, or say why there is none; None if it must wait for another step."""
         keys, sight, plan = self._context.keys, self._sight, work.plan
+        if new.id in sight.made:
+            return msgspec.structs.replace(record, instance=new.id)
         state = keys.state + new.id
         unique = state if new.key is None else keys.unique(new.kind, new.key)
         if not sight.used.isdisjoint((state, unique)):

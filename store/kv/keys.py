@@ -3,7 +3,7 @@
 | key below `<namespace>/` | value |
 |---|---|
 | `layout` | layout number |
-| `state/<id>` | `Row`: what changes about an instance |
+| `state/<id>` | `Row`: what changes about an instance; empty, on a lease: it was removed, and may be enqueued again |
 | `args/<id>` | its arguments, never rewritten; small ones are in `Row` |
 | `out/<id>`, `progress/<id>` | its result and error, unless they are small; its progress |
 | `log/<id>/<number of the first line>` | a chunk of log lines |

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from peerjob.state import State
 
-from .base import Compare, Delete
+from .base import Compare, Delete, Put
 from .context import Context
 from .counts import DELAYED
 from .keys import prefix_end, timed
-from .rows import Row
+from .rows import GONE, Row
 from .slots import Plan
 from .writer import Change
 
 
-def removal(context: Context, id: str, revision: int, row: Row) -> Change:
-    """The change that removes a final instance that nobody runs any more."""
+def removal(context: Context, id: str, revision: int, row: Row, *, lease: int) -> Change:
+    """The change that removes a final instance that nobody runs any more; see `remove_in`."""
     plan = Plan([], [], [])
-    remove_in(context, plan, id, row, 0, 0)
+    remove_in(context, plan, id, row, 0, 0, lease=lease)
     return context.change(plan, [Compare(context.keys.state + id, mod=revision)])
 
 
-def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int, now_us: int) -> None:
+def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int, now_us: int, *, lease: int) -> None:
     """Plan the removal of an instance in any state, all but the compare of its record.
 
-    `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
+    `delayed_mod` is the revision of its entry among the delayed ones, if it is there. With a `lease`, as long as that
+    lasts, an empty record keeps the same instance from being enqueued again.
     """
     keys, ops = context.keys, plan.ops
-    ops.append(Delete(keys.state + id))
+    ops.append(Put(keys.state + id, GONE, lease) if lease else Delete(keys.state + id))
     if row.spec is None:
         ops.append(Delete(keys.args + id))
     context.leave(id, row, plan)

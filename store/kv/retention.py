@@ -126,12 +126,13 @@ class Retention:
     async def remove(self, ids: Sequence[str]) -> list[str]:
         """Remove these if they are final and nobody runs them any more; the answer has those that were removed."""
         context = self._context
-        rows = await context.rows(ids)
+        rows, now_us = await context.rows(ids), context.clock.time_us()
         changes: list[Change] = []
         removable: list[str] = []
         for id, (revision, row) in rows.items():
             if not row.keeps:
-                changes.append(removal(context, id, revision, row))
+                lease = await context.remembering(row, now_us)
+                changes.append(removal(context, id, revision, row, lease=lease))
                 removable.append(id)
-        written = await context.writer.write(changes, now_us=context.clock.time_us())
+        written = await context.writer.write(changes, now_us=now_us)
         return [id for id, revision in zip(removable, written.revisions, strict=True) if revision]

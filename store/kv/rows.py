@@ -25,12 +25,16 @@ from peerjob.record import (
 from peerjob.state import State
 from peerjob.stored import reader
 
+from .base import Entry
+
 NOTE_LIMIT = 200
 """Most characters of a note that are kept, so that a record stays small."""
 
 HISTORY_BYTES = 3000
 """About how large a history may be."""
 _SMALL_HISTORY = 10
+GONE = b""
+"""The record of an instance that was removed while its enqueue may come again: for all else, there is none."""
 SMALL = 256
 """Bytes up to which arguments, or a result or error, stay in the record: a key of their own would cost more."""
 
@@ -276,6 +280,11 @@ decode_answers = reader(Answers, "journal")
 decode_lines: Callable[[bytes], tuple[LogLine, ...]] = reader(tuple[LogLine, ...], "log lines", open=True)
 decode_count = reader(int, "counter")
 decode_counts: Callable[[bytes], list[int]] = reader(list[int], "counter")
+
+
+def is_gone(entry: Entry | None) -> bool:
+    """Whether there is no record, but perhaps the memory of one."""
+    return entry is None or entry.value == GONE
 
 
 def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple[Transition, ...]:

@@ -14,7 +14,7 @@ from .base import Compare, Entry, Put, Step
 from .context import Context
 from .keys import LATEST_US, escaped, time_text, timed
 from .ledger import INSTANCE, TRIGGER, Early, Ledger
-from .rows import Row, number_of
+from .rows import Row, is_gone, number_of
 from .schedule_rows import Next, Slot, decode_fire, decode_next, decode_slot
 from .slots import Held, Plan
 from .writer import ROUNDS
@@ -60,6 +60,8 @@ class Sight(msgspec.Struct):
     deposed: bool = False
     ledger: dict[str, FireRecord] = {}
     """Records of the very times that fires are about, by key."""
+    made: set[str] = set()
+    """Instances that are there, or were, though the ledger may have forgotten that a fire made them."""
     uniques: dict[str, tuple[int, str]] = {}
     """Unique keys that are taken: revision and instance, "" for one that is gone."""
     rows: dict[str, tuple[int, Row]] = {}
@@ -122,6 +124,7 @@ async def _read_entries(context: Context, sight: Sight, fires: Iterable[Fire]) -
     """Read the records that may be there of these times, and who has the unique keys."""
     keys = context.keys
     records: list[str] = []
+    states: list[str] = []
     uniques: list[str] = []
     for fire in fires:
         if fire.instance is None:
@@ -129,21 +132,23 @@ async def _read_entries(context: Context, sight: Sight, fires: Iterable[Fire]) -
         next = sight.works[fire.schedule].next
         if fire.outcome is not FireOutcome.FIRED or fire.nominal_us != next.next_us or fire.nominal_us <= next.last_us:
             records.append(keys.ledger(next.epoch) + place_of(fire))
+            states.append(keys.state + fire.instance.id)
         if fire.instance.key is not None:
             uniques.append(keys.unique(fire.instance.kind, fire.instance.key))
     if not records and not uniques:
         return
-    found = await context.kv.get([*records, *uniques])
+    found = await context.kv.get([*records, *states, *uniques])
     for key, entry in _there(records, found):
         record = context.value(entry, key, decode_fire)
         if record is not None:
             sight.ledger[key] = record
-    taken = dict(_there(uniques, found[len(records) :]))
+    sight.made = {key[len(keys.state) :] for key, _ in _there(states, found[len(records) :])}
+    taken = dict(_there(uniques, found[2 * len(records) :]))
     owners = [entry.value.decode(errors="replace") for entry in taken.values()]
     present = dict(zip(owners, await context.kv.get([keys.state + id for id in owners]), strict=True)) if owners else {}
     for key, entry in taken.items():
         owner = entry.value.decode(errors="replace")
-        sight.uniques[key] = (entry.mod, owner if present[owner] is not None else "")
+        sight.uniques[key] = (entry.mod, "" if is_gone(present[owner]) else owner)
 
 
 async def _read_rows(context: Context, sight: Sight, fires: Iterable[Fire]) -> None:

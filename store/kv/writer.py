@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from peerjob.errors import StoreUnavailableError
+from peerjob.record import REPEAT_US
 
 from .base import (
     MAX_REQUEST_BYTES,
@@ -41,6 +42,7 @@ IN_FLIGHT = 3
 _PASSING_US = 600_000_000
 _AGAIN_US = 10_000_000
 """How long no other lease is asked for after a server without space granted none."""
+_REMEMBERING_US = 5_000_000
 _PLAIN_OPS = 100
 _NEWS = 2
 """Reads that go along with every request, before those of who waits for the end of something."""
@@ -100,6 +102,8 @@ class Writer:
         """Whether something may not have been counted, since an answer never came."""
         self._passing = 0
         self._passing_until_us = 0
+        self._remembering = 0
+        self._remembering_until_us = 0
 
     async def passing(self, now_us: int) -> int:
         """A lease for keys that may be forgotten after five to ten minutes; 0, none, on a server without space."""
@@ -117,10 +121,20 @@ class Writer:
                 self._passing_until_us = now_us + _AGAIN_US
         return self._passing
 
+    async def remembering(self, now_us: int) -> int:
+        """A lease for records of removed instances, which lasts as long as an enqueue may be repeated.
+
+        One serves for a few seconds, so that no lease ends with very many keys.
+        """
+        if not self._remembering_until_us - _REMEMBERING_US < now_us < self._remembering_until_us:
+            self._remembering = await self._kv.grant(REPEAT_US + _REMEMBERING_US)
+            self._remembering_until_us = now_us + _REMEMBERING_US
+        return self._remembering
+
     def _in_doubt(self) -> None:
         """Take a request for neither done nor refused, and the lease for one that may have been the reason."""
         self.doubt = True
-        self._passing_until_us = 0
+        self._passing_until_us = self._remembering_until_us = 0
 
     async def plain(self, ops: Sequence[Op]) -> None:
         """Do what depends on nothing, in as many requests as it takes."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 
-from peerjob.record import HISTORY_LIMIT, SUSPECT_AFTER
+from peerjob.record import HISTORY_LIMIT, REPEAT_US, SUSPECT_AFTER
 from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 from peerjob.store.layout import LAYOUT
 
@@ -38,6 +38,7 @@ _CONSTANTS = {
     "LAYOUT": str(LAYOUT),
     "HISTORY_LIMIT": HISTORY_LIMIT,
     "SUSPECT_AFTER": SUSPECT_AFTER,
+    "REPEAT_US": REPEAT_US,
     "STILL_RUNS": STILL_RUNS,
     "QUEUE_FULL": QUEUE_FULL,
     "KEY_TAKEN": KEY_TAKEN,
@@ -47,6 +48,11 @@ _ANY_LAYOUT = ("open", "wipe")
 """Scripts that write whatever the layout of the namespace is; `layout` in base.lua stops all others."""
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*")
+_TOKEN = re.compile(r"'[^'\n]*'|[A-Za-z_]\w*")
+"""A text or a word."""
+_LITERAL = re.compile(r"-?\d+|'[^']*'")
+_CONSTANT = re.compile(r"local [A-Z_]+(?:, [A-Z_]+)* = ((?:-?\d+|'[^']*')(?:, (?:-?\d+|'[^']*'))*)")
+"""Definitions of literals: each script has them in place of their names, as Lua takes no more than 200 local names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +151,16 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
     if "no-writes" not in shebang and name not in _ANY_LAYOUT:
         wanted.add("layout")
     chosen: list[str] = []
+    literals: dict[str, str] = {}
     for names, code in reversed(definitions):
-        if wanted.intersection(names):
+        if not wanted.intersection(names):
+            continue
+        constants = _CONSTANT.fullmatch(code)
+        if constants is not None:
+            literals.update(zip(names, _LITERAL.findall(constants[1]), strict=True))
+        else:
             wanted.update(_WORD.findall(code))
             chosen.append(code)
     source = "\n".join([shebang, *reversed(chosen), body])
+    source = _TOKEN.sub(lambda token: literals.get(token[0], token[0]), source)
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

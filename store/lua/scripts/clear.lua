@@ -24,6 +24,7 @@ for _, kind in ipairs(kinds) do
       end
       if r then
         set_free(r, id)
+        remember_removed(id, created_at(r))
       end
       remove(id, kind, state, true)
       ids[#ids + 1] = id

@@ -20,6 +20,7 @@ local clear = {
     add('ZREM', expiry_key(r.kind), expiry_member(r, id))
     set_free(r, id)
     remove(id, r.kind, r.state, r.tags ~= '')
+    remember_removed(id, created_at(r))
     return true
   end,
   history = function(r, id)

@@ -10,7 +10,8 @@ if call('HLEN', IDLE) > 0 or has_watchers then
   return 0
 end
 local key, index = record_key(id), index_key(SCHEDULED, kind)
-if call('MGET', key)[1] then
+local found = call('MGET', key, gone_key(id))
+if found[1] or found[2] then
   return 1
 end
 touch_zsets(ready_key(kind), index)

@@ -9,7 +9,7 @@ from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 
-from .suite import StoreSuite, states
+from .suite import StoreSuite
 
 SOON = 200_000
 """Microseconds that a test can wait for."""
@@ -106,29 +106,51 @@ class RetentionRules(StoreSuite):
         for query in (Query(tag="t", limit=1), Query(kind="work", limit=1), Query(state="Final", limit=1)):
             assert await store.lookup(query) == Page((), None)
 
-    @pytest.mark.parametrize("way", ["expire", "clear_instances", "clear"])
-    async def test_nothing_of_a_removed_instance_comes_back(self, store: Store, way: str) -> None:
+    @pytest.mark.parametrize("way", ["expire", "many", "clear_instances", "clear"])
+    async def test_an_enqueue_that_comes_again_after_the_removal_makes_nothing(self, store: Store, way: str) -> None:
+        """Its first answer was lost, while a peer was quick: the job must not run twice."""
+        if way == "many":
+            store = await self.open(StoreLimits(max_final_per_kind=1))
         peer = await self.join(store)
-        new = self.make.instance(retention_us=SOON, tags=("t",), key="k")
-        await store.enqueue([new])
+        kept_us = SOON if way == "expire" else None
+        plain = self.make.instance(retention_us=kept_us)
+        keyed = self.make.instance(retention_us=kept_us, tags=("t",), key="k")
         lines = (self.make.line("one"), self.make.line("two"))
-        await peer.end(await peer.take_one(), result=b"first", error=b"first", progress=b"first", logs=lines)
-        await self.pass_time(0.25)
-        if way == "expire":
-            await self.expire_all(store)
-        elif way == "clear_instances":
-            await store.clear_instances(Filter())
-        else:
-            await store.clear()
-        await self.assert_gone(store, new)
+        for new in (plain, keyed):
+            await store.enqueue([new])
+            await peer.end(await peer.take_one(), result=b"first", progress=b"first", logs=lines)
+        match way:
+            case "expire":
+                await self.pass_time(0.25)
+                await self.expire_all(store)
+            case "many":
+                await self.finish(peer, self.make.instance())
+                await self.finish(peer, self.make.instance())
+                await self.expire_all(store)
+            case "clear_instances":
+                await store.clear_instances(Filter())
+            case _:
+                await store.clear()
+        await self.assert_gone(store, plain, keyed)
+        before = await self.counts(store)
 
-        assert await store.enqueue([new]) == [Enqueued(new.id, True)]
-        await peer.end(await peer.take_one())
-        record = await self.read(store, new.id)
-        assert (record.result, record.error, record.progress, record.attempts) == (None, None, None, 1)
-        assert states(record) == [State.CREATED, State.SCHEDULED, State.PROCESSING, State.COMPLETED]
-        page = await store.logs(new.id)
-        assert (page.lines, page.dropped) == ((), 0)
+        assert await store.enqueue([plain]) == [Enqueued(plain.id, True)]
+        assert await store.enqueue([keyed]) == [Enqueued(keyed.id, True)]
+        another = self.make.instance(key="k")
+        assert await store.enqueue([keyed, another, plain]) == [
+            Enqueued(keyed.id, True),
+            Enqueued(another.id, True),
+            Enqueued(plain.id, True),
+        ]
+        assert [claim.id for claim in await peer.take()] == [another.id]
+        await self.assert_gone(store, plain, keyed)
+        assert await store.cancel([plain.id], request=self.make.request()) == [None]
+        assert await store.watch_final(peer.incarnation, [plain.id]) == [None]
+        assert (await self.counts(store)).get(State.COMPLETED) == before.get(State.COMPLETED)
+        assert (await store.health()).undecodable == 0
+        # clearing has nothing to do, and comes to an end
+        await store.clear()
+        await self.assert_gone(store, plain, keyed)
 
     async def test_the_time_counts_from_the_end(self, store: Store) -> None:
         peer = await self.join(store)

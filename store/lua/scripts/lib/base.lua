@@ -86,6 +86,13 @@ local function set(key, value)
   records_to_set[size + 2] = value
 end
 
+-- Keys that say nothing but that they are there, each for so many milliseconds.
+local marks = {}
+
+local function mark(key, milliseconds)
+  marks[#marks + 1] = {key, milliseconds}
+end
+
 local function unlink(key)
   keys_to_unlink[#keys_to_unlink + 1] = key
 end
@@ -132,5 +139,8 @@ local function write_all()
     send_later()
   end
   send_list('UNLINK', keys_to_unlink)
-  records_to_set, keys_to_unlink = {}, {}
+  for _, one in ipairs(marks) do
+    call('SET', one[1], '', 'PX', one[2])
+  end
+  records_to_set, keys_to_unlink, marks = {}, {}, {}
 end

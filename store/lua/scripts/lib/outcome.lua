@@ -1,5 +1,20 @@
 -- What happens when a claim ends: the end of an instance, its way back to the queue, its logs, and retention.
 
+-- An enqueue may come again, as its answer was lost. An instance that is removed so soon leaves its id until then.
+local function remember_removed(id, created)
+  local made = created or (tonumber(sub(id, 1, 8) .. sub(id, 10, 13), 16) or 0) * 1000
+  local left = min(made + REPEAT_US - now, REPEAT_US)
+  if left > 0 then
+    mark(gone_key(id), math.ceil(left / 1000))
+  end
+end
+
+-- When it came in, unless older history was folded: then a later time.
+local function created_at(r)
+  local whole, _, at = pcall(unpack_text, '>Bd', r.history)
+  return whole and at or now
+end
+
 -- Forget a final instance and all that belongs to it. The record is read only for its tags.
 local function remove(id, kind, state, tagged)
   add('ZREM', index_key(state, kind), id)
@@ -33,9 +48,12 @@ local function remove_expired(kind, added, most, max_final)
       break
     end
     local member = found[n]
-    local id, state, mark = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
+    local id, state, tagged = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
     if state then
-      remove(id, kind, state, mark == '+')
+      remove(id, kind, state, tagged == '+')
+      if tonumber(found[n + 1]) > now then
+        remember_removed(id)
+      end
     end
     add('ZREM', key, member)
     removed = removed + 1
@@ -56,9 +74,12 @@ end
 
 -- From now on retention may remove it.
 local function let_expire(r, id, retention)
-  local key = expiry_key(r.kind)
+  local key, kept = expiry_key(r.kind), r.retention >= 0 and r.retention or retention
   touch_zset(key)
-  add_pair('ZADD', key, now + (r.retention >= 0 and r.retention or retention), expiry_member(r, id))
+  add_pair('ZADD', key, now + kept, expiry_member(r, id))
+  if kept < REPEAT_US then
+    remember_removed(id, now)
+  end
 end
 
 local function finish(r, id, state, node, note, retention)
