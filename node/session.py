@@ -390,8 +390,7 @@ class Session:
         self.incarnation_dead(incarnation)
 
     def trust_ended(self) -> None:
-        text = "node %r: the lease was not renewed in time; nothing new starts, and what runs is cancelled"
-        logger.warning(text, self._name)
+        logger.warning("node %r: the lease was not renewed in time; nothing starts, what runs is cancelled", self._name)
         self.pool.cancel("lost", keep=lambda run: run.policy is not None and run.policy.on_store_loss == "continue")
         self.turns.wake()
 
@@ -503,11 +502,7 @@ class Session:
 
         self._spawn(read())
 
-    # -- clearing -----------------------------------------------------------------------------------------------------
-
     async def clear(self) -> None:
         """Forget every instance, also those that run: their bodies are cancelled."""
         await self._store.clear()
-        for run in self._ledger.runs():
-            run.lost = True
-            run.cancel("lost")
+        self._forget_claims()

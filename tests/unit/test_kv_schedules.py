@@ -10,7 +10,7 @@ import pytest
 
 from peerjob.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.record import Ack, NewInstance, StoreLimits
+from peerjob.record import REPEAT_US, Ack, NewInstance, StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
 from peerjob.store.kv.elections import KVElections
 from peerjob.store.kv.keys import Keys, prefix_end
@@ -344,6 +344,7 @@ async def test_nothing_is_left_of_a_removed_schedule(bench: Bench) -> None:
         await bench.fired(row, number, Overlap.QUEUE)
     await bench.store.clear()
     await bench.store.remove_schedule("s", request="r1")
+    await bench.clock.advance(REPEAT_US / 1_000_000 + 10)
     for table in ("schedule", "next", "changed", "ledger", "slot", "state", "args", "ready", "by"):
         assert await bench.keys_below(f"n/{table}/") == [], table
 
