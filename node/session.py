@@ -46,6 +46,7 @@ from .registry import Registry
 from .run import Run
 from .runner import InstanceRunner
 from .schedule_verbs import ScheduleVerbs
+from .stalls import LoopWatch
 from .surroundings import Surroundings
 from .telling import tell
 from .turns import Turns
@@ -223,6 +224,8 @@ class Session:
             if role is not self.election or elections == store.elections:
                 role.layout_changed = self.layout_changed
         self._capture = CaptureHandler(self.runner.hooks)
+        # under virtual time, the lease is renewed on the loop itself
+        self._loop_watch = None if clock.virtual else LoopWatch(self.pool, name)
 
     # -- coming and going ---------------------------------------------------------------------------------------------
 
@@ -367,6 +370,8 @@ class Session:
     # -- the lease (LeaseListener) ------------------------------------------------------------------------------------
 
     def lease_summary(self) -> tuple[int, int, int]:
+        if self._loop_watch is not None:
+            self._loop_watch.look()
         count, digest = self._ledger.summary()
         return self.pool.running, count, digest
 

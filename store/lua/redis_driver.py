@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 
 from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
+from peerjob.store.answering import no_answer
 
 from .address import Address
 from .driver import (
@@ -137,14 +138,15 @@ class RedisDriver:
         """Send commands in one write; the answers, errors of the server among them as values."""
         packed = [_pack(command) for command in commands]
         connection: Connection | None = None
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout):
+            async with limit:
                 connection = self._free.pop() if self._free else await self._connection()
                 await connection.send_packed_command(packed, check_health=False)
                 replies = [await _answer(connection) for _ in commands]
         except (RedisError, OSError, TimeoutError) as error:
             await self._lost(connection)
-            reason = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else str(error)
+            reason = no_answer(limit, timeout) if isinstance(error, TimeoutError) else str(error)
             raise StoreUnavailableError(self._address.url, reason) from error
         except BaseException:
             if connection is not None:
