@@ -16,7 +16,7 @@ import msgspec
 from peerjob.codec import decode_value, encode_value
 from peerjob.errors import Fail, PeerjobError, Retry, Snooze
 from peerjob.policy import errors_in
-from peerjob.references import import_path, resolve
+from peerjob.references import import_path, resolve_imported
 from peerjob.spec import ErrorInfo
 
 MAX_TEXT = 16 * 1024
@@ -175,7 +175,7 @@ def _unpacked(made: list[Any]) -> BaseException:
         # the traceback of each is in that of the whole
         return BaseExceptionGroup(message, [unpack_error(ErrorInfo(kind, text), one) for kind, text, one in parts])
     path, args, holds = made
-    error = _made_again(resolve(path), args)
+    error = _made_again(resolve_imported(path), args)
     error.__dict__.update(holds or {})
     return cast(BaseException, error)
 

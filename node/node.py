@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -65,6 +65,8 @@ class Node(NodeVerbs):
     function that makes a client (default: the store does); it is tried again while it is away. `lease_ttl` is how long
     peers wait before they take over from a node that vanished, 1 s or more. `timezone` is that of cron schedules that
     name none.
+    `allow_references` are modules and packages whose functions may be options of single runs, such as
+    `with_options(on_complete=)`, besides the modules that define jobs.
     `max_payload` bounds arguments and results, in bytes. Raises OptionError for settings that cannot be.
     """
 
@@ -84,6 +86,7 @@ class Node(NodeVerbs):
         max_payload: int = MAX_PAYLOAD,
         limits: StoreLimits | None = None,
         allow_unknown: bool = False,
+        allow_references: Sequence[str] = (),
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.name = name or _default_name()
@@ -105,6 +108,7 @@ class Node(NodeVerbs):
             max_payload=max_payload,
             limits=limits,
             allow_unknown=allow_unknown,
+            allow_references=allow_references,
         )
         self._given_store = isinstance(store, str)
         self._workers = _checked_count("workers", workers, least=0)
@@ -117,7 +121,7 @@ class Node(NodeVerbs):
         else:
             self._store = store
         self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
-        self._registry = Registry()
+        self._registry = Registry(_checked_modules(allow_references))
         self._scheduling = Scheduling(
             clock=self.clock,
             registry=self._registry,
@@ -466,6 +470,12 @@ def _default_name() -> str:
     """The host name and the process id, so that nodes of one host differ; process 1 is alone in its container."""
     host, pid = socket.gethostname(), os.getpid()
     return host if pid == 1 else f"{host}-{pid}"
+
+
+def _checked_modules(given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not all(part.isidentifier() for one in given for part in one.split(".")):
+        raise OptionError("allow_references", given, "a list of names of modules")
+    return tuple(given)
 
 
 def _checked_count(option: str, value: Any, *, least: int) -> int:

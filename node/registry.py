@@ -9,6 +9,7 @@ from typing import Any
 
 from peerjob.errors import JobConflictError, ScheduleError, UnknownKindError
 from peerjob.job import Job, collect_jobs
+from peerjob.references import Trusted, module_name
 
 from .binding import Binding
 
@@ -18,7 +19,8 @@ logger = logging.getLogger("peerjob.node")
 class Registry:
     """Kind → job, with its compiled binding."""
 
-    def __init__(self) -> None:
+    def __init__(self, allow_references: Iterable[str] = ()) -> None:
+        self._prefixes = tuple(allow_references)
         self._jobs: dict[str, Job[..., Any, Any]] = {}
         self._bindings: dict[str, Binding] = {}
         self._aliases: dict[str, str] = {}
@@ -85,6 +87,14 @@ class Registry:
 
     def jobs(self) -> list[Job[..., Any, Any]]:
         return [self._jobs[kind] for kind in sorted(self._jobs)]
+
+    def trusted(self, job: Job[..., Any, Any] | None = None) -> Trusted:
+        """Whose functions stored options may name: those of the modules of the jobs that run here, and of `job`."""
+        known = [one for one in self._jobs.values() if one.executor is not None]
+        if job is not None and job.executor is not None:
+            known.append(job)
+        modules = {str(getattr(one.executor, "__module__", "")) for one in known} - {""}
+        return Trusted(modules=frozenset(map(module_name, modules)), prefixes=self._prefixes)
 
     def kinds(self) -> tuple[str, ...]:
         """Every kind that can be claimed here, aliases included."""

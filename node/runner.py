@@ -18,6 +18,7 @@ from peerjob.instance import Instance
 from peerjob.manager import Manager
 from peerjob.policy import FinishedResult, Policy, Recovered, load_overrides, make_policy
 from peerjob.record import Claim, Outcome, Record, Transition
+from peerjob.references import StoredReferenceError
 from peerjob.spec import Spec, decode_spec
 from peerjob.state import State
 
@@ -37,6 +38,9 @@ logger = logging.getLogger("peerjob.node")
 
 HANDED_BACK = {"drain": "node stopped", "lost": "node lost touch with the store"}
 """The note of a run that is handed back, by the reason for which its body was told to end."""
+UNTRUSTED_TRIES = 5
+"""How often a node offers its peers an instance with an option that it may not use, before it ends it."""
+UNTRUSTED_KNOWN = 1_000
 MISFIT_WAIT = 1.0
 """Seconds before an instance that cannot be run here is offered again."""
 
@@ -68,6 +72,7 @@ class InstanceRunner:
         self._processors = processors
         self._turns = turns
         self._local = local_objects
+        self._untrusted_tries: dict[str, int] = {}
         self.hooks: Hooks
 
     async def run(self, run: Run) -> None:
@@ -103,7 +108,7 @@ class InstanceRunner:
         job = self._registry.find(kind)
         if job is None or not spec.overrides:
             return None if job is None else job.policy
-        return make_policy(job.options | load_overrides(spec.overrides, self._local))
+        return make_policy(job.options | load_overrides(spec.overrides, self._local, self._registry.trusted()))
 
     async def _outcome(self, run: Run) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -115,6 +120,8 @@ class InstanceRunner:
         try:
             if run.policy is None:
                 self.prepare(run)
+        except StoredReferenceError as error:
+            return await self._untrusted(run, error)
         except DecodeError as error:
             logger.error("instance %s of %r cannot be read: %s", claim.id, claim.kind, error)  # noqa: TRY400
             return self._verdicts.terminated(run, error)
@@ -204,6 +211,20 @@ class InstanceRunner:
             if node.info.signatures.get(kind, binding.signature_hash) != binding.signature_hash:
                 return self._verdicts.put_off(run, MISFIT_WAIT, f"does not fit here; {node.info.name} may run it")
         return self._verdicts.terminated(run, error)
+
+    async def _untrusted(self, run: Run, error: StoredReferenceError) -> Outcome:
+        """An option names what this node may not use, so no body ran; peers get their chance, for a time."""
+        claim = run.claim
+        tries = self._untrusted_tries.pop(claim.id, 0) + 1
+        others = [one.info for one in await self._manager.nodes() if claim.kind in one.info.kinds]
+        names = sorted(one.name for one in others if one.incarnation != run.incarnation)
+        if not names or tries > UNTRUSTED_TRIES:
+            logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)
+            return self._verdicts.terminated(run, error)
+        if len(self._untrusted_tries) >= UNTRUSTED_KNOWN:
+            del self._untrusted_tries[next(iter(self._untrusted_tries))]
+        self._untrusted_tries[claim.id] = tries
+        return self._verdicts.put_off(run, MISFIT_WAIT, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
         instance = self.instance_of(run)

@@ -234,7 +234,7 @@ class Scheduling:
         if job.executor is None and registered is not None and registered is not job:
             # a handle, or a kind: the definition that is known here gives what the handle leaves open
             policy, executor = make_policy(registered.options | job.options), registered.executor
-        stored = store_overrides(overrides, self._local()) if overrides else {}
+        stored = store_overrides(overrides, self._local(), self._registry.trusted(job)) if overrides else {}
         spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))
         if len(spec) > self.max_payload:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)

@@ -18,7 +18,7 @@ from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .injected import current_run
 from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
-from .references import from_stored, to_stored
+from .references import Trusted, from_stored, to_stored
 from .timing import Jitter, Timing
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ _NOT_STORED = frozenset({"at", "after", "key", "tags", "priority", "name"})
 """Decided when the instance is enqueued, and part of its record."""
 
 
-def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None) -> dict[str, Any]:
+def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None, trusted: Trusted) -> dict[str, Any]:
     """What of a schedule's overrides travels with the instance, as plain values.
 
     `local` keeps callables that cannot be imported, for a store that lives in this process; None refuses them.
@@ -257,45 +257,48 @@ def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None) 
             continue
         if option in _STORED_BY_REFERENCE:
             if option in _ERROR_TESTS:
-                stored[option] = [to_stored(test, option, local) for test in value]
+                stored[option] = [to_stored(test, option, local, trusted) for test in value]
             else:
-                stored[option] = None if value is None else to_stored(value, option, local)
+                stored[option] = None if value is None else to_stored(value, option, local, trusted)
         elif option == "backoff":
-            stored[option] = _stored_backoff(value, local)
+            stored[option] = _stored_backoff(value, local, trusted)
         else:
             stored[option] = value
     return stored
 
 
-def load_overrides(stored: Mapping[str, Any], local: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The inverse of `store_overrides`; raises DecodeError for a reference that cannot be resolved here."""
+def load_overrides(stored: Mapping[str, Any], local: Mapping[str, Any] | None, trusted: Trusted) -> dict[str, Any]:
+    """The inverse of `store_overrides`; raises DecodeError for a reference that cannot be resolved here.
+
+    That is a StoredReferenceError where another node may be able to.
+    """
     loaded: dict[str, Any] = {}
     for option, value in stored.items():
         if option in _STORED_BY_REFERENCE:
             if option in _ERROR_TESTS:
-                loaded[option] = tuple(from_stored(test, local) for test in value)
+                loaded[option] = tuple(from_stored(test, option, local, trusted) for test in value)
             else:
-                loaded[option] = None if value is None else from_stored(value, local)
+                loaded[option] = None if value is None else from_stored(value, option, local, trusted)
         elif option == "backoff":
-            loaded[option] = _loaded_backoff(value, local)
+            loaded[option] = _loaded_backoff(value, local, trusted)
         else:
             loaded[option] = value
     return loaded
 
 
-def _stored_backoff(value: Any, local: dict[str, Any] | None) -> Any:
+def _stored_backoff(value: Any, local: dict[str, Any] | None, trusted: Trusted) -> Any:
     if isinstance(value, Backoff):
         return {"initial": value.initial, "factor": value.factor, "max": value.max, "jitter": value.jitter}
     if isinstance(value, float | int):
         return value
-    return to_stored(value, "backoff", local)
+    return to_stored(value, "backoff", local, trusted)
 
 
-def _loaded_backoff(value: Any, local: Mapping[str, Any] | None) -> Any:
+def _loaded_backoff(value: Any, local: Mapping[str, Any] | None, trusted: Trusted) -> Any:
     if isinstance(value, dict):
         return Backoff(**cast(dict[str, float], value))
     if isinstance(value, str):
-        return from_stored(value, local)
+        return from_stored(value, "backoff", local, trusted)
     return value
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import DecodeError, OptionError
@@ -53,17 +56,32 @@ def misnamed_script() -> str | None:
     return str(file)
 
 
-def to_stored(value: Any, option: str, local: dict[str, Any] | None) -> Reference:
-    """The reference to store; raises OptionError for what cannot be imported, unless `local` can keep it."""
+@dataclass(frozen=True, kw_only=True)
+class Trusted:
+    """The modules whose functions a stored option may name, and that are imported for it."""
+
+    modules: frozenset[str] = frozenset()
+    """Those in which the functions of jobs are defined."""
+    prefixes: tuple[str, ...] = ()
+    """Names of modules and packages, with everything below them."""
+
+    def holds(self, module: str) -> bool:
+        """Whether functions of this module may be named."""
+        below = f"{module}."
+        return module in self.modules or any(below.startswith(f"{prefix}.") for prefix in self.prefixes)
+
+
+def to_stored(value: Any, option: str, local: dict[str, Any] | None, trusted: Trusted) -> Reference:
+    """The reference to store; raises OptionError for what no node may resolve, unless `local` can keep it."""
     path = import_path(value)
     if path is not None and not path.startswith("__main__:"):
-        return path
+        if _is_harmless(value, option) or trusted.holds(path.partition(":")[0]):
+            return path
+        expected = "a function of a module that defines jobs, or of one that allow_references= of the nodes names"
+    else:
+        expected = "something importable by name when given per schedule (no lambda, closure or object)"
     if local is None:
-        raise OptionError(
-            option,
-            value,
-            "something importable by name when given per schedule (no lambda, closure or object)",
-        )
+        raise OptionError(option, value, expected)
     reference = f"{_LOCAL}{len(local)}"
     for known, kept in local.items():
         if kept is value:
@@ -72,13 +90,64 @@ def to_stored(value: Any, option: str, local: dict[str, Any] | None) -> Referenc
     return reference
 
 
-def from_stored(reference: Reference, local: Mapping[str, Any] | None) -> Any:
-    """What a reference names; raises DecodeError when it is not here."""
+def from_stored(reference: Reference, option: str, local: Mapping[str, Any] | None, trusted: Trusted) -> Any:
+    """What a reference names. Imports nothing but trusted modules; raises StoredReferenceError for anything else."""
     if reference.startswith(_LOCAL):
         if local is None or reference not in local:
             raise DecodeError(f"{reference} lives in another process")
         return local[reference]
-    return resolve(reference)
+    module = reference.partition(":")[0]
+    if _is_harmless(found := _imported(reference), option):
+        return found
+    if not trusted.holds(module):
+        raise StoredReferenceError(
+            f"{option}: {reference} cannot be used here: its module defines no job of this node, and "
+            "allow_references= does not name it"
+        )
+    try:
+        if module != module_name("__main__"):
+            importlib.import_module(module)
+        found = None if _imported(reference) is None else resolve(reference)
+    except Exception as error:  # importing runs code of the user's
+        raise StoredReferenceError(f"{option}: cannot import {reference}: {type(error).__name__}: {error}") from error
+    if found is None or import_path(found) != reference:
+        raise StoredReferenceError(f"{option}: {module} defines no {reference.partition(':')[2]}")
+    return found
+
+
+class StoredReferenceError(DecodeError):
+    """A stored option names a function that this node does not trust, or a class that it has not imported."""
+
+
+def resolve_imported(path: str) -> Any:
+    """What `module:qualname` names in a module that is imported already; raises DecodeError."""
+    found = _imported(path)
+    if found is None:
+        raise DecodeError(f"{path} is not imported here")
+    return found
+
+
+def _imported(path: str) -> Any:
+    """None for what is not there; runs no code of the module, not even its `__getattr__`."""
+    module, _, qualname = path.partition(":")
+    found: Any = sys.modules.get("__main__" if module == module_name("__main__") else module)
+    for part in qualname.split("."):
+        found = inspect.getattr_static(found, part, None)
+        if isinstance(found, ModuleType):  # another module than the one that is named
+            return None
+    return found
+
+
+def _is_harmless(value: Any, option: str) -> bool:
+    """Whether it is a class that the option only compares with, or that only computes."""
+    if not isinstance(value, type):
+        return False
+    if option in ("retry_on", "no_retry_on"):
+        return issubclass(value, BaseException)
+    return option == "backoff" and any(f"{base.__module__}.{base.__name__}" == _WAIT for base in value.__mro__)
+
+
+_WAIT = "tenacity.wait.wait_base"
 
 
 def resolve(path: str) -> Any:

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+from peerjob import bounds
 from peerjob.cli.daemon.tokens import TOKEN_BYTES
 from peerjob.node.metrics import http as metrics
 from peerjob.node.server import endpoint, instances, listener
 from peerjob.node.server.roles import NEEDED, Role
+from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.requests import MAX_BULK
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
@@ -15,15 +17,12 @@ TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 def test_every_rpc_stands_with_its_role() -> None:
     rows = dict(re.findall(r"^\| (reader|operator|admin) \| ([A-Z].*) \|$", TEXT, re.MULTILINE))
     told = {name: Role[role.upper()] for role, names in rows.items() for name in names.split(", ")}
-    assert told == {path.rpartition("/")[2]: role for path, role in NEEDED.items()}
+    paths = {method.name: f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods}
+    assert told == {name: NEEDED.get(path, Role.ADMIN) for name, path in paths.items()}
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    limits = dict(re.findall(r"^\| ([a-z ]+) \| (.*) \|$", TEXT.partition("### Limits")[2], re.MULTILINE))
-    numbers = {
-        what: [int(one.replace(",", "")) for one in re.findall(r"[\d,]*\d", text)] for what, text in limits.items()
-    }
-    assert numbers == {
+    assert numbers_under("### Limits\n") == {
         "what": [],
         "a message": [listener.MAX_MESSAGE >> 20],
         "calls at a time on one connection": [endpoint.MAX_STREAMS],
@@ -34,3 +33,21 @@ def test_the_limits_are_those_of_the_code() -> None:
         "scrapes and probes at a time": [metrics.MAX_CONNECTIONS, metrics.MAX_HEAD >> 10, metrics.PATIENCE],
     }
     assert f"{TOKEN_BYTES} random bytes" in TEXT
+
+
+def test_the_limits_of_values_are_those_of_the_code() -> None:
+    assert numbers_under("### Limits of values\n") == {
+        "what": [],
+        "parts of a value": [bounds.MAX_ELEMENTS, bounds.CONTAINER, bounds.LEAF, 0],
+        "levels": [bounds.MAX_DEPTH],
+        "digits of an integer; of a Decimal before and after its point": [bounds.MAX_DIGITS],
+        "keys of one map or set with the same hash": [bounds.MAX_EQUAL_HASHES],
+        "different time zones": [bounds.MAX_ZONES],
+        "keys of a map": [],
+    }
+
+
+def numbers_under(heading: str) -> dict[str, list[int]]:
+    section = TEXT.partition(heading)[2].partition("\n#")[0]
+    limits = dict(re.findall(r"^\| ([a-zA-Z ;]+) \| (.*) \|$", section, re.MULTILINE))
+    return {what: [int(one.replace(",", "")) for one in re.findall(r"[\d,]*\d", text)] for what, text in limits.items()}

@@ -91,6 +91,15 @@ class Settings:
         str,
         _option("--lease-ttl", "How soon peers take over from a node that vanished, 1s or more.", metavar="DURATION"),
     ] = "5s"
+    allow_references: Annotated[
+        list[str] | None,
+        _option(
+            "--allow-references",
+            "A module or package whose functions may be options of single runs; those with jobs always are.",
+            metavar="MODULE",
+            show_default="none",
+        ),
+    ] = None
     timezone: Annotated[str, _option("--timezone", "The zone of cron schedules that name none.", metavar="ZONE")] = (
         "UTC"
     )
@@ -260,6 +269,7 @@ class Settings:
             timezone=self.timezone,
             clock=clock,
             allow_unknown=True,
+            allow_references=(*self.jobs, *(self.allow_references or ())),
         )
 
     def server(self, node: Node, tokens: Tokens | None) -> Server | None:
