@@ -7,7 +7,7 @@ import logging
 from peerjob.state import State
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
-from .counts import ASIDE, PROCESSING, SLOT, Counts, Shift, totals
+from .counts import ASIDE, PROCESSING, SLOT, Counts, Shift
 from .keys import Keys, prefix_end
 from .rows import owned_of
 from .slots import Plan
@@ -28,10 +28,8 @@ class Aside:
     async def put(self, id: str, entry: Entry, error: Exception, plan: Plan, *, now_us: int) -> None:
         """Set a record aside, with what else is planned; its entries in queues are dropped by whoever meets them."""
         keys = self._keys
-        counters, nodes = await self._kv.read(
-            [self._counts.every(), Range(keys.node, prefix_end(keys.node), keys_only=True)]
-        )
-        kinds = sorted(totals(keys, counters))
+        kinds = sorted(await self._counts.totals())
+        (nodes,) = await self._kv.read([Range(keys.node, prefix_end(keys.node), keys_only=True)])
         places = [(kind, state) for kind in kinds for state in SLOT if state is not State.PROCESSING]
         indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in places]
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]

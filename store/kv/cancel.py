@@ -9,9 +9,8 @@ import msgspec
 from peerjob.errors import StoreUnavailableError
 from peerjob.state import State
 
-from .base import Compare, Delete, Put
+from .base import Compare, Put
 from .context import Context
-from .counts import DELAYED
 from .enqueue import check_batch
 from .hints import News
 from .keys import timed
@@ -114,10 +113,5 @@ def cancel_in(
             Put(keys.owned(row.owner) + id, encode(Owned(row.fence, row.suspect, releasing=True, kind=row.kind)))
         )
     else:
-        place = timed(row.due_us, id)
-        ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
-        ops.append(Delete(keys.delayed(id) + place))
-        plan.compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
-        if delayed_mod:
-            plan.shifts.append(("", DELAYED, -1))
+        context.take_out(id, row, delayed_mod, plan)
     context.end(id, cancelled, now_us, plan)

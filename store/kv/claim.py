@@ -12,9 +12,9 @@ from peerjob.errors import DecodeError, StoreUnavailableError
 from peerjob.record import Claim, Claimed, Want
 from peerjob.state import State
 
-from .base import MAX_STEPS, Compare, Delete, Entry, Found, Op, Put, Range, Step
+from .base import Compare, Delete, Entry, Found, Op, Put, Range, Step
 from .context import Context
-from .counts import PROCESSING, SCHEDULED
+from .counts import PROCESSING, READY, SCHEDULED
 from .delayed import DelayedQueue
 from .enqueue import check_batch
 from .groups import Grouping, Groups
@@ -216,11 +216,12 @@ class Claims:
         owned = keys.owned(call.incarnation)
         changes: list[Change] = []
         planned: list[tuple[int, str, Row, bytes]] = []
-        stale: list[Step] = []
+        stale: list[Change] = []
         for pick in picks:
             id = pick.id
             if id not in specs:
-                stale.append(Step([Compare(pick.key, mod=pick.mod)], [Delete(pick.key)]))
+                compares = [Compare(pick.key, mod=pick.mod)]
+                stale.append(Change(compares, [Delete(pick.key)], ((pick.kind, READY, -1),)))
                 continue
             revision, row = rows[id]
             call.picked += 1
@@ -246,13 +247,12 @@ class Claims:
                 Change(
                     [Compare(keys.state + id, mod=revision)],
                     ops,
-                    ((row.kind, SCHEDULED, -1), (row.kind, PROCESSING, 1)),
+                    ((row.kind, SCHEDULED, -1), (row.kind, READY, -1), (row.kind, PROCESSING, 1)),
                     answers=((call.picked, f"{taken.fence} {id}"),),
                 )
             )
             planned.append((call.picked, id, taken, specs[id]))
-        for start in range(0, len(stale), MAX_STEPS):
-            await context.kv.txn(stale[start : start + MAX_STEPS])
+        await context.writer.write(stale, now_us=now_us)
         along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
         written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along, guards=[alive])
         if any(written.revisions):

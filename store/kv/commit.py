@@ -204,16 +204,8 @@ class Commits:
             ops.append(Put(keys.out + id, encode(work.out)))
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
-        if row.state is not stored.state:
-            ops.append(Delete(keys.owned(stored.owner) + id))
-            context.leave(id, stored, plan)
-            if row.final:
-                context.end(id, row, now_us, plan)
-            else:
-                context.enter(id, row, now_us, plan)
-        elif stored.releasing and not row.releasing:
-            ops.append(Delete(keys.owned(stored.owner) + id))
-            context.free(id, row, now_us, plan)
+        if row.state is not stored.state or (stored.releasing and not row.releasing):
+            context.let_go(id, stored, row, now_us, plan)
         ops.append(Put(keys.state + id, encode(row)))
         news.add_queued(plan)
         return context.change(

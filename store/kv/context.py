@@ -13,7 +13,7 @@ from peerjob.state import State
 
 from .aside import Aside
 from .base import Compare, Delete, Entry, KeyValue, Put
-from .counts import DELAYED, SLOT, Counts
+from .counts import DELAYED, READY, SLOT, Counts
 from .hints import Hints
 from .journal import Journals
 from .keys import Keys, timed
@@ -157,28 +157,55 @@ class Context:
     def enter(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
         """Let a Scheduled instance into its index and its queue."""
         self.show(id, row, plan)
-        self.queue(id, row.kind, row.priority, row.due_us, now_us, plan, suspect=row.suspect)
+        self.let_in(id, row.kind, row.priority, row.due_us, now_us, plan, suspect=row.suspect)
 
     def show(self, id: str, row: Row, plan: Plan) -> None:
         """Let a Scheduled instance into its index."""
         plan.ops.append(Put(self.keys.by(row.kind, State.SCHEDULED) + id, b""))
         plan.shifts.append((row.kind, SLOT[State.SCHEDULED], 1))
 
-    def queue(
+    def let_in(
         self, id: str, kind: str, priority: int, due_us: int, now_us: int, plan: Plan, *, suspect: bool = False
     ) -> None:
-        """Let a Scheduled instance into its queue."""
+        """Let a Scheduled instance into its queue: no instance comes into one in another way."""
         keys, place = self.keys, timed(due_us, id)
         if due_us <= now_us:
             queue = keys.ready(kind, priority, suspect=suspect)
             plan.ops.append(Put(queue + place, b""))
+            plan.shifts.append((kind, READY, 1))
             plan.ready.append(kind)
         else:
             queue = keys.delayed(id)
             plan.ops.append(Put(queue + place, encode(Delayed(kind, priority, suspect))))
-            plan.shifts.append(("", DELAYED, 1))
+            plan.shifts.append((kind, DELAYED, 1))
             plan.delayed.append((due_us, kind))
         plan.adds.append((queue, place))
+
+    def take_out(self, id: str, row: Row, delayed_mod: int, plan: Plan) -> None:
+        """Take a Scheduled instance that is not claimed out of its queue, unless it is parked.
+
+        `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
+        """
+        keys, place = self.keys, timed(row.due_us, id)
+        plan.compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
+        if delayed_mod:
+            plan.ops.append(Delete(keys.delayed(id) + place))
+            plan.shifts.append((row.kind, DELAYED, -1))
+        elif not (row.slot in plan.slots and plan.slots[row.slot].parks(id)):
+            plan.ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
+            plan.shifts.append((row.kind, READY, -1))
+
+    def let_go(self, id: str, before: Row, after: Row, now_us: int, plan: Plan) -> None:
+        """End a claim: no other way leads out of one, but for the removal of the instance."""
+        plan.ops.append(Delete(self.keys.owned(before.owner) + id))
+        if before.releasing:
+            self.free(id, after, now_us, plan)
+            return
+        self.leave(id, before, plan)
+        if after.final:
+            self.end(id, after, now_us, plan)
+        else:
+            self.enter(id, after, now_us, plan)
 
     def leave(self, id: str, row: Row, plan: Plan) -> None:
         """Take an instance out of the index of the state that it was in."""
@@ -216,7 +243,7 @@ class Context:
         """Take an instance out of a slot, and let the one that gets the slot into its queue."""
         first = self.slots.give_up(name, id, plan)
         if first is not None:
-            self.queue(first.id, first.kind, first.priority, first.due_us, now_us, plan)
+            self.let_in(first.id, first.kind, first.priority, first.due_us, now_us, plan)
 
     def change(
         self,

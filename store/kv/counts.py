@@ -18,8 +18,11 @@ from .keys import Keys, prefix_end
 from .rows import decode_counts, encode
 
 LANES = 16
-SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, ASIDE = range(8)
-SLOTS = 8
+_PAGE = 2_000
+"""Most counters that are read in one request."""
+SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, ASIDE, READY = range(9)
+"""Slots of a counter; READY counts what is in a kind's ready queues."""
+SLOTS = 9
 SLOT: dict[State, int] = {
     State.SCHEDULED: SCHEDULED,
     State.PROCESSING: PROCESSING,
@@ -31,7 +34,7 @@ SLOT: dict[State, int] = {
 FINAL_SLOTS = (CANCELLED, TIMED_OUT, COMPLETED, TERMINATED)
 
 Shift = tuple[str, int, int]
-"""Kind, slot, and what is added there; delayed instances and records set aside count under the kind ""."""
+"""Kind, slot, and what is added there; records that were set aside count under the kind ""."""
 
 
 class Counts:
@@ -74,9 +77,19 @@ class Counts:
         prefix = f"{self._keys.count}{self._keys.kind(kind)}/"
         return Range(prefix, prefix_end(prefix))
 
-    def every(self) -> Range:
-        """The read of all counters."""
-        return Range(self._keys.count, prefix_end(self._keys.count))
+    async def totals(self) -> dict[str, list[int]]:
+        """Sums over the lanes of all counters, by escaped kind, read page by page."""
+        sums: dict[str, list[int]] = {}
+        start = self._keys.count
+        while start:
+            page, start = await self.page(start)
+            add_up(self._keys, page, sums)
+        return sums
+
+    async def page(self, start: str) -> tuple[Found, str]:
+        """Some counters from a key on, and where the next page begins; "" after the last."""
+        (found,) = await self._kv.read([Range(start, prefix_end(self._keys.count), _PAGE)])
+        return found, f"{found.items[-1][0]}!" if found.count > len(found.items) else ""
 
 
 class Lane:
@@ -124,7 +137,11 @@ def kind_of(keys: Keys, counter: str) -> str:
 
 def totals(keys: Keys, found: Found) -> dict[str, list[int]]:
     """Sums over the lanes, by escaped kind."""
-    sums: dict[str, list[int]] = {}
+    return add_up(keys, found, {})
+
+
+def add_up(keys: Keys, found: Found, sums: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Add counters to sums over the lanes, by escaped kind."""
     for key, entry in found.items:
         kind, values = kind_of(keys, key), _counted(entry.value)
         known = sums.get(kind)

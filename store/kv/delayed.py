@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from peerjob.errors import DecodeError
 from peerjob.store.retrying import LOGGER
 
-from .base import Compare, Delete, Entry, Found, Put, Range
+from .base import Compare, Delete, Entry, Found, Range
 from .context import Context
 from .counts import DELAYED
 from .keys import prefix_end, time_text
 from .queues import AFTER_ALL, Head
 from .rows import Delayed, decode_delayed
+from .slots import Plan
 from .writer import Change, Written
 
 MOST_MOVED = 1000
@@ -37,7 +38,7 @@ class DelayedQueue:
 
     async def move(self, found: Found, now_us: int) -> tuple[dict[str, int], Written | None]:
         """Let what fell due into the ready queues, earliest first; kind → how many."""
-        context, keys = self._context, self._context.keys
+        context = self._context
         if not context.skew.judgement.known:
             return {}, None
         if context.skew.is_off:
@@ -58,23 +59,18 @@ class DelayedQueue:
         changes: list[Change] = []
         kinds: list[str] = []
         for place, queue, entry in due[:MOST_MOVED]:
+            plan = Plan([Delete(queue + place)], [], [])
             delayed = await self._delayed(place[19:], entry)
             if delayed is None:
-                changes.append(
-                    Change([Compare(queue + place, mod=entry.mod)], [Delete(queue + place)], (("", DELAYED, -1),))
-                )
+                # which kind counts it can only be told by counting
+                context.writer.doubt = True
                 kinds.append("")
-                continue
-            ready = keys.ready(delayed.kind, delayed.priority, suspect=delayed.suspect)
-            changes.append(
-                Change(
-                    [Compare(queue + place, mod=entry.mod)],
-                    [Delete(queue + place), Put(ready + place, b"")],
-                    (("", DELAYED, -1),),
-                    ((ready, place),),
-                )
-            )
-            kinds.append(delayed.kind)
+            else:
+                kind, priority, due_us = delayed.kind, delayed.priority, int(place[:18])
+                plan.shifts.append((kind, DELAYED, -1))
+                context.let_in(place[19:], kind, priority, due_us, now_us, plan, suspect=delayed.suspect)
+                kinds.append(kind)
+            changes.append(context.change(plan, [Compare(queue + place, mod=entry.mod)]))
         written = await context.writer.write(changes, now_us=now_us)
         moved: dict[str, int] = {}
         for kind, revision in zip(kinds, written.revisions, strict=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 
 from peerjob.errors import DecodeError, LayoutError
 from peerjob.ids import id_time_us
@@ -14,16 +14,21 @@ from peerjob.state import State
 
 from .base import Delete, Entry, Put, Range, Step
 from .context import Context
-from .counts import ASIDE, DELAYED, SLOT, totals
+from .counts import ASIDE, DELAYED, READY, SLOT, SLOTS, add_up, totals
 from .delayed import MOST_MOVED
 from .enqueue import check_batch
-from .keys import SHARDS, prefix_end, time_text
+from .keys import prefix_end, time_text
 from .recount import Recount
 from .rows import decode_out, kind_of_delayed, to_record
 
 _PAGE = 500
 """Most records that a page reads when it must pick among them."""
 _MOST_RANGES = 100
+_WHOLE = 2_000
+"""Instances up to which indexes are read as they are."""
+_NARROW_US = 20_000
+_WIDE_US = 100 * 86_400_000_000
+_WIDEN = 8
 _FIRST_READ = 16
 _READ_BYTES = 4 << 20
 _WATCHED_AT_ONCE = 20
@@ -131,6 +136,7 @@ class Reading:
                 cursor=query.cursor,
                 limit=query.limit,
                 reverse=query.order == "desc",
+                among=_PAGE,
             )
         else:
             ids, more = await self._tagged(query)
@@ -155,25 +161,50 @@ class Reading:
         cursor: str | None,
         limit: int,
         reverse: bool = False,
+        among: int = 0,
     ) -> tuple[list[str], bool]:
-        """Ids of instances of a kind and states in order, and whether there are more."""
-        indexes = await self._indexes(kind, states)
+        """Ids of instances of a kind and states in order, and whether there are more.
+
+        Where the kinds are many, these may be the next instances of any state: `limit` of them, or `among` if that is
+        more.
+        """
+        indexes, held, every = await self._indexes(kind, states)
+        if len(indexes) > _MOST_RANGES and held * _MOST_RANGES >= every:
+            # so many kinds that reading the beginning of each index takes longer than picking among all instances
+            return await self._read([self._context.keys.state], bounds_us, cursor, max(limit, among), reverse, every)
         owners = await self._owners(states)
         while True:
-            every = indexes + owners
-            ids: list[str] = []
-            more = False
-            for at in range(0, len(every), _MOST_RANGES):
-                part = every[at : at + _MOST_RANGES]
-                ranges = [_part(index, bounds_us, cursor, limit, reverse=reverse) for index in part]
+            ids, more = await self._read([*indexes, *owners], bounds_us, cursor, limit, reverse, held)
+            before, owners = owners, await self._owners(states)
+            if set(owners) <= set(before):
+                return ids, more
+            # a node that joined meanwhile may have claimed what was to be found among the Scheduled
+
+    async def _read(
+        self,
+        indexes: Sequence[str],
+        bounds_us: tuple[int | None, int | None],
+        cursor: str | None,
+        limit: int,
+        reverse: bool,
+        held: int,
+    ) -> tuple[list[str], bool]:
+        """The first ids in these indexes, which hold about so many, and whether there are more."""
+        ids: list[str] = []
+        more = False
+        now_us = self._context.clock.time_us()
+        windows = deque(_windows(bounds_us, cursor, now_us, reverse=reverse, narrow=held > _WHOLE))
+        while windows and len(ids) < limit:
+            start, end = windows.popleft()
+            for at in range(0, len(indexes), _MOST_RANGES):
+                part = indexes[at : at + _MOST_RANGES]
+                ranges = [_part(index, start, end, limit, reverse=reverse) for index in part]
                 for index, found in zip(part, await self._context.kv.read(ranges), strict=True):
                     ids.extend(key[len(index) :] for key, _ in found.items)
                     more = more or found.count > len(found.items)
-            before, owners = owners, await self._owners(states)
-            if set(owners) <= set(before):
-                ids = sorted(set(ids), reverse=reverse)
-                return ids[:limit], more or len(ids) > limit
-            # a node that joined meanwhile may have claimed what was to be found among the Scheduled
+        more = more or bool(windows)
+        ids = sorted(set(ids), reverse=reverse)
+        return ids[:limit], more or len(ids) > limit
 
     async def _owners(self, states: State) -> list[str]:
         """The indexes of what is Processing, one for each incarnation that may have claims."""
@@ -183,62 +214,62 @@ class Reading:
         (found,) = await self._context.kv.read([Range(keys.node, prefix_end(keys.node), keys_only=True)])
         return [keys.owned(key[len(keys.node) :]) for key, _ in found.items]
 
-    async def _indexes(self, kind: str | None, states: State) -> list[str]:
-        """The indexes of a kind and states in which something is, but for what is Processing."""
+    async def _indexes(self, kind: str | None, states: State) -> tuple[list[str], int, int]:
+        """The indexes of a kind and states, but for what is Processing; how much is in them, and how much in all."""
         context, keys = self._context, self._context.keys
         wanted = [(state, slot) for state, slot in SLOT.items() if state & states and state is not State.PROCESSING]
         if kind is not None:
-            return [keys.by(kind, state) for state, _ in wanted]
-        (found,) = await context.kv.read([context.counts.every()])
-        return [
+            (found,) = await context.kv.read([context.counts.of(kind)])
+            values = totals(keys, found).get(keys.kind(kind), [0] * SLOTS)
+            # the counters only tell how to read: what they miss is found all the same
+            return [keys.by(kind, state) for state, _ in wanted], sum(values[slot] for _, slot in wanted), 0
+        sums = await context.counts.totals()
+        indexes = [
             keys.by(keys.unescaped(part), state)
-            for part, values in totals(keys, found).items()
+            for part, values in sums.items()
             for state, slot in wanted
             if values[slot] > 0
         ]
+        held = sum(values[slot] for values in sums.values() for slot in {slot for _, slot in wanted})
+        every = sum(values[slot] for values in sums.values() for slot in SLOT.values())
+        return indexes, held, every
 
     async def _tagged(self, query: Query) -> tuple[list[str], bool]:
         assert query.tag is not None
         index = self._context.keys.tag(query.tag)
         bounds_us = (query.after_us, query.before_us)
-        limit = max(query.limit, _PAGE)
-        (found,) = await self._context.kv.read(
-            [_part(index, bounds_us, query.cursor, limit, reverse=query.order == "desc")]
-        )
-        return [key[len(index) :] for key, _ in found.items], found.count > len(found.items)
+        limit, reverse = max(query.limit, _PAGE), query.order == "desc"
+        return await self._read([index], bounds_us, query.cursor, limit, reverse, 0)
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
         context, keys = self._context, self._context.keys
         check_batch(len(kinds))
-        if not kinds:
-            (counters,) = await context.kv.read([context.counts.every()])
-            sums = totals(keys, counters)
-            kinds = [keys.unescaped(part) for part, values in sums.items() if values[SLOT[State.SCHEDULED]]]
+        if kinds:
+            sums: dict[str, list[int]] = {}
+            for found in await context.kv.read([context.counts.of(kind) for kind in kinds]):
+                add_up(keys, found, sums)
+        else:
+            sums = await context.counts.totals()
+        due = Counter({keys.unescaped(part): values[READY] for part, values in sums.items()})
         # what fell due is moved with the next claim, so where nobody claims it is counted where it is
         until = time_text(context.clock.time_us() + 1)
+        (found,) = await context.kv.read([context.queues.delayed_heads()])
+        heads = [head for head in context.queues.heads(found) if head.start < until]
         fell_due = await context.kv.read(
-            [Range(f"{keys.due}{one}/", f"{keys.due}{one}/{until}", MOST_MOVED) for one in SHARDS]
+            [Range(head.queue + head.start, head.queue + until, MOST_MOVED) for head in heads]
         )
-        counted = Counter([kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:MOST_MOVED])
-        due = {kind: counted[kind] for kind in kinds}
-        for at in range(0, len(kinds), _MOST_RANGES):
-            part = kinds[at : at + _MOST_RANGES]
-            queues = [keys.ready_of(kind) for kind in part]
-            ranges = [Range(queue, prefix_end(queue), limit=1, keys_only=True) for queue in queues]
-            for kind, found in zip(part, await context.kv.read(ranges), strict=True):
-                due[kind] += found.count
-        return {kind: count for kind, count in due.items() if count}
+        waiting = [kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:MOST_MOVED]
+        due.update(kind for kind in waiting if kind and (not kinds or kind in kinds))
+        return {kind: count for kind, count in due.items() if count > 0}
 
     async def health(self) -> Health:
         context, keys = self._context, self._context.keys
         with contextlib.suppress(LayoutError):  # the release that writes the namespace compares them
             await self._recount.if_due()
-        counters, lives = await context.kv.read(
-            [context.counts.every(), Range(keys.live, prefix_end(keys.live), limit=1, keys_only=True)]
-        )
-        sums = totals(keys, counters)
+        sums = await context.counts.totals()
+        (lives,) = await context.kv.read([Range(keys.live, prefix_end(keys.live), limit=1, keys_only=True)])
         counts = {
             keys.unescaped(part): {state: values[slot] for state, slot in SLOT.items() if values[slot]}
             for part, values in sums.items()
@@ -257,22 +288,37 @@ def id_at(time_us: int) -> str:
     return f"{digits[:8]}-{digits[8:]}"
 
 
-def _part(
-    index: str,
-    bounds_us: tuple[int | None, int | None],
-    cursor: str | None,
-    limit: int,
-    *,
-    reverse: bool,
-) -> Range:
+def _windows(
+    bounds_us: tuple[int | None, int | None], cursor: str | None, now_us: int, *, reverse: bool, narrow: bool
+) -> Iterator[tuple[str, str]]:
+    """Stretches of ids to be read one after the other, "" for an open end.
+
+    etcd counts all keys of a range, and reads all of them to answer the last ones. So where there are many, the first
+    stretch is 20 ms long, and each further one eight times longer. Where ids begin is not known: from there on, all
+    are read at once.
+    """
     after_us, before_us = bounds_us
-    start = index + (id_at(after_us) if after_us is not None else "")
-    end = prefix_end(index) if before_us is None else index + id_at(before_us)
+    start = id_at(after_us) if after_us is not None else ""
+    end = id_at(before_us) if before_us is not None else ""
     if cursor is not None and reverse:
-        end = min(end, index + cursor)
+        end = min(end, cursor) if end else cursor
     elif cursor is not None:
-        start = max(start, index + cursor + "!")
-    return Range(start, max(start, end), limit, keys_only=True, reverse=reverse)
+        start = max(start, f"{cursor}!")
+    width_us = _NARROW_US
+    while narrow and width_us < _WIDE_US and (start or reverse):
+        at_us = id_time_us(end) if reverse and end else now_us if reverse else id_time_us(start)
+        middle = id_at(at_us - width_us if reverse else at_us + width_us)
+        if (reverse and middle <= start) or (not reverse and (end and middle >= end)):
+            break
+        yield (middle, end) if reverse else (start, middle)
+        start, end = (start, middle) if reverse else (middle, end)
+        width_us *= _WIDEN
+    yield start, end
+
+
+def _part(index: str, start: str, end: str, limit: int, *, reverse: bool) -> Range:
+    first, last = index + start, index + end if end else prefix_end(index)
+    return Range(first, max(first, last), limit, keys_only=True, reverse=reverse)
 
 
 def _matches(record: Record, query: Query) -> bool:

@@ -133,18 +133,11 @@ class Recovery:
                 stale.append(Delete(keys.owned(incarnation) + id))
                 continue
             after = self._after(row, node, now_us, by)
-            ops: list[Op] = [Put(keys.state + id, encode(after)), Delete(keys.owned(incarnation) + id)]
+            ops: list[Op] = [Put(keys.state + id, encode(after))]
             plan = Plan(ops, [], [], slots={row.slot: slots[row.slot]} if row.slot else {})
-            if row.releasing:
-                context.free(id, after, now_us, plan)
-            else:
-                context.leave(id, row, plan)
-                if after.final:
-                    context.end(id, after, now_us, plan)
-                else:
-                    context.enter(id, after, now_us, plan)
-                if after.crashes > row.crashes:
-                    ops.append(Put(keys.charged(incarnation) + id, b"", lease))
+            context.let_go(id, row, after, now_us, plan)
+            if after.crashes > row.crashes:
+                ops.append(Put(keys.charged(incarnation) + id, b"", lease))
             changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
             news.add_queued(plan)
             planned.append((id, row, after))

@@ -6,7 +6,6 @@ from peerjob.state import State
 
 from .base import Compare, Delete, Put
 from .context import Context
-from .counts import DELAYED
 from .keys import prefix_end, timed
 from .rows import GONE, Row
 from .slots import Plan
@@ -38,17 +37,12 @@ def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int,
     if row.log_next:
         ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
     ops.extend(Delete(keys.tag(tag) + id) for tag in row.tags)
-    if row.keeps:
-        context.give_up(id, row, now_us, plan)
     if row.state is State.SCHEDULED:
-        place = timed(row.due_us, id)
-        ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
-        plan.compares.append(Compare(keys.delayed(id) + place, mod=delayed_mod))
-        if delayed_mod:
-            ops.append(Delete(keys.delayed(id) + place))
-            plan.shifts.append(("", DELAYED, -1))
+        context.take_out(id, row, delayed_mod, plan)
     elif row.keeps:
         ops.append(Delete(keys.owned(row.owner) + id))
     else:
         ops.append(Delete(keys.expiring(row.expires_us) + timed(row.expires_us, id)))
+    if row.keeps:
+        context.give_up(id, row, now_us, plan)
     ops.append(Delete(keys.watch(id), prefix_end(keys.watch(id))))

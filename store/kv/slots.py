@@ -26,6 +26,10 @@ class Held(msgspec.Struct):
     slot: Slot
     touched: bool = False
 
+    def parks(self, id: str) -> bool:
+        """Whether an instance waits for the slot."""
+        return any(one.id == id for one in self.slot.parked)
+
 
 class Plan(msgspec.Struct, gc=False):
     """What a step writes besides the record itself, gathered part by part."""
@@ -58,7 +62,7 @@ class Slots:
             return {}
         entries = await self._kv.get([self._keys.slot(name) for name in names])
         return {
-            name: Held(0 if entry is None else entry.mod, _slot(entry))
+            name: Held(0 if entry is None else entry.mod, slot_of(entry))
             for name, entry in zip(names, entries, strict=True)
         }
 
@@ -66,7 +70,7 @@ class Slots:
         """The slot that an instance whose record cannot be read takes or waits for."""
         (found,) = await self._kv.read([Range(self._keys.slots, prefix_end(self._keys.slots))])
         for key, entry in found.items:
-            slot = _slot(entry)
+            slot = slot_of(entry)
             if id == slot.holder or any(id == one.id for one in slot.parked):
                 return {self._keys.unescaped(key[len(self._keys.slots) :]): Held(entry.mod, slot)}
         return {}
@@ -97,7 +101,7 @@ class Slots:
                 plan.ops.append(Delete(key))
 
 
-def _slot(entry: Entry | None) -> Slot:
+def slot_of(entry: Entry | None) -> Slot:
     """A slot; one that cannot be read is nobody's, and written anew by the next fire."""
     if entry is None:
         return Slot()

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from peerjob.clock import to_datetime
+from peerjob.query import Query
 from peerjob.record import Action, Claim, StoreLimits
 from peerjob.store.kv import etcd_limits
 from peerjob.store.kv.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
@@ -50,6 +52,7 @@ class Bench:
         self.store = KVStore(self.kv, url="memory://", namespace="n", clock=clock, limits=limits)
         self.make = Factory(clock)
         self.clock = clock
+        self.began_us = clock.time_us()
         self.peer = Peer(store=self.store, info=self.make.node(), make=self.make)
 
     async def fill(self, count: int, *, delay_us: int | None = None, priorities: int = 1) -> None:
@@ -58,6 +61,11 @@ class Bench:
                 [self.make.instance(delay_us=delay_us, priority=number % priorities) for number in range(BATCH)]
             )
             await self.clock.advance(0.005)
+
+    async def make_more(self, count: int) -> list[str]:
+        batch = self.make.instances(count)
+        await self.store.enqueue(batch)
+        return [new.id for new in batch]
 
     async def work(self, rounds: int, action: Action = Action.COMPLETE) -> int:
         done = 0
@@ -211,6 +219,23 @@ async def test_gaps_between_batches_are_passed_in_few_reads(bench: Bench) -> Non
     for _ in range(40):
         assert len(await bench.peer.take(BATCH)) == BATCH
     assert bench.kv.requests - before < 40 * 5
+    bench.assert_cheap()
+
+
+@pytest.mark.parametrize("kind", [None, "work"])
+async def test_looking_does_not_depend_on_what_waits(bench: Bench, kind: str | None) -> None:
+    await bench.fill(QUEUED)
+    newest = await bench.make_more(5)
+    bench.costs.worst = 0
+    page = await bench.store.lookup(Query(kind=kind, order="desc", limit=50))
+    assert [record.id for record in page.records][:5] == newest[::-1]
+    assert page.cursor is not None
+    assert len((await bench.store.lookup(Query(kind=kind, order="desc", limit=50, cursor=page.cursor))).records) == 50
+    oldest = await bench.store.lookup(Query(kind=kind, limit=50, after=to_datetime(bench.began_us)))
+    assert oldest.cursor is not None
+    assert len((await bench.store.lookup(Query(kind=kind, limit=50, cursor=oldest.cursor))).records) == 50
+    assert await bench.store.due() == {"work": QUEUED + 5}
+    await bench.store.health()
     bench.assert_cheap()
 
 

@@ -231,6 +231,7 @@ class Walk:
         for kind in KINDS:
             of_kind = Counter(one.state for one in self.model.values() if one.new.kind == kind)
             assert await self.suite.counts(self.store, kind) == dict(of_kind)
+        assert await self.store.due() == dict(Counter(one.new.kind for one in self.due()))
         for peer in self.peers:
             running = self.holding(peer, State.PROCESSING)
             cancelled = self.holding(peer, State.CANCELLED)
