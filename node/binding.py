@@ -243,9 +243,13 @@ class Binding:
         signature = self.signature
         if signature.is_generator or signature.is_async_generator:
             raise OptionError("executor", self.executor, "a function that returns; a generator's body never runs")
-        for slot in (*self._named.values(), *self._slots, self._rest, self._more, self.result.slot):
-            if slot is not None and not slot.supplied and (reason := slot.confusion()) is not None:
-                raise OptionError(slot.name, slot.annotation, f"classes that can be told apart once stored: {reason}")
+        slots = {
+            one.name: one for one in (*self._named.values(), *self._slots, self._rest, self._more) if one is not None
+        }
+        for slot in (*slots.values(), self.result.slot):
+            if not slot.supplied and (reason := slot.confusion()) is not None:
+                expected = f"classes that can be told apart once stored, for job {self.kind!r}: {reason}"
+                raise OptionError(slot.name, slot.annotation, expected)
         for one in signature.parameters:
             if one.default is INJECTED and not one.supplied:
                 raise OptionError(one.name, one.annotation, "Context, Instance, Node, Worker or a blocking twin")

@@ -32,7 +32,7 @@ class ResultType:
         if value is None:
             return None
         data = encode_value(value)
-        if not self.slot.takes(value):
+        if not self.slot.admits(value):
             self._check(value, data)
         return data
 
@@ -41,7 +41,7 @@ class ResultType:
         if record.result is None:
             return None
         raw = decode_value(record.result)
-        if self.slot.takes(raw) or raw is None:
+        if self.slot.admits(raw) or raw is None:
             return raw
         try:
             return self.slot.convert(raw)

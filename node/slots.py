@@ -58,6 +58,10 @@ class Slot:
         """Whether a value is what the annotation asks for as it stands."""
         return self.exact is ANYTHING or type(value) is self.exact
 
+    def admits(self, value: Any) -> bool:
+        """Like `takes`, for a result, which may be of a subclass too: a bool for an int, a datetime for a date."""
+        return self.takes(value) or (self.exact is not _NEVER and isinstance(value, self.exact))
+
     def convert(self, value: Any) -> Any:
         return value if self.takes(value) else self._converter(value)
 

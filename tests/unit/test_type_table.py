@@ -3,6 +3,7 @@
 import functools
 import pickle
 from collections.abc import Callable, Coroutine
+from datetime import UTC, date, datetime
 from typing import Any, cast
 
 import pytest
@@ -124,6 +125,19 @@ async def test_of_callables_of_other_shapes() -> None:
     assert [await returned(one) for one in shapes] == [Point(1)] * 4
     async with running_node(Job("class", Point)) as node:
         assert await (await node.schedule("class", 1)).result() == Point(1)
+
+
+async def test_of_a_subclass_of_a_builtin_class() -> None:
+    moment = datetime(2026, 7, 1, 12, 30, tzinfo=UTC)
+
+    def gives_moment() -> date:
+        return moment
+
+    def gives_bool() -> int:
+        return True
+
+    assert await returned(gives_moment) == moment
+    assert await returned(gives_bool) is True
 
 
 async def test_none_fits_every_annotation_and_an_annotation_of_none_fits_every_result() -> None:
