@@ -11,7 +11,7 @@ from peerjob.record import Held, NodeInfo, NodeView, Renewed, digest
 from peerjob.store.answering import answer_within
 from peerjob.store.layout import check_layout
 
-from .base import Compare, Delete, KeyValue, Op, Put, Range, Step
+from .base import Compare, Delete, Found, KeyValue, Op, Put, Range, Step
 from .context import Context
 from .keys import Keys, prefix_end
 from .rows import Live, Row, encode, live_of, node_of, owned_of
@@ -44,12 +44,12 @@ class KVLiveness:
 
     async def _renew(self, incarnation: str, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         keys, now_us = self._keys, self._clock.time_us()
-        if not await self._extend(incarnation, ttl_us, running):
+        found = await self._extend(incarnation, ttl_us, running)
+        if found is None:
             return Renewed(dead=True, now_us=now_us)
         judgement = await self._clocks.judge()
         self._skew.set(judgement)
         prefix = keys.owned(incarnation)
-        (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
         claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in found.items]
         fences = [owned.fence for _, owned in claims]
         same = len(fences) == count and digest(fences) == fences_digest
@@ -61,23 +61,26 @@ class KVLiveness:
             clock_known=judgement.known,
         )
 
-    async def _extend(self, incarnation: str, ttl_us: int, running: int) -> bool:
-        """Extend the lease of an incarnation, or give it a fresh one; False when it is dead or unknown."""
+    async def _extend(self, incarnation: str, ttl_us: int, running: int) -> Found | None:
+        """Extend the lease of an incarnation, or give it a fresh one; its claims, None when it is dead or unknown."""
         kv, keys = self._kv, self._keys
         self._clocks.speak_as(incarnation)
+        singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
+        prefix = keys.owned(incarnation)
         for _ in range(ROUNDS):
-            node, live, layout = await kv.get([keys.node + incarnation, keys.live + incarnation, keys.layout])
+            *found, owned = await kv.read([*singles, Range(prefix, prefix_end(prefix))])
+            node, live, layout = (one.items[0][1] if one.items else None for one in found)
             if layout is not None:
                 # an extended lease is no transaction, which would compare it
                 check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
             if node is None or (row := node_of(node.value)).ended:
-                return False
+                return None
             old = None if live is None else live_of(live.value)
             lease = 0
             if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
                 lease = old.lease
                 if running == old.running and not self._clocks.must_tell:
-                    return True
+                    return owned
             fresh = lease or await kv.grant(ttl_us)
             alive = Compare(keys.node + incarnation, mod=node.mod)
             ops: list[Op] = [Put(keys.live + incarnation, encode(Live(fresh, ttl_us, running, row.claims)), fresh)]
@@ -91,10 +94,10 @@ class KVLiveness:
                     told()
                 if old is not None and old.lease != fresh:
                     await kv.revoke(old.lease)
-                return True
+                return owned
             if not lease:
                 await kv.revoke(fresh)
-        return False
+        return None
 
 
 class Membership:

@@ -35,6 +35,8 @@ _SAMPLE = 16
 """About how many peers answer a node that asks everybody."""
 _MOST_ASKED = 8
 """Peers that a node asks by name; it asks everybody instead when there are more."""
+_AGAIN = 5.0
+"""Seconds after which a node whose clock seems to be off asks again: it may have heard late each time."""
 _UNKNOWN = 5.0
 """Seconds after which a node that heard of no peer's clock goes by its own."""
 _WAIT = 3600.0
@@ -116,6 +118,7 @@ class Clocks:
         self._asked = 0
         self._doubts: set[str] = set()
         """Peers that are to be asked again."""
+        self._ask_from = 0.0
         self._may_be_gone = True
         """Whether peers may have gone since the last look at who lives."""
         self._known = False
@@ -168,6 +171,9 @@ class Clocks:
             waits = live - {self._own} and not (self._heard and all(map(self._is_usable, self._heard.values())))
             self._known = self._known or not waits or self._clock.elapsed() - self._began > _UNKNOWN
             judgement = self._compared()
+        if max(abs(judgement.ahead_us), judgement.apart_us) > MOST_OFF_US and self._clock.elapsed() >= self._ask_from:
+            self._ask_from = self._clock.elapsed() + _AGAIN
+            self._doubts.update(one for one, heard in self._heard.items() if self._disagrees(max(heard)))
         return judgement
 
     def _compared(self) -> Judgement:

@@ -33,22 +33,28 @@ class Shifted(VirtualClock):
 
 
 class LateWatch(MemoryWatch):
-    """Tells what it is told too late, once."""
+    """Tells what it is told too late, so many times."""
 
-    late = 2.5
+    def __init__(self, data: MemoryData, prefixes: tuple[str, ...], times: int) -> None:
+        super().__init__(data, prefixes)
+        self._times = times
 
     async def changed(self, timeout: float) -> dict[str, bytes] | None:
         told = await super().changed(timeout)
-        late, self.late = self.late, 0.0
-        await asyncio.sleep(late)
+        if self._times:
+            self._times -= 1
+            await asyncio.sleep(2.5)
         return told
 
 
 class LateKeyValue(MemoryKeyValue):
     """Of a node that is not scheduled for a while just as it begins to listen."""
 
+    times = 1
+    """How often it hears too late."""
+
     def watch(self, *prefixes: str) -> LateWatch:
-        return LateWatch(self._data, prefixes)
+        return LateWatch(self._data, prefixes, self.times)
 
     def separate(self) -> "LateKeyValue":
         return self
@@ -199,11 +205,31 @@ async def test_who_left_does_not_count(bench: Bench) -> None:
 
 
 async def test_idle_nodes_write_nothing(bench: Bench) -> None:
+    await bench.join(0, 0.2, 0.1)
+    await bench.renew(6)
+    revision = bench.data.revision
+    assert await bench.renew(20) == [-0.1, 0.1, 0]
+    assert bench.data.revision == revision
+
+
+async def test_a_node_that_is_off_asks_again_from_time_to_time(bench: Bench) -> None:
     await bench.join(0, 0, 30)
     await bench.renew(6)
     revision = bench.data.revision
     assert await bench.renew(20) == [0, 0, 30]
-    assert bench.data.revision == revision
+    assert 4 <= bench.data.revision - revision <= 20
+
+
+async def test_a_node_that_heard_late_each_time_learns_better(bench: Bench) -> None:
+    await bench.join(0, 0)
+    await bench.renew(3)
+    kv = LateKeyValue(bench.data, bench.clock)
+    kv.times = 4
+    late = KVStore(kv, url="memory://", namespace="n", clock=bench.clock, limits=StoreLimits())
+    bench.peers.append(await Peer(store=late, info=bench.node(2), make=bench.make).join())
+    believed = [(await bench.renew())[-1] for _ in range(30)]
+    assert max(believed) > 1, "so the test can fail"
+    assert believed[-3:] == [0, 0, 0]
 
 
 async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
