@@ -112,7 +112,9 @@ def redact(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{host}"
+    # what stands alone is as often a password in the wrong place as a user without one
+    shown = f"{user}:***" if colon else "***" if at else ""
+    return f"{scheme}{slashes}{shown}{at}{host}"
 
 
 def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:

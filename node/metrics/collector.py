@@ -67,7 +67,10 @@ class Metrics(Collector):
     async def exposition(self, accept: str = "") -> tuple[str, bytes]:
         """(content type, text) of a scrape, in the format that an Accept header asks for."""
         await self.refresh()
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         return content_type, encode(self.registry)
 
     async def refresh(self) -> None:

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from peerjob.cli.console import Status
 from peerjob.cli.ctl.failures import refusal_of
-from peerjob.cli.ctl.output import Column, Format, Printer, View, age, shown
+from peerjob.cli.ctl.output import Column, Format, Printer, View, age
 from peerjob.cli.ctl.yaml import to_yaml
+from peerjob.cli.printable import shown
 from peerjob.errors import (
     AuthError,
     JobFailed,
@@ -142,3 +143,22 @@ def test_a_text_of_several_lines_is_indented(capsys: pytest.CaptureFixture[str])
         "             in \\x1b[2Jrun",
         "           ValueError: no",
     ]
+
+
+@pytest.mark.parametrize("format", [Format.JSON, Format.YAML])
+@pytest.mark.parametrize(
+    "hostile", ["\x1b[31m", "\x9b31m", "\u202eabc", "a\u2066b", "\x7f", "\U000e0041", "\u2028", "\ufeff"]
+)
+def test_output_for_programs_commands_no_terminal(
+    format: Format, hostile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printer = Printer(format)
+    printer._plain({"text": hostile, hostile: "é 語 😀"})  # pyright: ignore[reportPrivateUsage]
+    printer.event(lambda: {"text": hostile}, "", "")
+    text = capsys.readouterr().out
+    assert text.replace("\n", "").isprintable()
+    if format is Format.JSON:
+        assert "é 語 😀" in text
+        whole, event = text.rstrip("\n").rsplit("\n", 1)
+        assert json.loads(whole) == {"text": hostile, hostile: "é 語 😀"}
+        assert json.loads(event) == {"text": hostile}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -83,3 +84,23 @@ async def test_a_line_of_a_job_tells_which(kept: Kept) -> None:
 
     found = json.loads(kept.lines[0])
     assert (found["instance"], found["kind"], found["attempt"]) == (str(instance.uuid), "brew", 1)
+
+
+def test_no_message_looks_like_a_line_or_commands_a_terminal() -> None:
+    text = "x\n2026-11-24T21:05:04.193Z ERROR   peerjob: forged\x1b[2J\x9b2J\u202e\rback"
+    try:
+        raise ValueError(text)
+    except ValueError:
+        told = sys.exc_info()
+    record = logging.LogRecord("shop\n", logging.ERROR, __file__, 1, "%s", (text,), told)
+    first, *more = HumanFormatter().format(record).split("\n")
+    assert first.isprintable()
+    assert more
+    assert all(line.startswith("    ") and line.isprintable() for line in more)
+
+
+def test_a_line_of_json_commands_no_terminal(kept: Kept) -> None:
+    logging.getLogger("shop").warning("\x9b2J\u202e é", extra={"\x7f": "\x1b"})
+    (line,) = kept.lines
+    assert line.isprintable()
+    assert json.loads(line)["message"] == "\x9b2J\u202e é"

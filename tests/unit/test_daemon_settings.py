@@ -11,6 +11,7 @@ from peerjob import OptionError
 from peerjob.cli import jobd
 from peerjob.cli.console import run
 from peerjob.cli.daemon import service
+from peerjob.cli.daemon.config_checks import exposed_files
 from peerjob.cli.daemon.failures import refusal_of
 from peerjob.cli.daemon.settings import LogFormat, Settings
 
@@ -144,3 +145,21 @@ def test_the_document_tells_every_option_with_its_default() -> None:
             assert default == f"`{one.default}`"
         else:
             assert one.default in (None, False, Path())
+
+
+def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("tokens", "key", "cert", "ca")}
+    for file in files.values():
+        file.write_text("")
+        file.chmod(0o640)
+    settings = Settings(
+        tls_cert=files["cert"], tls_key=files["key"], tls_client_ca=files["ca"], tokens_file=files["tokens"]
+    )
+    assert exposed_files(settings) == []
+    for name, rights in (("tokens", 0o620), ("key", 0o644), ("ca", 0o602)):
+        files[name].chmod(rights)
+        (told,) = exposed_files(settings)
+        assert str(files[name]) in told
+        files[name].chmod(0o400)
+    files["tokens"].unlink()
+    assert exposed_files(settings) == []

@@ -57,6 +57,14 @@ async def test_it_speaks_openmetrics_to_whoever_asks_for_it(server: MetricsServe
     assert answer.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("version", ["x", "1.x", "", "9" * 5_000, "-1", "1.0.0.0.0"])
+async def test_a_version_that_is_none_is_answered_all_the_same(server: MetricsServer, version: str) -> None:
+    async with http_client() as http:
+        answer = await http.get(server.url, headers={"Accept": f"application/openmetrics-text; version={version}"})
+    assert answer.status_code == 200
+    assert "peerjob_" in answer.text
+
+
 async def test_many_scrapes_at_a_time_are_answered(server: MetricsServer) -> None:
     async with http_client() as http:
         answers = await asyncio.gather(*(http.get(server.url) for _ in range(20)))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
+from peerjob.cli.printable import shown
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.manager import Event
 from peerjob.node.client.client import Client
@@ -18,7 +19,7 @@ from peerjob.state import State
 
 from . import views
 from .board import Board
-from .output import Column, Format, Printer, View, moment, shown
+from .output import Column, Format, Printer, View, moment
 from .queries import After, Before, Kind, Limit, States, Tag, Uuid, level_of, query_of
 from .session import Session, verb
 

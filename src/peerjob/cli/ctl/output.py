@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peerjob.cli.console import complain
+from peerjob.cli.printable import shown, shown_json
 from peerjob.shown import to_json
 
 from .yaml import to_yaml
@@ -129,9 +130,9 @@ class Printer:
         """One of many that come one by one, on a line of its own (in YAML, a document)."""
         match self.format:
             case Format.JSON:
-                print(to_json(plain()), flush=True)
+                print(shown_json(to_json(plain())), flush=True)
             case Format.YAML:
-                print(f"---\n{to_yaml(json.loads(to_json(plain())))}", end="", flush=True)
+                print(f"---\n{shown_json(to_yaml(json.loads(to_json(plain()))))}", end="", flush=True)
             case Format.NAME:
                 print(shown(name), flush=True)
             case _:
@@ -153,21 +154,14 @@ class Printer:
     def _plain(self, value: Any) -> None:
         plain = json.loads(to_json(value))
         if self.format is Format.YAML:
-            print(to_yaml(plain), end="")
+            print(shown_json(to_yaml(plain)), end="")
         else:
-            print(json.dumps(plain, indent=2, ensure_ascii=False))
+            print(shown_json(json.dumps(plain, indent=2, ensure_ascii=False)))
 
 
 def note(text: str) -> None:
     """Say something that is no result."""
     complain("jobctl", shown(text))
-
-
-def shown(text: str, *, lines: bool = False) -> str:
-    """Text without what could command a terminal; with `lines`, line ends and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() or (lines and one in "\n\t") else ascii(one)[1:-1] for one in text)
 
 
 def age(then: datetime | None, now: datetime) -> str:

@@ -13,6 +13,7 @@ from .settings import OFF, Settings
 from .tokens import TokensFile
 
 _WRITABLE_BY_OTHERS = 0o022
+_READABLE_BY_ALL = 0o004
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,21 @@ def _service(settings: Settings, clock: Clock) -> list[Finding]:
     verdict = Verdict.WARN if settings.insecure else Verdict.OK
     secured = "TLS" if settings.tls is not None else "no TLS"
     findings = [Finding("service", verdict, f"gRPC on {settings.listen}, {secured}, for {callers}")]
-    if settings.tokens_file is not None and settings.tokens_file.stat().st_mode & _WRITABLE_BY_OTHERS:
-        text = f"others can write {settings.tokens_file}, and so let themselves in; chmod go-w"
-        findings.append(Finding("service", Verdict.FAIL, text))
-    return findings
+    return findings + [Finding("service", Verdict.FAIL, text) for text in exposed_files(settings)]
+
+
+def exposed_files(settings: Settings) -> list[str]:
+    """What is wrong with the rights of the files of the service: who may write them, and who may read its key."""
+    files = {
+        settings.tokens_file: (_WRITABLE_BY_OTHERS, "write {}, and so let themselves in; chmod go-w"),
+        settings.tls_key: (
+            _WRITABLE_BY_OTHERS | _READABLE_BY_ALL,
+            "read or write {}, the key of the service; chmod 0600",
+        ),
+        settings.tls_client_ca: (_WRITABLE_BY_OTHERS, "write {}, and so let themselves in; chmod go-w"),
+    }
+    return [
+        f"others can {text.format(path)}"
+        for path, (rights, text) in files.items()
+        if path is not None and path.exists() and path.stat().st_mode & rights
+    ]

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from peerjob.cli.printable import shown, shown_json
 from peerjob.injected import current_run
 
 from .settings import LogFormat
@@ -24,13 +25,19 @@ def configure(format: LogFormat, level: str, node: str) -> None:
 
 
 class HumanFormatter(logging.Formatter):
-    """Time (UTC), level, logger and message; a traceback on lines of its own."""
+    """Time (UTC), level, logger and message; a traceback on lines of its own, which are indented.
+
+    So no message can look like a line of its own, or command a terminal.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # logging's name
         return _time(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), lines=True).replace("\n", "\n    ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -58,7 +65,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in line}
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return shown_json(json.dumps(line, default=str, ensure_ascii=False))
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from peerjob import Node, OptionError, PeerjobError, SystemClock
 from peerjob.cli.loops import run_loop
 
+from .config_checks import exposed_files
 from .logs import configure
 from .modules import JobModules
 from .settings import Settings
@@ -57,6 +58,9 @@ class Daemon:
         """
         with _received(SIGNALS) as signals:
             try:
+                if self._server is not None:
+                    for text in exposed_files(self._settings):
+                        logger.warning("%s", text)
                 # before the node claims anything, since a port may be taken
                 if self._metrics is not None:
                     await self._metrics.start()
