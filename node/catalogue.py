@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from peerjob.clock import Clock
 from peerjob.cluster.role import Role
-from peerjob.errors import StoreError
+from peerjob.errors import StoreError, StoreFullError
 from peerjob.record import MAX_BATCH
 from peerjob.store.base import Store
 
@@ -19,6 +19,8 @@ PUBLISH_INTERVAL = 6 * 3600.0
 """Seconds after which the kinds are published again, so that the catalogue keeps them."""
 SERVED_FOR = 5.0
 """Seconds for which the kinds of the live nodes are taken from the last look."""
+COUNTED_FOR = 60.0
+"""Seconds for which the number of the namespace's kinds is taken from the last count."""
 MAX_REMEMBERED = 20_000
 """Most kinds that are remembered as known, and as warned about."""
 
@@ -28,8 +30,14 @@ class KindCatalogue(Role):
 
     name = "catalogue"
 
-    def __init__(self, *, clock: Clock, store: Store, node: str, kinds: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, *, clock: Clock, store: Store, node: str, kinds: Callable[[], Sequence[str]], max_kinds: int
+    ) -> None:
         super().__init__(clock)
+        self._max_kinds = max_kinds
+        self._admitted: set[str] = set()
+        self._room = 0
+        self._counted_at: float | None = None
         self._store = store
         self._node = node
         self._kinds = kinds
@@ -74,6 +82,29 @@ class KindCatalogue(Role):
         if known:
             _remember(self._known, kind)
         return known
+
+    async def admit(self, kind: str) -> None:
+        """Raise StoreFullError where a kind that no node has published would be one kind too many.
+
+        Each node counts the kinds once a minute, so several nodes together may go over the limit for that long.
+        """
+        if kind in self._admitted or await self.knows(kind):
+            return
+        now = asyncio.get_running_loop().time()
+        if self._counted_at is None or now - self._counted_at >= COUNTED_FOR:
+            counts = (await self._store.health()).counts
+            self._counted_at = now
+            self._room = self._max_kinds - len(counts)
+            self._admitted = set(counts)
+        if kind in self._admitted:
+            return
+        if self._room <= 0:
+            raise StoreFullError(
+                f"no room for another kind: the namespace has {self._max_kinds:,} kinds or more, the limit "
+                f"(StoreLimits.max_kinds), and no node has published {kind!r}"
+            )
+        self._room -= 1
+        self._admitted.add(kind)
 
     async def check_served(self, kind: str) -> bool:
         """Whether a live node runs a kind, as of the last few seconds; the first time that none does, warn."""

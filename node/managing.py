@@ -115,6 +115,12 @@ class NodeVerbs(Manager):
                 self.name,
             )
 
+    async def _admit(self, kinds: Iterable[str]) -> None:
+        """Raise StoreFullError for kinds that are not registered here and would be too many."""
+        for kind in kinds:
+            if self._registry.find(kind) is None:
+                await self._need_session().catalogue.admit(kind)
+
     async def is_served(self, kind: str) -> bool:
         """Whether this node or another live one runs a kind, as of the last few seconds."""
         session = self._need_session()
@@ -136,6 +142,7 @@ class NodeVerbs(Manager):
         session = self._need_session()
         new = self._scheduling.new(call)
         self._adopt([call.job])
+        await self._admit([new.kind])
         if id:
             new = structs.replace(new, id=id)
         answer = await session.intake.add(new)
@@ -156,6 +163,7 @@ class NodeVerbs(Manager):
         session = self._need_session()
         new = await each(taken, self._scheduling.new)
         self._adopt(call.job for call in taken)
+        await self._admit({one.kind for one in new})
         if ids:
             new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]
         answers = await session.intake.add_many(new)
@@ -240,6 +248,7 @@ class NodeVerbs(Manager):
         call = await self._resolved(target, args, kwargs)
         name, definition = self._scheduling.definition(call)
         self._adopt([call.job])
+        await self._admit([definition.kind])
         added = await session.schedules.add(name, definition)
         await self.is_served(definition.kind)
         return added

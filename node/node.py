@@ -17,6 +17,7 @@ from peerjob.cluster.own_loop import LastingExecutor
 from peerjob.cron.zones import zone_named
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, OptionError
+from peerjob.limits import MAX_NODE_NAME, checked_text
 from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.base import Elections, Store
 from peerjob.store.url import open_elections, open_store
@@ -89,7 +90,7 @@ class Node(NodeVerbs):
         allow_references: Sequence[str] = (),
     ) -> None:
         self.clock: Clock = clock or SystemClock()
-        self.name = name or _default_name()
+        self.name = checked_text("name", name, MAX_NODE_NAME) if name else _default_name()
         self._is_named = bool(name)
         self.namespace = namespace
         self.lease_ttl = _checked_ttl(lease_ttl)
@@ -114,10 +115,11 @@ class Node(NodeVerbs):
         self._workers = _checked_count("workers", workers, least=0)
         self._max_payload = _checked_count("max_payload", max_payload, least=1)
         self._lifespan = lifespan
+        self._limits = limits or StoreLimits()
         self._allow_unknown = allow_unknown
         self._store: Store
         if isinstance(store, str):
-            self._store = open_store(store, namespace=namespace, clock=self.clock, limits=limits or StoreLimits())
+            self._store = open_store(store, namespace=namespace, clock=self.clock, limits=self._limits)
         else:
             self._store = store
         self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
@@ -163,6 +165,7 @@ class Node(NodeVerbs):
             workers=self._workers,
             lease_ttl=self.lease_ttl,
             max_payload=self._max_payload,
+            max_kinds=self._limits.max_kinds,
             overrides=self._overrides,
             observers=self._observers,
             tracing=self._tracing,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from peerjob.errors import JobConflictError, ScheduleError, UnknownKindError
+from peerjob.errors import JobConflictError, OptionError, ScheduleError, UnknownKindError
 from peerjob.job import Job, collect_jobs
+from peerjob.limits import MAX_NODE_KINDS
 from peerjob.references import Trusted, module_name
 
 from .binding import Binding
@@ -31,6 +32,7 @@ class Registry:
         found = collect_jobs(source)
         compiled = [(job, Binding(job)) for job in found if job.executor is not None]
         self._check_names(job for job, _ in compiled)
+        self._check_count(job for job, _ in compiled)
         for job, binding in compiled:
             self._warn_on_clash(job, binding)
             self._removed.discard(job.kind)
@@ -117,6 +119,14 @@ class Registry:
                     f"jobs {taken[job.schedule_name]!r} and {kind!r} both define the schedule {job.schedule_name!r}; "
                     "give one of them another name="
                 )
+
+    def _check_count(self, added: Iterable[Job[..., Any, Any]]) -> None:
+        """Refuse more kinds than a node may run."""
+        kinds = {*self._bindings, *self._aliases}
+        for job in added:
+            kinds |= {job.kind, *job.aliases}
+        if len(kinds) > MAX_NODE_KINDS:
+            raise OptionError("jobs", f"{len(kinds):,} kinds and aliases", f"at most {MAX_NODE_KINDS:,} on one node")
 
     def _warn_on_clash(self, job: Job[..., Any, Any], binding: Binding) -> None:
         old = self._bindings.get(job.kind)

@@ -15,6 +15,7 @@ from peerjob.definition import Definition, decode_definition, digest
 from peerjob.errors import OptionError, StoreUnavailableError, UnknownScheduleError
 from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
 from peerjob.ids import IdSource
+from peerjob.limits import MAX_NOTE, checked_text
 from peerjob.manager import Manager, ResultPage
 from peerjob.query import MAX_LIMIT
 from peerjob.record import NewInstance
@@ -124,6 +125,8 @@ class ScheduleVerbs:
         return await self._change(name, change)
 
     async def pause(self, schedule: ScheduleView | str, note: str) -> Schedule:
+        checked_text("note", note, MAX_NOTE, least=0)
+
         def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
             row = _there(schedule, found)
             if row.paused and row.note == note:

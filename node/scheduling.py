@@ -13,10 +13,11 @@ from peerjob.clock import Clock
 from peerjob.codec import decode_value
 from peerjob.definition import Definition
 from peerjob.durations import to_micros
-from peerjob.errors import OptionError, PayloadTooLargeError, ScheduleError
+from peerjob.errors import PayloadTooLargeError, ScheduleError
 from peerjob.ids import IdSource
 from peerjob.job import Call, Job
-from peerjob.policy import LABEL, Policy, is_label, make_policy, store_overrides
+from peerjob.limits import MAX_KEY, checked_text
+from peerjob.policy import Policy, make_policy, store_overrides
 from peerjob.record import NewInstance, Record, Transition
 from peerjob.recurrence import drawn_us
 from peerjob.spec import Spec, decode_spec, encode, encode_arguments
@@ -249,9 +250,7 @@ def _key(key: Any, executor: Callable[..., Any] | None, call: Call[Any]) -> str 
     if not callable(key):
         return cast("str | None", key)
     made = key(Arguments(executor, call.args, call.kwargs))
-    if not is_label(made):
-        raise OptionError("key", made, f"{LABEL}, from key function {getattr(key, '__qualname__', key)}")
-    return cast(str, made)
+    return checked_text(f"key (from function {getattr(key, '__qualname__', key)})", made, MAX_KEY)
 
 
 def fresh_record(new: NewInstance, at_us: int) -> Record:

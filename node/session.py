@@ -83,6 +83,7 @@ class Session:
         workers: int,
         lease_ttl: float,
         max_payload: int,
+        max_kinds: int,
         overrides: dict[Callable[..., Any], Callable[..., Any]],
         observers: Sequence[Observer] = (),
         tracing: Tracing | None = None,
@@ -168,7 +169,11 @@ class Session:
         self.intake = Intake(store, name)
         self.verbs = StoreVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self._store_us)
         self.catalogue = KindCatalogue(
-            clock=clock, store=store, node=name, kinds=lambda: self._kinds if self.pool.size else ()
+            clock=clock,
+            store=store,
+            node=name,
+            kinds=lambda: self._kinds if self.pool.size else (),
+            max_kinds=max_kinds,
         )
         self.definitions = Definitions(clock=clock, store=store, node=name, now_us=self._store_us)
         self.schedules = ScheduleVerbs(

@@ -23,7 +23,8 @@ CONTAINER = 4
 LEAF = 10
 MAX_DIGITS = 4_300
 """Digits of an integer, and of a Decimal before and after its point: what Python converts to text by default."""
-MAX_INT_BITS = (10**MAX_DIGITS - 1).bit_length()
+_TOO_LARGE = 10**MAX_DIGITS
+MAX_INT_BITS = (_TOO_LARGE - 1).bit_length()
 MAX_INT_BYTES = MAX_INT_BITS // 8 + 1
 MAX_ZONES = 100
 """Different time zones in one value: each is read from a file."""
@@ -74,7 +75,7 @@ class Bounds:
 
 def check_integer(value: int) -> None:
     """Raise BoundsError for an integer with too many digits."""
-    if value.bit_length() > MAX_INT_BITS:
+    if value.bit_length() >= MAX_INT_BITS and abs(value) >= _TOO_LARGE:
         raise BoundsError(f"an integer of {value.bit_length():,} bits, over the limit of {MAX_DIGITS:,} digits")
 
 

@@ -13,7 +13,8 @@ from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from .callables import mark_coroutine_function
 from .errors import OptionError
-from .policy import Options, Policy, checked, encodable, make_policy
+from .limits import MAX_KIND, checked_text
+from .policy import Options, Policy, checked, make_policy
 from .references import found_by_name, import_path, module_name, resolve
 from .shown import to_json
 from .timing import TIMING_OPTIONS, Timing
@@ -24,8 +25,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True, default=Any)
 C_co = TypeVar("C_co", covariant=True, default=Any)
-
-MAX_KIND = 200
 
 
 class Job(Generic[P, R_co, C_co]):
@@ -71,8 +70,7 @@ class Job(Generic[P, R_co, C_co]):
     @overload
     def __init__(self: Job[..., Any, Any], kind: str, /, **options: Unpack[Options]) -> None: ...
     def __init__(self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]) -> None:
-        if not _is_kind(kind):
-            raise OptionError("kind", kind, f"text of 1 to {MAX_KIND} characters")
+        checked_text("kind", kind, MAX_KIND)
         if executor is not None and not callable(executor):
             raise OptionError("executor", executor, "a callable")
         _fill(self, kind, executor, checked(cast(dict[str, Any], options)), {}, None)
@@ -189,10 +187,6 @@ def _restored(
     job: Job[..., Any, Any] = object.__new__(Job)
     _fill(job, kind, resolve(executor) if isinstance(executor, str) else executor, options, overrides, base)
     return job
-
-
-def _is_kind(given: object) -> bool:
-    return isinstance(given, str) and 1 <= len(given) <= MAX_KIND and "\x00" not in given and encodable(given)
 
 
 def _fill(

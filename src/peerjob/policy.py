@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .injected import current_run
+from .limits import MAX_ALIASES, MAX_KEY, MAX_KIND, MAX_NOTE, MAX_TAG, MAX_TAGS, checked_text
 from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
 from .references import Trusted, from_stored, to_stored
 from .timing import Jitter, Timing
@@ -302,33 +303,15 @@ def _loaded_backoff(value: Any, local: Mapping[str, Any] | None, trusted: Truste
     return value
 
 
-MAX_LABEL = 1_000
-LABEL = f"text of 1 to {MAX_LABEL:,} characters, without half of a surrogate pair"
-
-
-def is_label(value: object) -> bool:
-    """Whether this can be a key or a tag: text that every store can keep beside an instance."""
-    return isinstance(value, str) and 1 <= len(value) <= MAX_LABEL and encodable(value)
-
-
-def encodable(text: str) -> bool:
-    """Whether text has a form in UTF-8: it holds no half of a surrogate pair."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 # -- checks, one per option -----------------------------------------------------------------------------------------
 
 
-def _text(option: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        raise OptionError(option, value, "text")
-    return value
+def _description(option: str, value: Any) -> str:
+    return checked_text(option, value, MAX_NOTE, least=0)
 
 
-def _name(option: str, value: Any) -> Any:
-    if value is not None and (not is_label(value) or "\x00" in value):
-        raise OptionError(option, value, f"{LABEL} or a NUL, or None")
-    return value
+def _name(option: str, value: Any) -> str | None:
+    return None if value is None else checked_text(option, value, MAX_KEY)
 
 
 def _priority(option: str, value: Any) -> int:
@@ -391,14 +374,16 @@ def _choice(*allowed: str) -> Callable[[str, Any], Any]:
     return check
 
 
-def _names(option: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise OptionError(option, value, "a list of texts, not one text")
-    names = tuple(cast(Iterable[Any], value))
-    for name in names:
-        if not is_label(name):
-            raise OptionError(option, name, LABEL)
-    return names
+def _texts(most: int, longest: int) -> Callable[[str, Any], tuple[str, ...]]:
+    def check(option: str, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            raise OptionError(option, value, "a list of texts, not one text")
+        texts = tuple(checked_text(option, text, longest) for text in cast(Iterable[Any], value))
+        if len(texts) > most:
+            raise OptionError(option, f"{len(texts):,} texts", f"at most {most}")
+        return texts
+
+    return check
 
 
 def _callback(option: str, value: Any) -> Any:
@@ -408,15 +393,15 @@ def _callback(option: str, value: Any) -> Any:
 
 
 def _key(option: str, value: Any) -> Any:
-    if value is None or is_label(value) or (callable(value) and not inspect.isclass(value)):
+    if value is None or (callable(value) and not inspect.isclass(value)):
         return value
-    raise OptionError(option, value, f"{LABEL}, a function of the arguments, or None")
+    return checked_text(option, value, MAX_KEY)
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "description": _text,
+    "description": _description,
     "name": _name,
-    "aliases": _names,
+    "aliases": _texts(MAX_ALIASES, MAX_KIND),
     "version": _count,
     "priority": _priority,
     "max_retries": _max_retries,
@@ -431,6 +416,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "on_complete": _callback,
     "on_terminate": _callback,
     "on_state_change": _callback,
-    "tags": _names,
+    "tags": _texts(MAX_TAGS, MAX_TAG),
     "retention": _retention,
 }

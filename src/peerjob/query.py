@@ -12,6 +12,7 @@ from .clock import aware_us, to_us
 from .durations import Duration, to_seconds
 from .errors import OptionError
 from .ids import id_text
+from .limits import MAX_KIND, MAX_TAG, checked_text
 from .state import Level, State
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class Query:
             raise OptionError("limit", self.limit, f"a number from 1 to {MAX_LIMIT:,}")
         if self.order not in ("asc", "desc"):
             raise OptionError("order", self.order, "'asc' or 'desc'")
-        for name in ("kind", "tag"):
-            _checked_text(name, getattr(self, name))
+        for name, most in (("kind", MAX_KIND), ("tag", MAX_TAG)):
+            if getattr(self, name) is not None:
+                checked_text(name, getattr(self, name), most)
         for name in ("before", "after"):
             _checked_time(name, getattr(self, name))
         object.__setattr__(self, "state", _checked_state(self.state))
@@ -125,11 +127,6 @@ def _checked_id(name: str, given: object) -> str:
         return id_text(given)  # type: ignore[arg-type]  # anything else raises below
     except (ValueError, AttributeError, TypeError):
         raise OptionError(name, given, "a UUID") from None
-
-
-def _checked_text(name: str, given: object) -> None:
-    if given is not None and not (isinstance(given, str) and given):
-        raise OptionError(name, given, "text of one character or more, or None for any")
 
 
 def _checked_level(given: object) -> None:

@@ -418,5 +418,7 @@ class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Most ledger records kept per schedule, the earliest nominal times removed first."""
     fires_kept_us: int = 7 * 86_400_000_000
     """How long a ledger record is kept: 7 days."""
+    max_kinds: int = 20_000
+    """Most kinds that have instances; a kind that no node has published is refused above it."""
     kinds_kept_us: int = 30 * 86_400_000_000
     """How long a kind that no node publishes any more is known: 30 days."""
