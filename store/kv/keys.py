@@ -20,6 +20,7 @@
 | `catalogue/<kind>` | when a node published the kind; hangs on a lease |
 | `node/<incarnation>` | `NodeRow`; durable: alive until it is marked as ended |
 | `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes that have many |
+| `ended/<incarnation>` | it has ended and been forgotten: it never joins again; hangs on a lease of minutes |
 | `live/<incarnation>` | `Live`; hangs on the node's lease |
 | `clocks/<incarnation>` | `Told`; hangs on the node's lease |
 | `idle/<incarnation>` | `Idle`: waits for work |
@@ -92,6 +93,7 @@ class Keys:
         self.group = f"{root}group/"
         self.groups = f"{root}groups/"
         self.kinds = f"{root}kinds/"
+        self.ended = f"{root}ended/"
         self.live = f"{root}live/"
         self.clocks = f"{root}clocks/"
         self.idle = f"{root}idle/"

@@ -109,9 +109,10 @@ class Membership:
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
         context, keys = self._context, self._context.keys
         node_key, live_key = keys.node + node.incarnation, keys.live + node.incarnation
+        ended_key = keys.ended + node.incarnation
         for _ in range(ROUNDS):
-            entry, live = await context.kv.get([node_key, live_key])
-            if entry is not None and node_of(entry.value).ended:
+            entry, live, ended = await context.kv.get([node_key, live_key, ended_key])
+            if ended is not None or (entry is not None and node_of(entry.value).ended):
                 return context.clock.time_us()
             old = None if live is None else live_of(live.value)
             lease = await context.kv.grant(ttl_us)
@@ -121,7 +122,7 @@ class Membership:
             # in one step, since a reaper takes a node without a lease for dead
             ops = [Put(node_key, encode(row)), Put(live_key, encode(shown), lease)]
             same = Compare(node_key, mod=0 if entry is None else entry.mod)
-            applied = await context.kv.txn([Step([same, *stored], ops)])
+            applied = await context.kv.txn([Step([same, Compare(ended_key), *stored], ops)])
             if applied.steps[0] is not None:
                 if old is not None:
                     await context.kv.revoke(old.lease)

@@ -42,7 +42,7 @@ class Recount:
         key, now_us = context.keys.counted, context.clock.time_us()
         (entry,) = await context.kv.get([key])
         began, _, start = ("0", "", "") if entry is None else entry.value.decode(errors="replace").partition(" ")
-        if now_us - number_of(began.encode()) >= _PERIOD_US or (context.writer.doubt and not start):
+        if not 0 <= now_us - number_of(began.encode()) < _PERIOD_US or (context.writer.doubt and not start):
             context.writer.doubt = False
             began, start = str(now_us), context.keys.count
         elif not start:

@@ -185,6 +185,9 @@ class Recovery:
         keys = self._context.keys
         prefixes = [keys.hint(incarnation), keys.journal(incarnation)]
         singles = [keys.node, keys.live, keys.idle, keys.changes]
-        ops = [Delete(prefix, prefix_end(prefix)) for prefix in prefixes]
+        ops: list[Op] = [Delete(prefix, prefix_end(prefix)) for prefix in prefixes]
         ops += [Delete(prefix + incarnation) for prefix in singles]
+        if lease := await self._context.writer.passing(self._context.clock.time_us()):
+            # a join that comes late, sent again or delayed, must not bring it back
+            ops.append(Put(keys.ended + incarnation, b"", lease))
         await self._context.kv.txn([Step([], ops)])

@@ -7,12 +7,17 @@
 local found = leader_now()
 local ttl = math.ceil(tonumber(ARGV[3]) / 1000)
 if found[1] and found[1] ~= ARGV[1] then
+  -- more than its ttl is left if the server's clock stepped back
+  local of_leader = tonumber(call('HGET', LEADER, 'ttl') or ttl)
+  if call('PTTL', LEADER) > of_leader then
+    call('PEXPIRE', LEADER, of_leader)
+  end
   return found
 elseif not found[1] then
   -- as with fences, it also grows over a server that lost its last second
   local term = digits(max(tonumber(call('HGET', TERMS, 'store') or '0') + 1, now))
   call('HSET', TERMS, 'store', term)
-  call('HSET', LEADER, 'incarnation', ARGV[1], 'name', ARGV[2], 'term', term, 'since', ARGV[4])
+  call('HSET', LEADER, 'incarnation', ARGV[1], 'name', ARGV[2], 'term', term, 'since', ARGV[4], 'ttl', ttl)
 end
 call('PEXPIRE', LEADER, ttl)
 return leader_now()

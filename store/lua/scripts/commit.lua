@@ -60,6 +60,7 @@ local function said(start)
 end
 
 local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys))
+local alive = call('ZSCORE', LEASES, inc)
 local name = call('HGET', node_key(inc), 'name') or sub(call('HGET', DEAD, inc) or '', 3)
 
 -- Several outcomes of one instance see each other through these.
@@ -202,5 +203,8 @@ for _, plan in ipairs(log_plans) do
   write_logs(plan)
 end
 write_all()
+if not alive then
+  call('PEXPIRE', requests_key(inc), REQUESTS_MS)
+end
 bound_hints()
 return {acks, put_aside()}

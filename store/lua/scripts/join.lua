@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Add a live incarnation, or update what it shows.
+-- Add a live incarnation, or update what it shows; one that has ended stays ended.
 --
 -- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, name, info, ttl
@@ -7,7 +7,9 @@
 local inc, key = ARGV[1], node_key(ARGV[1])
 call('ZCARD', LEASES)
 local steady = steady_since(inc, tonumber(ARGV[4]))
-if call('HEXISTS', DEAD, inc) == 0 then
+if call('HEXISTS', DEAD, inc) == 0 and call('HEXISTS', requests_key(inc), 'ended') == 0 then
+  -- of the nodes that lived while the clock stepped back, there may be none left to notice
+  count_from_now(leases_of_the_future())
   call('ZADD', LEASES, digits(now + tonumber(ARGV[4])), inc)
   call('HSET', key, 'name', ARGV[2], 'info', ARGV[3], 'renewed', digits(now), 'steady', steady)
   call('HSETNX', key, 'running', '0')

@@ -22,6 +22,9 @@ for n = 1, #claims, 2 do
   end
 end
 local same = #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
+if tonumber(call('HGET', key, 'renewed') or '0') > now then
+  count_from_now(leases_of_the_future())
+end
 call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), inc)
 call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady)
 return {digits(now), same and '' or held, cancelled}

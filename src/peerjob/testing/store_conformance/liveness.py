@@ -185,6 +185,22 @@ class LivenessRules(StoreSuite):
         assert [view.info.name for view in await store.nodes()] == ["reaper"]
         assert await self.counts(store) == {State.SCHEDULED: 1}
 
+    @pytest.mark.parametrize("way", ["reap", "leave"])
+    async def test_a_join_that_comes_late_brings_nothing_back(self, store: Store, way: str) -> None:
+        """It was sent again, or delayed; by now every claim was taken back, and the incarnation is forgotten."""
+        await store.enqueue(self.make.instances(1))
+        reaper, mortal = await self.join(store, "reaper"), await self.join_briefly(store)
+        await mortal.take_one()
+        if way == "reap":
+            await self.reap_all(reaper)
+        else:
+            await store.leave(mortal.incarnation)
+        await mortal.join()
+        assert (await mortal.renew()).dead
+        assert (await mortal.claim()).dead
+        assert [view.info.name for view in await store.nodes()] == ["reaper"]
+        assert len(await reaper.take()) == 1
+
     async def test_what_is_taken_back_keeps_its_place(self, store: Store) -> None:
         batch = self.make.instances(5)
         await store.enqueue(batch)

@@ -19,7 +19,7 @@ local SCHEDULES = P .. 'schedules' -- sorted set: revision -> schedule
 local REMOVED = P .. 'removed'     -- sorted set: revision of its removal -> schedule, for the last removals
 local REVISIONS = P .. 'revisions' -- hash: latest; floor: the latest removal that is forgotten
 local TERMS = P .. 'terms'         -- hash: coordinator -> highest term that was seen, or granted here
-local LEADER = P .. 'leader'       -- hash that expires: incarnation, name, term, since
+local LEADER = P .. 'leader'       -- hash that expires: incarnation, name, term, since, ttl in milliseconds
 local CONFIRMED = P .. 'confirmed' -- string that expires: written by confirm.lua, read by nobody
 local ASIDE = P .. 'aside'         -- list: what was set aside, newest first
 local ASIDE_COUNT = P .. 'asides'  -- number: how many were, ever
@@ -83,7 +83,8 @@ local function heads_key(set, suspect) return P .. (suspect and 'shead:' or 'hea
 local function owned_key(incarnation) return P .. 'own:' .. incarnation end
 -- hash: name, info, running, renewed, steady (since when each renewal came in time; see lease.lua), and its set of kinds
 local function node_key(incarnation) return P .. 'node:' .. incarnation end
--- hash: verb -> last request and what it takes to answer it again
+-- hash: verb -> last request and what it takes to answer it again; ended: as in DEAD, of an incarnation that has ended.
+-- It expires then.
 local function requests_key(incarnation) return P .. 'req:' .. incarnation end
 -- list: hints
 local function wake_key(incarnation) return P .. 'wake:' .. incarnation end

@@ -1,6 +1,7 @@
 -- The end of an incarnation, and taking its claims back. An entry in DEAD starts with how it ended: L left in order,
 -- D died, S died while a suspect ran (in lower case when the process turned out to live); then a space and the
--- node's name. The entry stays until no claim is left.
+-- node's name. The entry stays until no claim is left; for an hour more, longer than any call is repeated, the requests
+-- of the incarnation tell that it ended, so that a join that comes late does not bring it back.
 local CHARGED_MS = 86400000
 local REQUESTS_MS = 3600000
 
@@ -27,6 +28,7 @@ local function mark_dead(inc, entry_text)
     leave_set(inc, set)
   end
   call('UNLINK', node_key(inc), wake_key(inc))
+  call('HSET', requests_key(inc), 'ended', entry_text)
   call('PEXPIRE', requests_key(inc), REQUESTS_MS)
   call('HSET', DEAD, inc, entry_text)
 end

@@ -1,0 +1,87 @@
+"""The server's clock steps back, as in a failover to a host whose clock is slow: recovery and leadership go on."""
+
+import asyncio
+
+import pytest
+
+from peerjob.firing import Candidate
+from peerjob.record import Reaped
+from peerjob.store.lua.store import LuaStore
+from peerjob.testing.factories import Peer
+from support.lua_site import MakeSite, Site
+from support.waiting import until
+
+TTL_US = 400_000
+BACK_US = 3_600_000_000
+
+
+def step_back(here: Site, *peers: Peer) -> None:
+    """Move every time that the server has written into the future, as they lie after its clock stepped back."""
+    for peer in peers:
+        here.server.command("ZINCRBY", here.key("leases"), BACK_US, peer.incarnation)
+        for field in ("renewed", "steady"):
+            at = int(str(here.server.command("HGET", here.key(f"node:{peer.incarnation}"), field)))
+            here.server.command("HSET", here.key(f"node:{peer.incarnation}"), field, at + BACK_US)
+    left = int(str(here.server.command("PTTL", here.key("leader"))))
+    if left > 0:
+        here.server.command("PEXPIRE", here.key("leader"), left + BACK_US // 1000)
+
+
+async def taken_back(store: LuaStore, reaper: Peer) -> list[Reaped]:
+    """Renew and reap as a node does, until something was taken back."""
+    reaped: list[Reaped] = []
+
+    async def is_reaped() -> bool:
+        await reaper.renew(ttl_us=TTL_US)
+        reaped.extend(await store.reap(10, reaper=reaper.incarnation))
+        return bool(reaped)
+
+    await until(is_reaped, timeout=20)
+    return reaped
+
+
+@pytest.mark.parametrize("witness", [True, False])
+async def test_a_dead_node_is_reaped_in_its_ttl(site: MakeSite, witness: bool) -> None:
+    """Also where no node lived while the clock stepped back, and one joins later."""
+    here = site()
+    store = await here.open()
+    dead = await here.join(store, TTL_US)
+    reaper = await here.join(store, TTL_US) if witness else None
+    await store.enqueue(here.make.instances(1))
+    claim = await dead.take_one()
+    step_back(here, *([dead] if reaper is None else [dead, reaper]))
+    reaper = reaper or await here.join(store, TTL_US)
+    assert [one.id for one in await taken_back(store, reaper)] == [claim.id]
+
+
+async def test_a_living_node_keeps_its_lease(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    first, second = await here.join(store, TTL_US), await here.join(store, TTL_US)
+    await first.renew(ttl_us=TTL_US)
+    step_back(here, first, second)
+    for _ in range(10):
+        for peer in (first, second):
+            assert not (await peer.renew(ttl_us=TTL_US)).dead
+            assert await store.reap(10, reaper=peer.incarnation) == []
+        await asyncio.sleep(TTL_US / 5_000_000)
+    views = {view.info.incarnation: view for view in await store.nodes()}
+    assert all(view.expires_us - view.renewed_us == TTL_US for view in views.values())
+
+
+async def test_a_dead_leader_is_followed_in_its_ttl(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    elections = store.elections()
+    await elections.open()
+    try:
+        await elections.campaign(Candidate(incarnation="dead", name="dead"), ttl_us=TTL_US)
+        step_back(here)
+
+        async def is_elected() -> bool:
+            leader = await elections.campaign(Candidate(incarnation="next", name="next"), ttl_us=10_000_000)
+            return leader.incarnation == "next"
+
+        await until(is_elected, timeout=20)
+    finally:
+        await elections.close()
