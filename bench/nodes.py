@@ -4,7 +4,7 @@
     python bench/nodes.py --nodes 50 --schedules 10000
 
 Each node has the connections of a real one. It renews its lease once a second with another load each time, which tells
-clocks where needed; it looks for dead nodes twice a second; and it waits for hints, of which each one gets one a second.
+clocks where needed. It looks for dead nodes twice a second, and waits for hints: each node gets one a second.
 Each part is also measured alone. `--schedules` adds so many schedules instead, while that many nodes listen.
 """
 

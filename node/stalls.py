@@ -67,7 +67,8 @@ class LoopWatch:
         who = "a callback" if task is None else f"task {task.get_name()!r}"
         if run is not None:
             who = f"instance {run.claim.id} of {run.claim.kind!r}"
-        frame = sys._current_frames().get(self._thread)  # the documented way to see another thread
+        # the documented way to see another thread
+        frame = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage]
         if frame is None:
             return who
         where = traceback.extract_stack(frame, limit=1)[0]

@@ -324,8 +324,14 @@ def test_an_error_is_raised_again_as_it_was(error: Exception) -> None:
 
 def test_errors_of_every_kind_have_a_status() -> None:
     local = {errors.RemoteError, errors.NodeUnavailableError, errors.TlsMismatchError}
-    outcomes = {errors.JobFailed, errors.JobCancelled, errors.JobTimedOut, errors.JobProcessDied, errors.OwnershipLost}
-    outcomes.add(errors.ResultTypeError)  # it is raised where a result is read
+    outcomes: set[type[PeerjobError]] = {
+        errors.JobFailed,
+        errors.JobCancelled,
+        errors.JobTimedOut,
+        errors.JobProcessDied,
+        errors.OwnershipLost,
+        errors.ResultTypeError,  # it is raised where a result is read
+    }
     known = {type(error) for error in ERRORS}
     every = {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, PeerjobError)}
 
