@@ -110,7 +110,7 @@ class Grouping:
             **marks,
             **dict(zip(targets, await self._kv.get([keys.groups + one for one in targets]), strict=True)),
         }
-        known = {group: (_count(entry), 0 if entry is None else entry.mod) for group, entry in entries.items()}
+        known = {group: (size_of(entry), 0 if entry is None else entry.mod) for group, entry in entries.items()}
         for (source, target), kinds in moves.items():
             for at in range(0, len(kinds), _MOST_MOVED):
                 part = kinds[at : at + _MOST_MOVED]
@@ -158,7 +158,8 @@ class Grouping:
             start = found.items[-1][0] + "!"
 
 
-def _count(entry: Entry | None) -> int:
+def size_of(entry: Entry | None) -> int:
+    """How many kinds a group has, by its marker."""
     return 0 if entry is None else count_of(entry.value)
 
 
@@ -171,7 +172,7 @@ def _moves(
     for group, its in _by_group(kinds, found).items():
         if not group:
             moves["", name] = its
-        elif len(its) < _count(marks[group]):
+        elif len(its) < size_of(marks[group]):
             # every node with these kinds comes to the same name, so they do not work against each other
             moves[group, hashlib.sha256(f"{name} {group}".encode()).hexdigest()[:12]] = its
     return moves

@@ -11,6 +11,7 @@ from .keys import LATEST_US, prefix_end, time_text
 from .queues import Head, Scan
 from .removal import removal
 from .rows import start_of
+from .unused import UnusedKinds
 from .writer import Change
 
 _CALM_US = 3_600_000_000
@@ -23,6 +24,7 @@ class Retention:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._unused = UnusedKinds(context)
         self._prefix = f"{context.keys.root}head/expiry/"
 
     async def tidy(self, ended: Mapping[str, int]) -> None:
@@ -51,6 +53,7 @@ class Retention:
         removed = await self._expired(heads, limit)
         if removed < limit:
             await self._context.kind_sets.remove_unused()
+            await self._unused.forget()
         return removed
 
     async def _expired(self, found: Found, limit: int) -> int:

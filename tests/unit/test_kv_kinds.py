@@ -178,3 +178,52 @@ async def test_groups_that_no_node_tells_apart_become_one(clock: VirtualClock) -
             await peer.store.leave(peer.incarnation)
         groups = [key for key in bench.data.entries if key.startswith("n/groups/")]
         assert len(groups) <= 9
+
+
+def left_of(bench: Bench) -> set[str]:
+    """What the keys begin with that stand under a kind or a group."""
+    return {key.split("/")[1] for key in bench.data.entries} & {
+        "head",
+        "count",
+        "group",
+        "groups",
+        "order",
+        "ready",
+        "by",
+    }
+
+
+async def test_kinds_that_are_gone_leave_nothing(clock: VirtualClock) -> None:
+    async with opened(clock, 10) as bench:
+        other = bench.another()
+        kinds = [f"once-{number}" for number in range(300)]
+        worker = Peer(store=other, info=bench.make.node("worker", kinds), make=bench.make)
+        await worker.join()
+        for store in (bench.store, other):
+            await store.enqueue([bench.make.instance(kind=kind, retention_us=0) for kind in kinds])
+            while claims := await worker.take(100):
+                await worker.commit(*map(outcome, claims))
+        await other.leave(worker.incarnation)
+        await clock.advance(1)
+        while await bench.store.expire(500):
+            pass
+        await bench.store.expire(500)
+        assert {key.split("/")[2] for key in bench.data.entries if key.startswith("n/head/")} == {"expiry"}
+        assert left_of(bench) == {"head"}
+
+        # what both stores remember of the kinds is older, and must not mislead them
+        again = await Peer(store=other, info=bench.make.node("again", kinds), make=bench.make).join()
+        for store in (other, bench.store):
+            await store.enqueue([bench.make.instance(kind=kind) for kind in kinds])
+            assert sorted(claim.kind for claim in await again.take()) == sorted(kinds)
+        assert (await bench.store.health()).counts.keys() == set(kinds)
+
+
+async def test_kinds_stay_that_a_node_has_or_that_wait(clock: VirtualClock) -> None:
+    async with opened(clock, 80) as bench:
+        waiting = bench.make.instance(kind="waiting")
+        await bench.store.enqueue([waiting])
+        before = {key for key in bench.data.entries if "group" in key or "waiting" in key}
+        await bench.store.expire(500)
+        assert {key for key in bench.data.entries if "group" in key or "waiting" in key} == before
+        assert len([key for key in before if key.startswith("n/group/")]) == 40
