@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import islice
 
 from peerjob.record import MAX_BATCH
 
@@ -20,11 +22,16 @@ class Pace:
 
     def measured(self, kind: str, seconds: float) -> None:
         mean = self._mean.get(kind)
+        self._mean.pop(kind, None)  # so that it is the latest
         self._mean[kind] = seconds if mean is None else mean + (seconds - mean) * 0.2
 
     def stalled(self, kind: str) -> None:
         """Claiming ahead was wrong: nothing more of this kind until it has been measured again."""
         self._mean.pop(kind, None)
+
+    def latest(self, most: int) -> Iterable[str]:
+        """The kinds that were measured last, the last one first."""
+        return islice(reversed(self._mean), most)
 
     def ahead(self, kind: str, workers: int) -> int:
         """How many of this kind to hold beyond the free workers."""

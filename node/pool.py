@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from peerjob.context import Reason
-from peerjob.record import MAX_BATCH
+from peerjob.record import MAX_BATCH, Caps
 from peerjob.worker import Worker
 
 from .pace import HOLD, Pace
@@ -19,6 +19,8 @@ from .surroundings import Surroundings
 
 logger = logging.getLogger("peerjob.node")
 
+MOST_QUICK = 100
+"""Most kinds of which several are claimed ahead."""
 STUCK_AFTER = 5.0
 """Seconds after which a body that was told to end and has not counts as stuck, or a processor that goes on after it."""
 
@@ -61,6 +63,7 @@ class Pool:
         self._running: dict[int, Run] = {}
         self._backlog: deque[Run] = deque()
         self._latest: set[str] = set()
+        self._kinds: tuple[tuple[str, ...], frozenset[str]] = ((), frozenset())
         self._sweep: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -118,24 +121,34 @@ class Pool:
 
     # -- what to claim -----------------------------------------------------------------------------------------
 
-    def room(self, kinds: tuple[str, ...]) -> tuple[int, dict[str, int]]:
-        """(limit, kind → cap) of the next claim: free workers, and what is worth holding ahead; (0, {}) for none.
+    def room(self, kinds: tuple[str, ...]) -> tuple[int, Caps]:
+        """(limit, kind → cap) of the next claim: free workers, and what is worth holding ahead; limit 0 for none.
 
         What came last is most likely what comes next, so the slowest kind of the last claim bounds how much is held
         ahead: else quick kinds would be claimed past slow ones that are due before them, only to wait behind these.
         """
-        if not self.accepting or not self._may_start():
-            return 0, {}
+        if not kinds or not self.accepting or not self._may_start():
+            return 0, Caps(kinds, 0)
         free = self._size - len(self._running)
         held = len(self._backlog)
         best = min((self.pace.ahead(kind, self._size) for kind in self._latest), default=0)
         if free <= held and held > best // 2:
-            return 0, {}
+            return 0, Caps(kinds, 0)
         # while quick kinds keep every worker busy, each claim may still bring one of any other kind: it waits its turn
         # for a moment, rather than until the quick ones are all done
         least = 1 if best else 0
-        caps = {kind: max(least, free + min(best, self.pace.ahead(kind, self._size)) - held) for kind in kinds}
-        return min(MAX_BATCH, max(caps.values(), default=0)), caps
+        default = max(least, free - held)
+        quick: dict[str, int] = {}
+        if best:  # of the rest one at a time is enough, so that the claim does not grow with the number of kinds
+            known = self._known(kinds)
+            ahead = {kind: self.pace.ahead(kind, self._size) for kind in self.pace.latest(MOST_QUICK) if kind in known}
+            quick = {kind: max(least, free + min(best, more) - held) for kind, more in ahead.items() if more}
+        return min(MAX_BATCH, max(quick.values(), default=default)), Caps(kinds, default, quick)
+
+    def _known(self, kinds: tuple[str, ...]) -> frozenset[str]:
+        if self._kinds[0] is not kinds:
+            self._kinds = (kinds, frozenset(kinds))
+        return self._kinds[1]
 
     @property
     def may_take_suspect(self) -> bool:

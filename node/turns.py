@@ -83,8 +83,6 @@ class Turns(Role):
         self._report_timer: asyncio.TimerHandle | None = None
         self._urgent: list[Run] = []
         self._next_claim_at = 0.0
-        self._unasked: tuple[str, ...] = ()
-        """Kinds for which there was no room in the last claim that found nothing: there may be work of these."""
         self._serial = 0
         self._asked: deque[Asked] = deque()
         """Requests that are not answered: one, or the parts of one that the store refused."""
@@ -193,7 +191,7 @@ class Turns(Role):
             self._settle(asked.entries, await self._found_done(asked, acks) if asked.apart else acks)
             if asked.want is not None:
                 self._claim_wait = 0.0
-                self._take(asked.incarnation, claimed, asked.want, loop.time())
+                self._take(asked.incarnation, claimed, loop.time())
             self.pulse.beat()
 
     def _refused(self, asked: Asked, error: Exception) -> None:
@@ -264,12 +262,10 @@ class Turns(Role):
     def _want(self, now: float) -> Want | None:
         if now < self._no_claim_until:
             return None
-        early = not self._hinted and now < self._next_claim_at
-        if early and not self._unasked:
+        if not self._hinted and now < self._next_claim_at:
             return None
-        kinds = self._kinds()
-        limit, caps = self.pool.room(kinds)
-        if not limit or (early and not any(caps.get(kind) for kind in self._unasked)):
+        limit, caps = self.pool.room(self._kinds())
+        if not limit:
             return None
         self._hinted = False
         return Want(kinds=caps, limit=limit, suspects=self.pool.may_take_suspect)
@@ -324,7 +320,7 @@ class Turns(Role):
         elif ack is Ack.CANCELLED:
             run.cancel("user")
 
-    def _take(self, incarnation: str, claimed: Claimed, want: Want, now: float) -> None:
+    def _take(self, incarnation: str, claimed: Claimed, now: float) -> None:
         if claimed.dead:
             self._next_claim_at = now + POLL
             tell("claim", self._listener.incarnation_dead, incarnation)
@@ -332,7 +328,6 @@ class Turns(Role):
         if incarnation != self._incarnation():
             return  # joined anew while the claim was on its way: these will be reaped
         if not claimed.claims:
-            self._unasked = tuple(kind for kind, cap in want.kinds.items() if not cap)
             wait = POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
             if claimed.next_due_us is not None:
                 spread = 1 + self.clock.random.uniform(0, 0.01)

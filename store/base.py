@@ -383,7 +383,7 @@ class Store(Protocol):
 
         What is parked behind a schedule's slot is not due. Of those that fell due and were not moved among the ready
         ones yet, as nobody claimed since, 1,000 are counted. Costs a count of each kind's queue, which on etcd grows
-        with it (20 ms at 200,000), so it is not for hot paths.
+        with it (20 ms at 200,000), so it is not for hot paths. Any number of kinds may be given.
         """
         ...
 

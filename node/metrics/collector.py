@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,7 +21,7 @@ from peerjob.state import State
 from peerjob.version import __version__
 
 from . import catalogue as of
-from .tallies import Histogram, KindTally, Tallies
+from .tallies import MAX_LABELS, OTHERS, Histogram, KindTally, Tallies
 
 logger = logging.getLogger("peerjob.metrics")
 
@@ -155,10 +156,12 @@ class Metrics(Collector):
         if view is None:
             return
         stats = view.stats
-        kinds = sorted(stats.counts)
-        yield of.QUEUED, [((kind,), stats.total(State.SCHEDULED, kind)) for kind in kinds]
-        yield of.PROCESSING, [((kind,), stats.total(State.PROCESSING, kind)) for kind in kinds]
-        yield of.UNSERVED, [((kind,), count) for kind, count in sorted(stats.unserved.items())]
+        queued = {kind: stats.total(State.SCHEDULED, kind) for kind in stats.counts}
+        processing = {kind: stats.total(State.PROCESSING, kind) for kind in stats.counts}
+        shown = set(nlargest(MAX_LABELS, stats.counts, key=lambda kind: (queued[kind] + processing[kind], kind)))
+        yield of.QUEUED, _by_kind(queued, shown)
+        yield of.PROCESSING, _by_kind(processing, shown)
+        yield of.UNSERVED, _by_kind(stats.unserved, shown)
         yield of.QUEUE_AGE, [((kind,), seconds) for kind, seconds in view.ages.items()]
         yield of.DELAYED, [(ALONE, stats.delayed)]
         yield of.NODES, [(ALONE, stats.nodes)]
@@ -177,6 +180,13 @@ KIND_COUNTERS: dict[of.Metric, str] = {
     of.REAPED: "reaped",
 }
 assert set(KIND_COUNTERS.values()) <= set(KindTally.__slots__)
+
+
+def _by_kind(numbers: Mapping[str, int], shown: Set[str]) -> list[Row]:
+    """A series for each kind that is shown, and one for the sum of the others, if there are any."""
+    rows: list[Row] = [((kind,), numbers[kind]) for kind in sorted(numbers.keys() & shown)]
+    others = numbers.keys() - shown
+    return [*rows, ((OTHERS,), sum(numbers[kind] for kind in others))] if others else rows
 
 
 def _family(metric: of.Metric, name: str, rows: list[Row]) -> Metric:

@@ -245,7 +245,6 @@ class Reading:
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
         context, keys = self._context, self._context.keys
-        check_batch(len(kinds))
         if kinds:
             sums: dict[str, list[int]] = {}
             for found in await context.kv.read([context.counts.of(kind) for kind in kinds]):
@@ -261,7 +260,8 @@ class Reading:
             [Range(head.queue + head.start, head.queue + until, MOST_MOVED) for head in heads]
         )
         waiting = [kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:MOST_MOVED]
-        due.update(kind for kind in waiting if kind and (not kinds or kind in kinds))
+        wanted = frozenset(kinds)
+        due.update(kind for kind in waiting if kind and (not wanted or kind in wanted))
         return {kind: count for kind, count in due.items() if count > 0}
 
     async def health(self) -> Health:

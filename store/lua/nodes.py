@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped
+from peerjob.clock import Clock
+from peerjob.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped, StoreLimits
 from peerjob.state import State
 from peerjob.store.retrying import LOGGER
 from peerjob.stored import reader
 
+from .driver import Driver
 from .keys import wake_list
-from .verbs import Verbs, check_batch, report_asides
+from .verbs import REPLY_BYTES, Verbs, check_batch, report_asides
 
 HINTS_AT_ONCE = 500
 _decode = reader(NodeInfo, "node")
@@ -21,6 +23,11 @@ _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedul
 
 class NodeVerbs(Verbs):
     """What incarnations do about themselves and each other."""
+
+    def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
+        super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+        self._shown: dict[bytes, tuple[bytes, NodeInfo]] = {}
+        """Incarnation → when it showed itself, and what it showed."""
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
         reply = await self._run(self._scripts.join, node.incarnation, node.name, msgspec.msgpack.encode(node), ttl_us)
@@ -57,14 +64,34 @@ class NodeVerbs(Verbs):
 
     async def nodes(self) -> list[NodeView]:
         fields = iter(await self._run(self._scripts.nodes))
+        alive = list(zip(*[fields] * 5, strict=True))
+        await self._look_at([(name, shown) for name, shown, *_ in alive])
         views: list[NodeView] = []
-        for info, *numbers in zip(*[fields] * 4, strict=True):
+        for name, _, *numbers in alive:
             try:
                 running, renewed, expires = map(int, numbers)
-                views.append(NodeView(info=_decode(info), running=running, renewed_us=renewed, expires_us=expires))
             except ValueError as error:
-                LOGGER.error("a node cannot be read and is left out: %s", error)
+                LOGGER.error("node %s cannot be read and is left out: %s", name.decode(), error)
+                continue
+            if name in self._shown:
+                info = self._shown[name][1]
+                views.append(NodeView(info=info, running=running, renewed_us=renewed, expires_us=expires))
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
+
+    async def _look_at(self, alive: Sequence[tuple[bytes, bytes]]) -> None:
+        """Have in `_shown` what these incarnations show now, and nothing else."""
+        known = self._shown
+        self._shown = {name: known[name] for name, shown in alive if name in known and known[name][0] == shown}
+        new = [name for name, _ in alive if name not in self._shown]
+        while new:
+            found = await self._run(self._scripts.shown, REPLY_BYTES, *new[:MAX_BATCH])
+            for name, info, shown in zip(new, found[::2], found[1::2], strict=False):
+                try:
+                    if info is not None:  # else it left meanwhile
+                        self._shown[name] = (shown, _decode(info))
+                except ValueError as error:
+                    LOGGER.error("a node cannot be read and is left out: %s", error)
+            del new[: len(found) // 2]
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
         check_batch(kinds)

@@ -22,6 +22,8 @@ from .packing import (
 )
 from .verbs import check_batch, report_asides
 
+MOST_KINDS = 200
+"""Most kinds in one enqueue of the server."""
 _UNPROMISED = frozenset({Action.REPORT, Action.HAND_BACK})
 """What may be lost with the server: claims are taken back from those who do not know them, and reports come again."""
 
@@ -43,9 +45,12 @@ class QueueVerbs(KindVerbs):
         plain = plain_arguments(instances[0], node) if self._quiet and len(instances) == 1 else None
         if plain is not None and (await self._run_durably((self._scripts.enqueue_one, plain)))[0]:
             return [Enqueued(instances[0].id, True)]
-        (reply,) = await self._run_durably((self._scripts.enqueue, enqueue_arguments(instances, node)))
-        self._quiet = reply == 1
-        return _enqueued(instances, reply)
+        answers: list[Enqueued] = []
+        for part in _by_kinds(instances):
+            (reply,) = await self._run_durably((self._scripts.enqueue, enqueue_arguments(part, node)))
+            self._quiet = reply == 1
+            answers += _enqueued(part, reply)
+        return answers
 
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
         check_limit(want)
@@ -128,6 +133,14 @@ class QueueVerbs(KindVerbs):
             len(outcomes),
             *outcome_arguments(outcomes),
         ]
+
+
+def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
+    """The batch, in halves if it is of very many kinds: each has a queue and indexes of its own."""
+    if len({one.kind for one in instances}) <= MOST_KINDS:
+        return [instances]
+    half = len(instances) // 2
+    return [*_by_kinds(instances[:half]), *_by_kinds(instances[half:])]
 
 
 def check_limit(want: Want) -> None:

@@ -11,16 +11,12 @@ from peerjob.state import State
 from peerjob.store.retrying import LOGGER
 
 from .driver import Argument
-from .kinds import KINDS_AT_ONCE
+from .kinds import LOOKS_AT_ONCE
 from .packing import unpack_line, unpack_record
-from .verbs import Verbs, check_batch, check_cursor, report_asides
+from .verbs import REPLY_BYTES, Verbs, check_batch, check_cursor, report_asides
 
 PAGE_BYTES = 4 << 20
 """Bytes after which a page of instances ends."""
-REPLY_BYTES = 1 << 20
-"""Bytes after which the reply of a script ends, so that no call keeps the server long."""
-INDEXES_AT_ONCE = 4000
-"""Indexes that one script looks into; each kind has one for each state."""
 _SET_ASIDE_AT_ONCE = 4
 """Each is looked for in many indexes."""
 _LOG_CURSOR = r"\d{1,15}"
@@ -85,7 +81,7 @@ class ReadingVerbs(Verbs):
         for part in parts:
             cursor: Argument = "0"
             while True:
-                cursor, *found = await self._run(self._scripts.due, cursor, KINDS_AT_ONCE, *part)
+                cursor, *found = await self._run(self._scripts.due, cursor, LOOKS_AT_ONCE // 2, *part)
                 due |= {kind.decode(): count for kind, count in zip(found[::2], found[1::2], strict=True) if count}
                 if cursor == b"0":
                     break
@@ -95,7 +91,9 @@ class ReadingVerbs(Verbs):
         counts: dict[str, dict[State, int]] = {}
         cursor: Argument = "0"
         while True:
-            cursor, delayed, nodes, undecodable, *kinds = await self._run(self._scripts.health, cursor, KINDS_AT_ONCE)
+            cursor, delayed, nodes, undecodable, *kinds = await self._run(
+                self._scripts.health, cursor, LOOKS_AT_ONCE // len(_INDEXED)
+            )
             for kind, numbers in zip(kinds[::2], kinds[1::2], strict=True):
                 of_kind = {state: count for state, count in zip(_INDEXED, numbers, strict=True) if count}
                 if of_kind:
@@ -110,7 +108,7 @@ class ReadingVerbs(Verbs):
             first, last = (first, f"({cursor}") if descending else (f"({cursor}", last)
         of_kind = "" if query.kind is None else f"k{query.kind}"
         what = of_kind if query.tag is None else f"t{query.tag}"
-        at_once = max(1, INDEXES_AT_ONCE // max(1, (query.states & State.ALL).bit_count()))
+        at_once = LOOKS_AT_ONCE // max(1, sum(bool(state & query.states) for state in _INDEXED))
         ids: list[str] = []
         more = False
         scanned: Argument = "0"
@@ -125,7 +123,7 @@ class ReadingVerbs(Verbs):
                 limit,
                 REPLY_BYTES,
                 scanned,
-                min(at_once, KINDS_AT_ONCE),
+                at_once,
             )
             if is_whole:
                 ids = [name.decode() for name in found[::3]]

@@ -7,12 +7,12 @@ from peerjob.query import Filter
 from peerjob.record import MAX_BATCH, StoreLimits
 
 from .driver import Argument, Driver
-from .kinds import KINDS_AT_ONCE
+from .kinds import LOOKS_AT_ONCE
 from .reading import id_bounds
 from .verbs import Verbs, check_cursor, report_asides
 
-_CLEARED_AT_ONCE = 200
-"""Kinds that one script clears: all their indexes are looked into each time."""
+_CLEARED_AT_ONCE = 250
+_FINAL_STATES = 4
 _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 
@@ -31,7 +31,7 @@ class RetentionVerbs(Verbs):
         while removed < limit:
             most = min(limit - removed, MAX_BATCH)
             count, cursor = await self._run(
-                self._scripts.expire, most, self._limits.max_final_per_kind, cursor, KINDS_AT_ONCE
+                self._scripts.expire, most, self._limits.max_final_per_kind, cursor, LOOKS_AT_ONCE // 6
             )
             removed += int(count)
             if cursor == b"0":
@@ -39,12 +39,12 @@ class RetentionVerbs(Verbs):
         return removed
 
     async def clear_instances(self, filter: Filter, *, limit: int = MAX_BATCH) -> int:
-        cursor: str | None = None
-        while True:
-            # what is cancelled and still runs stays, and may fill the first pages
-            cleared, cursor = await self._clear_final("instances", filter, cursor, min(limit, MAX_BATCH))
-            if cleared or cursor is None:
-                return cleared
+        cleared, cursor = await self._clear_final("instances", filter, None, min(limit, MAX_BATCH))
+        # a page may hold nothing but instances that are cancelled and still run, which stay
+        while cleared < limit and cursor is not None:
+            more, cursor = await self._clear_final("instances", filter, cursor, min(limit - cleared, MAX_BATCH))
+            cleared += more
+        return cleared
 
     async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
         return await self._clear_final("history", filter, cursor, MAX_BATCH)
@@ -55,7 +55,8 @@ class RetentionVerbs(Verbs):
     async def clear(self) -> None:
         cursor: Argument = "0"
         while True:
-            ((removed, cursor),) = await self._run_durably((self._scripts.clear, (MAX_BATCH, cursor, _CLEARED_AT_ONCE)))
+            arguments = (_CLEARED_AT_ONCE, cursor, _CLEARED_AT_ONCE)
+            ((removed, cursor),) = await self._run_durably((self._scripts.clear, arguments))
             if not removed and cursor == b"0":
                 return
 
@@ -63,7 +64,7 @@ class RetentionVerbs(Verbs):
         """A cursor is that of the kinds, and the last id of these, or nothing."""
         first, last = id_bounds(*filter.bounds_us(self._clock.time_us()))
         scanned, _, after = check_cursor(cursor or "0.", _CURSOR).partition(".")
-        arguments = (what, f"({after}" if after else first, last, limit, scanned, KINDS_AT_ONCE)
+        arguments = (what, f"({after}" if after else first, last, limit, scanned, LOOKS_AT_ONCE // _FINAL_STATES)
         ((cleared, asides, scanned, after),) = await self._run_durably((self._scripts.clear_final, arguments))
         report_asides(asides)
         return cleared, None if (scanned, after) == (b"0", b"") else f"{scanned.decode()}.{after.decode()}"

@@ -25,7 +25,7 @@ from peerjob.stored import reader
 
 from .driver import Argument, Reply
 from .packing import check_id, template_arguments
-from .verbs import Verbs, check_cursor
+from .verbs import REPLY_BYTES, Verbs, check_cursor
 
 MOST_FIRES = 1_000
 """Most records in one page of a ledger."""
@@ -71,12 +71,15 @@ class ScheduleVerbs(Verbs):
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         check_count(names, "schedules")
-        return list(map(_readable_row, await self._run(self._scripts.get_schedules, *names))) if names else []
+        rows: list[ScheduleRow | None] = []
+        while len(rows) < len(names):
+            rows += map(_readable_row, await self._run(self._scripts.get_schedules, REPLY_BYTES, *names[len(rows) :]))
+        return rows
 
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
         since, loaded = divmod(-revision, _LOADING) if revision < 0 else (revision, "")
         reset, began, upto, more, *rows = await self._run(
-            self._scripts.changed_schedules, since, loaded, min(limit, MAX_SCHEDULES)
+            self._scripts.changed_schedules, since, loaded, min(limit, MAX_SCHEDULES), REPLY_BYTES
         )
         return SchedulePage(
             rows=tuple(filter(None, map(_readable_row, rows))),

@@ -83,6 +83,7 @@ class Scripts:
     forgive: Script
     nodes: Script
     add_lines: Script
+    shown: Script
     publish_kinds: Script
     published_kinds: Script
     cancel: Script

@@ -13,6 +13,9 @@ from peerjob.store.retrying import LOGGER, Retrying
 from .driver import Argument, Call, Driver, Reply
 from .script import Script, load_scripts
 
+REPLY_BYTES = 1 << 20
+"""Bytes after which the reply of a script ends, so that no call keeps the server long."""
+
 
 class Verbs:
     """A group of the store's verbs over one driver."""

@@ -370,7 +370,7 @@ async def test_nothing_grows_for_ever(site: MakeSite) -> None:
     await store.leave(watcher.incarnation)
     await store.clear()
     kept = {key.removeprefix(here.key("")).split(":")[0] for key in here.all_keys()}
-    assert kept <= {"layout", "req", "cancel", "changes"}
+    assert kept <= {"layout", "req", "cancel", "changes", "watching", "gone"}
     for key in here.all_keys() - {here.key("layout"), here.key("changes")}:
         ttl = here.server.command("PTTL", key)
         assert isinstance(ttl, int)

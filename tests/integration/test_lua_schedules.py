@@ -316,7 +316,7 @@ async def test_nothing_is_left_of_a_schedule_that_went(site: MakeSite) -> None:
     await store.leave(peer.incarnation)
     await store.expire(100)
     kept = {key.removeprefix(here.key("")).split(":")[0] for key in here.all_keys()}
-    assert kept <= {"layout", "req", "removal", "removed", "revisions"}
+    assert kept <= {"layout", "req", "removal", "removed", "revisions", "gone"}
 
 
 # -- the server's clock, and a server that lost its last second

@@ -150,6 +150,20 @@ async def test_many_kinds_are_not_all_asked_for_their_age(clock: VirtualClock, m
     assert told["peerjob_queue_age_seconds"].keys() == {("a",), ("b",)}
 
 
+async def test_a_gauge_tells_so_many_kinds_apart_and_sums_the_others(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerjob.node.metrics.collector.MAX_LABELS", 2)
+    async with running_node(workers=0, clock=clock) as node:
+        metrics = Metrics(node)
+        for kind, count in (("a", 1), ("b", 4), ("c", 3), ("d", 2)):
+            for _ in range(count):
+                await node.schedule(kind, allow_unknown=True)
+        samples = await scrape(metrics)
+        for gauge in ("peerjob_queued", "peerjob_unserved"):
+            assert samples[gauge] == {("b",): 4, ("c",): 3, (OTHERS,): 3}
+
+
 async def test_a_node_tells_how_it_is(clock: VirtualClock) -> None:
     async with running_node(SLEEP, FAIL, clock=clock, workers=3, name="one") as node:
         metrics = Metrics(node)

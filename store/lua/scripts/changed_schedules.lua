@@ -3,10 +3,10 @@
 --
 -- KEYS     the namespace's prefix, its layout
 -- ARGV     revision (0: none yet), or when a first load is under way, the one at which that began; how far the load has
---          come, or ""; limit
+--          come, or ""; limit; bytes after which the reply ends
 -- Reply    {"1" to forget all, the revision at which a first load began or "", up to where all is told, "1" if there is
 --          more, then per schedule as in schedule.lua, or {name, revision} of one that was removed}
-local since, loaded, limit = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local since, loaded, limit, bytes_left = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = call('HMGET', REVISIONS, 'latest', 'floor')
 local latest, floor = tonumber(found[1] or '0'), tonumber(found[2] or '0')
 -- a server that lost its last second may be behind
@@ -31,11 +31,16 @@ tell(SCHEDULES, after, false)
 tell(REMOVED, max(after, since), true)
 table.sort(told, function(a, b) return a.revision < b.revision end)
 
-local more = #told > limit
-local upto = more and told[limit].revision or latest
-local reply = {reset and '1' or '', loads and upto < since and digits(since) or '', digits(upto), more and '1' or ''}
-for n = 1, min(limit, #told) do
-  local one = told[n]
-  reply[#reply + 1] = one.removed and {one.name, digits(one.revision)} or schedule_row(one.name)
+local reply, done = {'', '', '', ''}, 0
+while done < min(limit, #told) and bytes_left > 0 do
+  done = done + 1
+  local one = told[done]
+  local row = not one.removed and schedule_row(one.name)
+  reply[done + 4] = one.removed and {one.name, digits(one.revision)} or row
+  bytes_left = bytes_left - (row and #row[3] or 0)
 end
+local more = #told > done
+local upto = more and told[done].revision or latest
+reply[1], reply[2] = reset and '1' or '', loads and upto < since and digits(since) or ''
+reply[3], reply[4] = digits(upto), more and '1' or ''
 return reply

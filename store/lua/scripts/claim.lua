@@ -136,17 +136,20 @@ local heads = {key = heads_key(set_name, false), offset = 0, at = -1, window = {
   ended = set_kind ~= 'x' or limit <= 0}
 advance(heads)
 
--- The source of what comes next. Queues are opened as their heads come up; an entry that is not the head of its queue is
--- put right.
+-- The source of what comes next. Queues are opened as their heads come up, each once; an entry that is not the head of its
+-- queue is put right.
+local opened = {}
+
 local function best_source()
   while heads.member and (not heap[1] or is_before(heads, heap[1])) do
     local kind = sub(heads.member, ID_SIZE + 17)
-    local source = open(kind, ready_key(kind), 4)
-    local actual = source and source.member .. kind
+    local source = opened[kind] == nil and open(kind, ready_key(kind), 4)
+    local actual = opened[kind] or source and source.member .. kind
+    opened[kind] = actual or false
     if actual ~= heads.member and cap_of(kind) > 0 then
-      touch_queue(kind, false)
+      touch_queue(kind, false, true)
       add('ZREM', heads.key, heads.member)
-      if actual then
+      if source then
         add_pair('ZADD', heads.key, source.window[2], actual)
       end
     end
@@ -301,11 +304,11 @@ add_pair('HSET', requests_key(inc), verb,
 local taken = {}
 for _, source in ipairs(sources) do
   if source.taken > 0 and not suspect then
-    taken[touch_queue(source.kind, false)] = source.taken
+    taken[touch_queue(source.kind, false, true)] = source.taken
   end
 end
 if suspect then
-  taken[touch_queue(suspect.kind, true)] = 1
+  taken[touch_queue(suspect.kind, true, true)] = 1
 end
 for key, count in pairs(taken) do
   call('ZREMRANGEBYRANK', key, 0, count - 1)

@@ -32,8 +32,8 @@ for _, kind in ipairs(kinds) do
   end
   if #ids == before and #ids < limit then
     emptied[#emptied + 1] = kind
-    touch_queue(kind, false)
-    touch_queue(kind, true)
+    touch_queue(kind, false, true)
+    touch_queue(kind, true, true)
   end
 end
 ended(ids)

@@ -1,11 +1,14 @@
 #!lua flags=no-writes
--- Schedules by name.
+-- Schedules by name, as far as they fit.
 --
 -- KEYS     the namespace's prefix, its layout
--- ARGV     names
--- Reply    per name the schedule as in schedule.lua, or nil
-local rows = {}
-for n, name in ipairs(ARGV) do
-  rows[n] = schedule_row(name)
+-- ARGV     bytes after which the reply ends, names
+-- Reply    per name, until it ends, the schedule as in schedule.lua, or nil
+local rows, bytes_left = {}, tonumber(ARGV[1])
+for n = 2, #ARGV do
+  if bytes_left > 0 then
+    rows[n - 1] = schedule_row(ARGV[n])
+    bytes_left = bytes_left - (rows[n - 1] and #rows[n - 1][3] or 0)
+  end
 end
 return rows

@@ -1,16 +1,17 @@
 #!lua flags=no-writes
--- Incarnations whose lease has not expired.
+-- Incarnations whose lease has not expired. What they show may be long, and hardly ever changes: nodes.py keeps it.
 --
 -- KEYS     the namespace's prefix, its layout
--- Reply    per incarnation: info, running, renewed, expires
+-- ARGV     -
+-- Reply    per incarnation: incarnation, when it showed itself, running, renewed, expires
 local reply = {}
 local alive = call('ZRANGE', LEASES, now, '+inf', 'BYSCORE', 'WITHSCORES')
 for n = 1, #alive, 2 do
-  local found = call('HMGET', node_key(alive[n]), 'info', 'running', 'renewed')
+  local found = call('HMGET', node_key(alive[n]), 'shown', 'running', 'renewed')
   if found[1] then
     local size = #reply
-    reply[size + 1], reply[size + 2], reply[size + 3] = found[1], found[2] or '0', found[3] or '0'
-    reply[size + 4] = digits(tonumber(alive[n + 1]))
+    reply[size + 1], reply[size + 2], reply[size + 3] = alive[n], found[1], found[2] or '0'
+    reply[size + 4], reply[size + 5] = found[3] or '0', digits(tonumber(alive[n + 1]))
   end
 end
 return reply

@@ -7,7 +7,7 @@ import pytest
 
 from peerjob.clock import to_datetime
 from peerjob.query import Query
-from peerjob.record import FINAL_STATE, Action, NewInstance, Page
+from peerjob.record import FINAL_STATE, MAX_BATCH, Action, NewInstance, Page, Record
 from peerjob.state import SINGLE, State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
@@ -15,6 +15,8 @@ from peerjob.testing.factories import outcome
 from .suite import StoreSuite
 
 Order = Literal["asc", "desc"]
+
+LARGE = b"large" * 40_000
 
 
 class ReadingRules(StoreSuite):
@@ -44,6 +46,28 @@ class ReadingRules(StoreSuite):
             second.id,
         ]
         assert await store.get([]) == []
+
+    async def test_large_records_come_whole_whatever_the_verb(self, store: Store) -> None:
+        """More than fits into one reply of a store that bounds its replies."""
+        peer, waiter = await self.join(store, "peer"), await self.join(store, "waiter")
+        batch = self.make.instances(40, spec=LARGE)
+        for new in batch:
+            await store.enqueue([new])
+        ids = [new.id for new in batch]
+        assert await store.watch_final(waiter.incarnation, ids) == [State.SCHEDULED] * 40
+        while claims := await peer.take(10):
+            for claim in claims:
+                assert claim.spec == LARGE
+                await peer.end(claim, result=claim.id.encode() * 2_000)
+        records = await store.get(ids)
+        assert [record and (record.spec, record.result) for record in records] == [
+            (LARGE, id.encode() * 2_000) for id in ids
+        ]
+        found = await store.watch_final(waiter.incarnation, [*ids, self.make.id()])
+        assert found.pop() is None
+        assert [one.state if isinstance(one, Record) else one for one in found] == [State.COMPLETED] * 40
+        assert found[0] == records[0]
+        assert await self.found(store, Query(limit=40)) == ids
 
     async def test_an_empty_store_has_one_empty_page(self, store: Store) -> None:
         assert await store.lookup(Query()) == Page((), None)
@@ -209,6 +233,7 @@ class ReadingRules(StoreSuite):
 
         first, second, *_ = await peer.take(4)
         assert await store.due(["a"]) == {"a": 1}
+        assert await store.due(["a", *(f"none-{number}" for number in range(MAX_BATCH))]) == {"a": 1}
         await peer.commit(outcome(first), outcome(second, Action.RETRY))
         assert await store.due(["a"]) == {"a": 2}
 

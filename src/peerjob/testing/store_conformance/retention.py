@@ -9,7 +9,7 @@ from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 
-from .suite import StoreSuite
+from .suite import StoreSuite, ids_of
 
 SOON = 200_000
 """Microseconds that a test can wait for."""
@@ -246,6 +246,21 @@ class RetentionRules(StoreSuite):
         while count := await store.clear_instances(Filter(), limit=4):
             removed.append(count)
         assert sum(removed) == 10
+
+    async def test_clear_instances_goes_past_what_cannot_go(self, store: Store) -> None:
+        """Cancelled instances whose bodies run on stay, and may be more than one page."""
+        peer = await self.join(store)
+        batch = self.make.instances(620)
+        for part in (batch[:500], batch[500:]):
+            await store.enqueue(part)
+        running = ids_of([*await peer.take(500), *await peer.take(100)])
+        for at in range(0, 620, 310):
+            await store.cancel([new.id for new in batch[at : at + 310]], request=self.make.request())
+        removed = 0
+        while count := await store.clear_instances(Filter(), limit=15):
+            removed += count
+        assert (removed, len(running)) == (20, 600)
+        assert await self.counts(store) == {State.CANCELLED: 600}
 
     async def test_clear_instances_by_time(self, store: Store) -> None:
         now = self.clock.time_us() // 1000 * 1000

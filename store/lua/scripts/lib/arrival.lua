@@ -12,7 +12,7 @@ local function template(at, node, slot)
   end
   key = key ~= '' and sub(key, 2) or nil
   note_kind(kind)
-  touch_zset(index_key(SCHEDULED, kind))
+  touch_zsets(ready_key(kind), index_key(SCHEDULED, kind))
   local tag_keys = {}
   if tags ~= '' then
     each_text(tags, function(tag)

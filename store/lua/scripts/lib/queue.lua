@@ -16,8 +16,14 @@ local function touch_zsets(one, other)
   end
 end
 
+-- Those of a batch mostly have one due time.
+local latest_due, latest_text = nil, nil
+
 local function ready_member(due, id)
-  return format('%016.0f', due) .. id
+  if due ~= latest_due then
+    latest_due, latest_text = due, format('%016.0f', due)
+  end
+  return latest_text .. id
 end
 
 -- Tells a claim all it needs to move the instance without reading its record.
@@ -60,26 +66,32 @@ local function earliest_due()
   until #page == 0
 end
 
--- Queues whose heads are indexed, each with its head before the writes.
+-- Queues that may have indexed heads: the head before the writes, and the one after them of a queue that only grows.
 local queues_before = {}
 
--- The queue of a kind, which is going to be written.
-local function touch_queue(kind, suspect)
+-- The queue of a kind, which is going to be written; `shrinks` if something leaves it.
+local function touch_queue(kind, suspect, shrinks)
   local key = suspect and suspects_key(kind) or ready_key(kind)
-  touch_zset(key)
-  if not has_indexes or queues_before[key] then
+  if not has_indexes then
+    touched[key] = touched[key] or call('ZCARD', key)
+    return key
+  elseif queues_before[key] then
+    queues_before[key].shrinks = queues_before[key].shrinks or shrinks
     return key
   end
-  queues_before[key] = {kind = kind, heads = {}, first = call('ZRANGE', key, 0, 0, 'WITHSCORES')}
-  local heads = queues_before[key].heads
+  local first, heads = call('ZRANGE', key, 0, 0, 'WITHSCORES'), {}
+  queues_before[key] = {kind = kind, heads = heads, first = first, last = {first[1], tonumber(first[2])}, shrinks = shrinks}
   for set in string.gmatch(sets_of(kind) or '', 'x%x+') do
     heads[#heads + 1] = heads_key(set, suspect)
     touch_zset(heads[#heads])
   end
   after_writing = after_writing or function()
     for queue, before in pairs(queues_before) do
-      local was, first = before.first, call('ZRANGE', queue, 0, 0, 'WITHSCORES')
-      for _, index in ipairs((was[1] ~= first[1] or was[2] ~= first[2]) and before.heads or {}) do
+      local was, first = before.first, before.last
+      if before.shrinks then
+        first = call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+      end
+      for _, index in ipairs((was[1] ~= first[1] or tonumber(was[2]) ~= tonumber(first[2])) and before.heads or {}) do
         if was[1] then
           add('ZREM', index, was[1] .. before.kind)
         end
@@ -99,7 +111,14 @@ local entered, earliest_entered = {}, nil
 
 local function let_in(id, kind, priority, due, suspect)
   if due <= now then
-    add_pair('ZADD', touch_queue(kind, suspect), priority, ready_member(due, id))
+    local key, member = touch_queue(kind, suspect), ready_member(due, id)
+    add_pair('ZADD', key, priority, member)
+    if has_indexes then
+      local last, score = queues_before[key].last, tonumber(priority)
+      if not last[1] or score < last[2] or score == last[2] and member < last[1] then
+        last[1], last[2] = member, score
+      end
+    end
     entered[kind] = (entered[kind] or 0) + 1
     return
   end
@@ -115,7 +134,7 @@ local function leave_queue(r, id)
   local suspect = is_suspect(r)
   touch_zset(DELAYED)
   add('ZREM', DELAYED, delayed_member(id, suspect, r.priority, r.kind))
-  add('ZREM', touch_queue(r.kind, suspect), ready_member(r.due, id))
+  add('ZREM', touch_queue(r.kind, suspect, true), ready_member(r.due, id))
 end
 
 local function reindex(r, id, before)

@@ -1,0 +1,264 @@
+"""Sets of kinds on Redis and Valkey: their indexes, how they come and go, and the time that a script takes."""
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
+
+import pytest
+
+from peerjob.query import Filter, Query
+from peerjob.record import Action, Caps, Claim, NewInstance, Want
+from peerjob.state import State
+from peerjob.store.lua.script import load_scripts
+from peerjob.store.lua.store import LuaStore
+from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
+from support.lua_site import MakeSite, Site
+
+MANY = 10_000
+
+
+def names(count: int, prefix: str = "kind") -> tuple[str, ...]:
+    return tuple(f"{prefix}-{number}" for number in range(count))
+
+
+async def join(here: Site, store: LuaStore, kinds: Sequence[str]) -> Peer:
+    peer = Peer(store=store, info=here.make.node(kinds=kinds), make=here.make)
+    here.cleanup.push_async_callback(peer.close)
+    return await peer.join(LONG_TTL_US)
+
+
+def keys(here: Site, what: str) -> list[str]:
+    return sorted(key for key in here.all_keys() if key.removeprefix(here.key("")).startswith(what))
+
+
+HEADS = """
+local found = {}
+for n, kind in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local head = redis.call('ZRANGE', KEYS[2] .. kind, 0, 0, 'WITHSCORES')
+  if head[1] then
+    found[#found + 1] = head[2] .. ' ' .. head[1] .. kind
+  end
+end
+return found
+"""
+INDEX = """
+local found = {}
+local entries = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+for n = 1, #entries, 2 do
+  found[#found + 1] = entries[n + 1] .. ' ' .. entries[n]
+end
+return found
+"""
+
+
+def indexes(here: Site, prefix: str) -> dict[str, set[str]]:
+    """Set of kinds → entries, of the indexes of heads as stored; `prefix` is "head" or "shead"."""
+    return {
+        key.split(":")[-1]: set(cast("list[str]", here.server.command("EVAL", INDEX, 1, key)))
+        for key in keys(here, f"{prefix}:")
+    }
+
+
+def heads_of(here: Site, name: str, queue: str) -> set[str]:
+    """The entries that the index of a set must have."""
+    found = here.server.command("EVAL", HEADS, 2, here.key(f"set:{name}"), here.key(f"{queue}:"))
+    return set(cast("list[str]", found))
+
+
+def members(here: Site, command: str, key: str) -> set[str]:
+    return set(cast("Iterable[str]", here.server.command(command, here.key(key))))
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_an_index_tells_the_head_of_each_queue(site: MakeSite, seed: int) -> None:
+    """Whatever is done, in whatever order, by nodes of two large sets and a small one."""
+    here = site()
+    chance = random.Random(seed)
+    store = await here.open()
+    kinds = names(40)
+    large, other = kinds[:30], kinds[15:]
+    peers = [await join(here, store, of) for of in (large, other, kinds[:3], large)]
+    held: list[tuple[Peer, Claim]] = []
+    waiting: list[str] = []
+
+    def new() -> NewInstance:
+        one = here.make.instance(
+            kind=chance.choice(kinds), priority=chance.randrange(3), delay_us=chance.choice((None, None, 1_000))
+        )
+        waiting.append(one.id)
+        return one
+
+    async def enqueue() -> None:
+        await store.enqueue([new() for _ in range(chance.choice((1, 1, 20)))])
+
+    async def claim() -> None:
+        peer = chance.choice(peers)
+        held.extend((peer, one) for one in await peer.take(chance.choice((1, 5, 30))))
+
+    async def end() -> None:
+        for _ in range(min(len(held), 5)):
+            peer, one = held.pop(chance.randrange(len(held)))
+            await peer.end(one, chance.choice((Action.COMPLETE, Action.RETRY, Action.HAND_BACK, Action.SNOOZE)))
+
+    async def cancel() -> None:
+        await store.cancel(chance.sample(waiting, min(3, len(waiting))), request=here.make.request())
+
+    async def leave() -> None:
+        place = chance.randrange(len(peers))
+        gone = peers[place]
+        await store.leave(gone.incarnation)
+        held[:] = [(peer, one) for peer, one in held if peer is not gone]
+        peers[place] = await join(here, store, gone.info.kinds)
+
+    async def clear() -> None:
+        await store.clear_instances(Filter())
+        await store.expire(100)
+
+    for _ in range(80):
+        await chance.choice((enqueue, enqueue, claim, claim, end, end, cancel, leave, clear))()
+        for prefix, queue in (("head", "q"), ("shead", "s")):
+            for name, found in indexes(here, prefix).items():
+                assert found == heads_of(here, name, queue)
+    await store.clear()
+    assert keys(here, "head:") + keys(here, "shead:") == []
+
+
+async def test_claims_of_a_large_set_come_in_order(site: MakeSite) -> None:
+    here = site()
+    chance = random.Random(1)
+    store = await here.open()
+    kinds = names(200)
+    peer = await join(here, store, kinds)
+    due = peer.joined_us - 1_000_000
+    batch = [
+        here.make.instance(kind=chance.choice(kinds), priority=chance.randrange(3), due_us=due + chance.randrange(20))
+        for _ in range(900)
+    ]
+    await store.enqueue(batch[:450])
+    await store.enqueue(batch[450:])
+    got: list[str] = []
+    while claims := await peer.take(chance.choice((1, 7, 60))):
+        got += [one.id for one in claims]
+    assert got == [one.id for one in sorted(batch, key=lambda one: (one.priority, one.due_us, one.id))]
+
+
+async def test_a_cap_holds_for_a_kind_of_a_large_set(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    kinds = names(50)
+    peer = await join(here, store, kinds)
+    batch = [here.make.instance(kind=kind) for kind in kinds[:3] for _ in range(10)]
+    await store.enqueue(batch)
+    caps = Caps(kinds, 2, {kinds[0]: 5, kinds[2]: 0})
+    claimed = await peer.claim(Want(kinds=caps, limit=100))
+    assert [one.id for one in claimed.claims] == [one.id for one in (*batch[:5], *batch[10:12])]
+
+
+async def test_a_wrong_entry_of_an_index_is_put_right(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    kinds = names(20)
+    peer = await join(here, store, kinds)
+    assert await peer.take() == ()
+    (first, second) = batch = [here.make.instance(kind=kind) for kind in kinds[:2]]
+    await store.enqueue(batch)
+    (name,) = indexes(here, "head")
+    for kind in (kinds[0], kinds[5]):
+        here.server.command("ZADD", here.key(f"head:{name}"), 0, f"{'0' * 16}{here.make.id()}{kind}")
+    assert [one.id for one in await peer.take()] == [first.id, second.id]
+    assert indexes(here, "head") == {}
+
+
+async def test_more_sets_than_have_an_index(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    common = names(20, "common")
+    peers = [await join(here, store, (*common, f"own-{number}")) for number in range(18)]
+    for peer in peers:
+        assert await peer.take() == ()
+    assert sorted(key.split(":")[-1][0] for key in keys(here, "set:")) == ["u"] * 2 + ["x"] * 16
+    for number, peer in enumerate(peers):
+        batch = [here.make.instance(kind=kind) for kind in (common[3], f"own-{number}")]
+        await store.enqueue(batch)
+        assert [one.id for one in await peer.take()] == [one.id for one in batch]
+    for peer in peers:
+        await store.leave(peer.incarnation)
+    await store.expire(1)
+    assert keys(here, "set:") + keys(here, "users:") + keys(here, "head:") + keys(here, "indexed") == []
+
+
+async def test_kinds_are_forgotten_with_their_last_instance_and_node(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    kinds = names(600)
+    peer, other = await join(here, store, kinds), await join(here, store, kinds[:2])
+    for one in (peer, other):
+        assert await one.take() == ()
+    await store.enqueue([here.make.instance(kind="unserved"), here.make.instance(kind=kinds[0])])
+    assert here.server.command("HLEN", here.key("kinds")) == 601
+    await store.leave(peer.incarnation)
+    await store.expire(1)
+    assert members(here, "HKEYS", "kinds") == {*kinds[:2], "unserved"}
+    await store.leave(other.incarnation)
+    await store.clear()
+    await store.expire(1)
+    assert here.server.command("EXISTS", here.key("kinds"), here.key("sets"), here.key("unused")) == 0
+
+
+async def test_a_set_is_registered_again_where_it_was_forgotten(site: MakeSite) -> None:
+    """By the same store, which believes that it is registered, and while another one forgets it."""
+    here = site()
+    store = await here.open()
+    kinds = names(700)
+    peer = await join(here, store, kinds)
+    assert await peer.take() == ()
+    await store.enqueue(batch := [here.make.instance(kind=kind) for kind in kinds[::100]])
+    await store.leave(peer.incarnation)
+    forget = load_scripts().forget
+    await store._run(forget, 100)  # pyright: ignore[reportPrivateUsage]
+    peer = await join(here, store, kinds)
+    assert [one.id for one in await peer.take(3)] == [one.id for one in batch[:3]]
+    await store.expire(1)
+    here.server.command("HDEL", here.key(f"node:{peer.incarnation}"), "set")
+    assert [one.id for one in await peer.take()] == [one.id for one in batch[3:]]
+
+
+async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> None:
+    """Counted in the commands of each script, as the time depends on the machine."""
+    here = site()
+    store = await here.open()
+    kinds = names(MANY)
+    peer = await join(here, store, kinds[: MANY // 2])
+    most: dict[str, int] = {}
+    run = store._driver.run  # pyright: ignore[reportPrivateUsage]
+
+    def commands() -> int:
+        return cast("dict[str, int]", here.server.command("INFO", "stats"))["total_commands_processed"]
+
+    async def counted(*calls: Any) -> list[Any]:
+        before = commands()
+        replies = await run(*calls)
+        for script, _ in calls:
+            most[script.name] = max(most.get(script.name, 0), commands() - before)
+        return replies
+
+    store._driver.run = counted  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+    want = Want(kinds=Caps(kinds[: MANY // 2], 100), limit=100)
+    assert (await peer.claim(want)).claims == ()
+    for start in range(0, MANY, 500):
+        await store.enqueue([here.make.instance(kind=kind) for kind in kinds[start : start + 500]])
+    assert len((await peer.claim(want)).claims) == 100
+    assert len((await store.health()).counts) == MANY
+    assert len(await store.due()) == MANY - 100
+    orders: tuple[Literal["asc", "desc"], ...] = ("asc", "desc")
+    for order in orders:
+        page = await store.lookup(Query(limit=200, order=order))
+        assert len(page.records) == 200
+        assert page.cursor is not None
+    assert len((await store.lookup(Query(state=State.PROCESSING))).records) == 100
+    await peer.commit(*map(outcome, (await peer.claim(want)).claims))
+    assert await store.clear_instances(Filter()) == 100
+    await store.leave(peer.incarnation)
+    await store.expire(10)
+    await store.clear()
+    assert max(most.values()) < 10_000, most

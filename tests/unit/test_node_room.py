@@ -1,0 +1,18 @@
+"""What a node asks for in a claim, whatever the number of its kinds."""
+
+from peerjob.node.pace import Pace
+from peerjob.record import Caps
+
+
+def test_caps_are_a_mapping_of_every_kind() -> None:
+    caps = Caps(("a", "b", "c"), 2, {"b": 5})
+    assert dict(caps) == {"a": 2, "b": 5, "c": 2}
+    assert (len(caps), list(caps), caps.get("d"), caps == {"a": 2, "b": 5, "c": 2}) == (3, ["a", "b", "c"], None, True)
+
+
+def test_a_pace_names_the_kinds_that_were_measured_last() -> None:
+    pace = Pace()
+    for kind in ("a", "b", "c", "a"):
+        pace.measured(kind, 0.001)
+    assert list(pace.latest(2)) == ["a", "c"]
+    assert list(pace.latest(9)) == ["a", "c", "b"]
