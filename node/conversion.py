@@ -287,6 +287,8 @@ class _Chooser:
 
 def _remade(kind: type[Any]) -> Any:
     """For a subclass of a builtin class that pydantic does not know: made of the base's value. None for others."""
+    if kind in (bytearray, memoryview):
+        return Annotated[Any, pydantic.PlainValidator(_Remade(kind, bytes))]
     if hasattr(kind, "__get_pydantic_core_schema__") or kind.__module__ in ("builtins", "datetime"):
         return None
     base = next((one for one in _BUILTINS if issubclass(kind, one)), None)

@@ -221,6 +221,7 @@ ROWS = [
     Row("time", time, time(1, 2, 3)),
     Row("timedelta", timedelta, timedelta(days=1, microseconds=3)),
     Row("bytes", bytes, b"\x00\xff"),
+    Row("bytearray", bytearray, bytearray(b"x")),
     Row("path", Path, Path("/tmp/x")),
     Row("address", IPv4Address, IPv4Address("127.0.0.1")),
     Row("network", IPv6Network | None, IPv6Network("2001:db8::/32")),
