@@ -1,0 +1,70 @@
+"""Delayed entries below `due/@` and all of `clock/` are of later releases: they stay, and count nowhere."""
+
+import pytest
+
+from peerjob.record import StoreLimits
+from peerjob.store.kv.base import Put, Range, Step
+from peerjob.store.kv.keys import Keys, prefix_end
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory, Peer
+
+
+class Bench:
+    """A namespace in which a later release keeps entries that fell due long ago."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.kv = MemoryKeyValue(MemoryData(costs=Costs()), clock)
+        self.store = KVStore(self.kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        self.keys = Keys("n")
+        self.make = Factory(clock)
+        self.entries = [
+            Put(f"{self.keys.due}@/{1:018d}/stripe", b"\xc1"),
+            Put(self.keys.head(f"{self.keys.due}@/"), f"{1:018d}".encode()),
+            Put(f"n/clock/{1:018d}/stripe", b"\xc1"),
+        ]
+
+    async def join(self) -> Peer:
+        return await Peer(store=self.store, info=self.make.node(), make=self.make).join()
+
+    async def kept(self) -> bool:
+        found = await self.kv.get([entry.key for entry in self.entries])
+        return [None if entry is None else entry.value for entry in found] == [entry.value for entry in self.entries]
+
+
+@pytest.fixture
+async def bench(clock: VirtualClock) -> Bench:
+    bench = Bench(clock)
+    await bench.store.open()
+    await bench.kv.txn([Step([], bench.entries)])
+    return bench
+
+
+async def test_they_hide_nothing_that_falls_due(bench: Bench, clock: VirtualClock) -> None:
+    peer = await bench.join()
+    claimed = await peer.claim()
+    assert (claimed.claims, claimed.next_due_us) == ((), None)
+    (soon,) = bench.make.instances(1, delay_us=60_000_000)
+    await bench.store.enqueue([soon])
+    soon_us = clock.time_us() + 60_000_000
+    hints = await clock.run(bench.store.next_hints(peer.incarnation, 1))
+    assert [hint.what for hint in hints] == ["work"]
+    assert (await peer.claim()).next_due_us == soon_us
+    await clock.advance(61)
+    assert await bench.store.due() == {"work": 1}
+    assert [claim.id for claim in await peer.take()] == [soon.id]
+    assert await bench.kept()
+
+
+async def test_they_count_nowhere_and_no_clearing_removes_them(bench: Bench) -> None:
+    await bench.store.enqueue(bench.make.instances(3, delay_us=60_000_000))
+    bench.store._context.writer.doubt = True  # pyright: ignore[reportPrivateUsage]  # so that counters are compared
+    health = await bench.store.health()
+    assert (health.delayed, health.undecodable) == (3, 0)
+    await bench.store.clear()
+    assert (await bench.store.health()).delayed == 0
+    assert await bench.kept()
+    (left,) = await bench.kv.read([Range(bench.keys.state, prefix_end(bench.keys.state))])
+    assert all(entry.value == b"" for _, entry in left.items)
