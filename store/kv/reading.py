@@ -12,7 +12,7 @@ from peerjob.query import Query
 from peerjob.record import Health, Page, Record
 from peerjob.state import State
 
-from .base import Delete, Entry, Put, Range, Step
+from .base import MAX_STEPS, Compare, Delete, Entry, Put, Range, Step
 from .context import Context
 from .counts import ASIDE, DELAYED, READY, SLOT, SLOTS, add_up, totals
 from .delayed import MOST_MOVED
@@ -89,12 +89,14 @@ class Reading:
         check_batch(len(ids))
         unique = list(dict.fromkeys(ids))
         states: dict[str, State | None] = {}
+        # a node that waits registers anew each second, so that the key of one that is gone goes with the lease
+        lease = await context.writer.passing(context.clock.time_us())
         for at in range(0, len(unique), _WATCHED_AT_ONCE):
             part = unique[at : at + _WATCHED_AT_ONCE]
             steps = [
                 Step(
                     [],
-                    [Put(keys.watch(id) + incarnation, b"")],
+                    [Put(keys.watch(id) + incarnation, b"", lease)],
                     [Range(keys.state + id)],
                 )
                 for id in part
@@ -141,16 +143,32 @@ class Reading:
         else:
             ids, more = await self._tagged(query)
         found: list[Record] = []
+        gone: list[str] = []
         last = ""
         for at in range(0, len(ids), _MOST_RANGES):
             part = ids[at : at + _MOST_RANGES]
             for id, one in zip(part, await self._records(part), strict=True):
                 if len(found) == query.limit:
+                    await self._untag(query, gone)
                     return Page(tuple(found), last)
                 last = id
                 if one is not None and _matches(one, query):
                     found.append(one)
+                elif one is None:
+                    gone.append(id)
+        await self._untag(query, gone)
         return Page(tuple(found), last if more else None)
+
+    async def _untag(self, query: Query, ids: Sequence[str]) -> None:
+        """Take ids without a record out of the index of a tag: one that could not be read did not tell its tags."""
+        if query.tag is None or not ids:
+            return
+        keys = self._context.keys
+        tag = keys.tag(query.tag)
+        steps = [Step([Compare(keys.state + id)], [Delete(tag + id)]) for id in ids]
+        with contextlib.suppress(LayoutError):  # the release that writes the namespace does it
+            for at in range(0, len(steps), MAX_STEPS):
+                await self._context.kv.txn(steps[at : at + MAX_STEPS])
 
     async def ids(
         self,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-from peerjob.errors import DecodeError
+from peerjob.errors import DecodeError, LayoutError
 from peerjob.query import Query
 from peerjob.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record
 from peerjob.state import State
@@ -143,6 +144,9 @@ class ReadingVerbs(Verbs):
                 del ids[len(pairs) // 2 :]
                 break
         records = await self._records(ids, pairs, kind=query.kind or "", indexed=True)
+        if query.tag is not None and (gone := [id for id, record in zip(ids, records, strict=True) if record is None]):
+            with contextlib.suppress(LayoutError):  # the release that writes the namespace does it
+                await self._run(self._scripts.untag, query.tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None
 
     async def _read(self, ids: Sequence[str], most_bytes: int | None = None) -> list[bytes | None]:

@@ -95,6 +95,7 @@ class Scripts:
     due: Script
     health: Script
     set_aside: Script
+    untag: Script
     expire: Script
     clear_final: Script
     clear: Script

@@ -1,7 +1,7 @@
 """Every store keeps the contract, on real servers and real time."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -16,6 +16,7 @@ from peerjob.testing.store_conformance.idempotency import IdempotencyRules
 from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from support.etcd import EtcdCluster
+from support.leftovers import leftovers_of
 from support.servers import RedisServer, Server, ValkeyServer
 
 
@@ -39,6 +40,9 @@ class OnUrl(StoreSuite):
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
         return open_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+    async def leftovers(self, store: Store) -> Sequence[str]:
+        return await leftovers_of(store)
 
 
 class Conformance(OnUrl, StoreConformance):

@@ -263,6 +263,30 @@ async def test_retention_leaves_nothing_of_an_instance(bench: Bench) -> None:
     assert (await bench.tables()).keys() <= NOT_OF_INSTANCES
 
 
+async def test_a_lookup_takes_what_was_set_aside_out_of_the_index_of_its_tag(bench: Bench) -> None:
+    peer = await bench.join()
+    first, second, third = bench.make.instances(3, tags=("t",))
+    await bench.store.enqueue([first, second, third])
+    await bench.spoil(first.id)
+    assert len(await peer.take()) == 2
+    await bench.spoil(second.id)
+    found = (await bench.store.lookup(Query(tag="t"))).records
+    assert [record.id for record in found] == [third.id]
+    (index,) = await bench.kv.read([Range("n/tag/", "n/tag0")])
+    assert [key.rsplit("/", 1)[1] for key, _ in index.items] == [third.id]
+
+
+async def test_who_waited_and_is_gone_is_forgotten(bench: Bench) -> None:
+    """Also by an instance that waits for ever."""
+    peer = await bench.join()
+    (late,) = bench.make.instances(1, delay_us=10**12)
+    await bench.store.enqueue([late])
+    await bench.store.watch_final(peer.incarnation, [late.id])
+    await bench.store.leave(peer.incarnation)
+    await bench.clock.advance(601)
+    assert "watch" not in await bench.tables()
+
+
 async def test_who_leaves_is_forgotten(bench: Bench) -> None:
     peer = await bench.join()
     await bench.store.enqueue(bench.make.instances(5))

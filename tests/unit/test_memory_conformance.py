@@ -1,7 +1,7 @@
 """The memory store keeps the contract, on virtual time, in transactions that etcd would take."""
 
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from peerjob.store.kv.rows import decode_counts, decode_delayed, decode_owned
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.store_conformance import StoreConformance
+from support.leftovers import leftovers_of
 
 Result = TypeVar("Result")
 
@@ -70,6 +71,9 @@ class TestMemory(StoreConformance):
             elif what == "own" and not (claim := decode_owned(entry.value)).releasing:
                 held[keys.kind(claim.kind), PROCESSING] += 1
         assert {place: count for place, count in counted.items() if count} == held
+
+    async def leftovers(self, store: Store) -> Sequence[str]:
+        return await leftovers_of(store)
 
     async def pass_time(self, seconds: float) -> None:
         await self.clock.advance(seconds)

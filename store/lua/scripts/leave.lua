@@ -24,5 +24,6 @@ if all then
   call('HDEL', DEAD, inc)
 end
 write_all()
+call('PEXPIRE', charged_key(inc), CHARGED_MS)  -- it may have been marked dead before
 bound_hints()
 return {#taken, all and 1 or 0, put_aside()}

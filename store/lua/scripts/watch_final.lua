@@ -8,13 +8,26 @@
 local inc, ids = ARGV[1], {unpack(ARGV, 3)}
 local states, final = {}, {}
 local known = call('HMGET', WATCHED, unpack(ids))
+-- incarnations that are gone wait for nothing: an instance that ends late would otherwise keep each that ever waited
+local lives = {[inc] = true}
+local function living(watching)
+  return (string.gsub(watching, '([^\n]+)\n', function(other)
+    if lives[other] == nil then
+      lives[other] = call('ZSCORE', LEASES, other) ~= false
+    end
+    return not lives[other] and '' or nil
+  end))
+end
 for n, id in ipairs(ids) do
   local raw = redis.pcall('GETRANGE', record_key(id), 1, 1)
   states[n] = type(raw) == 'string' and byte(raw) or 0
   if states[n] ~= 0 and not is_final(states[n]) then
-    local watching = known[n] or ''
+    local watching = living(known[n] or '')
     if not find('\n' .. watching, '\n' .. inc .. '\n', 1, true) then
-      add_pair('HSET', WATCHED, id, watching .. inc .. '\n')
+      watching = watching .. inc .. '\n'
+    end
+    if watching ~= known[n] then
+      add_pair('HSET', WATCHED, id, watching)
     end
   elseif states[n] ~= 0 then
     final[#final + 1] = id

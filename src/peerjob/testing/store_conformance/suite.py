@@ -50,6 +50,13 @@ class StoreSuite:
         """Await something that waits, letting time pass as it needs."""
         return await awaitable
 
+    async def leftovers(self, store: Store) -> Sequence[str]:
+        """What the namespace holds though nothing owns it: no node lives, and every instance was removed.
+
+        What expires by itself is none. A store that can look into its server overrides this.
+        """
+        return ()
+
     # -- stores and peers
 
     @cached_property

@@ -242,6 +242,17 @@ class Walk:
                 assert held.items() >= {one.new.id: one.fence for one in running}.items()
             assert sorted(renewed.cancelled) == sorted(one.new.id for one in cancelled)
 
+    async def end_all(self) -> None:
+        """End and remove every instance, and let every peer leave."""
+        ids = list(self.model)
+        await self.store.cancel(ids, request=self.suite.make.request())
+        for peer in self.peers:
+            await self.store.leave(peer.incarnation)
+        while await self.store.clear_instances(Filter()):
+            pass
+        assert await self.store.get(ids) == [None] * len(ids)
+        await self.store.expire(100)
+
 
 class RandomWalks(StoreSuite):
     """Every verb in any order, on one namespace."""
@@ -256,3 +267,6 @@ class RandomWalks(StoreSuite):
             await walk.step()
             if number % 20 == 19:
                 await walk.compare()
+        await walk.end_all()
+        await store.leave(first.incarnation)
+        assert list(await self.leftovers(store)) == []

@@ -1,0 +1,91 @@
+"""What damage, nodes that are gone and late calls leave behind goes, at the latest by itself."""
+
+from peerjob.query import Query
+from peerjob.record import Ack, Action
+from support.leftovers import leftovers_of
+from support.lua_site import MakeSite
+from support.waiting import until
+
+
+async def test_a_lookup_takes_what_was_set_aside_out_of_the_index_of_its_tag(site: MakeSite) -> None:
+    """A record that cannot be read does not tell its tags."""
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    first, second, third = here.make.instances(3, tags=("t",))
+    await store.enqueue([first, second, third])
+    here.server.command("SET", here.key(f"i:{first.id}"), "junk")
+    assert len(await peer.take()) == 2
+    here.server.command("SET", here.key(f"i:{second.id}"), "junk")
+    found = (await store.lookup(Query(tag="t"))).records
+    assert [record.id for record in found] == [third.id]
+    assert here.server.command("ZRANGE", here.key("t:t"), 0, -1) == [third.id]
+    assert (await store.health()).undecodable == 2
+
+
+async def test_waiters_that_are_gone_are_forgotten(site: MakeSite) -> None:
+    """Also by an instance that waits for ever, while one node after the other waits for it."""
+    here = site()
+    store = await here.open()
+    (late,) = here.make.instances(1, delay_us=3_600_000_000)
+    await store.enqueue([late])
+    for _ in range(5):
+        waiter = await here.join(store)
+        await store.watch_final(waiter.incarnation, [late.id])
+        last = waiter.incarnation
+        await store.leave(waiter.incarnation)
+    stays = await here.join(store)
+    await store.watch_final(stays.incarnation, [late.id])
+    other = await here.join(store)
+    await store.watch_final(other.incarnation, [late.id])
+    await store.watch_final(stays.incarnation, [late.id])
+    watching = str(here.server.command("HGET", here.key("watched"), late.id)).split()
+    assert sorted(watching) == sorted([stays.incarnation, other.incarnation])
+    assert last not in watching
+    await store.cancel([late.id], request=here.make.request())
+    for peer in (stays, other):
+        assert ("final", late.id) in [(hint.what, hint.id) for hint in await store.next_hints(peer.incarnation, 5)]
+
+
+async def test_a_node_that_leaves_after_it_was_marked_dead_leaves_nothing_for_ever(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    reaper, mortal = await here.join(store), await here.join(store, ttl_us=200_000)
+    await store.enqueue(here.make.instances(3, max_crashes=10))
+    claims = await mortal.take()
+    for claim in claims:
+        await mortal.report(claim, started=True)
+
+    async def is_reaped() -> bool:
+        await reaper.renew()
+        return bool(await store.reap(1, reaper=reaper.incarnation))
+
+    await until(is_reaped)
+    assert await store.leave(mortal.incarnation) == 2
+    charged = here.key(f"charged:{mortal.incarnation}")
+    assert here.server.command("SCARD", charged) == 3
+    assert int(str(here.server.command("PTTL", charged))) > 0
+
+
+async def test_a_report_that_comes_after_the_node_left_is_no_key_for_ever(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(1))
+    claim = await peer.take_one()
+    await peer.end(claim)
+    await store.leave(peer.incarnation)
+    here.server.command("DEL", here.key(f"req:{peer.incarnation}"))  # as if it had expired
+    assert await peer.end(claim, Action.REPORT, logs=(here.make.line("late"),)) is Ack.DONE
+    assert int(str(here.server.command("PTTL", here.key(f"req:{peer.incarnation}")))) > 0
+    await store.clear()
+    await store.expire(100)
+    assert list(await leftovers_of(store)) == []
+
+
+async def test_a_layout_that_was_lost_comes_back_with_the_next_write(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    here.server.command("FLUSHALL")
+    await here.join(store)
+    assert here.server.command("EXISTS", here.key("layout")) == 1
