@@ -1,4 +1,4 @@
-"""The door of `jobd`: asks a daemon's probes by itself, and leaves everything else to `peerjob.cli.jobd`.
+"""The door of `jobd` and `jobctl`: asks a daemon's probes by itself, and leaves everything else to `peerjob.cli`.
 
 A probe is run every few seconds for as long as a container lives. Loading the package takes half a second of processor
 time, more than ten times what the question does, so this stands beside it and uses next to nothing.
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple, cast
 
 PATHS = {"live": "/livez", "ready": "/readyz", "started": "/startupz", "drained": "/drainz"}
 LISTEN = "127.0.0.1:9090"
 TIMEOUT = 2.0
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as of every command."""
 VARIABLE = "PEERJOB_METRICS_LISTEN"
 MOST = 65_536
 """Most bytes of an answer."""
@@ -106,8 +111,25 @@ def plain(arguments: list[str]) -> tuple[str, str, int, float] | None:
 def main() -> None:
     """The console command `jobd`."""
     asked = plain(sys.argv[1:])
-    if asked is not None:
-        sys.exit(tell(asked[0], ask(*asked)))
-    from peerjob.cli.jobd import main as whole
+    _run("jobd" if asked is None else lambda: sys.exit(tell(asked[0], ask(*asked))))
 
-    whole()
+
+def jobctl() -> None:
+    """The console command `jobctl`."""
+    _run("jobctl")
+
+
+def _run(command: str | Callable[[], None]) -> None:
+    """Load a command and run it; Ctrl-C ends it without a traceback, unless the command was started to ignore it."""
+    heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if isinstance(command, str):
+        if heeds:
+            # a KeyboardInterrupt could be raised, and be lost, in any module that is loaded
+            signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
+        command = cast("Callable[[], None]", import_module(f"peerjob.cli.{command}").main)
+        if heeds:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        command()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -47,4 +47,6 @@ def test_the_wheel_holds_all_code_and_nothing_else(wheel: zipfile.ZipFile) -> No
 def test_the_wheel_brings_the_command(wheel: zipfile.ZipFile) -> None:
     [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
 
-    assert "jobd = peerjob_probe:main" in wheel.read(entry_points).decode().splitlines()
+    commands = wheel.read(entry_points).decode().splitlines()
+    assert "jobd = peerjob_probe:main" in commands
+    assert "jobctl = peerjob_probe:jobctl" in commands

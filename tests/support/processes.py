@@ -26,6 +26,11 @@ _TESTS = Path(__file__).parents[1]
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter-of-children")
 
 
+def _heed_interrupts() -> None:
+    """A test run in the background may have been started with SIGINT ignored, which children would inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class ChildProcess:
     """A running child process whose lines of output can be waited for.
 
@@ -57,6 +62,7 @@ class ChildProcess:
             env={**os.environ, **(env or {})},
             cwd=cwd,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         ).result()
         atexit.register(self.close)
         self._reader = threading.Thread(target=self._read, name=f"output-of-{self.name}", daemon=True)

@@ -20,6 +20,7 @@ from peerjob.cli.daemon.drain import check_daemon
 from peerjob.cli.daemon.failures import refusal_of
 from peerjob.node.metrics.server import PROBES
 from peerjob_probe import ask, plain
+from support.processes import ChildProcess
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +150,36 @@ def test_no_other_program_is_sent_the_signal_that_would_end_it(tmp_path: Path) -
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
+
+
+@pytest.mark.parametrize("command", ["jobctl", "main"])
+def test_an_interrupt_while_the_command_loads_prints_no_traceback(tmp_path: Path, command: str) -> None:
+    slow = "import threading; print('loads', flush=True); threading.Event().wait()"
+    (tmp_path / "typer.py").write_text(slow)
+    code = f"import peerjob_probe; peerjob_probe.{command}()"
+    with ChildProcess(
+        [sys.executable, "-c", code, "--help"], output=tmp_path / "output", env={"PYTHONPATH": str(tmp_path)}
+    ) as child:
+        child.wait_for("loads")
+        child.signal(signal.SIGINT)
+        assert child.wait() == 130
+        assert child.lines == ["loads"]
+
+
+def test_an_interrupt_before_the_command_handles_it_prints_no_traceback(tmp_path: Path) -> None:
+    code = "import signal, sys, peerjob_probe, peerjob.cli.jobctl as ctl\n"
+    code += "def main(): signal.raise_signal(signal.SIGINT)\n"
+    code += "ctl.main = main; peerjob_probe.jobctl()"
+    with ChildProcess([sys.executable, "-c", code], output=tmp_path / "output") as child:
+        assert child.wait() == 130
+        assert child.lines == []
+
+
+def test_a_command_that_was_started_to_ignore_interrupts_ignores_them(tmp_path: Path) -> None:
+    code = "import signal, sys, peerjob_probe, peerjob.cli.jobctl as ctl\n"
+    code += "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += "def main(): signal.raise_signal(signal.SIGINT); print('goes on')\n"
+    code += "ctl.main = main; peerjob_probe.jobctl()"
+    with ChildProcess([sys.executable, "-c", code], output=tmp_path / "output") as child:
+        assert child.wait() == 0
+        assert child.lines == ["goes on"]
