@@ -3,9 +3,9 @@
     python bench/nodes.py --nodes 100
     python bench/nodes.py --nodes 50 --schedules 10000
 
-Each node has the connections of a real one. It renews its lease once a second with another load each time, which tells
-clocks where needed. It looks for dead nodes twice a second, and waits for hints: each node gets one a second.
-Each part is also measured alone. `--schedules` adds so many schedules instead, while that many nodes listen.
+Each node has the connections of a real one. It renews its lease once a second with another load each time, it looks for
+dead nodes twice a second, and it waits for hints, of which it gets one a second. Each part is also measured alone.
+`--schedules` adds so many schedules instead, while that many nodes listen.
 """
 
 import argparse
@@ -53,8 +53,8 @@ class LightNode:
         self.info = make.node(f"node-{number}", tuple(f"kind-{kind}" for kind in range(20)))
         self.store: Store = open_store(url, namespace=namespace, clock=self._clock, limits=StoreLimits())
         self.liveness: Liveness = self.store.liveness()
-        self.late = 0
-        """Calls that were not answered in time."""
+        self.calls = self.late = 0
+        """Calls, and how many of them were not answered in time."""
         self._running = 0
 
     async def start(self) -> None:
@@ -85,6 +85,7 @@ class LightNode:
         await asyncio.sleep(BEGIN * self._clock.random.random())
         while True:
             began = time.monotonic()
+            self.calls += 1
             try:
                 await call()
             except StoreUnavailableError:
@@ -112,6 +113,7 @@ async def cost(server: EtcdServer, nodes: Sequence[LightNode], part: str, second
     if every or part == "hints":
         tasks.append(asyncio.create_task(nodes[0].every(1.0, lambda: hint_all(nodes[0].store))))
     await asyncio.sleep(BEGIN + 6)  # until nodes know each other's clocks
+    calls = sum(node.calls for node in nodes)
     before, own, began = cpu(server.child.pid), cpu(os.getpid()), time.monotonic()
     await asyncio.sleep(seconds)
     spent = time.monotonic() - began
@@ -120,6 +122,7 @@ async def cost(server: EtcdServer, nodes: Sequence[LightNode], part: str, second
         "part": part,
         "etcd_cores": round((cpu(server.child.pid) - before) / spent, 3),
         "nodes_cores": round((cpu(os.getpid()) - own) / spent, 3),
+        "calls_per_second": round((sum(node.calls for node in nodes) - calls) / spent),
         "late": sum(node.late for node in nodes),
     }
     for task in tasks:
