@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from peerjob.errors import DecodeError, StoreUnavailableError
-from peerjob.record import Claim, Claimed, Want
+from peerjob.record import Caps, Claim, Claimed, Want
 from peerjob.state import State
 
 from .base import Compare, Delete, Entry, Found, Op, Put, Range, Step
@@ -57,6 +57,7 @@ class _Call:
     def __init__(self, incarnation: str, want: Want, journal: Journal) -> None:
         self.incarnation = incarnation
         self.want = want
+        self.registered = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
         self.journal = journal
         # adding up what many kinds allow would take longer than the claim, and what is taken is held to it anyway
         few = len(want.kinds) <= FEW_KINDS
@@ -148,7 +149,7 @@ class Claims:
         node, lives = Range(context.keys.node + call.incarnation), context.keys.live
         windowed = [Range(lives, prefix_end(lives))] if context.kv.capabilities.order == "windowed" else []
         known = self._groups.get(call.incarnation)
-        if known is not None and known.kinds == tuple(call.want.kinds):
+        if known is not None and (known.kinds is call.registered or known.kinds == call.registered):
             call.groups = known
         elif len(call.want.kinds) > FEW_KINDS:
             call.groups = await self._grouped(call)
@@ -204,7 +205,7 @@ class Claims:
 
     async def _grouped(self, call: _Call) -> Groups:
         """The groups of the wanted kinds, looked up anew."""
-        groups = await self._grouping.settled(tuple(call.want.kinds))
+        groups = await self._grouping.settled(call.registered)
         self._groups[call.incarnation] = groups
         return groups
 
