@@ -8,11 +8,9 @@ local inc, key = ARGV[1], node_key(ARGV[1])
 call('ZCARD', LEASES)
 local steady = steady_since(inc, tonumber(ARGV[4]))
 if call('HEXISTS', DEAD, inc) == 0 and call('HEXISTS', requests_key(inc), 'ended') == 0 then
-  -- of the nodes that lived while the clock stepped back, there may be none left to notice
-  count_from_now(leases_of_the_future())
   call('ZADD', LEASES, digits(now + tonumber(ARGV[4])), inc)
   call('HSET', key, 'name', ARGV[2], 'info', ARGV[3], 'shown', digits(now), 'renewed', digits(now),
-    'steady', steady)
+    'steady', steady, 'ttl', ARGV[4])
   call('HSETNX', key, 'running', '0')
 end
 return digits(now)

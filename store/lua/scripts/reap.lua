@@ -6,6 +6,9 @@
 -- ARGV     limit, incarnation of the reaper, default retention, most final instances per kind
 -- Reply    {what was set aside, then per claim: id, kind, state, name of the node that died}
 local limit, reaper = tonumber(ARGV[1]), ARGV[2]
+if count_from_now(1) then
+  count_from_now(1000)
+end
 local expired = call('ZRANGE', LEASES, '-inf', '(' .. digits(now), 'BYSCORE', 'LIMIT', 0, 100, 'WITHSCORES')
 local endings, dead = {}, call('HGETALL', DEAD)
 if #expired == 0 and #dead == 0 then

@@ -7,7 +7,8 @@
 --          ids that were cancelled and are not released}
 local inc = ARGV[1]
 local key = node_key(inc)
-if not call('ZSCORE', LEASES, inc) then
+local ends = call('ZSCORE', LEASES, inc)
+if not ends then
   return {}
 end
 local steady = steady_since(inc, tonumber(ARGV[2]))
@@ -22,9 +23,9 @@ for n = 1, #claims, 2 do
   end
 end
 local same = #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
-if tonumber(call('HGET', key, 'renewed') or '0') > now then
-  count_from_now(leases_of_the_future())
+if tonumber(ends) > now + tonumber(ARGV[2]) then
+  count_from_now(1000)
 end
 call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), inc)
-call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady)
+call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady, 'ttl', ARGV[2])
 return {digits(now), same and '' or held, cancelled}

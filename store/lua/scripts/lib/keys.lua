@@ -81,7 +81,7 @@ local function idle_key(set) return P .. 'idle:' .. set end
 local function heads_key(set, suspect) return P .. (suspect and 'shead:' or 'head:') .. set end
 -- hash: id -> fence, then s (started), q (suspect), r (releasing), then padding; see claims.lua
 local function owned_key(incarnation) return P .. 'own:' .. incarnation end
--- hash: name, info, shown (when that was written), running, renewed, steady (since when each renewal came in time; see
+-- hash: name, info, shown (when that was written), running, renewed, ttl, steady (since when each renewal came in time; see
 -- lease.lua), and its set of kinds
 local function node_key(incarnation) return P .. 'node:' .. incarnation end
 -- hash: verb -> last request and what it takes to answer it again; ended: as in DEAD, of an incarnation that has ended.

@@ -12,24 +12,20 @@ local function steady_since(inc, ttl)
 end
 
 -- The server's clock may step back, as in a failover to a slower host. A lease that was renewed in the future would then
--- hold for the difference longer, also one of a dead node: count it from now on. Answers the leases to write.
-local function leases_of_the_future()
-  local found = {}
-  local leases = call('ZRANGE', LEASES, 0, -1, 'WITHSCORES')
+-- hold for the difference longer, also one of a dead node: it counts from now on. Looks at the last `most` to end.
+local function count_from_now(most)
+  local leases, late = call('ZRANGE', LEASES, 0, most - 1, 'REV', 'WITHSCORES'), {}
   for n = 1, #leases, 2 do
-    local renewed = tonumber(call('HGET', node_key(leases[n]), 'renewed') or '0')
-    if renewed > now then
-      found[#found + 1] = {leases[n], now + tonumber(leases[n + 1]) - renewed}
+    local ttl = tonumber(call('HGET', node_key(leases[n]), 'ttl') or '0')
+    if ttl > 0 and tonumber(leases[n + 1]) > now + ttl then
+      late[#late + 1], late[#late + 2] = leases[n], ttl
     end
   end
-  return found
-end
-
-local function count_from_now(leases)
-  for _, one in ipairs(leases) do
-    call('ZADD', LEASES, digits(one[2]), one[1])
-    call('HSET', node_key(one[1]), 'renewed', digits(now), 'steady', digits(now))
+  for n = 1, #late, 2 do
+    call('ZADD', LEASES, digits(now + late[n + 1]), late[n])
+    call('HSET', node_key(late[n]), 'renewed', digits(now), 'steady', digits(now))
   end
+  return #late > 0
 end
 
 -- Whether a node may say that the lease of another ended at a moment: its own was in time all the while, or has been
