@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from typing import Any, Unpack
 
-from peerjob import Instance, Node, Store, StoreLimits
+from peerjob import HistoryEntry, Instance, Node, State, Store, StoreLimits
 from peerjob.node.managing import JobSource
 from peerjob.store.url import open_store
 from peerjob.testing.clock import VirtualClock
@@ -51,6 +51,12 @@ async def running_nodes(
 async def notes_of(instance: Instance[Any]) -> list[str]:
     """An instance's history, one text for each entry: its state, and why."""
     return [f"{entry.state!s}: {entry.note}" if entry.note else str(entry.state) for entry in await instance.history()]
+
+
+def ending_of(entry: HistoryEntry) -> str:
+    """An entry of the history as text, without the error that its note ends with."""
+    note = "" if entry.state is State.TERMINATED else entry.note.partition(": ")[0]
+    return f"{entry.state!s}: {note}" if note else str(entry.state)
 
 
 async def states_of(instance: Instance[Any]) -> list[str]:

@@ -10,7 +10,7 @@ from peerjob import Fail, Instance, Job, Retry, State, SystemClock
 from peerjob.errors import Snooze
 from peerjob.testing import VirtualClock, running_node
 from support import bodies
-from support.factories import notes_of
+from support.factories import ending_of
 
 LOST = ConnectionError("lost")
 
@@ -56,7 +56,7 @@ async def test_which_signal_of_a_group_counts(
     async with running_node(job, clock=clock) as node:
         instance = await node.schedule("body")
         await clock.advance(0.5)
-        assert (await notes_of(instance))[-1] == last
+        assert ending_of((await instance.history())[-1]) == last
         assert seen == [] if "snoozed" in last else seen == [error]
 
 

@@ -118,9 +118,9 @@ async def test_history_tells_each_state_with_its_node_and_reason(clock: VirtualC
             ("Created", "here", ""),
             ("Scheduled", "here", ""),
             ("Processing", "here", ""),
-            ("Scheduled", "here", "retry 1 in 5s"),
+            ("Scheduled", "here", "retry 1 in 5s: ValueError: -1"),
             ("Processing", "here", ""),
-            ("Terminated", "here", ""),
+            ("Terminated", "here", "ValueError: -1"),
         ]
         times = [entry.timestamp for entry in history]
         assert times == sorted(times)

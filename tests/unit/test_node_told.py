@@ -15,7 +15,7 @@ from peerjob.node.processes import _Running  # pyright: ignore[reportPrivateUsag
 from peerjob.node.session import Session
 from peerjob.testing import running_node
 from support import bodies
-from support.factories import lines_of, shared_url
+from support.factories import ending_of, lines_of, shared_url
 from support.waiting import until
 
 WAYS = list(bodies.ENDINGS)
@@ -76,8 +76,7 @@ class Bench:
             return not self.session.pool.runs() and not self.session.turns.unsettled
 
         await until(over)
-        entry = (await instance.history())[-1]
-        return f"{entry.state!s}: {entry.note}" if entry.note else str(entry.state)
+        return ending_of((await instance.history())[-1])
 
 
 @pytest.fixture
