@@ -53,6 +53,12 @@ class LineKeeper(Role):
             self._added.clear()
             await self.flush()
 
+    async def settle(self, seconds: float) -> None:
+        """Write what waits, for so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.flush()
+
     async def flush(self) -> None:
         """Write what waits."""
         while self._waiting:

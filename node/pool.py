@@ -262,6 +262,18 @@ class Pool:
             return False
         return True
 
+    async def quiet_unless(self, hurried: asyncio.Event, seconds: float, least: float = 0.0) -> bool:
+        """Like `quiet`, but wait for `least` seconds only once the event is set."""
+        quiet = self._loop.create_task(self.quiet(max(seconds, least)))
+        hurry = self._loop.create_task(hurried.wait())
+        try:
+            await asyncio.wait({quiet, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            return await quiet if quiet.done() else await self.quiet(least or 0.001)
+        finally:
+            for task in (quiet, hurry):
+                task.cancel()
+            await asyncio.wait({quiet, hurry})
+
     def close(self) -> None:
         if self._sweep is not None:
             self._sweep.cancel()

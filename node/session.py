@@ -262,9 +262,9 @@ class Session:
         resigning = asyncio.get_running_loop().create_task(self._resign())
         self.pool.accepting = False
         self.pool.empty_backlog("node stopped")
-        if not await self._bodies_end(grace if grace > 0 else 0.001):
+        if not await self.pool.quiet_unless(self._hurried, grace if grace > 0 else 0.001):
             self.pool.cancel("drain")
-            if not await self._bodies_end(min(grace, MOST_WAIT), LEAST_WAIT):
+            if not await self.pool.quiet_unless(self._hurried, min(grace, MOST_WAIT), LEAST_WAIT):
                 text = "node %r stops with %d body(ies) that ignore cancellation"
                 logger.log(logging.INFO if exiting else logging.WARNING, text, self._name, self.pool.running)
         await self.turns.revive()
@@ -272,9 +272,7 @@ class Session:
         flushed = self.joined and await self.turns.flush(LAST_COMMIT)
         await self.processors.close()
         if self.joined:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_COMMIT):
-                    await self.lines.flush()
+            await self.lines.settle(LAST_COMMIT)
         if flushed:
             await self.turns.flush(LAST_COMMIT)
         await self.turns.stop()
@@ -299,18 +297,6 @@ class Session:
     async def _resign(self) -> None:
         await self._cron.stop()
         await self.election.stop()
-
-    async def _bodies_end(self, seconds: float, least: float = 0.0) -> bool:
-        """Wait so long for running bodies, and for `least` seconds only once there is a hurry; whether all ended."""
-        quiet = asyncio.get_running_loop().create_task(self.pool.quiet(max(seconds, least)))
-        hurry = asyncio.get_running_loop().create_task(self._hurried.wait())
-        try:
-            await asyncio.wait({quiet, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            return await quiet if quiet.done() else await self.pool.quiet(least or 0.001)
-        finally:
-            for task in (quiet, hurry):
-                task.cancel()
-            await asyncio.wait({quiet, hurry})
 
     def hurry(self) -> None:
         """Cancel what runs without waiting for the grace to end."""
