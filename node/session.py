@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,6 @@ from peerjob.joblog import CaptureHandler
 from peerjob.manager import Manager
 from peerjob.record import FINAL_STATE, NodeInfo, Outcome, Reaped, Renewed
 from peerjob.store.base import Elections, Store
-from peerjob.version import __version__
 
 from .catalogue import KindCatalogue
 from .definitions import Definitions
@@ -32,6 +29,7 @@ from .executor import Executor
 from .failure_log import FailureLog
 from .hints import HintReceiver
 from .hooks import Hooks
+from .identity import node_info
 from .injection import Resources
 from .intake import Intake
 from .ledger import Ledger
@@ -333,15 +331,12 @@ class Session:
             await self._store.join(self._info(), ttl_us=self._ttl_us)
 
     def _info(self) -> NodeInfo:
-        return NodeInfo(
+        return node_info(
             name=self._name,
             incarnation=self.incarnation,
-            kinds=self._kinds if self.pool.size else (),
-            signatures=self._registry.signatures() if self.pool.size else {},
+            kinds=self._kinds,
+            registry=self._registry,
             workers=self.pool.size,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=__version__,
             started_us=self._started_us,
         )
 
