@@ -11,15 +11,32 @@ import asyncio
 import contextlib
 import functools
 import queue
+import select
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from peerjob.errors import NodeStateError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_THREADS = 32
+
+
+def refuse_green_threads() -> None:
+    """Raise NodeStateError where gevent or eventlet has put greenlets in the place of threads.
+
+    All of them are one thread for asyncio, which takes the loop of one for the running loop of every other.
+    """
+    modules = {threading.get_ident.__module__, select.select.__module__}
+    if not modules <= {"_thread", "select"}:
+        patched = ", ".join(sorted(modules - {"_thread", "select"}))
+        raise NodeStateError(
+            f"this process was monkey-patched ({patched}), and event loops cannot run beside each other there: "
+            "use real threads, such as gunicorn's --worker-class gthread"
+        )
 
 
 class LastingExecutor(ThreadPoolExecutor):

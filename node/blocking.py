@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.blocking import BlockingVerbs
-from peerjob.cluster.own_loop import end_loop, new_loop
+from peerjob.cluster.own_loop import end_loop, new_loop, refuse_green_threads
 from peerjob.context import Context
 from peerjob.durations import Duration
 from peerjob.errors import NodeStateError
@@ -123,6 +123,7 @@ class BlockingManager(BlockingVerbs):
                 raise _closed()
             if self._loop is not None and self._pid == os.getpid():
                 return self._loop
+            refuse_green_threads()
             if self._pid not in (0, os.getpid()):
                 # forked: the parent's loop and connections are not ours
                 self._node = self._node.remake()

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerjob.clock import Clock, SystemClock
-from peerjob.cluster.own_loop import LastingExecutor
+from peerjob.cluster.own_loop import LastingExecutor, refuse_green_threads
 from peerjob.cron.zones import zone_named
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, OptionError
@@ -152,6 +152,7 @@ class Node(NodeVerbs):
         if self._session is not None:
             state = "started already" if self._leaving is None else "still stopping"
             raise NodeStateError(f"node {self.name!r} is {state}")
+        refuse_green_threads()
         defined = self._scheduling.defined(self._registry.jobs())
         if not self._is_named:
             self.name = _default_name()  # the process may have been forked since the node was made

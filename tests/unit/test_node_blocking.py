@@ -294,3 +294,16 @@ async def test_closing_on_a_running_loop_is_refused_and_leaves_it_usable() -> No
         manager.close()
     assert await asyncio.to_thread(manager.count) == 0
     await asyncio.to_thread(manager.close)
+
+
+async def test_green_threads_are_refused_with_what_to_use_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def patched() -> int:
+        return 0
+
+    patched.__module__ = "gevent.thread"  # as gevent.monkey.patch_all() leaves it
+    monkeypatch.setattr(threading, "get_ident", patched)
+    with pytest.raises(NodeStateError, match=r"gevent\.thread.*gthread"):
+        await Node().start()
+    manager = Node().blocking()
+    with pytest.raises(NodeStateError, match=r"gevent\.thread.*gthread"):
+        await asyncio.to_thread(manager.nodes)
