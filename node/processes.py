@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from peerjob.context import Context
 from peerjob.errors import JobProcessDied, OwnershipLost, Snooze
-from peerjob.policy import Finished
+from peerjob.policy import FinishedResult
 
 from .failures import unpack_error
 from .frames import (
@@ -50,6 +50,8 @@ from .threads import to_the_end
 if TYPE_CHECKING:
     from .binding import Binding
 
+START_LIMIT = 300.0
+"""Seconds in which a process must start and import what a body needs."""
 NOTICE = 1.0
 """Seconds, real ones, that a body has to end by itself when its node drains."""
 
@@ -92,13 +94,13 @@ class ProcessPool:
         )
         run = _Running(context, began)
         process = await self._run_once(start, run)
-        if run.ending.result() is None and not run.started and context.asked is None:
+        if run.ending.result() is None and not run.started and not run.overdue and context.asked is None:
             # it died while it was idle, or before it had seen the order: nothing was begun
             run = _Running(context, began)
             process = await self._run_once(start, run)
         match run.ending.result():
             case Returned(result, finished):
-                return Finished(Encoded(result)) if finished else Encoded(result)
+                return FinishedResult(Encoded(result)) if finished else Encoded(result)
             case Raised(info, packed):
                 raise unpack_error(info, packed)
             case Snoozed(seconds):
@@ -106,6 +108,9 @@ class ProcessPool:
             case None if context.asked is not None:
                 context.told = True
                 raise asyncio.CancelledError(context.asked)
+            case None if run.overdue:
+                module = start.path.partition(":")[0]
+                raise TimeoutError(f"a process did not start and import {module!r} within {START_LIMIT:g} s")
             case None:
                 raise JobProcessDied(process.status)
 
@@ -129,6 +134,7 @@ class ProcessPool:
         """Have it run in a process, which is returned."""
         process = await self._take(run.context)
         process.will_load(start.path)
+        limit = asyncio.get_running_loop().call_later(START_LIMIT, process.give_up, run)
         try:
             process.begin(run, start)
             ending = await to_the_end(run.ending, lambda: process.end(run))
@@ -136,6 +142,7 @@ class ProcessPool:
                 await to_the_end(process.ended, lambda: None)
             return process
         finally:
+            limit.cancel()
             process.finish()
             if process.alive and self._surplus <= 0:
                 self._idle.append(process)
@@ -161,7 +168,7 @@ class _Running:
     def __init__(self, context: Context, began: Callable[[], None] | None) -> None:
         self.context = context
         self._began = began
-        self.started = False
+        self.started = self.overdue = False
         self.ending: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
         """None when the process ended first."""
 
@@ -250,6 +257,12 @@ class _Process(asyncio.Protocol):
 
     def _notice_over(self, notice: object) -> None:
         if self._notice is notice:
+            self.kill()
+
+    def give_up(self, run: _Running) -> None:
+        """Kill it unless the body has begun: from then on the job's own timeout counts."""
+        if not run.started:
+            run.overdue = True
             self.kill()
 
     def finish(self) -> None:

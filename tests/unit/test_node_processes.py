@@ -140,6 +140,7 @@ deadline.__annotations__["ctx"] = Context
 
 
 async def test_a_timeout_begins_when_the_body_does(monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path) -> None:
+    monkeypatch.setattr("peerjob.node.processes.START_LIMIT", 3600.0)
     (tmp_path / "slow_to_import.py").write_text(SLOW.format(gate=str(tmp_path / "gate")))
     monkeypatch.syspath_prepend(str(tmp_path))
     body = importlib.import_module("slow_to_import").deadline
@@ -155,6 +156,18 @@ async def test_a_timeout_begins_when_the_body_does(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + 700)  # it imports for longer than its timeout
     (tmp_path / "gate").touch()
     assert 0 < await instance.result(timeout=60) <= 600
+
+
+async def test_an_import_that_never_ends_fails_the_attempt(
+    monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("peerjob.node.processes.START_LIMIT", 0.5)
+    (tmp_path / "never_imported.py").write_text(SLOW.format(gate=str(tmp_path / "never")))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    job = Job("slow", importlib.import_module("never_imported").deadline, run_in="process", timeout=600)
+    node.register(job)
+    with pytest.raises(JobFailed, match=r"did not start and import 'never_imported' within 0\.5 s"):
+        await (await node.schedule(job)).result(timeout=60)
 
 
 @pytest.mark.parametrize(("name", "said"), [("a.b.py", "OptionError"), ("noext", "OptionError"), ("odd name.py", "ok")])
