@@ -15,6 +15,7 @@ from peerjob.errors import ArgumentError, DecodeError, EncodeError, OptionError,
 from peerjob.in_place import injected_value
 from peerjob.injected import INJECTED, Resource
 from peerjob.job import Job
+from peerjob.limits import MAX_ARGUMENTS
 from peerjob.references import import_path, misnamed_script
 from peerjob.secret import Secret
 from peerjob.signature import TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
@@ -27,6 +28,7 @@ from .slots import ANYTHING, Slot
 
 Mode = Literal["async", "thread", "process"]
 
+_TOO_MANY = f"{{:,}} arguments, over the limit of {MAX_ARGUMENTS:,}"
 _MISSHAPEN = "stored arguments have the wrong shape: not a list and a dict"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -102,20 +104,22 @@ class Binding:
         return self._encode_checked(args, kwargs)
 
     def _encode_checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
+            raise ArgumentError(self.kind, [_TOO_MANY.format(count)])
         placed, problems = self._placed(args, kwargs)
         for name, value, slot in self._given(placed, kwargs, problems):
-            hidden = slot.secret
+            stored = b""
             try:
                 # what will run is what was stored, so that is what must convert
                 stored = encode_value(value)
-                hidden = hidden or has_secret(stored)
                 change = slot.changed(value, slot.convert(decode_value(stored)))
                 if change is not None:
+                    hidden = slot.secret or has_secret(stored)
                     problems.append(f"{name}{'' if hidden else path_text(change[0])}: {change[1]}")
             except EncodeError as error:
-                problems.append(f"{name}{'' if hidden else path_text(error.path)}: {error.reason}")
+                problems.append(f"{name}{'' if slot.secret else path_text(error.path)}: {error.reason}")
             except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-                problems += slot.explain(error, hidden=hidden, name=name)
+                problems += slot.explain(error, hidden=slot.secret or has_secret(stored), name=name)
         if problems:
             raise ArgumentError(self.kind, problems)
         kept = {
@@ -169,6 +173,8 @@ class Binding:
             raise DecodeError(_MISSHAPEN)
         if self._fits(args, kwargs):
             return args, kwargs
+        if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
+            raise StoredArgumentError(self.kind, [_TOO_MANY.format(count)])
         placed, problems = self._placed(args, kwargs)
         values: list[Any] = []
         for name, value, slot in self._given(placed, kwargs, problems):

@@ -59,7 +59,7 @@ class InstanceRpcs:
 
     async def schedule_job(self, request: pb.ScheduleJobRequest, context: Context) -> pb.ScheduleJobResponse:
         await check_kinds(self._node, [request])
-        call = call_of(request, self._node.find_job)
+        (call,) = await each([request], lambda one: call_of(one, self._node.find_job))
         ids = ids_of([request], self._node.clock.time_us())
         instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
         return _scheduled(instance, request.view, unserved=not await self._node.is_served(instance.kind))
@@ -72,7 +72,7 @@ class InstanceRpcs:
         ids = ids_of(request.jobs, self._node.clock.time_us())
         instances = await self._node.schedule_many(calls, ids=ids)
         unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
-        scheduled = bounded(
+        scheduled = await bounded(
             instances,
             lambda one: _scheduled(one, request.view, unserved=one.kind in unserved),
             lambda one: _scheduled_bare(one, unserved=one.kind in unserved),
@@ -145,7 +145,7 @@ class InstanceRpcs:
         self, request: pb.CancelInstancesRequest, context: Context
     ) -> pb.CancelInstancesResponse:
         cancelled = await self._node.cancel_instances(acting_query_of(request.query))
-        return pb.CancelInstancesResponse(instances=bounded(cancelled, _shown_as(request.query.view), _bare))
+        return pb.CancelInstancesResponse(instances=await bounded(cancelled, _shown_as(request.query.view), _bare))
 
     async def cancel_instance(self, request: pb.CancelInstanceRequest, context: Context) -> pb.CancelInstanceResponse:
         return pb.CancelInstanceResponse(cancelled=await self._node.cancel_instance(request.uuid))
@@ -154,7 +154,7 @@ class InstanceRpcs:
         query = acting_query_of(request.query)
         await self._check_retry(query)
         made = await self._node.retry_instances(query)
-        return pb.RetryInstancesResponse(instances=bounded(made, _shown_as(request.query.view), _bare))
+        return pb.RetryInstancesResponse(instances=await bounded(made, _shown_as(request.query.view), _bare))
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
         if not may_use_system():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TypeVar
@@ -73,10 +73,14 @@ async def unlimited(
     return [one for group in reversed(by_instance) for one in group], cursor is not None
 
 
-def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T], B]) -> Iterable[B]:
+async def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T], B]) -> list[B]:
     """All of what was done, which cannot be asked for again: with all that is known as long as that fits, then bare."""
     size = 0
-    for item in items:
+
+    def fitted(item: T) -> B:
+        nonlocal size
         message = show(item) if size <= MOST_BYTES else bare(item)
         size += message.ByteSize()
-        yield message
+        return message
+
+    return await each(items, fitted)

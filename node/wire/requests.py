@@ -11,11 +11,13 @@ import msgspec
 from google.protobuf.message import Message
 
 from peerjob import errors
+from peerjob.bounds import check_json
 from peerjob.codec import decode_kept
 from peerjob.durations import to_micros, to_seconds
 from peerjob.errors import DecodeError, OptionError
 from peerjob.ids import id_time_us
 from peerjob.job import Call, Job
+from peerjob.limits import MAX_ARGUMENTS, MAX_ERROR_TESTS
 from peerjob.policy import Backoff
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.record import NewInstance
@@ -200,6 +202,8 @@ def _arguments_of(request: pb.ScheduleJobRequest) -> tuple[tuple[Any, ...], dict
     encoded = request.HasField("encoded_arguments")
     if bool(request.arguments) + json + encoded > 1:
         raise OptionError("arguments", "several forms", "arguments as text, as JSON, or encoded, but in one form only")
+    if len(request.arguments) > MAX_ARGUMENTS:
+        raise OptionError("arguments", f"{len(request.arguments):,} arguments", f"at most {MAX_ARGUMENTS:,}")
     if encoded:
         return _encoded_arguments(request.encoded_arguments)
     if json:
@@ -223,8 +227,9 @@ def _encoded_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _json(option: str, text: str, kind: Any) -> Any:
     try:
+        check_json(text)
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:  # msgspec's own errors are ValueErrors
         wanted = "a JSON array" if option == "json_arguments" else "a JSON object"
         raise OptionError(option, text[:100], f"{wanted} ({error})") from None
 
@@ -269,6 +274,9 @@ def _backoff_of(message: pb.Backoff) -> Any:
 
 
 def _classes(option: str, names: Iterable[str]) -> tuple[type[BaseException], ...]:
+    names = list(names)
+    if len(names) > MAX_ERROR_TESTS:
+        raise OptionError(option, f"{len(names):,} classes", f"at most {MAX_ERROR_TESTS:,}")
     found: list[type[BaseException]] = []
     for name in names:
         one = _error_class(name)

@@ -6,8 +6,9 @@ to convert. So sizes and counts are checked in the encoded form, and single valu
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 MAX_DEPTH = 100
 """How deep containers may be nested."""
 MAX_ELEMENTS = 100_000
-"""How many parts a value may have. A container counts `CONTAINER`, a leaf with a tag (a time, a UUID) `LEAF`, a key 0.
+"""How many parts a value may have. A container counts `CONTAINER`, a leaf with a tag (a UUID, a time) `LEAF`, a time
+in a named zone twice that, and a key 0.
 
 So decoding takes less than 50 ms, which is the longest that one value may hold up everything else on a node.
 """
 CONTAINER = 4
-LEAF = 10
+LEAF = 16
 MAX_DIGITS = 4_300
 """Digits of an integer, and of a Decimal before and after its point: what Python converts to text by default."""
 _TOO_LARGE = 10**MAX_DIGITS
@@ -73,6 +75,25 @@ class Bounds:
         _Walk(flat, self).value()
 
 
+def check_json(text: str) -> None:
+    """Raise BoundsError for JSON with more parts, or a longer number, than a value may have."""
+    if len(text) <= _SMALL:
+        return
+    bare = _JSON_TEXT.sub("", text) if '"' in text and _parts(text) > MAX_ELEMENTS else text
+    if _parts(bare) > MAX_ELEMENTS:
+        raise BoundsError(f"more than {MAX_ELEMENTS:,} elements (a container counts {CONTAINER})")
+    if _LONG_NUMBER.search(_JSON_TEXT.sub("", text)):
+        raise BoundsError(f"a number of more than {MAX_DIGITS:,} digits")
+
+
+def _parts(json: str) -> int:
+    return 1 + json.count(",") + CONTAINER * (json.count("[") + json.count("{"))
+
+
+_JSON_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
+
+
 def check_integer(value: int) -> None:
     """Raise BoundsError for an integer with too many digits."""
     if value.bit_length() >= MAX_INT_BITS and abs(value) >= _TOO_LARGE:
@@ -88,9 +109,11 @@ def check_decimal(value: Decimal) -> None:
         raise BoundsError(f"a Decimal with an exponent of {exponent:,}, over the limit of {MAX_DIGITS:,} digits")
 
 
-def check_hashes(keys: Iterable[Any]) -> None:
+def check_hashes(keys: Collection[Any]) -> None:
     """Raise BoundsError for keys of which many have the same hash; TypeError for one without a hash."""
-    same = max(Counter(map(hash, keys)).values(), default=0)
+    if len(keys) <= MAX_EQUAL_HASHES:
+        return
+    same = max(Counter(map(hash, keys)).values())
     if same > MAX_EQUAL_HASHES:
         raise BoundsError(f"{same:,} keys with the same hash, over the limit of {MAX_EQUAL_HASHES}")
 
@@ -173,6 +196,7 @@ class _Walk:
             found = end
             if tag in bounds.zoned and (zone := self._data[start:end].partition(b"[")[2]):
                 self._zones.add(zone)
+                self._count(LEAF)
                 if len(self._zones) > MAX_ZONES:
                     raise BoundsError(f"more than {MAX_ZONES} different time zones")
         if found != end:

@@ -28,7 +28,6 @@ from msgspec.msgpack import Ext
 from .bounds import (
     MAX_DEPTH,
     MAX_DIGITS,
-    MAX_EQUAL_HASHES,
     MAX_INT_BYTES,
     MAX_MOMENT,
     Bounds,
@@ -417,8 +416,7 @@ def _list(items: Any) -> list[Any]:
 
 def _spread(keys: list[Any]) -> list[Any]:
     """Keys that make no look-up slow."""
-    if len(keys) > MAX_EQUAL_HASHES:
-        check_hashes(keys)
+    check_hashes(keys)
     return keys
 
 

@@ -19,6 +19,10 @@ MAX_ALIASES = 100
 """Aliases of one job."""
 MAX_NOTE = 1_000
 """Characters of a note beside a pause, and of a description."""
+MAX_ARGUMENTS = 1_000
+"""Arguments of one call; a list counts as one."""
+MAX_ERROR_TESTS = 100
+"""Error classes and functions in `retry_on`, and in `no_retry_on`."""
 MAX_NODE_NAME = 200
 """Characters of a node's name."""
 MAX_NODE_KINDS = 5_000

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .injected import current_run
-from .limits import MAX_ALIASES, MAX_KEY, MAX_KIND, MAX_NOTE, MAX_TAG, MAX_TAGS, checked_text
+from .limits import MAX_ALIASES, MAX_ERROR_TESTS, MAX_KEY, MAX_KIND, MAX_NOTE, MAX_TAG, MAX_TAGS, checked_text
 from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
 from .references import Trusted, from_stored, to_stored
 from .timing import Jitter, Timing
@@ -357,6 +357,8 @@ def _error_tests(option: str, value: Any) -> tuple[Any, ...]:
     given: tuple[Any, ...] = (
         (value,) if isinstance(value, type) or callable(value) else tuple(cast(Iterable[Any], value))
     )
+    if len(given) > MAX_ERROR_TESTS:
+        raise OptionError(option, f"{len(given):,} classes and functions", f"at most {MAX_ERROR_TESTS:,}")
     for test in given:
         if isinstance(test, type) and not issubclass(cast(type[Any], test), BaseException):
             raise OptionError(option, cast(object, test), "error classes or functions of an error")

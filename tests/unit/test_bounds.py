@@ -90,9 +90,9 @@ def test_ordinary_keys_are_not_bounded_by_number() -> None:
     """As whole numbers, pairs with both -1 and -2 (which have one hash), UUIDs, dates and long integers are."""
     round_trip(set(range(20_000)))
     round_trip({(x, y) for x in range(-50, 50) for y in range(-50, 50)})
-    round_trip({UUID(int=number) for number in range(9_000)})
-    round_trip({date.fromordinal(number): number for number in range(1, 6_000)})
-    round_trip({2**64 + number for number in range(9_000)})
+    round_trip({UUID(int=number) for number in range(6_000)})
+    round_trip({date.fromordinal(number): number for number in range(1, 4_500)})
+    round_trip({2**64 + number for number in range(6_000)})
 
 
 def test_zones_are_bounded() -> None:

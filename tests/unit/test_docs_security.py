@@ -38,7 +38,7 @@ def test_the_limits_are_those_of_the_code() -> None:
 def test_the_limits_of_values_are_those_of_the_code() -> None:
     assert numbers_under("### Limits of values\n") == {
         "what": [],
-        "parts of a value": [bounds.MAX_ELEMENTS, bounds.CONTAINER, bounds.LEAF, 0],
+        "parts of a value": [bounds.MAX_ELEMENTS, bounds.CONTAINER, bounds.LEAF, 2 * bounds.LEAF, 0],
         "levels": [bounds.MAX_DEPTH],
         "digits of an integer; of a Decimal before and after its point": [bounds.MAX_DIGITS],
         "keys of one map or set with the same hash": [bounds.MAX_EQUAL_HASHES],
