@@ -4,7 +4,8 @@
 
 One node registers half of the kinds, and instances of all kinds wait. `claim` and `commit` take and end ten instances
 of as many kinds, `claim 100` a hundred; the sparse claim finds the one instance that waits. Medians; the machine must
-be quiet. The last table has the ratio to ten kinds.
+be quiet. The last column has the ratio to ten kinds. On Redis and Valkey, `server:` rows are milliseconds of the
+server's CPU, which a busy machine lengthens little. The longest script tells how long one call holds up all others.
 """
 
 import argparse
@@ -21,11 +22,13 @@ from rich.table import Table
 
 from peerjob.clock import SystemClock
 from peerjob.ids import IdSource
-from peerjob.query import Query
-from peerjob.record import Action, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
+from peerjob.query import Filter, Query
+from peerjob.record import Action, Caps, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
 from peerjob.state import State
 from peerjob.store.base import Store
+from peerjob.store.lua.store import LuaStore
 from peerjob.store.url import open_store
+from server_cpu import ServerCpu
 
 WAITING = 2_000
 """Instances that wait of the kinds that the node has, at least; as many wait of the others."""
@@ -36,7 +39,7 @@ BATCH = 500
 class Bench:
     """A namespace with so many kinds, and one node on it."""
 
-    def __init__(self, url: str, kinds: int, rounds: int) -> None:
+    def __init__(self, url: str, kinds: int, rounds: int, *, metered: bool = False) -> None:
         self._clock = SystemClock()
         self._ids = IdSource(self._clock)
         namespace = f"kinds-{self._ids.one()[-12:]}"
@@ -46,14 +49,26 @@ class Bench:
         self._chance.shuffle(names)
         self._own, self._others = names[: kinds // 2], names[kinds // 2 :]
         self._incarnation = self._ids.one()
-        self._want = dict.fromkeys(self._own, 100)
+        self._want = Caps(tuple(self._own), 100)
+        self._cpu = ServerCpu.of(self.store) if metered else None
         self._rounds = rounds
         self.found: dict[str, float] = {}
+
+    @property
+    def has_scripts(self) -> bool:
+        """Whether there is a server's CPU to meter."""
+        return isinstance(self.store, LuaStore)
+
+    def _time(self) -> float:
+        """Seconds: of the server's CPU if that is metered, else of the wall clock."""
+        return time.perf_counter() if self._cpu is None else self._cpu.spent_ms / 1000
 
     async def run(self) -> dict[str, float]:
         """Milliseconds per call, by what is called."""
         store = self.store
         await store.open()
+        if self._cpu is not None:
+            await self._cpu.calibrate()
         try:
             await self._join()
             await self.measure("first claim", lambda: self._claim(1), rounds=1)
@@ -71,18 +86,24 @@ class Bench:
                 "lookup state", lambda: store.lookup(Query(state=State.COMPLETED, order="desc")), rounds=5
             )
             await self.measure("nodes", store.nodes, rounds=5)
+            await self.measure("expire", lambda: store.expire(BATCH), rounds=5)
+            await self.measure("clear instances", lambda: store.clear_instances(Filter()), rounds=1)
         finally:
             await store.clear()
             await store.close()
+        if self._cpu is not None:
+            longest = max(self._cpu.longest_ms, key=self._cpu.longest_ms.__getitem__)
+            print(json.dumps({"longest script": longest, "ms": self._cpu.longest_ms}), flush=True)
+            self.found["longest script"] = round(self._cpu.longest_ms[longest], 3)
         return self.found
 
     async def measure(self, what: str, call: Callable[[], Awaitable[object]], *, rounds: int | None = None) -> None:
         """Time some calls."""
         times: list[float] = []
         for _ in range(rounds or self._rounds):
-            begin = time.perf_counter()
+            begin = self._time()
             await call()
-            times.append(time.perf_counter() - begin)
+            times.append(self._time() - begin)
         self._note(what, times)
 
     def _note(self, what: str, times: list[float]) -> None:
@@ -104,9 +125,9 @@ class Bench:
         times: list[float] = []
         for _ in range(self._rounds):
             await self.store.enqueue([self._new()])
-            begin = time.perf_counter()
+            begin = self._time()
             claims = await self._claim(10)
-            times.append(time.perf_counter() - begin)
+            times.append(self._time() - begin)
             assert len(claims) == 1
             await self._end(claims)
         self._note("sparse claim", times)
@@ -123,11 +144,11 @@ class Bench:
         claims: list[float] = []
         commits: list[float] = []
         for _ in range(self._rounds):
-            begin = time.perf_counter()
+            begin = self._time()
             got = await self._claim(limit)
-            claimed = time.perf_counter()
+            claimed = self._time()
             await self._end(got)
-            commits.append(time.perf_counter() - claimed)
+            commits.append(self._time() - claimed)
             claims.append(claimed - begin)
             assert len(got) == limit
         self._note(what, claims)
@@ -149,7 +170,11 @@ async def main(urls: list[str], sizes: list[int], rounds: int) -> None:
     for url in urls:
         results: dict[int, dict[str, float]] = {}
         for size in sizes:
-            results[size] = await Bench(url, size, rounds).run()
+            bench = Bench(url, size, rounds)
+            results[size] = await bench.run()
+            if bench.has_scripts:
+                metered = await Bench(url, size, rounds, metered=True).run()
+                results[size] |= {f"server: {what}": value for what, value in metered.items()}
             print(json.dumps({"url": url, "kinds": size, "ms": results[size]}), flush=True)
             await asyncio.sleep(0)
         show(url, results)

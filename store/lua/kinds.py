@@ -11,7 +11,7 @@ from peerjob.record import Caps, StoreLimits, Want
 from .driver import Argument, Driver, Reply
 from .verbs import Verbs
 
-LOOKS_AT_ONCE = 2400
+LOOKS_AT_ONCE = 1600
 """Counts and indexes that one script looks at: about 1 µs each."""
 _PART = 500
 _SMALL = "s"

@@ -17,6 +17,7 @@ from .keys import wake_list
 from .verbs import REPLY_BYTES, Verbs, check_batch, report_asides
 
 HINTS_AT_ONCE = 500
+HANDED_BACK_AT_ONCE = 250
 _decode = reader(NodeInfo, "node")
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
@@ -41,7 +42,7 @@ class NodeVerbs(Verbs):
             count, is_all, asides = await self._run(
                 self._scripts.leave,
                 incarnation,
-                MAX_BATCH,
+                HANDED_BACK_AT_ONCE,
                 self._limits.retention_us,
                 self._limits.max_final_per_kind,
             )

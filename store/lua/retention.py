@@ -11,7 +11,8 @@ from .kinds import LOOKS_AT_ONCE
 from .reading import id_bounds
 from .verbs import Verbs, check_cursor, report_asides
 
-_CLEARED_AT_ONCE = 250
+_CLEARED_AT_ONCE = 150
+"""Instances that one script removes by hand, and kinds of which it does."""
 _FINAL_STATES = 4
 _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
@@ -39,10 +40,10 @@ class RetentionVerbs(Verbs):
         return removed
 
     async def clear_instances(self, filter: Filter, *, limit: int = MAX_BATCH) -> int:
-        cleared, cursor = await self._clear_final("instances", filter, None, min(limit, MAX_BATCH))
+        cleared, cursor = await self._clear_final("instances", filter, None, min(limit, _CLEARED_AT_ONCE))
         # a page may hold nothing but instances that are cancelled and still run, which stay
         while cleared < limit and cursor is not None:
-            more, cursor = await self._clear_final("instances", filter, cursor, min(limit - cleared, MAX_BATCH))
+            more, cursor = await self._clear_final("instances", filter, cursor, min(limit - cleared, _CLEARED_AT_ONCE))
             cleared += more
         return cleared
 

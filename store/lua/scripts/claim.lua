@@ -70,6 +70,13 @@ end
 -- claim may fail after it and leave nothing half done.
 local fell_due = due_delayed(1000)
 if #fell_due > 0 then
+  if has_indexes then
+    local their = {}
+    for n = 1, #fell_due, 2 do
+      their[#their + 1] = match(fell_due[n], '^-?%d+:(.*)$', ID_SIZE + 2)
+    end
+    know_kinds(their)
+  end
   for n = 1, #fell_due, 2 do
     local member = fell_due[n]
     local id, suspect = sub(member, 1, ID_SIZE), sub(member, ID_SIZE + 1, ID_SIZE + 1) == 's'
@@ -137,12 +144,16 @@ local heads = {key = heads_key(set_name, false), offset = 0, at = -1, window = {
 advance(heads)
 
 -- The source of what comes next. Queues are opened as their heads come up, each once; an entry that is not the head of its
--- queue is put right.
+-- queue is put right. A claim ends before it opens very many.
+local MOST_OPENED = 100
 local opened = {}
 
 local function best_source()
   while heads.member and (not heap[1] or is_before(heads, heap[1])) do
     local kind = sub(heads.member, ID_SIZE + 17)
+    if #sources == MOST_OPENED then
+      return nil
+    end
     local source = opened[kind] == nil and open(kind, ready_key(kind), 4)
     local actual = opened[kind] or source and source.member .. kind
     opened[kind] = actual or false

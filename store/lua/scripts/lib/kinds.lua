@@ -1,8 +1,8 @@
 -- The kinds of a namespace, and the sets of them that nodes registered. A kind is known while it has instances or is in a
 -- set. The name of a set is a letter and 16 digits of the hash of its kinds: s is small, and its claims look at each queue;
--- x has an index of the heads of its queues; u is large without one, as MOST_INDEXED others have one.
+-- x has an index of the heads of its queues; u is large without one, as so many others have one.
 local SET_SIZE = 17
-local MOST_SMALL, MOST_INDEXED = 16, 16
+local MOST_SMALL = 16
 
 -- kind -> the names of the sets it is in, one after the other; false when it is not known
 local known_kinds = {}

@@ -40,6 +40,9 @@ end
 local function remove_expired(kind, added, most, max_final)
   local key = expiry_key(kind)
   touch_zset(key)
+  if touched[key] == 0 and added <= max_final then
+    return 0
+  end
   local excess = touched[key] + added - max_final
   local found = call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
   local removed = 0
