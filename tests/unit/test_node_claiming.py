@@ -2,9 +2,13 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BeforeValidator
 
 from peerjob import Job, Node, Query, State
+from peerjob.spec import Spec, decode_spec
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node
 from support.factories import flaky_store, notes_of, running_nodes, shared_url
@@ -105,6 +109,36 @@ async def test_a_poison_job_that_kills_before_its_start_is_reported_is_parked_to
         await run_with_poison(clock, url, [job], poison, nodes=8)
         assert (await deadly.refresh()).state is State.TERMINATED
         assert (poison.killed, deadly.losses, deadly.crashes) == (6, 2, 4)
+
+
+@pytest.mark.parametrize("where", ["the record", "the arguments"])
+async def test_an_instance_that_kills_while_it_is_read_is_parked_too(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    url, poison = shared_url(), Poison(after=3600)
+
+    def deadly_text(text: str) -> str:
+        if where == "the arguments" and poison.flaky is not None:
+            poison.killed += 1
+            poison.flaky.fail()
+        return text
+
+    def deadly_spec(data: bytes) -> Spec:
+        if where == "the record" and poison.flaky is not None:
+            poison.killed += 1
+            poison.flaky.fail()
+        return decode_spec(data)
+
+    async def work(text: Annotated[str, BeforeValidator(deadly_text)]) -> None:
+        await poison()
+
+    monkeypatch.setattr("peerjob.node.runner.decode_spec", deadly_spec)
+    job = Job("poison", work)
+    async with running_node(clock=clock, store=url, workers=0, name="web") as web:
+        deadly = await web.schedule(Job("poison"), "x", allow_unknown=True)
+        await run_with_poison(clock, url, [job], poison, nodes=8)
+        found = await deadly.refresh()
+        assert (found.state, found.losses, found.crashes) == (State.TERMINATED, 2, 4)
 
 
 async def test_suspects_run_one_at_a_time_while_they_are_young_and_others_go_on(clock: VirtualClock) -> None:
