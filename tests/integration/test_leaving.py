@@ -106,9 +106,11 @@ def tool(name: str) -> Path:
     return Path(sys.executable).with_name(name)
 
 
-@pytest.mark.parametrize("options", ["-k sync", "-k gthread --threads 2", "-k sync --preload"])
+@pytest.mark.parametrize(
+    ("options", "kind"), [("-k sync", "thread"), ("-k gthread --threads 2", "deaf"), ("-k sync --preload", "loop")]
+)
 async def test_five_reloads_of_gunicorn_count_no_crash(
-    redis_url: str, namespace: str, observer: Node, tmp_path: Path, options: str
+    redis_url: str, namespace: str, observer: Node, tmp_path: Path, options: str, kind: str
 ) -> None:
     """Before, each old worker stayed in the cluster until its lease expired, and its job was charged."""
     port = free_port()
@@ -137,7 +139,7 @@ async def test_five_reloads_of_gunicorn_count_no_crash(
             return fresh
 
         await until(serve_anew)
-        instance = await observer.schedule("deaf")
+        instance = await observer.schedule(kind)
         for reload in range(6):
 
             async def runs_anew(times: int = reload + 1) -> bool:

@@ -122,7 +122,7 @@ class LivenessRules(StoreSuite):
             finally:
                 await liveness.close()
 
-        renewed = await asyncio.to_thread(asyncio.run, renew())
+        renewed = await asyncio.to_thread(asyncio.run, renew())  # noqa: TID251  # a test of the lease of another thread
         assert (renewed.dead, renewed.held) == (False, None)
         await self.lapse()
         reaper = await self.join(store)
