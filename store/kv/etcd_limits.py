@@ -3,9 +3,12 @@
 The guards are compares of the whole request. A driver for etcd can send any transaction in two ways. Either all steps
 are nested transactions, and so is what goes along, which then needs all their compares; or all compares stand
 outside, the operations of all steps in the branch where they hold, and the steps as nested transactions, with the
-guards, in the other: that leaves room for more compares, but sends the operations twice. etcd counts compares and
-operations per transaction, a nested one may only have what its parent left, and no key may be written twice. The third
-way, `etcd_txn.Whole`, is taken only where it fits.
+guards, in the other: that leaves room for more compares, but sends the operations twice. The third way,
+`etcd_txn.Whole`, is taken only where it fits.
+
+etcd (`checkTxnRequest`) takes the longest of a transaction's three lists: compares, operations where they hold, and
+operations where they do not. That must be at most `--max-txn-ops`, 128 by default, and a nested transaction may only
+have what its parent left of it. No key may be written twice. A test holds this against a server.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ def check(steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = 
         nested = max(len(guards), len(steps) + 1) + max(inner, len(compares), along) <= MOST and size <= MOST_BYTES
         compares |= set(guards)
         inner = max(inner, max((len(step.compares) for step in steps), default=0) + len(guards))
-        twice = max(len(compares), len(steps) + along) + inner <= MOST and 2 * size <= MOST_BYTES
-        fits = nested or twice
+        within = max(len(compares), len(steps) + 1) + max(inner, along)
+        bare = max(len(compares), len(steps) + along) + inner
+        fits = nested or (min(within, bare) <= MOST and 2 * size <= MOST_BYTES)
     if not fits:
         raise RequestRefusedError(
             f"{len(steps)} steps of up to {inner}, {len(compares)} compares, {along} operations along, {size} bytes"

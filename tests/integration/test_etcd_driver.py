@@ -1,14 +1,16 @@
 """The etcd driver does what the engine asks of a key-value store: the memory driver says what that is."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
 from peerjob.clock import SystemClock
-from peerjob.errors import StoreUnavailableError
+from peerjob.errors import StoreError, StoreUnavailableError
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
 from peerjob.store.kv.etcd import EtcdKV
+from peerjob.store.kv.etcd_limits import RequestRefusedError, check
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import MemoryData
 from support.etcd import EtcdServer, StartEtcd
@@ -112,6 +114,41 @@ def _answers(applied: Applied, steps: Sequence[Step], also: Step | None, _: Sequ
         else [_seen(found, keys_only=read.keys_only) for read, found in zip(step.reads, answers, strict=True)]
         for step, answers in every
     ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_server_takes_what_the_limits_take(kv: EtcdKV, root: str, seed: int) -> None:
+    chance = random.Random(seed)
+    taken = Counter[bool]()
+    for number in range(30):
+        sizes = [chance.choice((1, 1, 2, 8, 30, 60, 64, 100, 126)) for _ in range(4)]
+        count, compares, reads, along = (max(1, size + chance.randint(-2, 2)) for size in sizes)
+        widths = [(chance.randint(0, compares), chance.randint(0, reads)) for _ in range(count)]
+        widths[0] = compares, reads
+        steps = [
+            Step(
+                [Compare(f"{root}{number}/{chance.randint(0, 200)}") for _ in range(wide)],
+                [],
+                [Range(f"{root}{one}") for one in range(deep)],
+            )
+            for wide, deep in widths
+        ]
+        also = Step([], [], [Range(f"{root}{one}") for one in range(along)]) if chance.random() < 0.7 else None
+        guards = [Compare(f"{root}guard/{one}") for one in range(chance.choice((0, 1, 5)))]
+        fits = True
+        try:
+            check(steps, also, guards)
+        except RequestRefusedError:
+            fits = False
+        accepted = True
+        try:
+            await kv.txn(steps, also, guards)
+        except StoreError as refused:
+            assert "too many operations" in str(refused)  # noqa: PT017  # any other error is one of the test
+            accepted = False
+        assert accepted is fits, (count, compares, reads, along, len(guards), also is not None)
+        taken[fits] += 1
+    assert min(taken[True], taken[False]) > 3
 
 
 @pytest.mark.parametrize("calm", [False, True])
