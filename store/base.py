@@ -17,8 +17,11 @@ What every implementation keeps, whatever the verb:
 * A record that cannot be decoded is set aside (moved out of every queue and index), counted in `health`, and
   reported once through the logger `peerjob.store`; whatever the verb was doing goes on with the others.
 * Every key lies under the namespace.
-* Cost: claim and commit are O(log n) per instance plus O(kinds asked for); nothing on these paths depends on the
-  number of finished instances or reads an open range.
+* Cost: enqueue, claim and commit are O(log n) per instance, however many kinds the node asks for and the namespace
+  has; nothing on these paths depends on the number of finished instances or reads an open range. The first claim for a
+  set of many kinds registers it, which is O(kinds).
+* Verbs that look at all kinds do so in pages, and are as of one moment only where one page holds them. A kind leaves
+  nothing behind once its last instance was removed and its last node has left.
 * A call holds at most MAX_BATCH instances; more raises ValueError.
 
 Implementations differ in whose clock decides due-ness and in how strict the order is; `capabilities` says so.
@@ -382,8 +385,8 @@ class Store(Protocol):
         """How many instances of these kinds (none given: of all) are due and wait to be claimed; without kinds of none.
 
         What is parked behind a schedule's slot is not due. Of those that fell due and were not moved among the ready
-        ones yet, as nobody claimed since, 1,000 are counted. Costs a count of each kind's queue, which on etcd grows
-        with it (20 ms at 200,000), so it is not for hot paths. Any number of kinds may be given.
+        ones yet, as nobody claimed since, 1,000 are counted. Costs a look at one counter of each kind, in pages, so it
+        is not for hot paths. Any number of kinds may be given.
         """
         ...
 

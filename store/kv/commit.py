@@ -21,9 +21,6 @@ from .rows import SMALL, Out, Row, encode, extended
 from .slots import Held, Plan
 from .writer import ROUNDS, Change
 
-_BESIDES = 1_100
-"""Bytes that a change has besides payloads."""
-
 
 class _Work:
     """What the outcomes of one call do to one instance."""
@@ -212,7 +209,6 @@ class Commits:
             plan,
             [Compare(keys.state + id, mod=work.revision)],
             answers=work.answers,
-            size=payload + sum(len(line.message) for line in work.logs) + _BESIDES,
         )
 
 

@@ -251,7 +251,6 @@ class Context:
         compares: Sequence[Compare] = (),
         *,
         answers: tuple[tuple[int, str], ...] = (),
-        size: int = 0,
     ) -> Change:
         """The step that a plan comes to."""
         self.slots.write(plan)
@@ -262,7 +261,6 @@ class Context:
             tuple(plan.adds),
             tuple(plan.ended),
             answers,
-            size,
         )
 
     async def remembering(self, row: Row, now_us: int) -> int:

@@ -15,9 +15,6 @@ from .rows import SMALL, Row, encode, is_gone
 from .slots import Plan
 from .writer import ROUNDS, Change
 
-BESIDES = 400
-"""Bytes that a new instance has besides its arguments."""
-
 
 class Enqueue:
     """The verb `enqueue`."""
@@ -70,7 +67,7 @@ class Enqueue:
             born(context, new, now_us, node, plan)
             news.add_queued(plan)
             news.changed.append(new.id)
-            changes.append(context.change(plan, compares, size=len(new.spec) + BESIDES))
+            changes.append(context.change(plan, compares))
             places.append(place)
         written = await context.writer.write(changes, now_us=now_us)
         for place, revision in zip(places, written.revisions, strict=True):

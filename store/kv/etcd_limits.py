@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import Compare, Put, Step
+from .base import Compare, Put, Step, bytes_of
 
 MOST = 128
 MOST_BYTES = 3 << 19
@@ -31,7 +31,7 @@ def check(steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = 
     _check_keys(every)
     compares: set[Compare] = {compare for step in every for compare in step.compares}
     inner = max((_width(step) for step in steps), default=0)
-    size = sum(len(op.key) + len(op.value) for step in every for op in step.ops if isinstance(op, Put))
+    size = sum(bytes_of(step.compares, step.ops) for step in every) + bytes_of(guards, ())
     along = 0 if also is None else len(also.ops) + len(also.reads)
     if also is None:
         fits = max(len(guards), len(steps)) + inner <= MOST and size <= MOST_BYTES

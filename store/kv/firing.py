@@ -25,10 +25,10 @@ from peerjob.record import MAX_BATCH, NewInstance
 from peerjob.state import State
 from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, check_fires
 
-from .base import MAX_REQUEST_BYTES, Compare, Put
+from .base import MAX_REQUEST_BYTES, Compare, Put, bytes_of
 from .cancel import Cancels, cancel_in
 from .context import Context
-from .enqueue import BESIDES, born
+from .enqueue import born
 from .hints import News
 from .ledger import Ledger
 from .rows import encode
@@ -37,7 +37,9 @@ from .sight import Sight, Work, look, place_of
 from .writer import ROUNDS, Change
 
 _MOST_OPS = 80
-"""Operations after which a step takes no further fire."""
+"""Most operations of a step that has several fires."""
+_OPS_OF_ONE = 12
+"""Most operations of a fire besides those of tags, and what it replaces."""
 _MOST_REPLACED = 4
 """Parked instances that a fire cancels in its own step."""
 
@@ -109,7 +111,7 @@ class Firing:
         compares = [Compare(key, mod=work.mod)]
         if sight.reign is not None:
             compares.append(sight.reign)
-        return self._context.change(plan, compares, size=work.size + BESIDES)
+        return self._context.change(plan, compares)
 
 
 class _Judge:
@@ -139,13 +141,20 @@ class _Judge:
                 work.next, work.moved = msgspec.structs.replace(work.next, next_us=fire.next_us, stretch=None), True
                 answer = FireAnswer(status=FireStatus.KNOWN)
             else:
-                record = self._done(work, fire)
+                record = None if self._is_full(work, fire) else self._done(work, fire)
                 if record is None:
                     work.closed = True
                     return
                 answer = FireAnswer(status=FireStatus.DONE, record=record)
-            work.closed = len(work.plan.ops) > _MOST_OPS or 2 * work.size > MAX_REQUEST_BYTES
         work.answers[place] = answer
+
+    def _is_full(self, work: Work, fire: Fire) -> bool:
+        """Whether a step has no room for one more fire; an empty one has, whatever it is."""
+        ops, new = work.plan.ops, fire.instance
+        if not ops or new is None:
+            return len(ops) > _MOST_OPS
+        more = _OPS_OF_ONE + len(new.tags)
+        return len(ops) + more > _MOST_OPS or 2 * (bytes_of((), ops) + len(new.spec)) > MAX_REQUEST_BYTES
 
     def _refusal(self, work: Work, fire: Fire) -> FireAnswer | None:
         """The answer to what was done before or cannot be done."""
@@ -274,7 +283,6 @@ class _Judge:
             plan.compares.append(Compare(unique, mod=mod))
         sight.used |= {state, unique}
         work.changed.append(new.id)
-        work.size += len(new.spec) + BESIDES
         return msgspec.structs.replace(record, instance=new.id, parked=parked, cancelled=cancelled)
 
     def _heal(self, work: Work) -> None:

@@ -33,7 +33,6 @@ class Work(msgspec.Struct):
     """Who runs what was cancelled."""
     fresh_us: int = LATEST_US
     """The earliest nominal time that it records."""
-    size: int = 0
     moved: bool = False
     """Whether the schedule moves on without a record."""
     closed: bool = False

@@ -29,6 +29,7 @@ from .base import (
     Op,
     Range,
     Step,
+    bytes_of,
 )
 from .counts import SLOTS, Counts, Lane, Shift
 from .journal import Journal, JournalPart
@@ -64,8 +65,6 @@ class Change(msgspec.Struct, gc=False):
     """Instances that it makes final."""
     answers: tuple[tuple[int, str], ...] = ()
     """Which elements of the caller's batch it answers, and with what."""
-    size: int = 0
-    """Bytes of its large values."""
     opens: tuple[tuple[str, str], ...] = ()
     """Queues that it begins, with the first place of its own entries there."""
 
@@ -350,7 +349,8 @@ def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
     for at, change in enumerate(changes):
         heavy = len(change.ops) > MAX_STEP_OPS
         compares += len(change.compares)
-        size += change.size
+        own = bytes_of(change.compares, change.ops)
+        size += own
         for queue, _ in change.adds:
             shared.add(queue)
         for kind, _, _ in change.shifts:
@@ -359,7 +359,7 @@ def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
         over = steps > MAX_STEPS or size > MAX_REQUEST_BYTES or steps + 1 + compares + len(shared) > MAX_WIDTH
         if at > start and (over or heavy):
             yield changes[start:at]
-            start, size, compares = at, change.size, len(change.compares)
+            start, size, compares = at, own, len(change.compares)
             shared = {queue for queue, _ in change.adds} | {kind for kind, _, _ in change.shifts}
         if heavy:
             yield changes[start : at + 1]

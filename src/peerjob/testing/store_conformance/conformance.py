@@ -12,6 +12,7 @@ from .idempotency import IdempotencyRules
 from .isolation import IsolationRules
 from .kinds import KindRules
 from .ledger import LedgerRules
+from .limits import LimitRules
 from .liveness import LivenessRules
 from .logs import LogRules
 from .order import OrderRules
@@ -32,6 +33,7 @@ class StoreConformance(
     QueueRules,
     OrderRules,
     KindRules,
+    LimitRules,
     HistoryRules,
     OwnershipRules,
     IdempotencyRules,

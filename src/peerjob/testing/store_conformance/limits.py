@@ -1,0 +1,61 @@
+"""Instances whose texts are as long as may be: every verb takes as many of them as it takes of others."""
+
+import pytest
+
+from peerjob.firing import FireOutcome, Overlap
+from peerjob.limits import MAX_KEY, MAX_KIND, MAX_TAG, MAX_TAGS
+from peerjob.query import Filter, Query
+from peerjob.record import Action, NewInstance
+from peerjob.state import State
+from peerjob.store.base import Store
+from peerjob.testing.factories import outcome
+
+from .suite import ids_of
+from .timetable import ScheduleSuite
+
+LONGEST = "\U0001f600"
+"""A character that takes four bytes, and twelve in a key of etcd."""
+
+
+class LimitRules(ScheduleSuite):
+    """Rules of long texts, and of many of them."""
+
+    def large(self, number: int, tags: int, kind: str = "") -> NewInstance:
+        """An instance that needs as many bytes besides its arguments as one may."""
+        return self.make.instance(
+            kind=kind or LONGEST * MAX_KIND,
+            key=f"{number:04}" + LONGEST * (MAX_KEY - 4),
+            tags=tuple(f"{tag:02}" + LONGEST * (MAX_TAG - 2) for tag in range(tags)),
+        )
+
+    @pytest.mark.parametrize(("count", "tags"), [(20, MAX_TAGS), (60, 12), (90, 0)])
+    async def test_long_texts_go_through_every_verb(self, store: Store, count: int, tags: int) -> None:
+        batch = [self.large(number, tags) for number in range(count)]
+        ids = [new.id for new in batch]
+        assert all(answer.is_new for answer in await store.enqueue(batch))
+        assert [answer.is_new for answer in await store.enqueue([self.large(0, tags)])] == [False]
+        peer = await self.join(store, kinds=(batch[0].kind,))
+        for action in (Action.RETRY, Action.HAND_BACK):
+            claims = await peer.take()
+            assert sorted(ids_of(claims)) == ids
+            await peer.commit(*(outcome(claim, action) for claim in claims))
+        if tags:
+            assert await self.found(store, Query(tag=batch[0].tags[-1], limit=count)) == ids
+        claims = await peer.take(count // 2)
+        await peer.commit(*map(outcome, claims))
+        await store.cancel(ids, request=self.make.request())
+        counts = {State.COMPLETED: count // 2, State.CANCELLED: count - count // 2}
+        assert await self.counts(store, batch[0].kind) == counts
+        assert await store.clear_instances(Filter()) == count
+
+    async def test_schedules_fire_instances_with_long_texts(self, store: Store) -> None:
+        await self.schedule(store)
+        for n in range(7):
+            record = await self.fired(store, n, overlap=Overlap.QUEUE, queue_limit=9, instance=self.large(n, MAX_TAGS))
+            assert record.outcome is FireOutcome.FIRED
+        record = await self.fired(store, 7, overlap=Overlap.REPLACE, instance=self.large(7, MAX_TAGS))
+        assert record.outcome is FireOutcome.FIRED
+        row = await self.row(store)
+        fires = [self.a_fire(row, n, FireOutcome.TRIGGERED, instance=self.large(n, 30)) for n in range(8, 14)]
+        assert len({record.instance for record in await self.done(store, *fires)}) == 6
+        assert await self.counts(store, LONGEST * MAX_KIND) == {State.CANCELLED: 7, State.SCHEDULED: 7}
