@@ -24,7 +24,7 @@ from peerjob.state import SINGLE
 
 ID = "01900000-0000-7000-8000-0000000000ab"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
-NAME = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+NAME = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20)
 TIMES = st.integers(0, 4_000_000_000_000_000)
 COUNTS = st.integers(0, 2**31 - 1)
 
