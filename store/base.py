@@ -180,9 +180,9 @@ class Store(Protocol):
 
         Moves due delayed instances first (at most 1,000, earliest first). Counts the attempt, gives each a new fence.
         A suspect (`record.is_suspect`) that comes first is taken alone if `want.suspects`, and passed over otherwise;
-        suspects never hide others behind them. A claim that fills its limit and leaves due work wakes one more idle
-        node. A claim that finds nothing registers the incarnation as idle in the same step. An incarnation that is
-        dead or unknown gets `dead=True`.
+        suspects never hide others behind them. A claim that leaves due work wakes one more idle node; it ends before
+        its limit where payloads are large (MAX_BATCH_BYTES) or of more than 200 kinds. A claim that finds nothing
+        registers the incarnation as idle in the same step. An incarnation that is dead or unknown gets `dead=True`.
         """
         ...
 

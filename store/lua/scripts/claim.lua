@@ -122,6 +122,7 @@ local function open(kind, key, piece)
   local source = {kind = kind, key = key, left = cap_of(kind), piece = min(piece, limit), offset = 0, at = -1, taken = 0,
     window = {}}
   if source.left > 0 and advance(source) then
+    source.head = {source.member, source.window[2]}
     sources[#sources + 1] = source
     push(heap, source, is_before)
     return source
@@ -145,7 +146,7 @@ advance(heads)
 
 -- The source of what comes next. Queues are opened as their heads come up, each once; an entry that is not the head of its
 -- queue is put right. A claim ends before it opens very many.
-local MOST_OPENED = 100
+local MOST_OPENED = 200
 local opened = {}
 
 local function best_source()
@@ -315,7 +316,7 @@ add_pair('HSET', requests_key(inc), verb,
 local taken = {}
 for _, source in ipairs(sources) do
   if source.taken > 0 and not suspect then
-    taken[touch_queue(source.kind, false, true)] = source.taken
+    taken[touch_queue(source.kind, false, true, source.head)] = source.taken
   end
 end
 if suspect then

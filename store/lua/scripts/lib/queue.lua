@@ -69,8 +69,8 @@ end
 -- Queues that may have indexed heads: the head before the writes, and the one after them of a queue that only grows.
 local queues_before = {}
 
--- The queue of a kind, which is going to be written; `shrinks` if something leaves it.
-local function touch_queue(kind, suspect, shrinks)
+-- The queue of a kind, which is going to be written; `shrinks` if something leaves it, `first` is its head if that was read.
+local function touch_queue(kind, suspect, shrinks, first)
   local key = suspect and suspects_key(kind) or ready_key(kind)
   if not has_indexes then
     touched[key] = touched[key] or call('ZCARD', key)
@@ -79,7 +79,8 @@ local function touch_queue(kind, suspect, shrinks)
     queues_before[key].shrinks = queues_before[key].shrinks or shrinks
     return key
   end
-  local first, heads = call('ZRANGE', key, 0, 0, 'WITHSCORES'), {}
+  local heads = {}
+  first = first or call('ZRANGE', key, 0, 0, 'WITHSCORES')
   queues_before[key] = {kind = kind, heads = heads, first = first, last = {first[1], tonumber(first[2])}, shrinks = shrinks}
   for set in string.gmatch(sets_of(kind) or '', 'x%x+') do
     heads[#heads + 1] = heads_key(set, suspect)
