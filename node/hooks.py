@@ -52,10 +52,10 @@ class Hooks:
         if run is not None:
             run.progress = encode(Progress(fraction, storable(message, MAX_PROGRESS), self._clock.time_us()))
 
-    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None:
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
         run = self._runs.get(context)
         if run is None:
-            return
+            return False
         lines = run.logs
         if len(lines) >= MAX_UNSENT_LINES:
             dropped = 1
@@ -69,6 +69,7 @@ class Hooks:
             )
         now = self._clock.time_us()
         lines.append(make_line(now, level, message, attempt=context.attempt, node=self._name, fields=fields))
+        return True
 
     async def check_owner(self, context: Context) -> bool:
         run = self._runs.get(context)

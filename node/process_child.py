@@ -216,6 +216,8 @@ class _Server:
         number, node = self._start.worker if self._start is not None and self._start.worker else (0, "")
         return Worker(number=number, node=node, instance=context.id, kind=context.kind)
 
-    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None:
-        if context is self._context:
-            self._send(Line(level, clipped(message), fields))
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
+        if context is not self._context:
+            return False
+        self._send(Line(level, clipped(message), fields))
+        return True

@@ -101,7 +101,8 @@ class StoreVerbs:
         """What is stored from a cursor on; no page is empty."""
         id = checked_id(uuid)
         while (page := await self._store.logs(id, cursor=cursor)).lines:
-            yield page
+            # lines of processors and of the body are written apart, so that they are stored out of turn
+            yield structs.replace(page, lines=tuple(sorted(page.lines, key=_time_of)))
             cursor = page.cursor
 
     async def count(self, query: Query | None) -> int:
@@ -216,6 +217,10 @@ def _settled(filter: Filter | None, clock: Clock) -> Filter:
         return filter
     _, before = filter.bounds_us(clock.time_us())
     return Filter(after=filter.after, before=None if before is None else to_datetime(before))
+
+
+def _time_of(line: LogLine) -> int:
+    return line.at_us
 
 
 def _looks(ids: Sequence[str]) -> list[Sequence[str]]:

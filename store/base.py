@@ -378,7 +378,7 @@ class Store(Protocol):
         ...
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
-        """Log lines of one instance from a cursor on, oldest first."""
+        """Log lines of one instance from a cursor on, in the order stored."""
         ...
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:

@@ -31,7 +31,7 @@ class RunHooks(Protocol):
     async def check_owner(self, context: Context) -> bool: ...
     def make_instance(self, context: Context) -> Instance[Any]: ...
     def make_worker(self, context: Context) -> Worker: ...
-    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None: ...
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool: ...
 
 
 class Context:
@@ -203,10 +203,12 @@ class Context:
         if self._hooks is not None:
             self._hooks.report_progress(self, float(fraction), message)
 
-    def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> None:
-        """Keep a line with the instance; `level` is a `logging` number. For the log handlers."""
-        if self._hooks is not None:
-            self._hooks.log_line(self, level, message, fields)
+    def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> bool:
+        """Keep a line with the instance; `level` is a `logging` number. For the log handlers.
+
+        False says that the run takes no more lines.
+        """
+        return self._hooks is not None and self._hooks.log_line(self, level, message, fields)
 
     def snooze(self, duration: Duration) -> NoReturn:
         """End this run and have the instance run again after `duration`; it is not counted as an attempt."""

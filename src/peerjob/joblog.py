@@ -66,10 +66,11 @@ class _InstanceLogger(logging.Logger):
     def handle(self, record: logging.LogRecord) -> None:
         context = current_run.get()
         inside = context is not None and context.id == self._instance_id
-        if context is not None and inside:
-            context.log_line(record.levelno, _message(record), _fields(record))
-        elif self._keep is not None:
-            self._keep(self._instance_id, record.levelno, _message(record), _fields(record))
+        message, fields = _message(record), _fields(record)
+        # a processor that was told of the start may still log when the body has ended
+        taken = context is not None and inside and context.log_line(record.levelno, message, fields)
+        if not taken and self._keep is not None:
+            self._keep(self._instance_id, record.levelno, message, fields)
         if self._process_log.isEnabledFor(record.levelno):
             # the capture handler on the root must not keep the line a second time
             token = current_run.set(None) if inside else None

@@ -364,7 +364,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class LogPage(msgspec.Struct, frozen=True):
-    """Log lines of one instance, oldest first, and where to go on reading (always given, for following)."""
+    """Log lines of one instance, in the order stored, and where to go on reading (always given, for following)."""
 
     lines: tuple[LogLine, ...]
     cursor: str

@@ -405,7 +405,8 @@ class Given:
     def make_worker(self, context: Context) -> Any:
         return "the worker"
 
-    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None: ...
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
+        return True
 
 
 async def test_factories_are_injected_too(executor: Executor) -> None:

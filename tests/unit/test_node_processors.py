@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from peerjob import Instance, Job, JobFailed, JobTimedOut, Level, Recovered, State, SystemClock
+from peerjob import INJECTED, Instance, Job, JobFailed, JobTimedOut, Level, Recovered, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
-from support.factories import lines_of, running_nodes, shared_url, states_of
+from support.factories import flaky_store, lines_of, running_nodes, shared_url, states_of
 from support.waiting import until
 
 
@@ -364,6 +364,44 @@ async def test_lines_of_every_state_change_are_kept(clock: VirtualClock) -> None
         # two nodes write, so lines may be stored in another order than that of their times
         assert sorted(await lines(failed)) == sorted(str(entry.state) for entry in await failed.history())
         assert await lines(queued) == ["Created", "Scheduled", "Cancelled"]
+
+
+async def test_a_line_about_the_start_is_kept_when_the_body_has_ended(clock: VirtualClock) -> None:
+    told, flaky = asyncio.Event(), flaky_store(clock)
+
+    async def on_state_change(instance: Instance[Any], state: State) -> None:
+        await asyncio.sleep(1)
+        if state is State.PROCESSING:
+            told.set()
+            await asyncio.sleep(1)
+        instance.log.info("%s", state)
+
+    async def work() -> None:
+        flaky.slow(5, "turn")
+        async with asyncio.timeout(30):
+            await told.wait()
+
+    async with running_node(Job("work", work, on_state_change=on_state_change), clock=clock, store=flaky.store) as node:
+        instance = await node.schedule("work")
+        await clock.run(instance.wait())
+        await clock.advance(10)
+        assert await lines_of(instance) == ["Created", "Scheduled", "Processing", "Completed"]
+
+
+async def test_lines_are_read_in_the_order_of_their_times(clock: VirtualClock) -> None:
+    flaky = flaky_store(clock)
+    stalled = flaky.stall("add_lines", times=1)
+
+    def work(instance: Instance[Any] = INJECTED) -> None:
+        instance.log.info("inside")
+
+    async with running_node(Job("work", work), clock=clock, store=flaky.store) as node:
+        instance = await node.schedule(node.job("work").with_options(after=1))
+        instance.log.info("before")
+        await clock.run(instance.result())
+        stalled.release()
+        await clock.advance(1)
+        assert await lines_of(instance) == ["before", "inside"]
 
 
 async def test_a_handle_keeps_lines_from_outside_the_run(clock: VirtualClock) -> None:

@@ -67,8 +67,9 @@ class Recorder:
     def make_worker(self, context: Context) -> Worker:
         return Worker(number=3, node="the node")
 
-    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None:
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
         self.lines.append((level, message, fields))
+        return True
 
 
 @pytest.fixture

@@ -298,7 +298,8 @@ class Hooks:
     def make_worker(self, context: Context) -> Worker:
         return Worker(number=3, node="n")
 
-    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> None: ...
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
+        return True
 
 
 def record(id: str) -> Record:
