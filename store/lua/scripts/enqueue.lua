@@ -12,12 +12,18 @@ local were_idle = idle_left
 
 local cursor = 3 + shapes * TEMPLATE_SIZE
 local count = (#ARGV - cursor + 1) / 3
-local keys, known_keys, kinds, templates = {}, {}, {}, {}
+local keys, kinds, templates = {}, {}, {}
 for n = 1, count do
-  local id = ARGV[cursor + 3 * n - 3]
-  keys[n], known_keys[2 * n - 1], known_keys[2 * n] = record_key(id), record_key(id), gone_key(id)
+  keys[n] = record_key(ARGV[cursor + 3 * n - 3])
 end
-local stored = call('MGET', unpack(known_keys))
+local stored, removed = call('MGET', unpack(keys)), {}
+if has_gone then
+  local gone_keys = {}
+  for n = 1, count do
+    gone_keys[n] = gone_key(ARGV[cursor + 3 * n - 3])
+  end
+  removed = call('MGET', unpack(gone_keys))
+end
 for n = 1, shapes do
   kinds[n] = ARGV[3 + (n - 1) * TEMPLATE_SIZE]
 end
@@ -30,7 +36,7 @@ local answers, refused, seen, any_new = {}, false, {}, false
 for n = 1, count do
   local id, one = ARGV[cursor], templates[tonumber(ARGV[cursor + 1])]
   local answer = seen[id] or 0
-  if not (stored[2 * n - 1] or stored[2 * n] or seen[id]) then
+  if not (stored[n] or removed[n] or seen[id]) then
     local holding = key_holder(one)
     if holding then
       answer, refused = holding, true

@@ -10,8 +10,7 @@ if call('HLEN', IDLE) > 0 or has_watchers then
   return 0
 end
 local key, index = record_key(id), index_key(SCHEDULED, kind)
-local found = call('MGET', key, gone_key(id))
-if found[1] or found[2] then
+if call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1 then
   return 1
 end
 touch_zsets(ready_key(kind), index)

@@ -83,8 +83,7 @@ local function make(at, name, record, overlap)
     local key, waits = record_key(id), slot.holder ~= nil
     record.instance, record.parked = id, waits or nil
     -- it is there already, or was, if its ledger went before a call that was sent again
-    local found = call('MGET', key, gone_key(id))
-    if not (found[1] or found[2]) then
+    if not (call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1) then
       if takes_slot then
         add_pair('ZADD', slot_key(name), slot.place, id)
         add_pair('HSET', SLOTS, id, name)

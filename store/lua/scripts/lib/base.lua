@@ -15,9 +15,10 @@ local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
 -- Every script that writes compares the layout: a namespace of another release must not be changed. A server that lost
--- the layout with all else gets it again. The same read tells whether there are indexes of heads (see kinds.lua), and whether
--- any incarnation wants every change.
-local layout, has_indexes, has_watchers = unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching'))
+-- the layout with all else gets it again. The same read tells whether there are indexes of heads (see kinds.lua), whether
+-- any incarnation wants every change, and whether any instance was removed so soon that it may be enqueued again.
+local layout, has_indexes, has_watchers, has_gone =
+  unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching', KEYS[1] .. 'gone'))
 if not layout then
   call('SET', KEYS[2], LAYOUT)
 elseif layout ~= LAYOUT then
@@ -86,12 +87,8 @@ local function set(key, value)
   records_to_set[size + 2] = value
 end
 
--- Keys that say nothing but that they are there, each for so many milliseconds.
-local marks = {}
-
-local function mark(key, milliseconds)
-  marks[#marks + 1] = {key, milliseconds}
-end
+-- Removed instances, each with for how many milliseconds it may be enqueued again.
+local gone = {}
 
 local function unlink(key)
   keys_to_unlink[#keys_to_unlink + 1] = key
@@ -139,8 +136,11 @@ local function write_all()
     send_later()
   end
   send_list('UNLINK', keys_to_unlink)
-  for _, one in ipairs(marks) do
-    call('SET', one[1], '', 'PX', one[2])
+  for n, one in ipairs(gone) do
+    call('SET', KEYS[1] .. 'gone:' .. one[1], '', 'PX', one[2])
+    if n == 1 then
+      call('SET', KEYS[1] .. 'gone', '', 'PX', REPEAT_MS)
+    end
   end
-  records_to_set, keys_to_unlink, marks = {}, {}, {}
+  records_to_set, keys_to_unlink, gone = {}, {}, {}
 end

@@ -46,7 +46,7 @@ local function record_key(id) return P .. 'i:' .. id end
 local function spec_key(id) return P .. 'a:' .. id end
 -- list: 4 bytes with the size of the message, then the line
 local function logs_key(id) return P .. 'l:' .. id end
--- an instance that was removed while its enqueue may come again
+-- string that expires: an instance that was removed while its enqueue may come again; P .. 'gone' says that there is one
 local function gone_key(id) return P .. 'gone:' .. id end
 -- a record that could not be read, of whatever type it is; an empty string when it was not there
 local function bad_key(id) return P .. 'bad:' .. id end

@@ -3,9 +3,9 @@
 -- An enqueue may come again, as its answer was lost. An instance that is removed so soon leaves its id until then.
 local function remember_removed(id, created)
   local made = created or (tonumber(sub(id, 1, 8) .. sub(id, 10, 13), 16) or 0) * 1000
-  local left = min(made + REPEAT_US - now, REPEAT_US)
+  local left = min(math.ceil((made - now) / 1000) + REPEAT_MS, REPEAT_MS)
   if left > 0 then
-    mark(gone_key(id), math.ceil(left / 1000))
+    gone[#gone + 1] = {id, left}
   end
 end
 
@@ -80,7 +80,7 @@ local function let_expire(r, id, retention)
   local key, kept = expiry_key(r.kind), r.retention >= 0 and r.retention or retention
   touch_zset(key)
   add_pair('ZADD', key, now + kept, expiry_member(r, id))
-  if kept < REPEAT_US then
+  if kept < REPEAT_MS * 1000 then
     remember_removed(id, now)
   end
 end
