@@ -92,13 +92,14 @@ def instances_in(server: Server) -> list[str]:
     """Keys of instances and queues of any demo, in a store that demos have used."""
     keys = server.command("KEYS", "{peerjob:demo-*")
     assert isinstance(keys, list)
-    bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms")
+    bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms", "catalogue", "watching")
+    bookkeeping += ("kinds", "sets", "set", "unused")  # of kinds, until retention removes them
     return [key for key in keys if key.partition("}:")[2].partition(":")[0] not in bookkeeping]
 
 
 def left_in(server: EtcdServer, namespace: str) -> list[str]:
     """Keys of instances and queues of a demo."""
-    bookkeeping = ("layout", "journal", "charged", "changes", "head", "count", "counted", "term", "leader")
+    bookkeeping = ("layout", "journal", "charged", "changes", "head", "count", "counted", "term", "leader", "catalogue")
     return [key for key in server.keys(f"{namespace}/") if key.split("/")[1] not in bookkeeping]
 
 

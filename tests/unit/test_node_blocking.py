@@ -296,14 +296,23 @@ async def test_closing_on_a_running_loop_is_refused_and_leaves_it_usable() -> No
     await asyncio.to_thread(manager.close)
 
 
-async def test_green_threads_are_refused_with_what_to_use_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    def patched() -> int:
-        return 0
+def green() -> int:
+    return 0
 
-    patched.__module__ = "gevent.thread"  # as gevent.monkey.patch_all() leaves it
-    monkeypatch.setattr(threading, "get_ident", patched)
-    with pytest.raises(NodeStateError, match=r"gevent\.thread.*gthread"):
-        await Node().start()
+
+green.__module__ = "gevent.thread"  # as gevent.monkey.patch_all() leaves it
+
+
+async def test_green_threads_are_refused_with_what_to_use_instead() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "get_ident", green)
+        with pytest.raises(NodeStateError, match=r"gevent\.thread.*gthread"):
+            await Node().start()
+
+
+def test_green_threads_are_refused_without_a_loop() -> None:
     manager = Node().blocking()
-    with pytest.raises(NodeStateError, match=r"gevent\.thread.*gthread"):
-        await asyncio.to_thread(manager.nodes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "get_ident", green)
+        with pytest.raises(NodeStateError, match=r"gevent\.thread.*gthread"):
+            manager.nodes()
