@@ -6,6 +6,7 @@ time, more than ten times what the question does, so this stands beside it and u
 
 from __future__ import annotations
 
+from . import quiet as _first  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
 import os
 import re
 import signal
@@ -121,14 +122,15 @@ def jobctl() -> None:
 
 def _run(command: str | Callable[[], None]) -> None:
     """Load a command and run it; Ctrl-C ends it without a traceback, unless the command was started to ignore it."""
-    heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # quiet.py has the default of the system in place of Python's
+    heeds = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL)
     if isinstance(command, str):
         if heeds:
             # a KeyboardInterrupt could be raised, and be lost, in any module that is loaded
             signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
         command = cast("Callable[[], None]", import_module(f"peerjob.cli.{command}").main)
-        if heeds:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if heeds:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command()
     except KeyboardInterrupt:
