@@ -24,7 +24,7 @@ from peerjob.context import Context
 from peerjob.errors import JobProcessDied, OwnershipLost, Snooze
 from peerjob.policy import FinishedResult
 
-from .failures import unpack_error
+from .failures import BodyError, unpack_error
 from .frames import (
     AskOwner,
     Cancel,
@@ -102,7 +102,8 @@ class ProcessPool:
             case Returned(result, finished):
                 return FinishedResult(Encoded(result)) if finished else Encoded(result)
             case Raised(info, packed):
-                raise unpack_error(info, packed)
+                error = unpack_error(info, packed)
+                raise BodyError(error) if isinstance(error, StopIteration) else error
             case Snoozed(seconds):
                 raise Snooze(seconds)
             case None if context.asked is not None:

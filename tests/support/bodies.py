@@ -109,6 +109,7 @@ def raises(what: str) -> None:
         "unprintable": UnprintableError(),
         "cancelled": asyncio.CancelledError(),
         "recursion": RecursionError(),
+        "stop": StopIteration(1),
     }
     raise errors[what]
 

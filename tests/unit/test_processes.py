@@ -272,7 +272,8 @@ async def test_an_error_that_cannot_be_shown(executor: Executor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "arg", "kind"), [("exits", "exit", SystemExit), ("raises", "interrupt", KeyboardInterrupt)]
+    ("body", "arg", "kind"),
+    [("exits", "exit", SystemExit), ("raises", "interrupt", KeyboardInterrupt), ("raises", "stop", StopIteration)],
 )
 async def test_errors_that_would_do_harm(executor: Executor, body: str, arg: str, kind: type[BaseException]) -> None:
     with pytest.raises(BodyError) as caught:
