@@ -92,8 +92,9 @@ def instances_in(server: Server) -> list[str]:
     """Keys of instances and queues of any demo, in a store that demos have used."""
     keys = server.command("KEYS", "{peerjob:demo-*")
     assert isinstance(keys, list)
-    bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms", "catalogue", "watching")
-    bookkeeping += ("kinds", "sets", "set", "unused")  # of kinds, until retention removes them
+    # what is kept of kinds stays until retention removes it
+    of_kinds = ("catalogue", "kinds", "sets", "set", "unused", "watching")
+    bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms", *of_kinds)
     return [key for key in keys if key.partition("}:")[2].partition(":")[0] not in bookkeeping]
 
 
