@@ -81,7 +81,8 @@ class Executor:
     async def close(self) -> None:
         """End the threads and processes; no body may be at work in a process."""
         self._threads.close()
-        await self._processes.close()
+        with self._clock.outside():  # processes end in real time
+            await self._processes.close()
 
     async def _run(
         self, binding: Binding, data: bytes, context: Context, mode: Mode, began: Callable[[], None] | None
