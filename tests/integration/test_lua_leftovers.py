@@ -29,6 +29,7 @@ async def test_waiters_that_are_gone_are_forgotten(site: MakeSite) -> None:
     store = await here.open()
     (late,) = here.make.instances(1, delay_us=3_600_000_000)
     await store.enqueue([late])
+    last = ""
     for _ in range(5):
         waiter = await here.join(store)
         await store.watch_final(waiter.incarnation, [late.id])

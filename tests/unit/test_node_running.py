@@ -306,7 +306,7 @@ async def test_options_that_cannot_be_loaded_here_end_the_instance_and_not_the_n
 
     job = Job("add", lambda: 1, priority=9)
     other = Job("other", lambda: "fine")
-    async with running_node(other, clock=clock, workers=1) as node:
+    async with running_node(other, clock=clock, workers=1, allow_references=["fragile_options"]) as node:
         instance = await node.schedule(job.with_options(backoff=fragile_options.wait))
         monkeypatch.delitem(sys.modules, "fragile_options")
         module.write_text("raise RuntimeError('not today')\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypedDict, TypeVar, overload
 
 from typing_extensions import Unpack
@@ -36,6 +36,7 @@ class NodeOptions(TypedDict, total=False):
     max_payload: int
     limits: StoreLimits | None
     allow_unknown: bool
+    allow_references: Sequence[str]
 
 
 @contextlib.asynccontextmanager
