@@ -37,7 +37,7 @@ class OwnError(Exception): ...
 
 
 WORK = Job("work", work)
-PIPE: dict[str, Any] = {"on_complete": pydoc.pipepager}
+PIPE: dict[str, Any] = {"on_complete": pydoc.locate}
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def test_functions_of_job_modules_and_classes_of_errors_travel(options: dict[str
 @pytest.mark.parametrize(
     "options",
     [
-        {"on_complete": pydoc.pipepager},
+        {"on_complete": pydoc.locate},
         {"on_complete": OwnError.__mro__[1]},
         {"on_terminate": fractions.Fraction},
-        {"backoff": pydoc.pipepager},
-        {"retry_on": (pydoc.pipepager,)},
+        {"backoff": pydoc.locate},
+        {"retry_on": (pydoc.locate,)},
     ],
 )
 def test_functions_of_other_modules_are_refused_when_they_are_scheduled(options: dict[str, Any]) -> None:
@@ -89,13 +89,13 @@ def test_functions_of_other_modules_are_refused_when_they_are_scheduled(options:
 @pytest.mark.parametrize(
     ("option", "reference"),
     [
-        ("on_complete", "pydoc:pipepager"),
+        ("on_complete", "pydoc:locate"),
         ("on_complete", "builtins:exec"),
         ("on_complete", "builtins:ValueError"),
         ("backoff", "os:system"),
         ("backoff", "builtins:ValueError"),
         ("on_complete", f"{__name__}:sys.exit"),
-        ("on_complete", f"{__name__}:pydoc.pipepager"),
+        ("on_complete", f"{__name__}:pydoc.locate"),
         ("on_complete", f"{__name__}:running_nodes"),
         ("on_complete", f"{__name__}:told.__globals__"),
         ("on_complete", f"{__name__}:nothing"),
@@ -147,7 +147,7 @@ def test_names_of_modules_are_checked(given: Any) -> None:
 
 
 async def test_a_misfit_goes_to_a_peer_and_ends_where_there_is_none(clock: VirtualClock) -> None:
-    spec = encode(Spec(args=encode_arguments((), {}), overrides={"on_complete": "pydoc:pipepager"}))
+    spec = encode(Spec(args=encode_arguments((), {}), overrides={"on_complete": "pydoc:locate"}))
     async with running_nodes(clock, "one", "two", jobs=WORK) as (one, two):
         new = one._scheduling.new(WORK.call())  # pyright: ignore[reportPrivateUsage]
         hostile = type(new)(id=new.id, kind="work", spec=spec)
@@ -161,5 +161,5 @@ async def test_a_misfit_goes_to_a_peer_and_ends_where_there_is_none(clock: Virtu
         await clock.advance(60)
         found = await two.lookup_instance(hostile.id)
         assert found.state is State.TERMINATED
-        with pytest.raises(JobFailed, match="pydoc:pipepager cannot be used here"):
+        with pytest.raises(JobFailed, match="pydoc:locate cannot be used here"):
             found.outcome()
