@@ -94,13 +94,27 @@ def instances_in(server: Server) -> list[str]:
     assert isinstance(keys, list)
     # what is kept of kinds stays until retention removes it
     of_kinds = ("catalogue", "kinds", "sets", "set", "unused", "watching")
-    bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms", *of_kinds)
+    # "gone" remembers for two minutes what was removed
+    bookkeeping = ("layout", "req", "charged", "changes", "cancel", "terms", "gone", *of_kinds)
     return [key for key in keys if key.partition("}:")[2].partition(":")[0] not in bookkeeping]
 
 
 def left_in(server: EtcdServer, namespace: str) -> list[str]:
     """Keys of instances and queues of a demo."""
-    bookkeeping = ("layout", "journal", "charged", "changes", "head", "count", "counted", "term", "leader", "catalogue")
+    bookkeeping: tuple[str, ...] = (
+        "layout",
+        "journal",
+        "charged",
+        "changes",
+        "head",
+        "count",
+        "counted",
+        "term",
+        "leader",
+        "catalogue",
+    )
+    # "state" remembers for two minutes what was removed, "ended" which nodes: a live instance is in an index, too
+    bookkeeping += ("state", "ended")
     return [key for key in server.keys(f"{namespace}/") if key.split("/")[1] not in bookkeeping]
 
 

@@ -215,13 +215,13 @@ async def test_19_equal_priority_and_due_time_run_in_the_order_they_were_schedul
     async def note(number: int) -> None:
         ran.append(number)
 
-    job = Job("note", note)
+    handle = Job("note")
     node: Node = await start_node(workers=1)
     for number in range(30):
-        await node.schedule(job, number)
-    await node.schedule_many(job.call(number) for number in range(30, 90))
-    await node.schedule(job.with_options(priority=-1), -1)
-    node.register(job)
+        await node.schedule(handle, number)
+    await node.schedule_many(handle.call(number) for number in range(30, 90))
+    await node.schedule(handle.with_options(priority=-1), -1)
+    node.register(Job("note", note))
     await node.wait(timeout=PATIENCE)
     assert ran == [-1, *range(90)]
 
@@ -230,7 +230,7 @@ async def test_22_a_record_that_cannot_be_read_never_stops_the_queue(
     start_node: StartNode, server: Server, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     node: Node = await start_node(workers=1)
-    instances = [await node.schedule(SLEEP, 0.001) for _ in range(10)]
+    instances = [await node.schedule(Job("sleep"), 0.001) for _ in range(10)]
     spoiled = instances[::3]
     for one in spoiled:
         server.command("SET", f"{prefix(namespace)}i:{one.id}", "something foreign")

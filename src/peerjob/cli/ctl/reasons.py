@@ -60,7 +60,8 @@ def why_instance(facts: Facts) -> list[str]:
 
 def _why_over(instance: Instance[Any]) -> Iterator[str]:
     last = instance.record.history[-1]
-    note = f" ({last.note})" if last.note else ""
+    # the note of a failure is its error, which has a line of its own
+    note = f" ({last.note})" if last.note and instance.error is None else ""
     yield f"it is over: {instance.state!s}{note} after {_times(instance.attempts)}"
     if instance.error is not None:
         yield f"it ended with {instance.error}"
