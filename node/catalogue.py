@@ -109,7 +109,7 @@ class KindCatalogue(Role):
     async def check_served(self, kind: str) -> bool:
         """Whether a live node runs a kind, as of the last few seconds; the first time that none does, warn."""
         try:
-            if kind in self._served or kind in await self.served():
+            if kind in await self.served():
                 return True
         except StoreError:
             return True  # not known to be unserved

@@ -33,6 +33,7 @@ class LineKeeper(Role):
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[str, LogLine]] = deque(maxlen=MAX_WAITING)
         self._added = asyncio.Event()
+        self._writing = asyncio.Lock()
 
     def keep(
         self, id: str, level: int, message: str, *, attempt: int = 0, fields: Mapping[str, object] | None = None
@@ -60,7 +61,11 @@ class LineKeeper(Role):
                 await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits, and wait for a write that is under way."""
+        async with self._writing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         while self._waiting:
             id, first = self._waiting.popleft()
             lines = [first]

@@ -104,8 +104,13 @@ def storable(text: str, limit: int = MAX_MESSAGE) -> str:
 def _field(value: object) -> str | int | float | bool | None:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         value = str(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
-    if isinstance(value, int | float | bool | None):
+    if value is None or isinstance(value, bool):
         return value
+    # a store cannot take a subclass, such as that of numpy
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     return storable(_shown(value))
 
 

@@ -78,7 +78,8 @@ class Grouping:
                 moves = _merges(kinds, found, await self._others())
             if moves:
                 await self._move(moves, found, marks)
-            elif await self._followed(kinds, found):
+            # read again: a group that changed before its marker was read shows here, a later change in `hold`
+            elif await self._followed(kinds, found) and await self._groups_of(kinds) == found:
                 names = {self._keys.kind(kind): kind for kind in kinds}
                 mods = {group: 0 if entry is None else entry.mod for group, entry in marks.items()}
                 return Groups(kinds, names, mods)

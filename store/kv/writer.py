@@ -125,7 +125,7 @@ class Writer:
 
         One serves for a few seconds, so that no lease ends with very many keys.
         """
-        if not self._remembering_until_us - _REMEMBERING_US < now_us < self._remembering_until_us:
+        if not self._remembering_until_us - _REMEMBERING_US <= now_us < self._remembering_until_us:
             self._remembering = await self._kv.grant(REPEAT_US + _REMEMBERING_US)
             self._remembering_until_us = now_us + _REMEMBERING_US
         return self._remembering

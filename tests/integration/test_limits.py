@@ -226,6 +226,8 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "kinds and aliases of a node": limits.MAX_NODE_KINDS,
         "kinds with instances in a namespace": store.max_kinds,
         "failures of a kind that are logged one by one": failure_log.MAX_PER_SECOND,
+        "keys of a map or set with the same hash": bounds.MAX_EQUAL_HASHES,
+        "time zones in a value": bounds.MAX_ZONES,
         "gRPC message": listener.MAX_MESSAGE,
     }
     assert {name: number(ROWS[name][0]) for name in code} == code
@@ -239,6 +241,8 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     }
     told_without_a_number = {
         "namespace",
+        "arguments of one call",
+        "error classes and functions in `retry_on` and in `no_retry_on`",
         "instances that a claim moves out of the delayed ones",
         "queued instances",
         "schedules",

@@ -4,10 +4,12 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, Level, Query, State
-from peerjob.joblog import MAX_MESSAGE
+from peerjob.joblog import MAX_MESSAGE, make_line
+from peerjob.record import LogLine
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes
 
@@ -262,3 +264,19 @@ async def test_a_detached_context_takes_lines_and_progress_and_keeps_none() -> N
     context.progress(0.5, "nobody sees it")
     context.log_line(logging.INFO, "nor this")
     assert context.instance is None
+
+
+def test_fields_of_subclasses_of_numbers_can_be_stored() -> None:
+    class Loss(float):
+        pass
+
+    class Step(int):
+        pass
+
+    line = make_line(1, 20, "step", attempt=1, node="n", fields={"loss": Loss(0.5), "step": Step(7), "on": True})
+    assert [(name, type(value)) for name, value in (line.fields or {}).items()] == [
+        ("loss", float),
+        ("step", int),
+        ("on", bool),
+    ]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(line), type=LogLine) == line
