@@ -17,10 +17,11 @@ MAX_DEPTH = 100
 """How deep containers may be nested."""
 MAX_ELEMENTS = 100_000
 """How many parts a value may have. A container counts `CONTAINER`, a leaf with a tag (a UUID, a time) `LEAF`, a time
-in a named zone twice that, and a key 0.
+in a named zone twice that, a key that is a number `NUMBER_KEY`, and another key 0.
 
 So decoding takes less than 50 ms, which is the longest that one value may hold up everything else on a node.
 """
+NUMBER_KEY = 8
 CONTAINER = 4
 LEAF = 16
 MAX_DIGITS = 4_300
@@ -168,17 +169,19 @@ class _Walk:
     def _map(self, at: int, count: int, depth: int) -> int:
         self._container(depth)
         self._count(count)
-        data, fixed = self._data, _FIXED
+        data, fixed, numbers = self._data, _FIXED, 0
         for _ in range(count):
             first = data[at]
             if size := fixed[first]:
                 at += size
+                numbers += not 0xA0 <= first <= 0xBF  # a short text is none
             elif (found := _SIZED.get(first)) is not None:
                 at += 1 + found + self._number(at + 1, found)
             else:
                 raise BoundsError("a map with a key that is no text, bytes, number, bool or None")
             first = data[at]
             at = at + size if (size := fixed[first]) else self._other(first, at, depth + 1)
+        self._count(numbers * NUMBER_KEY)
         return at
 
     def _tagged(self, at: int, size: int, depth: int) -> int:

@@ -89,7 +89,7 @@ def _as_pairs(keys: Sequence[bytes]) -> bytes:
 
 
 def _floats() -> list[bytes]:
-    return [number(float(base) * 2.0**power) for base in range(1, 2000, 2) for power in range(0, 1000, 61)]
+    return [number(float(base) * 2.0**power) for base in range(1, 1300, 2) for power in range(0, 1000, 61)]
 
 
 VALUES: dict[str, Callable[[], bytes]] = {
