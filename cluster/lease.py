@@ -158,8 +158,10 @@ class Lease:
             task, self._task = self._task, None
             await task
         if self._thread_end is not None:
-            ended, self._thread, self._thread_end = self._thread_end, None, None
+            ended, thread, self._thread, self._thread_end = self._thread_end, self._thread, None, None
             await ended.wait()
+            if thread is not None:
+                thread.join()  # its last call was made, so this takes no time, and the thread is gone afterwards
         self._trusted_until = 0.0
 
     def part(self) -> None:
