@@ -1,0 +1,302 @@
+"""Makes random programs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from .program import Op, Program
+
+OPERATIONS = 200
+"""Fewest operations of a program, faults not counted."""
+LEAST_FAULTS = 5
+HOWS = ("lost answer", "error", "late")
+VERBS = (
+    "enqueue",
+    "claim",
+    "commit",
+    "turn",
+    "cancel",
+    "renew",
+    "reap",
+    "join",
+    "fire",
+    "put_schedule",
+    "remove_schedule",
+    "changed_schedules",
+    "campaign",
+    "lookup",
+    "get",
+    "watch_final",
+    "next_hints",
+    "add_lines",
+    "expire",
+)
+"""Verbs of the store that a fault may name."""
+OVERLAPS = ("allow", "skip", "queue", "replace")
+MISFIRES = ("skip", "run_once", "run_all")
+TAGS = ("red", "green", "blue", "t" * 200, "ümlaut/%")
+
+Given = dict[str, Any]
+
+
+class Generator:
+    """Draws one program from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._seed = seed
+        self._nodes = self._random.choice((1, 2, 3, 3, 3, 4))
+        self._kinds = self._random.choice((1, 2, 3, 5, 8, 8, 20, 64, 200, 500) if self._chance(0.3) else (1, 3, 5, 8))
+        self._schedules = 0
+        self._ops: list[Op] = []
+        self._skews = self._chance(0.3)
+        self._away: set[int] = set()
+        self._frozen: set[int] = set()
+        self._cut: set[int] = set()
+
+    def program(self) -> Program:
+        """The program; the same each time it is drawn from the same seed."""
+        rng = self._random
+        faults = LEAST_FAULTS + rng.randrange(8)
+        at = set(rng.sample(range(20, OPERATIONS + faults), faults))
+        for number in range(OPERATIONS + faults):
+            gap = round(rng.expovariate(1 / 0.15), 3) if rng.random() < 0.7 else 0.0
+            if number in at:
+                verb, given = self._fault()
+            else:
+                verb, given = self._draw()
+            self._ops.append(Op(gap, verb, given))
+        return Program(
+            seed=self._seed,
+            nodes=self._nodes,
+            workers=rng.choice((1, 2, 4, 10)),
+            ttl=rng.choice((1.0, 2.0, 5.0)),
+            kinds=self._kinds,
+            ops=tuple(self._ops),
+        )
+
+    # -- operations
+
+    def _draw(self) -> tuple[str, Given]:
+        weights: dict[Callable[[], tuple[str, Given]], int] = {
+            self._schedule: 40,
+            self._many: 4,
+            self._cancel: 8,
+            self._cancel_kind: 1,
+            self._retry: 3,
+            self._add_schedule: 5,
+            self._change_schedule: 4,
+            self._act_on_schedule: 9,
+            self._backfill: 2,
+            self._resize: 3,
+            self._drain: 1,
+            self._read: 8,
+            self._wait: 4,
+            self._clear: 2,
+            self._unregister: 1,
+            self._register: 2,
+        }
+        return self._random.choices(list(weights), list(weights.values()))[0]()
+
+    def _schedule(self) -> tuple[str, Given]:
+        return "schedule", {"node": self._node(), **self._work()}
+
+    def _many(self) -> tuple[str, Given]:
+        return "schedule_many", {
+            "node": self._node(),
+            "works": [self._work() for _ in range(self._random.randrange(2, 12))],
+        }
+
+    def _work(self) -> Given:
+        rng = self._random
+        options: Given = {}
+        if self._chance(0.4):
+            options["priority"] = rng.choice((-(2**31), -1, 0, 1, 5, 10, 2**31 - 1))
+        if self._chance(0.3):
+            options["after"] = round(rng.choice((0.001, 0.5, 1, 3, 10)) * rng.random(), 3)
+        if self._chance(0.15):
+            options["key"] = rng.choice(("a", "b", "ключ", "k" * 1000))
+        if self._chance(0.2):
+            options["tags"] = rng.sample(TAGS, rng.randrange(1, 4))
+        if self._chance(0.5):
+            options["max_retries"] = rng.choice((0, 1, 2, 3))
+        if self._chance(0.3):
+            options["backoff"] = rng.choice((0, 0.1, 1))
+        if self._chance(0.2):
+            options["timeout"] = rng.choice((0.5, 1, 3))
+        if self._chance(0.05):
+            options["max_crashes"] = rng.choice((0, 1))
+        if self._chance(0.1):
+            options["on_store_loss"] = "continue"
+        given: Given = {"kind": rng.randrange(self._kinds), "plan": self._plan(), "options": options}
+        if self._chance(0.01):
+            given["size"] = rng.choice((1_000, 60_000, 1_000_000))
+        return given
+
+    def _plan(self) -> list[str]:
+        """What the body does in its first run, its second, and so on; the last entry counts for all that follow."""
+        rng = self._random
+        steps: list[str] = rng.choices(
+            (
+                "return",
+                "sleep 0.1",
+                "sleep 1",
+                "sleep 4",
+                "fail",
+                "stop",
+                "again 0.2",
+                "snooze 0.3",
+                "ignore 2",
+                "finish 1",
+                "partly 2",
+                "lines 3",
+                "progress",
+                "owner",
+                "large",
+                "child",
+            ),
+            (30, 15, 10, 4, 10, 1, 3, 4, 3, 2, 2, 4, 4, 3, 1, 2),
+            k=rng.choice((1, 1, 2, 3)),
+        )
+        # the last step ends in every run, so that each program comes to rest
+        return [*steps, "return"] if steps[-1] in ("again 0.2", "snooze 0.3") else steps
+
+    def _cancel(self) -> tuple[str, Given]:
+        return "cancel", {"node": self._node(), "of": self._earlier()}
+
+    def _cancel_kind(self) -> tuple[str, Given]:
+        return "cancel_kind", {"node": self._node(), "kind": self._random.randrange(self._kinds)}
+
+    def _retry(self) -> tuple[str, Given]:
+        return "retry", {"node": self._node(), "of": self._earlier()}
+
+    def _add_schedule(self) -> tuple[str, Given]:
+        self._schedules += 1
+        return "add_schedule", {"node": self._node(), "name": self._schedules - 1, **self._recurrence()}
+
+    def _change_schedule(self) -> tuple[str, Given]:
+        return "add_schedule", {"node": self._node(), "name": self._name(), **self._recurrence()}
+
+    def _recurrence(self) -> Given:
+        rng = self._random
+        options: Given = {"overlap": rng.choice(OVERLAPS), "misfire": rng.choice(MISFIRES)}
+        if self._chance(0.6):
+            options["every"] = rng.choice((1, 1.5, 2, 5))
+        else:
+            options["cron"] = rng.choice(("* * * * * *", "*/2 * * * * *", "*/7 * * * * *", "* * * * *"))
+        if self._chance(0.3):
+            options["queue_limit"] = rng.choice((1, 2, 5))
+        if self._chance(0.2):
+            options["misfire_limit"] = rng.choice((1, 3, 100))
+        if self._chance(0.15):
+            options["start_deadline"] = rng.choice((0.5, 3))
+        if self._chance(0.15):
+            options["jitter"] = 0.5
+        if self._chance(0.2):
+            options["max_retries"] = 1
+        return {"kind": rng.randrange(self._kinds), "plan": self._plan(), "options": options}
+
+    def _act_on_schedule(self) -> tuple[str, Given]:
+        verb = self._random.choices(
+            ("pause_schedule", "resume_schedule", "trigger_schedule", "remove_schedule"), (3, 4, 4, 1)
+        )[0]
+        return verb, {"node": self._node(), "name": self._name()}
+
+    def _backfill(self) -> tuple[str, Given]:
+        return "backfill", {"node": self._node(), "name": self._name(), "back": self._random.choice((3, 8, 20))}
+
+    def _resize(self) -> tuple[str, Given]:
+        return "resize", {"node": self._node(), "workers": self._random.choice((1, 2, 5, 20))}
+
+    def _drain(self) -> tuple[str, Given]:
+        return "drain", {"node": self._node()}
+
+    def _read(self) -> tuple[str, Given]:
+        verb = self._random.choice(("lookup", "lookup_tag", "history", "logs", "count", "stats", "nodes"))
+        return verb, {"node": self._node(), "of": self._earlier(), "kind": self._random.randrange(self._kinds)}
+
+    def _wait(self) -> tuple[str, Given]:
+        return "wait", {"node": self._node(), "of": self._earlier(), "timeout": self._random.choice((0.5, 3))}
+
+    def _clear(self) -> tuple[str, Given]:
+        verb = self._random.choice(("clear_instances", "clear_logs", "clear_history", "clear_logs"))
+        return verb, {"node": self._node(), "older": self._random.choice((1, 5))}
+
+    def _unregister(self) -> tuple[str, Given]:
+        return "unregister", {"node": self._node(), "kind": self._random.randrange(self._kinds)}
+
+    def _register(self) -> tuple[str, Given]:
+        return "register", {"node": self._node(), "kind": self._random.randrange(self._kinds)}
+
+    # -- faults
+
+    def _fault(self) -> tuple[str, Given]:
+        rng = self._random
+        ways: list[tuple[int, Callable[[], tuple[str, Given]]]] = [(6, self._fail), (3, self._slow)]
+        present = [node for node in range(self._nodes) if node not in self._away | self._frozen]
+        if present:
+            ways += [(4, lambda: self._end("kill", present)), (2, lambda: self._end("stop", present))]
+            ways += [(3, lambda: self._freeze(present)), (4, lambda: self._partition(present))]
+            if self._skews:
+                ways += [(3, lambda: self._skew(present))]
+        if self._away:
+            ways += [(5, lambda: self._back("restart", self._away))]
+        if self._frozen:
+            ways += [(5, lambda: self._back("thaw", self._frozen))]
+        if self._cut:
+            ways += [(3, lambda: self._back("heal", self._cut))]
+        return rng.choices([way for _, way in ways], [share for share, _ in ways])[0]()
+
+    def _fail(self) -> tuple[str, Given]:
+        rng = self._random
+        return "fail", {"verb": rng.choice(VERBS), "how": rng.choice(HOWS), "times": rng.choice((1, 1, 2, 5))}
+
+    def _slow(self) -> tuple[str, Given]:
+        return "slow", {"verb": self._random.choice(VERBS), "by": self._random.choice((0.05, 0.4, 2.0))}
+
+    def _end(self, verb: str, present: list[int]) -> tuple[str, Given]:
+        node = self._random.choice(present)
+        self._away.add(node)
+        self._cut.discard(node)
+        return verb, {"node": node}
+
+    def _freeze(self, present: list[int]) -> tuple[str, Given]:
+        node = self._random.choice(present)
+        self._frozen.add(node)
+        return "freeze", {"node": node}
+
+    def _partition(self, present: list[int]) -> tuple[str, Given]:
+        node = self._random.choice(present)
+        self._cut.add(node)
+        return "partition", {"node": node, "from_": self._random.choice(("store", "store", "coordinator", "both"))}
+
+    def _skew(self, present: list[int]) -> tuple[str, Given]:
+        return "skew", {"node": self._random.choice(present), "by": self._random.choice((-30, -2, -0.3, 0, 0.3, 2, 30))}
+
+    def _back(self, verb: str, those: set[int]) -> tuple[str, Given]:
+        node = self._random.choice(sorted(those))
+        those.discard(node)
+        return verb, {"node": node}
+
+    # -- what operations name
+
+    def _chance(self, share: float) -> bool:
+        return self._random.random() < share
+
+    def _node(self) -> int:
+        return self._random.randrange(self._nodes)
+
+    def _name(self) -> int:
+        return self._random.randrange(max(1, self._schedules))
+
+    def _earlier(self) -> int:
+        """The number of an earlier operation, a late one more often."""
+        made = len(self._ops)
+        return max(0, made - 1 - min(made, int(self._random.expovariate(1 / 15))))
+
+
+def generate(seed: int) -> Program:
+    """The program of a seed."""
+    return Generator(seed).program()
