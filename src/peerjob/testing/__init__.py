@@ -1,10 +1,12 @@
 """What tests of jobs, nodes and stores are made of.
 
-`VirtualClock`, `running_node`, `advance`, `drain` and `scheduled` are for an application's own tests of its jobs; they
-need nothing but peerjob. `peerjob.testing.store_conformance` is the suite that every store must pass; it needs pytest.
+`VirtualClock`, `running_node`, `advance`, `drain`, `scheduled` and `TestCluster` are for an application's own tests of
+its jobs; they need nothing but peerjob. `peerjob.testing.store_conformance` is the suite that every store must pass; it
+needs pytest.
 """
 
 from .clock import VirtualClock
+from .cluster import TestCluster, TraceEvent
 from .helpers import advance, drain, running_node, scheduled
 
-__all__ = ["VirtualClock", "advance", "drain", "running_node", "scheduled"]
+__all__ = ["TestCluster", "TraceEvent", "VirtualClock", "advance", "drain", "running_node", "scheduled"]

@@ -24,19 +24,24 @@ from .clock import VirtualClock
 R = TypeVar("R")
 
 
-class NodeOptions(TypedDict, total=False):
+class ClusterOptions(TypedDict, total=False):
+    """What is the same for each node of a test cluster, of what `Node` takes."""
+
+    lease_ttl: Duration
+    timezone: str
+    lifespan: Lifespan | None
+    max_payload: int
+    allow_unknown: bool
+    allow_references: Sequence[str]
+
+
+class NodeOptions(ClusterOptions, total=False):
     """What `Node` takes beside its store, jobs, workers and clock."""
 
     coordinator: Coordinator | None
     namespace: str
     name: str | None
-    lease_ttl: Duration
-    timezone: str
-    lifespan: Lifespan | None
-    max_payload: int
     limits: StoreLimits | None
-    allow_unknown: bool
-    allow_references: Sequence[str]
 
 
 @contextlib.asynccontextmanager

@@ -92,7 +92,8 @@ class DrivenLoop:
     def _run_outside(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         future = self._run_in_executor(executor, func, *args)
         self._enter()
-        future.add_done_callback(lambda _: self._leave())
+        # whatever becomes of the code that waits for it
+        future.add_done_callback(lambda _: self._leave(), context=Context())
         return future
 
 

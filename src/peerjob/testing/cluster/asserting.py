@@ -1,0 +1,70 @@
+"""What a test says of a cluster in the words of its users; each failure tells the seed and the last events."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from peerjob.firing import FireOutcome, FireRecord
+from peerjob.instance import Instance
+from peerjob.job import Job
+from peerjob.state import State
+
+from .journal import Journal, TraceEvent, words_of
+
+
+class Assertions:
+    """The part of a test cluster that looks at what has happened. It asks no node, so it may be asked at any moment."""
+
+    seed: int
+    _journal: Journal
+    _told_mark = "the last events:"
+
+    @property
+    def trace(self) -> list[TraceEvent]:
+        """All that has happened so far: what was done to nodes, changes of instances, and fires, in order."""
+        return self._journal.trace()
+
+    def fires(self, schedule: Job[..., Any, Any] | str) -> list[FireRecord]:
+        """What became of each nominal time of a schedule, or of a job's own schedule, in order.
+
+        Those that the store's ledger has forgotten are told, too.
+        """
+        name = schedule if isinstance(schedule, str) else schedule.schedule_name
+        return self._journal.fires(name)
+
+    def assert_fired(self, schedule: Job[..., Any, Any] | str, *, times: int | None = None) -> None:
+        """Raise AssertionError unless a schedule made an instance for so many nominal times (None: for one at least).
+
+        A time that was missed, skipped, coalesced, paused or backfilled is no fire.
+        """
+        name = schedule if isinstance(schedule, str) else schedule.schedule_name
+        records = self._journal.fires(name)
+        fired = sum(record.outcome is FireOutcome.FIRED for record in records)
+        if fired == times or (times is None and fired):
+            return
+        others = {outcome: sum(one.outcome is outcome for one in records) for outcome in FireOutcome}
+        told = ", ".join(f"{count} {outcome}" for outcome, count in others.items() if count) or "no record"
+        known = "" if records else f"; schedules: {', '.join(map(repr, self._journal.schedules())) or 'none'}"
+        expected = "at least 1 fire" if times is None else f"{times} fire(s)"
+        self._fail(f"schedule {name!r}: expected {expected}, got {told}{known}")
+
+    def assert_completed(self, instance: Instance[Any] | str, *, attempts: int | None = None) -> None:
+        """Raise AssertionError unless an instance is Completed, after so many attempts if that is given."""
+        self.assert_state(instance, State.COMPLETED, attempts=attempts)
+
+    def assert_state(self, instance: Instance[Any] | str, state: State, *, attempts: int | None = None) -> None:
+        """Raise AssertionError unless an instance is in a state, after so many attempts if that is given."""
+        id = instance if isinstance(instance, str) else instance.id
+        row = self._journal.row(id)
+        if row is None:
+            self._fail(f"instance {id}: expected {state!s}, but no such instance was ever stored")
+        if not row.state & state:
+            self._fail(f"instance {id}: expected {state!s}, got {words_of(id, row)}")
+        if attempts is not None and row.attempts != attempts:
+            self._fail(f"instance {id}: expected {attempts} attempt(s), got {words_of(id, row)}")
+
+    def _fail(self, text: str) -> NoReturn:
+        raise AssertionError(f"{text}\n{self._told()}")
+
+    def _told(self) -> str:
+        return f"seed {self.seed}, {self._told_mark}\n{self._journal.tail()}"

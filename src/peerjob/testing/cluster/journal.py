@@ -1,0 +1,135 @@
+"""What happened in a test cluster, in the order in which the store took it: the ground of assertions and of traces."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerjob.clock import to_datetime
+from peerjob.firing import FireRecord
+from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
+from peerjob.store.kv.rows import GONE, Row, decode_row
+from peerjob.store.kv.schedule_rows import decode_fire, decode_next
+
+from .times import ClusterClock
+
+SHOWN = 60
+"""Most events at the end of a trace that a failed assertion shows."""
+
+
+class TraceEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened: a fault, a change of an instance, or a fire."""
+
+    at_us: int
+    """Wall-clock time by the cluster's clock, microseconds since the epoch."""
+    elapsed: float
+    """Virtual seconds since the cluster was made."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{to_datetime(self.at_us):%Y-%m-%d %H:%M:%S.%f}  {self.text}"
+
+
+class _Raw(msgspec.Struct, frozen=True):
+    """An event that is put into words when it is read."""
+
+    at_us: int
+    elapsed: float
+    key: str
+    value: bytes
+
+
+class Journal(MemoryWatch):
+    """Hears of each instance, schedule and fire that the store writes, whoever writes it and whatever is answered."""
+
+    def __init__(self, data: MemoryData, namespace: str, clock: ClusterClock) -> None:
+        keys = self._keys = Keys(namespace)
+        self._clock = clock
+        self._events: list[_Raw] = []
+        self._next = f"{keys.root}next/"
+        self._ledger = f"{keys.root}ledger/"
+        self._names: dict[int, str] = {}
+        """Epoch of a ledger → name of its schedule."""
+        self._last: dict[str, bytes] = {}
+        self.active: set[str] = set()
+        """Ids of instances that are not final."""
+        self.changes = 0
+        """How many changes of instances there were."""
+        super().__init__(data, (keys.state, self._next, self._ledger))
+
+    def tell(self, key: str, value: bytes) -> None:
+        """Note a key that was put, as the store does under its lock."""
+        if key.startswith(self._keys.state):
+            id = key[len(self._keys.state) :]
+            if value == GONE:
+                return
+            self.changes += 1
+            self._last[id] = value
+            row = decode_row(value)
+            (self.active.discard if row.final and not row.releasing else self.active.add)(id)
+        elif key.startswith(self._next):
+            self._names[decode_next(value).epoch] = self._keys.unescaped(key[len(self._next) :])
+            return
+        elif not key.startswith(self._ledger):
+            return
+        self._add(key, value)
+
+    def say(self, text: str) -> None:
+        """Note what was done to the cluster."""
+        self._add("", text.encode())
+
+    def row(self, id: str) -> Row | None:
+        """An instance as it was written last, also after its removal."""
+        value = self._last.get(id)
+        return None if value is None else decode_row(value)
+
+    def rows(self) -> dict[str, Row]:
+        """Every instance that there was, as it was written last."""
+        return {id: decode_row(value) for id, value in self._last.items()}
+
+    def fires(self, schedule: str) -> list[FireRecord]:
+        """What became of the nominal times of a schedule, in order, also after the ledger has forgotten them."""
+        found: dict[str, FireRecord] = {}
+        for event in self._events:
+            if event.key.startswith(self._ledger) and self._schedule_of(event.key) == schedule:
+                found[event.key] = decode_fire(event.value)
+        return sorted(found.values(), key=lambda record: record.nominal_us)
+
+    def schedules(self) -> list[str]:
+        """The names of all schedules that there were."""
+        return sorted(set(self._names.values()))
+
+    def trace(self) -> list[TraceEvent]:
+        """Everything, in words."""
+        return [TraceEvent(at_us=event.at_us, elapsed=event.elapsed, text=self._words(event)) for event in self._events]
+
+    def tail(self) -> str:
+        """The end of the trace, as text."""
+        events = self._events[-SHOWN:]
+        lines = [f"  … {len(self._events) - SHOWN:,} earlier events"] if len(self._events) > SHOWN else []
+        lines += [f"  {TraceEvent(at_us=one.at_us, elapsed=one.elapsed, text=self._words(one))}" for one in events]
+        return "\n".join(lines)
+
+    def _add(self, key: str, value: bytes) -> None:
+        self._events.append(_Raw(self._clock.time_us(), self._clock.elapsed(), key, value))
+
+    def _schedule_of(self, key: str) -> str:
+        return self._names.get(int(key[len(self._ledger) :].split("/", 1)[0]), "?")
+
+    def _words(self, event: _Raw) -> str:
+        if not event.key:
+            return event.value.decode()
+        if event.key.startswith(self._ledger):
+            record = decode_fire(event.value)
+            about = f"schedule {self._schedule_of(event.key)!r} {record.outcome} for"
+            reason = f" ({record.reason})" if record.reason else ""
+            return f"{about} {to_datetime(record.nominal_us).isoformat()} by {record.node or '?'}{reason}"
+        return words_of(event.key[len(self._keys.state) :], decode_row(event.value))
+
+
+def words_of(id: str, row: Row) -> str:
+    """An instance and its latest state, for people."""
+    last = row.history[-1]
+    where = f" on {last.node}" if last.node else ""
+    why = f" ({last.note})" if last.note else ""
+    return f"{row.kind} {id[:8]}…{id[-4:]} {last.state}{where}{why}, attempt {row.attempts}"

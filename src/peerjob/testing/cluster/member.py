@@ -1,0 +1,101 @@
+# pyright: reportPrivateUsage=false
+# this file alone reaches into a node, to end it as the death of its process does
+"""One node of a test cluster: its lane, its clock, its links, and how each of them ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from peerjob.node.node import Node
+from peerjob.record import StoreLimits
+from peerjob.store.kv.elections import KVElections
+from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.store import KVStore
+
+from .lanes import Lane, Lanes
+from .times import ClusterClock, NodeClock, ServerClock, StoreClock
+from .wire import URL, Link, LinkedKeyValue
+
+RETRY_FOR = 30.0
+"""Seconds for which a node tries a call again while it is cut off, as with a store on the network."""
+
+
+class Member:
+    """One start of a node, from its process's first moment to its last."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        lanes: Lanes,
+        driver: ClusterClock,
+        data: MemoryData,
+        namespace: str,
+        limits: StoreLimits,
+        seed: str,
+        make: Callable[[Member], Node],
+    ) -> None:
+        self.name = name
+        self.lane = Lane(name)
+        self.clock = NodeClock(driver, seed)
+        self.store_link = Link()
+        self.coordinator_link = Link()
+        self._lanes = lanes
+        server = ServerClock(driver)
+        clock = StoreClock(self.clock)
+        self.store = KVStore(
+            LinkedKeyValue(data, server, self.store_link),
+            url=URL,
+            namespace=namespace,
+            clock=clock,
+            limits=limits,
+            local=data.objects,
+            retry_for=RETRY_FOR,
+        )
+        self._namespace = namespace
+        self._coordinator = LinkedKeyValue(data, server, self.coordinator_link)
+        self._store_clock = clock
+        self.node = make(self)
+
+    def elections(self) -> KVElections:
+        """A client for the leadership, over the coordinator's link."""
+        return KVElections(self._coordinator.separate(), url=URL, namespace=self._namespace, clock=self._store_clock)
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process is there, be it paused."""
+        return not self.lane.dropped and self.node.running
+
+    @property
+    def answers(self) -> bool:
+        """Whether it can be asked: it runs, and reaches the store."""
+        return self.lives and self.lane.runs and not self.store_link.cut
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it may act as leader at this moment."""
+        return self.lives and self.node.is_leader
+
+    def pause(self) -> None:
+        """Stand still, as after SIGSTOP."""
+        self._lanes.pause(self.lane)
+        self.clock.stand_still()
+
+    def resume(self) -> None:
+        """Go on, as after SIGCONT."""
+        self.clock.go_on()
+        self._lanes.resume(self.lane)
+
+    def kill(self) -> None:
+        """Vanish, as after SIGKILL: nothing of the node runs again, and it says goodbye to nobody."""
+        self._lanes.drop(self.lane)
+        self.clock.stand_still()
+        for link in (self.store_link, self.coordinator_link):
+            link.close()
+        session = self.node._session
+        if session is not None:
+            logging.getLogger().removeHandler(session._capture)
+            session._executor._threads.close()
+            for process in list(session._executor._processes._all):
+                process.kill()

@@ -1,0 +1,164 @@
+"""The time of a cluster: one driver, on which each node has a clock of its own that may be wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random  # noqa: TID251  # randomness that a test can repeat
+from collections.abc import Callable, Generator
+from datetime import datetime
+
+from peerjob.clock import to_us
+from peerjob.durations import Duration
+from peerjob.testing.clock import VirtualClock
+
+
+class ClusterClock(VirtualClock):
+    """Virtual time whose wall clock can stand still while nodes come up, and whose monotonic one never does."""
+
+    def __init__(self, start: datetime, seed: int) -> None:
+        super().__init__(start, seed)
+        self.start_us = to_us(start)
+        self._shift_us = 0
+        """What the wall clock is ahead of the monotonic one, since the start."""
+        self._stands_us: int | None = None
+        self._awaited: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    async def until(self, holds: Callable[[], bool], limit: Duration) -> bool:
+        """Move time on until something holds while the loop is at rest; False when `limit` of it was not enough."""
+        mover = self._mover(limit, "limit")
+        awaited = (holds, mover.arrival)
+        self._awaited.append(awaited)
+        try:
+            await mover.arrival
+        finally:
+            self._awaited.remove(awaited)
+        return holds()
+
+    def _at_rest(self) -> bool:
+        for holds, arrival in self._awaited:
+            if not arrival.done() and holds():
+                arrival.set_result(None)
+                return True
+        return super()._at_rest()
+
+    def time_us(self) -> int:
+        """Microseconds since the epoch, by the clocks that are right."""
+        if self._stands_us is not None:
+            return self._stands_us
+        return self.start_us + round(self.elapsed() * 1_000_000) + self._shift_us
+
+    @contextlib.contextmanager
+    def standing(self) -> Generator[None]:
+        """Let the wall clock stand still."""
+        self._stands_us = self.time_us()
+        try:
+            yield
+        finally:
+            self._shift_us = self._stands_us - self.start_us - round(self.elapsed() * 1_000_000)
+            self._stands_us = None
+
+
+class ServerClock:
+    """What ends the leases of a store: the monotonic time, which no change of a wall clock moves."""
+
+    virtual = True
+
+    def __init__(self, driver: ClusterClock) -> None:
+        self._driver = driver
+
+    def time_us(self) -> int:
+        """Microseconds."""
+        return self._driver.start_us + round(self._driver.elapsed() * 1_000_000)
+
+    def elapsed(self) -> float:
+        """Seconds."""
+        return self._driver.elapsed()
+
+    @property
+    def random(self) -> random.Random:
+        """The cluster's."""
+        return self._driver.random
+
+    def outside(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the cluster's time."""
+        return self._driver.outside()
+
+
+class NodeClock:
+    """A node's clock: right, or `ahead_us` ahead."""
+
+    virtual = True
+
+    def __init__(self, driver: ClusterClock, seed: str) -> None:
+        self.driver = driver
+        self.ahead_us = 0
+        self._random = random.Random(seed)
+        self._holds = contextlib.ExitStack()
+        self._outside = 0
+        self._stopped = False
+
+    def time_us(self) -> int:
+        """Microseconds since the epoch, as the node believes."""
+        return self.driver.time_us() + self.ahead_us
+
+    def elapsed(self) -> float:
+        """Seconds of the cluster's monotonic time."""
+        return self.driver.elapsed()
+
+    @property
+    def random(self) -> random.Random:
+        """A generator of the node's own, so that no other node's use of one changes what it does."""
+        return self._random
+
+    @contextlib.contextmanager
+    def outside(self) -> Generator[None]:
+        """Hold the cluster's time while a thread or a process works for the node, unless the node stands still."""
+        self._outside += 1
+        if not self._stopped:
+            self._holds.enter_context(self.driver.outside())
+        try:
+            yield
+        finally:
+            self._outside -= 1
+            if not self._stopped:
+                self._hold(self._outside)
+
+    def stand_still(self) -> None:
+        """Hold the cluster's time no more: the node is paused or dead, and takes no answer of a thread."""
+        self._stopped = True
+        self._hold(0)
+
+    def go_on(self) -> None:
+        """Hold the cluster's time again while a thread works."""
+        self._stopped = False
+        self._hold(self._outside)
+
+    def _hold(self, times: int) -> None:
+        self._holds.close()
+        for _ in range(times):
+            self._holds.enter_context(self.driver.outside())
+
+
+class StoreClock(NodeClock):
+    """A node's clock as its store uses it: the monotonic time goes with the wall clock, but for the node's error.
+
+    A store compares the two, to tell how far the clocks of nodes are apart.
+    """
+
+    def __init__(self, clock: NodeClock) -> None:
+        super().__init__(clock.driver, "")
+        self._clock = clock
+
+    def time_us(self) -> int:
+        """Microseconds since the epoch, as the node believes."""
+        return self._clock.time_us()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return (self.driver.time_us() - self.driver.start_us) / 1_000_000
+
+    @property
+    def random(self) -> random.Random:
+        """The node's."""
+        return self._clock.random

@@ -1,0 +1,132 @@
+"""A node's own connections to the store that all nodes of a test cluster share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from peerjob.errors import StoreUnavailableError
+from peerjob.record import Capabilities
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
+
+from .times import ServerClock
+
+URL = "memory://test-cluster"
+
+
+class Link:
+    """The network between one node and the store, for one purpose: the jobs, or the election."""
+
+    def __init__(self) -> None:
+        self.cut = False
+        self.watches: list[LinkedWatch] = []
+
+    def check(self) -> None:
+        """Raise StoreUnavailableError while it is cut."""
+        if self.cut:
+            raise StoreUnavailableError(URL, "the test has cut the node off")
+
+    def heal(self) -> None:
+        """Let the node reach the store again."""
+        self.cut = False
+        for watch in self.watches:
+            watch.miss()
+
+    def close(self) -> None:
+        """Forget the node: nothing is told to it any more."""
+        for watch in list(self.watches):
+            watch.close()
+
+
+class LinkedKeyValue:
+    """`KeyValue` on the shared data, over a link. Whose clock is right is for the nodes to find out, as on etcd."""
+
+    def __init__(self, data: MemoryData, clock: ServerClock, link: Link) -> None:
+        self._data = data
+        self._clock = clock
+        self._link = link
+        self._kv = MemoryKeyValue(data, clock)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return msgspec.structs.replace(self._kv.capabilities, clock="nodes", warnings=())
+
+    @property
+    def identity(self) -> str:
+        return self._kv.identity
+
+    @property
+    def full(self) -> bool:
+        return self._kv.full
+
+    async def open(self) -> None:
+        self._link.check()
+
+    async def close(self) -> None:
+        return
+
+    def separate(self) -> LinkedKeyValue:
+        return LinkedKeyValue(self._data, self._clock, self._link)
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        self._link.check()
+        return await self._kv.get(keys)
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        self._link.check()
+        return await self._kv.read(ranges)
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        self._link.check()
+        return await self._kv.txn(steps, also, guards)
+
+    def watch(self, *prefixes: str) -> LinkedWatch:
+        return LinkedWatch(self._data, prefixes, self._link)
+
+    async def grant(self, ttl_us: int) -> int:
+        self._link.check()
+        return await self._kv.grant(ttl_us)
+
+    async def keepalive(self, lease: int) -> bool:
+        self._link.check()
+        return await self._kv.keepalive(lease)
+
+    async def revoke(self, lease: int) -> None:
+        self._link.check()
+        await self._kv.revoke(lease)
+
+    async def remaining(self, leases: Sequence[int]) -> list[int]:
+        self._link.check()
+        return await self._kv.remaining(leases)
+
+
+class LinkedWatch:
+    """A watch over a link: while that is cut it tells nothing, and afterwards the node must read again."""
+
+    def __init__(self, data: MemoryData, prefixes: tuple[str, ...], link: Link) -> None:
+        self._data = data
+        self._watch = MemoryWatch(data, prefixes)
+        self._link = link
+        self._missed = False
+        link.watches.append(self)
+
+    async def changed(self, timeout: float) -> Mapping[str, bytes] | None:
+        put = await self._watch.changed(timeout)
+        if self._link.cut:
+            return {}
+        missed, self._missed = self._missed, False
+        return None if missed else put
+
+    def miss(self) -> None:
+        """Answer at once that something was missed."""
+        self._missed = True
+        with self._data.lock:
+            self._watch.tell(self._watch.prefixes[0], b"")
+
+    def close(self) -> None:
+        self._watch.close()
+        if self in self._link.watches:
+            self._link.watches.remove(self)
