@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_before_delay
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from peerjob.clock import Clock
 from peerjob.errors import StoreUnavailableError
@@ -33,9 +34,16 @@ class Retrying:
             if self._retry_for <= 0:
                 raise
             LOGGER.info("trying again for up to %g s: %s", self._retry_for, error)
+        time = asyncio.get_running_loop().time
+        until = time() + self._retry_for
+
+        def is_over(state: RetryCallState) -> bool:
+            # by the loop's clock, on which the waits pass
+            return time() + state.upcoming_sleep >= until
+
         again = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailableError),
-            stop=stop_before_delay(self._retry_for),
+            stop=is_over,
             wait=self._wait,
             reraise=True,
         )

@@ -6,7 +6,17 @@ needs pytest.
 """
 
 from .clock import VirtualClock
-from .cluster import TestCluster, TraceEvent
+from .cluster import BodyRun, Faults, TestCluster, TraceEvent
 from .helpers import advance, drain, running_node, scheduled
 
-__all__ = ["TestCluster", "TraceEvent", "VirtualClock", "advance", "drain", "running_node", "scheduled"]
+__all__ = [
+    "BodyRun",
+    "Faults",
+    "TestCluster",
+    "TraceEvent",
+    "VirtualClock",
+    "advance",
+    "drain",
+    "running_node",
+    "scheduled",
+]

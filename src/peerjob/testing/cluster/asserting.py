@@ -9,7 +9,7 @@ from peerjob.instance import Instance
 from peerjob.job import Job
 from peerjob.state import State
 
-from .journal import Journal, TraceEvent, words_of
+from .journal import BodyRun, Journal, TraceEvent, words_of
 
 
 class Assertions:
@@ -62,6 +62,24 @@ class Assertions:
             self._fail(f"instance {id}: expected {state!s}, got {words_of(id, row)}")
         if attempts is not None and row.attempts != attempts:
             self._fail(f"instance {id}: expected {attempts} attempt(s), got {words_of(id, row)}")
+
+    def runs(self, of: Job[..., Any, Any] | Instance[Any] | str) -> list[BodyRun]:
+        """Each run of a body of a job (or a kind), or of an instance, in the order in which they began."""
+        if isinstance(of, Instance):
+            return [run for run in self._journal.bodies if run.instance == of.id]
+        kind = of.kind if isinstance(of, Job) else of
+        return [run for run in self._journal.bodies if run.kind == kind]
+
+    def assert_never_concurrent(self, of: Job[..., Any, Any] | Instance[Any] | str) -> None:
+        """Raise AssertionError if two bodies of a job (or a kind), or of an instance, have run at the same time.
+
+        A body on a paused node runs until it is told to end. One on a killed node has ended with that.
+        """
+        latest: BodyRun | None = None
+        for run in self.runs(of):
+            if latest is not None and (latest.ended is None or latest.ended > run.began):
+                self._fail(f"two bodies ran at the same time: {latest}; and {run}")
+            latest = run
 
     def _fail(self, text: str) -> NoReturn:
         raise AssertionError(f"{text}\n{self._told()}")

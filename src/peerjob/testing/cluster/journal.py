@@ -30,6 +30,30 @@ class TraceEvent(msgspec.Struct, frozen=True, kw_only=True):
         return f"{to_datetime(self.at_us):%Y-%m-%d %H:%M:%S.%f}  {self.text}"
 
 
+class BodyRun(msgspec.Struct, kw_only=True):
+    """One run of a body: where, and from when until when."""
+
+    instance: str
+    kind: str
+    node: str
+    attempt: int
+    began: int
+    """The number of the event in the trace."""
+    began_us: int
+    """By the cluster's clock, microseconds since the epoch."""
+    ended: int | None = None
+    ended_us: int | None = None
+    end: str = ""
+    """"returned", the reason for which it was told to end, the class of its error, or "killed"; "" while it runs."""
+
+    def __str__(self) -> str:
+        until = "now" if self.ended_us is None else f"{to_datetime(self.ended_us):%Y-%m-%d %H:%M:%S.%f} ({self.end})"
+        return (
+            f"{self.kind} {short(self.instance)}, attempt {self.attempt}, on {self.node} "
+            f"from {to_datetime(self.began_us):%Y-%m-%d %H:%M:%S.%f} until {until}"
+        )
+
+
 class _Raw(msgspec.Struct, frozen=True):
     """An event that is put into words when it is read."""
 
@@ -53,8 +77,10 @@ class Journal(MemoryWatch):
         self._last: dict[str, bytes] = {}
         self.active: set[str] = set()
         """Ids of instances that are not final."""
-        self.changes = 0
-        """How many changes of instances there were."""
+        self.bodies: list[BodyRun] = []
+        """Every run of a body, in the order in which they began."""
+        self._running: set[int] = set()
+        """Places of those that have not ended."""
         super().__init__(data, (keys.state, self._next, self._ledger))
 
     def tell(self, key: str, value: bytes) -> None:
@@ -63,7 +89,6 @@ class Journal(MemoryWatch):
             id = key[len(self._keys.state) :]
             if value == GONE:
                 return
-            self.changes += 1
             self._last[id] = value
             row = decode_row(value)
             (self.active.discard if row.final and not row.releasing else self.active.add)(id)
@@ -77,6 +102,34 @@ class Journal(MemoryWatch):
     def say(self, text: str) -> None:
         """Note what was done to the cluster."""
         self._add("", text.encode())
+
+    def body_begins(self, instance: str, kind: str, node: str, attempt: int) -> int:
+        """Note that a body begins; returns what `body_ends` takes."""
+        run = BodyRun(
+            instance=instance,
+            kind=kind,
+            node=node,
+            attempt=attempt,
+            began=len(self._events),
+            began_us=self._clock.time_us(),
+        )
+        self.bodies.append(run)
+        self._running.add(len(self.bodies) - 1)
+        self.say(f"{kind} {short(instance)} begins on {node}, attempt {attempt}")
+        return len(self.bodies) - 1
+
+    def body_ends(self, place: int, end: str) -> None:
+        """Note that a body has ended."""
+        run = self.bodies[place]
+        self._running.discard(place)
+        run.ended, run.ended_us, run.end = len(self._events), self._clock.time_us(), end
+        self.say(f"{run.kind} {short(run.instance)} ends on {run.node}: {end}")
+
+    def node_vanishes(self, node: str) -> None:
+        """Note that the bodies of a node run no more."""
+        for place in sorted(self._running):
+            if self.bodies[place].node == node:
+                self.body_ends(place, "killed")
 
     def row(self, id: str) -> Row | None:
         """An instance as it was written last, also after its removal."""
@@ -127,9 +180,14 @@ class Journal(MemoryWatch):
         return words_of(event.key[len(self._keys.state) :], decode_row(event.value))
 
 
+def short(id: str) -> str:
+    """An id that a reader can tell from the others."""
+    return f"{id[:8]}…{id[-4:]}"
+
+
 def words_of(id: str, row: Row) -> str:
     """An instance and its latest state, for people."""
     last = row.history[-1]
     where = f" on {last.node}" if last.node else ""
     why = f" ({last.note})" if last.note else ""
-    return f"{row.kind} {id[:8]}…{id[-4:]} {last.state}{where}{why}, attempt {row.attempts}"
+    return f"{row.kind} {short(id)} {last.state}{where}{why}, attempt {row.attempts}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import logging
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar, cast
@@ -61,12 +62,17 @@ class Lanes:
     def uninstall(self) -> None:
         """End. Code of dropped lanes is thrown away now: what it has in `finally` runs up to its first await."""
         dropped, self._dropped = self._dropped, []
-        for task in dropped:
-            coroutine = task.get_coro()
-            assert coroutine is not None
-            # a context of its own, in which peerjob knows that this is no end of a run
-            with contextlib.suppress(BaseException):
-                Context().run(coroutine.close)
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # what is thrown away may complain of it
+        try:
+            for task in dropped:
+                coroutine = task.get_coro()
+                assert coroutine is not None
+                # a context of its own, in which peerjob knows that this is no end of a run
+                with contextlib.suppress(BaseException):
+                    Context().run(coroutine.close)
+        finally:
+            logging.disable(level)
         delattr(self._loop, "call_soon")
         self._loop.set_task_factory(cast(Any, self._make_task))
 

@@ -6,13 +6,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
+from peerjob.context import Context
+from peerjob.errors import NodeStoppedError, StoreUnavailableError
+from peerjob.node.binding import Binding
 from peerjob.node.node import Node
 from peerjob.record import StoreLimits
+from peerjob.store.base import Elections
 from peerjob.store.kv.elections import KVElections
 from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.store import KVStore
 
+from .faults import Faults
+from .journal import Journal
 from .lanes import Lane, Lanes
 from .times import ClusterClock, NodeClock, ServerClock, StoreClock
 from .wire import URL, Link, LinkedKeyValue
@@ -34,6 +41,8 @@ class Member:
         namespace: str,
         limits: StoreLimits,
         seed: str,
+        faults: Faults,
+        journal: Journal,
         make: Callable[[Member], Node],
     ) -> None:
         self.name = name
@@ -44,7 +53,9 @@ class Member:
         self._lanes = lanes
         server = ServerClock(driver)
         clock = StoreClock(self.clock)
-        self.store = KVStore(
+        self._faults = faults
+        self._journal = journal
+        store = KVStore(
             LinkedKeyValue(data, server, self.store_link),
             url=URL,
             namespace=namespace,
@@ -53,14 +64,47 @@ class Member:
             local=data.objects,
             retry_for=RETRY_FOR,
         )
+        self.store = faults.over(store, name, self._gate)
         self._namespace = namespace
         self._coordinator = LinkedKeyValue(data, server, self.coordinator_link)
         self._store_clock = clock
         self.node = make(self)
 
-    def elections(self) -> KVElections:
+    def elections(self) -> Elections:
         """A client for the leadership, over the coordinator's link."""
-        return KVElections(self._coordinator.separate(), url=URL, namespace=self._namespace, clock=self._store_clock)
+        elections = KVElections(
+            self._coordinator.separate(), url=URL, namespace=self._namespace, clock=self._store_clock
+        )
+        return self._faults.over_elections(elections, URL, self.name, self._gate)
+
+    async def _gate(self) -> None:
+        """Hold a call that the test itself makes through a node that is paused."""
+        while self.lane.paused:
+            await self.lane.moved.wait()
+        if self.lane.dropped:
+            raise StoreUnavailableError(URL, f"the process of node {self.name!r} was killed")
+
+    def watch_bodies(self) -> None:
+        """Have the journal told of each body; the node is started, and runs none yet."""
+        session = self.node._session
+        assert session is not None
+        executor, journal = session._executor, self._journal
+        call = executor.call
+
+        async def watched(
+            binding: Binding, data: bytes, context: Context, run_in: str, began: Callable[[], None] | None = None
+        ) -> Any:
+            run = journal.body_begins(context.id, context.kind, self.name, context.attempt)
+            try:
+                result = await call(binding, data, context, run_in, began)
+            except BaseException as error:
+                if not isinstance(error, GeneratorExit):
+                    journal.body_ends(run, context.asked or type(error).__name__)
+                raise
+            journal.body_ends(run, "returned")
+            return result
+
+        setattr(executor, "call", watched)  # noqa: B010  # a method, on purpose
 
     @property
     def lives(self) -> bool:
@@ -93,9 +137,13 @@ class Member:
         self.clock.stand_still()
         for link in (self.store_link, self.coordinator_link):
             link.close()
-        session = self.node._session
-        if session is not None:
-            logging.getLogger().removeHandler(session._capture)
-            session._executor._threads.close()
-            for process in list(session._executor._processes._all):
-                process.kill()
+        self._journal.node_vanishes(self.name)
+        session, self.node._session = self.node._session, None
+        if session is None:
+            return
+        logging.getLogger().removeHandler(session._capture)
+        session._executor._threads.close()
+        for process in list(session._executor._processes._all):
+            process.kill()
+        for id in list(session.waiters._waiting):
+            session.waiters._resolve(id, NodeStoppedError(f"node {self.name!r} was killed"))

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, cast, get_args, overload
 from uuid import UUID
 
 from typing_extensions import Unpack
 
-from peerjob.durations import Duration, format_seconds
+from peerjob.durations import Duration, format_seconds, to_seconds
 from peerjob.errors import NodeStateError, NodeStoppedError, OptionError
 from peerjob.instance import Instance
 from peerjob.job import Call, Job
 from peerjob.manager import Manager
 from peerjob.node.managing import JobSource
-from peerjob.node.node import GRACE, Node
+from peerjob.node.node import GRACE, Lifespan, Node
 from peerjob.record import Record, StoreLimits
 from peerjob.store.kv.memory_data import MemoryData
 from peerjob.testing.helpers import ClusterOptions
 
 from .asserting import Assertions
+from .faults import LATE, Faults, How
 from .journal import Journal, words_of
 from .lanes import Lanes
 from .member import Member
 from .times import ClusterClock
 
+Cut = Literal["store", "coordinator", "both"]
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -85,6 +88,7 @@ class TestCluster(Assertions):
         self._lanes = Lanes()
         self._lanes.install()
         self._journal = Journal(self._data, NAMESPACE, self.clock)
+        self._faults = Faults(self._journal.say)
         try:
             with self.clock.standing():
                 await self._boot()
@@ -117,11 +121,15 @@ class TestCluster(Assertions):
             namespace=NAMESPACE,
             limits=self._limits,
             seed=f"{self.seed}/{name}/{self._starts}",
+            faults=self._faults,
+            journal=self._journal,
             make=self._make,
         )
         await self._in_lane(member, member.node.start())
 
     def _make(self, member: Member) -> Node:
+        options = self._options.copy()
+        options["lifespan"] = self._lifespan(member)
         return Node(
             member.store,
             jobs=self._jobs,
@@ -131,11 +139,22 @@ class TestCluster(Assertions):
             clock=member.clock,
             coordinator=member.elections,
             limits=self._limits,
-            **self._options,
+            **options,
         )
+
+    def _lifespan(self, member: Member) -> Lifespan:
+        @contextlib.asynccontextmanager
+        async def lifespan(node: Node) -> AsyncGenerator[None]:
+            member.watch_bodies()
+            given = self._options.get("lifespan")
+            async with contextlib.nullcontext() if given is None else given(node):
+                yield
+
+        return lifespan
 
     async def _close(self) -> None:
         try:
+            self._faults.clear()
             members = [member for member in self._members.values() if not member.lane.dropped]
             for member in members:
                 self._heal(member)
@@ -208,6 +227,75 @@ class TestCluster(Assertions):
         self._journal.say(f"restart {member.name}")
         await self._run(self._start_member(member.name))
         return self.node(member.name)
+
+    async def pause(self, node: Node | str) -> None:
+        """Let a node stand still as SIGSTOP does: no code of it runs, its timers are late, its clock goes on.
+
+        Calls that a test makes through the node wait until `resume`. A sync body goes on in its thread.
+        """
+        member = self._need(node)
+        if not member.lane.paused:
+            self._journal.say(f"pause {member.name}")
+            member.pause()
+
+    async def resume(self, node: Node | str) -> None:
+        """Let a paused node go on, as SIGCONT does; it finds its timers overdue."""
+        member = self._need(node)
+        if member.lane.paused:
+            self._journal.say(f"resume {member.name}")
+            member.resume()
+
+    async def partition(self, node: Node | str, from_: Cut = "both") -> None:
+        """Cut a node off, from the store with the jobs, from the coordinator that elects the leader, or from both.
+
+        Calls fail until `heal`, and watches tell nothing. A node tries each call again for 30 s.
+        """
+        member = self._member(node)
+        if from_ not in get_args(Cut):
+            raise OptionError("from_", from_, f"one of {', '.join(map(repr, get_args(Cut)))}")
+        self._journal.say(f"partition {member.name} from {from_}")
+        if from_ != "coordinator":
+            member.store_link.cut = True
+        if from_ != "store":
+            member.coordinator_link.cut = True
+
+    async def heal(self, node: Node | str | None = None) -> None:
+        """End what `partition`, `store_fails` and `slow` do, to one node or (None) to all."""
+        members = list(self._members.values()) if node is None else [self._member(node)]
+        self._journal.say(f"heal {'all' if node is None else members[0].name}")
+        self._faults.clear(None if node is None else members[0].name)
+        for member in members:
+            self._heal(member)
+
+    async def skew(self, node: Node | str, by: Duration) -> None:
+        """Set a node's wall clock ahead of the right time, or behind it ("-30s"); "0s" puts it right."""
+        member = self._member(node)
+        self._journal.say(f"skew {member.name} by {by}")
+        member.clock.ahead_us = round(to_seconds(by, "by", negative=True) * 1_000_000)
+
+    async def store_fails(
+        self,
+        verb: str,
+        times: int | None = 1,
+        how: How = "error",
+        *,
+        node: Node | str | None = None,
+        by: Duration = LATE,
+    ) -> None:
+        """Let the next calls of a verb of the store fail: so many (None: until `heal`), of one node or (None) of all.
+
+        "error": the call is not done. "lost answer": it is done, and the caller cannot tell. "late": it is done at
+        once, and the answer takes `by`. "repeated": it is done twice, word for word. `verb` is one of the store
+        contract, of leases and elections too ("enqueue", "turn", "renew", "campaign" …); "claim" and "commit" mean the
+        turns of nodes that do so, "*" is every verb. Raises OptionError.
+        """
+        name = None if node is None else self._member(node).name
+        self._faults.add(verb, how, times=times, node=name, by=by)
+        self._journal.say(f"{verb} of {name or 'all'} fails {times or 'many'} time(s): {how}")
+
+    async def slow(self, verb: str, by: Duration, *, node: Node | str | None = None) -> None:
+        """Let each answer to a verb take so long until `heal`, for one node or (None) for all."""
+        await self.store_fails(verb, None, "late", node=node, by=by)
 
     def _heal(self, member: Member) -> None:
         for link in (member.store_link, member.coordinator_link):
