@@ -1,0 +1,177 @@
+"""Runs a random program on a test cluster, to its rest, and gathers the evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from peerjob import Node, PeerjobError
+from peerjob.record import StoreLimits
+from peerjob.testing import TestCluster
+
+from .bodies import Bodies
+from .calls import Calls
+from .checker import check
+from .evidence import Evidence, Violation
+from .faults import Faults
+from .gathering import gather
+from .program import Op, Program
+
+REST = "10m"
+"""Virtual time within which a program comes to rest after its last operation, with every fault healed."""
+ANSWERED = "5m"
+
+
+@dataclass(kw_only=True)
+class Verdict:
+    """What came of one program."""
+
+    program: Program
+    violations: list[Violation]
+    trace: list[str]
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """(verb, fault) → calls that were made while the fault was at work."""
+    evidence: Evidence
+
+    @property
+    def digest(self) -> str:
+        """A short text that two runs share exactly when they have the same trace."""
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:16]
+
+
+class Runner:
+    """One run of one program."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._trace: list[str] = []
+        self._pairs: Counter[tuple[str, str]] = Counter()
+        self._unexpected: list[Violation] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._drained: set[str] = set()
+        self._cluster: TestCluster
+        self._bodies: Bodies
+        self._calls: Calls
+        self._faults: Faults
+
+    async def run(self) -> Verdict:
+        """Run the program, and judge it."""
+        program = self._program
+        self._bodies = Bodies(lambda: self._cluster.clock.time_us())
+        jobs = {number: self._bodies.job(number) for number in range(program.kinds)}
+        asyncio.get_running_loop().set_exception_handler(self._hear)
+        async with TestCluster(
+            nodes=program.nodes,
+            jobs=list(jobs.values()),
+            seed=program.seed,
+            workers=program.workers,
+            lease_ttl=program.ttl,
+            limits=StoreLimits(),
+        ) as cluster:
+            self._cluster = cluster
+            self._calls = Calls(self._bodies, jobs, cluster.clock.time_us)
+            self._faults = Faults(cluster)
+            for number, op in enumerate(program.ops):
+                if op.gap:
+                    await cluster.advance(op.gap)
+                self._begin(number, op)
+            await self._rest()
+            evidence = await gather(cluster, self._bodies, self._calls, self._faults, ttl=program.ttl)
+            events = [str(event) for event in cluster.trace]
+        return Verdict(
+            program=program,
+            violations=[*self._unexpected, *check(evidence)],
+            trace=[*self._trace, *events],
+            pairs=self._pairs,
+            evidence=evidence,
+        )
+
+    def _begin(self, number: int, op: Op) -> None:
+        if op.verb == "nothing":
+            return
+        work = self._fault(number, op) if op.is_fault else self._call(number, op)
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _fault(self, number: int, op: Op) -> None:
+        try:
+            told = await self._faults.do(op)
+        except PeerjobError as error:
+            told = f"{type(error).__name__}: {error}"
+        if op.verb in ("kill", "stop", "restart"):
+            self._drained.discard(f"node-{op.given['node'] + 1}")
+        self._say(number, op, told)
+
+    async def _call(self, number: int, op: Op) -> None:
+        node = self._node(op.given["node"])
+        if node is None:
+            self._say(number, op, "no node runs")
+            return
+        for fault in self._faults.at_work():
+            self._pairs[op.verb, fault] += 1
+        if op.verb == "drain":
+            self._drained.add(node.name)
+        try:
+            told = await within(self._cluster, node, self._calls.make(number, op, node))
+        except (PeerjobError, TimeoutError) as error:
+            told = type(error).__name__
+        except Exception as error:
+            logging.getLogger("simulation").exception("operation %d failed", number)
+            told = f"{type(error).__name__}: {error}"
+            self._unexpected.append(Violation("UNEXPECTED", f"operation {number} {op.verb}", told))
+        self._say(number, op, told)
+
+    def _node(self, wanted: int) -> Node | None:
+        """The node of a number if its process is there, else the next one that is."""
+        alive = {node.name: node for node in self._cluster.nodes}
+        count = self._program.nodes
+        for number in range(wanted, wanted + count):
+            node = alive.get(f"node-{number % count + 1}")
+            if node is not None:
+                return node
+        return None
+
+    async def _rest(self) -> None:
+        """Heal everything, have every node run every kind, and wait until nothing is queued or runs."""
+        cluster = self._cluster
+        names = [f"node-{number + 1}" for number in range(self._program.nodes)]
+        await heal(cluster, names)
+        self._faults.close()
+        await cluster.advance(2)
+        answered = asyncio.gather(*self._tasks)
+        await cluster.clock.run(answered, ANSWERED)
+        for name in names:
+            alive = {node.name for node in cluster.nodes}
+            if name in self._drained and name in alive:
+                await cluster.stop(name)
+                alive.discard(name)
+            if name not in alive:
+                await cluster.restart(name)
+        for node in cluster.nodes:
+            for job in [self._bodies.job(number) for number in range(self._program.kinds)]:
+                if job.kind not in {known.kind for known in node.jobs()}:
+                    node.register(job)
+        first = cluster.nodes[0]
+        for schedule in await cluster.clock.run(within(cluster, first, first.schedules())):
+            await cluster.clock.run(within(cluster, first, first.pause_schedule(schedule)))
+        try:
+            await cluster.run_until_idle(REST)
+        except AssertionError as error:
+            self._trace.append(str(error).splitlines()[0])
+
+    def _say(self, number: int, op: Op, told: str) -> None:
+        self._trace.append(f"{self._cluster.clock.elapsed():.6f} {number} {op.verb}: {told}")
+
+    def _hear(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        text = f"{context.get('message')}: {context.get('exception')!r}"
+        self._unexpected.append(Violation("UNEXPECTED", "event loop", text))
+
+
+def run(program: Program) -> Verdict:
+    """Run a program on an event loop of its own."""
+    logging.getLogger("peerjob").setLevel(logging.CRITICAL)
+    return asyncio.run(Runner(program).run())
