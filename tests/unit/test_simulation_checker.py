@@ -295,7 +295,8 @@ ILLEGAL: dict[str, tuple[str, Callable[[], Evidence]]] = {
     "more lines than allowed": ("BOUNDED", lambda: evidence(logs={ID: [LogLine(1, 1, "line")] * 1001})),
     "a variable that another body set": ("ISOLATED", lambda: evidence(None, a_run(found=OTHER))),
     "arguments of another instance": ("ISOLATED", lambda: evidence(None, a_run(token=f"t-{OTHER}"))),
-    "tags of another instance": ("ISOLATED", lambda: evidence(None, a_run(tags=("red",)))),
+    "tags of another instance": ("ISOLATED", lambda: evidence(a_record(tags=("red",)))),
+    "the key of another instance": ("ISOLATED", lambda: evidence(a_record(key="other"))),
     "a line of another instance": ("ISOLATED", lambda: evidence(logs={ID: [LogLine(1, 1, f"body t-{OTHER} says")]})),
     "the progress of another instance": (
         "ISOLATED",

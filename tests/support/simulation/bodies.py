@@ -47,19 +47,18 @@ class Bodies:
             id=instance.id,
             kind=instance.kind,
             token=token,
-            tags=instance.tags,
+            tags=tuple(given.get("tags", ())),
             priority=instance.priority,
             due_us=instance.record.due_us,
             max_retries=given["max_retries"],
             max_crashes=given.get("max_crashes", Order.max_crashes),
-            key=instance.key,
+            key=given.get("key"),
         )
 
     async def body(self, token: str, plan: list[str], padding: str = "", context: Context = INJECTED) -> Any:
         """The body of every job: does what its plan says for this run, and writes down when it began and ended."""
-        worker, instance = context.worker, context.instance
+        worker = context.worker
         assert worker is not None
-        assert instance is not None
         step = plan[min(self._begun[context.id], len(plan) - 1)]
         self._begun[context.id] += 1
         run = Run(
@@ -71,7 +70,6 @@ class Bodies:
             begin_us=self._now_us(),
             token=token,
             found=VARIABLE.get(),
-            tags=instance.tags,
             stubborn=step.startswith("ignore"),
         )
         self.runs.append(run)

@@ -24,7 +24,8 @@ class Calls:
         self._ids: dict[int, list[str]] = {}
         """Operation → instances that it made."""
         self.snapshots: dict[str, list[tuple[Transition, ...]]] = {}
-        self.clears = False
+        self.removes = False
+        """Whether final instances may be gone: cleared, or because their retention is over."""
         self.folds = False
 
     async def make(self, number: int, op: Op, node: Node) -> str:
@@ -80,7 +81,11 @@ class Calls:
             self._ids.setdefault(number, []).append(made.id)
             old = self._bodies.orders.get(id)
             if old is not None:
-                options = {"max_retries": old.max_retries, "max_crashes": old.max_crashes}
+                options = {
+                    "max_retries": old.max_retries,
+                    "max_crashes": old.max_crashes,
+                    "tags": old.tags,
+                }
                 self._bodies.ordered(made, old.token, options)
         return str(len(self._ids.get(number, ())))
 
@@ -146,7 +151,7 @@ class Calls:
     # -- clearing and nodes
 
     async def _clear_instances(self, _: int, node: Node, given: dict[str, Any]) -> int:
-        self.clears = True
+        self.removes = True
         return await node.clear_instances(Filter(older_than=given["older"]))
 
     async def _clear_history(self, _: int, node: Node, given: dict[str, Any]) -> int:
@@ -171,6 +176,7 @@ class Calls:
     # -- inside
 
     def _job(self, work: dict[str, Any]) -> Job[..., Any, Any]:
+        self.removes = self.removes or "retention" in work["options"]
         return self._jobs[work["kind"]].with_options(**work["options"])
 
     def _those(self, given: dict[str, Any]) -> list[str]:

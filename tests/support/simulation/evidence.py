@@ -30,14 +30,10 @@ class Run:
     """The reason with which the node asked it to end, if it did."""
     stubborn: bool = False
     """Whether the body ignores cancellation."""
-    continues: bool = False
-    """Whether its job has `on_store_loss="continue"`."""
     token: str = ""
     """The argument that the body was called with; each instance has one of its own."""
     found: str = ""
     """The value of a context variable when the body began; each body sets it, none expects a value."""
-    tags: tuple[str, ...] = ()
-    """The tags that the body saw."""
     result: object = None
     """The value that the body returned."""
 

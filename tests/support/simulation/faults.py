@@ -65,43 +65,43 @@ class Faults:
 
     async def _freeze(self, given: dict[str, Any]) -> str:
         name = self._name(given)
-        self._cluster.pause(name)
+        await self._cluster.pause(name)
         self._begins("freeze", name)
         return "frozen"
 
     async def _thaw(self, given: dict[str, Any]) -> str:
         name = self._name(given)
-        self._cluster.resume(name)
+        await self._cluster.resume(name)
         self._close("freeze", name)
         self._lingers("thaw")
         return "thawed"
 
     async def _partition(self, given: dict[str, Any]) -> str:
         name = self._name(given)
-        self._cluster.partition(name, from_=given["from_"])
+        await self._cluster.partition(name, from_=given["from_"])
         self._begins("partition", name)
         return f"cut off from {given['from_']}"
 
     async def _heal(self, given: dict[str, Any]) -> str:
         name = self._name(given)
-        self._cluster.heal(name)
+        await self._cluster.heal(name)
         self._close("partition", name)
         self._lingers("heal")
         return "healed"
 
     async def _skew(self, given: dict[str, Any]) -> str:
-        self._cluster.skew(self._name(given), given["by"])
+        await self._cluster.skew(self._name(given), given["by"])
         self.skew_us = max(self.skew_us, round(abs(given["by"]) * 1_000_000))
         self._lingers("skew")
         return f"{given['by']} s"
 
     async def _fail(self, given: dict[str, Any]) -> str:
-        self._cluster.store_fails(given["verb"], times=given["times"], how=given["how"])
+        await self._cluster.store_fails(given["verb"], times=given["times"], how=given["how"])
         self._lingers(given["how"])
         return ""
 
     async def _slow(self, given: dict[str, Any]) -> str:
-        self._cluster.slow(given["verb"], given["by"])
+        await self._cluster.slow(given["verb"], given["by"])
         self._lingers("slow")
         return ""
 

@@ -14,6 +14,8 @@ from .evidence import Evidence, Ledger, Run, Violation
 from .owners import lost_touch, told
 
 MADE = (FireOutcome.FIRED, FireOutcome.BACKFILLED)
+JUDGED = (FireOutcome.FIRED, FireOutcome.TRIGGERED)
+"""Fires that `overlap` holds for; a backfill does not ask it."""
 
 
 def one_fire(evidence: Evidence) -> Iterator[Violation]:
@@ -25,8 +27,8 @@ def one_fire(evidence: Evidence) -> Iterator[Violation]:
       and for no other time; `count` of a stretch is the number of its times.
     * Each instance of a schedule stands in the ledger under its nominal time, unless the ledger no longer reaches back.
     * No time is fired before it comes, by the clocks of the nodes.
-    * With an overlap other than "allow", no two bodies of one schedule run at once. The exceptions are those of
-      ONE-OWNER.
+    * With an overlap other than "allow", no two bodies of one schedule run at once, those of backfills aside. The
+      exceptions are those of ONE-OWNER.
     """
     made: dict[str, dict[int, list[str]]] = {}
     for record in evidence.records.values():
@@ -53,19 +55,19 @@ def _twice(ledger: Ledger) -> Iterator[str]:
     for id, count in instances.items():
         if count > 1:
             yield f"instance {id} stands in {count} records"
-    advancing = [record for record in ledger.records if record.outcome.advances]
+    advancing = [record for record in ledger.records if _advances(record)]
     for before, after in itertools.pairwise(sorted(advancing, key=lambda record: record.nominal_us)):
         if after.nominal_us <= _last(before):
             yield f"nominal time {after.nominal_us} belongs to two records: {before.outcome} and {after.outcome}"
 
 
 def _unaccounted(ledger: Ledger) -> Iterator[str]:
-    if len(ledger.definitions) != 1:
+    if len({(one.cron, one.every_us, one.anchor_us, one.timezone) for one in ledger.definitions}) != 1:
         return
     recurrence = recurrence_of(ledger.definitions[0])
     times: list[int] = []
     for record in ledger.records:
-        if not record.outcome.advances:
+        if not _advances(record):
             continue
         stretch = list(recurrence.times(record.nominal_us - 1, _last(record)))
         if len(stretch) != record.count:
@@ -107,7 +109,7 @@ def _early(evidence: Evidence, ledger: Ledger) -> Iterator[str]:
 def _side_by_side(evidence: Evidence, ledger: Ledger) -> Iterator[str]:
     if any(definition.overlap is Overlap.ALLOW for definition in ledger.definitions):
         return
-    ids = {record.instance for record in ledger.records if record.instance}
+    ids = {record.instance for record in ledger.records if record.instance and record.outcome in JUDGED}
     runs = sorted((run for run in evidence.runs if run.id in ids), key=lambda run: run.begin_us)
     latest: Run | None = None
     for run in runs:
@@ -124,6 +126,11 @@ def _overlap(evidence: Evidence, before: Run, after: Run) -> bool:
     if over_us is not None and after.begin_us >= over_us:
         return False
     return not lost_touch(evidence, before)
+
+
+def _advances(record: FireRecord) -> bool:
+    """Whether a record accounts for a nominal time; a trigger that was skipped is no leader's, and has no term."""
+    return record.outcome.advances and not (record.outcome is FireOutcome.SKIPPED and not record.coordinator)
 
 
 def _last(record: FireRecord) -> int:

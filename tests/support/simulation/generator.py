@@ -128,6 +128,8 @@ class Generator:
             options["timeout"] = rng.choice((0.5, 1, 3))
         if self._chance(0.05):
             options["max_crashes"] = rng.choice((0, 1))
+        if self._chance(0.05):
+            options["retention"] = rng.choice((0, 2))
         if self._chance(0.1):
             options["on_store_loss"] = "continue"
         given: Given = {"kind": rng.randrange(self._kinds), "plan": self._plan(), "options": options}

@@ -26,8 +26,9 @@ def order(evidence: Evidence) -> Iterator[Violation]:
     """ORDER: of one kind, no instance is claimed while one with a better place waits.
 
     The place is (priority, due time, id). The check looks at the first claim of each instance that a caller scheduled,
-    as its due time is known then. An instance is passed over rightly when it is a suspect, when it waits for a
-    schedule's slot, or when it was not due yet by the clock of some node. A store without strict order is not judged.
+    as its due time is known then. Three kinds of instances may be passed over: a suspect, one that waits for a
+    schedule's slot, and one that was delayed, until a node has moved it to the due ones. A store without strict order
+    is not judged, and neither are nodes whose clocks differ.
     """
     if not evidence.strict or evidence.skew_us:
         return
@@ -41,7 +42,8 @@ def order(evidence: Evidence) -> Iterator[Violation]:
         waiting = [
             first
             for first in firsts
-            if not is_suspect(evidence.records[first.id].crashes, evidence.records[first.id].losses)
+            if first.place[1] <= first.ready_us
+            and not is_suspect(evidence.records[first.id].crashes, evidence.records[first.id].losses)
         ]
         for taken in firsts:
             if taken.claimed_us is None:
@@ -58,11 +60,10 @@ def order(evidence: Evidence) -> Iterator[Violation]:
 
 def _first(one: Order, record: Record, ended_us: int) -> _First:
     left = [entry for entry in record.history if entry.state not in (State.CREATED, State.SCHEDULED)]
-    claimed_us = left[0].at_us if left and left[0].state is State.PROCESSING else None
     return _First(
         one.id,
         (record.priority, one.due_us, one.id),
-        max(one.due_us, record.history[0].at_us),
-        claimed_us,
+        record.history[0].at_us,
+        left[0].at_us if left and left[0].state is State.PROCESSING else None,
         left[0].at_us if left else ended_us,
     )

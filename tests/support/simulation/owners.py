@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from peerjob.codec import decode_value
+from peerjob.spec import decode_spec
 from peerjob.state import State
 
 from .evidence import Evidence, Run, Violation
@@ -92,7 +93,13 @@ def overlap(evidence: Evidence, before: Run, after: Run) -> bool:
             after.begin_us <= back_us + AWAKE_US and over_us is not None and over_us <= back_us + AWAKE_US
         ):
             return False
-    return not ((before.stubborn or before.continues) and lost_touch(evidence, before))
+    return not ((before.stubborn or _continues(evidence, before)) and lost_touch(evidence, before))
+
+
+def _continues(evidence: Evidence, run: Run) -> bool:
+    """Whether a run goes on when its node loses the store."""
+    record = evidence.records.get(run.id)
+    return record is None or decode_spec(record.spec).overrides.get("on_store_loss") == "continue"
 
 
 def lost_touch(evidence: Evidence, run: Run) -> bool:

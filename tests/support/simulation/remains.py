@@ -30,7 +30,8 @@ def bounded(evidence: Evidence) -> Iterator[Violation]:
 def isolated(evidence: Evidence) -> Iterator[Violation]:
     """ISOLATED: nothing of one job is seen by another job.
 
-    * A body finds its context variable unset, and sees the arguments and tags that its instance was scheduled with.
+    * A body finds its context variable unset, and is called with the arguments that its instance was scheduled with.
+    * An instance has the tags and the key that it was scheduled with.
     * Log lines and progress of an instance are its own, and the result that a body returns is stored with its instance.
     """
     for run in evidence.runs:
@@ -44,8 +45,9 @@ def isolated(evidence: Evidence) -> Iterator[Violation]:
             continue
         if run.token != order.token:
             yield Violation("ISOLATED", run.id, f"its body was called with {run.token!r} instead of {order.token!r}")
-        if run.tags != order.tags:
-            yield Violation("ISOLATED", run.id, f"its body saw the tags {run.tags} instead of {order.tags}")
+        if record is not None and (record.tags, record.key) != (order.tags, order.key):
+            text = f"it has the tags {record.tags} and the key {record.key!r} instead of {order.tags}, {order.key!r}"
+            yield Violation("ISOLATED", run.id, text)
     tokens = {run.id: run.token for run in evidence.runs}
     for id, lines in evidence.logs.items():
         for line in lines:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from .calls import Calls
 from .checker import check
 from .evidence import Evidence, Violation
 from .faults import Faults
-from .gathering import gather
+from .gathering import Definitions, gather, heal, within
 from .program import Op, Program
 
 REST = "10m"
@@ -62,8 +61,8 @@ class Runner:
     async def run(self) -> Verdict:
         """Run the program, and judge it."""
         program = self._program
-        self._bodies = Bodies(lambda: self._cluster.clock.time_us())
-        jobs = {number: self._bodies.job(number) for number in range(program.kinds)}
+        bodies = self._bodies = Bodies(self._now_us)
+        jobs = {number: bodies.job(number) for number in range(program.kinds)}
         asyncio.get_running_loop().set_exception_handler(self._hear)
         async with TestCluster(
             nodes=program.nodes,
@@ -76,12 +75,13 @@ class Runner:
             self._cluster = cluster
             self._calls = Calls(self._bodies, jobs, cluster.clock.time_us)
             self._faults = Faults(cluster)
+            definitions = Definitions(cluster)
             for number, op in enumerate(program.ops):
                 if op.gap:
                     await cluster.advance(op.gap)
                 self._begin(number, op)
             await self._rest()
-            evidence = await gather(cluster, self._bodies, self._calls, self._faults, ttl=program.ttl)
+            evidence = await gather(cluster, self._bodies, self._calls, self._faults, definitions, ttl=program.ttl)
             events = [str(event) for event in cluster.trace]
         return Verdict(
             program=program,
@@ -162,6 +162,9 @@ class Runner:
             await cluster.run_until_idle(REST)
         except AssertionError as error:
             self._trace.append(str(error).splitlines()[0])
+
+    def _now_us(self) -> int:
+        return self._cluster.clock.time_us()
 
     def _say(self, number: int, op: Op, told: str) -> None:
         self._trace.append(f"{self._cluster.clock.elapsed():.6f} {number} {op.verb}: {told}")

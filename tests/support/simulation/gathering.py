@@ -1,0 +1,137 @@
+# pyright: reportPrivateUsage=false
+# this file alone reaches into a test cluster
+"""Reads what a program left behind, once it is at rest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from peerjob import Node, Query
+from peerjob.definition import Definition, decode_definition
+from peerjob.query import MAX_LIMIT
+from peerjob.record import LogLine, Record
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import MemoryWatch
+from peerjob.store.kv.schedule_rows import decode_schedule
+from peerjob.store.kv.store import KVStore
+from peerjob.testing import TestCluster
+from peerjob.testing.cluster.simulated import NAMESPACE
+from support.leaders import read_ledger
+from support.leftovers import leftovers_of
+
+from .bodies import Bodies
+from .calls import Calls
+from .evidence import Evidence, Ledger
+from .faults import Faults
+
+T = TypeVar("T")
+FORGOTTEN = "15m"
+"""Virtual time after which an answer that the store keeps for a repeated request has expired."""
+
+
+async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T]) -> T:
+    """Await work as a part of a node's process: it stands still and dies with it."""
+    return await cluster._in_lane(cluster._member(node), work)
+
+
+async def heal(cluster: TestCluster, names: Sequence[str]) -> None:
+    """End every fault but the absence of nodes that were killed or stopped."""
+    await cluster.heal()
+    for name in names:
+        await cluster.skew(name, 0)
+        if cluster._member(name).lane.paused:
+            await cluster.resume(name)
+
+
+async def gather(
+    cluster: TestCluster, bodies: Bodies, calls: Calls, faults: Faults, definitions: Definitions, *, ttl: float
+) -> Evidence:
+    """All evidence of a cluster that is at rest. Stops its nodes, and removes every instance, to see what is left."""
+    store = a_store(cluster)
+    await store.open()
+    records: dict[str, Record] = {record.id: record async for record in _records(store)}
+    logs = {id: await _lines(store, id) for id in records}
+    ledgers = [ledger async for ledger in _ledgers(store, definitions)]
+    known = cluster._journal.rows()
+    cleared = frozenset(id for id, row in known.items() if id not in records and row.final)
+    evidence = Evidence(
+        ttl_us=round(ttl * 1_000_000),
+        ended_us=cluster.clock.time_us(),
+        orders=bodies.orders,
+        records=records,
+        cleared=cleared if calls.removes else frozenset(),
+        snapshots=calls.snapshots,
+        folded=calls.folds,
+        logs=logs,
+        runs=bodies.runs,
+        absences=faults.absences,
+        ledgers=ledgers,
+        skew_us=faults.skew_us,
+        strict=cluster.nodes[0].capabilities.order == "strict",
+    )
+    await cluster.advance(2 * ttl + 3)  # the nodes that were killed last are taken for dead
+    for node in cluster.nodes:
+        await cluster.stop(node)
+    await store.clear()
+    await cluster.advance(FORGOTTEN)
+    await store.expire(1000)
+    evidence.leftovers = await leftovers_of(store)
+    await store.close()
+    return evidence
+
+
+def a_store(cluster: TestCluster) -> KVStore:
+    """A store on a cluster's data that no fault reaches."""
+    kv = MemoryKeyValue(cluster._data, cluster.clock)
+    return KVStore(kv, url="memory://", namespace=NAMESPACE, clock=cluster.clock, limits=cluster._limits, local={})
+
+
+async def _records(store: KVStore) -> AsyncIterator[Record]:
+    query = Query(limit=MAX_LIMIT)
+    while True:
+        page = await store.lookup(query)
+        for record in page.records:
+            yield record
+        if page.cursor is None:
+            return
+        query = query.at(page.cursor)
+
+
+async def _lines(store: KVStore, id: str) -> Sequence[LogLine]:
+    return (await store.logs(id, limit=10_000)).lines
+
+
+async def _ledgers(store: KVStore, definitions: Definitions) -> AsyncIterator[Ledger]:
+    page = await store.changed_schedules(0)
+    for row in page.rows:
+        if not row.removed:
+            records = tuple(await read_ledger(store, row.name))
+            yield Ledger(row=row, records=records, definitions=definitions.of(row.name))
+
+
+class Definitions(MemoryWatch):
+    """Every definition that each schedule has had since it was made."""
+
+    def __init__(self, cluster: TestCluster) -> None:
+        self._prefix = f"{NAMESPACE}/schedule/"
+        self._found: dict[str, tuple[int, list[Definition]]] = {}
+        super().__init__(cluster._data, (self._prefix,))
+
+    def tell(self, key: str, value: bytes) -> None:
+        """Note what was put; the store tells of keys that any watch wants."""
+        if not key.startswith(self._prefix):
+            return
+        schedule, name = decode_schedule(value), unquote(key[len(self._prefix) :])
+        epoch, known = self._found.get(name, (0, []))
+        if epoch != schedule.epoch:
+            known = []
+        definition = decode_definition(schedule.definition)
+        if definition not in known:
+            known = [*known, definition]
+        self._found[name] = schedule.epoch, known
+
+    def of(self, name: str) -> tuple[Definition, ...]:
+        """Those of a schedule since it was made anew last."""
+        return tuple(self._found[name][1])
