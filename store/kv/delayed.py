@@ -91,14 +91,14 @@ class DelayedQueue:
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
         """When the earliest one falls due; lets each queue begin there. None also where others decide that."""
-        if self._context.skew.is_off:
+        if not self._context.skew.decides:
             return None
         place = await self._context.queues.earliest(heads)
         return None if place == AFTER_ALL else int(place[:18])
 
     def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
         """Reads that find nothing as long as no delayed instance falls due before that time."""
-        if self._context.skew.is_off:
+        if not self._context.skew.decides:
             return []
         stop = None if next_due_us is None else time_text(next_due_us)
         return [

@@ -68,6 +68,11 @@ class Skew:
         """Whether others should decide what is due."""
         return abs(self.judgement.ahead_us) > MOST_OFF_US
 
+    @property
+    def decides(self) -> bool:
+        """Whether this node's clock decides what is due: it is known to be right."""
+        return self.judgement.known and not self.is_off
+
     def median_us(self) -> int:
         """The time by the clock that counts, as far as the last renewal tells, whatever this node's clock shows."""
         return self._median_us + round(self._clock.elapsed() * 1_000_000)

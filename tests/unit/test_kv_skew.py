@@ -161,6 +161,20 @@ async def test_a_node_that_joins_goes_by_no_clock_before_it_heard_its_peers(benc
     assert set(known) == {300}
 
 
+async def test_a_node_that_does_not_know_its_clock_yet_is_told_of_no_due_time(bench: Bench) -> None:
+    """It moves nothing by then, so it would ask for what is overdue again and again, a thousand times a second."""
+    await bench.make_silent(1)
+    (node,) = await bench.join(0)
+    await node.store.enqueue(bench.make.instances(1, delay_us=1))
+    await bench.clock.advance(1)
+    assert not (await node.renew()).clock_known
+    waiting = await node.claim()
+    assert (waiting.claims, waiting.next_due_us) == ((), None)
+    await bench.clock.advance(5.1)
+    await node.renew()
+    assert len(await node.take()) == 1
+
+
 async def test_a_node_waits_no_longer_for_peers_that_tell_nothing(bench: Bench) -> None:
     await bench.make_silent(1)
     (node,) = await bench.join(0)
