@@ -42,7 +42,7 @@ class Bodies:
         """Note an instance that a caller was told of; one that was found by its key is known already."""
         if not instance.is_new:
             return
-        given = {"max_retries": 2} | (options or {})
+        given: dict[str, Any] = {"max_retries": 2} | (options or {})
         self.orders[instance.id] = Order(
             id=instance.id,
             kind=instance.kind,

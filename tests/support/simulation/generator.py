@@ -49,6 +49,7 @@ class Generator:
         self._seed = seed
         self._nodes = self._random.choice((1, 2, 3, 3, 3, 4))
         self._kinds = self._random.choice((1, 2, 3, 5, 8, 8, 20, 64, 200, 500) if self._chance(0.3) else (1, 3, 5, 8))
+        self._priorities = self._random.sample((-(2**31), -1, 0, 1, 10, 2**31 - 1), self._random.choice((1, 2, 2, 4)))
         self._schedules = 0
         self._ops: list[Op] = []
         self._skews = self._chance(0.3)
@@ -113,7 +114,7 @@ class Generator:
         rng = self._random
         options: Given = {}
         if self._chance(0.4):
-            options["priority"] = rng.choice((-(2**31), -1, 0, 1, 5, 10, 2**31 - 1))
+            options["priority"] = rng.choice(self._priorities)
         if self._chance(0.3):
             options["after"] = round(rng.choice((0.001, 0.5, 1, 3, 10)) * rng.random(), 3)
         if self._chance(0.15):
