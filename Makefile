@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # parallel test processes; each starts servers of its own, and mostly waits for them
 WORKERS ?= 3
+# programs that `make soak` runs
+SEEDS ?= 500
 LOCK := --upgrade --universal --python-version 3.13 --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command 'make lock'
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -12,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak test-compose bench bench-remote bench-durability format lock manifests servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak soak test-compose bench bench-remote bench-durability format lock manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +45,9 @@ integration: $(VENV)/.installed servers ## tests with real servers, processes an
 
 test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 	$(BIN)/pytest -m soak $(ARGS)
+
+soak: $(VENV)/.installed ## random programs under random faults: make soak SEEDS=5000
+	PYTHONPATH=tests $(BIN)/python -m support.simulation --seeds $(SEEDS) --processes 2 $(ARGS)
 
 test-compose: $(VENV)/.installed ## the compose files on a Docker engine; ENGINE=own starts one (root on Debian)
 	@sh tests/compose/run.sh "$(ENGINE)" $(BIN)/pytest -m compose tests/compose $(ARGS)

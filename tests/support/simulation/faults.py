@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from peerjob.errors import NodeStateError
@@ -36,7 +37,8 @@ class Faults:
     async def do(self, op: Op) -> str:
         """One fault; answers what came of it in a few words."""
         try:
-            return await getattr(self, f"_{op.verb}")(op.given)
+            verb: Callable[[dict[str, Any]], Awaitable[str]] = getattr(self, f"_{op.verb}")
+            return await verb(op.given)
         except NodeStateError as error:
             return f"not possible: {error}"
 
@@ -118,8 +120,14 @@ class Faults:
     def _close(self, why: str, name: str) -> None:
         since_us = self._open.pop((why, name), None)
         if since_us is not None and why in ("freeze", "partition"):
-            kind = "paused" if why == "freeze" else "cut off"
-            self.absences.append(Absence(node=name, why=kind, from_us=since_us, until_us=self._now_us()))
+            self.absences.append(
+                Absence(
+                    node=name,
+                    why="paused" if why == "freeze" else "cut off",
+                    from_us=since_us,
+                    until_us=self._now_us(),
+                )
+            )
 
     def _ends(self, name: str) -> None:
         for why in ("freeze", "partition"):

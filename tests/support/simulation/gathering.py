@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -34,6 +35,11 @@ FORGOTTEN = "15m"
 async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T]) -> T:
     """Await work as a part of a node's process: it stands still and dies with it."""
     return await cluster._in_lane(cluster._member(node), work)
+
+
+def happened(cluster: TestCluster) -> Counter[tuple[str, str]]:
+    """(verb of the store, fault) → calls that met the fault."""
+    return Counter({(verb, how): times for (verb, how), times in cluster._faults.happened.items()})
 
 
 async def heal(cluster: TestCluster, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from .program import Op, Program
 OPERATIONS = 200
 """Fewest operations of a program, faults not counted."""
 LEAST_FAULTS = 5
-HOWS = ("lost answer", "error", "late")
+HOWS = ("lost answer", "error", "late", "repeated")
 VERBS = (
     "enqueue",
     "claim",
@@ -21,17 +21,27 @@ VERBS = (
     "renew",
     "reap",
     "join",
+    "leave",
     "fire",
+    "fires",
     "put_schedule",
     "remove_schedule",
+    "get_schedules",
     "changed_schedules",
     "campaign",
+    "resign",
     "lookup",
     "get",
+    "logs",
     "watch_final",
     "next_hints",
-    "add_lines",
+    "publish_kinds",
+    "health",
+    "nodes",
     "expire",
+    "clear_instances",
+    "clear_history",
+    "clear_logs",
 )
 """Verbs of the store that a fault may name."""
 OVERLAPS = ("allow", "skip", "queue", "replace")
@@ -60,7 +70,7 @@ class Generator:
     def program(self) -> Program:
         """The program; the same each time it is drawn from the same seed."""
         rng = self._random
-        faults = LEAST_FAULTS + rng.randrange(8)
+        faults = LEAST_FAULTS + rng.randrange(16)
         at = set(rng.sample(range(20, OPERATIONS + faults), faults))
         for number in range(OPERATIONS + faults):
             gap = round(rng.expovariate(1 / 0.15), 3) if rng.random() < 0.7 else 0.0

@@ -18,7 +18,7 @@ from .calls import Calls
 from .checker import check
 from .evidence import Evidence, Violation
 from .faults import Faults
-from .gathering import Definitions, gather, heal, within
+from .gathering import Definitions, gather, happened, heal, within
 from .program import Op, Program
 
 REST = "10m"
@@ -35,6 +35,8 @@ class Verdict:
     trace: list[str]
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     """(verb, fault) → calls that were made while the fault was at work."""
+    happened: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """(verb of the store, fault) → calls that met the fault."""
     evidence: Evidence
 
     @property
@@ -88,6 +90,7 @@ class Runner:
             violations=[*self._unexpected, *check(evidence)],
             trace=[*self._trace, *events],
             pairs=self._pairs,
+            happened=happened(cluster),
             evidence=evidence,
         )
 
