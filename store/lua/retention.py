@@ -59,7 +59,11 @@ class RetentionVerbs(Verbs):
             arguments = (_CLEARED_AT_ONCE, cursor, _CLEARED_AT_ONCE)
             ((removed, cursor),) = await self._run_durably((self._scripts.clear, arguments))
             if not removed and cursor == b"0":
-                return
+                break
+        for what in ("delayed", "slots", "watched"):
+            cursor = "0"
+            while cursor != b"0":
+                (cursor,) = await self._run_durably((self._scripts.sweep, (what, cursor, _CLEARED_AT_ONCE)))
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
         """A cursor is that of the kinds, and the last id of these, or nothing."""

@@ -99,6 +99,7 @@ class Scripts:
     expire: Script
     clear_final: Script
     clear: Script
+    sweep: Script
     wipe: Script
     put_schedule: Script
     remove_schedule: Script

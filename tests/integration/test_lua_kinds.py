@@ -262,3 +262,35 @@ async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> Non
     await store.expire(10)
     await store.clear()
     assert max(most.values()) < 10_000, most
+
+
+async def test_dead_idle_nodes_of_one_set_keep_no_hint_from_another(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    dead = [await join(here, store, ("work", "dead")) for _ in range(20)]
+    living = await join(here, store, ("work", "living"))
+    for peer in (*dead, living):
+        await peer.claim()
+    for peer in dead:
+        here.server.command("ZADD", here.key("leases"), 1, peer.incarnation)
+    await store.enqueue(here.make.instances(1))
+    assert [hint.what for hint in await store.next_hints(living.incarnation, 5)] == ["work"]
+
+
+async def test_clearing_sweeps_a_namespace_of_many_kinds(site: MakeSite) -> None:
+    """Entries without a record are left behind by damage; clearing takes them, and nothing else."""
+    here = site()
+    store = await here.open()
+    kinds = names(1_000)
+    await join(here, store, kinds)
+    for start in range(0, len(kinds), 500):
+        await store.enqueue([here.make.instance(kind=kind, delay_us=60_000_000) for kind in kinds[start : start + 500]])
+    here.server.command("ZADD", here.key("delayed"), 1, f"{here.make.id()}-5:gone")
+    here.server.command("HSET", here.key("watched"), here.make.id(), "gone\\n")
+    lost = here.make.id()
+    here.server.command("HSET", here.key("slots"), lost, "report")
+    here.server.command("ZADD", here.key("slot:report"), 1, lost)
+    left_behind = {here.key(what) for what in ("delayed", "watched", "slots", "slot:report")}
+    assert left_behind <= here.all_keys()
+    await store.clear()
+    assert not left_behind & here.all_keys()

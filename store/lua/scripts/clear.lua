@@ -47,27 +47,5 @@ for _, kind in ipairs(emptied) do
   end
 end
 write_all()
-if #ids == 0 and cursor == '0' and ARGV[2] == '0' then
-  call('UNLINK', WATCHED)
-  local slots = call('HSCAN', SLOTS, '0', 'COUNT', limit)[2]
-  for n = 1, #slots, 2 do
-    call('HDEL', SLOTS, slots[n])
-    call('UNLINK', slot_key(slots[n + 1]))
-  end
-  -- entries of later releases stay
-  local from = 0
-  repeat
-    local page, left = call('ZRANGE', DELAYED, from, from + limit - 1), {}
-    for _, member in ipairs(page) do
-      if not is_reserved(member) then
-        left[#left + 1] = member
-      end
-    end
-    if #left > 0 then
-      send('ZREM', DELAYED, left)
-    end
-    from = from + #page - #left
-  until #page == 0
-end
 bound_hints()
 return {#ids, #emptied == #kinds and cursor or ARGV[2]}

@@ -119,10 +119,11 @@ local after_writing = nil
 local function send_later()
   local all = later
   later = {}
-  for _, command in ipairs(ORDER) do
-    for key, list in pairs(all[command] or {}) do
-      if #list > 0 then
-        send(command, key, list)
+  for n = 1, #ORDER do
+    local writes = all[ORDER[n]]
+    if writes then
+      for key, list in pairs(writes) do
+        send(ORDER[n], key, list)
       end
     end
   end

@@ -47,31 +47,9 @@ end
 
 local woken = {}
 
--- Take up to `wanted` idle, living nodes that can run a kind out of the idle ones, and hint them.
-local function wake(kind, wanted)
-  local sets = idle_left > 0 and wanted > 0 and sets_of(kind) or ''
-  -- a few more than wanted, as some may have died
-  local MOST_SETS, MOST_SAMPLED, most = 32, 256, wanted + 8
-  local some = {}
-  if #sets > MOST_SETS * SET_SIZE then
-    -- most nodes can run a kind that is in many sets, so some of the idle ones are looked at
-    local sample = call('HRANDFIELD', IDLE, MOST_SAMPLED, 'WITHVALUES')
-    for n = 1, #sample, 2 do
-      if find(sets, sub(sample[n + 1], 1, SET_SIZE), 1, true) then
-        some[#some + 1] = sample[n]
-      end
-    end
-  else
-    for at = 1, #sets, SET_SIZE do
-      local found = #some < most and call('SRANDMEMBER', idle_key(sub(sets, at, at + SET_SIZE - 1)), most) or {}
-      for _, incarnation in ipairs(found) do
-        some[#some + 1] = incarnation
-      end
-    end
-  end
-  if #some == 0 then
-    return
-  end
+-- Take the living ones of some idle nodes out of the idle ones, up to `wanted`, and hint them; dead ones go as well.
+-- It gives how many are still wanted.
+local function wake_some(some, kind, wanted)
   local entries, expiries = call('HMGET', IDLE, unpack(some)), call('ZMSCORE', LEASES, unpack(some))
   for n, incarnation in ipairs(some) do
     local entry_text, passed_over = entries[n], false
@@ -86,6 +64,34 @@ local function wake(kind, wanted)
         wanted = wanted - 1
         hint(incarnation, 'w')
       end
+    end
+  end
+  return wanted
+end
+
+-- Wake up to `wanted` idle, living nodes that can run a kind, at most MOST_WOKEN.
+local function wake(kind, wanted)
+  local MOST_SETS, MOST_SAMPLED, MOST_WOKEN = 32, 256, 200
+  local sets = idle_left > 0 and wanted > 0 and sets_of(kind) or ''
+  wanted = min(wanted, MOST_WOKEN)
+  if #sets > MOST_SETS * SET_SIZE then
+    -- most nodes can run a kind that is in many sets, so some of the idle ones are looked at
+    local sample, some = call('HRANDFIELD', IDLE, MOST_SAMPLED, 'WITHVALUES'), {}
+    for n = 1, #sample, 2 do
+      if find(sets, sub(sample[n + 1], 1, SET_SIZE), 1, true) then
+        some[#some + 1] = sample[n]
+      end
+    end
+    if #some > 0 then
+      wake_some(some, kind, wanted)
+    end
+    return
+  end
+  for at = 1, #sets, SET_SIZE do
+    -- a few more than wanted, as some may have died
+    local some = wanted > 0 and call('SRANDMEMBER', idle_key(sub(sets, at, at + SET_SIZE - 1)), wanted + 8) or {}
+    if #some > 0 then
+      wanted = wake_some(some, kind, wanted)
     end
   end
 end
