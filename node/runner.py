@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -38,11 +39,12 @@ logger = logging.getLogger("peerjob.node")
 
 HANDED_BACK = {"drain": "node stopped", "lost": "node lost touch with the store"}
 """The note of a run that is handed back, by the reason for which its body was told to end."""
-UNTRUSTED_TRIES = 5
-"""How often a node offers its peers an instance with an option that it may not use, before it ends it."""
-UNTRUSTED_KNOWN = 1_000
+MISFIT_TRIES = 12
+"""How often a node offers its peers an instance that does not fit here, before it ends it: over seven minutes."""
+MISFITS_KNOWN = 1_000
 MISFIT_WAIT = 1.0
-"""Seconds before an instance that cannot be run here is offered again."""
+"""Seconds before an instance that cannot be run here is offered again; twice as long each time, up to a minute."""
+LONGEST_MISFIT_WAIT = 60.0
 
 
 class InstanceRunner:
@@ -72,7 +74,7 @@ class InstanceRunner:
         self._processors = processors
         self._turns = turns
         self._local = local_objects
-        self._untrusted_tries: dict[str, int] = {}
+        self._misfits: dict[str, int] = {}
         self.hooks: Hooks
 
     async def run(self, run: Run) -> None:
@@ -206,25 +208,32 @@ class InstanceRunner:
 
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
         """The arguments do not fit here, so no body ran; a live peer with another signature gets its chance."""
-        kind = run.claim.kind
-        for node in await self._manager.nodes():
-            if node.info.signatures.get(kind, binding.signature_hash) != binding.signature_hash:
-                return self._verdicts.put_off(run, MISFIT_WAIT, f"does not fit here; {node.info.name} may run it")
-        return self._verdicts.terminated(run, error)
+        kind, own = run.claim.kind, binding.signature_hash
+        others = [node.info for node in await self._manager.nodes()]
+        names = [info.name for info in others if info.signatures.get(kind, own) != own]
+        return self._offered(run, names) or self._verdicts.terminated(run, error)
 
     async def _untrusted(self, run: Run, error: StoredReferenceError) -> Outcome:
         """An option names what this node may not use, so no body ran; peers get their chance, for a time."""
         claim = run.claim
-        tries = self._untrusted_tries.pop(claim.id, 0) + 1
         others = [one.info for one in await self._manager.nodes() if claim.kind in one.info.kinds]
         names = sorted(one.name for one in others if one.incarnation != run.incarnation)
-        if not names or tries > UNTRUSTED_TRIES:
-            logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)
-            return self._verdicts.terminated(run, error)
-        if len(self._untrusted_tries) >= UNTRUSTED_KNOWN:
-            del self._untrusted_tries[next(iter(self._untrusted_tries))]
-        self._untrusted_tries[claim.id] = tries
-        return self._verdicts.put_off(run, MISFIT_WAIT, f"does not fit here; {names[0]} may run it")
+        offered = self._offered(run, names)
+        if offered is not None:
+            return offered
+        logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)
+        return self._verdicts.terminated(run, error)
+
+    def _offered(self, run: Run, names: Sequence[str]) -> Outcome | None:
+        """The instance is offered to these peers again; None where there is none, or after too many tries."""
+        tries = self._misfits.pop(run.claim.id, 0) + 1
+        if not names or tries > MISFIT_TRIES:
+            return None
+        if len(self._misfits) >= MISFITS_KNOWN:
+            del self._misfits[next(iter(self._misfits))]
+        self._misfits[run.claim.id] = tries
+        wait = min(LONGEST_MISFIT_WAIT, MISFIT_WAIT * 2.0 ** (tries - 1))
+        return self._verdicts.put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
         instance = self.instance_of(run)

@@ -182,13 +182,16 @@ class Turns(Role):
                 if not self._asked:
                     raise
                 continue
+            if asked.apart:
+                acks = await self._found_done(asked, acks)
+            # not before every answer is known: a request that is dropped earlier leaves its runs unsettled for ever
             self._asked.popleft()
             self._failures = 0
             self.turns += 1
             answered_at = loop.time()
             for observer in self._observers:
                 tell("turn", observer.turned, answered_at - asked_at, asked.entries, acks, claimed.claims)
-            self._settle(asked.entries, await self._found_done(asked, acks) if asked.apart else acks)
+            self._settle(asked.entries, acks)
             if asked.want is not None:
                 self._claim_wait = 0.0
                 self._take(asked.incarnation, claimed, loop.time())

@@ -28,6 +28,8 @@ from .rows import Told, told_of
 LOGGER = logging.getLogger("peerjob.store")
 MOST_OFF_US = 1_000_000
 """How far off the median a clock may be that decides what is due."""
+_BACK_US = 750_000
+"""How far off it may be to count as right again; less, so that a clock at the limit is told of once and not each second."""
 EVERYBODY = ("*",)
 _STEP_US = 250_000
 """A correction of the clock that peers must hear of, and a difference that must be heard twice."""
@@ -60,13 +62,11 @@ class Skew:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.judgement = Judgement()
+        self.is_off = False
+        """Whether others should decide what is due."""
+        self._is_apart = False
         self._median_us = 0
         """The clock that counts, when the monotonic one of this node was 0."""
-
-    @property
-    def is_off(self) -> bool:
-        """Whether others should decide what is due."""
-        return abs(self.judgement.ahead_us) > MOST_OFF_US
 
     @property
     def decides(self) -> bool:
@@ -83,6 +83,8 @@ class Skew:
         self._median_us = self._clock.time_us() - ahead_us - round(self._clock.elapsed() * 1_000_000)
         was_off, was_apart = self.is_off, self._is_apart
         self.judgement = judgement
+        self.is_off = abs(ahead_us) > (_BACK_US if was_off else MOST_OFF_US)
+        self._is_apart = judgement.apart_us > (_BACK_US if was_apart else MOST_OFF_US)
         if self.is_off and not was_off:
             LOGGER.warning(
                 "this node's clock is %.1f s %s the others': it leaves delayed jobs and schedules to them until "
@@ -98,10 +100,6 @@ class Skew:
             )
         elif (was_off or was_apart) and not (self.is_off or self._is_apart):
             LOGGER.info("this node's clock is right again")
-
-    @property
-    def _is_apart(self) -> bool:
-        return self.judgement.apart_us > MOST_OFF_US
 
 
 class Clocks:

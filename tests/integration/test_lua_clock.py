@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from peerjob.firing import Candidate
-from peerjob.record import Reaped
+from peerjob.record import Reaped, StoreLimits
 from peerjob.store.lua.store import LuaStore
-from peerjob.testing.factories import Peer
+from peerjob.testing.factories import Factory, Peer
 from support.lua_site import MakeSite, Site
+from support.shifted import ShiftedClock
 from support.waiting import until
 
 TTL_US = 400_000
@@ -85,3 +86,19 @@ async def test_a_dead_leader_is_followed_in_its_ttl(site: MakeSite) -> None:
         await until(is_elected, timeout=20)
     finally:
         await elections.close()
+
+
+async def test_a_repeated_enqueue_of_a_slow_clients_instance_is_known(site: MakeSite) -> None:
+    """Its id says that it was made long ago; the server knows when it came in."""
+    here = site()
+    here.make = Factory(ShiftedClock(-3600))
+    store = await here.open(limits=StoreLimits(max_final_per_kind=1))
+    peer = await here.join(store)
+    first, second = here.make.instances(2)
+    for new in (first, second):
+        await store.enqueue([new])
+        await peer.end(await peer.take_one())
+    await store.expire(10)
+    assert await store.get([first.id]) == [None]
+    await store.enqueue([first])
+    assert await store.get([first.id]) == [None]

@@ -8,6 +8,8 @@ import pytest
 from peerjob.errors import StoreUnavailableError
 from peerjob.record import StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.context import Context
+from peerjob.store.kv.groups import Grouping
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
@@ -227,3 +229,33 @@ async def test_kinds_stay_that_a_node_has_or_that_wait(clock: VirtualClock) -> N
         await bench.store.expire(500)
         assert {key for key in bench.data.entries if "group" in key or "waiting" in key} == before
         assert len([key for key in before if key.startswith("n/group/")]) == 40
+
+
+class Racing(Tally):
+    """Lets another node come between two reads."""
+
+    between: Callable[[], Awaitable[object]] | None = None
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        found = await super().get(keys)
+        between, self.between = self.between, None
+        if between is not None:
+            await between()
+        return found
+
+
+async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(clock: VirtualClock) -> None:
+    """The marker shows the change already, so no later look would find it."""
+    data = MemoryData(costs=Costs())
+
+    def grouping() -> tuple[Racing, Grouping]:
+        kv = Racing(data, clock)
+        context = Context(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        return kv, Grouping(kv, context.keys, context.queues, context.kind_sets)
+
+    (kv, node), (_, other) = grouping(), grouping()
+    await node.settled(("a", "b"))
+    kv.between = lambda: other.settled(("a",))
+    groups = await node.settled(("a", "b"))
+    assert kv.between is None
+    assert groups == await node.settled(("a", "b"))

@@ -207,6 +207,19 @@ async def test_the_median_decides(bench: Bench) -> None:
     assert await bench.renew(3) == [0, 0.2, -0.3, -50, 40]
 
 
+async def test_a_clock_at_the_limit_is_told_of_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="peerjob")
+    await bench.join(0, 0, 1.5)
+    await bench.renew(4)
+    for off in (0.95, 1.05) * 5:
+        bench.clocks[2].off = off
+        await bench.renew(2)
+    assert [record.levelno for record in told(caplog, logging.INFO)] == [logging.WARNING]
+    bench.clocks[2].off = 0.1
+    await bench.renew(4)
+    assert [record.levelno for record in told(caplog, logging.INFO)] == [logging.WARNING, logging.INFO]
+
+
 async def test_who_left_does_not_count(bench: Bench) -> None:
     await bench.join(0, 0, 30)
     await bench.renew(2)

@@ -333,6 +333,23 @@ async def test_arguments_that_fit_no_signature_here_wait_for_a_node_whose_they_f
             assert "ArgumentError" in orphan.error.type
 
 
+async def test_arguments_that_fit_no_live_signature_end_after_some_offers(clock: VirtualClock) -> None:
+    """Each of two releases takes the other for one that may run it."""
+    one, two = Job("greet", lambda name: name), Job("greet", lambda name, greeting: name + greeting)
+    newest = Job("greet", lambda *, names: names)
+    url = shared_url()
+    async with (
+        running_node(one, clock=clock, store=url, name="one"),
+        running_node(two, clock=clock, store=url, name="two"),
+        running_node(clock=clock, store=url, workers=0) as web,
+    ):
+        lost = await web.schedule(newest, names=["you"])
+        await clock.run(lost.wait(), "2h")
+        assert lost.state is State.TERMINATED
+        offers = [entry for entry in await lost.history() if "may run it" in entry.note]
+        assert len(offers) <= 24
+
+
 async def test_the_view_shows_what_each_node_is(clock: VirtualClock) -> None:
     long = Long()
     jobs = [Job("long", long), Job("other", long, aliases=["another"])]

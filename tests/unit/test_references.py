@@ -158,7 +158,7 @@ async def test_a_misfit_goes_to_a_peer_and_ends_where_there_is_none(clock: Virtu
         assert not found.state.is_final
         notes = [entry.note for entry in await found.history()]
         assert any("does not fit here; " in note for note in notes)
-        await clock.advance(60)
+        await clock.advance(1800)
         found = await two.lookup_instance(hostile.id)
         assert found.state is State.TERMINATED
         with pytest.raises(JobFailed, match="pydoc:locate cannot be used here"):

@@ -1,9 +1,9 @@
 -- What happens when a claim ends: the end of an instance, its way back to the queue, its logs, and retention.
 
 -- An enqueue may come again, as its answer was lost. An instance that is removed so soon leaves its id until then.
+-- `created` is by this server's clock: the time in the id is by that of the client, which may be wrong.
 local function remember_removed(id, created)
-  local made = created or (tonumber(sub(id, 1, 8) .. sub(id, 10, 13), 16) or 0) * 1000
-  local left = min(math.ceil((made - now) / 1000) + REPEAT_MS, REPEAT_MS)
+  local left = min(math.ceil((created - now) / 1000) + REPEAT_MS, REPEAT_MS)
   if left > 0 then
     gone[#gone + 1] = {id, left}
   end
@@ -53,10 +53,11 @@ local function remove_expired(kind, added, most, max_final)
     local member = found[n]
     local id, state, tagged = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
     if state then
-      remove(id, kind, state, tagged == '+')
       if tonumber(found[n + 1]) > now then
-        remember_removed(id)
+        local r = decode(call('MGET', record_key(id))[1])
+        remember_removed(id, r and created_at(r) or now)
       end
+      remove(id, kind, state, tagged == '+')
     end
     add('ZREM', key, member)
     removed = removed + 1
