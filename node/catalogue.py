@@ -122,6 +122,11 @@ class KindCatalogue(Role):
             )
         return False
 
+    def needs_no_look(self, kind: str) -> bool:
+        """Whether a kind was admitted, and the last few seconds told that it is served, or a warning that it is not."""
+        told = kind in self._served or (kind in self._warned and (kind in self._known or kind in self._admitted))
+        return told and self._is_fresh()
+
     async def served(self) -> frozenset[str]:
         """The kinds that live nodes run, as of the last few seconds; raises StoreError."""
         if not self._is_fresh():

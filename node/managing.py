@@ -81,7 +81,10 @@ class NodeVerbs(Manager):
     # -- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
-        return await self._schedule_call(await self._resolved(target, args, kwargs))
+        if isinstance(target, str):
+            return await self._schedule_call(await self._resolved(target, args, kwargs))
+        self._need_session()
+        return await self._schedule_call(self._scheduling.resolve(target, args, kwargs))
 
     async def _resolved(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
         """The call that is meant, of a job that some node knows or that is served here from now on."""
@@ -121,6 +124,12 @@ class NodeVerbs(Manager):
             if self._registry.find(kind) is None:
                 await self._need_session().catalogue.admit(kind)
 
+    def _is_settled(self, session: Session, job: Job[..., Any, Any]) -> bool:
+        """Whether a job runs here, or its kind was looked up just now."""
+        if session.pool.size:
+            return self._registry.runs(job)
+        return session.catalogue.needs_no_look(job.kind)
+
     async def is_served(self, kind: str) -> bool:
         """Whether this node or another live one runs a kind, as of the last few seconds."""
         session = self._need_session()
@@ -141,12 +150,15 @@ class NodeVerbs(Manager):
     async def _added(self, call: Call[R], id: str) -> Instance[R]:
         session = self._need_session()
         new = self._scheduling.new(call)
-        self._adopt([call.job])
-        await self._admit([new.kind])
+        settled = self._is_settled(session, call.job)
+        if not settled:
+            self._adopt([call.job])
+            await self._admit([new.kind])
         if id:
             new = structs.replace(new, id=id)
         answer = await session.intake.add(new)
-        await self.is_served(new.kind)
+        if not settled:
+            await self.is_served(new.kind)
         if not answer.is_new:
             return Instance(self, await session.verbs.record(answer.id), job=call.job, is_new=False)
         return session.notices.scheduled(call.job, fresh_record(new, self.clock.time_us()))
@@ -162,7 +174,7 @@ class NodeVerbs(Manager):
     async def _added_many(self, taken: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         session = self._need_session()
         new = await each(taken, self._scheduling.new)
-        self._adopt(call.job for call in taken)
+        self._adopt({id(call.job): call.job for call in taken}.values())
         await self._admit({one.kind for one in new})
         if ids:
             new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]

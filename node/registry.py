@@ -83,6 +83,11 @@ class Registry:
     def find(self, kind: str) -> Job[..., Any, Any] | None:
         return self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
 
+    def runs(self, job: Job[..., Any, Any]) -> bool:
+        """Whether this very job runs here, or for a handle, a job of its kind."""
+        known = self.find(job.kind)
+        return known is not None and known.executor is not None and job.executor in (None, known.executor)
+
     def binding(self, kind: str) -> Binding | None:
         """The binding for what runs here under a kind or alias; None for a kind that does not run here."""
         return self._bindings.get(kind) or self._bindings.get(self._aliases.get(kind, ""))
