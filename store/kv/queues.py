@@ -86,11 +86,7 @@ class Queues:
         """
         openings: dict[str, Opening] = {}
         for _ in range(_ATTEMPTS):
-            doubtful = [
-                queue
-                for queue, place in places.items()
-                if not self._known.get(queue, place) < place and queue not in openings
-            ]
+            doubtful = [queue for queue in self._unopened(places) if queue not in openings]
             if not doubtful:
                 break
             steps: list[Step] = []
@@ -115,6 +111,14 @@ class Queues:
             await self._apply(steps, lowered, indexes)
         # whoever adds entries compares the heads, and comes back if they were moved once more
         return openings
+
+    def are_open(self, places: Mapping[str, str]) -> bool:
+        """Whether these queues are known to begin before these places."""
+        return not self._unopened(places)
+
+    def _unopened(self, places: Mapping[str, str]) -> list[str]:
+        known = self._known
+        return [queue for queue, place in places.items() if not known.get(queue, place) < place]
 
     def opened(self, places: Iterable[tuple[str, str]]) -> None:
         """A step has begun queues, with entries at these places."""

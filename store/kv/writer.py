@@ -8,7 +8,7 @@ applied; after a conflict it follows in a request of its own, for those that wer
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -178,10 +178,10 @@ class Writer:
 
     async def _opened(self, changes: Sequence[Change]) -> Sequence[Change]:
         """The changes, after every queue that they add to was begun, or with what begins it."""
-        places = _first_places(pair for change in changes for pair in change.adds)
-        if not places:
+        places = _first_places(changes)
+        if not places or self._queues.are_open(places):
             return changes
-        adders = Counter(queue for change in changes for queue in {queue for queue, _ in change.adds})
+        adders = _adders(changes)
         openings = await self._queues.open(places, alone=[queue for queue, count in adders.items() if count == 1])
         if not openings:
             return changes
@@ -223,7 +223,7 @@ class Writer:
         finally:
             self._counts.give_back(lane)
         for change, answer in zip(changes, applied.steps, strict=True):
-            if answer is not None:
+            if change.opens and answer is not None:
                 self._queues.opened(change.opens)
             elif change.opens:
                 self._queues.doubt(change.compares)
@@ -285,9 +285,9 @@ class _Part:
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
-        self.places = _first_places(pair for change in changes for pair in change.adds)
+        self.places = _first_places(changes)
         """Where the first entry of each queue goes."""
-        self.adders = Counter(queue for change in changes for queue in {queue for queue, _ in change.adds})
+        self.adders = _adders(changes)
         """How many changes add to each queue."""
         self.along: Sequence[Op] = ()
         self.journal: JournalPart | None = None
@@ -319,7 +319,7 @@ def _joined(parts: Sequence[_Part]) -> Written:
 
 def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
     """A change that also begins the queues to which it alone adds."""
-    opens = _first_places(pair for pair in change.adds if pair[0] in openings)
+    opens = {queue: place for queue, place in _first_places([change]).items() if queue in openings}
     if not opens:
         return change
     begun = [openings[queue] for queue in opens]
@@ -332,14 +332,25 @@ def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
     )
 
 
-def _first_places(adds: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _first_places(changes: Iterable[Change]) -> dict[str, str]:
     """The first place in each queue that gets entries."""
     places: dict[str, str] = {}
-    for queue, place in adds:
-        known = places.get(queue)
-        if known is None or place < known:
-            places[queue] = place
+    for change in changes:
+        for queue, place in change.adds:
+            known = places.get(queue)
+            if known is None or place < known:
+                places[queue] = place
     return places
+
+
+def _adders(changes: Iterable[Change]) -> dict[str, int]:
+    """How many changes add to each queue."""
+    adders: dict[str, int] = {}
+    for change in changes:
+        adds = change.adds
+        for queue in (adds[0][0],) if len(adds) == 1 else {queue for queue, _ in adds}:
+            adders[queue] = adders.get(queue, 0) + 1
+    return adders
 
 
 def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
