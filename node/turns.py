@@ -182,8 +182,7 @@ class Turns(Role):
                 if not self._asked:
                     raise
                 continue
-            if asked.apart:
-                acks = await self._found_done(asked, acks)
+            found = await self._found_done(asked, acks)
             # not before every answer is known: a request that is dropped earlier leaves its runs unsettled for ever
             self._asked.popleft()
             self._failures = 0
@@ -191,7 +190,7 @@ class Turns(Role):
             answered_at = loop.time()
             for observer in self._observers:
                 tell("turn", observer.turned, answered_at - asked_at, asked.entries, acks, claimed.claims)
-            self._settle(asked.entries, acks)
+            self._settle(asked.entries, found)
             if asked.want is not None:
                 self._claim_wait = 0.0
                 self._take(asked.incarnation, claimed, loop.time())
@@ -222,13 +221,15 @@ class Turns(Role):
         self._serial += 1
         return f"{incarnation}/{self._serial}"
 
-    async def _found_done(self, asked: Asked, acks: Sequence[Ack]) -> list[Ack]:
+    async def _found_done(self, asked: Asked, acks: Sequence[Ack]) -> Sequence[Ack]:
         """The answers, where LOST may mean that the store had done the outcome before it refused the batch."""
+        if not asked.apart:
+            return acks
         lost = [outcome for outcome, ack in zip(asked.outcomes, acks, strict=True) if ack is Ack.LOST]
         try:
             records = await self._store.get([outcome.id for outcome in lost]) if lost else []
         except StoreError:
-            return list(acks)
+            return acks
         done = {
             outcome.id
             for outcome, record in zip(lost, records, strict=True)

@@ -29,7 +29,7 @@ LOGGER = logging.getLogger("peerjob.store")
 MOST_OFF_US = 1_000_000
 """How far off the median a clock may be that decides what is due."""
 _BACK_US = 750_000
-"""How far off it may be to count as right again; less, so that a clock at the limit is told of once and not each second."""
+"""How far off it may be to count as right again: less, so that a clock at the limit is not told of each second."""
 EVERYBODY = ("*",)
 _STEP_US = 250_000
 """A correction of the clock that peers must hear of, and a difference that must be heard twice."""
