@@ -380,3 +380,11 @@ def test_one_course_of_events_for_one_seed() -> None:
         return seen
 
     assert course() == course()
+
+
+async def test_timers_fire_after_years_too(clock: VirtualClock) -> None:
+    for _ in range(3):
+        await clock.advance("4000d")
+        began = clock.elapsed()
+        await clock.run(asyncio.sleep(0.000_003))
+        assert clock.elapsed() - began == pytest.approx(0.000_003, abs=1e-6)

@@ -14,6 +14,9 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, cast
 
+_RESOLUTION = 0.5e-6
+"""Seconds by which a timer may be early; all are set to whole microseconds."""
+
 
 def whole_us(when: float, now: float) -> float:
     """The whole microsecond at which a timer fires, later than now if it is to be.
@@ -55,6 +58,8 @@ class DrivenLoop:
         for timer in self.loop._scheduled:
             timer._when = whole_us(timer._when + ahead, now)
         self.loop._selector = _IdleSelector(self.loop._selector, at_rest)
+        # that of the machine's clock is lost in a float of some hundred days: no timer would be due any more
+        self._real_resolution, self.loop._clock_resolution = self.loop._clock_resolution, _RESOLUTION
         for name, method in self._methods().items():
             setattr(self.loop, name, method)
 
@@ -63,6 +68,7 @@ class DrivenLoop:
         if self.loop.is_closed():
             return
         self.loop._selector = cast(_IdleSelector, self.loop._selector).real
+        self.loop._clock_resolution = self._real_resolution
         for name in self._methods():
             delattr(self.loop, name)
         behind = self.loop.time() - self.now
@@ -73,6 +79,20 @@ class DrivenLoop:
         """When the loop's first timer fires; infinity when it has none."""
         timers = self.loop._scheduled
         return timers[0].when() if timers else float("inf")
+
+    def first_timer(self, but: Callable[[asyncio.TimerHandle], bool]) -> float:
+        """When the first timer fires of which `but` does not hold; infinity when there is none."""
+        return min(
+            (timer.when() for timer in self.loop._scheduled if not timer.cancelled() and not but(timer)),
+            default=float("inf"),
+        )
+
+    def skip(self, by: float, moved: Callable[[asyncio.TimerHandle], float]) -> None:
+        """Move `now` on by seconds, and each timer by as many as `moved` says; what is overdue then fires at once."""
+        self.now += by
+        for timer in self.loop._scheduled:
+            timer._when = max(self.now, timer._when + moved(timer))
+        heapq.heapify(self.loop._scheduled)
 
     def _methods(self) -> dict[str, Callable[..., object]]:
         return {"time": self._time, "call_at": self._call_at, "run_in_executor": self._run_outside}
@@ -118,6 +138,7 @@ class _OrderedTimer(_Timer):
 class _SelectorLoop(asyncio.SelectorEventLoop):
     """What of a loop is used here."""
 
+    _clock_resolution: float
     _selector: selectors.BaseSelector
     _scheduled: list[_Timer]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+
 import msgspec
 
 from peerjob.clock import to_datetime
 from peerjob.firing import FireRecord
-from peerjob.store.kv.keys import Keys
+from peerjob.state import State
+from peerjob.store.kv.keys import Keys, timed
 from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
 from peerjob.store.kv.rows import GONE, Row, decode_row
 from peerjob.store.kv.schedule_rows import decode_fire, decode_next
@@ -77,6 +80,10 @@ class Journal(MemoryWatch):
         self._last: dict[str, bytes] = {}
         self.active: set[str] = set()
         """Ids of instances that are not final."""
+        self._due: list[tuple[int, str]] = []
+        """Due times, and keys of delayed instances, as long as they are there."""
+        self._nominal: list[tuple[int, str]] = []
+        """Nominal times, and keys of schedules whose next one they are, as long as that is so."""
         self.bodies: list[BodyRun] = []
         """Every run of a body, in the order in which they began."""
         self._running: set[int] = set()
@@ -91,9 +98,14 @@ class Journal(MemoryWatch):
                 return
             self._last[id] = value
             row = decode_row(value)
+            if row.state is State.SCHEDULED:
+                heapq.heappush(self._due, (row.due_us, self._keys.delayed(id) + timed(row.due_us, id)))
             (self.active.discard if row.final and not row.releasing else self.active.add)(id)
         elif key.startswith(self._next):
-            self._names[decode_next(value).epoch] = self._keys.unescaped(key[len(self._next) :])
+            state = decode_next(value)
+            self._names[state.epoch] = self._keys.unescaped(key[len(self._next) :])
+            if state.next_us is not None and not state.paused:
+                heapq.heappush(self._nominal, (state.next_us, key))
             return
         elif not key.startswith(self._ledger):
             return
@@ -130,6 +142,24 @@ class Journal(MemoryWatch):
         for place in sorted(self._running):
             if self.bodies[place].node == node:
                 self.body_ends(place, "killed")
+
+    def next_due_us(self, after_us: int = 0) -> int | None:
+        """When the first delayed instance falls due, later than a moment; None: there is none."""
+        entries = self._data.entries
+        while self._due and (self._due[0][1] not in entries or self._due[0][0] <= after_us):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    def next_nominal_us(self) -> int | None:
+        """The first nominal time that no fire has accounted for, of a schedule that is not paused; None: none."""
+        while self._nominal:
+            next_us, key = self._nominal[0]
+            entry = self._data.entries.get(key)
+            state = None if entry is None else decode_next(entry.value)
+            if state is not None and state.next_us == next_us and not state.paused:
+                return next_us
+            heapq.heappop(self._nominal)
+        return None
 
     def row(self, id: str) -> Row | None:
         """An instance as it was written last, also after its removal."""

@@ -16,9 +16,15 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar, cast
 
+from peerjob.cluster.lease import Lease
+from peerjob.cluster.role import Role
+
 T = TypeVar("T")
 
 _LANE: ContextVar[Lane | None] = ContextVar("peerjob-lane", default=None)
+_ROLE: ContextVar[str] = ContextVar("peerjob-role", default="")
+_KEEP = ("lease", "election")
+"""Roles whose helper tasks are a part of them."""
 
 
 class Lane:
@@ -133,10 +139,15 @@ class Lanes:
         self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
         make = self._make_task
+        context: Context | None = options.get("context")
+        parent = _ROLE.get() if context is None else context.get(_ROLE, "")
+        role = _role_of(work) or (parent if parent in _KEEP else "")
+        if role != parent:
+            context = options["context"] = copy_context() if context is None else context
+            context.run(_ROLE.set, role)
         task: asyncio.Task[Any] = (
             asyncio.Task(work, loop=loop, **options) if make is None else make(loop, work, **options)
         )
-        context: Context | None = options.get("context")
         lane = _LANE.get() if context is None else context.get(_LANE)
         if lane is not None and not lane.dropped:
             lane.tasks.add(task)
@@ -160,6 +171,19 @@ class Lanes:
                 timer._scheduled = False
             timers.sort()
         return steps, cast(Any, timers)
+
+
+def role_of(timer: asyncio.TimerHandle) -> str:
+    """The name of the role of a node that waits for a timer; "" for every other one."""
+    return cast("_Handle", timer)._context.get(_ROLE, "")
+
+
+def _role_of(work: Coroutine[Any, Any, Any]) -> str:
+    """The name of the role whose loop this is, or ""."""
+    code = getattr(work, "cr_code", None)
+    if code is Lease._main.__code__:
+        return "lease"
+    return str(cast(Any, work).cr_frame.f_locals["self"].name) if code is Role._supervise.__code__ else ""
 
 
 def _lane_of(handle: asyncio.Handle) -> Lane | None:

@@ -21,7 +21,7 @@ from peerjob.store.kv.store import KVStore
 from .faults import Faults
 from .journal import Journal
 from .lanes import Lane, Lanes
-from .times import ClusterClock, NodeClock, ServerClock, StoreClock
+from .times import ClusterClock, NodeClock, StoreClock
 from .wire import URL, Link, LinkedKeyValue
 
 RETRY_FOR = 30.0
@@ -51,12 +51,11 @@ class Member:
         self.store_link = Link()
         self.coordinator_link = Link()
         self._lanes = lanes
-        server = ServerClock(driver)
         clock = StoreClock(self.clock)
         self._faults = faults
         self._journal = journal
         store = KVStore(
-            LinkedKeyValue(data, server, self.store_link),
+            LinkedKeyValue(data, driver, self.store_link),
             url=URL,
             namespace=namespace,
             clock=clock,
@@ -66,7 +65,7 @@ class Member:
         )
         self.store = faults.over(store, name, self._gate)
         self._namespace = namespace
-        self._coordinator = LinkedKeyValue(data, server, self.coordinator_link)
+        self._coordinator = LinkedKeyValue(data, driver, self.coordinator_link)
         self._store_clock = clock
         self.node = make(self)
 
@@ -120,6 +119,43 @@ class Member:
     def is_leader(self) -> bool:
         """Whether it may act as leader at this moment."""
         return self.lives and self.node.is_leader
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether a fault of the test goes on."""
+        return self.lane.paused or self.store_link.cut or self.coordinator_link.cut or self.clock.ahead_us != 0
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether all is committed and reported, its lease is steady, and its roles do nothing but look again."""
+        session = self.node._session
+        return (
+            session is not None
+            and session.joined
+            and session._joining is None
+            and session.lease.may_reap
+            and not session.turns.unsettled
+            and not session.pool.waiting
+            and not session.watchers._streams
+            and not session.watchers._joining
+            and not any(run.unsaid for run in session.pool.runs())
+        )
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The kinds that it would claim now."""
+        session = self.node._session
+        if session is None or not session.pool.room(session._kinds)[0]:
+            return ()
+        return session._kinds
+
+    def look(self, *, claim: bool) -> None:
+        """Have it look again at the time: which schedules are due, and with `claim` which instances."""
+        session = self.node._session
+        if session is not None:
+            session._cron._wake.set()
+            if claim:
+                session.turns.hint()
 
     def pause(self) -> None:
         """Stand still, as after SIGSTOP."""

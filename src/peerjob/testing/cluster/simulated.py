@@ -21,15 +21,17 @@ from peerjob.manager import Manager
 from peerjob.node.managing import JobSource
 from peerjob.node.node import GRACE, Lifespan, Node
 from peerjob.record import Record, StoreLimits
-from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.keys import Keys
 from peerjob.testing.helpers import ClusterOptions
 
 from .asserting import Assertions
 from .faults import LATE, Faults, How
 from .journal import Journal, words_of
+from .jumps import Jumps
 from .lanes import Lanes
 from .member import Member
 from .times import ClusterClock
+from .wire import SharedData
 
 Cut = Literal["store", "coordinator", "both"]
 P = ParamSpec("P")
@@ -47,9 +49,9 @@ class TestCluster(Assertions):
 
     Use it as an async context manager: inside, `nodes` nodes run ("node-1", "node-2", …; or give their names), one of
     them leads, and the wall clock shows `start`: an aware datetime, or ISO 8601 text with an offset. Time moves only
-    in `advance`, `run_until_idle` and the other coroutines of the cluster. The same `seed` gives the same course of
-    events. `jobs`, `workers` and the other options are those of each node. An error that leaves the `async with` block
-    tells the seed and the last events.
+    in `advance`, `run_until_idle` and the other coroutines of the cluster, and jumps over stretches in which nothing
+    happens (`jumps=False`: never). The same `seed` gives the same course of events. `jobs`, `workers` and the other
+    options are those of each node. An error that leaves the `async with` block tells the seed and the last events.
     """
 
     __test__: ClassVar[bool] = False  # no class of tests, whatever pytest makes of its name
@@ -63,6 +65,7 @@ class TestCluster(Assertions):
         start: datetime | str = START,
         workers: int = 10,
         limits: StoreLimits | None = None,
+        jumps: bool = True,
         **options: Unpack[ClusterOptions],
     ) -> None:
         self.seed = seed
@@ -72,7 +75,8 @@ class TestCluster(Assertions):
         self._workers = workers
         self._limits = limits or StoreLimits()
         self._options = options
-        self._data = MemoryData()
+        self._with_jumps = jumps
+        self._data = SharedData()
         self._members: dict[str, Member] = {}
         self._starts = 0
         self._anyone = _Anyone(lambda: self._reachable().node, self._ask, self._until_final)
@@ -89,12 +93,24 @@ class TestCluster(Assertions):
         self._lanes.install()
         self._journal = Journal(self._data, NAMESPACE, self.clock)
         self._faults = Faults(self._journal.say)
+        self._jumps = Jumps(
+            clock=self.clock,
+            data=self._data,
+            journal=self._journal,
+            members=self._members.values,
+            is_disturbed=self._is_disturbed,
+            keys=Keys(NAMESPACE),
+            ttl_us=round(to_seconds(self._options.get("lease_ttl", 5.0), "lease_ttl") * 1_000_000),
+        )
         try:
             with self.clock.standing():
                 await self._boot()
         except BaseException:
             await self._close()
             raise
+        self._jumps.disturbed()
+        if self._with_jumps:
+            self.clock.before_rest = self._jumps.consider
         return self
 
     async def __aexit__(
@@ -153,6 +169,7 @@ class TestCluster(Assertions):
         return lifespan
 
     async def _close(self) -> None:
+        self.clock.before_rest = lambda: None
         try:
             self._faults.clear()
             members = [member for member in self._members.values() if not member.lane.dropped]
@@ -196,6 +213,14 @@ class TestCluster(Assertions):
     def _is_led(self) -> bool:
         return any(member.is_leader for member in self._members.values())
 
+    def _is_disturbed(self) -> bool:
+        return self._faults.planned or any(member.is_disturbed for member in self._members.values() if member.lives)
+
+    def _note(self, text: str) -> None:
+        """Note what is done to the cluster, which then needs its time to come to rest."""
+        self._journal.say(text)
+        self._jumps.disturbed()
+
     # -- faults -------------------------------------------------------------------------------------------------------
 
     async def kill(self, node: Node | str) -> None:
@@ -205,7 +230,7 @@ class TestCluster(Assertions):
         A sync body goes on in its thread, since nothing ends a thread; the cluster takes no answer from it.
         """
         member = self._need(node)
-        self._journal.say(f"kill {member.name}")
+        self._note(f"kill {member.name}")
         own = self._lanes.is_in(member.lane)
         member.kill()
         if own:
@@ -216,7 +241,7 @@ class TestCluster(Assertions):
         member = self._need(node)
         if member.lane.paused:
             raise NodeStateError(f"node {member.name!r} is paused: resume it first")
-        self._journal.say(f"stop {member.name}")
+        self._note(f"stop {member.name}")
         await self._run(self._in_lane(member, member.node.stop(grace)))
 
     async def restart(self, node: Node | str) -> Node:
@@ -224,7 +249,7 @@ class TestCluster(Assertions):
         member = self._member(node)
         if member.lives:
             raise NodeStateError(f"node {member.name!r} runs: kill or stop it first")
-        self._journal.say(f"restart {member.name}")
+        self._note(f"restart {member.name}")
         await self._run(self._start_member(member.name))
         return self.node(member.name)
 
@@ -235,14 +260,14 @@ class TestCluster(Assertions):
         """
         member = self._need(node)
         if not member.lane.paused:
-            self._journal.say(f"pause {member.name}")
+            self._note(f"pause {member.name}")
             member.pause()
 
     async def resume(self, node: Node | str) -> None:
         """Let a paused node go on, as SIGCONT does; it finds its timers overdue."""
         member = self._need(node)
         if member.lane.paused:
-            self._journal.say(f"resume {member.name}")
+            self._note(f"resume {member.name}")
             member.resume()
 
     async def partition(self, node: Node | str, from_: Cut = "both") -> None:
@@ -253,7 +278,7 @@ class TestCluster(Assertions):
         member = self._member(node)
         if from_ not in get_args(Cut):
             raise OptionError("from_", from_, f"one of {', '.join(map(repr, get_args(Cut)))}")
-        self._journal.say(f"partition {member.name} from {from_}")
+        self._note(f"partition {member.name} from {from_}")
         if from_ != "coordinator":
             member.store_link.cut = True
         if from_ != "store":
@@ -262,7 +287,7 @@ class TestCluster(Assertions):
     async def heal(self, node: Node | str | None = None) -> None:
         """End what `partition`, `store_fails` and `slow` do, to one node or (None) to all."""
         members = list(self._members.values()) if node is None else [self._member(node)]
-        self._journal.say(f"heal {'all' if node is None else members[0].name}")
+        self._note(f"heal {'all' if node is None else members[0].name}")
         self._faults.clear(None if node is None else members[0].name)
         for member in members:
             self._heal(member)
@@ -270,7 +295,7 @@ class TestCluster(Assertions):
     async def skew(self, node: Node | str, by: Duration) -> None:
         """Set a node's wall clock ahead of the right time, or behind it ("-30s"); "0s" puts it right."""
         member = self._member(node)
-        self._journal.say(f"skew {member.name} by {by}")
+        self._note(f"skew {member.name} by {by}")
         member.clock.ahead_us = round(to_seconds(by, "by", negative=True) * 1_000_000)
 
     async def store_fails(
@@ -291,7 +316,7 @@ class TestCluster(Assertions):
         """
         name = None if node is None else self._member(node).name
         self._faults.add(verb, how, times=times, node=name, by=by)
-        self._journal.say(f"{verb} of {name or 'all'} fails {times or 'many'} time(s): {how}")
+        self._note(f"{verb} of {name or 'all'} fails {times or 'many'} time(s): {how}")
 
     async def slow(self, verb: str, by: Duration, *, node: Node | str | None = None) -> None:
         """Let each answer to a verb take so long until `heal`, for one node or (None) for all."""

@@ -14,7 +14,11 @@ from peerjob.testing.clock import VirtualClock
 
 
 class ClusterClock(VirtualClock):
-    """Virtual time whose wall clock can stand still while nodes come up, and whose monotonic one never does."""
+    """Virtual time that can jump, and whose wall clock stands still while nodes come up.
+
+    A jump moves the wall clock and the time of the loop. `steady` is the time without jumps, by which leases and
+    leaderships run out.
+    """
 
     def __init__(self, start: datetime, seed: int) -> None:
         super().__init__(start, seed)
@@ -22,6 +26,9 @@ class ClusterClock(VirtualClock):
         self._shift_us = 0
         """What the wall clock is ahead of the monotonic one, since the start."""
         self._stands_us: int | None = None
+        self._jumped = 0.0
+        self.before_rest: Callable[[], None] = lambda: None
+        """Called whenever the loop is at rest and its time may move on."""
         self._awaited: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     async def until(self, holds: Callable[[], bool], limit: Duration) -> bool:
@@ -40,7 +47,32 @@ class ClusterClock(VirtualClock):
             if not arrival.done() and holds():
                 arrival.set_result(None)
                 return True
+        if self._movers and not self._outside:
+            self.before_rest()
         return super()._at_rest()
+
+    @property
+    def steady(self) -> float:
+        """Virtual seconds without the jumps."""
+        return self.elapsed() - self._jumped
+
+    def at(self, time_us: int) -> float:
+        """When the loop's time is at a wall-clock time."""
+        return (time_us - self.start_us - self._shift_us) / 1_000_000
+
+    def room(self, stays: Callable[[asyncio.TimerHandle], bool]) -> float:
+        """How many seconds there are until somebody's time is up, or a timer fires of which `stays` does not hold."""
+        driven = self._driven
+        waiting = [mover.target for mover in self._movers if not mover.arrival.done()]
+        if driven is None or not waiting:
+            return 0.0
+        return min(*waiting, driven.first_timer(stays)) - driven.now
+
+    def jump(self, seconds: float, moved: Callable[[asyncio.TimerHandle], float]) -> None:
+        """Skip seconds; each timer is moved by as many of them as `moved` says."""
+        assert self._driven is not None
+        self._jumped += seconds
+        self._driven.skip(seconds, moved)
 
     def time_us(self) -> int:
         """Microseconds since the epoch, by the clocks that are right."""
@@ -57,32 +89,6 @@ class ClusterClock(VirtualClock):
         finally:
             self._shift_us = self._stands_us - self.start_us - round(self.elapsed() * 1_000_000)
             self._stands_us = None
-
-
-class ServerClock:
-    """What ends the leases of a store: the monotonic time, which no change of a wall clock moves."""
-
-    virtual = True
-
-    def __init__(self, driver: ClusterClock) -> None:
-        self._driver = driver
-
-    def time_us(self) -> int:
-        """Microseconds."""
-        return self._driver.start_us + round(self._driver.elapsed() * 1_000_000)
-
-    def elapsed(self) -> float:
-        """Seconds."""
-        return self._driver.elapsed()
-
-    @property
-    def random(self) -> random.Random:
-        """The cluster's."""
-        return self._driver.random
-
-    def outside(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the cluster's time."""
-        return self._driver.outside()
 
 
 class NodeClock:
@@ -103,8 +109,8 @@ class NodeClock:
         return self.driver.time_us() + self.ahead_us
 
     def elapsed(self) -> float:
-        """Seconds of the cluster's monotonic time."""
-        return self.driver.elapsed()
+        """Seconds without the jumps: no lease runs out in one."""
+        return self.driver.steady
 
     @property
     def random(self) -> random.Random:

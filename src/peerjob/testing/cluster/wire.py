@@ -9,12 +9,30 @@ import msgspec
 from peerjob.errors import StoreUnavailableError
 from peerjob.record import Capabilities
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.keys import prefix_end
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
 
-from .times import ServerClock
+from .times import ClusterClock
 
 URL = "memory://test-cluster"
+
+
+class SharedData(MemoryData):
+    """What the store of a cluster holds."""
+
+    def postpone(self, ttl_us: int, by_us: int) -> None:
+        """Let the leases of this length end later."""
+        with self.lock:
+            for lease, (end_us, length_us, keys) in self._leases.items():
+                if length_us == ttl_us:
+                    self._leases[lease] = (end_us + by_us, length_us, keys)
+
+    def first(self, prefix: str, limit: int) -> list[str]:
+        """The first keys that begin with a prefix, which ends in `/`."""
+        with self.lock:
+            found = self.range(Range(prefix, prefix_end(prefix), limit, keys_only=True))
+        return [key for key, _ in found.items]
 
 
 class Link:
@@ -44,7 +62,7 @@ class Link:
 class LinkedKeyValue:
     """`KeyValue` on the shared data, over a link. Whose clock is right is for the nodes to find out, as on etcd."""
 
-    def __init__(self, data: MemoryData, clock: ServerClock, link: Link) -> None:
+    def __init__(self, data: MemoryData, clock: ClusterClock, link: Link) -> None:
         self._data = data
         self._clock = clock
         self._link = link
