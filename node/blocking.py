@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import os
 import threading
 import weakref
@@ -33,7 +34,8 @@ class BlockingManager(BlockingVerbs):
 
     A context manager, or used as it is: the node (or client) starts with the first call, in each process that makes
     one, so it is safe to create before a server forks, and stops at exit. Every verb raises RuntimeError on a thread
-    that runs an event loop, and NodeStateError once it is closed, also while it waits.
+    that runs an event loop, and NodeStateError once it is closed, also while it waits. The time of a VirtualClock
+    passes while a verb waits, and stands still between verbs.
     """
 
     def __init__(self, node: Node | Client) -> None:
@@ -65,7 +67,7 @@ class BlockingManager(BlockingVerbs):
         if self._at_exit is not None:
             self._at_exit.cancel()
         try:
-            asyncio.run_coroutine_threadsafe(self._node.stop(grace), loop).result()
+            asyncio.run_coroutine_threadsafe(self._timed(self._node.stop(grace)), loop).result()
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
@@ -93,9 +95,11 @@ class BlockingManager(BlockingVerbs):
         except BaseException:
             work.close()
             raise
+        timed = self._timed(work)
         try:
-            future = asyncio.run_coroutine_threadsafe(work, loop)
+            future = asyncio.run_coroutine_threadsafe(timed, loop)
         except RuntimeError:
+            timed.close()
             work.close()
             raise _closed() from None
         self._calls.add(future)
@@ -112,6 +116,14 @@ class BlockingManager(BlockingVerbs):
             raise
         finally:
             self._calls.discard(future)
+
+    def _timed(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """The work, for which virtual time passes: the caller's thread is blocked, so the caller cannot move time."""
+        return self._passing(work) if self._node.clock.virtual else work
+
+    async def _passing(self, work: Coroutine[Any, Any, T]) -> T:
+        async with self._node.clock.passing(math.inf):  # a verb that waits has a limit of its own
+            return await work
 
     def _forked(self) -> None:
         # a thread of the parent may have held it, and there is none here to let it go
@@ -135,7 +147,7 @@ class BlockingManager(BlockingVerbs):
             # before the start, as exit handlers are called in reverse order
             at_exit = AtExit(self._exit)
             try:
-                asyncio.run_coroutine_threadsafe(self._node.start(), loop).result()
+                asyncio.run_coroutine_threadsafe(self._timed(self._node.start()), loop).result()
             except BaseException:
                 at_exit.cancel()
                 loop.call_soon_threadsafe(loop.stop)
@@ -150,7 +162,7 @@ class BlockingManager(BlockingVerbs):
         loop, thread = self._loop, self._thread
         self._closed = True
         if loop is not None and thread is not None:
-            wait_on(loop, self._node.stop(0), 1.0, _nothing)
+            wait_on(loop, self._timed(self._node.stop(0)), 1.0, _nothing)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(1.0)
 
@@ -208,4 +220,8 @@ class InsideManager(BlockingVerbs):
         except BaseException:
             work.close()
             raise
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.run_coroutine_threadsafe(self._inside(work) if self._manager.clock.virtual else work, self._loop)
+
+    async def _inside(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._manager.clock.inside():
+            return await work

@@ -15,6 +15,7 @@ from peerjob.clock import Clock
 from peerjob.durations import Duration, to_seconds
 from peerjob.errors import NodeStateError, UnknownKindError
 from peerjob.firing import Leader
+from peerjob.injected import current_run
 from peerjob.instance import HistoryEntry, Instance, LogEntry
 from peerjob.job import Call, Job, JobGroup, collect_jobs
 from peerjob.manager import Event, Manager, ResultPage, Stats
@@ -225,7 +226,7 @@ class NodeVerbs(Manager):
             if ended:
                 return
             with contextlib.suppress(TimeoutError):
-                await session.waiters.wait_final(uuid, FOLLOW_INTERVAL)
+                await self.wait_final(uuid, FOLLOW_INTERVAL)
                 ended = True  # what it logged is stored no later than its end, and is read now
 
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
@@ -355,17 +356,25 @@ class NodeVerbs(Manager):
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
-        return await self._need_session().waiters.wait_final(uuid, None if timeout is None else to_seconds(timeout))
+        session = self._need_session()
+        seconds = None if timeout is None else to_seconds(timeout)
+        async with self._passing(seconds):
+            return await session.waiters.wait_final(uuid, seconds)
 
     async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
         session = self._need_session()
         seconds = None if timeout is None else to_seconds(timeout)
-        await session.waiters.wait_quiet(session.verbs, query or Query(), seconds)
+        async with self._passing(seconds):
+            await session.waiters.wait_quiet(session.verbs, query or Query(), seconds)
 
     def watch(
         self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
         return self._need_session().watchers.events(query or Query(), on_begin)
+
+    def _passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
+        """Virtual time passes while a test waits. A wait in a job leaves that to the test, which may be in no hurry."""
+        return self.clock.passing(timeout) if current_run.get() is None else contextlib.nullcontext()
 
     def _need_session(self) -> Session:
         if self._session is None:

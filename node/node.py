@@ -289,7 +289,9 @@ class Node(NodeVerbs):
 
         The node stays in the cluster. Raises TimeoutError.
         """
-        await self._need_session().drain(None if timeout is None else to_seconds(timeout, "timeout"))
+        seconds = None if timeout is None else to_seconds(timeout, "timeout")
+        async with self._passing(seconds):
+            await self._need_session().drain(seconds)
 
     async def run(self, grace: Duration = GRACE) -> None:
         """Start, run until SIGTERM or SIGINT, then stop; a second signal stops without grace."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -37,6 +37,14 @@ class Clock(Protocol):
         """Hold virtual time still while a thread or a process works for the loop."""
         ...
 
+    def inside(self) -> contextlib.AbstractContextManager[None]:
+        """Let virtual time pass again while work that is `outside` waits for the loop; entered on the loop."""
+        ...
+
+    def passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let virtual time pass while the caller waits; `timeout` is the wait's own, in seconds."""
+        ...
+
 
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
@@ -62,6 +70,14 @@ class SystemClock:
 
     @contextlib.contextmanager
     def outside(self) -> Generator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def inside(self) -> Generator[None]:
+        yield
+
+    @contextlib.asynccontextmanager
+    async def passing(self, timeout: float | None) -> AsyncGenerator[None]:
         yield
 
 

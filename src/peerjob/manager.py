@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
 
+from .clock import Clock
 from .codec import decode_value
 from .durations import Duration
 from .firing import Leader
@@ -65,6 +66,8 @@ class Stats:
 
 class Manager(ABC):
     """Schedules, looks up, waits for and cancels instances. `Node` implements it."""
+
+    clock: Clock
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import heapq
 import itertools
 import random  # noqa: TID251  # randomness that a test can repeat
 import threading
-from collections.abc import Awaitable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self, TypeVar
 
 from peerjob.clock import to_us
-from peerjob.durations import Duration, to_seconds
+from peerjob.durations import Duration, format_seconds, to_seconds
 
 from .loop import DrivenLoop, whole_us
 
 Result = TypeVar("Result")
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
+WAIT_LIMIT = 3600.0
+"""Virtual seconds after which a wait without a timeout fails: on virtual time a wait in vain would never end."""
 
 
 class VirtualClock:
@@ -76,6 +79,41 @@ class VirtualClock:
         finally:
             self._leave_outside()
 
+    @contextlib.contextmanager
+    def inside(self) -> Generator[None]:
+        """Let virtual time pass while a thread that works `outside` waits for the loop.
+
+        Enter and leave on the loop: time must stand still again before the thread goes on.
+        """
+        self._leave_outside()
+        try:
+            yield
+        finally:
+            self._enter_outside()
+
+    @contextlib.asynccontextmanager
+    async def passing(self, timeout: float | None) -> AsyncGenerator[None]:
+        """Move time on, from timer to timer, while the caller waits within; in `run`, time moves already.
+
+        Without a `timeout`, raises TimeoutError after a virtual hour.
+        """
+        if (outer := _running.get()) is not None and not outer.arrival.done():
+            yield
+            return
+        self.install()
+        mover = self._mover_to(float("inf"))
+        limit = asyncio.timeout(WAIT_LIMIT if timeout is None else None)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if limit.expired():
+                text = f"not done within {format_seconds(WAIT_LIMIT)} of virtual time; pass timeout= to wait longer"
+                raise TimeoutError(text) from None
+            raise
+        finally:
+            mover.arrive()
+
     # -- what a test does
 
     async def advance(self, duration: Duration) -> None:
@@ -92,7 +130,9 @@ class VirtualClock:
         Raises TimeoutError, after cancelling it, when it is not done within `limit` of virtual time.
         """
         mover = self._mover(limit, "limit")
+        token = _running.set(mover)
         task = asyncio.ensure_future(awaitable)
+        _running.reset(token)
         task.add_done_callback(lambda _: mover.arrive())
         try:
             await mover.arrival
@@ -151,7 +191,10 @@ class VirtualClock:
         seconds = to_seconds(duration, option)
         self.install()
         now = self.elapsed()
-        mover = _Mover(whole_us(now + seconds, now), next(self._numbers))
+        return self._mover_to(whole_us(now + seconds, now))
+
+    def _mover_to(self, target: float) -> _Mover:
+        mover = _Mover(target, next(self._numbers))
         heapq.heappush(self._movers, mover)
         return mover
 
@@ -163,6 +206,8 @@ class VirtualClock:
             return False
         mover = self._movers[0]
         timer = driven.next_timer()
+        if timer == mover.target == float("inf"):
+            return False
         driven.now = max(driven.now, min(timer, mover.target))
         if timer > mover.target:
             mover.arrive()
@@ -198,3 +243,7 @@ class _Mover:
     def arrive(self) -> None:
         if not self.arrival.done():
             self.arrival.set_result(None)
+
+
+_running: contextvars.ContextVar[_Mover | None] = contextvars.ContextVar("peerjob_virtual_run", default=None)
+"""The mover of the `run` that is under way here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from typing import Any, TypedDict, TypeVar, overload
 
 from typing_extensions import Unpack
@@ -12,6 +12,7 @@ from peerjob.clock import Clock
 from peerjob.durations import Duration
 from peerjob.instance import Instance
 from peerjob.job import Job
+from peerjob.node.blocking import BlockingManager
 from peerjob.node.managing import JobSource
 from peerjob.node.node import Coordinator, Lifespan, Node
 from peerjob.query import Query
@@ -54,8 +55,9 @@ async def running_node(
 ) -> AsyncGenerator[Node]:
     """A started node that knows these jobs, on a memory store of its own, stopped at the end.
 
-    Without a `clock` it brings a VirtualClock (`node.clock`), on which it runs: delays, backoffs and timeouts then pass
-    only within `drain` or the clock's own `advance` and `run`. A clock that is passed stays installed afterwards.
+    Without a `clock` it brings a VirtualClock (`node.clock`), on which it runs. Time then passes only while the test
+    waits: for a result (`await instance.result()`), for quiet (`drain`, `node.wait`), or for a duration (`advance`).
+    A clock that is passed stays installed afterwards.
     """
     with contextlib.ExitStack() as stack:
         time = clock or stack.enter_context(VirtualClock())
@@ -67,14 +69,36 @@ async def running_node(
             await _passing(time, node.stop())
 
 
-async def advance(node: Node, duration: Duration) -> None:
+@contextlib.contextmanager
+def blocking_node(
+    *jobs: JobSource,
+    store: str | Store = "memory://",
+    clock: Clock | None = None,
+    workers: int = 10,
+    **options: Unpack[NodeOptions],
+) -> Generator[BlockingManager]:
+    """The same for a sync test: the blocking verbs of a started node, on a VirtualClock unless a `clock` is passed.
+
+    Time passes only while a verb waits (`instance.result()`, `manager.wait()`) or in `advance`.
+    """
+    node = Node(store, jobs=jobs, workers=workers, clock=clock or VirtualClock(), **options)
+    with node.blocking() as manager:
+        yield manager
+
+
+@overload
+def advance(node: Node, duration: Duration) -> Coroutine[Any, Any, None]: ...
+@overload
+def advance(node: BlockingManager, duration: Duration) -> None: ...
+def advance(node: Node | BlockingManager, duration: Duration) -> Coroutine[Any, Any, None] | None:
     """Let so much time pass for a node on virtual time: schedules fire, delays and timeouts end.
 
-    Raises RuntimeError for a node on any other clock, whose time nobody can move.
+    Await it for a `Node`; for a `BlockingManager` it blocks. Raises RuntimeError for a node on any other clock, whose
+    time no test can move.
     """
-    if not isinstance(node.clock, VirtualClock):
-        raise RuntimeError("only the time of a VirtualClock can be moved; start the node with running_node()")
-    await node.clock.advance(duration)
+    if isinstance(node, Node):
+        return _clock_of(node).advance(duration)
+    return node.call(_clock_of(node.manager).advance(duration))
 
 
 async def drain(node: Node, limit: Duration = "1h") -> None:
@@ -82,10 +106,9 @@ async def drain(node: Node, limit: Duration = "1h") -> None:
 
     Raises TimeoutError when that takes longer than `limit`, which is virtual time on a virtual clock.
     """
+    await node.wait(Query.all(), limit)
     if isinstance(node.clock, VirtualClock):
-        await node.clock.run(node.wait(Query.all()), limit)
-    else:
-        await node.wait(Query.all(), limit)
+        await node.clock.settle()  # cancelled bodies and processors end after their instances
 
 
 @overload
@@ -96,6 +119,13 @@ async def scheduled(node: Node, job: Job[..., Any, Any] | str) -> list[Instance[
     """The instances of a job that wait to run, the delayed ones too, in the order of their creation."""
     kind = job if isinstance(job, str) else job.kind
     return [instance async for instance in node.iter_instances(Query(kind=kind, state=State.SCHEDULED))]
+
+
+def _clock_of(node: object) -> VirtualClock:
+    clock = node.clock if isinstance(node, Node) else None
+    if not isinstance(clock, VirtualClock):
+        raise RuntimeError("only the time of a VirtualClock can be moved; start the node with running_node()")
+    return clock
 
 
 async def _passing(clock: Clock, work: Coroutine[Any, Any, None]) -> None:

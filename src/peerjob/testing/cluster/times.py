@@ -120,15 +120,24 @@ class NodeClock:
     @contextlib.contextmanager
     def outside(self) -> Generator[None]:
         """Hold the cluster's time while a thread or a process works for the node, unless the node stands still."""
-        self._outside += 1
-        if not self._stopped:
-            self._holds.enter_context(self.driver.outside())
+        self._change(1)
         try:
             yield
         finally:
-            self._outside -= 1
-            if not self._stopped:
-                self._hold(self._outside)
+            self._change(-1)
+
+    @contextlib.contextmanager
+    def inside(self) -> Generator[None]:
+        """Let the cluster's time pass while a thread that works for the node waits for it."""
+        self._change(-1)
+        try:
+            yield
+        finally:
+            self._change(1)
+
+    def passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let the cluster's time pass while the caller waits."""
+        return self.driver.passing(timeout)
 
     def stand_still(self) -> None:
         """Hold the cluster's time no more: the node is paused or dead, and takes no answer of a thread."""
@@ -139,6 +148,15 @@ class NodeClock:
         """Hold the cluster's time again while a thread works."""
         self._stopped = False
         self._hold(self._outside)
+
+    def _change(self, by: int) -> None:
+        self._outside += by
+        if self._stopped:
+            return
+        if by > 0:
+            self._holds.enter_context(self.driver.outside())
+        else:
+            self._hold(self._outside)
 
     def _hold(self, times: int) -> None:
         self._holds.close()
