@@ -25,13 +25,14 @@ __all__ = ["BodyError", "Executor", "RemoteBodyError", "describe_error"]
 class Executor:
     """Runs bodies to their end, each in the place that its job asks for.
 
-    `threads` is how many sync bodies, and how many processes, may be at work at a time.
+    `threads` is how many sync bodies, and how many processes, may be at work at a time; `pool` runs the sync ones
+    elsewhere than in threads of the executor's own.
     """
 
-    def __init__(self, *, clock: Clock, threads: int, resources: Resources) -> None:
+    def __init__(self, *, clock: Clock, threads: int, resources: Resources, pool: ThreadPool | None = None) -> None:
         self._clock = clock
         self._resources = resources
-        self._threads = ThreadPool(threads)
+        self._threads = pool or ThreadPool(threads)
         self._processes = ProcessPool(threads)
 
     async def call(

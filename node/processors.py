@@ -30,14 +30,15 @@ LIMIT = 60.0
 class Processors:
     """Runs callbacks, sync ones in threads, each in context variables of its own.
 
-    What one raises is logged on the instance and goes no further, as is that it took too long.
+    What one raises is logged on the instance and goes no further, as is that it took too long. `pool` runs sync ones
+    elsewhere than in threads of their own.
     """
 
-    def __init__(self, clock: Clock, node: str, surroundings: Surroundings) -> None:
+    def __init__(self, clock: Clock, node: str, surroundings: Surroundings, pool: ThreadPool | None = None) -> None:
         self._clock = clock
         self._node = node
         self._surroundings = surroundings
-        self._threads = ThreadPool(THREADS, "peerjob-processor")
+        self._threads = pool or ThreadPool(THREADS, "peerjob-processor")
         self._chains: dict[str, asyncio.Task[None]] = {}
         self.patience = 5.0
         """Seconds that a closing node gives its last processors."""

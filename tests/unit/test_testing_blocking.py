@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from peerjob import INJECTED, BlockingManager, Context, Job, Node, NodeStateError, State, job
+from peerjob import INJECTED, Backoff, BlockingManager, Context, Job, Node, NodeStateError, State, job
 from peerjob.testing import VirtualClock, advance, blocking_node
 
 
@@ -16,7 +16,7 @@ def _third(context: Context = INJECTED) -> int:
 
 
 third = Job("third", _third, max_retries=5, backoff="20s")
-jittery = Job("jittery", _third, max_retries=5)
+jittery = Job("jittery", _third, max_retries=5, backoff=Backoff())
 
 
 @job(kind="outer")

@@ -1,0 +1,377 @@
+"""Runs jobs in unit tests at once, without a node, with the real conversion, injection, retries and verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from msgspec import structs
+
+from peerjob.clock import aware_us
+from peerjob.cluster.own_loop import run_here
+from peerjob.errors import OptionError
+from peerjob.instance import Instance, LogEntry
+from peerjob.job import Call, Job
+from peerjob.joblog import CaptureHandler
+from peerjob.manager import Manager
+from peerjob.node.failure_log import FailureLog
+from peerjob.node.injection import Resources
+from peerjob.node.node import MAX_PAYLOAD
+from peerjob.node.processors import Processors
+from peerjob.node.recorder import Recorder
+from peerjob.node.registry import Registry
+from peerjob.node.run import Run
+from peerjob.node.runner import InstanceRunner, ended_record, record_of
+from peerjob.node.scheduling import Scheduling
+from peerjob.node.surroundings import Surroundings
+from peerjob.node.turns import Turns
+from peerjob.node.verdict import Verdicts
+from peerjob.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
+from peerjob.signature import analyse
+from peerjob.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
+from peerjob.state import State
+
+from .clock import VirtualClock
+from .stand_ins import NAME, CallersThread, EagerHooks, InPlaceExecutor, NoNode, NoTurns, SkippingClock
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Verdict(StrEnum):
+    """What came of an attempt."""
+
+    COMPLETED = "completed"
+    TERMINATED = "terminated"
+    """It failed, and is not retried: by the policy, or by `Fail`."""
+    TIMED_OUT = "timed out"
+    """It ran longer than its `timeout`, and is not retried."""
+    RETRIED = "retried"
+    """It failed, and runs again after a wait."""
+    SNOOZED = "snoozed"
+    """It put itself off, which counts as no attempt."""
+
+
+_VERDICTS = {
+    Action.COMPLETE: Verdict.COMPLETED,
+    Action.TERMINATE: Verdict.TERMINATED,
+    Action.TIME_OUT: Verdict.TIMED_OUT,
+    Action.RETRY: Verdict.RETRIED,
+    Action.SNOOZE: Verdict.SNOOZED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EagerAttempt:
+    """One run of the body."""
+
+    number: int
+    verdict: Verdict
+    wait: float
+    """Seconds until it would run again: of the backoff or the snooze; 0 for an end."""
+    error: ErrorInfo | None
+    note: str
+    """As in the history of an instance."""
+    logs: tuple[LogEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EagerRun(Generic[R_co]):
+    """What came of a job that was run at once."""
+
+    attempts: tuple[EagerAttempt, ...]
+    """Every run of the body, in order."""
+    instance: Instance[R_co]
+    """A snapshot of what a node would have stored in the end; it has no node to ask."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What came of the last attempt."""
+        return self.attempts[-1].verdict
+
+    @property
+    def state(self) -> State:
+        """The state that the instance is in; Scheduled when it would run again."""
+        return self.instance.state
+
+    @property
+    def result(self) -> R_co:
+        """The result, stored and read back as a caller gets it; raises JobFailed, JobTimedOut or NodeStateError."""
+        return self.instance.outcome()
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """What the last attempt failed with, or None."""
+        return self.attempts[-1].error
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds between the attempts, as the backoff and the jitter say."""
+        return [one.wait for one in self.attempts if one.wait]
+
+    @property
+    def logs(self) -> list[LogEntry]:
+        """The lines of all attempts."""
+        return [line for one in self.attempts for line in one.logs]
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job last said that it was, or None."""
+        return self.instance.progress
+
+
+class Eager:
+    """Runs jobs at once, attempt after attempt, until an end, a snooze or `max_attempts`.
+
+    `overrides` replaces factories of `Depends`, as `Node.override` does. Waits between attempts are skipped. The waits
+    of a body itself take real time, unless a VirtualClock is passed as `clock`. `nominal_at` is that of the schedule
+    for which the job runs. `seed` is that of the jitter. A job with `run_in="process"` runs in this process too, and
+    `on_complete` and `on_state_change` are not called.
+    """
+
+    def __init__(
+        self,
+        *,
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        clock: VirtualClock | None = None,
+        nominal_at: datetime | None = None,
+        max_attempts: int = 100,
+        seed: int = 0,
+    ) -> None:
+        if max_attempts < 1:
+            raise OptionError("max_attempts", max_attempts, "1 or more")
+        self._overrides = dict(overrides or {})
+        self._clock = clock
+        self._nominal_us = 0 if nominal_at is None else aware_us("nominal_at", nominal_at)
+        self._max_attempts = max_attempts
+        self._seed = seed
+
+    @overload
+    def run(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> EagerRun[R]: ...
+    @overload
+    def run(self, job: Call[R], /) -> EagerRun[R]: ...
+    def run(self, job: Any, /, *args: Any, **kwargs: Any) -> EagerRun[Any]:
+        """Run a job from a sync test. A sync body runs in the thread of the test, an async one on a loop of its own.
+
+        Raises ArgumentError for arguments that do not fit, RuntimeError where an event loop runs.
+        """
+        _refuse_loop()
+        call = _call(job, args, kwargs)
+        made: list[EagerRun[Any]] = []
+        if call.job.executor is not None and analyse(call.job.executor).is_async:
+
+            async def main() -> None:
+                made.append(await self._run(call, None))
+
+            run_here(main())
+            return made[0]
+        return self._run_sync(call)
+
+    @overload
+    async def run_async(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> EagerRun[R]: ...
+    @overload
+    async def run_async(self, job: Call[R], /) -> EagerRun[R]: ...
+    async def run_async(self, job: Any, /, *args: Any, **kwargs: Any) -> EagerRun[Any]:
+        """Run a job from an async test: an async body on the loop of the test, a sync one in a thread, as on a node."""
+        return await self._run(_call(job, args, kwargs), None)
+
+    def _run_sync(self, call: Call[Any]) -> EagerRun[Any]:
+        """Run a sync body in this thread, beside a loop in another, so that the body sees no running loop."""
+        here = CallersThread(1)
+        made: list[EagerRun[Any] | BaseException] = []
+
+        async def main() -> None:
+            try:
+                made.append(await self._run(call, here))
+            except BaseException as error:  # noqa: BLE001  # raised in the test's thread
+                made.append(error)
+
+        def beside() -> None:
+            try:
+                run_here(main())
+            finally:
+                here.finish()
+
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(beside,), name="peerjob-eager")
+        thread.start()
+        here.serve()
+        thread.join()
+        (end,) = made
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    async def _run(self, call: Call[Any], pool: CallersThread | None) -> EagerRun[Any]:
+        clock = self._clock or SkippingClock(self._seed)
+        async with clock.passing(math.inf), _Attempts(clock, call, self._overrides, pool) as attempts:
+            while True:
+                attempt = await attempts.next(self._nominal_us)
+                if attempt.verdict is not Verdict.RETRIED or attempt.number >= self._max_attempts:
+                    return EagerRun(attempts=tuple(attempts.ended), instance=attempts.instance())
+                if isinstance(clock, SkippingClock):
+                    clock.skip(attempt.wait)
+                else:
+                    await asyncio.sleep(attempt.wait)
+
+
+class _Attempts:
+    """The parts of a node that run an instance, for one instance."""
+
+    def __init__(
+        self,
+        clock: SkippingClock | VirtualClock,
+        call: Call[Any],
+        overrides: dict[Callable[..., Any], Callable[..., Any]],
+        pool: CallersThread | None,
+    ) -> None:
+        self._clock = clock
+        self.ended: list[EagerAttempt] = []
+        registry = Registry()
+        registry.add(call.job.untimed())
+        local: dict[str, Any] = {}
+        scheduling = Scheduling(
+            clock=clock, registry=registry, max_payload=MAX_PAYLOAD, timezone="UTC", local=lambda: local
+        )
+        self._job = call.job
+        self._new = scheduling.new(call)
+        self._manager = cast(Manager, NoNode(clock, scheduling))
+        surroundings = Surroundings()
+        self._resources = Resources(overrides, surroundings)
+        self._executor = InPlaceExecutor(clock=clock, threads=1, resources=self._resources, pool=pool)
+        self._processors = Processors(clock, NAME, surroundings, pool)
+        self._failures = FailureLog(NAME)
+        self._runner = InstanceRunner(
+            clock=clock,
+            name=NAME,
+            manager=self._manager,
+            registry=registry,
+            executor=self._executor,
+            recorder=Recorder(lambda: None),
+            verdicts=Verdicts(clock, MAX_PAYLOAD, node=NAME, failures=self._failures),
+            processors=self._processors,
+            turns=cast(Turns, NoTurns()),
+            local_objects=local,
+        )
+        self._runner.hooks = EagerHooks(clock, self._runner)
+        self._capture = CaptureHandler(self._runner.hooks)
+        self._last: tuple[Claim, Outcome]
+        self._progress: bytes | None = None
+
+    async def __aenter__(self) -> _Attempts:
+        logging.getLogger().addHandler(self._capture)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self._capture)
+        self._failures.close()
+        await self._processors.close()
+        await self._resources.close()
+        await self._executor.close()
+
+    async def next(self, nominal_us: int) -> EagerAttempt:
+        """Run the body once more."""
+        number = len(self.ended) + 1
+        claim = _claim(self._new, self._job, number, nominal_us, self._clock.time_us())
+        run = Run(claim, NAME, asyncio.get_running_loop().time())
+        run.task = asyncio.get_running_loop().create_task(self._runner.run(run))
+        try:
+            await asyncio.wait([run.task])
+        finally:
+            if not run.task.done():
+                run.cancel("drain")
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([run.task])
+        run.task.result()
+        outcome = run.outcome
+        assert outcome is not None
+        self._last = claim, outcome
+        self._progress = outcome.progress or self._progress
+        attempt = EagerAttempt(
+            number=number,
+            verdict=_VERDICTS[outcome.action],
+            wait=outcome.delay_us / 1_000_000,
+            error=None if outcome.error is None else decode_error(outcome.error),
+            note=outcome.note,
+            logs=tuple(LogEntry(claim.id, claim.kind, line) for line in outcome.logs),
+        )
+        self.ended.append(attempt)
+        return attempt
+
+    def instance(self) -> Instance[Any]:
+        """The instance after its last attempt."""
+        claim, outcome = self._last
+        state = FINAL_STATE.get(outcome.action, State.SCHEDULED)
+        record = ended_record(record_of(claim, NAME, NAME), outcome, state, NAME, self._clock.time_us())
+        return Instance(
+            self._manager,
+            structs.replace(record, progress=self._progress, tags=self._new.tags, key=self._new.key),
+            job=self._job,
+        )
+
+
+def _claim(new: NewInstance, job: Job[..., Any, Any], number: int, nominal_us: int, at_us: int) -> Claim:
+    spec = new.spec
+    if nominal_us:
+        spec = encode(structs.replace(decode_spec(spec), schedule=job.schedule_name, nominal_us=nominal_us))
+    return Claim(
+        id=new.id,
+        kind=new.kind,
+        fence=number,
+        spec=spec,
+        priority=new.priority,
+        due_us=at_us,
+        attempts=number,
+        crashes=0,
+        losses=0,
+        at_us=at_us,
+    )
+
+
+def _call(job: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
+    made: Any
+    if isinstance(job, Job):
+        made = Call(cast("Job[..., Any, Any]", job), args, kwargs)
+    elif isinstance(job, Call):
+        made = cast(Any, job)
+    else:
+        raise TypeError(f"eager() takes a Job or a call, not {type(job).__name__}")
+    call = cast("Call[Any]", made)
+    if call.job.executor is None:
+        raise OptionError("job", call.job, "a job with a callable; a handle's body is elsewhere")
+    return call
+
+
+def _refuse_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("an event loop runs here: await eager_async(), or Eager().run_async()")
+
+
+@overload
+def eager(job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> EagerRun[R]: ...
+@overload
+def eager(job: Call[R], /) -> EagerRun[R]: ...
+def eager(job: Any, /, *args: Any, **kwargs: Any) -> EagerRun[Any]:
+    """Run a job at once, in a sync test: `Eager().run`."""
+    return Eager().run(job, *args, **kwargs)
+
+
+@overload
+async def eager_async(job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> EagerRun[R]: ...
+@overload
+async def eager_async(job: Call[R], /) -> EagerRun[R]: ...
+async def eager_async(job: Any, /, *args: Any, **kwargs: Any) -> EagerRun[Any]:
+    """Run a job at once, in an async test: `Eager().run_async`."""
+    return await Eager().run_async(job, *args, **kwargs)

@@ -1,0 +1,113 @@
+"""Stand-ins for the parts of a node, for a job that runs without one: no store, no roles, no threads."""
+
+from __future__ import annotations
+
+import random  # noqa: TID251  # randomness that a test can repeat
+from collections.abc import Mapping
+from typing import Any, cast
+
+from peerjob.clock import Clock, SystemClock
+from peerjob.context import Context
+from peerjob.errors import NodeStateError
+from peerjob.job import Job
+from peerjob.node.binding import Binding
+from peerjob.node.executor import Executor
+from peerjob.node.hooks import Hooks
+from peerjob.node.pace import Pace
+from peerjob.node.run import Run
+from peerjob.node.runner import InstanceRunner
+from peerjob.node.scheduling import Scheduling
+from peerjob.node.threads import ThreadPool
+from peerjob.record import NodeView, Record
+from peerjob.worker import Worker
+
+NAME = "eager"
+"""What the node is called that does not exist."""
+
+
+class SkippingClock(SystemClock):
+    """The machine's clock, but that it skips the waits between attempts; its randomness comes from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._random = random.Random(seed)
+        self._skipped_us = 0
+
+    def time_us(self) -> int:
+        return super().time_us() + self._skipped_us
+
+    def skip(self, seconds: float) -> None:
+        """Let so much time have passed."""
+        self._skipped_us += round(seconds * 1_000_000)
+
+
+class CallersThread(ThreadPool):
+    """Runs work in the thread that calls `serve`, in place of threads of its own."""
+
+    def serve(self) -> None:
+        """Run what is to be run, until `finish`."""
+        self._serve()
+
+    def finish(self) -> None:
+        """Let `serve` return."""
+        self._work.put(None)
+
+    def _start_thread(self) -> None:
+        """The caller's thread is the only one."""
+
+
+class InPlaceExecutor(Executor):
+    """Runs every body in this process."""
+
+    async def call(self, binding: Binding, data: bytes, context: Context, run_in: str, began: Any = None) -> Any:
+        return await super().call(binding, data, context, "auto" if run_in == "process" else run_in, began)
+
+
+class NoNode:
+    """The manager of a job that runs without a node: it can do only what needs none."""
+
+    def __init__(self, clock: Clock, scheduling: Scheduling) -> None:
+        self.clock = clock
+        self._scheduling = scheduling
+
+    async def nodes(self) -> list[NodeView]:
+        return []
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
+        return self._scheduling.read_result(record, job)
+
+    def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
+        """Lines from outside the run are in the process's log alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NodeStateError(f"an eager job has no node, and so no {name}(): test it with running_node()")
+
+
+class EagerHooks(Hooks):
+    """Serves the context of an eager run, which nothing can take over."""
+
+    def __init__(self, clock: Clock, runner: InstanceRunner) -> None:
+        nothing = cast(Any, None)  # the methods that need them are replaced
+        super().__init__(clock=clock, name=NAME, store=nothing, pool=nothing, runner=runner)
+
+    async def check_owner(self, context: Context) -> bool:
+        return True
+
+    def make_worker(self, context: Context) -> Worker:
+        return Worker(number=0, node=NAME, instance=context.id, kind=context.kind)
+
+
+class NoTurns:
+    """Takes the reports of a run, and writes them nowhere."""
+
+    ending = False
+
+    def __init__(self) -> None:
+        self.pool = self
+        self.pace = Pace()
+
+    async def commit_start(self, run: Run) -> bool:
+        return True
+
+    def watch_reports(self) -> None:
+        """The lines and the progress of a run come with its outcome."""
