@@ -63,8 +63,10 @@ class Assertions:
         if attempts is not None and row.attempts != attempts:
             self._fail(f"instance {id}: expected {attempts} attempt(s), got {words_of(id, row)}")
 
-    def runs(self, of: Job[..., Any, Any] | Instance[Any] | str) -> list[BodyRun]:
-        """Each run of a body of a job (or a kind), or of an instance, in the order in which they began."""
+    def runs(self, of: Job[..., Any, Any] | Instance[Any] | str | None = None) -> list[BodyRun]:
+        """Each run of a body of a job (or a kind), of an instance, or (None) of all; the first to begin first."""
+        if of is None:
+            return list(self._journal.bodies)
         if isinstance(of, Instance):
             return [run for run in self._journal.bodies if run.instance == of.id]
         kind = of.kind if isinstance(of, Job) else of

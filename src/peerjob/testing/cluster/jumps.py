@@ -68,27 +68,25 @@ class Jumps:
         """Something was done to the cluster: it shall come to rest before the next jump."""
         self._calm_from = self._clock.steady + self._calm
 
-    def consider(self) -> None:
-        """Jump if nothing is missed; called while the loop is at rest."""
+    def consider(self) -> bool:
+        """Jump if nothing is missed, and say whether it was done; called while the loop is at rest."""
         clock = self._clock
-        if clock.steady < self._calm_from:
-            return
-        room = clock.room(_is_poll)
-        if room < LEAST:
-            return
+        if clock.steady < self._calm_from or (room := clock.room(_is_poll)) < LEAST:
+            return False
         if self._is_disturbed():
             self.disturbed()
-            return
+            return False
         members = [member for member in self._members() if member.lives]
         if not all(member.is_at_rest for member in members):
-            return
+            return False
         claimed = {kind for member in members for kind in member.claims}
         if claimed and self._is_ready(claimed):
-            return
+            return False
         seconds = min(room, self._until_due(claims=bool(claimed)))
         if seconds < LEAST or not any(member.is_leader for member in members):
-            return
+            return False
         self._jump(seconds, members)
+        return True
 
     def _jump(self, seconds: float, members: list[Member]) -> None:
         self.jumps += 1

@@ -169,7 +169,7 @@ class TestCluster(Assertions):
         return lifespan
 
     async def _close(self) -> None:
-        self.clock.before_rest = lambda: None
+        self.clock.before_rest = lambda: False
         try:
             self._faults.clear()
             members = [member for member in self._members.values() if not member.lane.dropped]

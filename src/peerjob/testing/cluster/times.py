@@ -27,8 +27,8 @@ class ClusterClock(VirtualClock):
         """What the wall clock is ahead of the monotonic one, since the start."""
         self._stands_us: int | None = None
         self._jumped = 0.0
-        self.before_rest: Callable[[], None] = lambda: None
-        """Called whenever the loop is at rest and its time may move on."""
+        self.before_rest: Callable[[], bool] = lambda: False
+        """Asked whenever the loop is at rest and its time may move on; True when it has given the loop work."""
         self._awaited: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     async def until(self, holds: Callable[[], bool], limit: Duration) -> bool:
@@ -47,8 +47,8 @@ class ClusterClock(VirtualClock):
             if not arrival.done() and holds():
                 arrival.set_result(None)
                 return True
-        if self._movers and not self._outside:
-            self.before_rest()
+        if self._movers and not self._outside and self.before_rest():
+            return True
         return super()._at_rest()
 
     @property
