@@ -1,5 +1,6 @@
 """What is installed is the package, all of it, and nothing else."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_holds_all_code_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    packages = [(ROOT / "src", ROOT / "src" / name) for name in ("peerjob", "peerjob_probe")]
+    packages = [(ROOT / "src", ROOT / "src" / name) for name in ("peerjob", "peerjob_probe", "peerjob_pytest")]
     sources = packages + [(ROOT, ROOT / name) for name in FOLDERS]
     expected = {
         PurePath("peerjob" if base == ROOT else "", path.relative_to(base)).as_posix()
@@ -50,3 +51,25 @@ def test_the_wheel_brings_the_command(wheel: zipfile.ZipFile) -> None:
     commands = wheel.read(entry_points).decode().splitlines()
     assert "jobd = peerjob_probe:main" in commands
     assert "jobctl = peerjob_probe:jobctl" in commands
+
+
+def test_the_wheel_brings_the_pytest_plugin(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path / "installed")
+    test = tmp_path / "test_node.py"
+    test.write_text(
+        "import peerjob, peerjob_pytest\n"
+        "async def test_it(peerjob_node):\n"
+        "    assert peerjob_node.running\n"
+        f"    assert {str(tmp_path)!r} in peerjob.__file__ and {str(tmp_path)!r} in peerjob_pytest.__file__\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", os.devnull, "-o", "asyncio_mode=auto", str(test)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 passed" in ran.stdout

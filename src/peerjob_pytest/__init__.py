@@ -1,0 +1,192 @@
+"""The pytest plugin of peerjob: a node, a cluster and a clock as fixtures.
+
+| fixture | for | gives |
+|---|---|---|
+| `peerjob_node` | async tests | a started `Node` on virtual time |
+| `peerjob_cluster` | async tests | a `TestCluster`: nodes that can be killed, paused and cut off |
+| `peerjob_manager` | sync tests | the blocking verbs of a started node on virtual time |
+| `peerjob_clock` | both | the `VirtualClock` of the others |
+
+`@pytest.mark.peerjob(jobs=[...], nodes=3, seed=5, start="2026-10-24T22:00+02:00", ...)` sets the options of
+`TestCluster` and `Node`; so do the fixtures `peerjob_jobs` and `peerjob_options`, which a `conftest.py` may override.
+
+The plugin is loaded by every pytest of the environment, so it stands beside the package and imports it only in a test
+that uses a fixture.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator
+from datetime import datetime
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from peerjob import BlockingManager, Node
+    from peerjob.testing import TestCluster, VirtualClock
+
+LOOP_SCOPES = ("function", "class", "module", "package", "session")
+SHOWN = 60
+"""Most events of a cluster that are shown for a failed test."""
+_MARKER = (
+    "peerjob(jobs=(), nodes=3, seed=0, start=..., **options): the options of peerjob_node, peerjob_cluster and "
+    "peerjob_manager: those of TestCluster and Node, such as workers, lease_ttl and timezone"
+)
+_SEEDED = pytest.StashKey[Callable[[], str]]()
+"""Tells how to repeat a test and what happened in it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker, and make the async fixtures by the plugin that runs async tests."""
+    config.addinivalue_line("markers", _MARKER)
+    # pytest looks for fixtures in modules and in classes, of which the latter would bind them
+    made = ModuleType("peerjob_async_fixtures")
+    for kind, make in (("node", _node), ("cluster", _cluster)):
+        setattr(made, f"_peerjob_{kind}", pytest.fixture(name=f"_peerjob_{kind}")(make()))
+        pytest_asyncio: Any = config.pluginmanager.get_plugin("asyncio")
+        if pytest_asyncio is not None:
+            for scope in LOOP_SCOPES:
+                name = f"_peerjob_{kind}_{scope}"
+                setattr(made, name, pytest_asyncio.fixture(name=name, loop_scope=scope)(make()))
+    config.pluginmanager.register(made, "peerjob-async")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the seed of a failed test, and what happened in its cluster."""
+    report = yield
+    told = item.stash.get(_SEEDED, None)
+    # an assertion of a cluster tells it itself
+    if told is not None and call.when == "call" and report.failed and "the last events:" not in report.longreprtext:
+        report.sections.append(("peerjob", told()))
+    return report
+
+
+# -- what a test suite overrides ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peerjob_jobs() -> Any:
+    """The jobs that nodes know: a list, a group, a module or its name. Override it; the marker's `jobs=` wins."""
+    return ()
+
+
+@pytest.fixture
+def peerjob_options() -> dict[str, Any]:
+    """Other options, as the marker takes them. Override it; those of the marker win."""
+    return {}
+
+
+# -- what a test takes -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
+    """The virtual time of the other fixtures; alone, time for the event loop of an async test."""
+    if "peerjob_cluster" in request.fixturenames:
+        cluster: TestCluster = request.getfixturevalue("peerjob_cluster")
+        yield cluster.clock
+        return
+    from peerjob.clock import aware_us
+    from peerjob.testing import VirtualClock
+
+    settings = request.getfixturevalue("_peerjob_settings")
+    given = {name: settings[name] for name in ("start", "seed") if name in settings}
+    if isinstance(start := given.get("start"), str):
+        given["start"] = start = datetime.fromisoformat(start)
+    if start is not None:
+        aware_us("start", start)  # refuses one without a time zone
+    clock = VirtualClock(**given)
+    request.node.stash[_SEEDED] = lambda: f"seed {settings.get('seed', 0)}"
+    try:
+        yield clock
+    finally:
+        clock.uninstall()
+
+
+@pytest.fixture
+def peerjob_node(request: pytest.FixtureRequest) -> Node:
+    """A started node on virtual time, with a memory store of its own, for an async test."""
+    node: Node = request.getfixturevalue(_variant(request, "node"))
+    return node
+
+
+@pytest.fixture
+def peerjob_cluster(request: pytest.FixtureRequest) -> TestCluster:
+    """A `TestCluster` for an async test: three nodes, unless `nodes=` says otherwise, one of which leads."""
+    cluster: TestCluster = request.getfixturevalue(_variant(request, "cluster"))
+    return cluster
+
+
+@pytest.fixture
+def peerjob_manager(peerjob_clock: VirtualClock, _peerjob_settings: dict[str, Any]) -> Generator[BlockingManager]:
+    """The blocking verbs of a started node on virtual time, for a sync test."""
+    from peerjob.testing import blocking_node
+
+    with blocking_node(_peerjob_settings["jobs"], clock=peerjob_clock, **_node_options(_peerjob_settings)) as manager:
+        yield manager
+
+
+# -- inside ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _peerjob_settings(
+    request: pytest.FixtureRequest, peerjob_jobs: Any, peerjob_options: dict[str, Any]
+) -> dict[str, Any]:
+    settings = {"jobs": peerjob_jobs, **peerjob_options}
+    for mark in reversed(list(request.node.iter_markers("peerjob"))):
+        if mark.args:
+            raise pytest.UsageError(f"{request.node.nodeid}: mark.peerjob takes named options only, such as jobs=[...]")
+        settings |= mark.kwargs
+    return settings
+
+
+def _node() -> Callable[..., Any]:
+    async def node(peerjob_clock: VirtualClock, _peerjob_settings: dict[str, Any]) -> AsyncGenerator[Node]:
+        from peerjob.testing import running_node
+
+        options = _node_options(_peerjob_settings)
+        async with running_node(_peerjob_settings["jobs"], clock=peerjob_clock, **options) as running:
+            yield running
+
+    return node
+
+
+def _cluster() -> Callable[..., Any]:
+    async def cluster(request: pytest.FixtureRequest, _peerjob_settings: dict[str, Any]) -> AsyncGenerator[TestCluster]:
+        from peerjob.testing import TestCluster
+
+        async with TestCluster(**_peerjob_settings) as running:
+            request.node.stash[_SEEDED] = lambda: _course(running)
+            yield running
+
+    return cluster
+
+
+def _node_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """The options of a single node: without those of the clock, and of a cluster."""
+    return {name: value for name, value in settings.items() if name not in ("jobs", "start", "seed", "nodes", "jumps")}
+
+
+def _course(cluster: TestCluster) -> str:
+    trace = cluster.trace
+    left_out = [f"  … {len(trace) - SHOWN:,} earlier events"] if len(trace) > SHOWN else []
+    return "\n".join([f"seed {cluster.seed}, the last events:", *left_out, *(f"  {event}" for event in trace[-SHOWN:])])
+
+
+def _variant(request: pytest.FixtureRequest, kind: str) -> str:
+    """The async fixture that runs on the loop of the test."""
+    item = request.node
+    if not inspect.iscoroutinefunction(inspect.unwrap(item.obj)):
+        pytest.fail(f"peerjob_{kind} is for async tests; a sync test takes peerjob_manager", pytrace=False)
+    if "anyio_backend" in request.fixturenames or not request.config.pluginmanager.has_plugin("asyncio"):
+        return f"_peerjob_{kind}"
+    marker = item.get_closest_marker("asyncio")
+    scope = marker and marker.kwargs.get("loop_scope")
+    return f"_peerjob_{kind}_{scope or request.config.getini('asyncio_default_test_loop_scope') or 'function'}"
