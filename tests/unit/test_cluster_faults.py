@@ -36,6 +36,34 @@ async def holder_of(cluster: TestCluster, job: Job[..., None, object], seconds: 
     return run.node
 
 
+async def test_a_task_pauses_a_node_that_has_steps_to_run_at_that_moment() -> None:
+    """A random program found that the loop then ran out of the steps that it had counted."""
+    steps = 0
+
+    async def spin() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await asyncio.sleep(0)
+
+    job = Job("k", spin)
+    async with TestCluster(nodes=1, jobs=[job], seed=1) as cluster:
+
+        async def pauses() -> None:
+            while steps < 10:
+                await asyncio.sleep(0)
+            await cluster.pause("node-1")
+
+        pausing = asyncio.create_task(pauses())  # first in each round, so that the body's step comes after it
+        await cluster.schedule(job)
+        await cluster.advance("1s")
+        await pausing
+        before = steps
+        await cluster.advance("1s")
+        assert steps == before
+        await cluster.kill("node-1")
+
+
 async def test_a_paused_node_runs_no_step_and_finds_its_work_lost() -> None:
     bodies = Bodies()
     job = Job("long", bodies)

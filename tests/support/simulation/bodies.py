@@ -49,7 +49,7 @@ class Bodies:
             token=token,
             tags=tuple(given.get("tags", ())),
             priority=instance.priority,
-            due_us=instance.record.due_us,
+            delayed="after" in given,
             max_retries=given["max_retries"],
             max_crashes=given.get("max_crashes", Order.max_crashes),
             key=given.get("key"),

@@ -47,10 +47,9 @@ class Order:
     token: str = ""
     tags: tuple[str, ...] = ()
     priority: int = 5
-    due_us: int = 0
+    delayed: bool = False
     max_retries: int | None = 0
     max_crashes: int = MAX_CRASHES
-    retention_us: int | None = None
     key: str | None = None
     cancelled_us: int | None = None
     """When a caller was told that it is cancelled now."""

@@ -26,9 +26,10 @@ def order(evidence: Evidence) -> Iterator[Violation]:
     """ORDER: of one kind, no instance is claimed while one with a better place waits.
 
     The place is (priority, due time, id). The check looks at the first claim of each instance that a caller scheduled,
-    as its due time is known then. Three kinds of instances may be passed over: a suspect, one that waits for a
-    schedule's slot, and one that was delayed, until a node has moved it to the due ones. A store without strict order
-    is not judged, and neither are nodes whose clocks differ.
+    as its due time is known then: it is no earlier than the time at which the store took the instance. Three kinds of
+    instances may be passed over: a suspect, one that waits for a schedule's slot, and one that was delayed, until a
+    node has moved it to the due ones. A store without strict order is not judged, and neither are nodes whose clocks
+    differ.
     """
     if not evidence.strict or evidence.skew_us:
         return
@@ -42,7 +43,7 @@ def order(evidence: Evidence) -> Iterator[Violation]:
         waiting = [
             first
             for first in firsts
-            if first.place[1] <= first.ready_us
+            if not evidence.orders[first.id].delayed
             and not is_suspect(evidence.records[first.id].crashes, evidence.records[first.id].losses)
         ]
         for taken in firsts:
@@ -62,7 +63,7 @@ def _first(one: Order, record: Record, ended_us: int) -> _First:
     left = [entry for entry in record.history if entry.state not in (State.CREATED, State.SCHEDULED)]
     return _First(
         one.id,
-        (record.priority, one.due_us, one.id),
+        (record.priority, record.history[0].at_us, one.id),
         record.history[0].at_us,
         left[0].at_us if left and left[0].state is State.PROCESSING else None,
         left[0].at_us if left else ended_us,

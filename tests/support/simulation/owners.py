@@ -14,6 +14,9 @@ from .evidence import Evidence, Run, Violation
 AWAKE_US = 1_000_000
 """How long a body may go on after its node came back from a pause: the node then learns that its claim is lost."""
 
+LATE_US = 5_000_000
+"""How long the answer to a claim may be under way."""
+
 
 def no_loss(evidence: Evidence) -> Iterator[Violation]:
     """NO-LOSS: an instance that a caller was told of is final at the end, and leaves the store only by retention.
@@ -47,7 +50,8 @@ def one_owner(evidence: Evidence) -> Iterator[Violation]:
     * A run begins only when the run before it is over. The exceptions are those of docs/guarantees.md: the earlier
       body was on a node that was paused, until a second after the node came back; the body ignores cancellation, and
       its node had lost touch; its job goes on when the store is lost.
-    * A caller that was told "cancelled" finds the instance Cancelled, and no body begins more than a lease later.
+    * A caller that was told "cancelled" finds the instance Cancelled, and no body begins much later than a lease after
+      that, since a claim from before may have been answered late.
     """
     for id, runs in evidence.runs_of().items():
         for before, after in itertools.pairwise(runs):
@@ -78,7 +82,9 @@ def _stays_cancelled(evidence: Evidence) -> Iterator[Violation]:
         if record is not None and record.state is not State.CANCELLED:
             yield Violation("ONE-OWNER", order.id, f"a caller heard of its cancellation, and it is {record.state!s}")
         for run in runs.get(order.id, ()):
-            if run.begin_us > order.cancelled_us + evidence.ttl_us and not evidence.away(run, "paused", "cut off"):
+            if run.begin_us > order.cancelled_us + evidence.ttl_us + LATE_US and not evidence.away(
+                run, "paused", "cut off"
+            ):
                 yield Violation("ONE-OWNER", order.id, f"a body began long after the cancellation: {told(run)}")
 
 

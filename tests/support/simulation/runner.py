@@ -82,6 +82,7 @@ class Runner:
                 if op.gap:
                     await cluster.advance(op.gap)
                 self._begin(number, op)
+            await cluster.advance(0.1)  # the last operations have begun before everything is healed
             await self._rest()
             evidence = await gather(cluster, self._bodies, self._calls, self._faults, definitions, ttl=program.ttl)
             events = [str(event) for event in cluster.trace]

@@ -160,7 +160,8 @@ class Lanes:
         loop = self._loop
         steps = [step for step in loop._ready if _lane_of(step) is lane]
         if steps:
-            left = [step for step in loop._ready if _lane_of(step) is not lane]
+            # the loop has counted what is ready, so a step that does nothing takes the place of each
+            left = [_nothing(loop) if _lane_of(step) is lane else step for step in loop._ready]
             loop._ready.clear()
             loop._ready.extend(left)
         timers = [timer for timer in loop._scheduled if _lane_of(timer) is lane and not timer.cancelled()]
@@ -184,6 +185,12 @@ def _role_of(work: Coroutine[Any, Any, Any]) -> str:
     if code is Lease._main.__code__:
         return "lease"
     return str(cast(Any, work).cr_frame.f_locals["self"].name) if code is Role._supervise.__code__ else ""
+
+
+def _nothing(loop: asyncio.AbstractEventLoop) -> asyncio.Handle:
+    handle = asyncio.Handle(Context, (), loop, Context())
+    handle.cancel()
+    return handle
 
 
 def _lane_of(handle: asyncio.Handle) -> Lane | None:
