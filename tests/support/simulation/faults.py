@@ -26,6 +26,7 @@ class Faults:
         self._open: dict[tuple[str, str], int] = {}
         """Absence that lasts: why, node → since when."""
         self._until_us: dict[str, int] = {}
+        self._starting: set[str] = set()
         self.skew_us = 0
 
     def at_work(self) -> list[str]:
@@ -59,7 +60,13 @@ class Faults:
 
     async def _restart(self, given: dict[str, Any]) -> str:
         name = self._name(given)
-        await self._cluster.restart(name)
+        if name in self._starting:
+            return "it starts already"
+        self._starting.add(name)
+        try:
+            await self._cluster.restart(name)
+        finally:
+            self._starting.discard(name)
         self._open.pop(("kill", name), None)
         self._open.pop(("stop", name), None)
         self._lingers("restart")

@@ -39,7 +39,7 @@ def one_fire(evidence: Evidence) -> Iterator[Violation]:
         for text in itertools.chain(
             _twice(ledger),
             _unaccounted(ledger),
-            _unknown(ledger, made.get(ledger.name, {})),
+            _unknown(evidence, ledger, made.get(ledger.name, {})),
             _early(evidence, ledger),
             _side_by_side(evidence, ledger),
         ):
@@ -85,13 +85,13 @@ def _unaccounted(ledger: Ledger) -> Iterator[str]:
         yield f"{len(extra)} times have a record and are not nominal, the first is {min(extra)}"
 
 
-def _unknown(ledger: Ledger, made: Mapping[int, list[str]]) -> Iterator[str]:
+def _unknown(evidence: Evidence, ledger: Ledger, made: Mapping[int, list[str]]) -> Iterator[str]:
     by_hand = {record.instance for record in ledger.records if record.outcome is FireOutcome.TRIGGERED}
     known = {record.instance: record.nominal_us for record in ledger.records if record.instance}
     for nominal_us, ids in made.items():
         scheduled = [id for id in ids if id not in by_hand]
         # a ledger that was trimmed, or that a removal took away, says nothing about older times
-        if nominal_us <= ledger.row.trimmed_us or nominal_us < ledger.row.created_us:
+        if nominal_us <= ledger.row.trimmed_us or nominal_us < ledger.row.created_us + evidence.skew_us:
             continue
         if len(scheduled) > 1:
             yield f"nominal time {nominal_us} has the instances {', '.join(scheduled)}"

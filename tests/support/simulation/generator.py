@@ -76,6 +76,8 @@ class Generator:
             gap = round(rng.expovariate(1 / 0.15), 3) if rng.random() < 0.7 else 0.0
             if number in at:
                 verb, given = self._fault()
+            elif self._all_away and self._chance(0.2):
+                verb, given = self._back("restart", self._away) if self._away else self._back("thaw", self._frozen)
             else:
                 verb, given = self._draw()
             self._ops.append(Op(gap, verb, given))
@@ -292,6 +294,10 @@ class Generator:
         node = self._random.choice(sorted(those))
         those.discard(node)
         return verb, {"node": node}
+
+    @property
+    def _all_away(self) -> bool:
+        return len(self._away | self._frozen) == self._nodes
 
     # -- what operations name
 
