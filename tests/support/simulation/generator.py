@@ -73,11 +73,11 @@ class Generator:
         faults = LEAST_FAULTS + rng.randrange(16)
         at = set(rng.sample(range(20, OPERATIONS + faults), faults))
         for number in range(OPERATIONS + faults):
+            if self._all_away and self._chance(0.2):
+                self._ops.append(Op(0.0, *self._returned()))
             gap = round(rng.expovariate(1 / 0.15), 3) if rng.random() < 0.7 else 0.0
             if number in at:
                 verb, given = self._fault()
-            elif self._all_away and self._chance(0.2):
-                verb, given = self._back("restart", self._away) if self._away else self._back("thaw", self._frozen)
             else:
                 verb, given = self._draw()
             self._ops.append(Op(gap, verb, given))
@@ -294,6 +294,9 @@ class Generator:
         node = self._random.choice(sorted(those))
         those.discard(node)
         return verb, {"node": node}
+
+    def _returned(self) -> tuple[str, Given]:
+        return self._back("restart", self._away) if self._away else self._back("thaw", self._frozen)
 
     @property
     def _all_away(self) -> bool:

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from peerjob.clock import Clock
 from peerjob.codec import encode_value
+from peerjob.definition import Definition, decode_definition
 from peerjob.errors import StoreUnavailableError
+from peerjob.firing import ScheduleRow
 from peerjob.record import (
     FINAL_STATE,
     Ack,
@@ -65,7 +67,7 @@ class Storm:
         """Answers that the contract excludes."""
         self.serial = 0
 
-    def random(self, part: str) -> random.Random:
+    def chance_of(self, part: str) -> random.Random:
         """A generator for one part of the program."""
         return random.Random(f"{self.seed}/{part}")
 
@@ -97,6 +99,10 @@ class Storm:
             options["delay_us"] = chance.randrange(1, 40_000)
         return self.make.instance(**(options | fixed))
 
+    def definition(self, row: ScheduleRow) -> Definition:
+        """What a schedule says."""
+        return decode_definition(row.definition)
+
     def order(self, new: NewInstance) -> None:
         """Note an instance that the store said is new."""
         self.orders[new.id] = Order(
@@ -116,10 +122,11 @@ class Holder:
 
     def __init__(self, storm: Storm, number: int) -> None:
         self._storm = storm
-        self._chance = storm.random(f"holder {number}")
+        self._chance = storm.chance_of(f"holder {number}")
         self._name = f"peer-{number}"
         self._held: list[tuple[Claim, Run]] = []
         self._peer: Peer
+        self._ttl_us = 0
 
     async def work(self, rounds: int) -> None:
         """Do so many things."""
@@ -165,7 +172,7 @@ class Holder:
     async def _join(self, ttl_us: int, previous: str | None = None) -> None:
         storm = self._storm
         info = storm.make.node(self._name, KINDS)
-        self._peer = Peer(store=storm.store, info=info, make=storm.make)
+        self._peer, self._ttl_us = Peer(store=storm.store, info=info, make=storm.make), ttl_us
         await storm.ask(self._chance, lambda: storm.store.join(info, ttl_us=ttl_us, previous=previous))
 
     async def _leave(self) -> None:
@@ -180,6 +187,7 @@ class Holder:
         """Fall silent with claims until a peer has taken them back, then commit them all the same."""
         storm = self._storm
         await self._commit(self._all())
+        await storm.quiet.leave(self._peer.incarnation)
         await self._join(storm.short_ttl_us)
         await self._claim([])
         from_us = storm.clock.time_us()
@@ -193,6 +201,7 @@ class Holder:
     async def _claim(self, outcomes: list[tuple[Outcome, Run]]) -> Claimed:
         """Commit outcomes and claim, in one turn."""
         storm, peer, request = self._storm, self._peer, self._storm.make.request()
+        asked_us = storm.clock.time_us()
         want = peer.want(self._chance.choice((1, 2, 5, 20)), suspects=self._chance.random() < 0.8)
         if outcomes:
             given = [outcome for outcome, _ in outcomes]
@@ -202,8 +211,9 @@ class Holder:
             self._acked(outcomes, acks)
         else:
             claimed = await storm.ask(self._chance, lambda: storm.store.claim(peer.incarnation, want, request=request))
-        for claim in claimed.claims:
-            self._held.append((claim, self._begun(claim)))
+        if storm.clock.time_us() - asked_us < self._ttl_us:  # else the lease may be over: a node trusts it no more
+            for claim in claimed.claims:
+                self._held.append((claim, self._begun(claim)))
         return claimed
 
     def _begun(self, claim: Claim) -> Run:
@@ -236,14 +246,13 @@ class Holder:
 
     async def _report(self) -> None:
         storm, peer, request = self._storm, self._peer, self._storm.make.request()
-        line = LogLine(1, Level.INFO, "", 1, self._name)
         given = [
             Outcome(
                 id=claim.id,
                 fence=claim.fence,
                 action=Action.REPORT,
                 started=True,
-                logs=(LogLine(line.at_us, line.level, f"{SPOKEN}{run.token} goes on", claim.attempts, self._name),),
+                logs=(LogLine(1, Level.INFO, f"{SPOKEN}{run.token} goes on", claim.attempts, self._name),),
             )
             for claim, run in self._held
         ]
@@ -284,6 +293,3 @@ class Holder:
                         f"{outcome.id} was accepted twice: {storm.ended[outcome.id]}, {outcome.fence}"
                     )
                 storm.ended[outcome.id] = state, outcome.fence
-            order = storm.orders.get(outcome.id)
-            if ack is Ack.CANCELLED and order is not None and order.cancelled_us is None and not storm.cancelling:
-                storm.surprises.append(f"{outcome.id} was called cancelled, and no caller cancelled it")
