@@ -12,6 +12,8 @@ R = TypeVar("R")
 
 AT_A_STRETCH = 0.01
 """Seconds after which the loop gets a turn."""
+SMALL = 4_096
+"""Bytes of a value that takes no time worth a pause."""
 
 
 async def each(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
@@ -24,3 +26,9 @@ async def each(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
             await asyncio.sleep(0)
             began = time.perf_counter()
     return made
+
+
+async def pause_after(size: int) -> None:
+    """Let the loop have a turn after work on a value of so many bytes, unless it is small."""
+    if size > SMALL:
+        await asyncio.sleep(0)

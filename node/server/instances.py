@@ -12,7 +12,7 @@ from peerjob.errors import OptionError
 from peerjob.instance import Instance, LogEntry
 from peerjob.job import Job
 from peerjob.node.node import Node
-from peerjob.node.pausing import each
+from peerjob.node.pausing import each, pause_after
 from peerjob.node.wire.cluster import stats_message
 from peerjob.node.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
 from peerjob.node.wire.queries import acting_query_of, filter_of, knows_no_pages, query_of
@@ -62,7 +62,9 @@ class InstanceRpcs:
         (call,) = await each([request], lambda one: call_of(one, self._node.find_job))
         ids = ids_of([request], self._node.clock.time_us())
         instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
-        return _scheduled(instance, request.view, unserved=not await self._node.is_served(instance.kind))
+        unserved = not await self._node.is_served(instance.kind)
+        await pause_after(len(instance.record.spec))
+        return _scheduled(instance, request.view, unserved=unserved)
 
     async def schedule_jobs(self, request: pb.ScheduleJobsRequest, context: Context) -> pb.ScheduleJobsResponse:
         if len(request.jobs) > MAX_BULK:

@@ -26,8 +26,8 @@ from support.rpc import raw_client, served
 from support.stretches import Stretches, measured
 
 Code = grpc.StatusCode
-LONGEST = 0.1
-"""Seconds that nothing may keep the loop busy at a stretch: 50 ms, and as much for a machine at half its speed."""
+LONGEST = 0.05
+"""Seconds that nothing may keep the loop busy at a stretch."""
 REFUSALS = frozenset(Code) - {Code.UNKNOWN, Code.INTERNAL, Code.UNIMPLEMENTED}
 TIMES = [pytest.param(5.0, id="short"), pytest.param(300.0, id="long", marks=pytest.mark.soak)]
 UNHARMFUL = sorted({method.name for method in SERVICE.methods} - {"Drain", "ResizeWorkers", "Clear"})
