@@ -275,3 +275,35 @@ async def test_a_killed_node_s_thread_holds_no_time() -> None:
         gate.set()
         await cluster.run_until_idle()
         assert [run.end for run in cluster.runs(job)] == ["killed", "returned"]
+
+
+async def test_latency_takes_time_and_lets_a_kill_meet_a_node_between_its_requests() -> None:
+    cut_short = 0
+    for seed in range(12):
+        job = Job("once", Bodies())
+        async with TestCluster(nodes=2, jobs=[job], seed=seed, latency="20ms") as cluster:
+            node, other = cluster.nodes
+            adding = asyncio.gather(node.schedule_many(job.call() for _ in range(3)))
+            await cluster.advance(0.02 * seed)
+            stored = len(cluster.instances())
+            cut_short += not adding.done() and stored > 0
+            await cluster.kill(node)
+            adding.cancel()
+            await asyncio.wait([adding])
+            await cluster.run_until_idle()
+            assert all(row.state is State.COMPLETED for row in cluster.instances().values())
+            assert (await cluster.clock.run(other.count())) == len(cluster.instances())
+            for id in cluster.instances():
+                cluster.assert_never_concurrent(id)
+    assert cut_short > 0
+
+
+async def test_requests_of_nodes_come_between_one_another() -> None:
+    job = Job("once", Bodies())
+    async with TestCluster(nodes=3, jobs=[job], latency="2ms") as cluster:
+        instances = [await cluster.schedule(job) for _ in range(40)]
+        await cluster.run_until_idle()
+        assert len({run.node for run in cluster.runs(job)}) > 1
+        for instance in instances:
+            assert len(cluster.runs(instance)) == 1
+            cluster.assert_completed(instance, attempts=1)

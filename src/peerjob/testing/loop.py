@@ -130,8 +130,8 @@ class _OrderedTimer(_Timer):
     number: int
 
     def __lt__(self, other: object) -> bool:
-        if isinstance(other, _OrderedTimer):
-            return (self._when, self.number) < (other._when, other.number)
+        if type(other) is _OrderedTimer:
+            return self._when < other._when or (self._when == other._when and self.number < other.number)
         return super().__lt__(cast(_Timer, other))
 
 

@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 from peerjob.firing import FireOutcome, FireRecord
 from peerjob.instance import Instance
 from peerjob.job import Job
+from peerjob.record import Record
 from peerjob.state import State
+from peerjob.store.kv.rows import to_record
 
 from .journal import BodyRun, Journal, TraceEvent, words_of
 
@@ -63,17 +65,22 @@ class Assertions:
         if attempts is not None and row.attempts != attempts:
             self._fail(f"instance {id}: expected {attempts} attempt(s), got {words_of(id, row)}")
 
+    def instances(self) -> dict[str, Record]:
+        """Each instance that was ever stored, by id, as it was written last: also those that were removed since.
+
+        Arguments, results and progress are not told.
+        """
+        return {id: to_record(id, row, b"", None, None) for id, row in self._journal.rows().items()}
+
     def runs(self, of: Job[..., Any, Any] | Instance[Any] | str | None = None) -> list[BodyRun]:
-        """Each run of a body of a job (or a kind), of an instance, or (None) of all; the first to begin first."""
+        """Each run of a body, of a job or an instance (or of a kind or an id), or of all; the first to begin first."""
         if of is None:
             return list(self._journal.bodies)
-        if isinstance(of, Instance):
-            return [run for run in self._journal.bodies if run.instance == of.id]
-        kind = of.kind if isinstance(of, Job) else of
-        return [run for run in self._journal.bodies if run.kind == kind]
+        wanted = of.id if isinstance(of, Instance) else of.kind if isinstance(of, Job) else of
+        return [run for run in self._journal.bodies if wanted in (run.kind, run.instance)]
 
     def assert_never_concurrent(self, of: Job[..., Any, Any] | Instance[Any] | str) -> None:
-        """Raise AssertionError if two bodies of a job (or a kind), or of an instance, have run at the same time.
+        """Raise AssertionError if two bodies of a job or an instance (or of a kind or an id) ran at the same time.
 
         A body on a paused node runs until it is told to end. One on a killed node has ended with that.
         """

@@ -83,7 +83,7 @@ class Jumps:
         if claimed and self._is_ready(claimed):
             return False
         seconds = min(room, self._until_due(claims=bool(claimed)))
-        if seconds < LEAST or not any(member.is_leader for member in members):
+        if not LEAST <= seconds < float("inf") or not any(member.is_leader for member in members):
             return False
         self._jump(seconds, members)
         return True

@@ -41,6 +41,7 @@ class Member:
         namespace: str,
         limits: StoreLimits,
         seed: str,
+        latency: float,
         faults: Faults,
         journal: Journal,
         make: Callable[[Member], Node],
@@ -48,8 +49,8 @@ class Member:
         self.name = name
         self.lane = Lane(name)
         self.clock = NodeClock(driver, seed)
-        self.store_link = Link()
-        self.coordinator_link = Link()
+        self.store_link = Link(latency, f"{seed}/store")
+        self.coordinator_link = Link(latency, f"{seed}/coordinator")
         self._lanes = lanes
         clock = StoreClock(self.clock)
         self._faults = faults
@@ -136,6 +137,8 @@ class Member:
             and session.lease.may_reap
             and not session.turns.unsettled
             and not session.pool.waiting
+            and not self.store_link.under_way
+            and not self.coordinator_link.under_way
             and not session.watchers._streams
             and not session.watchers._joining
             and not any(run.unsaid for run in session.pool.runs())

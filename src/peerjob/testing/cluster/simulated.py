@@ -50,7 +50,9 @@ class TestCluster(Assertions):
     Use it as an async context manager: inside, `nodes` nodes run ("node-1", "node-2", …; or give their names), one of
     them leads, and the wall clock shows `start`: an aware datetime, or ISO 8601 text with an offset. Time moves only
     in `advance`, `run_until_idle` and the other coroutines of the cluster, and jumps over stretches in which nothing
-    happens (`jumps=False`: never). The same `seed` gives the same course of events. `jobs`, `workers` and the other
+    happens (`jumps=False`: never). With a `latency`, each request and answer of the store is under way for so long on
+    average, at random: the steps of nodes then come between one another, and a fault may meet a node between any two of
+    its requests. The same `seed` gives the same course of events. `jobs`, `workers` and the other
     options are those of each node. An error that leaves the `async with` block tells the seed and the last events.
     """
 
@@ -65,6 +67,7 @@ class TestCluster(Assertions):
         start: datetime | str = START,
         workers: int = 10,
         limits: StoreLimits | None = None,
+        latency: Duration = 0,
         jumps: bool = True,
         **options: Unpack[ClusterOptions],
     ) -> None:
@@ -75,6 +78,7 @@ class TestCluster(Assertions):
         self._workers = workers
         self._limits = limits or StoreLimits()
         self._options = options
+        self._latency = to_seconds(latency, "latency")
         self._with_jumps = jumps
         self._data = SharedData()
         self._members: dict[str, Member] = {}
@@ -139,6 +143,7 @@ class TestCluster(Assertions):
             seed=f"{self.seed}/{name}/{self._starts}",
             faults=self._faults,
             journal=self._journal,
+            latency=self._latency,
             make=self._make,
         )
         await self._in_lane(member, member.node.start())

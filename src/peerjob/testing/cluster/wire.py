@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import random  # noqa: TID251  # randomness that a test can repeat
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +17,8 @@ from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
 
 from .times import ClusterClock
+
+T = TypeVar("T")
 
 URL = "memory://test-cluster"
 
@@ -36,16 +41,40 @@ class SharedData(MemoryData):
 
 
 class Link:
-    """The network between one node and the store, for one purpose: the jobs, or the election."""
+    """The network between one node and the store, for one purpose: the jobs, or the election.
 
-    def __init__(self) -> None:
+    Each request and each answer is under way for `latency` seconds on average, at random. So the requests of nodes come
+    between one another, and a fault may meet a node between any two of its requests.
+    """
+
+    def __init__(self, latency: float = 0.0, seed: str = "") -> None:
         self.cut = False
+        self.under_way = 0
+        """Requests that are not answered."""
+        self._latency = latency
+        self._random = random.Random(seed)
         self.watches: list[LinkedWatch] = []
 
     def check(self) -> None:
         """Raise StoreUnavailableError while it is cut."""
         if self.cut:
             raise StoreUnavailableError(URL, "the test has cut the node off")
+
+    async def carry(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer to a request; raises StoreUnavailableError if it is cut before that, or before the request."""
+        self.check()
+        if not self._latency:
+            return await request()
+        self.under_way += 1
+        try:
+            await asyncio.sleep(self._random.uniform(0, 2 * self._latency))
+            self.check()
+            answer = await request()
+            await asyncio.sleep(self._random.uniform(0, 2 * self._latency))
+            self.check()
+        finally:
+            self.under_way -= 1
+        return answer
 
     def heal(self) -> None:
         """Let the node reach the store again."""
@@ -90,35 +119,28 @@ class LinkedKeyValue:
         return LinkedKeyValue(self._data, self._clock, self._link)
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
-        self._link.check()
-        return await self._kv.get(keys)
+        return await self._link.carry(lambda: self._kv.get(keys))
 
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
-        self._link.check()
-        return await self._kv.read(ranges)
+        return await self._link.carry(lambda: self._kv.read(ranges))
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        self._link.check()
-        return await self._kv.txn(steps, also, guards)
+        return await self._link.carry(lambda: self._kv.txn(steps, also, guards))
 
     def watch(self, *prefixes: str) -> LinkedWatch:
         return LinkedWatch(self._data, prefixes, self._link)
 
     async def grant(self, ttl_us: int) -> int:
-        self._link.check()
-        return await self._kv.grant(ttl_us)
+        return await self._link.carry(lambda: self._kv.grant(ttl_us))
 
     async def keepalive(self, lease: int) -> bool:
-        self._link.check()
-        return await self._kv.keepalive(lease)
+        return await self._link.carry(lambda: self._kv.keepalive(lease))
 
     async def revoke(self, lease: int) -> None:
-        self._link.check()
-        await self._kv.revoke(lease)
+        await self._link.carry(lambda: self._kv.revoke(lease))
 
     async def remaining(self, leases: Sequence[int]) -> list[int]:
-        self._link.check()
-        return await self._kv.remaining(leases)
+        return await self._link.carry(lambda: self._kv.remaining(leases))
 
 
 class LinkedWatch:
