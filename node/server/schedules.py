@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from itertools import islice
 
 from peerjob.clock import to_us
 from peerjob.errors import OptionError, UnknownScheduleError
-from peerjob.explain import explain
+from peerjob.explain import checked_count, explain_text
 from peerjob.node.node import Node
+from peerjob.node.pausing import each
 from peerjob.node.wire.instances import ENCODED, instance_message
 from peerjob.node.wire.requests import call_of
 from peerjob.node.wire.schedules import backfill_message, fire_message, schedule_message
@@ -103,11 +106,10 @@ class ScheduleRpcs:
         return pb.NextFiresResponse(times=[stamp(to_us(one)) for one in times])
 
     async def explain_cron(self, request: pb.ExplainCronRequest, context: Context) -> pb.ExplainCronResponse:
-        found = explain(
-            request.cron,
-            request.timezone if request.HasField("timezone") else self._node.timezone,
-            count=request.count if request.HasField("count") else 5,
-        )
+        count = checked_count(request.count if request.HasField("count") else 5)
+        timezone = request.timezone if request.HasField("timezone") else self._node.timezone
+        text, times = explain_text(request.cron, timezone)
+        found = replace(text, fires=tuple(await each(islice(times, count), lambda one: one)))
         return pb.ExplainCronResponse(
             words=found.words,
             timezone=found.timezone,

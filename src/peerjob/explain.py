@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -67,8 +68,21 @@ def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, 
     `start` (aware; default: now) is what the `count` fires (up to 1,000) come after. A zone in the text itself counts,
     rather than `timezone`. Raises ScheduleError for what cannot be used as `cron=`.
     """
+    found, fires = explain_text(spec, timezone, start=start)
+    return replace(found, fires=tuple(islice(fires, checked_count(count))))
+
+
+def checked_count(count: int) -> int:
+    """How many fires are to be told; raises OptionError."""
     if isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
         raise OptionError("count", count, f"a whole number from 0 to {MAX_COUNT:,}")
+    return count
+
+
+def explain_text(
+    spec: str, timezone: str = "UTC", *, start: datetime | None = None
+) -> tuple[Explanation, Iterator[datetime]]:
+    """An explanation without fires, and the fires: each of them may take milliseconds to find."""
     start_us = SystemClock().time_us() if start is None else aware_us("start", start)
     text = read_cron(spec)
     zone = zone_named(timezone)
@@ -86,14 +100,9 @@ def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, 
         ):
             at = datetime.fromtimestamp(instant, zone)
             changes.append(ClockChange(at=at, shift=timedelta(seconds=shift), effect=effect))
-    fires = islice(recurrence.times(start_us, to_us(datetime.max.replace(tzinfo=UTC))), count)
-    return Explanation(
-        spec=spec.strip(),
-        timezone=zone.key,
-        words=words,
-        fires=tuple(to_datetime(fire).astimezone(zone) for fire in fires),
-        changes=tuple(changes),
-    )
+    found = Explanation(spec=spec.strip(), timezone=zone.key, words=words, fires=(), changes=tuple(changes))
+    times = recurrence.times(start_us, to_us(datetime.max.replace(tzinfo=UTC)))
+    return found, (to_datetime(fire).astimezone(zone) for fire in times)
 
 
 def _stamp(moment: datetime) -> str:
