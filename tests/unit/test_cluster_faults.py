@@ -307,3 +307,43 @@ async def test_requests_of_nodes_come_between_one_another() -> None:
         for instance in instances:
             assert len(cluster.runs(instance)) == 1
             cluster.assert_completed(instance, attempts=1)
+
+
+async def test_a_restarted_process_is_on_the_same_machine() -> None:
+    async with TestCluster(nodes=2) as cluster:
+        await cluster.skew("node-1", "20s")
+        await cluster.partition("node-1")
+        await cluster.kill("node-1")
+        with pytest.raises(StoreUnavailableError):
+            await cluster.restart("node-1")
+        await cluster.heal()
+        again = await cluster.restart("node-1")
+        assert again.clock.time_us() == cluster.clock.time_us() + 20_000_000
+        assert {node.name for node in cluster.nodes} == {"node-1", "node-2"}
+
+
+async def test_a_cluster_is_idle_once_all_was_cleared() -> None:
+    job = Job("later", Bodies(), after="5h")
+    async with TestCluster(nodes=1, jobs=[job]) as cluster:
+        await cluster.schedule(job)
+        with pytest.raises(AssertionError, match=r"(?s)not idle after 1h of virtual time: later .*Scheduled"):
+            await cluster.run_until_idle()
+        await cluster.clock.run(cluster.leader.clear())
+        await cluster.run_until_idle()
+        assert not cluster.runs()
+
+
+async def test_an_overdue_job_waits_for_a_worker_over_jumps() -> None:
+    job = Job("long", Bodies())
+    async with TestCluster(nodes=2, jobs=[job], workers=1) as cluster:
+        for _ in range(2):
+            await cluster.schedule(job, 6 * 3600)
+        await cluster.advance(1)
+        delayed = await cluster.schedule(job.with_options(after="1h"), 0)
+        await cluster.advance("5h")
+        cluster.assert_state(delayed, State.SCHEDULED)
+        await cluster.run_until_idle("2h")
+        cluster.assert_completed(delayed)
+        assert max(run.began_us for run in cluster.runs(job)) == pytest.approx(
+            min(run.ended_us or 0 for run in cluster.runs(job)), abs=100_000
+        )

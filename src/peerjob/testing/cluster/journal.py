@@ -78,8 +78,8 @@ class Journal(MemoryWatch):
         self._names: dict[int, str] = {}
         """Epoch of a ledger → name of its schedule."""
         self._last: dict[str, bytes] = {}
-        self.active: set[str] = set()
-        """Ids of instances that are not final."""
+        self._active: set[str] = set()
+        """Ids of instances that were not over when they were written last."""
         self._due: list[tuple[int, str]] = []
         """Due times, and keys of delayed instances, as long as they are there."""
         self._nominal: list[tuple[int, str]] = []
@@ -100,7 +100,7 @@ class Journal(MemoryWatch):
             row = decode_row(value)
             if row.state is State.SCHEDULED:
                 heapq.heappush(self._due, (row.due_us, self._keys.delayed(id) + timed(row.due_us, id)))
-            (self.active.discard if row.final and not row.releasing else self.active.add)(id)
+            (self._active.add if row.keeps else self._active.discard)(id)
         elif key.startswith(self._next):
             state = decode_next(value)
             self._names[state.epoch] = self._keys.unescaped(key[len(self._next) :])
@@ -144,11 +144,13 @@ class Journal(MemoryWatch):
                 self.body_ends(place, "killed")
 
     def next_due_us(self, after_us: int = 0) -> int | None:
-        """When the first delayed instance falls due, later than a moment; None: there is none."""
+        """When the first delayed instance falls due, of those that are due later than a moment; None: there is none."""
         entries = self._data.entries
-        while self._due and (self._due[0][1] not in entries or self._due[0][0] <= after_us):
+        while self._due and self._due[0][1] not in entries:
             heapq.heappop(self._due)
-        return self._due[0][0] if self._due else None
+        if not self._due or self._due[0][0] > after_us:
+            return self._due[0][0] if self._due else None
+        return min((due_us for due_us, key in self._due if due_us > after_us and key in entries), default=None)
 
     def next_nominal_us(self) -> int | None:
         """The first nominal time that no fire has accounted for, of a schedule that is not paused; None: none."""
@@ -160,6 +162,18 @@ class Journal(MemoryWatch):
                 return next_us
             heapq.heappop(self._nominal)
         return None
+
+    def is_active(self, id: str | None = None) -> bool:
+        """Whether an instance, or any at all, is there and not over, its body included."""
+        for one in list(self._active) if id is None else self._active & {id}:
+            if self._keys.state + one in self._data.entries:
+                return True
+            self._active.discard(one)  # all were cleared
+        return False
+
+    def active(self) -> list[str]:
+        """The ids of all instances that are there and not over."""
+        return sorted(one for one in self._active if self._keys.state + one in self._data.entries)
 
     def row(self, id: str) -> Row | None:
         """An instance as it was written last, also after its removal."""

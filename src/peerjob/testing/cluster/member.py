@@ -77,6 +77,12 @@ class Member:
         )
         return self._faults.over_elections(elections, URL, self.name, self._gate)
 
+    def move_in(self, before: Member) -> None:
+        """Be a new process on the machine of one that has ended."""
+        self.clock.ahead_us = before.clock.ahead_us
+        self.store_link.cut = before.store_link.cut
+        self.coordinator_link.cut = before.coordinator_link.cut
+
     async def _gate(self) -> None:
         """Hold a call that the test itself makes through a node that is paused."""
         while self.lane.paused:

@@ -133,6 +133,7 @@ class TestCluster(Assertions):
 
     async def _start_member(self, name: str) -> None:
         self._starts += 1
+        before = self._members.get(name)
         member = self._members[name] = Member(
             name,
             lanes=self._lanes,
@@ -146,6 +147,8 @@ class TestCluster(Assertions):
             latency=self._latency,
             make=self._make,
         )
+        if before is not None:
+            member.move_in(before)
         await self._in_lane(member, member.node.start())
 
     def _make(self, member: Member) -> Node:
@@ -226,6 +229,11 @@ class TestCluster(Assertions):
         self._journal.say(text)
         self._jumps.disturbed()
 
+    @property
+    def faults(self) -> Faults:
+        """What is planned to happen to calls of the store, and how often what happened."""
+        return self._faults
+
     # -- faults -------------------------------------------------------------------------------------------------------
 
     async def kill(self, node: Node | str) -> None:
@@ -250,7 +258,10 @@ class TestCluster(Assertions):
         await self._run(self._in_lane(member, member.node.stop(grace)))
 
     async def restart(self, node: Node | str) -> Node:
-        """Start a node that was killed or stopped anew, in a new process under the same name; returns the new Node."""
+        """Start a node that was killed or stopped anew, in a new process under the same name; returns the new Node.
+
+        What was done to its machine stays: a wrong clock, and a partition, in which it cannot start.
+        """
         member = self._member(node)
         if member.lives:
             raise NodeStateError(f"node {member.name!r} runs: kill or stop it first")
@@ -355,9 +366,9 @@ class TestCluster(Assertions):
 
     async def run_until_idle(self, limit: Duration = "1h") -> None:
         """Let time pass until nothing is queued, delayed or running; raises AssertionError after `limit` of it."""
-        if not await self.clock.until(lambda: not self._journal.active, limit):
+        if not await self.clock.until(lambda: not self._journal.is_active(), limit):
             rows = self._journal.rows()
-            left = [words_of(id, rows[id]) for id in sorted(self._journal.active)][:10]
+            left = [words_of(id, rows[id]) for id in self._journal.active()[:10]]
             self._fail(f"not idle after {limit} of virtual time: {'; '.join(left)}")
         await self.clock.settle()
 
@@ -372,7 +383,7 @@ class TestCluster(Assertions):
         return await self._run(self._in_lane(member, verb(member.node)))
 
     async def _until_final(self, id: str, limit: Duration) -> bool:
-        return await self.clock.until(lambda: id not in self._journal.active, limit)
+        return await self.clock.until(lambda: not self._journal.is_active(id), limit)
 
     def _reachable(self) -> Member:
         for _, member in sorted(self._members.items()):
