@@ -22,7 +22,7 @@ from .hints import News
 from .index_feed import IndexFeed
 from .journal import Journal
 from .keys import prefix_end, time_text
-from .queues import Head
+from .queues import AFTER_ALL, Head
 from .rows import Idle, Owned, Row, encode, extended, live_of, to_claim
 from .selection import Pick, Room, Selection, shared
 from .writer import ROUNDS, Change
@@ -370,6 +370,7 @@ class Claims:
             *self._heads(call),
             *(call.feed.again() if call.feed is not None else ()),
             *(Range(head.queue + head.start, prefix_end(head.queue), 1, True) for head in heads),
+            self._delayed.heads(),
             *self._delayed.before(call.delayed, next_due_us),
         ]
 
@@ -393,6 +394,10 @@ class Claims:
             indexes = {head.queue for head in call.feed.heads()}
             new = any(head.queue not in indexes for found in take(count) for head in queues.heads(found)) or new
             new = call.feed.is_new(take(len(indexes))) or new
+        new = any(found.count for found in take(len(selection.heads()))) or new
+        (delayed,) = take(1)
+        begins = {head.queue: head.start for head in call.delayed}
+        new = any(head.start < begins.get(head.queue, AFTER_ALL) for head in queues.heads(delayed)) or new
         return new or any(found.count for found in rest)
 
     async def _tidy(self, call: _Call, selection: Selection, now_us: int) -> None:

@@ -1,0 +1,32 @@
+"""What the counters of a key-value store say, against what there is in its queues and indexes."""
+
+from collections import Counter
+
+from peerjob.store.kv.counts import ASIDE, DELAYED, PROCESSING, READY, SLOT, kind_of
+from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.rows import decode_counts, decode_delayed, decode_owned
+
+
+def assert_counted(data: MemoryData, namespace: str) -> None:
+    """Hold that the counters say how many keys there are in the queues and indexes that they count."""
+    keys = Keys(namespace)
+    counted, held = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
+    slots = {f"by/{state:d}": slot for state, slot in SLOT.items()}
+    for key, entry in data.entries.items():
+        what, _, rest = key.removeprefix(keys.root).partition("/")
+        if what == "count":
+            kind = kind_of(keys, key)
+            counted.update({(kind, slot): value for slot, value in enumerate(decode_counts(entry.value))})
+        elif what == "ready":
+            held[rest.split("/")[0], READY] += 1
+        elif what == "due" and not rest.startswith("@"):
+            held[keys.kind(decode_delayed(entry.value).kind), DELAYED] += 1
+        elif what == "by":
+            kind, state, _ = rest.split("/")
+            held[kind, slots[f"by/{state}"]] += 1
+        elif what == "aside":
+            held["", ASIDE] += 1
+        elif what == "own" and not (claim := decode_owned(entry.value)).releasing:
+            held[keys.kind(claim.kind), PROCESSING] += 1
+    assert {place: count for place, count in counted.items() if count} == held

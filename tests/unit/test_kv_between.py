@@ -1,0 +1,474 @@
+"""A verb keeps the promises when one other call comes between any two of its requests.
+
+Each test names a verb and an intruder. The verb runs once for each of its requests, in a namespace of its own, and the
+intruder runs just before that request. So no race between the two is left to chance.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
+
+import pytest
+
+from peerjob.clock import Clock
+from peerjob.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow
+from peerjob.query import Filter
+from peerjob.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
+from peerjob.state import ARROWS, State
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.keys import Keys
+from peerjob.store.kv.memory import MemoryKeyValue
+from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.kv.rows import node_of
+from peerjob.store.kv.store import KVStore
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
+from support.counted import assert_counted
+from support.leftovers import leftovers_of
+
+Call = Callable[[], Awaitable[object]]
+
+SHORT_US = 1_000_000
+SECOND_US = 1_000_000
+
+
+class Interrupted(MemoryKeyValue):
+    """The memory driver, which awaits a call of others before one of its requests."""
+
+    def __init__(self, data: MemoryData, clock: Clock) -> None:
+        super().__init__(data, clock)
+        self._left = 0
+        self._intruder: Call | None = None
+
+    def let_in(self, intruder: Call, before: int) -> None:
+        """Await the intruder before the request of this number, counted from 0."""
+        self._left, self._intruder = before, intruder
+
+    @property
+    def waits(self) -> bool:
+        """Whether the intruder has not had its turn."""
+        return self._intruder is not None
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        await self._request()
+        return await super().get(keys)
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        await self._request()
+        return await super().read(ranges)
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        await self._request()
+        return await super().txn(steps, also, guards)
+
+    async def grant(self, ttl_us: int) -> int:
+        await self._request()
+        return await super().grant(ttl_us)
+
+    async def keepalive(self, lease: int) -> bool:
+        await self._request()
+        return await super().keepalive(lease)
+
+    async def _request(self) -> None:
+        intruder = self._intruder
+        if intruder is not None and self._left == 0:
+            self._intruder = None
+            await intruder()
+        self._left -= 1
+
+
+class Scene:
+    """A namespace with a store whose requests are interrupted, another store, and what was done through them."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.make = Factory(clock)
+        self.data = MemoryData()
+        self.kv = Interrupted(self.data, clock)
+        self.store = self._open(self.kv)
+        self.other = self._open(MemoryKeyValue(self.data, clock))
+        self.ids: list[str] = []
+        self.cancelled: set[str] = set()
+
+    def _open(self, kv: MemoryKeyValue) -> KVStore:
+        return KVStore(kv, url="memory://", namespace="n", clock=self.clock, limits=StoreLimits(), retry_for=0)
+
+    async def join(self, store: KVStore, name: str = "node", ttl_us: int = LONG_TTL_US) -> Peer:
+        return await Peer(store=store, info=self.make.node(name), make=self.make).join(ttl_us)
+
+    async def add(self, store: KVStore, *instances: NewInstance) -> list[bool]:
+        """Enqueue; whether each was new."""
+        answers = await store.enqueue(instances)
+        self.ids += [answer.id for answer in answers if answer.is_new]
+        return [answer.is_new for answer in answers]
+
+    async def cancel(self, store: KVStore, id: str) -> None:
+        (was,) = await store.cancel([id], request=self.make.request())
+        if was is not None and not was.is_final:
+            self.cancelled.add(id)
+
+    async def reap(self, reaper: Peer) -> None:
+        while await reaper.store.reap(100, reaper=reaper.incarnation):
+            pass
+
+    async def schedule(self, store: KVStore) -> ScheduleRow:
+        put = SchedulePut(name="s", kind="work", definition=b"", next_us=self.clock.time_us())
+        row = await store.put_schedule(put)
+        assert row is not None
+        return row
+
+    async def fire(self, store: KVStore, row: ScheduleRow, *, overlap: Overlap = Overlap.QUEUE) -> FireStatus:
+        """Fire the next time of a schedule as it was in a row."""
+        assert row.next_us is not None
+        new = self.make.instance()
+        fire = Fire(
+            schedule="s",
+            revision=row.revision,
+            nominal_us=row.next_us,
+            outcome=FireOutcome.FIRED,
+            request=new.id,
+            next_us=row.next_us + SECOND_US,
+            instance=new,
+            overlap=overlap,
+            queue_limit=5,
+        )
+        (answer,) = await store.fire([fire], term=None)
+        if answer.record is not None and answer.record.instance == new.id:
+            self.ids.append(new.id)
+        return answer.status
+
+    async def row(self) -> ScheduleRow:
+        (row,) = await self.other.get_schedules(["s"])
+        assert row is not None
+        return row
+
+    async def end(self) -> None:
+        """Bring everything to its end with a fresh node, and hold that nothing was lost, doubled or left behind."""
+        await self.clock.advance(30)
+        last = await self.join(self._open(MemoryKeyValue(self.data, self.clock)), "last")
+        for view in await last.store.nodes():
+            if view.info.incarnation != last.incarnation:
+                await last.store.leave(view.info.incarnation)
+        await self.reap(last)
+        while claims := await last.take():
+            assert await last.commit(*map(outcome, claims)) == [Ack.DONE] * len(claims)
+        for id, record in zip(self.ids, await last.store.get(self.ids), strict=True):
+            if record is not None:
+                assert_over(record, cancelled=id in self.cancelled)
+        assert_counted(self.data, "n")
+        await last.store.leave(last.incarnation)
+        await last.store.remove_schedule("s", request=self.make.request())
+        await last.store.clear()
+        assert await leftovers_of(last.store) == []
+
+
+def assert_over(record: Record, *, cancelled: bool) -> None:
+    """Hold that an instance is final, along legal states, and owned by nobody."""
+    assert record.state is State.CANCELLED if cancelled else record.state.is_final, record
+    assert record.owner == "" or record.state is State.COMPLETED, record
+    assert all(after.state in ARROWS[before.state] for before, after in pairwise(record.history)), record.history
+    assert all(before.at_us <= after.at_us for before, after in pairwise(record.history)), record.history
+    assert sum(one.state.is_final for one in record.history) == 1, record.history
+
+
+Verb = Callable[[Scene], Awaitable[tuple[Call, Call, Call]]]
+
+
+async def everywhere(clock: VirtualClock, prepare: Verb) -> None:
+    """Run a verb with its intruder before each of its requests; `prepare` gives the verb, the intruder and a check."""
+    for before in itertools.count():
+        scene = Scene(clock)
+        verb, intruder, check = await prepare(scene)
+        scene.kv.let_in(intruder, before)
+        await verb()
+        if scene.kv.waits:
+            assert before > 1, "the verb makes no requests"
+            return
+        await check()
+        await scene.end()
+
+
+async def nothing() -> None:
+    """There is nothing more to check than what holds for all."""
+
+
+# -- each verb against each other
+
+
+async def claiming(scene: Scene, store: KVStore, mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    peer = Peer(store=store, info=mortal.info, make=scene.make)
+    return peer.claim
+
+
+async def claiming_alive(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    peer = await scene.join(store, "alive")
+    return peer.claim
+
+
+async def moving(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    """Claims nothing, and so only lets into the queues what fell due."""
+    peer = await scene.join(store, "mover")
+    return lambda: peer.claim(peer.want(kinds={"other": 1}))
+
+
+async def committing(scene: Scene, store: KVStore, mortal: Peer, claims: Sequence[Claim]) -> Call:
+    peer = Peer(store=store, info=mortal.info, make=scene.make)
+
+    async def commit() -> None:
+        acks = await peer.commit(*(outcome(claim) for claim in claims))
+        for claim, ack in zip(claims, acks, strict=True):
+            (record,) = await scene.other.get([claim.id])
+            assert ack is not Ack.DONE or record is None or record.state is State.COMPLETED
+
+    return commit
+
+
+async def retrying(scene: Scene, store: KVStore, mortal: Peer, claims: Sequence[Claim]) -> Call:
+    peer = Peer(store=store, info=mortal.info, make=scene.make)
+    return lambda: peer.commit(*(outcome(claim, Action.RETRY) for claim in claims))
+
+
+async def cancelling(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    ids = list(scene.ids)
+
+    async def cancel() -> None:
+        for id in ids:
+            await scene.cancel(store, id)
+
+    return cancel
+
+
+async def reaping(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    peer = await scene.join(store, "reaper")
+    return lambda: scene.reap(peer)
+
+
+async def leaving(scene: Scene, store: KVStore, mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    return lambda: store.leave(mortal.incarnation)
+
+
+async def enqueueing(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    batch = [scene.make.instance(key="key"), scene.make.instance(delay_us=500_000), scene.make.instance(tags=("t",))]
+    return lambda: scene.add(store, *batch)
+
+
+async def firing(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    row = await scene.row()
+    return lambda: scene.fire(store, row)
+
+
+async def replacing(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    row = await scene.row()
+
+    async def replace() -> None:
+        await scene.fire(store, row, overlap=Overlap.REPLACE)
+
+    return replace
+
+
+async def expiring(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    return lambda: store.expire(100)
+
+
+async def clearing(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
+    return lambda: store.clear_instances(Filter())
+
+
+VERBS = [
+    claiming,
+    claiming_alive,
+    moving,
+    committing,
+    retrying,
+    cancelling,
+    reaping,
+    leaving,
+    enqueueing,
+    firing,
+    replacing,
+    expiring,
+    clearing,
+]
+
+
+@pytest.mark.parametrize("intruder", VERBS)
+@pytest.mark.parametrize("verb", VERBS)
+async def test_any_call_may_come_between_the_requests_of_a_verb(
+    clock: VirtualClock, verb: Callable[..., Awaitable[Call]], intruder: Callable[..., Awaitable[Call]]
+) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        """A node lapsed with claims, among them the holder of a slot; others are due, delayed, parked and over."""
+        mortal = await scene.join(scene.other, "mortal", SHORT_US)
+        await scene.schedule(scene.other)
+        await scene.fire(scene.other, await scene.row())
+        over, *two = scene.make.instances(3, retention_us=1_000_000)
+        await scene.add(scene.other, over, *two)
+        first, *claims = await mortal.take()
+        await mortal.end(first if first.id == over.id else claims.pop(), Action.COMPLETE)
+        await scene.fire(scene.other, await scene.row())
+        await scene.add(
+            scene.other,
+            scene.make.instance(delay_us=1_200_000, tags=("t",)),
+            scene.make.instance(delay_us=20_000_000),
+            scene.make.instance(key="key"),
+            scene.make.instance(priority=-1),
+        )
+        await scene.clock.advance(1.5)
+        held = claims if first.id == over.id else [first, *claims]
+        return (
+            await verb(scene, scene.store, mortal, held),
+            await intruder(scene, scene.other, mortal, held),
+            nothing,
+        )
+
+    await everywhere(clock, prepare)
+
+
+# -- pairs that can be held to more
+
+
+async def test_who_renews_is_not_marked_dead(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        mortal = await scene.join(scene.other, "mortal", SHORT_US)
+        reaper = await scene.join(scene.store, "reaper")
+        await scene.add(scene.other, *scene.make.instances(2))
+        claims = await mortal.take()
+        await clock.advance(1.5)
+        alive: list[bool] = []
+
+        async def renew() -> None:
+            alive.append(not (await mortal.renew(*claims)).dead)
+
+        async def check() -> None:
+            acks = await mortal.commit(*map(outcome, claims))
+            assert acks == [Ack.DONE if alive[0] else Ack.LOST] * 2
+
+        return lambda: scene.reap(reaper), renew, check
+
+    await everywhere(clock, prepare)
+
+
+async def test_who_has_left_marks_nobody_dead(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        mortal = await scene.join(scene.other, "mortal", SHORT_US)
+        reaper = await scene.join(scene.store, "reaper")
+        await scene.add(scene.other, *scene.make.instances(2))
+        claims = await mortal.take()
+        await clock.advance(1.5)
+        alive: list[bool] = []
+
+        async def leave() -> None:
+            (entry,) = await MemoryKeyValue(scene.data, clock).get([Keys("n").node + mortal.incarnation])
+            alive.append(entry is not None and not node_of(entry.value).ended)
+            await scene.other.leave(reaper.incarnation)
+
+        async def check() -> None:
+            assert (await mortal.renew(*claims)).dead is not alive[0]
+
+        return lambda: scene.reap(reaper), leave, check
+
+    await everywhere(clock, prepare)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_who_is_reaped_meanwhile_neither_claims_nor_waits(clock: VirtualClock, count: int) -> None:
+    """Also with the first claim of an incarnation, of which nothing but its own record is stored."""
+
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        mortal = await scene.join(scene.store, "mortal", SHORT_US)
+        reaper = await scene.join(scene.other, "reaper")
+        await scene.add(scene.other, *scene.make.instances(count))
+        await clock.advance(1.5)
+        return mortal.claim, lambda: scene.reap(reaper), nothing
+
+    await everywhere(clock, prepare)
+
+
+@pytest.mark.parametrize("idle", [False, True])
+@pytest.mark.parametrize("delay_us", [None, 300_000, 3_000_000])
+@pytest.mark.parametrize("before", [(), (2_000_000,)])
+async def test_an_idle_node_hears_of_what_comes_while_it_looks(
+    clock: VirtualClock, before: Sequence[int], delay_us: int | None, idle: bool
+) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        peer = await scene.join(scene.store)
+        if idle:
+            await peer.claim()
+        await scene.add(scene.other, *(scene.make.instance(delay_us=one) for one in before))
+        new = scene.make.instance(delay_us=delay_us)
+        found: list[object] = []
+        hears: list[bool] = []
+
+        async def claim() -> None:
+            claimed = await peer.claim()
+            found.extend(claimed.claims)
+            due_us = clock.time_us() + (delay_us or 0)
+            hears.append(claimed.next_due_us is not None and claimed.next_due_us <= due_us)
+
+        async def check() -> None:
+            hints = await clock.run(scene.store.next_hints(peer.incarnation, 0.01))
+            assert found or hears[0] or any(hint.what == "work" for hint in hints)
+            assert await peer.commit(*map(outcome, [*peer_claims(found)])) == [Ack.DONE] * len(found)
+
+        return claim, lambda: scene.add(scene.other, new), check
+
+    await everywhere(clock, prepare)
+
+
+def peer_claims(found: Sequence[object]) -> list[Claim]:
+    return [one for one in found if isinstance(one, Claim)]
+
+
+async def test_one_of_two_gets_a_unique_key(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        new: list[bool] = []
+
+        async def add(store: KVStore) -> None:
+            new.extend(await scene.add(store, scene.make.instance(key="key")))
+
+        async def check() -> None:
+            assert Counter(new) == {True: 1, False: 1}
+
+        return lambda: add(scene.store), lambda: add(scene.other), check
+
+    await everywhere(clock, prepare)
+
+
+async def test_one_of_two_fires_a_time(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        row = await scene.schedule(scene.other)
+        statuses: list[FireStatus] = []
+
+        async def fire(store: KVStore) -> None:
+            statuses.append(await scene.fire(store, row))
+
+        async def check() -> None:
+            assert statuses.count(FireStatus.DONE) == 1
+            assert len(scene.ids) == 1
+
+        return lambda: fire(scene.store), lambda: fire(scene.other), check
+
+    await everywhere(clock, prepare)
+
+
+async def test_an_entry_before_the_beginning_of_a_queue_is_found(clock: VirtualClock) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        peer = await scene.join(scene.store)
+        await scene.add(scene.other, scene.make.instance())
+        await peer.end(await peer.take_one())
+        await clock.advance(20)
+        late = scene.make.instance(due_us=clock.time_us() - 8_000_000)
+        found: list[Claim] = []
+
+        async def claim() -> None:
+            found.extend((await peer.claim()).claims)
+
+        async def check() -> None:
+            found.extend(await peer.take())
+            assert [claim.id for claim in found] == [late.id]
+            await peer.end(found[0])
+
+        return claim, lambda: scene.add(scene.other, late), check
+
+    await everywhere(clock, prepare)
