@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak soak test-compose bench bench-remote bench-durability format lock manifests servers clean
+.PHONY: help demo test lint proto unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ soak: $(VENV)/.installed ## random programs under random faults: make soak SEEDS
 
 test-compose: $(VENV)/.installed ## the compose files on a Docker engine; ENGINE=own starts one (root on Debian)
 	@sh tests/compose/run.sh "$(ENGINE)" $(BIN)/pytest -m compose tests/compose $(ARGS)
+
+mutants: $(VENV)/.installed servers ## plant the listed defects one by one, and show which test sees each: make mutants ARGS='R01 --only-listed'
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 bench: $(VENV)/.installed servers ## measure throughput, latency and memory
 	$(BIN)/python bench/run.py $(ARGS)

@@ -1,0 +1,127 @@
+"""Plants the listed defects one by one in a copy of the tree, and tells which test sees each first."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support.planted import Planted, patched, planted  # noqa: E402  # found by the line above
+
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
+LIMIT = 1_800
+"""Seconds after which a run of pytest is ended; the tests' own timeouts come long before."""
+ENGINES = {
+    "store/lua/": "tests/integration -k 'lua or TestRedis or TestValkey'",
+    "store/kv/": "tests/integration -k 'etcd or TestEtcd'",
+}
+"""Integration tests of an engine, by where its mechanisms live."""
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", re.MULTILINE)
+_TESTS_FAILED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caught:
+    """What became of one defect."""
+
+    defect: Planted
+    test: str
+    """The test that failed first; "" when none did."""
+    seconds: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("ids", nargs="*", help="only these (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many are tried at a time")
+    parser.add_argument("--only-listed", action="store_true", help="run the listed tests alone, and no wider sets")
+    given = parser.parse_args()
+    chosen = [one for one in planted() if not given.ids or one.id in given.ids]
+    unknown = set(given.ids) - {one.id for one in chosen}
+    if unknown:
+        parser.error(f"not listed: {', '.join(sorted(unknown))}")
+    found: list[Caught] = []
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for caught in pool.map(lambda one: attempt(one, only_listed=given.only_listed), chosen):
+            found.append(caught)
+            progress = f"[{len(found)}/{len(chosen)}] {caught.defect.id}"
+            print(f"{progress} {caught.test or 'NOT CAUGHT'} {caught.seconds:.0f} s", file=sys.stderr, flush=True)
+    print(table(found))
+    return sum(not one.test for one in found) > 0
+
+
+def attempt(defect: Planted, *, only_listed: bool) -> Caught:
+    """Plant one defect, and run tests until one fails: the narrowest first."""
+    began = time.monotonic()
+    wider = [] if only_listed else wider_sets(defect.file)
+    with copy_of_tree() as home:
+        path = home / defect.file
+        path.write_text(patched(path.read_text(), defect.patch))
+        for arguments in (defect.tests, *wider):
+            if test := failed_test(home, shlex.split(arguments)):
+                return Caught(defect=defect, test=test, seconds=time.monotonic() - began)
+    return Caught(defect=defect, test="", seconds=time.monotonic() - began)
+
+
+def wider_sets(file: str) -> list[str]:
+    """The sets of tests that may see a defect in a file, beside those that should."""
+    engines = [tests for folder, tests in ENGINES.items() if file.startswith(folder)]
+    return ["tests/unit -n 2", *(engines or ["tests/integration -n 2"])]
+
+
+@contextmanager
+def copy_of_tree() -> Generator[Path]:
+    """A copy of this tree, for as long as a test run needs it."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        home = Path(folder, "tree")
+        shutil.copytree(ROOT, home, symlinks=True, ignore=LEFT_OUT)
+        yield home
+
+
+def failed_test(home: Path, arguments: Sequence[str]) -> str:
+    """The first test that fails there, or ""; raises RuntimeError where the tests could not be run."""
+    source = str(home / "src")
+    run = subprocess.run(
+        [Path(sys.executable).with_name("pytest"), "-x", "-q", *arguments],
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": source, "MYPYPATH": source},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    if run.returncode == 0:
+        return ""
+    failed = _FAILED.search(run.stdout)
+    if run.returncode != _TESTS_FAILED or failed is None:
+        raise RuntimeError(f"pytest {shlex.join(arguments)} ended with {run.returncode}:\n{run.stdout[-3000:]}")
+    return failed[1]
+
+
+def table(found: Sequence[Caught]) -> str:
+    """The results in Markdown, and the rate."""
+    rows = [
+        f"| {one.defect.id} | {one.defect.defect} | {f'`{one.test}`' if one.test else 'nothing'} | {one.seconds:.0f} |"
+        for one in found
+    ]
+    caught = sum(bool(one.test) for one in found)
+    rate = f"{caught} of {len(found)} caught, {caught / len(found):.0%}"
+    return "\n".join(["| id | defect | caught by | seconds |", "|---|---|---|---|", *rows, "", rate])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
