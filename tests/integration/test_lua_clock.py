@@ -1,11 +1,14 @@
 """The server's clock steps back, as in a failover to a host whose clock is slow: recovery and leadership go on."""
 
 import asyncio
+import struct
+from typing import cast
 
 import pytest
+import redis
 
-from peerjob.firing import Candidate
-from peerjob.record import Reaped, StoreLimits
+from peerjob.firing import Candidate, SchedulePut
+from peerjob.record import Action, Reaped, StoreLimits
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import Factory, Peer
 from support.lua_site import MakeSite, Site
@@ -26,6 +29,17 @@ def step_back(here: Site, *peers: Peer) -> None:
     left = int(str(here.server.command("PTTL", here.key("leader"))))
     if left > 0:
         here.server.command("PEXPIRE", here.key("leader"), left + BACK_US // 1000)
+
+
+def put_ahead(here: Site, id: str) -> int:
+    """Move the fence and the last time of a record into the future, where a server whose clock was ahead wrote them."""
+    key = here.key(f"i:{id}")
+    with redis.Redis(port=here.server.port) as client:
+        raw = bytearray(cast(bytes, client.get(key)))
+        fence, at = map(int, struct.unpack_from(">dd", raw, 17))
+        struct.pack_into(">dd", raw, 17, fence + BACK_US, at + BACK_US)
+        client.set(key, bytes(raw))
+    return int(at) + BACK_US
 
 
 async def taken_back(store: LuaStore, reaper: Peer) -> list[Reaped]:
@@ -102,3 +116,47 @@ async def test_a_repeated_enqueue_of_a_slow_clients_instance_is_known(site: Make
     assert await store.get([first.id]) == [None]
     await store.enqueue([first])
     assert await store.get([first.id]) == [None]
+
+
+async def test_fences_and_the_times_of_a_history_only_grow(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    await store.enqueue(here.make.instances(1))
+    claim = await peer.take_one()
+    await peer.end(claim, Action.RETRY)
+    at_us, fence = put_ahead(here, claim.id), claim.fence + BACK_US
+    for action in (Action.RETRY, Action.COMPLETE):
+        again = await peer.take_one()
+        assert again.fence > fence
+        await peer.end(again, action)
+        (record,) = await store.get([claim.id])
+        assert record is not None
+        assert record.history[-1].at_us >= at_us
+        fence = again.fence
+
+
+async def test_terms_and_revisions_only_grow(site: MakeSite) -> None:
+    here = site()
+    store = await here.open()
+    elections = store.elections()
+    await elections.open()
+    try:
+        first = await elections.campaign(Candidate(incarnation="first", name="first"), ttl_us=TTL_US)
+        row = await store.put_schedule(SchedulePut(name="s", kind="work", definition=b"", next_us=None))
+        assert row is not None
+        await elections.resign("first")
+        term, revision = first.term.number + BACK_US, row.revision + BACK_US
+        here.server.command("HSET", here.key("terms"), "store", term)
+        here.server.command("HSET", here.key("revisions"), "latest", revision)
+        for name in ("second", "third"):
+            leader = await elections.campaign(Candidate(incarnation=name, name=name), ttl_us=TTL_US)
+            assert leader.term.number > term
+            term = leader.term.number
+            await elections.resign(name)
+            row = await store.put_schedule(SchedulePut(name=name, kind="work", definition=b"", next_us=None))
+            assert row is not None
+            assert row.revision > revision
+            revision = row.revision
+    finally:
+        await elections.close()

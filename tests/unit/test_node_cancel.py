@@ -294,3 +294,26 @@ async def test_a_sync_body_that_was_cancelled_before_it_waits_for_another_job_he
             return ended == ["told"]
 
         await until(over)
+
+
+async def test_a_cancel_that_was_stored_first_makes_no_success(clock: VirtualClock) -> None:
+    """The body has returned, but its outcome had not reached the store: no processor hears of one."""
+    seen: list[Any] = []
+    store = flaky_store(clock)
+
+    async def work() -> str:
+        await asyncio.sleep(1)
+        return "done"
+
+    job = Job("work", work, on_complete=lambda instance, result: seen.append(result))
+    async with running_node(job, clock=clock, store=store.store) as node:
+        instance = await node.schedule(job)
+        await clock.advance(0.5)
+        stalled = store.stall("turn")
+        await clock.advance(1)
+        assert stalled.met.is_set()
+        await store.inner.cancel([instance.id], request="cancel")
+        stalled.release()
+        await clock.advance(2)
+        assert (await instance.refresh()).state is State.CANCELLED
+        assert seen == []

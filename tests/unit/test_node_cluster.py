@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from peerjob import INJECTED, Context, Instance, Job, Node, OwnershipLost, Query, State
 from peerjob.record import Claimed
@@ -446,3 +447,36 @@ async def test_trust_ends_also_while_a_renewal_hangs(clock: VirtualClock) -> Non
         assert long.running == 1
         stall.release()
         await drain(peer)
+
+
+async def test_what_an_incarnation_claimed_before_it_ended_does_not_run(clock: VirtualClock) -> None:
+    """The answer comes when the node has joined anew, and the store has given the claim back."""
+    long, store = Long(), flaky_store(clock)
+    async with running_node(Job("long", long), clock=clock, store=store.store, workers=1) as node:
+        await clock.advance(2.5)
+        answer = store.stall_answers("turn", times=1)
+        instance = await node.schedule("long", 1)
+        await clock.advance(0.1)
+        assert answer.met.is_set()
+        await store.inner.leave(node.incarnation)
+        await clock.advance(5)
+        answer.release()
+        await clock.advance(10)
+        assert (await instance.refresh()).state is State.COMPLETED
+        assert long.began.total() == 1
+
+
+@pytest.mark.parametrize("change", [{"owner": "another"}, {"fence": 1}, {"state": State.SCHEDULED}])
+async def test_an_owner_is_known_by_fence_and_incarnation(clock: VirtualClock, change: dict[str, Any]) -> None:
+    store = flaky_store(clock)
+
+    async def ask(ctx: Context = INJECTED) -> str:
+        await ctx.assert_owner()
+        store.change_answers(lambda records: [structs.replace(one, **change) for one in records], "get")
+        with pytest.raises(OwnershipLost):
+            await ctx.assert_owner()
+        return "asked"
+
+    async with running_node(Job("ask", ask), clock=clock, store=store.store) as node:
+        instance = await node.schedule("ask")
+        assert await clock.run(instance.result()) == "asked"

@@ -11,7 +11,7 @@ from peerjob import INJECTED, Context, Instance, Job, Level, Query, State
 from peerjob.joblog import MAX_MESSAGE, make_line
 from peerjob.record import LogLine
 from peerjob.testing import VirtualClock, drain, running_node
-from support.factories import flaky_store, lines_of, running_nodes
+from support.factories import flaky_store, lines_of, running_nodes, shared_url
 
 library_log = logging.getLogger("a.library")
 
@@ -280,3 +280,23 @@ def test_fields_of_subclasses_of_numbers_can_be_stored() -> None:
         ("on", bool),
     ]
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(line), type=LogLine) == line
+
+
+async def test_what_a_processor_logs_while_its_node_stops_is_kept(clock: VirtualClock) -> None:
+    url = shared_url()
+
+    async def work() -> int:
+        await asyncio.sleep(1)
+        return 7
+
+    async def tell(instance: Instance[Any], result: int) -> None:
+        await asyncio.sleep(1)
+        logging.getLogger("app").warning("told %d", result)
+
+    job = Job("work", work, on_complete=tell)
+    async with running_node(job, clock=clock, store=url) as node:
+        instance = await node.schedule(job)
+        await clock.advance(0.5)
+        await clock.run(node.stop())
+    async with running_node(job, clock=clock, store=url) as node:
+        assert await lines_of(await node.lookup_instance(instance.id)) == ["told 7"]

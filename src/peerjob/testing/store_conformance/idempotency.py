@@ -28,6 +28,25 @@ class IdempotencyRules(StoreSuite):
         assert await self.counts(store) == {State.PROCESSING: 2, State.SCHEDULED: 3}
         assert len(await peer.take()) == 3
 
+    async def test_one_instance_sent_again_alone_is_there_once(self, store: Store) -> None:
+        """While no node waits, so that a store may enqueue it in a quicker way; queued, claimed or over."""
+        new = self.make.instance()
+        peer = await self.join(store)
+
+        async def send(state: State) -> None:
+            for _ in range(2):
+                (answer,) = await store.enqueue([new])
+                assert (answer.id, answer.is_new) == (new.id, True)
+            assert await self.counts(store) == {state: 1}
+
+        await send(State.SCHEDULED)
+        (claim,) = (await peer.claim(peer.want(idle=False))).claims
+        await send(State.PROCESSING)
+        assert (await peer.claim(peer.want(idle=False))).claims == ()
+        await peer.end(claim)
+        await send(State.COMPLETED)
+        assert (await peer.claim(peer.want(idle=False))).claims == ()
+
     async def test_the_same_claim_sent_twice_at_once(self, store: Store) -> None:
         await store.enqueue(self.make.instances(5))
         peer = await self.join(store)

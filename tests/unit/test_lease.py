@@ -1,0 +1,133 @@
+"""How far a lease may be trusted, when it says so, and whether its node may take others for dead."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from peerjob.cluster.lease import Lease
+from peerjob.errors import LayoutError
+from peerjob.record import Renewed
+from peerjob.testing.clock import VirtualClock
+from peerjob.testing.factories import Factory
+from support.factories import flaky_store
+from support.flaky import FlakyStore
+
+TTL = 10.0
+MARGIN = 1.0
+"""Seconds before its end from which on a lease is not trusted."""
+LATE = 0.01
+"""Seconds by which the end of trust may be told late."""
+
+
+class Suspended:
+    """A virtual clock that also counts the time for which the machine slept, though no timer does."""
+
+    virtual = True
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.time_us, self.random = clock.time_us, clock.random
+        self.outside, self.inside, self.passing = clock.outside, clock.inside, clock.passing
+        self.slept = 0.0
+
+    def elapsed(self) -> float:
+        return self._clock.elapsed() + self.slept
+
+
+@dataclass
+class Heard:
+    """What a lease has told its node."""
+
+    clock: Suspended
+    asked_at: float = 0.0
+    answered: list[float] = field(default_factory=list[float])
+    """When each renewal that was answered had been asked for."""
+    ended: list[float] = field(default_factory=list[float])
+
+    def lease_summary(self) -> tuple[int, int, int]:
+        self.asked_at = self.clock.elapsed()
+        return 0, 0, 0
+
+    def lease_renewed(self, incarnation: str, reply: Renewed) -> None:
+        self.answered.append(self.asked_at)
+
+    def lease_dead(self, incarnation: str) -> None: ...
+
+    def trust_ended(self) -> None:
+        self.ended.append(self.clock.elapsed())
+
+    def trust_returned(self) -> None: ...
+
+    def layout_changed(self, error: LayoutError) -> None: ...
+
+
+@dataclass
+class Renewing:
+    """A lease that is renewed, at a store with faults."""
+
+    clock: VirtualClock
+    machine: Suspended
+    store: FlakyStore
+    heard: Heard
+    lease: Lease
+
+
+@pytest.fixture
+async def renewing(clock: VirtualClock) -> AsyncIterator[Renewing]:
+    machine = Suspended(clock)
+    store, heard = flaky_store(clock), Heard(machine)
+    await store.inner.open()
+    node = Factory(clock).node()
+    await store.inner.join(node, ttl_us=round(TTL * 1_000_000))
+    lease = Lease(clock=machine, ttl=TTL, liveness=store.store.liveness, listener=heard)
+    lease.begin(node.incarnation, clock.elapsed())
+    lease.start()
+    yield Renewing(clock, machine, store, heard, lease)
+    await clock.run(lease.stop())
+    await store.inner.close()
+
+
+@pytest.mark.parametrize("how", ["fail", "stall"])
+@pytest.mark.parametrize("slow", [0.0, 1.5])
+async def test_trust_counts_from_before_the_last_request_that_was_answered(
+    renewing: Renewing, how: str, slow: float
+) -> None:
+    """Whatever its answer took, and whether the store refuses later ones or is silent."""
+    clock, heard = renewing.clock, renewing.heard
+    renewing.store.slow(slow, "renew")
+    await clock.advance(20.3)
+    renewing.store.heal()
+    (renewing.store.fail if how == "fail" else renewing.store.stall)("renew")
+    await clock.advance(2 * TTL)
+    end = heard.answered[-1] + TTL - MARGIN
+    assert len(heard.ended) == 1
+    assert end <= heard.ended[0] <= end + LATE
+    assert not renewing.lease.trusted
+
+
+async def test_a_gap_between_renewals_is_no_steady_time(renewing: Renewing) -> None:
+    """The node may have missed an outage in which its peers could not renew either."""
+    clock, lease = renewing.clock, renewing.lease
+    await clock.advance(2 * TTL)
+    assert lease.may_reap
+    renewing.machine.slept += 0.6 * TTL
+    assert lease.trusted
+    await clock.advance(1.1)
+    assert lease.trusted
+    assert not lease.may_reap
+    await clock.advance(TTL - 1.2)
+    assert not lease.may_reap
+    await clock.advance(1.2)
+    assert lease.may_reap
+
+
+async def test_a_renewal_that_failed_is_no_steady_time(renewing: Renewing) -> None:
+    clock, lease = renewing.clock, renewing.lease
+    await clock.advance(2 * TTL)
+    renewing.store.fail("renew", times=1)
+    await clock.advance(2)
+    assert lease.trusted
+    assert not lease.may_reap
+    await clock.advance(TTL)
+    assert lease.may_reap

@@ -1,0 +1,105 @@
+"""Slots and backlog: what starts when, in which slot, and what is handed back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from peerjob.node.pace import HOLD
+from peerjob.node.pool import Pool
+from peerjob.node.run import Run
+from peerjob.node.surroundings import Surroundings
+from peerjob.record import Claim
+from peerjob.testing.clock import VirtualClock
+
+
+class Bench:
+    """A pool whose bodies end when the test says so."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.trusted = True
+        self.started: list[str] = []
+        self.handed_back: list[tuple[str, float]] = []
+        self._ends: dict[str, asyncio.Event] = {}
+        self.pool = Pool(
+            size=1,
+            node="node",
+            runner=self,
+            may_start=lambda: self.trusted,
+            wake=lambda: None,
+            hint=lambda: None,
+            surroundings=Surroundings(),
+        )
+
+    async def take(self, *ids: str) -> None:
+        """Take claims that one answer brought, and let start what can."""
+        now = asyncio.get_running_loop().time()
+        self.pool.take([Run(_claim(id), "incarnation", now) for id in ids])
+        await self.clock.settle()
+
+    async def end(self, id: str) -> None:
+        self._ends[id].set()
+        await self.clock.settle()
+
+    # -- as a runner
+
+    async def run(self, run: Run) -> None:
+        self.started.append(run.claim.id)
+        await self._ends.setdefault(run.claim.id, asyncio.Event()).wait()
+
+    def hand_back(self, run: Run, note: str) -> None:
+        self.handed_back.append((run.claim.id, round(self.clock.elapsed(), 2)))
+
+    def put_off(self, run: Run, note: str) -> None:
+        raise AssertionError(note)
+
+
+def _claim(id: str) -> Claim:
+    return Claim(
+        id=id, kind="k", fence=1, spec=b"", priority=0, due_us=0, attempts=1, crashes=0, losses=0, at_us=0
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
+    bench = Bench(clock)
+    yield bench
+    bench.pool.close()
+    for run in bench.pool.runs():
+        await bench.end(run.claim.id)
+
+
+async def test_nothing_starts_from_the_backlog_when_trust_has_ended(bench: Bench) -> None:
+    await bench.take("a", "b")
+    bench.trusted = False
+    await bench.end("a")
+    assert bench.started == ["a"]
+    bench.trusted = True
+    bench.pool.dispatch()
+    await bench.clock.settle()
+    assert bench.started == ["a", "b"]
+
+
+async def test_each_claim_that_does_not_start_is_handed_back_in_its_own_time(bench: Bench) -> None:
+    await bench.take("a", "b")
+    for id in "cd":
+        await bench.clock.advance(0.04)
+        await bench.take(id)
+    await bench.clock.advance(2 * HOLD)
+    assert bench.handed_back == [("b", HOLD), ("c", round(HOLD + 0.04, 2)), ("d", round(HOLD + 0.08, 2))]
+
+
+async def test_no_two_bodies_have_one_slot_however_the_pool_is_resized(bench: Bench) -> None:
+    await bench.take("a")
+    for size, id in ((2, "b"), (4, "c"), (3, ""), (5, "d")):
+        bench.pool.resize(size)
+        if id:
+            await bench.take(id)
+    assert len(bench.pool.runs()) == 4
+    assert sorted(worker.instance or "" for worker in bench.pool.workers()) == ["", "a", "b", "c", "d"]
+    for id in "abcd":
+        await bench.end(id)
+    assert bench.pool.running == 0
+    await bench.take(*"efghi")
+    assert sorted(run.slot for run in bench.pool.runs()) == [0, 1, 2, 3, 4]
