@@ -18,7 +18,7 @@ from peerjob.store.kv.memory_data import MemoryWatch
 from peerjob.store.kv.schedule_rows import decode_schedule
 from peerjob.store.kv.store import KVStore
 from peerjob.testing import TestCluster
-from peerjob.testing.cluster.simulated import NAMESPACE
+from peerjob.testing.cluster.group import NAMESPACE
 from support.leaders import read_ledger
 from support.leftovers import leftovers_of
 
