@@ -44,13 +44,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     # pytest looks for fixtures in modules and in classes, of which the latter would bind them
     made = ModuleType("peerjob_async_fixtures")
-    for kind, make in (("node", _node), ("cluster", _cluster)):
-        setattr(made, f"_peerjob_{kind}", pytest.fixture(name=f"_peerjob_{kind}")(make()))
+    for kind, fixed in (("node", {"nodes": 1}), ("cluster", {})):
+        setattr(made, f"_peerjob_{kind}", pytest.fixture(name=f"_peerjob_{kind}")(_cluster(**fixed)))
         pytest_asyncio: Any = config.pluginmanager.get_plugin("asyncio")
         if pytest_asyncio is not None:
             for scope in LOOP_SCOPES:
                 name = f"_peerjob_{kind}_{scope}"
-                setattr(made, name, pytest_asyncio.fixture(name=name, loop_scope=scope)(make()))
+                setattr(made, name, pytest_asyncio.fixture(name=name, loop_scope=scope)(_cluster(**fixed)))
     config.pluginmanager.register(made, "peerjob-async")
 
 
@@ -88,10 +88,10 @@ def peerjob_options() -> dict[str, Any]:
 @pytest.fixture
 def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
     """The virtual time of the other fixtures; alone, time for the event loop of an async test."""
-    if "peerjob_cluster" in request.fixturenames:
-        cluster: TestCluster = request.getfixturevalue("peerjob_cluster")
-        yield cluster.clock
-        return
+    for name in ("peerjob_cluster", "peerjob_node"):
+        if name in request.fixturenames:
+            yield _clock_of(request.getfixturevalue(name))
+            return
     from peerjob.clock import aware_us
     from peerjob.testing import VirtualClock
 
@@ -111,9 +111,13 @@ def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
 
 @pytest.fixture
 def peerjob_node(request: pytest.FixtureRequest) -> Node:
-    """A started node on virtual time, with a memory store of its own, for an async test."""
-    node: Node = request.getfixturevalue(_variant(request, "node"))
-    return node
+    """A started node on virtual time, with a memory store of its own, for an async test.
+
+    It is the only node of a `TestCluster`; in a test that takes `peerjob_cluster` too, the first one of that.
+    """
+    shared = "peerjob_cluster" in request.fixturenames
+    cluster: TestCluster = request.getfixturevalue("peerjob_cluster" if shared else _variant(request, "node"))
+    return cluster.nodes[0]
 
 
 @pytest.fixture
@@ -147,26 +151,21 @@ def _peerjob_settings(
     return settings
 
 
-def _node() -> Callable[..., Any]:
-    async def node(peerjob_clock: VirtualClock, _peerjob_settings: dict[str, Any]) -> AsyncGenerator[Node]:
-        from peerjob.testing import running_node
-
-        options = _node_options(_peerjob_settings)
-        async with running_node(_peerjob_settings["jobs"], clock=peerjob_clock, **options) as running:
-            yield running
-
-    return node
-
-
-def _cluster() -> Callable[..., Any]:
+def _cluster(**fixed: Any) -> Callable[..., Any]:
     async def cluster(request: pytest.FixtureRequest, _peerjob_settings: dict[str, Any]) -> AsyncGenerator[TestCluster]:
         from peerjob.testing import TestCluster
 
-        async with TestCluster(**_peerjob_settings) as running:
+        async with TestCluster(**(_peerjob_settings | fixed)) as running:
             request.node.stash[_SEEDED] = lambda: _course(running)
             yield running
 
     return cluster
+
+
+def _clock_of(made: TestCluster | Node) -> VirtualClock:
+    from peerjob.testing import TestCluster, clock_of
+
+    return made.clock if isinstance(made, TestCluster) else clock_of(made)
 
 
 def _node_options(settings: dict[str, Any]) -> dict[str, Any]:

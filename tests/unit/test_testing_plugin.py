@@ -1,8 +1,10 @@
 """The pytest plugin: fixtures for every way to run async tests, and what a failed test shows."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +40,8 @@ async def test_a_node(peerjob_node, peerjob_clock):
     instance = await peerjob_node.schedule(third)
     assert await instance.result() == 3
     assert peerjob_clock.elapsed() > 40
-    assert peerjob_node.clock is peerjob_clock
+    await advance(peerjob_node, "1d")
+    assert peerjob_clock.elapsed() > 86400
 
 async def test_a_cluster(peerjob_cluster, peerjob_clock):
     assert peerjob_clock is peerjob_cluster.clock
@@ -140,7 +143,7 @@ async def test_no_zone(peerjob_node): ...
     )
     result = run(pytester, "-o", "asyncio_mode=auto", "--strict-markers")
     result.assert_outcomes(passed=2, errors=2)
-    result.stdout.fnmatch_lines(["*mark.peerjob takes named options only*", "*has no time zone*"])
+    result.stdout.fnmatch_lines(["*mark.peerjob takes named options only*", "*text with an offset*"])
 
 
 def test_a_failed_test_shows_the_seed_and_what_happened(pytester: pytest.Pytester) -> None:
@@ -167,7 +170,7 @@ async def test_that_passes(peerjob_cluster): ...
     result = run(pytester, "-o", "asyncio_mode=auto")
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines(["*- peerjob -*", "seed 23, the last events:", "*3 node(s) run*", "*kill node-2"])
-    result.stdout.fnmatch_lines(["*- peerjob -*", "seed 25"])
+    result.stdout.fnmatch_lines(["*- peerjob -*", "seed 25, the last events:"])
     shown = result.stdout.str()
     assert "seed 24, the last events:" in shown, "the assertion of the cluster tells it"
     assert shown.count("- peerjob -") == 2
@@ -180,3 +183,15 @@ def test_it_costs_nothing_where_no_test_uses_it() -> None:
         "import sys, pytest, peerjob_pytest; assert not {'peerjob', 'pytest_asyncio', 'anyio'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_examples_of_the_guide_run(pytester: pytest.Pytester) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == len(re.findall("^```python", text, re.MULTILINE)) == 7
+    for name, code in blocks:
+        pytester.makefile(".py", **{name.removesuffix(".py"): code})
+    (settings,) = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    pytester.makepyprojecttoml(settings)
+    tests = sum(code.count("def test_") for _, code in blocks)
+    run(pytester, "--durations=20", "-vv").assert_outcomes(passed=tests)

@@ -8,7 +8,7 @@ that every store must pass; it needs pytest.
 from .clock import VirtualClock
 from .cluster import BodyRun, Faults, TestCluster, TraceEvent
 from .eager import Eager, EagerAttempt, EagerRun, Verdict, eager, eager_async
-from .helpers import advance, blocking_node, drain, running_node, scheduled
+from .helpers import advance, blocking_node, clock_of, drain, running_node, scheduled
 
 __all__ = [
     "BodyRun",
@@ -22,6 +22,7 @@ __all__ = [
     "VirtualClock",
     "advance",
     "blocking_node",
+    "clock_of",
     "drain",
     "eager",
     "eager_async",

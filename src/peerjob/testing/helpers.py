@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
-from typing import Any, TypedDict, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, cast, overload
 
 from typing_extensions import Unpack
 
@@ -97,8 +97,8 @@ def advance(node: Node | BlockingManager, duration: Duration) -> Coroutine[Any, 
     time no test can move.
     """
     if isinstance(node, Node):
-        return _clock_of(node).advance(duration)
-    return node.call(_clock_of(node.manager).advance(duration))
+        return clock_of(node).advance(duration)
+    return node.call(clock_of(cast(Node, node.manager)).advance(duration))
 
 
 async def drain(node: Node, limit: Duration = "1h") -> None:
@@ -107,8 +107,8 @@ async def drain(node: Node, limit: Duration = "1h") -> None:
     Raises TimeoutError when that takes longer than `limit`, which is virtual time on a virtual clock.
     """
     await node.wait(Query.all(), limit)
-    if isinstance(node.clock, VirtualClock):
-        await node.clock.settle()  # cancelled bodies and processors end after their instances
+    if (time := _virtual(node)) is not None:
+        await time.settle()  # cancelled bodies and processors end after their instances
 
 
 @overload
@@ -121,11 +121,19 @@ async def scheduled(node: Node, job: Job[..., Any, Any] | str) -> list[Instance[
     return [instance async for instance in node.iter_instances(Query(kind=kind, state=State.SCHEDULED))]
 
 
-def _clock_of(node: object) -> VirtualClock:
-    clock = node.clock if isinstance(node, Node) else None
-    if not isinstance(clock, VirtualClock):
+def clock_of(node: Node) -> VirtualClock:
+    """The virtual time that a node lives by; raises RuntimeError for a node on any other clock."""
+    time = _virtual(node)
+    if time is None:
         raise RuntimeError("only the time of a VirtualClock can be moved; start the node with running_node()")
-    return clock
+    return time
+
+
+def _virtual(node: Node) -> VirtualClock | None:
+    from .cluster.times import NodeClock
+
+    clock = node.clock.driver if isinstance(node.clock, NodeClock) else node.clock
+    return clock if isinstance(clock, VirtualClock) else None
 
 
 async def _passing(clock: Clock, work: Coroutine[Any, Any, None]) -> None:
