@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import time
 
 from peerjob import INJECTED, Context, Job
-from peerjob.testing import TestCluster
+from peerjob.node.pausing import AT_A_STRETCH, each
+from peerjob.testing import TestCluster, VirtualClock
 
 
 async def eventful(seed: int) -> list[str]:
@@ -46,3 +48,17 @@ async def test_one_seed_gives_one_course_of_events() -> None:
     assert first == await eventful(1)
     assert len(first) > 200
     assert first != await eventful(2)
+
+
+async def test_how_busy_the_machine_is_changes_no_order(clock: VirtualClock) -> None:
+    turns: list[int] = []
+
+    def busy(number: int) -> int:
+        until = time.perf_counter() + 2 * AT_A_STRETCH
+        while time.perf_counter() < until:
+            pass
+        return len(turns)
+
+    await clock.settle()
+    asyncio.get_running_loop().call_soon(turns.append, 1)
+    assert await each(range(3), busy) == [0, 0, 0]
