@@ -12,6 +12,7 @@ from .program import Program, from_json
 from .runner import Verdict, run
 from .shrinking import shrunk
 from .soaking import soak
+from .storm_soak import ENGINES, storm_soak
 
 LEAST = 20
 """How often each verb is to meet each fault."""
@@ -28,12 +29,18 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100, help="run so many seeds")
     parser.add_argument("--first", type=int, default=1, help="the first of the seeds")
     parser.add_argument("--processes", type=int, default=2, help="processes that run seeds")
+    parser.add_argument("--storms", type=int, default=20, help="run so many seeds against each kind of store, too")
     given = parser.parse_args()
     if given.program is not None:
         return _one(from_json(given.program.read_text()), given)
     if given.seed is not None:
         return _one(generate(given.seed), given)
     failing, calls, store = soak(range(given.first, given.first + given.seeds), given.processes)
+    storms = range(given.first, given.first + given.storms)
+    for engine in ENGINES:
+        failed, happened = storm_soak(engine, storms)
+        store.update(happened)
+        failing += failed
     print(f"\n{table(calls)}\n\n{table(store)}\n")
     for verb, fault, times in [*rare(calls, LEAST), *rare(store, LEAST)]:
         print(f"{verb} met {fault} only {times} time(s)")

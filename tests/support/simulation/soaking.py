@@ -14,6 +14,8 @@ from .runner import Verdict, run
 
 CHUNK = 10
 """Seeds that a process runs before it tells of them."""
+CHUNKS = 10
+"""After so many a process is replaced, since the frames of killed nodes stay in memory until it ends."""
 Told = tuple[int, list[str], Pairs, Pairs, int, int]
 
 
@@ -29,7 +31,7 @@ def soak(seeds: Sequence[int], processes: int) -> tuple[list[int], Pairs, Pairs]
     began, done, operations, faults = time.monotonic(), 0, 0, 0
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=CHUNKS) as pool:
         for told in concurrent.futures.as_completed([pool.submit(_judged, chunk) for chunk in chunks]):
             for seed, violations, pairs, happened, made, met in told.result():
                 done, operations, faults = done + 1, operations + made, faults + met

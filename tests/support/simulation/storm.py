@@ -141,14 +141,19 @@ class Holder:
             if self._chance.random() < 0.3:
                 await asyncio.sleep(self._chance.random() / 500)
 
-    async def finish(self) -> int:
-        """Commit what is held, and do one more round; how many instances it claimed."""
-        claimed = await self._claim([])
+    async def finish(self) -> None:
+        """Commit what is held, and do one more round."""
+        await self._claim([])
         await self._commit(self._all())
-        return len(claimed.claims)
+        # as a node does with claims that it does not know: their answer was lost, or they were cancelled before it came
+        held = (await self._peer.renew()).held or ()
+        stranded = [Outcome(id=one.id, fence=one.fence, action=Action.HAND_BACK) for one in held]
+        if stranded:
+            await self._storm.quiet.commit(self._peer.incarnation, stranded, request=self._storm.make.request())
 
     async def leave(self) -> None:
         """Leave in order."""
+        await self._peer.close()
         await self._storm.quiet.leave(self._peer.incarnation)
 
     async def reap(self) -> None:
