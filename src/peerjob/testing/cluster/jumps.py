@@ -92,7 +92,16 @@ class Jumps:
         self.jumps += 1
         self.skipped += seconds
         self._data.postpone(self._ttl_us, round(seconds * 1_000_000))
-        self._clock.jump(seconds, lambda timer: 0.0 if role_of(timer) == "retention" else seconds * _is_poll(timer))
+        retention: list[asyncio.TimerHandle] = []
+
+        def moved(timer: asyncio.TimerHandle) -> float:
+            if not retention and role_of(timer) == "retention" and not timer.cancelled():
+                # what was kept long enough is gone when somebody looks; one node is enough for that
+                retention.append(timer)
+                return 0.0
+            return seconds if _is_poll(timer) else 0.0
+
+        self._clock.jump(seconds, moved)
         due_us = self._journal.next_due_us()
         claim = due_us is not None and self._clock.at(due_us) - self._clock.elapsed() < SOON
         for member in members:
