@@ -289,6 +289,22 @@ def test_one_seed_gives_one_jitter() -> None:
     assert Eager(seed=1).run(wobbly).waits != Eager(seed=2).run(wobbly).waits
 
 
+@pytest.mark.parametrize("sync", [True, False])
+def test_ctrl_c_ends_the_test_and_not_the_job(sync: bool) -> None:
+    attempts: list[int] = []
+
+    def interrupted(context: Context = INJECTED) -> None:
+        attempts.append(context.attempt)
+        raise KeyboardInterrupt
+
+    async def interrupted_async(context: Context = INJECTED) -> None:
+        interrupted(context)
+
+    with pytest.raises(KeyboardInterrupt):
+        eager(Job("interrupted", interrupted if sync else interrupted_async, max_retries=3))
+    assert attempts == [1]
+
+
 async def test_a_cancelled_test_cancels_the_body() -> None:
     ended = asyncio.Event()
 

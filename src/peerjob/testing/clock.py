@@ -202,7 +202,7 @@ class VirtualClock:
         while self._movers and self._movers[0].arrival.done():
             heapq.heappop(self._movers)
         driven = self._driven
-        if driven is None or not self._movers or self._outside:
+        if driven is None or not self._movers or self._outside > 0:
             return False
         mover = self._movers[0]
         timer = driven.next_timer()

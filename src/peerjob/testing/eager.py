@@ -216,6 +216,8 @@ class Eager:
         async with clock.passing(math.inf), _Attempts(clock, call, self._overrides, pool) as attempts:
             while True:
                 attempt = await attempts.next(self._nominal_us)
+                if attempt.error is not None and attempt.error.type == KeyboardInterrupt.__name__:
+                    raise KeyboardInterrupt  # Ctrl-C is meant for the test run
                 if attempt.verdict is not Verdict.RETRIED or attempt.number >= self._max_attempts:
                     return EagerRun(attempts=tuple(attempts.ended), instance=attempts.instance())
                 if isinstance(clock, SkippingClock):

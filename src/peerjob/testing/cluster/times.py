@@ -47,7 +47,7 @@ class ClusterClock(VirtualClock):
             if not arrival.done() and holds():
                 arrival.set_result(None)
                 return True
-        if self._movers and not self._outside and self.before_rest():
+        if self._movers and self._outside <= 0 and self.before_rest():
             return True
         return super()._at_rest()
 
