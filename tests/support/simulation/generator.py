@@ -75,6 +75,8 @@ class Generator:
         for number in range(OPERATIONS + faults):
             if self._all_away and self._chance(0.2):
                 self._ops.append(Op(0.0, *self._returned()))
+            elif self._ops and self._ops[-1].verb == "fail" and self._chance(0.5):
+                self._strike()
             gap = round(rng.expovariate(1 / 0.15), 3) if rng.random() < 0.7 else 0.0
             if number in at:
                 verb, given = self._fault()
@@ -289,6 +291,17 @@ class Generator:
 
     def _skew(self, present: list[int]) -> tuple[str, Given]:
         return "skew", {"node": self._random.choice(present), "by": self._random.choice((-30, -2, -0.3, 0, 0.3, 2, 30))}
+
+    def _strike(self) -> None:
+        """Do two things while a call that has just failed is on its way again: make work, then cancel or kill it."""
+        verb, given = self._schedule()
+        self._ops.append(Op(0.0, verb, given))
+        gap = self._random.choice((0.0, 0.005, 0.02))
+        present = [node for node in range(self._nodes) if node not in self._away | self._frozen]
+        if len(present) > 1 and self._chance(0.3):
+            self._ops.append(Op(gap, *self._end("kill", present)))
+        else:
+            self._ops.append(Op(gap, "cancel", {"node": self._node(), "of": len(self._ops) - 1}))
 
     def _back(self, verb: str, those: set[int]) -> tuple[str, Given]:
         node = self._random.choice(sorted(those))
