@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from peerjob.errors import StoreUnavailableError
 from peerjob.record import Capabilities
 
 MAX_STEPS = 60
@@ -25,6 +26,10 @@ MAX_REQUEST_BYTES = 512 << 10
 """Most bytes in one transaction; a driver that must send steps twice is then still within etcd's 1.5 MiB."""
 MAX_ALONE_BYTES = 5 << 18
 """Most bytes of what one instance brings along to a step: with a result of 1 MiB go 256 KiB of log lines."""
+
+
+class LeaseEndedError(StoreUnavailableError):
+    """The lease that a request names has ended; nothing of the request was done."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -133,7 +138,8 @@ class KeyValue(Protocol):
     """A transactional key-value store, used from one event loop.
 
     Fails with the errors of `peerjob.errors` only. A driver never sends a write twice: it raises
-    StoreUnavailableError when it cannot tell whether one was applied.
+    StoreUnavailableError when it cannot tell whether one was applied, and LeaseEndedError for a put with a lease that the
+    server does not have.
     """
 
     @property

@@ -13,11 +13,10 @@ from peerjob.record import Capabilities, StoreLimits
 from peerjob.store.answering import answer_within
 
 from . import etcd_txn
-from .base import Applied, Compare, Entry, Found, Range, Step
+from .base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
 from .etcd_address import EtcdAddress, parse_address
 from .etcd_api import etcd
 from .etcd_client import EtcdClient
-from .etcd_errors import LeaseEndedError
 from .etcd_limits import MOST
 from .etcd_space import Space
 from .etcd_watch import EtcdWatch

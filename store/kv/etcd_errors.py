@@ -6,6 +6,7 @@ from typing import Any
 
 from peerjob.errors import AuthError, PeerjobError, StoreError, StoreRefusedError, StoreUnavailableError
 
+from .base import LeaseEndedError
 from .etcd_api import codes
 
 _PASSING = (
@@ -23,10 +24,6 @@ _REFUSED = (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution")
 _BAD_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 _TOO_LARGE = ("request is too large", "larger than max")
-
-
-class LeaseEndedError(StoreUnavailableError):
-    """The lease that a request names has ended; nothing of the request was done."""
 
 
 class RefusedError(StoreError, AuthError):

@@ -6,12 +6,12 @@ have met another layout: then the key is read again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from peerjob.record import Capabilities
 from peerjob.store.layout import LAYOUT, check_layout
 
-from .base import Applied, Compare, Delete, Entry, Found, KeyValue, Put, Range, Step, Watch
+from .base import Applied, Compare, Delete, Entry, Found, KeyValue, LeaseEndedError, Put, Range, Step, Watch
 from .keys import prefix_end
 
 _WIPED_AT_ONCE = 1_000
@@ -26,6 +26,8 @@ class GuardedKeyValue:
         self._namespace = namespace
         self._url = url
         self._guard: Compare | None = None
+        self.on_lease_ended: Callable[[], None] = lambda: None
+        """Called when the server does not have the lease of a put, as after it was wiped or restored."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -57,7 +59,11 @@ class GuardedKeyValue:
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         guard = self._guard or await self.learn()
         while True:
-            applied = await self._kv.txn(steps, also, (guard, *guards))
+            try:
+                applied = await self._kv.txn(steps, also, (guard, *guards))
+            except LeaseEndedError:
+                self.on_lease_ended()
+                raise
             if not applied.refused or guard == (now := await self.learn()):
                 return applied
             guard = now

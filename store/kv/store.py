@@ -83,6 +83,7 @@ class KVStore:
         self._retrying = Retrying(clock=clock, retry_for=retry_for)
         self._context = Context(kv, url=redact(url), namespace=namespace, clock=clock, limits=limits)
         context = self._context
+        kv.on_lease_ended = context.writer.forget_leases
         self._logs = Logs(context)
         self._retention = Retention(context)
         self._reading = Reading(context)

@@ -133,6 +133,10 @@ class Writer:
     def _in_doubt(self) -> None:
         """Take a request for neither done nor refused, and the lease for one that may have been the reason."""
         self.doubt = True
+        self.forget_leases()
+
+    def forget_leases(self) -> None:
+        """Grant leases anew for the next requests: the server may not have the last ones."""
         self._passing_until_us = self._remembering_until_us = 0
 
     async def plain(self, ops: Sequence[Op]) -> None:
