@@ -75,13 +75,14 @@ class KindCatalogue(Role):
                 raise
 
     async def knows(self, kind: str) -> bool:
-        """Whether any node of the namespace published a kind, asking the store unless that is remembered."""
+        """Whether any node of the namespace published a kind or runs it, asking the store unless that is remembered."""
         if kind in self._known:
             return True
         (known,) = await self._store.published_kinds([kind])
         if known:
             _remember(self._known, kind)
-        return known
+        # a live node could not publish while the store refused it, or the store lost the catalogue
+        return known or kind in await self.served()
 
     async def admit(self, kind: str) -> None:
         """Raise StoreFullError where a kind that no node has published would be one kind too many.

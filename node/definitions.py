@@ -2,6 +2,9 @@
 
 A start writes a definition only if it is another than code wrote last, and of no lower version. So a restart undoes no
 change that was made at run time, an older replica no newer definition, and pauses survive both.
+
+A node that joins anew may have a store that lost its data. The node then writes missing schedules again, except
+those that were removed on purpose.
 """
 
 from __future__ import annotations
@@ -39,20 +42,68 @@ class Definitions(Role):
         self._node = node
         self._now_us = now_us
         self._pending: dict[str, Definition] = {}
+        self._registered: dict[str, Definition] = {}
+        self._revision = 0
+        """The highest revision that a schedule of these had."""
+        self._doubtful = False
+        """Whether the store may have lost what was written."""
         self._added = asyncio.Event()
         self._writing = asyncio.Lock()
 
     def add(self, defined: dict[str, Definition]) -> None:
         """Have these written, by name of the schedule."""
         self._pending |= defined
+        self._registered |= defined
         if defined:
+            self._added.set()
+
+    def forget(self, kind: str) -> None:
+        """Do not write the schedules of a kind again: it is not registered any more."""
+        self._registered = {name: one for name, one in self._registered.items() if one.kind != kind}
+
+    def look_again(self) -> None:
+        """Have those written again that the store has lost."""
+        if self._registered:
+            self._doubtful = True
             self._added.set()
 
     async def run(self) -> None:
         while True:
+            if self._doubtful:
+                await self._look()
             await self.write()
             self._added.clear()
-            await self._added.wait()
+            if not self._doubtful:
+                await self._added.wait()
+
+    async def _look(self) -> None:
+        """Have written what is neither in the store nor was removed on purpose; raises StoreError."""
+        names, missing = list(self._registered), set[str]()
+        for at in range(0, len(names), MAX_SCHEDULES):
+            part = names[at : at + MAX_SCHEDULES]
+            rows = await self._store.get_schedules(part)
+            missing |= {name for name, row in zip(part, rows, strict=True) if row is None}
+        if missing:
+            missing -= await self._removed()
+        lost = {name: one for name, one in self._registered.items() if name in missing}
+        self._pending |= lost
+        self._doubtful = False
+        if lost:
+            logger.warning(
+                "the store has lost %d schedule(s) that code defines, such as %r; node %r writes them again",
+                len(lost),
+                next(iter(lost)),
+                self._node,
+            )
+
+    async def _removed(self) -> set[str]:
+        """The schedules that were removed since the last of these was read or written, as far as the store knows."""
+        removed, revision, more = set[str](), self._revision, True
+        while more:
+            page = await self._store.changed_schedules(revision)
+            removed |= {row.name for row in page.rows if row.removed}
+            revision, more = page.revision, page.more
+        return removed
 
     async def settle(self) -> None:
         """Have what was registered written before it is read; where the store refuses, the role goes on trying."""
@@ -94,6 +145,8 @@ class Definitions(Role):
     async def _settled(self, name: str, definition: Definition, row: ScheduleRow | None) -> bool:
         """Write one if it must be; False when somebody else was faster, so that it must be looked at again."""
         written = digest(definition)
+        if row is not None:
+            self._revision = max(self._revision, row.revision)
         if row is not None and not self._replaces(name, definition, written, row):
             return True
         definition = structs.replace(definition, written=written)
@@ -102,7 +155,10 @@ class Definitions(Role):
         except ScheduleError as error:
             logger.error("schedule %r cannot be written: %s", name, error)  # noqa: TRY400
             return True
-        return await self._store.put_schedule(put) is not None
+        stored = await self._store.put_schedule(put)
+        if stored is not None:
+            self._revision = max(self._revision, stored.revision)
+        return stored is not None
 
     def _replaces(self, name: str, definition: Definition, written: str, row: ScheduleRow) -> bool:
         old = readable(row)

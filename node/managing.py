@@ -66,6 +66,7 @@ class NodeVerbs(Manager):
     def unregister(self, kind: str) -> Job[..., Any, Any]:
         job = self._registry.remove(kind)
         if self._session is not None:
+            self._session.definitions.forget(job.kind)
             self._session.kinds_changed()
         return job
 

@@ -431,7 +431,8 @@ class Session:
                 except StoreError as error:
                     logger.warning("node %r cannot join anew yet: %s", self._name, error)
                     await asyncio.sleep(1.0)
-            self.turns.hint()
+            self.kinds_changed()
+            self.definitions.look_again()
             self.election.soon()
         finally:
             self._joining = None

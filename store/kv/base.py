@@ -138,8 +138,8 @@ class KeyValue(Protocol):
     """A transactional key-value store, used from one event loop.
 
     Fails with the errors of `peerjob.errors` only. A driver never sends a write twice: it raises
-    StoreUnavailableError when it cannot tell whether one was applied, and LeaseEndedError for a put with a lease that the
-    server does not have.
+    StoreUnavailableError when it cannot tell whether one was applied, and LeaseEndedError for a put with a lease that
+    the server does not have.
     """
 
     @property

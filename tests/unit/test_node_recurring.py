@@ -24,6 +24,7 @@ from peerjob import (
 from peerjob.clock import to_datetime
 from peerjob.firing import SchedulePut
 from peerjob.spec import decode_spec
+from peerjob.store.url import wipe_namespace
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
 from support.factories import flaky_store, memory_store, running_nodes, shared_url
@@ -387,6 +388,38 @@ async def test_what_a_later_release_wrote_is_left_alone(clock: VirtualClock, cap
         assert "cannot be read" in schedule.to_dict()["error"]
     await store.close()
     assert any("left as it is" in one.getMessage() for one in caplog.records)
+
+
+async def test_what_the_store_lost_is_written_again_when_the_node_joins_anew(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = shared_url()
+    async with running_node(tick(), Job("gone", nothing, every="1h"), store=url, clock=clock) as node:
+        node.unregister("gone")
+        await clock.run(wipe_namespace(url, namespace="default", clock=clock))
+        await clock.advance(10)
+
+        assert (await the_schedule(node)).name == "tick"
+        await clock.advance(60)
+        assert [one.outcome for one in await node.fires("tick")] == [FireOutcome.FIRED]
+    assert "has lost 1 schedule(s) that code defines, such as 'tick'" in caplog.text
+
+
+async def test_what_was_removed_stays_so_when_the_node_joins_anew(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = shared_url()
+    async with running_node(tick(), store=url, clock=clock, name="one") as node:
+        assert await node.remove_schedule("tick")
+        (view,) = await node.nodes()
+        peer = memory_store(clock, url)
+        await peer.open()
+        await peer.leave(view.info.incarnation)
+        await clock.advance(10)
+
+        assert "node 'one' was taken for dead; it joins anew" in caplog.text
+        assert await node.schedules() == []
+        await peer.close()
 
 
 async def test_a_store_that_is_away_while_it_is_written_is_asked_again(clock: VirtualClock) -> None:
