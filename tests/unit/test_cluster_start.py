@@ -1,10 +1,11 @@
 """A test cluster: how it starts, what time it is in it, and what happens when a node dies in it."""
 
 import asyncio
+import gc
 
 import pytest
 
-from peerjob import INJECTED, Context, Fail, Job, State
+from peerjob import INJECTED, Context, Fail, Job, NodeStoppedError, State
 from peerjob.testing import TestCluster
 
 
@@ -105,3 +106,39 @@ async def test_a_failed_assertion_tells_the_seed_and_what_happened() -> None:
             cluster.assert_completed(instance)
         with pytest.raises(AssertionError, match=r"(?s)schedule 'broken': expected 1 fire.*no record"):
             cluster.assert_fired("broken", times=1)
+
+
+async def test_a_node_killed_in_the_midst_of_its_stop_or_start_leaves_nothing_that_runs() -> None:
+    ended: list[str] = []
+
+    async def tidy() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("finally")
+            await asyncio.sleep(0)
+            ended.append("after an await")
+
+    job = Job("tidy", tidy)
+    async with TestCluster(nodes=3, jobs=[job], latency="5ms") as cluster:
+        for _ in range(20):
+            await cluster.schedule(job)
+        await cluster.advance(1)
+        one, other, _ = cluster.nodes
+        await cluster.kill(one)
+        stopping = asyncio.ensure_future(cluster.stop(other, grace=3600))
+        starting = asyncio.ensure_future(cluster.restart(one))
+        await cluster.advance(0.012)
+        await cluster.kill(other)
+        await cluster.kill(one)
+        for work in (stopping, starting):
+            with pytest.raises(NodeStoppedError, match="was killed before it answered"):
+                await work
+        assert ended == []
+        await cluster.kill("node-3")
+        begun = len(cluster.runs(job))
+        assert begun == 20
+    assert ended == ["finally"] * begun
+    gc.collect()
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1

@@ -9,9 +9,9 @@ no step; its steps and timers wait. A dropped lane never runs again: no `except`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar, cast
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 _LANE: ContextVar[Lane | None] = ContextVar("peerjob-lane", default=None)
 _ROLE: ContextVar[str] = ContextVar("peerjob-role", default="")
+_MOST_AWAITS = 100
+"""Most awaits in the `finally` of a coroutine that is thrown away."""
 _KEEP = ("lease", "election")
 """Roles whose helper tasks are a part of them."""
 
@@ -54,7 +56,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._loop = cast("_Loop", asyncio.get_running_loop())
-        self._dropped: list[asyncio.Task[Any]] = []
+        self._dropped: deque[tuple[Lane, asyncio.Task[Any]]] = deque()
         self._call_soon: Callable[..., asyncio.Handle]
         self._make_task: Callable[..., asyncio.Task[Any]] | None
 
@@ -66,19 +68,19 @@ class Lanes:
         self._loop.set_task_factory(cast(Any, self._new_task))
 
     def uninstall(self) -> None:
-        """End. Code of dropped lanes is thrown away now: what it has in `finally` runs up to its first await."""
-        dropped, self._dropped = self._dropped, []
+        """End. The code of dropped lanes is thrown away: what it has in `finally` runs, but for what that awaits."""
         level = logging.root.manager.disable
         logging.disable(logging.CRITICAL)  # what is thrown away may complain of it
+        lanes: dict[Lane, None] = {}
         try:
-            for task in dropped:
-                coroutine = task.get_coro()
-                assert coroutine is not None
-                # a context of its own, in which peerjob knows that this is no end of a run
-                with contextlib.suppress(BaseException):
-                    Context().run(coroutine.close)
+            while self._dropped:  # what is thrown away may begin more
+                lane, task = self._dropped.popleft()
+                lanes[lane] = None
+                _throw_away(lane, task)
         finally:
             logging.disable(level)
+        for lane in lanes:
+            self._taken(lane)
         delattr(self._loop, "call_soon")
         self._loop.set_task_factory(cast(Any, self._make_task))
 
@@ -115,11 +117,7 @@ class Lanes:
         self._taken(lane)
         lane.steps, lane.timers = [], []
         for task in lane.tasks:
-            # the loop's end neither cancels it nor complains of it
-            asyncio._unregister_task(task)
-            cast("_Task", task)._log_destroy_pending = False
-        # nothing may free them before the end: that would run their `finally`
-        self._dropped += lane.tasks
+            self._give_up(lane, task)
         lane.tasks = set()
         lane.moved.set()
         lane.end.set_result(None)
@@ -149,11 +147,20 @@ class Lanes:
             asyncio.Task(work, loop=loop, **options) if make is None else make(loop, work, **options)
         )
         lane = _LANE.get() if context is None else context.get(_LANE)
-        if lane is not None and not lane.dropped:
+        if lane is not None and lane.dropped:
+            self._give_up(lane, task)
+        elif lane is not None:
             lane.tasks.add(task)
             # in a context of its own: no step of a lane that stands still
             task.add_done_callback(lane.tasks.discard, context=Context())
         return task
+
+    def _give_up(self, lane: Lane, task: asyncio.Task[Any]) -> None:
+        """Keep a task that never runs again until the end: to free it would run its `finally`."""
+        # the loop's end neither cancels it nor complains of it
+        asyncio._unregister_task(task)
+        cast("_Task", task)._log_destroy_pending = False
+        self._dropped.append((lane, task))
 
     def _taken(self, lane: Lane) -> tuple[list[asyncio.Handle], list[asyncio.TimerHandle]]:
         """Take what a lane would run, now and at its times, out of the loop."""
@@ -172,6 +179,28 @@ class Lanes:
                 timer._scheduled = False
             timers.sort()
         return steps, cast(Any, timers)
+
+
+def _throw_away(lane: Lane, task: asyncio.Task[Any]) -> None:
+    """Close the coroutine of a task that never runs again."""
+    coroutine = cast("Coroutine[Any, Any, Any]", task.get_coro())
+    # a context in which peerjob knows that this is no end of a run, and from which nothing runs
+    context = Context()
+    context.run(_LANE.set, lane)
+    for _ in range(_MOST_AWAITS):
+        if context.run(_closes, coroutine):
+            return
+
+
+def _closes(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    """Whether a coroutine ends when it is closed, and does not await anything in a `finally`."""
+    try:
+        coroutine.close()
+    except RuntimeError as error:
+        return "ignored GeneratorExit" not in str(error)
+    except BaseException:  # noqa: BLE001  # whatever it ends with
+        return True
+    return True
 
 
 def role_of(timer: asyncio.TimerHandle) -> str:

@@ -51,7 +51,7 @@ class Link:
         self.cut = False
         self.under_way = 0
         """Requests that are not answered."""
-        self._latency = latency
+        self.latency = latency
         self._random = random.Random(seed)
         self.watches: list[LinkedWatch] = []
 
@@ -63,14 +63,14 @@ class Link:
     async def carry(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer to a request; raises StoreUnavailableError if it is cut before that, or before the request."""
         self.check()
-        if not self._latency:
+        if not self.latency:
             return await request()
         self.under_way += 1
         try:
-            await asyncio.sleep(self._random.uniform(0, 2 * self._latency))
+            await asyncio.sleep(self._random.uniform(0, 2 * self.latency))
             self.check()
             answer = await request()
-            await asyncio.sleep(self._random.uniform(0, 2 * self._latency))
+            await asyncio.sleep(self._random.uniform(0, 2 * self.latency))
             self.check()
         finally:
             self.under_way -= 1
@@ -99,7 +99,9 @@ class LinkedKeyValue:
 
     @property
     def capabilities(self) -> Capabilities:
-        return msgspec.structs.replace(self._kv.capabilities, clock="nodes", warnings=())
+        # as on etcd: two nodes that claim at once may each get what is next for both
+        order = "windowed" if self._link.latency else "strict"
+        return msgspec.structs.replace(self._kv.capabilities, clock="nodes", order=order, warnings=())
 
     @property
     def identity(self) -> str:
