@@ -163,6 +163,12 @@ LEGAL: dict[str, Evidence] = {
         msgspec.structs.replace(FIRED, outcome=FireOutcome.BACKFILLED),
         FireRecord(nominal_us=2 * SECOND, outcome=FireOutcome.MISSED, at_us=2 * SECOND),
     ),
+    "a time of a pause that was backfilled": fires(
+        FIRED,
+        FireRecord(nominal_us=4 * SECOND, outcome=FireOutcome.BACKFILLED, at_us=5 * SECOND),
+        next_us=2 * SECOND,
+        paused=True,
+    ),
     "two of one schedule, one after the other": two_of_one_schedule(a_run(), a_run(OTHER, begin_us=19, end_us=25)),
     "the better place first": two_places(first_claimed_us=10),
     "own lines": evidence(logs={ID: [LogLine(1, 1, f"body t-{ID} says")]}),
