@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import logging
 import os
 import sys
@@ -61,3 +62,13 @@ def wait_on(
     except KeyboardInterrupt:
         loop.call_soon_threadsafe(hurry)
         future.result(timeout)
+
+
+def abandon(task: asyncio.Task[Any]) -> None:
+    """Let the event loop and the interpreter end without a task that ignores cancellation.
+
+    `asyncio.run` waits for every task that it knows. A task that the interpreter destroys at its end raises
+    GeneratorExit in its coroutine, and a loop that catches everything then never ends, since no await works any more.
+    """
+    asyncio._unregister_task(task)  # documented for those who extend asyncio
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))  # so it is never destroyed

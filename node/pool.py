@@ -13,6 +13,7 @@ from peerjob.context import Reason
 from peerjob.record import MAX_BATCH, Caps
 from peerjob.worker import Worker
 
+from .leaving import abandon
 from .pace import HOLD, Pace
 from .run import PROBATION, Run
 from .surroundings import Surroundings
@@ -273,6 +274,12 @@ class Pool:
             for task in (quiet, hurry):
                 task.cancel()
             await asyncio.wait({quiet, hurry})
+
+    def abandon(self) -> None:
+        """Let the loop and the interpreter end without the bodies that still run."""
+        for run in self._running.values():
+            if run.task is not None:
+                abandon(run.task)
 
     def close(self) -> None:
         if self._sweep is not None:

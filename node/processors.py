@@ -16,6 +16,7 @@ from peerjob.instance import Instance
 from peerjob.joblog import make_line
 
 from .failures import BodyError, as_exception, message_of, type_name
+from .leaving import abandon
 from .run import Run
 from .surroundings import Surroundings
 from .threads import ThreadPool
@@ -25,6 +26,9 @@ logger = logging.getLogger("peerjob.node")
 THREADS = 4
 LIMIT = 60.0
 """Seconds that a processor may take; after that the node goes on as if it had returned None."""
+
+LAST_PATIENCE = 1.0
+"""Seconds that a processor which was cancelled may take to end, when its node closes."""
 
 
 class Processors:
@@ -40,6 +44,7 @@ class Processors:
         self._surroundings = surroundings
         self._threads = pool or ThreadPool(THREADS, "peerjob-processor")
         self._chains: dict[str, asyncio.Task[None]] = {}
+        self._calls: set[asyncio.Task[object]] = set()
         self.patience = 5.0
         """Seconds that a closing node gives its last processors."""
 
@@ -91,12 +96,17 @@ class Processors:
         return task
 
     async def close(self) -> None:
-        """Wait for what is under way, for as long as `patience` says."""
+        """Wait for what is under way, for as long as `patience` says, then cancel it."""
         if self._chains:
             await asyncio.wait(list(self._chains.values()), timeout=self.patience)
         self._threads.close()
-        for task in self._chains.values():
+        calls = set(self._calls)
+        for task in (*self._chains.values(), *calls):
             task.cancel()
+        if calls:
+            _, deaf = await asyncio.wait(calls, timeout=LAST_PATIENCE)
+            for call in deaf:
+                abandon(call)
 
     async def _call(self, run: Run | None, callback: Callable[..., Any], *args: object) -> object:
         if run is None or run.surroundings is None:
@@ -105,6 +115,8 @@ class Processors:
             surroundings = run.surroundings.copy()
         surroundings.run(current_run.set, None if run is None else run.context)
         work = asyncio.get_running_loop().create_task(self._answer(callback, args, surroundings), context=surroundings)
+        self._calls.add(work)
+        work.add_done_callback(self._calls.discard)
         work.add_done_callback(lambda work: work.cancelled() or work.exception())  # it may have been given up
         try:
             await asyncio.wait({work}, timeout=LIMIT)

@@ -27,6 +27,7 @@ SCRIPTS = [
     ("facade", "thread", "end", 0),
     ("facade", "deaf", "end", 0),
     ("facade", "process", "end", 0),
+    ("facade", "stubborn", "end", 0),
     ("facade", "thread", "error", 1),
     ("facade", "loop", "exit", 3),
     ("facade", "process", "interrupt", -2),
@@ -39,6 +40,8 @@ SCRIPTS = [
     ("bare", "loop", "error", 1),
     ("bare", "thread", "exit", 3),
     ("bare", "loop", "interrupt", -2),
+    ("stopped", "stubborn", "end", 0),
+    ("stopped", "stubborn", "error", 1),
     ("open_loop", "loop", "end", 0),
     ("closed_loop", "loop", "end", 0),
     ("loop_in_thread", "thread", "end", 0),
@@ -60,6 +63,14 @@ async def test_a_script_leaves_on_each_store(
 ) -> None:
     url: str = request.getfixturevalue(f"{store}_url")
     await leaves(url, namespace, tmp_path, program, "loop", "end", 0)
+
+
+async def test_a_processor_that_ignores_cancellation_holds_up_no_exit(
+    redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    arguments = ("stopped", redis_url, namespace, "told", "end")
+    with ChildProcess.python("support.leaving_program", *arguments, output=tmp_path / "output") as child:
+        assert await child.exit() == 0
 
 
 async def leaves(url: str, namespace: str, tmp_path: Path, program: str, body: str, end: str, status: int) -> None:

@@ -1,6 +1,7 @@
 """Programs that end without a stop of their node. Prints `claimed ID` when its job runs, and `ends TIME` at its end."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,12 @@ def in_thread(ctx: Context = INJECTED) -> None:
         ctx.raise_if_cancelled()
 
 
+async def stubborn(*_: Any) -> None:
+    while True:
+        with contextlib.suppress(BaseException):  # as a bare `except:` in a loop that tries again
+            await asyncio.sleep(60)
+
+
 def deaf() -> None:
     time.sleep(60)
 
@@ -43,6 +50,8 @@ JOBS = [
     Job("executor", in_default_executor),
     Job("thread", in_thread),
     Job("deaf", deaf),
+    Job("stubborn", stubborn),
+    Job("told", nothing, on_complete=stubborn),
     Job("process", deaf, run_in="process"),
 ]
 
@@ -110,16 +119,17 @@ def facade_in_fork(url: str, namespace: str, kind: str, how: str) -> None:
 # -- with a bare node
 
 
-async def start(url: str, namespace: str, kind: str) -> None:
+async def start(url: str, namespace: str, kind: str) -> Node:
     node = make_node(url, namespace)
     await node.start()
     instance = await node.schedule(kind)
-    if kind == "nothing":
+    if kind in ("nothing", "told"):
         await instance.wait(timeout=30)
     else:
         while (await instance.refresh()).state is not State.PROCESSING:  # noqa: ASYNC110  # the store alone knows
             await asyncio.sleep(0.02)
     print(f"claimed {instance.id}", flush=True)
+    return node
 
 
 def bare(url: str, namespace: str, kind: str, how: str) -> None:
@@ -129,6 +139,16 @@ def bare(url: str, namespace: str, kind: str, how: str) -> None:
         if how == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(60)
+
+    asyncio.run(main())
+
+
+def stopped(url: str, namespace: str, kind: str, how: str) -> None:
+    """The node is stopped, and `asyncio.run` ends the loop."""
+
+    async def main() -> None:
+        await (await start(url, namespace, kind)).stop(0)
+        ends(how)
 
     asyncio.run(main())
 
