@@ -32,8 +32,11 @@ class ResultType:
         if value is None:
             return None
         data = encode_value(value)
-        if not self.slot.admits(value):
-            self._check(value, data)
+        if not self.slot.takes(value):
+            stored = decode_value(data)
+            # an object of a subclass, such as a NamedTuple for a tuple, may be stored as something else
+            if not self.slot.admits(value) or not self.slot.admits(stored):
+                self._check(value, data, stored)
         return data
 
     def read(self, record: Record) -> Any:
@@ -50,9 +53,9 @@ class ResultType:
             problems = self.slot.explain(error, hidden=hidden)
             raise ResultTypeError(record.id, record.kind, self._text, problems, raw) from (None if hidden else error)
 
-    def _check(self, value: Any, data: bytes) -> None:
+    def _check(self, value: Any, data: bytes, stored: Any) -> None:
         try:
-            problem = self.slot.changed(value, self.slot.convert(decode_value(data)))
+            problem = self.slot.changed(value, self.slot.convert(stored))
         except Exception as error:  # conversion runs code of the user's
             if self.slot.secret or has_secret(data):
                 raise EncodeError((), f"does not fit the result type {self._text} (got {MASK})") from None

@@ -1,10 +1,12 @@
 """What is returned is what is got: one table of types, over every way that needs no service."""
 
+import dataclasses
 import functools
 import pickle
 from collections.abc import Callable, Coroutine
 from datetime import UTC, date, datetime
-from typing import Any, cast
+from enum import Enum
+from typing import Any, Self, cast
 
 import pytest
 
@@ -32,6 +34,22 @@ from support.typed_values import ECHOES, IN_PROCESS, JOBS, ROWS, Colour, Pair, P
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_call_in_place_takes_and_gives_the_value_itself(row: Row) -> None:
     assert ECHOES[row.name](row.expected) is row.value
+
+
+class Worded(int, Enum):
+    """A number by its class, and a text by its value."""
+
+    ONE = 1, "one"
+
+    def __new__(cls, number: int, text: str) -> Self:
+        member = int.__new__(cls, number)
+        member._value_ = text  # pyright: ignore[reportAttributeAccessIssue]
+        return member
+
+
+@dataclasses.dataclass
+class Numbered(list[int]):
+    items: list[int]
 
 
 async def test_on_a_node() -> None:
@@ -149,6 +167,20 @@ async def test_none_fits_every_annotation_and_an_annotation_of_none_fits_every_r
 
     assert await returned(forgets) is None
     assert await returned(returns) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"), [(tuple, Pair(1, Colour.BLUE)), (int, Worded.ONE), (list, Numbered([1]))], ids=str
+)
+async def test_an_object_of_a_subclass_that_is_stored_as_something_else_is_refused(annotation: Any, value: Any) -> None:
+    """Before, the instance was Completed, and `result()` raised ResultTypeError."""
+
+    def body() -> Any:
+        return value
+
+    body.__annotations__["return"] = annotation
+    with pytest.raises(JobFailed, match="does not fit the result type"):
+        await returned(body)
 
 
 async def test_a_result_that_does_not_fit_its_annotation_is_refused_where_it_was_made() -> None:
