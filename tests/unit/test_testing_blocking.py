@@ -1,5 +1,6 @@
 """A sync test drives a node on virtual time through the blocking verbs."""
 
+import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -94,6 +95,28 @@ def test_a_body_at_work_in_a_thread_holds_time() -> None:
         waiting.join(60)
         assert ended.is_set()
         assert clock.elapsed() - began < 1
+
+
+def test_a_node_whose_body_goes_on_can_be_closed() -> None:
+    nap = Job("nap", asyncio.sleep)
+    clock = VirtualClock()
+    with blocking_node(nap, clock=clock) as manager:
+        instance = manager.schedule(nap, 600)
+        advance(manager, 1)
+        assert instance.refresh().state is State.PROCESSING
+        began = clock.elapsed()
+    assert 5 <= clock.elapsed() - began < 10, "the grace of a stop passes"
+
+
+def test_a_stream_moves_time_while_it_is_waited_for() -> None:
+    with blocking_node(third) as manager:
+        manager.schedule(third.with_options(after="1m"))
+        states: list[State] = []
+        for event in manager.watch():
+            states.append(event.state)
+            if event.what == "state" and event.state is State.SCHEDULED:
+                break
+        assert State.PROCESSING in states
 
 
 def test_one_seed_gives_one_course_of_time() -> None:

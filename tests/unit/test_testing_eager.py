@@ -283,6 +283,16 @@ def test_a_job_that_needs_a_node_is_told_where_it_can_run() -> None:
         eager(len)  # type: ignore[call-overload]
 
 
+def test_the_clock_has_gone_on_by_the_waits() -> None:
+    @job(kind="logging", max_retries=1, backoff="1h")
+    def logs(instance: Instance[None] = INJECTED) -> None:
+        instance.log.info("an attempt")
+        raise ValueError
+
+    first, second = eager(logs).logs
+    assert 3600 <= (second.timestamp - first.timestamp).total_seconds() < 3660
+
+
 def test_one_seed_gives_one_jitter() -> None:
     wobbly = Job("wobbly", _broken, max_retries=3, backoff=Backoff())
     assert Eager(seed=1).run(wobbly).waits == Eager(seed=1).run(wobbly).waits

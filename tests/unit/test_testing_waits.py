@@ -1,6 +1,7 @@
 """On virtual time, a test that waits moves time on."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -53,12 +54,35 @@ async def test_a_result_comes_after_the_backoffs_without_an_advance() -> None:
         assert 40 <= node.clock.elapsed() - began < 42
 
 
+async def at_rest() -> None:
+    """Let the loop come to rest many times, for a thread of which it does not know."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def trips() -> None:
+        for _ in range(100):
+            came = threading.Event()
+            loop.call_soon_threadsafe(came.set)
+            assert came.wait(60)
+        loop.call_soon_threadsafe(ended.set)
+
+    thread = threading.Thread(target=trips)
+    thread.start()
+    await ended.wait()
+    thread.join()
+
+
 async def test_time_stands_still_again_after_a_wait() -> None:
     async with running_node(third, tick) as node:
-        await (await node.schedule(third)).result()
+        instance = await node.schedule(third)
+        with pytest.raises(TimeoutError):
+            await instance.result(timeout=1)
         ended = node.clock.elapsed()
-        for _ in range(100):
-            await asyncio.sleep(0)
+        await at_rest()
+        assert node.clock.elapsed() == ended
+        await instance.result()
+        ended = node.clock.elapsed()
+        await at_rest()
         assert node.clock.elapsed() == ended
 
 
@@ -127,8 +151,7 @@ async def test_a_wait_in_a_job_leaves_time_to_the_test(parent: Job[[], int]) -> 
         await node.schedule(parent)
         await advance(node, "5s")
         began = node.clock.elapsed()
-        for _ in range(1000):
-            await asyncio.sleep(0)
+        await at_rest()
         assert node.clock.elapsed() == began
         assert await node.count(Query(kind="third", state=State.SCHEDULED)) == 1
 
@@ -136,8 +159,7 @@ async def test_a_wait_in_a_job_leaves_time_to_the_test(parent: Job[[], int]) -> 
 async def test_a_wait_outside_any_node_is_the_event_loops_own() -> None:
     with VirtualClock() as clock:
         waiting = asyncio.create_task(asyncio.sleep(5))
-        for _ in range(100):
-            await asyncio.sleep(0)
+        await at_rest()
         assert not waiting.done()
         await clock.run(waiting)
 
