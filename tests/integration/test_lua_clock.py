@@ -118,6 +118,17 @@ async def test_a_repeated_enqueue_of_a_slow_clients_instance_is_known(site: Make
     assert await store.get([first.id]) == [None]
 
 
+async def test_who_was_cut_off_itself_marks_nobody_dead(site: MakeSite) -> None:
+    """A node that comes back within its own lease, but late, cannot tell from an outage that others did not renew."""
+    here = site()
+    store = await here.open()
+    mortal, reaper = await here.join(store, TTL_US), await here.join(store, 5 * TTL_US)
+    await asyncio.sleep(3 * TTL_US / 1_000_000)
+    await reaper.renew(ttl_us=5 * TTL_US)
+    assert await store.reap(10, reaper=reaper.incarnation) == []
+    assert not (await mortal.renew(ttl_us=TTL_US)).dead
+
+
 async def test_fences_and_the_times_of_a_history_only_grow(site: MakeSite) -> None:
     here = site()
     store = await here.open()

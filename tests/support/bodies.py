@@ -148,6 +148,14 @@ def sleeps(started: str, ctx: Context) -> None:
         time.sleep(60)
 
 
+def holds_the_interpreter(started: str) -> None:
+    """Tell its pid, and call into C without letting another thread run from then on."""
+    c, pid, file = ctypes.PyDLL(None), str(os.getpid()).encode(), os.open(started, os.O_CREAT | os.O_WRONLY)
+    sys.setswitchinterval(1_000)
+    c.write(file, pid, len(pid))
+    c.sleep(600)
+
+
 def with_children(started: str) -> None:
     """A process that starts another one and waits, as many tools do."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -297,6 +297,24 @@ async def test_a_campaign_without_an_answer_does_not_keep_a_node_from_resigning(
     assert other.election.is_leader
 
 
+@pytest.mark.parametrize("how", ["lose", "stall"])
+async def test_a_node_that_stops_before_it_knows_that_it_leads_hands_over_at_once(
+    clock: VirtualClock, stand: Stand, how: str
+) -> None:
+    """Its very first campaign was served, but the answer never came."""
+    node = await stand("node")
+    fault = (node.flaky.lose_answers if how == "lose" else node.flaky.stall_answers)("campaign")
+    await clock.run(fault.met.wait())
+    await clock.advance(0.1)
+    assert not node.election.is_leader
+    other = await stand("other")
+    await clock.advance(1.5)
+    assert not other.election.is_leader
+    await clock.run(node.election.stop(), TTL / 2)
+    await clock.advance(1.1)
+    assert other.election.is_leader
+
+
 class Restless(FlakyElections):
     """A leadership that seems to change hands all the time."""
 

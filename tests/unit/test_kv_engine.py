@@ -13,12 +13,24 @@ from peerjob.errors import LayoutError, StoreUnavailableError
 from peerjob.query import Filter, Query
 from peerjob.record import HISTORY_LIMIT, REPEAT_US, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
 from peerjob.state import State
-from peerjob.store.kv.base import Applied, Compare, Delete, Found, Put, Range, Step
+from peerjob.store.kv.base import (
+    MAX_REQUEST_BYTES,
+    MAX_STEPS,
+    Applied,
+    Compare,
+    Delete,
+    Found,
+    Put,
+    Range,
+    Step,
+    bytes_of,
+)
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.rows import SMALL
 from peerjob.store.kv.store import KVStore
+from peerjob.store.kv.writer import Change, _parts  # pyright: ignore[reportPrivateUsage]
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.records import told
@@ -457,3 +469,19 @@ async def test_clearing_many_kinds_goes_in_bounded_steps(bench: Bench) -> None:
 
 
 NOT_OF_INSTANCES = {"layout", "counted", "count", "head", "node", "live", "idle", "journal", "hint"}
+
+
+@pytest.mark.parametrize("size", [10, 10_000, MAX_REQUEST_BYTES // 3, MAX_REQUEST_BYTES * 2 // 3, MAX_REQUEST_BYTES])
+def test_a_batch_is_cut_where_the_next_change_does_not_fit(size: int) -> None:
+    """By bytes too, those of the first change of each request included."""
+    changes = [Change([], [Put(f"key {number:03}", bytes(size))], adds=(("q", ""),)) for number in range(130)]
+    parts = list(_parts(changes))
+    assert [change for part in parts for change in part] == changes
+    sizes = [sum(bytes_of(change.compares, change.ops) for change in part) for part in parts]
+    assert all(total <= MAX_REQUEST_BYTES or len(part) == 1 for total, part in zip(sizes, parts, strict=True))
+    assert all(len(part) <= MAX_STEPS for part in parts)
+    one = bytes_of((), changes[0].ops)
+    assert all(
+        total + one > MAX_REQUEST_BYTES or len(part) == MAX_STEPS
+        for total, part in zip(sizes, parts[:-1], strict=False)
+    )

@@ -136,6 +136,22 @@ async def idle(bench: Bench) -> tuple[int, int, int]:
     return bench.kv.spent()
 
 
+@pytest.mark.parametrize("kinds", [20, 60, 200])
+async def test_an_idle_node_asks_no_more_in_one_step_than_etcd_takes(clock: VirtualClock, kinds: int) -> None:
+    """However many kinds it has, and priorities that their instances had; with delayed ones in every queue of these."""
+    async with opened(clock, kinds) as bench:
+        own = bench.own
+        await bench.store.enqueue(
+            [bench.make.instance(kind=own[number % len(own)], priority=number) for number in range(150)]
+        )
+        await bench.store.enqueue([bench.make.instance(kind=own[0], delay_us=60_000_000) for _ in range(100)])
+        while claims := await bench.peer.take():
+            await bench.peer.commit(*map(outcome, claims))
+        for _ in range(3):
+            assert (await bench.peer.claim()).next_due_us is not None
+            await clock.advance(6)
+
+
 @pytest.mark.parametrize("work", [one_at_a_time, from_long_queues, idle])
 async def test_many_kinds_cost_no_more_than_twice_as_much(clock: VirtualClock, work: Work) -> None:
     async with opened(clock, 10) as few, opened(clock, MANY) as many:

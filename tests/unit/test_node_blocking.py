@@ -316,3 +316,23 @@ def test_green_threads_are_refused_without_a_loop() -> None:
         patch.setattr(threading, "get_ident", green)
         with pytest.raises(NodeStateError, match=r"gevent\.thread.*gthread"):
             manager.nodes()
+
+
+def test_a_verb_that_ctrl_c_interrupts_is_given_up(manager: BlockingManager) -> None:
+    given_up = threading.Event()
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            manager.call(work())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert given_up.wait(60)

@@ -283,7 +283,9 @@ def test_fields_of_subclasses_of_numbers_can_be_stored() -> None:
 
 
 async def test_what_a_processor_logs_while_its_node_stops_is_kept(clock: VirtualClock) -> None:
+    """Also where the store is slow to take it."""
     url = shared_url()
+    flaky = flaky_store(clock, url)
 
     async def work() -> int:
         await asyncio.sleep(1)
@@ -292,9 +294,10 @@ async def test_what_a_processor_logs_while_its_node_stops_is_kept(clock: Virtual
     async def tell(instance: Instance[Any], result: int) -> None:
         await asyncio.sleep(1)
         logging.getLogger("app").warning("told %d", result)
+        asyncio.get_running_loop().call_later(1, flaky.stall("turn").release)
 
     job = Job("work", work, on_complete=tell)
-    async with running_node(job, clock=clock, store=url) as node:
+    async with running_node(job, clock=clock, store=flaky.store) as node:
         instance = await node.schedule(job)
         await clock.advance(0.5)
         await clock.run(node.stop())

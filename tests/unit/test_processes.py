@@ -454,6 +454,7 @@ async def test_time_stands_still_while_a_process_works(tmp_path: Path) -> None:
 
 # -- never without a node
 
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="no other kernel ends a process with its parent")
 
 NODE = """
 import asyncio, sys
@@ -470,17 +471,19 @@ async def main():
     executor = Executor(clock=SystemClock(), threads=2, resources=Resources())
     binding = Binding(Job("prints", bodies.prints))
     await executor.call(binding, binding.encode(("printed by a body",), {}), Context(), "process")
-    binding = Binding(Job("sleeps", bodies.sleeps))
+    binding = Binding(Job("sleeps", getattr(bodies, sys.argv[2])))
     await executor.call(binding, binding.encode((sys.argv[1],), {}), Context(), "process")
 
 asyncio.run(main())
 """
 
 
-async def test_processes_die_with_their_node(tmp_path: Path) -> None:
+@pytest.mark.parametrize("body", ["sleeps", pytest.param("holds_the_interpreter", marks=ON_LINUX)])
+async def test_processes_die_with_their_node(tmp_path: Path, body: str) -> None:
+    """Also one whose body lets no other thread see that the node is gone."""
     script = tmp_path / "node.py"
     script.write_text(NODE)
-    with ChildProcess.python(script, str(tmp_path / "pid"), output=tmp_path / "output") as node:
+    with ChildProcess.python(script, str(tmp_path / "pid"), body, output=tmp_path / "output") as node:
         (pid,) = await written(tmp_path / "pid")
         await node.line("printed by a body")
         assert is_running(pid)
@@ -491,7 +494,7 @@ async def test_processes_die_with_their_node(tmp_path: Path) -> None:
 async def test_a_process_whose_node_is_stopped_waits(tmp_path: Path) -> None:
     script = tmp_path / "node.py"
     script.write_text(NODE)
-    with ChildProcess.python(script, str(tmp_path / "pid"), output=tmp_path / "output") as node:
+    with ChildProcess.python(script, str(tmp_path / "pid"), "sleeps", output=tmp_path / "output") as node:
         (pid,) = await written(tmp_path / "pid")
         node.pause()
         assert is_running(pid)

@@ -56,6 +56,20 @@ async def test_a_token_opens_what_its_role_may(token: str | None, codes: list[Co
         assert [await client.code(name, request, token=token) for name, request in requests] == codes
 
 
+async def test_nothing_but_the_health_is_open_without_a_token() -> None:
+    """Of all that a server serves, an RPC that is no message of ours included."""
+    paths = ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/grpc.channelz.v1.Channelz/GetServers"]
+    paths += [f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods]
+    async with served(WORK, tokens=TOKENS) as (_, server), grpc.aio.insecure_channel(server.target) as channel:
+        for path in paths:
+            method: Any = channel.stream_stream(path)
+            call = method(iter([b""]))
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call.read()
+            assert refused.value.code() in (Code.UNAUTHENTICATED, Code.UNIMPLEMENTED), path
+            assert refused.value.code() is Code.UNAUTHENTICATED or "channelz" in path
+
+
 async def test_a_refusal_names_the_role_that_is_needed() -> None:
     async with served(WORK, tokens=TOKENS) as (node, server), raw_client(server.target) as client:
         denied = await _refusal(client, "read")

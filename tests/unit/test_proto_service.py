@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from peerjob import INJECTED, Instance, Job, Node, State, __version__
 from peerjob.errors import OptionError
 from peerjob.ids import IdSource
+from peerjob.node.server import endpoint
 from peerjob.node.server.listener import Server
 from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.values import moment_stamp, span
@@ -574,3 +575,18 @@ async def test_a_watch_that_nobody_reads_any_more_is_let_go(site: tuple[Node, Se
         call.cancel()
 
     await until(lambda: open_are(site[1], 0))
+
+
+async def test_a_connection_has_so_many_calls_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "MAX_STREAMS", 2)
+    async with served(*JOBS) as (_, server), raw_client(server.target) as client:
+        assert await client.code("CountInstances", pb.CountInstancesRequest()) is Code.OK  # with which the limit comes
+        calls = [client.stream("Watch", pb.WatchRequest()) for _ in range(3)]
+        begun = [asyncio.ensure_future(call.initial_metadata()) for call in calls]
+        await asyncio.wait(begun[:2])
+        await asyncio.wait(begun[2:], timeout=0.3)
+        assert [one.done() for one in begun] == [True, True, False]
+        calls[0].cancel()
+        await begun[2]
+        for call in calls[1:]:
+            call.cancel()

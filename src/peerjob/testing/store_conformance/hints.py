@@ -325,3 +325,20 @@ class HintRules(StoreSuite):
         await self.pass_time(0.1)
         await store.enqueue(self.make.instances(1))
         assert await self.hints(watcher) == []
+
+    async def test_a_look_at_many_ends_is_bounded(self, store: Store) -> None:
+        """The reply to who waits for very much tells the states of the rest: else one look would hold up the store."""
+        worker, waiter = await self.join(store, "worker"), await self.join(store, "waiter")
+        batch = self.make.instances(24, spec=bytes(400_000))
+        for new in batch:
+            await store.enqueue([new])
+        taken = 0
+        while claims := await worker.take():
+            taken += len(claims)
+            await worker.commit(*map(outcome, claims))
+        assert taken == len(batch)
+        found = await store.watch_final(waiter.incarnation, [new.id for new in batch])
+        records = [one for one in found if isinstance(one, Record)]
+        assert all(one.state is State.COMPLETED for one in records)
+        assert [one for one in found if not isinstance(one, Record)] == [State.COMPLETED] * (len(batch) - len(records))
+        assert 1 <= len(records) < len(batch)
