@@ -23,8 +23,9 @@ logger = logging.getLogger("peerjob.server")
 
 MOST_BYTES = 3_500_000
 """Below the 4 MB that clients of other languages take by default."""
-FIRST_STEP = 50
-LARGEST_STEP = 1_000
+FIRST_STEP = 16
+LARGEST_STEP = 250
+"""Most instances that are read at once: each may have megabytes."""
 
 
 async def fitting(
@@ -32,8 +33,8 @@ async def fitting(
 ) -> tuple[list[M], str | None]:
     """What matches, up to the query's limit of instances or to what fits, and where to go on.
 
-    Looks in steps, which are halved when one brings too much: a cursor stands between steps only. A single instance
-    always fits.
+    Looks in steps, of as many instances as are likely to fit: a cursor stands between steps only. A step that brought
+    too much is read once more, as far as it fits. A single instance always fits.
     """
     messages: list[M] = []
     size, left, step = 0, query.limit, FIRST_STEP
@@ -47,13 +48,23 @@ async def fitting(
             if messages:
                 return messages, cursor
             if asked > 1:
-                step = asked // 2
+                step = _leading(shown)
                 continue
         messages += shown
         size, left, cursor = size + added, left - asked, page.cursor
         if cursor is None or left <= 0 or size * 2 > MOST_BYTES:
             return messages, cursor
-        step = min(step * 2, LARGEST_STEP)
+        step = min(step * 2, LARGEST_STEP, max(1, (MOST_BYTES - size) * asked // max(1, added)))
+
+
+def _leading(messages: Sequence[M]) -> int:
+    """How many of the first instances fit, at least one."""
+    size = 0
+    for number, (_, group) in enumerate(groupby(messages, key=lambda one: one.uuid)):
+        size += sum(one.ByteSize() + 8 for one in group)
+        if size > MOST_BYTES:
+            return max(1, number)
+    return 1
 
 
 async def unlimited(

@@ -15,12 +15,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from peerjob import INJECTED, Instance, Job, Node, State, __version__
+from peerjob import INJECTED, Instance, Job, Node, Query, ResultPage, State, __version__
 from peerjob.errors import OptionError
 from peerjob.ids import IdSource
 from peerjob.node.server import endpoint
 from peerjob.node.server.listener import Server
+from peerjob.node.server.pages import fitting
 from peerjob.node.server.rpc import SERVICE
+from peerjob.node.wire.instances import instance_message
 from peerjob.node.wire.values import moment_stamp, span
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import RawClient, health_client, open_calls, raw_client, served
@@ -309,6 +311,26 @@ async def test_pages_go_on_where_they_stopped_and_fit_into_a_message(node: Node,
 
     assert found == [one.id for one in made]
     assert pages > 1, "gRPC clients refuse messages over 4 MB"
+
+
+async def test_a_page_of_large_instances_reads_little_more_than_it_tells(node: Node) -> None:
+    """Before, it read 83 instances here to tell 6."""
+    for _ in range(40):
+        await node.schedule(Job("elsewhere"), "x" * 400_000)
+    read: list[int] = []
+
+    async def look(query: Query) -> ResultPage[Instance[Any]]:
+        page = await node.lookup_instances(query)
+        read.append(len(page))
+        return page
+
+    messages, cursor = await fitting(
+        look, lambda one: instance_message(one.record, encoded=False), Query(limit=10_000, order="asc")
+    )
+
+    assert len(messages) == 8
+    assert cursor is not None
+    assert sum(read) <= 3 * len(messages)
 
 
 async def test_a_request_over_the_limit_is_refused_and_the_server_lives(client: RawClient) -> None:
