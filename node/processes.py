@@ -214,6 +214,9 @@ class _Process(asyncio.Protocol):
         self._minder = Minder(self._popen, buried=self._buried)
 
     async def connect(self) -> None:
+        """Connect to it, unless it was killed before."""
+        if self.killed:
+            return
         await self._loop.create_unix_connection(lambda: self, sock=self._socket)
 
     @property
@@ -278,6 +281,9 @@ class _Process(asyncio.Protocol):
             self._kill_group()
             if self._transport is not None:
                 self._transport.abort()
+            else:
+                # no connection is there that would tell of its end
+                self._minder.bury()
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -291,6 +297,8 @@ class _Process(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # which uvloop's does not inherit from
+        if self.killed:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -307,6 +315,8 @@ class _Process(asyncio.Protocol):
 
     def _buried(self) -> None:
         self._forget(self)
+        if self._transport is None:
+            self._socket.close()
         if not self.ended.done():
             self.ended.set_result(None)
         if self.running is not None:

@@ -427,6 +427,23 @@ async def test_cancelled_before_the_process_is_up(executor: Executor) -> None:
     assert await run(executor, bodies.add, 1, 2) == 3
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_closing_waits_for_no_connection_that_was_cancelled(steps: int) -> None:
+    """As at the end of `asyncio.run`, which cancels every task, while a process is being started."""
+    executor = Executor(clock=SystemClock(), threads=2, resources=Resources())
+    present = asyncio.all_tasks()
+    running = asyncio.create_task(run(executor, bodies.add, 1, 2))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    begun = asyncio.all_tasks() - present
+    for task in begun:
+        task.cancel()
+    async with asyncio.timeout(60):
+        await executor.close()
+        await asyncio.wait(begun)
+    assert running.done()
+
+
 async def test_closing_leaves_no_process() -> None:
     executor = Executor(clock=SystemClock(), threads=3, resources=Resources())
     pids = await asyncio.gather(*(run(executor, bodies.pid) for _ in range(3)))
