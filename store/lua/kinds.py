@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from peerjob.clock import Clock
+from peerjob.errors import StoreUnavailableError
 from peerjob.record import Caps, StoreLimits, Want
 
 from .driver import Argument, Driver, Reply
@@ -14,6 +15,8 @@ from .verbs import Verbs
 LOOKS_AT_ONCE = 1600
 """Counts and indexes that one script looks at: about 1 µs each."""
 _PART = 500
+_ATTEMPTS = 3
+"""How often a set is sent of which the server loses parts."""
 _SMALL = "s"
 
 
@@ -45,7 +48,8 @@ class KindVerbs(Verbs):
 
     async def _register(self, incarnation: str, kinds: Sequence[str]) -> str:
         digest = hashlib.sha256(b"".join(len(one).to_bytes(4, "big") + one for one in map(str.encode, kinds)))
-        for start in range(0, max(1, len(kinds)), _PART):
+        starts = range(0, max(1, len(kinds)), _PART)
+        for start in [*starts] * _ATTEMPTS:
             part = kinds[start : start + _PART]
             is_last = start + _PART >= len(kinds)
             name, is_done = await self._run(
@@ -53,7 +57,7 @@ class KindVerbs(Verbs):
             )
             if is_done or not name:
                 return str(name, "ascii")
-        raise AssertionError("the last part of a set registers it")
+        raise StoreUnavailableError(self._driver.url, "it lost parts of a set of kinds again and again")
 
 
 def claim_arguments(incarnation: str, verb: str, request: str, set_name: str, want: Want) -> list[Argument]:

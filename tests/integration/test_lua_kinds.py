@@ -223,6 +223,34 @@ async def test_a_set_is_registered_again_where_it_was_forgotten(site: MakeSite) 
     assert [one.id for one in await peer.take()] == [one.id for one in batch[3:]]
 
 
+async def test_a_set_of_which_the_server_lost_a_part_is_sent_again(site: MakeSite) -> None:
+    """A server that crashes between two parts may lose the first, and keep the node that joined before."""
+    here = site()
+    store = await here.open()
+    kinds = names(700)
+    peer = await join(here, store, kinds)
+    run, parts = store._driver.run, 0  # pyright: ignore[reportPrivateUsage]
+
+    async def losing(*calls: Any) -> list[Any]:
+        nonlocal parts
+        replies = await run(*calls)
+        if calls[0][0].name == "register":
+            parts += 1
+        if parts == 1:
+            lost = [here.key(what) for what in ("kinds", "sets", "indexed")]
+            lost += [key for what in ("set:", "users:", "head:") for key in keys(here, what)]
+            here.server.command("DEL", *lost)
+            here.server.command("HDEL", here.key(f"node:{peer.incarnation}"), "set")
+            parts += 1
+        return replies
+
+    store._driver.run = losing  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
+    assert await peer.take() == ()
+    some = kinds[::10]
+    await store.enqueue([here.make.instance(kind=kind) for kind in some])
+    assert {one.kind for one in await peer.take(100)} == set(some)
+
+
 async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> None:
     """Counted in the commands of each script, as the time depends on the machine."""
     here = site()

@@ -3,7 +3,8 @@
 --
 -- KEYS     the namespace's prefix, its layout
 -- ARGV     incarnation, hash of the set in 16 digits, number of its kinds, "1" with the last part, the part
--- Reply    {the set's name, or "" for an incarnation that is dead; 1 when it is registered, so that no part is missing}
+-- Reply    {the set's name, or "" for an incarnation that is dead; 1 when it is registered, so that no part is missing}.
+--          After the last part, 0 tells that a server which lost its last second lost parts: all must be sent again.
 local inc, hash, size, is_last = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local name, text = unpack(call('HMGET', node_key(inc), 'name', 'set'))
 if not name then
@@ -41,7 +42,7 @@ if linked ~= '1' then
     kinds[n - 4] = ARGV[n]
   end
   link_kinds(set, kinds)
-  if is_last then
+  if is_last and call('SCARD', set_key(set)) == size then
     call('HSET', SETS, set, '1')
     linked = '1'
   end
