@@ -93,7 +93,7 @@ def _unknown(evidence: Evidence, ledger: Ledger, made: Mapping[int, list[str]]) 
     for nominal_us, ids in made.items():
         scheduled = [id for id in ids if id not in by_hand]
         # a ledger that was trimmed, or that a removal took away, says nothing about older times
-        if nominal_us <= ledger.row.trimmed_us or nominal_us < ledger.row.created_us + evidence.skew_us:
+        if nominal_us <= ledger.row.trimmed_us or nominal_us <= ledger.row.created_us + evidence.skew_us:
             continue
         if len(scheduled) > 1:
             yield f"nominal time {nominal_us} has the instances {', '.join(scheduled)}"

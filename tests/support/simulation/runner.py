@@ -178,7 +178,30 @@ class Runner:
         self._unexpected.append(Violation("UNEXPECTED", "event loop", text))
 
 
+class _Complaints(logging.Handler):
+    """Keeps what nodes log with a traceback: errors that no code of theirs expects."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[Violation] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.found.append(Violation("UNEXPECTED", record.name, f"{record.getMessage()}: {record.exc_info[1]!r}"))
+
+
 def run(program: Program) -> Verdict:
     """Run a program on an event loop of its own."""
-    logging.getLogger("peerjob").setLevel(logging.CRITICAL)
-    return asyncio.run(Runner(program).run())
+    logger, complaints = logging.getLogger("peerjob"), _Complaints()
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.ERROR)
+    logger.addHandler(complaints)
+    logger.propagate = False  # failures of bodies are no news
+    try:
+        verdict = asyncio.run(Runner(program).run())
+    finally:
+        logger.removeHandler(complaints)
+        logger.setLevel(level)
+        logger.propagate = propagate
+    verdict.violations[:0] = complaints.found
+    return verdict
