@@ -76,8 +76,8 @@ async def test_a_paused_node_runs_no_step_and_finds_its_work_lost() -> None:
         cluster.assert_state(cluster.runs(job)[0].instance, State.COMPLETED)
         await cluster.resume(paused)
         await cluster.advance(5)
-        # its timer was late, and fired before it heard that the claim is lost
-        assert bodies.notes[3:] == [f"{paused} ends"]
+        # its timer was late, as was the lease's: whichever comes first
+        assert bodies.notes[3:] in ([f"{paused} ends"], [f"{paused} lost"])
         assert cluster.node(paused).is_healthy
         with pytest.raises(AssertionError, match="two bodies ran at the same time"):
             cluster.assert_never_concurrent(job)
