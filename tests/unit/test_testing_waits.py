@@ -22,7 +22,7 @@ from peerjob import (
     SystemClock,
     job,
 )
-from peerjob.testing import VirtualClock, advance, drain, running_node
+from peerjob.testing import TestCluster, VirtualClock, advance, drain, running_node
 
 
 @job(kind="third", max_retries=5, backoff="20s")
@@ -216,3 +216,16 @@ async def test_a_node_that_stops_ends_the_waits() -> None:
 
 async def _hopeless() -> None:
     raise Fail("never")
+
+
+@job(kind="one")
+async def one() -> None: ...
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_node_of_a_cluster_hears_of_an_end_before_time_jumps_on(seed: int) -> None:
+    """Also of an instance that ran on a peer, while its answer is on the way."""
+    async with TestCluster(jobs=[one], seed=seed) as cluster:
+        for node in cluster.nodes * 3:
+            instance = await cluster.leader.schedule(one.with_options(after="20m"))
+            await (await node.lookup_instance(instance.id)).wait(timeout="3d")

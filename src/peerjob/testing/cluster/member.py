@@ -145,6 +145,8 @@ class Member:
             and not session.pool.waiting
             and not self.store_link.under_way
             and not self.coordinator_link.under_way
+            # a waiter whose instance has ended hears of it at its next look
+            and all(map(self._journal.is_active, session.waiters._waiting))
             and not session.watchers._streams
             and not session.watchers._joining
             and not any(run.unsaid for run in session.pool.runs())
