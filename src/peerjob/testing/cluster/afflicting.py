@@ -19,7 +19,7 @@ class Afflictions(Group):
     """The part of a test cluster that does harm."""
 
     async def kill(self, node: Node | str) -> None:
-        """End a node as SIGKILL does: nothing of it runs again, it says no goodbye, and its lease runs out.
+        """End a node as SIGKILL does: nothing of it runs again, and its lease runs out.
 
         Its bodies stop where they are: no `except` and no `finally` of theirs is entered before the cluster closes.
         A sync body goes on in its thread, since nothing ends a thread; the cluster takes no answer from it.

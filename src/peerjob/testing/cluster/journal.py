@@ -67,7 +67,7 @@ class _Raw(msgspec.Struct, frozen=True):
 
 
 class Journal(MemoryWatch):
-    """Hears of each instance, schedule and fire that the store writes, whoever writes it and whatever is answered."""
+    """Records each instance, schedule and fire that the store writes, also where the answer to the node is lost."""
 
     def __init__(self, data: MemoryData, namespace: str, clock: ClusterClock) -> None:
         keys = self._keys = Keys(namespace)

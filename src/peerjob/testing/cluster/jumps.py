@@ -65,7 +65,7 @@ class Jumps:
         """How many seconds were left out."""
 
     def disturbed(self) -> None:
-        """Something was done to the cluster: it shall come to rest before the next jump."""
+        """Allow no jump until the cluster has had time to come to rest: a test has done something to it."""
         self._calm_from = self._clock.steady + self._calm
 
     def consider(self) -> bool:
@@ -96,7 +96,7 @@ class Jumps:
 
         def moved(timer: asyncio.TimerHandle) -> float:
             if not retention and role_of(timer) == "retention" and not timer.cancelled():
-                # what was kept long enough is gone when somebody looks; one node is enough for that
+                # expired instances are removed before a reader can see them; one node is enough for that
                 retention.append(timer)
                 return 0.0
             return seconds if _is_poll(timer) else 0.0

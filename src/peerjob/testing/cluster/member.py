@@ -179,7 +179,7 @@ class Member:
         self._lanes.resume(self.lane)
 
     def kill(self) -> None:
-        """Vanish, as after SIGKILL: nothing of the node runs again, and it says goodbye to nobody."""
+        """Vanish, as after SIGKILL: nothing of the node runs again, and it does not leave the cluster in order."""
         self._lanes.drop(self.lane)
         self.clock.stand_still()
         for link in (self.store_link, self.coordinator_link):

@@ -61,7 +61,7 @@ class ClusterClock(VirtualClock):
         return (time_us - self.start_us - self._shift_us) / 1_000_000
 
     def room(self, stays: Callable[[asyncio.TimerHandle], bool]) -> float:
-        """How many seconds there are until somebody's time is up, or a timer fires of which `stays` does not hold."""
+        """Seconds until the end of an `advance` or a limit, or until a timer fires of which `stays` does not hold."""
         driven = self._driven
         waiting = [mover.target for mover in self._movers if not mover.arrival.done()]
         if driven is None or not waiting:

@@ -89,7 +89,7 @@ class Link:
 
 
 class LinkedKeyValue:
-    """`KeyValue` on the shared data, over a link. Whose clock is right is for the nodes to find out, as on etcd."""
+    """`KeyValue` on the shared data, over a link. The nodes compare their clocks, as on etcd."""
 
     def __init__(self, data: MemoryData, clock: ClusterClock, link: Link) -> None:
         self._data = data
