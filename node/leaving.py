@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import ctypes
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
+
+from peerjob.errors import NodeStateError
 
 logger = logging.getLogger("peerjob.node")
 
@@ -47,6 +52,26 @@ class AtExit:
             self._call()
         except (Exception, KeyboardInterrupt, asyncio.CancelledError):  # see above
             logger.debug("could not leave the cluster at exit; the lease expires", exc_info=True)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Generator[tuple[asyncio.Event, asyncio.Event]]:
+    """Events for the first SIGTERM or SIGINT and for the next one; raises NodeStateError outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        raise NodeStateError("run() waits for signals, which only the main thread gets; use `async with` elsewhere")
+    loop = asyncio.get_running_loop()
+    asked, again = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (again if asked.is_set() else asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield asked, again
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 def wait_on(

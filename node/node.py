@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -23,7 +22,7 @@ from peerjob.store.base import Elections, Store
 from peerjob.store.url import open_elections, open_store
 from peerjob.worker import Worker
 
-from .leaving import AtExit, wait_on
+from .leaving import AtExit, stop_signals, wait_on
 from .managing import JobSource, NodeVerbs
 from .observing import Observer
 from .otel import make_tracing
@@ -294,22 +293,17 @@ class Node(NodeVerbs):
             await self._need_session().drain(seconds)
 
     async def run(self, grace: Duration = GRACE) -> None:
-        """Start, run until SIGTERM or SIGINT, then stop; a second signal stops without grace."""
-        loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-        again = asyncio.Event()
+        """Start, run until SIGTERM or SIGINT, then stop; a second signal stops without grace.
 
-        def on_signal() -> None:
-            (again if asked.is_set() else asked).set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
-        try:
+        Raises NodeStateError outside the main thread, which alone gets signals.
+        """
+        with stop_signals() as (asked, again):
             await self.start()
             session = self._need_session()
             try:
                 await asked.wait()
             finally:
+                loop = asyncio.get_running_loop()
                 stopping = loop.create_task(self.stop(grace))
                 hurrying = loop.create_task(again.wait())
                 await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
@@ -317,9 +311,6 @@ class Node(NodeVerbs):
                     session.hurry()
                 hurrying.cancel()
                 await stopping
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
     async def __aenter__(self) -> Self:
         await self.start()

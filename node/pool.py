@@ -275,11 +275,12 @@ class Pool:
                 task.cancel()
             await asyncio.wait({quiet, hurry})
 
-    def abandon(self) -> None:
-        """Let the loop and the interpreter end without the bodies that still run."""
+    def abandon(self) -> int:
+        """Let the loop and the interpreter end without the bodies that still run; how many that are."""
         for run in self._running.values():
             if run.task is not None:
                 abandon(run.task)
+        return len(self._running)
 
     def close(self) -> None:
         if self._sweep is not None:

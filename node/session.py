@@ -264,8 +264,7 @@ class Session:
             self.pool.cancel("drain")
             if not await self.pool.quiet_unless(self._hurried, min(grace, MOST_WAIT), LEAST_WAIT):
                 text = "node %r stops with %d body(ies) that ignore cancellation"
-                logger.log(logging.INFO if exiting else logging.WARNING, text, self._name, self.pool.running)
-                self.pool.abandon()
+                logger.log(logging.INFO if exiting else logging.WARNING, text, self._name, self.pool.abandon())
         await self.turns.revive()
         # processors are told of an end once it is committed, and what they log is committed after them
         flushed = self.joined and await self.turns.flush(LAST_COMMIT)

@@ -519,3 +519,11 @@ async def test_a_factory_that_keeps_the_cancellation_for_itself_does_not_start_t
         found = await looker.lookup_instance(instance.id)
         assert (await notes_of(found))[-1] == "Scheduled: node stopped"
         assert (found.attempts, ran) == (0, [])
+
+
+def test_run_is_refused_outside_the_main_thread() -> None:
+    """Before, it raised RuntimeError: set_wakeup_fd only works in main thread."""
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(asyncio.run, Node().run())
+        with pytest.raises(NodeStateError, match="only the main thread gets"):
+            running.result(timeout=30)
