@@ -413,5 +413,8 @@ class Store(Protocol):
         ...
 
     async def clear(self) -> None:
-        """Remove every instance in the namespace, whatever its state, in bounded steps; nodes stay joined."""
+        """Remove every instance in the namespace, whatever its state, in bounded steps; nodes stay joined.
+
+        Those that come in meanwhile may stay.
+        """
         ...

@@ -55,22 +55,22 @@ class Clearing:
         return await self._edit(filter, cursor, self._without_logs)
 
     async def clear(self) -> None:
-        """Remove instance by instance, so that counts stay right whatever happens meanwhile."""
+        """Remove instance by instance, so that counts stay right whatever happens meanwhile.
+
+        Instances that come in meanwhile may stay, as else a steady producer would keep this from its end.
+        """
         context, keys = self._context, self._context.keys
-        start, removed = keys.state, False
-        while True:
+        start, left = keys.state, list[str]()
+        while start:
             (found,) = await context.kv.read([Range(start, prefix_end(keys.state), limit=_PAGE, keys_only=True)])
-            if found.items:
-                removed = await self._remove([key[len(keys.state) :] for key, _ in found.items]) or removed
-                start = found.items[-1][0] + "!"
-            elif removed:
-                start, removed = keys.state, False  # once more, for those that shared a slot or had a conflict
-            else:
-                break
+            left += await self._remove([key[len(keys.state) :] for key, _ in found.items])
+            start = found.items[-1][0] + "!" if found.count > len(found.items) else ""
+        while left:
+            left = [id for at in range(0, len(left), _PAGE) for id in await self._remove(left[at : at + _PAGE])]
         await self._remove_leftovers()
 
-    async def _remove(self, ids: Sequence[str]) -> bool:
-        """Remove these, but of those that share a slot only the first; whether there were any."""
+    async def _remove(self, ids: Sequence[str]) -> list[str]:
+        """Remove these; the answer has those that are left, as they share a slot or had a conflict."""
         context, keys = self._context, self._context.keys
         rows = await context.rows(ids)
         slots = await context.slots.held_by(row for _, row in rows.values())
@@ -78,6 +78,7 @@ class Clearing:
         entries = await context.kv.get(places)
         now_us = context.clock.time_us()
         changes: list[Change] = []
+        planned: list[str] = []
         used: set[str] = set()
         for (id, (revision, row)), entry in zip(rows.items(), entries, strict=True):
             plan = Plan([], [], [])
@@ -89,9 +90,11 @@ class Clearing:
             lease = await context.remembering(row, now_us)
             remove_in(context, plan, id, row, 0 if entry is None else entry.mod, now_us, lease=lease)
             changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
-        await context.writer.write(changes, now_us=now_us)
+            planned.append(id)
+        written = await context.writer.write(changes, now_us=now_us)
         context.drop(rows)
-        return bool(rows)
+        done = {id for id, revision in zip(planned, written.revisions, strict=True) if revision}
+        return [id for id in rows if id not in done]
 
     async def _remove_leftovers(self) -> None:
         """Remove what belongs to no record: what was set aside, and what it left behind."""

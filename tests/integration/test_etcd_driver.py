@@ -1,5 +1,6 @@
 """The etcd driver does what the engine asks of a key-value store: the memory driver says what that is."""
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -321,3 +322,22 @@ async def test_a_watch_that_begins_in_what_was_compacted_says_so_and_goes_on(
     await other.txn([Step([], [Put("in/new", b"")])])
     assert list(await watch.changed(PATIENCE) or ()) == ["in/new"]
     watch.close()
+
+
+async def test_a_clear_ends_while_instances_come_in(etcd_site: EtcdSite, etcd_url: str) -> None:
+    store, other = await etcd_site.open(etcd_url), await etcd_site.open(etcd_url)
+    await store.enqueue(old := etcd_site.make.instances(250))
+    cleared = asyncio.Event()
+
+    async def produce() -> None:
+        while not cleared.is_set():
+            await other.enqueue([etcd_site.make.instance()])
+
+    producer = asyncio.create_task(produce())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await store.clear()
+    finally:
+        cleared.set()
+        await producer
+    assert await store.get([new.id for new in old]) == [None] * 250
