@@ -24,12 +24,11 @@ class Reconciler:
         self._hand_back = hand_back
         self._suspected: dict[tuple[str, int], int] = {}
 
-    def agreed(self) -> None:
-        """Both sides hold the same."""
-        self._suspected.clear()
-
-    def compare(self, held: Sequence[Held]) -> None:
-        """`held` is what the store has."""
+    def compare(self, held: Sequence[Held] | None) -> None:
+        """`held` is what the store has; None: both sides hold the same."""
+        if held is None:
+            self._suspected.clear()
+            return
         theirs = {(one.id, one.fence) for one in held}
         ours = {(run.claim.id, run.claim.fence): run for run in self._ledger.runs()}
         differing = theirs ^ ours.keys()

@@ -370,10 +370,7 @@ class Session:
             self.election.soon()
         for id in reply.cancelled:
             self._cancelled_by_user(id)
-        if reply.held is not None:
-            self._reconciler.compare(reply.held)
-        else:
-            self._reconciler.agreed()
+        self._reconciler.compare(reply.held)
         if self.pool.waiting:
             self.pool.dispatch()
 

@@ -104,12 +104,12 @@ def test_a_difference_counts_after_two_answered_turns() -> None:
 def test_a_difference_that_was_settled_counts_anew() -> None:
     turns, returned = Answered(), list[Run]()
     reconciler = Reconciler(ledger=Ledger(), turns=cast(Turns, turns), hand_back=returned.append)
-    for settle in (reconciler.agreed, lambda: reconciler.compare([])):
+    for settled in (None, ()):
         reconciler.compare([Held("a", 5)])
         turns.turns += 1
-        settle()
+        reconciler.compare(settled)
         turns.turns += 1
         reconciler.compare([Held("a", 5)])
         assert returned == []
         turns.turns += 5
-        settle()
+        reconciler.compare(settled)
