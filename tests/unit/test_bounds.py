@@ -161,3 +161,11 @@ def test_small_values_are_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("peerjob.bounds._Walk", None)
     assert decode_value(encode_value([[1, "x", {"a": (1, 2)}], {}])) == [[1, "x", {"a": (1, 2)}], {}]
     assert decode_value(encode_value(["x" * 500] * 8)) == ["x" * 500] * 8
+
+
+def test_keys_that_are_numbers_count_as_several_elements() -> None:
+    """They come from other languages alone: a map of ours with such keys is a list of pairs."""
+    many = 12_000
+    assert decode_value(msgspec.msgpack.encode({str(number): None for number in range(many)}))
+    with pytest.raises(DecodeError, match="elements"):
+        decode_value(msgspec.msgpack.encode(dict.fromkeys(range(many))))

@@ -494,3 +494,8 @@ def test_json_for_people() -> None:
         "[1,2]": [3],
         "odd": ["nan", 2.0**70, "\\xff", "\\ud800", "1j"],
     }
+
+
+def test_a_time_of_day_keeps_its_zone() -> None:
+    found = decode_value(encode_value(time(9, 30, tzinfo=ZoneInfo("Europe/Berlin"))))
+    assert (found.replace(tzinfo=None), found.tzinfo) == (time(9, 30), ZoneInfo("Europe/Berlin"))

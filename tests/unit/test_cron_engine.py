@@ -370,3 +370,11 @@ def test_a_month_of_seconds_is_counted_fast() -> None:
 
     assert recurrence.count(start, start + 31 * DAY_US) == 31 * 86_400
     assert least_seconds(lambda: recurrence.count(start, start + 31 * DAY_US)) < 0.01
+
+
+def test_a_day_that_is_years_away_is_found() -> None:
+    """A fifth Friday in February comes with the leap years of one kind alone."""
+    rare = cron_recurrence("0 0 * 2 5#5")
+    first, second = (int(datetime(year, 2, 29, tzinfo=UTC).timestamp()) * 1_000_000 for year in (2008, 2036))
+    assert rare.next_after(first) == second
+    assert rare.latest_at(second - 1) == first

@@ -315,6 +315,19 @@ async def test_a_node_that_stops_before_it_knows_that_it_leads_hands_over_at_onc
     assert other.election.is_leader
 
 
+async def test_trust_in_a_term_counts_from_before_the_request(clock: VirtualClock, stand: Stand) -> None:
+    node, asked_at = await stand("node"), clock.elapsed()
+    node.flaky.slow(0.9, "campaign", times=1)
+    await clock.advance(0.91)
+    assert node.election.is_leader
+    node.flaky.stall("campaign")
+    end = asked_at + TTL - min(1.0, TTL / 5)
+    await clock.advance(end - 0.05 - clock.elapsed())
+    assert node.election.is_leader
+    await clock.advance(0.1)
+    assert not node.election.is_leader
+
+
 class Restless(FlakyElections):
     """A leadership that seems to change hands all the time."""
 

@@ -20,7 +20,7 @@ from peerjob.errors import OptionError
 from peerjob.ids import IdSource
 from peerjob.node.server import endpoint
 from peerjob.node.server.listener import Server
-from peerjob.node.server.pages import fitting
+from peerjob.node.server.pages import MOST_BYTES, bounded, fitting
 from peerjob.node.server.rpc import SERVICE
 from peerjob.node.wire.instances import instance_message
 from peerjob.node.wire.values import moment_stamp, span
@@ -612,3 +612,14 @@ async def test_a_connection_has_so_many_calls_at_a_time(monkeypatch: pytest.Monk
         await begun[2]
         for call in calls[1:]:
             call.cancel()
+
+
+async def test_what_was_done_is_told_in_an_answer_that_fits() -> None:
+    """Nobody can ask for it again, so the last ones are bare."""
+
+    def whole(number: int) -> pb.JobInstance:
+        return pb.JobInstance(uuid=str(number), kind="k" * 400_000)
+
+    told = await bounded(range(20), whole, lambda number: pb.JobInstance(uuid=str(number)))
+    assert [one.uuid for one in told] == [str(number) for number in range(20)]
+    assert MOST_BYTES - 400_000 < sum(one.ByteSize() for one in told) < MOST_BYTES + 500_000

@@ -125,3 +125,15 @@ def test_the_last_row_of_each_decides_however_often_it_was_written(rows: list[tu
         taken |= dict.fromkeys(names(table.take_timely(99)), second)
     assert taken == expected
     assert len(table) == len(expected)
+
+
+def test_a_row_that_is_read_again_takes_its_place_anew() -> None:
+    """With the revision that it had: a fire that was refused as stale changes none."""
+    table = Timetable()
+    table.put(row("a", NOW))
+    table.look(NOW)
+    assert names(table.take_timely(9)) == ["a"]
+    table.put(row("a", NOW + SECOND))
+    assert table.next_look_us() == NOW + SECOND
+    table.look(NOW + SECOND)
+    assert names(table.take_timely(9)) == ["a"]
