@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import multiprocessing
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from .coverage import Pairs
 from .generator import generate
 from .runner import Verdict, run
 
-CHUNK = 10
+CHUNK = 5
 """Seeds that a process runs before it tells of them."""
 CHUNKS = 10
 """After so many a process is replaced, since the frames of killed nodes stay in memory until it ends."""
@@ -31,9 +30,9 @@ def soak(seeds: Sequence[int], processes: int) -> tuple[list[int], Pairs, Pairs]
     began, done, operations, faults = time.monotonic(), 0, 0, 0
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=CHUNKS) as pool:
-        for told in concurrent.futures.as_completed([pool.submit(_judged, chunk) for chunk in chunks]):
-            for seed, violations, pairs, happened, made, met in told.result():
+    with context.Pool(processes, maxtasksperchild=CHUNKS) as pool:
+        for told in pool.imap_unordered(_judged, chunks):
+            for seed, violations, pairs, happened, made, met in told:
                 done, operations, faults = done + 1, operations + made, faults + met
                 calls.update(pairs)
                 store.update(happened)
