@@ -102,12 +102,12 @@ class Runner:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
     async def _fault(self, number: int, op: Op) -> None:
+        if op.verb in ("kill", "stop", "restart"):  # before it is done: a node can be drained while it starts
+            self._drained.discard(f"node-{op.given['node'] + 1}")
         try:
             told = await self._faults.do(op)
         except PeerjobError as error:
             told = f"{type(error).__name__}: {error}"
-        if op.verb in ("kill", "stop", "restart"):
-            self._drained.discard(f"node-{op.given['node'] + 1}")
         self._say(number, op, told)
 
     async def _call(self, number: int, op: Op) -> None:
