@@ -303,3 +303,16 @@ async def test_what_a_processor_logs_while_its_node_stops_is_kept(clock: Virtual
         await clock.run(node.stop())
     async with running_node(job, clock=clock, store=url) as node:
         assert await lines_of(await node.lookup_instance(instance.id)) == ["told 7"]
+
+
+async def test_a_node_keeps_nothing_of_a_run_that_has_ended(clock: VirtualClock) -> None:
+    contexts: list[Context] = []
+
+    async def work(ctx: Context = INJECTED) -> None:
+        contexts.append(ctx)
+
+    async with running_node(Job("work", work), clock=clock) as node:
+        await node.schedule("work")
+        await drain(node)
+        hooks = node._need_session().runner.hooks  # pyright: ignore[reportPrivateUsage]
+        assert [hooks.run_of(context) for context in contexts] == [None]

@@ -213,3 +213,18 @@ class PassingRules(ScheduleSuite):
             if holder:
                 claim = await peer.take_one()
                 assert claim.id == holder
+
+    async def test_nothing_is_left_of_what_took_a_slot_and_expired(self, store: Store) -> None:
+        """Its tags, its key and its place in the slot go with it."""
+        await self.schedule(store)
+        peer = await self.join(store)
+        new = self.make.instance(tags=("a", "b"), key="key", retention_us=0)
+        await self.fired(store, overlap=Overlap.QUEUE, instance=new)
+        await peer.end(await peer.take_one())
+        await self.pass_time(0.01)
+        await store.expire(10)
+        assert await store.get([new.id]) == [None]
+        await store.leave(peer.incarnation)
+        for _ in range(3):  # which also forget the kinds of the node that left
+            await store.expire(10)
+        assert list(await self.leftovers(store)) == []
