@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Annotated, Any
 
 import pytest
+from msgspec import structs
 from pydantic import BeforeValidator
 
 from peerjob import Job, Node, Query, State
@@ -274,3 +275,26 @@ async def test_a_slow_kind_is_not_starved_by_a_stream_of_quick_ones(clock: Virtu
         await drain(node)
         assert len(began) == 3
         assert max(began) - asked < 0.1
+
+
+async def test_the_wait_for_the_next_due_instance_is_by_the_clock_of_the_store(clock: VirtualClock) -> None:
+    """Which is an hour behind the node's: the node neither asks all the time nor comes late."""
+    hour_us = 3_600_000_000
+    store = flaky_store(clock)
+
+    def behind(answer: Any) -> Any:
+        acks, claimed = answer
+        due_us = None if claimed.next_due_us is None else claimed.next_due_us - hour_us
+        return acks, structs.replace(claimed, now_us=claimed.now_us - hour_us, next_due_us=due_us)
+
+    async def work() -> None: ...
+
+    job = Job("work", work)
+    async with running_node(job, clock=clock, store=store.store) as node:
+        store.change_answers(behind, "turn", times=None)
+        instance = await node.schedule(job.with_options(after=5).call())
+        before = store.calls["turn"]
+        await clock.advance(4.9)
+        assert store.calls["turn"] - before < 20
+        await clock.advance(0.3)
+        assert (await instance.refresh()).state is State.COMPLETED
