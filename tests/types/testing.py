@@ -34,7 +34,7 @@ def test_eager() -> None:
     assert_type(eager(shout, "a").result, str)
     assert_type(eager(add.call(1, 2)).result, int)
     assert_type(Eager(max_attempts=2).run(shout, "a").verdict, Verdict)
-    eager(add, 1, "2")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    eager(add, 1, "2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     eager(shout)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 

@@ -99,7 +99,8 @@ async def test_no_hostile_argument_holds_up_the_loop(monkeypatch: pytest.MonkeyP
 
         too_long: dict[str, str] = {}
         for name, make in hostile.VALUES.items():
-            for kind in ("any", "number"):
+            # the rest is refused before anything looks at the job
+            for kind in ("any", "number") if name.startswith("at most") else ("any",):
                 value = make()
                 found = await longest(monkeypatch, partial(offer, kind, value))
                 if found.longest > LONGEST:
