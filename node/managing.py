@@ -167,7 +167,12 @@ class NodeVerbs(Manager):
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; every call is checked before the first is stored. `ids` as in `schedule_as`."""
-        taken = [await self._resolved(call, (), {}) for call in calls]
+        self._need_session()
+        given: Iterable[Any] = calls  # a kind as text is taken, too
+        resolve = self._scheduling.resolve
+        taken: list[Call[R]] = [
+            await self._resolved(one, (), {}) if isinstance(one, str) else resolve(one, (), {}) for one in given
+        ]
         if self._tracing is None:
             return await self._added_many(taken, ids)
         with self._tracing.scheduling([call.job.kind for call in taken]):

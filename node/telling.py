@@ -19,5 +19,10 @@ def tell(about: str, listener: Callable[P, object], *args: P.args, **kwargs: P.k
     """
     try:
         listener(*args, **kwargs)
-    except Exception:
-        logger.exception("%s: a listener failed; the node goes on", about)
+    except Exception as error:  # noqa: BLE001  # it is logged
+        note_failure(about, error)
+
+
+def note_failure(about: str, error: Exception) -> None:
+    """Log what a listener raised, for a caller that is called too often for `tell`."""
+    logger.error("%s: a listener failed; the node goes on", about, exc_info=error)

@@ -21,7 +21,7 @@ from .pool import Pool
 from .recorder import Entry, Recorder, size_of
 from .refusals import Asked, parts_of
 from .run import Run
-from .telling import tell
+from .telling import note_failure, tell
 from .verdict import Verdicts
 
 logger = logging.getLogger("peerjob.node")
@@ -307,7 +307,10 @@ class Turns(Role):
                 continue
             self._ledger.remove(run)
             if ack is Ack.DONE:
-                tell(f"instance {run.claim.id}", self._listener.accepted, run, outcome)
+                try:
+                    self._listener.accepted(run, outcome)
+                except Exception as error:  # noqa: BLE001  # it is logged
+                    note_failure(f"instance {run.claim.id}", error)
             elif ack is Ack.LOST:
                 logger.warning(
                     "instance %s: its end (%s) came too late, another node has it now",
@@ -342,7 +345,10 @@ class Turns(Role):
         runs = [Run(claim, incarnation, now) for claim in claimed.claims]
         for run in runs:
             self._ledger.add(run)
-            tell(f"instance {run.claim.id}", self._listener.claimed, run)
+            try:
+                self._listener.claimed(run)
+            except Exception as error:  # noqa: BLE001  # it is logged
+                note_failure(f"instance {run.claim.id}", error)
         self.pool.take(runs)
 
     async def stop(self) -> None:

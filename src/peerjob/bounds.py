@@ -36,7 +36,7 @@ MAX_EQUAL_HASHES = 32
 MAX_MOMENT = 100
 """Bytes of a date or a time as text, its zone included."""
 
-_TRIVIAL = MAX_DEPTH
+TRIVIAL = MAX_DEPTH
 """A value of so few bytes, or with so few containers, cannot be too deep."""
 _SMALL = 4_096
 """A value of so few bytes is cheap to decode, whatever its parts and keys are."""
@@ -68,10 +68,10 @@ class Bounds:
         Small values return at once: they cannot be over a limit.
         """
         size = len(data)
-        if size <= _TRIVIAL:
+        if size <= TRIVIAL:
             return
         flat = data if isinstance(data, bytes) else bytes(data)
-        if size <= _SMALL and size - len(flat.translate(None, _CONTAINERS)) <= _TRIVIAL:
+        if size <= _SMALL and size - len(flat.translate(None, _CONTAINERS)) <= TRIVIAL:
             return
         _Walk(flat, self).value()
 

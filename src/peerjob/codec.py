@@ -30,6 +30,7 @@ from .bounds import (
     MAX_DIGITS,
     MAX_INT_BYTES,
     MAX_MOMENT,
+    TRIVIAL,
     Bounds,
     BoundsError,
     check_decimal,
@@ -60,6 +61,8 @@ _encode = msgspec.msgpack.Encoder().encode
 def encode_value(value: Any) -> bytes:
     """A value of the types above as bytes; raises EncodeError, which names the part that cannot be stored."""
     data = _encode_any(value)
+    if len(data) <= TRIVIAL:
+        return data
     try:
         _bounds.check(data)
     except BoundsError as error:
@@ -467,7 +470,8 @@ _decode_kept = _make_decoder(lambda data: Secret(_decode(data)))
 
 def _read(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:
     try:
-        _bounds.check(data)
+        if len(data) > TRIVIAL:
+            _bounds.check(data)
         return decode(data)
     except Exception as error:  # damaged bytes make the libraries raise more than they document; no code of users runs
         raise DecodeError(f"stored value cannot be read: {error}") from error

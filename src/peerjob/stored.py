@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .bounds import Bounds
+from .bounds import TRIVIAL, Bounds
 from .errors import DecodeError
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ def reader(kind: type[T], what: str, *, open: bool = False) -> Callable[[bytes],
 
     def read(data: bytes) -> T:
         try:
-            if open:
+            if open and len(data) > TRIVIAL:
                 _bounds.check(data)
             return decode(data)
         # besides its own errors, msgspec raises UnicodeDecodeError, OverflowError, RecursionError and others

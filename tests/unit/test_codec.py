@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import OrderedDict, UserDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, StrEnum
@@ -388,10 +388,10 @@ def shapeless(value: Any) -> int:
     """How many values there are in containers: what becomes of their classes is told elsewhere."""
     if isinstance(value, Pair | FrozenPoint | FrozenAccount | FrozenModel | FrozenStruct | Point | Enum):
         return shapeless(decode_value(encode_value(value)))
-    if isinstance(value, dict):
-        pairs: dict[Any, Any] = value
+    if isinstance(value, Mapping):
+        pairs: Mapping[Any, Any] = value
         return sum(1 + shapeless(key) + shapeless(item) for key, item in pairs.items())
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque):
         items: Iterable[Any] = value
         return sum(1 + shapeless(item) for item in items)
     return 0
