@@ -1,6 +1,5 @@
 """Servers that a test may break, and daemons."""
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -13,21 +12,6 @@ from support.jobctl import serving
 from support.jobd import Jobd
 from support.lua_site import MakeSite, Site
 from support.servers import ServerProcess, StartServer
-
-
-@pytest.hookimpl(trylast=True)  # after tests were deselected
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each worker begin with its share of the long tests: one that is left for the end makes all others wait."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    long = [item for item in items if item.get_closest_marker("long")]
-    rest = [item for item in items if not item.get_closest_marker("long")]
-    size = len(items) // workers  # xdist gives each worker a block of this size first
-    ordered: list[pytest.Item] = []
-    for number in range(workers):
-        share = long[number::workers]
-        ordered += share + rest[: size - len(share)]
-        rest = rest[max(0, size - len(share)) :]
-    items[:] = ordered + rest
 
 
 @pytest.fixture(params=["redis", "valkey"])

@@ -103,7 +103,6 @@ def coordinator_url(request: pytest.FixtureRequest, coordinator: str | None) -> 
 
 @pytest.mark.timeout(300)
 @on([("redis", None), ("redis", "etcd")])
-@pytest.mark.long
 async def test_never_two_act_and_somebody_soon_does(
     store_url: str, coordinator_url: str | None, namespace: str, tmp_path: Path
 ) -> None:

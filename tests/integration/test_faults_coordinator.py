@@ -21,7 +21,6 @@ BEFORE = 4.0
 
 
 @pytest.mark.parametrize(("way", "seconds"), [("stop", 20), pytest.param("pause", 12, marks=pytest.mark.soak)])
-@pytest.mark.long
 async def test_work_goes_on_without_the_coordinator_and_fires_are_caught_up(
     redis_url: str,
     start_etcd: StartEtcd,

@@ -4,8 +4,6 @@ import asyncio
 import time
 from pathlib import Path
 
-import pytest
-
 from peerjob import Client, Query, State
 from peerjob.node.client.connection import PATIENCE
 from support.jobd import Jobd, target
@@ -14,7 +12,6 @@ QUIET = PATIENCE + 1
 """Seconds after which a client no longer takes for granted that a node is there."""
 
 
-@pytest.mark.long
 async def test_clients_of_daemons_that_hang_go_on_in_time(
     jobd: Jobd, redis_url: str, namespace: str, tmp_path: Path
 ) -> None:
