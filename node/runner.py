@@ -17,7 +17,7 @@ from peerjob.durations import format_seconds
 from peerjob.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze
 from peerjob.instance import Instance
 from peerjob.manager import Manager
-from peerjob.policy import FinishedResult, Policy, Recovered, load_overrides, make_policy
+from peerjob.policy import Backoff, FinishedResult, Policy, Recovered, load_overrides, make_policy
 from peerjob.record import Claim, Outcome, Record, Transition
 from peerjob.references import StoredReferenceError
 from peerjob.spec import Spec, decode_spec
@@ -42,9 +42,8 @@ HANDED_BACK = {"drain": "node stopped", "lost": "node lost touch with the store"
 MISFIT_TRIES = 12
 """How often a node offers its peers an instance that does not fit here, before it ends it: over seven minutes."""
 MISFITS_KNOWN = 1_000
-MISFIT_WAIT = 1.0
-"""Seconds before an instance that cannot be run here is offered again; twice as long each time, up to a minute."""
-LONGEST_MISFIT_WAIT = 60.0
+MISFIT_WAIT = Backoff(initial=1, max=60, jitter=0)
+"""How long an instance that cannot be run here waits before it is offered again."""
 
 
 class InstanceRunner:
@@ -93,7 +92,7 @@ class InstanceRunner:
     def put_off(self, run: Run, note: str) -> None:
         """Give a claim back that this node cannot run now, for later, so that it does not come back at once."""
         run.ended = True
-        self._recorder.add(run, self._verdicts.put_off(run, MISFIT_WAIT, note))
+        self._recorder.add(run, self._verdicts.put_off(run, MISFIT_WAIT.initial, note))
 
     def prepare(self, run: Run) -> None:
         """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""
@@ -232,7 +231,7 @@ class InstanceRunner:
         if len(self._misfits) >= MISFITS_KNOWN:
             del self._misfits[next(iter(self._misfits))]
         self._misfits[run.claim.id] = tries
-        wait = min(LONGEST_MISFIT_WAIT, MISFIT_WAIT * 2.0 ** (tries - 1))
+        wait = MISFIT_WAIT.seconds(tries, self._clock)
         return self._verdicts.put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:

@@ -26,7 +26,7 @@ for _, kind in ipairs(kinds) do
         set_free(r, id)
         remember_removed(id, created_at(r))
       end
-      remove(id, kind, state, true)
+      remove(id, kind, state, r and r.tags or '')
       ids[#ids + 1] = id
     end
   end

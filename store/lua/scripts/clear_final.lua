@@ -19,7 +19,7 @@ local clear = {
     end
     add('ZREM', expiry_key(r.kind), expiry_member(r, id))
     set_free(r, id)
-    remove(id, r.kind, r.state, r.tags ~= '')
+    remove(id, r.kind, r.state, r.tags)
     remember_removed(id, created_at(r))
     return true
   end,

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
-from datetime import datetime
+from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
-
-from typing_extensions import Unpack
 
 from peerjob.durations import Duration
 from peerjob.errors import NodeStateError
 from peerjob.instance import Instance
 from peerjob.job import Call, Job
 from peerjob.manager import Manager
-from peerjob.node.managing import JobSource
 from peerjob.node.node import Node
-from peerjob.record import Record, StoreLimits
-from peerjob.testing.helpers import ClusterOptions
+from peerjob.record import Record
 
 from .afflicting import Afflictions
-from .group import START
 from .journal import words_of
 from .member import Member
 
@@ -44,31 +39,9 @@ class TestCluster(Afflictions):
 
     __test__: ClassVar[bool] = False  # no class of tests, whatever pytest makes of its name
 
-    def __init__(
-        self,
-        *,
-        nodes: int | Sequence[str] = 3,
-        jobs: JobSource = (),
-        seed: int = 0,
-        start: datetime | str = START,
-        workers: int = 10,
-        limits: StoreLimits | None = None,
-        latency: Duration = 0,
-        jumps: bool = True,
-        **options: Unpack[ClusterOptions],
-    ) -> None:
-        super().__init__(
-            nodes=nodes,
-            jobs=jobs,
-            seed=seed,
-            start=start,
-            workers=workers,
-            limits=limits,
-            latency=latency,
-            jumps=jumps,
-            **options,
-        )
-        self._anyone = _Anyone(lambda: self._reachable().node, self._ask, self._until_final)
+    @cached_property
+    def _anyone(self) -> _Anyone:
+        return _Anyone(lambda: self._reachable().node, self._ask, self._until_final)
 
     @overload
     async def schedule(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> Instance[R]: ...

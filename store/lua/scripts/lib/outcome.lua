@@ -15,21 +15,16 @@ local function created_at(r)
   return whole and at or now
 end
 
--- Forget a final instance and all that belongs to it. The record is read only for its tags.
-local function remove(id, kind, state, tagged)
+-- Forget a final instance and all that belongs to it; `tags` are those of its record.
+local function remove(id, kind, state, tags)
   add('ZREM', index_key(state, kind), id)
   unlink(record_key(id))
   unlink(spec_key(id))
   unlink(logs_key(id))
-  if tagged then
-    local r = decode(call('MGET', record_key(id))[1])
-    if r then
-      each_text(r.tags, function(tag)
-        touch_zset(tag_key(tag))
-        add('ZREM', tag_key(tag), id)
-      end)
-    end
-  end
+  each_text(tags, function(tag)
+    touch_zset(tag_key(tag))
+    add('ZREM', tag_key(tag), id)
+  end)
 end
 
 local function expiry_member(r, id)
@@ -53,11 +48,12 @@ local function remove_expired(kind, added, most, max_final)
     local member = found[n]
     local id, state, tagged = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
     if state then
-      if tonumber(found[n + 1]) > now then
-        local r = decode(call('MGET', record_key(id))[1])
+      local early = tonumber(found[n + 1]) > now
+      local r = (early or tagged == '+') and decode(call('MGET', record_key(id))[1])
+      if early then
         remember_removed(id, r and created_at(r) or now)
       end
-      remove(id, kind, state, tagged == '+')
+      remove(id, kind, state, r and r.tags or '')
     end
     add('ZREM', key, member)
     removed = removed + 1
