@@ -15,7 +15,7 @@ from support.processes import ChildProcess
 from support.servers import ServerCluster, ServerKind, StartServer
 from support.waiting import PATIENCE
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and setpriv")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and prctl")
 KINDS: list[ServerKind] = ["redis", "valkey"]
 
 

@@ -7,9 +7,9 @@ Every child is started from one thread that lives as long as the interpreter, si
 import asyncio
 import atexit
 import contextlib
+import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,11 +23,18 @@ from typing import Self
 from support.waiting import PATIENCE
 
 _TESTS = Path(__file__).parents[1]
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter-of-children")
 
 
-def _heed_interrupts() -> None:
-    """A test run in the background may have been started with SIGINT ignored, which children would inherit."""
+def _prepare() -> None:
+    """Bind the child's life to its parent's, before the parent learns that the child runs.
+
+    The child heeds interrupts: a test run in the background may ignore SIGINT, which children would inherit.
+    """
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -46,8 +53,6 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        setpriv = shutil.which("setpriv")
-        guard = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         self.name = Path(command[0]).name
         self.output = output
         self._lines: list[str] = []
@@ -55,14 +60,14 @@ class ChildProcess:
         self._news = threading.Condition()
         self._popen = _starter.submit(
             subprocess.Popen[bytes],
-            [*guard, *command],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_heed_interrupts,
+            preexec_fn=_prepare,
         ).result()
         atexit.register(self.close)
         self._reader = threading.Thread(target=self._read, name=f"output-of-{self.name}", daemon=True)
