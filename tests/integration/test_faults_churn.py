@@ -57,7 +57,7 @@ async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(
         assert {one.id for one in ended} == {one.id for one in scheduled}
         assert {one.state for one in ended} == {State.COMPLETED}
         check_histories(ended)
-        check_one_owner(runs, lambda run: ended_us.get(run.pid))
+        check_one_owner(runs, lambda run: ended_us.get(run.pid), group.stood_still)
         for one in ended:
             # the accepted outcome is that of the latest claim, whose body did run to its end
             assert await one.result() == one.fence == runs[one.id][-1].fence

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,10 @@ import pytest
 from peerjob import FireOutcome, Node, Query, State
 from support.fault_jobs import noted
 from support.fires import outcomes, settled
-from support.journal import Run, check_one_owner, read_journal
+from support.journal import Run, check_one_owner, end_of, read_journal
 from support.leaders import SECOND
 from support.peers import READY, TTL, everything, peers
+from support.stalls import Span
 from support.waiting import until
 
 BODY = 0.5
@@ -64,11 +65,11 @@ async def pass_on(url: str, namespace: str, folder: Path) -> None:
         assert all(node.running for node in nodes.values())
 
     runs = read_journal(journal)
-    check_one_owner(runs, lambda run: killed_us.get(run.pid))
+    check_one_owner(runs, lambda run: killed_us.get(run.pid), group.stood_still)
     for name in HOLDERS:
         own = {id: each for id, each in runs.items() if instances[id].schedule == name}
         assert own.keys() == {id for id, one in instances.items() if one.schedule == name}
-        check_one_at_a_time([run for each in own.values() for run in each], killed_us)
+        check_one_at_a_time([run for each in own.values() for run in each], killed_us, group.stood_still)
         assert outcomes(ledgers[name]).keys() <= {FireOutcome.FIRED, FireOutcome.SKIPPED, FireOutcome.COALESCED}
     again, parked = (instances[held[name][0]] for name in HOLDERS)
     assert (again.state, again.crashes, len(runs[again.id])) == (State.COMPLETED, 1, 2)
@@ -88,8 +89,11 @@ async def held_and_waited_for(client: Node) -> bool:
     return len(begun) == len(HOLDERS)
 
 
-def check_one_at_a_time(runs: list[Run], killed_us: Mapping[int, int]) -> None:
+def check_one_at_a_time(
+    runs: list[Run], killed_us: Mapping[int, int], stood_still: Callable[[int], Iterable[Span]]
+) -> None:
     """No two bodies of one schedule ran at the same time."""
     runs = sorted(runs, key=lambda run: run.begin_us)
     for before, after in itertools.pairwise(runs):
-        assert (before.end_us or killed_us[before.pid]) <= after.begin_us, (before, after)
+        end_us = end_of(before, stood_still(before.pid)) or killed_us[before.pid]
+        assert end_us <= after.begin_us, (before, after)

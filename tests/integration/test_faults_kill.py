@@ -138,7 +138,7 @@ async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, n
         runs = read_journal(journal)
         assert {each.id for each in ended} == {each.id for each in scheduled}
         check_histories(ended)
-        check_one_owner(runs, lambda run: killed_us if run.pid == one.pid else None)
+        check_one_owner(runs, lambda run: killed_us if run.pid == one.pid else None, group.stood_still)
         moved = [each for each in ended if taken_back(each)]
         # the other's leases and claims were left alone
         assert {run.pid for each in moved for run in runs[each.id][:1]} <= {one.pid}

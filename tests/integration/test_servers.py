@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from support.etcd import StartEtcd, StartEtcdCluster
 from support.processes import ChildProcess
 from support.servers import ServerCluster, ServerKind, StartServer
+from support.stalls import told_in
 from support.waiting import PATIENCE
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, pidfd and prctl")
@@ -141,6 +143,37 @@ def test_a_child_dies_with_its_killed_parent(tmp_path: Path) -> None:
         parent.kill()
 
         wait_for_end(orphan)
+
+
+@linux_only
+def test_a_process_tells_when_it_stood_still(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import signal, time
+            from support.stalls import Stalls, tell
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            with Stalls(tell=tell) as stalls:
+                begin_us = time.time_ns() // 1000
+                print("begins", flush=True)
+                signal.sigwait({signal.SIGUSR1})
+                print("counts", stalls.between(begin_us, time.time_ns() // 1000), flush=True)
+        """)
+    )
+
+    with ChildProcess.python(script, output=tmp_path / "output") as child:
+        child.wait_for("begins")
+        child.pause()
+        began_us = time.time_ns() // 1000
+        time.sleep(0.3)  # the pause itself
+        over_us = time.time_ns() // 1000
+        child.signal(signal.SIGUSR1)  # so that it counts at once when it goes on
+        child.resume()
+        counted = float(child.wait_for(r"counts (\S+)")[1])
+        assert child.wait() == 0
+
+    assert counted >= 0.3
+    assert any(begin_us <= began_us and end_us >= over_us for begin_us, end_us in told_in(child.lines))
 
 
 def wait_for_end(pid: int) -> None:

@@ -1,4 +1,7 @@
-"""A node in a process of its own, to be killed, paused and stopped by tests. Prints `ready`, and what it logs."""
+"""A node in a process of its own, to be killed, paused and stopped by tests.
+
+Prints what it logs, and when the process stood still.
+"""
 
 import argparse
 import logging
@@ -7,6 +10,7 @@ import uvloop
 
 from peerjob import Node
 from support.shifted import ShiftedClock
+from support.stalls import Stalls, tell
 
 
 async def main() -> None:
@@ -32,7 +36,8 @@ async def main() -> None:
         lease_ttl=given.ttl,
         clock=ShiftedClock(given.ahead),
     )
-    await node.run(grace=given.grace)
+    with Stalls(tell=tell):
+        await node.run(grace=given.grace)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Node processes of one namespace, a client beside them, and what must hold of everything they did."""
 
 import itertools
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -13,7 +13,7 @@ from peerjob.state import ARROWS
 from peerjob.store.url import open_elections
 from support.onlooker import onlooking
 from support.processes import ChildProcess
-from support.stalls import Stalls
+from support.stalls import Span, Stalls, told_in
 from support.waiting import until
 
 TTL = 5.0
@@ -36,11 +36,10 @@ class NodeOptions(TypedDict, total=False):
 class Peers:
     """Starts node processes; `client` schedules and looks, and neither runs nor leads anything."""
 
-    def __init__(
-        self, url: str, namespace: str, folder: Path, client: Node, stalls: Stalls, coordinator: str | None = None
-    ) -> None:
+    def __init__(self, url: str, namespace: str, folder: Path, client: Node, coordinator: str | None = None) -> None:
         self.client = client
-        self.stalls = stalls
+        self.stalls = Stalls(others=self._stalls_of_nodes)
+        """Of this process, and of the nodes that the test did not pause itself."""
         self._url = url
         self._namespace = namespace
         self._folder = folder
@@ -70,6 +69,13 @@ class Peers:
         self.children.append(child)
         self._names[settings["name"]] = child
         return child
+
+    def stood_still(self, pid: int) -> Sequence[Span]:
+        """When the process of a node did, whatever the reason."""
+        return told_in(line for child in self.children if child.pid == pid for line in child.lines)
+
+    def _stalls_of_nodes(self) -> list[Span]:
+        return [span for child in self.children if not child.was_paused for span in told_in(child.lines)]
 
     async def leading(self, *, after: int = 0) -> tuple[ChildProcess, Leader]:
         """Wait until a node leads in a term later than this one, and return it."""
@@ -109,17 +115,17 @@ class Peers:
 async def peers(url: str, namespace: str, folder: Path, coordinator: str | None = None) -> AsyncGenerator[Peers]:
     """A client, and node processes that end with the test; by default the store is their coordinator."""
     elections = onlooking(open_elections(coordinator or url, namespace=namespace, clock=SystemClock()))
-    with Stalls() as stalls:
-        async with Node(
-            url,
-            coordinator=elections,
-            namespace=namespace,
-            name="client",
-            workers=0,
-            lease_ttl=TTL,
-            allow_unknown=True,
-        ) as client:
-            group = Peers(url, namespace, folder, client, stalls, coordinator)
+    async with Node(
+        url,
+        coordinator=elections,
+        namespace=namespace,
+        name="client",
+        workers=0,
+        lease_ttl=TTL,
+        allow_unknown=True,
+    ) as client:
+        group = Peers(url, namespace, folder, client, coordinator)
+        with group.stalls:
             try:
                 yield group
             finally:

@@ -57,6 +57,7 @@ class ChildProcess:
         self.output = output
         self._lines: list[str] = []
         self._ended = False
+        self.was_paused = False
         self._news = threading.Condition()
         self._popen = _starter.submit(
             subprocess.Popen[bytes],
@@ -164,6 +165,7 @@ class ChildProcess:
 
     def pause(self) -> None:
         """Freeze the child (SIGSTOP) and return once it stands still."""
+        self.was_paused = True
         self.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 

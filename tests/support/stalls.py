@@ -1,31 +1,49 @@
 """How long the machine ran nobody: what came too late is a fault of ours only as far as it is more than that."""
 
+import re
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
+
+Span = tuple[int, int]
+"""A stall, from the last moment at which the process surely ran to its end, in microseconds of the clock."""
 
 STEP = 0.02
 SHORT = 0.03
 """Seconds by which a machine that runs us is late now and then."""
+TOLD = 0.1
+"""Seconds from which on a process tells of its own stalls."""
 
 
 class Stalls:
-    """Notes, in a thread of its own, whenever it is scheduled later than it asked for. Times are those of the clock."""
+    """Notes, in a thread of its own, whenever it is scheduled later than it asked for.
 
-    def __init__(self) -> None:
-        self._late: list[tuple[int, float]] = []
-        """When each stall ended, in microseconds, and how many seconds it took."""
-        self._over = threading.Event()
+    `tell` hears of each stall, and `others` answers those of other processes, which count too.
+    """
+
+    def __init__(
+        self, *, tell: Callable[[Span], None] | None = None, others: Callable[[], Iterable[Span]] = tuple
+    ) -> None:
+        self._spans: list[Span] = []
+        self._tell = tell
+        self._others = others
+        self._noted_us = 0
+        """Up to this moment each stall is noted."""
+        self._news = threading.Condition()
+        self._over = False
         self._thread = threading.Thread(target=self._watch, name="stalls", daemon=True)
 
     def between(self, first_us: int, last_us: int) -> float:
-        """Seconds that were lost between two moments."""
-        lost = 0.0
-        for end_us, seconds in list(self._late):
-            begin_us = end_us - round(seconds * 1_000_000)
-            lost += max(0, min(end_us, last_us) - max(begin_us, first_us)) / 1_000_000
-        return lost
+        """Seconds that were lost between two moments.
+
+        A stall that has just ended is noted a moment later, which this waits for.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._noted_us >= last_us or self._over)
+            spans = [*self._spans, *self._others()]
+        return lost(spans, first_us, last_us)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -34,13 +52,40 @@ class Stalls:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._over = True
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.is_set():
+        while not self._over:
+            asked_us = time.time_ns() // 1000
             asked = time.monotonic()
             time.sleep(STEP)
-            late = time.monotonic() - asked - STEP
-            if late > SHORT:
-                self._late.append((time.time_ns() // 1000, late))
+            late, now_us = time.monotonic() - asked - STEP, time.time_ns() // 1000
+            with self._news:
+                if late > SHORT:
+                    self._spans.append((asked_us, now_us))
+                    if self._tell is not None and late > TOLD:
+                        self._tell((asked_us, now_us))
+                self._noted_us = now_us
+                self._news.notify_all()
+
+
+def lost(spans: Iterable[Span], first_us: int, last_us: int) -> float:
+    """Seconds between two moments that lie in any of the spans."""
+    seconds, counted_us = 0.0, first_us
+    for begin_us, end_us in sorted(spans):
+        until_us = min(end_us, last_us)
+        seconds += max(0, until_us - max(begin_us, counted_us)) / 1_000_000
+        counted_us = max(counted_us, until_us)
+    return seconds
+
+
+def tell(span: Span) -> None:
+    """Print a stall, for `told_in`."""
+    print(f"stood still from {span[0]} to {span[1]}", flush=True)
+
+
+def told_in(lines: Iterable[str]) -> Sequence[Span]:
+    """The stalls that a process told of."""
+    found = (re.fullmatch(r"stood still from (\d+) to (\d+)", line) for line in lines)
+    return [(int(match[1]), int(match[2])) for match in found if match]
