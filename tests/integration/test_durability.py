@@ -222,7 +222,7 @@ async def test_a_replica_that_hangs_is_told_in_time_and_what_was_done_is_not_rep
 
     pair.replica.resume()
     assert pair.primary.command("WAIT", 1, 50_000) == 1
-    store = await here.open(url=pair.url, retry_for=0)
+    store = peer.store = await here.open(url=pair.url, retry_for=0)
     added, acks, turned, cancelled, fired, weekly = [await call() for call in calls]
     assert [answer.is_new for answer in added] == [True] * 3
     assert (acks, turned[0], cancelled) == ([Ack.DONE], [Ack.DONE], [State.SCHEDULED])

@@ -72,7 +72,9 @@ async def test_a_poison_job_is_parked_and_its_neighbours_complete(
         assert (await bad.refresh()).state == State.TERMINATED
         assert bad.crashes == 4
         assert [(await one.refresh()).state for one in neighbours] == [State.COMPLETED] * 20
-        assert max(one.crashes for one in neighbours) <= 2
+        # a node that stands still for a second loses its lease, and what it ran is charged
+        lapses = sum("joins anew" in line for child in group.children for line in child.lines)
+        assert max(one.crashes for one in neighbours) <= 2 + lapses
 
 
 @pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)

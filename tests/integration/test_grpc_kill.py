@@ -37,14 +37,13 @@ async def test_a_client_of_a_node_that_is_killed_goes_on(store_url: str, namespa
             first = await client.schedule(TELL, -1, timedelta(seconds=1))
             followed = asyncio.ensure_future(_lines(client, first.id))
             waiting = asyncio.ensure_future(first.result(PATIENCE))
-            scheduling = asyncio.ensure_future(
-                asyncio.gather(*(_later(client, number, number * 0.01) for number in range(200)))
-            )
-            await asyncio.sleep(1)
-            assert not scheduling.done()
+            half = asyncio.Event()
+            scheduling = [asyncio.ensure_future(_later(client, number, half)) for number in range(200)]
+            await half.wait()
+            assert not all(one.done() for one in scheduling)
             children[0].kill()
 
-            ids = await scheduling
+            ids = await asyncio.gather(*scheduling)
             await client.wait(timeout=PATIENCE)
             assert await waiting == -1
             lines = await followed
@@ -55,9 +54,12 @@ async def test_a_client_of_a_node_that_is_killed_goes_on(store_url: str, namespa
             assert sorted(one.outcome() for one in ended) == list(range(-1, 200))
 
 
-async def _later(client: Client, number: int, delay: float) -> str:
-    await asyncio.sleep(delay)
-    return (await client.schedule(TELL, number, PAUSE)).id
+async def _later(client: Client, number: int, half: asyncio.Event) -> str:
+    await asyncio.sleep(number * 0.01)
+    id = (await client.schedule(TELL, number, PAUSE)).id
+    if number == 100:
+        half.set()
+    return id
 
 
 async def _lines(client: Client, id: str) -> list[str]:

@@ -61,7 +61,8 @@ def test_a_context_of_the_file_says_where_and_as_whom(jobd: Jobd, signed: Certif
 def test_logs_are_followed_beyond_the_death_of_the_node_that_runs_and_answers(
     jobd: Jobd, redis_server: Server, namespace: str
 ) -> None:
-    nodes = {name: serving(jobd, redis_server.url, namespace, name) for name in ("first", "second")}
+    lease = ("--lease-ttl", "5s")  # what the dead one held is run again when it has ended
+    nodes = {name: serving(jobd, redis_server.url, namespace, name, *lease) for name in ("first", "second")}
     jobctl = Jobctl({"PEERJOB_ADDRESS": target(nodes["first"])})
     uuid = jobctl("schedule", "slow", "5", "1", "-o", "name").out.strip()
     victim = begun(jobctl, uuid)

@@ -18,6 +18,7 @@ from support.etcd import StartEtcd
 from support.jobd import Jobd
 from support.servers import ServerProcess, StartServer
 from support.shifted import ShiftedClock
+from support.waiting import until
 
 Findings = dict[str, list[tuple[str, str]]]
 """Subject → (verdict, text) of each finding."""
@@ -52,7 +53,8 @@ def worst(found: Findings) -> set[str]:
 async def test_all_is_well_on_a_durable_server(
     jobd: Jobd, durable_server: ServerProcess, namespace: str, running: Callable[..., Any]
 ) -> None:
-    await running(durable_server.url, namespace, name="one", jobs=[Job("other", lambda: None)])
+    node: Node = await running(durable_server.url, namespace, name="one", jobs=[Job("other", lambda: None)])
+    await until(node.leader)
 
     found = await check(jobd, "shop.jobs", "--store", durable_server.url, "--namespace", namespace)
 

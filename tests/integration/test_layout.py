@@ -24,7 +24,7 @@ from peerjob.testing.factories import Factory, Peer, outcome
 from support.etcd import EtcdServer
 from support.jobd import Jobd
 from support.servers import Server, ServerProcess
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 NEWER = LAYOUT + 1
 
@@ -157,7 +157,7 @@ async def test_a_node_of_an_older_release_drains_and_says_so_once(
         await started.wait()
         caplog.set_level(logging.WARNING)
         await place.set_layout(NEWER)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await ended.wait()
         with pytest.raises(LayoutError):
             await node.schedule(job)

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from peerjob import Instance, Node, State
 from support.leaving_program import GRACE
 from support.processes import ChildProcess
 from support.servers import free_port
+from support.stalls import Stalls
 from support.waiting import until
 
 SOON = GRACE + 2
@@ -76,11 +76,12 @@ async def test_a_processor_that_ignores_cancellation_holds_up_no_exit(
 async def leaves(url: str, namespace: str, tmp_path: Path, program: str, body: str, end: str, status: int) -> None:
     arguments = (program, url, namespace, body, end)
     async with Node(url, workers=0, namespace=namespace, name="observer", allow_unknown=True) as observer:
-        with ChildProcess.python("support.leaving_program", *arguments, output=tmp_path / "output") as child:
+        output = tmp_path / "output"
+        with Stalls() as stalls, ChildProcess.python("support.leaving_program", *arguments, output=output) as child:
             id = (await child.line(r"claimed (\S+)"))[1]
             ended_at = float((await child.line(r"ends (\S+)"))[1])
             assert await child.exit() == status
-            assert time.time() - ended_at < SOON + BUSY
+            assert stalls.took(round(ended_at * 1_000_000)) < SOON + BUSY
             said = child.lines[[line.startswith("ends") for line in child.lines].index(True) + 1 :]
         assert [view.info.name for view in await observer.nodes()] == ["observer"]
         instance = await observer.lookup_instance(id)

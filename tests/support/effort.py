@@ -1,7 +1,9 @@
 """How much processor time something takes."""
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def least_seconds(work: Callable[[], object], times: int = 5) -> float:
@@ -13,3 +15,9 @@ def least_seconds(work: Callable[[], object], times: int = 5) -> float:
         return time.thread_time() - begin
 
     return min(once() for _ in range(times))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far, all of its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -45,6 +45,11 @@ class Stalls:
             spans = [*self._spans, *self._others()]
         return lost(spans, first_us, last_us)
 
+    def took(self, first_us: int, last_us: int | None = None) -> float:
+        """Seconds between two moments, or until now, without those that were lost."""
+        end_us = now_us() if last_us is None else last_us
+        return (end_us - first_us) / 1_000_000 - self.between(first_us, end_us)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -57,17 +62,21 @@ class Stalls:
 
     def _watch(self) -> None:
         while not self._over:
-            asked_us = time.time_ns() // 1000
-            asked = time.monotonic()
+            asked, asked_us = time.monotonic(), now_us()
             time.sleep(STEP)
-            late, now_us = time.monotonic() - asked - STEP, time.time_ns() // 1000
+            late, woken_us = time.monotonic() - asked - STEP, now_us()
             with self._news:
                 if late > SHORT:
-                    self._spans.append((asked_us, now_us))
+                    self._spans.append((asked_us, woken_us))
                     if self._tell is not None and late > TOLD:
-                        self._tell((asked_us, now_us))
-                self._noted_us = now_us
+                        self._tell((asked_us, woken_us))
+                self._noted_us = woken_us
                 self._news.notify_all()
+
+
+def now_us() -> int:
+    """Microseconds of the machine's clock."""
+    return time.time_ns() // 1000
 
 
 def lost(spans: Iterable[Span], first_us: int, last_us: int) -> float:
