@@ -29,13 +29,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100, help="run so many seeds")
     parser.add_argument("--first", type=int, default=1, help="the first of the seeds")
     parser.add_argument("--processes", type=int, default=2, help="processes that run seeds")
+    parser.add_argument("--tally", type=Path, help="keep each seed's result in this file, and go on where it ends")
     parser.add_argument("--storms", type=int, default=20, help="run so many seeds against each kind of store, too")
     given = parser.parse_args()
     if given.program is not None:
         return _one(from_json(given.program.read_text()), given)
     if given.seed is not None:
         return _one(generate(given.seed), given)
-    failing, calls, store = soak(range(given.first, given.first + given.seeds), given.processes)
+    failing, calls, store = soak(range(given.first, given.first + given.seeds), given.processes, given.tally)
     storms = range(given.first, given.first + given.storms)
     for engine in ENGINES:
         failed, happened = storm_soak(engine, storms)

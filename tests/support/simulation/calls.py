@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from peerjob import Filter, Job, Node, Query, State
 from peerjob.clock import to_datetime
+from peerjob.manager import Event
 from peerjob.record import Transition
 
 from .bodies import Bodies
@@ -147,6 +151,26 @@ class Calls:
 
     async def _nodes(self, _: int, node: Node, __: dict[str, Any]) -> int:
         return len(await node.nodes())
+
+    async def _fires(self, _: int, node: Node, given: dict[str, Any]) -> int:
+        return len(await node.fires(f"s{given['name']}", limit=20))
+
+    async def _due(self, _: int, node: Node, __: dict[str, Any]) -> int:
+        return sum((await node.due()).values())
+
+    async def _watch(self, _: int, node: Node, given: dict[str, Any]) -> str:
+        """The first event of a kind, if there is one within a second."""
+        events = cast("AsyncGenerator[Event]", node.watch(Query(kind=f"k{given['kind']}")))
+        async with contextlib.aclosing(events):
+            try:
+                async with asyncio.timeout(1):
+                    return str((await anext(events)).state)
+            except TimeoutError:
+                return "nothing"
+
+    async def _say(self, _: int, node: Node, given: dict[str, Any]) -> None:
+        for id in self._those(given):
+            node.keep_line(id, logging.INFO, "a caller says this")
 
     # -- clearing and nodes
 

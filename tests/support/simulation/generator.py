@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .program import Op, Program
@@ -12,41 +13,49 @@ OPERATIONS = 200
 """Fewest operations of a program, faults not counted."""
 LEAST_FAULTS = 5
 HOWS = ("lost answer", "error", "late", "repeated")
-VERBS = (
-    "enqueue",
-    "claim",
-    "commit",
-    "turn",
-    "cancel",
-    "renew",
-    "reap",
-    "join",
-    "leave",
-    "fire",
-    "fires",
-    "put_schedule",
-    "remove_schedule",
-    "get_schedules",
-    "changed_schedules",
-    "campaign",
-    "resign",
-    "lookup",
-    "get",
-    "logs",
-    "watch_final",
-    "next_hints",
-    "publish_kinds",
-    "health",
-    "nodes",
-    "expire",
-    "clear_instances",
-    "clear_history",
-    "clear_logs",
-)
-"""Verbs of the store that a fault may name."""
+VERBS = {
+    "enqueue": 1,
+    "claim": 1,
+    "commit": 1,
+    "turn": 1,
+    "cancel": 3,
+    "renew": 1,
+    "reap": 2,
+    "join": 2,
+    "leave": 4,
+    "fire": 1,
+    "fires": 3,
+    "put_schedule": 2,
+    "remove_schedule": 4,
+    "get_schedules": 2,
+    "changed_schedules": 2,
+    "campaign": 1,
+    "resign": 6,
+    "changed": 2,
+    "lookup": 3,
+    "get": 3,
+    "logs": 4,
+    "watch_final": 4,
+    "add_lines": 4,
+    "watch_changes": 4,
+    "next_hints": 2,
+    "publish_kinds": 3,
+    "health": 3,
+    "due": 3,
+    "nodes": 2,
+    "expire": 14,
+    "clear_instances": 6,
+    "clear_history": 5,
+    "clear_logs": 4,
+}
+"""Verbs of the store that a fault may name, and how often each is named: the rare calls more often."""
 OVERLAPS = ("allow", "skip", "queue", "replace")
 MISFIRES = ("skip", "run_once", "run_all")
 TAGS = ("red", "green", "blue", "t" * 200, "ümlaut/%")
+
+READS = ("lookup", "lookup_tag", "history", "logs", "count", "stats", "nodes", "fires", "due", "watch", "say")
+CLEARS = ("clear_instances", "clear_history", "clear_logs")
+MAKERS = ("schedule", "schedule_many", "trigger_schedule", "retry")
 
 Given = dict[str, Any]
 
@@ -66,6 +75,21 @@ class Generator:
         self._away: set[int] = set()
         self._frozen: set[int] = set()
         self._cut: set[int] = set()
+        self._calls: dict[str, Callable[[], tuple[str, Given]]] = {
+            "cancel": self._cancel,
+            "put_schedule": self._add_schedule,
+            "remove_schedule": partial(self._on_schedule, "remove_schedule"),
+            "get_schedules": partial(self._on_schedule, "pause_schedule"),
+            "publish_kinds": self._register,
+            "watch_final": self._wait,
+            "get": partial(self._reading, "history"),
+            "health": partial(self._reading, "stats"),
+            "add_lines": partial(self._reading, "say"),
+            "watch_changes": partial(self._reading, "watch"),
+            **{verb: partial(self._reading, verb) for verb in ("lookup", "logs", "nodes", "fires", "due")},
+            **{verb: partial(self._clearing, verb) for verb in CLEARS},
+        }
+        """Verb of the store → a call of a user that makes nodes call it."""
 
     def program(self) -> Program:
         """The program; the same each time it is drawn from the same seed."""
@@ -75,8 +99,8 @@ class Generator:
         for number in range(OPERATIONS + faults):
             if self._all_away and self._chance(0.2):
                 self._ops.append(Op(0.0, *self._returned()))
-            elif self._ops and self._ops[-1].verb == "fail" and self._chance(0.5):
-                self._strike()
+            elif self._ops and self._ops[-1].verb == "fail" and self._chance(0.7):
+                self._strike(self._ops[-1].given["verb"])
             gap = round(rng.expovariate(1 / 0.15), 3) if rng.random() < 0.7 else 0.0
             if number in at:
                 verb, given = self._fault()
@@ -107,9 +131,9 @@ class Generator:
             self._backfill: 2,
             self._resize: 3,
             self._drain: 1,
-            self._read: 8,
+            self._read: 10,
             self._wait: 4,
-            self._clear: 2,
+            self._clear: 3,
             self._unregister: 1,
             self._register: 2,
         }
@@ -181,13 +205,13 @@ class Generator:
         return [*steps, "return"] if steps[-1] in ("again 0.2", "snooze 0.3") else steps
 
     def _cancel(self) -> tuple[str, Given]:
-        return "cancel", {"node": self._node(), "of": self._earlier()}
+        return "cancel", {"node": self._node(), "of": self._made()}
 
     def _cancel_kind(self) -> tuple[str, Given]:
         return "cancel_kind", {"node": self._node(), "kind": self._random.randrange(self._kinds)}
 
     def _retry(self) -> tuple[str, Given]:
-        return "retry", {"node": self._node(), "of": self._earlier()}
+        return "retry", {"node": self._node(), "of": self._made()}
 
     def _add_schedule(self) -> tuple[str, Given]:
         self._schedules += 1
@@ -219,6 +243,9 @@ class Generator:
         verb = self._random.choices(
             ("pause_schedule", "resume_schedule", "trigger_schedule", "remove_schedule"), (3, 4, 4, 1)
         )[0]
+        return self._on_schedule(verb)
+
+    def _on_schedule(self, verb: str) -> tuple[str, Given]:
         return verb, {"node": self._node(), "name": self._name()}
 
     def _backfill(self) -> tuple[str, Given]:
@@ -231,14 +258,19 @@ class Generator:
         return "drain", {"node": self._node()}
 
     def _read(self) -> tuple[str, Given]:
-        verb = self._random.choice(("lookup", "lookup_tag", "history", "logs", "count", "stats", "nodes"))
-        return verb, {"node": self._node(), "of": self._earlier(), "kind": self._random.randrange(self._kinds)}
+        return self._reading(self._random.choice(READS))
+
+    def _reading(self, verb: str) -> tuple[str, Given]:
+        kind = self._random.randrange(self._kinds)
+        return verb, {"node": self._node(), "of": self._made(), "kind": kind, "name": self._name()}
 
     def _wait(self) -> tuple[str, Given]:
-        return "wait", {"node": self._node(), "of": self._earlier(), "timeout": self._random.choice((0.5, 3))}
+        return "wait", {"node": self._node(), "of": self._made(), "timeout": self._random.choice((0.5, 3))}
 
     def _clear(self) -> tuple[str, Given]:
-        verb = self._random.choice(("clear_instances", "clear_logs", "clear_history", "clear_logs"))
+        return self._clearing(self._random.choice(CLEARS))
+
+    def _clearing(self, verb: str) -> tuple[str, Given]:
         return verb, {"node": self._node(), "older": self._random.choice((1, 5))}
 
     def _unregister(self) -> tuple[str, Given]:
@@ -251,7 +283,7 @@ class Generator:
 
     def _fault(self) -> tuple[str, Given]:
         rng = self._random
-        ways: list[tuple[int, Callable[[], tuple[str, Given]]]] = [(6, self._fail), (3, self._slow)]
+        ways: list[tuple[int, Callable[[], tuple[str, Given]]]] = [(10, self._fail), (3, self._slow)]
         present = [node for node in range(self._nodes) if node not in self._away | self._frozen]
         if present:
             ways += [(4, lambda: self._end("kill", present)), (2, lambda: self._end("stop", present))]
@@ -268,10 +300,13 @@ class Generator:
 
     def _fail(self) -> tuple[str, Given]:
         rng = self._random
-        return "fail", {"verb": rng.choice(VERBS), "how": rng.choice(HOWS), "times": rng.choice((1, 1, 2, 5))}
+        return "fail", {"verb": self._verb(), "how": rng.choice(HOWS), "times": rng.choice((1, 1, 2, 5))}
+
+    def _verb(self) -> str:
+        return self._random.choices(list(VERBS), list(VERBS.values()))[0]
 
     def _slow(self) -> tuple[str, Given]:
-        return "slow", {"verb": self._random.choice(VERBS), "by": self._random.choice((0.05, 0.4, 2.0))}
+        return "slow", {"verb": self._verb(), "by": self._random.choice((0.05, 0.4, 2.0))}
 
     def _end(self, verb: str, present: list[int]) -> tuple[str, Given]:
         node = self._random.choice(present)
@@ -292,12 +327,20 @@ class Generator:
     def _skew(self, present: list[int]) -> tuple[str, Given]:
         return "skew", {"node": self._random.choice(present), "by": self._random.choice((-30, -2, -0.3, 0, 0.3, 2, 30))}
 
-    def _strike(self) -> None:
-        """Do two things while a call that has just failed is on its way again: make work, then cancel or kill it."""
-        verb, given = self._schedule()
-        self._ops.append(Op(0.0, verb, given))
-        gap = self._random.choice((0.0, 0.005, 0.02))
+    def _strike(self, verb: str) -> None:
+        """Make the call that has a fault before it, or do two things while such a call is on its way again."""
+        if (calls := self._calls.get(verb)) is not None:
+            self._ops.append(Op(0.0, *calls()))
+            return
         present = [node for node in range(self._nodes) if node not in self._away | self._frozen]
+        if verb in ("leave", "resign") and present:
+            self._ops.append(Op(0.0, *self._end("stop", present)))
+            return
+        if verb == "join" and self._away:
+            self._ops.append(Op(0.0, *self._back("restart", self._away)))
+            return
+        self._ops.append(Op(0.0, *self._schedule()))
+        gap = self._random.choice((0.0, 0.005, 0.02))
         if len(present) > 1 and self._chance(0.3):
             self._ops.append(Op(gap, *self._end("kill", present)))
         else:
@@ -326,10 +369,12 @@ class Generator:
     def _name(self) -> int:
         return self._random.randrange(max(1, self._schedules))
 
-    def _earlier(self) -> int:
-        """The number of an earlier operation, a late one more often."""
-        made = len(self._ops)
-        return max(0, made - 1 - min(made, int(self._random.expovariate(1 / 15))))
+    def _made(self) -> int:
+        """The number of an earlier operation that makes instances, a late one more often."""
+        makers = [number for number, op in enumerate(self._ops) if op.verb in MAKERS]
+        if not makers:
+            return 0
+        return makers[max(0, len(makers) - 1 - int(self._random.expovariate(1 / 8)))]
 
 
 def generate(seed: int) -> Program:
