@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from peerjob import Client, Instance, Job, Query, State
 from peerjob.node.session import MOST_WAIT
 from support.jobd import Jobd, target
@@ -172,15 +174,20 @@ async def test_a_drain_then_a_sigterm_lets_fifty_running_jobs_end(
     await check_none_counted(jobd, options, [*instances, late])
 
 
-async def test_a_drain_ends_with_the_daemon(jobd: Jobd, tmp_path: Path) -> None:
+@pytest.mark.parametrize("buried", [True, False])
+async def test_a_drain_ends_with_the_daemon(jobd: Jobd, tmp_path: Path, buried: bool) -> None:
+    """Also where the program that started the daemon does not ask for its exit status."""
     probed = Probed(jobd, jobd.run())
     async with Client(target(probed.child)) as client:
         held = await client.schedule("held", str(tmp_path / "never"))
         await until(lambda: has_begun(held))
-        drain = probed.launch("drain", "--pid", str(probed.child.pid))
+        drain = probed.launch("drain", "--pid", str(probed.child.pid), "--timeout", f"{PATIENCE:g}s")
         await probed.child.line("SIGUSR1: nothing more is claimed")
 
-    probed.child.kill()
+    if buried:
+        probed.child.kill()
+    else:
+        probed.child.signal(signal.SIGKILL)
 
     assert await drain.exit() == 0
     assert drain.lines == ["the daemon has ended"]

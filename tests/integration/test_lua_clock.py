@@ -1,7 +1,9 @@
 """The server's clock steps back, as in a failover to a host whose clock is slow: recovery and leadership go on."""
 
 import asyncio
+import random
 import struct
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -10,7 +12,7 @@ import redis
 from peerjob.firing import Candidate, SchedulePut
 from peerjob.record import Action, Reaped, StoreLimits
 from peerjob.store.lua.store import LuaStore
-from peerjob.testing.factories import Factory, Peer
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.lua_site import MakeSite, Site
 from support.shifted import ShiftedClock
 from support.waiting import until
@@ -171,3 +173,38 @@ async def test_terms_and_revisions_only_grow(site: MakeSite) -> None:
             revision = row.revision
     finally:
         await elections.close()
+
+
+class SlowClock(ShiftedClock):
+    """A clock by which answers come late: it goes ahead so many seconds between two looks."""
+
+    def __init__(self, ahead: float, *, late: Sequence[float]) -> None:
+        super().__init__(ahead)
+        self._late = [0, *late]
+        self.seen: list[int] = []
+
+    def time_us(self) -> int:
+        late_us = round(self._late[len(self.seen)] * 1_000_000) if len(self.seen) < len(self._late) else 0
+        self.seen.append(super().time_us() + late_us)
+        return self.seen[-1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_no_renewal_makes_less_known_of_the_clock(site: MakeSite, seed: int) -> None:
+    """The difference lies between the two that each renewal leaves possible, however late the later ones come."""
+    here = site()
+    chance = random.Random(seed)
+    peer = await here.join(await here.open())
+    # sent when it is, answered late
+    late = [share for _ in range(8) for share in (chance.choice((0, 0, 0.2, 5)), 0)]
+    clock = SlowClock(chance.uniform(-100, 100), late=late)
+    liveness = (await here.open(clock=clock)).liveness()
+    await liveness.open()
+    here.cleanup.push_async_callback(liveness.close)
+    clock.seen.clear()
+    possible: list[tuple[int, int]] = []
+    for _ in range(8):
+        renewed = await liveness.renew(peer.incarnation, ttl_us=LONG_TTL_US, running=0, count=0, fences_digest=0)
+        sent_us, answered_us = clock.seen[-2:]
+        possible.append((sent_us - renewed.now_us, answered_us - renewed.now_us))
+        assert all(least <= renewed.ahead_us <= most for least, most in possible)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 import pytest
+import redis
 
 from peerjob.query import Filter, Query
 from peerjob.record import Action, Caps, Claim, NewInstance, Want
@@ -15,6 +16,7 @@ from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lua_site import MakeSite, Site
 
 MANY = 10_000
+ORDERS: tuple[Literal["asc", "desc"], ...] = ("asc", "desc")
 
 
 def names(count: int, prefix: str = "kind") -> tuple[str, ...]:
@@ -278,8 +280,7 @@ async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> Non
     assert len((await peer.claim(want)).claims) == 100
     assert len((await store.health()).counts) == MANY
     assert len(await store.due()) == MANY - 100
-    orders: tuple[Literal["asc", "desc"], ...] = ("asc", "desc")
-    for order in orders:
+    for order in ORDERS:
         page = await store.lookup(Query(limit=200, order=order))
         assert len(page.records) == 200
         assert page.cursor is not None
@@ -290,6 +291,46 @@ async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> Non
     await store.expire(10)
     await store.clear()
     assert max(most.values()) < 10_000, most
+
+
+def asked(words: Sequence[str]) -> int:
+    """How many entries a script asks for with a command; all that there are count as very many."""
+    if words[0] != "ZRANGE":
+        return 0
+    if "LIMIT" in words:
+        return int(words[words.index("LIMIT") + 2])
+    if "BYLEX" in words or "BYSCORE" in words:
+        return 1 if words[2] == words[3] else MANY
+    return MANY if int(words[3]) < 0 else int(words[3]) - int(words[2]) + 1
+
+
+@pytest.mark.parametrize("count", [1, 10, 100])
+async def test_a_page_costs_what_it_holds_and_one_look_at_each_index(site: MakeSite, count: int) -> None:
+    """Whether its ids are in few of the indexes or in all of them, and on whichever side it begins."""
+    here = site()
+    store = await here.open()
+    kinds = names(60)
+    for kind in kinds:
+        await store.enqueue([here.make.instance(kind=kind, tags=("t",)) for _ in range(5)])
+    await store.enqueue(here.make.instances(100, kind=kinds[7]))
+    whole = await found(store, Query(limit=1_000))
+    queries = [Query(limit=count, order=order, tag=tag) for order in ORDERS for tag in (None, "t")]
+    with redis.Redis(port=here.server.port, decode_responses=True) as client, client.monitor() as monitor:
+        for query in queries:
+            page = await store.lookup(query)
+            later = await store.lookup(query.at(page.cursor))
+            if query.tag is None:
+                ids = whole if query.order == "asc" else whole[::-1]
+                assert [one.id for one in (*page.records, *later.records)] == ids[: 2 * count]
+            here.server.command("ECHO", "done")
+            total = 0
+            while not str((command := monitor.next_command() or {})["command"]).startswith("ECHO"):
+                total += asked(str(command["command"]).split()) if command["client_type"] == "lua" else 0
+            assert total <= 2 * (4 * count + len(kinds) * 8), query
+
+
+async def found(store: LuaStore, query: Query) -> list[str]:
+    return [record.id for record in (await store.lookup(query)).records]
 
 
 async def test_dead_idle_nodes_of_one_set_keep_no_hint_from_another(site: MakeSite) -> None:

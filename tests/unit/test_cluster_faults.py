@@ -159,6 +159,17 @@ async def test_a_leader_whose_clock_is_wrong_leads_no_more() -> None:
         assert cluster.leader is wrong  # of its own clock alone it can say nothing
 
 
+@pytest.mark.parametrize("by", ["-30s", "30s"])
+async def test_a_node_whose_clock_is_wrong_knows_how_long_its_peers_have_been_silent(by: str) -> None:
+    async with TestCluster(nodes=3) as cluster:
+        await cluster.skew("node-2", by)
+        await cluster.advance(10)
+        for node in cluster.nodes:
+            silent = [view.age_us / 1_000_000 for view in await node.nodes()]
+            assert len(silent) == 3
+            assert max(silent) < 3, (node.name, silent)
+
+
 async def test_a_delayed_job_is_not_run_early_by_a_node_whose_clock_is_ahead() -> None:
     job = Job("delayed", Bodies(), after="1m")
     async with TestCluster(nodes=3, jobs=[job], start="2026-03-01T00:00+00:00") as cluster:

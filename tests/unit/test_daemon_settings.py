@@ -156,10 +156,11 @@ def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:
         tls_cert=files["cert"], tls_key=files["key"], tls_client_ca=files["ca"], tokens_file=files["tokens"]
     )
     assert exposed_files(settings) == []
-    for name, rights in (("tokens", 0o620), ("key", 0o644), ("ca", 0o602)):
-        files[name].chmod(rights)
-        (told,) = exposed_files(settings)
-        assert str(files[name]) in told
+    for name, exposing in (("tokens", 0o022), ("key", 0o026), ("ca", 0o022), ("cert", 0)):
+        for right in (0o020, 0o040, 0o002, 0o004):
+            files[name].chmod(0o600 | right)
+            told = exposed_files(settings)
+            assert [str(files[name]) in one for one in told] == [True] * bool(right & exposing), (name, oct(right))
         files[name].chmod(0o400)
     files["tokens"].unlink()
     assert exposed_files(settings) == []

@@ -109,3 +109,38 @@ def test_a_job_that_no_other_process_could_find_says_so() -> None:
     for executor in (local, lambda: None):
         with pytest.raises(TypeError, match=r"job 'local' cannot be pickled: .* cannot be imported by name"):
             pickle.dumps(Job("local", executor))
+
+
+def documented() -> None:
+    """What its docstring says."""
+
+
+NOTHING: dict[str, tuple[Any, Any]] = {
+    "description": ("said", ""),
+    "priority": (7, 0),
+    "max_retries": (3, 0),
+    "max_crashes": (3, 0),
+    "timeout": (5, None),
+    "retention": (5, None),
+    "tags": (("a",), ()),
+    "key": ("k", None),
+    "retry_on": ((OSError,), ()),
+    "no_retry_on": ((OSError,), ()),
+}
+
+OF_POLICY = {"retention": "retention_us"}
+
+
+@pytest.mark.parametrize("option", NOTHING)
+def test_an_option_that_is_set_to_nothing_is_set(option: str) -> None:
+    """On the job itself, and on a variant of one that says something."""
+    something, nothing = NOTHING[option]
+
+    def shown(made: Job[..., Any, Any]) -> Any:
+        return made.description if option == "description" else getattr(made.policy, OF_POLICY.get(option, option))
+
+    plain = Job("kind", documented, **{option: nothing})
+    variant = Job("kind", documented, **{option: something}).with_options(**{option: nothing})
+    assert shown(variant) == shown(plain)
+    assert shown(variant) != shown(Job("kind", documented, **{option: something}))
+    assert plain.options[option] == nothing

@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 from peerjob.clock import Clock
-from peerjob.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow
+from peerjob.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
 from peerjob.query import Filter
 from peerjob.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
 from peerjob.state import ARROWS, State
@@ -112,18 +112,20 @@ class Scene:
         while await reaper.store.reap(100, reaper=reaper.incarnation):
             pass
 
-    async def schedule(self, store: KVStore) -> ScheduleRow:
-        put = SchedulePut(name="s", kind="work", definition=b"", next_us=self.clock.time_us())
+    async def schedule(self, store: KVStore, name: str = "s") -> ScheduleRow:
+        put = SchedulePut(name=name, kind="work", definition=b"", next_us=self.clock.time_us())
         row = await store.put_schedule(put)
         assert row is not None
         return row
 
-    async def fire(self, store: KVStore, row: ScheduleRow, *, overlap: Overlap = Overlap.QUEUE) -> FireStatus:
+    async def fire(
+        self, store: KVStore, row: ScheduleRow, *, overlap: Overlap = Overlap.QUEUE, term: Term | None = None
+    ) -> FireStatus:
         """Fire the next time of a schedule as it was in a row."""
         assert row.next_us is not None
         new = self.make.instance()
         fire = Fire(
-            schedule="s",
+            schedule=row.name,
             revision=row.revision,
             nominal_us=row.next_us,
             outcome=FireOutcome.FIRED,
@@ -133,7 +135,7 @@ class Scene:
             overlap=overlap,
             queue_limit=5,
         )
-        (answer,) = await store.fire([fire], term=None)
+        (answer,) = await store.fire([fire], term=term)
         if answer.record is not None and answer.record.instance == new.id:
             self.ids.append(new.id)
         return answer.status
@@ -448,6 +450,35 @@ async def test_one_of_two_fires_a_time(clock: VirtualClock) -> None:
             assert len(scene.ids) == 1
 
         return lambda: fire(scene.store), lambda: fire(scene.other), check
+
+    await everywhere(clock, prepare)
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["first", "again"])
+async def test_nothing_is_fired_under_a_term_that_is_over(clock: VirtualClock, knows: bool) -> None:
+    """Also of a schedule that the next leader does not touch, and by a store that fired under the old term before."""
+
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        old, new = Term(coordinator="c", number=1), Term(coordinator="c", number=2)
+        row, other = [await scene.schedule(scene.other, name) for name in ("s", "t")]
+        if knows:
+            await scene.fire(scene.store, row, term=old)
+            row = await scene.row()
+        statuses: list[FireStatus] = []
+        in_time: list[bool] = []
+
+        async def fire() -> None:
+            statuses.append(await scene.fire(scene.store, row, term=old))
+
+        async def lead() -> None:
+            in_time.append(await scene.row() != row)
+            assert await scene.fire(scene.other, other, term=new) is FireStatus.DONE
+
+        async def check() -> None:
+            assert statuses == [FireStatus.DONE if in_time[0] else FireStatus.DEPOSED]
+            await scene.other.remove_schedule("t", request=scene.make.request())
+
+        return fire, lead, check
 
     await everywhere(clock, prepare)
 

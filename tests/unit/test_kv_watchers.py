@@ -45,3 +45,20 @@ async def test_of_many_that_are_waited_for_those_that_end_are_told(
     rest = await end([at for at in range(count) if claims[at].id not in first])
     assert await told() == rest
     assert data.range(Range("n/watch/", "n/watch0")).count == 0
+
+
+async def test_a_store_listens_for_those_alone_that_live(clock: VirtualClock) -> None:
+    """However often one node joins anew, as it does each time that its lease lapses."""
+    data, make = MemoryData(costs=Costs()), Factory(clock)
+    store = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    listening: list[int] = []
+    for _ in range(3):
+        peers = [await Peer(store=store, info=make.node(), make=make).join() for _ in range(2)]
+        for peer in peers:
+            await store.next_hints(peer.incarnation, 0)
+        listening.append(len(data._watches))  # pyright: ignore[reportPrivateUsage]
+        for peer in peers:
+            await store.leave(peer.incarnation)
+            await peer.close()
+    assert listening == [2, 2, 2]
+    assert data._watches == []  # pyright: ignore[reportPrivateUsage]

@@ -113,6 +113,22 @@ def test_policies_say_how_much_is_made_up_for(definition: Definition, outage_us:
         assert fired
 
 
+@given(definition=DEFINITIONS, odd_us=st.integers(0, HOUR), outage_us=st.integers(0, 2 * HOUR))
+def test_whatever_time_is_stored_each_step_goes_on_from_there(
+    definition: Definition, odd_us: int, outage_us: int
+) -> None:
+    """As after an update of the time zones: the stored next time need be no nominal time here."""
+    recurrence = recurrence_of(definition)
+    at, now_us = START + odd_us, START + odd_us + outage_us
+    for step in steps_of(definition, at, now_us):
+        assert step.nominal_us == at
+        assert step.nominal_us <= step.until_us <= now_us
+        assert step.count == 1 + recurrence.count(step.nominal_us, step.until_us)
+        assert step.next_us == recurrence.next_after(step.until_us)
+        at = step.next_us or 0
+    assert at == 0 or at > now_us
+
+
 @given(definition=DEFINITIONS, slow_us=st.integers(0, LEAST_TOLERANCE_US))
 def test_a_leader_that_is_a_little_slow_misses_nothing(definition: Definition, slow_us: int) -> None:
     recurrence = recurrence_of(definition)

@@ -32,6 +32,7 @@ from peerjob.job import Job
 from peerjob.node.binding import Binding, StoredArgumentError
 from peerjob.node.executor import BodyError, Executor, RemoteBodyError, describe_error
 from peerjob.node.injection import Resources
+from peerjob.node.minder import Minder
 from peerjob.node.results import Encoded
 from peerjob.spec import encode_arguments
 from peerjob.testing.clock import VirtualClock
@@ -389,6 +390,25 @@ async def test_noticed_when_the_node_drains(executor: Executor, body: Any, tmp_p
     task, (pid,) = await cancelling(executor, body, tmp_path / "pid", "drain")
     assert await task == "ended by drain"
     assert await run(executor, bodies.pid) == pid
+
+
+@pytest.mark.parametrize("before", [bodies.heeds, bodies.heeds_later])
+async def test_a_notice_is_to_one_body_alone(
+    executor: Executor, before: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time ends while the next body runs in the process, which has a notice of its own."""
+    ends: list[Callable[[], None]] = []
+    monkeypatch.setattr(Minder, "call_later", lambda _minder, _seconds, call: ends.append(call))
+    task, (pid,) = await cancelling(executor, before, tmp_path / "before", "drain")
+    assert await task == "ended by drain"
+    context = Context(id="next")
+    task = asyncio.create_task(run(executor, bodies.heeds, str(tmp_path / "next"), context=context))
+    assert await written(tmp_path / "next") == [pid]
+    (end,) = ends
+    end()
+    context.cancel("drain")
+    task.cancel()
+    assert await task == "ended by drain"
 
 
 async def test_killed_when_it_does_not_heed_the_notice(executor: Executor, tmp_path: Path) -> None:

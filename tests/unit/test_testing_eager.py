@@ -4,9 +4,10 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ from peerjob import (
     Worker,
     job,
 )
-from peerjob.testing import Eager, EagerRun, Verdict, VirtualClock, eager, eager_async
+from peerjob.testing import Eager, EagerRun, Verdict, VirtualClock, eager, eager_async, running_node
 
 logger = logging.getLogger(__name__)
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="none")
@@ -339,3 +340,34 @@ def _ident() -> int:
 
 
 _IDENT = Job("ident", _ident)
+
+
+async def _said(made: Awaitable[object]) -> type[BaseException] | None:
+    try:
+        await made
+    except Exception as error:  # noqa: BLE001  # the same is expected of the other
+        return type(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cron": "0 3 * * *"},
+        {"every": "1h"},
+        {"after": "1h"},
+        {"priority": 3, "key": "k", "tags": ("a",)},
+        {"run_in": "async"},
+        {"run_in": "process"},
+        {"version": 2},
+    ],
+    ids=str,
+)
+async def test_what_a_node_would_not_schedule_is_refused_in_place_too(clock: VirtualClock, options: Any) -> None:
+    base = Job("parity", _running)
+    call = base.with_options(**options).call()
+    async with running_node(base, clock=clock) as node:
+        on_node = await _said(node.schedule(call))
+    in_place = await _said(Eager(clock=clock).run_async(call))
+    assert in_place is on_node

@@ -7,9 +7,6 @@
 local set = call('SRANDMEMBER', UNUSED)
 if not set then
   return 0
-elseif call('SCARD', users_key(set)) > 0 then
-  call('SREM', UNUSED, set)
-  return 1
 end
 if call('HGET', SETS, set) == '1' then
   -- from here on, registering it begins anew

@@ -1,5 +1,6 @@
 """All parts of the suite in one class."""
 
+from .batches import BatchRules
 from .cancel import CancelRules
 from .catalogue import CatalogueRules
 from .changes import ChangeRules
@@ -55,6 +56,7 @@ class StoreConformance(
     PassingRules,
     ReplacingRules,
     ElectionRules,
+    BatchRules,
     RandomWalks,
 ):
     """Every rule of the contract in `peerjob.store.base`; a subclass provides `make_store`."""

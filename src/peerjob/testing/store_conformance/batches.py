@@ -1,0 +1,199 @@
+"""A call about several things does what one call about each does, and housekeeping changes no answer.
+
+The same walk is done in two namespaces: in one of them each call is about one thing, after some housekeeping.
+"""
+
+from __future__ import annotations
+
+import random  # noqa: TID251  # a walk that a seed repeats
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from peerjob.firing import Fire, FireOutcome, FireRecord, Overlap
+from peerjob.record import Ack, Action, Claim, Enqueued, NewInstance, Outcome, Record
+from peerjob.state import State
+from peerjob.store.base import Store
+from peerjob.testing.factories import Peer
+
+from .timetable import ScheduleSuite, nth
+
+One = TypeVar("One")
+Answer = TypeVar("Answer")
+
+STEPS = 20
+NAMES = ("s", "t")
+ACTIONS = (Action.COMPLETE, Action.TERMINATE, Action.RETRY, Action.HAND_BACK)
+
+
+@dataclass
+class Twin:
+    """One of the two namespaces."""
+
+    store: Store
+    singly: bool
+    peer: Peer
+    held: dict[str, Claim] = field(default_factory=dict[str, Claim])
+    """By instance, what the peer has claimed."""
+
+    async def each(self, call: Callable[[Sequence[One]], Awaitable[list[Answer]]], all: Sequence[One]) -> list[Answer]:
+        """The answers to all of it."""
+        if not self.singly:
+            return await call(all) if all else []
+        return [answer for one in all for answer in await call([one])]
+
+    async def commit(self, outcomes: Sequence[Outcome]) -> list[Ack]:
+        """Commit, under a fresh request id."""
+        return await self.peer.commit(*outcomes)
+
+    async def cancel(self, ids: Sequence[str]) -> list[State | None]:
+        """Cancel, under a fresh request id."""
+        return await self.store.cancel(ids, request=self.peer.make.request())
+
+
+class BatchRules(ScheduleSuite):
+    """Rules of every verb that takes several things."""
+
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_a_batch_does_what_its_parts_do_one_after_another(self, store: Store, seed: int) -> None:
+        chance = random.Random(seed)
+        other = await self.open(namespace=f"{self.namespace}-singly")
+        twins = [Twin(one, one is other, await self.join(one)) for one in (store, other)]
+        walk = BatchWalk(self, twins, chance, due_us=twins[0].peer.joined_us - 1_000_000)
+        for twin in twins:
+            for name in NAMES:
+                await self.schedule(twin.store, name)
+        for _ in range(STEPS):
+            steps = (walk.fire, walk.fire, walk.enqueue, walk.claim, walk.end, walk.cancel, walk.restart, walk.wait)
+            await chance.choice(steps)()
+            await walk.compare()
+            await other.expire(100)
+
+
+@dataclass
+class BatchWalk:
+    """A random walk that both twins do."""
+
+    suite: BatchRules
+    twins: Sequence[Twin]
+    chance: random.Random
+    due_us: int
+    made: list[str] = field(default_factory=list[str])
+    numbers: dict[str, count[int]] = field(default_factory=lambda: {name: count() for name in NAMES})
+
+    def new(self, *keys: str) -> NewInstance:
+        new = self.suite.make.instance(
+            key=self.chance.choice((None, *keys)),
+            due_us=self.due_us,
+            tags=self.chance.choice(((), ("t",))),
+            priority=self.chance.randrange(2),
+        )
+        self.made.append(new.id)
+        return new
+
+    async def enqueue(self) -> None:
+        batch = [self.new("k", "l") for _ in range(self.chance.randint(1, 4))]
+        answers: list[list[Enqueued]] = [await twin.each(twin.store.enqueue, batch) for twin in self.twins]
+        assert answers[0] == answers[1]
+
+    async def fire(self) -> None:
+        wanted = [(self.chance.choice(NAMES), self.options()) for _ in range(self.chance.randint(1, 5))]
+        numbers = [next(self.numbers[name]) for name, _ in wanted]
+        answers: list[list[FireRecord | None]] = []
+        for twin in self.twins:
+            rows = {name: await self.suite.row(twin.store, name) for name in NAMES}
+            fires = [
+                msgspec.structs.replace(
+                    fire, schedule=name, revision=rows[name].revision, nominal_us=nth(number), next_us=nth(number + 1)
+                )
+                for (name, fire), number in zip(wanted, numbers, strict=True)
+            ]
+            found = await twin.each(partial(twin.store.fire, term=None), fires)
+            answers.append([timeless(answer.record) for answer in found])
+        assert answers[0] == answers[1]
+
+    def options(self) -> Fire:
+        outcome = self.chance.choice((FireOutcome.FIRED, FireOutcome.FIRED, FireOutcome.FIRED, FireOutcome.MISSED))
+        instance = self.new("k", "l") if outcome is FireOutcome.FIRED else None
+        return Fire(
+            schedule="",
+            revision=0,
+            nominal_us=0,
+            outcome=outcome,
+            request=self.suite.make.request() if instance is None else instance.id,
+            instance=instance,
+            overlap=self.chance.choice((*Overlap, Overlap.REPLACE)),
+        )
+
+    async def claim(self) -> None:
+        limit = self.chance.randint(1, 4)
+        for twin in self.twins:
+            twin.held |= {claim.id: claim for claim in await twin.peer.take(limit)}
+        assert list(self.twins[0].held) == list(self.twins[1].held)
+
+    async def end(self) -> None:
+        """In the order of their ids: what is retried then falls due in this order, whether at once or not."""
+        ids = sorted(id for id in self.twins[0].held if self.chance.random() < 0.7)
+        actions = {id: self.chance.choice(ACTIONS) for id in ids}
+        answers: list[list[Ack]] = []
+        for twin in self.twins:
+            outcomes = [Outcome(id=id, fence=twin.held.pop(id).fence, action=actions[id]) for id in ids]
+            answers.append(await twin.each(twin.commit, outcomes))
+        assert answers[0] == answers[1]
+
+    async def cancel(self) -> None:
+        ids = self.chance.sample(self.made, min(len(self.made), 3))
+        answers = [await twin.each(twin.cancel, ids) for twin in self.twins]
+        assert answers[0] == answers[1]
+
+    async def restart(self) -> None:
+        for twin in self.twins:
+            await twin.store.leave(twin.peer.incarnation)
+            twin.peer = await self.suite.join(twin.store)
+            twin.held.clear()
+
+    async def wait(self) -> None:
+        """A peer that waits hears of the next instance, and gets it."""
+        for twin in self.twins:
+            while claims := await twin.peer.take():
+                twin.held |= {claim.id: claim for claim in claims}
+        await self.twins[-1].store.expire(100)
+        new = self.new()
+        for twin in self.twins:
+            await twin.store.enqueue([new])
+            assert await self.suite.hinted(twin.peer, "work")
+            claim = await twin.peer.take_one()
+            assert claim.id == new.id
+            twin.held[new.id] = claim
+
+    async def compare(self) -> None:
+        """All that can be seen, but for times and for names that each namespace gives."""
+        seen: list[object] = []
+        for twin in self.twins:
+            store, suite = twin.store, self.suite
+            records = await store.get(self.made) if self.made else []
+            seen.append(
+                [
+                    [record and outline(record) for record in records],
+                    [[timeless(one) for one in await suite.ledger(store, name)] for name in NAMES],
+                    [await suite.held(store, name) for name in NAMES],
+                    await suite.counts(store),
+                    await store.due(),
+                ]
+            )
+        assert seen[0] == seen[1]
+
+
+def timeless(record: FireRecord | None) -> FireRecord | None:
+    """A record without the time at which it was made."""
+    return record and msgspec.structs.replace(record, at_us=0)
+
+
+def outline(record: Record) -> list[object]:
+    """What a record shows, but for times and fences."""
+    return [record.id, record.attempts, record.slot, [(entry.state, entry.note) for entry in record.history]]
