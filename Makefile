@@ -12,6 +12,9 @@ LOCK := --upgrade --universal --python-version 3.13 --generate-hashes --no-emit-
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# tests start hundreds of processes, each of which would compile every module anew where this is set
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test lint proto unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock manifests servers clean

@@ -39,7 +39,7 @@ UNHARMFUL = sorted({method.name for method in SERVICE.methods} - {"Drain", "Resi
 def test_random_values(seconds: float) -> None:
     chance = random.Random(20261125)  # the same for each run of the short one
     parts, until, count = corpus(), time.monotonic() + seconds, 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or count < 200:
         data = damaged(chance, chance.choice(parts)) if chance.random() < 0.7 else crossed(chance, parts)
         if len(data) > 1 << 20:
             continue
@@ -59,7 +59,6 @@ def test_random_values(seconds: float) -> None:
         redacted(data)
         if count % 50 == 0 and len(data) < 10_000:
             parts.append(data)
-    assert count > 200
 
 
 @pytest.mark.timeout(400)
@@ -69,7 +68,7 @@ async def test_random_requests(seconds: float) -> None:
     chance = random.Random(20261125)  # the same for each run of the short one
     parts, until, count = corpus(), time.monotonic() + seconds, 0
     async with served(WORK, ANY) as (_, server), raw_client(server.target) as client:
-        while time.monotonic() < until:
+        while time.monotonic() < until or count < 50:
             name = chance.choice(UNHARMFUL)
             data = message(chance, SERVICE.methods_by_name[name].input_type, parts).SerializeToString()
             if chance.random() < 0.3:
@@ -78,7 +77,6 @@ async def test_random_requests(seconds: float) -> None:
             assert code in REFUSALS, (name, data)
             count += 1
         assert await client.code("GetStats", pb.GetStatsRequest()) is Code.OK
-    assert count > 50
 
 
 async def test_no_hostile_argument_holds_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
