@@ -12,11 +12,12 @@ from support.jobctl import serving
 from support.jobd import Jobd
 from support.lua_site import MakeSite, Site
 from support.servers import ServerProcess, StartServer
+from support.waiting import PATIENCE
 
 
-@pytest.fixture(params=["redis", "valkey"])
+@pytest.fixture(params=["redis"])
 async def site(request: pytest.FixtureRequest, start_server: StartServer) -> AsyncIterator[MakeSite]:
-    """Start a server of each kind in turn, with settings."""
+    """Start a Redis with settings; and a Valkey, for tests that are `with_each_driver`."""
     async with AsyncExitStack() as cleanup:
 
         def start(*, appendonly: bool = False, maxmemory: str = "0", policy: str = "noeviction") -> Site:
@@ -27,14 +28,21 @@ async def site(request: pytest.FixtureRequest, start_server: StartServer) -> Asy
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may take its time to open, on a machine that is busy."""
+    for module in ("lua.store", "kv.etcd"):
+        monkeypatch.setattr(f"peerjob.store.{module}.OPEN_TIMEOUT", PATIENCE)
+
+
+@pytest.fixture
 def jobd(tmp_path: Path) -> Iterator[Jobd]:
     with closing(Jobd(tmp_path)) as daemons:
         yield daemons
 
 
-@pytest.fixture(scope="module", params=["redis", "etcd"])
+@pytest.fixture(scope="module", params=["redis"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a daemon with the jobs of `support.served_jobs` serves, on each store in turn."""
+    """Where a daemon with the jobs of `support.served_jobs` serves; on the store that the test asks for."""
     server: ServerProcess = request.getfixturevalue(f"{request.param}_server")
     with closing(Jobd(tmp_path_factory.mktemp("jobd"))) as jobd:
         child = serving(jobd, server.url, f"ctl-{uuid4().hex[:8]}")

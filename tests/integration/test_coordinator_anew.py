@@ -23,7 +23,7 @@ AHEAD = 10_000_000
 MANY = 40
 
 
-@pytest.fixture(params=["redis", "valkey", "etcd"])
+@pytest.fixture(params=["redis", "etcd"])
 def jobs_url(request: pytest.FixtureRequest) -> str:
     """A store with a coordinator apart from it."""
     url: str = request.getfixturevalue(f"{request.param}_url")

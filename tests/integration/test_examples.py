@@ -87,11 +87,15 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 @pytest.mark.parametrize(
-    ("example", "says"),
-    [("script", SCRIPT_SAYS), ("retries", RETRIES_SAY), ("recurring", RECURRING_SAYS)],
-    ids=["script", "retries", "recurring"],
+    ("example", "shared", "says"),
+    [
+        ("script", False, SCRIPT_SAYS),
+        ("script", True, SCRIPT_SAYS),
+        ("retries", False, RETRIES_SAY),
+        ("recurring", True, RECURRING_SAYS),
+    ],
+    ids=["script", "script on redis", "retries", "recurring on redis"],
 )
-@pytest.mark.parametrize("shared", [False, True], ids=["memory", "redis"])
 def test_a_script_runs(run: Run, request: pytest.FixtureRequest, example: str, says: str, shared: bool) -> None:
     store: str | None = request.getfixturevalue("own_redis") if shared else None
     child = run("python", f"examples/{example}.py", store=store)

@@ -13,7 +13,7 @@ from support.peers import check_histories, everything, peers
 from support.waiting import PATIENCE, until
 
 
-@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["valkey", "etcd"], indirect=True)
 async def test_nodes_killed_and_paused_at_any_moment_lose_and_double_nothing(
     store_url: str, namespace: str, tmp_path: Path
 ) -> None:

@@ -19,9 +19,9 @@ from support.peers import READY, TTL, Peers, peers
 from support.processes import ChildProcess
 from support.stalls import Stalls
 
-SETUPS = (("redis", None), ("valkey", None), ("etcd", None), ("redis", "etcd"))
+SETUPS = (("valkey", None), ("etcd", None), ("redis", "etcd"))
 """Stores, and coordinators where the store is not its own."""
-NODES = 5
+NODES = 4
 WAYS = ("kill", "kill", "pause", "kill")
 SPACING = 12
 """Seconds from one strike to the next; a node that was paused or started is long back by then."""

@@ -25,9 +25,9 @@ HOLDERS = {"again": 3, "parked": 0}
 async def test_the_slot_of_a_killed_run_passes_on(
     request: pytest.FixtureRequest, namespace: str, tmp_path: Path
 ) -> None:
-    """On every store at the same time, since most of it is waiting for leases to end."""
+    """On each engine at the same time, since most of it is waiting for leases to end."""
     async with asyncio.TaskGroup() as running:
-        for store in ("redis", "valkey", "etcd"):
+        for store in ("redis", "etcd"):
             (tmp_path / store).mkdir()
             url: str = request.getfixturevalue(f"{store}_url")
             running.create_task(pass_on(url, namespace, tmp_path / store), name=store)

@@ -20,7 +20,7 @@ def taken_back(instance: Instance[Any]) -> bool:
     return any(entry.state == State.SCHEDULED and "lost" in entry.note for entry in instance.record.history)
 
 
-@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
 async def test_sigkill_in_the_middle_of_200_running_jobs(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         victim = group.start(name="victim", workers=200)
@@ -77,7 +77,7 @@ async def test_a_poison_job_is_parked_and_its_neighbours_complete(
         assert max(one.crashes for one in neighbours) <= 2 + lapses
 
 
-@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["valkey", "etcd"], indirect=True)
 async def test_sigterm_hands_back_at_once_and_counts_nothing(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         leaver = group.start(name="leaver", workers=20)
@@ -121,7 +121,7 @@ async def test_a_job_that_ends_its_process_from_a_thread_is_parked(
         assert bad.error is not None or any("poison" in entry.note for entry in bad.record.history)
 
 
-@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
 async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         journal, gate = tmp_path / "journal", tmp_path / "opened"
@@ -148,7 +148,7 @@ async def test_two_nodes_of_one_name_do_not_confuse_each_other(store_url: str, n
         assert other.running
 
 
-@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["valkey", "etcd"], indirect=True)
 async def test_sigterm_ends_a_node_whose_thread_ignores_it(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         stuck = group.start(name="stuck", workers=2)

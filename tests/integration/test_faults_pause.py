@@ -10,7 +10,7 @@ from support.peers import check_histories, everything, peers
 from support.waiting import PATIENCE
 
 
-@pytest.mark.parametrize("store_url", ["redis", "valkey", "etcd"], indirect=True)
+@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
 async def test_stale_writes_of_a_paused_node_are_refused(store_url: str, namespace: str, tmp_path: Path) -> None:
     async with peers(store_url, namespace, tmp_path) as group:
         paused = group.start(name="paused", workers=2)

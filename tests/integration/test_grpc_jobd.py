@@ -3,6 +3,7 @@
 import asyncio
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +24,7 @@ async def over(client: RawClient, *arguments: str) -> str:
     return str(made.instance.uuid)
 
 
+@pytest.mark.parametrize("target", ["redis", "etcd"], indirect=True)
 async def test_every_rpc_is_answered_by_a_daemon(target: str) -> None:
     async with raw_client(target) as client:
         done = await over(client, "2", "0")

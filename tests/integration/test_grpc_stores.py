@@ -1,4 +1,4 @@
-"""The gRPC service of nodes on every store: one client, two nodes, one of which goes away."""
+"""The gRPC service of nodes on each engine: one client, two nodes, one of which goes away."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,6 +22,7 @@ def total(values: list[Decimal], factor: int = 1) -> Decimal:
     return sum(values, Decimal(0)) * factor
 
 
+pytestmark = pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
 TOTAL, FAIL = Job("total", total), fail.with_options(max_retries=1)
 JOBS = (TOTAL, slow, FAIL)
 

@@ -1,4 +1,4 @@
-"""Each verb of jobctl, against a daemon on Redis and one on etcd."""
+"""Each verb of jobctl, against a daemon; what the daemon does on each engine is in the test of its RPCs."""
 
 import contextlib
 import fcntl

@@ -138,6 +138,7 @@ async def test_another_layout_is_refused_by_name(place: Place, store: Store, lay
         await place.open()
 
 
+@pytest.mark.parametrize("place", ["redis", "etcd"], indirect=True)
 async def test_a_node_of_an_older_release_drains_and_says_so_once(
     place: Place, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,6 +177,7 @@ async def test_a_node_of_an_older_release_drains_and_says_so_once(
     assert record.attempts == 1
 
 
+@pytest.mark.parametrize("place", ["redis", "etcd"], indirect=True)
 async def test_jobd_names_both_layouts_and_clears_the_namespace(place: Place, store: Store, jobd: Jobd) -> None:
     await store.enqueue(place.make.instances(3))
     await place.set_layout(LAYOUT - 1)

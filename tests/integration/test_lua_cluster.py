@@ -27,13 +27,39 @@ from peerjob.testing.store_conformance.queue import QueueRules
 from peerjob.testing.store_conformance.reading import ReadingRules
 from peerjob.testing.store_conformance.retention import RetentionRules
 from peerjob.testing.store_conformance.schedules import ScheduleRules
+from peerjob.testing.store_conformance.suite import StoreSuite
 from peerjob.testing.store_conformance.timetable import ScheduleSuite
 from support.servers import MissingServerError, Server, ServerCluster, ServerKind
 
 KINDS: list[ServerKind] = ["redis", "valkey"]
 
 
-class TestCluster(
+def on_cluster(kind: ServerKind) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("server_cluster", [kind], indirect=True)
+
+
+@pytest.mark.usefixtures("patient")
+class OnCluster(StoreSuite):
+    """Stores in a cluster."""
+
+    url = ""
+
+    @pytest.fixture(autouse=True)
+    def server(self, server_cluster: ServerCluster) -> None:
+        self.url = server_cluster.url
+
+    def make_store(self, namespace: str, limits: StoreLimits) -> Store:
+        return lua_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
+
+
+@on_cluster("redis")
+class TestRedisCluster(OnCluster, QueueRules, HintRules, LivenessRules, ElectionRules):
+    """Rules that use each way in which redis-py calls a cluster."""
+
+
+@on_cluster("valkey")
+class TestValkeyCluster(
+    OnCluster,
     QueueRules,
     LivenessRules,
     CancelRules,
@@ -49,15 +75,6 @@ class TestCluster(
     ElectionRules,
 ):
     """The rules that between them run every script."""
-
-    url = ""
-
-    @pytest.fixture(autouse=True)
-    def server(self, server_cluster: ServerCluster) -> None:
-        self.url = server_cluster.url
-
-    def make_store(self, namespace: str, limits: StoreLimits) -> Store:
-        return lua_store(self.url, namespace=namespace, clock=SystemClock(), limits=limits)
 
 
 @pytest.fixture(params=KINDS)

@@ -18,13 +18,14 @@ from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.keys import prefix, wake_list
 from peerjob.store.lua.script import load_scripts
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
-from support.lua_site import MakeSite
+from support.lua_site import MakeSite, with_each_driver
 from support.records import told
 from support.waiting import IN_TIME, PATIENCE
 
 # -- a server that goes away
 
 
+@with_each_driver
 async def test_calls_wait_for_a_server_that_restarts(site: MakeSite) -> None:
     here = site(appendonly=True)
     store = await here.open()
@@ -58,6 +59,7 @@ async def test_calls_wait_for_a_server_that_restarts(site: MakeSite) -> None:
     assert (await store.health()).counts["work"] == {State.PROCESSING: 5, State.COMPLETED: 28, State.CANCELLED: 1}
 
 
+@with_each_driver
 async def test_a_server_that_stays_away_is_reported(site: MakeSite) -> None:
     here = site()
     store = await here.open(retry_for=0.3)
@@ -72,6 +74,7 @@ async def test_a_server_that_stays_away_is_reported(site: MakeSite) -> None:
         await peer.renew()
 
 
+@with_each_driver
 async def test_opening_fails_in_time(site: MakeSite) -> None:
     here = site()
     here.server.kill()
@@ -89,6 +92,7 @@ async def test_opening_fails_in_time(site: MakeSite) -> None:
     here.server.resume()
 
 
+@with_each_driver
 async def test_a_lease_that_cannot_be_renewed_says_so_in_time(site: MakeSite) -> None:
     here = site()
     store = await here.open()
@@ -102,6 +106,7 @@ async def test_a_lease_that_cannot_be_renewed_says_so_in_time(site: MakeSite) ->
     assert not (await peer.renew()).dead
 
 
+@with_each_driver
 async def test_forgotten_scripts_are_loaded_again(site: MakeSite) -> None:
     here = site()
     store = await here.open(retry_for=0)
@@ -135,6 +140,7 @@ async def test_after_an_outage_the_living_have_time_to_come_back(site: MakeSite)
 # -- a full server
 
 
+@with_each_driver
 async def test_a_full_server_takes_no_more_but_finishes_all(site: MakeSite) -> None:
     here = site(maxmemory="6mb")
     store = await here.open(retry_for=0)
@@ -244,6 +250,7 @@ async def test_a_foreign_key_fails_a_call_before_it_writes(site: MakeSite) -> No
 # -- lost answers
 
 
+@with_each_driver
 async def test_lost_answers_lose_and_repeat_nothing(site: MakeSite) -> None:
     here = site()
     proxy, url = await here.behind_proxy()
@@ -271,6 +278,7 @@ async def test_lost_answers_lose_and_repeat_nothing(site: MakeSite) -> None:
     assert await store.cancel([batch[5].id], request=here.make.request()) == [State.SCHEDULED]
 
 
+@with_each_driver
 async def test_a_driver_sends_nothing_twice(site: MakeSite) -> None:
     here = site()
     proxy, url = await here.behind_proxy()
@@ -288,6 +296,7 @@ async def test_a_driver_sends_nothing_twice(site: MakeSite) -> None:
 # -- what a server promises, what it keeps
 
 
+@with_each_driver
 async def test_promises_follow_the_server(site: MakeSite) -> None:
     here = site(policy="allkeys-lru")
 
@@ -306,6 +315,7 @@ async def test_promises_follow_the_server(site: MakeSite) -> None:
     assert (await promised()).durability == "fsync"
 
 
+@with_each_driver
 async def test_a_user_with_few_rights_is_enough(site: MakeSite) -> None:
     here = site()
     rights = ("~{peerjob:*", "-@all", "+@read", "+@write", "+@connection", "+@blocking", "+@scripting", "+time")
@@ -321,6 +331,7 @@ async def test_a_user_with_few_rights_is_enough(site: MakeSite) -> None:
     assert await store.next_hints(peer.incarnation, 0.01) == []
 
 
+@with_each_driver
 async def test_a_newer_layout_is_refused(site: MakeSite) -> None:
     here = site()
     await here.open()

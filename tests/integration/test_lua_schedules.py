@@ -13,7 +13,7 @@ from peerjob.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from peerjob.testing.store_conformance.timetable import ScheduleSuite, nth
-from support.lua_site import MakeSite, Site, first_layout_record
+from support.lua_site import MakeSite, Site, first_layout_record, with_each_driver
 from support.records import told
 from support.shifted import ShiftedClock
 from support.waiting import PATIENCE
@@ -249,6 +249,7 @@ async def test_what_was_backfilled_ahead_is_not_fired_again(site: MakeSite) -> N
     await rules.fired(store, 1)
 
 
+@with_each_driver
 async def test_lost_answers_fire_nothing_twice(site: MakeSite) -> None:
     here = site()
     proxy, url = await here.behind_proxy()

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import httpx
+import pytest
 
 from peerjob import INJECTED, Instance, Job, MetricsServer, Node, Query, serve_metrics
 from support.effort import cpu_seconds
@@ -18,6 +19,7 @@ async def sleep(seconds: float) -> None:
 
 
 SLEEP = Job("sleep", sleep)
+pytestmark = pytest.mark.parametrize("durable_server", ["redis", "etcd"], indirect=True)
 
 
 async def scraped(server: MetricsServer) -> Samples:

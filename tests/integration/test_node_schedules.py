@@ -1,4 +1,4 @@
-"""Schedules on real servers: what was promised on virtual time, with the store's own lease and with etcd's."""
+"""Schedules on real servers: what was promised on virtual time."""
 
 import asyncio
 from collections import Counter
@@ -24,14 +24,10 @@ async def nothing() -> None:
 TICK = Job("tick", nothing, cron="* * * * * *", overlap="allow")
 
 
-@pytest.fixture(params=["redis", "valkey", "etcd", "redis and etcd"])
+@pytest.fixture(params=["redis", "etcd"])
 def site(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Where nodes keep their work, and who elects their leader."""
-    store, *coordinator = request.param.split(" and ")
-    return {
-        "store": request.getfixturevalue(f"{store}_url"),
-        "coordinator": request.getfixturevalue(f"{coordinator[0]}_url") if coordinator else None,
-    }
+    """Where nodes keep their work, and elect their leader."""
+    return {"store": request.getfixturevalue(f"{request.param}_url")}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Nodes on real servers: what was promised on virtual time, with Redis, Valkey and their clusters in its place."""
+"""Nodes on real servers: what was promised on virtual time, with Valkey and with clusters in its place."""
 
 import asyncio
 import statistics
@@ -39,7 +39,7 @@ async def sleep(seconds: float) -> float:
 SLEEP = Job("sleep", sleep)
 
 
-@pytest.fixture(params=["redis", "valkey"])
+@pytest.fixture(params=["valkey"])
 def server(request: pytest.FixtureRequest) -> Server:
     found: Server = request.getfixturevalue(f"{request.param}_server")
     return found

@@ -1,4 +1,4 @@
-"""An instance that has to make room for a later fire is told of as any other that is cancelled, on every store."""
+"""An instance that has to make room for a later fire is told of as any other that is cancelled, on each engine."""
 
 import asyncio
 from collections import defaultdict
@@ -14,6 +14,7 @@ async def sleep() -> None:
     await asyncio.sleep(60)
 
 
+@pytest.mark.parametrize("store_url", ["redis", "etcd"], indirect=True)
 @pytest.mark.parametrize("by", ["fire", "trigger"])
 async def test_processors_hear_once_that_an_instance_was_replaced(store_url: str, namespace: str, by: str) -> None:
     loop = asyncio.get_running_loop()

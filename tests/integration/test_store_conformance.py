@@ -11,8 +11,9 @@ from peerjob.store.base import Store
 from peerjob.store.url import open_store
 from peerjob.testing.store_conformance import StoreConformance
 from peerjob.testing.store_conformance.election import ElectionRules
-from peerjob.testing.store_conformance.firing import FiringRules
+from peerjob.testing.store_conformance.hints import HintRules
 from peerjob.testing.store_conformance.idempotency import IdempotencyRules
+from peerjob.testing.store_conformance.liveness import LivenessRules
 from peerjob.testing.store_conformance.ownership import OwnershipRules
 from peerjob.testing.store_conformance.suite import StoreSuite
 from support.etcd import EtcdCluster
@@ -33,6 +34,7 @@ def replicated_server() -> Iterator[Server]:
         yield primary
 
 
+@pytest.mark.usefixtures("patient")
 class OnUrl(StoreSuite):
     """Stores that a URL names."""
 
@@ -49,8 +51,8 @@ class Conformance(OnUrl, StoreConformance):
     """The suite over the store that a URL names."""
 
 
-class TestMemory(Conformance):
-    """The memory store on the machine's own clock."""
+class TestMemory(OnUrl, HintRules, LivenessRules):
+    """The memory store on the machine's own clock, held to what waits; the unit tests hold it to everything."""
 
     @pytest.fixture(autouse=True)
     def _url(self) -> None:
@@ -83,7 +85,7 @@ class TestEtcd(Conformance):
         self.url = etcd_url
 
 
-class TestEtcdCluster(OnUrl, OwnershipRules, IdempotencyRules, FiringRules, ElectionRules):
+class TestEtcdCluster(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
     """An etcd of three members, held to what more than one may break first."""
 
     short_ttl = 2.0

@@ -10,6 +10,7 @@ from support.builds import newer_store
 from support.two_builds import TwoBuilds
 
 
+@pytest.mark.usefixtures("patient")
 class OnServer(TwoBuilds):
     """Two releases on the server that a URL names."""
 

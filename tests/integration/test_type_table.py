@@ -1,10 +1,13 @@
-"""What is returned is what is got on every store, and through a client to a node on it."""
+"""What is returned is what is got on each engine, and through a client to a node on it."""
+
+import pytest
 
 from peerjob import Client, Node, Server
 from support.trips import wrong_on_the_way, wrongly_taken
 from support.typed_values import JOBS
 
 
+@pytest.mark.parametrize("store_url", ["memory", "redis", "etcd"], indirect=True)
 async def test_the_type_table(store_url: str, namespace: str) -> None:
     async with Node(store_url, jobs=JOBS, namespace=namespace) as node, Server(node, "127.0.0.1:0") as server:
         assert await wrong_on_the_way(node) == []

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+import pytest
+
 from peerjob.clock import Clock, SystemClock
 from peerjob.record import StoreLimits
 from peerjob.store.lua.keys import prefix
@@ -83,6 +85,9 @@ class Site:
 
 
 MakeSite = Callable[..., Site]
+
+with_each_driver = pytest.mark.parametrize("site", ["redis", "valkey"], indirect=True)
+"""For what a client may get wrong: scripts are the same on Redis and on Valkey, as the conformance suite shows."""
 
 
 class CuttingProxy:
