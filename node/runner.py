@@ -294,6 +294,8 @@ def record_of(claim: Claim, node: str, incarnation: str) -> Record:
         fence=claim.fence,
         owner=incarnation,
         history=history,
+        key=claim.key,
+        tags=claim.tags,
     )
 
 

@@ -120,6 +120,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     losses: int
     at_us: int
     """When it was claimed, by the clock that decides due-ness."""
+    key: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def suspect(self) -> bool:

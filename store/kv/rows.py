@@ -352,4 +352,6 @@ def to_claim(id: str, row: Row, spec: bytes) -> Claim:
         crashes=row.crashes,
         losses=row.losses,
         at_us=row.history[-1].at_us,
+        key=row.key,
+        tags=row.tags,
     )

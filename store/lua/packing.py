@@ -104,26 +104,27 @@ def claimed(reply: Reply) -> Claimed:
     if reply[0] == b"dead":
         return Claimed(dead=True)
     now: int = reply[1]
-    fields = iter(reply[4:])
-    return Claimed(
-        claims=tuple(
-            Claim(
-                id=name.decode(),
-                kind=kind.decode(),
-                fence=fence,
-                spec=spec,
-                priority=priority,
-                due_us=due,
-                attempts=attempts,
-                crashes=crashes,
-                losses=losses,
-                at_us=now,
-            )
-            for name, spec, kind, fence, priority, due, attempts, crashes, losses in zip(*[fields] * 9, strict=True)
-        ),
-        now_us=now,
-        next_due_us=reply[2] or None,
-    )
+    fields = iter(reply[5:])
+    claims: list[Claim] = [
+        Claim(
+            id=name.decode(),
+            kind=kind.decode(),
+            fence=fence,
+            spec=spec,
+            priority=priority,
+            due_us=due,
+            attempts=attempts,
+            crashes=crashes,
+            losses=losses,
+            at_us=now,
+        )
+        for name, spec, kind, fence, priority, due, attempts, crashes, losses in zip(*[fields] * 9, strict=True)
+    ]
+    labels = iter(reply[4])
+    for number, key, tags in zip(labels, labels, labels, strict=True):
+        place: int = number - 1
+        claims[place] = msgspec.structs.replace(claims[place], key=key[1:].decode() if key else None, tags=_tags(tags))
+    return Claimed(claims=tuple(claims), now_us=now, next_due_us=reply[2] or None)
 
 
 def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
@@ -226,7 +227,7 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         error=error if flags & _HAS_ERROR else None,
         progress=progress if flags & _HAS_PROGRESS else None,
         key=key.decode() if flags & _HAS_KEY else None,
-        tags=tuple(tag.decode() for tag in _all_texts(tags)),
+        tags=_tags(tags),
         slot=slot.decode(),
     )
 
@@ -261,10 +262,10 @@ def _texts(raw: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     return texts, position
 
 
-def _all_texts(raw: bytes) -> list[bytes]:
-    texts: list[bytes] = []
+def _tags(raw: bytes) -> tuple[str, ...]:
+    tags: list[str] = []
     position = 0
     while position < len(raw):
-        (text,), position = _texts(raw, position, 1)
-        texts.append(text)
-    return texts
+        (tag,), position = _texts(raw, position, 1)
+        tags.append(tag.decode())
+    return tuple(tags)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peerjob import INJECTED, Instance, Job, JobFailed, JobTimedOut, Level, Recovered, State, SystemClock
+from peerjob import INJECTED, Context, Instance, Job, JobFailed, JobTimedOut, Level, Recovered, State, SystemClock
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url, states_of
 from support.waiting import until
@@ -29,6 +29,25 @@ async def test_on_complete_is_told_the_result_after_it_is_stored(clock: VirtualC
         await drain(node)
         await clock.settle()
         assert seen == [(42, State.COMPLETED, 42)]
+
+
+async def test_body_and_processors_see_the_tags_and_the_key(clock: VirtualClock) -> None:
+    seen: list[Any] = []
+
+    async def body(context: Context = INJECTED) -> None:
+        assert context.instance is not None
+        seen.append((context.instance.tags, context.instance.key))
+        raise ValueError
+
+    def note(instance: Instance[Any], _: object) -> None:
+        seen.append((instance.tags, instance.key))
+
+    job = Job("work", body, tags=["a", "b"], key="k", on_terminate=note, on_state_change=note)
+    async with running_node(job, clock=clock) as node:
+        await clock.run((await node.schedule("work")).wait())
+        await drain(node)
+        await clock.settle()
+    assert seen == [(("a", "b"), "k")] * 6
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "partial", "coroutine of a lambda"])

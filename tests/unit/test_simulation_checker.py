@@ -303,6 +303,8 @@ ILLEGAL: dict[str, tuple[str, Callable[[], Evidence]]] = {
     "arguments of another instance": ("ISOLATED", lambda: evidence(None, a_run(token=f"t-{OTHER}"))),
     "tags of another instance": ("ISOLATED", lambda: evidence(a_record(tags=("red",)))),
     "the key of another instance": ("ISOLATED", lambda: evidence(a_record(key="other"))),
+    "a body that sees other tags": ("ISOLATED", lambda: evidence(None, a_run(tags=("red",)))),
+    "a body that sees another key": ("ISOLATED", lambda: evidence(None, a_run(key="other"))),
     "a line of another instance": ("ISOLATED", lambda: evidence(logs={ID: [LogLine(1, 1, f"body t-{OTHER} says")]})),
     "the progress of another instance": (
         "ISOLATED",

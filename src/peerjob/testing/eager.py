@@ -316,7 +316,7 @@ class _Attempts:
         record = ended_record(record_of(claim, NAME, NAME), outcome, state, NAME, self._clock.time_us())
         return Instance(
             self._manager,
-            structs.replace(record, progress=self._progress, tags=self._new.tags, key=self._new.key),
+            structs.replace(record, progress=self._progress),
             job=self._job,
         )
 
@@ -336,6 +336,8 @@ def _claim(new: NewInstance, job: Job[..., Any, Any], number: int, nominal_us: i
         crashes=0,
         losses=0,
         at_us=at_us,
+        key=new.key,
+        tags=new.tags,
     )
 
 

@@ -5,7 +5,8 @@
 -- ARGV     incarnation, verb, request, limit, "1" if a suspect may be taken, "1" to register as idle, set of kinds,
 --          most instances of each kind, then pairs: a kind that differs, most instances of it (of a small set: each kind)
 -- Reply    {"dead"}, {"set"}: the incarnation did not register this set, or {"ok", now, next due time or 0, what was set
---          aside, then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}
+--          aside, keys and tags, then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}
+--          Keys and tags, per claim that has any: its number, "" or "k" and its key, its tags
 local inc, verb, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local want_suspect, want_idle = ARGV[5] == '1', ARGV[6] == '1'
 local owned = owned_key(inc)
@@ -18,13 +19,18 @@ elseif registered ~= set_name then
   return {'set'}
 end
 
-local reply, filled = {'ok', now, 0, {}}, 4
+local labels = {}
+local reply, filled = {'ok', now, 0, {}, labels}, 5
 
 local function give(id, r, spec)
   reply[filled + 1], reply[filled + 2], reply[filled + 3], reply[filled + 4] = id, spec, r.kind, r.fence
   reply[filled + 5], reply[filled + 6], reply[filled + 7] = r.priority, r.due, r.attempts
   reply[filled + 8], reply[filled + 9] = r.crashes, r.losses
   filled = filled + 9
+  if r.key or r.tags ~= '' then
+    local size = #labels
+    labels[size + 1], labels[size + 2], labels[size + 3] = (filled - 5) / 9, r.key and 'k' .. r.key or '', r.tags
+  end
 end
 
 local function read(ids)

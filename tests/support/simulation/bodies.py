@@ -57,8 +57,9 @@ class Bodies:
 
     async def body(self, token: str, plan: list[str], padding: str = "", context: Context = INJECTED) -> Any:
         """The body of every job: does what its plan says for this run, and writes down when it began and ended."""
-        worker = context.worker
+        worker, instance = context.worker, context.instance
         assert worker is not None
+        assert instance is not None
         step = plan[min(self._begun[context.id], len(plan) - 1)]
         self._begun[context.id] += 1
         run = Run(
@@ -69,6 +70,8 @@ class Bodies:
             attempt=context.attempt,
             begin_us=self._now_us(),
             token=token,
+            tags=instance.tags,
+            key=instance.key,
             found=VARIABLE.get(),
             stubborn=step.startswith("ignore"),
         )

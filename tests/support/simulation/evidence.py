@@ -32,6 +32,9 @@ class Run:
     """Whether the body ignores cancellation."""
     token: str = ""
     """The argument that the body was called with; each instance has one of its own."""
+    tags: tuple[str, ...] = ()
+    key: str | None = None
+    """Tags and key of the instance that the body sees."""
     found: str = ""
     """The value of a context variable when the body began; each body sets it, none expects a value."""
     result: object = None

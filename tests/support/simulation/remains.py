@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from peerjob.spec import decode_progress, decode_spec
 
-from .evidence import Evidence, Violation
+from .evidence import Evidence, Run, Violation
 
 MAX_LINES = 1_000
 SPOKEN = "body "
@@ -31,22 +31,11 @@ def isolated(evidence: Evidence) -> Iterator[Violation]:
     """ISOLATED: nothing of one job is seen by another job.
 
     * A body finds its context variable unset, and is called with the arguments that its instance was scheduled with.
-    * An instance has the tags and the key that it was scheduled with.
+    * An instance has the tags and the key that it was scheduled with, and its body sees the same.
     * Log lines and progress of an instance are its own, and the result that a body returns is stored with its instance.
     """
     for run in evidence.runs:
-        if run.found:
-            yield Violation("ISOLATED", run.id, f"its body found the context variable of {run.found}")
-        record = evidence.records.get(run.id)
-        if record is not None and (given := decode_spec(record.spec).arguments()[0][:1]) != (run.token,):
-            yield Violation("ISOLATED", run.id, f"its body was called with {run.token!r} instead of {given!r}")
-        order = evidence.orders.get(run.id)
-        if order is None:
-            continue
-        if run.token != order.token:
-            yield Violation("ISOLATED", run.id, f"its body was called with {run.token!r} instead of {order.token!r}")
-        if record is not None and (record.tags, record.key) != (order.tags, order.key):
-            text = f"it has the tags {record.tags} and the key {record.key!r} instead of {order.tags}, {order.key!r}"
+        for text in _of_others(evidence, run):
             yield Violation("ISOLATED", run.id, text)
     tokens = {run.id: run.token for run in evidence.runs}
     for id, lines in evidence.logs.items():
@@ -57,3 +46,20 @@ def isolated(evidence: Evidence) -> Iterator[Violation]:
         text = "" if record.progress is None else decode_progress(record.progress).message
         if text.startswith(SPOKEN) and text.split()[1] != tokens.get(id):
             yield Violation("ISOLATED", id, f"it has the progress {text!r}")
+
+
+def _of_others(evidence: Evidence, run: Run) -> Iterator[str]:
+    """What a body found or was given that belongs to another instance."""
+    record, order = evidence.records.get(run.id), evidence.orders.get(run.id)
+    if run.found:
+        yield f"its body found the context variable of {run.found}"
+    if record is not None:
+        if (given := decode_spec(record.spec).arguments()[0][:1]) != (run.token,):
+            yield f"its body was called with {run.token!r} instead of {given!r}"
+        if (run.tags, run.key) != (record.tags, record.key):
+            yield f"its body saw {run.tags} and {run.key!r}, its record has {record.tags} and {record.key!r}"
+    if order is not None:
+        if run.token != order.token:
+            yield f"its body was called with {run.token!r} instead of {order.token!r}"
+        if record is not None and (record.tags, record.key) != (order.tags, order.key):
+            yield f"it has the tags {record.tags} and the key {record.key!r} instead of {order.tags}, {order.key!r}"

@@ -228,6 +228,8 @@ class Holder:
             node=self._peer.incarnation,
             fence=claim.fence,
             attempt=claim.attempts,
+            tags=claim.tags,
+            key=claim.key,
             begin_us=self._storm.clock.time_us(),
             token=decode_spec(claim.spec).arguments()[0][0],
         )

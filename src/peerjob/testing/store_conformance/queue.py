@@ -42,6 +42,21 @@ class QueueRules(StoreSuite):
         assert states(record) == [State.CREATED, State.SCHEDULED, State.PROCESSING]
         assert (record.history[-1].node, record.history[-1].at_us) == ("worker", claim.at_us)
 
+    async def test_a_claim_knows_the_key_and_the_tags(self, store: Store) -> None:
+        batch = [
+            self.make.instance(),
+            self.make.instance(key="k", tags=("a", "b:ü")),
+            self.make.instance(tags=("a",)),
+            self.make.instance(key=""),
+        ]
+        await store.enqueue(batch)
+        peer = await self.join(store)
+        first, again = await peer.claim(request="the same"), await peer.claim(request="the same")
+        assert again.claims == first.claims
+        assert {claim.id: (claim.key, sorted(claim.tags)) for claim in first.claims} == {
+            new.id: (new.key, sorted(new.tags)) for new in batch
+        }
+
     async def test_a_claimed_instance_is_not_claimed_again(self, store: Store) -> None:
         await store.enqueue(self.make.instances(2))
         one, other = await self.join(store, "one"), await self.join(store, "other")
