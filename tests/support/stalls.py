@@ -1,6 +1,5 @@
 """How long the machine ran nobody: what came too late is a fault of ours only as far as it is more than that."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ SHORT = 0.03
 """Seconds by which a machine that runs us is late now and then."""
 TOLD = 0.1
 """Seconds from which on a process tells of its own stalls."""
+_TOLD_AS = "stood still from and to:"
 
 
 class Stalls:
@@ -91,10 +91,10 @@ def lost(spans: Iterable[Span], first_us: int, last_us: int) -> float:
 
 def tell(span: Span) -> None:
     """Print a stall, for `told_in`."""
-    print(f"stood still from {span[0]} to {span[1]}", flush=True)
+    print(f"{_TOLD_AS} {span[0]} {span[1]}", flush=True)
 
 
 def told_in(lines: Iterable[str]) -> Sequence[Span]:
     """The stalls that a process told of."""
-    found = (re.fullmatch(r"stood still from (\d+) to (\d+)", line) for line in lines)
-    return [(int(match[1]), int(match[2])) for match in found if match]
+    told = (line.removeprefix(_TOLD_AS).split() for line in lines if line.startswith(_TOLD_AS))
+    return [(int(begin_us), int(end_us)) for begin_us, end_us in told]
