@@ -3,8 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# parallel test processes; each starts servers of its own, and mostly waits for them
+# parallel test processes; those of the integration tests start servers of their own, and mostly wait for them
 WORKERS ?= 3
+INTEGRATION_WORKERS ?= 4
 # programs that `make soak` runs
 SEEDS ?= 500
 LOCK := --upgrade --universal --python-version 3.13 --generate-hashes --no-emit-index-url --quiet \
@@ -44,7 +45,7 @@ unit-others: $(VENV)/.installed ## the unit tests on every other Python that is 
 	$(BIN)/python scripts/unit_on_other_pythons.py -n $(WORKERS) $(ARGS)
 
 integration: $(VENV)/.installed servers ## tests with real servers, processes and faults
-	$(BIN)/pytest tests/integration -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest tests/integration -n $(INTEGRATION_WORKERS) --dist worksteal $(ARGS)
 
 test-soak: $(VENV)/.installed servers ## the tests that run for minutes
 	$(BIN)/pytest -m soak $(ARGS)
