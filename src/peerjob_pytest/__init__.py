@@ -17,9 +17,10 @@ that uses a fixture.
 from __future__ import annotations
 
 import inspect
+import signal
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
-from datetime import datetime
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,6 +68,29 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
+    """Let the timeout of pytest-timeout end a test on virtual time, whichever code of a node it interrupts.
+
+    It raises an error from a signal handler. A test whose time flies is nearly always in the code of a node, and the
+    task that runs it keeps the error.
+    """
+    done = yield
+    handler = signal.getsignal(signal.SIGALRM)
+    if settings.method == "signal" and callable(handler):
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except BaseException as error:
+                if (loop := sys.modules.get("peerjob.testing.loop")) is not None:
+                    loop.raise_soon(error)
+                raise
+
+        signal.signal(signal.SIGALRM, interrupt)
+    return done
+
+
 # -- what a test suite overrides ---------------------------------------------------------------------------------------
 
 
@@ -92,15 +116,13 @@ def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
         if name in request.fixturenames:
             yield _clock_of(request.getfixturevalue(name))
             return
-    from peerjob.clock import aware_us
     from peerjob.testing import VirtualClock
+    from peerjob.testing.cluster.group import moment_of
 
     settings = request.getfixturevalue("_peerjob_settings")
     given = {name: settings[name] for name in ("start", "seed") if name in settings}
-    if isinstance(start := given.get("start"), str):
-        given["start"] = start = datetime.fromisoformat(start)
-    if start is not None:
-        aware_us("start", start)  # refuses one without a time zone
+    if "start" in given:
+        given["start"] = moment_of(given["start"])
     clock = VirtualClock(**given)
     request.node.stash[_SEEDED] = lambda: f"seed {settings.get('seed', 0)}"
     try:
@@ -170,7 +192,8 @@ def _clock_of(made: TestCluster | Node) -> VirtualClock:
 
 def _node_options(settings: dict[str, Any]) -> dict[str, Any]:
     """The options of a single node: without those of the clock, and of a cluster."""
-    return {name: value for name, value in settings.items() if name not in ("jobs", "start", "seed", "nodes", "jumps")}
+    others = ("jobs", "start", "seed", "nodes", "jumps", "latency")
+    return {name: value for name, value in settings.items() if name not in others}
 
 
 def _course(cluster: TestCluster) -> str:

@@ -139,11 +139,17 @@ async def test_by_position(peerjob_node): ...
 
 @pytest.mark.peerjob(start="2026-10-25T00:59")
 async def test_no_zone(peerjob_node): ...
+
+@pytest.mark.peerjob(start="on Sunday")
+def test_no_time(peerjob_manager): ...
+
+@pytest.mark.peerjob(latency="1ms")
+def test_sync(peerjob_manager): ...
 """
     )
     result = run(pytester, "-o", "asyncio_mode=auto", "--strict-markers")
-    result.assert_outcomes(passed=2, errors=2)
-    result.stdout.fnmatch_lines(["*mark.peerjob takes named options only*", "*text with an offset*"])
+    result.assert_outcomes(passed=3, errors=3)
+    result.stdout.fnmatch_lines(["*mark.peerjob takes named options only*", *["*start: *text with an offset*"] * 2])
 
 
 def test_a_failed_test_shows_the_seed_and_what_happened(pytester: pytest.Pytester) -> None:
@@ -175,6 +181,29 @@ async def test_that_passes(peerjob_cluster): ...
     assert "seed 24, the last events:" in shown, "the assertion of the cluster tells it"
     assert shown.count("- peerjob -") == 2
     assert "seed 26" not in shown
+
+
+def test_a_timeout_that_interrupts_a_body_ends_the_test(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+import asyncio, signal
+from peerjob import job
+from peerjob.testing import running_node
+
+@job(kind="busy", max_retries=9, backoff="1h")
+async def busy() -> None:
+    signal.raise_signal(signal.SIGALRM)  # as pytest-timeout's timer does
+
+async def test_it():
+    async with running_node(busy) as node:
+        await (await node.schedule(busy)).wait("1d")
+"""
+    )
+    # in a process of its own: a process has one timer
+    options = ["-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "-o", SCOPE, "--timeout=100"]
+    result = pytester.runpytest_subprocess(*options, "--timeout-method=signal")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Failed: Timeout (>100.0s) from pytest-timeout."])
 
 
 def test_it_costs_nothing_where_no_test_uses_it() -> None:

@@ -343,7 +343,7 @@ async def test_a_first_use_installs_it() -> None:
 
 
 async def test_a_loop_has_one_clock(clock: VirtualClock) -> None:
-    with pytest.raises(RuntimeError, match="another clock"):
+    with pytest.raises(RuntimeError, match="another VirtualClock drives"):
         VirtualClock().install()
 
 

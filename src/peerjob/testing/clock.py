@@ -30,9 +30,10 @@ class VirtualClock:
     """A Clock on virtual time, which the timers of the running event loop follow.
 
     Use it as a context manager, or call `install` and `uninstall`; a first use inside a running loop
-    installs it too. From then on sleeps and timeouts of that loop end only within `advance` or `run`, which
-    go from timer to timer, each at a whole microsecond, and let the loop come to rest at each. While a thread
-    or process works for the loop (`outside`, and whatever is given to the loop's executors), time stands still.
+    installs it too, unless it was uninstalled. From then on sleeps and timeouts of that loop end only within
+    `advance` or `run`, which go from timer to timer, each at a whole microsecond, and let the loop come to rest at
+    each. While a thread or process works for the loop (`outside`, and whatever is given to the loop's executors), time
+    stands still.
     Sockets work, but nobody waits for them: virtual time passes over an answer that is still under way.
 
     `start` is the wall-clock time to begin with. One seed gives one course of events.
@@ -45,6 +46,7 @@ class VirtualClock:
         self._random = random.Random(seed)
         self._elapsed = 0.0
         self._driven: DrivenLoop | None = None
+        self._uninstalled = False
         self._movers: list[_Mover] = []
         self._numbers = itertools.count()
         self._outside = 0
@@ -129,7 +131,12 @@ class VirtualClock:
 
         Raises TimeoutError, after cancelling it, when it is not done within `limit` of virtual time.
         """
-        mover = self._mover(limit, "limit")
+        try:
+            mover = self._mover(limit, "limit")
+        except BaseException:
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()
+            raise
         token = _running.set(mover)
         task = asyncio.ensure_future(awaitable)
         _running.reset(token)
@@ -157,10 +164,12 @@ class VirtualClock:
                 raise RuntimeError("this clock drives another event loop: use one clock per loop")
             self.uninstall()
         self._driven = DrivenLoop(self._elapsed, self._at_rest, enter=self._enter_outside, leave=self._leave_outside)
+        self._uninstalled = False
 
     def uninstall(self) -> None:
         """Put the loop back on real time; whoever waits for time to move is cancelled."""
         driven, self._driven = self._driven, None
+        self._uninstalled = True
         movers, self._movers = self._movers, []
         if driven is None:
             return
@@ -180,7 +189,8 @@ class VirtualClock:
     # -- inside
 
     def _install_where_a_loop_runs(self) -> None:
-        if self._driven is None:
+        # the test is done with it: a look at the time must not put the loop of other tests on virtual time
+        if self._driven is None and not self._uninstalled:
             try:
                 asyncio.get_running_loop()
             except RuntimeError:

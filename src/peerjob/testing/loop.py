@@ -41,7 +41,10 @@ class DrivenLoop:
     def __init__(
         self, now: float, at_rest: Callable[[], bool], enter: Callable[[], None], leave: Callable[[], None]
     ) -> None:
-        running = asyncio.get_running_loop()
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("virtual time needs a running asyncio event loop; trio cannot be driven") from None
         if not isinstance(running, asyncio.SelectorEventLoop):
             raise RuntimeError(
                 f"virtual time cannot drive {type(running).__module__}.{type(running).__qualname__}: "
@@ -49,7 +52,10 @@ class DrivenLoop:
             )
         self.loop = cast("_SelectorLoop", running)
         if isinstance(self.loop._selector, _IdleSelector):
-            raise RuntimeError("another clock drives this event loop")
+            raise RuntimeError(
+                "another VirtualClock drives this event loop: leave its block first, or pass it on as clock= "
+                "(that of a TestCluster is cluster.clock)"
+            )
         self.now = now
         self._numbers = itertools.count()
         self._enter, self._leave = enter, leave
@@ -135,6 +141,13 @@ class _OrderedTimer(_Timer):
         return super().__lt__(cast(_Timer, other))
 
 
+def raise_soon(error: BaseException) -> None:
+    """Raise an error out of the running loop at its next turn, if it is on virtual time."""
+    selector = getattr(asyncio._get_running_loop(), "_selector", None)
+    if isinstance(selector, _IdleSelector):
+        selector.error = error
+
+
 class _SelectorLoop(asyncio.SelectorEventLoop):
     """What of a loop is used here."""
 
@@ -149,8 +162,13 @@ class _IdleSelector(selectors.BaseSelector):
     def __init__(self, real: selectors.BaseSelector, at_rest: Callable[[], bool]) -> None:
         self.real = real
         self._at_rest = at_rest
+        self.error: BaseException | None = None
+        """To be raised at the next turn of the loop."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if (error := self.error) is not None:
+            self.error = None
+            raise error
         events = self.real.select(0)
         if events or (timeout is not None and timeout <= 0) or self._at_rest():
             return events

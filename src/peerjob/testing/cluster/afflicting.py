@@ -45,11 +45,13 @@ class Afflictions(Group):
         What was done to its machine stays: a wrong clock, and a partition, in which it cannot start.
         """
         member = self._member(node)
-        if member.lives:
-            raise NodeStateError(f"node {member.name!r} runs: kill or stop it first")
+        if member.lives or member.starts:
+            how = "runs: kill or stop it first" if member.lives else "starts already"
+            raise NodeStateError(f"node {member.name!r} {how}")
         self._note(f"restart {member.name}")
-        await self._run(self._start_member(member.name))
-        return self.node(member.name)
+        started = self._new_member(member.name)
+        await self._run(self._start(started))
+        return started.node
 
     async def pause(self, node: Node | str) -> None:
         """Let a node stand still as SIGSTOP does: no code of it runs, its timers are late, its clock goes on.

@@ -54,7 +54,6 @@ class Group(Assertions):
     ) -> None:
         self.seed = seed
         self._names = _names(nodes)
-        self._start = _moment(start)
         self._jobs = jobs
         self._workers = workers
         self._limits = limits or StoreLimits()
@@ -64,17 +63,10 @@ class Group(Assertions):
         self._data = SharedData()
         self._members: dict[str, Member] = {}
         self._starts = 0
+        self._entered = False
         self._lanes: Lanes
-        self.clock: ClusterClock
+        self.clock = ClusterClock(moment_of(start), seed)
         """The cluster's clock, which is right and moves all others."""
-
-    # -- coming and going ---------------------------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        self.clock = ClusterClock(self._start, self.seed)
-        self.clock.install()
-        self._lanes = Lanes()
-        self._lanes.install()
         self._journal = Journal(self._data, NAMESPACE, self.clock)
         self._faults = Faults(self._journal.say)
         self._jumps = Jumps(
@@ -84,8 +76,18 @@ class Group(Assertions):
             members=self._members.values,
             is_disturbed=self._is_disturbed,
             keys=Keys(NAMESPACE),
-            ttl_us=round(to_seconds(self._options.get("lease_ttl", 5.0), "lease_ttl") * 1_000_000),
+            ttl_us=round(to_seconds(options.get("lease_ttl", 5.0), "lease_ttl") * 1_000_000),
         )
+
+    # -- coming and going ---------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise NodeStateError("a TestCluster is entered once: make a new one")
+        self.clock.open()
+        self._entered = True
+        self._lanes = Lanes()
+        self._lanes.install()
         try:
             with self.clock.standing():
                 await self._boot()
@@ -106,12 +108,12 @@ class Group(Assertions):
 
     async def _boot(self) -> None:
         for name in self._names:
-            await self._run(self._start_member(name))
+            await self._run(self._start(self._new_member(name)))
         if not await self.clock.until(self._is_led, BOOT):
             self._fail(f"no node leads {format_seconds(BOOT)} after the start")
         self._journal.say(f"{len(self._names)} node(s) run, {self.leader.name} leads")
 
-    async def _start_member(self, name: str) -> None:
+    def _new_member(self, name: str) -> Member:
         self._starts += 1
         before = self._members.get(name)
         member = self._members[name] = Member(
@@ -129,7 +131,13 @@ class Group(Assertions):
         )
         if before is not None:
             member.move_in(before)
-        await self._in_lane(member, member.node.start())
+        return member
+
+    async def _start(self, member: Member) -> None:
+        try:
+            await self._in_lane(member, member.node.start())
+        finally:
+            member.starting = False
 
     def _make(self, member: Member) -> Node:
         options = self._options.copy()
@@ -170,7 +178,7 @@ class Group(Assertions):
                 await self.clock.run(asyncio.gather(*stops, return_exceptions=True))
         finally:
             self._lanes.uninstall()
-            self.clock.uninstall()
+            self.clock.close()
             self._journal.close()
 
     # -- nodes --------------------------------------------------------------------------------------------------------
@@ -206,6 +214,7 @@ class Group(Assertions):
 
     def _note(self, text: str) -> None:
         """Note what is done to the cluster, which then needs its time to come to rest."""
+        self.clock.check()
         self._journal.say(text)
         self._jumps.disturbed()
 
@@ -234,16 +243,19 @@ class Group(Assertions):
         return await task
 
     def _member(self, node: Node | str) -> Member:
-        name = node if isinstance(node, str) else node.name
+        name = node.name if isinstance(node, Node) else cast(Any, node)
+        if not isinstance(name, str):
+            raise OptionError("node", node, "a Node, or the name of one")
         member = self._members.get(name)
         if member is None:
-            raise NodeStateError(f"no node is called {name!r}; there are {', '.join(sorted(self._members))}")
+            there = ", ".join(sorted(self._members)) or "none outside `async with`"
+            raise NodeStateError(f"no node is called {name!r}; there are {there}")
         return member
 
     def _need(self, node: Node | str) -> Member:
         member = self._member(node)
         if not member.lives:
-            raise NodeStateError(f"node {member.name!r} does not run")
+            raise NodeStateError(f"node {member.name!r} {'still starts' if member.starts else 'does not run'}")
         return member
 
     def _heal(self, member: Member) -> None:
@@ -253,22 +265,21 @@ class Group(Assertions):
 
 
 def _names(nodes: int | Sequence[str]) -> list[str]:
-    if isinstance(nodes, int):
-        if isinstance(nodes, bool) or nodes < 1:
-            raise OptionError("nodes", nodes, "a whole number of 1 or more, or names")
+    if isinstance(nodes, int) and not isinstance(nodes, bool) and nodes >= 1:
         return [f"node-{number}" for number in range(1, nodes + 1)]
-    names = list(nodes)
-    if isinstance(nodes, str) or not names or len(set(names)) < len(names):
-        raise OptionError("nodes", nodes, "names that differ")
+    names: list[Any] = list(nodes) if isinstance(nodes, Sequence) and not isinstance(nodes, str) else []
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise OptionError("nodes", nodes, "a whole number of 1 or more, or names that differ")
     return names
 
 
-def _moment(start: datetime | str) -> datetime:
+def moment_of(start: datetime | str) -> datetime:
+    """The time of a `start`; raises OptionError."""
     expected = 'an aware datetime, or ISO 8601 text with an offset such as "2026-10-24T22:00+02:00"'
     try:
         moment = datetime.fromisoformat(start) if isinstance(start, str) else start
     except ValueError:
         raise OptionError("start", start, expected) from None
-    if moment.tzinfo is None:
+    if not isinstance(cast(Any, moment), datetime) or moment.tzinfo is None:
         raise OptionError("start", start, expected)
     return moment

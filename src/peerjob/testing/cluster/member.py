@@ -47,6 +47,8 @@ class Member:
         make: Callable[[Member], Node],
     ) -> None:
         self.name = name
+        self.starting = True
+        """Until its node has started, or has failed to."""
         self.lane = Lane(name)
         self.clock = NodeClock(driver, seed)
         self.store_link = Link(latency, f"{seed}/store")
@@ -116,6 +118,11 @@ class Member:
     def lives(self) -> bool:
         """Whether its process is there, be it paused."""
         return not self.lane.dropped and self.node.running
+
+    @property
+    def starts(self) -> bool:
+        """Whether its process is there, and its node not yet."""
+        return self.starting and not self.lane.dropped
 
     @property
     def answers(self) -> bool:

@@ -79,6 +79,7 @@ class TestCluster(Afflictions):
         return await self.clock.until(lambda: not self._journal.is_active(id), limit)
 
     def _reachable(self) -> Member:
+        self.clock.check()
         for _, member in sorted(self._members.items()):
             if member.answers:
                 return member

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from peerjob.clock import to_us
 from peerjob.durations import Duration
+from peerjob.errors import NodeStateError
 from peerjob.testing.clock import VirtualClock
 
 
@@ -30,6 +31,31 @@ class ClusterClock(VirtualClock):
         self.before_rest: Callable[[], bool] = lambda: False
         """Asked whenever the loop is at rest and its time may move on; True when it has given the loop work."""
         self._awaited: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def install(self) -> None:
+        """Refuse any use outside the cluster's block or its loop: time would move, and no node with it."""
+        self.check()
+
+    def check(self) -> None:
+        """Raise NodeStateError unless the cluster runs, on the running loop."""
+        if self._loop is None:
+            raise NodeStateError("the cluster does not run: use it within `async with TestCluster(...) as cluster`")
+        if asyncio.get_running_loop() is not self._loop:
+            raise NodeStateError("the cluster runs on another event loop: use it on the loop of its `async with`")
+
+    def open(self) -> None:
+        """Put the running loop on the cluster's time."""
+        super().install()
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Put the loop back on real time."""
+        self._loop = None
+        self.uninstall()
+
+    def _install_where_a_loop_runs(self) -> None:
+        return  # only `open` does
 
     async def until(self, holds: Callable[[], bool], limit: Duration) -> bool:
         """Move time on until something holds while the loop is at rest; False when `limit` of it was not enough."""
