@@ -105,6 +105,8 @@ class Claims:
         self._grouping = Grouping(context.kv, context.keys, context.queues, context.kind_sets)
         self._groups: dict[str, Groups] = {}
         """The groups of the kinds that an incarnation claims, if these are many or their queues are."""
+        self._passed: dict[str, dict[str, int]] = {}
+        """Incarnation → instance → how often it took later ones."""
         self._idle: dict[str, _Registered] = {}
         self._consumed: dict[str, int] = {}
         self._last_fence = 0
@@ -118,6 +120,7 @@ class Claims:
                 await context.journals.refresh(call.journal)
             now_us = call.journal.now_us = context.clock.time_us()
             if not await self._look(call, now_us):
+                self._passed.pop(incarnation, None)
                 return Claimed(now_us=now_us, dead=True)
             if call.answered:
                 return await self._again(call)
@@ -139,7 +142,8 @@ class Claims:
         if spread == 1:
             return picks
         room = Room(call.want.kinds, call.taken)
-        mine, left = shared(picks, call.limit, room, call.incarnation, call.live)
+        passed = self._passed.setdefault(call.incarnation, {})
+        mine, left = shared(picks, call.limit, room, call.incarnation, call.live, passed)
         selection.left_kinds = tuple(dict.fromkeys((*(pick.kind for pick in left), *selection.left_kinds)))
         return mine
 

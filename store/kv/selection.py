@@ -24,6 +24,8 @@ _FEW = 8
 """Fewest queues that are opened at a time, and fewest entries that are read of one."""
 _CROWD = 32
 """Queues that one claim looks at, above which each begins behind what was taken."""
+MOST_PASSED = 4
+"""Claims in which a node takes later instances before one that belongs to the part of another node."""
 
 
 class Pick(msgspec.Struct, frozen=True, gc=False):
@@ -220,19 +222,26 @@ class Selection:
 
 
 def shared(
-    picks: Sequence[Pick], limit: int, room: Room, incarnation: str, live: Sequence[str]
+    picks: Sequence[Pick],
+    limit: int,
+    room: Room,
+    incarnation: str,
+    live: Sequence[str],
+    passed: dict[str, int],
 ) -> tuple[list[Pick], list[Pick]]:
     """The picks, in order, that are for one incarnation to take, and the others.
 
-    Each of the live ones has a part of all picks to itself. Whoever finds its own part too small helps itself to the
-    parts of others, from places that they most likely leave alone.
+    Each of the live ones has a part of all picks to itself. An incarnation whose part is too small takes from the parts
+    of others, from places that they most likely leave alone. It counts in `passed` which instances it has passed over
+    for later ones: after `MOST_PASSED` times an instance belongs to its part, as the other may be busy for long.
     """
     count = max(1, len(live))
     own = live.index(incarnation) if incarnation in live else 0
     ranked: list[tuple[int, int, Pick]] = []
     for at, pick in enumerate(picks):
         drawn, part = divmod(crc32(pick.id.encode()), count)
-        ranked.append((0, at, pick) if part == own else ((part - own) % count, drawn, pick))
+        is_own = part == own or passed.get(pick.id, 0) >= MOST_PASSED
+        ranked.append((0, at, pick) if is_own else ((part - own) % count, drawn, pick))
     ranked.sort(key=lambda one: one[:2])
     used, mine, others = Counter[str](), list[Pick](), list[Pick]()
     for _, _, pick in ranked:
@@ -241,7 +250,16 @@ def shared(
             mine.append(pick)
         else:
             others.append(pick)
-    return sorted(mine, key=lambda pick: (pick.priority, pick.place)), others
+    mine.sort(key=_order)
+    last = _order(mine[-1]) if mine else None
+    counted = {pick.id: passed.get(pick.id, 0) + (last is not None and _order(pick) < last) for pick in others}
+    passed.clear()
+    passed.update(counted)
+    return mine, others
+
+
+def _order(pick: Pick) -> tuple[int, str]:
+    return pick.priority, pick.place
 
 
 def _taken(

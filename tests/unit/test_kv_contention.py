@@ -15,6 +15,7 @@ from peerjob.store.base import Store
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.memory import MemoryKeyValue
 from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.selection import MOST_PASSED
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
@@ -131,3 +132,15 @@ async def test_only_nodes_that_claim_make_the_window_wider(clock: VirtualClock) 
     assert [claim.id for claim in await peer.take(20)] == [new.id for new in batch[:20]]
     await store.join(structs.replace(other.info, kinds=("work",)), ttl_us=LONG_TTL_US)
     assert [claim.id for claim in await peer.take(20)] != [new.id for new in batch[20:40]]
+
+
+async def test_an_instance_is_passed_over_a_few_times_while_the_node_of_its_part_is_busy(clock: VirtualClock) -> None:
+    kv, make = Windowed(MemoryData(), clock), Factory(clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    await Peer(store=store, info=make.node(), make=make).join()  # it claims nothing
+    batch = make.instances(400)
+    await store.enqueue(batch)
+    claims = [[claim.id for claim in await peer.take(5)] for _ in range(80)]
+    for number, taken in enumerate(claims):
+        assert all(sum(max(before) > id for before in claims[:number]) <= MOST_PASSED for id in taken)

@@ -119,6 +119,24 @@ def two_places(first_claimed_us: int = 40) -> Evidence:
     )
 
 
+def passed_over(claims: int) -> Evidence:
+    """One instance waits, while a node claims so many later ones within a window."""
+    steps: dict[str, Steps] = {
+        ID: (*PLAIN[:2], (State.PROCESSING, 100 * SECOND, ""), (State.COMPLETED, 101 * SECOND, ""))
+    }
+    for number in range(claims):
+        at_us = (2 + number) * SECOND
+        steps[f"1-{number}"] = (*PLAIN[:2], (State.PROCESSING, at_us, ""), (State.COMPLETED, at_us + 1, ""))
+    return evidence(
+        None,
+        *(a_run(id, begin_us=at[2][1], end_us=at[3][1]) for id, at in steps.items()),
+        orders=[an_order(id) for id in steps],
+        records={id: a_record(id, steps=at) for id, at in steps.items()},
+        strict=False,
+        starts=2,
+    )
+
+
 def paused(from_us: int, until_us: int) -> Sequence[Absence]:
     return [Absence(node="n", why="paused", from_us=from_us, until_us=until_us)]
 
@@ -171,6 +189,7 @@ LEGAL: dict[str, Evidence] = {
     ),
     "two of one schedule, one after the other": two_of_one_schedule(a_run(), a_run(OTHER, begin_us=19, end_us=25)),
     "the better place first": two_places(first_claimed_us=10),
+    "a few worse places first within a window": passed_over(8),
     "own lines": evidence(logs={ID: [LogLine(1, 1, f"body t-{ID} says")]}),
 }
 
@@ -283,6 +302,7 @@ ILLEGAL: dict[str, tuple[str, Callable[[], Evidence]]] = {
         ),
     ),
     "a worse place first": ("ORDER", two_places),
+    "many worse places first within a window": ("ORDER", lambda: passed_over(9)),
     "an attempt that nothing counts": ("RETRIES", lambda: evidence(a_record(attempts=2))),
     "a loss that counts as an attempt": (
         "RETRIES",

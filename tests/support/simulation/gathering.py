@@ -76,6 +76,7 @@ async def gather(
         ledgers=ledgers,
         skew_us=faults.skew_us,
         strict=cluster.nodes[0].capabilities.order == "strict",
+        starts=cluster._starts + len(faults.absences),  # a node that was away may begin a new incarnation
     )
     await cluster.advance(2 * ttl + 3)  # the nodes that were killed last are taken for dead
     for node in cluster.nodes:

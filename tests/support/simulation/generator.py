@@ -97,7 +97,7 @@ class Generator:
         faults = LEAST_FAULTS + rng.randrange(16)
         at = set(rng.sample(range(20, OPERATIONS + faults), faults))
         for number in range(OPERATIONS + faults):
-            if self._all_away and self._chance(0.2):
+            if self._all_away and self._chance(0.5):
                 self._ops.append(Op(0.0, *self._returned()))
             elif self._ops and self._ops[-1].verb == "fail" and self._chance(0.7):
                 self._strike(self._ops[-1].given["verb"])
@@ -113,6 +113,7 @@ class Generator:
             workers=rng.choice((1, 2, 4, 10)),
             ttl=rng.choice((1.0, 2.0, 5.0)),
             kinds=self._kinds,
+            latency=rng.choice((0.0, 0.0, 0.001, 0.02)),
             ops=tuple(self._ops),
         )
 

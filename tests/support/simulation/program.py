@@ -31,6 +31,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     ttl: float
     kinds: int
+    latency: float = 0.0
+    """Seconds for which a request to the store, and its answer, are under way on average."""
     ops: tuple[Op, ...]
 
     def without(self, start: int, stop: int) -> Program:

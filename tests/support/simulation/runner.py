@@ -72,6 +72,7 @@ class Runner:
             seed=program.seed,
             workers=program.workers,
             lease_ttl=program.ttl,
+            latency=program.latency,
             limits=StoreLimits(),
         ) as cluster:
             self._cluster = cluster
