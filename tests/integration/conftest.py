@@ -3,10 +3,13 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from peerjob.store.lua.glide_driver import GlideDriver
+from peerjob.store.lua.redis_driver import RedisDriver
 from support import jobd as daemon
 from support.jobctl import serving
 from support.jobd import Jobd
@@ -29,9 +32,12 @@ async def site(request: pytest.FixtureRequest, start_server: StartServer) -> Asy
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store may take its time to open, on a machine that is busy."""
+    """A store may take its time to open, on a machine that is busy: nothing is tried again there."""
     for module in ("lua.store", "kv.etcd"):
         monkeypatch.setattr(f"peerjob.store.{module}.OPEN_TIMEOUT", PATIENCE)
+    drivers: tuple[Any, ...] = (RedisDriver, GlideDriver)
+    for driver in drivers:
+        monkeypatch.setitem(driver.__init__.__kwdefaults__, "call_timeout", PATIENCE)
 
 
 @pytest.fixture
