@@ -11,6 +11,8 @@ import pytest
 from peerjob import INJECTED, Context, Instance, Job, State, UnknownInstanceError, UnknownKindError
 from peerjob.testing import TestCluster
 
+pytestmark = pytest.mark.one_python
+
 START = "2026-03-01T12:00:00+00:00"
 STEP_US = 10_000_000
 TOLERANCE_US = 150_000

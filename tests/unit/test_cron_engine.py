@@ -17,7 +17,8 @@ from peerjob.recurrence import Recurrence, cron_recurrence
 from support.cron_specs import NIGHTLY, ODD, SPECS, WHOLE_HOUR, cronsim_times, walked_times
 from support.effort import least_seconds
 
-pytestmark = pytest.mark.timeout(300)  # thousands of examples, also where others keep the machine busy
+# thousands of examples, also where others keep the machine busy
+pytestmark = [pytest.mark.timeout(300), pytest.mark.one_python]
 
 DECADE = st.integers(1_577_836_800, 1_924_905_600).map(lambda moment: datetime.fromtimestamp(moment, UTC))
 SECOND_US, DAY_US = 1_000_000, 86_400_000_000

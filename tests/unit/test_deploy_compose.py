@@ -14,6 +14,8 @@ from peerjob.cli.daemon.settings import Settings
 from peerjob.durations import to_seconds
 from support.deploying import COMPOSE_FILES, JOBCTL_VARIABLES, JOBD_VARIABLES, ROOT, Tree, compose
 
+pytestmark = pytest.mark.one_python
+
 MEMBERS = ("etcd-1", "etcd-2", "etcd-3")
 STORES = {**dict.fromkeys(MEMBERS, "/var/lib/etcd"), "valkey": "/data", "redis": "/data"}
 SERVICES = [

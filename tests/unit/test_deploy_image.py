@@ -12,6 +12,8 @@ from packaging.utils import canonicalize_name
 from peerjob.version import __version__
 from support.deploying import COMPOSE_FILES, JOBD_VARIABLES, ROOT, compose
 
+pytestmark = pytest.mark.one_python
+
 DOCKERFILE = ROOT / "Dockerfile"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = ROOT / "deploy" / "requirements.lock"

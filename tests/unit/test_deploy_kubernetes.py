@@ -15,6 +15,8 @@ from peerjob.node.scaler.metadata import read_trigger
 from support.deploying import ROOT, Tree
 from support.manifests import EXPECTED_SECRETS, FOLDERS, WORKLOADS, Manifests, build, references
 
+pytestmark = pytest.mark.one_python
+
 OLDEST, NEWEST = "1.30", "1.37"
 """Releases of Kubernetes: the first that has everything that is used, and the newest whose schemas are at hand."""
 

@@ -17,6 +17,8 @@ from peerjob.version import __version__
 from support.deploying import JOBCTL_VARIABLES, JOBD_VARIABLES, ROOT, Tree
 from support.manifests import FOLDERS, WORKLOADS, Manifests, Pods, build
 
+pytestmark = pytest.mark.one_python
+
 LEAVING = 10
 """Seconds that a node has after its grace, to hand back and to say good-bye."""
 EMBEDDED_GRACE = 5 + 20

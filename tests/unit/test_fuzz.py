@@ -25,6 +25,8 @@ from support.fuzzing import corpus, crossed, damaged, message
 from support.rpc import raw_client, served
 from support.stretches import Stretches, measured
 
+pytestmark = pytest.mark.one_python
+
 Code = grpc.StatusCode
 LONGEST = 0.05
 """Seconds that nothing may keep the loop busy at a stretch."""

@@ -27,6 +27,8 @@ from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from support.counted import assert_counted
 from support.leftovers import leftovers_of
 
+pytestmark = pytest.mark.one_python
+
 Call = Callable[[], Awaitable[object]]
 
 SHORT_US = 1_000_000

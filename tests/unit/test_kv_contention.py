@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
+import pytest
 from msgspec import structs
 
 from peerjob.record import Capabilities, StoreLimits
@@ -20,6 +21,8 @@ from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from peerjob.testing.store_conformance import StoreConformance
+
+pytestmark = pytest.mark.one_python
 
 Result = TypeVar("Result")
 

@@ -15,6 +15,8 @@ from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 
+pytestmark = pytest.mark.one_python
+
 QUEUED = 10_000
 BATCH = 100
 BEARABLE = 1_500

@@ -14,6 +14,8 @@ import pytest
 from peerjob import Job, Metrics, Node
 from peerjob.node.metrics import catalogue
 
+pytestmark = pytest.mark.one_python
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "peerjob.json"
 ALERTS = DEPLOY / "prometheus" / "peerjob-alerts.yml"
