@@ -1,6 +1,7 @@
 """Virtual time: it moves only on request, in order, and waits for threads."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -345,6 +346,26 @@ async def test_a_first_use_installs_it() -> None:
 async def test_a_loop_has_one_clock(clock: VirtualClock) -> None:
     with pytest.raises(RuntimeError, match="another VirtualClock drives"):
         VirtualClock().install()
+
+
+async def test_a_test_that_awaits_what_time_alone_brings_is_told_of(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peerjob.testing.loop.STILL", 0.01)
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    sleep = asyncio.create_task(asyncio.sleep(1))
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.set_result(record.getMessage())
+
+    logger, listener = logging.getLogger("peerjob.testing"), Listener()
+    logger.addHandler(listener)
+    try:
+        assert "await clock.run(...)" in await told
+    finally:
+        logger.removeHandler(listener)
+    await clock.run(sleep)
 
 
 def test_a_clock_goes_on_in_the_next_loop() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import heapq
 import itertools
+import logging
 import random  # noqa: TID251  # randomness that a test can repeat
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -18,6 +19,8 @@ from peerjob.clock import to_us
 from peerjob.durations import Duration, format_seconds, to_seconds
 
 from .loop import DrivenLoop, whole_us
+
+logger = logging.getLogger("peerjob.testing")
 
 Result = TypeVar("Result")
 
@@ -163,7 +166,9 @@ class VirtualClock:
             if self._driven.loop.is_running():
                 raise RuntimeError("this clock drives another event loop: use one clock per loop")
             self.uninstall()
-        self._driven = DrivenLoop(self._elapsed, self._at_rest, enter=self._enter_outside, leave=self._leave_outside)
+        self._driven = DrivenLoop(
+            self._elapsed, self._at_rest, self._stands, enter=self._enter_outside, leave=self._leave_outside
+        )
         self._uninstalled = False
 
     def uninstall(self) -> None:
@@ -222,6 +227,14 @@ class VirtualClock:
         if timer > mover.target:
             mover.arrive()
         return True
+
+    def _stands(self) -> None:
+        """Say why a test does not go on. The loop of a blocking node has a thread of its own, and waits for verbs."""
+        if not self._movers and self._outside <= 0 and threading.current_thread() is threading.main_thread():
+            logger.warning(
+                "virtual time stands still and nothing moves it: if the test awaits a sleep or an event, it must await "
+                "clock.run(...) of that, or advance(...)"
+            )
 
     def _enter_outside(self) -> None:
         with self._outside_lock:

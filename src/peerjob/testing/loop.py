@@ -14,6 +14,8 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, cast
 
+STILL = 5.0
+"""Real seconds without an event after which a loop whose time stands still is told of."""
 _RESOLUTION = 0.5e-6
 """Seconds by which a timer may be early; all are set to whole microseconds."""
 
@@ -34,12 +36,17 @@ class DrivenLoop:
 
     Whenever nothing is left to run at the present time, `at_rest` is asked to go one step: to move `now`, or
     to make something ready. Where it cannot (it answers False), the loop waits for I/O and other threads,
-    however early its next timer. `enter` and `leave` are called around the work of an executor. Timers that
-    were set before keep the time that they have left.
+    however early its next timer, and calls `stands` once that has taken long. `enter` and `leave` are called around the
+    work of an executor. Timers that were set before keep the time that they have left.
     """
 
     def __init__(
-        self, now: float, at_rest: Callable[[], bool], enter: Callable[[], None], leave: Callable[[], None]
+        self,
+        now: float,
+        at_rest: Callable[[], bool],
+        stands: Callable[[], None],
+        enter: Callable[[], None],
+        leave: Callable[[], None],
     ) -> None:
         try:
             running = asyncio.get_running_loop()
@@ -63,7 +70,7 @@ class DrivenLoop:
         ahead = now - self.loop.time()
         for timer in self.loop._scheduled:
             timer._when = whole_us(timer._when + ahead, now)
-        self.loop._selector = _IdleSelector(self.loop._selector, at_rest)
+        self.loop._selector = _IdleSelector(self.loop._selector, at_rest, stands)
         # that of the machine's clock is lost in a float of some hundred days: no timer would be due any more
         self._real_resolution, self.loop._clock_resolution = self.loop._clock_resolution, _RESOLUTION
         for name, method in self._methods().items():
@@ -159,9 +166,11 @@ class _SelectorLoop(asyncio.SelectorEventLoop):
 class _IdleSelector(selectors.BaseSelector):
     """A loop's selector that knows when the loop has nothing left to run, and never sleeps for a timer."""
 
-    def __init__(self, real: selectors.BaseSelector, at_rest: Callable[[], bool]) -> None:
+    def __init__(self, real: selectors.BaseSelector, at_rest: Callable[[], bool], stands: Callable[[], None]) -> None:
         self.real = real
         self._at_rest = at_rest
+        self._stands = stands
+        self._told = False
         self.error: BaseException | None = None
         """To be raised at the next turn of the loop."""
 
@@ -172,7 +181,11 @@ class _IdleSelector(selectors.BaseSelector):
         events = self.real.select(0)
         if events or (timeout is not None and timeout <= 0) or self._at_rest():
             return events
-        return self.real.select(None)
+        events = self.real.select(None if self._told else STILL)
+        if not events and not self._told:
+            self._told = True
+            self._stands()
+        return events
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return self.real.register(fileobj, events, data)
