@@ -12,7 +12,7 @@ from .record import Moment
 from .stored import reader
 
 
-class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
+class Spec(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Arguments are kept encoded, so that a record can be read without decoding them."""
 
     args: bytes
