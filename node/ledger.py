@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peerjob.record import digest
+from peerjob.record import DIGEST_SIZE, digest_share
 
 from .run import Run
 
@@ -22,13 +22,13 @@ class Ledger:
 
     def add(self, run: Run) -> None:
         self._runs[run.claim.id] = run
-        self._sum += digest([run.claim.fence])
+        self._sum += digest_share(run.claim.fence)
 
     def remove(self, run: Run) -> None:
         """Forget a claim; a newer claim of the same instance stays."""
         if self._runs.get(run.claim.id) is run:
             del self._runs[run.claim.id]
-            self._sum -= digest([run.claim.fence])
+            self._sum -= digest_share(run.claim.fence)
 
     def get(self, id: str) -> Run | None:
         return self._runs.get(id)
@@ -45,4 +45,4 @@ class Ledger:
 
     def summary(self) -> tuple[int, int]:
         """(count, digest) as `Liveness.renew` takes them. Safe from another thread; a torn read only asks again."""
-        return len(self._runs), self._sum % 2_147_483_647
+        return len(self._runs), self._sum % DIGEST_SIZE

@@ -181,7 +181,8 @@ class Pool:
         self._running[run.slot] = run
         self._quiet.clear()
         # not in the present context, which may be that of the run that has just ended
-        run.task = self._loop.create_task(self._work(run), context=self._surroundings.fresh())
+        run.surroundings = self._surroundings.kept
+        run.task = self._loop.create_task(self._work(run), context=run.surroundings.copy())
         if run.claim.suspect:
             self._loop.call_later(PROBATION, self._hint)
 

@@ -66,7 +66,7 @@ class Run:
         self.ended_at: float | None = None
         """Loop time when the body and its resources ended; only processors are left then."""
         self.surroundings: contextvars.Context | None = None
-        """The context variables as they were before the body began, for the processors."""
+        """The context variables that the body begins with, for other code of the user's; it runs in copies of them."""
         self.reported = False
         """Whether the start is known to the store, or on its way."""
         self.outcome: Outcome | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import logging
 from collections.abc import Sequence
@@ -144,16 +143,15 @@ class InstanceRunner:
         )
         self.hooks.track(context, run)
         started = run.started_at = loop.time()
-        run.surroundings = contextvars.copy_context()
         began = None if timeout is None else functools.partial(self._began, run, context, timeout)
         self._turns.watch_reports()
         try:
             result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
         except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not hurt the node
-            self._ended(run, started)
+            self._ended(run, started, loop.time())
             cause = raised.cause if isinstance(raised, BodyError) else raised
             return await self._raised(run, binding, policy, context, cause)
-        self._ended(run, started)
+        self._ended(run, started, loop.time())
         return await self._returned(run, policy, context, result)
 
     def _began(self, run: Run, context: Context, timeout: float) -> None:
@@ -161,13 +159,13 @@ class InstanceRunner:
         context.deadline_us = self._clock.time_us() + round(timeout * 1_000_000)
         run.timer = asyncio.get_running_loop().call_later(timeout, run.cancel, "timeout")
 
-    def _ended(self, run: Run, started: float) -> None:
+    def _ended(self, run: Run, started: float, now: float) -> None:
         """From here on the run cannot be cancelled: its outcome is being decided."""
         run.ended = True
         if run.timer is not None:
             run.timer.cancel()
-        run.ended_at = asyncio.get_running_loop().time()
-        run.seconds = run.ended_at - started
+        run.ended_at = now
+        run.seconds = now - started
         self._turns.pool.pace.measured(run.claim.kind, run.seconds)
 
     async def _returned(self, run: Run, policy: Policy, context: Context, result: Any) -> Outcome:

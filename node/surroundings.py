@@ -18,9 +18,10 @@ class Surroundings:
 
     def keep(self) -> None:
         """Keep the present context instead."""
-        self._kept = contextvars.copy_context()
-        self._kept.run(current_run.set, None)  # a node may be started inside a job of another one
+        self.kept = contextvars.copy_context()
+        """Nothing runs in it itself, only in copies."""
+        self.kept.run(current_run.set, None)  # a node may be started inside a job of another one
 
     def fresh(self) -> contextvars.Context:
         """A copy that nothing else runs in."""
-        return self._kept.copy()
+        return self.kept.copy()

@@ -47,9 +47,8 @@ _CONSTANTS = {
 _ANY_LAYOUT = ("open", "wipe")
 """Scripts that write whatever the layout of the namespace is; `layout` in base.lua stops all others."""
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
-_WORD = re.compile(r"[A-Za-z_]\w*")
-_TOKEN = re.compile(r"'[^'\n]*'|[A-Za-z_]\w*")
-"""A text or a word."""
+_TOKEN = re.compile(r"'[^'\n]*'|(?<![.\w])[A-Za-z_]\w*")
+"""A text, or a word that is not the name of a field."""
 _LITERAL = re.compile(r"-?\d+|'[^']*'")
 _CONSTANT = re.compile(r"local [A-Z_]+(?:, [A-Z_]+)* = ((?:-?\d+|'[^']*')(?:, (?:-?\d+|'[^']*'))*)")
 """Definitions of literals: each script has them in place of their names, as Lua takes no more than 200 local names."""
@@ -150,7 +149,7 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
     """A command with the definitions that it needs in front: each costs the server time at every call."""
     shebang, _, body = text.partition("\n")
     body = _without_comments(body)
-    wanted = set(_WORD.findall(body))
+    wanted = set(_TOKEN.findall(body))
     if "no-writes" not in shebang and name not in _ANY_LAYOUT:
         wanted.add("layout")
     chosen: list[str] = []
@@ -162,7 +161,7 @@ def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) 
         if constants is not None:
             literals.update(zip(names, _LITERAL.findall(constants[1]), strict=True))
         else:
-            wanted.update(_WORD.findall(code))
+            wanted.update(_TOKEN.findall(code))
             chosen.append(code)
     source = "\n".join([shebang, *reversed(chosen), body])
     source = _TOKEN.sub(lambda token: literals.get(token[0], token[0]), source)
