@@ -19,29 +19,31 @@ class IdSource:
         self._clock = clock
         self._lock = threading.Lock()
         self._millis = 0
+        self._head = "00000000-0000"
+        """The text of `_millis`."""
         self._counter = 0
 
     def take(self, count: int = 1) -> list[str]:
         """The next `count` ids, in order, as 36-character text."""
-        bits = self._clock.random.getrandbits
         with self._lock:
             millis = self._clock.time_us() // 1000
-            if millis > self._millis:
-                self._millis, self._counter = millis, bits(24)
-            ids: list[str] = []
-            for _ in range(count):
-                self._counter += 1
-                if self._counter >= 1 << 26:
-                    self._millis, self._counter = self._millis + 1, bits(24)
-                counter = self._counter
-                head = f"{self._millis:012x}"
-                tail = f"{bits(48):012x}"
-                ids.append(f"{head[:8]}-{head[8:]}-{0x7000 | counter >> 14:04x}-{0x8000 | counter & 0x3FFF:04x}-{tail}")
-            return ids
+            return [self._next(millis) for _ in range(count)]
 
     def one(self) -> str:
         """The next id."""
-        return self.take(1)[0]
+        with self._lock:
+            return self._next(self._clock.time_us() // 1000)
+
+    def _next(self, millis: int) -> str:
+        bits = self._clock.random.getrandbits
+        counter = self._counter + 1
+        if millis > self._millis or counter >= 1 << 26:
+            self._millis = max(millis, self._millis + 1)
+            head = f"{self._millis:012x}"
+            self._head = f"{head[:8]}-{head[8:]}"
+            counter = bits(24) + 1
+        self._counter = counter
+        return f"{self._head}-{0x7000 | counter >> 14:04x}-{0x8000 | counter & 0x3FFF:04x}-{bits(48):012x}"
 
 
 def id_text(uuid: str | UUID) -> str:
