@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, State, UnknownInstanceError, UnknownKindError
-from peerjob.testing import TestCluster
+from peerjob.testing import TestCluster, running_node
 
 pytestmark = pytest.mark.one_python
 
@@ -196,3 +196,15 @@ async def test_a_fault_in_a_quiet_stretch_ends_the_jumps_until_the_cluster_has_c
         cluster.assert_fired(job, times=2)
         assert cluster.leader is not first
         assert len(await cluster.leader.nodes()) == 2
+
+
+async def test_a_node_beside_the_cluster_on_its_clock_misses_nothing() -> None:
+    later, hourly = Job("later", nothing, after="100s"), Job("hourly", nothing, every="20m")
+    async with TestCluster(nodes=1) as cluster:
+        await cluster.advance("1m")  # so long that time may jump
+        async with running_node(later, hourly, clock=cluster.clock) as beside:
+            instance = await beside.schedule(later)
+            await cluster.advance("30m")
+            assert (await instance.refresh()).state is State.COMPLETED
+            assert [entry.outcome for entry in await beside.fires("hourly")] == ["fired"]
+            assert beside.is_healthy

@@ -204,8 +204,9 @@ def _closes(coroutine: Coroutine[Any, Any, Any]) -> bool:
 
 
 def role_of(timer: asyncio.TimerHandle) -> str:
-    """The name of the role of a node that waits for a timer; "" for every other one."""
-    return cast("_Handle", timer)._context.get(_ROLE, "")
+    """The name of the role of a node that waits for a timer; "" for every other one, and for nodes in no lane."""
+    context = cast("_Handle", timer)._context
+    return "" if context.get(_LANE) is None else context.get(_ROLE, "")
 
 
 def _role_of(work: Coroutine[Any, Any, Any]) -> str:
