@@ -41,6 +41,8 @@ class IndexFeed:
         self._keys = keys
         self._kinds = kinds
         """Escaped kind → kind, of those that may be given."""
+        self._known: set[str] = set()
+        """Queues whose heads were found. An entry moves while the index is read, and would be found again."""
         self._indexes = [
             _Index(int(head.queue[:-1].rsplit("/", 1)[1], 16), head, queues.scan(head, now_us=now_us, whole=True))
             for head in heads
@@ -86,7 +88,8 @@ class IndexFeed:
         for at in range(index.taken, len(places)):
             head = self._queues.ordered(index.head, places[at], index.scan.entries[at].mod)
             kind = self._kinds.get(self._keys.ready_parts(head.queue)[0])
-            if kind is not None:
+            if kind is not None and head.queue not in self._known:
+                self._known.add(head.queue)
                 index.waiting.append((kind, head))
         index.taken = len(places)
 

@@ -19,7 +19,7 @@ from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.selection import MOST_PASSED
 from peerjob.store.kv.store import KVStore
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from peerjob.testing.store_conformance import StoreConformance
 
 pytestmark = pytest.mark.one_python
@@ -147,3 +147,28 @@ async def test_an_instance_is_passed_over_a_few_times_while_the_node_of_its_part
     claims = [[claim.id for claim in await peer.take(5)] for _ in range(80)]
     for number, taken in enumerate(claims):
         assert all(sum(max(before) > id for before in claims[:number]) <= MOST_PASSED for id in taken)
+
+
+async def test_no_claim_takes_an_instance_twice_when_queues_move_while_they_are_read(clock: VirtualClock) -> None:
+    """The heads of many kinds stand in an index, which is read on while others claim."""
+    kv, make = Overtaken(MemoryData(), clock), Factory(clock)
+    kinds = [f"kind-{number}" for number in range(100)]
+    taken: list[str] = []
+
+    async def join() -> Peer:
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        return await Peer(store=store, info=make.node(kinds=kinds), make=make).join()
+
+    async def work(peer: Peer) -> None:
+        for _ in range(20):
+            claims = await peer.take(5)
+            taken.extend(claim.id for claim in claims)
+            await peer.commit(*map(outcome, claims))
+            await peer.store.enqueue([make.instance(kind=clock.random.choice(kinds)) for _ in range(4)])
+
+    peers = [await join() for _ in range(4)]
+    for _ in range(2):
+        await peers[0].store.enqueue([make.instance(kind=kind) for kind in kinds])
+        await clock.advance(0.001)
+        await asyncio.gather(*map(work, peers))
+    assert len(set(taken)) == len(taken) > 400
