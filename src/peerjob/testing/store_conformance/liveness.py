@@ -240,6 +240,7 @@ class LivenessRules(StoreSuite):
             await (await self.join_briefly(store, f"dead {number}")).take(10)
         stores = [store, await self.open()]
         reapers = [await self.join(one) for one in stores]
+        await self.lapse()
         while len(await store.nodes()) > len(reapers):  # a server may end leases late, and one after the other
             await self.lapse()
 
