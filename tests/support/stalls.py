@@ -1,5 +1,6 @@
 """How long the machine ran nobody: what came too late is a fault of ours only as far as it is more than that."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -90,8 +91,9 @@ def lost(spans: Iterable[Span], first_us: int, last_us: int) -> float:
 
 
 def tell(span: Span) -> None:
-    """Print a stall, for `told_in`."""
-    print(f"{_TOLD_AS} {span[0]} {span[1]}", flush=True)
+    """Print a stall, for `told_in`; in one piece, since the process prints other lines at the same time."""
+    sys.stdout.write(f"{_TOLD_AS} {span[0]} {span[1]}\n")
+    sys.stdout.flush()
 
 
 def told_in(lines: Iterable[str]) -> Sequence[Span]:
