@@ -29,9 +29,10 @@ def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def answering(answer: bytes | None) -> Generator[int]:
+def answering(answer: bytes | None, host: str = "127.0.0.1") -> Generator[int]:
     """A port where one request is answered so; None: never."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
 
         def serve() -> None:
             connection, _ = server.accept()
@@ -111,6 +112,28 @@ def test_an_answer_is_told_in_one_line(answer: bytes | None, ok: bool, why: str)
     assert heard.ok is ok
     assert why in heard.why
     assert "\n" not in heard.why
+
+
+@pytest.mark.parametrize(
+    ("listens", "host", "where"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "0.0.0.0", "127.0.0.1"),
+        ("127.0.0.1", "localhost", "localhost"),
+        ("::1", "::1", "[::1]"),
+        ("::1", "[::1]", "[::1]"),
+        ("::1", "::", "[::1]"),
+        ("::1", "[::]", "[::1]"),
+    ],
+)
+def test_a_host_is_found_however_it_is_written(listens: str, host: str, where: str) -> None:
+    try:
+        with answering(b"HTTP/1.1 404 No\r\n\r\n", listens) as port:
+            heard = ask("live", host, port, 10)
+    except OSError:
+        assert ":" in listens
+        pytest.skip("this machine has no IPv6")
+    assert heard.why == f"{where}:{port} answered 404"
 
 
 @pytest.mark.parametrize(

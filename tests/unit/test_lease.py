@@ -106,6 +106,23 @@ async def test_trust_counts_from_before_the_last_request_that_was_answered(
     assert not renewing.lease.trusted
 
 
+async def test_a_connection_that_does_not_open_is_given_up_and_tried_again(clock: VirtualClock) -> None:
+    machine, store = Suspended(clock), flaky_store(clock)
+    heard, node = Heard(machine), Factory(clock).node()
+    await store.inner.open()
+    await store.inner.join(node, ttl_us=round(TTL * 1_000_000))
+    store.stall("open", times=1)
+    lease = Lease(clock=machine, ttl=TTL, liveness=store.store.liveness, listener=heard)
+    lease.begin(node.incarnation, clock.elapsed())
+    lease.start()
+    await clock.advance(3 * TTL)
+    assert lease.trusted
+    assert heard.ended == []
+    await clock.run(lease.stop())
+    store.heal()
+    await store.inner.close()
+
+
 async def test_a_gap_between_renewals_is_no_steady_time(renewing: Renewing) -> None:
     """The node may have missed an outage in which its peers could not renew either."""
     clock, lease = renewing.clock, renewing.lease

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from peerjob import Client, Job, JobConflictError, Node, Server, UnknownKindError
-from peerjob.testing import VirtualClock, running_node
+from peerjob import Client, Job, JobConflictError, Node, Query, Server, State, UnknownKindError
+from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import running_nodes
 
 
@@ -32,6 +32,26 @@ async def test_a_job_object_is_served_where_it_is_scheduled(
         assert [await clock.run(one.result()) for one in many] == [3, 6]
         assert await clock.run((await node.schedule("triple", 3)).result()) == 9
         assert [message.split(" was ")[0] for message in warnings_of(caplog)] == ["job 'double'", "job 'triple'"]
+
+
+@pytest.mark.parametrize("verb", ["schedule", "schedule_many", "add_schedule"])
+async def test_each_verb_that_takes_a_job_serves_it_here(clock: VirtualClock, verb: str) -> None:
+    """And has done so when it returns: the next text is a known kind."""
+    every = Job("double", double, every="1h")
+    async with running_node(clock=clock) as node:
+        match verb:
+            case "schedule":
+                await node.schedule(every, 21)
+            case "schedule_many":
+                await node.schedule_many([every.call(21)])
+            case _:
+                await node.add_schedule(every, 21)
+                await clock.advance("1h")
+        assert await clock.run((await node.schedule("double", 4)).result()) == 8
+        await drain(node)
+        done = await node.lookup_instances(Query(kind="double"))
+        assert [one.state for one in done] == [State.COMPLETED] * 2
+        assert [kind for view in await node.nodes() for kind in view.info.kinds if kind == "double"] == ["double"]
 
 
 async def test_a_function_that_is_made_anew_at_each_call_is_one_job(clock: VirtualClock) -> None:

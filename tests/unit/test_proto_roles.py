@@ -56,6 +56,29 @@ async def test_a_token_opens_what_its_role_may(token: str | None, codes: list[Co
         assert [await client.code(name, request, token=token) for name, request in requests] == codes
 
 
+@pytest.mark.parametrize(
+    ("given", "role"),
+    [
+        ([], None),
+        (["Bearer read"], Role.READER),
+        (["bearer  all "], Role.ADMIN),
+        (["Basic all"], None),
+        (["all"], None),
+        (["Bearer"], None),
+        # a client or a proxy adds its own behind what is there
+        (["Bearer all", "Bearer read"], Role.READER),
+        (["Bearer read", "Bearer all"], Role.ADMIN),
+        (["Bearer all", "Bearer wrong"], None),
+        (["Bearer wrong", "Bearer all"], Role.ADMIN),
+    ],
+)
+def test_the_last_token_of_a_call_counts(given: list[str], role: Role | None) -> None:
+    path = next(path for path, needed in NEEDED.items() if needed is Role.READER)
+    metadata = [("other", "Bearer all"), *(("authorization", value) for value in given), ("last", "Bearer all")]
+    found = role_in(TOKENS, path, metadata)
+    assert found is role if role is not None else isinstance(found, UnauthenticatedError)
+
+
 async def test_nothing_but_the_health_is_open_without_a_token() -> None:
     """Of all that a server serves, an RPC that is no message of ours included."""
     paths = ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/grpc.channelz.v1.Channelz/GetServers"]
