@@ -1,4 +1,4 @@
-"""Plants the listed defects one by one in a copy of the tree, and tells which test sees each first."""
+"""Plants the listed defects one by one in a copy of the tree, and tells which test or seed sees each first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ ENGINES = {
     "store/kv/": "tests/integration -k 'etcd or TestEtcd'",
 }
 """Integration tests of an engine, by where its mechanisms live."""
+SEEDS = ("--seeds", "10", "--storms", "2", "--processes", "1")
+"""The random programs that run after the listed tests: on virtual time, and on each kind of store."""
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", re.MULTILINE)
+_SEED = re.compile(r"^((?:\w+, )?seed \d+) fails", re.MULTILINE)
 _TESTS_FAILED = 1
 
 
@@ -40,7 +43,7 @@ class Caught:
 
     defect: Planted
     test: str
-    """The test that failed first; "" when none did."""
+    """The test or the seed that failed first; "" when none did."""
     seconds: float
 
 
@@ -48,7 +51,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ids", nargs="*", help="only these (default: all)")
     parser.add_argument("--jobs", type=int, default=1, help="how many are tried at a time")
-    parser.add_argument("--only-listed", action="store_true", help="run the listed tests alone, and no wider sets")
+    parser.add_argument(
+        "--only-listed", action="store_true", help="run the listed tests alone: no random programs and no wider sets"
+    )
     given = parser.parse_args()
     chosen = [one for one in planted() if not given.ids or one.id in given.ids]
     unknown = set(given.ids) - {one.id for one in chosen}
@@ -65,16 +70,18 @@ def main() -> int:
 
 
 def attempt(defect: Planted, *, only_listed: bool) -> Caught:
-    """Plant one defect, and run tests until one fails: the narrowest first."""
+    """Plant one defect, and run tests until one fails: the narrowest first, then random programs, then wide sets."""
     began = time.monotonic()
     wider = [] if only_listed else wider_sets(defect.file)
     with copy_of_tree() as home:
         path = home / defect.file
         path.write_text(patched(path.read_text(), defect.patch))
-        for arguments in (defect.tests, *wider):
-            if test := failed_test(home, shlex.split(arguments)):
-                return Caught(defect=defect, test=test, seconds=time.monotonic() - began)
-    return Caught(defect=defect, test="", seconds=time.monotonic() - began)
+        test = failed_test(home, shlex.split(defect.tests))
+        if not test and not only_listed:
+            test = failing_seed(home)
+        for arguments in wider:
+            test = test or failed_test(home, shlex.split(arguments))
+    return Caught(defect=defect, test=test, seconds=time.monotonic() - began)
 
 
 def wider_sets(file: str) -> list[str]:
@@ -97,21 +104,36 @@ def copy_of_tree() -> Generator[Path]:
 def failed_test(home: Path, arguments: Sequence[str]) -> str:
     """The first test that fails there, or ""; raises RuntimeError where the tests could not be run."""
     source = str(home / "src")
-    run = subprocess.run(
-        [Path(sys.executable).with_name("pytest"), "-x", "-q", *arguments],
-        cwd=home,
-        env=os.environ | {"PYTHONPATH": source, "MYPYPATH": source},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    run = ended(home, [Path(sys.executable).with_name("pytest"), "-x", "-q", *arguments], source)
     if run.returncode == 0:
         return ""
     failed = _FAILED.search(run.stdout)
     if run.returncode != _TESTS_FAILED or failed is None:
         raise RuntimeError(f"pytest {shlex.join(arguments)} ended with {run.returncode}:\n{run.stdout[-3000:]}")
     return failed[1]
+
+
+def failing_seed(home: Path) -> str:
+    """The first seed of the simulation that violates an invariant there, or ""."""
+    try:
+        run = ended(home, [sys.executable, "-m", "support.simulation", *SEEDS], f"{home / 'src'}:{home / 'tests'}")
+    except subprocess.TimeoutExpired:
+        return "a seed that does not end"
+    failed = _SEED.search(run.stdout)
+    return failed[1] if failed is not None else "an error of the simulation" if run.returncode else ""
+
+
+def ended(home: Path, command: Sequence[str | Path], python_path: str) -> subprocess.CompletedProcess[str]:
+    """A command that ran in a copy of the tree, with the package of that copy."""
+    return subprocess.run(
+        command,
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": python_path, "MYPYPATH": str(home / "src")},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
 
 
 def table(found: Sequence[Caught]) -> str:

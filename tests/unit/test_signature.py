@@ -1,6 +1,7 @@
 """Callables of every shape: what they take, what the node supplies, and calls in place."""
 
 import functools
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Optional, Required, TypedDict, Union, Unpack
@@ -390,6 +391,26 @@ def test_places_that_cannot_be_named() -> None:
     assert call(1, 5) == (1, 5, True, 3)
     assert call(1, 5, 6) == (1, 5, True, 6)
     assert call(1, 5, z=7) == (1, 5, True, 7)
+
+
+def _with_context(value: Any, one: Context = INJECTED) -> list[Any]:
+    return [value, one]
+
+
+def _with_instance(value: Any, one: Instance[Any] = INJECTED) -> list[Any]:
+    return [value, one]
+
+
+def _with_worker(value: Any, one: Worker = INJECTED) -> list[Any]:
+    return [value, one]
+
+
+@pytest.mark.parametrize("value", [object(), threading.Lock(), iter(()), print, {"deep": [object()]}], ids=type)
+@pytest.mark.parametrize("body", [_with_context, _with_instance, _with_worker])
+def test_an_ordinary_call_takes_what_cannot_be_stored(body: Any, value: Any) -> None:
+    given, detached = Job("kind", body)(value)
+    assert given is value
+    assert isinstance(detached, (Context, Instance, Worker))
 
 
 def test_there_is_no_detached_node_or_resource() -> None:
