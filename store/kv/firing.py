@@ -318,6 +318,9 @@ class _Judge:
             )
             made_room = id
             work.changed.append(id)
+            if row.key is not None and row.state is State.SCHEDULED:
+                # it is free once this is written: later fires of the call that want it wait for that
+                sight.used.add(self._context.keys.unique(row.kind, row.key))
             if row.state is State.PROCESSING:
                 work.cancelled.add(row.owner)
         return made_room

@@ -95,7 +95,9 @@ async def test_an_index_tells_the_head_of_each_queue(site: MakeSite, seed: int) 
 
     async def claim() -> None:
         peer = chance.choice(peers)
-        held.extend((peer, one) for one in await peer.take(chance.choice((1, 5, 30))))
+        others = {kind: chance.randrange(3) for kind in peer.info.kinds if chance.random() < 0.5}
+        want = Want(kinds=Caps(peer.info.kinds, chance.choice((0, 2, 30)), others), limit=chance.choice((1, 5, 30)))
+        held.extend((peer, one) for one in (await peer.claim(want)).claims)
 
     async def end() -> None:
         for _ in range(min(len(held), 5)):
@@ -154,6 +156,7 @@ async def test_a_cap_holds_for_a_kind_of_a_large_set(site: MakeSite) -> None:
     caps = Caps(kinds, 2, {kinds[0]: 5, kinds[2]: 0})
     claimed = await peer.claim(Want(kinds=caps, limit=100))
     assert [one.id for one in claimed.claims] == [one.id for one in (*batch[:5], *batch[10:12])]
+    assert [one.id for one in await peer.take()] == [one.id for one in (*batch[5:10], *batch[12:])]
 
 
 async def test_a_wrong_entry_of_an_index_is_put_right(site: MakeSite) -> None:
