@@ -408,7 +408,8 @@ def _with_worker(value: Any, one: Worker = INJECTED) -> list[Any]:
 @pytest.mark.parametrize("value", [object(), threading.Lock(), iter(()), print, {"deep": [object()]}], ids=type)
 @pytest.mark.parametrize("body", [_with_context, _with_instance, _with_worker])
 def test_an_ordinary_call_takes_what_cannot_be_stored(body: Any, value: Any) -> None:
-    given, detached = Job("kind", body)(value)
+    made: Any = Job("kind", body)
+    given, detached = made(value)
     assert given is value
     assert isinstance(detached, (Context, Instance, Worker))
 
