@@ -14,7 +14,7 @@ from peerjob.definition import Definition, decode_definition
 from peerjob.query import MAX_LIMIT
 from peerjob.record import LogLine, Record
 from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import MemoryWatch
+from peerjob.store.kv.memory_data import Costs, MemoryWatch
 from peerjob.store.kv.schedule_rows import decode_schedule
 from peerjob.store.kv.store import KVStore
 from peerjob.testing import TestCluster
@@ -35,6 +35,11 @@ FORGOTTEN = "15m"
 async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T]) -> T:
     """Await work as a part of a node's process: it stands still and dies with it."""
     return await cluster._in_lane(cluster._member(node), work)
+
+
+def hold_to_etcd(cluster: TestCluster) -> None:
+    """Have the store refuse what etcd would refuse."""
+    cluster._data.costs = Costs()
 
 
 def happened(cluster: TestCluster) -> Counter[tuple[str, str]]:

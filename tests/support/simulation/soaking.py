@@ -99,7 +99,6 @@ def _judged(seeds: Sequence[int]) -> list[Judged]:
                     store=_flat(verdict.happened),
                 )
             )
-        gc.collect()  # between two programs costs less than while they run
     return judged
 
 
