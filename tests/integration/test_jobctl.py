@@ -470,9 +470,13 @@ def test_workers_are_listed_and_resized(jobctl: Jobctl) -> None:
 
 
 def test_top_shows_nodes_queues_and_the_leader(jobctl: Jobctl, target: str) -> None:
-    assert jobctl("schedule", "add", "1", "1", "--wait").status == 0
+    assert jobctl("schedule", "add", "1", "1", "--after", "1h").status == 0
+    counts = jobctl("stats", "-o", "json").json["counts"].values()
+    running, queued = (sum(one.get(state, 0) for one in counts) for state in ("Processing", "Scheduled"))
+    assert queued > running
     for shown in (jobctl("top").out, in_terminal("top", "-n", "2", "-d", "0.1", "--address", target)):
         assert "1 node, 4 workers, " in shown
+        assert f"{running} running, {queued} queued" in shown
         assert "one leads" in shown
         assert "NODE" in shown
         assert "KIND" in shown

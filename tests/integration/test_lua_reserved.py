@@ -1,4 +1,10 @@
-"""Members of the delayed set that begin with `@` are of later releases: they stay, and count nowhere."""
+"""What later releases add: members of the delayed set that begin with `@` stay and count nowhere; tails are bounded."""
+
+import struct
+from typing import cast
+
+import pytest
+import redis
 
 from peerjob.query import Query
 from peerjob.state import State
@@ -60,3 +66,22 @@ async def test_they_count_nowhere_and_no_clearing_removes_them(site: MakeSite) -
     health = await store.health()
     assert (health.delayed, health.counts.get("work", {}).get(State.SCHEDULED)) == (0, None)
     assert reserved(here) == 900
+
+
+@pytest.mark.parametrize("size", [0, 512, 513])
+async def test_a_tail_has_a_bound_for_scripts_and_for_readers(site: MakeSite, size: int) -> None:
+    here = site()
+    store = await here.open()
+    peer = await here.join(store)
+    (one,) = here.make.instances(1, tags=("t",))
+    await store.enqueue([one])
+    key = here.key(f"i:{one.id}")
+    with redis.Redis(port=here.server.port) as client:
+        raw = bytearray(cast(bytes, client.get(key)))
+        raw[2] |= 128
+        client.set(key, bytes(raw) + struct.pack(">I", size) + bytes(size))
+    readable = size <= 512
+    assert [claim.id for claim in await peer.take()] == [one.id] * readable
+    (record,) = await store.get([one.id])
+    assert (record is not None) is readable
+    assert (await store.health()).undecodable == (not readable)

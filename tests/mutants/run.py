@@ -107,6 +107,8 @@ def failed_test(home: Path, arguments: Sequence[str]) -> str:
     run = ended(home, [Path(sys.executable).with_name("pytest"), "-x", "-q", *arguments], source)
     if run.returncode == 0:
         return ""
+    if run.returncode < 0:
+        return f"a crash of the test run (signal {-run.returncode})"
     failed = _FAILED.search(run.stdout)
     if run.returncode != _TESTS_FAILED or failed is None:
         raise RuntimeError(f"pytest {shlex.join(arguments)} ended with {run.returncode}:\n{run.stdout[-3000:]}")

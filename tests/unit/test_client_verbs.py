@@ -39,8 +39,10 @@ from peerjob import (
     UnknownKindError,
     __version__,
 )
+from peerjob.node.client.verbs import patiently
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.spec import decode_spec
+from peerjob.testing import VirtualClock
 from support.rpc import raw_client, served
 from support.waiting import until
 
@@ -560,3 +562,20 @@ async def test_a_local_registry(client: Client) -> None:
     assert client.unregister("add") is ADD
     with pytest.raises(UnknownKindError):
         client.job("add")
+
+
+async def test_a_wait_goes_on_at_another_node_where_one_hangs(clock: VirtualClock) -> None:
+    said: list[str | None] = ["hangs", None, "hangs", "over"]
+
+    async def wait(seconds: float) -> str | None:
+        await asyncio.sleep(seconds)
+        one = said.pop(0) if said else None
+        if one == "hangs":
+            raise TimeoutError
+        return one
+
+    assert await clock.run(patiently(wait, None)) == "over"
+    said[:] = ["hangs"] * 3
+    began = clock.elapsed()
+    assert await clock.run(patiently(wait, 1.0)) is None
+    assert clock.elapsed() - began < 2

@@ -19,6 +19,20 @@ TOLERANCE_US = 150_000
 """Nodes look at random moments, and with jumps at others."""
 
 
+async def test_no_time_passes_while_a_thread_works() -> None:
+    def work() -> None:
+        time.sleep(0.05)
+
+    job = Job("sync", work)
+    async with TestCluster(nodes=2, jobs=[job], start=START) as cluster:
+        instance = await cluster.schedule(job)
+        await cluster.advance("1d")
+        (run,) = cluster.runs(job)
+        assert run.ended_us is not None
+        assert run.ended_us - run.began_us < 1_000_000
+        cluster.assert_completed(instance, attempts=1)
+
+
 async def course(seed: int, *, jumps: bool, steps: int, minutes: int) -> tuple[list[str], list[tuple[int, str, int]]]:
     """A random program: what became of its instances and fires, and when each body began and ended."""
     chance = random.Random(seed)

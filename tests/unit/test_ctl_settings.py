@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from peerjob.cli.ctl.session import Session
 from peerjob.cli.ctl.settings import Settings, settings_of
 from peerjob.errors import OptionError
+from peerjob.node.client import client as remote
 from peerjob.node.wire.tls import ClientTls
 
 CONTEXTS = """
@@ -112,3 +114,13 @@ def test_a_file_that_is_none_of_contexts_is_refused(tmp_path: Path, text: str) -
     path.write_text(text, encoding="latin-1")
     with pytest.raises(OptionError, match="config"):
         resolved(path, context="a")
+
+
+def test_a_client_gets_every_setting_of_the_connection(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(remote, "Client", lambda *args, **kwargs: made.append((args, kwargs)))
+    (file.parent / "ca.pem").write_text("")
+    settings = resolved(file, context="far", request_timeout="7s")
+    Session(settings).client()
+    assert made == [((settings.target,), {"token": "from-the-file", "tls": settings.tls, "timeout": "7s"})]
+    assert settings.tls is not None

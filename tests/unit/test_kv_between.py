@@ -13,7 +13,7 @@ import pytest
 
 from peerjob.clock import Clock
 from peerjob.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.query import Filter
+from peerjob.query import Filter, Query
 from peerjob.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
 from peerjob.state import ARROWS, State
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
@@ -422,6 +422,32 @@ async def test_an_idle_node_hears_of_what_comes_while_it_looks(
 
 def peer_claims(found: Sequence[object]) -> list[Claim]:
     return [one for one in found if isinstance(one, Claim)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_lookup_misses_nothing_that_changes_hands_meanwhile(clock: VirtualClock, count: int) -> None:
+    """A claim moves an instance to where those of its node are, which may have joined just now."""
+
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        before = await scene.join(scene.other, "before")
+        await scene.add(scene.other, *scene.make.instances(2 * count))
+        held = await before.take(count)
+        found: list[str] = []
+
+        async def look() -> None:
+            page = await scene.store.lookup(Query(state=State.ACTIVE))
+            found.extend(record.id for record in page.records)
+
+        async def change_hands() -> None:
+            await before.commit(*(outcome(claim, Action.HAND_BACK) for claim in held))
+            await (await scene.join(scene.other, "after")).take()
+
+        async def check() -> None:
+            assert found == sorted(scene.ids)
+
+        return look, change_hands, check
+
+    await everywhere(clock, prepare)
 
 
 async def test_one_of_two_gets_a_unique_key(clock: VirtualClock) -> None:

@@ -11,6 +11,7 @@ from peerjob.state import State
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.packing import unpack_record
 from peerjob.store.lua.script import load_scripts
+from peerjob.store.lua.server import durability_of
 from peerjob.store.retrying import Retrying
 from peerjob.testing.factories import Factory
 from support.lua_site import first_layout_record
@@ -71,6 +72,29 @@ def test_what_a_step_waits_for_is_read() -> None:
     assert (two.missing(2), two.missing(3)) == ("", "")
     assert two.missing(1) == "2 replicas did not confirm it within 0.25 s (1 did)"
     assert two.missing(ValueError("UNBLOCKED")) == "2 replicas did not confirm it: UNBLOCKED"
+
+
+@pytest.mark.parametrize(
+    ("aof", "policy", "replicas", "save", "promised", "warned"),
+    [
+        ("1", "always", 0, "", "fsync", ""),
+        ("1", "everysec", 0, "", "everysec", ""),
+        ("1", None, 0, "", "everysec", ""),
+        ("1", "no", 0, "", "none", "half minute"),
+        ("1", "no", 2, "3600 1", "none", "half minute"),
+        ("0", "always", 1, "", "replicated", ""),
+        ("0", "always", 0, "3600 1", "none", "snapshots only"),
+        ("0", "always", 0, "", "none", "nothing on disk"),
+    ],
+)
+def test_what_a_server_promises_is_read_from_all_that_it_tells(
+    aof: str, policy: str | None, replicas: int, save: str, promised: str, warned: str
+) -> None:
+    info = {"aof_enabled": aof, "connected_slaves": str(replicas)}
+    config = {"save": save} if policy is None else {"save": save, "appendfsync": policy}
+    durability, warnings = durability_of(info, config)
+    assert durability == promised
+    assert [warned in warning for warning in warnings] == [True] * bool(warned)
 
 
 def test_a_certificate_needs_its_key(tmp_path: Path) -> None:

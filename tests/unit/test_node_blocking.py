@@ -27,6 +27,9 @@ from peerjob import (
     Query,
     State,
 )
+from peerjob.clock import SystemClock
+from peerjob.testing import running_node
+from support.factories import shared_url
 
 
 def add(x: int, y: int) -> int:
@@ -336,3 +339,22 @@ def test_a_verb_that_ctrl_c_interrupts_is_given_up(manager: BlockingManager) -> 
     finally:
         signal.signal(signal.SIGINT, before)
     assert given_up.wait(60)
+
+
+async def test_a_body_that_waits_for_another_one_is_told_to_end_when_its_node_stops() -> None:
+    """What interrupts the wait is the cancellation itself: the run is handed back, uncounted."""
+    began = threading.Event()
+
+    def waits(manager: BlockingManager = INJECTED) -> None:
+        later = manager.schedule(Job("later", add, after="1h"), 1, 2)
+        began.set()
+        later.wait()
+
+    url = shared_url()
+    async with running_node(clock=SystemClock(), store=url, workers=0) as other:
+        async with running_node(Job("waits", waits), clock=SystemClock(), store=url, workers=1) as node:
+            instance = await node.schedule("waits")
+            assert await asyncio.to_thread(began.wait, 60)
+            await node.stop(grace=0)
+        after = await other.lookup_instance(instance.id)
+        assert (after.state, after.attempts) == (State.SCHEDULED, 0)

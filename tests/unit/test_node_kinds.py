@@ -60,6 +60,18 @@ async def test_a_function_that_is_made_anew_at_each_call_is_one_job(clock: Virtu
         assert [await clock.run(one.result()) for one in instances] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("how", ["default", "keyword"])
+async def test_functions_of_one_text_that_differ_otherwise_are_two_jobs(clock: VirtualClock, how: str) -> None:
+    def made(n: int) -> Any:
+        return (lambda x, y=n: x + y) if how == "default" else (lambda x, *, y=n: x + y)
+
+    async with running_node(clock=clock) as node:
+        await node.schedule(Job("k", made(1)), 1)
+        with pytest.raises(JobConflictError):
+            await node.schedule(Job("k", made(2)), 1)
+        assert await clock.run((await node.schedule(Job("k", made(1)), 5)).result()) == 6
+
+
 async def test_two_closures_of_one_function_are_two_jobs(clock: VirtualClock) -> None:
     def adder(n: int) -> Job[[int], int, int]:
         def add(x: int) -> int:

@@ -224,3 +224,34 @@ def test_the_examples_of_the_guide_run(pytester: pytest.Pytester) -> None:
     pytester.makepyprojecttoml(settings)
     tests = sum(code.count("def test_") for _, code in blocks)
     run(pytester, "--durations=20", "-vv").assert_outcomes(passed=tests)
+
+
+def test_the_mark_that_is_nearest_to_a_test_counts(pytester: pytest.Pytester) -> None:
+    """Of two that say the same; what only a farther one says counts, too."""
+    pytester.makepyfile(
+        JOBS
+        + """
+pytestmark = [pytest.mark.peerjob(nodes=2, start="2026-01-01T00:00+00:00")]
+
+@pytest.fixture
+def peerjob_options():
+    return {"nodes": 5, "workers": 1}
+
+@pytest.mark.peerjob(nodes=1)
+class TestNear:
+    @pytest.mark.asyncio
+    async def test_class(self, peerjob_cluster):
+        assert len(peerjob_cluster.nodes) == 1
+
+    @pytest.mark.asyncio
+    @pytest.mark.peerjob(nodes=3)
+    async def test_function(self, peerjob_cluster, peerjob_clock):
+        assert len(peerjob_cluster.nodes) == 3
+        assert datetime.fromtimestamp(peerjob_clock.time_us() / 1e6, UTC).day == 1
+
+@pytest.mark.asyncio
+async def test_module(peerjob_cluster):
+    assert len(peerjob_cluster.nodes) == 2
+"""
+    )
+    run(pytester, "-o", "asyncio_mode=strict").assert_outcomes(passed=3)
