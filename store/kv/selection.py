@@ -237,29 +237,27 @@ def shared(
     """
     count = max(1, len(live))
     own = live.index(incarnation) if incarnation in live else 0
-    ranked: list[tuple[int, int, Pick]] = []
-    for at, pick in enumerate(picks):
-        drawn, part = divmod(crc32(pick.id.encode()), count)
-        is_own = part == own or passed.get(pick.id, 0) >= MOST_PASSED
-        ranked.append((0, at, pick) if is_own else ((part - own) % count, drawn, pick))
-    ranked.sort(key=lambda one: one[:2])
-    used, mine, others = Counter[str](), list[Pick](), list[Pick]()
-    for _, _, pick in ranked:
-        if len(mine) < limit and used[pick.kind] < room.of(pick.kind):
-            used[pick.kind] += 1
-            mine.append(pick)
+    ids = [pick.id for pick in picks]
+    ranked: list[tuple[int, int, int]] = []
+    for at, id in enumerate(ids):
+        drawn, part = divmod(crc32(id.encode()), count)
+        is_own = part == own or (id in passed and passed[id] >= MOST_PASSED)
+        ranked.append((0, at, at) if is_own else ((part - own) % count, drawn, at))
+    ranked.sort()
+    used, mine, others = Counter[str](), list[int](), list[int]()
+    for _, _, at in ranked:
+        kind = picks[at].kind
+        if len(mine) < limit and used[kind] < room.of(kind):
+            used[kind] += 1
+            mine.append(at)
         else:
-            others.append(pick)
-    mine.sort(key=_order)
-    last = _order(mine[-1]) if mine else None
-    counted = {pick.id: passed.get(pick.id, 0) + (last is not None and _order(pick) < last) for pick in others}
+            others.append(at)
+    mine.sort()
+    last = mine[-1] if mine else -1
+    counted = {ids[at]: passed.get(ids[at], 0) + (at < last) for at in others if at < last or ids[at] in passed}
     passed.clear()
     passed.update(counted)
-    return mine, others
-
-
-def _order(pick: Pick) -> tuple[int, str]:
-    return pick.priority, pick.place
+    return [picks[at] for at in mine], [picks[at] for at in others]
 
 
 def _taken(

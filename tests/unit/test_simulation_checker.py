@@ -133,7 +133,7 @@ def passed_over(claims: int) -> Evidence:
         orders=[an_order(id) for id in steps],
         records={id: a_record(id, steps=at) for id, at in steps.items()},
         strict=False,
-        starts=2,
+        starts={"n": 2},
     )
 
 

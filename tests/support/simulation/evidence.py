@@ -111,8 +111,8 @@ class Evidence:
     """Most by which the clocks of nodes differed."""
     strict: bool = True
     """Whether the store promises strict order."""
-    starts: int = 0
-    """How many incarnations of nodes there were, at most; 0: not known, and order within a window is not judged."""
+    starts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Node → how many incarnations it had, at most; of others order within a window is not judged."""
 
     def runs_of(self) -> dict[str, list[Run]]:
         """The runs of each instance, by the time at which they began."""

@@ -81,7 +81,7 @@ async def gather(
         ledgers=ledgers,
         skew_us=faults.skew_us,
         strict=cluster.nodes[0].capabilities.order == "strict",
-        starts=cluster._starts + len(faults.absences),  # a node that was away may begin a new incarnation
+        starts=_starts(cluster, faults),
     )
     await cluster.advance(2 * ttl + 3)  # the nodes that were killed last are taken for dead
     for node in cluster.nodes:
@@ -98,6 +98,12 @@ def a_store(cluster: TestCluster) -> KVStore:
     """A store on a cluster's data that no fault reaches."""
     kv = MemoryKeyValue(cluster._data, cluster.clock)
     return KVStore(kv, url="memory://", namespace=NAMESPACE, clock=cluster.clock, limits=cluster._limits, local={})
+
+
+def _starts(cluster: TestCluster, faults: Faults) -> Counter[str]:
+    """How many incarnations each node had, at most: one that was away may begin a new one."""
+    restarted = (event.text.removeprefix("restart ") for event in cluster.trace if event.text.startswith("restart "))
+    return Counter([*cluster._members, *restarted, *(absence.node for absence in faults.absences)])
 
 
 async def _records(store: KVStore) -> AsyncIterator[Record]:
