@@ -24,9 +24,9 @@ is over. A node whose lease is not trusted or whose clock is off steps down and 
 campaign whose answer was lost leaves the leadership with a node that does not know it, until its next one.
 
 Two more clocks meet in a fire. When it is time, and whether a time is late, is judged by the store's clock, since the
-instance falls due by that one and the ledger records by it: the leader reads its own and takes off what its lease says
-that it is ahead. How long it waits, and for how long it trusts, is monotonic, so a clock that is set does no harm but
-for the second in which nobody has noticed.
+instance falls due by that one and the ledger records by it. The last renewal told how far the leader's own is ahead,
+and from then on the monotonic time counts (`CorrectedTime`). So a wall clock that is set between two renewals changes
+nothing: a step of years would otherwise use up the nominal times of those years.
 
 What a leader knows of schedules is a copy (`timetable`), read at the start of its term and then kept up by revisions,
 about once a second and on hints. What is due goes out before what is late, and what is late takes one step at a time

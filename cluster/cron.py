@@ -48,9 +48,8 @@ LONG_BACKOFF_US = 60_000_000
 class Cron(Role):
     """Keeps all schedules in memory while this node leads, and accounts for each nominal time when it comes.
 
-    Nothing of it has to be right for a time to be fired at most once: the store sees to that. `offset` is how many
-    microseconds this node's clock is ahead of the store's. `on_made` hears of each instance that a fire has made,
-    `on_fired` of each fire that was recorded.
+    Nothing of it has to be right for a time to be fired at most once: the store sees to that. `now_us` is the time by
+    the store's clock. `on_made` hears of each instance that a fire has made, `on_fired` of each fire that was recorded.
     """
 
     name = "cron"
@@ -63,7 +62,7 @@ class Cron(Role):
         election: Election,
         node: str,
         ids: IdSource,
-        offset: Callable[[], int] = lambda: 0,
+        now_us: Callable[[], int] | None = None,
         on_made: Callable[[NewInstance], None] = lambda _: None,
         on_fired: Callable[[Fire, FireRecord], None] = lambda _fire, _record: None,
     ) -> None:
@@ -72,7 +71,7 @@ class Cron(Role):
         self._election = election
         self._node = node
         self._ids = ids
-        self._offset = offset
+        self._now_us = now_us or clock.time_us
         self._on_made = on_made
         self._on_fired = on_fired
         self._ability = Ability(clock, store)
@@ -160,10 +159,6 @@ class Cron(Role):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(LEAST_WAIT, seconds)):
                 await self._wake.wait()
-
-    def _now_us(self) -> int:
-        """Now, by the store's clock as far as it is known."""
-        return self.clock.time_us() - self._offset()
 
     # -- one call --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from peerjob.clock import Clock
+from peerjob.clock import Clock, CorrectedTime
 from peerjob.errors import LayoutError, StoreError
 from peerjob.record import Renewed
 from peerjob.store.base import Liveness
@@ -67,6 +67,8 @@ class Lease:
         self._margin = min(1.0, ttl / 5)
         # each step of a turn is bounded, so that it comes around whether the store answers or not
         self.pulse = Pulse(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
+        self.time = CorrectedTime(clock)
+        """The time by the store's clock, which each renewal tells."""
         self._incarnation = ""
         self._trusted_until = 0.0
         self._steady_since: float | None = None
@@ -271,6 +273,8 @@ class Lease:
             self._steady_since = asked_at
         self._last_answer = asked_at
         self._trusted_until = asked_at + self._ttl - self._margin
+        if reply.clock_known:
+            self.time.correct(reply.ahead_us)
         self._tell(lambda: self._listener.lease_renewed(incarnation, reply))
 
     def _check_trust(self) -> None:

@@ -103,8 +103,6 @@ class Session:
         self._kinds = registry.kinds()
         self._opened = False
         self.joined = False
-        self.ahead_us = 0
-        """How far this node's clock is ahead of the store's."""
         self._clock_known = False
 
         self._ledger = Ledger()
@@ -196,7 +194,7 @@ class Session:
             election=self.election,
             node=name,
             ids=self._ids,
-            offset=lambda: self.ahead_us,
+            now_us=self._store_us,
             on_made=lambda new: tell(f"instance {new.id}", self.notices.made, new),
             on_fired=self._fired,
         )
@@ -342,11 +340,11 @@ class Session:
 
     def _store_us(self) -> int:
         """What time it is by the store's clock, as far as the last renewal tells."""
-        return self._clock.time_us() - self.ahead_us
+        return self.lease.time.time_us()
 
     def _may_lead(self) -> bool:
-        right = self._clock_known and abs(self.ahead_us) <= MAX_AHEAD_US
-        return (right or self._store.capabilities.clock == "server") and self.lease.trusted
+        right = self._store.capabilities.clock == "server" or abs(self.lease.time.ahead_us) <= MAX_AHEAD_US
+        return self._clock_known and right and self.lease.trusted
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
@@ -364,7 +362,6 @@ class Session:
     def lease_renewed(self, incarnation: str, reply: Renewed) -> None:
         if incarnation != self.incarnation:
             return
-        self.ahead_us = reply.ahead_us
         if reply.clock_known and not self._clock_known:
             self._clock_known = True
             self.election.soon()

@@ -44,7 +44,7 @@ def vitals_of(session: Session) -> Vitals:
         held=pool.waiting,
         lease_age=session.lease.age,
         trusted=session.lease.trusted,
-        ahead=session.ahead_us / 1_000_000,
+        ahead=session.lease.time.ahead_us / 1_000_000,
         leads=session.election.is_leader,
         term=0 if leader is None else leader.term.number,
         failures={role.name: role.failures for role in (*session.roles, session.turns)}

@@ -81,6 +81,31 @@ class SystemClock:
         yield
 
 
+class CorrectedTime:
+    """Wall-clock time by a clock that counts more than this one, and by this one until the two were compared.
+
+    It passes with the monotonic time since the last comparison, so a wall clock that is set meanwhile changes nothing.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.ahead_us = 0
+        """How far this node's clock was ahead at the last comparison."""
+        self.correct(0)
+
+    def correct(self, ahead_us: int) -> None:
+        """Note how far this node's clock is ahead at this moment."""
+        self.ahead_us = ahead_us
+        self._zero_us = self._clock.time_us() - ahead_us - self._elapsed_us()
+
+    def time_us(self) -> int:
+        """Microseconds since the epoch."""
+        return self._zero_us + self._elapsed_us()
+
+    def _elapsed_us(self) -> int:
+        return round(self._clock.elapsed() * 1_000_000)
+
+
 def to_datetime(time_us: int) -> datetime:
     """An aware UTC datetime for microseconds since the epoch."""
     seconds, micros = divmod(time_us, 1_000_000)

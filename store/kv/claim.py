@@ -171,7 +171,7 @@ class Claims:
             if not alive:
                 return False
             call.node = nodes.items[0][1]
-            moved, written = await self._delayed.move(delayed, now_us)
+            moved, written = await self._delayed.move(delayed)
             if written is not None:
                 others = {kind: count for kind, count in moved.items() if kind not in call.want.kinds}
                 await context.hints.send(News(ready=others, but=call.incarnation), written)

@@ -36,13 +36,13 @@ class DelayedQueue:
         """The read of the queues' heads."""
         return self._context.queues.delayed_heads()
 
-    async def move(self, found: Found, now_us: int) -> tuple[dict[str, int], Written | None]:
+    async def move(self, found: Found) -> tuple[dict[str, int], Written | None]:
         """Let what fell due into the ready queues, earliest first; kind → how many."""
         context = self._context
         if not context.skew.judgement.known:
             return {}, None
-        if context.skew.is_off:
-            now_us = context.skew.median_us() - LEFT_TO_OTHERS_US
+        # not by the wall clock, which may have been set since it was last compared
+        now_us = context.skew.median_us() - (LEFT_TO_OTHERS_US if context.skew.is_off else 0)
         until = time_text(now_us + 1)
         begun = [head for head in context.queues.heads(found) if head.start < until]
         if not begun:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from peerjob.clock import Clock
+from peerjob.clock import Clock, CorrectedTime
 from peerjob.errors import StoreUnavailableError
 
 from .base import KeyValue, Range
@@ -53,20 +53,18 @@ class Judgement(msgspec.Struct, frozen=True):
     apart_us: int = 0
     """How far the two clocks in the middle are apart, where there are two."""
     known: bool = True
-    """False while a node that began to listen waits for its peers' clocks."""
+    """False while a node that began to listen, or whose clock was set, waits for its peers' clocks."""
 
 
 class Skew:
     """What a store knows of its clock; written by the thread that renews, read by the others."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
         self.judgement = Judgement()
         self.is_off = False
         """Whether others should decide what is due."""
         self._is_apart = False
-        self._median_us = 0
-        """The clock that counts, when the monotonic one of this node was 0."""
+        self._time = CorrectedTime(clock)
 
     @property
     def decides(self) -> bool:
@@ -75,12 +73,15 @@ class Skew:
 
     def median_us(self) -> int:
         """The time by the clock that counts, as far as the last renewal tells, whatever this node's clock shows."""
-        return self._median_us + round(self._clock.elapsed() * 1_000_000)
+        return self._time.time_us()
 
     def set(self, judgement: Judgement) -> None:
         """Note how the clock compares with the others; warns once when the difference becomes too large."""
+        if not judgement.known:
+            self.judgement = msgspec.structs.replace(self.judgement, known=False)
+            return
         ahead_us = judgement.ahead_us
-        self._median_us = self._clock.time_us() - ahead_us - round(self._clock.elapsed() * 1_000_000)
+        self._time.correct(ahead_us)
         was_off, was_apart = self.is_off, self._is_apart
         self.judgement = judgement
         self.is_off = abs(ahead_us) > (_BACK_US if was_off else MOST_OFF_US)
@@ -156,11 +157,18 @@ class Clocks:
     def tell(self) -> tuple[Told, Callable[[], None]]:
         """What is to be written of this node's clock, and what to call when that is done."""
         now, doubts = self._now(), frozenset(self._doubts)
+        was_set = self._told is not None and abs(now[0] - self._told[0]) > _STEP_US
+        if was_set:
+            doubts |= self._heard.keys()
         asks = EVERYBODY if self._told is None or len(doubts) > _MOST_ASKED else tuple(doubts)
 
         def told() -> None:
             self._told = now
             self._doubts -= doubts
+            if was_set:
+                # all peers are to be heard again, and until then time passes by what was known
+                self._heard = {one: heard[-1:] for one, heard in self._heard.items()}
+                self._known, self._began = False, self._clock.elapsed()
 
         return Told(self._clock.time_us(), asks), told
 
@@ -225,7 +233,8 @@ class Clocks:
                 continue
             said, heard = shown.clock_us - at_us, self._heard.get(one)
             self._may_be_gone |= heard is None
-            if (heard is None or abs(said - heard[-1]) > _STEP_US) and self._disagrees(said):
+            # of a clock that was set, the later of two times is of no use before it is heard again
+            if self._disagrees(said) if heard is None else abs(said - heard[-1]) > _STEP_US:
                 self._doubts.add(one)
             self._heard[one] = (said,) if heard is None else (heard[-1], said)
             if self._own in shown.asks or (shown.asks == EVERYBODY and self._is_of_sample()):

@@ -60,7 +60,7 @@ class Stander:
             election=self.election,
             node=name,
             ids=IdSource(clock),
-            offset=lambda: self.ahead_us,
+            now_us=lambda: clock.time_us() - self.ahead_us,
         )
         self._pause: Fault | None = None
 

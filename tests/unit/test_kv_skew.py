@@ -265,7 +265,7 @@ async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
     bench.clocks[2].off = 0
     assert await bench.renew() == [0, 0, 0]
     bench.clocks[0].off = -7
-    assert await bench.renew(2) == [-7, 0, 0]
+    assert await bench.renew(3) == [-7, 0, 0]  # it asks its peers, and hears their answers
 
 
 async def test_a_clock_that_was_heard_too_late_is_heard_again_before_it_counts(bench: Bench) -> None:

@@ -94,6 +94,8 @@ class Group(Assertions):
         except BaseException:
             await self._close()
             raise
+        for member in self._members.values():
+            member.look(claim=False)  # the wall clock goes on from here
         self._jumps.disturbed()
         if self._with_jumps:
             self.clock.before_rest = self._jumps.consider

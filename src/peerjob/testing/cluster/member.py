@@ -171,6 +171,8 @@ class Member:
         """Have it look again at the time: which schedules are due, and with `claim` which instances."""
         session = self.node._session
         if session is not None:
+            time = session.lease.time
+            time.correct(time.ahead_us)  # a jump moves the wall clock alone
             session._cron._wake.set()
             if claim:
                 session.turns.hint()
