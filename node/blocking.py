@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import math
 import os
 import threading
 import weakref
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from peerjob.blocking import BlockingVerbs
 from peerjob.cluster.own_loop import end_loop, new_loop, refuse_green_threads
@@ -27,6 +28,35 @@ if TYPE_CHECKING:
     from .node import Node
 
 T = TypeVar("T")
+
+
+class _Verb(Generic[T]):
+    """A verb on its way to the loop, which the thread that waits for it may give up at any moment."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], timed: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._timed = timed
+        self._task: asyncio.Task[Any] | None = None
+        self._given_up = False
+
+    async def run(self) -> T:
+        """Run it; called on the loop."""
+        if self._given_up:
+            self.close()
+            raise asyncio.CancelledError
+        self._task = asyncio.current_task()
+        return await self._timed
+
+    def give_up(self) -> None:
+        """Cancel it, or let it not begin; called on the loop."""
+        self._given_up = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Throw away what was never begun."""
+        self._timed.close()
+        self._work.close()
 
 
 class BlockingManager(BlockingVerbs):
@@ -95,12 +125,22 @@ class BlockingManager(BlockingVerbs):
         except BaseException:
             work.close()
             raise
-        timed = self._timed(work)
+        verb = _Verb(work, self._timed(work))
         try:
-            future = asyncio.run_coroutine_threadsafe(timed, loop)
+            return self._result(verb, loop)
+        except KeyboardInterrupt:
+            # it may have come before there was a future that could be cancelled
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(verb.give_up)
+            raise
+
+    def _result(self, verb: _Verb[T], loop: asyncio.AbstractEventLoop) -> T:
+        running = verb.run()
+        try:
+            future = asyncio.run_coroutine_threadsafe(running, loop)
         except RuntimeError:
-            timed.close()
-            work.close()
+            running.close()
+            verb.close()
             raise _closed() from None
         self._calls.add(future)
         if loop.is_closed():
@@ -111,9 +151,6 @@ class BlockingManager(BlockingVerbs):
             if self._loop is loop:
                 raise
             raise _closed() from None
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
         finally:
             self._calls.discard(future)
 

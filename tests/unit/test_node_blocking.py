@@ -341,6 +341,33 @@ def test_a_verb_that_ctrl_c_interrupts_is_given_up(manager: BlockingManager) -> 
     assert given_up.wait(60)
 
 
+def test_a_verb_is_given_up_that_ctrl_c_interrupts_before_it_is_waited_for(
+    manager: BlockingManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, given_up = threading.Event(), threading.Event()
+    send = asyncio.run_coroutine_threadsafe
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+
+    def interrupted(*args: Any) -> None:
+        send(*args)
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    manager.start()
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manager.call(work())
+    monkeypatch.undo()
+    assert given_up.wait(60)
+
+
 async def test_a_body_that_waits_for_another_one_is_told_to_end_when_its_node_stops() -> None:
     """What interrupts the wait is the cancellation itself: the run is handed back, uncounted."""
     began = threading.Event()
