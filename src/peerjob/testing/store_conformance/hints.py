@@ -190,6 +190,7 @@ class HintRules(StoreSuite):
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
+            await self.wait_given_up()
             await store.enqueue(self.make.instances(1))
             assert await self.hinted(peer, "work")
             await peer.end(await peer.take_one())

@@ -46,6 +46,9 @@ class StoreSuite:
         """Let time pass, for the store too."""
         await asyncio.sleep(seconds)
 
+    async def wait_given_up(self) -> None:
+        """Return when the server knows of a wait that was cancelled; most drivers return no earlier themselves."""
+
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
         """Await something that waits, letting time pass as it needs."""
         return await awaitable
