@@ -143,7 +143,9 @@ class Selection:
                 waiting = [] if rest else open_ones
             else:
                 waiting = [source for source in open_ones if source.kind not in spent]
-                waiting = [one for one in waiting if (one.priority, one.scan.at) == horizon] or waiting
+                # the first of them decide how far the picks go; a few at a time, as each read is a round trip
+                waiting.sort(key=lambda one: (one.priority, one.scan.at))
+                waiting = waiting[:_FEW]
                 if self._bound is not None and self._bound == horizon:
                     waiting = await self._open(limit + 1 - len(picks))
                     if not waiting:

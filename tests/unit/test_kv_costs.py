@@ -224,6 +224,17 @@ async def test_gaps_between_batches_are_passed_in_few_reads(bench: Bench) -> Non
     bench.assert_cheap()
 
 
+async def test_a_claim_over_many_kinds_reads_several_queues_at_a_time(bench: Bench) -> None:
+    kinds = [f"kind{number}" for number in range(20)]
+    peer = await Peer(store=bench.store, info=bench.make.node("other", kinds), make=bench.make).join()
+    for number in range(100):
+        await bench.store.enqueue([bench.make.instance(kind=kinds[number * 7 % 20])])
+        await bench.clock.advance(0.13)
+    before = bench.kv.requests
+    assert len(await peer.take(BATCH)) == 100
+    assert bench.kv.requests - before < 60
+
+
 @pytest.mark.parametrize("kind", [None, "work"])
 async def test_looking_does_not_depend_on_what_waits(bench: Bench, kind: str | None) -> None:
     await bench.fill(QUEUED)
