@@ -163,7 +163,7 @@ class Session:
         )
         self._reconciler = Reconciler(ledger=self._ledger, turns=self.turns, hand_back=self._return_stranded)
         self.intake = Intake(store, name)
-        self.verbs = StoreVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self._store_us)
+        self.verbs = StoreVerbs(store=store, manager=manager, clock=clock, name=name, now_us=self.lease.time.time_us)
         self.catalogue = KindCatalogue(
             clock=clock,
             store=store,
@@ -171,13 +171,13 @@ class Session:
             kinds=lambda: self._kinds if self.pool.size else (),
             max_kinds=max_kinds,
         )
-        self.definitions = Definitions(clock=clock, store=store, node=name, now_us=self._store_us)
+        self.definitions = Definitions(clock=clock, store=store, node=name, now_us=self.lease.time.time_us)
         self.schedules = ScheduleVerbs(
             store=store,
             manager=manager,
             clock=clock,
             name=name,
-            now_us=self._store_us,
+            now_us=self.lease.time.time_us,
             definitions=self.definitions,
             on_replaced=lambda replaced: self._tell(replaced, self.cancelled),
         )
@@ -194,7 +194,7 @@ class Session:
             election=self.election,
             node=name,
             ids=self._ids,
-            now_us=self._store_us,
+            now_us=self.lease.time.time_us,
             on_made=lambda new: tell(f"instance {new.id}", self.notices.made, new),
             on_fired=self._fired,
         )
@@ -337,10 +337,6 @@ class Session:
             workers=self.pool.size,
             started_us=self._started_us,
         )
-
-    def _store_us(self) -> int:
-        """What time it is by the store's clock, as far as the last renewal tells."""
-        return self.lease.time.time_us()
 
     def _may_lead(self) -> bool:
         right = self._store.capabilities.clock == "server" or abs(self.lease.time.ahead_us) <= MAX_AHEAD_US

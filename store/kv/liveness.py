@@ -154,7 +154,7 @@ class Membership:
         )
         alive = {key[len(keys.live) :]: live_of(entry.value) for key, entry in lives.items}
         left = await context.kv.remaining([live.lease for live in alive.values()])
-        # by the clock that counts, as whoever asks takes it: this node's own may be off
+        # callers compare with the clock that counts, and this node's own may be off
         now_us = context.skew.median_us()
         ends = {inc: now_us + left_us for inc, left_us in zip(alive, left, strict=True)}
         rows = {key[len(keys.node) :]: node_of(entry.value) for key, entry in nodes.items}

@@ -1,4 +1,4 @@
-"""Many processes that stand for leader are killed, paused and stopped: never two act, and somebody soon does."""
+"""Many candidates are killed, paused and stopped: two never lead at once, and a new leader acts soon."""
 
 import asyncio
 import itertools

@@ -77,7 +77,7 @@ async def test_a_deep_queue_costs_a_scrape_little(durable_server: ServerProcess,
     node = Node(durable_server.url, jobs=SLEEP, namespace=namespace, workers=0)
     async with await serve_metrics(node, "127.0.0.1:0") as server, node:
         seconds: list[float] = []
-        """Of the processor: what a scrape costs, whatever else the machine does."""
+        """Seconds of the processor that a scrape costs. Other work on the machine does not count."""
         told: Samples = {}
         for count in (100, 9_900):
             await node.schedule_many(SLEEP.call(0) for _ in range(count))

@@ -71,7 +71,7 @@ class Peers:
         return child
 
     def stood_still(self, pid: int) -> Sequence[Span]:
-        """When the process of a node did, whatever the reason."""
+        """When the process of a node stood still, for any reason."""
         return told_in(line for child in self.children if child.pid == pid for line in child.lines)
 
     def _stalls_of_nodes(self) -> list[Span]:

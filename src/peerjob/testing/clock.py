@@ -35,7 +35,7 @@ class VirtualClock:
     Use it as a context manager, or call `install` and `uninstall`; a first use inside a running loop
     installs it too, unless it was uninstalled. From then on sleeps and timeouts of that loop end only within
     `advance` or `run`, which go from timer to timer, each at a whole microsecond, and let the loop come to rest at
-    each. While a thread or process works for the loop (`outside`, and whatever is given to the loop's executors), time
+    each. While a thread or process works for the loop (`outside`, and work in the loop's executors), time
     stands still.
     Sockets work, but nobody waits for them: virtual time passes over an answer that is still under way.
 
