@@ -34,6 +34,7 @@ WAITING = 2_000
 """Instances that wait of the kinds that the node has, at least; as many wait of the others."""
 TTL_US = 600_000_000
 BATCH = 500
+MOVED = 1_000
 
 
 class Bench:
@@ -78,6 +79,7 @@ class Bench:
             await self.measure("enqueue 100", lambda: store.enqueue([self._new() for _ in range(100)]), rounds=5)
             await self._work("claim", 10)
             await self._work("claim 100", 100)
+            await self._move()
             await self.measure("health", store.health, rounds=5)
             await self.measure("due", store.due, rounds=5)
             await self.measure("lookup", lambda: store.lookup(Query()), rounds=5)
@@ -140,6 +142,21 @@ class Bench:
         for at in range(0, len(rest), BATCH):
             await self.store.enqueue(rest[at : at + BATCH])
 
+    async def _move(self) -> None:
+        """A claim that moves 1,000 delayed instances, of as many kinds as the node has."""
+        times: list[float] = []
+        for _ in range(5):
+            due_us = self._clock.time_us() + 2_000_000
+            for at in range(0, MOVED, BATCH):
+                kinds = [self._own[(at + number) % len(self._own)] for number in range(BATCH)]
+                await self.store.enqueue([self._new(kind, due_us=due_us) for kind in kinds])
+            await asyncio.sleep((due_us - self._clock.time_us()) / 1e6 + 0.1)
+            begin = self._time()
+            claims = await self._claim(1)
+            times.append(self._time() - begin)
+            await self._end(claims)
+        self._note("claim and move 1,000", times)
+
     async def _work(self, what: str, limit: int) -> None:
         claims: list[float] = []
         commits: list[float] = []
@@ -154,8 +171,9 @@ class Bench:
         self._note(what, claims)
         self._note(what.replace("claim", "commit"), commits)
 
-    def _new(self, kind: str = "") -> NewInstance:
-        return NewInstance(id=self._ids.one(), kind=kind or self._chance.choice(self._own), spec=b"x" * 50)
+    def _new(self, kind: str = "", *, due_us: int | None = None) -> NewInstance:
+        kind = kind or self._chance.choice(self._own)
+        return NewInstance(id=self._ids.one(), kind=kind, spec=b"x" * 50, due_us=due_us)
 
     async def _claim(self, limit: int) -> tuple[Claim, ...]:
         want = Want(kinds=self._want, limit=limit)

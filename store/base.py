@@ -178,7 +178,7 @@ class Store(Protocol):
     async def claim(self, incarnation: str, want: Want, *, request: str) -> Claimed:
         """Scheduled → Processing for the best due instances: lowest priority number, then due time, then id.
 
-        Moves due delayed instances first (at most 1,000, earliest first). Counts the attempt, gives each a new fence.
+        Moves due delayed instances first (at most 500, earliest first). Counts the attempt, gives each a new fence.
         A suspect (`record.is_suspect`) that comes first is taken alone if `want.suspects`, and passed over otherwise;
         suspects never hide others behind them. A claim that leaves due work wakes one more idle node; it ends before
         its limit where payloads are large (MAX_BATCH_BYTES) or of more than 200 kinds. A claim that finds nothing

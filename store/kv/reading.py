@@ -15,12 +15,12 @@ from peerjob.state import State
 from .base import MAX_STEPS, Compare, Delete, Entry, Put, Range, Step
 from .context import Context
 from .counts import ASIDE, DELAYED, READY, SLOT, SLOTS, add_up, totals
-from .delayed import MOST_MOVED
 from .enqueue import check_batch
 from .keys import prefix_end, time_text
 from .recount import Recount
 from .rows import decode_out, kind_of_delayed, to_record
 
+_MOST_FELL_DUE = 1_000
 _PAGE = 500
 """Most records that a page reads when it must pick among them."""
 _MOST_RANGES = 100
@@ -275,9 +275,9 @@ class Reading:
         (found,) = await context.kv.read([context.queues.delayed_heads()])
         heads = [head for head in context.queues.heads(found) if head.start < until]
         fell_due = await context.kv.read(
-            [Range(head.queue + head.start, head.queue + until, MOST_MOVED) for head in heads]
+            [Range(head.queue + head.start, head.queue + until, _MOST_FELL_DUE) for head in heads]
         )
-        waiting = [kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:MOST_MOVED]
+        waiting = [kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:_MOST_FELL_DUE]
         wanted = frozenset(kinds)
         due.update(kind for kind in waiting if kind and (not wanted or kind in wanted))
         return {kind: count for kind, count in due.items() if count > 0}

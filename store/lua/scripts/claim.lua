@@ -74,7 +74,7 @@ end
 
 -- Delayed instances that fell due go to the queue of their kind first. This only moves index entries, so that the
 -- claim may fail after it and leave nothing half done.
-local fell_due = due_delayed(1000)
+local fell_due = due_delayed(500)
 if #fell_due > 0 then
   if has_indexes then
     local their = {}

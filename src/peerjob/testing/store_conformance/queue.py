@@ -140,6 +140,21 @@ class QueueRules(StoreSuite):
         record = await self.read(store, (await peer.take_one()).id)
         assert states(record) == [State.CREATED, State.SCHEDULED, State.PROCESSING]
 
+    async def test_an_instance_is_found_behind_more_due_ones_than_a_claim_moves(self, store: Store) -> None:
+        peer = await self.join(store)
+        soon_us = peer.joined_us + 2_000_000
+        others = [self.make.instance(kind="other", due_us=soon_us) for _ in range(600)]
+        mine = self.make.instance(due_us=soon_us + 1_000)
+        await store.enqueue(others[:300])
+        await store.enqueue([*others[300:], mine])
+        await self.pass_time(2.1)
+
+        claimed = await peer.claim()
+        assert claimed.claims == ()
+        assert claimed.next_due_us is not None
+        assert claimed.next_due_us <= claimed.now_us
+        assert ids_of((await peer.claim()).claims) == [mine.id]
+
     # -- outcomes
 
     @pytest.mark.parametrize("action", FINAL_STATE)
