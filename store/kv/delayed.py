@@ -22,7 +22,7 @@ from .slots import Plan
 from .writer import Change, Written
 
 MOST_MOVED = 500
-"""Instances that one claim moves: a thousand took a script on Redis 20 ms with 10,000 kinds, as its clients all wait."""
+"""Instances that one claim moves. A thousand, of 10,000 kinds, held up a Redis server for 20 ms."""
 LEFT_TO_OTHERS_US = 2_000_000
 """How long a node whose clock is off waits for others to move what is due by their clocks."""
 
