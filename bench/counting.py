@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from peerjob.clock import SystemClock
-from peerjob.record import StoreLimits
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
+from peerjob.store.etcd.address import parse_address
+from peerjob.store.etcd.driver import EtcdKV
 from peerjob.store.kv.base import Applied, Compare, Step
-from peerjob.store.kv.etcd import EtcdKV
-from peerjob.store.kv.etcd_address import parse_address
 from peerjob.store.kv.store import KVStore
 
 

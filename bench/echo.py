@@ -8,9 +8,9 @@ from typing import Any, cast
 import grpc
 import uvloop
 
-from peerjob.node.server.endpoint import Endpoint
-from peerjob.node.server.rpc import SERVICE
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server.endpoint import GrpcEndpoint
+from peerjob.remote.server.rpc import SERVICE
 
 ANSWER = pb.VersionResponse(version="0.0.0", api_version="v1").SerializeToString()
 
@@ -20,7 +20,7 @@ async def answer(request: bytes, context: Any) -> bytes:
 
 
 async def main() -> None:
-    endpoint = Endpoint("listen", "127.0.0.1:0", example=0, tls=None, max_message=1 << 20)
+    endpoint = GrpcEndpoint("listen", "127.0.0.1:0", example=0, tls=None, max_message=1 << 20)
     server = grpc.aio.server(options=endpoint._options())  # pyright: ignore[reportPrivateUsage]
     handler = cast(Any, grpc.unary_unary_rpc_method_handler(cast(Any, answer)))
     handlers = {method.name: handler for method in SERVICE.methods}

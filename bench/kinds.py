@@ -20,11 +20,11 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from peerjob.clock import SystemClock
-from peerjob.ids import IdSource
-from peerjob.query import Filter, Query
-from peerjob.record import Action, Caps, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
-from peerjob.state import State
+from peerjob.model.clock import SystemClock
+from peerjob.model.ids import IdSource
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import Action, Caps, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.lua.store import LuaStore
 from peerjob.store.url import open_store

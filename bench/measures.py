@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 
 import jobs
 from peerjob import Job, Node, Query, State
-from peerjob.clock import SystemClock
-from peerjob.record import StoreLimits, Want
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits, Want
 from peerjob.store.url import open_store
 from processes import cpu_seconds, worker_processes
 from support.etcd import EtcdServer

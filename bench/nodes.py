@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import jobs
 from measures import fresh_namespace
 from peerjob import Node, Store, StoreLimits
-from peerjob.clock import SystemClock
-from peerjob.errors import StoreUnavailableError
-from peerjob.firing import SchedulePut
-from peerjob.record import digest
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.firing import SchedulePut
+from peerjob.model.record import digest
 from peerjob.store.base import Liveness
 from peerjob.store.url import open_store
 from peerjob.testing.factories import Factory

@@ -9,13 +9,13 @@ from itertools import islice
 
 import msgspec
 
-from peerjob.clock import Clock
-from peerjob.definition import Definition, decode_definition
-from peerjob.errors import ScheduleError
-from peerjob.firing import Fire, FireAnswer, FireOutcome, FireStatus, Overlap, ScheduleRow
-from peerjob.ids import IdSource
-from peerjob.recurrence import recurrence_of
-from peerjob.schedules import Backfill
+from peerjob.handles.schedule import Backfill
+from peerjob.model.clock import Clock
+from peerjob.model.definition import Definition, decode_definition
+from peerjob.model.errors import ScheduleError
+from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireStatus, Overlap, ScheduleRow
+from peerjob.model.ids import IdSource
+from peerjob.model.recurrence import recurrence_of
 from peerjob.store.base import Store
 
 from .fires import new_instance

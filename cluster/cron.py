@@ -9,25 +9,25 @@ from collections.abc import Callable, Sequence, Set
 
 import msgspec
 
-from peerjob.clock import Clock
-from peerjob.errors import DecodeError, ScheduleError, StoreError, StoreRefusedError
-from peerjob.firing import Fire, FireOutcome, FireRecord, FireStatus, Term
-from peerjob.ids import IdSource
-from peerjob.record import NewInstance
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError, ScheduleError, StoreError, StoreRefusedError
+from peerjob.model.firing import Fire, FireOutcome, FireRecord, FireStatus, Term
+from peerjob.model.ids import IdSource
+from peerjob.model.record import NewInstance
 from peerjob.store.base import Store
 
-from .ability import Ability
 from .election import Election
 from .fires import fire_of
 from .misfire import next_step
-from .role import Role
-from .timetable import Entry, Timetable
+from .role import BackgroundRole
+from .timetable import Timetable, TimetableEntry
+from .unserved_kinds import UnservedKinds
 
 logger = logging.getLogger("peerjob.cluster")
 
 POLL = 1.0
 """Seconds between two looks at what was changed, when no hint comes."""
-LEAST_WAIT = 0.001
+MIN_WAIT = 0.001
 """Least seconds between two looks at what is due, when nothing else happens."""
 PAGE = 200
 """Rows that are read at once: as many as are read within a few milliseconds."""
@@ -45,7 +45,7 @@ LONG_BACKOFF_US = 60_000_000
 """How long one waits that fails by itself for a reason that nobody foresaw."""
 
 
-class Cron(Role):
+class CronRole(BackgroundRole):
     """Keeps all schedules in memory while this node leads, and accounts for each nominal time when it comes.
 
     Nothing of it has to be right for a time to be fired at most once: the store sees to that. `now_us` is the time by
@@ -74,7 +74,7 @@ class Cron(Role):
         self._now_us = now_us or clock.time_us
         self._on_made = on_made
         self._on_fired = on_fired
-        self._ability = Ability(clock, store)
+        self._ability = UnservedKinds(clock, store)
         self._timetable = Timetable()
         self._revision = 0
         self._read_next = 0.0
@@ -140,7 +140,7 @@ class Cron(Role):
         ):
             self._call(due, term, self._late_calls)
 
-    def _call(self, due: Sequence[Entry], term: Term, calls: set[asyncio.Task[None]]) -> None:
+    def _call(self, due: Sequence[TimetableEntry], term: Term, calls: set[asyncio.Task[None]]) -> None:
         call = asyncio.get_running_loop().create_task(self._account(self._timetable, due, term), name="peerjob-fire")
         calls.add(call)
 
@@ -157,12 +157,12 @@ class Cron(Role):
         if next_us is not None:
             seconds = min(seconds, (next_us - self._now_us()) / 1_000_000)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(LEAST_WAIT, seconds)):
+            async with asyncio.timeout(max(MIN_WAIT, seconds)):
                 await self._wake.wait()
 
     # -- one call --------------------------------------------------------------------------------------------------
 
-    async def _account(self, timetable: Timetable, due: Sequence[Entry], term: Term) -> None:
+    async def _account(self, timetable: Timetable, due: Sequence[TimetableEntry], term: Term) -> None:
         """Account for the first times of some schedules."""
         planned = await self._plan(timetable, due)
         for entry in [entry for entry in planned if entry.alone]:
@@ -170,8 +170,8 @@ class Cron(Role):
         if planned:
             await self._send(timetable, planned, term)
 
-    async def _plan(self, timetable: Timetable, due: Sequence[Entry]) -> dict[Entry, Fire]:
-        planned: dict[Entry, Fire] = {}
+    async def _plan(self, timetable: Timetable, due: Sequence[TimetableEntry]) -> dict[TimetableEntry, Fire]:
+        planned: dict[TimetableEntry, Fire] = {}
         began = self.clock.elapsed()
         for entry, id in zip(due, self._ids.take(len(due)), strict=True):
             if self.clock.elapsed() - began > SLICE:
@@ -188,7 +188,7 @@ class Cron(Role):
                 planned[entry] = fire
         return planned
 
-    async def _send(self, timetable: Timetable, planned: dict[Entry, Fire], term: Term) -> None:
+    async def _send(self, timetable: Timetable, planned: dict[TimetableEntry, Fire], term: Term) -> None:
         """One call; whatever becomes of it, each schedule gets its place again."""
         open, wait_us = set(planned), BACKOFF_US
         try:
@@ -215,7 +215,7 @@ class Cron(Role):
             for entry in open:
                 timetable.enter(entry, self._now_us() + wait_us)
 
-    def _fire(self, entry: Entry, id: str) -> Fire | None:
+    def _fire(self, entry: TimetableEntry, id: str) -> Fire | None:
         if entry.next_us is None:
             return None
         step = next_step(entry.definition, entry.recurrence, entry.next_us, self._now_us())
@@ -236,19 +236,21 @@ class Cron(Role):
         hopeless = await self._ability.without(kinds) if kinds else kinds
         return [_skipped(fire, hopeless) for fire in fires] if hopeless else fires
 
-    def _report(self, entry: Entry, error: Exception) -> None:
+    def _report(self, entry: TimetableEntry, error: Exception) -> None:
         if self._reported.get(entry.row.name) != entry.row.revision:
             self._reported[entry.row.name] = entry.row.revision
             logger.error("schedule %r cannot be used and does not fire: %s", entry.row.name, error)
 
-    async def _settle(self, timetable: Timetable, planned: dict[Entry, Fire], open: set[Entry], term: Term) -> None:
+    async def _settle(
+        self, timetable: Timetable, planned: dict[TimetableEntry, Fire], open: set[TimetableEntry], term: Term
+    ) -> None:
         """Send fires, and take out of `open` each schedule that has its place again."""
         fires = await self._without_hopeless(list(planned.values()))
         if self._election.term != term:
             return
         answers = await self._store.fire(fires, term=term, node=self._node)
         self._trouble = ""
-        stale: dict[Entry, Fire] = {}
+        stale: dict[TimetableEntry, Fire] = {}
         for entry, fire, answer in zip(planned, fires, answers, strict=True):
             if answer.status is FireStatus.DONE:
                 open.remove(entry)
@@ -267,7 +269,7 @@ class Cron(Role):
         if stale:
             await self._read_again(timetable, stale)
 
-    async def _read_again(self, timetable: Timetable, stale: dict[Entry, Fire]) -> None:
+    async def _read_again(self, timetable: Timetable, stale: dict[TimetableEntry, Fire]) -> None:
         rows = await self._store.get_schedules([entry.row.name for entry in stale])
         for (entry, fire), row in zip(stale.items(), rows, strict=True):
             if row is None:

@@ -7,29 +7,29 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from peerjob.clock import Clock
-from peerjob.errors import LayoutError, StoreError
-from peerjob.firing import Candidate, Leader, Term
+from peerjob.model.clock import Clock
+from peerjob.model.errors import LayoutError, StoreError
+from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.base import Elections
 
-from .role import Role
+from .role import BackgroundRole
 
 logger = logging.getLogger("peerjob.cluster")
 
 OPEN_TIMEOUT = 5.0
 """Seconds in which the coordinator's connection must be made."""
-LONGEST_STOP = 5.0
+MAX_STOP = 5.0
 """Most seconds in which a node that stops tries to resign; then its leadership expires."""
-LONGEST_CLOSE = 1.0
-LEAST_WAIT = 0.02
+MAX_CLOSE = 1.0
+MIN_WAIT = 0.02
 """Least seconds between two campaigns, however often the leadership seems to change."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
 """Seconds without a campaign after the second refusal of a term in a row; they double with each one more."""
 CALM = 60.0
 """Seconds without a refusal after which the next one counts as the first."""
 
 
-class Election(Role):
+class Election(BackgroundRole):
     """Campaigns on the node's own loop, as often as a lease is renewed.
 
     `candidate` is asked each time, as a node that was out of reach comes back under a new incarnation. `eligible` says
@@ -113,7 +113,7 @@ class Election(Role):
         first = now - self._refused_at >= CALM
         self._refused, self._refused_at = term, now
         self._refusals = 0 if first else self._refusals + 1
-        pause = 0.0 if first else min(FIRST_PAUSE * 2.0 ** (self._refusals - 1), LONGEST_PAUSE)
+        pause = 0.0 if first else min(FIRST_PAUSE * 2.0 ** (self._refusals - 1), MAX_PAUSE)
         self._stands_from = now + pause
         logger.log(
             logging.WARNING if first else logging.DEBUG,
@@ -135,7 +135,7 @@ class Election(Role):
         self._distrust()
         try:
             # not before a campaign under way is answered: it could be served after the resignation
-            async with asyncio.timeout(min(self._ttl / 2, LONGEST_STOP)), self._calling:
+            async with asyncio.timeout(min(self._ttl / 2, MAX_STOP)), self._calling:
                 await self._resign()
         except (StoreError, TimeoutError) as error:
             logger.info("could not resign, the leadership expires: %s", str(error) or "no answer")
@@ -226,7 +226,7 @@ class Election(Role):
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(min(self._ttl / 5, LONGEST_CLOSE)):
+                async with asyncio.timeout(min(self._ttl / 5, MAX_CLOSE)):
                     await client.close()
 
     async def _wait(self) -> None:
@@ -246,7 +246,7 @@ class Election(Role):
             for one in signs:
                 one.cancel()
             await asyncio.wait(signs)
-        await asyncio.sleep(max(0.0, min(LEAST_WAIT, until - self.clock.elapsed())))
+        await asyncio.sleep(max(0.0, min(MIN_WAIT, until - self.clock.elapsed())))
 
     def _look(self) -> None:
         """Tell of a change of the leader, now and when what is known becomes too old."""

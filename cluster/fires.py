@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from peerjob.clock import Clock
-from peerjob.definition import Definition
-from peerjob.firing import Fire, FireOutcome
-from peerjob.record import NewInstance
-from peerjob.recurrence import jitter_us
-from peerjob.spec import decode_spec, encode
+from peerjob.model.clock import Clock
+from peerjob.model.definition import Definition
+from peerjob.model.firing import Fire, FireOutcome
+from peerjob.model.record import NewInstance
+from peerjob.model.recurrence import jitter_us
+from peerjob.model.spec import decode_spec, encode
 
-from .misfire import Step
+from .misfire import MisfireStep
 
 
 def new_instance(
@@ -39,7 +39,7 @@ def new_instance(
     )
 
 
-def fire_of(step: Step, definition: Definition, *, schedule: str, revision: int, id: str, clock: Clock) -> Fire:
+def fire_of(step: MisfireStep, definition: Definition, *, schedule: str, revision: int, id: str, clock: Clock) -> Fire:
     """The fire that carries out a step; `id` is unique to it. Raises DecodeError."""
     instance = None
     if step.outcome is FireOutcome.FIRED:

@@ -10,13 +10,13 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from peerjob.clock import Clock, CorrectedTime
-from peerjob.errors import LayoutError, StoreError
-from peerjob.record import Renewed
+from peerjob.model.clock import Clock, CorrectedTime
+from peerjob.model.errors import LayoutError, StoreError
+from peerjob.model.record import Renewed
 from peerjob.store.base import Liveness
 
-from .own_loop import EndOfThread, run_here
-from .pulse import Pulse
+from .loop_thread import EndOfThread, run_here
+from .watchdog import Watchdog
 
 logger = logging.getLogger("peerjob.cluster")
 
@@ -66,7 +66,7 @@ class Lease:
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
         # each step of a turn is bounded, so that it comes around whether the store answers or not
-        self.pulse = Pulse(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
+        self.pulse = Watchdog(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
         self.time = CorrectedTime(clock)
         """The time by the store's clock, which each renewal tells."""
         self._incarnation = ""

@@ -12,15 +12,15 @@ from bisect import bisect_left
 
 import msgspec
 
-from peerjob.definition import Definition
-from peerjob.firing import FireOutcome
-from peerjob.recurrence import Recurrence
+from peerjob.model.definition import Definition
+from peerjob.model.firing import FireOutcome
+from peerjob.model.recurrence import Recurrence
 
-LEAST_TOLERANCE_US = 1_000_000
-MOST_TOLERANCE_US = 60_000_000
+MIN_TOLERANCE_US = 1_000_000
+MAX_TOLERANCE_US = 60_000_000
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class MisfireStep(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of the first nominal times that are not accounted for, and which one is the first after them."""
 
     outcome: FireOutcome
@@ -32,7 +32,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def next_step(definition: Definition, recurrence: Recurrence, next_us: int, now_us: int) -> Step | None:
+def next_step(definition: Definition, recurrence: Recurrence, next_us: int, now_us: int) -> MisfireStep | None:
     """The first step to account for what fell due from `next_us` until now; None when that is still to come.
 
     Ask again with the step's own `next_us` until there is none: each nominal time then belongs to one step.
@@ -43,7 +43,7 @@ def next_step(definition: Definition, recurrence: Recurrence, next_us: int, now_
     deadline_us = definition.start_deadline_us
     if deadline_us is not None and now_us - next_us > deadline_us:
         return _stretch(FireOutcome.MISSED, recurrence, next_us, now_us - deadline_us - 1, "start deadline")
-    if now_us - next_us <= LEAST_TOLERANCE_US:
+    if now_us - next_us <= MIN_TOLERANCE_US:
         return _fired(recurrence, next_us)
     timely_us = _first_timely(recurrence, next_us, now_us)
     if timely_us == next_us:
@@ -62,19 +62,19 @@ def next_step(definition: Definition, recurrence: Recurrence, next_us: int, now_
 
 def _first_timely(recurrence: Recurrence, next_us: int, now_us: int) -> int | None:
     """The first nominal time from `next_us` on that is on time now; all that follow it are, too."""
-    recent_us = recurrence.next_after(max(next_us, now_us - LEAST_TOLERANCE_US) - 1)
+    recent_us = recurrence.next_after(max(next_us, now_us - MIN_TOLERANCE_US) - 1)
     if recent_us is not None and recent_us <= now_us:
         return recent_us
     # of times so far apart at most the latest can be on time, since half-way to the next one is the end of it
     latest_us = max(next_us, recurrence.latest_at(now_us) or 0)
     following_us = recurrence.next_after(latest_us)
-    gap_us = 2 * MOST_TOLERANCE_US if following_us is None else following_us - latest_us
-    tolerance_us = min(max(gap_us // 2, LEAST_TOLERANCE_US), MOST_TOLERANCE_US)
+    gap_us = 2 * MAX_TOLERANCE_US if following_us is None else following_us - latest_us
+    tolerance_us = min(max(gap_us // 2, MIN_TOLERANCE_US), MAX_TOLERANCE_US)
     return latest_us if now_us - latest_us <= tolerance_us else None
 
 
-def _fired(recurrence: Recurrence, nominal_us: int) -> Step:
-    return Step(
+def _fired(recurrence: Recurrence, nominal_us: int) -> MisfireStep:
+    return MisfireStep(
         outcome=FireOutcome.FIRED,
         nominal_us=nominal_us,
         until_us=nominal_us,
@@ -83,10 +83,12 @@ def _fired(recurrence: Recurrence, nominal_us: int) -> Step:
     )
 
 
-def _stretch(outcome: FireOutcome, recurrence: Recurrence, first_us: int, limit_us: int, reason: str = "") -> Step:
+def _stretch(
+    outcome: FireOutcome, recurrence: Recurrence, first_us: int, limit_us: int, reason: str = ""
+) -> MisfireStep:
     """All nominal times from the first one up to a moment."""
     last_us = max(first_us, recurrence.latest_at(limit_us) or 0)
-    return Step(
+    return MisfireStep(
         outcome=outcome,
         nominal_us=first_us,
         until_us=last_us,
@@ -96,7 +98,7 @@ def _stretch(outcome: FireOutcome, recurrence: Recurrence, first_us: int, limit_
     )
 
 
-def _made_up(recurrence: Recurrence, next_us: int, late_us: int, limit: int) -> Step:
+def _made_up(recurrence: Recurrence, next_us: int, late_us: int, limit: int) -> MisfireStep:
     """One missed time made up for, or the oldest dropped where more than the limit are missed."""
     if recurrence.count(next_us, late_us) < limit:
         return _fired(recurrence, next_us)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from peerjob.clock import Clock
-from peerjob.record import Reaped
+from peerjob.model.clock import Clock
+from peerjob.model.record import Reaped
 from peerjob.store.base import Store
 
+from .batch_size import BatchSize
 from .lease import Lease
-from .role import Role
-from .shrinking import Shrinking
+from .role import BackgroundRole
 
 logger = logging.getLogger("peerjob.cluster")
 
 BATCH = 100
 
 
-class Reaper(Role):
+class Reaper(BackgroundRole):
     """Looks for expired leases twice as often as it renews its own, once its own renewals allow it."""
 
     name = "reaper"
@@ -35,7 +35,7 @@ class Reaper(Role):
         self._store = store
         self._lease = lease
         self._on_reaped = on_reaped
-        self._steps = Shrinking(BATCH)
+        self._steps = BatchSize(BATCH)
 
     async def run(self) -> None:
         while True:

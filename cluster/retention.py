@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from peerjob.clock import Clock
+from peerjob.model.clock import Clock
 from peerjob.store.base import Store
 
-from .role import Role
-from .shrinking import Shrinking
+from .batch_size import BatchSize
+from .role import BackgroundRole
 
 PERIOD = 30.0
 BATCH = 500
 
 
-class Retention(Role):
+class RetentionRole(BackgroundRole):
     """Expires in bounded steps, about every half minute."""
 
     name = "retention"
@@ -20,7 +20,7 @@ class Retention(Role):
     def __init__(self, *, clock: Clock, store: Store) -> None:
         super().__init__(clock)
         self._store = store
-        self._steps = Shrinking(BATCH)
+        self._steps = BatchSize(BATCH)
 
     async def run(self) -> None:
         while True:

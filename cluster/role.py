@@ -7,15 +7,15 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from peerjob.clock import Clock
-from peerjob.errors import LayoutError, StoreError
+from peerjob.model.clock import Clock
+from peerjob.model.errors import LayoutError, StoreError
 
-from .pulse import Pulse
+from .watchdog import Watchdog
 
 logger = logging.getLogger("peerjob.cluster")
 
 
-class Role:
+class BackgroundRole:
     """Runs `run()` as a task until `stop()`. An error is logged and `run()` begins anew; a role never dies quietly."""
 
     name = "role"
@@ -30,7 +30,7 @@ class Role:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.pulse = Pulse(clock, self.patience)
+        self.pulse = Watchdog(clock, self.patience)
         self._task: asyncio.Task[None] | None = None
         self.last_error: BaseException | None = None
         self.failures = 0

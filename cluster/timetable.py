@@ -7,17 +7,17 @@ import itertools
 from collections import deque
 from functools import cached_property
 
-from peerjob.definition import Definition, decode_definition
-from peerjob.firing import ScheduleRow
-from peerjob.recurrence import Recurrence, recurrence_of
+from peerjob.model.definition import Definition, decode_definition
+from peerjob.model.firing import ScheduleRow
+from peerjob.model.recurrence import Recurrence, recurrence_of
 
-from .misfire import LEAST_TOLERANCE_US
+from .misfire import MIN_TOLERANCE_US
 
 MOVED = 1_000
 """Most schedules that one look moves out of the order of due times."""
 
 
-class Entry:
+class TimetableEntry:
     """One schedule: its row as it was last read, and its next nominal time as it is now."""
 
     def __init__(self, row: ScheduleRow) -> None:
@@ -47,10 +47,10 @@ class Timetable:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._order: list[tuple[int, int, Entry]] = []
-        self._timely: deque[Entry] = deque()
-        self._late: deque[Entry] = deque()
+        self._entries: dict[str, TimetableEntry] = {}
+        self._order: list[tuple[int, int, TimetableEntry]] = []
+        self._timely: deque[TimetableEntry] = deque()
+        self._late: deque[TimetableEntry] = deque()
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -64,19 +64,19 @@ class Timetable:
         if row.removed:
             self._entries.pop(row.name, None)
         else:
-            entry = self._entries[row.name] = Entry(row)
+            entry = self._entries[row.name] = TimetableEntry(row)
             self.enter(entry, not_before_us)
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: TimetableEntry) -> None:
         """Forget a schedule, unless another row took the place of this one."""
         if self.holds(entry):
             del self._entries[entry.row.name]
 
-    def holds(self, entry: Entry) -> bool:
+    def holds(self, entry: TimetableEntry) -> bool:
         """Whether this is what is known of its schedule, and nothing later is."""
         return self._entries.get(entry.row.name) is entry
 
-    def enter(self, entry: Entry, not_before_us: int = 0) -> None:
+    def enter(self, entry: TimetableEntry, not_before_us: int = 0) -> None:
         """Give a schedule that has none a place by its next time, but not before a moment.
 
         One that is paused, has no next time, or is not held any more gets none.
@@ -95,14 +95,14 @@ class Timetable:
                 return
             _, _, entry = heapq.heappop(self._order)
             if entry.next_us is not None:
-                late = now_us - entry.next_us > LEAST_TOLERANCE_US
+                late = now_us - entry.next_us > MIN_TOLERANCE_US
                 (self._late if late else self._timely).append(entry)
 
-    def take_timely(self, limit: int) -> list[Entry]:
+    def take_timely(self, limit: int) -> list[TimetableEntry]:
         """The first of those that are due, and were not late when they were lined up."""
         return self._take(self._timely, limit)
 
-    def take_late(self, limit: int) -> list[Entry]:
+    def take_late(self, limit: int) -> list[TimetableEntry]:
         """The first of those that are late."""
         return self._take(self._late, limit)
 
@@ -110,8 +110,8 @@ class Timetable:
         """When the next schedule falls due; None: none will."""
         return self._order[0][0] if self._order else None
 
-    def _take(self, line: deque[Entry], limit: int) -> list[Entry]:
-        taken: list[Entry] = []
+    def _take(self, line: deque[TimetableEntry], limit: int) -> list[TimetableEntry]:
+        taken: list[TimetableEntry] = []
         while line and len(taken) < limit:
             entry = line.popleft()
             if self.holds(entry):

@@ -11,33 +11,33 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from peerjob.clock import Clock, SystemClock
-from peerjob.cluster.own_loop import LastingExecutor, refuse_green_threads
-from peerjob.cron.zones import zone_named
-from peerjob.durations import Duration, to_seconds
-from peerjob.errors import NodeStateError, OptionError
-from peerjob.limits import MAX_NODE_NAME, checked_text
-from peerjob.record import Capabilities, StoreLimits
+from peerjob.cluster.loop_thread import LastingExecutor, refuse_green_threads
+from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.cron.zones import zone_named
+from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.limits import MAX_NODE_NAME, checked_text
+from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
 from peerjob.store.url import open_elections, open_store
-from peerjob.worker import Worker
 
-from .leaving import AtExit, stop_signals, wait_on
-from .managing import JobSource, NodeVerbs
-from .observing import Observer
-from .otel import make_tracing
-from .probes import Probe, ProbeAnswer, look
+from .exit import AtExit, stop_signals, wait_on
+from .manager.manager import JobSource, NodeManager
+from .manager.scheduling import Scheduling
+from .observe.node_stats import NodeStats, vitals_of
+from .observe.observer import Observer
+from .observe.otel import make_tracing
+from .observe.probes import Probe, ProbeAnswer, look
 from .registry import Registry
-from .scheduling import Scheduling
-from .session import Session
-from .vitals import Vitals, vitals_of
+from .runtime import NodeRuntime
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-    from peerjob.telemetry import Tracing
+    from peerjob.node.observe.telemetry import Tracing
 
-    from .blocking import BlockingManager
+    from .manager.blocking import BlockingManager
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -54,7 +54,7 @@ EXIT_MARGIN = 7.0
 """Seconds beyond the grace after which a process that exits waits no longer for a loop in another thread."""
 
 
-class Node(NodeVerbs):
+class Node(NodeManager):
     """One of identical peers that share a store: schedules work, runs it, and takes over from peers that die.
 
     Use it as an async context manager, or `start()` and `stop()` it; `run()` does both around a wait for SIGTERM.
@@ -133,7 +133,7 @@ class Node(NodeVerbs):
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._observers: list[Observer] = []
         self._tracing: Tracing | None = None
-        self._session: Session | None = None
+        self._session: NodeRuntime | None = None
         self._starting: _Starting | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -155,7 +155,7 @@ class Node(NodeVerbs):
         defined = self._scheduling.defined(self._registry.jobs())
         if not self._is_named:
             self.name = _default_name()  # the process may have been forked since the node was made
-        session = Session(
+        session = NodeRuntime(
             store=self._store,
             elections=self._elections,
             clock=self.clock,
@@ -195,7 +195,7 @@ class Node(NodeVerbs):
             self._at_exit = AtExit(lambda: self._exit(session, loop))
         logger.info("node %r runs %d worker(s) on %s", self.name, self._workers, self._store.url)
 
-    async def _abandon(self, session: Session) -> None:
+    async def _abandon(self, session: NodeRuntime) -> None:
         exiting, self._lifespan_exit = self._lifespan_exit, None
         try:
             await session.close(grace=0)
@@ -236,7 +236,7 @@ class Node(NodeVerbs):
             if leaves is not None:
                 await leaves.__aexit__(None, None, None)
 
-    async def _leave(self, session: Session, grace: float, *, exiting: bool) -> None:
+    async def _leave(self, session: NodeRuntime, grace: float, *, exiting: bool) -> None:
         try:
             await session.close(grace=grace, exiting=exiting)
         finally:
@@ -260,7 +260,7 @@ class Node(NodeVerbs):
                 await self._stop(GRACE, exiting=True)
             raise
 
-    def _exit(self, session: Session, loop: asyncio.AbstractEventLoop) -> None:
+    def _exit(self, session: NodeRuntime, loop: asyncio.AbstractEventLoop) -> None:
         """Leave at the exit of the process, whatever became of the loop that the node was started on."""
         if loop.is_closed():
             session.lease.part()
@@ -377,7 +377,7 @@ class Node(NodeVerbs):
         if self._session is not None:
             raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")
         tracing = make_tracing(self.clock, provider)
-        from .tracing import TurnSpans
+        from .observe.tracing import TurnSpans
 
         if self._tracing is not None:
             self._observers = [one for one in self._observers if not isinstance(one, TurnSpans)]
@@ -389,7 +389,7 @@ class Node(NodeVerbs):
         """Be in the trace that a remote caller's metadata names, where this node traces."""
         return contextlib.nullcontext() if self._tracing is None else self._tracing.within(metadata())
 
-    def vitals(self) -> Vitals:
+    def vitals(self) -> NodeStats:
         """How this node is at this moment; raises NodeStateError while it is not running."""
         return vitals_of(self._need_session())
 
@@ -399,7 +399,7 @@ class Node(NodeVerbs):
 
     def blocking(self) -> BlockingManager:
         """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself."""
-        from .blocking import BlockingManager
+        from .manager.blocking import BlockingManager
 
         return BlockingManager(self)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from peerjob.errors import JobConflictError, OptionError, ScheduleError, UnknownKindError
-from peerjob.job import Job, collect_jobs
-from peerjob.limits import MAX_NODE_KINDS
-from peerjob.references import Trusted, module_name
+from peerjob.model.errors import JobConflictError, OptionError, ScheduleError, UnknownKindError
+from peerjob.model.job import Job, collect_jobs
+from peerjob.model.limits import MAX_NODE_KINDS
+from peerjob.model.references import Trusted, module_name
 
-from .binding import Binding
+from .body.binding import Binding
 
 logger = logging.getLogger("peerjob.node")
 

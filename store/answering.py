@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
-from peerjob.errors import StoreUnavailableError
+from peerjob.model.errors import StoreUnavailableError
 
 LATE = 1.0
 """Seconds by which a loop that is not blocked never misses a timeout."""

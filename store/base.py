@@ -4,7 +4,7 @@ What every implementation keeps, whatever the verb:
 
 * State, history, indexes, ownership, unique key and retention of one instance change together or not at all.
   A batch is atomic per instance, not as a whole, and answers per instance.
-* A transition follows `peerjob.state.ARROWS`, and appends to the history, whose times never go back.
+* A transition follows `peerjob.model.state.ARROWS`, and appends to the history, whose times never go back.
 * Ownership is the pair (fence, incarnation). A write about a running instance compares both.
 * A mutating verb takes a `request` id. The caller has at most one unanswered request per verb and incarnation, and
   may send it again, word for word, after an error or a timeout; the answer is then the first one, and nothing
@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from peerjob.firing import (
+from peerjob.model.firing import (
     Candidate,
     Fire,
     FireAnswer,
@@ -43,8 +43,8 @@ from peerjob.firing import (
     ScheduleRow,
     Term,
 )
-from peerjob.query import Filter, Query
-from peerjob.record import (
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import (
     Ack,
     Capabilities,
     Claimed,
@@ -63,7 +63,7 @@ from peerjob.record import (
     Renewed,
     Want,
 )
-from peerjob.state import State
+from peerjob.model.state import State
 
 
 class Liveness(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.clock import Clock
-from peerjob.findings import Finding
+from peerjob.model.clock import Clock
+from peerjob.model.findings import Finding
 
 from .url import needs_etcd, scheme_of
 
@@ -18,7 +18,7 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
     scheme = scheme_of(url)
     if scheme.startswith("etcd"):
         with needs_etcd(url):
-            from .kv.etcd_diagnosis import diagnose_etcd
+            from .etcd.diagnosis import diagnose_etcd
 
         return await diagnose_etcd(url, clock)
     if scheme != "memory":

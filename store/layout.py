@@ -6,7 +6,7 @@ of another release changes nothing.
 
 from __future__ import annotations
 
-from peerjob.errors import LayoutError
+from peerjob.model.errors import LayoutError
 
 LAYOUT = 2
 """1 was written before release 0.1, and is not read any more."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from peerjob.clock import Clock
-from peerjob.errors import OptionError
-from peerjob.record import StoreLimits
+from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError
+from peerjob.model.record import StoreLimits
 
 from .base import Elections, Store
 
@@ -40,7 +40,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
         raise OptionError("namespace", namespace, "1 to 64 letters, digits, '.', '_' or '-'")
     scheme = scheme_of(url)
     if scheme == "memory":
-        from .kv.memory import memory_store
+        from .memory.driver import memory_store
 
         return memory_store(url, namespace=namespace, clock=clock, limits=limits)
     if scheme in ("redis", "rediss", "valkey", "valkeys"):
@@ -49,7 +49,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
         return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     if scheme in ("etcd", "etcds"):
         with needs_etcd(url):
-            from .kv.etcd import etcd_store
+            from .etcd.driver import etcd_store
 
         return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     raise OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")

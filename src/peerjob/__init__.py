@@ -3,18 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .blocking import BlockingInstance, BlockingSchedule
-from .clock import Clock, SystemClock
-from .context import Context
-from .durations import Duration
-from .errors import (
+from .handles.blocking import BlockingInstance, BlockingSchedule
+from .handles.context import Context
+from .handles.instance import HistoryEntry, Instance, LogEntry
+from .handles.manager import Event, Manager, ResultPage, Stats
+from .handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
+from .model.clock import Clock, SystemClock
+from .model.durations import Duration
+from .model.errors import (
     ArgumentError,
     AuthError,
     DecodeError,
+    EncodeError,
     Fail,
     JobCancelled,
     JobConflictError,
     JobFailed,
+    JobProcessDied,
     JobTimedOut,
     LayoutError,
     NodeStateError,
@@ -39,36 +45,32 @@ from .errors import (
     UnknownKindError,
     UnknownScheduleError,
 )
-from .explain import Explanation, explain
-from .firing import FireOutcome, Leader, Overlap, Term
-from .injected import INJECTED, PLACEHOLDER, Depends
-from .instance import HistoryEntry, Instance, LogEntry
-from .job import Call, Job, JobGroup, job
-from .manager import Event, Manager, ResultPage, Stats
-from .node.blocking import BlockingManager
+from .model.explain import Explanation, explain
+from .model.firing import FireOutcome, Leader, Overlap, Term
+from .model.injected import INJECTED, PLACEHOLDER, Depends
+from .model.job import Call, Job, JobGroup, job
+from .model.policy import Backoff, Finished, Policy, Priority, Recovered
+from .model.query import Filter, Query
+from .model.record import Capabilities, NodeView, StoreLimits
+from .model.secret import Secret
+from .model.spec import ErrorInfo, Progress
+from .model.state import Level, State
+from .model.timing import Jitter
+from .model.worker import Worker
+from .node.manager.blocking import BlockingManager
 from .node.node import Node
-from .node.probes import Probe, ProbeAnswer
-from .policy import Backoff, Finished, Policy, Priority, Recovered
-from .query import Filter, Query
-from .record import Capabilities, NodeView, StoreLimits
-from .schedules import Backfill, FireEntry, Schedule, ScheduleView
-from .secret import Secret
-from .spec import ErrorInfo, Progress
-from .state import Level, State
+from .node.observe.probes import Probe, ProbeAnswer
 from .store.base import Elections, Store
-from .system import history_cleaner, instance_cleaner, log_cleaner
-from .timing import Jitter
 from .version import __version__
-from .worker import Worker
 
 if TYPE_CHECKING:
-    from .node.client.client import Client
-    from .node.client.jobs import RegisteredJob
-    from .node.metrics import Metrics, MetricsServer, serve_metrics
-    from .node.scaler.server import ScalerServer
-    from .node.server.listener import Server
-    from .node.server.roles import Role, Token, Tokens
-    from .node.wire.tls import ClientTls, ServerTls
+    from .node.observe.metrics import Metrics, MetricsServer, serve_metrics
+    from .remote.client.client import Client
+    from .remote.client.jobs import RegisteredJob
+    from .remote.scaler.server import ScalerServer
+    from .remote.server.listener import Server
+    from .remote.server.roles import Role, Token, Tokens
+    from .remote.wire.tls import ClientTls, ServerTls
 
 __all__ = [
     "INJECTED",
@@ -90,6 +92,7 @@ __all__ = [
     "Depends",
     "Duration",
     "Elections",
+    "EncodeError",
     "ErrorInfo",
     "Event",
     "Explanation",
@@ -106,6 +109,7 @@ __all__ = [
     "JobConflictError",
     "JobFailed",
     "JobGroup",
+    "JobProcessDied",
     "JobTimedOut",
     "LayoutError",
     "Leader",
@@ -174,19 +178,25 @@ __all__ = [
 
 # gRPC takes 13 MB and a while to import, the Prometheus client less, which a node that serves nobody need not pay for
 _LATER = {
-    "Client": "node.client.client",
-    "ClientTls": "node.wire.tls",
-    "Metrics": "node.metrics",
-    "MetricsServer": "node.metrics",
-    "RegisteredJob": "node.client.jobs",
-    "Role": "node.server.roles",
-    "ScalerServer": "node.scaler.server",
-    "Server": "node.server.listener",
-    "ServerTls": "node.wire.tls",
-    "Token": "node.server.roles",
-    "Tokens": "node.server.roles",
-    "serve_metrics": "node.metrics",
+    "Client": "remote.client.client",
+    "ClientTls": "remote.wire.tls",
+    "Metrics": "node.observe.metrics",
+    "MetricsServer": "node.observe.metrics",
+    "RegisteredJob": "remote.client.jobs",
+    "Role": "remote.server.roles",
+    "ScalerServer": "remote.scaler.server",
+    "Server": "remote.server.listener",
+    "ServerTls": "remote.wire.tls",
+    "Token": "remote.server.roles",
+    "Tokens": "remote.server.roles",
+    "serve_metrics": "node.observe.metrics",
 }
+
+# The type of a stored error and each traceback name a public error by the name under which users import it.
+for _name in __all__:
+    _public = globals().get(_name)
+    if isinstance(_public, type) and issubclass(_public, BaseException):
+        _public.__module__ = __name__
 
 
 def __getattr__(name: str) -> object:

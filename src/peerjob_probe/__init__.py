@@ -23,7 +23,7 @@ TIMEOUT = 2.0
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as of every command."""
 VARIABLE = "PEERJOB_METRICS_LISTEN"
-MOST = 65_536
+MAX_ANSWER = 65_536
 """Most bytes of an answer."""
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what a daemon may have been told, not where we listen
 
@@ -63,9 +63,9 @@ def _get(host: str, port: int, path: str, until: float) -> tuple[int, str]:
     with socket.create_connection((host, port), timeout=_left(until)) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("ascii"))
         answer = b""
-        while len(answer) < MOST:
+        while len(answer) < MAX_ANSWER:
             connection.settimeout(_left(until))
-            piece = connection.recv(MOST)
+            piece = connection.recv(MAX_ANSWER)
             if not piece:
                 break
             answer += piece

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import msgspec
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.record import Capabilities
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Capabilities
 
 MAX_STEPS = 60
 """Most steps in one transaction."""
@@ -137,7 +137,7 @@ class Watch(Protocol):
 class KeyValue(Protocol):
     """A transactional key-value store, used from one event loop.
 
-    Fails with the errors of `peerjob.errors` only. A driver never sends a write twice: it raises
+    Fails with the errors of `peerjob.model.errors` only. A driver never sends a write twice: it raises
     StoreUnavailableError when it cannot tell whether one was applied, and LeaseEndedError for a put with a lease that
     the server does not have.
     """

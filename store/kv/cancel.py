@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.state import State
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.state import State
 
 from .base import Compare, Put
-from .context import Context
+from .context import KVContext
 from .enqueue import check_batch
-from .hints import News
+from .hints import Wakeups
 from .keys import timed
 from .rows import Owned, Row, encode, extended
-from .slots import Plan
+from .slots import StepPlan
 from .writer import ROUNDS, Change
 
 NOTE = "cancelled by user"
 
 
-class Cancels:
+class CancelCommands:
     """The verb `cancel`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str, note: str = NOTE) -> list[State | None]:
@@ -50,9 +50,10 @@ class Cancels:
             if not live:
                 return [answers[id] for id in ids]
             entries = await context.kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
-            news = News()
+            news = Wakeups()
             plans = [
-                Plan([], [], [], slots={row.slot: slots[row.slot]} if (row := rows[id][1]).slot else {}) for id in live
+                StepPlan([], [], [], slots={row.slot: slots[row.slot]} if (row := rows[id][1]).slot else {})
+                for id in live
             ]
             changes: list[Change] = []
             for id, entry, plan in zip(live, entries, plans, strict=True):
@@ -80,8 +81,8 @@ class Cancels:
 
 
 def cancel_in(
-    context: Context,
-    plan: Plan,
+    context: KVContext,
+    plan: StepPlan,
     id: str,
     row: Row,
     delayed_mod: int,
@@ -91,7 +92,7 @@ def cancel_in(
     request: str,
     note: str,
 ) -> None:
-    """Plan the end of a live instance, all but the compare of its record.
+    """StepPlan the end of a live instance, all but the compare of its record.
 
     `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
     """

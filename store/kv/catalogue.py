@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .base import MAX_STEPS, Put, Step
-from .context import Context
+from .context import KVContext
 from .rows import number_of
 
 _RENEWED_AFTER = 4
@@ -15,7 +15,7 @@ _RENEWED_AFTER = 4
 class Catalogue:
     """The verbs `publish_kinds` and `published_kinds`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     async def publish(self, kinds: Sequence[str]) -> None:

@@ -8,36 +8,36 @@ from typing import NamedTuple
 
 import msgspec
 
-from peerjob.errors import DecodeError, StoreUnavailableError
-from peerjob.record import Caps, Claim, Claimed, Want
-from peerjob.state import State
+from peerjob.model.errors import DecodeError, StoreUnavailableError
+from peerjob.model.record import Caps, Claim, Claimed, Want
+from peerjob.model.state import State
 
+from .answers import AnswerLog
 from .base import Compare, Delete, Entry, Found, Op, Put, Range, Step
-from .context import Context
+from .context import KVContext
 from .counts import PROCESSING, READY, SCHEDULED
 from .delayed import DelayedQueue
 from .enqueue import check_batch
-from .groups import Grouping, Groups
-from .hints import News
+from .hints import Wakeups
 from .index_feed import IndexFeed
-from .journal import Journal
 from .keys import prefix_end, time_text
+from .kind_groups import Grouping, Groups
 from .queues import AFTER_ALL, Head
 from .rows import Idle, Owned, Row, encode, extended, live_of, to_claim
 from .selection import Pick, Room, Selection, shared
 from .writer import ROUNDS, Change
 
 _MOVE_ON_AFTER = 200
-"""Claims from a queue after which its head follows."""
+"""ClaimCommands from a queue after which its head follows."""
 _CROWD = 16
 """Queues of one kind, above which empty ones are forgotten."""
-_WIDEST = 1000
+_MAX_WINDOW = 1000
 """Most instances among which a node picks its share."""
 FEW_KINDS = 32
 """Most kinds of which a claim reads the head of each queue."""
-_MOST_HEADS = 64
+_MAX_HEADS = 64
 """Most heads that such a claim reads; above, and for more kinds, it uses the indexes of `groups`."""
-_MOST_ALONG = 100
+_MAX_ALONG = 100
 """Most reads in the step that registers; etcd counts them with all else that the step does."""
 _LAG_US = 5_000_000
 """How far the head of an empty queue stays behind, for nodes whose clocks are late."""
@@ -54,7 +54,7 @@ class _Registered(NamedTuple):
 class _Call:
     """One claim, while it is at work."""
 
-    def __init__(self, incarnation: str, want: Want, journal: Journal) -> None:
+    def __init__(self, incarnation: str, want: Want, journal: AnswerLog) -> None:
         self.incarnation = incarnation
         self.want = want
         self.registered = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
@@ -96,10 +96,10 @@ class _Call:
         self.limit = 0 if claim.suspect else self.limit - 1
 
 
-class Claims:
+class ClaimCommands:
     """The verb `claim`."""
 
-    def __init__(self, context: Context, delayed: DelayedQueue) -> None:
+    def __init__(self, context: KVContext, delayed: DelayedQueue) -> None:
         self._context = context
         self._delayed = delayed
         self._grouping = Grouping(context.kv, context.keys, context.queues, context.kind_sets)
@@ -137,7 +137,7 @@ class Claims:
     async def _picked(self, call: _Call, selection: Selection) -> list[Pick]:
         """The first due instances; or, where order is kept in a window only, this node's share of more of them."""
         spread = 2 * len(call.live) if len(call.live) > 1 else 1
-        window = min(call.limit * spread, max(call.limit, _WIDEST))
+        window = min(call.limit * spread, max(call.limit, _MAX_WINDOW))
         picks = await selection.pick(window, Room(call.want.kinds, call.taken, spread)) if window else []
         if spread == 1:
             return picks
@@ -174,7 +174,7 @@ class Claims:
             moved, written = await self._delayed.move(delayed)
             if written is not None:
                 others = {kind: count for kind, count in moved.items() if kind not in call.want.kinds}
-                await context.hints.send(News(ready=others, but=call.incarnation), written)
+                await context.hints.send(Wakeups(ready=others, but=call.incarnation), written)
                 delayed, *ready = await context.kv.read(reads)
             call.delayed = context.queues.heads(delayed)
             if await self._found(call, ready, now_us):
@@ -186,7 +186,7 @@ class Claims:
         keys = self._context.keys
         if call.groups is None:
             prefixes = [keys.ready_heads(kind) for kind in call.kinds]
-            return [Range(prefix, prefix_end(prefix), _MOST_HEADS + 1) for prefix in prefixes]
+            return [Range(prefix, prefix_end(prefix), _MAX_HEADS + 1) for prefix in prefixes]
         prefixes = [keys.order_heads(group) for group in call.groups.marks]
         return [*self._grouping.marks(call.groups), *(Range(prefix, prefix_end(prefix)) for prefix in prefixes)]
 
@@ -194,7 +194,7 @@ class Claims:
         """Take in what `_heads` read; False when it must be read another way."""
         queues = self._context.queues
         if call.groups is None:
-            if sum(found.count for found in ready) > _MOST_HEADS:
+            if sum(found.count for found in ready) > _MAX_HEADS:
                 call.groups = await self._grouped(call)
                 return False
             call.heads = {kind: queues.heads(found) for kind, found in zip(call.kinds, ready, strict=True)}
@@ -262,7 +262,7 @@ class Claims:
         written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along, guards=[alive])
         if any(written.revisions):
             self._idle.pop(call.incarnation, None)
-        news = News(any_of=selection.left_kinds, but=call.incarnation)
+        news = Wakeups(any_of=selection.left_kinds, but=call.incarnation)
         for (place, id, taken, spec), revision in zip(planned, written.revisions, strict=True):
             if revision:
                 call.places.add(place)
@@ -344,7 +344,7 @@ class Claims:
             if waits:
                 ops.append(Put(idle, encode(Idle(kinds, groups))))
         reads = self._again_reads(call, selection, next_due_us)
-        along = reads if len(reads) <= _MOST_ALONG else ()
+        along = reads if len(reads) <= _MAX_ALONG else ()
         applied = await context.kv.txn([Step(compares, ops, along)])
         answer = applied.steps[0]
         if answer is not None and along != reads:

@@ -1,4 +1,4 @@
-"""Clearing on demand: final instances, their histories, their logs, or everything."""
+"""ClearCommands on demand: final instances, their histories, their logs, or everything."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from peerjob.query import Filter
-from peerjob.state import State
+from peerjob.model.query import Filter
+from peerjob.model.state import State
 
 from .base import Compare, Delete, Op, Put, Range
-from .context import Context
+from .context import KVContext
 from .counts import ASIDE
 from .keys import prefix_end, timed
-from .reading import Reading
+from .reading import ReadCommands
 from .removal import remove_in
-from .retention import Retention
+from .retention import RetentionCommands
 from .rows import Row, encode, folded
-from .slots import Plan
+from .slots import StepPlan
 from .writer import Change
 
 _PAGE = 100
@@ -25,10 +25,10 @@ _PAGE = 100
 Edit = Callable[[str, Row], tuple[Row, list[Op]] | None]
 
 
-class Clearing:
+class ClearCommands:
     """The verbs `clear…`."""
 
-    def __init__(self, context: Context, reading: Reading, retention: Retention) -> None:
+    def __init__(self, context: KVContext, reading: ReadCommands, retention: RetentionCommands) -> None:
         self._context = context
         self._reading = reading
         self._retention = retention
@@ -81,7 +81,7 @@ class Clearing:
         planned: list[str] = []
         used: set[str] = set()
         for (id, (revision, row)), entry in zip(rows.items(), entries, strict=True):
-            plan = Plan([], [], [])
+            plan = StepPlan([], [], [])
             if row.slot and row.keeps:
                 if row.slot in used:
                     continue

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.record import FINAL_STATE, Ack, Action, LogLine, Outcome
-from peerjob.state import State
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome
+from peerjob.model.state import State
 
+from .answers import AnswerLog
 from .base import MAX_ALONE_BYTES, Compare, Delete, Op, Put
-from .context import Context
+from .context import KVContext
 from .enqueue import check_batch
-from .hints import News
-from .journal import Journal
-from .logs import Logs
-from .retention import Retention
+from .hints import Wakeups
+from .logs import LogCommands
+from .retention import RetentionCommands
 from .rows import SMALL, Out, Row, encode, extended
-from .slots import Held, Plan
+from .slots import HeldSlot, StepPlan
 from .writer import ROUNDS, Change
 
 
@@ -56,10 +56,10 @@ class _Work:
         return tuple(zip(self.places, self.acks, strict=True))
 
 
-class Commits:
+class CommitCommands:
     """The verb `commit`."""
 
-    def __init__(self, context: Context, logs: Logs, retention: Retention) -> None:
+    def __init__(self, context: KVContext, logs: LogCommands, retention: RetentionCommands) -> None:
         self._context = context
         self._logs = logs
         self._retention = retention
@@ -77,7 +77,7 @@ class Commits:
         for place, outcome in enumerate(outcomes):
             if place not in acks:
                 pending.setdefault(outcome.id, []).append(place)
-        voice = _Voice(context, incarnation, await context.name_of(incarnation), request)
+        voice = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
             works = await self._judged(pending, outcomes, voice, acks, cached=attempt == 0)
@@ -101,7 +101,7 @@ class Commits:
         self,
         pending: dict[str, list[int]],
         outcomes: Sequence[Outcome],
-        voice: _Voice,
+        voice: _OutcomeSource,
         acks: dict[int, Ack],
         *,
         cached: bool,
@@ -137,13 +137,13 @@ class Commits:
     async def _write(
         self,
         works: Sequence[_Work],
-        voice: _Voice,
-        journal: Journal,
+        voice: _OutcomeSource,
+        journal: AnswerLog,
         acks: dict[int, Ack],
         ended: dict[str, int],
     ) -> None:
         context = self._context
-        news = News()
+        news = Wakeups()
         changing = [work for work in works if work.changed]
         slots = await context.slots.held_by(work.stored for work in changing if not work.row.keeps)
         for work in works:
@@ -177,17 +177,17 @@ class Commits:
             now_us = context.clock.time_us()
             work = _Work(id, [], revision, row)
             work.logs = lines
-            written = await context.writer.write([await self._change(work, now_us, News(), {})], now_us=now_us)
+            written = await context.writer.write([await self._change(work, now_us, Wakeups(), {})], now_us=now_us)
             context.drop((id,))
             if all(written.revisions):
-                await context.hints.send(News(changed=[id]), written)
+                await context.hints.send(Wakeups(changed=[id]), written)
                 return True
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    async def _change(self, work: _Work, now_us: int, news: News, slots: Mapping[str, Held]) -> Change:
+    async def _change(self, work: _Work, now_us: int, news: Wakeups, slots: Mapping[str, HeldSlot]) -> Change:
         context, keys, id, stored = self._context, self._context.keys, work.id, work.stored
         ops: list[Op] = []
-        plan = Plan(ops, [], [], slots={stored.slot: slots[stored.slot]} if stored.slot in slots else {})
+        plan = StepPlan(ops, [], [], slots={stored.slot: slots[stored.slot]} if stored.slot in slots else {})
         payload = len(work.progress or b"")
         if work.out is not None:
             payload += work.out.size
@@ -212,10 +212,10 @@ class Commits:
         )
 
 
-class _Voice:
+class _OutcomeSource:
     """Whose outcomes they are, and what their word is worth."""
 
-    def __init__(self, context: Context, incarnation: str, node: str, request: str) -> None:
+    def __init__(self, context: KVContext, incarnation: str, node: str, request: str) -> None:
         self._context = context
         self._incarnation = incarnation
         self._node = node

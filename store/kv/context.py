@@ -6,31 +6,31 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from peerjob.clock import Clock
-from peerjob.errors import DecodeError
-from peerjob.record import REPEAT_US, StoreLimits
-from peerjob.state import State
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import REPEAT_US, StoreLimits
+from peerjob.model.state import State
 
-from .aside import Aside
+from .answers import AnswerLogs
 from .base import Compare, Delete, Entry, KeyValue, Put
+from .clock_skew import ClockSkew
 from .counts import DELAYED, READY, SLOT, Counts
 from .hints import Hints
-from .journal import Journals
 from .keys import Keys, timed
-from .kindsets import KindSets
+from .kind_sets import KindSets
 from .queues import Queues
 from .rows import GONE, Delayed, NodeRow, Row, decode_row, encode, node_of
-from .skew import Skew
-from .slots import Plan, Slots
+from .set_aside import SetAside
+from .slots import Slots, StepPlan
 from .writer import Change, Writer
 
 T = TypeVar("T")
 
 LOGGER = logging.getLogger("peerjob.store")
-_MOST_CACHED = 8192
+_MAX_CACHED = 8192
 
 
-class Context:
+class KVContext:
     """The store's connection and settings, and the small helpers that every verb uses."""
 
     def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock, limits: StoreLimits) -> None:
@@ -43,11 +43,11 @@ class Context:
         self.counts = Counts(kv, self.keys, clock)
         self.writer = Writer(kv, self.keys, self.counts, self.queues, url)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
-        self.journals = Journals(kv, self.keys)
+        self.journals = AnswerLogs(kv, self.keys)
         self.slots = Slots(kv, self.keys)
         self.kind_sets = KindSets(kv, self.keys)
-        self.skew = Skew(clock)
-        self.aside = Aside(kv, self.keys, self.writer, self.counts)
+        self.skew = ClockSkew(clock)
+        self.aside = SetAside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
         self._told: set[tuple[str, int]] = set()
@@ -89,7 +89,7 @@ class Context:
     async def set_aside(self, id: str, entry: Entry, error: Exception) -> None:
         """Move a record that cannot be used out of the way, and out of the slot that it may have."""
         now_us = self.clock.time_us()
-        plan = Plan([], [], [], slots=await self.slots.find(id))
+        plan = StepPlan([], [], [], slots=await self.slots.find(id))
         for name in plan.slots:
             self.pass_on(name, id, now_us, plan)
         self.slots.write(plan)
@@ -97,7 +97,7 @@ class Context:
 
     def remember(self, id: str, revision: int, row: Row) -> None:
         """Keep a record that this store wrote, since it will most likely write it again."""
-        if len(self._rows) >= _MOST_CACHED:
+        if len(self._rows) >= _MAX_CACHED:
             del self._rows[next(iter(self._rows))]
         self._rows[id] = (revision, row)
 
@@ -154,18 +154,18 @@ class Context:
 
     # -- parts of transitions -------------------------------------------------------------------------------------
 
-    def enter(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
+    def enter(self, id: str, row: Row, now_us: int, plan: StepPlan) -> None:
         """Let a Scheduled instance into its index and its queue."""
         self.show(id, row, plan)
         self.let_in(id, row.kind, row.priority, row.due_us, now_us, plan, suspect=row.suspect)
 
-    def show(self, id: str, row: Row, plan: Plan) -> None:
+    def show(self, id: str, row: Row, plan: StepPlan) -> None:
         """Let a Scheduled instance into its index."""
         plan.ops.append(Put(self.keys.by(row.kind, State.SCHEDULED) + id, b""))
         plan.shifts.append((row.kind, SLOT[State.SCHEDULED], 1))
 
     def let_in(
-        self, id: str, kind: str, priority: int, due_us: int, now_us: int, plan: Plan, *, suspect: bool = False
+        self, id: str, kind: str, priority: int, due_us: int, now_us: int, plan: StepPlan, *, suspect: bool = False
     ) -> None:
         """Let a Scheduled instance into its queue: no instance comes into one in another way."""
         keys, place = self.keys, timed(due_us, id)
@@ -181,7 +181,7 @@ class Context:
             plan.delayed.append((due_us, kind))
         plan.adds.append((queue, place))
 
-    def take_out(self, id: str, row: Row, delayed_mod: int, plan: Plan) -> None:
+    def take_out(self, id: str, row: Row, delayed_mod: int, plan: StepPlan) -> None:
         """Take a Scheduled instance that is not claimed out of its queue, unless it is parked.
 
         `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
@@ -195,7 +195,7 @@ class Context:
             plan.ops.append(Delete(keys.ready(row.kind, row.priority, suspect=row.suspect) + place))
             plan.shifts.append((row.kind, READY, -1))
 
-    def let_go(self, id: str, before: Row, after: Row, now_us: int, plan: Plan) -> None:
+    def let_go(self, id: str, before: Row, after: Row, now_us: int, plan: StepPlan) -> None:
         """End a claim: no other way leads out of one, but for the removal of the instance."""
         plan.ops.append(Delete(self.keys.owned(before.owner) + id))
         if before.releasing:
@@ -207,13 +207,13 @@ class Context:
         else:
             self.enter(id, after, now_us, plan)
 
-    def leave(self, id: str, row: Row, plan: Plan) -> None:
+    def leave(self, id: str, row: Row, plan: StepPlan) -> None:
         """Take an instance out of the index of the state that it was in."""
         if row.state is not State.PROCESSING:
             plan.ops.append(Delete(self.keys.by(row.kind, row.state) + id))
         plan.shifts.append((row.kind, SLOT[row.state], -1))
 
-    def end(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
+    def end(self, id: str, row: Row, now_us: int, plan: StepPlan) -> None:
         """Let a final instance into its indexes; what it held is freed, unless its body still runs."""
         keys = self.keys
         queue = keys.by(row.kind, row.state)
@@ -224,7 +224,7 @@ class Context:
         if not row.releasing:
             self.free(id, row, now_us, plan)
 
-    def free(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
+    def free(self, id: str, row: Row, now_us: int, plan: StepPlan) -> None:
         """Free what a final instance held, and let its time run."""
         keys = self.keys
         queue, place = keys.expiring(row.expires_us), timed(row.expires_us, id)
@@ -232,14 +232,14 @@ class Context:
         plan.adds.append((queue, place))
         self.give_up(id, row, now_us, plan)
 
-    def give_up(self, id: str, row: Row, now_us: int, plan: Plan) -> None:
+    def give_up(self, id: str, row: Row, now_us: int, plan: StepPlan) -> None:
         """Free an instance's key, and let the next one have its slot."""
         if row.key is not None:
             plan.ops.append(Delete(self.keys.unique(row.kind, row.key)))
         if row.slot:
             self.pass_on(row.slot, id, now_us, plan)
 
-    def pass_on(self, name: str, id: str, now_us: int, plan: Plan) -> None:
+    def pass_on(self, name: str, id: str, now_us: int, plan: StepPlan) -> None:
         """Take an instance out of a slot, and let the one that gets the slot into its queue."""
         first = self.slots.give_up(name, id, plan)
         if first is not None:
@@ -247,7 +247,7 @@ class Context:
 
     def change(
         self,
-        plan: Plan,
+        plan: StepPlan,
         compares: Sequence[Compare] = (),
         *,
         answers: tuple[tuple[int, str], ...] = (),

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from peerjob.clock import Clock
-from peerjob.errors import DecodeError
-from peerjob.state import State
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError
+from peerjob.model.state import State
 
 from .base import Compare, Found, KeyValue, Put, Range
 from .keys import Keys, prefix_end
@@ -48,12 +48,12 @@ class Counts:
         clock.random.shuffle(self._free)
         self._known: dict[tuple[int, str], tuple[int, list[int]]] = {}
 
-    def lane(self) -> Lane:
+    def lane(self) -> CounterShard:
         """A lane for one request; to be given back."""
         number = self._free.pop() if self._free else self._clock.random.randrange(LANES)
-        return Lane(number, self._known, self._keys)
+        return CounterShard(number, self._known, self._keys)
 
-    def give_back(self, lane: Lane, *, crowded: bool = False) -> None:
+    def give_back(self, lane: CounterShard, *, crowded: bool = False) -> None:
         """Free a lane; a crowded one is used last."""
         if lane.number not in self._free:
             if crowded:
@@ -61,7 +61,7 @@ class Counts:
             else:
                 self._free.append(lane.number)
 
-    async def load(self, lane: Lane, kinds: Iterable[str]) -> None:
+    async def load(self, lane: CounterShard, kinds: Iterable[str]) -> None:
         """Learn what a lane holds for kinds that this store has not written there."""
         missing = [kind for kind in kinds if (lane.number, kind) not in self._known]
         if not missing:
@@ -92,7 +92,7 @@ class Counts:
         return found, f"{found.items[-1][0]}!" if found.count > len(found.items) else ""
 
 
-class Lane:
+class CounterShard:
     """One lane, in the hands of one request."""
 
     def __init__(self, number: int, known: dict[tuple[int, str], tuple[int, list[int]]], keys: Keys) -> None:

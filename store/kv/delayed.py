@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.errors import DecodeError
-from peerjob.store.retrying import LOGGER
+from peerjob.model.errors import DecodeError
+from peerjob.store.retry import LOGGER
 
 from .base import Compare, Delete, Entry, Found, Range
-from .context import Context
+from .context import KVContext
 from .counts import DELAYED
 from .keys import prefix_end, time_text
 from .queues import AFTER_ALL, Head
 from .rows import Delayed, decode_delayed
-from .slots import Plan
+from .slots import StepPlan
 from .writer import Change, Written
 
-MOST_MOVED = 500
+MAX_MOVED = 500
 """Instances that one claim moves. A thousand, of 10,000 kinds, held up a Redis server for 20 ms."""
 LEFT_TO_OTHERS_US = 2_000_000
 """How long a node whose clock is off waits for others to move what is due by their clocks."""
@@ -30,7 +30,7 @@ LEFT_TO_OTHERS_US = 2_000_000
 class DelayedQueue:
     """The sixteen queues of delayed instances, as one."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     def heads(self) -> Range:
@@ -49,8 +49,8 @@ class DelayedQueue:
         if not begun:
             return {}, None
         scans = [context.queues.scan(head, now_us=now_us, until=until) for head in begun]
-        while going := [scan for scan in scans if not scan.done and len(scan.places) < MOST_MOVED]:
-            await context.queues.read(going, MOST_MOVED)
+        while going := [scan for scan in scans if not scan.done and len(scan.places) < MAX_MOVED]:
+            await context.queues.read(going, MAX_MOVED)
         due = [
             (place, scan.head.queue, entry)
             for scan in scans
@@ -59,8 +59,8 @@ class DelayedQueue:
         due.sort(key=lambda one: one[0])
         changes: list[Change] = []
         kinds: list[str] = []
-        for place, queue, entry in due[:MOST_MOVED]:
-            plan = Plan([Delete(queue + place)], [], [])
+        for place, queue, entry in due[:MAX_MOVED]:
+            plan = StepPlan([Delete(queue + place)], [], [])
             delayed = await self._delayed(place[19:], entry)
             if delayed is None:
                 # which kind counts it can only be told by counting
@@ -77,7 +77,7 @@ class DelayedQueue:
         for kind, revision in zip(kinds, written.revisions, strict=True):
             if revision and kind:
                 moved[kind] = moved.get(kind, 0) + 1
-        if len(due) <= MOST_MOVED:
+        if len(due) <= MAX_MOVED:
             await context.queues.move_on(context.queues.advance(head, until) for head in begun)
         return moved, written
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from peerjob.clock import Clock
-from peerjob.errors import DecodeError, StoreUnavailableError
-from peerjob.firing import Candidate, Leader, Term
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError, StoreUnavailableError
+from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.answering import answer_within
 
 from .base import Compare, Entry, KeyValue, Put, Step, Watch
 from .keys import Keys
 from .rows import encode
-from .schedule_rows import Seat, decode_seat
+from .schedule_rows import LeaderRow, decode_seat
 from .writer import ROUNDS
 
 _OPEN_TIMEOUT = 5.0
@@ -69,7 +69,7 @@ class KVElections:
     async def _take(self, candidate: Candidate, ttl_us: int, token: Entry) -> Leader | None:
         """Take the free leadership; None when another candidate was faster."""
         lease = await self._kv.grant(ttl_us)
-        seat = Seat(candidate.incarnation, candidate.name, lease, self._clock.time_us())
+        seat = LeaderRow(candidate.incarnation, candidate.name, lease, self._clock.time_us())
         compares = [Compare(self._now), Compare(self._token, mod=token.mod)]
         applied = await self._kv.txn([Step(compares, [Put(self._now, encode(seat), lease)])])
         if applied.steps[0] is None:
@@ -101,7 +101,7 @@ class KVElections:
     def _new_token(self) -> Put:
         return Put(self._token, b"%016x" % self._clock.random.getrandbits(64))
 
-    def _leader(self, seat: Seat, number: int, token: Entry | None) -> Leader:
+    def _leader(self, seat: LeaderRow, number: int, token: Entry | None) -> Leader:
         origin = "" if token is None else token.value.decode()
         return Leader(
             incarnation=seat.incarnation,
@@ -111,9 +111,9 @@ class KVElections:
         )
 
 
-def _seat(data: bytes) -> Seat:
+def _seat(data: bytes) -> LeaderRow:
     """Who leads; a stranger for an entry that cannot be read, until the lease that it hangs on ends."""
     try:
         return decode_seat(data)
     except DecodeError:
-        return Seat("", "?", 0, 0)
+        return LeaderRow("", "?", 0, 0)

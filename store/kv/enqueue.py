@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.errors import StoreFullError, StoreUnavailableError
-from peerjob.record import MAX_BATCH, Enqueued, NewInstance, Transition
-from peerjob.state import State
+from peerjob.model.errors import StoreFullError, StoreUnavailableError
+from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Transition
+from peerjob.model.state import State
 
 from .base import Compare, Put
-from .context import Context
-from .hints import News
+from .context import KVContext
+from .hints import Wakeups
 from .rows import SMALL, Row, encode, is_gone
-from .slots import Plan
+from .slots import StepPlan
 from .writer import ROUNDS, Change
 
 
-class Enqueue:
+class EnqueueCommands:
     """The verb `enqueue`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
@@ -49,7 +49,7 @@ class Enqueue:
         """Try to add all that are pending, but of each id and each key only the first."""
         context, keys = self._context, self._context.keys
         now_us = context.clock.time_us()
-        news = News()
+        news = Wakeups()
         changes: list[Change] = []
         places: list[int] = []
         seen: set[str] = set()
@@ -63,7 +63,7 @@ class Enqueue:
             if unique is not None:
                 seen.add(unique)
                 compares.append(Compare(unique, mod=taken.get(unique, 0)))
-            plan = Plan([], [], [])
+            plan = StepPlan([], [], [])
             born(context, new, now_us, node, plan)
             news.add_queued(plan)
             news.changed.append(new.id)
@@ -102,9 +102,16 @@ class Enqueue:
 
 
 def born(
-    context: Context, new: NewInstance, now_us: int, node: str, plan: Plan, *, slot: str = "", parked: bool = False
+    context: KVContext,
+    new: NewInstance,
+    now_us: int,
+    node: str,
+    plan: StepPlan,
+    *,
+    slot: str = "",
+    parked: bool = False,
 ) -> Row:
-    """Plan an instance with all that belongs to it; a parked one is in no queue yet."""
+    """StepPlan an instance with all that belongs to it; a parked one is in no queue yet."""
     keys = context.keys
     due_us = now_us if new.due_us is None else new.due_us
     if new.delay_us is not None:

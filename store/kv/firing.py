@@ -11,43 +11,35 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.errors import StoreFullError, StoreUnavailableError
-from peerjob.firing import (
-    Fire,
-    FireAnswer,
-    FireOutcome,
-    FireRecord,
-    FireStatus,
-    Overlap,
-    Term,
-)
-from peerjob.record import MAX_BATCH, NewInstance
-from peerjob.state import State
-from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, check_fires
+from peerjob.model.errors import StoreFullError, StoreUnavailableError
+from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, FireStatus, Overlap, Term
+from peerjob.model.record import MAX_BATCH, NewInstance
+from peerjob.model.state import State
+from peerjob.store.firing import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, check_fires
 
 from .base import MAX_REQUEST_BYTES, Compare, Put, bytes_of
-from .cancel import Cancels, cancel_in
-from .context import Context
+from .cancel import CancelCommands, cancel_in
+from .context import KVContext
 from .enqueue import born
-from .hints import News
-from .ledger import Ledger
+from .fire_reads import FireReads, ScheduleFires, look, place_of
+from .hints import Wakeups
+from .ledger import FireLedger
 from .rows import encode
 from .schedule_rows import Parked
-from .sight import Sight, Work, look, place_of
 from .writer import ROUNDS, Change
 
-_MOST_OPS = 80
+_MAX_OPS = 80
 """Most operations of a step that has several fires."""
 _OPS_OF_ONE = 12
 """Most operations of a fire besides those of tags, and what it replaces."""
-_MOST_REPLACED = 4
+_MAX_REPLACED = 4
 """Parked instances that a fire cancels in its own step."""
 
 
-class Firing:
+class FireCommands:
     """The verb `fire`."""
 
-    def __init__(self, context: Context, ledger: Ledger, cancels: Cancels) -> None:
+    def __init__(self, context: KVContext, ledger: FireLedger, cancels: CancelCommands) -> None:
         self._context = context
         self._ledger = ledger
         self._cancels = cancels
@@ -80,11 +72,11 @@ class Firing:
             raise StoreUnavailableError(context.url, "too many writers at once")
         return [answers[place] for place in range(len(fires))]
 
-    async def _write(self, sight: Sight, answers: dict[int, FireAnswer]) -> bool:
+    async def _write(self, sight: FireReads, answers: dict[int, FireAnswer]) -> bool:
         """Write each schedule's step; whether all of them were applied."""
         context = self._context
-        news = News()
-        works: list[Work] = []
+        news = Wakeups()
+        works: list[ScheduleFires] = []
         for work in sight.works.values():
             if work.plan.ops or work.moved:
                 works.append(work)
@@ -103,7 +95,7 @@ class Firing:
         await context.hints.send(news, written)
         return all(written.revisions)
 
-    def _change(self, sight: Sight, work: Work) -> Change:
+    def _change(self, sight: FireReads, work: ScheduleFires) -> Change:
         key, plan = self._context.keys.next(work.name), work.plan
         early = sight.early.get(work.next.epoch, ())
         work.next = self._ledger.trim(work.next, early, plan.ops, sight.now_us, work.fresh_us)
@@ -117,7 +109,7 @@ class Firing:
 class _Judge:
     """Says what becomes of each fire, as of one sight, and plans it."""
 
-    def __init__(self, context: Context, ledger: Ledger, sight: Sight, term: Term | None, node: str) -> None:
+    def __init__(self, context: KVContext, ledger: FireLedger, sight: FireReads, term: Term | None, node: str) -> None:
         self._context = context
         self._ledger = ledger
         self._sight = sight
@@ -148,15 +140,15 @@ class _Judge:
                 answer = FireAnswer(status=FireStatus.DONE, record=record)
         work.answers[place] = answer
 
-    def _is_full(self, work: Work, fire: Fire) -> bool:
+    def _is_full(self, work: ScheduleFires, fire: Fire) -> bool:
         """Whether a step has no room for one more fire; an empty one has, whatever it is."""
         ops, new = work.plan.ops, fire.instance
         if not ops or new is None:
-            return len(ops) > _MOST_OPS
+            return len(ops) > _MAX_OPS
         more = _OPS_OF_ONE + len(new.tags)
-        return len(ops) + more > _MOST_OPS or 2 * (bytes_of((), ops) + len(new.spec)) > MAX_REQUEST_BYTES
+        return len(ops) + more > _MAX_OPS or 2 * (bytes_of((), ops) + len(new.spec)) > MAX_REQUEST_BYTES
 
-    def _refusal(self, work: Work, fire: Fire) -> FireAnswer | None:
+    def _refusal(self, work: ScheduleFires, fire: Fire) -> FireAnswer | None:
         """The answer to what was done before or cannot be done."""
         next = work.next
         known = self._recorded(work, fire)
@@ -178,18 +170,18 @@ class _Judge:
                 return FireAnswer(status=FireStatus.TRIMMED)
         return None
 
-    def _is_known(self, work: Work, fire: Fire) -> bool:
+    def _is_known(self, work: ScheduleFires, fire: Fire) -> bool:
         """Whether a fire that would make an instance of a nominal time comes after one that did."""
         if fire.outcome is not FireOutcome.FIRED:
             return False
         known = self._recorded(work, fire)
         return known is not None and bool(known.instance)
 
-    def _recorded(self, work: Work, fire: Fire) -> FireRecord | None:
+    def _recorded(self, work: ScheduleFires, fire: Fire) -> FireRecord | None:
         """The record of an instance, or of an attempt to make one, that is there for this time."""
         return self._sight.ledger.get(self._context.keys.ledger(work.next.epoch) + place_of(fire))
 
-    def _done(self, work: Work, fire: Fire) -> FireRecord | None:
+    def _done(self, work: ScheduleFires, fire: Fire) -> FireRecord | None:
         """Plan a fire; None if it must wait for another step."""
         record = FireRecord(
             nominal_us=fire.nominal_us,
@@ -228,7 +220,7 @@ class _Judge:
 
     # -- instances ------------------------------------------------------------------------------------------------
 
-    def _made(self, work: Work, fire: Fire, new: NewInstance, record: FireRecord) -> FireRecord | None:
+    def _made(self, work: ScheduleFires, fire: Fire, new: NewInstance, record: FireRecord) -> FireRecord | None:
         """Plan the instance of a fire, or say why there is none; None if it must wait for another step."""
         keys, sight, plan = self._context.keys, self._sight, work.plan
         if new.id in sight.made:
@@ -242,9 +234,9 @@ class _Judge:
         mod, owner = sight.uniques.get(unique, (0, ""))
         if owner and not (replaces and self._is_freed(work, owner)):
             return _skipped(record, KEY_TAKEN)
-        if replaces and (work.held.touched or len(work.held.slot.parked) > _MOST_REPLACED):
+        if replaces and (work.held.touched or len(work.held.slot.parked) > _MAX_REPLACED):
             if not work.held.touched:
-                work.crowd = tuple(one.id for one in work.held.slot.parked[_MOST_REPLACED:][:MAX_BATCH])
+                work.crowd = tuple(one.id for one in work.held.slot.parked[_MAX_REPLACED:][:MAX_BATCH])
                 work.crowded = fire.request
             return None
         parked = False
@@ -285,13 +277,13 @@ class _Judge:
         work.changed.append(new.id)
         return msgspec.structs.replace(record, instance=new.id, parked=parked, cancelled=cancelled)
 
-    def _heal(self, work: Work) -> None:
+    def _heal(self, work: ScheduleFires) -> None:
         """Pass the slot on if its holder is over and left it behind."""
         holder = work.held.slot.holder
         if holder and not work.held.touched and not self._keeps(holder):
             self._context.pass_on(work.name, holder, self._sight.now_us, work.plan)
 
-    def _replace(self, work: Work, fire: Fire) -> str:
+    def _replace(self, work: ScheduleFires, fire: Fire) -> str:
         """Cancel who has the slot and who waits for it; the answer is who had to make room."""
         sight, plan, made_room = self._sight, work.plan, ""
         slot = work.held.slot
@@ -329,7 +321,7 @@ class _Judge:
         """Whether an instance is there and not over."""
         return id in self._sight.rows and self._sight.rows[id][1].keeps
 
-    def _is_freed(self, work: Work, owner: str) -> bool:
+    def _is_freed(self, work: ScheduleFires, owner: str) -> bool:
         """Whether replacing frees the key of this instance at once."""
         slot = work.held.slot
         replaced = owner == slot.holder or any(owner == one.id for one in slot.parked)

@@ -11,26 +11,26 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from peerjob.clock import Clock
-from peerjob.errors import DecodeError, StoreUnavailableError
-from peerjob.record import Hint
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError, StoreUnavailableError
+from peerjob.model.record import Hint
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range, Step, Watch
 from .keys import Keys, prefix_end, time_text
 from .queues import Queues
 from .rows import decode_idle, number_of
-from .slots import Plan
+from .slots import StepPlan
 from .writer import ROUNDS, Writer, Written
 
-_MOST_STEPS = 50
-_MOST_FETCHED = 1000
+_MAX_STEPS = 50
+_MAX_FETCHED = 1000
 _GROUP = "\0"
 """Stands before the name of a group, where no kind has it."""
 _GROUPED_US = 5_000_000
-_MOST_GROUPED = 50_000
+_MAX_GROUPED = 50_000
 
 
-class News(msgspec.Struct):
+class Wakeups(msgspec.Struct):
     """What a verb has to tell, gathered while it works."""
 
     ready: dict[str, int] = {}
@@ -45,7 +45,7 @@ class News(msgspec.Struct):
     but: str = ""
     """An incarnation that need not be woken."""
 
-    def add_queued(self, plan: Plan) -> None:
+    def add_queued(self, plan: StepPlan) -> None:
         """These are in their queues now."""
         for kind in plan.ready:
             self.ready[kind] = self.ready.get(kind, 0) + 1
@@ -69,7 +69,7 @@ class Hints:
 
     # -- sending --------------------------------------------------------------------------------------------------
 
-    async def send(self, news: News, written: Written) -> None:
+    async def send(self, news: Wakeups, written: Written) -> None:
         """Tell everybody whom it concerns, as of what was written."""
         wakes = bool(written.idle and (news.ready or news.delayed or news.any_of))
         listeners = self._listeners(written.listeners) if news.changed and written.listeners else []
@@ -102,7 +102,7 @@ class Hints:
         now_us, cut = self._clock.time_us(), len(self._keys.changes)
         return [key[cut:] for key, entry in entries if number_of(entry.value) > now_us]
 
-    async def _wake(self, news: News, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
+    async def _wake(self, news: Wakeups, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
         """Wake one idle node for each instance that is due, one for what a full claim left, one for a new earliest."""
         wanted = [({kind}, count) for kind, count in news.ready.items()]
         if news.any_of:
@@ -146,8 +146,8 @@ class Hints:
             for key, entry in chosen
         ]
         missed: list[bool] = []
-        for at in range(0, len(steps), _MOST_STEPS):
-            applied = await self._kv.txn(steps[at : at + _MOST_STEPS])
+        for at in range(0, len(steps), _MAX_STEPS):
+            applied = await self._kv.txn(steps[at : at + _MAX_STEPS])
             missed += [answer is None for answer in applied.steps]
         return missed
 
@@ -162,7 +162,7 @@ class Hints:
     async def _groups(self, kinds: Iterable[str]) -> set[str]:
         """The groups of some kinds, as they stand among the kinds of an idle node."""
         now_us = self._clock.time_us()
-        if now_us >= self._group_until_us or len(self._group_of) > _MOST_GROUPED:
+        if now_us >= self._group_until_us or len(self._group_of) > _MAX_GROUPED:
             self._group_of.clear()
             self._group_until_us = now_us + _GROUPED_US
         missing = [kind for kind in kinds if kind not in self._group_of]
@@ -209,7 +209,7 @@ class Hints:
         return [*await self._waiting(prefix), self._keys.revisions] if found is None else [*found]
 
     async def _waiting(self, prefix: str) -> list[str]:
-        (found,) = await self._kv.read([Range(prefix, prefix_end(prefix), limit=_MOST_FETCHED, keys_only=True)])
+        (found,) = await self._kv.read([Range(prefix, prefix_end(prefix), limit=_MAX_FETCHED, keys_only=True)])
         return [key for key, _ in found.items]
 
     def close(self, incarnation: str | None = None) -> None:

@@ -9,7 +9,7 @@ from .base import Found, Range
 from .keys import Keys, prefix_end
 from .queues import Head, Queues, Scan
 
-_MOST_READ = 50
+_MAX_READ = 50
 """Most indexes that are read in one request."""
 
 
@@ -60,7 +60,7 @@ class IndexFeed:
             open_ones = sorted(
                 (index for index in self._indexes if index.bound is not None), key=lambda index: index.bound or (0, "")
             )
-            unread = [index for index in open_ones[:_MOST_READ] if not index.waiting]
+            unread = [index for index in open_ones[:_MAX_READ] if not index.waiting]
             if unread:
                 await self._queues.read([index.scan for index in unread], most)
                 for index in unread:
@@ -104,7 +104,7 @@ class IndexFeed:
     def again(self) -> list[Range]:
         """Reads that show whether an index has other entries by now."""
         return [
-            Range(index.head.queue + index.head.start, prefix_end(index.head.queue), _MOST_READ)
+            Range(index.head.queue + index.head.start, prefix_end(index.head.queue), _MAX_READ)
             for index in self._indexes
         ]
 

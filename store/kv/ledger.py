@@ -10,17 +10,17 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.firing import FireOutcome, FirePage, FireRecord
+from peerjob.model.firing import FireOutcome, FirePage, FireRecord
 
 from .base import Delete, Entry, Op, Put, Range
-from .context import Context
+from .context import KVContext
 from .keys import prefix_end, time_text
 from .queues import Head
 from .rows import encode
 from .schedule_rows import Next, decode_fire, decode_next
 
 INSTANCE, GAP, TRIGGER = "f", "g", "t"
-MOST_TRIMMED = 8
+MAX_TRIMMED = 8
 """Records that one fire removes at most."""
 _PAGE = 500
 
@@ -28,10 +28,10 @@ Early = Sequence[tuple[str, FireRecord]]
 """The first records of a ledger, by place."""
 
 
-class Ledger:
+class FireLedger:
     """Adds records, reads them and removes what is too much."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     # -- adding ---------------------------------------------------------------------------------------------------
@@ -76,8 +76,8 @@ class Ledger:
             for next in states
             if next.records >= limits.max_fires or (next.records and next.oldest_us + limits.fires_kept_us < now_us)
         }
-        while going := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MOST_TRIMMED]:
-            await context.queues.read(going, MOST_TRIMMED + 1)
+        while going := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MAX_TRIMMED]:
+            await context.queues.read(going, MAX_TRIMMED + 1)
         return {
             epoch: [
                 (place, self._read(epoch, place, entry)) for place, entry in zip(scan.places, scan.entries, strict=True)
@@ -101,9 +101,9 @@ class Ledger:
         surplus = next.records - limits.max_fires
         removed, trimmed_us, stretch = 0, next.trimmed_us, next.stretch
         left: FireRecord | None = None
-        for place, record in early[: MOST_TRIMMED + 1]:
+        for place, record in early[: MAX_TRIMMED + 1]:
             too_old = record.at_us + limits.fires_kept_us < now_us
-            if (removed < surplus or too_old) and removed < MOST_TRIMMED and ledger + place not in written:
+            if (removed < surplus or too_old) and removed < MAX_TRIMMED and ledger + place not in written:
                 ops.append(Delete(ledger + place))
                 removed += 1
                 if record.instance and place[18] == INSTANCE:

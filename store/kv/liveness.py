@@ -6,29 +6,29 @@ from collections.abc import Callable
 
 import msgspec
 
-from peerjob.clock import Clock
-from peerjob.record import Held, NodeInfo, NodeView, Renewed, digest
+from peerjob.model.clock import Clock
+from peerjob.model.record import Held, NodeInfo, NodeView, Renewed, digest
 from peerjob.store.answering import answer_within
 from peerjob.store.layout import check_layout
 
 from .base import Compare, Delete, Found, KeyValue, Op, Put, Range, Step
-from .context import Context
+from .clock_skew import ClockSkew, PeerClocks
+from .context import KVContext
 from .keys import Keys, prefix_end
 from .rows import Live, Row, encode, live_of, node_of, owned_of
-from .skew import Clocks, Skew
 from .writer import ROUNDS, Change
 
 
 class KVLiveness:
     """Renews one lease, over a connection of its own."""
 
-    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, skew: Skew) -> None:
+    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, skew: ClockSkew) -> None:
         self._kv = kv
         self._url = url
         self._keys = keys
         self._clock = clock
         self._skew = skew
-        self._clocks = Clocks(kv, keys, clock)
+        self._clocks = PeerClocks(kv, keys, clock)
 
     async def open(self) -> None:
         await self._kv.open()
@@ -100,10 +100,10 @@ class KVLiveness:
         return None
 
 
-class Membership:
+class NodeCommands:
     """The verbs `join` and `nodes`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:

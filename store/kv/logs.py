@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.errors import DecodeError
-from peerjob.record import LogLine, LogPage
-from peerjob.store.retrying import LOGGER
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import LogLine, LogPage
+from peerjob.store.retry import LOGGER
 
 from .base import Delete, Op, Put, Range
-from .context import Context
+from .context import KVContext
 from .keys import prefix_end
 from .rows import Row, decode_lines, encode
 
@@ -39,10 +39,10 @@ def _fitting(lines: Sequence[LogLine], room: int) -> int:
     return len(lines)
 
 
-class Logs:
+class LogCommands:
     """Appends, reads and removes log lines."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     async def append(self, id: str, row: Row, lines: tuple[LogLine, ...], ops: list[Op], *, room: int) -> Row:

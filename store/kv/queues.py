@@ -28,7 +28,7 @@ AFTER_ALL = "~"
 _ID_BITS = 64
 _WIDEN = 8
 """How much wider the next window is after one that was empty; so much more than wanted is read at worst."""
-_MOST_GAP_MS = 100
+_MAX_GAP_MS = 100
 """The widest gap that is expected to come again, since what comes in within that time is read at once then."""
 _ATTEMPTS = 8
 _NO_ID = "00000000-0000-0000"
@@ -64,7 +64,7 @@ class Queues:
         self._kv = kv
         self._keys = keys
         self._known: dict[str, str] = {}
-        self._paces: dict[str, Pace] = {}
+        self._paces: dict[str, WindowWidth] = {}
         self._reserved = keys.head(f"{keys.due}@/")
 
     # -- adding ---------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ class Queues:
         self._known[queue] = start
 
 
-class Pace(msgspec.Struct):
+class WindowWidth(msgspec.Struct):
     """How wide the windows on a queue are, as numbers that sort as places do."""
 
     coarse: int
@@ -305,7 +305,9 @@ class Pace(msgspec.Struct):
 class Scan:
     """A read of one queue from its head on, window by window."""
 
-    def __init__(self, head: Head, until: str, now_us: int, paces: dict[str, Pace], *, whole: bool = False) -> None:
+    def __init__(
+        self, head: Head, until: str, now_us: int, paces: dict[str, WindowWidth], *, whole: bool = False
+    ) -> None:
         self.head = head
         self.at = head.start
         """Everything before this place has been read."""
@@ -317,7 +319,7 @@ class Scan:
         self._instant = 1 << _ID_BITS if self._timed else 1 << 16
         self._now = self._instant * (now_us if self._timed else now_us // 1000)
         self._newest = now_us // 1000 << 16
-        self._pace = paces.get(head.queue) or paces.setdefault(head.queue, Pace(self._instant, short=whole))
+        self._pace = paces.get(head.queue) or paces.setdefault(head.queue, WindowWidth(self._instant, short=whole))
         self._width = self._pace.fine or self._pace.coarse
         self._end = ""
         self._gap_from: int | None = None
@@ -366,7 +368,7 @@ class Scan:
             return
         first, last = self._number(self.places[-seen]), self._number(self.places[-1])
         if self._gap_from is not None:
-            gap, most = first - self._gap_from, _MOST_GAP_MS * self._instant * (1000 if self._timed else 1)
+            gap, most = first - self._gap_from, _MAX_GAP_MS * self._instant * (1000 if self._timed else 1)
             if gap >= self._instant:
                 pace.gap = min(gap * 5 // 4, most)
             self._gap_from = None

@@ -6,24 +6,24 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
-from peerjob.errors import DecodeError, LayoutError
-from peerjob.ids import id_time_us
-from peerjob.query import Query
-from peerjob.record import Health, Page, Record
-from peerjob.state import State
+from peerjob.model.errors import DecodeError, LayoutError
+from peerjob.model.ids import id_time_us
+from peerjob.model.query import Query
+from peerjob.model.record import Health, Page, Record
+from peerjob.model.state import State
 
 from .base import MAX_STEPS, Compare, Delete, Entry, Put, Range, Step
-from .context import Context
+from .context import KVContext
 from .counts import ASIDE, DELAYED, READY, SLOT, SLOTS, add_up, totals
 from .enqueue import check_batch
 from .keys import prefix_end, time_text
 from .recount import Recount
 from .rows import decode_out, kind_of_delayed, to_record
 
-_MOST_FELL_DUE = 1_000
+_MAX_FELL_DUE = 1_000
 _PAGE = 500
 """Most records that a page reads when it must pick among them."""
-_MOST_RANGES = 100
+_MAX_RANGES = 100
 _WHOLE = 2_000
 """Instances up to which indexes are read as they are."""
 _NARROW_US = 20_000
@@ -34,10 +34,10 @@ _READ_BYTES = 4 << 20
 _WATCHED_AT_ONCE = 20
 
 
-class Reading:
+class ReadCommands:
     """The verbs that change nothing."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
         self._recount = Recount(context)
 
@@ -62,7 +62,7 @@ class Reading:
                 of_one = entries[4 * n : 4 * n + 4]
                 largest = max(largest, sum(len(entry.value) for entry in of_one if entry is not None))
                 records.append(await self._record(id, *of_one))
-            at_once = max(1, min(_MOST_RANGES, _READ_BYTES // largest))
+            at_once = max(1, min(_MAX_RANGES, _READ_BYTES // largest))
         return records
 
     async def _record(
@@ -145,8 +145,8 @@ class Reading:
         found: list[Record] = []
         gone: list[str] = []
         last = ""
-        for at in range(0, len(ids), _MOST_RANGES):
-            part = ids[at : at + _MOST_RANGES]
+        for at in range(0, len(ids), _MAX_RANGES):
+            part = ids[at : at + _MAX_RANGES]
             for id, one in zip(part, await self._records(part), strict=True):
                 if len(found) == query.limit:
                     await self._untag(query, gone)
@@ -187,7 +187,7 @@ class Reading:
         more.
         """
         indexes, held, every = await self._indexes(kind, states)
-        if len(indexes) > _MOST_RANGES and held * _MOST_RANGES >= every:
+        if len(indexes) > _MAX_RANGES and held * _MAX_RANGES >= every:
             # so many kinds that reading the beginning of each index takes longer than picking among all instances
             return await self._read([self._context.keys.state], bounds_us, cursor, max(limit, among), reverse, every)
         owners = await self._owners(states)
@@ -214,8 +214,8 @@ class Reading:
         windows = deque(_windows(bounds_us, cursor, now_us, reverse=reverse, narrow=held > _WHOLE))
         while windows and len(ids) < limit:
             start, end = windows.popleft()
-            for at in range(0, len(indexes), _MOST_RANGES):
-                part = indexes[at : at + _MOST_RANGES]
+            for at in range(0, len(indexes), _MAX_RANGES):
+                part = indexes[at : at + _MAX_RANGES]
                 ranges = [_part(index, start, end, limit, reverse=reverse) for index in part]
                 for index, found in zip(part, await self._context.kv.read(ranges), strict=True):
                     ids.extend(key[len(index) :] for key, _ in found.items)
@@ -275,9 +275,9 @@ class Reading:
         (found,) = await context.kv.read([context.queues.delayed_heads()])
         heads = [head for head in context.queues.heads(found) if head.start < until]
         fell_due = await context.kv.read(
-            [Range(head.queue + head.start, head.queue + until, _MOST_FELL_DUE) for head in heads]
+            [Range(head.queue + head.start, head.queue + until, _MAX_FELL_DUE) for head in heads]
         )
-        waiting = [kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:_MOST_FELL_DUE]
+        waiting = [kind_of_delayed(entry.value) for found in fell_due for _, entry in found.items][:_MAX_FELL_DUE]
         wanted = frozenset(kinds)
         due.update(kind for kind in waiting if kind and (not wanted or kind in wanted))
         return {kind: count for kind, count in due.items() if count > 0}

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from peerjob.state import State
+from peerjob.model.state import State
 
 from .base import Compare, Put, Range, Step
-from .context import Context
+from .context import KVContext
 from .counts import ASIDE, DELAYED, PROCESSING, READY, SCHEDULED, SLOT, SLOTS, kind_of, totals
 from .keys import prefix_end
 from .rows import number_of, owned_of
@@ -23,14 +23,14 @@ _STATES = [state for state in SLOT if state is not State.PROCESSING]
 _PERIOD_US = 3_600_000_000
 _AT_ONCE = 12
 """Kinds that are compared as of one moment, in one request."""
-_MOST = 10 * _AT_ONCE
+_MAX_COUNTED = 10 * _AT_ONCE
 """Kinds that one call compares; the next call goes on with others."""
 
 
 class Recount:
     """Puts right what was not counted."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
 
     async def if_due(self) -> None:
@@ -58,12 +58,12 @@ class Recount:
         """Compare kinds from a counter on."""
         context, keys = self._context, self._context.keys
         parts = dict.fromkeys([""] if start == keys.count else [])
-        while start and len(parts) <= _MOST:
+        while start and len(parts) <= _MAX_COUNTED:
             page, start = await context.counts.page(start)
             parts |= dict.fromkeys(kind_of(keys, key) for key, _ in page.items)
         kinds = list(parts)
-        if len(kinds) > _MOST:
-            kinds, start = kinds[:_MOST], f"{keys.count}{kinds[_MOST]}/"
+        if len(kinds) > _MAX_COUNTED:
+            kinds, start = kinds[:_MAX_COUNTED], f"{keys.count}{kinds[_MAX_COUNTED]}/"
         for at in range(0, len(kinds), _AT_ONCE):
             for part, added in (await self._differences(kinds[at : at + _AT_ONCE])).items():
                 mod = await self._correct(keys.unescaped(part), added, mod, f"{began} {start}")

@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from peerjob.record import Reaped
-from peerjob.state import State
+from peerjob.model.record import Reaped
+from peerjob.model.state import State
 
 from .base import Compare, Delete, Entry, Op, Put, Range, Step
-from .context import Context
-from .hints import News
+from .context import KVContext
+from .hints import Wakeups
 from .keys import prefix_end
-from .retention import Retention
+from .retention import RetentionCommands
 from .rows import NodeRow, Owned, Row, encode, extended, live_of, node_of, owned_of
-from .slots import Plan
+from .slots import StepPlan
 from .writer import ROUNDS, Change
 
 _LEAVE_STEP = 200
 
 
-class Recovery:
+class RecoveryCommands:
     """The verbs `leave` and `reap`."""
 
-    def __init__(self, context: Context, retention: Retention) -> None:
+    def __init__(self, context: KVContext, retention: RetentionCommands) -> None:
         self._context = context
         self._retention = retention
 
@@ -122,7 +122,7 @@ class Recovery:
         now_us = context.clock.time_us()
         rows = await context.rows(list(owned))
         lease = await context.writer.passing(now_us)
-        news = News(but=incarnation)
+        news = Wakeups(but=incarnation)
         changes: list[Change] = []
         planned: list[tuple[str, Row, Row]] = []
         stale: list[Op] = []
@@ -134,7 +134,7 @@ class Recovery:
                 continue
             after = self._after(row, node, now_us, by)
             ops: list[Op] = [Put(keys.state + id, encode(after))]
-            plan = Plan(ops, [], [], slots={row.slot: slots[row.slot]} if row.slot else {})
+            plan = StepPlan(ops, [], [], slots={row.slot: slots[row.slot]} if row.slot else {})
             context.let_go(id, row, after, now_us, plan)
             if after.crashes > row.crashes:
                 ops.append(Put(keys.charged(incarnation) + id, b"", lease))

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from peerjob.state import State
+from peerjob.model.state import State
 
 from .base import Compare, Delete, Put
-from .context import Context
+from .context import KVContext
 from .keys import prefix_end, timed
 from .rows import GONE, Row
-from .slots import Plan
+from .slots import StepPlan
 from .writer import Change
 
 
-def removal(context: Context, id: str, revision: int, row: Row, *, lease: int) -> Change:
+def removal(context: KVContext, id: str, revision: int, row: Row, *, lease: int) -> Change:
     """The change that removes a final instance that nobody runs any more; see `remove_in`."""
-    plan = Plan([], [], [])
+    plan = StepPlan([], [], [])
     remove_in(context, plan, id, row, 0, 0, lease=lease)
     return context.change(plan, [Compare(context.keys.state + id, mod=revision)])
 
 
-def remove_in(context: Context, plan: Plan, id: str, row: Row, delayed_mod: int, now_us: int, *, lease: int) -> None:
-    """Plan the removal of an instance in any state, all but the compare of its record.
+def remove_in(
+    context: KVContext, plan: StepPlan, id: str, row: Row, delayed_mod: int, now_us: int, *, lease: int
+) -> None:
+    """StepPlan the removal of an instance in any state, all but the compare of its record.
 
     `delayed_mod` is the revision of its entry among the delayed ones, if it is there. With a `lease`, as long as that
     lasts, an empty record keeps the same instance from being enqueued again.

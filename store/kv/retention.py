@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .base import Delete, Found, Range
-from .context import Context
+from .context import KVContext
 from .counts import FINAL_SLOTS, SLOT, totals
 from .keys import LATEST_US, prefix_end, time_text
+from .kind_cleanup import UnusedKinds
 from .queues import Head, Scan
 from .removal import removal
 from .rows import start_of
-from .unused import UnusedKinds
 from .writer import Change
 
 _CALM_US = 3_600_000_000
@@ -19,10 +19,10 @@ _CALM_US = 3_600_000_000
 _FINAL_STATES = [int(state) for state, slot in SLOT.items() if slot in FINAL_SLOTS]
 
 
-class Retention:
+class RetentionCommands:
     """Removes what need not be kept."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
         self._unused = UnusedKinds(context)
         self._prefix = f"{context.keys.root}head/expiry/"

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import msgspec
 
-from peerjob.errors import DecodeError
-from peerjob.record import (
+from peerjob.model.decoding import reader
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import (
     HISTORY_LIMIT,
     MAX_CRASHES,
     PRIORITY_MAX,
@@ -22,8 +23,7 @@ from peerjob.record import (
     Transition,
     is_suspect,
 )
-from peerjob.state import State
-from peerjob.stored import reader
+from peerjob.model.state import State
 
 from .base import Entry
 

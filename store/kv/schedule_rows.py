@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from peerjob.firing import FireRecord, ScheduleRow
-from peerjob.stored import reader
+from peerjob.model.decoding import reader
+from peerjob.model.firing import FireRecord, ScheduleRow
 
 from .rows import NOTHING_EXTRA
 
@@ -24,7 +24,7 @@ class Revisions(msgspec.Struct, frozen=True, array_like=True):
     """The latest revision of a removal that is not remembered any more."""
 
 
-class Schedule(msgspec.Struct, frozen=True, array_like=True):
+class ScheduleState(msgspec.Struct, frozen=True, array_like=True):
     """What was put."""
 
     revision: int
@@ -71,7 +71,7 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
     extra: msgspec.Raw = NOTHING_EXTRA
 
 
-class Slot(msgspec.Struct, frozen=True, array_like=True):
+class SlotRow(msgspec.Struct, frozen=True, array_like=True):
     """Who has a schedule's slot, and who waits for it, in order."""
 
     holder: str = ""
@@ -79,7 +79,7 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     extra: msgspec.Raw = NOTHING_EXTRA
 
 
-class Seat(msgspec.Struct, frozen=True, array_like=True):
+class LeaderRow(msgspec.Struct, frozen=True, array_like=True):
     """The leadership, in the hands of one incarnation."""
 
     incarnation: str
@@ -89,14 +89,14 @@ class Seat(msgspec.Struct, frozen=True, array_like=True):
 
 
 decode_revisions = reader(Revisions, "list of schedules")
-decode_schedule = reader(Schedule, "schedule")
+decode_schedule = reader(ScheduleState, "schedule")
 decode_next = reader(Next, "next time of a schedule")
-decode_slot = reader(Slot, "slot")
-decode_seat = reader(Seat, "leadership")
+decode_slot = reader(SlotRow, "slot")
+decode_seat = reader(LeaderRow, "leadership")
 decode_fire = reader(FireRecord, "fire")
 
 
-def to_schedule_row(name: str, schedule: Schedule, next: Next, slot: Slot) -> ScheduleRow:
+def to_schedule_row(name: str, schedule: ScheduleState, next: Next, slot: SlotRow) -> ScheduleRow:
     """A schedule as readers see it."""
     return ScheduleRow(
         name=name,

@@ -8,21 +8,21 @@ from typing import Protocol
 
 import msgspec
 
-from peerjob.errors import DecodeError, PeerjobError, StoreRefusedError, StoreUnavailableError
-from peerjob.firing import SchedulePut, ScheduleRow
-from peerjob.store.fires import MOST_REMOVALS
+from peerjob.model.errors import DecodeError, PeerjobError, StoreRefusedError, StoreUnavailableError
+from peerjob.model.firing import SchedulePut, ScheduleRow
+from peerjob.store.firing import MAX_REMOVALS
 
 from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step
-from .context import Context
+from .context import KVContext
 from .keys import prefix_end, time_text
-from .ledger import Ledger
+from .ledger import FireLedger
 from .queues import Head, Scan
 from .rows import NOTHING_EXTRA, encode
 from .schedule_rows import (
     Next,
     Revisions,
-    Schedule,
-    Slot,
+    ScheduleState,
+    SlotRow,
     decode_next,
     decode_revisions,
     decode_schedule,
@@ -61,10 +61,10 @@ class Edit(Protocol):
         ...
 
 
-class ScheduleWrites:
+class ScheduleCommands:
     """Writes edits in the order in which they were asked for."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: KVContext) -> None:
         self._context = context
         self._turn = asyncio.Lock()
         self._waiting: list[Edit] = []
@@ -144,7 +144,7 @@ class ScheduleWrites:
 
     async def _forgotten(self, revisions: Revisions, more: int) -> dict[str, int]:
         """The removals that so many more leave no room for, by key, with their revisions."""
-        surplus = revisions.removals + more - MOST_REMOVALS
+        surplus = revisions.removals + more - MAX_REMOVALS
         if surplus <= 0:
             return {}
         queue = self._context.keys.removed
@@ -158,7 +158,7 @@ class Putting:
 
     removes = False
 
-    def __init__(self, context: Context, ledger: Ledger, put: SchedulePut) -> None:
+    def __init__(self, context: KVContext, ledger: FireLedger, put: SchedulePut) -> None:
         self._context = context
         self._ledger = ledger
         self._put = put
@@ -182,7 +182,7 @@ class Putting:
                 self.row = to_schedule_row(put.name, old, next, waiting)
             self.is_done = True
             return None
-        schedule = Schedule(
+        schedule = ScheduleState(
             revision,
             revision if old is None else old.epoch,
             put.expected,
@@ -219,7 +219,7 @@ class Removing:
     removes = True
     size = 0
 
-    def __init__(self, context: Context, name: str, expected: int | None, request: str, lease: int) -> None:
+    def __init__(self, context: KVContext, name: str, expected: int | None, request: str, lease: int) -> None:
         self._context = context
         self._expected = expected
         self._lease = lease
@@ -258,8 +258,8 @@ class Removing:
 
 
 def pair(
-    context: Context, name: str, was: Entry | None, then: Entry | None
-) -> tuple[Schedule, Next] | tuple[None, None]:
+    context: KVContext, name: str, was: Entry | None, then: Entry | None
+) -> tuple[ScheduleState, Next] | tuple[None, None]:
     """Both records of a schedule, if they can be read and belong together."""
     schedule = context.value(was, context.keys.schedule(name), decode_schedule)
     next = context.value(then, context.keys.next(name), decode_next)
@@ -268,9 +268,9 @@ def pair(
     return schedule, next
 
 
-def slot_of(context: Context, name: str, entry: Entry | None) -> Slot:
+def slot_of(context: KVContext, name: str, entry: Entry | None) -> SlotRow:
     """The slot of a schedule; an empty one if nothing is stored."""
-    return context.value(entry, context.keys.slot(name), decode_slot) or Slot()
+    return context.value(entry, context.keys.slot(name), decode_slot) or SlotRow()
 
 
 def revisions_of(entry: Entry | None) -> Revisions:
@@ -283,12 +283,12 @@ def revisions_of(entry: Entry | None) -> Revisions:
         return Revisions(latest=entry.mod, removals=0, floor=entry.mod)
 
 
-def revision_scan(context: Context, queue: str, after: int, latest: int) -> Scan:
+def revision_scan(context: KVContext, queue: str, after: int, latest: int) -> Scan:
     """A read of the places behind one revision, up to another."""
     return context.queues.scan(Head(queue, time_text(after + 1), 0), now_us=latest + 1, until=time_text(latest + 1))
 
 
-def place_at(context: Context, queue: str, revision: int, name: str) -> str:
+def place_at(context: KVContext, queue: str, revision: int, name: str) -> str:
     """The key of a schedule in a queue that is ordered by revision."""
     return f"{queue}{time_text(revision)}/{context.keys.kind(name)}"
 
@@ -297,13 +297,13 @@ def _mod(entry: Entry | None) -> int:
     return 0 if entry is None else entry.mod
 
 
-def _is_expected(put: SchedulePut, old: Schedule | None, next: Next | None) -> bool:
+def _is_expected(put: SchedulePut, old: ScheduleState | None, next: Next | None) -> bool:
     if put.expected == 0 or old is None or next is None:
         return put.expected == 0 and old is None
     return old.revision == put.expected and next.next_us == put.expected_next_us
 
 
-def _is_same(put: SchedulePut, old: Schedule) -> bool:
+def _is_same(put: SchedulePut, old: ScheduleState) -> bool:
     """Whether what is stored was written by such a put."""
     return (old.before, old.kind, old.definition, old.paused, old.note) == (
         put.expected,

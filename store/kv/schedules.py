@@ -1,16 +1,16 @@
-"""Schedules as they were put: each put and removal is a step that gives the namespace its next revision."""
+"""ScheduleReads as they were put: each put and removal is a step that gives the namespace its next revision."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peerjob.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
-from peerjob.store.fires import check_count
+from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
+from peerjob.store.firing import check_count
 
-from .context import Context
-from .ledger import Ledger
+from .context import KVContext
+from .ledger import FireLedger
 from .schedule_rows import to_schedule_row
-from .schedule_writes import Putting, Removing, ScheduleWrites, pair, revision_scan, revisions_of, slot_of
+from .schedule_writes import Putting, Removing, ScheduleCommands, pair, revision_scan, revisions_of, slot_of
 from .writer import ROUNDS
 
 _READ_AT_ONCE = 100
@@ -18,13 +18,13 @@ _LOADING = 1 << 31
 """A revision below 0 says that the first load goes on: it holds where it began, times this, and how far it came."""
 
 
-class Schedules:
+class ScheduleReads:
     """The verbs that write and read schedules."""
 
-    def __init__(self, context: Context, ledger: Ledger) -> None:
+    def __init__(self, context: KVContext, ledger: FireLedger) -> None:
         self._context = context
         self._ledger = ledger
-        self._writes = ScheduleWrites(context)
+        self._writes = ScheduleCommands(context)
 
     # -- writing --------------------------------------------------------------------------------------------------
 

@@ -12,19 +12,19 @@ from zlib import crc32
 
 import msgspec
 
-from peerjob.clock import Clock
+from peerjob.model.clock import Clock
 
 from .base import Step
 from .index_feed import IndexFeed
 from .queues import Head, Queues, Scan
 
-_MOST_SCANS = 100
+_MAX_SCANS = 100
 """Most queues that are read in one request."""
 _FEW = 8
 """Fewest queues that are opened at a time, and fewest entries that are read of one."""
 _CROWD = 32
 """Queues that one claim looks at, above which each begins behind what was taken."""
-MOST_PASSED = 4
+MAX_PASSED = 4
 """Claims in which a node takes later instances before one that belongs to the part of another node."""
 
 
@@ -134,7 +134,7 @@ class Selection:
     async def pick(self, limit: int, room: Room) -> list[Pick]:
         """The first `limit` in order, of each kind at most so many; a suspect only first and alone."""
         await self._open(limit + 1)
-        await self._read(self._sources[:_MOST_SCANS], limit)
+        await self._read(self._sources[:_MAX_SCANS], limit)
         while True:
             picks, rest, spent, horizon = self._merge(limit, room)
             full = len(picks) == limit or (len(picks) == 1 and picks[0].suspect)
@@ -154,7 +154,7 @@ class Selection:
                 left = rest or (await self._open(1) if full else [])
                 self.left_kinds = tuple(dict.fromkeys(one.kind for one in left))
                 return picks
-            await self._read(waiting[:_MOST_SCANS], limit)
+            await self._read(waiting[:_MAX_SCANS], limit)
 
     @property
     def _bound(self) -> tuple[int, str] | None:
@@ -165,7 +165,7 @@ class Selection:
         """Look at more queues."""
         if self._feed is None:
             return []
-        return self._add(await self._feed.more(min(max(most, _FEW), _MOST_SCANS)))
+        return self._add(await self._feed.more(min(max(most, _FEW), _MAX_SCANS)))
 
     def _merge(self, limit: int, room: Room) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
         """What may be taken now, what else was seen, kinds that are used up, and the horizon."""
@@ -235,7 +235,7 @@ def shared(
 
     Each of the live ones has a part of all picks to itself. An incarnation whose part is too small takes from the parts
     of others, from places that they most likely leave alone. It counts in `passed` which instances it has passed over
-    for later ones: after `MOST_PASSED` times an instance belongs to its part, as the other may be busy for long.
+    for later ones: after `MAX_PASSED` times an instance belongs to its part, as the other may be busy for long.
     """
     count = max(1, len(live))
     own = live.index(incarnation) if incarnation in live else 0
@@ -243,7 +243,7 @@ def shared(
     ranked: list[tuple[int, int, int]] = []
     for at, id in enumerate(ids):
         drawn, part = divmod(crc32(id.encode()), count)
-        is_own = part == own or (id in passed and passed[id] >= MOST_PASSED)
+        is_own = part == own or (id in passed and passed[id] >= MAX_PASSED)
         ranked.append((0, at, at) if is_own else ((part - own) % count, drawn, at))
     ranked.sort()
     used, mine, others = Counter[str](), list[int](), list[int]()

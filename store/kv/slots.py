@@ -10,20 +10,20 @@ from collections.abc import Iterable
 
 import msgspec
 
-from peerjob.errors import DecodeError
+from peerjob.model.errors import DecodeError
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
 from .counts import Shift
 from .keys import Keys, prefix_end
 from .rows import NOTHING_EXTRA, Row, encode
-from .schedule_rows import Parked, Slot, decode_slot
+from .schedule_rows import Parked, SlotRow, decode_slot
 
 
-class Held(msgspec.Struct):
+class HeldSlot(msgspec.Struct):
     """A slot, as read and as the plan at hand leaves it."""
 
     mod: int
-    slot: Slot
+    slot: SlotRow
     touched: bool = False
 
     def parks(self, id: str) -> bool:
@@ -31,7 +31,7 @@ class Held(msgspec.Struct):
         return any(one.id == id for one in self.slot.parked)
 
 
-class Plan(msgspec.Struct, gc=False):
+class StepPlan(msgspec.Struct, gc=False):
     """What a step writes besides the record itself, gathered part by part."""
 
     ops: list[Op]
@@ -40,7 +40,7 @@ class Plan(msgspec.Struct, gc=False):
     compares: list[Compare] = []
     ended: list[str] = []
     """Instances that become final."""
-    slots: dict[str, Held] = {}
+    slots: dict[str, HeldSlot] = {}
     """The slots that instances of this plan may take or give up, by name of the schedule."""
     ready: list[str] = []
     """Kinds of the instances that were let into their queues and are due."""
@@ -55,27 +55,27 @@ class Slots:
         self._kv = kv
         self._keys = keys
 
-    async def held_by(self, rows: Iterable[Row]) -> dict[str, Held]:
+    async def held_by(self, rows: Iterable[Row]) -> dict[str, HeldSlot]:
         """The slots that these instances take or wait for."""
         names = list(dict.fromkeys(row.slot for row in rows if row.slot and row.keeps))
         if not names:
             return {}
         entries = await self._kv.get([self._keys.slot(name) for name in names])
         return {
-            name: Held(0 if entry is None else entry.mod, slot_of(entry))
+            name: HeldSlot(0 if entry is None else entry.mod, slot_of(entry))
             for name, entry in zip(names, entries, strict=True)
         }
 
-    async def find(self, id: str) -> dict[str, Held]:
+    async def find(self, id: str) -> dict[str, HeldSlot]:
         """The slot that an instance whose record cannot be read takes or waits for."""
         (found,) = await self._kv.read([Range(self._keys.slots, prefix_end(self._keys.slots))])
         for key, entry in found.items:
             slot = slot_of(entry)
             if id == slot.holder or any(id == one.id for one in slot.parked):
-                return {self._keys.unescaped(key[len(self._keys.slots) :]): Held(entry.mod, slot)}
+                return {self._keys.unescaped(key[len(self._keys.slots) :]): HeldSlot(entry.mod, slot)}
         return {}
 
-    def give_up(self, name: str, id: str, plan: Plan) -> Parked | None:
+    def give_up(self, name: str, id: str, plan: StepPlan) -> Parked | None:
         """Take an instance out of a slot that the plan has; the answer is who gets it instead."""
         held = plan.slots[name]
         slot = held.slot
@@ -88,7 +88,7 @@ class Slots:
             held.slot, held.touched = msgspec.structs.replace(slot, parked=parked), True
         return None
 
-    def write(self, plan: Plan) -> None:
+    def write(self, plan: StepPlan) -> None:
         """Let the plan write the slots that it changed."""
         for name, held in plan.slots.items():
             if not held.touched:
@@ -101,11 +101,11 @@ class Slots:
                 plan.ops.append(Delete(key))
 
 
-def slot_of(entry: Entry | None) -> Slot:
+def slot_of(entry: Entry | None) -> SlotRow:
     """A slot; one that cannot be read is nobody's, and written anew by the next fire."""
     if entry is None:
-        return Slot()
+        return SlotRow()
     try:
         return decode_slot(entry.value)
     except DecodeError:
-        return Slot()
+        return SlotRow()

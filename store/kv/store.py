@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from peerjob.clock import Clock
-from peerjob.firing import (
-    MAX_SCHEDULES,
-    Fire,
-    FireAnswer,
-    FirePage,
-    SchedulePage,
-    SchedulePut,
-    ScheduleRow,
-    Term,
-)
-from peerjob.query import Filter, Query
-from peerjob.record import (
+from peerjob.model.clock import Clock
+from peerjob.model.firing import MAX_SCHEDULES, Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import (
     Ack,
     Capabilities,
     Claimed,
@@ -36,31 +27,31 @@ from peerjob.record import (
     StoreLimits,
     Want,
 )
-from peerjob.state import State
+from peerjob.model.state import State
 from peerjob.store.answering import both
-from peerjob.store.retrying import Retrying
+from peerjob.store.retry import Retrying
 from peerjob.store.url import redact
 
 from .base import Compare, KeyValue, Put, Step
-from .cancel import Cancels
+from .cancel import CancelCommands
 from .catalogue import Catalogue
-from .claim import Claims
-from .clearing import Clearing
-from .commit import Commits
-from .context import Context
+from .claim import ClaimCommands
+from .clearing import ClearCommands
+from .commit import CommitCommands
+from .context import KVContext
 from .delayed import DelayedQueue
 from .elections import KVElections
-from .enqueue import Enqueue, check_batch
-from .firing import Firing
-from .guarded import GuardedKeyValue
+from .enqueue import EnqueueCommands, check_batch
+from .firing import FireCommands
 from .keys import Keys
-from .ledger import Ledger
-from .liveness import KVLiveness, Membership
-from .logs import Logs
-from .reading import Reading
-from .recovery import Recovery
-from .retention import Retention
-from .schedules import Schedules
+from .layout_guard import GuardedKeyValue
+from .ledger import FireLedger
+from .liveness import KVLiveness, NodeCommands
+from .logs import LogCommands
+from .reading import ReadCommands
+from .recovery import RecoveryCommands
+from .retention import RetentionCommands
+from .schedules import ScheduleReads
 
 
 class KVStore:
@@ -81,23 +72,23 @@ class KVStore:
         self._kv = kv = GuardedKeyValue(kv, key=key, namespace=namespace, url=redact(url))
         self._local = local
         self._retrying = Retrying(clock=clock, retry_for=retry_for)
-        self._context = Context(kv, url=redact(url), namespace=namespace, clock=clock, limits=limits)
+        self._context = KVContext(kv, url=redact(url), namespace=namespace, clock=clock, limits=limits)
         context = self._context
         kv.on_lease_ended = context.writer.forget_leases
-        self._logs = Logs(context)
-        self._retention = Retention(context)
-        self._reading = Reading(context)
-        self._enqueue = Enqueue(context)
-        self._claims = Claims(context, DelayedQueue(context))
-        self._commits = Commits(context, self._logs, self._retention)
-        self._cancels = Cancels(context)
-        self._membership = Membership(context)
+        self._logs = LogCommands(context)
+        self._retention = RetentionCommands(context)
+        self._reading = ReadCommands(context)
+        self._enqueue = EnqueueCommands(context)
+        self._claims = ClaimCommands(context, DelayedQueue(context))
+        self._commits = CommitCommands(context, self._logs, self._retention)
+        self._cancels = CancelCommands(context)
+        self._membership = NodeCommands(context)
         self._catalogue = Catalogue(context)
-        self._recovery = Recovery(context, self._retention)
-        self._ledger = Ledger(context)
-        self._schedules = Schedules(context, self._ledger)
-        self._firing = Firing(context, self._ledger, self._cancels)
-        self._clearing = Clearing(context, self._reading, self._retention)
+        self._recovery = RecoveryCommands(context, self._retention)
+        self._ledger = FireLedger(context)
+        self._schedules = ScheduleReads(context, self._ledger)
+        self._firing = FireCommands(context, self._ledger, self._cancels)
+        self._clearing = ClearCommands(context, self._reading, self._retention)
 
     @property
     def url(self) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.record import REPEAT_US
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import REPEAT_US
 
+from .answers import AnswerLog, AnswerLogPart
 from .base import (
     MAX_REQUEST_BYTES,
     MAX_STEP_OPS,
@@ -31,8 +32,7 @@ from .base import (
     Step,
     bytes_of,
 )
-from .counts import SLOTS, Counts, Lane, Shift
-from .journal import Journal, JournalPart
+from .counts import SLOTS, CounterShard, Counts, Shift
 from .keys import Keys, prefix_end
 from .queues import Opening, Queues
 
@@ -49,7 +49,7 @@ _NEWS = 2
 """Reads that go along with every request, before those of who waits for the end of something."""
 _BURST = 10
 """Characters that ids have in common which were made within four seconds."""
-_MOST_WATCHED = 200
+_MAX_WATCHED = 200
 """Most of those who wait that one read answers."""
 
 
@@ -149,7 +149,7 @@ class Writer:
         changes: Sequence[Change],
         *,
         now_us: int,
-        journal: Journal | None = None,
+        journal: AnswerLog | None = None,
         along: Sequence[Op] = (),
         guards: Sequence[Compare] = (),
     ) -> Written:
@@ -237,7 +237,7 @@ class Writer:
             await self._settle(part, done, lease)
 
     def _also(
-        self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], lane: Lane, lease: int
+        self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], lane: CounterShard, lease: int
     ) -> Step:
         compares, puts = lane.plan(shifts)
         ops: list[Op] = [*puts, *part.along]
@@ -253,7 +253,7 @@ class Writer:
             first, _ = bursts.get(id[:_BURST], (id, id))
             bursts[id[:_BURST]] = (first, id)
         watch = self._keys.watch
-        return [Range(watch(first), prefix_end(watch(last)), _MOST_WATCHED, True) for first, last in bursts.values()]
+        return [Range(watch(first), prefix_end(watch(last)), _MAX_WATCHED, True) for first, last in bursts.values()]
 
     async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
         """Write what goes along with the changes that were applied."""
@@ -294,13 +294,13 @@ class _Part:
         self.adders = _adders(changes)
         """How many changes add to each queue."""
         self.along: Sequence[Op] = ()
-        self.journal: JournalPart | None = None
+        self.journal: AnswerLogPart | None = None
         self.applied = Applied(0, ())
         self.ended: Sequence[str] = ()
         self.news: Sequence[Found] = ()
         self.news_at = 0
 
-    def along_written(self, applied: Applied, lane: Lane) -> None:
+    def along_written(self, applied: Applied, lane: CounterShard) -> None:
         """What goes along is stored."""
         self.news, self.news_at = applied.also or (), applied.revision
         lane.written(applied.revision)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from peerjob.errors import OptionError
+from peerjob.model.errors import OptionError
 from peerjob.store.url import query_options, redact
 
 from .durability import Durability, parse_durability

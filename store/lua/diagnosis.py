@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from peerjob.findings import Finding, Verdict
+from peerjob.model.findings import Finding, Severity
 
 from .address import parse_address
 from .durability import Durability, online_replicas, unfit
@@ -28,10 +28,10 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     finally:
         await driver.close()
     if not info:
-        found = [Finding("server", Verdict.WARN, warning) for warning in promises.warnings]
+        found = [Finding("server", Severity.WARN, warning) for warning in promises.warnings]
         return [*found, *_durability(address.durability, info, settings)]
     return [
-        Finding("server", Verdict.OK, _version(info)),
+        Finding("server", Severity.OK, _version(info)),
         *_role(info),
         *_persistence(info, settings),
         *_durability(address.durability, info, settings),
@@ -48,41 +48,41 @@ def _version(info: Mapping[str, str]) -> str:
 
 def _role(info: Mapping[str, str]) -> Iterator[Finding]:
     if info.get("role") == "slave":
-        yield Finding("server", Verdict.FAIL, "it is a replica, and takes no writes; give the address of its primary")
+        yield Finding("server", Severity.FAIL, "it is a replica, and takes no writes; give the address of its primary")
 
 
 def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
     durability, warnings = durability_of(info, settings)
     for warning in warnings:
-        yield Finding("persistence", Verdict.WARN, warning)
+        yield Finding("persistence", Severity.WARN, warning)
     if not warnings:
         kept = {
             "fsync": "every write is on disk before it is answered",
             "everysec": "at most the last second is lost when the server's machine crashes",
             "replicated": "kept in memory, here and on replicas",
         }
-        yield Finding("persistence", Verdict.OK, kept.get(durability, durability))
+        yield Finding("persistence", Severity.OK, kept.get(durability, durability))
     for field, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
         if info.get(field, "ok") != "ok":
-            yield Finding("persistence", Verdict.FAIL, f"the last write of the {what} failed; see the server's log")
+            yield Finding("persistence", Severity.FAIL, f"the last write of the {what} failed; see the server's log")
 
 
 def _durability(wanted: Durability | None, info: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
     if wanted is None:
         return
     if (reason := unfit(wanted, info, settings) or (too_few(wanted, info) if info else None)) is not None:
-        yield Finding("durability", Verdict.FAIL, reason)
+        yield Finding("durability", Severity.FAIL, reason)
         return
     present = f", of {online_replicas(info)} connected" if wanted.replicas and info else ""
-    yield Finding("durability", Verdict.OK, f"each step waits up to {wanted.timeout:g} s for {wanted.who}{present}")
+    yield Finding("durability", Severity.OK, f"each step waits up to {wanted.timeout:g} s for {wanted.who}{present}")
 
 
 def _eviction(info: Mapping[str, str]) -> Finding:
     risk = eviction_risk(info)
     if risk is None:
-        return Finding("eviction", Verdict.OK, "noeviction")
+        return Finding("eviction", Severity.OK, "noeviction")
     limited = int(info.get("maxmemory", "0")) > 0
-    return Finding("eviction", Verdict.FAIL if limited else Verdict.WARN, risk)
+    return Finding("eviction", Severity.FAIL if limited else Severity.WARN, risk)
 
 
 def _shares(info: Mapping[str, str]) -> Iterator[Finding]:
@@ -92,9 +92,9 @@ def _shares(info: Mapping[str, str]) -> Iterator[Finding]:
     ):
         limit = int(info.get(most, "0"))
         if not limit:
-            yield Finding(subject, Verdict.OK, f"{int(info.get(used, '0')):,} in use, without a limit of the server's")
+            yield Finding(subject, Severity.OK, f"{int(info.get(used, '0')):,} in use, without a limit of the server's")
             continue
         share = int(info.get(used, "0")) / limit
-        verdict = Verdict.FAIL if share >= _TOO_MUCH else Verdict.WARN if share >= _MUCH else Verdict.OK
-        advice = "" if verdict is Verdict.OK else f"; raise {most}"
+        verdict = Severity.FAIL if share >= _TOO_MUCH else Severity.WARN if share >= _MUCH else Severity.OK
+        advice = "" if verdict is Severity.OK else f"; raise {most}"
         yield Finding(subject, verdict, f"{share:.0%} of {limit:,} in use{advice}")

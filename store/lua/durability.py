@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peerjob.durations import to_seconds
-from peerjob.errors import OptionError
+from peerjob.model.durations import to_seconds
+from peerjob.model.errors import OptionError
 
 from .driver import Argument, Reply
 
 DEFAULT_TIMEOUT = 3.0
 """With `appendfsync everysec`, a write may have to wait for the disk for two seconds."""
-LONGEST_TIMEOUT = 60.0
+MAX_TIMEOUT = 60.0
 _REPLICAS = re.compile(r"replicas:([1-9]\d{0,2})", re.ASCII)
 _ONLINE = re.compile(r"\bstate=online\b")
 
@@ -71,10 +71,8 @@ def parse_durability(text: str | None, timeout: str | None) -> Durability | None
     if match is None and text != "aof":
         raise OptionError("store option 'durability'", text, "aof or replicas:<number>")
     seconds = DEFAULT_TIMEOUT if timeout is None else to_seconds(timeout, "store option 'durability_timeout'")
-    if not 0 < seconds <= LONGEST_TIMEOUT:
-        raise OptionError(
-            "store option 'durability_timeout'", timeout, f"more than 0 and at most {LONGEST_TIMEOUT:g} s"
-        )
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise OptionError("store option 'durability_timeout'", timeout, f"more than 0 and at most {MAX_TIMEOUT:g} s")
     return Durability(replicas=0 if match is None else int(match[1]), timeout=seconds)
 
 

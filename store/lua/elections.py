@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from peerjob.clock import Clock
-from peerjob.firing import Candidate, Leader, Term
+from peerjob.model.clock import Clock
+from peerjob.model.firing import Candidate, Leader, Term
 
 from .driver import Driver, Reply
 from .own_client import OwnClient

@@ -37,7 +37,7 @@ RECONNECT = BackoffStrategy(num_of_retries=5, factor=20, exponent_base=2)
 """Waits of up to 20 ms, doubled up to 640 ms, and so on for ever."""
 
 
-class Client:
+class GlideConnection:
     """A connection of its own to the server, or to each server of the cluster."""
 
     def __init__(self, client: Any, *, route: SlotKeyRoute | None) -> None:
@@ -85,7 +85,7 @@ def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-async def connect(address: Address, *, key: str, call_timeout: float, connect_timeout: float) -> Client:
+async def connect(address: Address, *, key: str, call_timeout: float, connect_timeout: float) -> GlideConnection:
     """A client that connects with its first command, so that making it never blocks the event loop.
 
     In a cluster, its commands go to the primary that has `key`.
@@ -114,10 +114,10 @@ async def connect(address: Address, *, key: str, call_timeout: float, connect_ti
                 connection_timeout=connection_timeout, tls_config=tls
             ),
         )
-        return Client(await GlideClusterClient.create(clustered), route=SlotKeyRoute(SlotType.PRIMARY, key))
+        return GlideConnection(await GlideClusterClient.create(clustered), route=SlotKeyRoute(SlotType.PRIMARY, key))
     single = GlideClientConfiguration(
         **common,
         database_id=address.db,
         advanced_config=AdvancedGlideClientConfiguration(connection_timeout=connection_timeout, tls_config=tls),
     )
-    return Client(await GlideClient.create(single), route=None)
+    return GlideConnection(await GlideClient.create(single), route=None)

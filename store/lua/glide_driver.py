@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from glide import GlideError, Logger, LogLevel
 
-from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 
 from .address import Address
 from .driver import (
@@ -27,14 +27,14 @@ from .driver import (
     is_demoted,
     passes_by_itself,
 )
-from .glide_client import Client, connect
+from .glide_client import GlideConnection, connect
 from .keys import declared
 from .script import load_scripts
 
 _PASSING = re.compile(r"connect failed|\b(BusyLoading|TryAgain|ClusterDown|MasterDown|ReadOnly|Moved|Ask|IoError)")
 _MENDED = re.compile(r"\b(NOPERM|NOAUTH|WRONGPASS|PermissionDenied|AuthenticationError|NoScript)")
 """Refusals for a cause outside the request: missing rights, and scripts that were flushed between load and use."""
-MOST_DURABLE_CALLS = 8
+MAX_DURABLE_CALLS = 8
 """Calls that wait for a disk or for replicas at once; each has a client, which costs more than a connection."""
 _MARGIN = 1.0
 """Seconds that GLIDE gets to report its own timeout."""
@@ -51,10 +51,10 @@ class GlideDriver:
         self._declared = declared(prefix)
         self._call_timeout = call_timeout
         self._scripts = load_scripts()
-        self._client: Client | None = None
-        self._waiters: list[Client] = []
+        self._client: GlideConnection | None = None
+        self._waiters: list[GlideConnection] = []
         """Idle clients that wait for hints, a disk or replicas."""
-        self._durable_room = asyncio.Semaphore(MOST_DURABLE_CALLS)
+        self._durable_room = asyncio.Semaphore(MAX_DURABLE_CALLS)
 
     @property
     def url(self) -> str:
@@ -161,7 +161,7 @@ class GlideDriver:
     def _loads(self) -> list[tuple[Argument, ...]]:
         return [("SCRIPT", "LOAD", script.source) for script in self._scripts.all()]
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> GlideConnection:
         return await connect(
             self._address,
             key=self._prefix,

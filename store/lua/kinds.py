@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from peerjob.clock import Clock
-from peerjob.errors import StoreUnavailableError
-from peerjob.record import Caps, StoreLimits, Want
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Caps, StoreLimits, Want
 
 from .driver import Argument, Driver, Reply
-from .verbs import Verbs
+from .verbs import LuaCommands
 
 LOOKS_AT_ONCE = 1600
 """Counts and indexes that one script looks at: about 1 µs each."""
@@ -20,7 +20,7 @@ _ATTEMPTS = 3
 _SMALL = "s"
 
 
-class KindVerbs(Verbs):
+class LuaKindCommands(LuaCommands):
     """Registers sets of kinds, and says for which of them a claim is."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:

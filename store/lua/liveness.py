@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from peerjob.clock import Clock
-from peerjob.record import Held, Renewed
+from peerjob.model.clock import Clock
+from peerjob.model.record import Held, Renewed
 
 from .driver import Driver
 from .own_client import OwnClient

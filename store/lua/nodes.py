@@ -1,4 +1,4 @@
-"""Verbs of liveness and hints: join, leave, reap, who lives, and waiting for hints."""
+"""LuaCommands of liveness and hints: join, leave, reap, who lives, and waiting for hints."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.clock import Clock
-from peerjob.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped, StoreLimits
-from peerjob.state import State
-from peerjob.store.retrying import LOGGER
-from peerjob.stored import reader
+from peerjob.model.clock import Clock
+from peerjob.model.decoding import reader
+from peerjob.model.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped, StoreLimits
+from peerjob.model.state import State
+from peerjob.store.retry import LOGGER
 
 from .driver import Driver
 from .keys import wake_list
-from .verbs import REPLY_BYTES, Verbs, check_batch, report_asides
+from .verbs import REPLY_BYTES, LuaCommands, check_batch, report_asides
 
 HINTS_AT_ONCE = 500
 HANDED_BACK_AT_ONCE = 250
@@ -22,7 +22,7 @@ _decode = reader(NodeInfo, "node")
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
 
-class NodeVerbs(Verbs):
+class LuaNodeCommands(LuaCommands):
     """What incarnations do about themselves and each other."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from peerjob.errors import StoreUnavailableError
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.answering import answer_within
 
 from .driver import Argument, Driver, Reply

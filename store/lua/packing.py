@@ -8,10 +8,10 @@ from typing import cast
 
 import msgspec
 
-from peerjob.errors import DecodeError
-from peerjob.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
-from peerjob.state import State
-from peerjob.stored import reader
+from peerjob.model.decoding import reader
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
+from peerjob.model.state import State
 
 from .driver import Argument, Reply
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from peerjob.clock import Clock
-from peerjob.record import Ack, Action, Claimed, Enqueued, LogLine, NewInstance, Outcome, StoreLimits, Want
-from peerjob.state import State
+from peerjob.model.clock import Clock
+from peerjob.model.record import Ack, Action, Claimed, Enqueued, LogLine, NewInstance, Outcome, StoreLimits, Want
+from peerjob.model.state import State
 
 from .driver import Argument, Call, Driver, Reply
-from .kinds import KindVerbs, claim_arguments
+from .kinds import LuaKindCommands, claim_arguments
 from .packing import (
     acks,
     check_id,
@@ -22,13 +22,13 @@ from .packing import (
 )
 from .verbs import check_batch, report_asides
 
-MOST_KINDS = 200
+MAX_KINDS = 200
 """Most kinds in one enqueue of the server."""
 _UNPROMISED = frozenset({Action.REPORT, Action.HAND_BACK})
 """What may be lost with the server: claims are taken back from those who do not know them, and reports come again."""
 
 
-class QueueVerbs(KindVerbs):
+class LuaQueueCommands(LuaKindCommands):
     """What moves instances from state to state."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
@@ -137,7 +137,7 @@ class QueueVerbs(KindVerbs):
 
 def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
     """The batch, in halves if it is of very many kinds: each has a queue and indexes of its own."""
-    if len({one.kind for one in instances}) <= MOST_KINDS:
+    if len({one.kind for one in instances}) <= MAX_KINDS:
         return [instances]
     half = len(instances) // 2
     return [*_by_kinds(instances[:half]), *_by_kinds(instances[half:])]

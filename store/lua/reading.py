@@ -1,20 +1,20 @@
-"""Verbs that read: instances by id and by query, logs, and numbers."""
+"""LuaCommands that read: instances by id and by query, logs, and numbers."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
 
-from peerjob.errors import DecodeError, LayoutError
-from peerjob.query import Query
-from peerjob.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record
-from peerjob.state import State
-from peerjob.store.retrying import LOGGER
+from peerjob.model.errors import DecodeError, LayoutError
+from peerjob.model.query import Query
+from peerjob.model.record import MAX_BATCH, Health, LogLine, LogPage, Page, Record
+from peerjob.model.state import State
+from peerjob.store.retry import LOGGER
 
 from .driver import Argument
 from .kinds import LOOKS_AT_ONCE
 from .packing import unpack_line, unpack_record
-from .verbs import REPLY_BYTES, Verbs, check_batch, check_cursor, report_asides
+from .verbs import REPLY_BYTES, LuaCommands, check_batch, check_cursor, report_asides
 
 PAGE_BYTES = 4 << 20
 """Bytes after which a page of instances ends."""
@@ -34,7 +34,7 @@ _INDEXED = (
 _STATES = frozenset(_INDEXED)
 
 
-class ReadingVerbs(Verbs):
+class LuaReadCommands(LuaCommands):
     """What looks and changes nothing, but for records that cannot be read."""
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:

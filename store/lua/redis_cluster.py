@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 
-from peerjob.errors import StoreUnavailableError
+from peerjob.model.errors import StoreUnavailableError
 
 from .address import Address
 

@@ -25,7 +25,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from peerjob.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
+from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.store.answering import no_answer
 
 from .address import Address
@@ -46,8 +46,8 @@ from .script import load_scripts
 
 KEPT_CONNECTIONS = 16
 """Idle connections kept open; more are opened when more calls are under way."""
-MOST_CALLS = 64
-MOST_DURABLE_CALLS = 32
+MAX_CALLS = 64
+MAX_DURABLE_CALLS = 32
 """Calls under way at once; waits for hints come on top, and calls that wait for a disk or for replicas."""
 _PASSING = (AskError, ClusterDownError, MasterDownError, MovedError, ReadOnlyError, TryAgainError)
 """What passes by itself, and comes without its code in the text."""
@@ -67,8 +67,8 @@ class RedisDriver:
         self._scripts = load_scripts()
         self._free: list[Connection] = []
         self._closed = False
-        self._room = asyncio.Semaphore(MOST_CALLS)
-        self._durable_room = asyncio.Semaphore(MOST_DURABLE_CALLS)
+        self._room = asyncio.Semaphore(MAX_CALLS)
+        self._durable_room = asyncio.Semaphore(MAX_DURABLE_CALLS)
         self._options = _connection_options(address, min(CONNECT_TIMEOUT, call_timeout))
         self._cluster_nodes = [(address.host, address.port)]
         self._server = None if address.cluster else (address.host, address.port)

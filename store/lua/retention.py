@@ -1,15 +1,15 @@
-"""Verbs that remove: retention, and clearing by hand."""
+"""LuaCommands that remove: retention, and clearing by hand."""
 
 from __future__ import annotations
 
-from peerjob.clock import Clock
-from peerjob.query import Filter
-from peerjob.record import MAX_BATCH, StoreLimits
+from peerjob.model.clock import Clock
+from peerjob.model.query import Filter
+from peerjob.model.record import MAX_BATCH, StoreLimits
 
 from .driver import Argument, Driver
 from .kinds import LOOKS_AT_ONCE
 from .reading import id_bounds
-from .verbs import Verbs, check_cursor, report_asides
+from .verbs import LuaCommands, check_cursor, report_asides
 
 _CLEARED_AT_ONCE = 150
 """Instances that one script removes by hand, and kinds of which it does."""
@@ -17,7 +17,7 @@ _FINAL_STATES = 4
 _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 
-class RetentionVerbs(Verbs):
+class LuaRetentionCommands(LuaCommands):
     """What makes room, in bounded steps."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:

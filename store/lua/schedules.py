@@ -1,4 +1,4 @@
-"""Verbs of schedules: what was put, what became of each nominal time."""
+"""LuaCommands of schedules: what was put, what became of each nominal time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from peerjob.errors import DecodeError
-from peerjob.firing import (
+from peerjob.model.decoding import reader
+from peerjob.model.errors import DecodeError
+from peerjob.model.firing import (
     MAX_SCHEDULES,
     Fire,
     FireAnswer,
@@ -19,15 +20,14 @@ from peerjob.firing import (
     ScheduleRow,
     Term,
 )
-from peerjob.store.fires import MOST_REMOVALS, check_count, check_fires
-from peerjob.store.retrying import LOGGER
-from peerjob.stored import reader
+from peerjob.store.firing import MAX_REMOVALS, check_count, check_fires
+from peerjob.store.retry import LOGGER
 
 from .driver import Argument, Reply
 from .packing import check_id, template_arguments
-from .verbs import REPLY_BYTES, Verbs, check_cursor
+from .verbs import REPLY_BYTES, LuaCommands, check_cursor
 
-MOST_FIRES = 1_000
+MAX_FIRES = 1_000
 """Most records in one page of a ledger."""
 _FIRE_CURSOR = r"-?\d{1,16}:\d{1,5}"
 _LOADING = 1 << 53
@@ -44,7 +44,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = reader(FireRecord, "fire")
 
 
-class ScheduleVerbs(Verbs):
+class LuaScheduleCommands(LuaCommands):
     """What keeps schedules, and fires them."""
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
@@ -65,7 +65,7 @@ class ScheduleVerbs(Verbs):
         return _row(reply)
 
     async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
-        arguments = (name, "" if expected is None else expected, MOST_REMOVALS, request)
+        arguments = (name, "" if expected is None else expected, MAX_REMOVALS, request)
         (reply,) = await self._run_durably((self._scripts.remove_schedule, arguments))
         return bool(reply)
 
@@ -125,7 +125,7 @@ class ScheduleVerbs(Verbs):
         told = "0"
         if cursor is not None:
             last, _, told = check_cursor(cursor, _FIRE_CURSOR).partition(":")
-        at, told, more, *records = await self._run(self._scripts.fires, name, first, last, told, min(limit, MOST_FIRES))
+        at, told, more, *records = await self._run(self._scripts.fires, name, first, last, told, min(limit, MAX_FIRES))
         return FirePage(tuple(_readable(records)), f"{at.decode()}:{told}" if more else None)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 
-from peerjob.record import HISTORY_LIMIT, REPEAT_US, SUSPECT_AFTER
-from peerjob.store.fires import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
+from peerjob.model.record import HISTORY_LIMIT, REPEAT_US, SUSPECT_AFTER
+from peerjob.store.firing import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 from peerjob.store.layout import LAYOUT
 
 _PARTS = (

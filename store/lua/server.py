@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from peerjob.errors import StoreError
-from peerjob.record import Capabilities
+from peerjob.model.errors import StoreError
+from peerjob.model.record import Capabilities
 
 from .address import Address
 from .driver import Driver
@@ -16,7 +16,7 @@ from .durability import Durability as Wanted
 from .durability import online_replicas, unfit
 
 Durability = Literal["fsync", "everysec", "replicated", "none"]
-OLDEST = {"redis": (7, 2), "valkey": (8, 0)}
+MIN_VERSION = {"redis": (7, 2), "valkey": (8, 0)}
 
 
 async def inspect(driver: Driver, address: Address) -> Capabilities:
@@ -30,7 +30,7 @@ async def inspect(driver: Driver, address: Address) -> Capabilities:
         return _promise(wanted, Capabilities(engine=address.scheme, durability="none", warnings=(unknown,)))
     engine = "valkey" if "valkey_version" in info else "redis"
     version = info.get("valkey_version") or info.get("redis_version", "0")
-    oldest = OLDEST[engine]
+    oldest = MIN_VERSION[engine]
     if tuple(int(part) for part in version.split(".")[:2]) < oldest:
         needed = ".".join(map(str, oldest))
         raise StoreError(f"the store at {address.url} is {engine} {version}, {needed} or newer is needed")

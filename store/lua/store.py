@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from peerjob.clock import Clock
-from peerjob.record import Capabilities, StoreLimits
+from peerjob.model.clock import Clock
+from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.answering import answer_within
 from peerjob.store.layout import check_layout
 
@@ -15,19 +15,19 @@ from .driver import Driver
 from .elections import LuaElections
 from .keys import prefix
 from .liveness import LuaLiveness
-from .nodes import NodeVerbs
-from .queue import QueueVerbs
-from .reading import ReadingVerbs
+from .nodes import LuaNodeCommands
+from .queue import LuaQueueCommands
+from .reading import LuaReadCommands
 from .redis_driver import RedisDriver
-from .retention import RetentionVerbs
-from .schedules import ScheduleVerbs
+from .retention import LuaRetentionCommands
+from .schedules import LuaScheduleCommands
 from .server import inspect
 
 OPEN_TIMEOUT = 4.5
 _WIPED_AT_ONCE = 1_000
 
 
-class LuaStore(QueueVerbs, NodeVerbs, ScheduleVerbs, ReadingVerbs, RetentionVerbs):
+class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCommands, LuaRetentionCommands):
     """One namespace on one server or cluster."""
 
     def __init__(

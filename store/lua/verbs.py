@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from peerjob.clock import Clock
-from peerjob.errors import OptionError, StoreUnconfirmedError
-from peerjob.record import MAX_BATCH, StoreLimits
-from peerjob.store.retrying import LOGGER, Retrying
+from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError, StoreUnconfirmedError
+from peerjob.model.record import MAX_BATCH, StoreLimits
+from peerjob.store.retry import LOGGER, Retrying
 
 from .driver import Argument, Call, Driver, Reply
 from .script import Script, load_scripts
@@ -17,7 +17,7 @@ REPLY_BYTES = 1 << 20
 """Bytes after which the reply of a script ends, so that no call keeps the server long."""
 
 
-class Verbs:
+class LuaCommands:
     """A group of the store's verbs over one driver."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from peerjob import Store, StoreLimits
-from peerjob.clock import SystemClock
-from peerjob.firing import Fire, FireOutcome, FireStatus, ScheduleRow, Term
+from peerjob.model.clock import SystemClock
+from peerjob.model.firing import Fire, FireOutcome, FireStatus, ScheduleRow, Term
 from peerjob.store.url import open_elections, open_store
 from support.etcd import SHORT_LEASES, EtcdServer, StartEtcd
 from support.leaders import SECOND, Stander, definition, put

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from peerjob.query import Query
-from peerjob.record import LogLine, Want
-from peerjob.spec import Spec, encode, encode_arguments
-from peerjob.state import State
+from peerjob.model.query import Query
+from peerjob.model.record import LogLine, Want
+from peerjob.model.spec import Spec, encode, encode_arguments
+from peerjob.model.state import State
 from peerjob.testing.factories import outcome
 from support.lua_site import MakeSite
 from support.servers import Server

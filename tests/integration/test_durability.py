@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis
 
-from peerjob.errors import StoreError, StoreUnconfirmedError
-from peerjob.firing import Fire, FireOutcome, FireStatus, SchedulePut
-from peerjob.record import Ack, Action
-from peerjob.state import State
+from peerjob.model.errors import StoreError, StoreUnconfirmedError
+from peerjob.model.firing import Fire, FireOutcome, FireStatus, SchedulePut
+from peerjob.model.record import Ack, Action
+from peerjob.model.state import State
 from peerjob.testing.factories import outcome
 from support.fault_jobs import work
 from support.fires import fired_until, read_fires, settled

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from peerjob import Query, Store, StoreLimits
-from peerjob.clock import SystemClock
-from peerjob.firing import FireOutcome
-from peerjob.record import Record
-from peerjob.spec import decode_spec
+from peerjob.model.clock import SystemClock
+from peerjob.model.firing import FireOutcome
+from peerjob.model.record import Record
+from peerjob.model.spec import decode_spec
 from peerjob.store.url import open_store
 from support.leaders import SECOND, accounted, definition, put, read_ledger
 from support.processes import ChildProcess

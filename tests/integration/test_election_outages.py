@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from peerjob import Store, StoreLimits
-from peerjob.clock import SystemClock
-from peerjob.firing import FireOutcome, Term
+from peerjob.model.clock import SystemClock
+from peerjob.model.firing import FireOutcome, Term
 from peerjob.store.url import open_elections, open_store
 from support.etcd import StartEtcd
 from support.leaders import SECOND, Misfire, Stander, accounted, definition, put, read_ledger

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import pytest
 
-from peerjob.errors import AuthError, OptionError, StoreError, StoreUnavailableError
+from peerjob.model.errors import AuthError, OptionError, StoreError, StoreUnavailableError
 from peerjob.store.base import Store
+from peerjob.store.etcd.address import EtcdAddress, parse_address
 from peerjob.store.kv.base import Put, Step
-from peerjob.store.kv.etcd_address import EtcdAddress, parse_address
 from support.etcd import ROOT_PASSWORD, EtcdServer, StartEtcd, other_ca
 from support.etcd_site import EtcdSite
 from support.waiting import IN_TIME, PATIENCE

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.errors import StoreError, StoreUnavailableError
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.store.etcd.driver import EtcdKV
+from peerjob.store.etcd.limits import RequestRefusedError, check
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
-from peerjob.store.kv.etcd import EtcdKV
-from peerjob.store.kv.etcd_limits import RequestRefusedError, check
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from support.etcd import EtcdServer, StartEtcd
 from support.etcd_site import EtcdSite
 from support.waiting import PATIENCE, until

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from peerjob import Job, JobFailed, Node, PayloadTooLargeError, Query, State
-from peerjob.errors import StoreUnavailableError
-from peerjob.record import Ack
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Ack
 from peerjob.store.kv.base import Put, Step
 from peerjob.testing.factories import outcome
 from support.etcd import EtcdServer, StartEtcd, StartEtcdCluster

@@ -8,11 +8,11 @@ import urllib.error
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.errors import StoreFullError, StoreUnavailableError
-from peerjob.query import Filter, Query
-from peerjob.record import StoreLimits
-from peerjob.state import State
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import StoreFullError, StoreUnavailableError
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import StoreLimits
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.kv.base import Delete, Put, Step
 from peerjob.store.url import open_store

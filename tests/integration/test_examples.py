@@ -42,7 +42,7 @@ unreliable: done at attempt 3
   Completed
 rate_limited: served
 forgiven: a guess, because of no such row
-hopeless: peerjob.errors.Fail: this address cannot exist
+hopeless: peerjob.Fail: this address cannot exist
 too_slow: ran longer than its timeout of 100ms, 2 times
 """
 RECURRING_SAYS = """\

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from peerjob import Client, Query, State
-from peerjob.node.client.connection import PATIENCE
+from peerjob.remote.client.connection import PATIENCE
 from support.jobd import Jobd, target
 from support.stalls import Stalls, now_us
 

@@ -8,8 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from peerjob.node.server.rpc import SERVICE
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server.rpc import SERVICE
 from support.rpc import RawClient, raw_client
 from support.waiting import PATIENCE
 

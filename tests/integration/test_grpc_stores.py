@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.message import Message
 
 from peerjob import Client, Job, Node, Query, Server, State
-from peerjob.ids import IdSource
+from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import raw_client
 from support.served_jobs import fail, slow

@@ -11,8 +11,8 @@ import pytest
 
 from peerjob import Job, Node, SystemClock
 from peerjob.cli.daemon.doctor import examine
-from peerjob.cli.daemon.settings import Settings
-from peerjob.findings import Verdict
+from peerjob.cli.daemon.settings import DaemonSettings
+from peerjob.model.findings import Severity
 from peerjob.store.diagnosis import diagnose
 from support.etcd import StartEtcd
 from support.jobd import Jobd
@@ -141,16 +141,16 @@ async def test_an_etcd_that_forgets_nothing_is_told(start_etcd: StartEtcd, monke
     for _ in range(3):
         await asyncio.to_thread(server.call, "kv/put", key="a2V5", value="MQ==")
 
-    async def compaction() -> Verdict:
+    async def compaction() -> Severity:
         findings = await diagnose(server.url, namespace="x", clock=SystemClock())
         (verdict,) = [finding.verdict for finding in findings if finding.subject == "compaction"]
         return verdict
 
-    assert await compaction() is Verdict.OK
-    monkeypatch.setattr("peerjob.store.kv.etcd_diagnosis._MANY_REVISIONS", 3)
-    assert await compaction() is Verdict.WARN
+    assert await compaction() is Severity.OK
+    monkeypatch.setattr("peerjob.store.etcd.diagnosis._MANY_REVISIONS", 3)
+    assert await compaction() is Severity.WARN
     await asyncio.to_thread(server.compact)
-    assert await compaction() is Verdict.OK
+    assert await compaction() is Severity.OK
 
 
 async def test_a_member_that_is_down_is_told(jobd: Jobd, start_etcd: StartEtcd) -> None:
@@ -196,12 +196,12 @@ async def test_another_signature_of_a_kind_is_told(
 
 
 async def test_a_clock_that_is_off_is_told(redis_url: str, namespace: str) -> None:
-    settings = Settings(store=redis_url, namespace=namespace)
+    settings = DaemonSettings(store=redis_url, namespace=namespace)
 
     findings = await examine(settings, ShiftedClock(-5.0))
 
     (clock,) = [finding for finding in findings if finding.subject == "clock"]
-    assert clock.verdict is Verdict.WARN
+    assert clock.verdict is Severity.WARN
     assert re.fullmatch(r"(4\.9|5\.\d) s behind the server's; synchronise it \(NTP\)", clock.text)
 
 
@@ -211,10 +211,10 @@ async def test_a_clock_that_is_off_beside_its_peers_fails(
     for name in ("one", "two"):
         await running(etcd_url, namespace, name=name)
 
-    findings = await examine(Settings(store=etcd_url, namespace=namespace), ShiftedClock(5.0))
+    findings = await examine(DaemonSettings(store=etcd_url, namespace=namespace), ShiftedClock(5.0))
 
     (clock,) = [finding for finding in findings if finding.subject == "clock"]
-    assert clock.verdict is Verdict.FAIL
+    assert clock.verdict is Severity.FAIL
     assert re.fullmatch(r"(4\.9|5\.\d) s ahead of the nodes'; synchronise it \(NTP\)", clock.text)
 
 

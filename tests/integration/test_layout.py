@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from peerjob import Job, LayoutError, Node, Probe, SystemClock
-from peerjob.firing import Candidate, Fire, FireOutcome, SchedulePut
-from peerjob.query import Filter
-from peerjob.record import Action, StoreLimits
+from peerjob.model.firing import Candidate, Fire, FireOutcome, SchedulePut
+from peerjob.model.query import Filter
+from peerjob.model.record import Action, StoreLimits
 from peerjob.store.base import Store
+from peerjob.store.etcd.address import parse_address
+from peerjob.store.etcd.driver import EtcdKV
 from peerjob.store.kv.base import Delete, Put, Step
-from peerjob.store.kv.etcd import EtcdKV
-from peerjob.store.kv.etcd_address import parse_address
 from peerjob.store.layout import LAYOUT
 from peerjob.store.url import open_store
 from peerjob.testing.factories import Factory, Peer, outcome

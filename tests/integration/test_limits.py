@@ -17,7 +17,7 @@ from peerjob import (
     StoreFullError,
     StoreLimits,
 )
-from peerjob.spec import encode_arguments
+from peerjob.model.spec import encode_arguments
 from support.limits import number, rows
 
 ROWS = rows()
@@ -189,12 +189,14 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 
 
 def test_each_documented_number_is_that_of_the_code() -> None:
-    from peerjob import bounds, limits, query
-    from peerjob.joblog import MAX_MESSAGE
-    from peerjob.node import failure_log, failures, hooks, node
-    from peerjob.node.server import listener
-    from peerjob.node.wire import requests
-    from peerjob.record import HISTORY_LIMIT
+    from peerjob.handles.job_log import MAX_MESSAGE
+    from peerjob.model import bounds, limits, query
+    from peerjob.model.record import HISTORY_LIMIT
+    from peerjob.node import node
+    from peerjob.node.work import context_backend as hooks
+    from peerjob.node.work import failure_log, failures
+    from peerjob.remote.server import listener
+    from peerjob.remote.wire import requests
 
     store = StoreLimits()
     code = {

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 import redis
 
-from peerjob.firing import Candidate, SchedulePut
-from peerjob.record import Action, Reaped, StoreLimits
+from peerjob.model.firing import Candidate, SchedulePut
+from peerjob.model.record import Action, Reaped, StoreLimits
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.lua_site import MakeSite, Site

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.errors import StoreError, StoreUnavailableError
-from peerjob.firing import Candidate
-from peerjob.record import Action, StoreLimits
-from peerjob.state import State
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import StoreError, StoreUnavailableError
+from peerjob.model.firing import Candidate
+from peerjob.model.record import Action, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.lua.keys import prefix
 from peerjob.store.lua.store import lua_store

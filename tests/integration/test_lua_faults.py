@@ -9,10 +9,10 @@ from collections.abc import Awaitable
 
 import pytest
 
-from peerjob.errors import LayoutError, StoreFullError, StoreUnavailableError
-from peerjob.query import Filter, Query
-from peerjob.record import Ack, Action, Capabilities, StoreLimits
-from peerjob.state import State
+from peerjob.model.errors import LayoutError, StoreFullError, StoreUnavailableError
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import Ack, Action, Capabilities, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.keys import prefix, wake_list

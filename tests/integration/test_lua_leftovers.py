@@ -1,7 +1,7 @@
 """What damage, nodes that are gone and late calls leave behind goes, at the latest by itself."""
 
-from peerjob.query import Query
-from peerjob.record import Ack, Action
+from peerjob.model.query import Query
+from peerjob.model.record import Ack, Action
 from support.leftovers import leftovers_of
 from support.lua_site import MakeSite
 from support.waiting import until

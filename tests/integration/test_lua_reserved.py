@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 import redis
 
-from peerjob.query import Query
-from peerjob.state import State
+from peerjob.model.query import Query
+from peerjob.model.state import State
 from support.lua_site import MakeSite, Site
 
 

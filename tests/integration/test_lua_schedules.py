@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from peerjob.errors import StoreFullError, StoreUnavailableError
-from peerjob.firing import Candidate, FireOutcome, FireStatus, Overlap, ScheduleRow
-from peerjob.record import Ack, Action, StoreLimits
-from peerjob.state import State
+from peerjob.model.errors import StoreFullError, StoreUnavailableError
+from peerjob.model.firing import Candidate, FireOutcome, FireStatus, Overlap, ScheduleRow
+from peerjob.model.record import Ack, Action, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from peerjob.testing.store_conformance.timetable import ScheduleSuite, nth

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.firing import Candidate
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.firing import Candidate
 from peerjob.testing.factories import LONG_TTL_US
 from support.etcd import Certificates
 from support.lua_site import Site

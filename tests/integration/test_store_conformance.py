@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from peerjob.clock import SystemClock
-from peerjob.record import StoreLimits
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.url import open_store
 from peerjob.testing.store_conformance import StoreConformance

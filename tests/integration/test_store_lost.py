@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from peerjob import Job, Node, StoreLimits
-from peerjob.clock import SystemClock
+from peerjob.model.clock import SystemClock
 from peerjob.store.url import open_store
 from peerjob.testing.factories import Factory
 from support.etcd import SHORT_LEASES, EtcdServer, StartEtcd

@@ -2,8 +2,8 @@
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.record import StoreLimits
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.url import open_store
 from support.builds import newer_store

@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from peerjob.context import Context
-from peerjob.errors import Fail, Retry, Snooze
-from peerjob.injected import INJECTED
-from peerjob.job import job
-from peerjob.policy import Finished
-from peerjob.secret import Secret
-from peerjob.worker import Worker
+from peerjob.handles.context import Context
+from peerjob.model.errors import Fail, Retry, Snooze
+from peerjob.model.injected import INJECTED
+from peerjob.model.job import job
+from peerjob.model.policy import Finished
+from peerjob.model.secret import Secret
+from peerjob.model.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -196,13 +196,13 @@ async def asks_owner(ctx: Context) -> None:
     await ctx.assert_owner()
 
 
-MOST_FILES = 4096
+MAX_FILES = 4096
 """What this process has open has the numbers that it had in its node, which may have many more files open."""
 
 
 def writes_nonsense() -> None:
     """Into every connection that it has, as a stray library might."""
-    for number in range(3, MOST_FILES):
+    for number in range(3, MAX_FILES):
         try:
             os.write(number, b"\xff" * 100)
         except OSError:
@@ -211,7 +211,7 @@ def writes_nonsense() -> None:
 
 
 def closes_everything() -> None:
-    os.closerange(3, MOST_FILES)
+    os.closerange(3, MAX_FILES)
 
 
 def prints(text: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from peerjob.clock import Clock
-from peerjob.record import StoreLimits
+from peerjob.model.clock import Clock
+from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.base import Applied, Compare, KeyValue, Put, Step
 from peerjob.store.kv.keys import Keys

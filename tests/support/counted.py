@@ -4,8 +4,8 @@ from collections import Counter
 
 from peerjob.store.kv.counts import ASIDE, DELAYED, PROCESSING, READY, SLOT, kind_of
 from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.rows import decode_counts, decode_delayed, decode_owned
+from peerjob.store.memory.data import MemoryData
 
 
 def assert_counted(data: MemoryData, namespace: str) -> None:

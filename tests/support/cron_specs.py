@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 from hypothesis import strategies as st
 
-from peerjob.clock import to_us
+from peerjob.model.clock import to_us
 
 WHOLE_HOUR = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Sydney", "Europe/London", "Africa/Casablanca"]
 """Their clocks change by an hour, and not at midnight: elsewhere cronsim skips and invents times of wildcard jobs."""

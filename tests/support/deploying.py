@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from peerjob.cli.ctl.settings import CONNECTION
-from peerjob.cli.daemon.settings import Settings
+from peerjob.cli.daemon.settings import DaemonSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILES = sorted(ROOT.glob("docker-compose*.yml"))
 
 Tree = dict[str, Any]
 
-JOBD_VARIABLES = {f"PEERJOB_{one.name.upper()}" for one in fields(Settings)} | {"PEERJOB_JOBD_CONFIG"}
+JOBD_VARIABLES = {f"PEERJOB_{one.name.upper()}" for one in fields(DaemonSettings)} | {"PEERJOB_JOBD_CONFIG"}
 JOBCTL_VARIABLES = {f"PEERJOB_{name.upper()}" for name in CONNECTION} | {"PEERJOB_CONTEXT", "PEERJOB_CONFIG"}
 
 

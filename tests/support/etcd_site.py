@@ -4,11 +4,11 @@ import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from peerjob.clock import SystemClock
-from peerjob.record import StoreLimits
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.kv.etcd import EtcdKV
-from peerjob.store.kv.etcd_address import parse_address
+from peerjob.store.etcd.address import parse_address
+from peerjob.store.etcd.driver import EtcdKV
 from peerjob.store.url import open_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 

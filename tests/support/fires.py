@@ -5,9 +5,9 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from peerjob import FireEntry, FireOutcome, Instance, Manager, Schedule, State
-from peerjob.clock import to_us
-from peerjob.cluster.misfire import LEAST_TOLERANCE_US
-from peerjob.recurrence import recurrence_of
+from peerjob.cluster.misfire import MIN_TOLERANCE_US
+from peerjob.model.clock import to_us
+from peerjob.model.recurrence import recurrence_of
 from support.leaders import SECOND, accounted
 from support.peers import check_histories, everything
 from support.stalls import Stalls
@@ -15,7 +15,7 @@ from support.waiting import PATIENCE, until
 
 CLOCK_ERROR_US = 500_000
 """How much a node may be mistaken about the store's clock, while answers are slow; a run never begins early."""
-ON_TIME = LEAST_TOLERANCE_US / SECOND
+ON_TIME = MIN_TOLERANCE_US / SECOND
 UNDER_WAY_US = 10_000_000
 """How long a schedule may be under way to the store, after it was decided when it is first due."""
 

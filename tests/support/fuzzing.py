@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from peerjob.codec import encode_value
+from peerjob.model.codec import encode_value
 from support import hostile
 
 SEEDS: tuple[Any, ...] = (

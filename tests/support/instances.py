@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from peerjob.ids import IdSource
-from peerjob.instance import Instance
-from peerjob.record import Record, Transition
-from peerjob.spec import Progress, Spec, encode, encode_arguments
-from peerjob.state import State
+from peerjob.handles.instance import Instance
+from peerjob.model.ids import IdSource
+from peerjob.model.record import Record, Transition
+from peerjob.model.spec import Progress, Spec, encode, encode_arguments
+from peerjob.model.state import State
 from peerjob.testing import VirtualClock
 
 CLOCK = VirtualClock()

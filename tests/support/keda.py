@@ -6,8 +6,8 @@ import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
-from peerjob.node.scaler.server import SERVICE
 from peerjob.proto.externalscaler import externalscaler_pb2 as pb
+from peerjob.remote.scaler.server import SERVICE
 from support.waiting import PATIENCE
 
 

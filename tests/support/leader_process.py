@@ -14,7 +14,7 @@ import time
 import uvloop
 
 from peerjob import StoreLimits
-from peerjob.clock import SystemClock
+from peerjob.model.clock import SystemClock
 from peerjob.store.url import open_elections, open_store
 from support.leaders import Stander
 

@@ -7,15 +7,15 @@ from typing import Literal, TypedDict, Unpack, cast
 import msgspec
 
 from peerjob import Store
-from peerjob.clock import Clock
-from peerjob.cluster.cron import Cron
+from peerjob.cluster.cron import CronRole
 from peerjob.cluster.election import Election
-from peerjob.cluster.role import Role
-from peerjob.definition import Definition, encode_definition
-from peerjob.firing import Candidate, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.ids import IdSource
-from peerjob.recurrence import recurrence_of
-from peerjob.spec import Spec, encode, encode_arguments
+from peerjob.cluster.role import BackgroundRole
+from peerjob.model.clock import Clock
+from peerjob.model.definition import Definition, encode_definition
+from peerjob.model.firing import Candidate, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.model.ids import IdSource
+from peerjob.model.recurrence import recurrence_of
+from peerjob.model.spec import Spec, encode, encode_arguments
 from peerjob.store.base import Elections
 from peerjob.testing.factories import LONG_TTL_US, Factory
 from support.flaky import Fault, FlakyStore
@@ -54,7 +54,7 @@ class Stander:
             on_change=self._hear,
             eligible=lambda: self.may_lead,
         )
-        self.cron = Cron(
+        self.cron = CronRole(
             clock=clock,
             store=self.flaky.store,
             election=self.election,
@@ -91,7 +91,7 @@ class Stander:
     async def kill(self) -> None:
         """End it without a word."""
         await self.cron.stop()
-        await Role.stop(self.election)
+        await BackgroundRole.stop(self.election)
 
     def pause(self) -> None:
         """Nothing that it asks gets anywhere, nor fails, as if its process were stopped."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from peerjob.clock import Clock, SystemClock
-from peerjob.record import StoreLimits
+from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.record import StoreLimits
 from peerjob.store.lua.keys import prefix
 from peerjob.store.lua.store import LuaStore, lua_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer

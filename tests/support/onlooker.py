@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from peerjob import StoreUnavailableError
-from peerjob.firing import Candidate, Leader, Term
+from peerjob.model.firing import Candidate, Leader, Term
 from peerjob.store.base import Elections
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from peerjob import Instance, Manager, Node, Query, State
-from peerjob.clock import SystemClock
-from peerjob.firing import Leader
-from peerjob.state import ARROWS
+from peerjob.model.clock import SystemClock
+from peerjob.model.firing import Leader
+from peerjob.model.state import ARROWS
 from peerjob.store.url import open_elections
 from support.onlooker import onlooking
 from support.processes import ChildProcess

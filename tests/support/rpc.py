@@ -14,9 +14,9 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 
 from peerjob import Node
-from peerjob.node.managing import JobSource
-from peerjob.node.server.listener import Server
-from peerjob.node.server.rpc import SERVICE
+from peerjob.node.manager.manager import JobSource
+from peerjob.remote.server.listener import Server
+from peerjob.remote.server.rpc import SERVICE
 from support.waiting import PATIENCE
 
 Options = list[tuple[str, Any]]

@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from peerjob.node.metrics import Metrics
+from peerjob.node.observe.metrics import Metrics
 
 Samples = dict[str, dict[tuple[str, ...], float]]
 

@@ -1,6 +1,6 @@
 """A machine's clock that was set wrong."""
 
-from peerjob.clock import SystemClock
+from peerjob.model.clock import SystemClock
 
 
 class ShiftedClock(SystemClock):

@@ -38,7 +38,7 @@ async def wrongly_taken(manager: Manager, timeout: float = 60) -> list[str]:
         info = (await instance.refresh()).error
         if instance.state is not State.TERMINATED or info is None or f"value{where}: " not in info.message:
             wrong.append(f"{row.name}: {found!r}")
-        elif info.type != "peerjob.errors.EncodeError":
+        elif info.type != "peerjob.EncodeError":
             wrong.append(f"{row.name}: {info}")
     return wrong
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from peerjob.query import Filter
-from peerjob.record import Ack, Action, StoreLimits
-from peerjob.state import State
+from peerjob.model.query import Filter
+from peerjob.model.record import Ack, Action, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 from peerjob.testing.store_conformance.suite import StoreSuite

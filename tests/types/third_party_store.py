@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerjob import Filter, Node, Query, State, Store
-from peerjob.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
-from peerjob.record import (
+from peerjob.model.firing import Fire, FireAnswer, FirePage, SchedulePage, SchedulePut, ScheduleRow, Term
+from peerjob.model.record import (
     Ack,
     Capabilities,
     Claimed,

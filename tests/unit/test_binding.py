@@ -36,16 +36,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
-from peerjob.blocking import BlockingInstance, BlockingVerbs
-from peerjob.codec import decode_value, encode_value
-from peerjob.context import Context
-from peerjob.errors import ArgumentError, DecodeError, OptionError
-from peerjob.injected import INJECTED, PLACEHOLDER, Depends
-from peerjob.instance import Instance
-from peerjob.job import Job, job
-from peerjob.manager import Manager
-from peerjob.node.binding import Binding, StoredArgumentError
-from peerjob.worker import Worker
+from peerjob.handles.blocking import BlockingInstance, BlockingVerbs
+from peerjob.handles.context import Context
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
+from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.errors import ArgumentError, DecodeError, OptionError
+from peerjob.model.injected import INJECTED, PLACEHOLDER, Depends
+from peerjob.model.job import Job, job
+from peerjob.model.worker import Worker
+from peerjob.node.body.binding import Binding, StoredArgumentError
 
 
 def bound(executor: Any, **options: Any) -> Binding:

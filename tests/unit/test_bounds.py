@@ -13,13 +13,13 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from peerjob.bounds import CONTAINER, LEAF, MAX_DEPTH, MAX_DIGITS, MAX_ELEMENTS, MAX_EQUAL_HASHES, MAX_ZONES
-from peerjob.codec import decode_kept, decode_shown, decode_value, encode_value, has_secret
-from peerjob.errors import DecodeError, EncodeError
-from peerjob.shown import to_json
+from peerjob.model.bounds import CONTAINER, LEAF, MAX_DEPTH, MAX_DIGITS, MAX_ELEMENTS, MAX_EQUAL_HASHES, MAX_ZONES
+from peerjob.model.codec import decode_kept, decode_shown, decode_value, encode_value, has_secret
+from peerjob.model.errors import DecodeError, EncodeError
+from peerjob.model.json_text import to_json
 from support import hostile
 
-LONGEST = 0.05
+MAX_SECONDS = 0.05
 """Seconds that one value may keep a thread busy."""
 PRIME = 2**61 - 1
 """Python hashes numbers modulo this one."""
@@ -123,9 +123,9 @@ def test_no_hostile_value_takes_long(name: str) -> None:
         except DecodeError as error:
             value = str(error)
         spent = time.thread_time() - before
-        if spent < LONGEST:
+        if spent < MAX_SECONDS:
             break
-    assert spent < LONGEST
+    assert spent < MAX_SECONDS
     msgspec.json.decode(to_json(value))
     assert not isinstance(value, str) or len(value) < 1_000
 
@@ -158,7 +158,7 @@ def test_a_view_of_what_cannot_be_shown() -> None:
 
 def test_small_values_are_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of a small value is one comparison; a test of cost, without a clock."""
-    monkeypatch.setattr("peerjob.bounds._Walk", None)
+    monkeypatch.setattr("peerjob.model.bounds._Walk", None)
     assert decode_value(encode_value([[1, "x", {"a": (1, 2)}], {}])) == [[1, "x", {"a": (1, 2)}], {}]
     assert decode_value(encode_value(["x" * 500] * 8)) == ["x" * 500] * 8
 

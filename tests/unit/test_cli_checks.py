@@ -7,10 +7,10 @@ from peerjob import Instance, State, SystemClock
 from peerjob.cli.demo import workload
 from peerjob.cli.demo.checks import Kill, Tally, judge
 from peerjob.cli.demo.corpus import Count
-from peerjob.codec import encode_value
-from peerjob.ids import IdSource
-from peerjob.record import Record, Transition
-from peerjob.spec import Spec, encode, encode_arguments
+from peerjob.model.codec import encode_value
+from peerjob.model.ids import IdSource
+from peerjob.model.record import Record, Transition
+from peerjob.model.spec import Spec, encode, encode_arguments
 
 ids = IdSource(SystemClock())
 ONE = Count(files=1, lines=2, tokens=3, definitions=1)

@@ -18,7 +18,7 @@ from peerjob.cli import jobd
 from peerjob.cli.console import run
 from peerjob.cli.daemon.drain import check_daemon
 from peerjob.cli.daemon.failures import refusal_of
-from peerjob.node.metrics.server import PROBES
+from peerjob.node.observe.metrics.server import PROBES
 from peerjob_probe import ask, plain
 from support.processes import ChildProcess
 

@@ -6,13 +6,13 @@ import pytest
 from rich.console import Console
 
 from peerjob.cli.demo import workload
-from peerjob.cli.demo.monitor import KindRow, NodeRow, Picture
+from peerjob.cli.demo.monitor import KindFigures, NodeFigures, Picture
 from peerjob.cli.demo.view import LineView, LiveView
 
 
 def picture(nodes: int = 3, *, elapsed: float = 7.0, killed: int | None = None) -> Picture:
     rows = tuple(
-        NodeRow(
+        NodeFigures(
             name=f"node-{number}",
             pid=1000 + number,
             workers=4,
@@ -22,7 +22,9 @@ def picture(nodes: int = 3, *, elapsed: float = 7.0, killed: int | None = None) 
         )
         for number in range(1, nodes + 1)
     )
-    kinds = tuple(KindRow(kind=job.kind, waiting=1_000, running=2, completed=1_234, failed=0) for job in workload.JOBS)
+    kinds = tuple(
+        KindFigures(kind=job.kind, waiting=1_000, running=2, completed=1_234, failed=0) for job in workload.JOBS
+    )
     return Picture(elapsed=elapsed, nodes=rows, kinds=kinds, total=2_000, active=500, rate=321.4)
 
 

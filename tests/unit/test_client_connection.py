@@ -28,11 +28,11 @@ from peerjob import (
     Tokens,
     UnauthenticatedError,
 )
-from peerjob.node.client import connection, peer
-from peerjob.node.client.connection import ONCE, split_target
-from peerjob.node.client.peer import SERVICE
-from peerjob.node.server.roles import NEEDED
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.client import connection, peer
+from peerjob.remote.client.connection import ONCE, split_target
+from peerjob.remote.client.peer import SERVICE
+from peerjob.remote.server.roles import NEEDED
 from support.factories import shared_url
 from support.rpc import forwarding, kept_port, open_calls, served
 from support.waiting import until

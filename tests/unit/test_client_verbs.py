@@ -39,9 +39,9 @@ from peerjob import (
     UnknownKindError,
     __version__,
 )
-from peerjob.node.client.verbs import patiently
+from peerjob.model.spec import decode_spec
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.spec import decode_spec
+from peerjob.remote.client.verbs import patiently
 from peerjob.testing import VirtualClock
 from support.rpc import raw_client, served
 from support.waiting import until

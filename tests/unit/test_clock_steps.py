@@ -3,7 +3,7 @@
 import pytest
 
 from peerjob import Job
-from peerjob.clock import CorrectedTime, to_datetime
+from peerjob.model.clock import CorrectedTime, to_datetime
 from peerjob.testing import TestCluster, VirtualClock
 
 STEPS = ["3650d", "2h", "-2h", "5s"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from peerjob import Job, NodeStateError, State
-from peerjob.errors import OptionError
+from peerjob.model.errors import OptionError
 from peerjob.testing import TestCluster, VirtualClock, running_node
 
 

@@ -5,7 +5,7 @@ import random
 import time
 
 from peerjob import INJECTED, Context, Job
-from peerjob.node.pausing import AT_A_STRETCH, each
+from peerjob.node.manager.pausing import AT_A_STRETCH, each
 from peerjob.testing import TestCluster, VirtualClock
 
 

@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.bounds import MAX_DEPTH
-from peerjob.codec import decode_value, encode_value
-from peerjob.errors import DecodeError, EncodeError, PeerjobError
-from peerjob.injected import INJECTED
-from peerjob.shown import to_json
+from peerjob.model.bounds import MAX_DEPTH
+from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.errors import DecodeError, EncodeError, PeerjobError
+from peerjob.model.injected import INJECTED
+from peerjob.model.json_text import to_json
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

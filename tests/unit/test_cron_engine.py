@@ -8,12 +8,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from peerjob.clock import to_datetime, to_us
-from peerjob.cron.engine import Cron
-from peerjob.cron.text import CronText, read_cron
-from peerjob.cron.zones import BLOCK
-from peerjob.errors import ScheduleError
-from peerjob.recurrence import Recurrence, cron_recurrence
+from peerjob.model.clock import to_datetime, to_us
+from peerjob.model.cron.engine import Cron
+from peerjob.model.cron.text import CronText, read_cron
+from peerjob.model.cron.zones import BLOCK
+from peerjob.model.errors import ScheduleError
+from peerjob.model.recurrence import Recurrence, cron_recurrence
 from support.cron_specs import NIGHTLY, ODD, SPECS, WHOLE_HOUR, cronsim_times, walked_times
 from support.effort import least_seconds
 

@@ -11,18 +11,10 @@ import msgspec
 import pytest
 
 from peerjob import Query, State, StoreFullError, StoreRefusedError
-from peerjob.definition import encode_definition
-from peerjob.firing import (
-    FireOutcome,
-    FireRecord,
-    Leader,
-    Overlap,
-    SchedulePut,
-    ScheduleRow,
-    Term,
-)
-from peerjob.record import Record
-from peerjob.spec import decode_spec
+from peerjob.model.definition import encode_definition
+from peerjob.model.firing import FireOutcome, FireRecord, Leader, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.model.record import Record
+from peerjob.model.spec import decode_spec
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.factories import memory_store, shared_url

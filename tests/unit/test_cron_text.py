@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peerjob.cron.text import MAX_TEXT, CronText, EveryText, read_cron
-from peerjob.errors import ScheduleError
+from peerjob.model.cron.text import MAX_TEXT, CronText, EveryText, read_cron
+from peerjob.model.errors import ScheduleError
 from support.effort import least_seconds
 
 

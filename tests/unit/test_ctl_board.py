@@ -7,8 +7,8 @@ from rich.console import Console
 from peerjob import State
 from peerjob.cli.ctl.board import Board
 from peerjob.cli.ctl.output import Format, Printer
-from peerjob.clock import to_datetime
-from peerjob.spec import Progress
+from peerjob.model.clock import to_datetime
+from peerjob.model.spec import Progress
 from support.instances import CLOCK, an_instance
 
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from peerjob.cli.console import Status
+from peerjob.cli.console import ExitStatus
 from peerjob.cli.ctl.failures import refusal_of
-from peerjob.cli.ctl.output import Column, Format, Printer, View, age
+from peerjob.cli.ctl.output import Column, Format, Printer, TableView, age
 from peerjob.cli.ctl.yaml import to_yaml
 from peerjob.cli.printable import shown
-from peerjob.errors import (
+from peerjob.model.errors import (
     AuthError,
     JobFailed,
     JobTimedOut,
@@ -27,7 +27,7 @@ from peerjob.errors import (
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-PEOPLE: View[dict[str, Any]] = View(
+PEOPLE: TableView[dict[str, Any]] = TableView(
     columns=(
         Column(title="NAME", text=lambda one: one["name"]),
         Column(title="MORE", text=lambda one: str(one["more"]), wide=True),
@@ -98,7 +98,7 @@ def test_yaml_has_nested_lists_and_empty_things() -> None:
 
 def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -> None:
     row = {"ID": "i" * 36, "KIND": "slow", "STATE": "Processing", "AGE": "3s", "NODE": "web-1"}
-    view = View[dict[str, str]](
+    view = TableView[dict[str, str]](
         columns=tuple(Column(title=title, text=itemgetter(title), whole=title == "ID") for title in row),
         name=str,
         plain=dict,
@@ -114,17 +114,17 @@ def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -
 @pytest.mark.parametrize(
     ("error", "status", "told"),
     [
-        (OptionError("x", 1, "2"), Status.USAGE, "expected 2"),
-        (UnknownKindError("add", ["sub"]), Status.NOT_FOUND, "--allow-unknown"),
-        (NodeUnavailableError(["h:1"], "gone"), Status.UNREACHABLE, "--address"),
-        (AuthError("no"), Status.REFUSED, "role"),
-        (JobFailed("id", "ValueError", "bad"), Status.FAILED, "ValueError: bad"),
-        (JobTimedOut("id"), Status.FAILED, "timed out"),
-        (TimeoutError("late"), Status.TIME_OVER, "late"),
-        (StoreFullError("full"), Status.FAILED, "full"),
+        (OptionError("x", 1, "2"), ExitStatus.USAGE, "expected 2"),
+        (UnknownKindError("add", ["sub"]), ExitStatus.NOT_FOUND, "--allow-unknown"),
+        (NodeUnavailableError(["h:1"], "gone"), ExitStatus.UNREACHABLE, "--address"),
+        (AuthError("no"), ExitStatus.REFUSED, "role"),
+        (JobFailed("id", "ValueError", "bad"), ExitStatus.FAILED, "ValueError: bad"),
+        (JobTimedOut("id"), ExitStatus.FAILED, "timed out"),
+        (TimeoutError("late"), ExitStatus.TIME_OVER, "late"),
+        (StoreFullError("full"), ExitStatus.FAILED, "full"),
     ],
 )
-def test_an_error_has_a_status_and_says_what_to_do(error: Exception, status: Status, told: str) -> None:
+def test_an_error_has_a_status_and_says_what_to_do(error: Exception, status: ExitStatus, told: str) -> None:
     refusal = refusal_of(error)
     assert refusal is not None
     assert refusal.status == status

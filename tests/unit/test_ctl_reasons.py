@@ -7,11 +7,11 @@ import pytest
 
 from peerjob import Instance, State
 from peerjob.cli.ctl.reasons import Facts, why_instance, why_schedule
-from peerjob.clock import to_datetime
-from peerjob.firing import FireOutcome, FireRecord, Leader, ScheduleRow, Term
-from peerjob.record import NodeInfo, NodeView
-from peerjob.schedules import FireEntry, ScheduleView
-from peerjob.spec import ErrorInfo, Progress, encode
+from peerjob.handles.schedule import FireEntry, ScheduleView
+from peerjob.model.clock import to_datetime
+from peerjob.model.firing import FireOutcome, FireRecord, Leader, ScheduleRow, Term
+from peerjob.model.record import NodeInfo, NodeView
+from peerjob.model.spec import ErrorInfo, Progress, encode
 from support.instances import CLOCK, an_instance
 
 NOW = to_datetime(CLOCK.time_us())

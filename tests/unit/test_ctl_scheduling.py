@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from peerjob.cli.ctl.scheduling import schedule
-from peerjob.cli.ctl.session import Session
+from peerjob.cli.ctl.session import ClientSession
 from peerjob.cli.ctl.settings import settings_of
-from peerjob.errors import Retry
-from peerjob.job import Call
-from peerjob.policy import Backoff
+from peerjob.model.errors import Retry
+from peerjob.model.job import Call
+from peerjob.model.policy import Backoff
 
 
 class Made(Exception):  # it ends the command where the call is made
@@ -33,7 +33,7 @@ class Sending:
         return send
 
 
-class Offline(Session):
+class Offline(ClientSession):
     """A session without a node."""
 
     def client(self) -> Any:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from peerjob.cli.ctl.session import Session
-from peerjob.cli.ctl.settings import Settings, settings_of
-from peerjob.errors import OptionError
-from peerjob.node.client import client as remote
-from peerjob.node.wire.tls import ClientTls
+from peerjob.cli.ctl.session import ClientSession
+from peerjob.cli.ctl.settings import CtlSettings, settings_of
+from peerjob.model.errors import OptionError
+from peerjob.remote.client import client as remote
+from peerjob.remote.wire.tls import ClientTls
 
 CONTEXTS = """
 context = "near"
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def resolved(file: Path | None = None, /, environment: dict[str, str] | None = None, **given: Any) -> Settings:
+def resolved(file: Path | None = None, /, environment: dict[str, str] | None = None, **given: Any) -> CtlSettings:
     home = {"XDG_CONFIG_HOME": "/nonexistent"} if file is None else {"PEERJOB_CONFIG": str(file)}
     return settings_of(given, {**home, **(environment or {})})
 
@@ -121,6 +121,6 @@ def test_a_client_gets_every_setting_of_the_connection(file: Path, monkeypatch: 
     monkeypatch.setattr(remote, "Client", lambda *args, **kwargs: made.append((args, kwargs)))
     (file.parent / "ca.pem").write_text("")
     settings = resolved(file, context="far", request_timeout="7s")
-    Session(settings).client()
+    ClientSession(settings).client()
     assert made == [((settings.target,), {"token": "from-the-file", "tls": settings.tls, "timeout": "7s"})]
     assert settings.tls is not None

@@ -13,26 +13,26 @@ from peerjob.cli.console import run
 from peerjob.cli.daemon import service
 from peerjob.cli.daemon.config_checks import exposed_files
 from peerjob.cli.daemon.failures import refusal_of
-from peerjob.cli.daemon.settings import LogFormat, Settings
+from peerjob.cli.daemon.settings import DaemonSettings, LogFormat
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "jobd.md"
-FLAGS = [f"--{one.name.replace('_', '-')}" for one in fields(Settings) if one.name != "jobs"]
-Given = Callable[..., Settings]
+FLAGS = [f"--{one.name.replace('_', '-')}" for one in fields(DaemonSettings) if one.name != "jobs"]
+Given = Callable[..., DaemonSettings]
 
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Given:
     """What a daemon would be run with, for a command line."""
-    taken: list[Settings] = []
+    taken: list[DaemonSettings] = []
 
-    def take(settings: Settings) -> int:
+    def take(settings: DaemonSettings) -> int:
         taken.append(settings)
         return 0
 
     monkeypatch.setattr(service, "run", take)
     monkeypatch.chdir(tmp_path)
 
-    def parse(*arguments: str) -> Settings:
+    def parse(*arguments: str) -> DaemonSettings:
         assert run(jobd.app, "jobd", ["run", *arguments], refusal_of) == 0
         return taken[-1]
 
@@ -40,7 +40,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Given:
 
 
 def test_by_default_it_serves_this_machine_only(given: Given) -> None:
-    assert given("app.jobs") == Settings(jobs=["app.jobs"])
+    assert given("app.jobs") == DaemonSettings(jobs=["app.jobs"])
     assert given().listen == "127.0.0.1:59051"
     assert given().metrics_listen == "127.0.0.1:9090"
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 
 def test_settings_made_by_hand_are_checked_too() -> None:
     with pytest.raises(OptionError, match="--tls-cert"):
-        Settings(tls_cert=Path("cert.pem"))
+        DaemonSettings(tls_cert=Path("cert.pem"))
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
@@ -139,7 +139,7 @@ def test_the_document_tells_every_option_with_its_default() -> None:
 
     assert [flag for flag, _, _ in rows] == FLAGS
     for flag, variable, default in rows:
-        one = next(one for one in fields(Settings) if one.name == flag[2:].replace("-", "_"))
+        one = next(one for one in fields(DaemonSettings) if one.name == flag[2:].replace("-", "_"))
         assert variable == ("PEERJOB_JOBD_CONFIG" if flag == "--config" else f"PEERJOB_{one.name.upper()}")
         if default.startswith("`"):
             assert default == f"`{one.default}`"
@@ -152,7 +152,7 @@ def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:
     for file in files.values():
         file.write_text("")
         file.chmod(0o640)
-    settings = Settings(
+    settings = DaemonSettings(
         tls_cert=files["cert"], tls_key=files["key"], tls_client_ca=files["ca"], tokens_file=files["tokens"]
     )
     assert exposed_files(settings) == []

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from peerjob.definition import encode_definition
-from peerjob.firing import SchedulePut
-from peerjob.query import Query
-from peerjob.record import Claim, LogLine, StoreLimits, Want
-from peerjob.spec import encode_arguments
+from peerjob.model.definition import encode_definition
+from peerjob.model.firing import SchedulePut
+from peerjob.model.query import Query
+from peerjob.model.record import Claim, LogLine, StoreLimits, Want
+from peerjob.model.spec import encode_arguments
 from peerjob.store.kv.base import Put, Range, Step
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.leaders import definition

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peerjob.cli.daemon.settings import Settings
-from peerjob.durations import to_seconds
+from peerjob.cli.daemon.settings import DaemonSettings
+from peerjob.model.durations import to_seconds
 from support.deploying import COMPOSE_FILES, JOBCTL_VARIABLES, JOBD_VARIABLES, ROOT, Tree, compose
 
 pytestmark = pytest.mark.one_python
@@ -154,7 +154,7 @@ def test_there_may_be_any_number_of_nodes(file: Path) -> None:
 @by_file
 def test_nodes_are_given_the_time_that_they_were_promised(file: Path) -> None:
     node = service(file, "node")
-    grace = to_seconds(node["environment"].get("PEERJOB_GRACE", Settings().grace), "grace")
+    grace = to_seconds(node["environment"].get("PEERJOB_GRACE", DaemonSettings().grace), "grace")
     assert to_seconds(node["stop_grace_period"], "stop_grace_period") >= grace + 5
 
 

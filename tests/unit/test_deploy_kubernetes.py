@@ -10,14 +10,14 @@ import jsonschema
 import pytest
 import yaml
 
-from peerjob.node.metrics import catalogue
-from peerjob.node.scaler.metadata import read_trigger
+from peerjob.node.observe.metrics import catalogue
+from peerjob.remote.scaler.metadata import read_trigger
 from support.deploying import ROOT, Tree
 from support.manifests import EXPECTED_SECRETS, FOLDERS, WORKLOADS, Manifests, build, references
 
 pytestmark = pytest.mark.one_python
 
-OLDEST, NEWEST = "1.30", "1.37"
+MIN_VERSION, MAX_VERSION = "1.30", "1.37"
 """Releases of Kubernetes: the first that has everything that is used, and the newest whose schemas are at hand."""
 
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -99,7 +99,7 @@ NOT_IN_A_NAMESPACE = {"Namespace"}
 by_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 
 
-@pytest.mark.parametrize("release", [OLDEST, NEWEST])
+@pytest.mark.parametrize("release", [MIN_VERSION, MAX_VERSION])
 def test_kubernetes_knows_every_field(release: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the developer's own Python has it")
     every = [one for folder in FOLDERS for one in build(folder).objects if one["kind"] not in CUSTOM]

@@ -10,9 +10,9 @@ from peerjob.cli import jobd
 from peerjob.cli.console import run
 from peerjob.cli.daemon import service
 from peerjob.cli.daemon.failures import refusal_of
-from peerjob.cli.daemon.settings import Settings
-from peerjob.durations import to_seconds
-from peerjob.node.metrics.server import PROBES
+from peerjob.cli.daemon.settings import DaemonSettings
+from peerjob.model.durations import to_seconds
+from peerjob.node.observe.metrics.server import PROBES
 from peerjob.version import __version__
 from support.deploying import JOBCTL_VARIABLES, JOBD_VARIABLES, ROOT, Tree
 from support.manifests import FOLDERS, WORKLOADS, Manifests, Pods, build
@@ -131,7 +131,7 @@ def test_it_has_the_time_that_it_was_promised(folder: Path, name: str) -> None:
         seconds = to_seconds(command[command.index("--timeout") + 1], "--timeout")
     environment = build(folder).environment(container)
     if name == "peerjob":
-        seconds += to_seconds(environment.get("PEERJOB_GRACE", Settings().grace), "--grace")
+        seconds += to_seconds(environment.get("PEERJOB_GRACE", DaemonSettings().grace), "--grace")
     elif "PEERJOB_STORE" in environment:
         seconds += EMBEDDED_GRACE
     assert pods.spec["terminationGracePeriodSeconds"] >= seconds + LEAVING
@@ -154,9 +154,9 @@ def test_a_node_takes_what_it_is_told(folder: Path, tmp_path: Path, monkeypatch:
     assert environment.keys() <= JOBD_VARIABLES | JOBCTL_VARIABLES
     url = tmp_path / "url"
     url.write_text("redis://store:6379\n")
-    taken: list[Settings] = []
+    taken: list[DaemonSettings] = []
 
-    def take(settings: Settings) -> int:
+    def take(settings: DaemonSettings) -> int:
         taken.append(settings)
         return 0
 
@@ -199,7 +199,7 @@ def test_a_node_has_the_name_of_its_pod(folder: Path) -> None:
 @every_node
 def test_a_node_that_is_new_has_joined_before_the_next_one_goes(folder: Path) -> None:
     _, pods, _ = node(folder)
-    assert pods.workload["spec"]["minReadySeconds"] > to_seconds(Settings().lease_ttl, "--lease-ttl") + 1
+    assert pods.workload["spec"]["minReadySeconds"] > to_seconds(DaemonSettings().lease_ttl, "--lease-ttl") + 1
 
 
 def test_the_image_is_the_one_that_is_built() -> None:

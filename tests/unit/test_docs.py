@@ -13,8 +13,8 @@ import pytest
 
 import peerjob
 from peerjob import INJECTED, Context, Job, Node, State, SystemClock
-from peerjob.job import collect_jobs
-from peerjob.state import ARROWS, SINGLE
+from peerjob.model.job import collect_jobs
+from peerjob.model.state import ARROWS, SINGLE
 from peerjob.testing import running_node
 from support.factories import notes_of, shared_url
 from support.waiting import until

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-from peerjob import bounds
 from peerjob.cli.daemon.tokens import TOKEN_BYTES
-from peerjob.node.metrics import http as metrics
-from peerjob.node.server import endpoint, instances, listener
-from peerjob.node.server.roles import NEEDED, Role
-from peerjob.node.server.rpc import SERVICE
-from peerjob.node.wire.requests import MAX_BULK
+from peerjob.model import bounds
+from peerjob.node.observe.metrics import http as metrics
+from peerjob.remote.server import endpoint, instances, listener
+from peerjob.remote.server.roles import NEEDED, Role
+from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.wire.requests import MAX_BULK
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 
@@ -28,7 +28,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "calls at a time on one connection": [endpoint.MAX_STREAMS],
         "calls that wait to be taken up": [endpoint.MAX_PENDING],
         "jobs in a bulk": [MAX_BULK],
-        "a wait": [instances.MOST_WAIT],
+        "a wait": [instances.MAX_WAIT],
         "calls per second from one address": [],
         "scrapes and probes at a time": [metrics.MAX_CONNECTIONS, metrics.MAX_HEAD >> 10, metrics.PATIENCE],
     }

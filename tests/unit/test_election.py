@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from peerjob.firing import Term
-from peerjob.ids import IdSource
+from peerjob.model.firing import Term
+from peerjob.model.ids import IdSource
 from peerjob.store.base import Elections
 from peerjob.testing.clock import VirtualClock
 from support.factories import memory_store, shared_url

@@ -6,10 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peerjob.store.etcd.api import etcd
+from peerjob.store.etcd.limits import MAX_OPERATIONS
+from peerjob.store.etcd.transaction import AtomicRequest, Request, reading
 from peerjob.store.kv.base import Compare, Delete, Op, Put, Range, Step
-from peerjob.store.kv.etcd_api import etcd
-from peerjob.store.kv.etcd_limits import MOST
-from peerjob.store.kv.etcd_txn import Request, Whole, reading
 
 KEYS = st.text(st.characters(codec="ascii"), min_size=1, max_size=200)
 ENDS = st.just("") | KEYS
@@ -100,7 +100,7 @@ def test_all_or_nothing_has_each_compare_once_and_few_nested_transactions(
             nested(also, []),
         ],
     )
-    whole = Whole(steps, also, guards)
+    whole = AtomicRequest(steps, also, guards)
     assert whole.fits
     assert etcd.TxnRequest.FromString(whole.data) == expected
 
@@ -111,12 +111,12 @@ def test_all_or_nothing_fits_or_says_that_it_does_not(steps: int, compares: int,
         Step([Compare(f"{n}/{at}") for at in range(compares)], [Put(f"{n}/{at}", b"x") for at in range(ops)])
         for n in range(steps)
     ]
-    whole = Whole(every, Step([], [Put(f"along/{n}", b"y") for n in range(along)]))
+    whole = AtomicRequest(every, Step([], [Put(f"along/{n}", b"y") for n in range(along)]))
     request = etcd.TxnRequest.FromString(whole.data)
     inner = [one.request_txn.success for one in request.success]
     width = max(len(request.compare), len(inner))
-    assert whole.fits == (max(ops, along) + max(steps * compares, steps + 1) <= MOST)
-    assert not whole.fits or width + max(map(len, inner)) <= MOST
+    assert whole.fits == (max(ops, along) + max(steps * compares, steps + 1) <= MAX_OPERATIONS)
+    assert not whole.fits or width + max(map(len, inner)) <= MAX_OPERATIONS
     assert [one.request_put.key for part in inner[:-1] for one in part] == [
         op.key.encode() for step in every for op in step.ops if isinstance(op, Put)
     ]

@@ -13,17 +13,17 @@ from typing import Any, NoReturn, cast
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.context import Context, Reason
-from peerjob.errors import ArgumentError, DecodeError, JobFailed, OptionError, OwnershipLost, Retry, Snooze
-from peerjob.injected import current_run
-from peerjob.job import Job
-from peerjob.node.binding import Binding, StoredArgumentError
-from peerjob.node.executor import BodyError, Executor, RemoteBodyError, describe_error
-from peerjob.node.failures import MAX_TEXT, pack_error, unpack_error
-from peerjob.node.injection import Resources
-from peerjob.node.threads import ThreadPool
-from peerjob.spec import ErrorInfo, encode, encode_arguments
+from peerjob.handles.context import Context, Reason
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import ArgumentError, DecodeError, JobFailed, OptionError, OwnershipLost, Retry, Snooze
+from peerjob.model.injected import current_run
+from peerjob.model.job import Job
+from peerjob.model.spec import ErrorInfo, encode, encode_arguments
+from peerjob.node.body.binding import Binding, StoredArgumentError
+from peerjob.node.body.executor import BodyError, Executor, RemoteBodyError, describe_error
+from peerjob.node.body.injection import Resources
+from peerjob.node.body.threads import ThreadPool
+from peerjob.node.work.failures import MAX_TEXT, pack_error, unpack_error
 from peerjob.testing.clock import VirtualClock
 
 
@@ -254,7 +254,7 @@ async def test_endless_recursion(executor: Executor, run_in: str) -> None:
 
 
 async def test_exit_in_a_resource_is_wrapped_too(executor: Executor) -> None:
-    from peerjob.injected import Depends
+    from peerjob.model.injected import Depends
 
     def leaving() -> None:
         sys.exit(1)
@@ -500,7 +500,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:
 
     script = (
         "import asyncio, threading\n"
-        "from peerjob.node.threads import ThreadPool\n"
+        "from peerjob.node.body.threads import ThreadPool\n"
         "begun = threading.Event()\n"
         "async def main():\n"
         "    task = asyncio.create_task(ThreadPool(1).run(lambda: (begun.set(), threading.Event().wait()), print))\n"

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from peerjob import Job
-from peerjob.codec import decode_kept, decode_shown, decode_value, encode_value, has_secret
-from peerjob.errors import DecodeError, EncodeError
-from peerjob.node.server.rpc import SERVICE
+from peerjob.model.codec import decode_kept, decode_shown, decode_value, encode_value, has_secret
+from peerjob.model.errors import DecodeError, EncodeError
+from peerjob.model.json_text import to_json
+from peerjob.model.spec import decode_error, decode_progress, decode_spec, redacted
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.shown import to_json
-from peerjob.spec import decode_error, decode_progress, decode_spec, redacted
+from peerjob.remote.server.rpc import SERVICE
 from support import hostile
 from support.fuzzing import corpus, crossed, damaged, message
 from support.rpc import raw_client, served
@@ -28,7 +28,7 @@ from support.stretches import Stretches, measured
 pytestmark = pytest.mark.one_python
 
 Code = grpc.StatusCode
-LONGEST = 0.05
+MAX_SECONDS = 0.05
 """Seconds that nothing may keep the loop busy at a stretch."""
 REFUSALS = frozenset(Code) - {Code.UNKNOWN, Code.INTERNAL, Code.UNIMPLEMENTED}
 TIMES = [pytest.param(5.0, id="short"), pytest.param(300.0, id="long", marks=pytest.mark.soak)]
@@ -113,7 +113,7 @@ async def test_no_hostile_argument_holds_up_the_loop(monkeypatch: pytest.MonkeyP
             for kind in ("any", "number") if name.startswith("at most") else ("any",):
                 value = make()
                 found = await longest(monkeypatch, partial(offer, kind, value))
-                if found.longest > LONGEST:
+                if found.longest > MAX_SECONDS:
                     too_long[f"{name}, {kind}"] = f"{found.longest:.3f} s in {found.what}"
         assert too_long == {}
 
@@ -125,7 +125,7 @@ async def test_no_hostile_request_holds_up_the_loop(monkeypatch: pytest.MonkeyPa
         too_long: dict[str, str] = {}
         for name, (rpc, request) in REQUESTS.items():
             found = await longest(monkeypatch, partial(client.code, rpc, request, timeout=60))
-            if found.longest > LONGEST:
+            if found.longest > MAX_SECONDS:
                 too_long[name] = f"{found.longest:.3f} s in {found.what}"
         assert too_long == {}
 
@@ -139,7 +139,7 @@ async def longest(monkeypatch: pytest.MonkeyPatch, attempt: Callable[[], Awaitab
             await attempt()
         if number == 0 or stretches.longest < best.longest:
             best = stretches
-        if best.longest <= LONGEST:
+        if best.longest <= MAX_SECONDS:
             break
     return best
 

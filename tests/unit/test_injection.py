@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.context import Context
-from peerjob.errors import Fail, NodeStateError, OptionError
-from peerjob.injected import Depends, Resource, current_run
-from peerjob.instance import Instance
-from peerjob.job import Job
-from peerjob.manager import Manager
-from peerjob.node.binding import Binding
-from peerjob.node.executor import Executor
-from peerjob.node.injection import Resources
-from peerjob.spec import encode_arguments
+from peerjob.handles.context import Context
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import Fail, NodeStateError, OptionError
+from peerjob.model.injected import Depends, Resource, current_run
+from peerjob.model.job import Job
+from peerjob.model.spec import encode_arguments
+from peerjob.node.body.binding import Binding
+from peerjob.node.body.executor import Executor
+from peerjob.node.body.injection import Resources
 
 
 class Trace(list[str]):

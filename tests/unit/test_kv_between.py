@@ -11,17 +11,17 @@ from itertools import pairwise
 
 import pytest
 
-from peerjob.clock import Clock
-from peerjob.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.query import Filter, Query
-from peerjob.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
-from peerjob.state import ARROWS, State
+from peerjob.model.clock import Clock
+from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import Ack, Action, Claim, NewInstance, Record, StoreLimits
+from peerjob.model.state import ARROWS, State
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.rows import node_of
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from support.counted import assert_counted

@@ -11,13 +11,13 @@ from typing import TypeVar
 import pytest
 from msgspec import structs
 
-from peerjob.record import Capabilities, StoreLimits
+from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
-from peerjob.store.kv.selection import MOST_PASSED
+from peerjob.store.kv.selection import MAX_PASSED
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
 from peerjob.testing.store_conformance import StoreConformance
@@ -146,7 +146,7 @@ async def test_an_instance_is_passed_over_a_few_times_while_the_node_of_its_part
     await store.enqueue(batch)
     claims = [[claim.id for claim in await peer.take(5)] for _ in range(80)]
     for number, taken in enumerate(claims):
-        assert all(sum(max(before) > id for before in claims[:number]) <= MOST_PASSED for id in taken)
+        assert all(sum(max(before) > id for before in claims[:number]) <= MAX_PASSED for id in taken)
 
 
 async def test_no_claim_takes_an_instance_twice_when_queues_move_while_they_are_read(clock: VirtualClock) -> None:

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from peerjob.clock import to_datetime
-from peerjob.query import Query
-from peerjob.record import Action, Claim, StoreLimits
-from peerjob.store.kv import etcd_limits
+from peerjob.model.clock import to_datetime
+from peerjob.model.query import Query
+from peerjob.model.record import Action, Claim, StoreLimits
+from peerjob.store.etcd import limits as etcd_limits
 from peerjob.store.kv.base import MAX_REQUEST_BYTES, Delete, Entry, Found, Put, Range, Step
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 
@@ -157,7 +157,7 @@ async def test_what_falls_due_is_moved_in_pieces(bench: Bench) -> None:
     await bench.clock.advance(61)
     claims = await bench.peer.take(BATCH)
     assert len(claims) == BATCH
-    assert (await bench.store.health()).delayed == QUEUED - 1000
+    assert (await bench.store.health()).delayed == QUEUED - 500
     bench.assert_cheap(3_000)
 
 

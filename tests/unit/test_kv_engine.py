@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import pytest
 
-from peerjob.errors import LayoutError, StoreUnavailableError
-from peerjob.query import Filter, Query
-from peerjob.record import HISTORY_LIMIT, REPEAT_US, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
-from peerjob.state import State
+from peerjob.model.errors import LayoutError, StoreUnavailableError
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import HISTORY_LIMIT, REPEAT_US, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
+from peerjob.model.state import State
 from peerjob.store.kv.base import (
     MAX_REQUEST_BYTES,
     MAX_STEPS,
@@ -26,11 +26,11 @@ from peerjob.store.kv.base import (
     bytes_of,
 )
 from peerjob.store.kv.keys import Keys
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.rows import SMALL
 from peerjob.store.kv.store import KVStore
 from peerjob.store.kv.writer import Change, _parts  # pyright: ignore[reportPrivateUsage]
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.records import told

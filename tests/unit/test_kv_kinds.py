@@ -5,14 +5,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import pytest
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.record import StoreLimits
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
-from peerjob.store.kv.context import Context
-from peerjob.store.kv.groups import Grouping
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
+from peerjob.store.kv.context import KVContext
+from peerjob.store.kv.kind_groups import Grouping
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 
@@ -266,7 +266,7 @@ async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(c
 
     def grouping() -> tuple[Racing, Grouping]:
         kv = Racing(data, clock)
-        context = Context(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        context = KVContext(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
         return kv, Grouping(kv, context.keys, context.queues, context.kind_sets)
 
     (kv, node), (_, other) = grouping(), grouping()

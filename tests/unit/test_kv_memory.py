@@ -5,12 +5,12 @@ import uuid
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.errors import OptionError, StoreFullError
-from peerjob.record import StoreLimits
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import OptionError, StoreFullError
+from peerjob.model.record import StoreLimits
 from peerjob.store.kv.base import Compare, Delete, Found, Put, Range, Step
-from peerjob.store.kv.memory import MemoryKeyValue, forget, memory_store
-from peerjob.store.kv.memory_data import MemoryData
+from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue, forget, memory_store
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 

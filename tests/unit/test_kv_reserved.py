@@ -2,12 +2,12 @@
 
 import pytest
 
-from peerjob.record import StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.store.kv.base import Put, Range, Step
 from peerjob.store.kv.keys import Keys, prefix_end
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 

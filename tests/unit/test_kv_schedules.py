@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import pytest
 
-from peerjob.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
-from peerjob.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.record import REPEAT_US, Ack, NewInstance, StoreLimits
+from peerjob.model.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
+from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.model.record import REPEAT_US, Ack, NewInstance, StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
 from peerjob.store.kv.elections import KVElections
 from peerjob.store.kv.keys import Keys, prefix_end
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.records import told

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from peerjob.clock import Clock
-from peerjob.record import NodeInfo, StoreLimits
-from peerjob.state import State
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
+from peerjob.model.clock import Clock
+from peerjob.model.record import NodeInfo, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import MemoryData, MemoryWatch
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer
 from support.records import told

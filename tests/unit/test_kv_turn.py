@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.record import Ack, Action, Claim, Outcome, StoreLimits
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Ack, Action, Claim, Outcome, StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Step
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory, Peer, outcome
 

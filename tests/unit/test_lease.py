@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from peerjob.cluster.lease import Lease
-from peerjob.errors import LayoutError
-from peerjob.record import Renewed
+from peerjob.model.errors import LayoutError
+from peerjob.model.record import Renewed
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.factories import Factory
 from support.factories import flaky_store

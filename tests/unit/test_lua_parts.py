@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from peerjob.clock import SystemClock
-from peerjob.errors import OptionError, StoreUnavailableError
-from peerjob.state import State
+from peerjob.model.clock import SystemClock
+from peerjob.model.errors import OptionError, StoreUnavailableError
+from peerjob.model.state import State
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.packing import unpack_record
 from peerjob.store.lua.script import load_scripts
 from peerjob.store.lua.server import durability_of
-from peerjob.store.retrying import Retrying
+from peerjob.store.retry import Retrying
 from peerjob.testing.factories import Factory
 from support.lua_site import first_layout_record
 

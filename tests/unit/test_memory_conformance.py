@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import pytest
 
-from peerjob.record import StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.kv import claim
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.store_conformance import StoreConformance
 from support.counted import assert_counted

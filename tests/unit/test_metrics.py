@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from peerjob import Fail, Job, Metrics, Query, Retry
-from peerjob.firing import Fire, FireOutcome, FireRecord
-from peerjob.node.metrics import catalogue
-from peerjob.node.metrics.tallies import MAX_LABELS, OTHERS, Histogram, Tallies
+from peerjob.model.firing import Fire, FireOutcome, FireRecord
+from peerjob.node.observe.metrics import catalogue
+from peerjob.node.observe.metrics.tallies import MAX_LABELS, OTHERS, Histogram, Tallies
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
 from support.factories import flaky_store, running_nodes, shared_url
@@ -140,7 +140,7 @@ async def test_what_is_not_due_yet_has_no_age(clock: VirtualClock) -> None:
 
 
 async def test_many_kinds_are_not_all_asked_for_their_age(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.metrics.collector.MAX_AGES", 2)
+    monkeypatch.setattr("peerjob.node.observe.metrics.collector.MAX_AGES", 2)
     async with running_node(clock=clock, allow_unknown=True) as node:
         for kind in ("c", "a", "b"):
             await node.schedule(kind)
@@ -153,7 +153,7 @@ async def test_many_kinds_are_not_all_asked_for_their_age(clock: VirtualClock, m
 async def test_a_gauge_tells_so_many_kinds_apart_and_sums_the_others(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerjob.node.metrics.collector.MAX_LABELS", 2)
+    monkeypatch.setattr("peerjob.node.observe.metrics.collector.MAX_LABELS", 2)
     async with running_node(workers=0, clock=clock) as node:
         metrics = Metrics(node)
         for kind, count in (("a", 1), ("b", 4), ("c", 3), ("d", 2)):

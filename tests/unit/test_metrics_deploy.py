@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peerjob import Job, Metrics, Node
-from peerjob.node.metrics import catalogue
+from peerjob.node.observe.metrics import catalogue
 
 pytestmark = pytest.mark.one_python
 

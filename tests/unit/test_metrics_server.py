@@ -129,7 +129,7 @@ async def about(server: MetricsServer, connections: int) -> bool:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ends in spite of it ends for another reason."""
-    monkeypatch.setattr("peerjob.node.metrics.http.PATIENCE", 3600)
+    monkeypatch.setattr("peerjob.node.observe.metrics.http.PATIENCE", 3600)
 
 
 @pytest.mark.usefixtures("patient")
@@ -158,7 +158,7 @@ async def test_who_has_just_come_at_the_end_is_let_go(server: MetricsServer) -> 
 
 
 async def test_who_says_nothing_is_let_go(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.metrics.http.PATIENCE", 0.05)
+    monkeypatch.setattr("peerjob.node.observe.metrics.http.PATIENCE", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
 
     async with asyncio.timeout(60):
@@ -170,7 +170,7 @@ async def test_who_says_nothing_is_let_go(server: MetricsServer, monkeypatch: py
 async def test_one_connection_too_many_is_closed_at_once(
     server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerjob.node.metrics.http.MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("peerjob.node.observe.metrics.http.MAX_CONNECTIONS", 2)
     silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
 
     async with asyncio.timeout(60):

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.cluster.misfire import LEAST_TOLERANCE_US, MOST_TOLERANCE_US, Step, next_step
-from peerjob.definition import Definition
-from peerjob.firing import FireOutcome
-from peerjob.recurrence import recurrence_of
+from peerjob.cluster.misfire import MAX_TOLERANCE_US, MIN_TOLERANCE_US, MisfireStep, next_step
+from peerjob.model.definition import Definition
+from peerjob.model.firing import FireOutcome
+from peerjob.model.recurrence import recurrence_of
 from support.leaders import Misfire
 
 SECOND = 1_000_000
@@ -48,10 +48,10 @@ def every(seconds: int, misfire: Misfire = "run_once", limit: int = 100, deadlin
     )
 
 
-def steps_of(definition: Definition, next_us: int, now_us: int, slow_us: int = 0) -> list[Step]:
+def steps_of(definition: Definition, next_us: int, now_us: int, slow_us: int = 0) -> list[MisfireStep]:
     """All that happens until everything that is due is accounted for; each step takes some time."""
     recurrence = recurrence_of(definition)
-    steps: list[Step] = []
+    steps: list[MisfireStep] = []
     at: int | None = next_us
     while at is not None and (step := next_step(definition, recurrence, at, now_us)) is not None:
         steps.append(step)
@@ -59,7 +59,7 @@ def steps_of(definition: Definition, next_us: int, now_us: int, slow_us: int = 0
     return steps
 
 
-def told(steps: list[Step]) -> list[str]:
+def told(steps: list[MisfireStep]) -> list[str]:
     """Steps as text: seconds since the start, and what became of them."""
     stretches = [((step.nominal_us - START) // SECOND, (step.until_us - START) // SECOND) for step in steps]
     return [
@@ -98,12 +98,12 @@ def test_policies_say_how_much_is_made_up_for(definition: Definition, outage_us:
     steps = steps_of(definition, next_us, now_us)
 
     fired = [step.nominal_us for step in steps if step.outcome is FireOutcome.FIRED]
-    late = [time for time in fired if now_us - time > LEAST_TOLERANCE_US]
+    late = [time for time in fired if now_us - time > MIN_TOLERANCE_US]
     if definition.start_deadline_us is not None:
         assert all(now_us - time <= definition.start_deadline_us for time in fired)
     if definition.misfire == "skip":
         # only where times lie far apart
-        assert all(now_us - time <= MOST_TOLERANCE_US for time in late)
+        assert all(now_us - time <= MAX_TOLERANCE_US for time in late)
         assert len(late) <= 1
     if definition.misfire == "run_once":
         assert len(late) <= 1
@@ -129,7 +129,7 @@ def test_whatever_time_is_stored_each_step_goes_on_from_there(
     assert at == 0 or at > now_us
 
 
-@given(definition=DEFINITIONS, slow_us=st.integers(0, LEAST_TOLERANCE_US))
+@given(definition=DEFINITIONS, slow_us=st.integers(0, MIN_TOLERANCE_US))
 def test_a_leader_that_is_a_little_slow_misses_nothing(definition: Definition, slow_us: int) -> None:
     recurrence = recurrence_of(definition)
     next_us = recurrence.next_after(START)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.clock import Clock, SystemClock, to_datetime, to_us
+from peerjob.model.clock import Clock, SystemClock, to_datetime, to_us
 
 any_moment = st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=-11)), timezone(timedelta(hours=5, minutes=45))])

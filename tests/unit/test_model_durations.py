@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.durations import format_seconds, parse_duration, to_micros, to_seconds
-from peerjob.errors import OptionError
+from peerjob.model.durations import format_seconds, parse_duration, to_micros, to_seconds
+from peerjob.model.errors import OptionError
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.clock import SystemClock
-from peerjob.ids import IdSource, id_text, id_time_us
+from peerjob.model.clock import SystemClock
+from peerjob.model.ids import IdSource, id_text, id_time_us
 from peerjob.testing.clock import VirtualClock
 
 

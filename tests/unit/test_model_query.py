@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.clock import to_us
-from peerjob.errors import OptionError, ScheduleError
-from peerjob.query import MAX_LIMIT, Filter, Query
-from peerjob.state import SINGLE, State
+from peerjob.model.clock import to_us
+from peerjob.model.errors import OptionError, ScheduleError
+from peerjob.model.query import MAX_LIMIT, Filter, Query
+from peerjob.model.state import SINGLE, State
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.state import ARROWS, SINGLE, Level, State
+from peerjob.model.state import ARROWS, SINGLE, Level, State
 
 any_state = st.integers(0, int(State.ALL)).map(State)
 

@@ -27,7 +27,7 @@ from peerjob import (
     Query,
     State,
 )
-from peerjob.clock import SystemClock
+from peerjob.model.clock import SystemClock
 from peerjob.testing import running_node
 from support.factories import shared_url
 

@@ -9,7 +9,7 @@ from msgspec import structs
 from pydantic import BeforeValidator
 
 from peerjob import Job, Node, Query, State
-from peerjob.spec import Spec, decode_spec
+from peerjob.model.spec import Spec, decode_spec
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node
 from support.factories import flaky_store, notes_of, running_nodes, shared_url
@@ -133,7 +133,7 @@ async def test_an_instance_that_kills_while_it_is_read_is_parked_too(
     async def work(text: Annotated[str, BeforeValidator(deadly_text)]) -> None:
         await poison()
 
-    monkeypatch.setattr("peerjob.node.runner.decode_spec", deadly_spec)
+    monkeypatch.setattr("peerjob.node.work.runner.decode_spec", deadly_spec)
     job = Job("poison", work)
     async with running_node(clock=clock, store=url, workers=0, name="web") as web:
         deadly = await web.schedule(Job("poison"), "x", allow_unknown=True)

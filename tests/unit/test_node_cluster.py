@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from peerjob import INJECTED, Context, Instance, Job, Node, OwnershipLost, Query, State
-from peerjob.record import Claimed
+from peerjob.model.record import Claimed
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, notes_of, running_nodes, shared_url, states_of
 from support.records import told

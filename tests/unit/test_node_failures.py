@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from peerjob import INJECTED, Context, Fail, Job, Node, Recovered, Retry
-from peerjob.node.failure_log import MAX_NOTE, MAX_PER_SECOND
+from peerjob.node.work.failure_log import MAX_NOTE, MAX_PER_SECOND
 from peerjob.testing import VirtualClock
 from peerjob.testing.helpers import drain, running_node
 from support.factories import notes_of

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from peerjob import Fail, Instance, Job, Retry, State, SystemClock
-from peerjob.errors import Snooze
+from peerjob.model.errors import Snooze
 from peerjob.testing import VirtualClock, running_node
 from support import bodies
 from support.factories import ending_of
@@ -65,7 +65,7 @@ async def test_the_error_of_a_group_with_a_signal_is_the_signal(clock: VirtualCl
         instance = await node.schedule("body")
         await clock.run(instance.wait())
         assert instance.error is not None
-        assert (instance.error.type, instance.error.message) == ("peerjob.errors.Fail", "never again")
+        assert (instance.error.type, instance.error.message) == ("peerjob.Fail", "never again")
         assert "ValueError: other" in instance.error.traceback
 
 
@@ -120,7 +120,7 @@ async def test_a_group_out_of_a_process() -> None:
     ]
     async with running_node(jobs, clock=SystemClock(), workers=1) as node:
         for kind, way, attempts, type_ in (
-            ("fail", "fail", 1, "peerjob.errors.Fail"),
+            ("fail", "fail", 1, "peerjob.Fail"),
             ("retried", "exception", 2, "ExceptionGroup"),
             ("not retried", "exception", 1, "ExceptionGroup"),
         ):

@@ -7,12 +7,12 @@ from typing import cast
 import pytest
 
 from peerjob import Store, StoreFullError, StoreRefusedError, UnknownInstanceError
-from peerjob.clock import SystemClock
-from peerjob.manager import Manager
-from peerjob.node.intake import Intake
-from peerjob.node.scheduling import fresh_record
-from peerjob.node.verbs import LOOKS, StoreVerbs
-from peerjob.record import MAX_BATCH, Enqueued, NewInstance, Record
+from peerjob.handles.manager import Manager
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
+from peerjob.node.manager.enqueuer import Enqueuer
+from peerjob.node.manager.instances import LOOKS, InstanceManager
+from peerjob.node.manager.scheduling import fresh_record
 from peerjob.testing.factories import Factory
 
 make = Factory(SystemClock())
@@ -38,11 +38,11 @@ class Sender:
         return [Enqueued(one.id, True) for one in instances]
 
 
-def intake(sender: Sender) -> Intake:
-    return Intake(cast(Store, sender), "a")
+def intake(sender: Sender) -> Enqueuer:
+    return Enqueuer(cast(Store, sender), "a")
 
 
-async def _start(to: Intake, instances: list[NewInstance]) -> list[asyncio.Task[Enqueued]]:
+async def _start(to: Enqueuer, instances: list[NewInstance]) -> list[asyncio.Task[Enqueued]]:
     tasks: list[asyncio.Task[Enqueued]] = []
     for one in instances:
         tasks.append(asyncio.create_task(to.add(one)))
@@ -118,7 +118,7 @@ async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> Non
     clock = SystemClock()
     records = [fresh_record(new, clock.time_us()) for new in make.instances(2 * LOOKS)]
     shelf = Shelf(records)
-    verbs = StoreVerbs(
+    verbs = InstanceManager(
         store=cast(Store, shelf), manager=cast(Manager, None), clock=clock, name="a", now_us=clock.time_us
     )
     unknown = make.instances(1)[0].id

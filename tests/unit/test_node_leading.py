@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 
 from peerjob import Context, FireOutcome, Job, Node, OptionError, State
-from peerjob.clock import to_datetime
-from peerjob.record import Renewed
+from peerjob.model.clock import to_datetime
+from peerjob.model.record import Renewed
 from peerjob.store.url import open_elections
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, Level, Query, State
-from peerjob.joblog import MAX_MESSAGE, make_line
-from peerjob.record import LogLine
+from peerjob.handles.job_log import MAX_MESSAGE, make_line
+from peerjob.model.record import LogLine
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, lines_of, running_nodes, shared_url
 

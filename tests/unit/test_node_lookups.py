@@ -17,7 +17,7 @@ from peerjob import (
     State,
     UnknownInstanceError,
 )
-from peerjob.clock import to_datetime
+from peerjob.model.clock import to_datetime
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import states_of
 

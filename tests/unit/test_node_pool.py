@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from peerjob.node.pace import HOLD
-from peerjob.node.pool import Pool
-from peerjob.node.run import Run
-from peerjob.node.surroundings import Surroundings
-from peerjob.record import Claim
+from peerjob.model.record import Claim
+from peerjob.node.body.context_vars import ContextVars
+from peerjob.node.work.pool import Pool
+from peerjob.node.work.prefetch import HOLD
+from peerjob.node.work.run import Run
 from peerjob.testing.clock import VirtualClock
 
 
@@ -29,7 +29,7 @@ class Bench:
             may_start=lambda: self.trusted,
             wake=lambda: None,
             hint=lambda: None,
-            surroundings=Surroundings(),
+            surroundings=ContextVars(),
         )
 
     async def take(self, *ids: str) -> None:

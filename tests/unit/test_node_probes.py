@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peerjob import INJECTED, Context, Job, Node, Probe, StoreError, SystemClock
-from peerjob.node.turns import Turns
+from peerjob.node.work.claim_loop import ClaimLoop
 from peerjob.store.base import Liveness
 from peerjob.testing import VirtualClock, running_node
 from support.factories import flaky_store
@@ -125,7 +125,7 @@ async def test_a_claim_loop_that_fails_at_every_turn_needs_a_restart(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as over a batch that it cannot encode, and would try again for ever."""
-    monkeypatch.setattr(Turns, "restart_delay", 5.0)  # each time it logs a traceback
+    monkeypatch.setattr(ClaimLoop, "restart_delay", 5.0)  # each time it logs a traceback
     flaky = flaky_store(clock)
     async with running_node(SLEEP, clock=clock, store=flaky.store) as node:
         flaky.refuse(ZeroDivisionError("a bug"), "turn")
@@ -190,7 +190,7 @@ async def test_a_claim_loop_that_has_nothing_to_do_is_alive(clock: VirtualClock,
 
 
 async def test_all_workers_stuck_need_a_restart_and_one_of_them_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.pool.STUCK_AFTER", 0.1)
+    monkeypatch.setattr("peerjob.node.work.pool.STUCK_AFTER", 0.1)
     leave = threading.Event()
 
     def stay(ctx: Context = INJECTED) -> None:

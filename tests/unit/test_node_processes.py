@@ -82,7 +82,7 @@ async def test_one_that_dies_fails_its_instance_alone(node: Node, how: str) -> N
     instance = await node.schedule(EXITS.with_options(max_retries=1), how)
     with pytest.raises(JobFailed) as caught:
         await instance.result(timeout=60)
-    assert caught.value.type == "peerjob.errors.JobProcessDied"
+    assert caught.value.type == "peerjob.JobProcessDied"
     assert (instance.attempts, instance.crashes) == (2, 0)
     assert await (await node.schedule(PID)).result(timeout=60)
 
@@ -110,7 +110,7 @@ async def test_a_cancel_ends_it_whatever_it_does(node: Node, tmp_path: Path) -> 
 async def test_a_node_that_stops_ends_it_and_hands_it_back(
     monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("peerjob.node.session.LEAST_WAIT", 20.0)  # its processes are killed after a second of it
+    monkeypatch.setattr("peerjob.node.runtime.MIN_WAIT", 20.0)  # its processes are killed after a second of it
     instance = await node.schedule("sleeps", str(tmp_path / "started"))
     pid = await begun(tmp_path / "started")
     url = node._store.url  # pyright: ignore[reportPrivateUsage]
@@ -126,7 +126,7 @@ async def test_a_node_that_stops_ends_it_and_hands_it_back(
 SLOW = """
 import sys, time
 import pathlib
-if "peerjob.node.process_child" in sys.modules:
+if "peerjob.node.body.process_child" in sys.modules:
     while not pathlib.Path({gate!r}).exists():
         time.sleep(0.01)
 
@@ -140,7 +140,7 @@ deadline.__annotations__["ctx"] = Context
 
 
 async def test_a_timeout_begins_when_the_body_does(monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path) -> None:
-    monkeypatch.setattr("peerjob.node.processes.START_LIMIT", 3600.0)
+    monkeypatch.setattr("peerjob.node.body.processes.START_LIMIT", 3600.0)
     (tmp_path / "slow_to_import.py").write_text(SLOW.format(gate=str(tmp_path / "gate")))
     monkeypatch.syspath_prepend(str(tmp_path))
     body = importlib.import_module("slow_to_import").deadline
@@ -161,7 +161,7 @@ async def test_a_timeout_begins_when_the_body_does(monkeypatch: pytest.MonkeyPat
 async def test_an_import_that_never_ends_fails_the_attempt(
     monkeypatch: pytest.MonkeyPatch, node: Node, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("peerjob.node.processes.START_LIMIT", 0.5)
+    monkeypatch.setattr("peerjob.node.body.processes.START_LIMIT", 0.5)
     (tmp_path / "never_imported.py").write_text(SLOW.format(gate=str(tmp_path / "never")))
     monkeypatch.syspath_prepend(str(tmp_path))
     job = Job("slow", importlib.import_module("never_imported").deadline, run_in="process", timeout=600)

@@ -307,8 +307,8 @@ async def test_a_processor_that_never_returns_does_not_keep_the_node() -> None:
 
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_one_that_hangs_shows_as_stuck_and_is_given_up(monkeypatch: pytest.MonkeyPatch, is_async: bool) -> None:
-    monkeypatch.setattr("peerjob.node.pool.STUCK_AFTER", 0.05)
-    monkeypatch.setattr("peerjob.node.processors.LIMIT", 0.5)
+    monkeypatch.setattr("peerjob.node.work.pool.STUCK_AFTER", 0.05)
+    monkeypatch.setattr("peerjob.node.work.processors.LIMIT", 0.5)
     leave = threading.Event()
 
     async def hang(instance: Instance[Any], error: BaseException) -> None:
@@ -336,7 +336,7 @@ async def test_one_that_hangs_shows_as_stuck_and_is_given_up(monkeypatch: pytest
 
 
 async def test_threads_that_hang_do_not_keep_other_processors_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.processors.LIMIT", 0.1)
+    monkeypatch.setattr("peerjob.node.work.processors.LIMIT", 0.1)
     leave = threading.Event()
     told: list[int] = []
 

@@ -4,12 +4,12 @@ from typing import cast
 
 import pytest
 
-from peerjob.node.ledger import Ledger
-from peerjob.node.reconcile import Reconciler
-from peerjob.node.recorder import MAX_PENDING, MAX_PENDING_BYTES, Recorder
-from peerjob.node.run import Run
-from peerjob.node.turns import Turns
-from peerjob.record import MAX_BATCH, MAX_BATCH_BYTES, Action, Claim, Held, Outcome
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Action, Claim, Held, Outcome
+from peerjob.node.work.claim_loop import ClaimLoop
+from peerjob.node.work.held_claims import HeldClaims
+from peerjob.node.work.outcome_queue import MAX_PENDING, MAX_PENDING_BYTES, OutcomeQueue
+from peerjob.node.work.reconcile import Reconciler
+from peerjob.node.work.run import Run
 
 
 def a_run(id: str, incarnation: str = "first", fence: int = 1) -> Run:
@@ -23,15 +23,15 @@ def an_end(run: Run, size: int = 0) -> Outcome:
     return Outcome(id=run.claim.id, fence=run.claim.fence, action=Action.COMPLETE, result=bytes(size))
 
 
-def filled(*sizes: int, incarnations: str = "") -> Recorder:
-    recorder = Recorder(lambda: None)
+def filled(*sizes: int, incarnations: str = "") -> OutcomeQueue:
+    recorder = OutcomeQueue(lambda: None)
     for at, size in enumerate(sizes):
         run = a_run(str(at), incarnations[at] if incarnations else "first")
         recorder.add(run, an_end(run, size))
     return recorder
 
 
-def batches(recorder: Recorder) -> list[list[str]]:
+def batches(recorder: OutcomeQueue) -> list[list[str]]:
     found: list[list[str]] = []
     while batch := recorder.take():
         found.append([run.claim.id for run, _ in batch])
@@ -67,7 +67,7 @@ def test_what_was_taken_makes_room() -> None:
 
 
 def test_the_end_of_an_old_claim_leaves_the_newer_one_of_its_instance() -> None:
-    ledger, old, new = Ledger(), a_run("a", fence=1), a_run("a", fence=2)
+    ledger, old, new = HeldClaims(), a_run("a", fence=1), a_run("a", fence=2)
     ledger.add(old)
     ledger.add(new)
     ledger.remove(old)
@@ -87,8 +87,8 @@ class Answered:
 
 def test_a_difference_counts_after_two_answered_turns() -> None:
     """The first of them may have been on its way when the difference was seen, and the store's view older than it."""
-    turns, ledger, returned = Answered(), Ledger(), list[Run]()
-    reconciler = Reconciler(ledger=ledger, turns=cast(Turns, turns), hand_back=returned.append)
+    turns, ledger, returned = Answered(), HeldClaims(), list[Run]()
+    reconciler = Reconciler(ledger=ledger, turns=cast(ClaimLoop, turns), hand_back=returned.append)
     gone = a_run("gone")
     ledger.add(gone)
     held = [Held("stranded", 5)]
@@ -103,7 +103,7 @@ def test_a_difference_counts_after_two_answered_turns() -> None:
 
 def test_a_difference_that_was_settled_counts_anew() -> None:
     turns, returned = Answered(), list[Run]()
-    reconciler = Reconciler(ledger=Ledger(), turns=cast(Turns, turns), hand_back=returned.append)
+    reconciler = Reconciler(ledger=HeldClaims(), turns=cast(ClaimLoop, turns), hand_back=returned.append)
     for settled in (None, ()):
         reconciler.compare([Held("a", 5)])
         turns.turns += 1

@@ -21,9 +21,9 @@ from peerjob import (
     SystemClock,
     job,
 )
-from peerjob.clock import to_datetime
-from peerjob.firing import SchedulePut
-from peerjob.spec import decode_spec
+from peerjob.model.clock import to_datetime
+from peerjob.model.firing import SchedulePut
+from peerjob.model.spec import decode_spec
 from peerjob.store.url import wipe_namespace
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node

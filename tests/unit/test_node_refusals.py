@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, JobFailed, Node, Query, State, StoreRefusedError
-from peerjob.node.observing import Observer
-from peerjob.record import Action, Outcome, Want
+from peerjob.model.record import Action, Outcome, Want
+from peerjob.node.observe.observer import Observer
 from peerjob.testing import VirtualClock, drain, running_node
 from peerjob.testing.factories import Factory, Peer
 from support.factories import flaky_store, lines_of, notes_of

@@ -1,7 +1,7 @@
 """What a node asks for in a claim, whatever the number of its kinds."""
 
-from peerjob.node.pace import Pace
-from peerjob.record import Caps
+from peerjob.model.record import Caps
+from peerjob.node.work.prefetch import Prefetch
 
 
 def test_caps_are_a_mapping_of_every_kind() -> None:
@@ -11,7 +11,7 @@ def test_caps_are_a_mapping_of_every_kind() -> None:
 
 
 def test_a_pace_names_the_kinds_that_were_measured_last() -> None:
-    pace = Pace()
+    pace = Prefetch()
     for kind in ("a", "b", "c", "a"):
         pace.measured(kind, 0.001)
     assert list(pace.latest(2)) == ["a", "c"]

@@ -22,9 +22,9 @@ from peerjob import (
     StoreUnavailableError,
     UnknownScheduleError,
 )
-from peerjob.clock import to_us
-from peerjob.errors import DecodeError, NodeStateError
-from peerjob.firing import SchedulePut, ScheduleRow
+from peerjob.model.clock import to_us
+from peerjob.model.errors import DecodeError, NodeStateError
+from peerjob.model.firing import SchedulePut, ScheduleRow
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import running_node
 from support.factories import flaky_store, running_nodes

@@ -23,9 +23,9 @@ from peerjob import (
     UnknownInstanceError,
     UnknownKindError,
 )
-from peerjob.clock import to_datetime
-from peerjob.errors import EncodeError
-from peerjob.node.scheduling import MAX_FOREIGN
+from peerjob.model.clock import to_datetime
+from peerjob.model.errors import EncodeError
+from peerjob.node.manager.scheduling import MAX_FOREIGN
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node, scheduled
 from support.factories import flaky_store, running_nodes

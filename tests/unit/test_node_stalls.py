@@ -26,7 +26,7 @@ class Until(logging.Handler):
 
 
 async def test_the_body_that_blocks_the_loop_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.stalls.BLOCKED_AFTER", 0.05)
+    monkeypatch.setattr("peerjob.node.observe.loop_stalls.BLOCKED_AFTER", 0.05)
     blocked, goes_on = Until("blocked for"), Until("goes on")
     named: list[str] = []
 

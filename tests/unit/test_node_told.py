@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, Node, SystemClock
-from peerjob.context import Reason
-from peerjob.node.processes import _Running  # pyright: ignore[reportPrivateUsage]
-from peerjob.node.session import Session
+from peerjob.handles.context import Reason
+from peerjob.node.body.processes import _Running  # pyright: ignore[reportPrivateUsage]
+from peerjob.node.runtime import NodeRuntime
 from peerjob.testing import running_node
 from support import bodies
 from support.factories import ending_of, lines_of, shared_url
@@ -53,7 +53,7 @@ class Bench:
         self.node = node
 
     @property
-    def session(self) -> Session:
+    def session(self) -> NodeRuntime:
         return self.node._need_session()  # pyright: ignore[reportPrivateUsage]
 
     async def start(self, body: Any, *args: Any, run_in: Any = "auto") -> Instance[Any]:
@@ -210,7 +210,7 @@ async def begun_in(path: Path) -> None:
 
 async def test_a_body_in_a_process_that_was_told(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However slow the machine is, a body that heeds its notice ends before it is killed."""
-    monkeypatch.setattr("peerjob.node.processes.NOTICE", 600.0)
+    monkeypatch.setattr("peerjob.node.body.processes.NOTICE", 600.0)
     for way in WAYS:
         instance = await bench.start(bodies.ends_when_told, str(tmp_path / way), way, run_in="process")
         await begun_in(tmp_path / way)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, Node, Query, State, StoreError
-from peerjob.state import ARROWS
+from peerjob.model.state import ARROWS
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store, shared_url
 from support.flaky import FlakyStore

@@ -27,8 +27,8 @@ from peerjob import (
     State,
     SystemClock,
 )
-from peerjob.clock import to_datetime
-from peerjob.record import NewInstance
+from peerjob.model.clock import to_datetime
+from peerjob.model.record import NewInstance
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node, scheduled
 from support.factories import flaky_store, lines_of, memory_store, notes_of, running_nodes, shared_url, states_of
@@ -424,7 +424,7 @@ async def test_17_a_lookup_returns_each_instance_once_as_it_is_now(clock: Virtua
         assert found[fine.id].completed_at is not None
         error = found[failed.id].error
         assert error is not None
-        assert (error.type, error.message) == ("peerjob.errors.Fail", "on purpose")
+        assert (error.type, error.message) == ("peerjob.Fail", "on purpose")
         assert found[failed.id].terminated_at is not None
         assert (found[later.id].state, found[later.id].attempts) == (State.SCHEDULED, 0)
         assert found[later.id].due_at - found[later.id].created_at == timedelta(hours=1)

@@ -10,8 +10,8 @@ import typing_extensions
 from typing_extensions import ReadOnly, Unpack
 
 from peerjob import ArgumentError, Job
-from peerjob.context import Context
-from peerjob.node.binding import Binding
+from peerjob.handles.context import Context
+from peerjob.node.body.binding import Binding
 
 
 class Keys(TypedDict):

@@ -14,10 +14,11 @@ from uuid import UUID
 
 import pytest
 
-from peerjob.clock import SystemClock, to_us
-from peerjob.codec import decode_value
-from peerjob.context import Context, Reason
-from peerjob.errors import (
+from peerjob.handles.context import Context, Reason
+from peerjob.handles.instance import Instance
+from peerjob.model.clock import SystemClock, to_us
+from peerjob.model.codec import decode_value
+from peerjob.model.errors import (
     EncodeError,
     Fail,
     JobProcessDied,
@@ -27,16 +28,15 @@ from peerjob.errors import (
     Retry,
     Snooze,
 )
-from peerjob.instance import Instance
-from peerjob.job import Job
-from peerjob.node.binding import Binding, StoredArgumentError
-from peerjob.node.executor import BodyError, Executor, RemoteBodyError, describe_error
-from peerjob.node.injection import Resources
-from peerjob.node.minder import Minder
-from peerjob.node.results import Encoded
-from peerjob.spec import encode_arguments
+from peerjob.model.job import Job
+from peerjob.model.spec import encode_arguments
+from peerjob.model.worker import Worker
+from peerjob.node.body.binding import Binding, StoredArgumentError
+from peerjob.node.body.child_watcher import ChildWatcher
+from peerjob.node.body.executor import BodyError, Executor, RemoteBodyError, describe_error
+from peerjob.node.body.injection import Resources
+from peerjob.node.body.results import Encoded
 from peerjob.testing.clock import VirtualClock
-from peerjob.worker import Worker
 from support import bodies
 from support.processes import ChildProcess
 
@@ -81,7 +81,7 @@ def recorder() -> Recorder:
 @pytest.fixture
 def long_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, a body that heeds its notice ends before it is killed."""
-    monkeypatch.setattr("peerjob.node.processes.NOTICE", 600.0)
+    monkeypatch.setattr("peerjob.node.body.processes.NOTICE", 600.0)
 
 
 async def run(executor: Executor, body: Any, *args: Any, context: Context | None = None) -> Any:
@@ -398,7 +398,7 @@ async def test_a_notice_is_to_one_body_alone(
 ) -> None:
     """Its time ends while the next body runs in the process, which has a notice of its own."""
     ends: list[Callable[[], None]] = []
-    monkeypatch.setattr(Minder, "call_later", lambda _minder, _seconds, call: ends.append(call))
+    monkeypatch.setattr(ChildWatcher, "call_later", lambda _minder, _seconds, call: ends.append(call))
     task, (pid,) = await cancelling(executor, before, tmp_path / "before", "drain")
     assert await task == "ended by drain"
     context = Context(id="next")
@@ -495,13 +495,13 @@ ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="no other kernel e
 
 NODE = """
 import asyncio, sys
-from peerjob.clock import SystemClock
-from peerjob.context import Context
-from peerjob.job import Job
-from peerjob.node.binding import Binding
-from peerjob.node.executor import Executor
-from peerjob.node.injection import Resources
-from peerjob.node.results import Encoded
+from peerjob.model.clock import SystemClock
+from peerjob.handles.context import Context
+from peerjob.model.job import Job
+from peerjob.node.body.binding import Binding
+from peerjob.node.body.executor import Executor
+from peerjob.node.body.injection import Resources
+from peerjob.node.body.results import Encoded
 from support import bodies
 
 async def main():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
+from peerjob.model.state import SINGLE, State
 from peerjob.proto.job.v1 import service_pb2
-from peerjob.state import SINGLE, State
 
 ROOT = Path(__file__).parents[2]
 FILE = service_pb2.DESCRIPTOR

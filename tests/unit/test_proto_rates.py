@@ -5,10 +5,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from peerjob import Client, Job, Node, RemoteError, Role, Server, Token, Tokens
-from peerjob.errors import OptionError
-from peerjob.node.server import rates
-from peerjob.node.server.rates import Rates, host_of
+from peerjob.model.errors import OptionError
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server import rates
+from peerjob.remote.server.rates import Rates, host_of
 from peerjob.testing.clock import VirtualClock
 from support.rpc import forwarding, health_client, raw_client, served
 

@@ -8,11 +8,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from peerjob import AuthError, Job, instance_cleaner
-from peerjob.errors import OptionError, UnauthenticatedError
-from peerjob.node.server.roles import NEEDED, Role, Token, Tokens, role_in
-from peerjob.node.server.rpc import SERVICE
-from peerjob.node.wire.errors import error_in
+from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server.roles import NEEDED, Role, Token, Tokens, role_in
+from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.wire.errors import error_in
 from support.rpc import RawClient, health_client, raw_client, served
 
 Code = grpc.StatusCode

@@ -16,15 +16,15 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from peerjob import INJECTED, Instance, Job, Node, Query, ResultPage, State, __version__
-from peerjob.errors import OptionError
-from peerjob.ids import IdSource
-from peerjob.node.server import endpoint
-from peerjob.node.server.listener import Server
-from peerjob.node.server.pages import MOST_BYTES, bounded, fitting
-from peerjob.node.server.rpc import SERVICE
-from peerjob.node.wire.instances import instance_message
-from peerjob.node.wire.values import moment_stamp, span
+from peerjob.model.errors import OptionError
+from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.server import endpoint
+from peerjob.remote.server.listener import Server
+from peerjob.remote.server.pages import MAX_BYTES, bounded, fitting
+from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.wire.instances import instance_message
+from peerjob.remote.wire.values import moment_stamp, span
 from support.rpc import RawClient, health_client, open_calls, raw_client, served
 from support.rubbish import rubbish
 from support.waiting import until
@@ -361,7 +361,7 @@ async def test_a_deadline_is_kept(client: RawClient, node: Node) -> None:
 async def test_a_wait_ends_after_a_while_however_long_it_is_asked_to_be(
     client: RawClient, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerjob.node.server.instances.MOST_WAIT", 0.05)
+    monkeypatch.setattr("peerjob.remote.server.instances.MAX_WAIT", 0.05)
     one = await node.schedule("hang")
 
     for asked in (None, Duration(seconds=60)):
@@ -622,4 +622,4 @@ async def test_what_was_done_is_told_in_an_answer_that_fits() -> None:
 
     told = await bounded(range(20), whole, lambda number: pb.JobInstance(uuid=str(number)))
     assert [one.uuid for one in told] == [str(number) for number in range(20)]
-    assert MOST_BYTES - 400_000 < sum(one.ByteSize() for one in told) < MOST_BYTES + 500_000
+    assert MAX_BYTES - 400_000 < sum(one.ByteSize() for one in told) < MAX_BYTES + 500_000

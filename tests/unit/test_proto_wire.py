@@ -8,19 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob import Backfill, Filter, Leader, LogEntry, NodeView, Query, State, Stats, Term, Worker, errors
-from peerjob.codec import encode_value
-from peerjob.definition import Definition, encode_definition
-from peerjob.errors import OptionError, PeerjobError
-from peerjob.firing import FireOutcome, FireRecord, ScheduleRow
-from peerjob.instance import HistoryEntry
-from peerjob.node.wire import cluster, instances, queries, schedules, values
-from peerjob.node.wire.errors import MAX_DETAIL, error_in, status_of
+from peerjob import Backfill, Filter, Leader, LogEntry, NodeView, Query, State, Stats, Term, Worker
+from peerjob.handles.instance import HistoryEntry
+from peerjob.handles.schedule import FireEntry, ScheduleView
+from peerjob.model import errors
+from peerjob.model.codec import encode_value
+from peerjob.model.definition import Definition, encode_definition
+from peerjob.model.errors import OptionError, PeerjobError
+from peerjob.model.firing import FireOutcome, FireRecord, ScheduleRow
+from peerjob.model.record import LogLine, NodeInfo, Record, Transition
+from peerjob.model.spec import ErrorInfo, Progress, Spec, encode, encode_arguments
+from peerjob.model.state import SINGLE
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.record import LogLine, NodeInfo, Record, Transition
-from peerjob.schedules import FireEntry, ScheduleView
-from peerjob.spec import ErrorInfo, Progress, Spec, encode, encode_arguments
-from peerjob.state import SINGLE
+from peerjob.remote.wire import cluster, instances, queries, schedules, values
+from peerjob.remote.wire.errors import MAX_DETAIL, error_in, status_of
 
 ID = "01900000-0000-7000-8000-0000000000ab"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)

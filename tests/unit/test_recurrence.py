@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.clock import to_us
-from peerjob.definition import Definition
-from peerjob.errors import ScheduleError
-from peerjob.recurrence import Interval, cron_recurrence, jitter_us, recurrence_of
+from peerjob.model.clock import to_us
+from peerjob.model.definition import Definition
+from peerjob.model.errors import ScheduleError
+from peerjob.model.recurrence import Interval, cron_recurrence, jitter_us, recurrence_of
 
 MINUTE_US = 60_000_000
 

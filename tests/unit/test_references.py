@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from peerjob import Job, JobFailed, Node, OptionError, State
-from peerjob.policy import load_overrides, store_overrides
-from peerjob.references import StoredReferenceError, Trusted
-from peerjob.spec import Spec, encode, encode_arguments
+from peerjob.model.policy import load_overrides, store_overrides
+from peerjob.model.references import StoredReferenceError, Trusted
+from peerjob.model.spec import Spec, encode, encode_arguments
 from peerjob.testing.clock import VirtualClock
 from support.factories import running_nodes
 

@@ -13,10 +13,10 @@ import yaml
 from google.protobuf.descriptor import FieldDescriptor
 
 from peerjob import Job, Node, OptionError, ScalerServer, SystemClock
-from peerjob.node.scaler.demand import DemandReader
-from peerjob.node.scaler.metadata import Trigger, read_trigger
-from peerjob.node.scaler.server import SERVICE
 from peerjob.proto.externalscaler import externalscaler_pb2 as pb
+from peerjob.remote.scaler.demand import DemandReader
+from peerjob.remote.scaler.metadata import Trigger, read_trigger
+from peerjob.remote.scaler.server import SERVICE
 from peerjob.testing import VirtualClock, running_node
 from support.factories import flaky_store
 from support.keda import Keda, ref
@@ -133,7 +133,7 @@ async def asked(node: Node) -> AsyncGenerator[Keda]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every question read the store."""
-    monkeypatch.setattr("peerjob.node.scaler.demand.FRESH", 0.0)
+    monkeypatch.setattr("peerjob.remote.scaler.demand.FRESH", 0.0)
 
 
 @pytest.mark.usefixtures("fresh")
@@ -194,7 +194,7 @@ async def test_bad_metadata_is_an_invalid_argument_that_names_it() -> None:
 
 @pytest.mark.usefixtures("fresh")
 async def test_a_stream_tells_at_once_and_then_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.scaler.handlers.FRESH", 0.02)
+    monkeypatch.setattr("peerjob.remote.scaler.handlers.FRESH", 0.02)
     go = threading.Event()
     async with running_node(Job("held", lambda: go.wait(60)), clock=SystemClock()) as node, asked(node) as keda:
         stream = keda.stream()
@@ -226,12 +226,12 @@ async def test_a_store_that_is_away_is_unavailable_and_not_named(monkeypatch: py
     node = Node(flaky.store, clock=clock)
     async with node, asked(node) as keda:
         for fault, patience in ((flaky.fail("due"), 20), (flaky.stall("due"), 0.05)):
-            monkeypatch.setattr("peerjob.node.scaler.demand.READ_TIMEOUT", patience)
+            monkeypatch.setattr("peerjob.remote.scaler.demand.READ_TIMEOUT", patience)
             code, text = await keda.refusal("IsActive", ref({}))
             assert code is grpc.StatusCode.UNAVAILABLE
             assert text == f"the store of node {node.name!r} does not answer"
             fault.release()
-        monkeypatch.setattr("peerjob.node.scaler.demand.READ_TIMEOUT", 20)
+        monkeypatch.setattr("peerjob.remote.scaler.demand.READ_TIMEOUT", 20)
         assert not await keda.active()
 
 

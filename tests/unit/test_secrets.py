@@ -13,13 +13,13 @@ from pydantic import SecretBytes, SecretStr
 from typing_extensions import TypeAliasType
 
 from peerjob import ArgumentError, Client, Instance, Job, Node, Schedule, Secret, Server
-from peerjob.codec import decode_kept, decode_shown, decode_value, encode_value, has_secret
-from peerjob.node.binding import Binding, StoredArgumentError
-from peerjob.node.wire.instances import instance_message
-from peerjob.node.wire.schedules import schedule_message
+from peerjob.model.codec import decode_kept, decode_shown, decode_value, encode_value, has_secret
+from peerjob.model.secret import is_secret
+from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments, redacted
+from peerjob.node.body.binding import Binding, StoredArgumentError
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.secret import is_secret
-from peerjob.spec import Spec, decode_spec, encode, encode_arguments, redacted
+from peerjob.remote.wire.instances import instance_message
+from peerjob.remote.wire.schedules import schedule_message
 from support.rpc import raw_client, served
 
 VALUE = "hunter2"

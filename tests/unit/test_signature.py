@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Optional, Require
 
 import pytest
 
-from peerjob.blocking import BlockingInstance, BlockingVerbs
-from peerjob.context import Context
-from peerjob.errors import NodeStateError
-from peerjob.injected import INJECTED, PLACEHOLDER, Depends, current_run
-from peerjob.instance import Instance
-from peerjob.job import Job
-from peerjob.manager import Manager
-from peerjob.record import Record
-from peerjob.signature import EMPTY, analyse, annotation_text
-from peerjob.state import State
-from peerjob.worker import Worker
+from peerjob.handles.blocking import BlockingInstance, BlockingVerbs
+from peerjob.handles.context import Context
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
+from peerjob.handles.signature import EMPTY, analyse, annotation_text
+from peerjob.model.errors import NodeStateError
+from peerjob.model.injected import INJECTED, PLACEHOLDER, Depends, current_run
+from peerjob.model.job import Job
+from peerjob.model.record import Record
+from peerjob.model.state import State
+from peerjob.model.worker import Worker
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForCheckers
 
-    from peerjob.context import Context as CheckedContext
+    from peerjob.handles.context import Context as CheckedContext
 
 
 Ctx = Context

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.simulation.generator import LEAST_FAULTS, OPERATIONS, generate
+from support.simulation.generator import MIN_FAULTS, OPERATIONS, generate
 from support.simulation.program import Program, from_json
 from support.simulation.runner import Verdict, run
 from support.simulation.shrinking import shrunk
@@ -30,7 +30,7 @@ def test_the_same_seed_has_the_same_trace() -> None:
 def test_a_program_has_enough_operations_and_faults() -> None:
     programs = [generate(seed) for seed in range(200)]
     assert min(program.operations - program.faults for program in programs) >= OPERATIONS
-    assert min(program.faults for program in programs) >= LEAST_FAULTS
+    assert min(program.faults for program in programs) >= MIN_FAULTS
 
 
 def test_a_program_can_be_written_down_and_read_again() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerjob.codec import encode_value
-from peerjob.definition import Definition, encode_definition
-from peerjob.firing import FireOutcome, FireRecord, Overlap, ScheduleRow
-from peerjob.record import LogLine, Record, Transition
-from peerjob.spec import Progress, Spec, encode, encode_arguments
-from peerjob.state import State
+from peerjob.model.codec import encode_value
+from peerjob.model.definition import Definition, encode_definition
+from peerjob.model.firing import FireOutcome, FireRecord, Overlap, ScheduleRow
+from peerjob.model.record import LogLine, Record, Transition
+from peerjob.model.spec import Progress, Spec, encode, encode_arguments
+from peerjob.model.state import State
 from support.simulation.checker import check
 from support.simulation.evidence import Absence, Evidence, Ledger, Order, Run
 

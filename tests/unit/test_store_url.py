@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from peerjob import Node, OptionError
-from peerjob.clock import SystemClock
+from peerjob.model.clock import SystemClock
 from peerjob.store.diagnosis import diagnose
 from peerjob.store.url import redact
 
@@ -48,7 +48,7 @@ def test_the_rest_of_a_url_is_shown(url: str, shown: str) -> None:
 
 
 async def test_what_etcd_needs_is_said_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("peerjob.store.kv.etcd")]:
+    for name in [name for name in sys.modules if name.startswith("peerjob.store.etcd.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "etcd3aio", None)
     with pytest.raises(OptionError, match=r"peerjob\[etcd\]"):

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from peerjob import ArgumentError, Client, Fail, Job, Node, NodeStateError, OptionError, Query, Server, SystemClock
-from peerjob.spec import decode_spec
-from peerjob.telemetry import Tracing
+from peerjob.model.spec import decode_spec
+from peerjob.node.observe.telemetry import Tracing
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain
 from support.factories import flaky_store, shared_url
@@ -313,7 +313,7 @@ def test_rubbish_from_callers_begins_a_trace_of_its_own() -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "peerjob.telemetry", raising=False)
+    monkeypatch.delitem(sys.modules, "peerjob.node.observe.telemetry", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
 
     with pytest.raises(OptionError, match=r"expected peerjob\[otel\] installed"):
@@ -324,7 +324,7 @@ def test_nothing_of_it_is_imported_unasked() -> None:
     code = """
 import asyncio, sys
 from peerjob import Job, Node
-from peerjob.node.metrics import Metrics
+from peerjob.node.observe.metrics import Metrics
 
 async def main():
     async with Node("memory://", jobs=Job("nothing", print)) as node:

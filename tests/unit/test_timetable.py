@@ -5,8 +5,8 @@ import gc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerjob.cluster.timetable import Entry, Timetable
-from peerjob.firing import ScheduleRow
+from peerjob.cluster.timetable import Timetable, TimetableEntry
+from peerjob.model.firing import ScheduleRow
 from support.leaders import SECOND
 
 NOW = 1_000 * SECOND
@@ -20,7 +20,7 @@ def row(
     )
 
 
-def names(entries: list[Entry]) -> list[str]:
+def names(entries: list[TimetableEntry]) -> list[str]:
     return [entry.row.name for entry in entries]
 
 
@@ -105,7 +105,7 @@ def test_one_that_is_written_over_and_over_takes_no_more_room() -> None:
     for revision in range(1, 1_000):
         table.put(row("written anew", NOW, revision))
     gc.collect()
-    kept = [one for one in gc.get_objects() if type(one) is Entry and one.row.name == "written anew"]
+    kept = [one for one in gc.get_objects() if type(one) is TimetableEntry and one.row.name == "written anew"]
     assert 0 < len(kept) < 150
 
 

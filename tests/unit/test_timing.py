@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from peerjob import Jitter, Job, OptionError, ScheduleError
-from peerjob.firing import Overlap
-from peerjob.timing import NOW, Timing
+from peerjob.model.firing import Overlap
+from peerjob.model.timing import NOW, Timing
 
 
 def timing(**options: Any) -> Timing:

@@ -4,11 +4,11 @@ from collections.abc import Awaitable
 from functools import cached_property
 from typing import TypeVar
 
-from peerjob.record import StoreLimits
+from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryData
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
 from support.builds import extend
 from support.two_builds import TwoBuilds

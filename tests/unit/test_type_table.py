@@ -21,8 +21,8 @@ from peerjob import (
     State,
     SystemClock,
 )
-from peerjob.codec import has_secret
-from peerjob.node import conversion
+from peerjob.model.codec import has_secret
+from peerjob.node.body import conversion
 from peerjob.testing import drain, running_node
 from support import bodies
 from support.factories import shared_url

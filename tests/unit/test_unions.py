@@ -14,8 +14,8 @@ import pytest
 from typing_extensions import TypeAliasType
 
 from peerjob import ArgumentError, Job, OptionError
-from peerjob.context import Context
-from peerjob.node.binding import Binding
+from peerjob.handles.context import Context
+from peerjob.node.body.binding import Binding
 from support.typed_values import same
 
 

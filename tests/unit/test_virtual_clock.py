@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import uvloop
 
-from peerjob.clock import Clock, to_datetime
-from peerjob.errors import OptionError
+from peerjob.model.clock import Clock, to_datetime
+from peerjob.model.errors import OptionError
 from peerjob.testing.clock import VirtualClock
 
 

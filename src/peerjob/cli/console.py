@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import typer
 
 
-class Status(IntEnum):
+class ExitStatus(IntEnum):
     """Exit statuses, as `jobctl` and `jobd` share them."""
 
     OK = 0
@@ -48,7 +48,7 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None, refuse: Callab
     try:
         status = app(arguments, prog_name=name, standalone_mode=False)
     except typer.Abort:
-        return Status.INTERRUPTED
+        return ExitStatus.INTERRUPTED
     except Exception as error:
         if isinstance(error, ParserError):
             return _misused(name, error)
@@ -69,7 +69,7 @@ def _misused(name: str, error: ParserError) -> int:
     where: str = getattr(getattr(error, "ctx", None), "command_path", name)
     message = error.format_message().rstrip(".")
     if not message:  # then it was the help that was shown
-        return Status.USAGE
+        return ExitStatus.USAGE
     complain(name, f"{message}{_origin(error)} (see {where} --help)")
     return error.exit_code
 

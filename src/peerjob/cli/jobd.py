@@ -11,14 +11,14 @@ import typer
 
 import peerjob_probe
 from peerjob import OptionError, Probe, SystemClock, __version__
-from peerjob.durations import to_seconds
+from peerjob.model.durations import to_seconds
 
 from . import console
 from . import quiet as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .daemon.failures import refusal_of
-from .daemon.settings import Settings, takes_settings
+from .daemon.settings import DaemonSettings, takes_settings
 
-MOST_NODES = 32
+MAX_NODES = 32
 
 app = typer.Typer(
     name="jobd",
@@ -69,7 +69,7 @@ def demo(
     nodes: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST_NODES, metavar="N", show_default="3; 1 on memory://", help="Start so many node processes."
+            min=1, max=MAX_NODES, metavar="N", show_default="3; 1 on memory://", help="Start so many node processes."
         ),
     ] = None,
     no_kill: Annotated[
@@ -95,14 +95,14 @@ def demo(
 ) -> int:
     """Run the demo with what the options ask for."""
     from .demo import command
-    from .demo.conductor import Settings
+    from .demo.conductor import DemoSettings
 
     clock = SystemClock()
     in_process = store is not None and store.startswith("memory://")
     if in_process and nodes is not None and nodes > 1:
         raise OptionError("--nodes", nodes, "1 with memory://, which no other process can see")
     nodes = nodes or (1 if in_process else 3)
-    settings = Settings(
+    settings = DemoSettings(
         store=store,
         nodes=nodes,
         kill=nodes > 1 and not no_kill,
@@ -124,7 +124,7 @@ def demo(
     "one that refuses us, 1 for other errors, 128 and the signal's number when the end was cut short."
 )
 @takes_settings
-def run(settings: Settings) -> int:
+def run(settings: DaemonSettings) -> int:
     """Run a daemon."""
     from .daemon import service
 
@@ -137,7 +137,7 @@ def run(settings: Settings) -> int:
 )
 @takes_settings
 def clear(
-    settings: Settings,
+    settings: DaemonSettings,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
@@ -155,7 +155,7 @@ def clear(
 )
 @takes_settings
 def check(
-    settings: Settings,
+    settings: DaemonSettings,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of subject, verdict and text.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail for warnings, too.")] = False,

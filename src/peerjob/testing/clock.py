@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self, TypeVar
 
-from peerjob.clock import to_us
-from peerjob.durations import Duration, format_seconds, to_seconds
+from peerjob.model.clock import to_us
+from peerjob.model.durations import Duration, format_seconds, to_seconds
 
 from .loop import DrivenLoop, whole_us
 

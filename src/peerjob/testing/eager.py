@@ -16,32 +16,32 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from msgspec import structs
 
-from peerjob.clock import aware_us
-from peerjob.cluster.own_loop import run_here
-from peerjob.errors import OptionError
-from peerjob.instance import Instance, LogEntry
-from peerjob.job import Call, Job
-from peerjob.joblog import CaptureHandler
-from peerjob.manager import Manager
-from peerjob.node.failure_log import FailureLog
-from peerjob.node.injection import Resources
+from peerjob.cluster.loop_thread import run_here
+from peerjob.handles.instance import Instance, LogEntry
+from peerjob.handles.job_log import CaptureHandler
+from peerjob.handles.manager import Manager
+from peerjob.handles.signature import analyse
+from peerjob.model.clock import aware_us
+from peerjob.model.errors import OptionError
+from peerjob.model.job import Call, Job
+from peerjob.model.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
+from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
+from peerjob.model.state import State
+from peerjob.node.body.context_vars import ContextVars
+from peerjob.node.body.injection import Resources
+from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
-from peerjob.node.processors import Processors
-from peerjob.node.recorder import Recorder
 from peerjob.node.registry import Registry
-from peerjob.node.run import Run
-from peerjob.node.runner import InstanceRunner, ended_record, record_of
-from peerjob.node.scheduling import Scheduling
-from peerjob.node.surroundings import Surroundings
-from peerjob.node.turns import Turns
-from peerjob.node.verdict import Verdicts
-from peerjob.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
-from peerjob.signature import analyse
-from peerjob.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
-from peerjob.state import State
+from peerjob.node.work.claim_loop import ClaimLoop
+from peerjob.node.work.failure_log import FailureLog
+from peerjob.node.work.outcome_builder import OutcomeBuilder
+from peerjob.node.work.outcome_queue import OutcomeQueue
+from peerjob.node.work.processors import Processors
+from peerjob.node.work.run import Run
+from peerjob.node.work.runner import InstanceRunner, ended_record, record_of
 
 from .clock import VirtualClock
-from .stand_ins import NAME, CallersThread, EagerHooks, InPlaceExecutor, NoNode, NoTurns, SkippingClock
+from .stand_ins import NAME, CallersThread, EagerContextBackend, InPlaceExecutor, NoClaimLoop, NoNode, SkippingClock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -247,7 +247,7 @@ class _Attempts:
         self._job = call.job
         self._new = scheduling.new(call)
         self._manager = cast(Manager, NoNode(clock, scheduling))
-        surroundings = Surroundings()
+        surroundings = ContextVars()
         self._resources = Resources(overrides, surroundings)
         self._executor = InPlaceExecutor(clock=clock, threads=1, resources=self._resources, pool=pool)
         self._processors = Processors(clock, NAME, surroundings, pool)
@@ -258,13 +258,13 @@ class _Attempts:
             manager=self._manager,
             registry=registry,
             executor=self._executor,
-            recorder=Recorder(lambda: None),
-            verdicts=Verdicts(clock, MAX_PAYLOAD, node=NAME, failures=self._failures),
+            recorder=OutcomeQueue(lambda: None),
+            verdicts=OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures),
             processors=self._processors,
-            turns=cast(Turns, NoTurns()),
+            turns=cast(ClaimLoop, NoClaimLoop()),
             local_objects=local,
         )
-        self._runner.hooks = EagerHooks(clock, self._runner)
+        self._runner.hooks = EagerContextBackend(clock, self._runner)
         self._capture = CaptureHandler(self._runner.hooks)
         self._last: tuple[Claim, Outcome]
         self._progress: bytes | None = None

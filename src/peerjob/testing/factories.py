@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
-from peerjob.clock import Clock
-from peerjob.ids import IdSource
-from peerjob.record import (
+from peerjob.model.clock import Clock
+from peerjob.model.ids import IdSource
+from peerjob.model.record import (
     MAX_BATCH,
     Ack,
     Action,
@@ -22,7 +22,7 @@ from peerjob.record import (
     Want,
     digest,
 )
-from peerjob.state import Level
+from peerjob.model.state import Level
 from peerjob.store.base import Liveness, Store
 
 LONG_TTL_US = 600_000_000

@@ -8,16 +8,16 @@ from typing import Any, TypedDict, TypeVar, cast, overload
 
 from typing_extensions import Unpack
 
-from peerjob.clock import Clock
-from peerjob.durations import Duration
-from peerjob.instance import Instance
-from peerjob.job import Job
-from peerjob.node.blocking import BlockingManager
-from peerjob.node.managing import JobSource
+from peerjob.handles.instance import Instance
+from peerjob.model.clock import Clock
+from peerjob.model.durations import Duration
+from peerjob.model.job import Job
+from peerjob.model.query import Query
+from peerjob.model.record import StoreLimits
+from peerjob.model.state import State
+from peerjob.node.manager.blocking import BlockingManager
+from peerjob.node.manager.manager import JobSource
 from peerjob.node.node import Coordinator, Lifespan, Node
-from peerjob.query import Query
-from peerjob.record import StoreLimits
-from peerjob.state import State
 from peerjob.store.base import Store
 
 from .clock import VirtualClock
@@ -130,7 +130,7 @@ def clock_of(node: Node) -> VirtualClock:
 
 
 def _virtual(node: Node) -> VirtualClock | None:
-    from .cluster.times import NodeClock
+    from .cluster.clocks import NodeClock
 
     clock = node.clock.driver if isinstance(node.clock, NodeClock) else node.clock
     return clock if isinstance(clock, VirtualClock) else None

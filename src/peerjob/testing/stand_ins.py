@@ -6,20 +6,20 @@ import random  # noqa: TID251  # randomness that a test can repeat
 from collections.abc import Mapping
 from typing import Any, cast
 
-from peerjob.clock import Clock, SystemClock
-from peerjob.context import Context
-from peerjob.errors import NodeStateError
-from peerjob.job import Job
-from peerjob.node.binding import Binding
-from peerjob.node.executor import Executor
-from peerjob.node.hooks import Hooks
-from peerjob.node.pace import Pace
-from peerjob.node.run import Run
-from peerjob.node.runner import InstanceRunner
-from peerjob.node.scheduling import Scheduling
-from peerjob.node.threads import ThreadPool
-from peerjob.record import NodeView, Record
-from peerjob.worker import Worker
+from peerjob.handles.context import Context
+from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.errors import NodeStateError
+from peerjob.model.job import Job
+from peerjob.model.record import NodeView, Record
+from peerjob.model.worker import Worker
+from peerjob.node.body.binding import Binding
+from peerjob.node.body.executor import Executor
+from peerjob.node.body.threads import ThreadPool
+from peerjob.node.manager.scheduling import Scheduling
+from peerjob.node.work.context_backend import NodeContextBackend
+from peerjob.node.work.prefetch import Prefetch
+from peerjob.node.work.run import Run
+from peerjob.node.work.runner import InstanceRunner
 
 NAME = "eager"
 """What the node is called that does not exist."""
@@ -83,7 +83,7 @@ class NoNode:
         raise NodeStateError(f"an eager job has no node, and so no {name}(): test it with running_node()")
 
 
-class EagerHooks(Hooks):
+class EagerContextBackend(NodeContextBackend):
     """Serves the context of an eager run, which nothing can take over."""
 
     def __init__(self, clock: Clock, runner: InstanceRunner) -> None:
@@ -97,14 +97,14 @@ class EagerHooks(Hooks):
         return Worker(number=0, node=NAME, instance=context.id, kind=context.kind)
 
 
-class NoTurns:
+class NoClaimLoop:
     """Takes the reports of a run, and writes them nowhere."""
 
     ending = False
 
     def __init__(self) -> None:
         self.pool = self
-        self.pace = Pace()
+        self.pace = Prefetch()
 
     async def commit_start(self, run: Run) -> bool:
         return True

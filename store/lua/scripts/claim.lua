@@ -152,13 +152,13 @@ advance(heads)
 
 -- The source of what comes next. Queues are opened as their heads come up, each once; an entry that is not the head of its
 -- queue is put right. A claim ends before it opens very many.
-local MOST_OPENED = 200
+local MAX_OPENED = 200
 local opened = {}
 
 local function best_source()
   while heads.member and (not heap[1] or is_before(heads, heap[1])) do
     local kind = sub(heads.member, ID_SIZE + 17)
-    if #sources == MOST_OPENED then
+    if #sources == MAX_OPENED then
       return nil
     end
     local source = opened[kind] == nil and open(kind, ready_key(kind), 4)
@@ -177,7 +177,7 @@ local function best_source()
 end
 
 -- A claim ends when it has this many bytes of specs.
-local MOST_BYTES = 1048576
+local MAX_BYTES = 1048576
 local ids, records, specs, record_keys = {}, {}, {}, {}
 local bad, bytes, largest, cut_at = 0, 0, 0, nil
 
@@ -192,7 +192,7 @@ local function consider(members, their)
     local raw, spec, source = found[2 * n - 1], found[2 * n], their[n]
     local r = decode(raw)
     largest = max(largest, (raw and #raw or 0) + (spec and #spec or 0))
-    if cut_at or spec and bytes > 0 and bytes + #spec > MOST_BYTES then
+    if cut_at or spec and bytes > 0 and bytes + #spec > MAX_BYTES then
       source.taken = source.taken - 1
       cut_at = cut_at or source.kind
     elseif r and spec and r.state == SCHEDULED and r.kind == source.kind then
@@ -254,7 +254,7 @@ end
 while not suspect and not cut_at and #ids < limit do
   local members, their = {}, {}
   -- as large as those read so far may be those that come next
-  local some = largest == 0 and 8 or max(1, min(32, math.floor((MOST_BYTES - bytes) / largest)))
+  local some = largest == 0 and 8 or max(1, min(32, math.floor((MAX_BYTES - bytes) / largest)))
   for n = 1, min(some, limit - #ids) do
     local source = best_source()
     if not source then

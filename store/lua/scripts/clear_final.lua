@@ -6,7 +6,7 @@
 --          cursor of kinds ("0" to begin), how many kinds to look at
 -- Reply    {how many were cleared (or set aside), what was set aside, cursor of kinds to go on with, the last id of these
 --          kinds or ""}; the cursor "0" without an id is the end
-local MOST_BYTES = 4194304
+local MAX_BYTES = 4194304
 local what, limit = ARGV[1], tonumber(ARGV[4])
 local kinds, next_cursor = some_kinds(ARGV[5], ARGV[6])
 local ids, more = page(indexes(kinds, CANCELLED + TIMED_OUT + COMPLETED + TERMINATED), ARGV[2], ARGV[3], false, limit)
@@ -44,7 +44,7 @@ local clear = {
     end
   end,
 }
-local done = read_payloads(ids, false, MOST_BYTES, function(n, raw)
+local done = read_payloads(ids, false, MAX_BYTES, function(n, raw)
   local r = decode(raw)
   if not r then
     set_aside(ids[n], '', raw and 'unreadable record' or 'indexed without a record')

@@ -16,7 +16,7 @@ local set = before
 if not before or sub(before, 2) ~= hash then
   -- each index costs every change of a head that it has, so there are not many; some are kept for very large sets
   local most = size > 500 and 32 or 16
-  local letter = size <= MOST_SMALL and 's' or 'x'
+  local letter = size <= MAX_SMALL and 's' or 'x'
   if letter == 'x' and not call('HGET', SETS, 'x' .. hash) and tonumber(call('GET', INDEXED) or 0) >= most then
     letter = 'u'
   end

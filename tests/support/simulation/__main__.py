@@ -14,7 +14,7 @@ from .shrinking import shrunk
 from .soaking import soak
 from .storm_soak import ENGINES, storm_soak
 
-LEAST = 20
+MIN_PAIRS = 20
 """How often each verb is to meet each fault."""
 
 
@@ -43,7 +43,7 @@ def main() -> int:
         store.update(happened)
         failing += failed
     print(f"\n{table(calls)}\n\n{table(store)}\n")
-    for verb, fault, times in [*rare(calls, LEAST), *rare(store, LEAST)]:
+    for verb, fault, times in [*rare(calls, MIN_PAIRS), *rare(store, MIN_PAIRS)]:
         print(f"{verb} met {fault} only {times} time(s)")
     print(f"failing seeds: {', '.join(map(str, failing)) or 'none'}")
     return 1 if failing else 0

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from peerjob import INJECTED, Context, Fail, Finished, Instance, Job, Retry
-from peerjob.errors import Snooze
+from peerjob.model.errors import Snooze
 
 from .evidence import Order, Run
 from .remains import SPOKEN

@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any, cast
 
 from peerjob import Filter, Job, Node, Query, State
-from peerjob.clock import to_datetime
-from peerjob.manager import Event
-from peerjob.record import Transition
+from peerjob.handles.manager import Event
+from peerjob.model.clock import to_datetime
+from peerjob.model.record import Transition
 
 from .bodies import Bodies
 from .program import Op

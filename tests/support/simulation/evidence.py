@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from peerjob.definition import Definition
-from peerjob.firing import FireRecord, ScheduleRow
-from peerjob.record import MAX_CRASHES, LogLine, Record, Transition
+from peerjob.model.definition import Definition
+from peerjob.model.firing import FireRecord, ScheduleRow
+from peerjob.model.record import MAX_CRASHES, LogLine, Record, Transition
 
 Ending = Literal["", "returned", "raised", "snoozed", "cancelled"]
 """How a body ended by its own account; empty for one that never told."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from peerjob.errors import NodeStateError
+from peerjob.model.errors import NodeStateError
 from peerjob.testing import TestCluster
 
 from .evidence import Absence

@@ -6,9 +6,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from peerjob.firing import FireOutcome, FireRecord, Overlap
-from peerjob.recurrence import recurrence_of
-from peerjob.spec import decode_spec
+from peerjob.model.firing import FireOutcome, FireRecord, Overlap
+from peerjob.model.recurrence import recurrence_of
+from peerjob.model.spec import decode_spec
 
 from .evidence import Evidence, Ledger, Run, Violation
 from .owners import lost_touch, told

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from peerjob import Node, Query
-from peerjob.definition import Definition, decode_definition
-from peerjob.query import MAX_LIMIT
-from peerjob.record import LogLine, Record
-from peerjob.store.kv.memory import MemoryKeyValue
-from peerjob.store.kv.memory_data import Costs, MemoryWatch
+from peerjob.model.definition import Definition, decode_definition
+from peerjob.model.query import MAX_LIMIT
+from peerjob.model.record import LogLine, Record
 from peerjob.store.kv.schedule_rows import decode_schedule
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import Costs, MemoryWatch
+from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing import TestCluster
-from peerjob.testing.cluster.group import NAMESPACE
+from peerjob.testing.cluster.members import NAMESPACE
 from support.leaders import read_ledger
 from support.leftovers import leftovers_of
 

@@ -11,7 +11,7 @@ from .program import Op, Program
 
 OPERATIONS = 200
 """Fewest operations of a program, faults not counted."""
-LEAST_FAULTS = 5
+MIN_FAULTS = 5
 HOWS = ("lost answer", "error", "late", "repeated")
 VERBS = {
     "enqueue": 2,
@@ -94,7 +94,7 @@ class Generator:
     def program(self) -> Program:
         """The program; the same each time it is drawn from the same seed."""
         rng = self._random
-        faults = LEAST_FAULTS + rng.randrange(16)
+        faults = MIN_FAULTS + rng.randrange(16)
         at = set(rng.sample(range(20, OPERATIONS + faults), faults))
         for number in range(OPERATIONS + faults):
             if self._all_away and self._chance(0.5):

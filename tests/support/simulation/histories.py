@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from peerjob.record import HISTORY_LIMIT, Record, Transition
-from peerjob.state import ARROWS, State
+from peerjob.model.record import HISTORY_LIMIT, Record, Transition
+from peerjob.model.state import ARROWS, State
 
 from .evidence import Evidence, Violation
 

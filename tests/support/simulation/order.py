@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from peerjob.record import Record, is_suspect
-from peerjob.state import State
+from peerjob.model.record import Record, is_suspect
+from peerjob.model.state import State
 
 from .evidence import Evidence, Order, Violation
 
-MOST_PASSED = 4
+MAX_PASSED = 4
 """Claims in which a node may take later instances first, where order is kept within a window."""
 UNDER_WAY_US = 1_000_000
 """How long a request may be under way there before an instance can be claimed."""
@@ -57,7 +57,7 @@ def order(evidence: Evidence) -> Iterator[Violation]:
             passing = _passing(first, firsts, 0 if evidence.strict else UNDER_WAY_US)
             claims = {(taken.node, taken.claimed_us) for taken in passing}
             by_node = Counter(node for node, _ in claims)
-            if any(evidence.strict or count > MOST_PASSED * evidence.starts[node] for node, count in by_node.items()):
+            if any(evidence.strict or count > MAX_PASSED * evidence.starts[node] for node, count in by_node.items()):
                 yield Violation(
                     "ORDER",
                     first.id,

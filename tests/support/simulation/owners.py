@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from peerjob.codec import decode_value
-from peerjob.spec import decode_spec
-from peerjob.state import State
+from peerjob.model.codec import decode_value
+from peerjob.model.spec import decode_spec
+from peerjob.model.state import State
 
 from .evidence import Evidence, Run, Violation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from peerjob.spec import decode_progress, decode_spec
+from peerjob.model.spec import decode_progress, decode_spec
 
 from .evidence import Evidence, Run, Violation
 

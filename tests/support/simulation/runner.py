@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peerjob import Node, PeerjobError
-from peerjob.errors import NodeStateError
-from peerjob.record import StoreLimits
+from peerjob.model.errors import NodeStateError
+from peerjob.model.record import StoreLimits
 from peerjob.testing import TestCluster
 
 from .bodies import Bodies

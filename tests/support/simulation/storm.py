@@ -12,23 +12,14 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from peerjob.clock import Clock
-from peerjob.codec import encode_value
-from peerjob.definition import Definition, decode_definition
-from peerjob.errors import StoreUnavailableError
-from peerjob.firing import ScheduleRow
-from peerjob.record import (
-    FINAL_STATE,
-    Ack,
-    Action,
-    Claim,
-    Claimed,
-    LogLine,
-    NewInstance,
-    Outcome,
-)
-from peerjob.spec import Spec, decode_spec, encode, encode_arguments
-from peerjob.state import Level, State
+from peerjob.model.clock import Clock
+from peerjob.model.codec import encode_value
+from peerjob.model.definition import Definition, decode_definition
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.firing import ScheduleRow
+from peerjob.model.record import FINAL_STATE, Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome
+from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
+from peerjob.model.state import Level, State
 from peerjob.store.base import Store
 from peerjob.testing.cluster.faults import Faults, How
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer

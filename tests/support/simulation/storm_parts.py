@@ -6,10 +6,10 @@ import asyncio
 import functools
 import random
 
-from peerjob.definition import Definition, encode_definition
-from peerjob.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.spec import Spec, decode_spec, encode, encode_arguments
-from peerjob.state import State
+from peerjob.model.definition import Definition, encode_definition
+from peerjob.model.firing import Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
+from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
+from peerjob.model.state import State
 
 from .storm import Storm
 

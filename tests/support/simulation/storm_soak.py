@@ -7,8 +7,8 @@ import contextlib
 import uuid
 from collections.abc import Callable, Generator, Sequence
 
-from peerjob.clock import SystemClock
-from peerjob.record import StoreLimits
+from peerjob.model.clock import SystemClock
+from peerjob.model.record import StoreLimits
 from peerjob.store.url import open_store
 from support.etcd import SHORT_LEASES, EtcdServer
 from support.servers import MissingServerError, RedisServer, ServerProcess, ValkeyServer

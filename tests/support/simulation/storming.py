@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from peerjob.clock import Clock
-from peerjob.query import MAX_LIMIT, Query
-from peerjob.record import Record
+from peerjob.model.clock import Clock
+from peerjob.model.query import MAX_LIMIT, Query
+from peerjob.model.record import Record
 from peerjob.store.base import Store
 from support.leaders import read_ledger
 from support.leftovers import leftovers_of

@@ -8,19 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from peerjob.cli.console import Status
-from peerjob.durations import to_seconds
-from peerjob.errors import NodeStateError, OptionError
-from peerjob.instance import Instance
-from peerjob.node.client.client import Client
-from peerjob.query import Query
-from peerjob.state import State
+from peerjob.cli.console import ExitStatus
+from peerjob.handles.instance import Instance
+from peerjob.model.durations import to_seconds
+from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.query import Query
+from peerjob.model.state import State
+from peerjob.remote.client.client import Client
 
 from . import views
 from .failures import CommandError
 from .output import note
 from .queries import After, Before, Kind, States, Tag, query_of
-from .session import Session, group, verb
+from .session import ClientSession, group, verb
 
 Uuids = Annotated[
     list[str] | None, typer.Argument(metavar="[UUID]...", help="Which ones, by id.", show_default="by the options")
@@ -38,7 +38,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def cancel_instances(
-    session: Session,
+    session: ClientSession,
     uuids: Uuids = None,
     kind: Kind = None,
     state: States = None,
@@ -49,17 +49,17 @@ async def cancel_instances(
 ) -> int:
     """Cancel instances, queued or running, on whatever node.
 
-    Those that are cancelled are shown. Status 1 when one that was named is over already.
+    Those that are cancelled are shown. ExitStatus 1 when one that was named is over already.
     """
     query = _query(uuids, kind, state, tag, before, after, every=every)
     async with session.client() as client:
         if query is not None:
-            return _show(session, await client.cancel_instances(query), Status.OK)
+            return _show(session, await client.cancel_instances(query), ExitStatus.OK)
         return await _each(session, client, uuids or [], _cancelled)
 
 
 async def retry_instances(
-    session: Session,
+    session: ClientSession,
     uuids: Uuids = None,
     kind: Kind = None,
     state: States = None,
@@ -70,17 +70,17 @@ async def retry_instances(
 ) -> int:
     """Schedule new instances with the arguments and options of old ones that are over.
 
-    The new ones are shown. Status 1 when one that was named is not over.
+    The new ones are shown. ExitStatus 1 when one that was named is not over.
     """
     query = _query(uuids, kind, state, tag, before, after, every=every)
     async with session.client() as client:
         if query is not None:
-            return _show(session, await client.retry_instances(query), Status.OK)
+            return _show(session, await client.retry_instances(query), ExitStatus.OK)
         return await _each(session, client, uuids or [], _retried)
 
 
 async def wait(
-    session: Session,
+    session: ClientSession,
     uuids: Uuids = None,
     kind: Kind = None,
     state: States = None,
@@ -101,16 +101,16 @@ async def wait(
     async with session.client() as client:
         if query is not None:
             await client.wait(query, seconds)
-            return Status.OK
+            return ExitStatus.OK
         named = [await client.lookup_instance(uuid) for uuid in uuids or []]
         try:
             async with asyncio.timeout(seconds):
                 for one in named:
                     await one.wait()
         except TimeoutError:
-            raise CommandError(f"not all of them are over after {within}", Status.TIME_OVER) from None
+            raise CommandError(f"not all of them are over after {within}", ExitStatus.TIME_OVER) from None
     incomplete = any(one.state is not State.COMPLETED for one in named)
-    return _show(session, named, Status.FAILED if incomplete else Status.OK)
+    return _show(session, named, ExitStatus.FAILED if incomplete else ExitStatus.OK)
 
 
 async def _cancelled(client: Client, uuid: str) -> Instance[Any]:
@@ -129,10 +129,10 @@ async def _retried(client: Client, uuid: str) -> Instance[Any]:
 
 
 async def _each(
-    session: Session, client: Client, uuids: list[str], act: Callable[[Client, str], Awaitable[Instance[Any]]]
+    session: ClientSession, client: Client, uuids: list[str], act: Callable[[Client, str], Awaitable[Instance[Any]]]
 ) -> int:
     done: list[Instance[Any]] = []
-    status = Status.OK
+    status = ExitStatus.OK
     for uuid in uuids:
         try:
             done.append(await act(client, uuid))
@@ -142,8 +142,8 @@ async def _each(
     return _show(session, done, status)
 
 
-def _show(session: Session, done: list[Instance[Any]], status: Status) -> int:
-    if done or status is Status.OK:
+def _show(session: ClientSession, done: list[Instance[Any]], status: ExitStatus) -> int:
+    if done or status is ExitStatus.OK:
         session.out.many(done, views.instances(session.now))
     return status
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from peerjob.instance import Instance
+from peerjob.handles.instance import Instance
 
-from .output import Column, Printer, View, age
+from .output import Column, Printer, TableView, age
 
 MARGIN = 3
 """Lines of the terminal that the table leaves free, its header's included."""
@@ -37,8 +37,8 @@ class Board:
         return self._out.table(rows, _view(now))
 
 
-def _view(now: datetime) -> View[tuple[Instance[Any], str]]:
-    return View(
+def _view(now: datetime) -> TableView[tuple[Instance[Any], str]]:
+    return TableView(
         columns=(
             Column(title="UUID", text=lambda row: row[0].id, whole=True),
             Column(title="KIND", text=lambda row: row[0].kind),

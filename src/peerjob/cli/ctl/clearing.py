@@ -10,15 +10,15 @@ from typing import Annotated
 
 import typer
 
-from peerjob.cli.console import Status
-from peerjob.durations import to_seconds
-from peerjob.node.client.client import Client
-from peerjob.query import Filter
+from peerjob.cli.console import ExitStatus
+from peerjob.model.durations import to_seconds
+from peerjob.model.query import Filter
+from peerjob.remote.client.client import Client
 
 from .failures import CommandError
 from .output import counted, moment, note
 from .queries import After, Before, time_of
-from .session import Session, group, verb
+from .session import ClientSession, group, verb
 
 OlderThan = Annotated[
     str | None, typer.Option(metavar="DURATION", show_default="no bound", help="Made longer ago than this, such as 7d.")
@@ -36,27 +36,27 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def clear_instances(
-    session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
+    session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
     """Remove instances that are over, with their results, logs and history."""
     await _clear(session, Client.clear_instances, "", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_history(
-    session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
+    session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
     """Keep no more than the last state in the history of instances that are over."""
     await _clear(session, Client.clear_history, "history of ", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_logs(
-    session: Session, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
+    session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
     """Remove the logs of instances that are over."""
     await _clear(session, Client.clear_logs, "logs of ", _filter(before, after, older_than), yes=yes)
 
 
-async def clear_all(session: Session, yes: Yes = False) -> None:
+async def clear_all(session: ClientSession, yes: Yes = False) -> None:
     """Remove every instance of the namespace, also those that are queued or run."""
     _ask("Remove every instance of the namespace, also those that are queued or run?", yes=yes)
     async with session.client() as client:
@@ -65,7 +65,7 @@ async def clear_all(session: Session, yes: Yes = False) -> None:
 
 
 async def _clear(
-    session: Session,
+    session: ClientSession,
     clear: Callable[[Client, Filter], Awaitable[int]],
     part: str,
     chosen: Filter,
@@ -99,7 +99,7 @@ def _ask(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError("there is no terminal to ask whether this is meant: give --yes", Status.USAGE)
+        raise CommandError("there is no terminal to ask whether this is meant: give --yes", ExitStatus.USAGE)
     with _interruptible():
         agreed = typer.confirm(question, err=True)
     if not agreed:

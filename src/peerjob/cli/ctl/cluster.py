@@ -12,19 +12,19 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from peerjob.durations import to_seconds
-from peerjob.firing import Leader
-from peerjob.manager import Stats
-from peerjob.node.client.client import Client
-from peerjob.state import SINGLE, State
-from peerjob.worker import Worker
+from peerjob.handles.manager import Stats
+from peerjob.model.durations import to_seconds
+from peerjob.model.firing import Leader
+from peerjob.model.state import SINGLE, State
+from peerjob.model.worker import Worker
+from peerjob.remote.client.client import Client
 
 from . import views
 from .failures import CommandError
-from .output import Column, View, age, counted, moment, note
-from .session import Session, group, verb
+from .output import Column, TableView, age, counted, moment, note
+from .session import ClientSession, group, verb
 
-LEADERS: View[Leader] = View(
+LEADERS: TableView[Leader] = TableView(
     columns=(
         Column(title="LEADER", text=lambda one: one.name),
         Column(title="TERM", text=lambda one: str(one.term.number), right=True),
@@ -42,7 +42,7 @@ LEADERS: View[Leader] = View(
     },
 )
 
-WORKERS: View[Worker] = View(
+WORKERS: TableView[Worker] = TableView(
     columns=(
         Column(title="WORKER", text=lambda one: str(one.number), right=True),
         Column(title="NODE", text=lambda one: one.node),
@@ -70,7 +70,7 @@ def _counted(state: State) -> Column[Tallies]:
     return Column(title=str(state).upper(), text=lambda row: str(row[1].get(state, 0)), right=True)
 
 
-KINDS: View[Tallies] = View(
+KINDS: TableView[Tallies] = TableView(
     columns=(
         Column(title="KIND", text=lambda row: row[0], whole=True),
         *map(_counted, COUNTED),
@@ -93,14 +93,14 @@ def add_to(app: typer.Typer) -> None:
     verb(app, "top")(top)
 
 
-async def list_workers(session: Session) -> None:
+async def list_workers(session: ClientSession) -> None:
     """List the workers of the node that answers, and what each is doing."""
     async with session.client() as client:
         session.out.many(await client.workers(), WORKERS)
 
 
 async def resize_workers(
-    session: Session,
+    session: ClientSession,
     count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many, from now on.", show_default=False)],
 ) -> None:
     """Change the number of workers of the node that answers; what runs goes on."""
@@ -110,7 +110,7 @@ async def resize_workers(
 
 
 async def drain(
-    session: Session,
+    session: ClientSession,
     within: Annotated[
         str | None, typer.Option(metavar="DURATION", show_default="for ever", help="How long to wait for it at most.")
     ] = None,
@@ -124,7 +124,7 @@ async def drain(
     note("the node is drained")
 
 
-async def leader(session: Session) -> None:
+async def leader(session: ClientSession) -> None:
     """Show which node fires the schedules; status 1 while none is known to."""
     async with session.client() as client:
         found = await client.leader()
@@ -133,7 +133,7 @@ async def leader(session: Session) -> None:
     session.out.row(found, LEADERS)
 
 
-async def stats(session: Session) -> None:
+async def stats(session: ClientSession) -> None:
     """Show how many instances there are, by kind and state."""
     async with session.client() as client:
         found = await client.stats()
@@ -162,7 +162,7 @@ def _plain(found: Stats) -> dict[str, Any]:
 
 
 async def top(
-    session: Session,
+    session: ClientSession,
     interval: Annotated[str, typer.Option("--interval", "-d", metavar="DURATION", help="How often to look.")] = "1s",
     count: Annotated[
         int | None,
@@ -187,7 +187,7 @@ async def top(
                     live.update(picture, refresh=True)
 
 
-async def _picture(session: Session, client: Client) -> Group:
+async def _picture(session: ClientSession, client: Client) -> Group:
     found, nodes, lead = await client.stats(), await client.nodes(), await client.leader()
     who = (
         "no leader" if lead is None else f"{lead.name} leads (term {lead.term.number}, {age(lead.since, session.now)})"

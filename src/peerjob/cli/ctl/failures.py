@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from peerjob import errors
-from peerjob.cli.console import Refusal, Status
+from peerjob.cli.console import ExitStatus, Refusal
+from peerjob.model import errors
 
 
 class CommandError(Exception):
     """A verb could not do what it was asked for; the text is for its user."""
 
-    def __init__(self, message: str, status: Status = Status.FAILED) -> None:
+    def __init__(self, message: str, status: ExitStatus = ExitStatus.FAILED) -> None:
         self.status = status
         super().__init__(message)
 
 
-_STATUSES: tuple[tuple[type[Exception], Status], ...] = (
+_STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
     # those that end a wait for an instance stand first: one of them is a TimeoutError, too
-    (errors.JobFailed, Status.FAILED),
-    (errors.JobCancelled, Status.FAILED),
-    (errors.JobTimedOut, Status.FAILED),
-    (errors.UnauthenticatedError, Status.REFUSED),
-    (errors.AuthError, Status.REFUSED),
-    (errors.UnknownKindError, Status.NOT_FOUND),
-    (errors.UnknownInstanceError, Status.NOT_FOUND),
-    (errors.UnknownScheduleError, Status.NOT_FOUND),
-    (errors.NodeUnavailableError, Status.UNREACHABLE),
-    (errors.NodeStoppedError, Status.UNREACHABLE),
-    (errors.StoreUnavailableError, Status.UNREACHABLE),
-    (errors.ArgumentError, Status.USAGE),
-    (errors.OptionError, Status.USAGE),
-    (errors.ScheduleError, Status.USAGE),
-    (errors.EncodeError, Status.USAGE),
-    (errors.PayloadTooLargeError, Status.USAGE),
-    (TimeoutError, Status.TIME_OVER),
-    (errors.PeerjobError, Status.FAILED),
+    (errors.JobFailed, ExitStatus.FAILED),
+    (errors.JobCancelled, ExitStatus.FAILED),
+    (errors.JobTimedOut, ExitStatus.FAILED),
+    (errors.UnauthenticatedError, ExitStatus.REFUSED),
+    (errors.AuthError, ExitStatus.REFUSED),
+    (errors.UnknownKindError, ExitStatus.NOT_FOUND),
+    (errors.UnknownInstanceError, ExitStatus.NOT_FOUND),
+    (errors.UnknownScheduleError, ExitStatus.NOT_FOUND),
+    (errors.NodeUnavailableError, ExitStatus.UNREACHABLE),
+    (errors.NodeStoppedError, ExitStatus.UNREACHABLE),
+    (errors.StoreUnavailableError, ExitStatus.UNREACHABLE),
+    (errors.ArgumentError, ExitStatus.USAGE),
+    (errors.OptionError, ExitStatus.USAGE),
+    (errors.ScheduleError, ExitStatus.USAGE),
+    (errors.EncodeError, ExitStatus.USAGE),
+    (errors.PayloadTooLargeError, ExitStatus.USAGE),
+    (TimeoutError, ExitStatus.TIME_OVER),
+    (errors.PeerjobError, ExitStatus.FAILED),
 )
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (

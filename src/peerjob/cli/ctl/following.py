@@ -11,22 +11,22 @@ import typer
 from rich.live import Live
 
 from peerjob.cli.printable import shown
-from peerjob.instance import HistoryEntry, Instance, LogEntry
-from peerjob.manager import Event
-from peerjob.node.client.client import Client
-from peerjob.query import Query
-from peerjob.state import State
+from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.manager import Event
+from peerjob.model.query import Query
+from peerjob.model.state import State
+from peerjob.remote.client.client import Client
 
 from . import views
 from .board import Board
-from .output import Column, Format, Printer, View, moment
+from .output import Column, Format, Printer, TableView, moment
 from .queries import After, Before, Kind, Limit, States, Tag, Uuid, level_of, query_of
-from .session import Session, verb
+from .session import ClientSession, verb
 
 LOOKED_AT = 100
 """Instances that a watch begins with, the latest ones."""
 
-ENTRIES: View[HistoryEntry] = View(
+ENTRIES: TableView[HistoryEntry] = TableView(
     columns=(
         Column(title="TIME", text=lambda one: f"{one.timestamp:%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"),
         Column(title="STATE", text=lambda one: str(one.state)),
@@ -37,7 +37,7 @@ ENTRIES: View[HistoryEntry] = View(
     name=lambda one: str(one.state),
     plain=lambda one: one.to_dict(),
 )
-CHANGES: View[HistoryEntry] = View(
+CHANGES: TableView[HistoryEntry] = TableView(
     columns=(
         Column(title="UUID", text=lambda one: one.instance_id, whole=True),
         Column(title="KIND", text=lambda one: one.kind),
@@ -61,7 +61,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def logs(
-    session: Session,
+    session: ClientSession,
     uuid: Uuid,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until it is over, whatever node runs it.")
@@ -85,14 +85,14 @@ def log_text(entry: LogEntry, out: Printer) -> str:
     return f"{moment(entry.timestamp)} {entry.level.name:<5}{where} {shown(entry.message, lines=True)}{shown(fields)}"
 
 
-async def history(session: Session, uuid: Uuid) -> None:
+async def history(session: ClientSession, uuid: Uuid) -> None:
     """Show the states that an instance went through: when, where and why."""
     async with session.client() as client:
         session.out.many(await (await client.lookup_instance(uuid)).history(), ENTRIES)
 
 
 async def list_logs(
-    session: Session,
+    session: ClientSession,
     kind: Kind = None,
     state: States = None,
     tag: Tag = None,
@@ -110,7 +110,7 @@ async def list_logs(
 
 
 async def list_history(
-    session: Session,
+    session: ClientSession,
     kind: Kind = None,
     state: States = None,
     tag: Tag = None,
@@ -129,7 +129,7 @@ class _OverError(Exception):
 
 
 async def watch(
-    session: Session,
+    session: ClientSession,
     uuid: Annotated[
         str | None,
         typer.Argument(metavar="[UUID]", help="One instance; ends with it.", show_default="by the options"),
@@ -155,7 +155,7 @@ async def watch(
             pass
 
 
-async def _show_lines(session: Session, client: Client, query: Query) -> None:
+async def _show_lines(session: ClientSession, client: Client, query: Query) -> None:
     async def begin() -> None:
         if query.id is not None:
             _end_when_over(query, await client.lookup_instance(query.id))
@@ -165,7 +165,7 @@ async def _show_lines(session: Session, client: Client, query: Query) -> None:
         _end_when_over(query, event.instance)
 
 
-async def _show_live(session: Session, client: Client, query: Query) -> None:
+async def _show_live(session: ClientSession, client: Client, query: Query) -> None:
     board = Board(session.out)
     with Live(console=session.out.console, refresh_per_second=4, get_renderable=lambda: board.table(session.now)):
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from peerjob.cli.console import complain
 from peerjob.cli.printable import shown, shown_json
-from peerjob.shown import to_json
+from peerjob.model.json_text import to_json
 
 from .yaml import to_yaml
 
@@ -53,7 +53,7 @@ class Column(Generic[T]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class View(Generic[T]):
+class TableView(Generic[T]):
     """How things of one kind are shown."""
 
     columns: Sequence[Column[T]]
@@ -70,7 +70,7 @@ class Printer:
         self.format = format
         self.console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else UNCUT)
 
-    def many(self, things: Sequence[T], view: View[T]) -> None:
+    def many(self, things: Sequence[T], view: TableView[T]) -> None:
         """A list of things."""
         match self.format:
             case Format.JSON | Format.YAML:
@@ -84,7 +84,7 @@ class Printer:
                 else:
                     note(view.nothing)
 
-    def one(self, thing: T, view: View[T]) -> None:
+    def one(self, thing: T, view: TableView[T]) -> None:
         """One thing: as a table, all that is known about it."""
         match self.format:
             case Format.JSON | Format.YAML:
@@ -94,7 +94,7 @@ class Printer:
             case _:
                 self.fields(view.plain(thing))
 
-    def row(self, thing: T, view: View[T]) -> None:
+    def row(self, thing: T, view: TableView[T]) -> None:
         """One thing: as a table, one row."""
         if self.format in (Format.TABLE, Format.WIDE):
             self.many([thing], view)
@@ -119,7 +119,7 @@ class Printer:
         else:
             print(shown(text, lines=True))
 
-    def summary(self, plain: Any, rows: Sequence[T], view: View[T]) -> None:
+    def summary(self, plain: Any, rows: Sequence[T], view: TableView[T]) -> None:
         """Rows that sum up what programs get as other values."""
         if self.format in (Format.JSON, Format.YAML):
             self._plain(plain)
@@ -138,7 +138,7 @@ class Printer:
             case _:
                 print(text, flush=True)
 
-    def table(self, things: Iterable[T], view: View[T]) -> Table:
+    def table(self, things: Iterable[T], view: TableView[T]) -> Table:
         """What `many` shows as a table."""
         columns = [one for one in view.columns if self.format is Format.WIDE or not one.wide]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

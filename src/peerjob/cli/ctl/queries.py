@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from peerjob.errors import OptionError
-from peerjob.query import Query
-from peerjob.state import Level
+from peerjob.model.errors import OptionError
+from peerjob.model.query import Query
+from peerjob.model.state import Level
 
 Kind = Annotated[str | None, typer.Option("--kind", "-k", show_default="any", help="Of this kind.")]
 States = Annotated[

@@ -10,13 +10,13 @@ from peerjob.version import __version__
 
 from . import views
 from .following import list_history, list_logs
-from .output import Column, Format, View, note
+from .output import Column, Format, TableView, note
 from .queries import After, Before, Kind, Limit, States, Tag, Uuid, query_of
-from .session import Session, group, verb
+from .session import ClientSession, group, verb
 
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.", show_default=False)]
 
-VERSIONS: View[dict[str, str]] = View(
+VERSIONS: TableView[dict[str, str]] = TableView(
     columns=(
         Column(title="JOBCTL", text=lambda one: one["jobctl"]),
         Column(title="NODE", text=lambda one: one["node"]),
@@ -43,32 +43,32 @@ def add_to(app: typer.Typer) -> None:
     verb(app, "count")(count)
 
 
-async def get_version(session: Session) -> None:
+async def get_version(session: ClientSession) -> None:
     """Show the release of this command and of the node that answers."""
     async with session.client() as client:
         session.out.one({"jobctl": __version__, "node": await client.version()}, VERSIONS)
 
 
-async def get_instance(session: Session, uuid: Uuid) -> None:
+async def get_instance(session: ClientSession, uuid: Uuid) -> None:
     """Show all that is known about one instance."""
     async with session.client() as client:
         session.out.one(await client.lookup_instance(uuid), views.instances(session.now))
 
 
-async def get_schedule(session: Session, name: ScheduleName) -> None:
+async def get_schedule(session: ClientSession, name: ScheduleName) -> None:
     """Show all that is known about one schedule."""
     async with session.client() as client:
         session.out.one(await client.lookup_schedule(name), views.schedules(session.now))
 
 
-async def list_jobs(session: Session) -> None:
+async def list_jobs(session: ClientSession) -> None:
     """List the jobs of the node that answers."""
     async with session.client() as client:
         session.out.many(await client.registered_jobs(), views.JOBS)
 
 
 async def list_instances(
-    session: Session,
+    session: ClientSession,
     kind: Kind = None,
     state: States = None,
     tag: Tag = None,
@@ -87,7 +87,7 @@ async def list_instances(
 
 
 async def count(
-    session: Session,
+    session: ClientSession,
     kind: Kind = None,
     state: States = None,
     tag: Tag = None,
@@ -101,13 +101,13 @@ async def count(
     session.out.text(str(found), {"count": found})
 
 
-async def list_schedules(session: Session) -> None:
+async def list_schedules(session: ClientSession) -> None:
     """List the schedules of the cluster."""
     async with session.client() as client:
         session.out.many(await client.schedules(), views.schedules(session.now))
 
 
-async def list_nodes(session: Session) -> None:
+async def list_nodes(session: ClientSession) -> None:
     """List the live nodes of the cluster."""
     async with session.client() as client:
         session.out.many(await client.nodes(), views.NODES)

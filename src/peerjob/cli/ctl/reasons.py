@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from peerjob.firing import Leader
-from peerjob.instance import Instance
-from peerjob.record import NodeView, Record, is_suspect
-from peerjob.schedules import FireEntry, ScheduleView
-from peerjob.state import State
+from peerjob.handles.instance import Instance
+from peerjob.handles.schedule import FireEntry, ScheduleView
+from peerjob.model.firing import Leader
+from peerjob.model.record import NodeView, Record, is_suspect
+from peerjob.model.state import State
 
 from .output import age, moment
 

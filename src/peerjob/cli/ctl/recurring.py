@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from peerjob.errors import OptionError, UnknownScheduleError
-from peerjob.explain import Explanation, explain
-from peerjob.schedules import Backfill
+from peerjob.handles.schedule import Backfill
+from peerjob.model.errors import OptionError, UnknownScheduleError
+from peerjob.model.explain import Explanation, explain
 
 from . import views
 from .failures import CommandError
-from .output import Column, View, note
+from .output import Column, TableView, note
 from .queries import Limit, given_time, time_of
 from .reading import ScheduleName, get_schedule, list_schedules
-from .session import Session, group, verb
+from .session import ClientSession, group, verb
 
-BACKFILLS: View[Backfill] = View(
+BACKFILLS: TableView[Backfill] = TableView(
     columns=(
         Column(title="TIMES", text=lambda one: str(one.times), right=True),
         Column(title="MADE", text=lambda one: str(one.made), right=True),
@@ -47,7 +47,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def pause(
-    session: Session,
+    session: ClientSession,
     name: ScheduleName,
     why: Annotated[str, typer.Option("--note", show_default="none", help="Why, for others to read.")] = "",
 ) -> None:
@@ -56,13 +56,13 @@ async def pause(
         session.out.row(await client.pause_schedule(name, why), views.schedules(session.now))
 
 
-async def resume(session: Session, name: ScheduleName) -> None:
+async def resume(session: ClientSession, name: ScheduleName) -> None:
     """Let a paused schedule fire again, from its next time on."""
     async with session.client() as client:
         session.out.row(await client.resume_schedule(name), views.schedules(session.now))
 
 
-async def trigger(session: Session, name: ScheduleName) -> None:
+async def trigger(session: ClientSession, name: ScheduleName) -> None:
     """Make one instance of a schedule now, also while it is paused; status 1 when one is in the way."""
     async with session.client() as client:
         instance = await client.trigger_schedule(name)
@@ -73,7 +73,7 @@ async def trigger(session: Session, name: ScheduleName) -> None:
         session.out.row(instance, views.instances(session.now))
 
 
-async def remove(session: Session, name: ScheduleName) -> None:
+async def remove(session: ClientSession, name: ScheduleName) -> None:
     """Remove a schedule with its ledger; its instances stay.
 
     That of a job that is defined with a recurrence comes back with the next start of a node: rather pause it.
@@ -85,7 +85,7 @@ async def remove(session: Session, name: ScheduleName) -> None:
 
 
 async def backfill(
-    session: Session,
+    session: ClientSession,
     name: ScheduleName,
     start: Annotated[str, typer.Option("--from", metavar="TIME", help="The first time.", show_default=False)],
     end: Annotated[str, typer.Option("--to", metavar="TIME", help="Where to end, exclusive.", show_default=False)],
@@ -97,7 +97,7 @@ async def backfill(
 
 
 async def fires(
-    session: Session,
+    session: ClientSession,
     name: ScheduleName,
     after: Annotated[str | None, typer.Option(metavar="TIME", show_default="no bound", help="From this time.")] = None,
     before: Annotated[
@@ -112,7 +112,7 @@ async def fires(
 
 
 async def explain_schedule(
-    session: Session,
+    session: ClientSession,
     what: Annotated[
         str, typer.Argument(metavar="NAME|CRON", help="A schedule, or a cron text in quotes.", show_default=False)
     ],
@@ -141,7 +141,7 @@ async def explain_schedule(
             _show(session, Explanation(spec=what, timezone="UTC", words=words, fires=tuple(next_times), changes=()))
 
 
-def _show(session: Session, explanation: Explanation) -> None:
+def _show(session: ClientSession, explanation: Explanation) -> None:
     session.out.text(
         str(explanation),
         {

@@ -9,18 +9,18 @@ from typing import Annotated, Any, cast
 import msgspec
 import typer
 
-from peerjob import errors
-from peerjob.definition import MISFIRE_LIMIT, QUEUE_LIMIT
-from peerjob.errors import OptionError
-from peerjob.instance import Instance
-from peerjob.job import Job
-from peerjob.policy import Backoff
-from peerjob.state import State
+from peerjob.handles.instance import Instance
+from peerjob.model import errors
+from peerjob.model.definition import MISFIRE_LIMIT, QUEUE_LIMIT
+from peerjob.model.errors import OptionError
+from peerjob.model.job import Job
+from peerjob.model.policy import Backoff
+from peerjob.model.state import State
 
 from . import views
 from .failures import CommandError
 from .output import note
-from .session import Session, verb
+from .session import ClientSession, verb
 
 WHEN, HOW, RECURRENCE = "When", "How it runs", "Recurrence"
 DEFINED = "as the job defines it"
@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def schedule(
-    session: Session,
+    session: ClientSession,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="Which job.", show_default=False)],
     arguments: Annotated[
         list[str] | None,
@@ -181,7 +181,7 @@ async def schedule(
             session.out.row(instance, views.instances(session.now))
 
 
-async def _show_end(session: Session, instance: Instance[Any], within: str | None) -> None:
+async def _show_end(session: ClientSession, instance: Instance[Any], within: str | None) -> None:
     await instance.wait(within)
     session.out.one(instance, views.instances(session.now))
     if instance.state is not State.COMPLETED:

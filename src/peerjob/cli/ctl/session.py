@@ -13,11 +13,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from peerjob.clock import SystemClock, to_datetime
-from peerjob.node.client import client as remote
+from peerjob.model.clock import SystemClock, to_datetime
+from peerjob.remote.client import client as remote
 
 from .output import Format, Printer
-from .settings import Settings, settings_of
+from .settings import CtlSettings, settings_of
 
 Verb = TypeVar("Verb", bound=Callable[..., Coroutine[Any, Any, int | None]])
 
@@ -86,10 +86,10 @@ SHARED: dict[str, Any] = {
 EPILOG = "Options of the connection (--address, --token-file, --context, …) may stand here, too: see jobctl --help."
 
 
-class Session:
+class ClientSession:
     """Where to connect, and how to show."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CtlSettings) -> None:
         self.settings = settings
         self.clock = SystemClock()
         self.out = Printer(settings.output)
@@ -137,7 +137,7 @@ _declare(shared_options, [], hidden=False)
 
 
 def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]:
-    """Make a command of a coroutine that takes a Session and what its own options say; it returns a status or None."""
+    """Make a command of a coroutine that takes a ClientSession and its own options; it returns a status or None."""
 
     def make(function: Verb) -> Verb:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -146,7 +146,7 @@ def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]
             before: dict[str, Any] = ctx.find_root().obj or {}
             said = {one: given.pop(one) for one in SHARED}
             both = {one: before.get(one) if value is None else value for one, value in said.items()}
-            return asyncio.run(function(Session(settings_of(both, os.environ)), **given))
+            return asyncio.run(function(ClientSession(settings_of(both, os.environ)), **given))
 
         _declare(command, [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own], hidden=True)
         command.__doc__ = function.__doc__

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from peerjob.errors import OptionError
-from peerjob.node.listening import GRPC_PORT
-from peerjob.node.wire.tls import ClientTls
+from peerjob.model.errors import OptionError
+from peerjob.node.observe.listen_address import GRPC_PORT
+from peerjob.remote.wire.tls import ClientTls
 
 from .output import Format
 
@@ -27,7 +27,7 @@ TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class CtlSettings:
     """What a verb needs to know before it connects."""
 
     target: str
@@ -37,7 +37,7 @@ class Settings:
     output: Format
 
 
-def settings_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+def settings_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> CtlSettings:
     """`given` are the options, None where nothing was said. Raises OptionError."""
     named = given.get("context") or environment.get(f"{PREFIX}CONTEXT")
     layers = [
@@ -48,7 +48,7 @@ def settings_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Set
     found: dict[str, Any] = {}
     for layer in layers:
         _lay(found, layer)
-    return Settings(
+    return CtlSettings(
         target=str(found.get("address") or f"{_host(found.get('host', HOST))}:{found.get('port', GRPC_PORT)}"),
         token=_token(found),
         tls=_tls(found),

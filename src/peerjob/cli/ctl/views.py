@@ -6,20 +6,20 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from peerjob.durations import format_seconds
-from peerjob.errors import DecodeError
-from peerjob.instance import Instance
-from peerjob.node.client.jobs import RegisteredJob
-from peerjob.record import NodeView
-from peerjob.schedules import FireEntry, Schedule
-from peerjob.shown import to_json
+from peerjob.handles.instance import Instance
+from peerjob.handles.schedule import FireEntry, Schedule
+from peerjob.model.durations import format_seconds
+from peerjob.model.errors import DecodeError
+from peerjob.model.json_text import to_json
+from peerjob.model.record import NodeView
+from peerjob.remote.client.jobs import RegisteredJob
 
-from .output import Column, View, age, moment, span
+from .output import Column, TableView, age, moment, span
 
 
-def instances(now: datetime) -> View[Instance[Any]]:
+def instances(now: datetime) -> TableView[Instance[Any]]:
     """Instances, with ages as of now."""
-    return View(
+    return TableView(
         columns=(
             Column(title="UUID", text=lambda one: one.id, whole=True),
             Column(title="KIND", text=lambda one: one.kind),
@@ -46,7 +46,7 @@ def _arguments(one: Instance[Any]) -> str:
         return "(cannot be read here)"
 
 
-JOBS: View[RegisteredJob] = View(
+JOBS: TableView[RegisteredJob] = TableView(
     columns=(
         Column(title="KIND", text=lambda one: one.kind),
         Column(title="RECURS", text=lambda one: recurrence_text(one.cron, one.every, one.timezone)),
@@ -90,7 +90,7 @@ def recurrence_text(cron: str | None, every: timedelta | None, timezone: str | N
     return "-" if every is None else f"every {format_seconds(every.total_seconds())}"
 
 
-NODES: View[NodeView] = View(
+NODES: TableView[NodeView] = TableView(
     columns=(
         Column(title="NODE", text=lambda one: one.name),
         Column(title="RUNNING", text=lambda one: str(one.running), right=True),
@@ -120,9 +120,9 @@ NODES: View[NodeView] = View(
 )
 
 
-def schedules(now: datetime) -> View[Schedule]:
+def schedules(now: datetime) -> TableView[Schedule]:
     """Schedules, with ages as of now."""
-    return View(
+    return TableView(
         columns=(
             Column(title="NAME", text=lambda one: one.name),
             Column(title="KIND", text=lambda one: one.kind),
@@ -147,7 +147,7 @@ def _recurs(one: Schedule) -> str:
         return "(cannot be read here)"
 
 
-FIRES: View[FireEntry] = View(
+FIRES: TableView[FireEntry] = TableView(
     columns=(
         Column(title="NOMINAL", text=lambda one: moment(one.nominal)),
         Column(title="TIMES", text=lambda one: str(one.count), right=True),

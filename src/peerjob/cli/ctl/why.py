@@ -8,19 +8,19 @@ from uuid import UUID
 
 import typer
 
-from peerjob.errors import UnknownScheduleError
-from peerjob.instance import Instance
-from peerjob.node.client.client import Client
-from peerjob.query import Query
-from peerjob.record import NodeView
-from peerjob.schedules import Schedule
-from peerjob.state import State
+from peerjob.handles.instance import Instance
+from peerjob.handles.schedule import Schedule
+from peerjob.model.errors import UnknownScheduleError
+from peerjob.model.query import Query
+from peerjob.model.record import NodeView
+from peerjob.model.state import State
+from peerjob.remote.client.client import Client
 
 from .reasons import Facts, able, rank, why_instance, why_schedule
-from .session import Session, verb
+from .session import ClientSession, verb
 
 PAGE = 1_000
-MOST = 10_000
+MAX_SEARCHED = 10_000
 """Queued instances that are looked at to tell how many come first."""
 
 
@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def why(
-    session: Session,
+    session: ClientSession,
     what: Annotated[
         str, typer.Argument(metavar="UUID|NAME", help="An instance, or a schedule by name.", show_default=False)
     ],
@@ -55,7 +55,7 @@ async def why(
         _show(session, f"{instance.id} of {instance.kind}: {instance.state!s}", reasons, traceback)
 
 
-async def _facts(session: Session, client: Client, instance: Instance[object]) -> Facts:
+async def _facts(session: ClientSession, client: Client, instance: Instance[object]) -> Facts:
     nodes = await client.nodes()
     busy: Counter[str] = Counter()
     if not instance.state.is_final:
@@ -86,7 +86,7 @@ async def _schedule(client: Client, name: str) -> Schedule | None:
 
 
 async def _before(
-    session: Session, client: Client, instance: Instance[object], nodes: list[NodeView]
+    session: ClientSession, client: Client, instance: Instance[object], nodes: list[NodeView]
 ) -> tuple[int, bool]:
     """How many instances come first, and whether that is all of them."""
     kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.kinds}
@@ -96,7 +96,7 @@ async def _before(
         page = await client.lookup_instances(query)
         seen += len(page)
         found += sum(one.kind in kinds and one.due_at <= now and rank(one.record) < mine for one in page)
-        if page.cursor is None or seen >= MOST:
+        if page.cursor is None or seen >= MAX_SEARCHED:
             return found, page.cursor is None
         query = query.at(page.cursor)
 
@@ -109,7 +109,7 @@ def _is_id(text: str) -> bool:
     return True
 
 
-def _show(session: Session, subject: str, reasons: list[str], traceback: str = "") -> None:
+def _show(session: ClientSession, subject: str, reasons: list[str], traceback: str = "") -> None:
     text = "\n".join([subject, *(f"  {one}" for one in reasons)])
     if traceback:
         text += f"\n\n{traceback.rstrip()}"

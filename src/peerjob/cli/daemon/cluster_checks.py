@@ -10,12 +10,12 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from peerjob import Clock, PeerjobError, State, __version__
-from peerjob.findings import Finding, Verdict
-from peerjob.firing import ScheduleRow
-from peerjob.ids import IdSource
-from peerjob.record import NodeInfo, NodeView
+from peerjob.model.findings import Finding, Severity
+from peerjob.model.firing import ScheduleRow
+from peerjob.model.ids import IdSource
+from peerjob.model.record import NodeInfo, NodeView
 from peerjob.store.base import Elections, Store
-from peerjob.store.listing import all_schedules
+from peerjob.store.paging import all_schedules
 
 from .config_checks import Own
 
@@ -39,8 +39,8 @@ async def check_speed(store: Store, clock: Clock) -> list[Finding]:
         await store.health()
         took.append(clock.elapsed() - asked)
     median = statistics.median(took)
-    verdict = Verdict.WARN if median > _SLOW else Verdict.OK
-    advice = "; every job waits for several" if verdict is Verdict.WARN else ""
+    verdict = Severity.WARN if median > _SLOW else Severity.OK
+    advice = "; every job waits for several" if verdict is Severity.WARN else ""
     return [Finding("speed", verdict, f"answers in {median * 1000:.1f} ms{advice}")]
 
 
@@ -65,12 +65,12 @@ async def check_clock(store: Store, clock: Clock, *, peers: int) -> list[Finding
             await store.leave(incarnation)
     others = "the server's" if store.capabilities.clock == "server" else "the nodes'"
     if store.capabilities.clock == "nodes" and peers < 2 and abs(ahead) < _OFF:
-        return [Finding("clock", Verdict.OK, "the nodes' clocks decide, and there are not two others to compare with")]
+        return [Finding("clock", Severity.OK, "the nodes' clocks decide, and there are not two others to compare with")]
     if abs(ahead) < _OFF:
-        return [Finding("clock", Verdict.OK, f"within {abs(ahead) * 1000:.0f} ms of {others}")]
+        return [Finding("clock", Severity.OK, f"within {abs(ahead) * 1000:.0f} ms of {others}")]
     text = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} {others}"
     bad = abs(ahead) >= _FAR_OFF and store.capabilities.clock == "nodes"
-    return [Finding("clock", Verdict.FAIL if bad else Verdict.WARN, f"{text}; synchronise it (NTP)")]
+    return [Finding("clock", Severity.FAIL if bad else Severity.WARN, f"{text}; synchronise it (NTP)")]
 
 
 async def _ahead(store: Store, clock: Clock, incarnation: str, listening: float) -> int:
@@ -100,23 +100,23 @@ async def check_cluster(store: Store, own: Own, nodes: Sequence[NodeView]) -> li
     findings += _schedules(await all_schedules(store), served, own)
     if health.undecodable:
         text = f"{health.undecodable} record(s) could not be read and are set aside; see the nodes' logs"
-        findings.append(Finding("records", Verdict.WARN, text))
+        findings.append(Finding("records", Severity.WARN, text))
     return findings
 
 
 def _nodes(nodes: Sequence[NodeView]) -> Iterator[Finding]:
     if not nodes:
-        yield Finding("nodes", Verdict.OK, "none runs in this namespace")
+        yield Finding("nodes", Severity.OK, "none runs in this namespace")
         return
     workers = sum(view.info.workers for view in nodes)
-    yield Finding("nodes", Verdict.OK, f"{_listed(view.name for view in nodes)}; {workers} worker(s)")
+    yield Finding("nodes", Severity.OK, f"{_listed(view.name for view in nodes)}; {workers} worker(s)")
     other = sorted({view.info.version for view in nodes} - {__version__})
     if other:
         text = f"some run peerjob {', '.join(other)}, this is {__version__}; meant for a while only, in a deploy"
-        yield Finding("versions", Verdict.WARN, text)
+        yield Finding("versions", Severity.WARN, text)
     names = [view.name for view in nodes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield Finding("nodes", Verdict.WARN, f"several are called {_listed(twice)}; give each a --name")
+        yield Finding("nodes", Severity.WARN, f"several are called {_listed(twice)}; give each a --name")
 
 
 def _signatures(nodes: Sequence[NodeView], own: Own) -> Iterator[Finding]:
@@ -127,40 +127,40 @@ def _signatures(nodes: Sequence[NodeView], own: Own) -> Iterator[Finding]:
     )
     if differing:
         text = f"nodes run other signatures of {_listed(differing)} than these modules have; meant in a deploy only"
-        yield Finding("signatures", Verdict.WARN, text)
+        yield Finding("signatures", Severity.WARN, text)
 
 
 def _unserved(waiting: dict[str, int], own: Own) -> Iterator[Finding]:
     for kind, count in sorted(waiting.items()):
         if kind in own.signatures:
-            yield Finding("kinds", Verdict.OK, f"{kind}: {count} wait for a node with these modules")
+            yield Finding("kinds", Severity.OK, f"{kind}: {count} wait for a node with these modules")
         else:
-            yield Finding("kinds", Verdict.WARN, f"{kind}: {count} wait, and no node runs this kind")
+            yield Finding("kinds", Severity.WARN, f"{kind}: {count} wait, and no node runs this kind")
     if not waiting:
-        yield Finding("kinds", Verdict.OK, "a node runs every kind that waits")
+        yield Finding("kinds", Severity.OK, "a node runs every kind that waits")
 
 
 def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: Own) -> Iterator[Finding]:
     lost = [row for row in rows if row.kind not in served and row.kind not in own.signatures and not row.paused]
     for row in lost:
         text = f"{row.name}: no node runs its kind {row.kind}, so it does not fire; deploy one, or remove or pause it"
-        yield Finding("schedules", Verdict.WARN, text)
+        yield Finding("schedules", Severity.WARN, text)
     if not lost:
         paused = sum(row.paused for row in rows)
-        yield Finding("schedules", Verdict.OK, f"{len(rows)}, {paused} of them paused")
+        yield Finding("schedules", Severity.OK, f"{len(rows)}, {paused} of them paused")
 
 
 async def check_leader(elections: Elections, *, nodes_run: bool) -> list[Finding]:
     """Who fires schedules now."""
     leader = await elections.leader()
     if leader is not None:
-        return [Finding("leader", Verdict.OK, f"{leader.name}, term {leader.term.number}")]
+        return [Finding("leader", Severity.OK, f"{leader.name}, term {leader.term.number}")]
     if nodes_run:
         text = (
             "no node leads, so no schedule fires: one is just being elected, or --coordinator is not that of the nodes"
         )
-        return [Finding("leader", Verdict.WARN, text)]
-    return [Finding("leader", Verdict.OK, "none, as no node runs")]
+        return [Finding("leader", Severity.WARN, text)]
+    return [Finding("leader", Severity.OK, "none, as no node runs")]
 
 
 async def nodes_of(store: Store) -> list[NodeView]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from peerjob import Clock, PeerjobError
-from peerjob.findings import Finding, Verdict
+from peerjob.model.findings import Finding, Severity
 from peerjob.node.registry import Registry
 
 from .modules import JobModules
-from .settings import OFF, Settings
+from .settings import OFF, DaemonSettings
 from .tokens import TokensFile
 
 _WRITABLE_BY_OTHERS = 0o022
@@ -24,28 +24,28 @@ class Own:
     """Kind → hash of its signature."""
 
 
-def check_configuration(settings: Settings, clock: Clock) -> tuple[Own, list[Finding]]:
+def check_configuration(settings: DaemonSettings, clock: Clock) -> tuple[Own, list[Finding]]:
     """What the configuration brings, and what is wrong with it."""
     own, findings = _jobs(settings, clock)
     findings += _service(settings, clock)
     return own, findings
 
 
-def _jobs(settings: Settings, clock: Clock) -> tuple[Own, list[Finding]]:
+def _jobs(settings: DaemonSettings, clock: Clock) -> tuple[Own, list[Finding]]:
     registry = Registry()
     try:
         jobs = registry.add(JobModules(settings.jobs).load())
         settings.node(jobs, clock)
     except PeerjobError as error:
-        return Own(), [Finding("configuration", Verdict.FAIL, str(error))]
+        return Own(), [Finding("configuration", Severity.FAIL, str(error))]
     kinds = sorted(registry.signatures())
     listed = f"{len(kinds)} kind(s): {', '.join(kinds)}" if kinds else "no module was given"
-    return Own(signatures=registry.signatures()), [Finding("jobs", Verdict.OK, listed)]
+    return Own(signatures=registry.signatures()), [Finding("jobs", Severity.OK, listed)]
 
 
-def _service(settings: Settings, clock: Clock) -> list[Finding]:
+def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
     if settings.listen == OFF:
-        return [Finding("service", Verdict.OK, "no gRPC service")]
+        return [Finding("service", Severity.OK, "no gRPC service")]
     try:
         tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         if settings.tls is not None:
@@ -55,17 +55,17 @@ def _service(settings: Settings, clock: Clock) -> list[Finding]:
         settings.metrics(node)
         settings.scaler(node)
     except PeerjobError as error:
-        return [Finding("service", Verdict.FAIL, str(error))]
+        return [Finding("service", Severity.FAIL, str(error))]
     callers = "everybody who reaches it" if tokens is None else f"{len(tokens)} token(s)"
     if tokens is None and settings.tls_client_ca is not None:
         callers = "clients with a certificate"
-    verdict = Verdict.WARN if settings.insecure else Verdict.OK
+    verdict = Severity.WARN if settings.insecure else Severity.OK
     secured = "TLS" if settings.tls is not None else "no TLS"
     findings = [Finding("service", verdict, f"gRPC on {settings.listen}, {secured}, for {callers}")]
-    return findings + [Finding("service", Verdict.FAIL, text) for text in exposed_files(settings)]
+    return findings + [Finding("service", Severity.FAIL, text) for text in exposed_files(settings)]
 
 
-def exposed_files(settings: Settings) -> list[str]:
+def exposed_files(settings: DaemonSettings) -> list[str]:
     """What is wrong with the rights of the files of the service: who may write them, and who may read its key."""
     files = {
         settings.tokens_file: (_WRITABLE_BY_OTHERS, "write {}, and so let themselves in; chmod go-w"),

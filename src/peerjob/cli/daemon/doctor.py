@@ -14,19 +14,19 @@ from rich.table import Table
 
 from peerjob import Clock, PeerjobError, SystemClock
 from peerjob.cli.loops import run_loop
-from peerjob.findings import Finding, Verdict
-from peerjob.record import StoreLimits
+from peerjob.model.findings import Finding, Severity
+from peerjob.model.record import StoreLimits
 from peerjob.store.diagnosis import diagnose
 from peerjob.store.url import open_elections, open_store, redact
 
 from .cluster_checks import check_clock, check_cluster, check_leader, check_speed, nodes_of
 from .config_checks import check_configuration
-from .settings import Settings
+from .settings import DaemonSettings
 
-STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
+STYLES = {Severity.OK: "green", Severity.WARN: "yellow", Severity.FAIL: "bold red"}
 
 
-def check(settings: Settings, *, as_json: bool, strict: bool) -> int:
+def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
     """Print what is found; the exit status: 0, or 1 when something fails (with `strict`, also for a warning)."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
     logging.basicConfig(handlers=[logging.NullHandler()])  # all that matters is a finding
@@ -36,11 +36,11 @@ def check(settings: Settings, *, as_json: bool, strict: bool) -> int:
         print(json.dumps([finding._asdict() for finding in findings]))
     else:
         _show(findings)
-    bad = {Verdict.FAIL, Verdict.WARN} if strict else {Verdict.FAIL}
+    bad = {Severity.FAIL, Severity.WARN} if strict else {Severity.FAIL}
     return 1 if any(finding.verdict in bad for finding in findings) else 0
 
 
-async def examine(settings: Settings, clock: Clock) -> Sequence[Finding]:
+async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
     """Everything that is found; what cannot be reached is a finding, too."""
     own, findings = check_configuration(settings, clock)
     where = redact(settings.store)
@@ -49,30 +49,30 @@ async def examine(settings: Settings, clock: Clock) -> Sequence[Finding]:
         store = open_store(settings.store, namespace=settings.namespace, clock=clock, limits=StoreLimits(), retry_for=0)
         await store.open()
     except PeerjobError as error:
-        return [*findings, Finding("store", Verdict.FAIL, str(error))]
+        return [*findings, Finding("store", Severity.FAIL, str(error))]
     try:
-        findings.append(Finding("store", Verdict.OK, f"{where}, namespace {settings.namespace}"))
+        findings.append(Finding("store", Severity.OK, f"{where}, namespace {settings.namespace}"))
         if not store.capabilities.shared:
-            findings += [Finding("store", Verdict.WARN, text) for text in store.capabilities.warnings]
+            findings += [Finding("store", Severity.WARN, text) for text in store.capabilities.warnings]
         findings += await check_speed(store, clock)
         nodes = await nodes_of(store)
         findings += await check_clock(store, clock, peers=len(nodes))
         findings += await check_cluster(store, own, nodes)
         findings += await _leader(settings, clock, nodes_run=bool(nodes))
     except PeerjobError as error:
-        findings.append(Finding("store", Verdict.FAIL, str(error)))
+        findings.append(Finding("store", Severity.FAIL, str(error)))
     finally:
         await store.close()
     return findings
 
 
-async def _leader(settings: Settings, clock: Clock, *, nodes_run: bool) -> Sequence[Finding]:
+async def _leader(settings: DaemonSettings, clock: Clock, *, nodes_run: bool) -> Sequence[Finding]:
     elections = open_elections(settings.coordinator or settings.store, namespace=settings.namespace, clock=clock)()
     try:
         await elections.open()
         return await check_leader(elections, nodes_run=nodes_run)
     except PeerjobError as error:
-        return [Finding("leader", Verdict.FAIL, f"the coordinator does not answer: {error}")]
+        return [Finding("leader", Severity.FAIL, f"the coordinator does not answer: {error}")]
     finally:
         with contextlib.suppress(PeerjobError):
             await elections.close()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from peerjob.cli.printable import shown, shown_json
-from peerjob.injected import current_run
+from peerjob.model.injected import current_run
 
 from .settings import LogFormat
 

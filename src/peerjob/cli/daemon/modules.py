@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from peerjob import Job, Node, OptionError
-from peerjob.job import collect_jobs
+from peerjob.model.job import collect_jobs
 
 logger = logging.getLogger("peerjob.daemon")
 

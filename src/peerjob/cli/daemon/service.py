@@ -15,7 +15,7 @@ from peerjob.cli.loops import run_loop
 from .config_checks import exposed_files
 from .logs import configure
 from .modules import JobModules
-from .settings import Settings
+from .settings import DaemonSettings
 from .tokens import TokensFile
 
 SERVER_GRACE = 5.0
@@ -26,7 +26,7 @@ SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR1)
 logger = logging.getLogger("peerjob.daemon")
 
 
-def run(settings: Settings) -> int:
+def run(settings: DaemonSettings) -> int:
     """Run a daemon until it is asked to stop; the exit status. Raises PeerjobError when it cannot run."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
     daemon = Daemon(settings)
@@ -38,7 +38,7 @@ def run(settings: Settings) -> int:
 class Daemon:
     """A node as a process of its own. Raises OptionError for what cannot be run."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DaemonSettings) -> None:
         if not settings.jobs and settings.workers:
             raise OptionError("MODULE", "none", "a module with jobs, such as app.jobs, or --workers 0")
         self._settings = settings

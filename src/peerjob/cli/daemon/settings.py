@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from peerjob import Clock, Node, OptionError
-from peerjob.durations import to_seconds
+from peerjob.model.durations import to_seconds
 
 from .config import use_file
 
 if TYPE_CHECKING:  # what needs gRPC is loaded when it is used
     from peerjob import ScalerServer, Server, ServerTls, Tokens
-    from peerjob.node.metrics import MetricsServer
+    from peerjob.node.observe.metrics import MetricsServer
 
 OFF = "off"
 METRICS_PORT = 9090
@@ -48,7 +48,7 @@ def _option(name: str, help: str, *, panel: str | None = None, **more: Any) -> A
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class DaemonSettings:
     """The options of a daemon, checked as far as that needs no file and no server."""
 
     jobs: Annotated[
@@ -282,7 +282,7 @@ class Settings:
 
     def metrics(self, node: Node) -> MetricsServer | None:
         """What shows the metrics of a node, not started; None when nothing is to."""
-        from peerjob.node.metrics import Metrics, MetricsServer
+        from peerjob.node.observe.metrics import Metrics, MetricsServer
 
         if self.metrics_listen == OFF:
             return None
@@ -296,11 +296,11 @@ class Settings:
 
 
 def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
-    """A command whose options are the fields of Settings, and what else it takes by keyword."""
-    hints = get_type_hints(Settings, include_extras=True)
+    """A command whose options are the fields of DaemonSettings, and what else it takes by keyword."""
+    hints = get_type_hints(DaemonSettings, include_extras=True)
     own = get_type_hints(command, include_extras=True)
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-    for one in fields(Settings):
+    for one in fields(DaemonSettings):
         default = one.default_factory() if callable(one.default_factory) else one.default
         parameters.append(
             inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[one.name])
@@ -309,10 +309,10 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
     parameters += [parameter.replace(annotation=own[parameter.name]) for parameter in more]
 
     def run(*, context: typer.Context, **given: Any) -> int:
-        of_settings = {one.name: given.pop(one.name) for one in fields(Settings)}
+        of_settings = {one.name: given.pop(one.name) for one in fields(DaemonSettings)}
         for name in ("store", "coordinator"):
             of_settings[name] = _read_url(context, name, of_settings[name], of_settings[f"{name}_file"])
-        return command(Settings(**of_settings), **given)
+        return command(DaemonSettings(**of_settings), **given)
 
     vars(run)["__signature__"] = inspect.Signature(parameters)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -10,10 +10,10 @@ from peerjob import SystemClock
 from peerjob.cli.loops import run_loop
 from peerjob.store.url import redact, wipe_namespace
 
-from .settings import Settings
+from .settings import DaemonSettings
 
 
-def clear(settings: Settings, *, yes: bool) -> int:
+def clear(settings: DaemonSettings, *, yes: bool) -> int:
     """Ask, unless `yes`, and remove every key of the namespace; the exit status."""
     where = f"namespace {settings.namespace} at {redact(settings.store)}"
     if not yes and not typer.confirm(f"Remove everything in {where}? No node may run on it.", err=True):

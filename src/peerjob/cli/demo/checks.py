@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from peerjob import Instance, State
-from peerjob.record import Transition
+from peerjob.model.record import Transition
 
 from . import workload
 from .corpus import Count
@@ -33,7 +33,7 @@ class Kill:
 
 
 @dataclass(kw_only=True)
-class KindTally:
+class KindResult:
     """Instances of one kind, added up."""
 
     jobs: int = 0
@@ -55,7 +55,7 @@ class Tally:
         self._missing = set(scheduled)
         self.scheduled = len(self._missing)
         self.kill = kill
-        self.kinds = {job.kind: KindTally() for job in workload.JOBS}
+        self.kinds = {job.kind: KindResult() for job in workload.JOBS}
         self.count = Count()
         self.unfinished = 0
         self.double_completions = 0

@@ -15,9 +15,9 @@ from peerjob import PeerjobError, StoreUnavailableError, SystemClock
 from peerjob.cli.loops import run_loop
 
 from .children import DemoError
-from .conductor import Demo, Settings
+from .conductor import Demo, DemoSettings
 from .report import Report
-from .view import LineView, LiveView, SilentView, View
+from .view import DemoView, LineView, LiveView, SilentView
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -30,7 +30,7 @@ class Interrupted(Exception):
         super().__init__(f"ended by {signal.Signals(number).name}")
 
 
-def run(settings: Settings, *, as_json: bool) -> int:
+def run(settings: DemoSettings, *, as_json: bool) -> int:
     """Run the demo and print what came out; the exit status: 0, 1 for an error or a broken check, 128 + a signal."""
     console = Console(highlight=False, markup=False)
     try:
@@ -49,7 +49,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     return 0 if report.passed else 1
 
 
-def _view(settings: Settings, console: Console, as_json: bool) -> View:
+def _view(settings: DemoSettings, console: Console, as_json: bool) -> DemoView:
     if as_json:
         return SilentView()
     if console.is_terminal and not console.is_dumb_terminal:
@@ -58,7 +58,7 @@ def _view(settings: Settings, console: Console, as_json: bool) -> View:
     return LineView(console)
 
 
-async def _run(settings: Settings, view: View) -> Report:
+async def _run(settings: DemoSettings, view: DemoView) -> Report:
     demo = Demo(settings, view, SystemClock())
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from peerjob import Call, Clock, Node, Query, StoreError, StoreLimits
-from peerjob.clock import to_us
+from peerjob.model.clock import to_us
 from peerjob.store.url import open_store
 
 from . import workload
@@ -21,7 +21,7 @@ from .corpus import Count, source_files
 from .monitor import Monitor, Picture
 from .report import Report
 from .server import EmbeddedServer
-from .view import View, counted
+from .view import DemoView, counted
 
 TICK = 0.25
 JOIN_TIMEOUT = 60.0
@@ -32,7 +32,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class DemoSettings:
     """What the user asked for; `store` None means an embedded server, `files` None means all."""
 
     store: str | None
@@ -62,7 +62,7 @@ class Settings:
 class Demo:
     """One run of the demo."""
 
-    def __init__(self, settings: Settings, view: View, clock: Clock) -> None:
+    def __init__(self, settings: DemoSettings, view: DemoView, clock: Clock) -> None:
         self._settings = settings
         self._view = view
         self._clock = clock

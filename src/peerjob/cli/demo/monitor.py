@@ -19,7 +19,7 @@ Status = Literal["starting", "alive", "killed", "silent"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeRow:
+class NodeFigures:
     """One node. `heartbeat` is the age of its last renewal in seconds, None when the store does not know it."""
 
     name: str
@@ -31,7 +31,7 @@ class NodeRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KindRow:
+class KindFigures:
     """Instances of one kind by what they are doing; `waiting` has the delayed ones too."""
 
     kind: str
@@ -46,8 +46,8 @@ class Picture:
     """The cluster at one moment, `elapsed` seconds after the start of the demo."""
 
     elapsed: float
-    nodes: tuple[NodeRow, ...]
-    kinds: tuple[KindRow, ...]
+    nodes: tuple[NodeFigures, ...]
+    kinds: tuple[KindFigures, ...]
     total: int
     active: int
     rate: float
@@ -62,7 +62,7 @@ class Picture:
         """Nodes that work."""
         return sum(node.status == "alive" for node in self.nodes)
 
-    def kind(self, kind: str) -> KindRow:
+    def kind(self, kind: str) -> KindFigures:
         return next(row for row in self.kinds if row.kind == kind)
 
 
@@ -94,7 +94,7 @@ class Monitor:
             rate=self._rate(elapsed, stats.total(State.FINAL)),
         )
 
-    def _rows(self, views: Mapping[str, NodeView]) -> tuple[NodeRow, ...]:
+    def _rows(self, views: Mapping[str, NodeView]) -> tuple[NodeFigures, ...]:
         now = self._clock.time_us()
         for view in views.values():
             # the store may have a clock of its own; a renewal is never younger than zero
@@ -104,11 +104,11 @@ class Monitor:
         names = list(self._cluster.pids) or list(views)
         return tuple(self._row(name, views.get(name), now - (self._skew_us or 0)) for name in names)
 
-    def _row(self, name: str, view: NodeView | None, now_us: int) -> NodeRow:
+    def _row(self, name: str, view: NodeView | None, now_us: int) -> NodeFigures:
         killed = name == self._cluster.killed
         last = view or self._seen.get(name)
         status: Status = "killed" if killed else "alive" if view else "silent" if last else "starting"
-        return NodeRow(
+        return NodeFigures(
             name=name,
             pid=self._cluster.pids.get(name, last.info.pid if last else 0),
             workers=last.info.workers if last else self._workers,
@@ -141,8 +141,8 @@ class Monitor:
                     tell(text)
 
 
-def _kind_row(stats: Stats, kind: str) -> KindRow:
-    return KindRow(
+def _kind_row(stats: Stats, kind: str) -> KindFigures:
+    return KindFigures(
         kind=kind,
         waiting=stats.total(State.SCHEDULED, kind),
         running=stats.total(State.PROCESSING, kind),

@@ -12,18 +12,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .monitor import NodeRow, Picture
+from .monitor import NodeFigures, Picture
 
 LINE_EVERY = 1.0
 """Seconds between lines where there is no terminal."""
 KEPT_EVENTS = 50
 FIXED_LINES = 12
 """Lines of the live picture beside nodes and events."""
-LEAST_EVENTS = 3
+MIN_EVENTS = 3
 MAX_WIDTH = 110
 
 
-class View(Protocol):
+class DemoView(Protocol):
     """Shows pictures and events as they come; a context manager."""
 
     def show(self, picture: Picture) -> None: ...
@@ -101,7 +101,7 @@ class LiveView:
     def render(self, picture: Picture) -> RenderableType:
         """One picture, as high as the terminal allows."""
         spare = max(0, self._console.height - FIXED_LINES)
-        room = max(2, spare - LEAST_EVENTS)
+        room = max(2, spare - MIN_EVENTS)
         # one line tells how many more there are
         shown = len(picture.nodes) if len(picture.nodes) <= room else room - 1
         whole = Group(
@@ -111,7 +111,7 @@ class LiveView:
             Text(),
             _progress(picture),
             self._headline,
-            self._event_lines(max(LEAST_EVENTS, spare - min(len(picture.nodes), room))),
+            self._event_lines(max(MIN_EVENTS, spare - min(len(picture.nodes), room))),
         )
         return Constrain(whole, MAX_WIDTH)
 
@@ -144,7 +144,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _nodes(rows: tuple[NodeRow, ...], shown: int) -> RenderableType:
+def _nodes(rows: tuple[NodeFigures, ...], shown: int) -> RenderableType:
     table = _table("node", "process", "workers", "running", "heartbeat", "state")
     # a dead node is worth its line
     first = sorted(rows, key=lambda row: row.status == "alive")[:shown]

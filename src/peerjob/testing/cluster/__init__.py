@@ -1,7 +1,7 @@
 """A cluster of real nodes on virtual time, to which a test does what production does to nodes."""
 
+from .cluster import TestCluster
 from .faults import Faults
 from .journal import BodyRun, TraceEvent
-from .simulated import TestCluster
 
 __all__ = ["BodyRun", "Faults", "TestCluster", "TraceEvent"]

@@ -13,8 +13,8 @@ from typing import Any, Literal, cast, get_args
 
 import msgspec
 
-from peerjob.durations import Duration, to_seconds
-from peerjob.errors import OptionError, StoreUnavailableError
+from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.errors import OptionError, StoreUnavailableError
 from peerjob.store.base import Elections, Liveness, Store
 
 How = Literal["error", "lost answer", "late", "repeated"]

@@ -6,15 +6,15 @@ import heapq
 
 import msgspec
 
-from peerjob.clock import to_datetime
-from peerjob.firing import FireRecord
-from peerjob.state import State
+from peerjob.model.clock import to_datetime
+from peerjob.model.firing import FireRecord
+from peerjob.model.state import State
 from peerjob.store.kv.keys import Keys, timed
-from peerjob.store.kv.memory_data import MemoryData, MemoryWatch
 from peerjob.store.kv.rows import GONE, Row, decode_row
 from peerjob.store.kv.schedule_rows import decode_fire, decode_next
+from peerjob.store.memory.data import MemoryData, MemoryWatch
 
-from .times import ClusterClock
+from .clocks import ClusterClock
 
 SHOWN = 60
 """Most events at the end of a trace that a failed assertion shows."""
@@ -66,7 +66,7 @@ class _Raw(msgspec.Struct, frozen=True):
     value: bytes
 
 
-class Journal(MemoryWatch):
+class EventJournal(MemoryWatch):
     """Records each instance, schedule and fire that the store writes, also where the answer to the node is lost."""
 
     def __init__(self, data: MemoryData, namespace: str, clock: ClusterClock) -> None:

@@ -8,21 +8,21 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from peerjob.context import Context
-from peerjob.errors import NodeStoppedError, StoreUnavailableError
-from peerjob.node.binding import Binding
+from peerjob.handles.context import Context
+from peerjob.model.errors import NodeStoppedError, StoreUnavailableError
+from peerjob.model.record import StoreLimits
+from peerjob.node.body.binding import Binding
 from peerjob.node.node import Node
-from peerjob.record import StoreLimits
 from peerjob.store.base import Elections
 from peerjob.store.kv.elections import KVElections
-from peerjob.store.kv.memory_data import MemoryData
 from peerjob.store.kv.store import KVStore
+from peerjob.store.memory.data import MemoryData
 
+from .clocks import ClusterClock, NodeClock, StoreClock
+from .connections import URL, Link, LinkedKeyValue
 from .faults import Faults
-from .journal import Journal
-from .lanes import Lane, Lanes
-from .times import ClusterClock, NodeClock, StoreClock
-from .wire import URL, Link, LinkedKeyValue
+from .journal import EventJournal
+from .node_tasks import NodeTasks, TaskSorter
 
 RETRY_FOR = 30.0
 """Seconds for which a node tries a call again while it is cut off, as with a store on the network."""
@@ -35,7 +35,7 @@ class Member:
         self,
         name: str,
         *,
-        lanes: Lanes,
+        lanes: TaskSorter,
         driver: ClusterClock,
         data: MemoryData,
         namespace: str,
@@ -43,13 +43,13 @@ class Member:
         seed: str,
         latency: float,
         faults: Faults,
-        journal: Journal,
+        journal: EventJournal,
         make: Callable[[Member], Node],
     ) -> None:
         self.name = name
         self.starting = True
         """Until its node has started, or has failed to."""
-        self.lane = Lane(name)
+        self.lane = NodeTasks(name)
         self.clock = NodeClock(driver, seed)
         self.store_link = Link(latency, f"{seed}/store")
         self.coordinator_link = Link(latency, f"{seed}/coordinator")

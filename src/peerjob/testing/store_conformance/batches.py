@@ -15,9 +15,9 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from peerjob.firing import Fire, FireOutcome, FireRecord, Overlap
-from peerjob.record import Ack, Action, Claim, Enqueued, NewInstance, Outcome, Record
-from peerjob.state import State
+from peerjob.model.firing import Fire, FireOutcome, FireRecord, Overlap
+from peerjob.model.record import Ack, Action, Claim, Enqueued, NewInstance, Outcome, Record
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from peerjob.record import Ack, Action, Enqueued
-from peerjob.state import State
+from peerjob.model.record import Ack, Action, Enqueued
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from peerjob.record import MAX_BATCH, StoreLimits
+from peerjob.model.record import MAX_BATCH, StoreLimits
 from peerjob.store.base import Store
 
 from .suite import StoreSuite

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from peerjob.firing import SchedulePage, ScheduleRow
+from peerjob.model.firing import SchedulePage, ScheduleRow
 from peerjob.store.base import Store
 
 from .timetable import ScheduleSuite, names_of, nth

@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from peerjob.errors import StoreUnavailableError
-from peerjob.firing import Candidate, Leader
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.firing import Candidate, Leader
 from peerjob.store.base import Elections, Store
 
 from .suite import StoreSuite

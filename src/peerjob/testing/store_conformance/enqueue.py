@@ -2,8 +2,8 @@
 
 import pytest
 
-from peerjob.record import MAX_BATCH, PRIORITY_MAX, PRIORITY_MIN, Action, Enqueued
-from peerjob.state import State
+from peerjob.model.record import MAX_BATCH, PRIORITY_MAX, PRIORITY_MIN, Action, Enqueued
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 

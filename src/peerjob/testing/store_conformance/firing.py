@@ -5,9 +5,9 @@ import asyncio
 import msgspec
 import pytest
 
-from peerjob.firing import MAX_SCHEDULES, FireOutcome, FireRecord, FireStatus, Overlap, Term
-from peerjob.record import Action
-from peerjob.state import State
+from peerjob.model.firing import MAX_SCHEDULES, FireOutcome, FireRecord, FireStatus, Overlap, Term
+from peerjob.model.record import Action
+from peerjob.model.state import State
 from peerjob.store.base import Store
 
 from .suite import states

@@ -5,8 +5,8 @@ import random  # noqa: TID251  # a walk that a seed repeats
 
 import pytest
 
-from peerjob.record import Action, Hint, Record
-from peerjob.state import State
+from peerjob.model.record import Action, Hint, Record
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 

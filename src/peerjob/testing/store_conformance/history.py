@@ -2,8 +2,8 @@
 
 import pytest
 
-from peerjob.record import FINAL_STATE, HISTORY_LIMIT, Ack, Action
-from peerjob.state import State
+from peerjob.model.record import FINAL_STATE, HISTORY_LIMIT, Ack, Action
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 

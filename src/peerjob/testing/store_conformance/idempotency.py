@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from peerjob.query import Filter
-from peerjob.record import Ack, Action
-from peerjob.state import State
+from peerjob.model.query import Filter
+from peerjob.model.record import Ack, Action
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 

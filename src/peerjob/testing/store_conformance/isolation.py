@@ -1,8 +1,8 @@
 """ISOLATED: a namespace sees, wakes and clears only its own."""
 
-from peerjob.query import Query
-from peerjob.record import Ack, Enqueued
-from peerjob.state import State
+from peerjob.model.query import Query
+from peerjob.model.record import Ack, Enqueued
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
 

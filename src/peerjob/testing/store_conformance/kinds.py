@@ -2,9 +2,9 @@
 
 import pytest
 
-from peerjob.query import Query
-from peerjob.record import Action, NewInstance
-from peerjob.state import State
+from peerjob.model.query import Query
+from peerjob.model.record import Action, NewInstance
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 

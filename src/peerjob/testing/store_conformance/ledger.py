@@ -2,9 +2,9 @@
 
 import pytest
 
-from peerjob.firing import FireOutcome, FireStatus, Overlap
-from peerjob.record import StoreLimits
-from peerjob.state import State
+from peerjob.model.firing import FireOutcome, FireStatus, Overlap
+from peerjob.model.record import StoreLimits
+from peerjob.model.state import State
 from peerjob.store.base import Store
 
 from .timetable import ScheduleSuite, nth

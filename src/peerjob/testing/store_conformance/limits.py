@@ -2,18 +2,18 @@
 
 import pytest
 
-from peerjob.firing import FireOutcome, Overlap
-from peerjob.limits import MAX_KEY, MAX_KIND, MAX_TAG, MAX_TAGS
-from peerjob.query import Filter, Query
-from peerjob.record import Action, NewInstance
-from peerjob.state import State
+from peerjob.model.firing import FireOutcome, Overlap
+from peerjob.model.limits import MAX_KEY, MAX_KIND, MAX_TAG, MAX_TAGS
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import Action, NewInstance
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 
 from .suite import ids_of
 from .timetable import ScheduleSuite
 
-LONGEST = "\U0001f600"
+WIDE_CHARACTER = "\U0001f600"
 """A character that takes four bytes, and twelve in a key of etcd."""
 
 
@@ -23,9 +23,9 @@ class LimitRules(ScheduleSuite):
     def large(self, number: int, tags: int, kind: str = "") -> NewInstance:
         """An instance that needs as many bytes besides its arguments as one may."""
         return self.make.instance(
-            kind=kind or LONGEST * MAX_KIND,
-            key=f"{number:04}" + LONGEST * (MAX_KEY - 4),
-            tags=tuple(f"{tag:02}" + LONGEST * (MAX_TAG - 2) for tag in range(tags)),
+            kind=kind or WIDE_CHARACTER * MAX_KIND,
+            key=f"{number:04}" + WIDE_CHARACTER * (MAX_KEY - 4),
+            tags=tuple(f"{tag:02}" + WIDE_CHARACTER * (MAX_TAG - 2) for tag in range(tags)),
         )
 
     @pytest.mark.parametrize(("count", "tags"), [(20, MAX_TAGS), (60, 12), (90, 0)])
@@ -58,4 +58,4 @@ class LimitRules(ScheduleSuite):
         row = await self.row(store)
         fires = [self.a_fire(row, n, FireOutcome.TRIGGERED, instance=self.large(n, 30)) for n in range(8, 14)]
         assert len({record.instance for record in await self.done(store, *fires)}) == 6
-        assert await self.counts(store, LONGEST * MAX_KIND) == {State.CANCELLED: 7, State.SCHEDULED: 7}
+        assert await self.counts(store, WIDE_CHARACTER * MAX_KIND) == {State.CANCELLED: 7, State.SCHEDULED: 7}

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from peerjob.query import Query
-from peerjob.record import Ack, Action, Held, NodeInfo, Reaped, Renewed
-from peerjob.state import State
+from peerjob.model.query import Query
+from peerjob.model.record import Ack, Action, Held, NodeInfo, Reaped, Renewed
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, outcome
 

@@ -1,7 +1,7 @@
 """Log lines of an instance: whole, in order, followed by a cursor, bounded."""
 
-from peerjob.record import Ack, Action, LogLine, LogPage, StoreLimits
-from peerjob.state import Level
+from peerjob.model.record import Ack, Action, LogLine, LogPage, StoreLimits
+from peerjob.model.state import Level
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
 

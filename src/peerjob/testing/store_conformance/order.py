@@ -4,7 +4,7 @@ import random  # noqa: TID251  # a walk that a seed repeats
 
 import pytest
 
-from peerjob.record import Action
+from peerjob.model.record import Action
 from peerjob.store.base import Store
 
 from .suite import StoreSuite, ids_of

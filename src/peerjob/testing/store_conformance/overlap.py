@@ -4,10 +4,10 @@ import random  # noqa: TID251  # a walk that a seed repeats
 
 import pytest
 
-from peerjob.firing import FireOutcome, Overlap
-from peerjob.query import Query
-from peerjob.record import Ack, Action, Claim
-from peerjob.state import State
+from peerjob.model.firing import FireOutcome, Overlap
+from peerjob.model.query import Query
+from peerjob.model.record import Ack, Action, Claim
+from peerjob.model.state import State
 from peerjob.store.base import Store
 
 from .suite import states

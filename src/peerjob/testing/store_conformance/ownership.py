@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from peerjob.query import Filter
-from peerjob.record import Ack, Action, Claim, Outcome
-from peerjob.state import State
+from peerjob.model.query import Filter
+from peerjob.model.record import Ack, Action, Claim, Outcome
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 

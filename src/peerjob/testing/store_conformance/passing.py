@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import pytest
 
-from peerjob.firing import FireOutcome, Overlap
-from peerjob.query import Filter
-from peerjob.record import Ack, Action, Claim
-from peerjob.state import State
+from peerjob.model.firing import FireOutcome, Overlap
+from peerjob.model.query import Filter
+from peerjob.model.record import Ack, Action, Claim
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 

@@ -5,10 +5,10 @@ from typing import Literal
 
 import pytest
 
-from peerjob.clock import to_datetime
-from peerjob.query import Query
-from peerjob.record import FINAL_STATE, MAX_BATCH, Action, NewInstance, Page, Record
-from peerjob.state import SINGLE, State
+from peerjob.model.clock import to_datetime
+from peerjob.model.query import Query
+from peerjob.model.record import FINAL_STATE, MAX_BATCH, Action, NewInstance, Page, Record
+from peerjob.model.state import SINGLE, State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
 

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from peerjob.firing import FireOutcome, Overlap
-from peerjob.record import Ack, Action
-from peerjob.state import State
+from peerjob.model.firing import FireOutcome, Overlap
+from peerjob.model.record import Ack, Action
+from peerjob.model.state import State
 from peerjob.store.base import Store
 
 from .suite import states

@@ -2,10 +2,10 @@
 
 import pytest
 
-from peerjob.clock import to_datetime
-from peerjob.query import Filter, Query
-from peerjob.record import Ack, Action, Enqueued, NewInstance, Page, StoreLimits
-from peerjob.state import State
+from peerjob.model.clock import to_datetime
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import Ack, Action, Enqueued, NewInstance, Page, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer, outcome
 

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from peerjob.firing import MAX_SCHEDULES, FireOutcome, FireRecord, FireStatus, Overlap
+from peerjob.model.firing import MAX_SCHEDULES, FireOutcome, FireRecord, FireStatus, Overlap
 from peerjob.store.base import Store
 
 from .timetable import ScheduleSuite, names_of, nth

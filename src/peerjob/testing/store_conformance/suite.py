@@ -11,10 +11,10 @@ from typing import ClassVar, TypeVar
 
 import pytest
 
-from peerjob.clock import Clock, SystemClock
-from peerjob.query import Query
-from peerjob.record import Claim, Hint, LogLine, NewInstance, Page, Reaped, Record, StoreLimits
-from peerjob.state import ARROWS, State
+from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.query import Query
+from peerjob.model.record import Claim, Hint, LogLine, NewInstance, Page, Reaped, Record, StoreLimits
+from peerjob.model.state import ARROWS, State
 from peerjob.store.base import Store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from peerjob.record import SUSPECT_AFTER, Ack, Claim, Enqueued, NewInstance, Reaped
-from peerjob.state import State
+from peerjob.model.record import SUSPECT_AFTER, Ack, Claim, Enqueued, NewInstance, Reaped
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
 

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
-from peerjob.firing import (
+from peerjob.model.firing import (
     Fire,
     FireAnswer,
     FireOutcome,
@@ -18,8 +18,8 @@ from peerjob.firing import (
     ScheduleRow,
     Term,
 )
-from peerjob.record import NewInstance
-from peerjob.state import State
+from peerjob.model.record import NewInstance
+from peerjob.model.state import State
 from peerjob.store.base import Store
 
 from .suite import StoreSuite

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from peerjob.query import Filter, Query
-from peerjob.record import FINAL_STATE, Ack, Action, Claim, Enqueued, NewInstance, Outcome
-from peerjob.state import State
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import FINAL_STATE, Ack, Action, Claim, Enqueued, NewInstance, Outcome
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import Peer
 

@@ -28,13 +28,13 @@ end
 
 -- Does the writes, and answers what to report: id, kind, reason, one after the other.
 local function put_aside()
-  local ASIDE_LIMIT, ASIDE_MS, MOST_SEARCHED = 1000, 7 * 86400000, 5000
+  local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}
   for n, one in ipairs(asides) do
     local id, kind, why = one[1], one[2], one[3]
     local kinds = kinds_of_aside(kind)
     -- one that is left in its index is taken out by a lookup that meets it
-    if kind ~= '' or n * #kinds <= MOST_SEARCHED then
+    if kind ~= '' or n * #kinds <= MAX_SEARCHED then
       unindex(id, kinds)
     end
     if call('EXISTS', record_key(id)) == 1 then

@@ -69,14 +69,14 @@ local function wake_some(some, kind, wanted)
   return wanted
 end
 
--- Wake up to `wanted` idle, living nodes that can run a kind, at most MOST_WOKEN.
+-- Wake up to `wanted` idle, living nodes that can run a kind, at most MAX_WOKEN.
 local function wake(kind, wanted)
-  local MOST_SETS, MOST_SAMPLED, MOST_WOKEN = 32, 256, 200
+  local MAX_SETS, MAX_SAMPLED, MAX_WOKEN = 32, 256, 200
   local sets = idle_left > 0 and wanted > 0 and sets_of(kind) or ''
-  wanted = min(wanted, MOST_WOKEN)
-  if #sets > MOST_SETS * SET_SIZE then
+  wanted = min(wanted, MAX_WOKEN)
+  if #sets > MAX_SETS * SET_SIZE then
     -- most nodes can run a kind that is in many sets, so some of the idle ones are looked at
-    local sample, some = call('HRANDFIELD', IDLE, MOST_SAMPLED, 'WITHVALUES'), {}
+    local sample, some = call('HRANDFIELD', IDLE, MAX_SAMPLED, 'WITHVALUES'), {}
     for n = 1, #sample, 2 do
       if find(sets, sub(sample[n + 1], 1, SET_SIZE), 1, true) then
         some[#some + 1] = sample[n]

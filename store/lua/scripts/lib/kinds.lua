@@ -2,7 +2,7 @@
 -- set. The name of a set is a letter and 16 digits of the hash of its kinds: s is small, and its claims look at each queue;
 -- x has an index of the heads of its queues; u is large without one, as so many others have one.
 local SET_SIZE = 17
-local MOST_SMALL = 16
+local MAX_SMALL = 16
 
 -- kind -> the names of the sets it is in, one after the other; false when it is not known
 local known_kinds = {}

@@ -1,6 +1,6 @@
 -- The ledger of a schedule: what became of each nominal time, within bounds. A record is a map in MessagePack, as of
 -- FireRecord; a stretch that was joined within one call also has the requests of that call, so that each is known.
-local MOST_TRIMMED = 16
+local MAX_TRIMMED = 16
 
 -- An empty one for what cannot be read.
 local function read_fire(raw)
@@ -75,14 +75,14 @@ local function trim_ledger(name, max_fires, kept, trimmed)
   end
   local early = {}
   for _, key in ipairs(keys) do
-    for _, raw in ipairs(call('ZRANGE', key, 0, MOST_TRIMMED - 1)) do
+    for _, raw in ipairs(call('ZRANGE', key, 0, MAX_TRIMMED - 1)) do
       local record = read_fire(raw)
       early[#early + 1] = {key = key, raw = raw, record = record, nominal = record.nominal_us or 0}
     end
   end
   table.sort(early, function(a, b) return a.nominal < b.nominal end)
   local latest, removed = tonumber(trimmed), 0
-  for n = 1, min(MOST_TRIMMED, #early) do
+  for n = 1, min(MAX_TRIMMED, #early) do
     local one = early[n]
     if removed < surplus or (one.record.at_us or 0) + kept < now then
       call('ZREM', one.key, one.raw)

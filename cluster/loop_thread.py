@@ -1,0 +1,150 @@
+"""Event loops in threads of their own, which work until the process is gone.
+
+The interpreter shuts the executors of `concurrent.futures` down when the main thread ends, before it calls exit
+handlers. From then on a loop with the usual default executor cannot look up a host name, and from Python 3.12 on no
+thread can be started. A loop that still has to leave a cluster must need neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import queue
+import select
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from peerjob.model.errors import NodeStateError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_THREADS = 32
+
+
+def refuse_green_threads() -> None:
+    """Raise NodeStateError where gevent or eventlet has put greenlets in the place of threads.
+
+    All of them are one thread for asyncio, which takes the loop of one for the running loop of every other.
+    """
+    modules = {threading.get_ident.__module__, select.select.__module__}
+    if not modules <= {"_thread", "select"}:
+        patched = ", ".join(sorted(modules - {"_thread", "select"}))
+        raise NodeStateError(
+            f"this process was monkey-patched ({patched}), and event loops cannot run beside each other there: "
+            "use real threads, such as gunicorn's --worker-class gthread"
+        )
+
+
+class LastingExecutor(ThreadPoolExecutor):
+    """Runs calls in daemon threads, also while the interpreter exits; where no thread can be started, in the caller's.
+
+    It is a ThreadPoolExecutor only because loops accept no other class.
+    """
+
+    def __init__(self, most: int = MAX_THREADS, name: str = "peerjob-executor") -> None:
+        super().__init__(max_workers=1)  # it never starts a thread of its own
+        self._most = most
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle_threads = threading.Semaphore(0)
+        self._started = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        call = functools.partial(_settle, future, functools.partial(fn, *args, **kwargs))
+        self._calls.put(call)
+        if not self._idle_threads.acquire(blocking=False) and self._started < self._most:
+            try:
+                threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
+            except RuntimeError:  # the interpreter exits
+                self._serve_one()
+            else:
+                self._started += 1
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end, each with the call that it runs."""
+        for _ in range(self._started):
+            self._calls.put(None)
+        self._started = 0
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                self._idle_threads.release()
+                call = self._calls.get()
+            if call is None:
+                return
+            call()
+            del call
+
+    def _serve_one(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            call = self._calls.get_nowait()
+            if call is not None:
+                call()
+
+
+def _settle(future: Future[T], work: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001  # the caller gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """A new event loop whose default executor works until the process is gone."""
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(LastingExecutor())
+    return loop
+
+
+def run_here(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on a new loop in this thread, as `asyncio.run` does, without a thread for the loop's end."""
+    loop = new_loop()
+    try:
+        loop.run_until_complete(main)
+    finally:
+        end_loop(loop)
+
+
+def end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel every task of a loop that does not run, wait for their ends, and close the loop."""
+    try:
+        while tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+class EndOfThread:
+    """Tells a loop when a thread has ended, so that the loop can wait for it without an executor."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._ended: asyncio.Future[None] = loop.create_future()
+
+    def tell(self) -> None:
+        """Call it last in the thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._set)
+
+    async def wait(self) -> None:
+        await asyncio.shield(self._ended)
+
+    def _set(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)

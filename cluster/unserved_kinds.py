@@ -1,0 +1,41 @@
+"""Which kinds no live node can run."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from peerjob.model.clock import Clock
+from peerjob.model.state import State
+from peerjob.store.base import Store
+
+FRESH = 2.0
+"""Seconds for which a node's kinds are believed; one that is not known to be registered is looked up sooner."""
+FRESH_UNKNOWN = 0.5
+
+
+class UnservedKinds:
+    """Asks the store for the nodes, and how much waits, no more often than needed."""
+
+    def __init__(self, clock: Clock, store: Store) -> None:
+        self._clock = clock
+        self._store = store
+        self._kinds: frozenset[str] = frozenset()
+        self._stuck: frozenset[str] = frozenset()
+        self._asked_at: float | None = None
+
+    async def without(self, kinds: Set[str]) -> Set[str]:
+        """Those of the kinds that no live node registers while at least one instance waits already.
+
+        One instance may wait, so that a kind whose node comes back finds that it is due.
+        """
+        fresh = FRESH if kinds <= self._kinds else FRESH_UNKNOWN
+        now = self._clock.elapsed()
+        if self._asked_at is None or now - self._asked_at >= fresh:
+            nodes = await self._store.nodes()
+            self._kinds = frozenset(kind for node in nodes for kind in node.info.kinds)
+            self._stuck = frozenset()
+            if not kinds <= self._kinds:
+                counts = (await self._store.health()).counts
+                self._stuck = frozenset(kind for kind, states in counts.items() if states.get(State.SCHEDULED))
+            self._asked_at = now
+        return (kinds - self._kinds) & self._stuck

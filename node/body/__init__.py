@@ -1,0 +1,1 @@
+"""Calls a job's function: checks and converts arguments, supplies resources, and runs it."""

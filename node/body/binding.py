@@ -1,0 +1,307 @@
+"""A job's signature, compiled: checks a call before it is stored, and makes the call from what was stored."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+from peerjob.handles.blocking import BlockingInstance
+from peerjob.handles.context import Context
+from peerjob.handles.in_place import injected_value
+from peerjob.handles.signature import TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
+from peerjob.model.codec import decode_value, encode_value, has_secret
+from peerjob.model.errors import ArgumentError, DecodeError, EncodeError, OptionError, path_text
+from peerjob.model.injected import INJECTED, Resource
+from peerjob.model.job import Job
+from peerjob.model.limits import MAX_ARGUMENTS
+from peerjob.model.references import import_path, misnamed_script
+from peerjob.model.secret import Secret
+from peerjob.model.spec import encode_arguments
+from peerjob.node.manager.blocking import InsideManager
+
+from .injection import check_resource
+from .results import ResultType
+from .typed_places import ANYTHING, TypedPlace
+
+Mode = Literal["async", "thread", "process"]
+
+_TOO_MANY = f"{{:,}} arguments, over the limit of {MAX_ARGUMENTS:,}"
+_MISSHAPEN = "stored arguments have the wrong shape: not a list and a dict"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class StoredArgumentError(ArgumentError):
+    """Arguments of a stored instance do not fit the job as it is here; its body did not run."""
+
+
+class Binding:
+    """What a node knows of one job's callable. Made once per job; raises OptionError for a callable that cannot run."""
+
+    def __init__(self, job: Job[..., Any, Any]) -> None:
+        if job.executor is None:
+            raise OptionError("executor", None, f"a callable, to run job {job.kind!r} here")
+        self.job = job
+        self.kind = job.kind
+        self.executor: Callable[..., Any] = job.executor
+        self.signature = analyse(job.executor)
+        self.resources: Mapping[str, Resource] = {
+            one.name: one.resource for one in self.signature.parameters if one.resource is not None
+        }
+        self.result = ResultType(self.signature.returns)
+        self._slots = [_slot(one) for one in self.signature.positional]
+        self._named = {name: _slot(one) for name, one in self.signature.by_name.items()}
+        self._rest = None if self.signature.var_positional is None else _slot(self.signature.var_positional)
+        self._more = None if self.signature.var_keyword is None else _slot(self.signature.var_keyword)
+        self._least, self._most = self._simple_calls()
+        self._check()
+        self.mode(job.policy.run_in)
+
+    @property
+    def signature_hash(self) -> str:
+        """Equal for callables that take the same arguments from callers."""
+        return self.signature.hash
+
+    @functools.cached_property
+    def import_path(self) -> str:
+        """`module:qualname` of the callable; raises OptionError when another process cannot import it."""
+        path = import_path(self.executor)
+        if path is None or path.startswith("__main__:"):
+            raise OptionError("run_in", "process", f"another for {self.executor}, which cannot be imported by name")
+        if getattr(self.executor, "__module__", None) == "__main__" and (script := misnamed_script()) is not None:
+            raise OptionError(
+                "run_in",
+                "process",
+                f"another for {self.executor}: a process cannot import the script {script!r} by its name, "
+                "which must end in .py, have no other dot, and not be that of another module",
+            )
+        return path
+
+    def mode(self, run_in: str) -> Mode:
+        """Where the body runs for a `run_in` option; raises OptionError where it cannot."""
+        match run_in:
+            case "process":
+                self._check_process()
+                return "process"
+            case "thread" if self.signature.is_async:
+                raise OptionError("run_in", run_in, "'async' or 'process' for an async function")
+            case "auto":
+                return "async" if self.signature.is_async else "thread"
+            case _:
+                return cast(Mode, run_in)
+
+    # -- before it is stored -----------------------------------------------------------------------------------
+
+    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """Arguments as they are stored, as given; raises ArgumentError with every reason why they do not fit."""
+        if self._fits(args, kwargs):
+            try:
+                return encode_arguments(args, kwargs)
+            except EncodeError:
+                pass  # named below, with all else that is wrong
+        return self._encode_checked(args, kwargs)
+
+    def _encode_checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
+            raise ArgumentError(self.kind, [_TOO_MANY.format(count)])
+        placed, problems = self._placed(args, kwargs)
+        for name, value, slot in self._given(placed, kwargs, problems):
+            stored = b""
+            try:
+                # what will run is what was stored, so that is what must convert
+                stored = encode_value(value)
+                change = slot.changed(value, slot.convert(decode_value(stored)))
+                if change is not None:
+                    hidden = slot.secret or has_secret(stored)
+                    problems.append(f"{name}{'' if hidden else path_text(change[0])}: {change[1]}")
+            except EncodeError as error:
+                problems.append(f"{name}{'' if slot.secret else path_text(error.path)}: {error.reason}")
+            except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
+                problems += slot.explain(error, hidden=slot.secret or has_secret(stored), name=name)
+        if problems:
+            raise ArgumentError(self.kind, problems)
+        kept = {
+            name: _hidden(value, self._named.get(name, self._more))
+            for name, value in kwargs.items()
+            if not self._supplies(name)
+        }
+        given = [_hidden(value, self._slot_at(index)) for index, value in enumerate(placed)]
+        if TEXT_PLACEHOLDER in [one for one in placed if type(one) is str]:
+            # with the places spelled out nobody takes the text for a placeholder
+            return self._stored(given, kept)
+        return self._stored([one for one in given if one is not INJECTED], kept)
+
+    def _stored(self, args: list[Any], kwargs: dict[str, Any]) -> bytes:
+        try:
+            return encode_arguments(tuple(args), kwargs)
+        except EncodeError as error:
+            raise ArgumentError(self.kind, [error.reason]) from error
+
+    # -- before it runs ----------------------------------------------------------------------------------------
+
+    def arguments(
+        self, data: bytes, context: Context, resources: Mapping[str, Any] = _NOTHING
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments for the call: decoded, converted, and injected where the node supplies.
+
+        Raises DecodeError for bytes that are no arguments, StoredArgumentError for arguments that do not fit.
+        """
+        placed, converted = self.converted(data)
+        return self.filled(placed, converted, context, resources) if self.signature.supplied else (placed, converted)
+
+    def filled(
+        self,
+        placed: list[Any],
+        kwargs: dict[str, Any],
+        context: Context,
+        resources: Mapping[str, Any] = _NOTHING,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Converted arguments with what the node supplies in its places; `loop` is the node's (default: this one)."""
+        return self.signature.fill(placed, kwargs, lambda one: _supply(one, context, resources, loop))
+
+    def converted(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments decoded and converted, in their places; those that the node supplies are still missing."""
+        stored = decode_value(data)
+        try:
+            args, kwargs = stored
+        except (TypeError, ValueError):
+            raise DecodeError(_MISSHAPEN) from None
+        if args.__class__ is not list or kwargs.__class__ is not dict:
+            raise DecodeError(_MISSHAPEN)
+        if self._fits(args, kwargs):
+            return args, kwargs
+        if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
+            raise StoredArgumentError(self.kind, [_TOO_MANY.format(count)])
+        placed, problems = self._placed(args, kwargs)
+        values: list[Any] = []
+        for name, value, slot in self._given(placed, kwargs, problems):
+            try:
+                values.append(slot.convert(value))
+            except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
+                problems += slot.explain(error, hidden=slot.secret or has_secret(data), name=name)
+        if problems:
+            raise StoredArgumentError(self.kind, problems)
+        found = iter(values)
+        filled = [one if self._is_open(index, one) else next(found) for index, one in enumerate(placed)]
+        return filled, {name: next(found) for name in kwargs if not self._supplies(name)}
+
+    # -- matching ----------------------------------------------------------------------------------------------
+
+    def _simple_calls(self) -> tuple[int, int]:
+        """From how many to how many positional arguments make a call without anything to sort out."""
+        signature = self.signature
+        if any(one.required and not one.supplied for one in signature.parameters if one not in signature.positional):
+            return 1, 0
+        leading = next((index for index, one in enumerate(signature.positional) if one.supplied), len(self._slots))
+        needed = [index + 1 for index, one in enumerate(signature.positional) if one.required and not one.supplied]
+        return max(needed, default=0), leading
+
+    def _fits(self, args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any]) -> bool:
+        """Whether these are, as they stand, what the callable takes. The hot path."""
+        if kwargs or not self._least <= len(args) <= self._most:
+            return False
+        for value, slot in zip(args, self._slots):  # noqa: B905  # defaults make up for the rest
+            if type(value) is not slot.exact and (slot.exact is not ANYTHING or value is INJECTED):
+                return False
+        return True
+
+    def _placed(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+        """Positional arguments in their places; of two readings of "?" the first that fits."""
+        placed = self.signature.place(args)
+        problems = self.signature.misfits(placed, kwargs)
+        if problems and TEXT_PLACEHOLDER in [one for one in args if type(one) is str]:
+            as_text = self.signature.place(args, text_placeholders=False)
+            if not self.signature.misfits(as_text, kwargs):
+                return as_text, []
+        return placed, problems
+
+    def _given(
+        self, placed: list[Any], kwargs: Mapping[str, Any], problems: list[str]
+    ) -> Iterator[tuple[str, Any, TypedPlace]]:
+        """Name, value and slot of each argument that has a parameter; placeholders out of place are problems."""
+        for index, value in enumerate(placed):
+            slot = self._slot_at(index)
+            if slot is None:
+                break  # too many, which is known
+            name = slot.name if slot is not self._rest else f"{slot.name}[{index - len(self._slots)}]"
+            if not self._is_open(index, value):
+                yield from _checked(name, slot, value, problems)
+        for name, value in kwargs.items():
+            found = self._named.get(name, self._more)
+            if found is not None and not (found.supplied and is_placeholder(value)):
+                yield from _checked(name, found, value, problems)
+
+    def _slot_at(self, index: int) -> TypedPlace | None:
+        return self._slots[index] if index < len(self._slots) else self._rest
+
+    def _is_open(self, index: int, value: Any) -> bool:
+        return value is INJECTED and index < len(self._slots) and self._slots[index].supplied
+
+    def _supplies(self, name: str) -> bool:
+        return name in self._named and self._named[name].supplied
+
+    # -- what can never run ------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        signature = self.signature
+        if signature.is_generator or signature.is_async_generator:
+            raise OptionError("executor", self.executor, "a function that returns; a generator's body never runs")
+        slots = {
+            one.name: one for one in (*self._named.values(), *self._slots, self._rest, self._more) if one is not None
+        }
+        for slot in (*slots.values(), self.result.slot):
+            if not slot.supplied and (reason := slot.confusion()) is not None:
+                expected = f"classes that can be told apart once stored, for job {self.kind!r}: {reason}"
+                raise OptionError(slot.name, slot.annotation, expected)
+        for one in signature.parameters:
+            if one.default is INJECTED and not one.supplied:
+                raise OptionError(one.name, one.annotation, "Context, Instance, Node, Worker or a blocking twin")
+            if signature.is_async and one.injected in ("blocking manager", "blocking instance"):
+                raise OptionError(one.name, one.annotation, "Node or Instance: an async function must not block")
+            if one.resource is not None:
+                check_resource(one.resource)
+
+    def _check_process(self) -> None:
+        self.import_path  # noqa: B018  # raises
+        for one in self.signature.supplied:
+            if one.injected not in ("context", "worker"):
+                raise OptionError(one.name, one.resource or one.annotation, "Context alone: the body runs in a process")
+
+
+def _slot(parameter: Parameter) -> TypedPlace:
+    return TypedPlace(parameter.name, parameter.annotation, supplied=parameter.supplied)
+
+
+def _hidden(value: Any, slot: TypedPlace | None) -> Any:
+    return Secret(value) if slot is not None and slot.secret and value is not INJECTED else value
+
+
+def _checked(name: str, slot: TypedPlace, value: Any, problems: list[str]) -> Iterator[tuple[str, Any, TypedPlace]]:
+    if slot.supplied:
+        problems.append(f"{name}: supplied by the node; leave it out")
+    elif value is INJECTED:
+        problems.append(f"{name}: a placeholder, where an argument is needed")
+    else:
+        yield name, value, slot
+
+
+def _supply(
+    parameter: Parameter, context: Context, resources: Mapping[str, Any], loop: asyncio.AbstractEventLoop | None
+) -> Any:
+    match parameter.injected:
+        case "context":
+            return context
+        case None:
+            return resources[parameter.name]
+        case "blocking manager" | "blocking instance" as what:
+            if context.manager is None:
+                return None
+            manager = InsideManager(context.manager, loop or asyncio.get_running_loop(), context)
+            if what == "blocking manager":
+                return manager
+            return None if context.instance is None else BlockingInstance(manager, context.instance)
+        case _:
+            return injected_value(parameter, context)

@@ -1,0 +1,398 @@
+"""Turns stored arguments into what annotations ask for.
+
+pydantic does the work, in lax mode. It is helped where it would refuse or misread what people write: durations
+("5s", and "00:05" is none), JSON text for anything with parts, enum members by name. Classes whose fields pydantic
+does not know how to fill, or would not fill with that help, are rebuilt field by field: dataclass, attrs, msgspec,
+NamedTuple, TypedDict. A pydantic model keeps its own rules inside.
+"""
+
+from __future__ import annotations
+
+import collections
+import collections.abc
+import contextlib
+import decimal
+import functools
+import types
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
+from enum import Enum
+from typing import Annotated, Any, Literal, NewType, Union, cast
+
+import msgspec
+import pydantic
+import typing_extensions
+
+from peerjob.handles.signature import EMPTY, TYPE_ALIAS
+from peerjob.model.durations import parse_duration
+from peerjob.model.errors import path_text
+
+from .fields import ClassField, fields_of, tag_of
+from .stored_shapes import Shape
+from .unions import is_discriminated
+
+Converter = Callable[[Any], Any]
+"""Returns the converted value, or raises; `explain` tells what was wrong."""
+
+_CONFIG = pydantic.ConfigDict(arbitrary_types_allowed=True)
+
+
+def make_converter(annotation: Any) -> Converter:
+    """A converter to an annotated type; one that changes nothing where there is nothing to convert to."""
+    for candidate in (_prepared(annotation, frozenset()), annotation):
+        # an annotation may be any object, and its schema is code of the user's
+        with contextlib.suppress(Exception):
+            return functools.partial(_adapter(candidate).validate_python, by_alias=True, by_name=True)
+    return lambda value: value
+
+
+def explain(name: str, error: Exception) -> list[str]:
+    """What a converter found wrong with a value, in sentences that begin with its name."""
+    if not isinstance(error, pydantic.ValidationError):
+        return [f"{name}: {type(error).__name__}: {error}"]
+    return [
+        f"{name}{path_text(one['loc'])}: {one['msg'].removeprefix('Value error, ')} (got {_short(one['input'])})"
+        for one in error.errors(include_url=False, include_context=False)
+    ]
+
+
+def located(error: Exception) -> tuple[tuple[object, ...], str]:
+    """The first thing that a converter found wrong with a value: the path to it, and the reason."""
+    if not isinstance(error, pydantic.ValidationError):
+        return (), f"{type(error).__name__}: {error}"
+    first = error.errors(include_url=False, include_context=False)[0]
+    return first["loc"], f"{first['msg'].removeprefix('Value error, ')} (got {_short(first['input'])})"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # the value's own code
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    try:
+        return pydantic.TypeAdapter(annotation, config=_CONFIG)
+    except pydantic.PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return pydantic.TypeAdapter(annotation)  # a class that may have a configuration of its own
+
+
+# -- what pydantic is given in the place of an annotation ------------------------------------------------------
+
+
+def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
+    """The annotation with our own parsing before every part that needs it."""
+    if annotation is EMPTY or annotation is object:
+        return Any
+    if annotation is typing.LiteralString:
+        return str
+    if isinstance(annotation, NewType):
+        return _prepared(annotation.__supertype__, inside)
+    if isinstance(annotation, TYPE_ALIAS):
+        recursive = annotation in inside or isinstance(annotation.__value__, str)
+        return annotation if recursive else _prepared(annotation.__value__, inside | {annotation})
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        chosen = is_discriminated(parts[1:]) and typing.get_origin(parts[0]) in _UNIONS
+        first = _any_of(typing.get_args(parts[0]), inside) if chosen else _prepared(parts[0], inside)
+        return Annotated[(first, *parts[1:])]
+    if origin in _UNIONS:
+        return _prepared_union(parts, inside)
+    base: Any = origin or annotation
+    if not isinstance(base, type):
+        return _prepared_literal(annotation) if origin is Literal else annotation
+    if base in _STREAMS:
+        item = parts[0] if parts else Any
+        wholes = [types.GenericAlias(one, item) for one in (list, set)] + [types.GenericAlias(tuple, (item, ...))]
+        return _any_of(tuple(wholes), inside)
+    if base in _ARRAYS or base in _OBJECTS:
+        inner = tuple(part if part is ... else _prepared(part, inside) for part in parts)
+        whole = cast(Any, base)[inner] if inner else annotation
+        return Annotated[whole, pydantic.BeforeValidator(_array_text if base in _ARRAYS else _object_text)]
+    if origin is None:
+        return _prepared_class(annotation)
+    if (fields := fields_of(annotation)) is not None:
+        return Annotated[Any, pydantic.PlainValidator(_Rebuilder(base, fields))]
+    return _remade(base) or annotation
+
+
+def _prepared_literal(annotation: Any) -> Any:
+    literals = typing.get_args(annotation)
+    if not any(isinstance(one, Enum) for one in literals):
+        return annotation
+    return Annotated[annotation, pydantic.BeforeValidator(functools.partial(_literal_member, literals))]
+
+
+def _prepared_union(parts: tuple[Any, ...], inside: frozenset[Any]) -> Any:
+    whole = _any_of(parts, inside)
+    shapes = [one for part in parts for one in Shape(part).members]
+    return Annotated[Any, pydantic.PlainValidator(_Chooser(shapes, whole))] if _needs_choice(shapes) else whole
+
+
+def _any_of(parts: tuple[Any, ...], inside: frozenset[Any]) -> Any:
+    return Union[tuple(_prepared(part, inside) for part in parts)]  # noqa: UP007
+
+
+def _prepared_class(kind: type[Any]) -> Any:
+    if kind is timedelta:
+        return Annotated[timedelta, pydantic.BeforeValidator(_duration)]
+    if issubclass(kind, Enum):
+        return Annotated[kind, pydantic.BeforeValidator(functools.partial(_member, kind))]
+    if hasattr(kind, "__pydantic_fields__"):
+        return Annotated[kind, pydantic.BeforeValidator(_any_text)]
+    if (fields := fields_of(kind)) is not None:
+        return Annotated[Any, pydantic.PlainValidator(_Rebuilder(kind, fields))]
+    return _remade(kind) or kind
+
+
+_UNIONS = (Union, types.UnionType)
+
+
+_ARRAYS: set[Any] = {
+    list,
+    tuple,
+    set,
+    frozenset,
+    collections.deque,
+    collections.abc.Sequence,
+    collections.abc.MutableSequence,
+    collections.abc.Set,
+    collections.abc.MutableSet,
+}
+_OBJECTS: set[Any] = {
+    dict,
+    collections.OrderedDict,
+    collections.defaultdict,
+    collections.Counter,
+    collections.abc.Mapping,
+    collections.abc.MutableMapping,
+}
+# pydantic would check these as they are read, which is too late
+_STREAMS: set[Any] = {
+    collections.abc.Iterable,
+    collections.abc.Collection,
+    collections.abc.Iterator,
+    collections.abc.Generator,
+}
+
+
+def _duration(value: Any) -> Any:
+    try:
+        if isinstance(value, str):
+            return parse_duration(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return timedelta(seconds=value)
+    except OverflowError as error:
+        raise ValueError(f"a duration out of range: {error}") from error
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("expected a duration: seconds, or text such as '5s', '1h30m', 'PT1H30M'")
+
+
+def _member(kind: type[Enum], value: Any) -> Any:
+    """By value, by name, or by a value written as text; what is none of them is left for pydantic to explain."""
+    try:
+        return kind(value)
+    except (ValueError, TypeError):
+        pass
+    if isinstance(value, str):
+        if value in kind.__members__:
+            return kind[value]
+        for member in kind:
+            if str(member.value) == value:
+                return member
+    return value
+
+
+def _literal_member(literals: tuple[Any, ...], value: Any) -> Any:
+    """The member among literals that is stored as this value."""
+    for one in literals:
+        if isinstance(one, Enum) and type(one.value) is type(value) and one.value == value:
+            return one
+    return value
+
+
+def _parsed(value: Any, openings: str) -> Any:
+    """JSON text as what it stands for, if it begins as it must; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in openings and value.strip():
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(f"not valid JSON: {error}") from error
+    return value
+
+
+def _array_text(value: Any) -> Any:
+    return _parsed(value, "[")
+
+
+def _object_text(value: Any) -> Any:
+    return _parsed(value, "{")
+
+
+def _any_text(value: Any) -> Any:
+    return _parsed(value, "[{")
+
+
+# -- unions ----------------------------------------------------------------------------------------------------
+
+
+def _needs_choice(shapes: list[Shape]) -> bool:
+    """Whether pydantic may take a stored value for another member than the one that it was of.
+
+    It tries one after the other what was prepared for it, and cannot tell exact from converted there.
+    """
+    valued = [one for one in shapes if one.kind is not type(None)]
+    return len(valued) > 1 and any(one.fields is not None or one.is_enum or one.is_container for one in valued)
+
+
+class _Chooser:
+    """Converts to the member of a union that a value was stored of, and to any where none looks like it."""
+
+    def __init__(self, shapes: list[Shape], whole: Any) -> None:
+        self._shapes = shapes
+        self._whole_annotation = whole
+        self._adapters: dict[int, Converter] = {}
+
+    def __call__(self, value: Any) -> Any:
+        likely = [one for one in enumerate(self._shapes) if one[1].accepts(value)]
+        if len(likely) > 1:
+            likely = [one for one in likely if one[1].matches(value)] or likely
+        for index, shape in likely[:1]:
+            with contextlib.suppress(pydantic.ValidationError):
+                return self._converter(index, shape)(value)
+        # pydantic's ValidationError passes through, with its places below the place of this value
+        return self._whole(value)
+
+    def _converter(self, index: int, shape: Shape) -> Converter:
+        if index not in self._adapters:
+            self._adapters[index] = make_converter(shape.annotation)
+        return self._adapters[index]
+
+    @functools.cached_property
+    def _whole(self) -> Converter:
+        # made when first needed, so that a class may have fields of its own kind
+        adapter = _adapter(self._whole_annotation)
+        return functools.partial(adapter.validate_python, by_alias=True, by_name=True)
+
+
+# -- subclasses of builtin classes -----------------------------------------------------------------------------
+
+
+def _remade(kind: type[Any]) -> Any:
+    """For a subclass of a builtin class that pydantic does not know: made of the base's value. None for others."""
+    if kind in (bytearray, memoryview):
+        return Annotated[Any, pydantic.PlainValidator(_Remade(kind, bytes))]
+    if hasattr(kind, "__get_pydantic_core_schema__") or kind.__module__ in ("builtins", "datetime"):
+        return None
+    base = next((one for one in _BUILTINS if issubclass(kind, one)), None)
+    if base is None and hasattr(kind, "__index__"):
+        base = int
+    return None if base is None or base is kind else Annotated[Any, pydantic.PlainValidator(_Remade(kind, base))]
+
+
+_BUILTINS: tuple[type[Any], ...] = (
+    *(str, int, float, bytes, datetime, date, timedelta, uuid.UUID, decimal.Decimal),
+    *(tuple, list, set, frozenset, dict, collections.abc.Mapping),
+)
+
+
+class _Remade:
+    """Makes an object of a subclass from a value of its base; where the constructor takes none, the base remains."""
+
+    def __init__(self, kind: Any, base: Any) -> None:
+        self._kind = kind
+        self._convert = make_converter(base)
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, self._kind):
+            return value
+        plain = self._convert(value)
+        try:
+            made = self._kind(plain)
+        except TypeError:
+            return plain
+        except Exception as error:  # a check in the class's own constructor
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if made != plain:
+            raise ValueError(f"{self._kind.__name__} does not keep the value that it is made of")
+        return made
+
+
+# -- classes with fields ---------------------------------------------------------------------------------------
+
+
+class _Rebuilder:
+    """Makes an object of a class from a mapping of its fields, or from JSON text of one."""
+
+    def __init__(self, kind: type[Any], fields: list[ClassField]) -> None:
+        self._kind = kind
+        self._fields = fields
+        self._plain = typing_extensions.is_typeddict(kind)
+        self._positional = issubclass(kind, tuple)
+        self._tag = tag_of(kind)
+
+    def __call__(self, value: Any) -> Any:
+        if not self._plain and isinstance(value, self._kind):
+            return value
+        given = self._named(_any_text(value) if self._positional else _object_text(value))
+        # pydantic's ValidationError passes through, with its places below the place of this value
+        found = self._model.model_validate(given, by_alias=True, by_name=True)
+        values = {
+            one.name: getattr(found, name)
+            for name, one in zip(self._model.model_fields, self._fields, strict=True)
+            if name in found.model_fields_set
+        }
+        if self._plain:
+            return values
+        try:
+            return self._kind(**values)
+        except Exception as error:  # a check in the class's own constructor
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def _named(self, value: Any) -> dict[str, Any]:
+        if self._positional and isinstance(value, list | tuple):
+            values = cast(list[Any], value)
+            if len(values) > len(self._fields):
+                raise ValueError(f"{self._kind.__name__} has {len(self._fields)} fields, not {len(values)}")
+            return {one.name: item for one, item in zip(self._fields, values, strict=False)}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a {self._kind.__name__}, as a mapping of its fields or JSON text of one")
+        given = dict(cast(Mapping[str, Any], value))
+        if self._tag is not None and given.pop(self._tag[0], self._tag[1]) != self._tag[1]:
+            raise ValueError(f"expected the tag {self._tag[1]!r}")
+        for one in self._fields:
+            if one.other is not None and one.other in given and one.name not in given:
+                given[one.name] = given.pop(one.other)
+        return given
+
+    @functools.cached_property
+    def _model(self) -> type[pydantic.BaseModel]:
+        # made when first needed, so that a class may have fields of its own kind
+        prepared = [_prepared(one.annotation, frozenset()) for one in self._fields]
+        try:
+            return self._make_model(prepared)
+        except Exception:  # noqa: BLE001  # as in make_converter
+            return self._make_model([one if _is_understood(one) else Any for one in prepared])
+
+    def _make_model(self, annotations: list[Any]) -> type[pydantic.BaseModel]:
+        definitions: dict[str, Any] = {
+            f"field_{index}_": (annotation, pydantic.Field(... if one.required else None, alias=one.name))
+            for index, (one, annotation) in enumerate(zip(self._fields, annotations, strict=True))
+        }
+        config = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+        return pydantic.create_model(self._kind.__name__, __config__=config, **definitions)
+
+
+def _is_understood(annotation: Any) -> bool:
+    try:
+        _adapter(annotation)
+    except Exception:  # noqa: BLE001  # as in make_converter
+        return False
+    return True

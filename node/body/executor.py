@@ -1,0 +1,221 @@
+"""Runs bodies: async ones on the loop, sync ones in threads, and in processes what must be killable."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from peerjob.handles.context import Context
+from peerjob.model.clock import Clock
+from peerjob.model.errors import Snooze
+from peerjob.model.injected import current_run
+from peerjob.node.work.failures import BodyError, RemoteBodyError, as_exception, describe_error
+
+from .binding import Binding, Mode
+from .injection import Attempt, Resources, uncancelled
+from .processes import ProcessPool
+from .threads import ThreadPool
+
+__all__ = ["BodyError", "Executor", "RemoteBodyError", "describe_error"]
+
+
+class Executor:
+    """Runs bodies to their end, each in the place that its job asks for.
+
+    `threads` is how many sync bodies, and how many processes, may be at work at a time; `pool` runs the sync ones
+    elsewhere than in threads of the executor's own.
+    """
+
+    def __init__(self, *, clock: Clock, threads: int, resources: Resources, pool: ThreadPool | None = None) -> None:
+        self._clock = clock
+        self._resources = resources
+        self._threads = pool or ThreadPool(threads)
+        self._processes = ProcessPool(threads)
+
+    async def call(
+        self, binding: Binding, data: bytes, context: Context, run_in: str, began: Callable[[], None] | None = None
+    ) -> Any:
+        """What the body returns or raises, once it and its resources have ended; `context.ended` once the body has.
+
+        `began` is called when the attempt begins: in a process, once that has imported what the body needs.
+
+        To cancel it, call `context.cancel(reason)` and cancel the task that awaits this; `context.told` says in the end
+        whether the body learned of it. An async body gets the CancelledError. A thread cannot be ended: the wait goes
+        on. A process is killed, for "drain" only after a second's notice, and CancelledError raised.
+
+        Raises DecodeError or StoredArgumentError where no body was run. Errors of the body come as they are, but for
+        those that would do harm on their way, which come in a BodyError.
+        """
+        mode = binding.mode(run_in)
+        if began is not None and mode != "process":
+            began()
+        token = current_run.set(context)
+        try:
+            if mode == "async" and binding.signature.is_async and not binding.resources:
+                args, kwargs = binding.arguments(data, context)
+                result = await binding.executor(*args, **kwargs)
+            else:
+                result = await self._run(binding, data, context, mode, began)
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and current_run.get() is not context:
+                raise  # not from the body: the loop is gone, and this coroutine is thrown away
+            await _end(context)
+            current_run.reset(token)
+            if isinstance(error, asyncio.CancelledError | Snooze) or as_exception(error) is error:
+                raise
+            raise BodyError(error) from error
+        if context.asked is None:
+            context.ended = True
+        else:
+            await _end(context)
+        current_run.reset(token)
+        return result
+
+    def resize(self, threads: int) -> None:
+        """Change how many bodies may be at work in threads, and in processes; what runs, runs on."""
+        self._threads.resize(threads)
+        self._processes.resize(threads)
+
+    async def close(self) -> None:
+        """End the threads and processes; no body may be at work in a process."""
+        self._threads.close()
+        with self._clock.outside():  # processes end in real time
+            await self._processes.close()
+
+    async def _run(
+        self, binding: Binding, data: bytes, context: Context, mode: Mode, began: Callable[[], None] | None
+    ) -> Any:
+        placed, kwargs = binding.converted(data)
+        if mode == "process":
+            with self._clock.outside():
+                return await self._processes.run(binding, data, context, began)
+        if not binding.resources:
+            args, kwargs = binding.filled(placed, kwargs, context)
+            return await self._body(context, mode, lambda: binding.executor(*args, **kwargs))
+        attempt = self._resources.attempt(binding.resources, context, in_thread=mode == "thread")
+        values = await attempt.open()
+        try:
+            if context.asked is not None:  # a factory has swallowed it, or it is still to come
+                await asyncio.sleep(0)
+                raise asyncio.CancelledError(context.asked)
+            if mode == "thread":
+                result = await self._with_resources(attempt, binding, placed, kwargs, context)
+            else:
+                args, named = binding.filled(placed, kwargs, context, values)
+                result = await self._body(context, mode, lambda: binding.executor(*args, **named))
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and current_run.get() is not context:
+                raise
+            await _end(context)
+            await attempt.close(error)
+            raise
+        await attempt.close(None)
+        return result
+
+    async def _with_resources(
+        self, attempt: Attempt, binding: Binding, placed: list[Any], kwargs: dict[str, Any], context: Context
+    ) -> Any:
+        """Run a body in a thread in which its sync resources are made and closed."""
+        loop = asyncio.get_running_loop()
+        ending: list[tuple[bool, Any]] = []
+
+        def body() -> Any:
+            values = attempt.open_here()
+            try:
+                args, named = binding.filled(placed, kwargs, context, values, loop)
+                result = _called(lambda: binding.executor(*args, **named), context)
+            except BaseException as error:
+                context.ended = True
+                ending.append((True, error))
+                attempt.close_here(error)
+                raise
+            ending.append((False, result))
+            attempt.close_here(None)
+            return result
+
+        def on_cancel() -> None:
+            _tell(context)
+            if ending:
+                raise _ClosingGivenUpError
+
+        try:
+            return await self._body(context, "thread", body, on_cancel)
+        except _ClosingGivenUpError:
+            attempt.given_up()
+            failed, value = ending[0]
+            if failed:
+                raise value from None
+            return value
+
+    async def _body(
+        self, context: Context, mode: Mode, body: Callable[[], Any], on_cancel: Callable[[], object] | None = None
+    ) -> Any:
+        if mode == "async":
+            result = _called(body, context)
+        else:
+            # in a thread no wait is virtual, so virtual time stands still
+            surroundings = contextvars.copy_context()
+            with self._clock.outside():
+                result = await self._threads.run(
+                    lambda: surroundings.run(_called, body, context), on_cancel or (lambda: _tell(context))
+                )
+        if not inspect.isawaitable(result):
+            return result
+        asked = context.asked
+        try:
+            value = await result
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and current_run.get() is not context:
+                raise
+            await _end(context, thrown=asked is None)
+            raise
+        await _end(context, thrown=asked is None)
+        return value
+
+
+class _ClosingGivenUpError(Exception):
+    """The body has ended in its thread, and closing its resources there takes longer than the node can wait."""
+
+
+def _called(body: Callable[[], Any], context: Context) -> Any:
+    """Call the body, unless the run was asked to end before; unless it gives something to await, that is all of it."""
+    try:
+        context.raise_if_cancelled()
+        result = body()
+    except StopIteration as error:  # no coroutine can raise it
+        context.ended = True
+        raise BodyError(error) from error
+    except BaseException:
+        context.ended = True
+        raise
+    context.ended = not inspect.isawaitable(result)
+    return result
+
+
+async def _end(context: Context, *, thrown: bool = True) -> None:
+    """Note that the body has ended, and whether CancelledError was thrown into it: one still pending was not.
+
+    `thrown` is False where the cancellation was heard before there was an async body to throw it into.
+    """
+    if context.ended:
+        return
+    task = asyncio.current_task()
+    asked = context.asked is not None
+    if (asked and thrown) or (task is not None and task.cancelling()):
+        try:
+            await asyncio.sleep(0)
+            heard = True
+        except asyncio.CancelledError:
+            heard = False
+        if asked:
+            uncancelled()
+            context.told = heard if thrown else context.told
+    context.ended = True
+
+
+def _tell(context: Context) -> None:
+    """Ask a thread to end, unless it was asked to before: a cancellation without a reason ends the loop."""
+    context.cancel("drain")

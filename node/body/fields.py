@@ -1,0 +1,133 @@
+"""The fields of a class, of whatever library it is, by the names under which the codec stores them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
+
+import msgspec
+import typing_extensions
+
+from peerjob.handles.signature import EMPTY, QUALIFIERS, is_required, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class ClassField:
+    """One field that the constructor takes."""
+
+    name: str
+    """As the constructor takes it, and the codec stores it."""
+    annotation: Any
+    required: bool
+    other: str | None = None
+    """Another name under which it may come."""
+
+
+def fields_of(annotation: Any) -> list[ClassField] | None:
+    """The fields that a class is made from; None for any other class, and for pydantic's, which keep their own.
+
+    For `Box[int]`, `int` stands in the place of the type variable.
+    """
+    kind = typing.get_origin(annotation) or annotation
+    if not isinstance(kind, type) or is_model(kind):
+        return None
+    found = _declared(kind)
+    parts = typing.get_args(annotation)
+    parameters: tuple[Any, ...] = getattr(kind, "__parameters__", ())
+    if not found or not parts or len(parts) != len(parameters):
+        return found
+    meanings = dict(zip(parameters, parts, strict=True))
+    return [dataclasses.replace(one, annotation=_filled(one.annotation, meanings)) for one in found]
+
+
+def model_fields(kind: Any) -> list[ClassField]:
+    """The fields of a pydantic class."""
+    hints = _hints(kind)
+    return [
+        ClassField(name, _bare(hints.get(name, info.annotation)), info.is_required())
+        for name, info in kind.__pydantic_fields__.items()
+    ]
+
+
+def is_model(kind: Any) -> bool:
+    """Whether pydantic knows the class by itself: its models and its dataclasses."""
+    return hasattr(kind, "__pydantic_fields__")
+
+
+def tag_of(kind: Any) -> tuple[str, Any] | None:
+    """Name and value of the tag of a msgspec Struct that has one."""
+    config: Any = getattr(kind, "__struct_config__", None)
+    return None if config is None or config.tag is None else (config.tag_field, config.tag)
+
+
+def _declared(declared: type[Any]) -> list[ClassField] | None:
+    kind: Any = declared
+    if dataclasses.is_dataclass(kind):
+        missing = dataclasses.MISSING
+        return [
+            ClassField(one.name, hint, one.default is missing and one.default_factory is missing)
+            for one, hint in _with_hints(kind, {one.name: one for one in dataclasses.fields(kind) if one.init})
+        ]
+    if hasattr(kind, "__attrs_attrs__"):
+        import attrs
+
+        return [
+            ClassField(one.alias, hint, one.default is attrs.NOTHING, one.name)
+            for one, hint in _with_hints(kind, {one.name: one for one in kind.__attrs_attrs__ if one.init})
+        ]
+    if issubclass(kind, msgspec.Struct):
+        return [
+            ClassField(one.name, hint, one.required, one.encode_name)
+            for one, hint in _with_hints(kind, {one.name: one for one in msgspec.structs.fields(kind)})
+        ]
+    if typing_extensions.is_typeddict(kind):
+        hints = _hints(kind)
+        return [
+            ClassField(name, _bare(hints.get(name, Any)), is_required(kind, name, hints.get(name)))
+            for name in kind.__annotations__
+        ]
+    names: tuple[str, ...] | None = getattr(declared, "_fields", None)
+    if names is not None and issubclass(kind, tuple):
+        defaults: Mapping[str, Any] = getattr(declared, "_field_defaults", {})
+        named = {one: one for one in names}
+        return [ClassField(name, hint, name not in defaults) for name, hint in _with_hints(kind, named)]
+    return None
+
+
+def _with_hints(kind: Any, fields: Mapping[str, Any]) -> Iterable[tuple[Any, Any]]:
+    hints = _hints(kind)
+    return [(one, _bare(hints.get(name, Any))) for name, one in fields.items()]
+
+
+def _hints(kind: Any) -> Mapping[str, Any]:
+    try:
+        return typing_extensions.get_type_hints(kind, include_extras=True)
+    except Exception:  # noqa: BLE001  # annotations are the user's; each that can be resolved still counts
+        namespace = dict(vars(sys.modules[kind.__module__]))
+        return {
+            name: resolve(hint, namespace)
+            for base in reversed(kind.__mro__)
+            for name, hint in inspect.get_annotations(base).items()
+        }
+
+
+def _bare(hint: Any) -> Any:
+    """A hint without Required, NotRequired and ReadOnly."""
+    origin = typing.get_origin(hint)
+    if origin in QUALIFIERS:
+        return _bare(typing.get_args(hint)[0])
+    if origin is Annotated and typing.get_origin(hint.__origin__) in QUALIFIERS:
+        return Annotated[(_bare(hint.__origin__), *hint.__metadata__)]
+    return Any if hint is EMPTY else hint
+
+
+def _filled(hint: Any, meanings: Mapping[Any, Any]) -> Any:
+    if isinstance(hint, TypeVar):
+        return meanings.get(hint, hint)
+    inner = cast("tuple[Any, ...]", getattr(hint, "__parameters__", ()))
+    return hint[tuple(meanings.get(one, one) for one in inner)] if inner else hint

@@ -1,0 +1,140 @@
+"""What a node and the process of a job say to each other: MessagePack behind four bytes of length."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from peerjob.handles.context import Reason
+from peerjob.model.decoding import reader
+from peerjob.model.spec import ErrorInfo
+
+MAX_FRAME = 64 << 20
+"""Most bytes in one frame."""
+_LENGTH = struct.Struct(">I")
+
+T = TypeVar("T")
+
+
+class Start(msgspec.Struct, tag=True, frozen=True):
+    """Node: run this."""
+
+    path: str
+    """`module:qualname` of the executor."""
+    kind: str
+    data: bytes
+    """The arguments, as stored."""
+    id: str
+    fence: int
+    attempt: int
+    deadline_us: int | None
+    worker: tuple[int, str] | None
+    """Number and node of the worker."""
+    log_level: int
+    """Level of the node's root logger."""
+    sent_ns: int
+    """When this was sent, on the machine's monotonic clock. Until the body begins, its deadline moves on."""
+    schedule: str | None = None
+    nominal_us: int = 0
+
+
+class Cancel(msgspec.Struct, tag=True, frozen=True):
+    """Node: end, by yourself, now."""
+
+    reason: Reason
+
+
+class Owner(msgspec.Struct, tag=True, frozen=True):
+    """Node: whether the claim is still held, in answer to the question of this number."""
+
+    number: int
+    held: bool
+
+
+class Started(msgspec.Struct, tag=True, frozen=True):
+    """Process: from here on the body may have done something."""
+
+
+class Line(msgspec.Struct, tag=True, frozen=True):
+    """Process: a log line."""
+
+    level: int
+    message: str
+    fields: dict[str, Any] | None = None
+
+
+class ProgressReport(msgspec.Struct, tag=True, frozen=True):
+    """Process: how far it is."""
+
+    fraction: float
+    message: str
+
+
+class AskOwner(msgspec.Struct, tag=True, frozen=True):
+    """Process: ask whether the claim is still held."""
+
+    number: int
+
+
+class Returned(msgspec.Struct, tag=True, frozen=True):
+    """Process: the body returned this, encoded; None for None."""
+
+    result: bytes | None
+    finished: bool = False
+    """Whether it returned `Finished`."""
+
+
+class Raised(msgspec.Struct, tag=True, frozen=True):
+    """Process: the body raised."""
+
+    info: ErrorInfo
+    packed: bytes | None
+    """By `failures.pack_error`."""
+
+
+class Snoozed(msgspec.Struct, tag=True, frozen=True):
+    """Process: the body wants to run again later."""
+
+    seconds: float
+
+
+FromNode = Start | Cancel | Owner
+Ending = Returned | Raised | Snoozed
+FromProcess = Started | Line | ProgressReport | AskOwner | Ending
+
+_encode = msgspec.msgpack.Encoder().encode
+decode_from_node: Callable[[bytes], FromNode] = reader(cast("type[FromNode]", FromNode), "frame of a node")
+decode_from_process: Callable[[bytes], FromProcess] = reader(
+    cast("type[FromProcess]", FromProcess), "frame of a process", open=True
+)
+
+
+def pack(frame: FromNode | FromProcess) -> bytes:
+    """A frame as it is sent."""
+    data = _encode(frame)
+    return _LENGTH.pack(len(data)) + data
+
+
+class Unpacker:
+    """Takes bytes as they come and gives the frames that are whole."""
+
+    def __init__(self, decode: Callable[[bytes], T]) -> None:
+        self._decode = decode
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The frames that end within these bytes; raises ValueError for bytes that are no frame."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length:,} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            frame = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield self._decode(frame)

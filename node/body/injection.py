@@ -1,0 +1,322 @@
+"""Resources that `Depends` asks for: made before a run or once per node, shared, and closed in reverse order.
+
+A factory is a function, a coroutine function, a generator function, or a function that returns a context manager; it
+may have injected parameters and resources of its own. What a sync factory of a job that runs in a thread makes for one
+attempt is made, used and closed in that thread, so that a connection which belongs to its thread works. All else is
+made on the event loop, and must not block it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from typing import Any
+
+from peerjob.handles.context import Context
+from peerjob.handles.in_place import injected_value
+from peerjob.handles.signature import Parameter, analyse
+from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.injected import Resource
+from peerjob.node.work.failures import as_exception
+
+from .context_vars import ContextVars
+
+logger = logging.getLogger("peerjob.node")
+
+Factory = Callable[..., Any]
+
+CLOSING_LIMIT = 60.0
+"""Seconds that the resources of one run may take to close; after that the run goes on without them."""
+
+
+class Resources:
+    """The resources of one node.
+
+    `overrides` replaces factories by others, for tests; it is looked at whenever a resource is made.
+    """
+
+    def __init__(
+        self, overrides: Mapping[Factory, Factory] | None = None, surroundings: ContextVars | None = None
+    ) -> None:
+        self._surroundings = surroundings or ContextVars()
+        self._overrides: Mapping[Factory, Factory] = {} if overrides is None else overrides
+        self._kept: dict[Factory, _Keeper] = {}
+        self._closed = False
+
+    def factory(self, resource: Resource) -> Factory:
+        """What makes a resource, overrides considered."""
+        return self._overrides.get(resource.factory, resource.factory)
+
+    def attempt(self, wanted: Mapping[str, Resource], context: Context, *, in_thread: bool) -> Attempt:
+        """The resources of one run, by parameter. Raises OptionError for overrides that need each other."""
+        if self._overrides:
+            for resource in wanted.values():
+                check_resource(resource, self._overrides)
+        return Attempt(self, wanted, context, in_thread=in_thread)
+
+    async def of_node(self, resource: Resource, context: Context) -> Any:
+        """The one value of a resource of the node; who asks first makes it, others wait for it."""
+        factory = self.factory(resource)
+        needs = {name: await self.of_node(need, context) for name, need in _needs(factory).items()}
+        if self._closed:
+            raise NodeStateError("the node has stopped")
+        keeper = self._kept.get(factory)
+        if keeper is None or keeper.failed:  # after a failure the next run tries again
+            keeper = _Keeper(
+                _managed(factory, lambda one: needs[one.name] if one.name in needs else injected_value(one, context)),
+                self._surroundings.fresh(),  # it outlives the run that asked for it
+            )
+            self._kept[factory] = keeper
+        return await keeper.value()
+
+    async def close(self) -> None:
+        """Close what was made for the node, the latest first; what fails to close is logged."""
+        self._closed = True
+        while self._kept:
+            factory, keeper = self._kept.popitem()
+            try:
+                await keeper.close()
+            except Exception:
+                logger.exception("resource %s failed to close", _name(factory))
+
+
+class Attempt:
+    """The resources of one run: `open` and `close` on the loop; in a thread, between these, `open_here`, `close_here`.
+
+    The body's end decides what becomes of the run, so errors while closing are logged and go no further.
+    """
+
+    def __init__(
+        self, resources: Resources, wanted: Mapping[str, Resource], context: Context, *, in_thread: bool
+    ) -> None:
+        self._resources = resources
+        self._wanted = wanted
+        self._context = context
+        self._in_thread = in_thread
+        self._made: dict[tuple[str, Factory], Any] = {}
+        self._stack = AsyncExitStack()
+        self._stack_here = ExitStack()
+
+    async def open(self) -> dict[str, Any]:
+        """Values by parameter; with `in_thread`, those that exist already."""
+        try:
+            for resource in self._wanted.values():
+                await self._make(resource, on_loop=not self._in_thread)
+        except BaseException as error:
+            await self._stack.__aexit__(*_triple(error))
+            raise
+        return self._values()
+
+    async def close(self, error: BaseException | None) -> None:
+        """Close what was made on the loop, and show it the error of the body."""
+        limit = asyncio.timeout(CLOSING_LIMIT)
+        try:
+            async with limit:
+                await self._stack.__aexit__(*_triple(error))
+        except GeneratorExit:
+            raise  # the loop is gone
+        except BaseException as raised:  # noqa: BLE001  # a SystemExit would end the loop
+            if limit.expired():
+                logger.error("%s: its resources were not closed within %g s", self._run, CLOSING_LIMIT)  # noqa: TRY400
+            elif isinstance(raised, asyncio.CancelledError) and uncancelled():
+                self.given_up()
+            else:
+                self._failed_to_close(raised, error)
+
+    def open_here(self) -> dict[str, Any]:
+        """Values by parameter; makes the rest here, in the thread of the body."""
+        try:
+            for resource in self._wanted.values():
+                self._make_here(resource)
+        except BaseException as error:
+            self._stack_here.__exit__(*_triple(error))
+            raise
+        return self._values()
+
+    def close_here(self, error: BaseException | None) -> None:
+        """Close what was made in this thread, and show it the error of the body."""
+        try:
+            self._stack_here.__exit__(*_triple(error))
+        except BaseException as raised:  # noqa: BLE001  # nothing that a resource raises may end the thread
+            self._failed_to_close(raised, error)
+
+    def given_up(self) -> None:
+        """Say that closing did not end in time."""
+        logger.error("%s: its resources were not closed before the node stopped", self._run)
+
+    def _failed_to_close(self, raised: BaseException, error: BaseException | None) -> None:
+        if raised is not error:
+            logger.error("%s: a resource failed to close", self._run, exc_info=raised)
+
+    @property
+    def _run(self) -> str:
+        return f"instance {self._context.id} of {self._context.kind!r}"
+
+    async def _make(self, resource: Resource, *, on_loop: bool) -> None:
+        key = self._key(resource)
+        if key in self._made:
+            return
+        if resource.scope == "node":
+            self._made[key] = await self._resources.of_node(resource, self._context)
+            return
+        factory = key[1]
+        on_loop = on_loop or _is_async(factory)
+        for need in _needs(factory).values():
+            await self._make(need, on_loop=on_loop)
+        if on_loop:
+            self._made[key] = await self._stack.enter_async_context(_managed(factory, self._supply(factory)))
+
+    def _make_here(self, resource: Resource) -> None:
+        key = self._key(resource)
+        if key in self._made:
+            return
+        factory = key[1]
+        for need in _needs(factory).values():
+            self._make_here(need)
+        made = _called(factory, self._supply(factory))
+        if _has(made, "__aenter__") and not _has(made, "__enter__"):
+            raise OptionError("Depends", factory, "no async context manager, in a job that runs in a thread")
+        self._made[key] = self._stack_here.enter_context(made) if _has(made, "__enter__") else made
+
+    def _supply(self, factory: Factory) -> Callable[[Parameter], Any]:
+        needs = _needs(factory)
+        return lambda one: (
+            self._made[self._key(needs[one.name])] if one.name in needs else injected_value(one, self._context)
+        )
+
+    def _values(self) -> dict[str, Any]:
+        keys = {name: self._key(resource) for name, resource in self._wanted.items()}
+        return {name: self._made[key] for name, key in keys.items() if key in self._made}
+
+    def _key(self, resource: Resource) -> tuple[str, Factory]:
+        return resource.scope, self._resources.factory(resource)
+
+
+def _triple(error: BaseException | None) -> tuple[Any, Any, Any]:
+    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+
+
+def uncancelled() -> bool:
+    """Take back every cancellation of the present task, which has been heard; False when there is none."""
+    task = asyncio.current_task()
+    count = 0 if task is None else task.cancelling()
+    for _ in range(count):
+        assert task is not None
+        task.uncancel()
+    return count > 0
+
+
+class _Keeper:
+    """Holds one resource of the node open, in a task of its own: some must be closed by the task that opened them."""
+
+    def __init__(self, resource: AbstractAsyncContextManager[Any], surroundings: contextvars.Context) -> None:
+        self._made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._made.add_done_callback(lambda made: made.cancelled() or made.exception())  # nobody may be waiting
+        self._end = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._keep(resource), context=surroundings)
+
+    @property
+    def failed(self) -> bool:
+        return self._made.done() and self._made.exception() is not None
+
+    async def value(self) -> Any:
+        return await asyncio.shield(self._made)
+
+    async def close(self) -> None:
+        if not self._made.done():
+            self._task.cancel()
+        self._end.set()
+        await self._task
+
+    async def _keep(self, resource: AbstractAsyncContextManager[Any]) -> None:
+        try:
+            async with resource as value:
+                self._made.set_result(value)
+                await self._end.wait()
+        except asyncio.CancelledError:
+            if self._made.done():
+                raise
+            self._made.set_exception(NodeStateError("the node has stopped"))
+        except BaseException as error:  # a SystemExit in a task would end the loop
+            kept = as_exception(error)
+            if self._made.done():
+                raise kept from error
+            self._made.set_exception(kept)
+
+
+# -- factories -------------------------------------------------------------------------------------------------
+
+
+def check_resource(
+    resource: Resource, overrides: Mapping[Factory, Factory] | None = None, inside: tuple[Factory, ...] = ()
+) -> None:
+    """Raise OptionError for a factory that can never be called: it needs itself, or something that is not there."""
+    factory = (overrides or {}).get(resource.factory, resource.factory)
+    if factory in inside:
+        circle = " -> ".join(_name(one) for one in (*inside[inside.index(factory) :], factory))
+        raise OptionError("Depends", factory, f"a factory that does not need itself: {circle}")
+    for one in analyse(factory).parameters:
+        if one.resource is not None:
+            if resource.scope == "node" and one.resource.scope == "attempt":
+                raise OptionError("Depends", factory, f"a factory whose {one.name} has scope='node' too")
+            check_resource(one.resource, overrides, (*inside, factory))
+        elif one.injected is not None:
+            allowed = ("manager",) if resource.scope == "node" else ("manager", "context", "instance", "worker")
+            if one.injected not in allowed:
+                raise OptionError("Depends", factory, f"a factory that asks for {' or '.join(allowed)}, not {one.name}")
+        elif one.required:
+            raise OptionError("Depends", factory, f"a factory with a default or Depends for {one.name}")
+
+
+def _called(factory: Factory, supply: Callable[[Parameter], Any]) -> Any:
+    """What a factory returns; of a generator function, the context manager that it makes."""
+    signature = analyse(factory)
+    args, kwargs = signature.fill([], {}, supply)
+    if signature.is_async_generator:
+        return contextlib.asynccontextmanager(factory)(*args, **kwargs)
+    if signature.is_generator:
+        return contextlib.contextmanager(factory)(*args, **kwargs)
+    return factory(*args, **kwargs)
+
+
+@contextlib.asynccontextmanager
+async def _managed(factory: Factory, supply: Callable[[Parameter], Any]) -> AsyncGenerator[Any]:
+    """Whatever a factory is, as an async context manager."""
+    made = _called(factory, supply)
+    if _has(made, "__aenter__"):
+        async with made as value:
+            yield value
+    elif _has(made, "__enter__"):
+        with made as value:
+            yield value
+    elif inspect.isawaitable(made):
+        yield await made
+    else:
+        yield made
+
+
+def _has(value: object, method: str) -> bool:
+    return hasattr(type(value), method)
+
+
+def _needs(factory: Factory) -> dict[str, Resource]:
+    return {one.name: one.resource for one in analyse(factory).supplied if one.resource is not None}
+
+
+def _is_async(factory: Factory) -> bool:
+    """As far as it can be told without calling it."""
+    signature = analyse(factory)
+    return (
+        signature.is_async
+        or signature.is_async_generator
+        or inspect.isasyncgenfunction(getattr(factory, "__wrapped__", None))  # under @asynccontextmanager
+    )
+
+
+def _name(factory: Factory) -> str:
+    return str(getattr(factory, "__qualname__", factory))

@@ -1,0 +1,223 @@
+"""The child's side of a process for bodies: its main thread runs them, another one listens to the node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import ctypes
+import inspect
+import itertools
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any, NoReturn
+
+from peerjob.handles.context import Context
+from peerjob.handles.instance import Instance
+from peerjob.handles.job_log import CaptureHandler
+from peerjob.model.errors import NodeStateError, PayloadTooLargeError, Snooze
+from peerjob.model.injected import current_run
+from peerjob.model.job import Job
+from peerjob.model.policy import FinishedResult
+from peerjob.model.references import resolve
+from peerjob.model.worker import Worker
+from peerjob.node.work.failures import clipped, describe_error, pack_error
+
+from .binding import Binding
+from .frames import (
+    MAX_FRAME,
+    AskOwner,
+    Cancel,
+    Ending,
+    FromNode,
+    FromProcess,
+    Line,
+    Owner,
+    ProgressReport,
+    Raised,
+    Returned,
+    Snoozed,
+    Start,
+    Started,
+    Unpacker,
+    decode_from_node,
+    pack,
+)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(fd: int, parent: int) -> NoReturn:
+    """Serve a node over a socket until it closes, or is gone."""
+    _die_with(parent)
+    # the node decides when this process ends; and a handler, unlike SIG_IGN, is not passed on to what a body starts
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
+    os.set_inheritable(fd, False)
+    connection = socket.socket(fileno=fd)
+    # a fork of this process must not hold the connection open when it has died
+    os.register_at_fork(after_in_child=connection.close)
+    server = _Server(connection)
+    threading.Thread(target=server.listen, name="peerjob-node", daemon=True).start()
+    logging.getLogger().addHandler(CaptureHandler(server))
+    while True:
+        server.serve()
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that
+        os._exit(0)
+
+
+class _Server:
+    """Runs one body after the other, and is what their contexts ask."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._orders: queue.SimpleQueue[Start] = queue.SimpleQueue()
+        self._bindings: dict[tuple[str, str], Binding] = {}
+        self._questions: dict[int, Future[bool]] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._start: Start | None = None
+        self._context: Context | None = None
+        self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    # -- listening, in a thread --------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        unpacker = Unpacker(decode_from_node)
+        try:
+            while data := self._connection.recv(1 << 16):
+                for frame in unpacker.feed(data):
+                    self._received(frame)
+        finally:
+            os._exit(0)  # the node is gone, and nobody wants what the body does
+
+    def _received(self, frame: FromNode) -> None:
+        match frame:
+            case Start():
+                self._orders.put(frame)
+            case Cancel(reason):
+                self._cancel(reason)
+            case Owner(number, held):
+                self._questions.pop(number).set_result(held)
+
+    def _cancel(self, reason: Any) -> None:
+        with self._lock:
+            if self._context is not None:
+                self._context.cancel(reason)
+            if self._task is not None:
+                loop, task = self._task
+                with contextlib.suppress(RuntimeError):  # it has just ended
+                    loop.call_soon_threadsafe(task.cancel, reason)
+
+    # -- serving, in the main thread ---------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run the next body."""
+        start = self._start = self._orders.get()
+        context = Context(
+            id=start.id,
+            kind=start.kind,
+            fence=start.fence,
+            attempt=start.attempt,
+            deadline_us=start.deadline_us,
+            schedule=start.schedule,
+            nominal_us=start.nominal_us,
+            hooks=self,
+        )
+        logging.getLogger().setLevel(start.log_level)
+        with self._lock:
+            self._context = context
+        try:
+            ending = self._ending(start, context)
+        finally:
+            with self._lock:
+                self._context = None
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()  # os._exit does not
+        self._send(ending)
+
+    def _ending(self, start: Start, context: Context) -> Ending:
+        try:
+            # outside the body's own context: what a module sets when it is imported is meant for all of its jobs
+            binding = self._binding(start.path, start.kind)
+            return contextvars.copy_context().run(self._run, binding, start, context)
+        except Snooze as snooze:
+            return Snoozed(snooze.seconds)
+        except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the process
+            return Raised(describe_error(error), pack_error(error))
+
+    def _run(self, binding: Binding, start: Start, context: Context) -> Ending:
+        current_run.set(context)
+        args, kwargs = binding.arguments(start.data, context)
+        if context.deadline_us is not None:
+            context.deadline_us += (time.monotonic_ns() - start.sent_ns) // 1000
+        context.raise_if_cancelled()
+        self._send(Started())
+        result = binding.executor(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = asyncio.run(self._awaited(result))
+        finished = isinstance(result, FinishedResult)
+        encoded = binding.result.encode(result.result if finished else result)
+        if encoded is not None and len(encoded) >= MAX_FRAME // 2:
+            raise PayloadTooLargeError(f"result of {start.kind!r}", len(encoded), MAX_FRAME // 2)
+        return Returned(encoded, finished)
+
+    async def _awaited(self, result: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        with self._lock:
+            self._task = asyncio.get_running_loop(), task
+        try:
+            return await result
+        finally:
+            with self._lock:
+                self._task = None
+
+    def _binding(self, path: str, kind: str) -> Binding:
+        if (path, kind) not in self._bindings:
+            self._bindings[path, kind] = Binding(Job(kind, resolve(path)))
+        return self._bindings[path, kind]
+
+    def _send(self, frame: FromProcess) -> None:
+        with self._sending:
+            self._connection.sendall(pack(frame))
+
+    # -- what contexts ask -------------------------------------------------------------------------------------
+
+    def report_progress(self, context: Context, fraction: float, message: str) -> None:
+        if context is self._context:
+            self._send(ProgressReport(fraction, clipped(message)))
+
+    async def check_owner(self, context: Context) -> bool:
+        number = next(self._numbers)
+        answer = self._questions[number] = Future[bool]()
+        self._send(AskOwner(number))
+        return await asyncio.wrap_future(answer)
+
+    def make_instance(self, context: Context) -> Instance[Any]:
+        raise NodeStateError("a job that runs in a process has a Context, and no Instance")
+
+    def make_worker(self, context: Context) -> Worker:
+        number, node = self._start.worker if self._start is not None and self._start.worker else (0, "")
+        return Worker(number=number, node=node, instance=context.id, kind=context.kind)
+
+    def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
+        if context is not self._context:
+            return False
+        self._send(Line(level, clipped(message), fields))
+        return True

@@ -1,0 +1,349 @@
+"""Processes for bodies that must be killable, or that hold the interpreter: one body each at a time.
+
+A process is started when it is first needed and used again. It lives no longer than its node: it ends when its
+connection does, and on Linux the kernel sees to it too. It leads a process group, so what it started is killed with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from peerjob.handles.context import Context
+from peerjob.model.errors import JobProcessDied, OwnershipLost, Snooze
+from peerjob.model.policy import FinishedResult
+from peerjob.node.work.failures import BodyError, unpack_error
+
+from .child_watcher import ChildWatcher
+from .frames import (
+    AskOwner,
+    Cancel,
+    Ending,
+    FromNode,
+    FromProcess,
+    Line,
+    Owner,
+    ProgressReport,
+    Raised,
+    Returned,
+    Snoozed,
+    Start,
+    Started,
+    Unpacker,
+    decode_from_process,
+    pack,
+)
+from .results import Encoded
+from .threads import to_the_end
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+START_LIMIT = 300.0
+"""Seconds in which a process must start and import what a body needs."""
+NOTICE = 1.0
+"""Seconds, real ones, that a body has to end by itself when its node drains."""
+
+_BOOT = (
+    "import json, sys; fd, parent, sys.path[:] = json.loads(sys.argv[1]); "
+    "from peerjob.node.body.process_child import main; main(fd, parent)"
+)
+
+
+class ProcessPool:
+    """The processes of one node."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+
+    async def run(
+        self, binding: Binding, data: bytes, context: Context, began: Callable[[], None] | None = None
+    ) -> Any:
+        """What the body returns, as `Encoded`, or raises; JobProcessDied when its process ends before it does.
+
+        Cancelling kills the process, and raises CancelledError once it is dead. `began` is called once the process has
+        imported what the body needs.
+        """
+        worker = context.worker
+        start = Start(
+            path=binding.import_path,
+            kind=binding.kind,
+            data=data,
+            id=context.id,
+            fence=context.fence,
+            attempt=context.attempt,
+            deadline_us=context.deadline_us,
+            worker=None if worker is None else (worker.number, worker.node),
+            log_level=logging.getLogger().level,
+            sent_ns=time.monotonic_ns(),
+            schedule=context.schedule,
+            nominal_us=context.nominal_us,
+        )
+        run = _Running(context, began)
+        process = await self._run_once(start, run)
+        if run.ending.result() is None and not run.started and not run.overdue and context.asked is None:
+            # it died while it was idle, or before it had seen the order: nothing was begun
+            run = _Running(context, began)
+            process = await self._run_once(start, run)
+        match run.ending.result():
+            case Returned(result, finished):
+                return FinishedResult(Encoded(result)) if finished else Encoded(result)
+            case Raised(info, packed):
+                error = unpack_error(info, packed)
+                raise BodyError(error) if isinstance(error, StopIteration) else error
+            case Snoozed(seconds):
+                raise Snooze(seconds)
+            case None if context.asked is not None:
+                context.told = True
+                raise asyncio.CancelledError(context.asked)
+            case None if run.overdue:
+                module = start.path.partition(":")[0]
+                raise TimeoutError(f"a process did not start and import {module!r} within {START_LIMIT:g} s")
+            case None:
+                raise JobProcessDied(process.status)
+
+    def resize(self, size: int) -> None:
+        """Change how many processes are kept."""
+        self._size = size
+        while self._idle and self._surplus > 0:
+            self._idle.pop(0).kill()
+
+    @property
+    def _surplus(self) -> int:
+        return sum(one.alive for one in self._all) - max(1, self._size)
+
+    async def close(self) -> None:
+        """Kill every process and wait for its end."""
+        for process in list(self._all):
+            process.kill()
+            await process.ended
+
+    async def _run_once(self, start: Start, run: _Running) -> _Process:
+        """Have it run in a process, which is returned."""
+        process = await self._take(run.context)
+        process.will_load(start.path)
+        limit = asyncio.get_running_loop().call_later(START_LIMIT, process.give_up, run)
+        try:
+            process.begin(run, start)
+            ending = await to_the_end(run.ending, lambda: process.end(run))
+            if ending is None and not process.alive:
+                await to_the_end(process.ended, lambda: None)
+            return process
+        finally:
+            limit.cancel()
+            process.finish()
+            if process.alive and self._surplus <= 0:
+                self._idle.append(process)
+            else:
+                process.kill()
+
+    async def _take(self, context: Context) -> _Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive and process.is_current:
+                return process
+            process.kill()
+        process = _Process(self._all.discard)
+        self._all.add(process)
+        connecting = asyncio.get_running_loop().create_task(process.connect())
+        await to_the_end(connecting, lambda: context.cancel("drain"))
+        return process
+
+
+class _Running:
+    """A body in a process, as its node sees it."""
+
+    def __init__(self, context: Context, began: Callable[[], None] | None) -> None:
+        self.context = context
+        self._began = began
+        self.started = self.overdue = False
+        self.ending: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
+        """None when the process ended first."""
+
+    def start(self) -> None:
+        self.started = True
+        if self._began is not None:
+            self._began()
+
+    def end(self, ending: Ending | None) -> None:
+        if not self.ending.done():
+            self.context.ended = ending is not None
+            self.ending.set_result(ending)
+
+
+class _Process(asyncio.Protocol):
+    """One child process, and the node's end of its connection."""
+
+    def __init__(self, forget: Any) -> None:
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._unpacker = Unpacker(decode_from_process)
+        self._transport: asyncio.Transport | None = None
+        self._notice: object | None = None
+        """Stands for the notice that was given to the present body."""
+        self._asking: set[asyncio.Task[None]] = set()
+        self._homes: dict[str, ModuleType | None] = {}
+        self.running: _Running | None = None
+        self.killed = False
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when it is dead and buried."""
+        self._socket, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._socket.close)
+            order = json.dumps([theirs.fileno(), os.getpid(), sys.path])
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT, order],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )
+            on_failure.pop_all()
+        self._minder = ChildWatcher(self._popen, buried=self._buried)
+
+    async def connect(self) -> None:
+        """Connect to it, unless it was killed before."""
+        if self.killed:
+            return
+        await self._loop.create_unix_connection(lambda: self, sock=self._socket)
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None and not self.killed and not self._transport.is_closing()
+
+    def will_load(self, path: str) -> None:
+        """Note of which module, as it is now, it runs a body."""
+        home = path.partition(":")[0]
+        self._homes.setdefault(home, sys.modules.get(home))
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no module of which it ran a body has been imported anew since."""
+        return all(sys.modules.get(name) is module for name, module in self._homes.items())
+
+    @property
+    def status(self) -> int | None:
+        """How it ended; negative: the signal that ended it."""
+        return self._popen.returncode
+
+    def begin(self, run: _Running, start: Start) -> None:
+        self.running = run
+        if self.alive and run.context.asked is None:
+            self._send(start)
+        else:
+            run.end(None)
+
+    def end(self, run: _Running) -> None:
+        """End the body: at once, or after a notice when the node drains."""
+        context = run.context
+        context.cancel("drain")
+        if run.ending.done():
+            return
+        context.told = True
+        if context.asked != "drain" or self._notice is not None:
+            self.kill()
+            return
+        self._send(Cancel("drain"))
+        notice = self._notice = object()
+        self._minder.call_later(NOTICE, lambda: self._notice_over(notice))
+
+    def _notice_over(self, notice: object) -> None:
+        if self._notice is notice:
+            self.kill()
+
+    def give_up(self, run: _Running) -> None:
+        """Kill it unless the body has begun: from then on the job's own timeout counts."""
+        if not run.started:
+            run.overdue = True
+            self.kill()
+
+    def finish(self) -> None:
+        """The body has ended."""
+        self.running = None
+        self._notice = None
+
+    def kill(self) -> None:
+        """Kill it, with all that it started."""
+        if not self.killed:
+            self.killed = True
+            self._kill_group()
+            if self._transport is not None:
+                self._transport.abort()
+            else:
+                # no connection is there that would tell of its end
+                self._minder.bury()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+
+    def _send(self, frame: FromNode) -> None:
+        if self._transport is not None:
+            self._transport.write(pack(frame))
+
+    # -- the connection ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # which uvloop's does not inherit from
+        if self.killed:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._unpacker.feed(data):
+                self._received(frame)
+        except ValueError:  # the body wrote into our connection
+            self.kill()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # before it is waited for: until then nobody else can be given its number
+        self.killed = True
+        self._kill_group()
+        self._minder.bury()
+
+    def _buried(self) -> None:
+        self._forget(self)
+        if self._transport is None:
+            self._socket.close()
+        if not self.ended.done():
+            self.ended.set_result(None)
+        if self.running is not None:
+            self.running.end(None)
+
+    def _received(self, frame: FromProcess) -> None:
+        run = self.running
+        if run is None:
+            return
+        match frame:
+            case Started():
+                run.start()
+            case Line(level, message, fields):
+                run.context.log_line(level, message, fields)
+            case ProgressReport(fraction, message):
+                run.context.progress(fraction, message)
+            case AskOwner(number):
+                task = self._loop.create_task(self._answer(number, run.context))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+            case _:
+                run.end(frame)
+
+    async def _answer(self, number: int, context: Context) -> None:
+        held = True
+        try:
+            await context.assert_owner()
+        except OwnershipLost:
+            held = False
+        self._send(Owner(number, held))

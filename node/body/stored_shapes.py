@@ -1,0 +1,223 @@
+"""How values of an annotation look once they are stored: what tells the members of a union apart."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import types
+import typing
+from collections import abc
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, NewType, Union, cast
+from uuid import UUID
+
+import typing_extensions
+
+from peerjob.handles.signature import EMPTY, TYPE_ALIAS
+
+from .fields import ClassField, fields_of, is_model, model_fields, tag_of
+
+Form = type[Any] | tuple[type[Any], Any]
+"""Values of a class, or one value of it."""
+
+_SCALARS: Mapping[Any, frozenset[Form]] = {
+    one: frozenset({one})
+    for one in (str, int, bool, bytes, complex, datetime, date, time, timedelta, UUID, Decimal, type(None))
+} | {float: frozenset({float, int}), bytearray: frozenset({bytes}), memoryview: frozenset({bytes})}
+_CONTAINERS: Mapping[Any, frozenset[Form]] = {
+    list: frozenset({list}),
+    tuple: frozenset({tuple}),
+    set: frozenset({set}),
+    frozenset: frozenset({frozenset}),
+    dict: frozenset({dict}),
+    collections.deque: frozenset({list}),
+    collections.OrderedDict: frozenset({dict}),
+    collections.defaultdict: frozenset({dict}),
+    collections.Counter: frozenset({dict}),
+    abc.Sequence: frozenset({list, tuple}),
+    abc.MutableSequence: frozenset({list}),
+    abc.Set: frozenset({set, frozenset}),
+    abc.MutableSet: frozenset({set}),
+    abc.Mapping: frozenset({dict}),
+    abc.MutableMapping: frozenset({dict}),
+}
+# subclasses of these are stored as the second
+_BASES: tuple[tuple[Any, type[Any]], ...] = (
+    (str, str),
+    (int, int),
+    (float, float),
+    (bytes, bytes),
+    (datetime, datetime),
+    (date, date),
+    (timedelta, timedelta),
+    (UUID, UUID),
+    (Decimal, Decimal),
+    (tuple, tuple),
+    (abc.Mapping, dict),
+    (list, list),
+    (frozenset, frozenset),
+    (set, set),
+    ((PurePath, IPv4Address, IPv4Network, IPv6Address, IPv6Network, IPv4Interface, IPv6Interface), str),
+)
+
+
+class Shape:
+    """What is stored for values of one annotation."""
+
+    def __init__(self, annotation: Any) -> None:
+        self.annotation = bare(annotation)
+        self.kind: Any = typing.get_origin(self.annotation) or self.annotation
+        self.parts = () if self.kind is Literal else typing.get_args(self.annotation)
+
+    @functools.cached_property
+    def members(self) -> tuple[Shape, ...]:
+        """Of a union; one alone is its only member."""
+        if self.kind in (Union, types.UnionType):
+            return tuple(one for part in self.parts for one in Shape(part).members)
+        return (self,)
+
+    @functools.cached_property
+    def forms(self) -> frozenset[Form] | None:
+        """Of which classes the stored value may be; None where it may be anything."""
+        if len(self.members) > 1:
+            found = [one.forms for one in self.members]
+            return None if None in found else frozenset[Form]().union(*(one for one in found if one is not None))
+        kind = self.kind
+        if kind is Literal:
+            return self.forms_beside(())
+        if kind in _SCALARS:
+            return _SCALARS[kind]
+        if kind in _CONTAINERS:
+            return _CONTAINERS[kind]
+        if not isinstance(kind, type):
+            return None
+        if issubclass(kind, Enum):
+            return frozenset({int}) if issubclass(kind, int) else frozenset(map(_form_of, kind))
+        if self.fields is not None:
+            return frozenset({dict})
+        if hasattr(self.kind, "__get_pydantic_core_schema__"):
+            return None
+        return next((frozenset({plain}) for base, plain in _BASES if issubclass(kind, base)), None)
+
+    def forms_beside(self, kind: Any) -> frozenset[Form] | None:
+        """The forms without those of literals that are members of an enumeration."""
+        if self.kind is not Literal:
+            return self.forms
+        return frozenset(_form_of(one) for one in typing.get_args(self.annotation) if not isinstance(one, kind))
+
+    @functools.cached_property
+    def fields(self) -> dict[str, ClassField] | None:
+        """By name, of a class that is stored as a mapping of them."""
+        if not isinstance(self.kind, type):
+            return None
+        if is_model(self.kind):
+            found = None if getattr(self.kind, "__pydantic_root_model__", False) else model_fields(self.kind)
+        else:
+            found = fields_of(self.annotation)
+        return None if found is None else {one.name: one for one in found}
+
+    @functools.cached_property
+    def inner(self) -> dict[str, Shape]:
+        """The shapes of the fields."""
+        return {name: Shape(one.annotation) for name, one in (self.fields or {}).items()}
+
+    @functools.cached_property
+    def items(self) -> tuple[Shape, ...]:
+        """The shapes of what a container holds: of a mapping, keys and values."""
+        return tuple(Shape(part) for part in self.parts if part is not ...)
+
+    @property
+    def is_container(self) -> bool:
+        return self.kind in _CONTAINERS
+
+    @property
+    def is_enum(self) -> bool:
+        return isinstance(self.kind, type) and issubclass(self.kind, Enum)
+
+    @property
+    def is_plain_enum(self) -> bool:
+        """An enumeration whose members are not equal to their values, so that they must not arrive as these."""
+        return self.is_enum and not issubclass(self.kind, int | str | float | bytes)
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a stored value looks like one of these at first sight: its class, and the names of its fields."""
+        if self.forms is None:
+            return False
+        if type(value) not in self.forms and not _is_among(value, self.forms):
+            return False
+        if self.fields is None:
+            return True
+        tag = tag_of(self.kind)
+        if tag is not None and value.get(tag[0]) != tag[1]:
+            return False
+        names: set[str] = value.keys() - ({tag[0]} if tag is not None else set[str]())
+        if typing_extensions.is_typeddict(self.kind):
+            return names <= self.fields.keys() and all(
+                one.name in names or not one.required for one in self.fields.values()
+            )
+        return names == self.fields.keys()
+
+    def matches(self, value: Any) -> bool:
+        """Whether a stored value looks like one of these all the way down."""
+        if self.forms is None:
+            return True
+        if len(self.members) > 1:
+            return any(one.matches(value) for one in self.members)
+        if not self.accepts(value):
+            return False
+        if self.fields is not None:
+            return all(shape.matches(value[name]) for name, shape in self.inner.items() if name in value)
+        if not self.items or self.kind not in _CONTAINERS:
+            return True
+        found: Any = value
+        if isinstance(value, dict):
+            return all(map(self.items[0].matches, found)) and all(map(self.items[-1].matches, found.values()))
+        if self.kind is tuple and ... not in self.parts:
+            return len(found) == len(self.items) and all(map(Shape.matches, self.items, found))
+        return all(map(self.items[0].matches, found))
+
+
+def bare(annotation: Any) -> Any:
+    """An annotation without names and additions: NewType, `type X = ...`, Annotated."""
+    while True:
+        if annotation is EMPTY or annotation is object:
+            return Any
+        if annotation is None:
+            return type(None)
+        if isinstance(annotation, NewType):
+            annotation = annotation.__supertype__
+        elif isinstance(annotation, TYPE_ALIAS) and not isinstance(annotation.__value__, str):
+            annotation = annotation.__value__
+        elif typing.get_origin(annotation) is Annotated:
+            annotation = typing.get_args(annotation)[0]
+        else:
+            return annotation
+
+
+def overlap(one: frozenset[Form] | None, other: frozenset[Form] | None) -> bool:
+    """Whether a stored value may be of both."""
+    if one is None or other is None:
+        return True
+    return any(_same_form(a, b) for a in one for b in other)
+
+
+def _same_form(one: Form, other: Form) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return one == other
+    return (one[0] if isinstance(one, tuple) else one) is (other[0] if isinstance(other, tuple) else other)
+
+
+def _form_of(value: Any) -> Form:
+    """The form of one value, of an Enum member by its own value."""
+    plain: Any = value.value if isinstance(value, Enum) else value
+    kind: Any = cast("Any", type)(plain)
+    return (kind, plain) if kind in _SCALARS else kind
+
+
+def _is_among(value: Any, forms: frozenset[Form]) -> bool:
+    return type(value) in _SCALARS and (type(value), value) in forms

@@ -1,0 +1,121 @@
+"""Finds unions of classes that cannot be told apart once their objects are stored."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Union
+
+import typing_extensions
+
+from peerjob.handles.signature import TYPE_ALIAS, annotation_text
+
+from .fields import tag_of
+from .stored_shapes import Shape, bare, overlap
+
+
+def confused(annotation: Any) -> str | None:
+    """Two classes of a union, anywhere inside an annotation, that are stored alike, and why; None for none."""
+    with contextlib.suppress(Exception):  # annotations are the user's, and may be any objects
+        return next(_confused(annotation, set()), None)
+    return None
+
+
+def is_discriminated(additions: tuple[Any, ...]) -> bool:
+    """Whether what stands beside a union in Annotated tells pydantic how to choose."""
+    return any(
+        getattr(one, "discriminator", None) is not None or hasattr(one, "__get_pydantic_core_schema__")
+        for one in additions
+    )
+
+
+def _confused(annotation: Any, seen: set[Any]) -> Iterator[str]:
+    if typing.get_origin(annotation) is Annotated:
+        whole, *additions = typing.get_args(annotation)
+        if not is_discriminated(tuple(additions)):
+            yield from _confused(whole, seen)
+        return
+    if isinstance(annotation, TYPE_ALIAS):
+        if annotation in seen:
+            return
+        seen.add(annotation)
+    annotation = bare(annotation)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        members = [member for part in parts for member in Shape(part).members]
+        for one, other in itertools.combinations(members, 2):
+            if (reason := _confusion(one, other, ())) is not None:
+                yield reason
+    for part in parts:
+        yield from _confused(part, seen)
+    shape = Shape(annotation)
+    if shape.fields is not None and annotation not in seen:
+        seen.add(annotation)
+        infos: Any = getattr(shape.kind, "__pydantic_fields__", {})
+        for name, field in shape.fields.items():
+            if getattr(infos.get(name), "discriminator", None) is None:
+                yield from _confused(field.annotation, seen)
+
+
+def _confusion(one: Shape, other: Shape, inside: tuple[Any, ...]) -> str | None:
+    """Why an object of the one may be read as one of the other; None where that cannot be, or does no harm."""
+    if one.kind is other.kind and not one.items:
+        return None
+    if not overlap(one.forms, other.forms) or one.forms is None or other.forms is None:
+        return None
+    for a, b in ((one, other), (other, one)):
+        if a.is_plain_enum and overlap(a.forms, b.forms_beside(a.kind)):
+            return f"{_name(a)} and {_name(b)} have values in common"
+    if one.fields is not None and other.fields is not None:
+        if _told_apart(one, other, inside) or (_is_plain(one) and _is_plain(other)):
+            return None
+        named = ", ".join(map(repr, one.fields)) or "none"
+        return f"{_name(one)} and {_name(other)} have the same fields ({named}); a Literal field can tell them apart"
+    if one.kind is other.kind or (one.items and other.items):
+        return _confusion_inside(one, other, inside)
+    return None
+
+
+def _confusion_inside(one: Shape, other: Shape, inside: tuple[Any, ...]) -> str | None:
+    """The same for what two containers hold; tuples can be told apart at any place, and mappings by their keys."""
+    if one.fields is not None or other.fields is not None or len(one.items) != len(other.items):
+        return None
+    found: str | None = None
+    for left, right in zip(one.items, other.items, strict=True):
+        if not overlap(left.forms, right.forms) and len(one.items) > 1:
+            return None
+        for a, b in itertools.product(left.members, right.members):
+            found = found or _confusion(a, b, inside)
+    return found
+
+
+def _told_apart(one: Shape, other: Shape, inside: tuple[Any, ...]) -> bool:
+    """Whether the stored mappings of two classes of fields always differ."""
+    names, others = one.fields or {}, other.fields or {}
+    if names.keys() != others.keys():
+        return True
+    pair = (one.annotation, other.annotation)
+    if pair in inside or one.kind is other.kind:
+        return False
+    if tag_of(one.kind) != tag_of(other.kind):
+        return True
+    for name in names:
+        left, right = one.inner[name], other.inner[name]
+        if not overlap(left.forms, right.forms):
+            return True
+        both = left.fields is not None and right.fields is not None
+        if both and _told_apart(left, right, (*inside, pair)):
+            return True
+    return False
+
+
+def _is_plain(shape: Shape) -> bool:
+    """A TypedDict: its values have no class to lose."""
+    return bool(typing_extensions.is_typeddict(shape.kind))
+
+
+def _name(shape: Shape) -> str:
+    return annotation_text(shape.annotation).rpartition(".")[2]

@@ -1,0 +1,1 @@
+"""The manager's verbs as a running node serves them."""

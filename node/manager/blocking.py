@@ -1,0 +1,262 @@
+"""A node behind blocking verbs: it runs on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import math
+import os
+import threading
+import weakref
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from peerjob.cluster.loop_thread import end_loop, new_loop, refuse_green_threads
+from peerjob.handles.blocking import BlockingVerbs
+from peerjob.handles.context import Context
+from peerjob.handles.manager import Manager
+from peerjob.model.durations import Duration
+from peerjob.model.errors import NodeStateError
+from peerjob.node.exit import AtExit, wait_on
+
+if TYPE_CHECKING:
+    from peerjob.node.node import Node
+    from peerjob.remote.client.client import Client
+
+T = TypeVar("T")
+
+
+class _Verb(Generic[T]):
+    """A verb on its way to the loop, which the thread that waits for it may give up at any moment."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], timed: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._timed = timed
+        self._task: asyncio.Task[Any] | None = None
+        self._given_up = False
+
+    async def run(self) -> T:
+        """Run it; called on the loop."""
+        if self._given_up:
+            self.close()
+            raise asyncio.CancelledError
+        self._task = asyncio.current_task()
+        return await self._timed
+
+    def give_up(self) -> None:
+        """Cancel it, or let it not begin; called on the loop."""
+        self._given_up = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Throw away what was never begun."""
+        self._timed.close()
+        self._work.close()
+
+
+class BlockingManager(BlockingVerbs):
+    """The same verbs as `Node` and `Client`, for Flask, Django and scripts.
+
+    A context manager, or used as it is: the node (or client) starts with the first call, in each process that makes
+    one, so it is safe to create before a server forks, and stops at exit. Every verb raises RuntimeError on a thread
+    that runs an event loop, and NodeStateError once it is closed, also while it waits. The time of a VirtualClock
+    passes while a verb waits, and stands still between verbs.
+    """
+
+    def __init__(self, node: Node | Client) -> None:
+        self._node: Node | Client = node
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._at_exit: AtExit | None = None
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._closed = False
+        forked = weakref.WeakMethod(self._forked)
+        os.register_at_fork(after_in_child=lambda: (call := forked()) and call())
+
+    def start(self) -> None:
+        """Start the node now; without it, the first verb does."""
+        _refuse_loop()
+        self._started_loop()
+
+    def close(self, grace: Duration = 5.0) -> None:
+        """Stop the node and its thread; idempotent."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or self._pid != os.getpid():
+            self._closed = True
+            return
+        _refuse_loop()
+        self._closed = True
+        self._loop = self._thread = None
+        if self._at_exit is not None:
+            self._at_exit.cancel()
+        try:
+            asyncio.run_coroutine_threadsafe(self._timed(self._node.stop(grace)), loop).result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            # calls that came in while the loop ended
+            for call in list(self._calls):
+                call.cancel()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def manager(self) -> Manager:
+        _refuse_loop()
+        self._started_loop()
+        return self._node
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            _refuse_loop()
+            loop = self._started_loop()
+        except BaseException:
+            work.close()
+            raise
+        verb = _Verb(work, self._timed(work))
+        try:
+            return self._result(verb, loop)
+        except KeyboardInterrupt:
+            # it may have come before there was a future that could be cancelled
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(verb.give_up)
+            raise
+
+    def _result(self, verb: _Verb[T], loop: asyncio.AbstractEventLoop) -> T:
+        running = verb.run()
+        try:
+            future = asyncio.run_coroutine_threadsafe(running, loop)
+        except RuntimeError:
+            running.close()
+            verb.close()
+            raise _closed() from None
+        self._calls.add(future)
+        if loop.is_closed():
+            future.cancel()
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            if self._loop is loop:
+                raise
+            raise _closed() from None
+        finally:
+            self._calls.discard(future)
+
+    def _timed(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """The work, for which virtual time passes: the caller's thread is blocked, so the caller cannot move time."""
+        return self._passing(work) if self._node.clock.virtual else work
+
+    async def _passing(self, work: Coroutine[Any, Any, T]) -> T:
+        async with self._node.clock.passing(math.inf):  # a verb that waits has a limit of its own
+            return await work
+
+    def _forked(self) -> None:
+        # a thread of the parent may have held it, and there is none here to let it go
+        self._lock = threading.Lock()
+
+    def _started_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            if self._loop is not None and self._pid == os.getpid():
+                return self._loop
+            refuse_green_threads()
+            if self._pid not in (0, os.getpid()):
+                # forked: the parent's loop and connections are not ours
+                self._node = self._node.remake()
+            self._pid = os.getpid()
+            self._calls = set()
+            loop = new_loop()
+            thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
+            thread.start()
+            # before the start, as exit handlers are called in reverse order
+            at_exit = AtExit(self._exit)
+            try:
+                asyncio.run_coroutine_threadsafe(self._timed(self._node.start()), loop).result()
+            except BaseException:
+                at_exit.cancel()
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                raise
+            self._loop, self._thread = loop, thread
+            self._at_exit = at_exit
+            return loop
+
+    def _exit(self) -> None:
+        """Stop at the exit of the process; a node has left by itself before."""
+        loop, thread = self._loop, self._thread
+        self._closed = True
+        if loop is not None and thread is not None:
+            wait_on(loop, self._timed(self._node.stop(0)), 1.0, _nothing)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(1.0)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _closed() -> NodeStateError:
+    return NodeStateError("this blocking manager was closed")
+
+
+def _refuse_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("a blocking verb would stop the running event loop; use the node itself and await it")
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        end_loop(loop)
+
+
+class InsideManager(BlockingVerbs):
+    """The blocking verbs for a sync job, which runs in a thread of a node: calls go to the node's own loop."""
+
+    def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self._manager = manager
+        self._loop = loop
+        self._context = context
+
+    @property
+    def manager(self) -> Manager:
+        return self._manager
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._begin(work).result()
+
+    def call_long(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self._begin(work)
+        try:
+            return self._context.interrupted_by(future.cancel, until=future.result)
+        except CancelledError:
+            self._context.raise_if_cancelled()
+            raise
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            _refuse_loop()
+        except BaseException:
+            work.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(self._inside(work) if self._manager.clock.virtual else work, self._loop)
+
+    async def _inside(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._manager.clock.inside():
+            return await work

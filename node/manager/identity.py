@@ -1,0 +1,27 @@
+"""What a node shows of itself to its peers."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from peerjob.model.record import NodeInfo
+from peerjob.node.registry import Registry
+from peerjob.version import __version__
+
+
+def node_info(
+    *, name: str, incarnation: str, kinds: tuple[str, ...], registry: Registry, workers: int, started_us: int
+) -> NodeInfo:
+    """The row of a node; one without workers shows no kinds, since it runs none."""
+    return NodeInfo(
+        name=name,
+        incarnation=incarnation,
+        kinds=kinds if workers else (),
+        signatures=registry.signatures() if workers else {},
+        workers=workers,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=__version__,
+        started_us=started_us,
+    )

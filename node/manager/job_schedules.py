@@ -1,0 +1,186 @@
+"""Writes the schedules of jobs that are defined with a recurrence; the same on every node, there is one of each.
+
+A start writes a definition only if it is another than code wrote last, and of no lower version. So a restart undoes no
+change that was made at run time, an older replica no newer definition, and pauses survive both.
+
+A node that joins anew may have a store that lost its data. The node then writes missing schedules again, except
+those that were removed on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from msgspec import structs
+
+from peerjob.cluster.role import BackgroundRole
+from peerjob.model.clock import Clock
+from peerjob.model.definition import Definition, digest
+from peerjob.model.errors import ScheduleError, StoreError, StoreRefusedError
+from peerjob.model.firing import MAX_SCHEDULES, ScheduleRow
+from peerjob.store.base import Store
+
+from .schedule_changes import put_of, readable
+
+logger = logging.getLogger("peerjob.node")
+
+COLLISION_WAIT = 0.05
+"""Most seconds before a schedule that somebody else wrote at the same time is read again."""
+
+
+class JobSchedules(BackgroundRole):
+    """Writes what was registered, and goes on trying while the store does not answer."""
+
+    name = "definitions"
+
+    def __init__(self, *, clock: Clock, store: Store, node: str, now_us: Callable[[], int]) -> None:
+        super().__init__(clock)
+        self._store = store
+        self._node = node
+        self._now_us = now_us
+        self._pending: dict[str, Definition] = {}
+        self._registered: dict[str, Definition] = {}
+        self._revision = 0
+        """The highest revision that a schedule of these had."""
+        self._doubtful = False
+        """Whether the store may have lost what was written."""
+        self._added = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def add(self, defined: dict[str, Definition]) -> None:
+        """Have these written, by name of the schedule."""
+        self._pending |= defined
+        self._registered |= defined
+        if defined:
+            self._added.set()
+
+    def forget(self, kind: str) -> None:
+        """Do not write the schedules of a kind again: it is not registered any more."""
+        self._registered = {name: one for name, one in self._registered.items() if one.kind != kind}
+
+    def look_again(self) -> None:
+        """Have those written again that the store has lost."""
+        if self._registered:
+            self._doubtful = True
+            self._added.set()
+
+    async def run(self) -> None:
+        while True:
+            if self._doubtful:
+                await self._look()
+            await self.write()
+            self._added.clear()
+            if not self._doubtful:
+                await self._added.wait()
+
+    async def _look(self) -> None:
+        """Have written what is neither in the store nor was removed on purpose; raises StoreError."""
+        names, missing = list(self._registered), set[str]()
+        for at in range(0, len(names), MAX_SCHEDULES):
+            part = names[at : at + MAX_SCHEDULES]
+            rows = await self._store.get_schedules(part)
+            missing |= {name for name, row in zip(part, rows, strict=True) if row is None}
+        if missing:
+            missing -= await self._removed()
+        lost = {name: one for name, one in self._registered.items() if name in missing}
+        self._pending |= lost
+        self._doubtful = False
+        if lost:
+            logger.warning(
+                "the store has lost %d schedule(s) that code defines, such as %r; node %r writes them again",
+                len(lost),
+                next(iter(lost)),
+                self._node,
+            )
+
+    async def _removed(self) -> set[str]:
+        """The schedules that were removed since the last of these was read or written, as far as the store knows."""
+        removed, revision, more = set[str](), self._revision, True
+        while more:
+            page = await self._store.changed_schedules(revision)
+            removed |= {row.name for row in page.rows if row.removed}
+            revision, more = page.revision, page.more
+        return removed
+
+    async def settle(self) -> None:
+        """Have what was registered written before it is read; where the store refuses, the role goes on trying."""
+        if self._pending:
+            with contextlib.suppress(StoreError):
+                await self.write()
+
+    async def write(self) -> None:
+        """Write what is pending; raises StoreError, and what was not written stays pending."""
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
+        while names := list(self._pending)[:MAX_SCHEDULES]:
+            rows = await self._store.get_schedules(names)
+            # at once, since a store writes together those that come together
+            settled = await asyncio.gather(
+                *(self._settle_one(name, row) for name, row in zip(names, rows, strict=True)), return_exceptions=True
+            )
+            for error in settled:
+                if isinstance(error, BaseException):
+                    raise error
+            if not all(settled):
+                await asyncio.sleep(self.clock.random.uniform(0, COLLISION_WAIT))
+
+    async def _settle_one(self, name: str, row: ScheduleRow | None) -> bool:
+        definition = self._pending.get(name)
+        if definition is None:
+            return True
+        try:
+            settled = await self._settled(name, definition, row)
+        except StoreRefusedError as error:
+            logger.error("schedule %r is not written, the store refuses it: %s", name, error)  # noqa: TRY400
+            settled = True
+        if settled and self._pending.get(name) is definition:
+            del self._pending[name]
+        return settled
+
+    async def _settled(self, name: str, definition: Definition, row: ScheduleRow | None) -> bool:
+        """Write one if it must be; False when somebody else was faster, so that it must be looked at again."""
+        written = digest(definition)
+        if row is not None:
+            self._revision = max(self._revision, row.revision)
+        if row is not None and not self._replaces(name, definition, written, row):
+            return True
+        definition = structs.replace(definition, written=written)
+        try:
+            put = put_of(name, definition, row, now_us=self._now_us(), node=self._node)
+        except ScheduleError as error:
+            logger.error("schedule %r cannot be written: %s", name, error)  # noqa: TRY400
+            return True
+        stored = await self._store.put_schedule(put)
+        if stored is not None:
+            self._revision = max(self._revision, stored.revision)
+        return stored is not None
+
+    def _replaces(self, name: str, definition: Definition, written: str, row: ScheduleRow) -> bool:
+        old = readable(row)
+        if old is None:
+            logger.error("schedule %r is stored in a form that cannot be read here; it is left as it is", name)
+            return False
+        if old.written == written:
+            return False
+        if definition.version < old.version:
+            logger.info(
+                "schedule %r stays as version %d of its job defined it; here is version %d",
+                name,
+                old.version,
+                definition.version,
+            )
+            return False
+        if old.written and definition.version == old.version:
+            logger.warning(
+                "schedule %r is defined anew, with the version that it had before (%d): the last start wins; "
+                "raise version= of job %r with each change, so that an older replica cannot undo it",
+                name,
+                old.version,
+                definition.kind,
+            )
+        return True

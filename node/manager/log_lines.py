@@ -1,0 +1,77 @@
+"""Keeps log lines of instances that this node does not run, such as those of processors where it was scheduled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from peerjob.cluster.role import BackgroundRole
+from peerjob.handles.job_log import make_line
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreError
+from peerjob.model.record import MAX_BATCH, LogLine
+from peerjob.store.base import Store
+
+logger = logging.getLogger("peerjob.node")
+
+MAX_WAITING = 10_000
+"""Most lines that wait to be written; the oldest are dropped first."""
+
+
+class LogLineWriter(BackgroundRole):
+    """Writes lines in the background. They may come from any thread, and are lost when the store does not answer."""
+
+    name = "lines"
+
+    def __init__(self, *, clock: Clock, store: Store, node: str) -> None:
+        super().__init__(clock)
+        self._store = store
+        self._node = node
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[str, LogLine]] = deque(maxlen=MAX_WAITING)
+        self._added = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def keep(
+        self, id: str, level: int, message: str, *, attempt: int = 0, fields: Mapping[str, object] | None = None
+    ) -> None:
+        """Keep one line; `level` is a `logging` number."""
+        line = make_line(self.clock.time_us(), level, message, attempt=attempt, node=self._node, fields=fields)
+        self.keep_all(id, (line,))
+
+    def keep_all(self, id: str, lines: Sequence[LogLine]) -> None:
+        """Keep lines that are made already."""
+        self._waiting.extend((id, line) for line in lines)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the node has stopped
+            self._loop.call_soon_threadsafe(self._added.set)
+
+    async def run(self) -> None:
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            await self.flush()
+
+    async def settle(self, seconds: float) -> None:
+        """Write what waits, for so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits, and wait for a write that is under way."""
+        async with self._writing:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            id, first = self._waiting.popleft()
+            lines = [first]
+            while self._waiting and self._waiting[0][0] == id and len(lines) < MAX_BATCH:
+                lines.append(self._waiting.popleft()[1])
+            try:
+                await self._store.add_lines(id, lines)
+            except StoreError as error:
+                logger.warning("%d log line(s) of instance %s are lost: %s", len(lines), id, error)

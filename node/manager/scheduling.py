@@ -1,0 +1,273 @@
+"""From a call to what is stored: the job is found, arguments and options are checked, sizes are bounded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from msgspec import structs
+from typing_extensions import TypeIs
+
+from peerjob.model.clock import Clock
+from peerjob.model.codec import decode_value
+from peerjob.model.definition import Definition
+from peerjob.model.durations import to_micros
+from peerjob.model.errors import PayloadTooLargeError, ScheduleError
+from peerjob.model.ids import IdSource
+from peerjob.model.job import Call, Job
+from peerjob.model.limits import MAX_KEY, checked_text
+from peerjob.model.policy import Policy, make_policy, store_overrides
+from peerjob.model.record import NewInstance, Record, Transition
+from peerjob.model.recurrence import drawn_us
+from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
+from peerjob.model.state import State
+from peerjob.node.body.binding import Binding
+from peerjob.node.registry import Registry
+
+MAX_FOREIGN = 1_000
+"""Bindings kept of jobs that are not registered here."""
+
+
+class Arguments(Mapping[str, Any]):
+    """What a key function is given: the call's arguments by parameter name, by position, or as attributes."""
+
+    def __init__(self, executor: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._positional = args
+        self._named: dict[str, Any] = dict(kwargs)
+        if executor is not None:
+            try:
+                bound = inspect.signature(executor).bind_partial(*args, **kwargs)
+            except (TypeError, ValueError):
+                return  # a callable without a signature: by position only
+            bound.apply_defaults()
+            self._named = bound.arguments
+
+    def __getitem__(self, name: str | int) -> Any:
+        return self._positional[name] if isinstance(name, int) else self._named[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._named[name]
+        except KeyError:
+            raise AttributeError(f"no argument {name!r}; there are {', '.join(self._named)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+
+class Scheduling:
+    """Makes `NewInstance`s, and definitions of schedules. Nothing here talks to the store."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        registry: Registry,
+        max_payload: int,
+        timezone: str,
+        local: Callable[[], dict[str, Any] | None],
+    ) -> None:
+        self._clock = clock
+        self._registry = registry
+        self.max_payload = max_payload
+        """Most bytes of arguments; a store may take less than its node."""
+        self._timezone = timezone
+        self._local = local
+        self._ids = IdSource(clock)
+        self.carrier: Callable[[], dict[str, str]] = dict
+        """The context of the trace in which something is scheduled; a node that does not trace stores none."""
+        self._foreign: dict[tuple[str, int], Binding] = {}
+
+    def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
+        """The call that `schedule(target, *args, **kwargs)` means; raises TypeError.
+
+        A kind that is not registered here becomes a handle: the caller tells whether any node knows it.
+        """
+        if isinstance(target, Job):
+            return Call(cast("Job[..., Any, Any]", target), args, kwargs)
+        if _is_call(target):
+            if args or kwargs:
+                raise TypeError("a call has its arguments already; pass it alone")
+            return target
+        if isinstance(target, str):
+            return Call(self._registry.find(target) or Job(target), args, kwargs)
+        hint = (
+            f"; make it one with Job({getattr(target, '__name__', 'kind')!r}, ...) or @job" if callable(target) else ""
+        )
+        raise TypeError(f"schedule() takes a Job, a call or a kind, not {type(target).__name__}{hint}")
+
+    def new(self, call: Call[Any]) -> NewInstance:
+        """What to store for one call; raises for everything that is wrong with it."""
+        job, timing = call.job, call.job.timing
+        if {"cron", "every"} & job.overrides.keys() and timing.recurs and self._registry.find(job.kind) is not job:
+            raise ScheduleError(
+                f"schedule() means one run, but this variant of job {job.kind!r} was given a recurrence (cron= or "
+                "every=); add_schedule() takes it"
+            )
+        policy, spec, key = self._stored(call, job.overrides, self._clock.time_us(), self.carrier())
+        return NewInstance(
+            id=self._ids.one(),
+            kind=job.kind,
+            spec=spec,
+            priority=policy.priority,
+            due_us=None if timing.at_us is None else timing.at_us + self._jitter_us(job),
+            delay_us=None if timing.after_us is None else (timing.after_us + self._jitter_us(job)) or None,
+            key=key,
+            tags=policy.tags,
+            retention_us=policy.retention_us,
+            max_crashes=policy.max_crashes,
+        )
+
+    def _jitter_us(self, job: Job[..., Any, Any]) -> int:
+        """How much later than its `at` or `after` one run is due."""
+        timing = job.timing
+        if timing.draw_jitter is not None:
+            return to_micros(timing.draw_jitter(), "jitter")
+        return drawn_us(timing.jitter_us, job.schedule_name if timing.hashed else None, self._clock.random)
+
+    def definition(self, call: Call[Any], *, registered: bool = False) -> tuple[str, Definition]:
+        """Name and definition of the schedule that a call means; raises for everything that is wrong with it.
+
+        Options of a job that is `registered`, or about to be, need not travel: whoever runs the kind has them.
+        """
+        job, timing = call.job, call.job.timing
+        if not timing.recurs:
+            raise ScheduleError(f"job {job.kind!r} has no recurrence; give it one with with_options(cron=) or (every=)")
+        if timing.draw_jitter is not None:
+            raise ScheduleError(
+                f"job {job.kind!r}: jitter= is a function, which a schedule cannot store; "
+                "give it a duration, Jitter.random(...) or Jitter.hashed(...)"
+            )
+        known = registered or self._registry.find(job.kind) is job
+        policy, spec, key = self._stored(call, {} if known else job.overrides, 0, {})
+        return job.schedule_name, Definition(
+            kind=job.kind,
+            spec=spec,
+            cron=timing.cron,
+            every_us=timing.every_us,
+            timezone=timing.timezone or (self._timezone if timing.cron is not None else "UTC"),
+            jitter_us=timing.jitter_us,
+            hashed=timing.hashed,
+            overlap=timing.overlap,
+            queue_limit=timing.queue_limit,
+            misfire=timing.misfire,
+            misfire_limit=timing.misfire_limit,
+            start_deadline_us=timing.start_deadline_us,
+            priority=policy.priority,
+            key=key,
+            tags=policy.tags,
+            retention_us=policy.retention_us,
+            max_crashes=policy.max_crashes,
+            version=job.version,
+            description=job.options.get("description", ""),
+        )
+
+    def defined(self, jobs: Iterable[Job[..., Any, Any]]) -> dict[str, Definition]:
+        """The schedules of those jobs that are defined with a recurrence and can run here, by name."""
+        return dict(
+            self.definition(job.call(), registered=True)
+            for job in jobs
+            if job.timing.recurs and job.executor is not None
+        )
+
+    def again(self, record: Record) -> NewInstance:
+        """A new instance like an old one, due now; its idempotency key is not repeated."""
+        old = decode_spec(record.spec)
+        spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us(), trace=self.carrier())
+        definition = self._registry.find(record.kind)
+        # the rest of the options is the business of who runs it, and need not be known here
+        kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
+        policy = make_policy(kept if definition is None else definition.options | kept)
+        return NewInstance(
+            id=self._ids.one(),
+            kind=record.kind,
+            spec=encode(spec),
+            priority=record.priority,
+            tags=record.tags,
+            retention_us=policy.retention_us,
+            max_crashes=policy.max_crashes,
+        )
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None) -> Any:
+        """See `Manager.read_result`."""
+        binding = self._registry.binding(record.kind) if job is None else self._binding(job)
+        if binding is None:
+            return None if record.result is None else decode_value(record.result)
+        return binding.result.read(record)
+
+    def _binding(self, job: Job[..., Any, Any]) -> Binding | None:
+        registered = self._registry.binding(job.kind)
+        if job.executor is None:
+            return registered
+        known = self._registry.find(job.kind)
+        if registered is not None and known is not None and known.executor is job.executor:
+            return registered
+        # a job that is defined here and not registered is checked all the same; its variants share a binding, which
+        # keeps the executor, so that its id stays its own
+        known_by = job.kind, id(job.executor)
+        binding = self._foreign.get(known_by)
+        if binding is None:
+            if len(self._foreign) >= MAX_FOREIGN:
+                del self._foreign[next(iter(self._foreign))]
+            binding = self._foreign[known_by] = Binding(job)
+        return binding
+
+    def _stored(
+        self, call: Call[Any], overrides: dict[str, Any], created_us: int, trace: dict[str, str]
+    ) -> tuple[Policy, bytes, str | None]:
+        """Policy, spec and idempotency key of a call."""
+        job = call.job
+        binding = self._binding(job)
+        if binding is None:
+            arguments = encode_arguments(call.args, call.kwargs)
+        else:
+            binding.mode(job.policy.run_in)  # refuses what cannot run there
+            arguments = binding.encode(call.args, call.kwargs)
+        registered = self._registry.find(job.kind)
+        policy, executor = job.policy, job.executor
+        if job.executor is None and registered is not None and registered is not job:
+            # a handle, or a kind: the definition that is known here gives what the handle leaves open
+            policy, executor = make_policy(registered.options | job.options), registered.executor
+        stored = store_overrides(overrides, self._local(), self._registry.trusted(job)) if overrides else {}
+        spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))
+        if len(spec) > self.max_payload:
+            raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)
+        return policy, spec, _key(policy.key, executor, call)
+
+
+def _is_call(target: object) -> TypeIs[Call[Any]]:
+    return isinstance(target, Call)
+
+
+def _key(key: Any, executor: Callable[..., Any] | None, call: Call[Any]) -> str | None:
+    if not callable(key):
+        return cast("str | None", key)
+    made = key(Arguments(executor, call.args, call.kwargs))
+    return checked_text(f"key (from function {getattr(key, '__qualname__', key)})", made, MAX_KEY)
+
+
+def fresh_record(new: NewInstance, at_us: int) -> Record:
+    """The record of an instance that has just been stored, without reading it back."""
+    delay = new.delay_us or 0
+    return Record(
+        id=new.id,
+        kind=new.kind,
+        state=State.SCHEDULED,
+        spec=new.spec,
+        priority=new.priority,
+        due_us=at_us + delay if new.due_us is None else new.due_us,
+        attempts=0,
+        crashes=0,
+        losses=0,
+        fence=0,
+        owner="",
+        history=(Transition(State.CREATED, at_us), Transition(State.SCHEDULED, at_us)),
+        key=new.key,
+        tags=new.tags,
+    )

@@ -1,0 +1,291 @@
+"""Live streams of what happens to instances: states, log lines and progress."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
+from typing import Any
+
+from peerjob.cluster.role import BackgroundRole
+from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.manager import Event, Manager
+from peerjob.model.clock import Clock
+from peerjob.model.errors import NodeStateError
+from peerjob.model.ids import id_time_us
+from peerjob.model.query import Query
+from peerjob.model.record import MAX_BATCH, LogLine, Record
+from peerjob.model.state import State
+from peerjob.store.base import Store
+
+POLL = 1.0
+WATCH_TTL = 10.0
+MAX_WAITING = 10_000
+"""Changed ids that wait to be read, beyond which the next poll finds them; events that a reader may be behind."""
+MAX_FINAL = 10_000
+"""Final instances that are remembered, so that what comes late of them is told once."""
+
+
+class _Seen:
+    """How much of one instance was told."""
+
+    __slots__ = ("entries", "log_cursor", "progress")
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.log_cursor: str | None = None
+        self.progress: bytes | None = None
+
+
+class _Stream:
+    """One reader: what it wants, and the events that it has yet to take."""
+
+    def __init__(self, query: Query) -> None:
+        self.scope = (query.kind, query.id, query.tag)
+        self.newest = ""
+        """The newest instance when it began."""
+        self._between = (query.after_us, query.before_us)
+        self._states = query.states
+        self._level = None if query.level is None else int(query.level)
+        self._waiting: list[Event] = []
+        self._wake = asyncio.Event()
+        self._over: str | None = None
+
+    def matches(self, record: Record) -> bool:
+        kind, id, tag = self.scope
+        if (
+            (id is not None and record.id != id)
+            or (kind is not None and record.kind != kind)
+            or (tag is not None and tag not in record.tags)
+        ):
+            return False
+        after, before = self._between
+        created = id_time_us(record.id)
+        return (after is None or created >= after) and (before is None or created < before)
+
+    def tell(self, events: Iterable[Event]) -> None:
+        if self._over is not None:
+            return
+        self._waiting += [event for event in events if self._wants(event)]
+        if len(self._waiting) > MAX_WAITING:
+            self.end(f"who watches is more than {MAX_WAITING:,} events behind; watch anew")
+        elif self._waiting:
+            self._wake.set()
+
+    def end(self, reason: str) -> None:
+        self._waiting = []
+        self._over = reason
+        self._wake.set()
+
+    async def next(self) -> list[Event]:
+        """The events since the last call, at least one."""
+        await self._wake.wait()
+        if self._over is not None:
+            raise NodeStateError(self._over)
+        self._wake.clear()
+        events, self._waiting = self._waiting, []
+        return events
+
+    def _wants(self, event: Event) -> bool:
+        if event.log is not None:
+            return self._level is None or bool(self._level & event.log.line.level)
+        return event.entry is None or bool(event.state & self._states)
+
+
+class Watchers(BackgroundRole):
+    """Reads once what changes while anybody watches, and tells every stream of what matches it.
+
+    Hints name what changed. Each poll reads what is active again, so that a lost hint is only late.
+    """
+
+    name = "watchers"
+
+    def __init__(self, *, clock: Clock, store: Store, incarnation: Callable[[], str], manager: Manager) -> None:
+        super().__init__(clock)
+        self._store = store
+        self._incarnation = incarnation
+        self._manager = manager
+        self._streams: set[_Stream] = set()
+        self._joining: dict[_Stream, asyncio.Future[None]] = {}
+        self._active: dict[str, _Seen] = {}
+        self._final: dict[str, _Seen] = {}
+        self._changed: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._registered: tuple[str, float] | None = None
+        self._stopped = False
+
+    def changed(self, id: str) -> None:
+        if (self._streams or self._joining) and len(self._changed) < MAX_WAITING:
+            self._changed[id] = None
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Stop, and end every stream with NodeStateError."""
+        self._stopped = True
+        await super().stop()
+        for stream in self._streams:
+            stream.end("the node that watched has stopped")
+        self._refuse(self._joining, NodeStateError("the node that watched has stopped"))
+
+    async def events(
+        self, query: Query, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Event]:
+        """What happens from now on to what matches."""
+        if self._stopped:
+            raise NodeStateError("the node that watched has stopped")
+        stream = _Stream(query)
+        joined = self._joining[stream] = asyncio.get_running_loop().create_future()
+        self._wake.set()
+        try:
+            await joined
+            if on_begin is not None:
+                await on_begin()
+            while True:
+                for event in await stream.next():
+                    yield event
+        finally:
+            self._joining.pop(stream, None)
+            self._streams.discard(stream)
+
+    async def run(self) -> None:
+        due = 0.0
+        while True:
+            self._wake.clear()
+            if not self._streams and not self._joining:
+                for known in (self._active, self._final, self._changed):
+                    known.clear()
+                await self._wake.wait()
+                continue
+            poll = bool(self._joining) or self.clock.elapsed() >= due
+            await self._read(poll=poll)
+            if poll:
+                due = self.clock.elapsed() + POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due - self.clock.elapsed()):
+                    await self._wake.wait()
+
+    async def _read(self, *, poll: bool) -> None:
+        """Read what changed, and on a poll what is active; who asked before it begins is a stream after it."""
+        joining, self._joining = self._joining, {}
+        changed, self._changed = self._changed, {}
+        ids = changed
+        try:
+            await self._register()
+            newest = await self._newest() if joining else ""
+            if poll:
+                scopes = {stream.scope for stream in (*self._streams, *joining)}
+                found = await self._lookup({(kind, tag) for kind, id, tag in scopes if id is None})
+                for record in found.values():
+                    await self._tell(record, joining, hinted=record.id in changed)
+                single = {id for _, id, _ in scopes if id is not None and id not in self._final}
+                ids = dict.fromkeys(id for id in (*changed, *single, *self._active) if id not in found)
+            await self._get(list(ids), joining, changed)
+        except BaseException as error:
+            self._changed = changed | self._changed
+            self._refuse(joining, error if isinstance(error, Exception) else NodeStateError("the node has stopped"))
+            raise
+        for stream, joined in joining.items():
+            if not joined.done():
+                stream.newest = newest
+                self._streams.add(stream)
+                joined.set_result(None)
+
+    def _refuse(self, joining: dict[_Stream, asyncio.Future[None]], error: Exception) -> None:
+        for joined in joining.values():
+            if not joined.done():
+                joined.set_exception(error)
+
+    async def _register(self) -> None:
+        incarnation, now = self._incarnation(), self.clock.elapsed()
+        if self._registered is None or self._registered[0] != incarnation or now >= self._registered[1]:
+            await self._store.watch_changes(incarnation, WATCH_TTL)
+            self._registered = (incarnation, now + WATCH_TTL / 3)
+
+    async def _newest(self) -> str:
+        page = await self._store.lookup(Query(order="desc", limit=1))
+        return page.records[0].id if page.records else ""
+
+    async def _lookup(self, scopes: set[tuple[str | None, str | None]]) -> dict[str, Record]:
+        """What is active of these pairs of kind and tag."""
+        if (None, None) in scopes:
+            scopes = {(None, None)}
+        records: dict[str, Record] = {}
+        for kind, tag in scopes:
+            cursor: str | None = None
+            while True:
+                query = Query(kind=kind, tag=tag, state=State.ACTIVE, limit=1000, cursor=cursor)
+                page = await self._store.lookup(query)
+                records.update((record.id, record) for record in page.records)
+                cursor = page.cursor
+                if cursor is None:
+                    break
+        return records
+
+    async def _get(self, ids: list[str], joining: Iterable[_Stream], hinted: Container[str]) -> None:
+        for start in range(0, len(ids), MAX_BATCH):
+            part = ids[start : start + MAX_BATCH]
+            for id, record in zip(part, await self._store.get(part), strict=True):
+                if record is None:
+                    self._active.pop(id, None)
+                else:
+                    await self._tell(record, joining, hinted=id in hinted)
+
+    async def _tell(self, record: Record, joining: Iterable[_Stream], *, hinted: bool) -> None:
+        streams = [stream for stream in self._streams if stream.matches(record)]
+        seen = self._active.get(record.id) or self._final.get(record.id)
+        if not streams:
+            self._active.pop(record.id, None)
+            if any(stream.matches(record) for stream in joining):
+                # it is there already: a stream tells only what comes
+                seen = seen or _Seen()
+                _, cursor = await self._lines(record, seen)
+                self._remember(record, seen, cursor)
+            return
+        unknown, seen = seen is None, seen or _Seen()
+        instance: Instance[Any] = Instance(self._manager, record)
+        lines, cursor = await self._lines(record, seen)
+        events = [
+            Event(what="log", instance=instance, state=record.state, log=LogEntry(record.id, record.kind, line))
+            for line in lines
+        ]
+        if record.progress is not None and record.progress != seen.progress:
+            events.append(Event(what="progress", instance=instance, state=record.state))
+        fresh = min(_total(record) - seen.entries, len(record.history))
+        states = [
+            Event(what="state", instance=instance, state=one.state, entry=HistoryEntry(record.id, record.kind, one))
+            for one in record.history[len(record.history) - fresh :]
+        ]
+        for stream in streams:
+            if unknown and record.state.is_final and record.id <= stream.newest:
+                # as far as one can tell, it was final when the stream began: its last state at most is news
+                stream.tell(events + states[-1:] if hinted else ())
+            else:
+                stream.tell(events + states)
+        self._remember(record, seen, cursor)
+
+    def _remember(self, record: Record, seen: _Seen, cursor: str | None) -> None:
+        seen.entries, seen.progress, seen.log_cursor = _total(record), record.progress, cursor
+        if not record.state.is_final:
+            self._active[record.id] = seen
+            return
+        self._active.pop(record.id, None)
+        self._final.pop(record.id, None)
+        self._final[record.id] = seen
+        if len(self._final) > MAX_FINAL:
+            del self._final[next(iter(self._final))]
+
+    async def _lines(self, record: Record, seen: _Seen) -> tuple[list[LogLine], str | None]:
+        """The lines that were not told, and the cursor after them."""
+        lines: list[LogLine] = []
+        cursor = seen.log_cursor
+        while record.fence:  # what nobody has claimed has logged nothing
+            page = await self._store.logs(record.id, cursor=cursor)
+            cursor = page.cursor
+            if not page.lines:
+                break
+            lines += page.lines
+        return lines, cursor
+
+
+def _total(record: Record) -> int:
+    return sum(entry.count for entry in record.history)

@@ -1,0 +1,151 @@
+"""Counts what happens on a node, in plain numbers: it stands beside every claim and commit, so it must cost little."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from peerjob.model.firing import Fire, FireOutcome, FireRecord
+from peerjob.model.record import Ack, Action, Claim, Reaped
+from peerjob.model.state import State
+from peerjob.node.observe.observer import Observer
+from peerjob.node.work.outcome_queue import Entry
+
+T = TypeVar("T")
+
+MAX_LABELS = 1_000
+"""Most values of one label; what comes later is counted together, as OTHERS."""
+OTHERS = "(others)"
+SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Bounds for what a server answers, in seconds."""
+LONG = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+"""Bounds for what jobs take, in seconds."""
+
+
+class Histogram:
+    """How often a value fell under each bound."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """(bound, how many were at most that), as Prometheus takes them."""
+        total, buckets = 0, list[tuple[str, float]]()
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return buckets
+
+
+class KindCounts:
+    """What happened to instances of one kind."""
+
+    __slots__ = (
+        "canceled",
+        "completed",
+        "duration",
+        "executed",
+        "lost",
+        "reaped",
+        "retried",
+        "returned",
+        "terminated",
+        "timedout",
+        "wait",
+    )
+
+    def __init__(self) -> None:
+        self.executed = 0
+        self.completed = 0
+        self.terminated = 0
+        self.canceled = 0
+        self.timedout = 0
+        self.retried = 0
+        self.returned = 0
+        self.lost = 0
+        self.reaped = 0
+        self.duration = Histogram(LONG)
+        self.wait = Histogram(LONG)
+
+
+class Labelled(dict[str, T], Generic[T]):
+    """Label → tally, made when it is first asked for; bounded, since who schedules chooses the names."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, label: str) -> T:
+        if len(self) >= MAX_LABELS and label != OTHERS:
+            return self[OTHERS]
+        made = self[label] = self._make()
+        return made
+
+
+class Tallies(Observer):
+    """All that is counted on one node, over its stops and starts."""
+
+    def __init__(self) -> None:
+        self.kinds: Labelled[KindCounts] = Labelled(KindCounts)
+        self.claim = Histogram(SHORT)
+        self.commit = Histogram(SHORT)
+        self.fires: Labelled[dict[FireOutcome, int]] = Labelled(dict[FireOutcome, int])
+        self.fire_delay = Histogram(SHORT)
+
+    def turned(self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]) -> None:
+        if entries:
+            self.commit.observe(seconds)
+            for (run, outcome), ack in zip(entries, acks, strict=True):
+                if outcome.action is not Action.REPORT:
+                    self._ended(self.kinds[run.claim.kind], run.seconds, outcome.action, ack)
+        if claims:
+            self.claim.observe(seconds)
+            for claim in claims:
+                self.kinds[claim.kind].wait.observe(max(0, claim.at_us - claim.due_us) / 1_000_000)
+
+    @staticmethod
+    def _ended(tally: KindCounts, seconds: float | None, action: Action, ack: Ack) -> None:
+        if seconds is not None:
+            tally.executed += 1
+            tally.duration.observe(seconds)
+        if ack is Ack.LOST:
+            tally.lost += 1
+        elif ack is not Ack.DONE:
+            pass
+        elif action is Action.COMPLETE:
+            tally.completed += 1
+        elif action is Action.TERMINATE:
+            tally.terminated += 1
+        elif action is Action.TIME_OUT:
+            tally.timedout += 1
+        elif action is Action.CANCEL:
+            tally.canceled += 1
+        elif action is Action.RETRY:
+            tally.retried += 1
+        elif action is not Action.RELEASE:
+            tally.returned += 1
+
+    def cancelled(self, kind: str) -> None:
+        self.kinds[kind].canceled += 1
+
+    def reaped(self, reaped: Sequence[Reaped]) -> None:
+        for one in reaped:
+            tally = self.kinds[one.kind]
+            tally.reaped += 1
+            if one.state is State.TERMINATED:
+                tally.terminated += 1
+
+    def fired(self, fire: Fire, record: FireRecord) -> None:
+        outcomes = self.fires[fire.schedule]
+        outcomes[record.outcome] = outcomes.get(record.outcome, 0) + record.count
+        if record.outcome is FireOutcome.FIRED:
+            self.fire_delay.observe(record.late_us / 1_000_000)

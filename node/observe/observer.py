@@ -1,0 +1,41 @@
+"""Who hears of what a node does, without taking part in it: metrics and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peerjob.model.firing import Fire, FireRecord
+from peerjob.model.record import Ack, Claim, Reaped
+from peerjob.node.work.outcome_queue import Entry
+
+if TYPE_CHECKING:
+    from peerjob.node.work.pool import Runner
+
+    from .telemetry import Tracing
+
+
+class Observer:
+    """Is told on the node's own loop, in the midst of its work: so it is quick, and never raises.
+
+    Each method does nothing until it is overridden.
+    """
+
+    def turned(self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]) -> None:
+        """One turn was answered after so many seconds; `entries` were committed, `claims` came with the answer."""
+
+    def cancelled(self, kind: str) -> None:
+        """An instance was cancelled through this node."""
+
+    def reaped(self, reaped: Sequence[Reaped]) -> None:
+        """This node took claims back from a dead peer."""
+
+    def fired(self, fire: Fire, record: FireRecord) -> None:
+        """This node, as the leader, accounted for nominal times."""
+
+
+def traced(runner: Runner, tracing: Tracing, node: str) -> Runner:
+    """A runner whose runs are traced."""
+    from .tracing import TracedRunner
+
+    return TracedRunner(runner, tracing, node)

@@ -1,0 +1,183 @@
+"""OpenTelemetry: one trace from whoever schedules to the body that runs, on whichever node and however much later.
+
+The context of `schedule()` is stored with the instance, as the W3C's `traceparent` and `tracestate`. Four spans come of
+it: "schedule" (producer), "run" (consumer, one for each attempt, a child of "schedule"; current in the body), and, for
+each round trip to the store that has anything of a sampled trace, "claim" and "commit", linked to the instances that it
+was about. Attributes are named as OpenTelemetry does for messaging, where it has a name.
+
+Needs peerjob[otel]; nothing imports this module before somebody traces. Times are those of the node's clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TracerProvider,
+    get_current_span,
+    get_tracer,
+    use_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import DecodeError
+from peerjob.model.record import Action, Claim, Outcome
+from peerjob.model.spec import decode_error, decode_spec
+from peerjob.version import __version__
+
+MAX_LINKS = 128
+"""Most instances that a span of a batch is linked to, which is what exporters take by default."""
+FAILED = (Action.TERMINATE, Action.TIME_OUT, Action.RETRY)
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class Tracing:
+    """Makes the spans of one node. `provider` decides what becomes of them (default: the application's global one)."""
+
+    def __init__(self, clock: Clock, provider: TracerProvider | None = None) -> None:
+        self._clock = clock
+        self.provider = provider
+        self._tracer = get_tracer("peerjob", __version__, provider)
+
+    def carrier(self) -> dict[str, str]:
+        """The current context, as it is stored; empty when there is none."""
+        carrier: dict[str, str] = {}
+        _propagator.inject(carrier)
+        return carrier
+
+    @contextlib.contextmanager
+    def within(self, metadata: Iterable[tuple[str, Any]]) -> Generator[None]:
+        """Be in the context that a remote caller sent along, if one did."""
+        sent = {name: value for name, value in metadata if name in _propagator.fields and isinstance(value, str)}
+        if not sent:
+            yield
+            return
+        token = attach(_propagator.extract(sent))
+        try:
+            yield
+        finally:
+            detach(token)
+
+    @contextlib.contextmanager
+    def scheduling(self, kinds: Sequence[str]) -> Generator[None]:
+        """A span around the scheduling of one instance of each of these kinds."""
+        one = len(set(kinds)) == 1
+        attributes: dict[str, str | int] = {
+            "messaging.system": "peerjob",
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "schedule",
+        }
+        if one:
+            attributes["messaging.destination.name"] = kinds[0]
+        if len(kinds) != 1:
+            attributes["messaging.batch.message_count"] = len(kinds)
+        span = self._tracer.start_span(
+            f"schedule {kinds[0]}" if one else "schedule",
+            kind=SpanKind.PRODUCER,
+            attributes=attributes,
+            start_time=self._now(),
+        )
+        try:
+            with use_span(span):  # what goes wrong becomes its status
+                yield
+        finally:
+            span.end(self._now())
+
+    @contextlib.contextmanager
+    def running(self, claim: Claim, node: str) -> Generator[Span]:
+        """A span around one attempt, current within; tell it what came of it with `ended`."""
+        span = self._tracer.start_span(
+            f"run {claim.kind}",
+            context=_stored_context(claim),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "peerjob",
+                "messaging.operation.type": "process",
+                "messaging.operation.name": "run",
+                "messaging.destination.name": claim.kind,
+                "messaging.message.id": claim.id,
+                "peerjob.attempt": claim.attempts,
+                "peerjob.node": node,
+                "peerjob.priority": claim.priority,
+                "peerjob.wait_seconds": max(0, claim.at_us - claim.due_us) / 1_000_000,
+            },
+            start_time=self._now(),
+        )
+        try:
+            with use_span(span, record_exception=False, set_status_on_exception=False):
+                yield span
+        finally:
+            span.end(self._now())
+
+    @staticmethod
+    def ended(span: Span, outcome: Outcome) -> None:
+        """What came of an attempt."""
+        if not span.is_recording():
+            return
+        span.set_attribute("peerjob.outcome", outcome.action.value)
+        if outcome.action in FAILED and outcome.error is not None:
+            error = decode_error(outcome.error)
+            span.set_attribute("error.type", error.type)
+            span.add_event(
+                "exception",
+                {
+                    "exception.type": error.type,
+                    "exception.message": error.message,
+                    "exception.stacktrace": error.traceback,
+                },
+            )
+            span.set_status(Status(StatusCode.ERROR, str(error)))
+
+    def claimed(self, claims: Sequence[Claim], seconds: float) -> None:
+        """A claim that has just been answered, after so many seconds."""
+        contexts = [get_current_span(_stored_context(claim)).get_span_context() for claim in claims]
+        self._round_trip("claim", "receive", contexts, seconds)
+
+    def committed(self, contexts: Sequence[SpanContext], seconds: float) -> None:
+        """A commit of the ends of attempts, by their spans, that has just been answered."""
+        self._round_trip("commit", "settle", contexts, seconds)
+
+    def _round_trip(self, name: str, operation: str, contexts: Sequence[SpanContext], seconds: float) -> None:
+        sampled = [one for one in contexts if one.is_valid and one.trace_flags.sampled]
+        if not sampled:
+            return
+        now = self._now()
+        span = self._tracer.start_span(
+            name,
+            context=Context(),
+            kind=SpanKind.CLIENT,
+            attributes={
+                "messaging.system": "peerjob",
+                "messaging.operation.type": operation,
+                "messaging.operation.name": name,
+                "messaging.batch.message_count": len(contexts),
+            },
+            links=[Link(one) for one in sampled[:MAX_LINKS]],
+            start_time=now - round(seconds * 1_000_000_000),
+        )
+        span.end(now)
+
+    def _now(self) -> int:
+        """In nanoseconds."""
+        return self._clock.time_us() * 1_000
+
+
+def _stored_context(claim: Claim) -> Context:
+    """The context that an instance was scheduled in; an empty one for none, whatever the node was started in."""
+    if b"traceparent" not in claim.spec:
+        return Context()
+    try:
+        return _propagator.extract(decode_spec(claim.spec).trace, Context())
+    except DecodeError:  # the attempt will end with it
+        return Context()

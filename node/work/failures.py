@@ -1,0 +1,196 @@
+"""What bodies raise, in a form that can be handled, described and brought over from another process."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import FunctionType, TracebackType
+from typing import Any, cast
+
+import msgspec
+
+from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.errors import Fail, PeerjobError, Retry, Snooze
+from peerjob.model.policy import errors_in
+from peerjob.model.references import import_path, resolve_imported
+from peerjob.model.spec import ErrorInfo
+
+MAX_TEXT = 16 * 1024
+"""Most characters kept of a message, and of a traceback."""
+
+
+class BodyError(Exception):
+    """Carries what a body raised where the thing itself would do harm on its way.
+
+    A SystemExit or KeyboardInterrupt would end the event loop, a GeneratorExit or StopIteration is taken for
+    something else by the coroutines that it passes. `cause` is what was raised.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+        super().__init__(type(cause).__name__)
+
+
+class RemoteBodyError(Exception):
+    """What a body raised in another process, where its class cannot be made again here."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        self.info = info
+        super().__init__(info.message)
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error that may travel through coroutines and tasks: itself, or wrapped in a BodyError."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return BodyError(error)
+
+
+def signal_in(error: BaseException) -> Fail | Retry | Snooze | None:
+    """The signal that an error or a group of errors holds: Fail before Retry before Snooze, the first of its class."""
+    errors = errors_in(error)
+    for kind in (Fail, Retry, Snooze):
+        for one in errors:
+            if isinstance(one, kind):
+                return one
+    return None
+
+
+def describe_error(error: BaseException) -> ErrorInfo:
+    """What is kept of an error; of a group with a signal in it, the signal, with the traceback of the whole group.
+
+    Never raises, whatever the error's own methods do.
+    """
+    if isinstance(error, BodyError):
+        error = error.cause
+    signal = signal_in(error)
+    if signal is not None and signal is not error:
+        return msgspec.structs.replace(_described(error), type=type_name(signal), message=message_of(signal))
+    return _described(error)
+
+
+def _described(error: BaseException) -> ErrorInfo:
+    remote = error if isinstance(error, RemoteBodyError) else error.__cause__
+    if isinstance(remote, RemoteBodyError):
+        return remote.info
+    return ErrorInfo(type=type_name(error), message=message_of(error), traceback=traceback_of(error))
+
+
+def type_name(error: BaseException) -> str:
+    """`module.qualname` of an error's class, without `builtins.`."""
+    kind: Any = type(error)
+    try:
+        return clipped(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."))
+    except Exception:  # noqa: BLE001  # a metaclass of the user's
+        return "Exception"
+
+
+def message_of(error: BaseException) -> str:
+    """`str(error)`, or what can be said instead."""
+    for text in (str, repr):
+        try:
+            return clipped(text(error))
+        except BaseException:  # noqa: BLE001, S112  # an error's own method may raise anything, and has been told
+            continue
+    return f"<{type(error).__name__} that cannot be shown>"
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback from the body on, with its causes."""
+    try:
+        lines = traceback.TracebackException(type(error), error, _from_body(error.__traceback__), compact=True).format()
+        return clipped("".join(lines))
+    except BaseException as problem:  # noqa: BLE001  # as in message_of
+        return f"<no traceback: {type(problem).__name__}>"
+
+
+def clipped(text: str) -> str:
+    """Text that can be stored: of bounded length, its middle left out, and without half characters."""
+    if len(text) > MAX_TEXT:
+        half = MAX_TEXT // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+_OURS = tuple(f"{Path(one).resolve().parents[1]}{os.sep}" for one in (__file__, inspect.getfile(PeerjobError)))
+
+
+def _from_body(found: TracebackType | None) -> TracebackType | None:
+    """Without the frames of ours that lead to the body."""
+    while found is not None and _is_ours(found.tb_frame.f_code.co_filename):
+        found = found.tb_next
+    return found
+
+
+def _is_ours(filename: str) -> bool:
+    return str(Path(filename).resolve()).startswith(_OURS)
+
+
+# -- from process to process -----------------------------------------------------------------------------------
+
+
+def pack_error(error: BaseException) -> bytes | None:
+    """What it takes to make an error again in another process; None where that cannot be said in stored values."""
+    if isinstance(error, BaseExceptionGroup):
+        return _pack_group(cast("BaseExceptionGroup[BaseException]", error))
+    kind = type(error)
+    path = import_path(kind)
+    # what the error itself says about that, as for pickle: its class, the arguments, and what else it holds
+    with contextlib.suppress(Exception):
+        made: Any = error.__reduce__()
+        if path is not None and made[0] is kind:
+            for holds in (made[2] if len(made) > 2 else None, None):
+                with contextlib.suppress(PeerjobError):
+                    return encode_value([path, made[1], holds])
+    return None
+
+
+def _pack_group(group: BaseExceptionGroup[BaseException]) -> bytes | None:
+    with contextlib.suppress(Exception):  # groups nested too deep, too
+        parts = [(type_name(one), message_of(one), pack_error(one)) for one in group.exceptions]
+        return encode_value([clipped(group.message), parts])
+    return None
+
+
+def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
+    """The error made again, with a RemoteBodyError as its cause; that alone where it cannot be made."""
+    remote = RemoteBodyError(info)
+    if packed is None:
+        return remote
+    try:
+        error = _unpacked(decode_value(packed))
+    except Exception:  # noqa: BLE001  # a module or constructor of the user's
+        return remote
+    error.__cause__ = remote
+    return error
+
+
+def _unpacked(made: list[Any]) -> BaseException:
+    if len(made) == 2:
+        message, parts = made
+        # the traceback of each is in that of the whole
+        return BaseExceptionGroup(message, [unpack_error(ErrorInfo(kind, text), one) for kind, text, one in parts])
+    path, args, holds = made
+    error = _made_again(resolve_imported(path), args)
+    error.__dict__.update(holds or {})
+    return cast(BaseException, error)
+
+
+def _made_again(kind: type[Any], args: Iterable[Any]) -> Any:
+    if not issubclass(kind, BaseException):
+        raise TypeError(f"{kind} is no error")
+    if kind.__reduce__ is not BaseException.__reduce__:
+        with contextlib.suppress(TypeError):
+            return kind(*args)  # as it has said itself
+    # the constructors of most errors take something else than the errors keep
+    error = kind.__new__(kind, *args)
+    for base in kind.__mro__:
+        init: Any = vars(base).get("__init__")
+        if init is not None and not isinstance(init, FunctionType):
+            init(error, *args)
+            break
+    return error

@@ -1,0 +1,153 @@
+"""From how a body ended to what is committed: completed, retried, terminated, timed out, handed back."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from peerjob.handles.instance import Instance
+from peerjob.handles.job_log import make_line
+from peerjob.model.clock import Clock
+from peerjob.model.durations import format_seconds
+from peerjob.model.errors import Fail, JobTimedOut, PayloadTooLargeError, PeerjobError, Retry, Snooze
+from peerjob.model.policy import Policy
+from peerjob.model.record import Action, Outcome
+from peerjob.model.spec import encode
+from peerjob.node.body.results import Encoded
+
+from .backoff import FALLBACK, BackoffFailed, backoff_seconds, isolated
+from .failure_log import FailureLog, error_note
+from .failures import BodyError, describe_error, signal_in
+from .run import Run
+
+Signal = Fail | Retry | Snooze
+
+logger = logging.getLogger("peerjob.node")
+
+
+class OutcomeBuilder:
+    """Decides outcomes; holds what that takes: the clock for backoff jitter, and the size limit of results."""
+
+    def __init__(self, clock: Clock, max_payload: int, *, node: str, failures: FailureLog) -> None:
+        self._clock = clock
+        self._node = node
+        self._failures = failures
+        self.max_payload = max_payload
+        """Most bytes of a result; a store may take less than its node."""
+
+    def completed(self, run: Run, result: Any) -> Outcome:
+        """A body that returned. A result that cannot be stored makes the run a failure that is not retried."""
+        assert run.binding is not None  # it has run
+        try:
+            encoded = result.data if type(result) is Encoded else run.binding.result.encode(result)
+            if encoded is not None and len(encoded) > self.max_payload:
+                raise PayloadTooLargeError(f"result of {run.claim.kind!r}", len(encoded), self.max_payload)
+        except (PeerjobError, TypeError, ValueError, RecursionError) as error:
+            return self.terminated(run, error)
+        return self._outcome(run, Action.COMPLETE, result=encoded)
+
+    def failed(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
+        """A body that raised: retried while the policy allows it."""
+        error = error.cause if isinstance(error, BodyError) else error
+        signal = signal_in(error)
+        if isinstance(signal, Fail) or not self._may_retry(run, policy, error, signal):
+            return self.terminated(run, error)
+        return self._retry(run, policy, error, instance, signal if isinstance(signal, Retry) else None)
+
+    def timed_out(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
+        """An attempt that ran out of time: retried like an error; the last one ends in TimedOut."""
+        if self._may_retry(run, policy, error):
+            return self._retry(run, policy, error, instance, None)
+        info = describe_error(error)
+        self._failures.failed(run, info, "it ends as TimedOut", level=logging.ERROR)
+        return self._outcome(run, Action.TIME_OUT, error=encode(info), note=str(error))
+
+    def terminated(self, run: Run, error: BaseException) -> Outcome:
+        """A failure that is not retried."""
+        info = describe_error(error)
+        self._failures.failed(run, info, "it ends as Terminated", level=logging.ERROR)
+        return self._outcome(run, Action.TERMINATE, error=encode(info), note=error_note(info))
+
+    def snoozed(self, run: Run, signal: Snooze) -> Outcome:
+        """A body that put itself off."""
+        note = f"snoozed for {format_seconds(signal.seconds)}"
+        self._failures.snoozed(run, note)
+        return self.put_off(run, signal.seconds, note)
+
+    def put_off(self, run: Run, seconds: float, note: str) -> Outcome:
+        """A claim that is to come back later; the attempt is not counted."""
+        return self._outcome(run, Action.SNOOZE, delay_us=round(seconds * 1_000_000), note=note)
+
+    def handed_back(self, run: Run, note: str) -> Outcome:
+        return self._outcome(run, Action.HAND_BACK, note=note)
+
+    def released(self, run: Run) -> Outcome:
+        """The body of a cancelled instance has ended."""
+        return self._outcome(run, Action.RELEASE)
+
+    def report(self, run: Run) -> Outcome:
+        """Start, progress and log lines of a body that goes on."""
+        run.reported = run.started_at is not None
+        return Outcome(
+            id=run.claim.id,
+            fence=run.claim.fence,
+            action=Action.REPORT,
+            # lines that come after the end must come alone: see `Store.commit`
+            started=run.reported and not run.ended,
+            progress=run.take_progress(),
+            logs=run.take_logs(),
+        )
+
+    def _outcome(
+        self,
+        run: Run,
+        action: Action,
+        *,
+        result: bytes | None = None,
+        error: bytes | None = None,
+        delay_us: int = 0,
+        note: str = "",
+    ) -> Outcome:
+        return Outcome(
+            id=run.claim.id,
+            fence=run.claim.fence,
+            action=action,
+            result=result,
+            error=error,
+            delay_us=delay_us,
+            note=note,
+            progress=run.take_progress() if run.progress is not None else None,
+            logs=run.take_logs() if run.logs else (),
+        )
+
+    def _may_retry(self, run: Run, policy: Policy, error: BaseException, signal: Signal | None = None) -> bool:
+        if policy.max_retries is not None and run.claim.attempts > policy.max_retries:
+            return False
+        if isinstance(signal, Retry):
+            return True
+        try:
+            return bool(isolated(run, policy.retryable, error))
+        except Exception:  # noqa: BLE001  # a user's test that raises decides nothing
+            return False
+
+    def _retry(
+        self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any], asked: Retry | None
+    ) -> Outcome:
+        info = describe_error(error)
+        attempts = run.claim.attempts
+        try:
+            wait = backoff_seconds(run, policy, error, instance, self._clock, asked)
+        except BackoffFailed as failed:
+            wait = FALLBACK.seconds(attempts, self._clock)
+            text = f"the backoff of {run.claim.kind!r} failed ({failed}), so the default backoff is used"
+            run.logs.append(make_line(self._clock.time_us(), logging.WARNING, text, attempt=attempts, node=self._node))
+            logger.warning("instance %s: %s", run.claim.id, text)
+        then = f"retry {attempts} in {format_seconds(wait)}" if wait else f"retry {attempts}"
+        self._failures.failed(run, info, then, level=logging.WARNING if asked is None else logging.INFO)
+        return self._outcome(
+            run,
+            Action.RETRY,
+            error=encode(info),
+            delay_us=round(wait * 1_000_000),
+            note=f"timed out; {then}" if isinstance(error, JobTimedOut) else f"{then}: {error_note(info)}",
+        )

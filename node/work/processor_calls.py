@@ -1,0 +1,126 @@
+"""Tells processors what became of instances, after it was committed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
+from peerjob.model.clock import Clock
+from peerjob.model.job import Job
+from peerjob.model.record import FINAL_STATE, Action, NewInstance, Outcome, Record
+from peerjob.model.spec import decode_spec
+from peerjob.model.state import State
+from peerjob.node.manager.log_lines import LogLineWriter
+from peerjob.node.manager.scheduling import fresh_record
+from peerjob.node.registry import Registry
+
+from .outcome_builder import OutcomeBuilder
+from .outcome_queue import OutcomeQueue
+from .processors import Processors
+from .run import Run
+from .runner import InstanceRunner, ended_record
+
+
+class ProcessorCalls:
+    """Finds the processors of an instance and calls them on the node that made the transition."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        name: str,
+        manager: Manager,
+        registry: Registry,
+        runner: InstanceRunner,
+        processors: Processors,
+        recorder: OutcomeQueue,
+        verdicts: OutcomeBuilder,
+        lines: LogLineWriter,
+    ) -> None:
+        self._clock = clock
+        self._name = name
+        self._manager = manager
+        self._registry = registry
+        self._runner = runner
+        self._processors = processors
+        self._recorder = recorder
+        self._verdicts = verdicts
+        self._lines = lines
+
+    def claimed(self, run: Run) -> None:
+        """It was claimed here."""
+        job = self._registry.find(run.claim.kind)
+        if job is None or not (job.policy.on_state_change or b"on_state_change" in run.claim.spec):
+            return
+        with contextlib.suppress(ValueError):  # an unreadable record ends in the runner, with its reason
+            self._runner.prepare(run)
+            callback = run.policy.on_state_change if run.policy is not None else None
+            if callback is not None:
+                self._processors.tell(run, self._runner.instance_of(run), (callback, State.PROCESSING))
+
+    def accepted(self, run: Run, outcome: Outcome) -> None:
+        """What came of a run was committed."""
+        state = FINAL_STATE.get(outcome.action)
+        policy = run.policy
+        if policy is None or outcome.action in (Action.RELEASE, Action.HAND_BACK):
+            return
+        on_complete = policy.on_complete if state is State.COMPLETED else None
+        if policy.on_state_change is None and on_complete is None:
+            return
+        record = ended_record(
+            self._runner.instance_of(run).record,
+            outcome,
+            state or State.SCHEDULED,
+            self._name,
+            self._clock.time_us(),
+        )
+        instance: Instance[Any] = Instance(self._manager, record, job=run.job)
+        told: list[tuple[Callable[..., Any], object]] = []
+        if policy.on_state_change is not None:
+            told.append((policy.on_state_change, state or State.SCHEDULED))
+        if on_complete is not None:
+            try:
+                told.append((on_complete, instance.outcome()))
+            except Exception as error:  # noqa: BLE001  # the result of one instance must not stop the claim loop
+                self._processors.note(run, on_complete, "was not called: the result cannot be read:", error)
+        context = run.context
+        if context is not None:
+            self._runner.hooks.track(context, run)
+        task = self._processors.tell(run, instance, *told)
+        task.add_done_callback(lambda _: self._done(run, ended=state is not None))
+
+    def _done(self, run: Run, *, ended: bool) -> None:
+        if run.context is not None:
+            self._runner.hooks.forget(run.context)
+        if run.logs and ended:
+            self._recorder.add(run, self._verdicts.report(run))
+        elif run.logs:
+            # it is in the queue again, so its old claim cannot write
+            self._lines.keep_all(run.claim.id, run.take_logs())
+
+    def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
+        """The handle of an instance that was just stored from here."""
+        instance: Instance[Any] = Instance(self._manager, record, job=job)
+        if job is not None and job.policy.on_state_change is not None:
+            callback = job.policy.on_state_change
+            self._processors.tell(None, instance, (callback, State.CREATED), (callback, State.SCHEDULED))
+        return instance
+
+    def made(self, new: NewInstance) -> None:
+        """A schedule made it, by a fire or a trigger of this node."""
+        job = self._registry.find(new.kind)
+        if job is None or not (job.policy.on_state_change or b"on_state_change" in new.spec):
+            return
+        instance: Instance[Any] = Instance(self._manager, fresh_record(new, self._clock.time_us()))
+        self.changed(instance, State.CREATED, State.SCHEDULED)
+
+    def changed(self, instance: Instance[Any], *states: State) -> None:
+        """It was brought into these states from here, one after the other, and did not run here."""
+        with contextlib.suppress(ValueError):  # options that cannot be read here name no processor
+            policy = self._runner.policy_of(instance.kind, decode_spec(instance.record.spec))
+            if policy is not None and policy.on_state_change is not None:
+                callback = policy.on_state_change
+                self._processors.tell(None, instance, *((callback, state) for state in states))

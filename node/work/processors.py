@@ -1,0 +1,180 @@
+"""Calls users' processors: before a commit where they may change a failure, after it where they are only told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from peerjob.handles.instance import Instance
+from peerjob.handles.job_log import make_line
+from peerjob.model.clock import Clock
+from peerjob.model.injected import current_run
+from peerjob.node.body.context_vars import ContextVars
+from peerjob.node.body.threads import ThreadPool
+from peerjob.node.exit import abandon
+
+from .failures import BodyError, as_exception, message_of, type_name
+from .run import Run
+
+logger = logging.getLogger("peerjob.node")
+
+THREADS = 4
+LIMIT = 60.0
+"""Seconds that a processor may take; after that the node goes on as if it had returned None."""
+
+LAST_PATIENCE = 1.0
+"""Seconds that a processor which was cancelled may take to end, when its node closes."""
+
+
+class Processors:
+    """Runs callbacks, sync ones in threads, each in context variables of its own.
+
+    What one raises is logged on the instance and goes no further, as is that it took too long. `pool` runs sync ones
+    elsewhere than in threads of their own.
+    """
+
+    def __init__(self, clock: Clock, node: str, surroundings: ContextVars, pool: ThreadPool | None = None) -> None:
+        self._clock = clock
+        self._node = node
+        self._surroundings = surroundings
+        self._threads = pool or ThreadPool(THREADS, "peerjob-processor")
+        self._chains: dict[str, asyncio.Task[None]] = {}
+        self._calls: set[asyncio.Task[object]] = set()
+        self.patience = 5.0
+        """Seconds that a closing node gives its last processors."""
+
+    async def terminate(
+        self, run: Run, callback: Callable[..., Any], instance: Instance[Any], error: BaseException
+    ) -> object:
+        """What `on_terminate` says about a failed attempt; an exception that it raises counts as its answer.
+
+        It is called after the processors that are told of the start.
+        """
+        if (before := self._chains.get(instance.id)) is not None:
+            await asyncio.wait([before], timeout=LIMIT)
+        try:
+            return await self._call(run, callback, instance, error)
+        except Exception as raised:  # noqa: BLE001  # whatever it is, it is the processor's answer
+            self.note(run, callback, "raised", raised)
+            return raised
+
+    def tell(
+        self, run: Run | None, instance: Instance[Any], *calls: tuple[Callable[..., Any], object]
+    ) -> asyncio.Task[None]:
+        """Call each in turn, in the background, after whatever this instance's processors still do.
+
+        `run` is the instance's run here, if there is one: what is logged is kept with it.
+        """
+        before = self._chains.get(instance.id)
+
+        async def chain() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            for callback, argument in calls:
+                try:
+                    await self._call(run, callback, instance, argument)
+                except Exception as raised:  # noqa: BLE001  # a processor must not hurt the node
+                    self.note(run, callback, "raised", raised)
+
+        return self._track(instance.id, chain())
+
+    def _track(self, id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # the present context may be that of a body which schedules
+        task = asyncio.get_running_loop().create_task(work, context=self._surroundings.fresh())
+        self._chains[id] = task
+
+        def done(ended: asyncio.Task[None]) -> None:
+            if self._chains.get(id) is ended:
+                del self._chains[id]
+
+        task.add_done_callback(done)
+        return task
+
+    async def close(self) -> None:
+        """Wait for what is under way, for as long as `patience` says, then cancel it."""
+        if self._chains:
+            await asyncio.wait(list(self._chains.values()), timeout=self.patience)
+        self._threads.close()
+        calls = set(self._calls)
+        for task in (*self._chains.values(), *calls):
+            task.cancel()
+        if calls:
+            _, deaf = await asyncio.wait(calls, timeout=LAST_PATIENCE)
+            for call in deaf:
+                abandon(call)
+
+    async def _call(self, run: Run | None, callback: Callable[..., Any], *args: object) -> object:
+        if run is None or run.surroundings is None:
+            surroundings = self._surroundings.fresh()
+        else:
+            surroundings = run.surroundings.copy()
+        surroundings.run(current_run.set, None if run is None else run.context)
+        work = asyncio.get_running_loop().create_task(self._answer(callback, args, surroundings), context=surroundings)
+        self._calls.add(work)
+        work.add_done_callback(self._calls.discard)
+        work.add_done_callback(lambda work: work.cancelled() or work.exception())  # it may have been given up
+        try:
+            await asyncio.wait({work}, timeout=LIMIT)
+            if work.cancelled():
+                raise BodyError(asyncio.CancelledError())
+            if work.done():
+                return work.result()
+        finally:
+            work.cancel()
+        self._log(run, f"processor {_name(callback)} was given up: it took longer than {LIMIT:g} s")
+        return None
+
+    async def _answer(
+        self, callback: Callable[..., Any], args: tuple[object, ...], surroundings: contextvars.Context
+    ) -> object:
+        if inspect.iscoroutinefunction(callback):
+            return await _harmless(callback(*args))
+        with self._clock.outside():
+            # a copy, since the loop runs this very task in its own
+            call = functools.partial(surroundings.copy().run, _called, callback, *args)
+            answer = await self._threads.run(call, on_cancel=_give_up)
+        return await _harmless(answer) if inspect.isawaitable(answer) else answer
+
+    def note(self, run: Run | None, callback: Callable[..., Any], what: str, raised: Exception) -> None:
+        """Log that a processor failed, and why, on its instance and on the node."""
+        cause = raised.cause if isinstance(raised, BodyError) else raised
+        self._log(run, f"processor {_name(callback)} {what} {type_name(cause)}: {message_of(cause)}")
+
+    def _log(self, run: Run | None, text: str) -> None:
+        if run is not None:
+            now, attempt = self._clock.time_us(), run.claim.attempts
+            run.logs.append(make_line(now, logging.ERROR, text, attempt=attempt, node=self._node))
+        logger.warning("%s", text)
+
+
+def _name(callback: Callable[..., Any]) -> str:
+    return str(getattr(callback, "__qualname__", repr(callback)))
+
+
+def _give_up() -> None:
+    raise asyncio.CancelledError
+
+
+def _called(callback: Callable[..., Any], *args: object) -> Any:
+    try:
+        return callback(*args)
+    except BaseException as error:  # noqa: BLE001  # a SystemExit would end the loop
+        raise as_exception(error) from error.__cause__
+
+
+async def _harmless(work: Awaitable[Any]) -> Any:
+    """Await a callback's coroutine; what would end the loop, or is a cancellation of its own, comes in a BodyError."""
+    task = asyncio.current_task()
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if task is not None and task.cancelling():
+            raise
+        raise BodyError(error) from error
+    except BaseException as error:  # noqa: BLE001  # as in _called
+        raise as_exception(error) from error.__cause__

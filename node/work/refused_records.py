@@ -1,0 +1,94 @@
+"""Takes a turn that the store refuses for good apart, until only the refused record is left out.
+
+A batch is halved down to single outcomes. A single outcome is then sent without its logs, progress and note, and after
+that with a short error in the place of its result. An outcome that is refused in every form is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from peerjob.model.record import Action, Outcome, Want
+from peerjob.model.spec import ErrorInfo, encode
+
+from .failures import message_of, type_name
+from .outcome_queue import Entry
+
+logger = logging.getLogger("peerjob.node")
+
+MAX_MESSAGE = 500
+"""Most characters of the store's message that an instance keeps."""
+
+
+class StoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to the store: outcomes to commit, a claim, or both."""
+
+    incarnation: str
+    entries: list[Entry]
+    want: Want | None
+    request: str
+    reduced: int = 0
+    """How often its only outcome was made smaller."""
+    apart: bool = False
+    """Whether it is part of a request that was refused, of which the store may have done some."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a single outcome."""
+        return len(self.entries) == 1 and self.want is None
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [outcome for _, outcome in self.entries]
+
+
+def parts_of(asked: StoreRequest, error: Exception, new_request: Callable[[], str]) -> list[StoreRequest]:
+    """What to send instead of a request that the store refused: its parts, or nothing when there are none."""
+    replace = msgspec.structs.replace
+    if asked.entries and asked.want is not None:
+        # the same request id: if the commit was done, the store answers it from its journal
+        return [
+            replace(asked, want=None, apart=True),
+            replace(asked, entries=[], request=new_request(), apart=True),
+        ]
+    if len(asked.entries) > 1:
+        half = len(asked.entries) // 2
+        return [
+            replace(asked, entries=part, request=new_request(), apart=True)
+            for part in (asked.entries[:half], asked.entries[half:])
+        ]
+    for run, outcome in asked.entries:
+        less, reduced = _reduced(outcome, asked.reduced, error)
+        if less is not None:
+            logger.error(
+                "instance %s of %r: the store refuses its outcome (%s); it is sent %s: %s",
+                run.claim.id,
+                run.claim.kind,
+                outcome.action,
+                "without its logs, progress and note" if reduced == 1 else "with this error in place of its result",
+                error,
+            )
+            return [replace(asked, entries=[(run, less)], request=new_request(), reduced=reduced, apart=True)]
+        logger.error(
+            "instance %s of %r: the store refuses its outcome (%s) in every form; it is dropped: %s",
+            run.claim.id,
+            run.claim.kind,
+            outcome.action,
+            error,
+        )
+    return []
+
+
+def _reduced(outcome: Outcome, reduced: int, error: Exception) -> tuple[Outcome | None, int]:
+    replace = msgspec.structs.replace
+    if reduced < 1 and (outcome.logs or outcome.progress is not None or outcome.note):
+        less = replace(outcome, logs=(), progress=None, note="")
+        return (None if less.action is Action.REPORT and not less.started else less), 1
+    if reduced < 2 and (outcome.result is not None or outcome.error is not None):
+        action = Action.TERMINATE if outcome.action is Action.COMPLETE else outcome.action
+        told = encode(ErrorInfo(type=type_name(error), message=message_of(error)[:MAX_MESSAGE]))
+        return replace(outcome, action=action, result=None, error=told), 2
+    return None, reduced

@@ -1,0 +1,308 @@
+"""Runs one claimed instance: prepares the call, bounds it in time, and turns its end into an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from peerjob.handles.context import Context
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
+from peerjob.model.clock import Clock
+from peerjob.model.durations import format_seconds
+from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze
+from peerjob.model.policy import Backoff, FinishedResult, Policy, Recovered, load_overrides, make_policy
+from peerjob.model.record import Claim, Outcome, Record, Transition
+from peerjob.model.references import StoredReferenceError
+from peerjob.model.spec import Spec, decode_spec
+from peerjob.model.state import State
+from peerjob.node.body.binding import Binding, StoredArgumentError
+from peerjob.node.body.executor import Executor
+from peerjob.node.body.injection import uncancelled
+from peerjob.node.registry import Registry
+
+from .claim_loop import ClaimLoop
+from .context_backend import NodeContextBackend
+from .failures import BodyError, signal_in
+from .outcome_builder import OutcomeBuilder
+from .outcome_queue import OutcomeQueue
+from .processors import Processors
+from .run import Run
+
+logger = logging.getLogger("peerjob.node")
+
+HANDED_BACK = {"drain": "node stopped", "lost": "node lost touch with the store"}
+"""The note of a run that is handed back, by the reason for which its body was told to end."""
+MISFIT_TRIES = 12
+"""How often a node offers its peers an instance that does not fit here, before it ends it: over seven minutes."""
+MISFITS_KNOWN = 1_000
+MISFIT_WAIT = Backoff(initial=1, max=60, jitter=0)
+"""How long an instance that cannot be run here waits before it is offered again."""
+
+
+class InstanceRunner:
+    """The life of a run between its claim and its outcome."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        name: str,
+        manager: Manager,
+        registry: Registry,
+        executor: Executor,
+        recorder: OutcomeQueue,
+        verdicts: OutcomeBuilder,
+        processors: Processors,
+        turns: ClaimLoop,
+        local_objects: dict[str, Any] | None,
+    ) -> None:
+        self._clock = clock
+        self._name = name
+        self._manager = manager
+        self._registry = registry
+        self._executor = executor
+        self._recorder = recorder
+        self._verdicts = verdicts
+        self._processors = processors
+        self._turns = turns
+        self._local = local_objects
+        self._misfits: dict[str, int] = {}
+        self.hooks: NodeContextBackend
+
+    async def run(self, run: Run) -> None:
+        """Run it to its end and record what came of it. Cancelling the task ends the body, not this."""
+        outcome = run.outcome = await self._outcome(run)
+        run.ended = True
+        if run.context is not None:
+            self.hooks.forget(run.context)
+        self._recorder.add(run, outcome)
+
+    def hand_back(self, run: Run, note: str) -> None:
+        """Give a claim back that was not run."""
+        run.ended = True
+        self._recorder.add(run, self._verdicts.handed_back(run, note))
+
+    def put_off(self, run: Run, note: str) -> None:
+        """Give a claim back that this node cannot run now, for later, so that it does not come back at once."""
+        run.ended = True
+        self._recorder.add(run, self._verdicts.put_off(run, MISFIT_WAIT.initial, note))
+
+    def prepare(self, run: Run) -> None:
+        """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""
+        claim = run.claim
+        run.job = self._registry.find(claim.kind)
+        run.binding = self._registry.binding(claim.kind)
+        spec = decode_spec(claim.spec)
+        run.arguments = spec.args
+        run.schedule, run.nominal_us = spec.schedule or None, spec.nominal_us
+        run.policy = self.policy_of(claim.kind, spec)
+
+    def policy_of(self, kind: str, spec: Spec) -> Policy | None:
+        """The policy of an instance: its definition's here, with what it was scheduled with; None for no definition."""
+        job = self._registry.find(kind)
+        if job is None or not spec.overrides:
+            return None if job is None else job.policy
+        return make_policy(job.options | load_overrides(spec.overrides, self._local, self._registry.trusted()))
+
+    async def _outcome(self, run: Run) -> Outcome:
+        loop = asyncio.get_running_loop()
+        claim = run.claim
+        # before anything of it is read: what ends or freezes a node there must be charged to it
+        if claim.suspect and not await self._turns.commit_start(run):
+            run.lost = True
+            return self._verdicts.handed_back(run, "lost before it began")
+        try:
+            if run.policy is None:
+                self.prepare(run)
+        except StoredReferenceError as error:
+            return await self._untrusted(run, error)
+        except DecodeError as error:
+            logger.error("instance %s of %r cannot be read: %s", claim.id, claim.kind, error)  # noqa: TRY400
+            return self._verdicts.terminated(run, error)
+        binding, policy = run.binding, run.policy
+        if binding is None or policy is None:
+            return self._verdicts.handed_back(run, "kind is not registered here any more")
+        timeout = policy.timeout
+        deadline = None if timeout is None else self._clock.time_us() + round(timeout * 1_000_000)
+        context = run.context = Context(
+            id=claim.id,
+            kind=claim.kind,
+            fence=claim.fence,
+            attempt=claim.attempts,
+            deadline_us=deadline,
+            hooks=self.hooks,
+            manager=self._manager,
+            schedule=run.schedule,
+            nominal_us=run.nominal_us,
+        )
+        self.hooks.track(context, run)
+        started = run.started_at = loop.time()
+        began = None if timeout is None else functools.partial(self._began, run, context, timeout)
+        self._turns.watch_reports()
+        try:
+            result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
+        except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not hurt the node
+            self._ended(run, started, loop.time())
+            cause = raised.cause if isinstance(raised, BodyError) else raised
+            return await self._raised(run, binding, policy, context, cause)
+        self._ended(run, started, loop.time())
+        return await self._returned(run, policy, context, result)
+
+    def _began(self, run: Run, context: Context, timeout: float) -> None:
+        """The attempt has begun, so its time runs."""
+        context.deadline_us = self._clock.time_us() + round(timeout * 1_000_000)
+        run.timer = asyncio.get_running_loop().call_later(timeout, run.cancel, "timeout")
+
+    def _ended(self, run: Run, started: float, now: float) -> None:
+        """From here on the run cannot be cancelled: its outcome is being decided."""
+        run.ended = True
+        if run.timer is not None:
+            run.timer.cancel()
+        run.ended_at = now
+        run.seconds = now - started
+        self._turns.pool.pace.measured(run.claim.kind, run.seconds)
+
+    async def _returned(self, run: Run, policy: Policy, context: Context, result: Any) -> Outcome:
+        finished = isinstance(result, FinishedResult)
+        reason = context.asked
+        if reason == "timeout" or reason == "user":
+            return await self._cancelled(run, policy, reason)
+        if context.told and reason is not None and not finished:
+            logger.warning(
+                "instance %s of %r returned after it was told to end (%s), so it is handed back and runs again; "
+                "a job that has done all its work then returns Finished(result)",
+                run.claim.id,
+                run.claim.kind,
+                reason,
+            )
+            return self._verdicts.handed_back(run, HANDED_BACK[reason])
+        return self._verdicts.completed(run, result.result if finished else result)
+
+    async def _raised(
+        self, run: Run, binding: Binding, policy: Policy, context: Context, error: BaseException
+    ) -> Outcome:
+        signal = signal_in(error)
+        if isinstance(signal, Snooze):
+            return self._verdicts.snoozed(run, signal)
+        reason = context.asked
+        if reason == "timeout" or reason == "user":
+            return await self._cancelled(run, policy, reason)
+        if isinstance(error, StoredArgumentError):
+            return await self._misfit(run, binding, error)
+        if reason is None and isinstance(error, asyncio.CancelledError) and uncancelled() and self._turns.ending:
+            reason = "drain"  # the loop is being closed
+        elif signal is not None or not context.told:
+            reason = None
+        if reason is not None:
+            return self._verdicts.handed_back(run, HANDED_BACK[reason])
+        return await self._failed(run, policy, error)
+
+    async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
+        """The arguments do not fit here, so no body ran; a live peer with another signature gets its chance."""
+        kind, own = run.claim.kind, binding.signature_hash
+        others = [node.info for node in await self._manager.nodes()]
+        names = [info.name for info in others if info.signatures.get(kind, own) != own]
+        return self._offered(run, names) or self._verdicts.terminated(run, error)
+
+    async def _untrusted(self, run: Run, error: StoredReferenceError) -> Outcome:
+        """An option names what this node may not use, so no body ran; peers get their chance, for a time."""
+        claim = run.claim
+        others = [one.info for one in await self._manager.nodes() if claim.kind in one.info.kinds]
+        names = sorted(one.name for one in others if one.incarnation != run.incarnation)
+        offered = self._offered(run, names)
+        if offered is not None:
+            return offered
+        logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)
+        return self._verdicts.terminated(run, error)
+
+    def _offered(self, run: Run, names: Sequence[str]) -> Outcome | None:
+        """The instance is offered to these peers again; None where there is none, or after too many tries."""
+        tries = self._misfits.pop(run.claim.id, 0) + 1
+        if not names or tries > MISFIT_TRIES:
+            return None
+        if len(self._misfits) >= MISFITS_KNOWN:
+            del self._misfits[next(iter(self._misfits))]
+        self._misfits[run.claim.id] = tries
+        wait = MISFIT_WAIT.seconds(tries, self._clock)
+        return self._verdicts.put_off(run, wait, f"does not fit here; {names[0]} may run it")
+
+    async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
+        instance = self.instance_of(run)
+        decided = await self._decided(run, policy, error, instance)
+        if isinstance(decided, Recovered):
+            return self._verdicts.completed(run, decided.result)
+        return self._verdicts.failed(run, policy, decided, instance)
+
+    async def _timed_out(self, run: Run, policy: Policy) -> Outcome:
+        instance = self.instance_of(run)
+        error = JobTimedOut(run.claim.id, f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}")
+        decided = await self._decided(run, policy, error, instance)
+        if isinstance(decided, Recovered):
+            return self._verdicts.completed(run, decided.result)
+        if isinstance(decided, TimeoutError):
+            return self._verdicts.timed_out(run, policy, error, instance)
+        return self._verdicts.failed(run, policy, decided, instance)
+
+    async def _decided(
+        self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]
+    ) -> Recovered | BaseException:
+        """What `on_terminate` makes of a failed attempt: success, another error, or the error as it was."""
+        if policy.on_terminate is None:
+            return error
+        decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
+        return decision if isinstance(decision, Recovered | BaseException) else error
+
+    async def _cancelled(self, run: Run, policy: Policy, reason: Literal["user", "timeout"]) -> Outcome:
+        if reason == "timeout":
+            return await self._timed_out(run, policy)
+        if policy.on_terminate is not None:
+            error = JobCancelled(run.claim.id)
+            await self._processors.terminate(run, policy.on_terminate, self.instance_of(run), error)
+        return self._verdicts.released(run)
+
+    def instance_of(self, run: Run) -> Instance[Any]:
+        """The instance as its own processors and body see it."""
+        return Instance(self._manager, record_of(run.claim, self._name, run.incarnation))
+
+
+def record_of(claim: Claim, node: str, incarnation: str) -> Record:
+    """A record made from what a claim knows, without asking the store."""
+    spec = decode_spec(claim.spec)
+    history = (
+        Transition(State.CREATED, spec.created_us or claim.at_us),
+        Transition(State.SCHEDULED, spec.created_us or claim.at_us),
+        Transition(State.PROCESSING, claim.at_us, node),
+    )
+    return Record(
+        id=claim.id,
+        kind=claim.kind,
+        state=State.PROCESSING,
+        spec=claim.spec,
+        priority=claim.priority,
+        due_us=claim.due_us,
+        attempts=claim.attempts,
+        crashes=claim.crashes,
+        losses=claim.losses,
+        fence=claim.fence,
+        owner=incarnation,
+        history=history,
+        key=claim.key,
+        tags=claim.tags,
+    )
+
+
+def ended_record(record: Record, outcome: Outcome, state: State, node: str, at_us: int) -> Record:
+    """The record of a run after its accepted outcome, for processors."""
+    return msgspec.structs.replace(
+        record,
+        state=state,
+        result=outcome.result,
+        error=outcome.error,
+        history=(*record.history, Transition(state, at_us, node, outcome.note)),
+    )

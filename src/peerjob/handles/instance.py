@@ -1,0 +1,482 @@
+"""One execution of a job, as a handle: a snapshot of its record, and the verbs to act on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, cast
+from uuid import UUID
+
+from typing_extensions import TypeVar
+
+from peerjob.model.clock import to_datetime
+from peerjob.model.codec import decode_value
+from peerjob.model.durations import Duration
+from peerjob.model.errors import DecodeError, JobCancelled, JobFailed, JobTimedOut, NodeStateError
+from peerjob.model.ids import id_time_us
+from peerjob.model.json_text import to_json
+from peerjob.model.record import LogLine, Record, Transition
+from peerjob.model.spec import ErrorInfo, Progress, Spec, decode_error, decode_progress, decode_spec
+from peerjob.model.state import Level, State
+
+if TYPE_CHECKING:
+    from peerjob.model.job import Job
+
+    from .manager import Manager
+
+R_co = TypeVar("R_co", covariant=True, default=Any)
+
+
+class HistoryEntry:
+    """One state of an instance: which, when, on which node, and why."""
+
+    __slots__ = ("_entry", "instance_id", "kind")
+
+    def __init__(self, instance_id: str, kind: str, entry: Transition) -> None:
+        self.instance_id = instance_id
+        self.kind = kind
+        self._entry = entry
+
+    @property
+    def transition(self) -> Transition:
+        """The entry as it is stored."""
+        return self._entry
+
+    @property
+    def state(self) -> State:
+        return self._entry.state
+
+    @property
+    def timestamp(self) -> datetime:
+        return to_datetime(self._entry.at_us)
+
+    @property
+    def node(self) -> str:
+        return self._entry.node
+
+    @property
+    def note(self) -> str:
+        """Why, in a few words; "" for the plain course of things."""
+        return self._entry.note
+
+    @property
+    def count(self) -> int:
+        """Over 1 for the entry that stands for older ones that were folded."""
+        return self._entry.count
+
+    @property
+    def uuid(self) -> UUID:
+        """Id of the instance."""
+        return UUID(self.instance_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "uuid": self.instance_id,
+            "kind": self.kind,
+            "state": str(self.state),
+            "timestamp": self.timestamp.isoformat(),
+            "node": self.node,
+            "note": self.note,
+        }
+
+    def __repr__(self) -> str:
+        return f"<{self.state!s} at {self.timestamp.isoformat()}{' ' + self.note if self.note else ''}>"
+
+
+class LogEntry:
+    """One log line of an instance."""
+
+    __slots__ = ("_line", "instance_id", "kind")
+
+    def __init__(self, instance_id: str, kind: str, line: LogLine) -> None:
+        self.instance_id = instance_id
+        self.kind = kind
+        self._line = line
+
+    @property
+    def line(self) -> LogLine:
+        """The line as it is stored."""
+        return self._line
+
+    @property
+    def level(self) -> Level:
+        return Level(self._line.level)
+
+    @property
+    def timestamp(self) -> datetime:
+        return to_datetime(self._line.at_us)
+
+    @property
+    def message(self) -> str:
+        return self._line.message
+
+    @property
+    def node(self) -> str:
+        return self._line.node
+
+    @property
+    def attempt(self) -> int:
+        return self._line.attempt
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What was passed as `extra=` to the logging call."""
+        return self._line.fields or {}
+
+    @property
+    def uuid(self) -> UUID:
+        """Id of the instance."""
+        return UUID(self.instance_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "uuid": self.instance_id,
+            "kind": self.kind,
+            "level": self.level.name,
+            "timestamp": self.timestamp.isoformat(),
+            "message": self.message,
+            "node": self.node,
+            "attempt": self.attempt,
+            "fields": self.fields,
+        }
+
+    def __repr__(self) -> str:
+        return f"<{self.level.name} {self.message!r}>"
+
+
+class Instance(Generic[R_co]):
+    """One execution of a job with concrete arguments.
+
+    A handle: its properties show the record as it was last read (`refresh()` reads it again), its coroutines act on
+    the instance wherever it is. `R_co` is the type of the result.
+    """
+
+    __slots__ = ("_job", "_log", "_manager", "_record", "_spec", "is_new")
+
+    def __init__(
+        self,
+        manager: Manager | None,
+        record: Record,
+        *,
+        job: Job[..., R_co, Any] | None = None,
+        is_new: bool = True,
+    ) -> None:
+        self._manager = manager
+        self._job = job
+        self._record = record
+        self._spec: Spec | None = None
+        self._log: logging.Logger | None = None
+        self.is_new = is_new
+        """False when `schedule()` found this instance by its idempotency key."""
+
+    # -- snapshot ------------------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> Record:
+        """The stored record as last read."""
+        return self._record
+
+    @property
+    def id(self) -> str:
+        """The UUIDv7 as text."""
+        return self._record.id
+
+    @property
+    def uuid(self) -> UUID:
+        """The UUIDv7."""
+        return UUID(self._record.id)
+
+    @property
+    def kind(self) -> str:
+        return self._record.kind
+
+    @property
+    def state(self) -> State:
+        return self._record.state
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments, as scheduled; "***" for a secret."""
+        return self._decoded().arguments()[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments, as scheduled; "***" for a secret."""
+        return self._decoded().arguments()[1]
+
+    @property
+    def arguments(self) -> list[Any]:
+        """All arguments as one list, keyword ones last."""
+        args, kwargs = self._decoded().arguments()
+        return [*args, *kwargs.values()]
+
+    @property
+    def attempts(self) -> int:
+        """Runs that count, the present one included."""
+        return self._record.attempts
+
+    @property
+    def crashes(self) -> int:
+        """How often a node died while it ran."""
+        return self._record.crashes
+
+    @property
+    def losses(self) -> int:
+        """How often a node died that had claimed it and not started it."""
+        return self._record.losses
+
+    @property
+    def fence(self) -> int:
+        return self._record.fence
+
+    @property
+    def priority(self) -> int:
+        return self._record.priority
+
+    @property
+    def due_at(self) -> datetime:
+        """When it is, or was, due."""
+        return to_datetime(self._record.due_us)
+
+    @property
+    def created_at(self) -> datetime:
+        """When its id was made, to the millisecond: what `Query(after=, before=)` goes by."""
+        return to_datetime(id_time_us(self.id))
+
+    @property
+    def scheduled_at(self) -> datetime:
+        """The same as `due_at`, by go-job's name."""
+        return self.due_at
+
+    @property
+    def queued_at(self) -> datetime | None:
+        """When it was last put into the queue."""
+        return self._last(State.SCHEDULED)
+
+    @property
+    def processed_at(self) -> datetime | None:
+        """When it was last claimed."""
+        return self._last(State.PROCESSING)
+
+    @property
+    def completed_at(self) -> datetime | None:
+        return self._last(State.COMPLETED)
+
+    @property
+    def terminated_at(self) -> datetime | None:
+        return self._last(State.TERMINATED)
+
+    @property
+    def cancelled_at(self) -> datetime | None:
+        return self._last(State.CANCELLED)
+
+    @property
+    def timed_out_at(self) -> datetime | None:
+        return self._last(State.TIMED_OUT)
+
+    @property
+    def node(self) -> str | None:
+        """Name of the node that runs it or ran it last; None before the first run."""
+        for entry in reversed(self._record.history):
+            if entry.state is State.PROCESSING:
+                return entry.node
+        return None
+
+    @property
+    def retry_of(self) -> UUID | None:
+        """The instance that this one repeats, when it was made by `retry()`."""
+        return None if (old := self._decoded().retry_of) is None else UUID(old)
+
+    @property
+    def schedule(self) -> str | None:
+        """Name of the schedule that made it, if one did."""
+        return self._decoded().schedule or None
+
+    @property
+    def nominal_at(self) -> datetime | None:
+        """The nominal time that its schedule made it for (when, for a trigger); None without a schedule."""
+        nominal = self._decoded().nominal_us
+        return to_datetime(nominal) if nominal else None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self._record.tags
+
+    @property
+    def key(self) -> str | None:
+        """Its idempotency key."""
+        return self._record.key
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """Type, message and traceback of what ended the last failed run, or None."""
+        return None if self._record.error is None else decode_error(self._record.error)
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it said it was, or None."""
+        return None if self._record.progress is None else decode_progress(self._record.progress)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The snapshot as plain values, with go-job's keys."""
+        record = self._record
+        done = record.state is State.COMPLETED and record.result is not None
+        return {
+            "kind": record.kind,
+            "uuid": record.id,
+            "state": str(record.state),
+            "arguments": _readable(lambda: self.arguments),
+            "priority": record.priority,
+            "attempts": record.attempts,
+            "crashes": record.crashes,
+            "schedule_at": self.due_at.isoformat(),
+            "created_at": self.created_at.isoformat(),
+            "scheduled_at": self.scheduled_at.isoformat(),
+            "queued_at": _iso(self.queued_at),
+            "processed_at": _iso(self.processed_at),
+            "completed_at": _iso(self.completed_at),
+            "terminated_at": _iso(self.terminated_at),
+            "cancelled_at": _iso(self.cancelled_at),
+            "timed_out_at": _iso(self.timed_out_at),
+            "node": self.node,
+            "tags": list(record.tags),
+            "key": record.key,
+            "retry_of": _readable(lambda: self._decoded().retry_of),
+            "schedule": _readable(lambda: self.schedule),
+            "nominal_at": _readable(lambda: _iso(self.nominal_at)),
+            "error": None if record.error is None else _readable(lambda: str(self.error)),
+            "traceback": None
+            if record.error is None
+            else _readable(lambda: decode_error(record.error or b"").traceback or None),
+            "result": _readable(lambda: decode_value(record.result or b"")) if done else None,
+            **self._overrides_shown(),
+        }
+
+    def _overrides_shown(self) -> dict[str, Any]:
+        try:
+            overrides = self._decoded().overrides
+        except DecodeError:
+            return {}
+        return {name: overrides[name] for name in overrides.keys() & _SHOWN}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return to_json(self.to_dict())
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.id} {self.kind!r} {self.state!s}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Instance) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> Instance[R_co]:
+        """Read the record again; raises UnknownInstanceError when retention has removed it."""
+        self._record = (await self._need_manager().lookup_instance(self.id)).record
+        return self
+
+    async def wait(self, timeout: Duration | None = None) -> Instance[R_co]:
+        """Wait until it is final, then return it, refreshed; raises TimeoutError, never for what it ended in."""
+        self._record = await self._need_manager().wait_final(self.id, timeout)
+        return self
+
+    async def result(self, timeout: Duration | None = None) -> R_co:
+        """Wait until it is final and return its result.
+
+        The result is converted by the job's return annotation where the job is known here, and plain data elsewhere.
+        Raises JobFailed, JobCancelled or JobTimedOut for what else it ended in, TimeoutError when `timeout` is over,
+        ResultTypeError for a stored result that does not fit the annotation.
+        """
+        if not self._record.state.is_final:
+            await self.wait(timeout)
+        return self.outcome()
+
+    def outcome(self) -> R_co:
+        """As `result`, from this snapshot; raises NodeStateError while it is not final."""
+        record = self._record
+        if record.state is State.COMPLETED:
+            if self._manager is None:  # a bare snapshot, whose job nobody knows
+                return cast("R_co", None if record.result is None else decode_value(record.result))
+            return cast("R_co", self._manager.read_result(record, self._job))
+        if record.state is State.CANCELLED:
+            raise JobCancelled(self.id)
+        info = self.error or ErrorInfo(type="Unknown", message="no error was recorded")
+        if record.state is State.TIMED_OUT:
+            raise JobTimedOut(self.id, info.message)
+        if record.state is State.TERMINATED:
+            raise JobFailed(self.id, info.type, info.message, info.traceback)
+        raise NodeStateError(f"instance {self.id} is {record.state!s}, it has no outcome yet")
+
+    async def cancel(self) -> bool:
+        """Cancel it, queued or running, on whatever node; False when it was final already."""
+        return await self._need_manager().cancel_instance(self.id)
+
+    async def retry(self) -> Instance[R_co]:
+        """Schedule a new instance with the same arguments and options; its `retry_of` is this one."""
+        made: Instance[R_co] = await self._need_manager().retry_instance(self.id)
+        made._job = self._job
+        return made
+
+    async def history(self) -> list[HistoryEntry]:
+        """Its states so far, oldest first, read from the store."""
+        await self.refresh()
+        return [HistoryEntry(self.id, self.kind, entry) for entry in self._record.history]
+
+    async def logs(self, *, level: Level | int | None = None) -> list[LogEntry]:
+        """Its log lines so far, oldest first, read from the store."""
+        return [line async for line in self.iter_logs(level=level)]
+
+    async def iter_logs(self, *, level: Level | int | None = None, follow: bool = False) -> AsyncIterator[LogEntry]:
+        """Its log lines one by one; with `follow`, those to come, too, until it is final."""
+        async for line in self._need_manager().iter_logs(self.id, follow=follow):
+            if level is None or int(level) & line.level:
+                yield LogEntry(self.id, self.kind, line)
+
+    @property
+    def log(self) -> logging.Logger:
+        """A logger whose lines are kept with this instance, whatever the root level is.
+
+        A line from outside the instance's run, such as of a processor on the node that scheduled it, is written in the
+        background, by a Node. A Client keeps no such lines.
+        """
+        if self._log is None:
+            from .job_log import instance_logger
+
+            self._log = instance_logger(self.id, None if self._manager is None else self._manager.keep_line)
+        return self._log
+
+    def _last(self, state: State) -> datetime | None:
+        for entry in reversed(self._record.history):
+            if entry.state is state:
+                return to_datetime(entry.at_us)
+        return None
+
+    def _decoded(self) -> Spec:
+        if self._spec is None:
+            self._spec = decode_spec(self._record.spec)
+        return self._spec
+
+    def _need_manager(self) -> Manager:
+        if self._manager is None:
+            raise NodeStateError(f"instance {self.id} is a bare snapshot, without a node to ask")
+        return self._manager
+
+
+_SHOWN = {"max_retries", "timeout"}
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    """What is read, or why it cannot be: one part that is damaged hides no other."""
+    try:
+        return read()
+    except (DecodeError, ValueError) as error:
+        return f"<{error}>"
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,135 @@
+"""Log lines of a running job: from `instance.log`, and from the `logging` calls made inside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from peerjob.model.injected import current_run
+from peerjob.model.record import LogLine
+from peerjob.model.state import Level
+
+if TYPE_CHECKING:
+    from .context import ContextBackend
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+MAX_MESSAGE = 16_384
+"""Longest message kept, in characters; the rest is cut and marked."""
+
+
+def level_of(number: int) -> Level:
+    """The level for a `logging` number."""
+    if number >= logging.ERROR:
+        return Level.ERROR
+    if number >= logging.WARNING:
+        return Level.WARN
+    return Level.INFO if number >= logging.INFO else Level.DEBUG
+
+
+class CaptureHandler(logging.Handler):
+    """Hands every record that is made inside a run of one node to that run. On the root logger while the node runs.
+
+    `hooks` are those of the node's runs: each node of a process has a handler of its own.
+    """
+
+    def __init__(self, hooks: ContextBackend) -> None:
+        super().__init__()
+        self._hooks = hooks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = current_run.get()
+        if context is None or not context.serves(self._hooks):
+            return
+        try:
+            context.log_line(record.levelno, _message(record), _fields(record))
+        except Exception:  # noqa: BLE001  # logging's own way: a handler never raises
+            self.handleError(record)
+
+
+Keep = Callable[[str, int, str, Mapping[str, object] | None], None]
+"""Takes a line of an instance that does not run in the present context: id, level number, message, fields."""
+
+
+class _InstanceLogger(logging.Logger):
+    """Keeps each line with its instance, and passes it on to the `peerjob.job` logger where that is enabled."""
+
+    def __init__(self, instance_id: str, keep: Keep | None) -> None:
+        super().__init__("peerjob.job", logging.DEBUG)
+        self._instance_id = instance_id
+        self._keep = keep
+        self._process_log = logging.getLogger("peerjob.job")
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's name
+        return True
+
+    def handle(self, record: logging.LogRecord) -> None:
+        context = current_run.get()
+        inside = context is not None and context.id == self._instance_id
+        message, fields = _message(record), _fields(record)
+        # a processor that was told of the start may still log when the body has ended
+        taken = context is not None and inside and context.log_line(record.levelno, message, fields)
+        if not taken and self._keep is not None:
+            self._keep(self._instance_id, record.levelno, message, fields)
+        if self._process_log.isEnabledFor(record.levelno):
+            # the capture handler on the root must not keep the line a second time
+            token = current_run.set(None) if inside else None
+            try:
+                self._process_log.handle(record)
+            finally:
+                if token is not None:
+                    current_run.reset(token)
+
+
+def instance_logger(instance_id: str, keep: Keep | None = None) -> logging.Logger:
+    """The logger of one instance; `keep` takes what is logged outside its run."""
+    return _InstanceLogger(instance_id, keep)
+
+
+def make_line(
+    at_us: int, level: int, message: str, *, attempt: int, node: str, fields: Mapping[str, object] | None = None
+) -> LogLine:
+    """A line that every store can keep, whatever its message and fields hold; `level` is a `logging` number."""
+    kept = None if not fields else {storable(name): _field(value) for name, value in fields.items()}
+    return LogLine(at_us, int(level_of(level)), storable(message), attempt, node, kept)
+
+
+def storable(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Text of at most `limit` characters, the cut marked, and with no half of a surrogate pair."""
+    if len(text) > limit:
+        text = text[:limit] + " … [cut]"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _field(value: object) -> str | int | float | bool | None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = str(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool):
+        return value
+    # a store cannot take a subclass, such as that of numpy
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    return storable(_shown(value))
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  # the value's own code
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as error:  # noqa: BLE001  # a wrong format string must not end the job
+        text = f"{_shown(record.msg)} [bad arguments for this message: {_shown(error)}]"
+    if record.exc_info and record.exc_info[0] is not None:
+        text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+    return text
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object] | None:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD} or None

@@ -1,0 +1,402 @@
+"""A schedule as a handle: a snapshot of what is stored about it, and the verbs to act on it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from peerjob.model.clock import to_datetime
+from peerjob.model.definition import Definition, decode_definition
+from peerjob.model.errors import DecodeError, NodeStateError
+from peerjob.model.firing import FireOutcome, FireRecord, Overlap, ScheduleRow
+from peerjob.model.json_text import to_json
+from peerjob.model.spec import Spec, decode_spec
+
+if TYPE_CHECKING:
+    from .instance import Instance
+    from .manager import Manager, ResultPage
+
+
+class FireEntry:
+    """What became of one nominal time, or of a stretch of them that had the same fate."""
+
+    __slots__ = ("_record", "ongoing", "schedule")
+
+    def __init__(self, schedule: str, record: FireRecord, *, ongoing: bool = False) -> None:
+        self.schedule = schedule
+        """Name of the schedule."""
+        self._record = record
+        self.ongoing = ongoing
+        """Whether it is the pause that still goes on: it is in no ledger yet, and grows."""
+
+    @property
+    def record(self) -> FireRecord:
+        """The record as it is stored."""
+        return self._record
+
+    @property
+    def nominal(self) -> datetime:
+        """The nominal time (without jitter), or the first of a stretch; for a trigger, when it was."""
+        return to_datetime(self._record.nominal_us)
+
+    @property
+    def until(self) -> datetime | None:
+        """The last nominal time of a stretch; None when it is about one."""
+        return to_datetime(self._record.until_us) if self._record.until_us else None
+
+    @property
+    def count(self) -> int:
+        """Nominal times that it accounts for."""
+        return self._record.count
+
+    @property
+    def outcome(self) -> FireOutcome:
+        return self._record.outcome
+
+    @property
+    def recorded_at(self) -> datetime | None:
+        """When it was recorded, by the store's clock; None for an ongoing pause."""
+        return to_datetime(self._record.at_us) if self._record.at_us else None
+
+    @property
+    def late(self) -> timedelta:
+        """How long after its (last) nominal time it was recorded."""
+        return timedelta(microseconds=self._record.late_us)
+
+    @property
+    def instance_id(self) -> str | None:
+        """The instance that was made, if one was."""
+        return self._record.instance or None
+
+    @property
+    def parked(self) -> bool:
+        """Whether the instance had to wait for an earlier one."""
+        return self._record.parked
+
+    @property
+    def replaced(self) -> str | None:
+        """The instance that had to make room, with `overlap="replace"`."""
+        return self._record.cancelled or None
+
+    @property
+    def reason(self) -> str:
+        """Why nothing was made, or why late; "" for the plain course of things."""
+        return self._record.reason
+
+    @property
+    def node(self) -> str:
+        """Name of the node that recorded it."""
+        return self._record.node
+
+    @property
+    def term(self) -> int | None:
+        """The leadership that it was recorded in; None for what was asked for by hand."""
+        return self._record.term or None
+
+    @property
+    def coordinator(self) -> str | None:
+        """What counted the term, see `peerjob.model.firing.Term`; None where there is no term."""
+        return self._record.coordinator or None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schedule": self.schedule,
+            "nominal": self.nominal.isoformat(),
+            "until": None if self.until is None else self.until.isoformat(),
+            "count": self.count,
+            "outcome": str(self.outcome),
+            "recorded_at": None if self.recorded_at is None else self.recorded_at.isoformat(),
+            "late": self.late.total_seconds(),
+            "instance": self.instance_id,
+            "parked": self.parked,
+            "replaced": self.replaced,
+            "reason": self.reason,
+            "node": self.node,
+            "term": self.term,
+            "coordinator": self.coordinator,
+            "ongoing": self.ongoing,
+        }
+
+    def __repr__(self) -> str:
+        times = f" to {self.until.isoformat()} ({self.count})" if self.until else ""
+        return f"<{self.outcome} {self.nominal.isoformat()}{times}{': ' + self.reason if self.reason else ''}>"
+
+
+class Backfill(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the nominal times of a backfill."""
+
+    times: int = 0
+    """How many there are in the range."""
+    made: int = 0
+    """Instances that were made."""
+    known: int = 0
+    """Times that have an instance already."""
+    trimmed: int = 0
+    """Times so old that nobody can tell whether they had one; nothing was made for them."""
+    skipped: int = 0
+    """Times for which nothing was made, because an earlier instance or the job's key was in the way."""
+
+    @property
+    def done(self) -> int:
+        """How many times are accounted for."""
+        return self.made + self.known + self.trimmed + self.skipped
+
+
+class ScheduleView:
+    """What is known about a schedule, as it was last read.
+
+    Of a definition that this release cannot read only what the store knows is shown (name, kind, times, pause); the
+    other properties raise DecodeError.
+    """
+
+    __slots__ = ("_definition", "_row", "_spec")
+
+    def __init__(self, row: ScheduleRow) -> None:
+        self._row = row
+        self._definition: Definition | None = None
+        self._spec: Spec | None = None
+
+    @property
+    def row(self) -> ScheduleRow:
+        """What the store keeps, as last read."""
+        return self._row
+
+    @property
+    def name(self) -> str:
+        return self._row.name
+
+    @property
+    def kind(self) -> str:
+        """The job that it runs."""
+        return self._row.kind
+
+    @property
+    def paused(self) -> bool:
+        return self._row.paused
+
+    @property
+    def note(self) -> str:
+        """Why it is paused, as whoever paused it said."""
+        return self._row.note
+
+    @property
+    def next_at(self) -> datetime | None:
+        """The first nominal time that is not accounted for: the next fire, unless it is paused; None: there is none."""
+        return None if self._row.next_us is None else to_datetime(self._row.next_us)
+
+    @property
+    def last_at(self) -> datetime | None:
+        """The latest nominal time that is accounted for, whatever became of it."""
+        return to_datetime(self._row.last_us) if self._row.last_us else None
+
+    @property
+    def created_at(self) -> datetime:
+        return to_datetime(self._row.created_us)
+
+    @property
+    def updated_at(self) -> datetime:
+        """When it was last written: changed, paused or resumed."""
+        return to_datetime(self._row.updated_us)
+
+    @property
+    def running(self) -> str | None:
+        """The instance that the next fire must not overlap, if there is one."""
+        return self._row.holder or None
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Instances that wait for the running one to end, with `overlap="queue"` or `"replace"`."""
+        return self._row.parked
+
+    @property
+    def definition(self) -> Definition:
+        """What was defined; raises DecodeError."""
+        if self._definition is None:
+            self._definition = decode_definition(self._row.definition)
+        return self._definition
+
+    @property
+    def cron(self) -> str | None:
+        return self.definition.cron
+
+    @property
+    def every(self) -> timedelta | None:
+        return None if self.definition.every_us is None else timedelta(microseconds=self.definition.every_us)
+
+    @property
+    def timezone(self) -> str:
+        return self.definition.timezone
+
+    @property
+    def jitter(self) -> timedelta:
+        return timedelta(microseconds=self.definition.jitter_us)
+
+    @property
+    def overlap(self) -> Overlap:
+        return self.definition.overlap
+
+    @property
+    def queue_limit(self) -> int:
+        return self.definition.queue_limit
+
+    @property
+    def misfire(self) -> str:
+        """What becomes of times that nobody was there for: "skip", "run_once" or "run_all"."""
+        return self.definition.misfire
+
+    @property
+    def misfire_limit(self) -> int:
+        return self.definition.misfire_limit
+
+    @property
+    def start_deadline(self) -> timedelta | None:
+        deadline = self.definition.start_deadline_us
+        return None if deadline is None else timedelta(microseconds=deadline)
+
+    @property
+    def priority(self) -> int:
+        return self.definition.priority
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return self.definition.tags
+
+    @property
+    def version(self) -> int:
+        """Version of the job that wrote it."""
+        return self.definition.version
+
+    @property
+    def description(self) -> str:
+        return self.definition.description
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments of each instance; "***" for a secret."""
+        return self._decoded().arguments()[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments of each instance; "***" for a secret."""
+        return self._decoded().arguments()[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The snapshot as plain values, with go-job's keys; `error` says why a definition cannot be read."""
+        shown: dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind,
+            "paused": self.paused,
+            "note": self.note,
+            "next_at": None if self.next_at is None else self.next_at.isoformat(),
+            "last_at": None if self.last_at is None else self.last_at.isoformat(),
+            "created_at": self.created_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
+            "running": self.running,
+            "waiting": list(self.waiting),
+        }
+        try:
+            definition = self.definition
+            args, kwargs = self._decoded().arguments()
+        except DecodeError as error:
+            return shown | {"error": str(error)}
+        return shown | {
+            "description": definition.description,
+            "crontab": definition.cron,
+            "every": None if self.every is None else self.every.total_seconds(),
+            "timezone": definition.timezone,
+            "jitter": self.jitter.total_seconds(),
+            "overlap": str(definition.overlap),
+            "queue_limit": definition.queue_limit,
+            "misfire": definition.misfire,
+            "misfire_limit": definition.misfire_limit,
+            "start_deadline": None if self.start_deadline is None else self.start_deadline.total_seconds(),
+            "arguments": [*args, *kwargs.values()],
+            "priority": definition.priority,
+            "tags": list(definition.tags),
+            "version": definition.version,
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return to_json(self.to_dict())
+
+    def __repr__(self) -> str:
+        when = "paused" if self.paused else "never" if self.next_at is None else self.next_at.isoformat()
+        return f"<{type(self).__name__} {self.name!r} of {self.kind!r}, next {when}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ScheduleView) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def _took(self, row: ScheduleRow) -> None:
+        self._row, self._definition, self._spec = row, None, None
+
+    def _decoded(self) -> Spec:
+        if self._spec is None:
+            self._spec = decode_spec(self.definition.spec)
+        return self._spec
+
+
+class Schedule(ScheduleView):
+    """One cluster-wide recurrence of a job.
+
+    A handle: its properties show the schedule as it was last read (`refresh()` reads it again), its coroutines act on
+    the schedule itself.
+    """
+
+    __slots__ = ("_manager",)
+
+    def __init__(self, manager: Manager | None, row: ScheduleRow) -> None:
+        super().__init__(row)
+        self._manager = manager
+
+    async def refresh(self) -> Schedule:
+        """Read it again; raises UnknownScheduleError when it was removed."""
+        self._took((await self._need_manager().lookup_schedule(self.name)).row)
+        return self
+
+    async def pause(self, note: str = "") -> Schedule:
+        """Like `Manager.pause_schedule`."""
+        self._took((await self._need_manager().pause_schedule(self, note)).row)
+        return self
+
+    async def resume(self) -> Schedule:
+        """Like `Manager.resume_schedule`."""
+        self._took((await self._need_manager().resume_schedule(self)).row)
+        return self
+
+    async def trigger(self) -> Instance[Any] | None:
+        """Like `Manager.trigger_schedule`."""
+        return await self._need_manager().trigger_schedule(self)
+
+    async def remove(self) -> bool:
+        """Like `Manager.remove_schedule`."""
+        return await self._need_manager().remove_schedule(self)
+
+    async def backfill(self, start: datetime, end: datetime) -> Backfill:
+        """Like `Manager.backfill`."""
+        return await self._need_manager().backfill(self, start, end)
+
+    async def fires(
+        self,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ResultPage[FireEntry]:
+        """Like `Manager.fires`."""
+        return await self._need_manager().fires(self, after=after, before=before, limit=limit, cursor=cursor)
+
+    async def next_fires(self, n: int = 5) -> list[datetime]:
+        """Like `Manager.next_fires`."""
+        return await self._need_manager().next_fires(self, n)
+
+    def _need_manager(self) -> Manager:
+        if self._manager is None:
+            raise NodeStateError(f"schedule {self.name!r} is a bare snapshot, without a node to ask")
+        return self._manager

@@ -1,0 +1,403 @@
+"""What a callable of any shape takes: which arguments come from the caller, and which the node supplies."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import inspect
+import re
+import sys
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Union, cast
+
+import typing_extensions
+
+from peerjob.model.callables import call_of, has_code, unpartial
+from peerjob.model.injected import INJECTED, Resource
+from peerjob.model.job import Job
+from peerjob.model.references import module_name
+from peerjob.model.worker import Worker
+
+from .blocking import BlockingInstance, BlockingVerbs
+from .context import Context
+from .instance import Instance
+from .manager import Manager
+
+Injectable = Literal["context", "manager", "worker", "instance", "blocking manager", "blocking instance"]
+"""What the node can supply by annotation; the "manager" is the node itself."""
+
+EMPTY: Any = inspect.Parameter.empty
+"""Stands for "no annotation" and "no default"."""
+TEXT_PLACEHOLDER = "?"
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Parameter:
+    """One parameter of a callable; `*args` and `**kwargs` are parameters too."""
+
+    name: str
+    kind: inspect._ParameterKind  # pyright: ignore[reportPrivateUsage]
+    """As in `inspect.Parameter.kind`."""
+    annotation: Any = EMPTY
+    """Resolved; EMPTY when there is none, or it names something that does not exist at run time."""
+    default: Any = EMPTY
+    required: bool = True
+    """Whether a call without it is wrong."""
+    injected: Injectable | None = None
+    optional: bool = False
+    """Whether None will do where the node has nothing to inject."""
+    resource: Resource | None = None
+
+    @property
+    def supplied(self) -> bool:
+        """Whether the node supplies it, and callers leave it out."""
+        return self.injected is not None or self.resource is not None
+
+
+class Signature:
+    """The parameters of a callable, and how a call's arguments fall into their places."""
+
+    def __init__(self, executor: Callable[..., Any], parameters: Sequence[Parameter], returns: Any = EMPTY) -> None:
+        self.parameters = tuple(parameters)
+        self.positional = tuple(one for one in parameters if one.kind in _POSITIONAL)
+        self.by_name = {one.name: one for one in parameters if one.kind in _BY_NAME}
+        self.var_positional = _first(parameters, inspect.Parameter.VAR_POSITIONAL)
+        self.var_keyword = _first(parameters, inspect.Parameter.VAR_KEYWORD)
+        self.supplied = tuple(one for one in parameters if one.supplied)
+        self.is_async = has_code(executor, inspect.iscoroutinefunction)
+        self.returns = returns if self.is_async else _awaited(returns)
+        """What the annotation says about the result; EMPTY for nothing, and for None, which says nothing of a value."""
+        self.is_generator = has_code(executor, inspect.isgeneratorfunction)
+        self.is_async_generator = has_code(executor, inspect.isasyncgenfunction)
+        self._places_supplied = any(one.supplied for one in self.positional)
+        # some cannot be passed by name, so everything before them goes by position too
+        self._reach = max(
+            (
+                index + 1
+                for index, one in enumerate(self.positional)
+                if one.supplied and one.kind is inspect.Parameter.POSITIONAL_ONLY
+            ),
+            default=0,
+        )
+        self._places: dict[int, tuple[list[tuple[int, Parameter]], list[Parameter]]] = {}
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The same for callables that take the same arguments from their callers, in every process."""
+        parts = [
+            f"{one.name}:{int(one.kind)}:{annotation_text(one.annotation)}:{one.required:d}"
+            for one in self.parameters
+            if not one.supplied
+        ]
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+    def place(self, args: Sequence[Any], *, text_placeholders: bool = True) -> list[Any]:
+        """Positional arguments in the places of the parameters, with INJECTED where the node supplies one.
+
+        In such a place stands a placeholder ("?" too, unless told otherwise), a value of its own class, or nothing.
+        """
+        if not self._places_supplied:
+            return list(args)
+        placed: list[Any] = []
+        taken = 0
+        for one in self.positional:
+            if taken == len(args):
+                break
+            value = args[taken]
+            if not one.supplied:
+                placed.append(value)
+                taken += 1
+            elif is_placeholder(value, text=text_placeholders):
+                placed.append(INJECTED)
+                taken += 1
+            elif one.injected is not None and injectable_of(type(value)) == (one.injected, False):
+                placed.append(value)
+                taken += 1
+            else:
+                placed.append(INJECTED)
+        placed.extend(args[taken:])
+        return placed
+
+    def misfits(self, placed: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+        """What is too much and what is missing, in sentences."""
+        problems: list[str] = []
+        if self.var_positional is None and len(placed) > len(self.positional):
+            takes = sum(not one.supplied for one in self.positional)
+            given = takes + len(placed) - len(self.positional)
+            problems.append(f"takes at most {takes} positional arguments, {given} given")
+        given_by_position = {one.name for one in self.positional[: len(placed)]}
+        for name in kwargs:
+            if name not in self.by_name:
+                if self.var_keyword is None:
+                    problems.append(f"has no parameter {name!r}")
+            elif name in given_by_position and not self.by_name[name].supplied:
+                problems.append(f"{name}: given by position and by name")
+        problems += [
+            f"{one.name}: missing"
+            for one in self.parameters
+            if one.required
+            and not one.supplied
+            and one.name not in given_by_position
+            and not (one.name in kwargs and one.kind in _BY_NAME)
+        ]
+        return problems
+
+    def fill(
+        self, placed: list[Any], kwargs: dict[str, Any], supply: Callable[[Parameter], Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments for the call, with what `supply` gives in every place that is still open."""
+        if not self.supplied:
+            return placed, kwargs
+        by_position, by_name = self._open_places(len(placed))
+        args = [*placed, *(EMPTY for _ in range(len(placed), self._reach))]
+        filled = dict(kwargs)
+        for index, one in by_position:
+            if index >= len(placed) or args[index] is INJECTED:
+                value = filled.pop(one.name, INJECTED if one.supplied else one.default)
+                args[index] = supply(one) if one.supplied and is_placeholder(value) else value
+        for one in by_name:
+            if is_placeholder(filled.get(one.name, INJECTED)):
+                filled[one.name] = supply(one)
+        return args, filled
+
+    def _open_places(self, count: int) -> tuple[list[tuple[int, Parameter]], list[Parameter]]:
+        """With `count` arguments placed: the parameters to fill by position, and those by name."""
+        if count not in self._places:
+            reached = self.positional[: max(count, self._reach)]
+            self._places[count] = (
+                [(index, one) for index, one in enumerate(reached) if one.supplied or index >= count],
+                [one for one in self.supplied if one not in reached],
+            )
+        return self._places[count]
+
+
+def is_placeholder(value: Any, *, text: bool = True) -> bool:
+    """Whether a value stands for "supplied by the node" in the place of a parameter that is."""
+    return value is INJECTED or (text and type(value) is str and value == TEXT_PLACEHOLDER)
+
+
+# -- analysis --------------------------------------------------------------------------------------------------
+
+
+def analyse(executor: Callable[..., Any]) -> Signature:
+    """The signature of a callable; one that tells nothing about itself takes anything."""
+    try:
+        return _analysed(executor)
+    except TypeError:  # not hashable
+        return _analyse(executor)
+
+
+def _analyse(executor: Callable[..., Any]) -> Signature:
+    executor = _function_of(executor)
+    try:
+        found = _inspect(executor)
+    except (ValueError, TypeError):  # written in C
+        return Signature(executor, _ANYTHING)
+    namespace = _namespace(_code_of(executor))
+    parameters: list[Parameter] = []
+    for one in found.parameters.values():
+        parameters += _parameters(one, namespace)
+    made = unpartial(executor)
+    returns = made if isinstance(made, type) else resolve(found.return_annotation, namespace)
+    return Signature(executor, parameters, EMPTY if any(returns is one for one in _NO_VALUE) else returns)
+
+
+_analysed = functools.lru_cache(maxsize=1024)(_analyse)
+
+_ANYTHING = (
+    Parameter(name="args", kind=inspect.Parameter.VAR_POSITIONAL, required=False),
+    Parameter(name="kwargs", kind=inspect.Parameter.VAR_KEYWORD, required=False),
+)
+
+
+_NO_VALUE: tuple[Any, ...] = (None, type(None), typing.NoReturn, typing.Never, typing_extensions.Never)
+_AWAITABLES: tuple[Any, ...] = (abc.Awaitable, abc.Coroutine, asyncio.Future, asyncio.Task)
+
+
+def _awaited(annotation: Any) -> Any:
+    """What comes of an awaitable that a sync function returns; any other annotation as it is."""
+    parts = typing.get_args(annotation)
+    return parts[-1] if parts and typing.get_origin(annotation) in _AWAITABLES else annotation
+
+
+def _parameters(found: inspect.Parameter, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
+    variadic = found.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    annotation = resolve(found.annotation, namespace)
+    one = Parameter(
+        name=found.name,
+        kind=found.kind,
+        annotation=annotation,
+        default=found.default,
+        required=found.default is EMPTY and not variadic,
+        resource=found.default if isinstance(found.default, Resource) else None,
+    )
+    if found.kind is inspect.Parameter.VAR_KEYWORD and _is_unpack(annotation):
+        yield from _unpacked(annotation, namespace)
+    elif found.kind is inspect.Parameter.VAR_POSITIONAL and _is_unpack(annotation):
+        yield replace(one, annotation=EMPTY)
+    elif variadic or one.resource is not None:
+        yield one
+    else:
+        injectable = injectable_of(annotation)
+        if injectable is None and annotation is EMPTY and found.default is INJECTED:
+            injectable = _injectable_by_text(found.annotation)
+        if injectable is not None:
+            one = replace(one, injected=injectable[0], optional=injectable[1])
+        yield one
+
+
+def injectable_of(annotation: Any) -> tuple[Injectable, bool] | None:
+    """What an annotation asks the node for, and whether None will do; None for an ordinary annotation."""
+    if isinstance(annotation, TYPE_ALIAS):
+        return injectable_of(annotation.__value__)
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return injectable_of(typing.get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        parts = typing.get_args(annotation)
+        found = [asked for part in parts if (asked := injectable_of(part)) is not None]
+        if not found or len(found) + (type(None) in parts) < len(parts):
+            return None
+        return found[0][0], type(None) in parts
+    base = origin or annotation
+    if not isinstance(base, type):
+        return None
+    for kind, classes in _CLASSES.items():
+        if issubclass(base, classes):
+            return kind, False
+    return None
+
+
+_CLASSES: dict[Injectable, type[Any]] = {
+    "context": Context,
+    "manager": Manager,
+    "worker": Worker,
+    "instance": Instance,
+    "blocking manager": BlockingVerbs,
+    "blocking instance": BlockingInstance,
+}
+_NAMES: dict[str, Injectable] = {
+    "Context": "context",
+    "Manager": "manager",
+    "Node": "manager",
+    "Worker": "worker",
+    "Instance": "instance",
+    "BlockingManager": "blocking manager",
+    "BlockingInstance": "blocking instance",
+}
+
+
+def _injectable_by_text(annotation: Any) -> tuple[Injectable, bool] | None:
+    """As `injectable_of`, for a name that is imported for type checkers alone."""
+    words = re.findall(r"\w+", getattr(annotation, "__forward_arg__", str(annotation)))
+    found: list[Injectable] = [_NAMES[word] for word in words if word in _NAMES]
+    return (found[0], "None" in words or "Optional" in words) if found else None
+
+
+def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
+    """What an annotation means, text included; EMPTY when it names something that does not exist."""
+    if annotation is EMPTY:
+        return EMPTY
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        return typing.get_type_hints(holder, dict(namespace), {}, include_extras=True)["it"]
+    except Exception:  # noqa: BLE001  # an annotation is code of the user's, and may do anything
+        return EMPTY
+
+
+def _is_unpack(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Unpack, typing_extensions.Unpack) or getattr(
+        annotation, "__unpacked__", False
+    )
+
+
+def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
+    """The keys of a TypedDict in `**kwargs: Unpack[...]`, each as a keyword parameter."""
+    (keys,) = typing.get_args(annotation)
+    for name, hint in typing_extensions.get_type_hints(keys, dict(namespace), include_extras=True).items():
+        required = is_required(keys, name, hint)
+        while typing.get_origin(hint) in QUALIFIERS:
+            (hint,) = typing.get_args(hint)  # noqa: PLW2901
+        yield Parameter(name=name, kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint, required=required)
+
+
+def is_required(keys: Any, name: str, hint: Any) -> bool:
+    """Whether a key of a TypedDict must be there, by its resolved hint.
+
+    Where annotations are postponed, the class counts keys as required that its text calls NotRequired.
+    """
+    while (origin := typing.get_origin(hint)) is Annotated or origin in QUALIFIERS:
+        if origin in (typing.Required, typing.NotRequired):
+            return origin is typing.Required
+        hint = hint.__origin__ if origin is Annotated else typing.get_args(hint)[0]
+    return name in keys.__required_keys__
+
+
+TYPE_ALIAS: tuple[Any, ...] = (typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", ()))
+"""`type X = ...`, in the standard library's form and in the older one."""
+QUALIFIERS: tuple[Any, ...] = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
+
+
+def _inspect(executor: Callable[..., Any]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        return inspect.signature(executor, annotation_format=Format.FORWARDREF)
+    return inspect.signature(executor)
+
+
+def _code_of(executor: Any) -> Any:
+    """The function that was written, below partials, decorators, methods, classes and instances."""
+    executor = unpartial(executor)
+    if isinstance(executor, type):
+        made = cast(Any, executor)
+        executor = made.__init__ if made.__init__ is not object.__init__ else made.__new__
+    elif not isinstance(executor, types.FunctionType | types.MethodType) and not hasattr(executor, "__wrapped__"):
+        executor = call_of(executor)
+    return inspect.unwrap(getattr(executor, "__func__", executor))
+
+
+def _namespace(function: Any) -> dict[str, Any]:
+    """The names that an annotation of this function can mean."""
+    names = dict(getattr(function, "__globals__", {}))
+    for one in getattr(function, "__type_params__", ()):
+        names[one.__name__] = one
+    cells = getattr(function, "__closure__", None) or ()
+    for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
+        try:
+            names[name] = cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+    return names
+
+
+def _function_of(executor: Any) -> Any:
+    """The function of a job; any other callable is its own."""
+    return (executor.executor or executor) if issubclass(type(executor), Job) else executor
+
+
+def _first(parameters: Iterable[Parameter], kind: Any) -> Parameter | None:
+    return next((one for one in parameters if one.kind is kind), None)
+
+
+def annotation_text(annotation: Any) -> str:
+    """An annotation as text that is the same in every process."""
+    if annotation is EMPTY:
+        return ""
+    if annotation.__class__ is list:  # the parameters of a Callable
+        return f"[{', '.join(map(annotation_text, annotation))}]"
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return f"{module_name(annotation.__module__)}.{annotation.__qualname__}".removeprefix("builtins.")
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is None or origin is Literal:
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(annotation))
+    name = "Union" if origin in (Union, types.UnionType) else annotation_text(origin)
+    return f"{name.removeprefix('typing.')}[{', '.join(map(annotation_text, parts))}]"

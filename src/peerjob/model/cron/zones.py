@@ -1,0 +1,98 @@
+"""Time zones as stretches of constant offset: what the wall clocks of a zone do, and when."""
+
+from __future__ import annotations
+
+from datetime import datetime, tzinfo
+from functools import lru_cache
+from typing import NamedTuple, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from peerjob.model.errors import ScheduleError
+
+DAY = 86_400
+BLOCK = 30 * DAY
+"""Stretches are found block by block, and kept by block."""
+BLOCKS_KEPT = 20_000
+FIRST = -719_162 * DAY + 2 * DAY
+"""The years 1 to 9999, less the days that an offset could carry over the edge. In seconds since the epoch."""
+LAST = 2_932_897 * DAY - 2 * DAY
+
+
+class Span(NamedTuple):
+    """A stretch of instants with one offset, within a block. All in seconds: instants since the epoch, walls alike."""
+
+    start: int
+    end: int
+    """The first instant after it."""
+    offset: int
+    """Wall time less instant."""
+    reached: int
+    """The wall time that clocks had come to before the stretch.
+
+    Walls from here to the stretch's first one are skipped; if it is later than that, walls up to here are repeated.
+    """
+
+    @property
+    def wall(self) -> int:
+        """The first wall time of the stretch."""
+        return self.start + self.offset
+
+
+def zone_named(name: object, option: str = "timezone") -> ZoneInfo:
+    """The time zone of this name; raises ScheduleError."""
+    try:
+        return ZoneInfo(cast(str, name))
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+        raise ScheduleError(f"{option}={name!r}: no such time zone (expected a name such as Europe/Berlin)") from None
+
+
+@lru_cache(maxsize=BLOCKS_KEPT)
+def spans(zone: tzinfo, block: int) -> tuple[Span, ...]:
+    """The stretches of one block, in order; block n starts n × BLOCK after the epoch."""
+    start, end = block * BLOCK, (block + 1) * BLOCK
+    # the day before can have repeated wall times that reach into the block
+    found = [Span(start - DAY, end, _offset(zone, start - DAY), start - DAY + _offset(zone, start - DAY))]
+    for day in range(start, end + 1, DAY):
+        before, offset = found[-1].offset, _offset(zone, day)
+        if offset != before:
+            change = _change(zone, day - DAY, day)
+            if change < end:
+                found[-1] = found[-1]._replace(end=change)
+                found.append(Span(change, end, offset, change + before))
+    return tuple(_from(span, start) for span in found if span.end > start)
+
+
+def transitions(zone: tzinfo, after: int, until: int) -> list[tuple[Span, Span]]:
+    """The stretches before and after each change of offset within (after, until]."""
+    found: list[tuple[Span, Span]] = []
+    previous: Span | None = None
+    for block in range(after // BLOCK, until // BLOCK + 1):
+        for span in spans(zone, block):
+            if previous is not None and previous.offset != span.offset and after < span.start <= until:
+                found.append((previous, span))
+            previous = span
+    return found
+
+
+def _from(span: Span, start: int) -> Span:
+    """A stretch cut to what lies in the block; what it skips was before."""
+    if span.start >= start:
+        return span
+    return span._replace(start=start, reached=max(span.reached, start + span.offset))
+
+
+def _change(zone: tzinfo, low: int, high: int) -> int:
+    """The first second in (low, high] with another offset than `low` has."""
+    before = _offset(zone, low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _offset(zone, middle) == before:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _offset(zone: tzinfo, instant: int) -> int:
+    delta = datetime.fromtimestamp(min(max(instant, FIRST), LAST), zone).utcoffset()
+    return 0 if delta is None else delta.days * DAY + delta.seconds

@@ -1,0 +1,337 @@
+"""Job definitions: what runs, under which kind, with which options."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, Generic, Protocol, Self, cast, overload
+
+from typing_extensions import ParamSpec, TypeVar, Unpack
+
+from .callables import mark_coroutine_function
+from .errors import OptionError
+from .json_text import to_json
+from .limits import MAX_KIND, checked_text
+from .policy import Options, Policy, checked, make_policy
+from .references import found_by_name, import_path, module_name, resolve
+from .timing import TIMING_OPTIONS, Timing
+
+P = ParamSpec("P", default=...)
+Q = ParamSpec("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True, default=Any)
+C_co = TypeVar("C_co", covariant=True, default=Any)
+
+
+class Job(Generic[P, R_co, C_co]):
+    """An immutable definition: a kind, the callable that runs (its executor), and options.
+
+    `P` are the callable's parameters, `R_co` is what an instance results in, `C_co` what a call in place returns.
+    Without a callable it is a handle for work that other nodes run.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "_frozen",
+        "base",
+        "executor",
+        "kind",
+        "options",
+        "overrides",
+        "policy",
+        "timing",
+    )
+
+    kind: str
+    executor: Callable[..., Any] | None
+    options: dict[str, Any]
+    """The definition's options with the overrides over them, checked."""
+    overrides: dict[str, Any]
+    """What `with_options` added: the part that travels with an instance."""
+    policy: Policy
+    timing: Timing
+    base: Job[..., Any, Any] | None
+    """The definition that this is a variant of; None for a definition."""
+
+    @overload
+    def __init__(
+        self: Job[Q, T, Coroutine[Any, Any, T]],
+        kind: str,
+        executor: Callable[Q, Coroutine[Any, Any, T]],
+        /,
+        **options: Unpack[Options],
+    ) -> None: ...
+    @overload
+    def __init__(self: Job[Q, T, T], kind: str, executor: Callable[Q, T], /, **options: Unpack[Options]) -> None: ...
+    @overload
+    def __init__(self: Job[..., Any, Any], kind: str, /, **options: Unpack[Options]) -> None: ...
+    def __init__(self, kind: str, executor: Callable[..., Any] | None = None, /, **options: Unpack[Options]) -> None:
+        checked_text("kind", kind, MAX_KIND)
+        if executor is not None and not callable(executor):
+            raise OptionError("executor", executor, "a callable")
+        _fill(self, kind, executor, checked(cast(dict[str, Any], options)), {}, None)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if getattr(self, "_frozen", False):
+            raise AttributeError(f"Job is immutable; use with_options() for a variant (tried to set {name})")
+        object.__setattr__(self, name, value)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C_co:
+        """Call the function here and now, as if it were not a job; injected parameters are filled in."""
+        if self.executor is None:
+            raise TypeError(f"job {self.kind!r} is a handle for work that runs elsewhere; it cannot be called here")
+        from .injected import fill_in_place
+
+        return cast(C_co, fill_in_place(self.executor, args, kwargs))
+
+    def __repr__(self) -> str:
+        return f"<Job {self.kind!r}>"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its name where it has one, else by that of its function; raises TypeError where there is neither."""
+        executor = self.executor
+        path = None if executor is None else import_path(executor)
+        if path is not None and found_by_name(path) is self:
+            return found_by_name, (path,)
+        if isinstance(executor, FunctionType) and path is None:
+            raise TypeError(f"job {self.kind!r} cannot be pickled: its {executor!r} cannot be imported by name")
+        return _restored, (self.kind, path or executor, self.options, self.overrides, self.base)
+
+    def with_options(self, **options: Unpack[Options]) -> Job[P, R_co, C_co]:
+        """A variant of the same kind; its options win over the definition's and travel with its instances."""
+        overrides = self.overrides | checked(cast(dict[str, Any], options))
+        merged = self.options | checked(cast(dict[str, Any], options))
+        if {"at", "after", "cron", "every"} & options.keys():
+            # a new time replaces the definition's, rather than adding to it
+            for name in ("at", "after", "cron", "every"):
+                if name not in options:
+                    merged.pop(name, None)
+                    overrides.pop(name, None)
+        variant: Job[P, R_co, C_co] = object.__new__(type(self))
+        _fill(variant, self.kind, self.executor, merged, overrides, self.base or self)
+        return variant
+
+    def untimed(self) -> Job[P, R_co, C_co]:
+        """The definition behind a variant, without a time and a recurrence: all that a node needs to run the kind."""
+        base = self.base or self
+        kept = {name: value for name, value in base.options.items() if name not in TIMING_OPTIONS and name != "name"}
+        made: Job[P, R_co, C_co] = object.__new__(type(self))
+        _fill(made, self.kind, self.executor, kept, {}, None)
+        return made
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """This job with arguments, to be scheduled with others by `schedule_many`."""
+        return Call(self, args, kwargs)
+
+    @property
+    def description(self) -> str:
+        """What it does, in a sentence: the option, else the first line of the callable's docstring."""
+        given = self.options.get("description")
+        if given is not None:
+            return cast(str, given)
+        doc = getattr(self.executor, "__doc__", None) if self.executor is not None else None
+        return (doc or "").strip().partition("\n")[0]
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Old kinds that this job still serves."""
+        return cast(tuple[str, ...], self.options.get("aliases", ()))
+
+    @property
+    def version(self) -> int:
+        """Version of the definition, for rolling deploys; 0 by default."""
+        return cast(int, self.options.get("version", 0))
+
+    @property
+    def schedule_name(self) -> str:
+        """Name of the schedule that its recurrence makes: `name=`, else the kind."""
+        return cast(str, self.options.get("name") or self.kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The definition as plain values, with go-job's keys."""
+        options = self.options
+        return {
+            "kind": self.kind,
+            "description": self.description,
+            "priority": self.policy.priority,
+            "max_retries": self.policy.max_retries,
+            "timeout": self.policy.timeout,
+            "crontab": options.get("cron"),
+            "schedule_at": options["at"].isoformat() if hasattr(options.get("at"), "isoformat") else options.get("at"),
+            "tags": list(self.policy.tags),
+            "version": self.version,
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return to_json(self.to_dict())
+
+
+def _restored(
+    kind: str,
+    executor: str | Callable[..., Any] | None,
+    options: dict[str, Any],
+    overrides: dict[str, Any],
+    base: Job[..., Any, Any] | None,
+) -> Job[..., Any, Any]:
+    job: Job[..., Any, Any] = object.__new__(Job)
+    _fill(job, kind, resolve(executor) if isinstance(executor, str) else executor, options, overrides, base)
+    return job
+
+
+def _fill(
+    job: Job[..., Any, Any],
+    kind: str,
+    executor: Callable[..., Any] | None,
+    options: dict[str, Any],
+    overrides: dict[str, Any],
+    base: Job[..., Any, Any] | None,
+) -> None:
+    job.base = base
+    job.kind = kind
+    job.executor = executor
+    job.options = options
+    job.overrides = overrides
+    job.policy = make_policy(options)
+    job.timing = Timing.of(options)
+    if executor is not None:
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            if name not in ("__module__", "__annotations__", "__type_params__") and hasattr(executor, name):
+                job.__dict__[name] = getattr(executor, name)
+        job.__dict__["__wrapped__"] = executor
+        mark_coroutine_function(job.__dict__, executor)
+    object.__setattr__(job, "_frozen", True)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """A job with its arguments, ready to be scheduled."""
+
+    job: Job[..., R_co, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, executor: Callable[Q, Coroutine[Any, Any, T]], /) -> Job[Q, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, executor: Callable[Q, T], /) -> Job[Q, T, T]: ...
+
+
+@overload
+def job(executor: Callable[Q, Coroutine[Any, Any, T]], /) -> Job[Q, T, Coroutine[Any, Any, T]]: ...
+@overload
+def job(executor: Callable[Q, T], /) -> Job[Q, T, T]: ...
+@overload
+def job(*, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
+def job(executor: Any = None, /, *, kind: str | None = None, **options: Any) -> Any:
+    """Make a function a job: `@job`, or `@job(kind="sum", max_retries=3)`.
+
+    The kind defaults to `module:qualname`. Raises TypeError on a method, whose `self` no node could supply.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
+        _refuse_method(function)
+        return Job(default_kind(function) if kind is None else kind, function, **options)
+
+    return decorate if executor is None else decorate(executor)
+
+
+def default_kind(function: Callable[..., Any]) -> str:
+    """`module:qualname`, with a script's own name for `__main__`; raises OptionError where there is none."""
+    qualname = getattr(function, "__qualname__", None)
+    module = module_name(getattr(function, "__module__", "__main__"))
+    if qualname is None or "<lambda>" in qualname or module == "__main__":
+        raise OptionError("kind", _name_of(function), "kind=, for a callable that has no importable name of its own")
+    return f"{module}:{qualname}"
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__name__
+
+
+def _refuse_method(function: Callable[..., Any]) -> None:
+    owner = getattr(function, "__qualname__", "").rpartition(".")[0]
+    within = sys._getframe(2).f_locals.get("__qualname__")  # pyright: ignore[reportPrivateUsage]
+    if owner and not owner.endswith("<locals>") and within == owner:
+        raise TypeError(
+            f"@job on the method {function.__qualname__}: a node could not supply self; "
+            'decorate a function, or use Job("kind", instance.method)'
+        )
+
+
+class JobGroup:
+    """Jobs defined together, with a common prefix of their kinds and common options."""
+
+    def __init__(self, prefix: str = "", **defaults: Unpack[Options]) -> None:
+        self.prefix = prefix
+        self._defaults = checked(cast(dict[str, Any], defaults)) and defaults
+        self._jobs: dict[str, Job[..., Any, Any]] = {}
+
+    @overload
+    def job(self, executor: Callable[Q, Coroutine[Any, Any, T]], /) -> Job[Q, T, Coroutine[Any, Any, T]]: ...
+    @overload
+    def job(self, executor: Callable[Q, T], /) -> Job[Q, T, T]: ...
+    @overload
+    def job(self, /, *, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
+    def job(self, executor: Any = None, /, *, kind: str | None = None, **options: Any) -> Any:
+        """Like `@peerjob.job`, with the group's prefix and defaults; the job is added to the group."""
+
+        def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
+            _refuse_method(function)
+            name = self.prefix + (default_kind(function) if kind is None else kind)
+            merged = cast(Options, {**self._defaults, **options})
+            return self.add(Job(name, function, **merged))
+
+        return decorate if executor is None else decorate(executor)
+
+    def add(self, job: Job[P, R_co, C_co]) -> Job[P, R_co, C_co]:
+        """Add a job that was defined elsewhere; the same kind again replaces it."""
+        self._jobs[job.kind] = job
+        return job
+
+    def __iter__(self) -> Iterator[Job[..., Any, Any]]:
+        return iter(self._jobs.values())
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+
+def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object) -> list[Job[..., Any, Any]]:
+    """The jobs in a job, a group, a module, `"package.module"`, or an iterable of any of these.
+
+    Of a module: its attributes that are jobs or groups, wherever they were defined, each kind once.
+    """
+    import importlib
+    from types import ModuleType
+
+    if isinstance(source, Job):
+        return [cast("Job[..., Any, Any]", source)]
+    if isinstance(source, JobGroup):
+        return list(source)
+    if isinstance(source, str):
+        try:
+            source = importlib.import_module(source)
+        except ImportError as error:
+            raise OptionError("jobs", source, f"an importable module ({error})") from error
+    if isinstance(source, ModuleType):
+        found: dict[str, Job[..., Any, Any]] = {}
+        for value in vars(source).values():
+            if isinstance(value, Job | JobGroup):
+                for one in collect_jobs(cast(Any, value)):
+                    found.setdefault(one.kind, one)
+        return list(found.values())
+    if isinstance(source, Iterable):
+        return [one for part in cast(Iterable[Any], source) for one in collect_jobs(part)]
+    raise OptionError("jobs", source, "a Job, a JobGroup, a module, or the name of a module")

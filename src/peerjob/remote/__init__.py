@@ -1,0 +1,1 @@
+"""gRPC: the client, the server, the messages that both share, and the external scaler for KEDA."""

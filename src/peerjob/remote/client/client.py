@@ -1,0 +1,305 @@
+"""The manager for a process that is no node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from peerjob.handles.instance import Instance
+from peerjob.handles.schedule import Schedule
+from peerjob.model.clock import Clock, SystemClock
+from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.ids import IdSource
+from peerjob.model.job import Call, Job
+from peerjob.model.record import Record
+from peerjob.model.spec import decode_spec
+from peerjob.model.worker import Worker
+from peerjob.node.manager.manager import JobSource
+from peerjob.node.manager.scheduling import Scheduling
+from peerjob.node.node import MAX_PAYLOAD
+from peerjob.node.observe.listen_address import GRPC_PORT
+from peerjob.node.observe.otel import make_tracing
+from peerjob.node.registry import Registry
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.cluster import MAX_WORKERS, worker_of
+from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
+from peerjob.remote.wire.tls import ClientTls
+from peerjob.remote.wire.values import given_count, span
+
+from .connection import Connection, split_target
+from .jobs import RegisteredJob, job_of
+from .verbs import ANSWER, RemoteManager, patiently
+
+if TYPE_CHECKING:
+    from peerjob.node.manager.blocking import BlockingManager
+
+R = TypeVar("R")
+
+logger = logging.getLogger("peerjob.client")
+
+MAX_MESSAGE = 16 << 20
+CHUNK_BYTES = 2 << 20
+"""About how many bytes go into one request of a bulk."""
+MAX_WARNED = 1_000
+"""Most kinds that are remembered as warned about."""
+
+
+class Client(RemoteManager):
+    """Manages a cluster from outside, through any node that serves gRPC.
+
+    Use it as an async context manager, or `start()` and `stop()` it. `target` is "host:port", or several of them with
+    commas between: one is used, the others when it goes away. `token` says who calls, `tls` protects the way.
+    `jobs` are those whose calls are to be checked here, as on a node; nothing runs here. `timeout` bounds one call, and
+    `connect_timeout` the search for a node that answers; verbs that wait have timeouts of their own. `max_payload`
+    bounds the arguments of one call and `max_message` a whole request, in bytes.
+    """
+
+    def __init__(
+        self,
+        target: str = f"127.0.0.1:{GRPC_PORT}",
+        *,
+        token: str | None = None,
+        tls: ClientTls | None = None,
+        jobs: JobSource = (),
+        timeout: Duration = 30.0,
+        connect_timeout: Duration = 5.0,
+        max_payload: int = MAX_PAYLOAD,
+        max_message: int = MAX_MESSAGE,
+        clock: Clock | None = None,
+    ) -> None:
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+            raise OptionError("token", "…", "printable ASCII text without blanks around it")
+        self.clock: Clock = clock or SystemClock()
+        self.addresses = split_target(target)
+        self._registry = Registry()
+        self._remake: Callable[[], Client] = lambda: Client(
+            target,
+            token=token,
+            tls=tls,
+            jobs=self._registry.jobs(),
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            max_payload=max_payload,
+            max_message=max_message,
+            clock=clock,
+        )
+        self._connection = Connection(
+            self.addresses,
+            tls=tls,
+            token=token,
+            timeout=to_seconds(timeout, "timeout"),
+            connect_timeout=to_seconds(connect_timeout, "connect_timeout"),
+            max_message=max_message,
+            clock=self.clock,
+        )
+        self._scheduling = Scheduling(
+            clock=self.clock,
+            registry=self._registry,
+            max_payload=max_payload,
+            timezone="UTC",
+            local=lambda: None,
+        )
+        self._ids = IdSource(self.clock)
+        self._started = False
+        self._traces = False
+        self._warned: set[str] = set()
+        self.register(jobs)
+
+    def trace(self) -> None:
+        """Send the context of the caller's OpenTelemetry trace along, for nodes that trace to go on with.
+
+        Raises OptionError where peerjob[otel] is not installed.
+        """
+        self._connection.carrier = make_tracing(self.clock).carrier
+        self._traces = True
+
+    # -- starting and stopping ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, and learn whether this client is let in; raises NodeUnavailableError or AuthError."""
+        if self._started:
+            raise NodeStateError("this client is started already")
+        self._started = True
+        self._connection.open()
+        try:
+            await self.version()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self, grace: Duration = 0.0) -> None:
+        """Disconnect; what is under way is cancelled. Idempotent. `grace` is there for the sake of what takes nodes."""
+        self._started = False
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    def blocking(self) -> BlockingManager:
+        """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself.
+
+        In a process that forks, make the first call after the fork: gRPC does not survive one.
+        """
+        from peerjob.node.manager.blocking import BlockingManager
+
+        return BlockingManager(self)
+
+    def remake(self) -> Client:
+        """A fresh client with the same settings and jobs, not started."""
+        made = self._remake()
+        if self._traces:
+            made.trace()
+        return made
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def register(self, source: JobSource) -> None:
+        """Add jobs whose calls are to be checked here; nodes learn nothing of it."""
+        self._registry.add(source)
+
+    def unregister(self, kind: str) -> Job[..., Any, Any]:
+        return self._registry.remove(kind)
+
+    def jobs(self) -> list[Job[..., Any, Any]]:
+        """The jobs that were registered here, by kind; `registered_jobs` asks a node for its own."""
+        return self._registry.jobs()
+
+    def job(self, kind: str) -> Job[..., Any, Any]:
+        return self._registry.job(kind)
+
+    async def registered_jobs(self) -> list[RegisteredJob]:
+        """The jobs of the node that answers, by kind."""
+        request = pb.ListRegisteredJobsRequest()
+        answer = await self._connection.call("ListRegisteredJobs", request, pb.ListRegisteredJobsResponse)
+        return [job_of(one) for one in answer.jobs]
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        return await self._scheduled(self._request(target, args, kwargs), _job_of(target))
+
+    async def schedule_known(self, call: Call[R]) -> Instance[R]:
+        """Like `schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
+        return await self._scheduled(self._request(call, (), {}, known=True), call.job)
+
+    async def _scheduled(self, request: pb.ScheduleJobRequest, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        return await self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse), job)
+
+    async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
+        """Store many runs, in requests of up to 1,000; every call is checked here before the first is sent."""
+        taken = list(calls)
+        requests = [self._request(call, (), {}) for call in taken]
+        jobs = iter(taken)
+        made: list[Instance[R]] = []
+        for chunk in _chunks(requests):
+            request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
+            answer = await self._connection.call("ScheduleJobs", request, pb.ScheduleJobsResponse)
+            made += [await self._made(one, next(jobs).job) for one in answer.scheduled]
+        return made
+
+    async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
+        return await self._put_schedule(self._request(target, args, kwargs, recurs=True))
+
+    async def add_known_schedule(self, call: Call[Any]) -> Schedule:
+        """Like `add_schedule(call)`, but raises UnknownKindError for a kind that no node has published."""
+        return await self._put_schedule(self._request(call, (), {}, recurs=True, known=True))
+
+    async def _put_schedule(self, job: pb.ScheduleJobRequest) -> Schedule:
+        request = pb.PutScheduleRequest(job=job)
+        answer = await self._connection.call("PutSchedule", request, pb.PutScheduleResponse)
+        if answer.unserved:
+            self._warn_unserved(answer.schedule.kind)
+        return self._schedule_of(answer.schedule)
+
+    def _request(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        recurs: bool = False,
+        known: bool = False,
+    ) -> pb.ScheduleJobRequest:
+        """What to ask a node for; whatever is wrong with a job that is known here is raised here."""
+        if isinstance(target, str) and self._registry.find(target) is None:
+            allowed = bool(kwargs.pop("allow_unknown", False))
+            return kind_request(target, args, kwargs, id=self._ids.one(), known=not allowed)
+        call = self._scheduling.resolve(target, args, kwargs)
+        if recurs:
+            _, definition = self._scheduling.definition(call)
+            return job_request(call.job, decode_spec(definition.spec).args, definition.key, new=None, known=known)
+        new = self._scheduling.new(call)
+        return job_request(call.job, decode_spec(new.spec).args, new.key, new=new, known=known)
+
+    async def _made(self, answer: pb.ScheduleJobResponse, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        instance = await self._whole_instance(answer.instance, job)
+        instance.is_new = not answer.existed
+        if answer.unserved:
+            self._warn_unserved(instance.kind)
+        return instance
+
+    def _warn_unserved(self, kind: str) -> None:
+        if kind in self._warned:
+            return
+        if len(self._warned) >= MAX_WARNED:
+            self._warned.clear()
+        self._warned.add(kind)
+        logger.warning("no live node runs the kind %r: what is scheduled of it waits for a node that does", kind)
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
+        return self._scheduling.read_result(record, job)
+
+    # -- the node that answers ---------------------------------------------------------------------------------------
+
+    async def version(self) -> str:
+        """The release of the node that answers."""
+        return (await self._connection.call("GetVersion", pb.VersionRequest(), pb.VersionResponse)).version
+
+    async def workers(self) -> list[Worker]:
+        """The workers of the node that answers, and what each is doing."""
+        answer = await self._connection.call("ListWorkers", pb.ListWorkersRequest(), pb.ListWorkersResponse)
+        return [worker_of(one, answer.node) for one in answer.workers]
+
+    async def resize_workers(self, n: int) -> None:
+        """Change the number of workers of the node that answers, to 1 or more."""
+        request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS))
+        await self._connection.call("ResizeWorkers", request, pb.ResizeWorkersResponse)
+
+    async def drain(self, timeout: Duration | None = None) -> None:
+        """Have the node that answers claim nothing more, and wait until its bodies have ended; raises TimeoutError."""
+        seconds = None if timeout is None else to_seconds(timeout, "timeout")
+
+        async def wait(left: float) -> bool | None:
+            request = pb.DrainRequest(timeout=span(round(left * 1_000_000)))
+            return (
+                await self._connection.call("Drain", request, pb.DrainResponse, timeout=left + ANSWER)
+            ).drained or None
+
+        if await patiently(wait, seconds) is None:
+            raise TimeoutError(f"the node is not drained after {seconds:g} s")
+
+
+def _job_of(target: object) -> Any:
+    if isinstance(target, Call):
+        return cast("Any", target).job
+    return cast("Any", target) if isinstance(target, Job) else None
+
+
+def _chunks(requests: list[pb.ScheduleJobRequest]) -> Iterator[list[pb.ScheduleJobRequest]]:
+    chunk: list[pb.ScheduleJobRequest] = []
+    size = 0
+    for request in requests:
+        weight = request.ByteSize()
+        if chunk and (len(chunk) >= MAX_BULK or size + weight > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(request)
+        size += weight
+    if chunk:
+        yield chunk

@@ -1,0 +1,54 @@
+"""Jobs as the node that answers has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from peerjob.model.clock import to_datetime
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.requests import FOREVER
+from peerjob.remote.wire.values import span_us, stamp_us
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredJob:
+    """A job that a node has registered, as far as others can know it."""
+
+    kind: str
+    description: str
+    registered_at: datetime
+    """On that node."""
+    priority: int
+    max_retries: int | None
+    """None: for ever."""
+    timeout: timedelta | None
+    cron: str | None
+    every: timedelta | None
+    timezone: str | None
+    schedule_at: str | None
+    tags: tuple[str, ...]
+    aliases: tuple[str, ...]
+    version: int
+    runs_here: bool
+    """Whether that node can run it; False for a handle."""
+
+
+def job_of(message: pb.Job) -> RegisteredJob:
+    """What a node tells about a job."""
+    return RegisteredJob(
+        kind=message.kind,
+        description=message.description,
+        registered_at=to_datetime(stamp_us(message.registered_at)),
+        priority=message.priority,
+        max_retries=None if message.max_retries == FOREVER else message.max_retries,
+        timeout=timedelta(microseconds=span_us(message.timeout)) if message.HasField("timeout") else None,
+        cron=message.cron_spec if message.HasField("cron_spec") else None,
+        every=timedelta(microseconds=span_us(message.every)) if message.HasField("every") else None,
+        timezone=message.timezone if message.HasField("timezone") else None,
+        schedule_at=message.schedule_at if message.HasField("schedule_at") else None,
+        tags=tuple(message.tags),
+        aliases=tuple(message.aliases),
+        version=message.version,
+        runs_here=message.runs_here,
+    )

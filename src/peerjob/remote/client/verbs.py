@@ -1,0 +1,305 @@
+"""The manager's verbs as calls to a node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.manager import Event, Manager, ResultPage, Stats
+from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
+from peerjob.model.clock import aware_us, to_datetime
+from peerjob.model.durations import Duration, to_seconds
+from peerjob.model.errors import OptionError, UnknownInstanceError
+from peerjob.model.firing import Leader
+from peerjob.model.job import Job
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import LogLine, NodeView, Record
+from peerjob.node.manager.instances import checked_id
+from peerjob.node.manager.schedules import MAX_PREVIEW
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.cluster import leader_of, node_of, stats_of
+from peerjob.remote.wire.instances import ENCODED, history_of, line_of, log_of, record_of
+from peerjob.remote.wire.queries import filter_message, query_message
+from peerjob.remote.wire.schedules import backfill_of, fire_of, row_of
+from peerjob.remote.wire.values import given_count, span, stamp, stamp_us
+
+from .connection import Connection, LostError
+
+T = TypeVar("T")
+
+WAIT = 20.0
+"""Seconds of one wait at a node; it is asked again until the caller's own time is over."""
+ANSWER = 10.0
+"""Seconds more for the answer."""
+
+
+class RemoteManager(Manager):
+    """Reads, waits and acts through a connection. What a handle does, it does through here."""
+
+    _connection: Connection
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        request = pb.GetInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
+        answer = await self._connection.call("GetInstance", request, pb.GetInstanceResponse)
+        record = record_of(answer.instance)
+        if job is not None and record.kind not in (job.kind, *job.aliases):
+            raise UnknownInstanceError(f"{record.id} of kind {job.kind!r} (it is of kind {record.kind!r})")
+        return Instance(self, record, job=job)
+
+    async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
+        query = query or Query()
+        found: list[Instance[Any]] = []
+        cursor = query.cursor
+        while True:
+            # a node sends no more than fits into a message
+            wanted = replace(query, cursor=cursor, limit=query.limit - len(found))
+            request = pb.LookupInstancesRequest(query=query_message(wanted))
+            answer = await self._connection.call("LookupInstances", request, pb.LookupInstancesResponse)
+            found += [Instance(self, record_of(one)) for one in answer.instances]
+            cursor = _cursor(answer)
+            if cursor is None or len(found) >= query.limit:
+                return ResultPage(found, cursor)
+
+    async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
+        request = pb.LookupHistoryRequest(query=query_message(query))
+        answer = await self._connection.call("LookupHistory", request, pb.LookupHistoryResponse)
+        return ResultPage(map(history_of, answer.entries), _cursor(answer))
+
+    async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
+        request = pb.LookupLogsRequest(query=query_message(query))
+        answer = await self._connection.call("LookupLogs", request, pb.LookupLogsResponse)
+        return ResultPage(map(log_of, answer.lines), _cursor(answer))
+
+    async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        request = pb.ReadLogsRequest(uuid=checked_id(uuid), view=ENCODED, follow=follow)
+        while True:
+            try:
+                async with aclosing(self._connection.stream("ReadLogs", request, pb.ReadLogsResponse)) as answers:
+                    async for answer in answers:
+                        request.cursor = answer.cursor
+                        for message in answer.lines:
+                            yield line_of(message)
+                return
+            except LostError:
+                continue
+
+    async def count(self, query: Query | None = None) -> int:
+        request = pb.CountInstancesRequest(query=query_message(query))
+        return (await self._connection.call("CountInstances", request, pb.CountInstancesResponse)).count
+
+    async def stats(self) -> Stats:
+        return stats_of(await self._connection.call("GetStats", pb.GetStatsRequest(), pb.GetStatsResponse))
+
+    # -- cluster -----------------------------------------------------------------------------------------------------
+
+    async def nodes(self) -> list[NodeView]:
+        answer = await self._connection.call("ListNodes", pb.ListNodesRequest(), pb.ListNodesResponse)
+        return [node_of(one) for one in answer.nodes]
+
+    async def leader(self) -> Leader | None:
+        answer = await self._connection.call("GetLeader", pb.GetLeaderRequest(), pb.GetLeaderResponse)
+        return leader_of(answer.leader) if answer.HasField("leader") else None
+
+    # -- schedules ---------------------------------------------------------------------------------------------------
+
+    async def schedules(self) -> list[Schedule]:
+        found: list[Schedule] = []
+        cursor: str | None = None
+        while True:
+            request = pb.ListSchedulesRequest(cursor=cursor)
+            answer = await self._connection.call("ListSchedules", request, pb.ListSchedulesResponse)
+            found += [self._schedule_of(one) for one in answer.schedules]
+            cursor = _cursor(answer)
+            if cursor is None:
+                return found
+
+    async def lookup_schedule(self, name: str) -> Schedule:
+        request = pb.GetScheduleRequest(name=_name_of(name))
+        answer = await self._connection.call("GetSchedule", request, pb.GetScheduleResponse)
+        return self._schedule_of(answer.schedule)
+
+    async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
+        request = pb.PauseScheduleRequest(name=_name_of(schedule), note=note)
+        answer = await self._connection.call("PauseSchedule", request, pb.PauseScheduleResponse)
+        return self._schedule_of(answer.schedule)
+
+    async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
+        request = pb.ResumeScheduleRequest(name=_name_of(schedule))
+        answer = await self._connection.call("ResumeSchedule", request, pb.ResumeScheduleResponse)
+        return self._schedule_of(answer.schedule)
+
+    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
+        request = pb.TriggerScheduleRequest(name=_name_of(schedule), view=ENCODED)
+        answer = await self._connection.call("TriggerSchedule", request, pb.TriggerScheduleResponse)
+        return Instance(self, record_of(answer.instance)) if answer.HasField("instance") else None
+
+    async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
+        request = pb.RemoveScheduleRequest(name=_name_of(schedule))
+        return (await self._connection.call("RemoveSchedule", request, pb.RemoveScheduleResponse)).removed
+
+    async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
+        request = pb.BackfillRequest(
+            name=_name_of(schedule), start=stamp(aware_us("start", start)), end=stamp(aware_us("end", end))
+        )
+        return backfill_of(await self._connection.call("Backfill", request, pb.BackfillResponse))
+
+    async def fires(
+        self,
+        schedule: ScheduleView | str,
+        *,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ResultPage[FireEntry]:
+        name = _name_of(schedule)
+        request = pb.ListFiresRequest(
+            name=name,
+            after=None if after is None else stamp(aware_us("after", after)),
+            before=None if before is None else stamp(aware_us("before", before)),
+            limit=Query(limit=limit).limit,
+            cursor=cursor,
+        )
+        answer = await self._connection.call("ListFires", request, pb.ListFiresResponse)
+        return ResultPage([fire_of(name, one) for one in answer.fires], _cursor(answer))
+
+    async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
+        request = pb.NextFiresRequest(name=_name_of(schedule), count=given_count("n", n, MAX_PREVIEW))
+        answer = await self._connection.call("NextFires", request, pb.NextFiresResponse)
+        return [to_datetime(stamp_us(one)) for one in answer.times]
+
+    def _schedule_of(self, message: pb.Schedule) -> Schedule:
+        return Schedule(self, row_of(message))
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
+        if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError("query", query, "a Query; Query.all() cancels everything")
+        request = pb.CancelInstancesRequest(query=query_message(query))
+        answer = await self._connection.call("CancelInstances", request, pb.CancelInstancesResponse)
+        return [await self._whole_instance(one) for one in answer.instances]
+
+    async def cancel_instance(self, uuid: str | UUID) -> bool:
+        request = pb.CancelInstanceRequest(uuid=checked_id(uuid))
+        return (await self._connection.call("CancelInstance", request, pb.CancelInstanceResponse)).cancelled
+
+    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
+        request = pb.RetryInstancesRequest(query=query_message(query))
+        answer = await self._connection.call("RetryInstances", request, pb.RetryInstancesResponse)
+        return [await self._whole_instance(one) for one in answer.instances]
+
+    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
+        request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
+        answer = await self._connection.call("RetryInstance", request, pb.RetryInstanceResponse)
+        return Instance(self, record_of(answer.instance))
+
+    async def clear_instances(self, filter: Filter | None = None) -> int:
+        request = pb.ClearInstancesRequest(filter=filter_message(filter))
+        return (await self._connection.call("ClearInstances", request, pb.ClearInstancesResponse)).count
+
+    async def clear_history(self, filter: Filter | None = None) -> int:
+        request = pb.ClearHistoryRequest(filter=filter_message(filter))
+        return (await self._connection.call("ClearHistory", request, pb.ClearHistoryResponse)).count
+
+    async def clear_logs(self, filter: Filter | None = None) -> int:
+        request = pb.ClearLogsRequest(filter=filter_message(filter))
+        return (await self._connection.call("ClearLogs", request, pb.ClearLogsResponse)).count
+
+    async def clear(self) -> None:
+        await self._connection.call("Clear", pb.ClearRequest(), pb.ClearResponse)
+
+    async def _whole_instance(self, message: pb.JobInstance, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
+        """An instance of a long list, the later ones of which are only named."""
+        if message.HasField("spec"):
+            return Instance(self, record_of(message), job=job)
+        return await self._lookup_instance(message.uuid, job)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
+        id, seconds = checked_id(uuid), None if timeout is None else to_seconds(timeout)
+
+        async def wait(left: float) -> Record | None:
+            request = pb.WaitInstanceRequest(uuid=id, timeout=span(round(left * 1_000_000)), view=ENCODED)
+            answer = await self._connection.call(
+                "WaitInstance", request, pb.WaitInstanceResponse, timeout=left + ANSWER
+            )
+            return record_of(answer.instance) if answer.final else None
+
+        record = await patiently(wait, seconds)
+        if record is None:
+            raise TimeoutError(f"instance {id} is not final after {seconds:g} s")
+        return record
+
+    async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
+        seconds = None if timeout is None else to_seconds(timeout)
+
+        async def wait(left: float) -> bool | None:
+            request = pb.WaitInstancesRequest(query=query_message(query), timeout=span(round(left * 1_000_000)))
+            answer = await self._connection.call(
+                "WaitInstances", request, pb.WaitInstancesResponse, timeout=left + ANSWER
+            )
+            return answer.quiet or None
+
+        if await patiently(wait, seconds) is None:
+            raise TimeoutError(f"matching instances are not final after {seconds:g} s")
+
+    async def watch(
+        self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Event]:
+        """State changes, logs and progress of what matches, as they happen, from now on.
+
+        When the node goes away it goes on with another, and `on_begin` is called again: what happened in between is not
+        told, and can be looked up then.
+        """
+        request = pb.WatchRequest(query=query_message(query))
+        while True:
+            try:
+                async with aclosing(self._connection.stream("Watch", request, pb.WatchResponse, on_begin)) as answers:
+                    async for answer in answers:
+                        yield self._event_of(answer)
+            except LostError:
+                continue
+
+    def _event_of(self, message: pb.WatchResponse) -> Event:
+        record = record_of(message.instance)
+        instance = Instance[Any](self, record)
+        match message.WhichOneof("what"):
+            case "entry":
+                entry = history_of(message.entry)
+                return Event(what="state", instance=instance, state=entry.state, entry=entry)
+            case "line":
+                return Event(what="log", instance=instance, state=record.state, log=log_of(message.line))
+            case _:
+                return Event(what="progress", instance=instance, state=record.state)
+
+
+async def patiently(wait: Callable[[float], Awaitable[T | None]], seconds: float | None) -> T | None:
+    """Wait in turns that a node takes, until it says more than None or the time is over."""
+    loop = asyncio.get_running_loop()
+    until = None if seconds is None else loop.time() + seconds
+    while True:
+        left = WAIT if until is None else max(0.0, min(WAIT, until - loop.time()))
+        try:
+            answer = await wait(left)
+        except TimeoutError:
+            answer = None  # the node hangs; the next turn is another's
+        if answer is not None or (until is not None and loop.time() >= until):
+            return answer
+
+
+def _cursor(message: Any) -> str | None:
+    return message.cursor if message.HasField("cursor") else None
+
+
+def _name_of(schedule: ScheduleView | str) -> str:
+    return schedule if isinstance(schedule, str) else schedule.name

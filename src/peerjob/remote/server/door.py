@@ -1,0 +1,88 @@
+"""The door of a server: every call passes it before anything else looks at it, refused ones included."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, cast
+
+import grpc
+
+from peerjob.model.errors import AuthError
+from peerjob.remote.wire.errors import status_of
+
+from .rates import Rates, host_of
+from .roles import Tokens, called_by, role_in
+from .rpc import Context
+
+OPEN = "/grpc.health."
+"""Whoever checks whether the node serves has no token, and is not counted."""
+
+
+class AccessInterceptor(grpc.aio.ServerInterceptor):
+    """Lets in who does not call too often, and then who has a token whose role suffices.
+
+    The rate comes first, so that guessing tokens is bounded by it, and costs nobody but the address that guesses.
+    """
+
+    def __init__(self, *, tokens: Tokens | None, rates: Rates | None) -> None:
+        self._tokens = tokens
+        self._rates = rates
+        self._guarded: dict[str, tuple[Any, Any]] = {}
+        """What gRPC calls, by path; there are no more of them than RPCs."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """The handler, behind the door."""
+        handler = await continuation(handler_call_details)
+        method = cast(Any, handler_call_details.method)
+        path = method.decode() if isinstance(method, bytes) else str(method)
+        if handler is None or path.startswith(OPEN):
+            return handler
+        known = self._guarded.get(path)
+        if known is None or known[0] is not handler:
+            known = self._guarded[path] = handler, self._behind(path, handler)
+        return known[1]
+
+    async def _let_in(self, path: str, context: Context) -> None:
+        """Return, or end the call."""
+        if self._rates is not None and not self._rates.allows(host_of(context.peer())):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
+        if self._tokens is None:
+            return
+        role = role_in(self._tokens, path, context.invocation_metadata())
+        if isinstance(role, AuthError):
+            status = status_of(role)
+            await context.abort(status.code, status.text, status.metadata)
+        else:
+            called_by(role)
+
+    def _behind(self, path: str, handler: Any) -> Any:
+        forms: tuple[Any, ...] = (
+            handler.unary_unary,
+            handler.unary_stream,
+            handler.stream_unary,
+            handler.stream_stream,
+        )
+        serve: Any = next(form for form in forms if form is not None)
+
+        async def one(request: Any, context: Context) -> Any:
+            await self._let_in(path, context)
+            return await serve(request, context)
+
+        async def many(request: Any, context: Context) -> AsyncIterator[Any]:
+            await self._let_in(path, context)
+            async with aclosing(cast("AsyncGenerator[Any]", serve(request, context))) as messages:
+                async for message in messages:
+                    yield message
+
+        makers: Any = (
+            (grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler),
+            (grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler),
+        )
+        make = makers[handler.request_streaming][handler.response_streaming]
+        # a coroutine that streams writes by itself
+        guarded = many if inspect.isasyncgenfunction(serve) else one
+        return make(guarded, handler.request_deserializer, handler.response_serializer)

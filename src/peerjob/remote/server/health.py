@@ -1,0 +1,51 @@
+"""Tells whoever asks by grpc.health.v1 whether this node serves, and whether it is alive and ready."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from grpc_health.v1 import health, health_pb2
+
+from peerjob.cluster.role import BackgroundRole
+from peerjob.node.node import Node
+from peerjob.node.observe.probes import Probe
+
+from .rpc import SERVICE
+
+INTERVAL = 0.5
+NAMES = ("", SERVICE.full_name)
+"""Those that serve while the lease is trusted; the store must have answered for it to be."""
+PROBES = {"liveness": Probe.LIVE, "readiness": Probe.READY}
+"""Names that kubelets are told to ask for."""
+
+
+class HealthReporter(BackgroundRole):
+    """Keeps the health service at what the node's lease and probes say."""
+
+    name = "health"
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.clock)
+        self._node = node
+        self.servicer = cast(Any, health.aio.HealthServicer())
+        self._shown: dict[str, bool] = {}
+
+    async def run(self) -> None:
+        while True:
+            await self.show()
+            await self.pause(INTERVAL)
+
+    async def show(self) -> None:
+        """Tell how it is now."""
+        healthy = self._node.is_healthy
+        found = dict.fromkeys(NAMES, healthy) | {name: self._node.probe(probe).ok for name, probe in PROBES.items()}
+        for name, good in found.items():
+            if self._shown.get(name) is not good:
+                status = health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
+                await self.servicer.set(name, status)
+        self._shown = found
+
+    async def stop(self) -> None:
+        """Stop, and tell that this node serves no more."""
+        await super().stop()
+        await self.servicer.enter_graceful_shutdown()

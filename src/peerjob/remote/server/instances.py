@@ -1,0 +1,242 @@
+"""Handlers about jobs and instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from peerjob.handles.instance import Instance, LogEntry
+from peerjob.model.clock import to_datetime
+from peerjob.model.durations import to_micros, to_seconds
+from peerjob.model.errors import OptionError
+from peerjob.model.job import Job
+from peerjob.model.query import Query
+from peerjob.node.manager.pausing import each, pause_after
+from peerjob.node.node import Node
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.cluster import stats_message
+from peerjob.remote.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
+from peerjob.remote.wire.queries import acting_query_of, filter_of, knows_no_pages, query_of
+from peerjob.remote.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
+from peerjob.remote.wire.values import given_span, optional_stamp, span
+from peerjob.version import __version__
+
+from .pages import bounded, fitting, unlimited
+from .roles import SYSTEM, check_kind, may_use_system
+from .rpc import Context
+
+API_VERSION = "v1"
+MAX_WAIT = 30.0
+"""Seconds; whoever wants to wait longer asks again, so that no dead connection is waited on."""
+
+
+class InstanceRpcs:
+    """Schedules, looks up, waits for, cancels, repeats and clears, as the node's manager does."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._registered: dict[str, int] = {}
+        self._note_jobs()
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    async def get_version(self, request: pb.VersionRequest, context: Context) -> pb.VersionResponse:
+        return pb.VersionResponse(version=__version__, api_version=API_VERSION)
+
+    async def list_registered_jobs(
+        self, request: pb.ListRegisteredJobsRequest, context: Context
+    ) -> pb.ListRegisteredJobsResponse:
+        self._note_jobs()
+        jobs = self._node.jobs()
+        return pb.ListRegisteredJobsResponse(jobs=[_job_message(job, self._registered[job.kind]) for job in jobs])
+
+    def _note_jobs(self) -> None:
+        now_us = self._node.clock.time_us()
+        self._registered = {job.kind: self._registered.get(job.kind, now_us) for job in self._node.jobs()}
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    async def schedule_job(self, request: pb.ScheduleJobRequest, context: Context) -> pb.ScheduleJobResponse:
+        await check_kinds(self._node, [request])
+        (call,) = await each([request], lambda one: call_of(one, self._node.find_job))
+        ids = ids_of([request], self._node.clock.time_us())
+        instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
+        unserved = not await self._node.is_served(instance.kind)
+        await pause_after(len(instance.record.spec))
+        return _scheduled(instance, request.view, unserved=unserved)
+
+    async def schedule_jobs(self, request: pb.ScheduleJobsRequest, context: Context) -> pb.ScheduleJobsResponse:
+        if len(request.jobs) > MAX_BULK:
+            raise OptionError("jobs", len(request.jobs), f"at most {MAX_BULK:,} in one request")
+        await check_kinds(self._node, request.jobs)
+        calls = await each(request.jobs, lambda one: call_of(one, self._node.find_job))
+        ids = ids_of(request.jobs, self._node.clock.time_us())
+        instances = await self._node.schedule_many(calls, ids=ids)
+        unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
+        scheduled = await bounded(
+            instances,
+            lambda one: _scheduled(one, request.view, unserved=one.kind in unserved),
+            lambda one: _scheduled_bare(one, unserved=one.kind in unserved),
+        )
+        return pb.ScheduleJobsResponse(scheduled=scheduled)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def get_instance(self, request: pb.GetInstanceRequest, context: Context) -> pb.GetInstanceResponse:
+        instance = await self._node.lookup_instance(request.uuid)
+        return pb.GetInstanceResponse(instance=_shown_as(request.view)(instance))
+
+    async def lookup_instances(
+        self, request: pb.LookupInstancesRequest, context: Context
+    ) -> pb.LookupInstancesResponse:
+        show = _shown_as(request.query.view)
+        query = query_of(request.query)
+        if knows_no_pages(request.query):
+            instances, cut = await unlimited(self._node.lookup_instances, show, query)
+            return pb.LookupInstancesResponse(instances=instances, cut=cut)
+        instances, cursor = await fitting(self._node.lookup_instances, show, query)
+        return pb.LookupInstancesResponse(instances=instances, cursor=cursor)
+
+    async def lookup_history(self, request: pb.LookupHistoryRequest, context: Context) -> pb.LookupHistoryResponse:
+        query = query_of(request.query)
+        if knows_no_pages(request.query):
+            entries, cut = await unlimited(self._node.lookup_history, history_message, query)
+            return pb.LookupHistoryResponse(entries=entries, cut=cut)
+        entries, cursor = await fitting(self._node.lookup_history, history_message, query)
+        return pb.LookupHistoryResponse(entries=entries, cursor=cursor)
+
+    async def lookup_logs(self, request: pb.LookupLogsRequest, context: Context) -> pb.LookupLogsResponse:
+        encoded = request.query.view == ENCODED
+        query = query_of(request.query)
+
+        def show(entry: LogEntry) -> pb.LogLine:
+            return log_message(entry, encoded=encoded)
+
+        if knows_no_pages(request.query):
+            lines, cut = await unlimited(self._node.lookup_logs, show, query)
+            return pb.LookupLogsResponse(lines=lines, cut=cut)
+        lines, cursor = await fitting(self._node.lookup_logs, show, query)
+        return pb.LookupLogsResponse(lines=lines, cursor=cursor)
+
+    async def count_instances(self, request: pb.CountInstancesRequest, context: Context) -> pb.CountInstancesResponse:
+        return pb.CountInstancesResponse(count=await self._node.count(query_of(request.query)))
+
+    async def get_stats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
+        return stats_message(await self._node.stats())
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    async def wait_instance(self, request: pb.WaitInstanceRequest, context: Context) -> pb.WaitInstanceResponse:
+        try:
+            record = await self._node.wait_final(request.uuid, wait_seconds(request))
+        except TimeoutError:
+            return pb.WaitInstanceResponse(final=False)
+        return pb.WaitInstanceResponse(final=True, instance=instance_message(record, encoded=request.view == ENCODED))
+
+    async def wait_instances(self, request: pb.WaitInstancesRequest, context: Context) -> pb.WaitInstancesResponse:
+        try:
+            await self._node.wait(query_of(request.query), wait_seconds(request))
+        except TimeoutError:
+            return pb.WaitInstancesResponse(quiet=False)
+        return pb.WaitInstancesResponse(quiet=True)
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    async def cancel_instances(
+        self, request: pb.CancelInstancesRequest, context: Context
+    ) -> pb.CancelInstancesResponse:
+        cancelled = await self._node.cancel_instances(acting_query_of(request.query))
+        return pb.CancelInstancesResponse(instances=await bounded(cancelled, _shown_as(request.query.view), _bare))
+
+    async def cancel_instance(self, request: pb.CancelInstanceRequest, context: Context) -> pb.CancelInstanceResponse:
+        return pb.CancelInstanceResponse(cancelled=await self._node.cancel_instance(request.uuid))
+
+    async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
+        query = acting_query_of(request.query)
+        await self._check_retry(query)
+        made = await self._node.retry_instances(query)
+        return pb.RetryInstancesResponse(instances=await bounded(made, _shown_as(request.query.view), _bare))
+
+    async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
+        if not may_use_system():
+            check_kind((await self._node.lookup_instance(request.uuid)).kind)
+        made = await self._node.retry_instance(request.uuid)
+        return pb.RetryInstanceResponse(instance=_shown_as(request.view)(made))
+
+    async def _check_retry(self, query: Query) -> None:
+        """Raise AuthError when a query finds instances that the caller may not repeat."""
+        if may_use_system():
+            return
+        kinds = (await self._node.stats()).counts if query.kind is None else (query.kind,)
+        for kind in kinds:
+            if kind.startswith(SYSTEM) and await self._node.count(replace(query, kind=kind)):
+                check_kind(kind)
+
+    async def clear_instances(self, request: pb.ClearInstancesRequest, context: Context) -> pb.ClearInstancesResponse:
+        return pb.ClearInstancesResponse(count=await self._node.clear_instances(filter_of(request.filter)))
+
+    async def clear_history(self, request: pb.ClearHistoryRequest, context: Context) -> pb.ClearHistoryResponse:
+        return pb.ClearHistoryResponse(count=await self._node.clear_history(filter_of(request.filter)))
+
+    async def clear_logs(self, request: pb.ClearLogsRequest, context: Context) -> pb.ClearLogsResponse:
+        return pb.ClearLogsResponse(count=await self._node.clear_logs(filter_of(request.filter)))
+
+    async def clear(self, request: pb.ClearRequest, context: Context) -> pb.ClearResponse:
+        await self._node.clear()
+        return pb.ClearResponse()
+
+
+async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> None:
+    """Raise UnknownKindError for a kind that no node has published, unless its request allows that.
+
+    Raises AuthError for a kind that the caller may not use.
+    """
+    requests = list(requests)
+    for kind in {one.kind for one in requests}:
+        known = node.find_job(kind)
+        check_kind(kind if known is None else known.kind)
+    await node.check_known(one.kind for one in requests if not one.allow_unknown)
+
+
+def wait_seconds(request: pb.WaitInstanceRequest | pb.WaitInstancesRequest | pb.DrainRequest) -> float:
+    """How long a client lets us wait; raises OptionError."""
+    if not request.HasField("timeout"):
+        return MAX_WAIT
+    return min(MAX_WAIT, to_seconds(given_span("timeout", request.timeout), "timeout"))
+
+
+def _shown_as(view: int) -> Callable[[Instance[Any]], pb.JobInstance]:
+    return lambda instance: instance_message(instance.record, encoded=view == ENCODED)
+
+
+def _bare(instance: Instance[Any]) -> pb.JobInstance:
+    return bare_message(instance.record)
+
+
+def _scheduled(instance: Instance[Any], view: int, *, unserved: bool) -> pb.ScheduleJobResponse:
+    return pb.ScheduleJobResponse(instance=_shown_as(view)(instance), existed=not instance.is_new, unserved=unserved)
+
+
+def _scheduled_bare(instance: Instance[Any], *, unserved: bool) -> pb.ScheduleJobResponse:
+    return pb.ScheduleJobResponse(instance=_bare(instance), existed=not instance.is_new, unserved=unserved)
+
+
+def _job_message(job: Job[..., Any, Any], registered_us: int) -> pb.Job:
+    policy, timing = job.policy, job.timing
+    return pb.Job(
+        kind=job.kind,
+        description=job.description,
+        registered_at=optional_stamp(registered_us),
+        cron_spec=job.options.get("cron"),
+        schedule_at=None if timing.at_us is None else to_datetime(timing.at_us).isoformat(),
+        priority=policy.priority,
+        max_retries=FOREVER if policy.max_retries is None else policy.max_retries,
+        timeout=None if policy.timeout is None else span(to_micros(policy.timeout)),
+        tags=policy.tags,
+        aliases=job.aliases,
+        version=job.version,
+        every=None if timing.every_us is None else span(timing.every_us),
+        timezone=timing.timezone,
+        runs_here=job.executor is not None,
+    )

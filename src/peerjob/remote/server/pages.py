@@ -1,0 +1,97 @@
+"""Pages of a lookup that fit into a message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from peerjob.handles.manager import ResultPage
+from peerjob.model.query import Query
+from peerjob.node.manager.pausing import each
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+M = TypeVar("M", pb.JobInstance, pb.HistoryEntry, pb.LogLine)
+B = TypeVar("B", bound=Message)
+T = TypeVar("T")
+
+logger = logging.getLogger("peerjob.server")
+
+MAX_BYTES = 3_500_000
+"""Below the 4 MB that clients of other languages take by default."""
+FIRST_STEP = 16
+MAX_STEP = 250
+"""Most instances that are read at once: each may have megabytes."""
+
+
+async def fitting(
+    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
+) -> tuple[list[M], str | None]:
+    """What matches, up to the query's limit of instances or to what fits, and where to go on.
+
+    Looks in steps, of as many instances as are likely to fit: a cursor stands between steps only. A step that brought
+    too much is read once more, as far as it fits. A single instance always fits.
+    """
+    messages: list[M] = []
+    size, left, step = 0, query.limit, FIRST_STEP
+    cursor = query.cursor
+    while True:
+        asked = min(step, left)
+        page = await look(replace(query, limit=asked, cursor=cursor))
+        shown = await each(page, show)
+        added = sum(one.ByteSize() + 8 for one in shown)
+        if size + added > MAX_BYTES:
+            if messages:
+                return messages, cursor
+            if asked > 1:
+                step = _leading(shown)
+                continue
+        messages += shown
+        size, left, cursor = size + added, left - asked, page.cursor
+        if cursor is None or left <= 0 or size * 2 > MAX_BYTES:
+            return messages, cursor
+        step = min(step * 2, MAX_STEP, max(1, (MAX_BYTES - size) * asked // max(1, added)))
+
+
+def _leading(messages: Sequence[M]) -> int:
+    """How many of the first instances fit, at least one."""
+    size = 0
+    for number, (_, group) in enumerate(groupby(messages, key=lambda one: one.uuid)):
+        size += sum(one.ByteSize() + 8 for one in group)
+        if size > MAX_BYTES:
+            return max(1, number)
+    return 1
+
+
+async def unlimited(
+    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
+) -> tuple[list[M], bool]:
+    """What matches a query of a client that knows no pages, oldest instance first; True if the oldest are left out.
+
+    Messages of one instance stay in their order.
+    """
+    messages, cursor = await fitting(look, show, replace(query, order="desc"))
+    if cursor is not None:
+        logger.warning(
+            "a lookup without a limit matched more than fits into one response; the latest %d entries were sent",
+            len(messages),
+        )
+    by_instance = [list(group) for _, group in groupby(messages, key=lambda one: one.uuid)]
+    return [one for group in reversed(by_instance) for one in group], cursor is not None
+
+
+async def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T], B]) -> list[B]:
+    """All of what was done, which cannot be asked for again: with all that is known as long as that fits, then bare."""
+    size = 0
+
+    def fitted(item: T) -> B:
+        nonlocal size
+        message = show(item) if size <= MAX_BYTES else bare(item)
+        size += message.ByteSize()
+        return message
+
+    return await each(items, fitted)

@@ -1,0 +1,70 @@
+"""Handlers that answer with a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, cast
+
+from peerjob.handles.manager import Event
+from peerjob.node.node import Node
+from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.instances import (
+    ENCODED,
+    history_message,
+    instance_message,
+    line_message,
+    log_message,
+    progress_message,
+)
+from peerjob.remote.wire.queries import query_of
+
+from .rpc import Context
+
+BEGUN = (("peerjob-watch", "begun"),)
+SHARED = 8
+"""Messages that are kept for the streams that are about to tell the same."""
+
+
+class StreamRpcs:
+    """Tells what happens and what was logged. A slow reader holds up its own stream only."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        # with the event, so that no other has its id meanwhile
+        self._made: dict[tuple[int, bool], tuple[Event, pb.WatchResponse]] = {}
+
+    async def read_logs(self, request: pb.ReadLogsRequest, context: Context) -> AsyncIterator[pb.ReadLogsResponse]:
+        encoded, cursor = request.view == ENCODED, request.cursor if request.HasField("cursor") else None
+        async for page in self._node.log_pages(request.uuid, cursor=cursor, follow=request.follow):
+            lines = [line_message(line, encoded=encoded) for line in page.lines]
+            yield pb.ReadLogsResponse(lines=lines, cursor=page.cursor)
+
+    async def watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
+        encoded = request.query.view == ENCODED
+        begin = cast("Callable[[], Awaitable[None]]", lambda: context.send_initial_metadata(BEGUN))
+        events = cast(Any, self._node.watch(query_of(request.query), on_begin=begin))
+        async with aclosing(events):
+            async for event in events:
+                yield self._message(event, encoded=encoded)
+
+    def _message(self, event: Event, *, encoded: bool) -> pb.WatchResponse:
+        """The event's message, made once for all the streams that tell it at about the same time."""
+        key = (id(event), encoded)
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = (event, _event_message(event, encoded=encoded))
+            if len(self._made) > SHARED:
+                del self._made[next(iter(self._made))]
+        return made[1]
+
+
+def _event_message(event: Event, *, encoded: bool) -> pb.WatchResponse:
+    message = pb.WatchResponse(instance=instance_message(event.instance.record, encoded=encoded))
+    if event.entry is not None:
+        message.entry.CopyFrom(history_message(event.entry))
+    elif event.log is not None:
+        message.line.CopyFrom(log_message(event.log, encoded=encoded))
+    elif event.instance.progress is not None:
+        message.progress.CopyFrom(progress_message(event.instance.progress))
+    return message

@@ -1,0 +1,122 @@
+"""Nodes, the leader, workers and numbers, on the wire."""
+
+from __future__ import annotations
+
+from peerjob.handles.manager import Stats
+from peerjob.model.firing import Leader, Term
+from peerjob.model.record import NodeInfo, NodeView
+from peerjob.model.state import State
+from peerjob.model.worker import Worker
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+from .values import optional_stamp, span, span_us, stamp_us, state_number
+
+MAX_WORKERS = 10_000
+"""Most workers that a client may ask a node for: making them is work of the node."""
+
+
+def node_message(view: NodeView) -> pb.Node:
+    """A node as its peers see it."""
+    info = view.info
+    return pb.Node(
+        name=info.name,
+        incarnation=info.incarnation,
+        kinds=info.kinds,
+        signatures=info.signatures,
+        workers=info.workers,
+        host=info.host,
+        pid=info.pid,
+        version=info.version,
+        started_at=optional_stamp(info.started_us),
+        running=view.running,
+        renewed_at=optional_stamp(view.renewed_us),
+        expires_at=optional_stamp(view.expires_us),
+        age=span(view.age_us),
+    )
+
+
+def node_of(message: pb.Node) -> NodeView:
+    """The inverse of `node_message`."""
+    return NodeView(
+        info=NodeInfo(
+            name=message.name,
+            incarnation=message.incarnation,
+            kinds=tuple(message.kinds),
+            signatures=dict(message.signatures),
+            workers=message.workers,
+            host=message.host,
+            pid=message.pid,
+            version=message.version,
+            started_us=stamp_us(message.started_at),
+        ),
+        running=message.running,
+        renewed_us=stamp_us(message.renewed_at),
+        expires_us=stamp_us(message.expires_at),
+        age_us=span_us(message.age),
+    )
+
+
+def leader_message(leader: Leader) -> pb.Leader:
+    """Who leads, and since when."""
+    return pb.Leader(
+        incarnation=leader.incarnation,
+        name=leader.name,
+        coordinator=leader.term.coordinator,
+        term=leader.term.number,
+        since=optional_stamp(leader.since_us),
+    )
+
+
+def leader_of(message: pb.Leader) -> Leader:
+    """The inverse of `leader_message`."""
+    return Leader(
+        incarnation=message.incarnation,
+        name=message.name,
+        term=Term(message.coordinator, message.term),
+        since_us=stamp_us(message.since),
+    )
+
+
+def worker_message(worker: Worker) -> pb.Worker:
+    """A worker and what it runs; its node is told once, beside it."""
+    return pb.Worker(number=worker.number, instance=worker.instance, kind=worker.kind, stuck=worker.stuck)
+
+
+def worker_of(message: pb.Worker, node: str) -> Worker:
+    """The inverse of `worker_message`."""
+    return Worker(
+        number=message.number,
+        node=node,
+        instance=message.instance if message.HasField("instance") else None,
+        kind=message.kind if message.HasField("kind") else None,
+        stuck=message.stuck,
+    )
+
+
+def stats_message(stats: Stats) -> pb.GetStatsResponse:
+    """Numbers of the namespace."""
+    return pb.GetStatsResponse(
+        counts=[
+            pb.StateCount(kind=kind, state=state_number(state), count=count)
+            for kind, states in stats.counts.items()
+            for state, count in states.items()
+        ],
+        delayed=stats.delayed,
+        nodes=stats.nodes,
+        undecodable=stats.undecodable,
+        unserved=stats.unserved,
+    )
+
+
+def stats_of(message: pb.GetStatsResponse) -> Stats:
+    """The inverse of `stats_message`."""
+    counts: dict[str, dict[State, int]] = {}
+    for one in message.counts:
+        counts.setdefault(one.kind, {})[State(one.state)] = one.count
+    return Stats(
+        counts=counts,
+        delayed=message.delayed,
+        nodes=message.nodes,
+        undecodable=message.undecodable,
+        unserved=dict(message.unserved),
+    )

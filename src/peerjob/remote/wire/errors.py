@@ -1,0 +1,150 @@
+"""Errors on the wire: a status code and a text for anybody, and what it takes to raise the same exception again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import DecodeError as MalformedError
+
+from peerjob.model import errors
+from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.errors import DecodeError, EncodeError, PeerjobError
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+from .values import is_tuple
+
+DETAIL_KEY = "peerjob-error-bin"
+MAX_DETAIL = 6_000
+"""Bytes: clients take 8 KiB of metadata unless told otherwise."""
+MAX_TEXT = 1_000
+"""Characters of the status text, which some take three bytes for."""
+_BOUNDS = ((4_000, 100), (1_000, 20), (200, 10), (50, 5))
+"""Characters of a text, and items of a list, from generous to what surely fits."""
+
+Code = grpc.StatusCode
+
+
+@dataclass(frozen=True)
+class _Known:
+    code: grpc.StatusCode
+    fields: tuple[str, ...] = ()
+    """What the class is made from; nothing: the message alone."""
+
+
+_KNOWN: dict[type[Exception], _Known] = {
+    errors.ArgumentError: _Known(Code.INVALID_ARGUMENT, ("kind", "problems")),
+    errors.OptionError: _Known(Code.INVALID_ARGUMENT, ("option", "given", "expected")),
+    errors.ScheduleError: _Known(Code.INVALID_ARGUMENT),
+    errors.UnknownKindError: _Known(Code.NOT_FOUND, ("kind", "known")),
+    errors.JobConflictError: _Known(Code.INVALID_ARGUMENT, ("kind", "registered", "given")),
+    errors.UnknownInstanceError: _Known(Code.NOT_FOUND, ("uuid",)),
+    errors.UnknownScheduleError: _Known(Code.NOT_FOUND, ("name",)),
+    # no status of its own says so; RESOURCE_EXHAUSTED would invite to try again
+    errors.PayloadTooLargeError: _Known(Code.INVALID_ARGUMENT, ("what", "size", "limit")),
+    errors.EncodeError: _Known(Code.INVALID_ARGUMENT, ("path", "reason")),
+    errors.DecodeError: _Known(Code.DATA_LOSS),
+    errors.StoreUnavailableError: _Known(Code.UNAVAILABLE, ("url", "reason")),
+    errors.StoreUnconfirmedError: _Known(Code.UNAVAILABLE, ("url", "reason")),
+    errors.StoreFullError: _Known(Code.RESOURCE_EXHAUSTED),
+    errors.StoreRefusedError: _Known(Code.INTERNAL),
+    errors.LayoutError: _Known(Code.FAILED_PRECONDITION),
+    errors.StoreError: _Known(Code.INTERNAL),
+    errors.NodeStateError: _Known(Code.FAILED_PRECONDITION),
+    errors.NodeStoppedError: _Known(Code.UNAVAILABLE),
+    errors.AuthError: _Known(Code.PERMISSION_DENIED),
+    errors.UnauthenticatedError: _Known(Code.UNAUTHENTICATED),
+    TimeoutError: _Known(Code.DEADLINE_EXCEEDED),
+}
+_BY_NAME = {kind.__name__: (kind, known) for kind, known in _KNOWN.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorStatus:
+    """How a call ended that failed."""
+
+    code: grpc.StatusCode
+    text: str
+    metadata: tuple[tuple[str, bytes], ...] = ()
+
+
+def status_of(error: Exception) -> ErrorStatus:
+    """The status for an error; INTERNAL, and no more than its name, for one that is not ours."""
+    for kind in type(error).__mro__:
+        known = _KNOWN.get(cast("type[Exception]", kind))
+        if known is not None:
+            detail = _detail(kind.__name__, error, known)
+            return ErrorStatus(code=known.code, text=_cut(str(error), MAX_TEXT), metadata=((DETAIL_KEY, detail),))
+    if isinstance(error, PeerjobError):
+        return ErrorStatus(code=Code.FAILED_PRECONDITION, text=_cut(str(error), MAX_TEXT))
+    return ErrorStatus(code=Code.INTERNAL, text=f"internal error: {type(error).__name__}; the node's log tells more")
+
+
+def error_in(metadata: Sequence[tuple[str, str | bytes]] | None) -> Exception | None:
+    """The exception that a server told in its trailing metadata, or None where it told none that is known here."""
+    for key, value in metadata or ():
+        if key == DETAIL_KEY and isinstance(value, bytes):
+            return _raised_again(value)
+    return None
+
+
+def _raised_again(data: bytes) -> Exception | None:
+    try:
+        detail = pb.ErrorDetail.FromString(data)
+        found = _BY_NAME.get(detail.type)
+        if found is None:
+            return None
+        kind, known = found
+        if not known.fields:
+            return kind(detail.message)
+        fields: dict[str, Any] = decode_value(detail.fields)
+        error = kind(*(fields[name] for name in known.fields))
+    except (MalformedError, DecodeError, LookupError, TypeError):
+        return None
+    error.args = (detail.message,)
+    return error
+
+
+def _detail(name: str, error: Exception, known: _Known) -> bytes:
+    for characters, items in _BOUNDS:
+        fields = {field: _bounded(getattr(error, field), characters, items) for field in known.fields}
+        message = pb.ErrorDetail(type=name, message=_cut(str(error), characters), fields=_encoded(fields))
+        data = message.SerializeToString()
+        if len(data) <= MAX_DETAIL:
+            return data
+    return pb.ErrorDetail(type=name, message=_cut(str(error), MAX_TEXT)).SerializeToString()
+
+
+def _encoded(fields: dict[str, Any]) -> bytes:
+    try:
+        return encode_value(fields)
+    except EncodeError:
+        return encode_value({name: _shown(value) for name, value in fields.items()})
+
+
+def _shown(value: Any) -> Any:
+    try:
+        encode_value(value)
+    except EncodeError:
+        return _utf8(repr(value))
+    return value
+
+
+def _bounded(value: Any, characters: int, items: int) -> Any:
+    if isinstance(value, str):
+        return _cut(value, characters)
+    if is_tuple(value):
+        kept = tuple(_bounded(one, characters, items) for one in value[:items])
+        return kept if len(value) <= items else (*kept, f"and {len(value) - items:,} more")
+    return value
+
+
+def _cut(text: str, most: int) -> str:
+    text = _utf8(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,228 @@
+"""Instances, their history and their logs, on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.model.clock import to_us
+from peerjob.model.codec import decode_value, encode_value
+from peerjob.model.errors import DecodeError, EncodeError
+from peerjob.model.json_text import to_json
+from peerjob.model.record import LogLine, Record, Transition
+from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_progress, encode, redacted
+from peerjob.model.state import State
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+from .values import is_tuple, optional_stamp, stamp, stamp_us, state_number, value_text
+
+ENCODED = pb.INSTANCE_VIEW_ENCODED
+_MOMENTS = {
+    State.PROCESSING: "processed_at",
+    State.COMPLETED: "completed_at",
+    State.TERMINATED: "terminated_at",
+    State.CANCELLED: "canceled_at",
+    State.TIMED_OUT: "timed_out_at",
+}
+"""The fields that tell when an instance last came to a state."""
+
+
+def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
+    """An instance as a client sees it: its values encoded or as text. What cannot be read of it is left out."""
+    try:
+        return _message(record, encoded=encoded)
+    except (ValueError, ArithmeticError):  # a number or a text that no message can hold: only a damaged record has it
+        return bare_message(record)
+
+
+def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
+    shown = Instance[Any](None, record)
+    last = {entry.state: entry.at_us for entry in record.history}
+    moments: dict[str, Any] = {name: stamp(last[state]) for state, name in _MOMENTS.items() if state in last}
+    message = pb.JobInstance(
+        kind=record.kind,
+        uuid=record.id,
+        state=state_number(record.state),
+        attempts=record.attempts,
+        priority=record.priority,
+        scheduled_at=stamp(record.due_us),
+        due_at=stamp(record.due_us),
+        crashes=record.crashes,
+        losses=record.losses,
+        fence=record.fence,
+        owner=record.owner,
+        node=shown.node,
+        key=record.key,
+        tags=record.tags,
+        history=[_transition_message(entry) for entry in record.history],
+        slot=record.slot,
+        **moments,
+    )
+    # each part for itself: one that cannot be read hides no other
+    for part in (_tell_creation, _tell_failure, _tell_progress, _tell_origin):
+        with contextlib.suppress(ValueError):
+            part(message, record, shown)
+    if encoded:
+        message.spec = redacted(record.spec)
+        if record.result is not None:
+            message.encoded_result = record.result
+        return message
+    for name, told in (("arguments", _tell_arguments), ("results", _tell_results)):
+        try:
+            told(message, record, shown)
+        except DecodeError as error:
+            getattr(message, name).append(f"<{error}>")
+    return message
+
+
+def bare_message(record: Record) -> pb.JobInstance:
+    """Just which instance it is, for a response that would be too large otherwise."""
+    return pb.JobInstance(kind=record.kind, uuid=record.id, state=state_number(record.state))
+
+
+def record_of(message: pb.JobInstance) -> Record:
+    """The record in a message with the encoded view; the inverse of `instance_message`, but for secrets."""
+    error = progress = None
+    if message.HasField("failure"):
+        failure = message.failure
+        error = encode(ErrorInfo(type=failure.type, message=failure.message, traceback=failure.traceback))
+    if message.HasField("progress"):
+        progress = encode(progress_of(message.progress))
+    return Record(
+        id=message.uuid,
+        kind=message.kind,
+        state=State(message.state),
+        spec=message.spec,
+        priority=message.priority,
+        due_us=stamp_us(message.due_at),
+        attempts=message.attempts,
+        crashes=message.crashes,
+        losses=message.losses,
+        fence=message.fence,
+        owner=message.owner,
+        history=tuple(_transition_of(entry) for entry in message.history),
+        result=message.encoded_result if message.HasField("encoded_result") else None,
+        error=error,
+        progress=progress,
+        key=message.key if message.HasField("key") else None,
+        tags=tuple(message.tags),
+        slot=message.slot,
+    )
+
+
+def history_message(entry: HistoryEntry) -> pb.HistoryEntry:
+    """A state change with the instance that it is of."""
+    message = _transition_message(entry.transition)
+    message.uuid, message.kind = entry.instance_id, entry.kind
+    return message
+
+
+def history_of(message: pb.HistoryEntry) -> HistoryEntry:
+    """The inverse of `history_message`."""
+    return HistoryEntry(message.uuid, message.kind, _transition_of(message))
+
+
+def line_message(line: LogLine, *, encoded: bool) -> pb.LogLine:
+    """A log line, without its instance."""
+    message = pb.LogLine(
+        at=stamp(line.at_us), level=line.level, message=line.message, attempt=line.attempt, node=line.node
+    )
+    if line.fields is not None:
+        if encoded:
+            with contextlib.suppress(EncodeError):
+                message.encoded_fields = encode_value(line.fields)
+        else:
+            message.json_fields = to_json(line.fields)
+    return message
+
+
+def line_of(message: pb.LogLine) -> LogLine:
+    """The inverse of `line_message`, of an encoded one."""
+    return LogLine(
+        at_us=stamp_us(message.at),
+        level=message.level,
+        message=message.message,
+        attempt=message.attempt,
+        node=message.node,
+        fields=decode_value(message.encoded_fields) if message.HasField("encoded_fields") else None,
+    )
+
+
+def log_message(entry: LogEntry, *, encoded: bool) -> pb.LogLine:
+    """A log line with the instance that it is of."""
+    message = line_message(entry.line, encoded=encoded)
+    message.uuid, message.kind = entry.instance_id, entry.kind
+    return message
+
+
+def log_of(message: pb.LogLine) -> LogEntry:
+    """The inverse of `log_message`, of an encoded one."""
+    return LogEntry(message.uuid, message.kind, line_of(message))
+
+
+def progress_message(progress: Progress) -> pb.Progress:
+    """How far a run is."""
+    return pb.Progress(fraction=progress.fraction, message=progress.message, at=optional_stamp(progress.at_us))
+
+
+def progress_of(message: pb.Progress) -> Progress:
+    """The inverse of `progress_message`."""
+    return Progress(fraction=message.fraction, message=message.message, at_us=stamp_us(message.at))
+
+
+# -- parts of an instance --------------------------------------------------------------------------------------------
+
+
+def _tell_creation(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    message.created_at.CopyFrom(stamp(to_us(shown.created_at)))
+
+
+def _tell_failure(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if record.error is None:
+        return
+    info = decode_error(record.error)
+    message.error = str(info)
+    message.failure.CopyFrom(pb.Failure(type=info.type, message=info.message, traceback=info.traceback))
+
+
+def _tell_progress(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if record.progress is not None:
+        message.progress.CopyFrom(progress_message(decode_progress(record.progress)))
+
+
+def _tell_origin(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if shown.schedule is not None:
+        message.schedule = shown.schedule
+    if shown.nominal_at is not None:
+        message.nominal_at.CopyFrom(stamp(to_us(shown.nominal_at)))
+    if shown.retry_of is not None:
+        message.retry_of = str(shown.retry_of)
+
+
+def _tell_arguments(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    message.arguments.extend(map(value_text, shown.arguments))
+
+
+def _tell_results(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+    if record.state is not State.COMPLETED or record.result is None:
+        return
+    result = decode_value(record.result)
+    if result is not None:
+        message.results.extend(map(value_text, result if is_tuple(result) else (result,)))
+
+
+def _transition_message(entry: Transition) -> pb.HistoryEntry:
+    return pb.HistoryEntry(
+        state=state_number(entry.state), at=stamp(entry.at_us), node=entry.node, note=entry.note, count=entry.count
+    )
+
+
+def _transition_of(message: pb.HistoryEntry) -> Transition:
+    return Transition(
+        state=State(message.state),
+        at_us=stamp_us(message.at),
+        node=message.node,
+        note=message.note,
+        count=message.count,
+    )

@@ -1,0 +1,121 @@
+"""TLS of both sides."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+
+from peerjob.model.errors import OptionError
+
+Pem = str | Path | bytes
+"""A file in PEM format, or what is in one."""
+
+
+class Pems(NamedTuple):
+    """What a server needs of its files."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerTls:
+    """What a server shows, and whom it lets in.
+
+    With `client_ca` a client must show a certificate that this CA has signed (mutual TLS). A file that is missing or
+    cannot be used raises OptionError when the server starts. Files are read again for each new connection: one that is
+    renewed needs no restart, and while it cannot be used the one before it stays.
+    """
+
+    certificate: Pem
+    key: Pem
+    client_ca: Pem | None = None
+
+    def read(self, known: Pems | None = None) -> Pems:
+        """What the files hold now; raises OptionError for what cannot be used, unless it is `known`."""
+        while True:
+            found = self._pems()
+            if found == known:
+                return found
+            wrong = self._wrong(found)
+            if found == self._pems():  # else somebody is about to renew them
+                break
+        if wrong is not None:
+            raise wrong
+        return found
+
+    def _pems(self) -> Pems:
+        ca = None if self.client_ca is None else _read("client_ca", self.client_ca)
+        return Pems(_read("certificate", self.certificate), _read("key", self.key), ca)
+
+    def _wrong(self, found: Pems) -> OptionError | None:
+        """Why gRPC would refuse them. It would not tell; and a pair that is not in files nobody but gRPC looks at."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            if not isinstance(self.certificate, bytes) and not isinstance(self.key, bytes):
+                context.load_cert_chain(self.certificate, self.key, password="")
+        except (ssl.SSLError, OSError) as error:
+            pair = f"{_name(self.certificate)} and {_name(self.key)}"
+            return OptionError("tls", pair, f"a certificate and its private key ({_reason(error)})")
+        try:
+            if found.client_ca is not None:
+                context.load_verify_locations(cadata=found.client_ca.decode("ascii", "replace"))
+        except ssl.SSLError as error:
+            return OptionError("client_ca", _name(self.client_ca or b""), f"certificates ({_reason(error)})")
+        return None
+
+    @property
+    def name(self) -> str:
+        """Where the certificate comes from."""
+        return _name(self.certificate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientTls:
+    """Which servers a client trusts, and what it shows them.
+
+    `ca` is who signed the servers' certificates (default: the CAs that gRPC brings), `certificate` and `key` are for
+    servers that ask for them, `server_name` is the name in the servers' certificates where it is not their address.
+    """
+
+    ca: Pem | None = None
+    certificate: Pem | None = None
+    key: Pem | None = None
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """As gRPC takes them; raises OptionError."""
+        if (self.certificate is None) != (self.key is None):
+            raise OptionError("tls", "one of certificate and key", "both, or none of them")
+        return grpc.ssl_channel_credentials(
+            root_certificates=None if self.ca is None else _read("ca", self.ca),
+            private_key=None if self.key is None else _read("key", self.key),
+            certificate_chain=None if self.certificate is None else _read("certificate", self.certificate),
+        )
+
+
+def _name(pem: Pem) -> str:
+    return "bytes" if isinstance(pem, bytes) else str(pem)
+
+
+def _reason(error: OSError) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return (reason or str(error)).replace("_", " ").lower()
+
+
+def _read(option: str, pem: Pem) -> bytes:
+    if isinstance(pem, bytes):
+        data = pem
+    else:
+        try:
+            data = Path(pem).read_bytes()
+        except OSError as error:
+            raise OptionError(option, str(pem), f"a file in PEM format that can be read ({error.strerror})") from None
+    if b"-----BEGIN" not in data:
+        raise OptionError(option, _name(pem), "PEM: text with -----BEGIN")
+    return data

@@ -1,0 +1,104 @@
+"""Times, durations, states and arbitrary values, on the wire."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, cast
+
+import msgspec
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError as MalformedError
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from typing_extensions import TypeIs
+
+from peerjob.model.clock import to_datetime, to_us
+from peerjob.model.durations import MAX_SECONDS
+from peerjob.model.errors import OptionError
+from peerjob.model.json_text import to_json
+from peerjob.model.state import State
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+M = TypeVar("M", bound=Message)
+
+FIRST_US = to_us(datetime.min.replace(tzinfo=UTC))
+LAST_US = to_us(datetime.max.replace(tzinfo=UTC))
+
+
+def stamp(time_us: int) -> Timestamp:
+    """Microseconds since the epoch as a message."""
+    seconds, micros = divmod(time_us, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=micros * 1000)
+
+
+def optional_stamp(time_us: int | None) -> Timestamp | None:
+    """None for 0, which stands for "never" in stored values."""
+    return stamp(time_us) if time_us else None
+
+
+def moment_stamp(moment: datetime | None) -> Timestamp | None:
+    """An aware datetime as a message."""
+    return None if moment is None else stamp(to_us(moment))
+
+
+def stamp_us(message: Timestamp) -> int:
+    """The inverse of `stamp`; 0 for an empty message."""
+    return message.seconds * 1_000_000 + message.nanos // 1000
+
+
+def given_moment(option: str, message: Timestamp) -> datetime:
+    """A time that somebody asked for; raises OptionError for one that no calendar has."""
+    time_us = stamp_us(message)
+    if not 0 <= message.nanos < 1_000_000_000 or not FIRST_US <= time_us <= LAST_US:
+        raise OptionError(option, f"{message.seconds} s {message.nanos} ns", "a time in the years 1 to 9999")
+    return to_datetime(time_us)
+
+
+def span(time_us: int) -> Duration:
+    """Microseconds as a message."""
+    seconds, micros = divmod(abs(time_us), 1_000_000)
+    sign = -1 if time_us < 0 else 1
+    return Duration(seconds=sign * seconds, nanos=sign * micros * 1000)
+
+
+def span_us(message: Duration) -> int:
+    """The inverse of `span`."""
+    return message.seconds * 1_000_000 + int(message.nanos / 1000)
+
+
+def given_span(option: str, message: Duration) -> timedelta:
+    """A duration that somebody asked for; raises OptionError for a negative or an endless one."""
+    if not 0 <= message.nanos < 1_000_000_000 or not 0 <= message.seconds <= MAX_SECONDS:
+        raise OptionError(option, f"{message.seconds} s {message.nanos} ns", "a duration of zero to 1,000 years")
+    return timedelta(microseconds=span_us(message))
+
+
+def given_count(option: str, value: Any, most: int) -> int:
+    """A whole number of 1 to `most`; raises OptionError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise OptionError(option, value, f"a whole number from 1 to {most:,}")
+    return value
+
+
+def state_number(state: State) -> pb.JobState.ValueType:
+    """A state's number on the wire, which is its own."""
+    return cast("pb.JobState.ValueType", int(state))
+
+
+def is_tuple(value: object) -> TypeIs[tuple[Any, ...]]:
+    """Whether it is a tuple, in a way that both type checkers follow."""
+    return isinstance(value, tuple)
+
+
+def value_text(value: Any) -> str:
+    """As JSON, but what is text in JSON (text itself, times, ids, decimals) without its quotes."""
+    text = to_json(value)
+    return cast(str, msgspec.json.decode(text)) if text.startswith('"') else text
+
+
+def parsed(kind: type[M], data: bytes) -> M:
+    """The message in these bytes; raises OptionError for what is none."""
+    try:
+        return kind.FromString(data)
+    except MalformedError:
+        raise OptionError("request", f"{len(data):,} bytes", f"a message {kind.DESCRIPTOR.full_name}") from None

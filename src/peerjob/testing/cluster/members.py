@@ -1,0 +1,287 @@
+"""The nodes of a test cluster: how they start, are found and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from typing_extensions import Unpack
+
+from peerjob.model.durations import Duration, format_seconds, to_seconds
+from peerjob.model.errors import NodeStateError, NodeStoppedError, OptionError
+from peerjob.model.record import StoreLimits
+from peerjob.node.manager.manager import JobSource
+from peerjob.node.node import Lifespan, Node
+from peerjob.store.kv.keys import Keys
+from peerjob.testing.helpers import ClusterOptions
+
+from .assertions import Assertions
+from .clocks import ClusterClock
+from .connections import SharedData
+from .faults import Faults
+from .journal import EventJournal
+from .member import Member
+from .node_tasks import TaskSorter
+from .time_jumps import TimeJumps
+
+T = TypeVar("T")
+
+START = "2026-01-01T00:00:00+00:00"
+NAMESPACE = "default"
+BOOT = 60.0
+"""Most virtual seconds in which the first nodes start and elect their leader."""
+
+
+class ClusterMembers(Assertions):
+    """The part of a test cluster that has the nodes; for its options see `TestCluster`."""
+
+    def __init__(
+        self,
+        *,
+        nodes: int | Sequence[str] = 3,
+        jobs: JobSource = (),
+        seed: int = 0,
+        start: datetime | str = START,
+        workers: int = 10,
+        limits: StoreLimits | None = None,
+        latency: Duration = 0,
+        jumps: bool = True,
+        **options: Unpack[ClusterOptions],
+    ) -> None:
+        self.seed = seed
+        self._names = _names(nodes)
+        self._jobs = jobs
+        self._workers = workers
+        self._limits = limits or StoreLimits()
+        self._options = options
+        self._latency = to_seconds(latency, "latency")
+        self._with_jumps = jumps
+        self._data = SharedData()
+        self._members: dict[str, Member] = {}
+        self._starts = 0
+        self._entered = False
+        self._lanes: TaskSorter
+        self.clock = ClusterClock(moment_of(start), seed)
+        """The cluster's clock, which is right and moves all others."""
+        self._journal = EventJournal(self._data, NAMESPACE, self.clock)
+        self._faults = Faults(self._journal.say)
+        self._jumps = TimeJumps(
+            clock=self.clock,
+            data=self._data,
+            journal=self._journal,
+            members=self._members.values,
+            is_disturbed=self._is_disturbed,
+            keys=Keys(NAMESPACE),
+            ttl_us=round(to_seconds(options.get("lease_ttl", 5.0), "lease_ttl") * 1_000_000),
+        )
+
+    # -- coming and going ---------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise NodeStateError("a TestCluster is entered once: make a new one")
+        self.clock.open()
+        self._entered = True
+        self._lanes = TaskSorter()
+        self._lanes.install()
+        try:
+            with self.clock.standing():
+                await self._boot()
+        except BaseException:
+            await self._close()
+            raise
+        for member in self._members.values():
+            member.look(claim=False)  # the wall clock goes on from here
+        self._jumps.disturbed()
+        if self._with_jumps:
+            self.clock.before_rest = self._jumps.consider
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and self._told_mark not in str(error):
+            error.add_note(self._told())
+        await self._close()
+
+    async def _boot(self) -> None:
+        for name in self._names:
+            await self._run(self._start(self._new_member(name)))
+        if not await self.clock.until(self._is_led, BOOT):
+            self._fail(f"no node leads {format_seconds(BOOT)} after the start")
+        self._journal.say(f"{len(self._names)} node(s) run, {self.leader.name} leads")
+
+    def _new_member(self, name: str) -> Member:
+        self._starts += 1
+        before = self._members.get(name)
+        member = self._members[name] = Member(
+            name,
+            lanes=self._lanes,
+            driver=self.clock,
+            data=self._data,
+            namespace=NAMESPACE,
+            limits=self._limits,
+            seed=f"{self.seed}/{name}/{self._starts}",
+            faults=self._faults,
+            journal=self._journal,
+            latency=self._latency,
+            make=self._make,
+        )
+        if before is not None:
+            member.move_in(before)
+        return member
+
+    async def _start(self, member: Member) -> None:
+        try:
+            await self._in_lane(member, member.node.start())
+        finally:
+            member.starting = False
+
+    def _make(self, member: Member) -> Node:
+        options = self._options.copy()
+        options["lifespan"] = self._lifespan(member)
+        return Node(
+            member.store,
+            jobs=self._jobs,
+            workers=self._workers,
+            name=member.name,
+            namespace=NAMESPACE,
+            clock=member.clock,
+            coordinator=member.elections,
+            limits=self._limits,
+            **options,
+        )
+
+    def _lifespan(self, member: Member) -> Lifespan:
+        @contextlib.asynccontextmanager
+        async def lifespan(node: Node) -> AsyncGenerator[None]:
+            member.watch_bodies()
+            given = self._options.get("lifespan")
+            async with contextlib.nullcontext() if given is None else given(node):
+                yield
+
+        return lifespan
+
+    async def _close(self) -> None:
+        self.clock.before_rest = lambda: False
+        try:
+            self._faults.clear()
+            members = [member for member in self._members.values() if not member.lane.dropped]
+            for member in members:
+                self._heal(member)
+                if member.lane.paused:
+                    member.resume()
+            stops = [self._in_lane(member, member.node.stop()) for member in members if member.node.running]
+            if stops:
+                await self.clock.run(asyncio.gather(*stops, return_exceptions=True))
+        finally:
+            self._lanes.uninstall()
+            self.clock.close()
+            self._journal.close()
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes whose processes are there, the paused ones too, by name."""
+        return [member.node for _, member in sorted(self._members.items()) if member.lives]
+
+    def node(self, name: str) -> Node:
+        """The node of a name, as it was started last; raises NodeStateError for a name that no node has."""
+        return self._member(name).node
+
+    @property
+    def leader(self) -> Node:
+        """The node that may fire schedules now; raises NodeStateError while none may, as after the death of one."""
+        for member in self._members.values():
+            if member.is_leader:
+                return member.node
+        raise NodeStateError("no node leads at this moment; `await cluster.elected()` moves time on until one does")
+
+    async def elected(self, limit: Duration = "1m") -> Node:
+        """Move time on until a node leads, and return it; raises TimeoutError after `limit` of virtual time."""
+        if not await self.clock.until(self._is_led, limit):
+            raise TimeoutError(f"no node leads after {limit} of virtual time")
+        return self.leader
+
+    def _is_led(self) -> bool:
+        return any(member.is_leader for member in self._members.values())
+
+    def _is_disturbed(self) -> bool:
+        return self._faults.planned or any(member.is_disturbed for member in self._members.values() if member.lives)
+
+    def _note(self, text: str) -> None:
+        """Note what is done to the cluster, which then needs its time to come to rest."""
+        self.clock.check()
+        self._journal.say(text)
+        self._jumps.disturbed()
+
+    @property
+    def faults(self) -> Faults:
+        """What is planned to happen to calls of the store, and how often what happened."""
+        return self._faults
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    async def _run(self, work: Coroutine[Any, Any, T], limit: Duration = "1h") -> T:
+        return await self.clock.run(work, limit)
+
+    async def _in_lane(self, member: Member, work: Coroutine[Any, Any, T]) -> T:
+        """Await work in a node's lane; raises NodeStoppedError when the node is killed meanwhile."""
+        task = self._lanes.start(member.lane, work)
+        try:
+            await asyncio.wait(
+                [cast("asyncio.Future[Any]", task), member.lane.end], return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            if not (task.done() or member.lane.dropped):
+                task.cancel()
+        if member.lane.dropped and not task.done():
+            raise NodeStoppedError(f"node {member.name!r} was killed before it answered; it may have done the work")
+        return await task
+
+    def _member(self, node: Node | str) -> Member:
+        name = node.name if isinstance(node, Node) else cast(Any, node)
+        if not isinstance(name, str):
+            raise OptionError("node", node, "a Node, or the name of one")
+        member = self._members.get(name)
+        if member is None:
+            there = ", ".join(sorted(self._members)) or "none outside `async with`"
+            raise NodeStateError(f"no node is called {name!r}; there are {there}")
+        return member
+
+    def _need(self, node: Node | str) -> Member:
+        member = self._member(node)
+        if not member.lives:
+            raise NodeStateError(f"node {member.name!r} {'still starts' if member.starts else 'does not run'}")
+        return member
+
+    def _heal(self, member: Member) -> None:
+        for link in (member.store_link, member.coordinator_link):
+            if link.cut:
+                link.heal()
+
+
+def _names(nodes: int | Sequence[str]) -> list[str]:
+    if isinstance(nodes, int) and not isinstance(nodes, bool) and nodes >= 1:
+        return [f"node-{number}" for number in range(1, nodes + 1)]
+    names: list[Any] = list(nodes) if isinstance(nodes, Sequence) and not isinstance(nodes, str) else []
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise OptionError("nodes", nodes, "a whole number of 1 or more, or names that differ")
+    return names
+
+
+def moment_of(start: datetime | str) -> datetime:
+    """The time of a `start`; raises OptionError."""
+    expected = 'an aware datetime, or ISO 8601 text with an offset such as "2026-10-24T22:00+02:00"'
+    try:
+        moment = datetime.fromisoformat(start) if isinstance(start, str) else start
+    except ValueError:
+        raise OptionError("start", start, expected) from None
+    if not isinstance(cast(Any, moment), datetime) or moment.tzinfo is None:
+        raise OptionError("start", start, expected)
+    return moment

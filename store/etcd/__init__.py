@@ -1,0 +1,1 @@
+"""The etcd driver of the key-value engine (`store/kv`)."""

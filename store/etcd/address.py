@@ -1,0 +1,72 @@
+"""Where an etcd is: its URL taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from peerjob.model.errors import OptionError
+from peerjob.store.url import query_options, redact, split_url
+
+DEFAULT_PORT = 2379
+DEFAULT_QUOTA = 2 << 30
+"""What etcd itself takes when nobody tells it."""
+_FILES = ("ca", "cert", "key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EtcdAddress:
+    """What a URL says; `url` has its password redacted."""
+
+    url: str
+    endpoints: tuple[str, ...]
+    """`host:port` of each member."""
+    username: str = ""
+    password: str = ""
+    tls: bool = False
+    ca: Path | None = None
+    """`?ca=file`: who signed the servers' certificates; None: whom gRPC trusts."""
+    cert: Path | None = None
+    """`?cert=file&key=file`: the client's own certificate and its key."""
+    key: Path | None = None
+    quota: int | None = None
+    """`?quota=bytes`: the quota that the servers run with, for those that do not tell it."""
+
+
+def parse_address(url: str) -> EtcdAddress:
+    """Read `etcd[s]://[user:password@]host[:port][,host[:port]...][?options]`; raises OptionError."""
+    parts = split_url(url)
+    tls = parts.scheme == "etcds"
+    options = query_options(url, {"quota": int} | (dict.fromkeys(_FILES, str) if tls else {}))
+    files = {name: Path(options[name]) for name in _FILES if name in options}
+    for path in files.values():
+        if not path.is_file():
+            raise OptionError("store", redact(url), f"a file at {path}")
+    if ("cert" in files) != ("key" in files):
+        raise OptionError("store", redact(url), "cert and key together")
+    if options.get("quota", 1) <= 0:
+        raise OptionError("store option 'quota'", options["quota"], "a number of bytes above 0")
+    if parts.path.strip("/"):
+        raise OptionError("store", redact(url), "nothing but options after the hosts")
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    return EtcdAddress(
+        url=redact(url),
+        endpoints=tuple(_endpoint(host, url) for host in (hosts or "localhost").split(",")),
+        username=unquote(username),
+        password=unquote(password),
+        tls=tls,
+        quota=options.get("quota"),
+        **files,
+    )
+
+
+def _endpoint(text: str, url: str) -> str:
+    try:
+        host, port = urlsplit(f"//{text}").hostname, urlsplit(f"//{text}").port
+    except ValueError:
+        raise OptionError("store", redact(url), "ports from 1 to 65535") from None
+    if not host:
+        raise OptionError("store", redact(url), "a host before and after each comma")
+    return f"[{host}]:{port or DEFAULT_PORT}" if ":" in host else f"{host}:{port or DEFAULT_PORT}"

@@ -1,0 +1,109 @@
+"""What we use of gRPC and of etcd's API, neither of which brings types.
+
+etcd3aio has the generated messages in a private module, so they are touched here alone. Of its client we use nothing:
+that one sends writes again, knows addresses by number only, and spreads calls over members that do not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Any, Protocol, cast
+
+from peerjob.model.grpc_import import import_grpc
+
+from .address import EtcdAddress
+
+
+def _loaded() -> tuple[Any, Any]:
+    import_grpc()
+    import etcd3aio._protobuf
+    import grpc  # type: ignore[import-untyped,unused-ignore]
+
+    return etcd3aio._protobuf, cast("Any", grpc)
+
+
+etcd, grpc = _loaded()
+"""The messages and stubs, by their names in etcd's rpc.proto; and gRPC."""
+aio: Any = grpc.aio
+codes: Any = grpc.StatusCode
+Metadata = tuple[tuple[str, str], ...]
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    # a range may answer with more than gRPC's 4 MiB
+    ("grpc.max_receive_message_length", -1),
+    # the second try of a write is not ours to make
+    ("grpc.enable_retries", 0),
+    # else the connection for renewals would be that of the store
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # etcd takes no more than one in 5 s, and none without a stream
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+
+
+_TXN = "/etcdserverpb.KV/Txn"
+
+
+class Unary(Protocol):
+    """A method that answers once."""
+
+    def __call__(self, request: Any, *, timeout: float, metadata: Metadata) -> Awaitable[Any]: ...
+
+
+class EtcdEndpoint:
+    """One member, over a connection that is made when it is first used."""
+
+    def __init__(self, target: str, address: EtcdAddress, certificates: Sequence[bytes | None]) -> None:
+        self.target = target
+        if address.tls:
+            ca, cert, key = certificates
+            self._channel = aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert), options=_OPTIONS)
+        else:
+            self._channel = aio.insecure_channel(target, options=_OPTIONS)
+        lease = etcd.LeaseStub(self._channel)
+        self.txn: Unary = self._channel.unary_unary(_TXN, response_deserializer=etcd.TxnResponse.FromString)
+        """Takes its request as bytes, see `etcd_wire`."""
+        self.grant: Unary = lease.LeaseGrant
+        self.revoke: Unary = lease.LeaseRevoke
+        self.remaining: Unary = lease.LeaseTimeToLive
+        self.status: Unary = etcd.MaintenanceStub(self._channel).Status
+        self.authenticate: Unary = etcd.AuthStub(self._channel).Authenticate
+        self._keepalive: Any = lease.LeaseKeepAlive
+        self._watch: Any = etcd.WatchStub(self._channel).Watch
+
+    async def keepalive(self, request: Any, *, timeout: float, metadata: Metadata) -> Any:
+        """Extend a lease once; etcd has a stream for it."""
+        stream = self._keepalive(timeout=timeout, metadata=metadata)
+        try:
+            return await _asked(stream, [request])
+        finally:
+            stream.cancel()
+
+    async def watch(self, requests: Sequence[Any], *, metadata: Metadata) -> AsyncGenerator[Any]:
+        """Everything that some watches tell, until the server ends their stream."""
+        stream = self._watch(metadata=metadata)
+        try:
+            reply = await _asked(stream, requests)
+            while reply is not aio.EOF:
+                yield reply
+                reply = await stream.read()
+        finally:
+            stream.cancel()
+
+    async def close(self) -> None:
+        """End the connection, and whatever still waits on it."""
+        await self._channel.close()
+
+
+async def _asked(stream: Any, requests: Sequence[Any]) -> Any:
+    # when the stream has failed already, the read tells why
+    with contextlib.suppress(asyncio.InvalidStateError):
+        for request in requests:
+            await stream.write(request)
+    return await stream.read()

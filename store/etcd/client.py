@@ -1,0 +1,146 @@
+"""Calls to one member at a time, and to the next one when it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError, PeerjobError, StoreUnavailableError
+
+from .address import EtcdAddress
+from .api import EtcdEndpoint, Metadata, aio, codes, etcd
+from .errors import bad_token, never_sent, no_space, translated
+
+CALL_TIMEOUT = 5.0
+CALL_TIMEOUT_OF_SEVERAL = 2.5
+"""Where another member may answer."""
+_CLOSING = 0.05
+"""Seconds in which gRPC tells the event loop, which must still be open, what became of the last calls."""
+_SILENT_AFTER = 0.1
+"""Seconds after which a call that its caller gave up counts as not answered."""
+
+
+class EtcdClient:
+    """The members of one etcd, over one connection each, of which one at a time is used."""
+
+    def __init__(self, address: EtcdAddress, clock: Clock) -> None:
+        self.address = address
+        self.timeout = CALL_TIMEOUT if len(address.endpoints) == 1 else CALL_TIMEOUT_OF_SEVERAL
+        self.revision = 0
+        """The highest that was seen."""
+        self.on_move: set[Callable[[], None]] = set()
+        """Called when another member is used from now on."""
+        self.out_of_space = False
+        """Whether a write was refused since the last look at the server's alarms."""
+        self._clock = clock
+        self._endpoints: list[EtcdEndpoint] = []
+        self._at = clock.random.randrange(len(address.endpoints))
+        self._metadata: Metadata = ()
+        self._authenticating = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        address = self.address
+        try:
+            files = [
+                path.read_bytes() if path is not None else None for path in (address.ca, address.cert, address.key)
+            ]
+        except OSError as error:
+            raise OptionError("store", address.url, f"a readable file ({error})") from error
+        self._endpoints = [EtcdEndpoint(target, address, files) for target in address.endpoints]
+        if address.username:
+            await self.renew_token(())
+
+    async def close(self) -> None:
+        tasks, endpoints = list(self._tasks), self._endpoints
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._endpoints = []
+        for endpoint in endpoints:
+            await endpoint.close()
+        if endpoints:
+            await asyncio.sleep(_CLOSING)
+
+    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Do something beside, until it is done or the client is closed."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @property
+    def endpoint(self) -> EtcdEndpoint:
+        """The member in use."""
+        if not self._endpoints:
+            raise StoreUnavailableError(self.address.url, "this store is not open")
+        return self._endpoints[self._at]
+
+    @property
+    def metadata(self) -> Metadata:
+        """What every call carries."""
+        return self._metadata
+
+    def leave(self, endpoint: EtcdEndpoint) -> None:
+        """Use the next member, unless somebody did so already."""
+        if len(self._endpoints) > 1 and self._endpoints[self._at] is endpoint:
+            self._at = (self._at + 1) % len(self._endpoints)
+            for moved in list(self.on_move):
+                moved()
+
+    async def call(self, method: str, request: Any) -> Any:
+        """Send a request once; a member that cannot be reached at all is passed over."""
+        unreachable, renewed = 0, False
+        while True:
+            endpoint, metadata = self.endpoint, self._metadata
+            started = self._clock.elapsed()
+            try:
+                reply = await getattr(endpoint, method)(request, timeout=self.timeout, metadata=metadata)
+            except aio.AioRpcError as error:
+                if bad_token(error) and self.address.username and not renewed:
+                    renewed = True
+                    await self.renew_token(metadata)
+                    continue
+                failure = self.failed(endpoint, error)
+                unreachable += 1
+                if never_sent(error) and unreachable < len(self._endpoints):
+                    continue
+                raise failure from error
+            except asyncio.CancelledError:
+                if self._clock.elapsed() - started > _SILENT_AFTER:
+                    self.leave(endpoint)
+                raise
+            if reply.header.revision > self.revision:
+                self.revision = reply.header.revision
+            return reply
+
+    def failed(self, endpoint: EtcdEndpoint, error: Any) -> PeerjobError:
+        """Our error for one of gRPC's; where another member may do better, that one is used from now on."""
+        failure = translated(error, self.address.url)
+        if no_space(error):
+            self.out_of_space = True
+        elif isinstance(failure, ConnectionError):
+            self.leave(endpoint)
+        return failure
+
+    async def renew_token(self, old: Metadata) -> None:
+        """Get a new token, unless somebody did so since `old` was used; raises AuthError for a wrong password."""
+        async with self._authenticating:
+            if self._metadata is not old:
+                return
+            request = etcd.AuthenticateRequest(name=self.address.username, password=self.address.password)
+            for left in reversed(range(len(self._endpoints))):
+                endpoint = self.endpoint
+                try:
+                    reply = await endpoint.authenticate(request, timeout=self.timeout, metadata=())
+                except aio.AioRpcError as error:
+                    if error.code() is codes.FAILED_PRECONDITION and "not enabled" in error.details():
+                        return
+                    failure = self.failed(endpoint, error)
+                    if left and isinstance(failure, ConnectionError):
+                        continue
+                    raise failure from error
+                self._metadata = (("token", reply.token),)
+                return

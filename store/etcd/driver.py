@@ -1,0 +1,143 @@
+"""The etcd driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.store.answering import answer_within
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
+from peerjob.store.kv.store import KVStore
+
+from . import transaction as etcd_txn
+from .address import EtcdAddress, parse_address
+from .api import etcd
+from .client import EtcdClient
+from .limits import MAX_OPERATIONS
+from .space import FreeSpace
+from .watch import EtcdWatch
+
+MAX_PAYLOAD = 1 << 20
+OPEN_TIMEOUT = 4.5
+_SMOOTH = 8
+"""How many transactions must have met no conflict before one is sent that does all or nothing."""
+_CAPABILITIES = Capabilities(
+    engine="etcd",
+    durability="fsync",
+    order="windowed",
+    clock="nodes",
+    max_payload=MAX_PAYLOAD,
+)
+
+
+def etcd_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> KVStore:
+    """The store that an etcd URL names, not opened yet."""
+    kv = EtcdKV(parse_address(url), clock)
+    return KVStore(kv, url=url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+
+
+class EtcdKV:
+    """One user of an etcd, with connections of its own."""
+
+    def __init__(self, address: EtcdAddress, clock: Clock) -> None:
+        self._address = address
+        self._clock = clock
+        self._client = EtcdClient(address, clock)
+        self._space = FreeSpace(self._client, clock)
+        self._identity = ""
+        self._smooth = _SMOOTH
+        """How many transactions of several steps in a row met no conflict."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return _CAPABILITIES
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    @property
+    def full(self) -> bool:
+        return self._space.full
+
+    async def open(self) -> None:
+        try:
+            async with answer_within(OPEN_TIMEOUT, url=self._address.url):
+                await self._client.open()
+                reply = await self._greeted()
+                await self._space.look()
+        except BaseException:
+            await self.close()
+            raise
+        self._identity = f"etcd:{reply.header.cluster_id:x}"
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def separate(self) -> EtcdKV:
+        return EtcdKV(self._address, self._clock)
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        replies = await self._read([Range(key) for key in keys])
+        return [etcd_txn.entry(one.response_range) for reply in replies for one in reply.responses]
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        replies = await self._read(ranges)
+        return [etcd_txn.found(one.response_range) for reply in replies for one in reply.responses]
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        many = also is not None and len(steps) > 1
+        if also is not None and many and self._smooth >= _SMOOTH:
+            whole = etcd_txn.AtomicRequest(steps, also, guards)
+            if whole.fits and (done := whole.applied(await self._client.call("txn", whole.data))):
+                return done
+        request = etcd_txn.Request(steps, also, guards)
+        applied = request.applied(await self._client.call("txn", request.data))
+        if many:
+            self._smooth = 0 if applied.also is None else self._smooth + 1
+        return applied
+
+    def watch(self, *prefixes: str) -> EtcdWatch:
+        return EtcdWatch(self._client, prefixes)
+
+    async def grant(self, ttl_us: int) -> int:
+        reply = await self._client.call("grant", etcd.LeaseGrantRequest(TTL=-(-ttl_us // 1_000_000)))
+        return int(reply.ID)
+
+    async def keepalive(self, lease: int) -> bool:
+        reply = await self._client.call("keepalive", etcd.LeaseKeepAliveRequest(ID=lease))
+        return bool(reply.TTL > 0)
+
+    async def revoke(self, lease: int) -> None:
+        with contextlib.suppress(LeaseEndedError):
+            await self._client.call("revoke", etcd.LeaseRevokeRequest(ID=lease))
+
+    async def remaining(self, leases: Sequence[int]) -> list[int]:
+        calls = [self._client.call("remaining", etcd.LeaseTimeToLiveRequest(ID=lease)) for lease in leases]
+        return [_left_us(reply.TTL) for reply in await asyncio.gather(*calls)]
+
+    async def _greeted(self) -> Any:
+        """The first answer of a member that has a majority behind it."""
+        for left in reversed(range(len(self._address.endpoints))):
+            try:
+                return await self._client.call("txn", b"")
+            except StoreUnavailableError:
+                # it is silent, and has been left for the next
+                if not left:
+                    raise
+        raise AssertionError("an address has endpoints")
+
+    async def _read(self, ranges: Sequence[Range]) -> list[Any]:
+        parts = [ranges[at : at + MAX_OPERATIONS] for at in range(0, len(ranges), MAX_OPERATIONS)]
+        calls = [self._client.call("txn", etcd_txn.reading(part)) for part in parts]
+        return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
+
+
+def _left_us(seconds: int) -> int:
+    """Of whole seconds, rounded down; below 0 for a lease that has ended."""
+    return seconds * 1_000_000 + 500_000 if seconds >= 0 else 0

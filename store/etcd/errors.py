@@ -1,0 +1,63 @@
+"""What etcd's errors mean to us."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peerjob.model.errors import AuthError, PeerjobError, StoreError, StoreRefusedError, StoreUnavailableError
+from peerjob.store.kv.base import LeaseEndedError
+
+from .api import codes
+
+_PASSING = (
+    codes.UNAVAILABLE,
+    codes.DEADLINE_EXCEEDED,
+    codes.CANCELLED,
+    codes.ABORTED,
+    codes.INTERNAL,
+    codes.UNKNOWN,
+    codes.RESOURCE_EXHAUSTED,
+    codes.FAILED_PRECONDITION,
+)
+"""What a later try, or one elsewhere, may not meet: no leader, a member that stops, too many requests."""
+_REFUSED = (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
+_NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution")
+_BAD_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
+_TOO_LARGE = ("request is too large", "larger than max")
+
+
+class RefusedError(StoreError, AuthError):
+    """Wrong credentials, or too few rights; a StoreError too, so that a running node waits until they are mended."""
+
+
+def never_sent(error: Any) -> bool:
+    """Whether no server can have seen the request."""
+    return error.code() is codes.UNAVAILABLE and any(text in (error.details() or "") for text in _NEVER_SENT)
+
+
+def bad_token(error: Any) -> bool:
+    """Whether the request was refused, before anything was done, for want of a valid token."""
+    return any(text in (error.details() or "") for text in _BAD_TOKEN)
+
+
+def no_space(error: Any) -> bool:
+    """Whether the request was refused because the quota is used up."""
+    return "database space exceeded" in (error.details() or "")
+
+
+def translated(error: Any, url: str) -> PeerjobError:
+    """Our error for an error of gRPC's."""
+    code, details = error.code(), error.details() or ""
+    if no_space(error):
+        return StoreUnavailableError(url, f"etcd is out of space and takes no writes until there is room: {details}")
+    if any(text in details for text in _TOO_LARGE):
+        return StoreRefusedError(f"the store at {url} refused a request: {details}")
+    if code in _REFUSED or "authentication failed" in details or bad_token(error):
+        return RefusedError(f"the store at {url} refused the credentials: {details}")
+    if "lease not found" in details:
+        return LeaseEndedError(url, details)
+    if code in _PASSING:
+        return StoreUnavailableError(url, details or code.name)
+    # etcd says so of requests with too many operations or with a key twice; of its own state it says other things
+    kind = StoreRefusedError if code is codes.INVALID_ARGUMENT else StoreError
+    return kind(f"the store at {url} refused a request: {details or code.name}")

@@ -1,0 +1,70 @@
+"""What etcd accepts in one transaction, held against the memory driver in tests.
+
+The guards are compares of the whole request. A driver for etcd can send any transaction in two ways. Either all steps
+are nested transactions, and so is what goes along, which then needs all their compares; or all compares stand
+outside, the operations of all steps in the branch where they hold, and the steps as nested transactions, with the
+guards, in the other: that leaves room for more compares, but sends the operations twice. The third way,
+`etcd_txn.Whole`, is taken only where it fits.
+
+etcd (`checkTxnRequest`) takes the longest of a transaction's three lists: compares, operations where they hold, and
+operations where they do not. That must be at most `--max-txn-ops`, 128 by default, and a nested transaction may only
+have what its parent left of it. No key may be written twice. A test holds this against a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peerjob.store.kv.base import Compare, Put, Step, bytes_of
+
+MAX_OPERATIONS = 128
+MAX_BYTES = 3 << 19
+
+
+class RequestRefusedError(AssertionError):
+    """etcd would refuse this transaction."""
+
+
+def check(steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> None:
+    """Raise RequestRefusedError for a transaction over a limit."""
+    every = [*steps, also] if also is not None else list(steps)
+    _check_keys(every)
+    compares: set[Compare] = {compare for step in every for compare in step.compares}
+    inner = max((_width(step) for step in steps), default=0)
+    size = sum(bytes_of(step.compares, step.ops) for step in every) + bytes_of(guards, ())
+    along = 0 if also is None else len(also.ops) + len(also.reads)
+    if also is None:
+        fits = max(len(guards), len(steps)) + inner <= MAX_OPERATIONS and size <= MAX_BYTES
+    else:
+        nested = (
+            max(len(guards), len(steps) + 1) + max(inner, len(compares), along) <= MAX_OPERATIONS and size <= MAX_BYTES
+        )
+        compares |= set(guards)
+        inner = max(inner, max((len(step.compares) for step in steps), default=0) + len(guards))
+        within = max(len(compares), len(steps) + 1) + max(inner, along)
+        bare = max(len(compares), len(steps) + along) + inner
+        fits = nested or (min(within, bare) <= MAX_OPERATIONS and 2 * size <= MAX_BYTES)
+    if not fits:
+        raise RequestRefusedError(
+            f"{len(steps)} steps of up to {inner}, {len(compares)} compares, {along} operations along, {size} bytes"
+        )
+
+
+def _width(step: Step) -> int:
+    return max(len(step.compares), len(step.ops) + len(step.reads))
+
+
+def _check_keys(steps: Sequence[Step]) -> None:
+    put: set[str] = set()
+    for step in steps:
+        for op in step.ops:
+            if isinstance(op, Put):
+                if op.key in put:
+                    raise RequestRefusedError(f"{op.key} is written twice")
+                put.add(op.key)
+    for step in steps:
+        for op in step.ops:
+            if not isinstance(op, Put):
+                hit = [key for key in put if op.key <= key < op.end] if op.end else [op.key] if op.key in put else []
+                if hit:
+                    raise RequestRefusedError(f"{hit[0]} is written and removed")

@@ -1,0 +1,75 @@
+"""How much room an etcd has left, so that new instances are refused before it refuses what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import StoreError
+
+from .address import DEFAULT_QUOTA
+from .api import etcd
+from .client import EtcdClient
+from .errors import RefusedError
+
+_LOGGER = logging.getLogger("peerjob.store")
+FULL_FROM = 0.8
+"""Share of the quota from which on new instances are refused."""
+_LOOK_EVERY = 0.25
+
+
+class FreeSpace:
+    """Looks while instances are added, and goes on looking while there is no room for more."""
+
+    def __init__(self, client: EtcdClient, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._full = False
+        self._looked = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether new instances are to be refused, as of the last look."""
+        if self._task is None and self._clock.elapsed() - self._looked > _LOOK_EVERY:
+            self._task = self._client.start(self._follow(), name="look at etcd's room")
+        return self._full or self._client.out_of_space
+
+    async def look(self) -> None:
+        """Ask the member in use."""
+        with contextlib.suppress(RefusedError):  # who may not ask hears of it when a write is refused
+            self._note(await self._client.call("status", etcd.StatusRequest()))
+        self._looked = self._clock.elapsed()
+
+    async def _follow(self) -> None:
+        try:
+            while True:
+                with contextlib.suppress(StoreError):
+                    await self.look()
+                if not self._full:
+                    return
+                await asyncio.sleep(_LOOK_EVERY)
+        finally:
+            self._task = None
+
+    def _note(self, status: Any) -> None:
+        address = self._client.address
+        # 3.5 does not tell it
+        quota = status.dbSizeQuota or address.quota or DEFAULT_QUOTA
+        alarm = any("NOSPACE" in text for text in status.errors)
+        full = alarm or status.dbSize >= FULL_FROM * quota
+        if full and not self._full:
+            _LOGGER.warning(
+                "etcd at %s takes no new instances: it uses %d of %d bytes%s",
+                address.url,
+                status.dbSize,
+                quota,
+                ", and has raised NOSPACE" if alarm else "",
+            )
+        elif self._full and not full:
+            _LOGGER.warning("etcd at %s takes new instances again", address.url)
+        self._full = full
+        self._client.out_of_space = alarm

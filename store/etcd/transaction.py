@@ -1,0 +1,154 @@
+"""Transactions as etcd takes them.
+
+Guards are the compares of the whole request. Steps become nested transactions in it, each with its own compares,
+which etcd judges on the state before the whole request. What goes along needs the compares of all steps, so it is a
+nested transaction with all of them; where that is over etcd's limits, all compares stand outside, with the operations
+of all steps in the branch where they hold and the nested transactions in the other. `limits` says which fits.
+
+Both have most compares twice, and etcd looks each of them up. If no conflict is expected, an `AtomicRequest` comes first.
+It has the compares once, outside, and the operations of many steps in one nested transaction: all or nothing. If etcd
+refuses it, nothing is done, and the steps are sent as above.
+
+A step that is alone is nested, too: what is nested, etcd charges nothing to its quota, so that work under way can be
+finished also when there is no space left. New instances are refused long before (`etcd_space`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+
+from . import wire
+from .limits import MAX_OPERATIONS
+
+_NOTHING = Found((), 0)
+_NO_READS: tuple[Found, ...] = ()
+
+
+class AtomicRequest:
+    """A transaction of which nothing is done where one compare does not hold: the least that etcd can be asked."""
+
+    def __init__(self, steps: Sequence[Step], also: Step, guards: Sequence[Compare] = ()) -> None:
+        self._steps = steps
+        self._also = also
+        compares = dict.fromkeys(map(wire.compare, guards))
+        for step in (*steps, also):
+            compares.update(dict.fromkeys(map(wire.compare, step.compares)))
+        branches, along = [*map(_branch, steps)], _branch(also)
+        room = MAX_OPERATIONS - max(len(compares), len(steps) + 1)
+        self.fits = max(map(len, [along, *branches])) <= room
+        self._groups = _grouped(branches, room)
+        nested = (wire.nested(chain.from_iterable(branches[start:end])) for start, end in self._groups)
+        self.data = b"".join([*compares, *nested, wire.nested(along)])
+
+    def applied(self, reply: Any) -> Applied | None:
+        """What the reply says; None if nothing was done."""
+        if not reply.succeeded:
+            return None
+        answers: list[Sequence[Found]] = []
+        for (start, end), one in zip(self._groups, reply.responses, strict=False):
+            replies = iter(one.response_txn.responses)
+            answers += [
+                _found(step, [*islice(replies, len(step.ops) + len(step.reads))]) for step in self._steps[start:end]
+            ]
+        return Applied(reply.header.revision, answers, _answers(self._also, reply.responses[-1].response_txn))
+
+
+def _grouped(branches: Sequence[Sequence[bytes]], room: int) -> list[tuple[int, int]]:
+    """Cut a row of branches into as few nested transactions as `room` operations each allow."""
+    groups: list[tuple[int, int]] = []
+    start = size = 0
+    for at, branch in enumerate(branches):
+        if size + len(branch) > room and at > start:
+            groups.append((start, at))
+            start, size = at, 0
+        size += len(branch)
+    return [*groups, (start, len(branches))]
+
+
+class Request:
+    """A transaction, built once and read back once."""
+
+    def __init__(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> None:
+        self._steps = steps
+        self._also = also
+        self._outside = self._bare = False
+        compares = [[*map(wire.compare, step.compares)] for step in steps]
+        outer = [*map(wire.compare, guards)]
+        parts = self._nested(compares, outer) if also is None else self._with(also, compares, outer)
+        self.data = b"".join(parts)
+
+    def _nested(self, compares: Sequence[list[bytes]], outer: Sequence[bytes]) -> list[bytes]:
+        return [*outer, *(wire.nested(held + _branch(step)) for held, step in zip(compares, self._steps, strict=True))]
+
+    def _with(self, also: Step, compares: Sequence[list[bytes]], outer: Sequence[bytes]) -> list[bytes]:
+        steps = self._steps
+        every = list(dict.fromkeys([part for held in compares for part in held] + [*map(wire.compare, also.compares)]))
+        inner = max((max(len(step.compares), len(step.ops) + len(step.reads)) for step in steps), default=0)
+        along = len(also.ops) + len(also.reads)
+        if max(len(outer), len(steps) + 1) + max(inner, len(every), along) <= MAX_OPERATIONS:
+            return [*self._nested(compares, outer), wire.nested(every + _branch(also))]
+        self._outside = True
+        every = list(dict.fromkeys([*outer, *every]))
+        inner = max(inner, max((len(step.compares) for step in steps), default=0) + len(outer))
+        self._bare = max(len(every), len(steps) + 1) + max(inner, along) > MAX_OPERATIONS
+        last = _branch(also) if self._bare else [wire.nested(_branch(also))]
+        return [
+            *every,
+            *(wire.nested(_branch(step)) for step in steps),
+            *last,
+            *(
+                wire.nested([*outer, *held, *_branch(step)], otherwise=True)
+                for held, step in zip(compares, steps, strict=True)
+            ),
+        ]
+
+    def applied(self, reply: Any) -> Applied:
+        """What the reply says."""
+        steps, also, replies = self._steps, self._also, reply.responses
+        if not reply.succeeded and not self._outside:
+            return Applied(reply.header.revision, [None] * len(steps), refused=True)
+        answers = [_answers(step, one.response_txn) for step, one in zip(steps, replies, strict=False)]
+        if also is None or not reply.succeeded:
+            refused = not reply.succeeded and all(answer is None for answer in answers)
+            return Applied(reply.header.revision, answers, refused=refused)
+        rest = replies[len(steps) :]
+        last = _found(also, rest) if self._bare else _answers(also, rest[0].response_txn)
+        return Applied(reply.header.revision, answers, last)
+
+
+def reading(ranges: Iterable[Range]) -> bytes:
+    """A request that only reads."""
+    return b"".join(map(wire.read, ranges))
+
+
+def found(reply: Any) -> Found:
+    """What a range answered."""
+    if not reply.count:
+        return _NOTHING
+    return Found([(kv.key.decode(), Entry(kv.value, kv.mod_revision, kv.lease)) for kv in reply.kvs], reply.count)
+
+
+def entry(reply: Any) -> Entry | None:
+    """What a range of one key answered."""
+    if not reply.count:
+        return None
+    kv = reply.kvs[0]
+    return Entry(kv.value, kv.mod_revision, kv.lease)
+
+
+def _answers(step: Step, reply: Any) -> Sequence[Found] | None:
+    if not reply.succeeded:
+        return None
+    return _found(step, reply.responses)
+
+
+def _found(step: Step, replies: Sequence[Any]) -> Sequence[Found]:
+    return [found(one.response_range) for one in replies[len(step.ops) :]] if step.reads else _NO_READS
+
+
+def _branch(step: Step) -> list[bytes]:
+    return [*map(wire.write, step.ops), *map(wire.read, step.reads)]

@@ -1,0 +1,104 @@
+"""A watch of one or several prefixes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from peerjob.model.errors import PeerjobError
+from peerjob.store.kv.keys import prefix_end
+
+from .api import aio, etcd
+from .client import EtcdClient
+
+_LOGGER = logging.getLogger("peerjob.store")
+_FIRST_WAIT, _MAX_WAIT = 0.05, 1.0
+_LEADER = (("hasleader", "true"),)
+"""Ends the stream when the member loses the others, and would be silent."""
+
+
+class EtcdWatch:
+    """Keys that were put below some prefixes, read from a stream of its own, which is opened again when it breaks."""
+
+    def __init__(self, client: EtcdClient, prefixes: Sequence[str]) -> None:
+        self._client = client
+        self._prefixes = prefixes
+        self._put: dict[str, bytes] = {}
+        self._missed = False
+        self._news = asyncio.Event()
+        self._from = client.revision + 1
+        """Where the first stream begins: whoever reads after us has seen what was before."""
+        self._task = client.start(self._run(), name=f"watch of {', '.join(prefixes)}")
+        client.on_move.add(self._again)
+
+    async def changed(self, timeout: float) -> dict[str, bytes] | None:
+        if not self._news.is_set() and timeout > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._news.wait()
+        self._news.clear()
+        put, missed = self._put, self._missed
+        self._put, self._missed = {}, False
+        return None if missed else put
+
+    def close(self) -> None:
+        self._client.on_move.discard(self._again)
+        self._task.cancel()
+
+    def _again(self) -> None:
+        self._task.cancel()
+        self._from = 0
+        self._task = self._client.start(self._run(), name=self._task.get_name())
+
+    async def _run(self) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            client = self._client
+            endpoint, metadata = client.endpoint, client.metadata
+            try:
+                async with contextlib.aclosing(
+                    endpoint.watch(self._requests(), metadata=(*metadata, *_LEADER))
+                ) as replies:
+                    async for reply in replies:
+                        if reply.canceled or self._ahead(reply):
+                            break
+                        wait = _FIRST_WAIT
+                        self._take(reply)
+                if client.address.username:
+                    # a stream that began with an old token ends like any other
+                    await client.renew_token(metadata)
+            except aio.AioRpcError as error:
+                client.failed(endpoint, error)
+            except PeerjobError as error:
+                _LOGGER.debug("no new token for %s: %s", self._task.get_name(), error)
+            self._from = 0
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _MAX_WAIT)
+
+    def _requests(self) -> list[Any]:
+        creates = [
+            etcd.WatchCreateRequest(
+                key=prefix.encode(),
+                range_end=prefix_end(prefix).encode(),
+                start_revision=self._from,
+                filters=[etcd.WatchCreateRequest.NODELETE],
+            )
+            for prefix in self._prefixes
+        ]
+        return [etcd.WatchRequest(create_request=create) for create in creates]
+
+    def _ahead(self, reply: Any) -> bool:
+        """Whether the server went back, as after a restore, and would be silent until it has caught up."""
+        return bool(reply.created) and reply.header.revision + 1 < self._from
+
+    def _take(self, reply: Any) -> None:
+        if reply.created and not self._from:
+            # what was put between the streams is lost
+            self._missed = True
+        for event in reply.events:
+            self._put[event.kv.key.decode()] = event.kv.value
+        if self._missed or self._put:
+            self._news.set()

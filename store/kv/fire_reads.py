@@ -1,0 +1,177 @@
+"""What a fire must know before it writes: read in a few requests for a whole batch, and compared when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from peerjob.model.errors import StoreUnavailableError
+from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, Overlap, Term
+from peerjob.model.state import State
+
+from .base import Compare, Entry, Put, Step
+from .context import KVContext
+from .keys import LATEST_US, escaped, time_text, timed
+from .ledger import INSTANCE, TRIGGER, Early, FireLedger
+from .rows import Row, is_gone, number_of
+from .schedule_rows import Next, SlotRow, decode_fire, decode_next, decode_slot
+from .slots import HeldSlot, StepPlan
+from .writer import ROUNDS
+
+
+class ScheduleFires(msgspec.Struct):
+    """What the fires of one call do to one schedule, in one step."""
+
+    name: str
+    mod: int
+    next: Next
+    plan: StepPlan
+    answers: dict[int, FireAnswer] = {}
+    changed: list[str] = []
+    cancelled: set[str] = set()
+    """Who runs what was cancelled."""
+    fresh_us: int = LATEST_US
+    """The earliest nominal time that it records."""
+    moved: bool = False
+    """Whether the schedule moves on without a record."""
+    closed: bool = False
+    """Whether further fires are for another step."""
+    crowd: tuple[str, ...] = ()
+    """Parked instances that must be cancelled before, since they are too many for one step."""
+    crowded: str = ""
+    """The request of the fire that replaces them."""
+
+    @property
+    def held(self) -> HeldSlot:
+        """The schedule's slot."""
+        return self.plan.slots[self.name]
+
+
+class FireReads(msgspec.Struct):
+    """What is stored about the schedules of some fires."""
+
+    now_us: int
+    works: dict[str, ScheduleFires]
+    """Of the schedules that there are."""
+    reign: Compare | None = None
+    """Holds as long as no later term was seen."""
+    deposed: bool = False
+    ledger: dict[str, FireRecord] = {}
+    """Records of the very times that fires are about, by key."""
+    made: set[str] = set()
+    """Instances that are there, or were, though the ledger may have forgotten that a fire made them."""
+    uniques: dict[str, tuple[int, str]] = {}
+    """Unique keys that are taken: revision and instance, "" for one that is gone."""
+    rows: dict[str, tuple[int, Row]] = {}
+    """Instances that have a slot or wait for it."""
+    delayed: dict[str, int] = {}
+    """Revisions of their entries among the delayed ones."""
+    early: dict[int, Early] = {}
+    used: set[str] = set()
+    """Keys of instances and unique keys that some step writes already."""
+
+
+def place_of(fire: Fire) -> str:
+    """Where the record of an instance stands in the ledger; a trigger is about no nominal time."""
+    suffix = f"{TRIGGER}{escaped(fire.request)}" if fire.outcome is FireOutcome.TRIGGERED else INSTANCE
+    return f"{time_text(fire.nominal_us)}{suffix}"
+
+
+async def look(
+    context: KVContext, ledger: FireLedger, fires: Sequence[Fire], term: Term | None, reign: Compare | None
+) -> FireReads:
+    """Read what these fires depend on; `reign` is what held for this term the last time."""
+    kv, keys = context.kv, context.keys
+    names = list(dict.fromkeys(fire.schedule for fire in fires))
+    entries = await kv.get([*map(keys.next, names), *map(keys.slot, names)])
+    sight = FireReads(context.clock.time_us(), {})
+    for name, then, seat in zip(names, entries, entries[len(names) :], strict=False):
+        next = context.value(then, keys.next(name), decode_next)
+        if then is not None and next is not None:
+            slot = context.value(seat, keys.slot(name), decode_slot) or SlotRow()
+            held = HeldSlot(0 if seat is None else seat.mod, slot)
+            sight.works[name] = ScheduleFires(name, then.mod, next, StepPlan([], [], [], slots={name: held}))
+    if term is not None:
+        sight.reign = reign or await _reign(context, term)
+        sight.deposed = sight.reign is None
+    known = [fire for fire in fires if fire.schedule in sight.works]
+    await _read_entries(context, sight, known)
+    await _read_rows(context, sight, known)
+    sight.early = await ledger.early([work.next for work in sight.works.values()], sight.now_us)
+    return sight
+
+
+async def _reign(context: KVContext, term: Term) -> Compare | None:
+    """What holds as long as a term is the latest; None if it is not."""
+    key = context.keys.term(term.coordinator)
+    for _ in range(ROUNDS):
+        (entry,) = await context.kv.get([key])
+        latest = -1 if entry is None else number_of(entry.value)
+        if entry is not None and latest == term.number:
+            return Compare(key, mod=entry.mod)
+        if latest > term.number:
+            return None
+        put = Put(key, str(term.number).encode())
+        applied = await context.kv.txn([Step([Compare(key, mod=0 if entry is None else entry.mod)], [put])])
+        if applied.steps[0] is not None:
+            return Compare(key, mod=applied.revision)
+    raise StoreUnavailableError(context.url, "too many writers at once")
+
+
+async def _read_entries(context: KVContext, sight: FireReads, fires: Iterable[Fire]) -> None:
+    """Read the records that may be there of these times, and who has the unique keys."""
+    keys = context.keys
+    records: list[str] = []
+    states: list[str] = []
+    uniques: list[str] = []
+    for fire in fires:
+        if fire.instance is None:
+            continue
+        next = sight.works[fire.schedule].next
+        if fire.outcome is not FireOutcome.FIRED or fire.nominal_us != next.next_us or fire.nominal_us <= next.last_us:
+            records.append(keys.ledger(next.epoch) + place_of(fire))
+            states.append(keys.state + fire.instance.id)
+        if fire.instance.key is not None:
+            uniques.append(keys.unique(fire.instance.kind, fire.instance.key))
+    if not records and not uniques:
+        return
+    found = await context.kv.get([*records, *states, *uniques])
+    for key, entry in _there(records, found):
+        record = context.value(entry, key, decode_fire)
+        if record is not None:
+            sight.ledger[key] = record
+    sight.made = {key[len(keys.state) :] for key, _ in _there(states, found[len(records) :])}
+    taken = dict(_there(uniques, found[2 * len(records) :]))
+    owners = [entry.value.decode(errors="replace") for entry in taken.values()]
+    present = dict(zip(owners, await context.kv.get([keys.state + id for id in owners]), strict=True)) if owners else {}
+    for key, entry in taken.items():
+        owner = entry.value.decode(errors="replace")
+        sight.uniques[key] = (entry.mod, "" if is_gone(present[owner]) else owner)
+
+
+async def _read_rows(context: KVContext, sight: FireReads, fires: Iterable[Fire]) -> None:
+    """Read the instances that are in the way."""
+    ids: list[str] = []
+    replaced: list[str] = []
+    for fire in fires:
+        slot = sight.works[fire.schedule].held.slot
+        if fire.instance is None or fire.overlap is Overlap.ALLOW or not slot.holder:
+            continue
+        ids.append(slot.holder)
+        if fire.overlap is Overlap.REPLACE:
+            replaced += (slot.holder, *(one.id for one in slot.parked))
+    if not ids:
+        return
+    sight.rows = await context.rows([*ids, *replaced])
+    places = {
+        id: context.keys.delayed(id) + timed(sight.rows[id][1].due_us, id)
+        for id in replaced
+        if id in sight.rows and sight.rows[id][1].state is State.SCHEDULED
+    }
+    entries = await context.kv.get(list(places.values())) if places else []
+    sight.delayed = {id: 0 if entry is None else entry.mod for id, entry in zip(places, entries, strict=True)}
+
+
+def _there(keys: Sequence[str], entries: Sequence[Entry | None]) -> list[tuple[str, Entry]]:
+    return [(key, entry) for key, entry in zip(keys, entries, strict=False) if entry is not None]

@@ -1,0 +1,314 @@
+"""What a memory store holds: a dict, its keys in order, leases, and what etcd would charge for each read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from peerjob.store.etcd import limits as etcd_limits
+from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, Op, Put, Range, Step
+
+from .sorted_keys import SortedKeys
+
+_NOTHING = Found((), 0)
+_NO_READS: tuple[Found, ...] = ()
+
+
+class Costs(msgspec.Struct, kw_only=True):
+    """What reads would cost on etcd, which counts all keys in a range, and those deleted since it was compacted."""
+
+    reads: int = 0
+    charged: int = 0
+    """Keys and tombstones in all ranges read."""
+    worst: int = 0
+    """Keys and tombstones in the dearest range."""
+    worst_range: tuple[str, str] = ("", "")
+
+    def charge(self, start: str, end: str, keys: int) -> None:
+        """Note a read."""
+        self.reads += 1
+        self.charged += keys
+        if keys > self.worst:
+            self.worst, self.worst_range = keys, (start, end)
+
+
+class _Table:
+    """The keys with one prefix of two segments, `a/b/`."""
+
+    __slots__ = ("graves", "keys")
+
+    def __init__(self) -> None:
+        self.keys = SortedKeys()
+        self.graves = SortedKeys()
+
+
+class MemoryData:
+    """What one memory store holds; every method is called under the lock."""
+
+    def __init__(self, *, max_keys: int | None = None, costs: Costs | None = None) -> None:
+        self.lock = threading.Lock()
+        self.max_keys = max_keys
+        self.costs = costs
+        self.objects: dict[str, Any] = {}
+        self.revision = 0
+        self._entries: dict[str, Entry] = {}
+        self._tables: dict[str, _Table] = {}
+        self._watches: list[MemoryWatch] = []
+        self._watched: tuple[str, ...] = ()
+        self._leases: dict[int, tuple[int, int, set[str]]] = {}
+        self._ends: list[tuple[int, int]] = []
+        self._last_lease = 0
+        self._graves: set[str] = set()
+
+    @property
+    def full(self) -> bool:
+        return self.max_keys is not None and len(self._entries) * 5 >= self.max_keys * 4
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Everything that is stored."""
+        return self._entries
+
+    def compact(self) -> None:
+        """Forget what was deleted, as etcd does from time to time."""
+        for table in self._tables.values():
+            table.graves = SortedKeys()
+        self._graves.clear()
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        entries = self._entries
+        if self.costs is not None:
+            self.costs.reads += len(keys)
+        return [entries.get(key) for key in keys]
+
+    def range(self, wanted: Range) -> Found:
+        start, end, entries = wanted.start, wanted.end, self._entries
+        if not end:
+            entry = entries.get(start)
+            return _NOTHING if entry is None else Found(((start, entry),), 1)
+        count, limit = 0, wanted.limit
+        items: list[tuple[str, Entry]] = []
+        for table in self._tables_between(start, end, reverse=wanted.reverse):
+            inside = table.keys.count(start, end)
+            if inside:
+                count += inside
+                for key in table.keys.between(start, end, reverse=wanted.reverse):
+                    if limit and len(items) == limit:
+                        break
+                    items.append((key, entries[key]))
+            if self.costs is not None:
+                self.costs.charge(start, end, inside + table.graves.count(start, end))
+        return Found(items, count) if count else _NOTHING
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def apply(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> Applied:
+        if self.costs is not None:
+            etcd_limits.check(steps, also, guards)
+        if not self._holds(guards):
+            return Applied(self.revision, [None] * len(steps), refused=True)
+        held = [self._holds(step.compares) for step in steps]
+        with_also = also is not None and all(held) and self._holds(also.compares)
+        revision = self.revision + 1
+        answers: list[Sequence[Found] | None] = []
+        for step, holds in zip(steps, held, strict=True):
+            answers.append(self._do(step, revision) if holds else None)
+        last = self._do(also, revision) if with_also and also is not None else None
+        self.revision = revision
+        return Applied(revision, answers, last)
+
+    def _do(self, step: Step, revision: int) -> Sequence[Found]:
+        for op in step.ops:
+            if type(op) is Put:
+                self._put(op.key, op.value, revision, op.lease)
+            else:
+                self._delete(op)
+        return [self.range(wanted) for wanted in step.reads] if step.reads else _NO_READS
+
+    def _holds(self, compares: Sequence[Compare]) -> bool:
+        entries = self._entries
+        for compare in compares:
+            entry = entries.get(compare.key)
+            if compare.end:
+                if self.range(Range(compare.key, compare.end, limit=1)).count:
+                    return False
+            elif compare.below:
+                if entry is None or not entry.value < compare.below.encode():
+                    return False
+            elif (entry.mod if entry is not None else 0) != compare.mod:
+                return False
+        return True
+
+    def _put(self, key: str, value: bytes, revision: int, lease: int) -> None:
+        old = self._entries.get(key)
+        self._entries[key] = Entry(value, revision, lease)
+        if old is None:
+            table = self._table(key)
+            table.keys.add(key)
+            if self._graves and key in self._graves:
+                self._graves.discard(key)
+                table.graves.remove(key)
+        if lease or (old is not None and old.lease):
+            self._hang(key, 0 if old is None else old.lease, lease)
+        if self._watched and key.startswith(self._watched):
+            for watch in self._watches:
+                watch.tell(key, value)
+
+    def _delete(self, op: Op) -> None:
+        if isinstance(op, Delete) and op.end:
+            for key, _ in self.range(Range(op.key, op.end, keys_only=True)).items:
+                self._remove(key)
+        elif op.key in self._entries:
+            self._remove(op.key)
+
+    def _remove(self, key: str) -> None:
+        entry = self._entries.pop(key)
+        table = self._table(key)
+        table.keys.remove(key)
+        if entry.lease:
+            self._hang(key, entry.lease, 0)
+        if self.costs is not None:
+            self._graves.add(key)
+            table.graves.add(key)
+
+    # -- tables ---------------------------------------------------------------------------------------------------
+
+    def _table(self, key: str) -> _Table:
+        prefix = key[: key.find("/", key.find("/") + 1) + 1]
+        table = self._tables.get(prefix)
+        if table is None:
+            table = self._tables[prefix] = _Table()
+        return table
+
+    def _tables_between(self, start: str, end: str, *, reverse: bool) -> Iterable[_Table]:
+        prefix = start[: start.find("/", start.find("/") + 1) + 1]
+        if prefix and (end.startswith(prefix) or end == prefix[:-1] + "0"):
+            table = self._tables.get(prefix)
+            return () if table is None else (table,)
+        names = (name for name in self._tables if name < end and (name > start or start.startswith(name)))
+        return [self._tables[name] for name in sorted(names, reverse=reverse)]
+
+    def add_watch(self, watch: MemoryWatch) -> None:
+        self._watches.append(watch)
+        self._watched = tuple(prefix for one in self._watches for prefix in one.prefixes)
+
+    def remove_watch(self, watch: MemoryWatch) -> None:
+        if watch in self._watches:
+            self._watches.remove(watch)
+            self._watched = tuple(prefix for one in self._watches for prefix in one.prefixes)
+
+    # -- leases ---------------------------------------------------------------------------------------------------
+
+    def grant(self, ttl_us: int, now_us: int) -> int:
+        self._last_lease += 1
+        self._leases[self._last_lease] = (now_us + ttl_us, ttl_us, set())
+        heapq.heappush(self._ends, (now_us + ttl_us, self._last_lease))
+        return self._last_lease
+
+    def keepalive(self, lease: int, now_us: int) -> bool:
+        known = self._leases.get(lease)
+        if known is None:
+            return False
+        _, ttl_us, keys = known
+        self._leases[lease] = (now_us + ttl_us, ttl_us, keys)
+        return True
+
+    def revoke(self, lease: int) -> None:
+        known = self._leases.pop(lease, None)
+        if known is not None:
+            self.revision += 1
+            for key in list(known[2]):
+                self._remove(key)
+
+    def remaining(self, lease: int, now_us: int) -> int:
+        known = self._leases.get(lease)
+        return 0 if known is None else known[0] - now_us
+
+    def expire(self, now_us: int) -> None:
+        """End the leases whose time is over; what a lease was extended to is looked up when its first end comes."""
+        while self._ends and self._ends[0][0] <= now_us:
+            _, lease = heapq.heappop(self._ends)
+            known = self._leases.get(lease)
+            if known is None:
+                continue
+            if known[0] <= now_us:
+                self.revoke(lease)
+            else:
+                heapq.heappush(self._ends, (known[0], lease))
+
+    def _hang(self, key: str, old: int, new: int) -> None:
+        if old == new:
+            return
+        if old in self._leases:
+            self._leases[old][2].discard(key)
+        if new in self._leases:
+            self._leases[new][2].add(key)
+
+
+class MemoryWatch:
+    """Keys that were put below some prefixes, kept until its own loop asks."""
+
+    def __init__(self, data: MemoryData, prefixes: tuple[str, ...]) -> None:
+        self.prefixes = prefixes
+        self._data = data
+        self._put: dict[str, bytes] = {}
+        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        with data.lock:
+            data.add_watch(self)
+
+    def tell(self, key: str, value: bytes) -> None:
+        """Note a key that was put, under the data's lock, from any thread."""
+        if not key.startswith(self.prefixes):
+            return
+        self._put[key] = value
+        if self._waiting is None:
+            return
+        loop, future = self._waiting
+        self._waiting = None
+        if loop is _running_loop():
+            _finish(future)
+        else:
+            # a loop that was closed has nobody who waits
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_finish, future)
+
+    async def changed(self, timeout: float) -> dict[str, bytes] | None:
+        if not self._put and timeout > 0:
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            with self._data.lock:
+                if not self._put:
+                    self._waiting = (loop, future)
+                else:
+                    _finish(future)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await future
+        with self._data.lock:
+            self._waiting = None
+            put, self._put = self._put, {}
+        return put
+
+    def close(self) -> None:
+        with self._data.lock:
+            self._data.remove_watch(self)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,128 @@
+"""The memory driver.
+
+`memory://` is private to the store that opens it. `memory://name` is shared by all stores of that name in the
+process, and what it holds lives as long as the process, so that a node can stop and start again; `forget` drops it.
+Every call runs under one lock and finishes without a pause, so other threads and loops may share the data.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from peerjob.model.clock import Clock
+from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.store import KVStore
+from peerjob.store.url import query_options
+
+from .data import MemoryData, MemoryWatch
+
+_MEMORY = Capabilities(
+    engine="memory",
+    durability="none",
+    order="strict",
+    clock="server",
+    shared=False,
+    warnings=("Everything is lost when the process ends.",),
+)
+_shared: dict[str, MemoryData] = {}
+_shared_lock = threading.Lock()
+
+
+def memory_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits) -> KVStore:
+    """A store in this process's memory.
+
+    `?max_keys=` bounds it: from 80 % of that many keys on, new instances are refused.
+    """
+    options = query_options(url, {"max_keys": int})
+    data = _data_of(urlsplit(url).netloc)
+    if "max_keys" in options:
+        data.max_keys = options["max_keys"]
+    kv = MemoryKeyValue(data, clock)
+    return KVStore(kv, url=url, namespace=namespace, clock=clock, limits=limits, local=data.objects)
+
+
+def forget(name: str) -> None:
+    """Drop what `memory://name` holds; stores that are open keep what they have."""
+    with _shared_lock:
+        _shared.pop(name, None)
+
+
+def _data_of(name: str) -> MemoryData:
+    if not name:
+        return MemoryData()
+    with _shared_lock:
+        return _shared.setdefault(name, MemoryData())
+
+
+class MemoryKeyValue:
+    """One user of the data, with a clock of its own."""
+
+    def __init__(self, data: MemoryData, clock: Clock) -> None:
+        self._data = data
+        self._clock = clock
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return _MEMORY
+
+    @property
+    def identity(self) -> str:
+        return "memory"
+
+    @property
+    def full(self) -> bool:
+        return self._data.full
+
+    async def open(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+    def separate(self) -> MemoryKeyValue:
+        return MemoryKeyValue(self._data, self._clock)
+
+    async def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        data = self._data
+        with data.lock:
+            data.expire(self._clock.time_us())
+            return data.get(keys)
+
+    async def read(self, ranges: Sequence[Range]) -> list[Found]:
+        data = self._data
+        with data.lock:
+            data.expire(self._clock.time_us())
+            return [data.range(wanted) for wanted in ranges]
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        data = self._data
+        with data.lock:
+            data.expire(self._clock.time_us())
+            return data.apply(steps, also, guards)
+
+    def watch(self, *prefixes: str) -> MemoryWatch:
+        return MemoryWatch(self._data, prefixes)
+
+    async def grant(self, ttl_us: int) -> int:
+        data = self._data
+        with data.lock:
+            return data.grant(ttl_us, self._clock.time_us())
+
+    async def keepalive(self, lease: int) -> bool:
+        data, now_us = self._data, self._clock.time_us()
+        with data.lock:
+            data.expire(now_us)
+            return data.keepalive(lease, now_us)
+
+    async def revoke(self, lease: int) -> None:
+        with self._data.lock:
+            self._data.revoke(lease)
+
+    async def remaining(self, leases: Sequence[int]) -> list[int]:
+        data, now_us = self._data, self._clock.time_us()
+        with data.lock:
+            data.expire(now_us)
+            return [data.remaining(lease, now_us) for lease in leases]
