@@ -23,6 +23,7 @@ from peerjob.store.base import Elections, Store
 from peerjob.store.url import open_elections, open_store
 
 from .exit import AtExit, stop_signals, wait_on
+from .manager.blocking import StartableManager
 from .manager.manager import JobSource, NodeManager
 from .manager.scheduling import Scheduling
 from .observe.node_stats import NodeStats, vitals_of
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from peerjob.node.observe.telemetry import Tracing
-
-    from .manager.blocking import BlockingManager
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -54,7 +53,7 @@ EXIT_MARGIN = 7.0
 """Seconds beyond the grace after which a process that exits waits no longer for a loop in another thread."""
 
 
-class Node(NodeManager):
+class Node(NodeManager, StartableManager):
     """One of identical peers that share a store: schedules work, runs it, and takes over from peers that die.
 
     Use it as an async context manager, or `start()` and `stop()` it; `run()` does both around a wait for SIGTERM.
@@ -396,12 +395,6 @@ class Node(NodeManager):
     def probe(self, probe: Probe) -> ProbeAnswer:
         """Whether this node is alive, ready, started or drained at this moment, running or not, by asking nobody."""
         return look(self._session, probe)
-
-    def blocking(self) -> BlockingManager:
-        """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself."""
-        from .manager.blocking import BlockingManager
-
-        return BlockingManager(self)
 
     def remake(self) -> Node:
         """A fresh node with the same settings and jobs, not started: what a forked process needs."""

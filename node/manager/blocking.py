@@ -9,21 +9,19 @@ import math
 import os
 import threading
 import weakref
+from abc import abstractmethod
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from peerjob.cluster.loop_thread import end_loop, new_loop, refuse_green_threads
 from peerjob.handles.blocking import BlockingVerbs
 from peerjob.handles.context import Context
 from peerjob.handles.manager import Manager
+from peerjob.model.clock import Clock
 from peerjob.model.durations import Duration
 from peerjob.model.errors import NodeStateError
 from peerjob.node.exit import AtExit, wait_on
-
-if TYPE_CHECKING:
-    from peerjob.node.node import Node
-    from peerjob.remote.client.client import Client
 
 T = TypeVar("T")
 
@@ -57,6 +55,29 @@ class _Verb(Generic[T]):
         self._work.close()
 
 
+class StartableManager(Manager):
+    """A manager that a program starts and stops: a node or a client."""
+
+    clock: Clock
+
+    @abstractmethod
+    async def start(self) -> None: ...
+    @abstractmethod
+    async def stop(self, grace: Duration = ...) -> None: ...
+
+    @abstractmethod
+    def remake(self) -> StartableManager:
+        """Make a new manager with the same settings and jobs, not started: a forked process needs one."""
+
+    def blocking(self) -> BlockingManager:
+        """The same verbs for code without an event loop: Flask, Django, scripts.
+
+        Use it instead of starting this manager. Call it before or after a fork; make the first call of a verb in the
+        process that uses it, as gRPC does not survive a fork.
+        """
+        return BlockingManager(self)
+
+
 class BlockingManager(BlockingVerbs):
     """The same verbs as `Node` and `Client`, for Flask, Django and scripts.
 
@@ -66,8 +87,8 @@ class BlockingManager(BlockingVerbs):
     passes while a verb waits, and stands still between verbs.
     """
 
-    def __init__(self, node: Node | Client) -> None:
-        self._node: Node | Client = node
+    def __init__(self, node: StartableManager) -> None:
+        self._node = node
         self._lock = threading.Lock()
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -5,12 +5,9 @@ which etcd judges on the state before the whole request. What goes along needs t
 nested transaction with all of them; where that is over etcd's limits, all compares stand outside, with the operations
 of all steps in the branch where they hold and the nested transactions in the other. `limits` says which fits.
 
-Both have most compares twice, and etcd looks each of them up. If no conflict is expected, an `AtomicRequest` comes first.
-It has the compares once, outside, and the operations of many steps in one nested transaction: all or nothing. If etcd
-refuses it, nothing is done, and the steps are sent as above.
-
-A step that is alone is nested, too: what is nested, etcd charges nothing to its quota, so that work under way can be
-finished also when there is no space left. New instances are refused long before (`etcd_space`).
+Both have most compares twice, and etcd looks each of them up. If no conflict is expected, an `AtomicRequest` comes
+first. It has the compares once, outside, and the operations of many steps in one nested transaction: all or nothing.
+If etcd refuses it, nothing is done, and the steps are sent as above.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Schedule
@@ -16,6 +16,7 @@ from peerjob.model.job import Call, Job
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.worker import Worker
+from peerjob.node.manager.blocking import StartableManager
 from peerjob.node.manager.manager import JobSource
 from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
@@ -32,9 +33,6 @@ from .connection import Connection, split_target
 from .jobs import RegisteredJob, job_of
 from .verbs import ANSWER, RemoteManager, patiently
 
-if TYPE_CHECKING:
-    from peerjob.node.manager.blocking import BlockingManager
-
 R = TypeVar("R")
 
 logger = logging.getLogger("peerjob.client")
@@ -46,7 +44,7 @@ MAX_WARNED = 1_000
 """Most kinds that are remembered as warned about."""
 
 
-class Client(RemoteManager):
+class Client(RemoteManager, StartableManager):
     """Manages a cluster from outside, through any node that serves gRPC.
 
     Use it as an async context manager, or `start()` and `stop()` it. `target` is "host:port", or several of them with
@@ -140,15 +138,6 @@ class Client(RemoteManager):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
-
-    def blocking(self) -> BlockingManager:
-        """The same verbs for code without an event loop: Flask, Django, scripts. Not to be started itself.
-
-        In a process that forks, make the first call after the fork: gRPC does not survive one.
-        """
-        from peerjob.node.manager.blocking import BlockingManager
-
-        return BlockingManager(self)
 
     def remake(self) -> Client:
         """A fresh client with the same settings and jobs, not started."""
