@@ -138,3 +138,20 @@ async def _run(statement: ast.stmt, names: dict[str, Any], file: str) -> None:
     code = compile(whole, file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     if inspect.iscoroutine(made := eval(code, names)):
         await made
+
+
+PATH = re.compile(r"`((?:node|store|cluster|src|tests|scripts|proto)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [ROOT / "docs" / "architecture.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))],
+    ids=lambda one: one.name,
+)
+def test_paths_that_a_page_names_exist(document: Path) -> None:
+    missing = [path for path in PATH.findall(document.read_text()) if not (ROOT / path).exists()]
+    assert missing == []
+
+
+def test_the_architecture_page_names_the_path_of_a_job() -> None:
+    assert len(PATH.findall((ROOT / "docs" / "architecture.md").read_text())) > 50
