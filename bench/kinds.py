@@ -26,8 +26,8 @@ from peerjob.model.query import Filter, Query
 from peerjob.model.record import Action, Caps, Claim, NewInstance, NodeInfo, Outcome, StoreLimits, Want
 from peerjob.model.state import State
 from peerjob.store.base import Store
+from peerjob.store.drivers import open_store
 from peerjob.store.lua.store import LuaStore
-from peerjob.store.url import open_store
 from server_cpu import ServerCpu
 
 WAITING = 2_000

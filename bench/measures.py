@@ -16,7 +16,7 @@ import jobs
 from peerjob import Job, Node, Query, State
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits, Want
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from processes import cpu_seconds, worker_processes
 from support.etcd import EtcdServer
 

@@ -30,7 +30,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import SchedulePut
 from peerjob.model.record import digest
 from peerjob.store.base import Liveness
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from peerjob.testing.factories import Factory
 from support.etcd import EtcdServer
 

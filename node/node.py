@@ -20,7 +20,7 @@ from peerjob.model.limits import MAX_NODE_NAME, checked_text
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
-from peerjob.store.url import open_elections, open_store
+from peerjob.store.drivers import open_elections, open_store
 
 from .exit import AtExit, stop_signals, wait_on
 from .manager.blocking import StartableManager

@@ -1,89 +1,16 @@
-"""Store URLs: which engine and driver a URL names, checked before anything connects."""
+"""Store URLs: how to read and how to show them. This module imports no engine and no driver."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
-from peerjob.model.record import StoreLimits
 
-from .base import Elections, Store
-
-NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-SCHEMES = ("memory", "redis", "rediss", "valkey", "valkeys", "etcd", "etcds")
 _HOSTS_END = re.compile("[/?#]")
 _ESCAPED = "a URL whose password has %2F for /, %3F for ?, %23 for #, %5B for [ and %40 for @"
-
-
-class Engine(Store, Protocol):
-    """A store of this package."""
-
-    async def wipe(self) -> int:
-        """Instead of `open`: connect, and remove every key of the namespace, whatever its layout; returns how many."""
-        ...
-
-
-def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Engine:
-    """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
-
-    `memory://` is private to its caller, `memory://name` is shared in the process. `redis://` and `valkey://` take
-    `?cluster=true`, credentials and a database number in the usual places; `rediss://` and `valkeys://` use TLS.
-    `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
-    `retry_for` is how many seconds a call is retried while the server is away.
-    """
-    if not NAMESPACE.fullmatch(namespace):
-        raise OptionError("namespace", namespace, "1 to 64 letters, digits, '.', '_' or '-'")
-    scheme = scheme_of(url)
-    if scheme == "memory":
-        from .memory.driver import memory_store
-
-        return memory_store(url, namespace=namespace, clock=clock, limits=limits)
-    if scheme in ("redis", "rediss", "valkey", "valkeys"):
-        from .lua.store import lua_store
-
-        return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-    if scheme in ("etcd", "etcds"):
-        with needs_etcd(url):
-            from .etcd.driver import etcd_store
-
-        return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-    raise OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
-
-
-async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
-    """Remove every key of a namespace, also one whose layout this release cannot read; returns how many there were.
-
-    No node may run on it.
-    """
-    store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
-    try:
-        return await store.wipe()
-    finally:
-        await store.close()
-
-
-def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], Elections]:
-    """Makes clients for the leadership that the server of a URL keeps, whatever the store is; see `open_store`."""
-    try:
-        return open_store(url, namespace=namespace, clock=clock, limits=StoreLimits()).elections
-    except OptionError as error:
-        if error.option != "store":
-            raise
-        raise OptionError("coordinator", error.given, error.expected) from None
-
-
-@contextlib.contextmanager
-def needs_etcd(url: str) -> Generator[None]:
-    """Around the import of what talks to etcd: raises OptionError where the extra is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        raise OptionError("store", redact(url), f"peerjob[etcd] installed ({missing})") from missing
 
 
 def scheme_of(url: str) -> str:

@@ -25,7 +25,7 @@ _LOOSE_BYTES = 100 << 20
 
 
 async def diagnose_etcd(url: str, clock: Clock) -> list[Finding]:
-    """See `peerjob.store.diagnosis.diagnose`."""
+    """See `peerjob.store.drivers.diagnose`."""
     address = parse_address(url)
     findings: list[Finding] = []
     failed: StoreError | None = None

@@ -18,7 +18,7 @@ _MUCH, _TOO_MUCH = 0.8, 0.95
 
 
 async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
-    """See `peerjob.store.diagnosis.diagnose`."""
+    """See `peerjob.store.drivers.diagnose`."""
     address = parse_address(url)
     driver = RedisDriver(address, prefix=prefix(namespace))
     try:

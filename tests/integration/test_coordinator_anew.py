@@ -13,7 +13,7 @@ import pytest
 from peerjob import Store, StoreLimits
 from peerjob.model.clock import SystemClock
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, ScheduleRow, Term
-from peerjob.store.url import open_elections, open_store
+from peerjob.store.drivers import open_elections, open_store
 from support.etcd import SHORT_LEASES, EtcdServer, StartEtcd
 from support.leaders import SECOND, Stander, definition, put
 from support.servers import MissingServerError

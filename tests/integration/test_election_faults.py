@@ -16,7 +16,7 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.firing import FireOutcome
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from support.leaders import SECOND, accounted, definition, put, read_ledger
 from support.processes import ChildProcess
 from support.stalls import Stalls

@@ -9,7 +9,7 @@ import pytest
 from peerjob import Store, StoreLimits
 from peerjob.model.clock import SystemClock
 from peerjob.model.firing import FireOutcome, Term
-from peerjob.store.url import open_elections, open_store
+from peerjob.store.drivers import open_elections, open_store
 from support.etcd import StartEtcd
 from support.leaders import SECOND, Misfire, Stander, accounted, definition, put, read_ledger
 from support.servers import ServerKind, StartServer

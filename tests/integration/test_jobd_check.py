@@ -13,7 +13,7 @@ from peerjob import Job, Node, SystemClock
 from peerjob.cli.daemon.doctor import examine
 from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.model.findings import Severity
-from peerjob.store.diagnosis import diagnose
+from peerjob.store.drivers import diagnose
 from support.etcd import StartEtcd
 from support.jobd import Jobd
 from support.servers import ServerProcess, StartServer

@@ -15,11 +15,11 @@ from peerjob.model.firing import Candidate, Fire, FireOutcome, SchedulePut
 from peerjob.model.query import Filter
 from peerjob.model.record import Action, StoreLimits
 from peerjob.store.base import Store
+from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKV
 from peerjob.store.kv.base import Delete, Put, Step
 from peerjob.store.layout import LAYOUT
-from peerjob.store.url import open_store
 from peerjob.testing.factories import Factory, Peer, outcome
 from support.etcd import EtcdServer
 from support.jobd import Jobd

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from peerjob.testing.store_conformance import StoreConformance
 from peerjob.testing.store_conformance.election import ElectionRules
 from peerjob.testing.store_conformance.hints import HintRules

@@ -7,7 +7,7 @@ import pytest
 
 from peerjob import Job, Node, StoreLimits
 from peerjob.model.clock import SystemClock
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from peerjob.testing.factories import Factory
 from support.etcd import SHORT_LEASES, EtcdServer, StartEtcd
 from support.servers import Server, StartServer

@@ -5,7 +5,7 @@ import pytest
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from support.builds import newer_store
 from support.two_builds import TwoBuilds
 

@@ -9,12 +9,12 @@ import msgspec
 from peerjob.model.clock import Clock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
+from peerjob.store.drivers import open_store
 from peerjob.store.kv.base import Applied, Compare, KeyValue, Put, Step
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.store import KVStore
 from peerjob.store.lua.script import Script, Scripts, load_scripts
 from peerjob.store.lua.store import LuaStore
-from peerjob.store.url import open_store
 
 TAIL = b"\x07\x00\x05later\x08\x00\x02\x00\xff"
 """Two entries: tag, length, bytes."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
+from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
 from peerjob.store.etcd.driver import EtcdKV
-from peerjob.store.url import open_store
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 
 

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from peerjob import HistoryEntry, Instance, Node, State, Store, StoreLimits
 from peerjob.node.manager.manager import JobSource
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import NodeOptions, running_node
 from support.flaky import FlakyStore

@@ -15,7 +15,7 @@ import uvloop
 
 from peerjob import StoreLimits
 from peerjob.model.clock import SystemClock
-from peerjob.store.url import open_elections, open_store
+from peerjob.store.drivers import open_elections, open_store
 from support.leaders import Stander
 
 LOOK = 0.01

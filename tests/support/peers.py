@@ -10,7 +10,7 @@ from peerjob import Instance, Manager, Node, Query, State
 from peerjob.model.clock import SystemClock
 from peerjob.model.firing import Leader
 from peerjob.model.state import ARROWS
-from peerjob.store.url import open_elections
+from peerjob.store.drivers import open_elections
 from support.onlooker import onlooking
 from support.processes import ChildProcess
 from support.stalls import Span, Stalls, told_in

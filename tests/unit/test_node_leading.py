@@ -11,7 +11,7 @@ from msgspec import structs
 from peerjob import Context, FireOutcome, Job, Node, OptionError, State
 from peerjob.model.clock import to_datetime
 from peerjob.model.record import Renewed
-from peerjob.store.url import open_elections
+from peerjob.store.drivers import open_elections
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
 from support import bodies

@@ -24,7 +24,7 @@ from peerjob import (
 from peerjob.model.clock import to_datetime
 from peerjob.model.firing import SchedulePut
 from peerjob.model.spec import decode_spec
-from peerjob.store.url import wipe_namespace
+from peerjob.store.drivers import wipe_namespace
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, running_node
 from support.factories import flaky_store, memory_store, running_nodes, shared_url

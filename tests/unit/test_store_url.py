@@ -6,7 +6,7 @@ import pytest
 
 from peerjob import Node, OptionError
 from peerjob.model.clock import SystemClock
-from peerjob.store.diagnosis import diagnose
+from peerjob.store.drivers import diagnose
 from peerjob.store.url import redact
 
 UNESCAPED = [

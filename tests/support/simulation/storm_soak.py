@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 from support.etcd import SHORT_LEASES, EtcdServer
 from support.servers import MissingServerError, RedisServer, ServerProcess, ValkeyServer
 

@@ -16,8 +16,8 @@ from peerjob import Clock, PeerjobError, SystemClock
 from peerjob.cli.loops import run_loop
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.record import StoreLimits
-from peerjob.store.diagnosis import diagnose
-from peerjob.store.url import open_elections, open_store, redact
+from peerjob.store.drivers import diagnose, open_elections, open_store
+from peerjob.store.url import redact
 
 from .cluster_checks import check_clock, check_cluster, check_leader, check_speed, nodes_of
 from .config_checks import check_configuration

@@ -8,7 +8,8 @@ import typer
 
 from peerjob import SystemClock
 from peerjob.cli.loops import run_loop
-from peerjob.store.url import redact, wipe_namespace
+from peerjob.store.drivers import wipe_namespace
+from peerjob.store.url import redact
 
 from .settings import DaemonSettings
 

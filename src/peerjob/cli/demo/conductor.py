@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from peerjob import Call, Clock, Node, Query, StoreError, StoreLimits
 from peerjob.model.clock import to_us
-from peerjob.store.url import open_store
+from peerjob.store.drivers import open_store
 
 from . import workload
 from .baseline import Baseline

@@ -1,0 +1,115 @@
+"""Opens what a store URL names: the store, its elections, its diagnosis.
+
+The module of an engine is imported when its URL asks for it, and only here. So no client library is imported for
+nothing, and no module of `store` imports this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
+
+from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError
+from peerjob.model.findings import Finding
+from peerjob.model.record import StoreLimits
+
+from .base import Elections, Store
+from .url import redact, scheme_of
+
+NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LUA = ("redis", "rediss", "valkey", "valkeys")
+_ETCD = ("etcd", "etcds")
+SCHEMES = ("memory", *_LUA, *_ETCD)
+
+
+class Engine(Store, Protocol):
+    """A store of this package."""
+
+    async def wipe(self) -> int:
+        """Connect without `open`, and remove every key of the namespace, whatever its layout; returns the number."""
+        ...
+
+
+def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> Engine:
+    """The store that a URL names, not opened yet; raises OptionError for a URL that names none.
+
+    `memory://` is private to its caller, `memory://name` is shared in the process. `redis://` and `valkey://` take
+    `?cluster=true`, credentials and a database number in the usual places; `rediss://` and `valkeys://` use TLS.
+    `etcd://` and, with TLS, `etcds://` take the hosts of all members, with commas between them.
+    The store retries a call for `retry_for` seconds while the server is away.
+    """
+    if not NAMESPACE.fullmatch(namespace):
+        raise OptionError("namespace", namespace, "1 to 64 letters, digits, '.', '_' or '-'")
+    scheme = scheme_of(url)
+    if scheme == "memory":
+        from .memory.driver import memory_store
+
+        return memory_store(url, namespace=namespace, clock=clock, limits=limits)
+    if scheme in _LUA:
+        from .lua.store import lua_store
+
+        return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+    if scheme in _ETCD:
+        with _etcd_extra(url):
+            from .etcd.driver import etcd_store
+
+        return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
+    raise _unknown(url)
+
+
+async def wipe_namespace(url: str, *, namespace: str, clock: Clock) -> int:
+    """Remove every key of a namespace, whatever its layout; returns how many there were.
+
+    No node may run on it.
+    """
+    store = open_store(url, namespace=namespace, clock=clock, limits=StoreLimits())
+    try:
+        return await store.wipe()
+    finally:
+        await store.close()
+
+
+def open_elections(url: str, *, namespace: str, clock: Clock) -> Callable[[], Elections]:
+    """A factory of clients for the leadership that the server of a URL keeps; see `open_store`."""
+    try:
+        return open_store(url, namespace=namespace, clock=clock, limits=StoreLimits()).elections
+    except OptionError as error:
+        if error.option != "store":
+            raise
+        raise OptionError("coordinator", error.given, error.expected) from None
+
+
+async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Finding]:
+    """Ask the server of a store about its own health; a memory store has none.
+
+    Raises OptionError for a URL that names no store, StoreError if the server does not answer or is too old.
+    """
+    scheme = scheme_of(url)
+    if scheme in _ETCD:
+        with _etcd_extra(url):
+            from .etcd.diagnosis import diagnose_etcd
+
+        return await diagnose_etcd(url, clock)
+    if scheme in _LUA:
+        from .lua.diagnosis import diagnose_lua
+
+        return await diagnose_lua(url, namespace)
+    if scheme != "memory":
+        raise _unknown(url)
+    return ()
+
+
+def _unknown(url: str) -> OptionError:
+    return OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
+
+
+@contextlib.contextmanager
+def _etcd_extra(url: str) -> Generator[None]:
+    """Raise OptionError if an import fails because the extra `etcd` is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise OptionError("store", redact(url), f"peerjob[etcd] installed ({missing})") from missing
