@@ -39,6 +39,15 @@ def refuse_green_threads() -> None:
         )
 
 
+def refuse_running_loop() -> None:
+    """Raise RuntimeError on a thread that runs an event loop, which a blocking call would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("a blocking verb would stop the running event loop; use the node itself and await it")
+
+
 class LastingExecutor(ThreadPoolExecutor):
     """Runs calls in daemon threads, also while the interpreter exits; where no thread can be started, in the caller's.
 

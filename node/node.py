@@ -28,15 +28,15 @@ from .manager.manager import JobSource, NodeManager
 from .manager.scheduling import Scheduling
 from .observe.node_stats import NodeStats, vitals_of
 from .observe.observer import Observer
-from .observe.otel import make_tracing
 from .observe.probes import Probe, ProbeAnswer, look
+from .observe.tracing import ClaimLoopSpans, make_tracing
 from .registry import Registry
 from .runtime import NodeRuntime
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-    from peerjob.node.observe.telemetry import Tracing
+    from peerjob.node.observe.spans import Tracing
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -376,13 +376,11 @@ class Node(NodeManager, StartableManager):
         if self._session is not None:
             raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")
         tracing = make_tracing(self.clock, provider)
-        from .observe.tracing import TurnSpans
-
         if self._tracing is not None:
-            self._observers = [one for one in self._observers if not isinstance(one, TurnSpans)]
+            self._observers = [one for one in self._observers if not isinstance(one, ClaimLoopSpans)]
         self._tracing = tracing
         self._scheduling.carrier = tracing.carrier
-        self.observe(TurnSpans(tracing))
+        self.observe(ClaimLoopSpans(tracing))
 
     def in_trace_of(self, metadata: Callable[[], Iterable[tuple[str, Any]]]) -> AbstractContextManager[None]:
         """Be in the trace that a remote caller's metadata names, where this node traces."""

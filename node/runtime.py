@@ -27,7 +27,6 @@ from .body.context_vars import ContextVars
 from .body.executor import Executor
 from .body.injection import Resources
 from .manager.enqueuer import Enqueuer
-from .manager.identity import node_info
 from .manager.instances import InstanceManager
 from .manager.job_schedules import JobSchedules
 from .manager.kind_catalogue import KindCatalogue
@@ -35,9 +34,11 @@ from .manager.log_lines import LogLineWriter
 from .manager.schedules import ScheduleManager
 from .manager.waiting import Waiters
 from .manager.watching import Watchers
-from .observe.listeners import tell
+from .observe.listeners import call_listener
 from .observe.loop_stalls import LoopWatch
-from .observe.observer import Observer, traced
+from .observe.node_info import node_info
+from .observe.observer import Observer
+from .observe.tracing import TracedRunner
 from .registry import Registry
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
@@ -54,7 +55,7 @@ from .work.run import Run
 from .work.runner import InstanceRunner
 
 if TYPE_CHECKING:
-    from peerjob.node.observe.telemetry import Tracing
+    from peerjob.node.observe.spans import Tracing
 
 logger = logging.getLogger("peerjob.node")
 
@@ -141,7 +142,7 @@ class NodeRuntime:
         self.pool = Pool(
             size=workers,
             node=name,
-            runner=self.runner if tracing is None else traced(self.runner, tracing, name),
+            runner=self.runner if tracing is None else TracedRunner(self.runner, tracing, name),
             may_start=lambda: self.lease.trusted and not self._recorder.full,
             wake=self.turns.wake,
             hint=self.turns.hint,
@@ -197,7 +198,7 @@ class NodeRuntime:
             node=name,
             ids=self._ids,
             now_us=self.lease.time.time_us,
-            on_made=lambda new: tell(f"instance {new.id}", self.notices.made, new),
+            on_made=lambda new: call_listener(f"instance {new.id}", self.notices.made, new),
             on_fired=self._fired,
         )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
@@ -443,10 +444,10 @@ class NodeRuntime:
     def cancelled(self, instance: Instance[Any]) -> None:
         """This node cancelled an instance: end its body if it runs here, and tell its processors."""
         for observer in self._observers:
-            tell("cancel", observer.cancelled, instance.kind)
+            call_listener("cancel", observer.cancelled, instance.kind)
         self._cancelled_by_user(instance.id)
         self.waiters.ended(instance.id)
-        tell(f"instance {instance.id}", self.notices.changed, instance, instance.state)
+        call_listener(f"instance {instance.id}", self.notices.changed, instance, instance.state)
 
     def _cancelled_by_user(self, id: str) -> None:
         run = self._ledger.get(id)
@@ -464,7 +465,7 @@ class NodeRuntime:
 
     def _reaped(self, reaped: Sequence[Reaped]) -> None:
         for observer in self._observers:
-            tell("reaper", observer.reaped, reaped)
+            call_listener("reaper", observer.reaped, reaped)
         self.turns.hint()
         for one in reaped:
             if one.state.is_final:
@@ -475,14 +476,14 @@ class NodeRuntime:
 
     def _fired(self, fire: Fire, record: FireRecord) -> None:
         for observer in self._observers:
-            tell(f"schedule {fire.schedule!r}", observer.fired, fire, record)
+            call_listener(f"schedule {fire.schedule!r}", observer.fired, fire, record)
         if record.cancelled:
             self._tell(record.cancelled, self.cancelled)
 
     def _tell(self, id: str, told: Callable[..., None], *more: object) -> None:
         async def read() -> None:
             with contextlib.suppress(StoreError, LookupError):
-                tell(f"instance {id}", told, await self.verbs.instance(id), *more)
+                call_listener(f"instance {id}", told, await self.verbs.instance(id), *more)
 
         self._spawn(read())
 

@@ -20,9 +20,9 @@ from peerjob.model.limits import MAX_ARGUMENTS
 from peerjob.model.references import import_path, misnamed_script
 from peerjob.model.secret import Secret
 from peerjob.model.spec import encode_arguments
-from peerjob.node.manager.blocking import InsideManager
 
 from .injection import check_resource
+from .job_manager import InsideManager
 from .results import ResultType
 from .typed_places import ANYTHING, TypedPlace
 

@@ -12,9 +12,9 @@ from peerjob.handles.context import Context
 from peerjob.model.clock import Clock
 from peerjob.model.errors import Snooze
 from peerjob.model.injected import current_run
-from peerjob.node.work.failures import BodyError, RemoteBodyError, as_exception, describe_error
 
 from .binding import Binding, Mode
+from .errors import BodyError, RemoteBodyError, as_exception, describe_error
 from .injection import Attempt, Resources, uncancelled
 from .processes import ProcessPool
 from .threads import ThreadPool

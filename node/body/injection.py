@@ -22,9 +22,9 @@ from peerjob.handles.in_place import injected_value
 from peerjob.handles.signature import Parameter, analyse
 from peerjob.model.errors import NodeStateError, OptionError
 from peerjob.model.injected import Resource
-from peerjob.node.work.failures import as_exception
 
 from .context_vars import ContextVars
+from .errors import as_exception
 
 logger = logging.getLogger("peerjob.node")
 

@@ -28,9 +28,9 @@ from peerjob.model.job import Job
 from peerjob.model.policy import FinishedResult
 from peerjob.model.references import resolve
 from peerjob.model.worker import Worker
-from peerjob.node.work.failures import clipped, describe_error, pack_error
 
 from .binding import Binding
+from .errors import clipped, describe_error, pack_error
 from .frames import (
     MAX_FRAME,
     AskOwner,

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, cast
 from peerjob.handles.context import Context
 from peerjob.model.errors import JobProcessDied, OwnershipLost, Snooze
 from peerjob.model.policy import FinishedResult
-from peerjob.node.work.failures import BodyError, unpack_error
 
 from .child_watcher import ChildWatcher
+from .errors import BodyError, unpack_error
 from .frames import (
     AskOwner,
     Cancel,

@@ -11,12 +11,10 @@ import threading
 import weakref
 from abc import abstractmethod
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, Self, TypeVar
 
-from peerjob.cluster.loop_thread import end_loop, new_loop, refuse_green_threads
+from peerjob.cluster.loop_thread import end_loop, new_loop, refuse_green_threads, refuse_running_loop
 from peerjob.handles.blocking import BlockingVerbs
-from peerjob.handles.context import Context
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.durations import Duration
@@ -101,7 +99,7 @@ class BlockingManager(BlockingVerbs):
 
     def start(self) -> None:
         """Start the node now; without it, the first verb does."""
-        _refuse_loop()
+        refuse_running_loop()
         self._started_loop()
 
     def close(self, grace: Duration = 5.0) -> None:
@@ -110,7 +108,7 @@ class BlockingManager(BlockingVerbs):
         if loop is None or thread is None or self._pid != os.getpid():
             self._closed = True
             return
-        _refuse_loop()
+        refuse_running_loop()
         self._closed = True
         self._loop = self._thread = None
         if self._at_exit is not None:
@@ -133,13 +131,13 @@ class BlockingManager(BlockingVerbs):
 
     @property
     def manager(self) -> Manager:
-        _refuse_loop()
+        refuse_running_loop()
         self._started_loop()
         return self._node
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            _refuse_loop()
+            refuse_running_loop()
             loop = self._started_loop()
         except BaseException:
             work.close()
@@ -231,53 +229,9 @@ def _closed() -> NodeStateError:
     return NodeStateError("this blocking manager was closed")
 
 
-def _refuse_loop() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError("a blocking verb would stop the running event loop; use the node itself and await it")
-
-
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
     finally:
         end_loop(loop)
-
-
-class InsideManager(BlockingVerbs):
-    """The blocking verbs for a sync job, which runs in a thread of a node: calls go to the node's own loop."""
-
-    def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        self._manager = manager
-        self._loop = loop
-        self._context = context
-
-    @property
-    def manager(self) -> Manager:
-        return self._manager
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._begin(work).result()
-
-    def call_long(self, work: Coroutine[Any, Any, T]) -> T:
-        future = self._begin(work)
-        try:
-            return self._context.interrupted_by(future.cancel, until=future.result)
-        except CancelledError:
-            self._context.raise_if_cancelled()
-            raise
-
-    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        try:
-            _refuse_loop()
-        except BaseException:
-            work.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(self._inside(work) if self._manager.clock.virtual else work, self._loop)
-
-    async def _inside(self, work: Coroutine[Any, Any, T]) -> T:
-        with self._manager.clock.inside():
-            return await work

@@ -22,15 +22,15 @@ from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
 from peerjob.model.query import Filter, Query
 from peerjob.model.record import LogLine, LogPage, NodeView, Record
-from peerjob.node.observe.listeners import tell
+from peerjob.node.observe.listeners import call_listener
 from peerjob.node.registry import Registry
 from peerjob.node.runtime import NodeRuntime
 
-from .pausing import each
+from .loop_pauses import map_with_pauses
 from .scheduling import Scheduling, fresh_record
 
 if TYPE_CHECKING:
-    from peerjob.node.observe.telemetry import Tracing
+    from peerjob.node.observe.spans import Tracing
 
 R = TypeVar("R")
 
@@ -180,7 +180,7 @@ class NodeManager(Manager):
 
     async def _added_many(self, taken: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         session = self._need_session()
-        new = await each(taken, self._scheduling.new)
+        new = await map_with_pauses(taken, self._scheduling.new)
         self._adopt({id(call.job): call.job for call in taken}.values())
         await self._admit({one.kind for one in new})
         if ids:
@@ -289,7 +289,7 @@ class NodeManager(Manager):
         new = await session.schedules.trigger(schedule)
         if new is None:
             return None
-        tell(f"instance {new.id}", session.notices.made, new)
+        call_listener(f"instance {new.id}", session.notices.made, new)
         return Instance(self, fresh_record(new, self.clock.time_us()))
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:

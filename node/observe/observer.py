@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from peerjob.model.firing import Fire, FireRecord
 from peerjob.model.record import Ack, Claim, Reaped
 from peerjob.node.work.outcome_queue import Entry
-
-if TYPE_CHECKING:
-    from peerjob.node.work.pool import Runner
-
-    from .telemetry import Tracing
 
 
 class Observer:
@@ -32,10 +26,3 @@ class Observer:
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
         """This node, as the leader, accounted for nominal times."""
-
-
-def traced(runner: Runner, tracing: Tracing, node: str) -> Runner:
-    """A runner whose runs are traced."""
-    from .tracing import TracedRunner
-
-    return TracedRunner(runner, tracing, node)

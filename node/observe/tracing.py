@@ -1,21 +1,40 @@
-"""Puts a node's work into traces; only where `Node.trace` asked for it."""
+"""Adds spans to the work of a node.
+
+This module does not import OpenTelemetry. `make_tracing` does, through `spans`, when an application asks for traces.
+"""
 
 from __future__ import annotations
 
 import contextvars
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from peerjob.model.clock import Clock
+from peerjob.model.errors import OptionError
 from peerjob.model.record import Ack, Action, Claim
 from peerjob.node.work.outcome_queue import Entry
 from peerjob.node.work.pool import Runner
 from peerjob.node.work.run import Run
 
 from .observer import Observer
-from .telemetry import Tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from .spans import Tracing
+
+
+def make_tracing(clock: Clock, provider: TracerProvider | None = None) -> Tracing:
+    """Make the spans of one node or client; raises OptionError if peerjob[otel] is not installed."""
+    try:
+        from .spans import Tracing
+    except ModuleNotFoundError as missing:
+        raise OptionError("trace", provider, f"peerjob[otel] installed ({missing})") from missing
+    return Tracing(clock, provider)
 
 
 class TracedRunner:
-    """Runs instances by another runner, each in a span."""
+    """Runs each instance in a span, by another runner."""
 
     def __init__(self, runner: Runner, tracing: Tracing, node: str) -> None:
         self._runner = runner
@@ -33,8 +52,8 @@ class TracedRunner:
                 self._tracing.ended(span, run.outcome)
 
 
-class TurnSpans(Observer):
-    """Makes spans of what turns claimed and committed."""
+class ClaimLoopSpans(Observer):
+    """Makes spans of the claims and commits of the claim loop."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing

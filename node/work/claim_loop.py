@@ -13,7 +13,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreRefusedError
 from peerjob.model.record import FINAL_STATE, MAX_BATCH, MAX_BATCH_BYTES, Ack, Action, Claimed, Outcome, Want
 from peerjob.model.state import State
-from peerjob.node.observe.listeners import note_failure, tell
+from peerjob.node.observe.listeners import call_listener, log_listener_failure
 from peerjob.node.observe.observer import Observer
 from peerjob.store.base import Store
 
@@ -189,7 +189,7 @@ class ClaimLoop(BackgroundRole):
             self.turns += 1
             answered_at = loop.time()
             for observer in self._observers:
-                tell("turn", observer.turned, answered_at - asked_at, asked.entries, acks, claimed.claims)
+                call_listener("turn", observer.turned, answered_at - asked_at, asked.entries, acks, claimed.claims)
             self._settle(asked.entries, found)
             if asked.want is not None:
                 self._claim_wait = 0.0
@@ -310,7 +310,7 @@ class ClaimLoop(BackgroundRole):
                 try:
                     self._listener.accepted(run, outcome)
                 except Exception as error:  # noqa: BLE001  # it is logged
-                    note_failure(f"instance {run.claim.id}", error)
+                    log_listener_failure(f"instance {run.claim.id}", error)
             elif ack is Ack.LOST:
                 logger.warning(
                     "instance %s: its end (%s) came too late, another node has it now",
@@ -330,7 +330,7 @@ class ClaimLoop(BackgroundRole):
     def _take(self, incarnation: str, claimed: Claimed, now: float) -> None:
         if claimed.dead:
             self._next_claim_at = now + POLL
-            tell("claim", self._listener.incarnation_dead, incarnation)
+            call_listener("claim", self._listener.incarnation_dead, incarnation)
             return
         if incarnation != self._incarnation():
             return  # joined anew while the claim was on its way: these will be reaped
@@ -348,7 +348,7 @@ class ClaimLoop(BackgroundRole):
             try:
                 self._listener.claimed(run)
             except Exception as error:  # noqa: BLE001  # it is logged
-                note_failure(f"instance {run.claim.id}", error)
+                log_listener_failure(f"instance {run.claim.id}", error)
         self.pool.take(runs)
 
     async def stop(self) -> None:

@@ -13,11 +13,11 @@ from peerjob.model.errors import Fail, JobTimedOut, PayloadTooLargeError, Peerjo
 from peerjob.model.policy import Policy
 from peerjob.model.record import Action, Outcome
 from peerjob.model.spec import encode
+from peerjob.node.body.errors import BodyError, describe_error, signal_in
 from peerjob.node.body.results import Encoded
 
 from .backoff import FALLBACK, BackoffFailed, backoff_seconds, isolated
 from .failure_log import FailureLog, error_note
-from .failures import BodyError, describe_error, signal_in
 from .run import Run
 
 Signal = Fail | Retry | Snooze

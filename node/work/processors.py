@@ -15,10 +15,10 @@ from peerjob.handles.job_log import make_line
 from peerjob.model.clock import Clock
 from peerjob.model.injected import current_run
 from peerjob.node.body.context_vars import ContextVars
+from peerjob.node.body.errors import BodyError, as_exception, message_of, type_name
 from peerjob.node.body.threads import ThreadPool
 from peerjob.node.exit import abandon
 
-from .failures import BodyError, as_exception, message_of, type_name
 from .run import Run
 
 logger = logging.getLogger("peerjob.node")

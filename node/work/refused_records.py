@@ -13,8 +13,8 @@ import msgspec
 
 from peerjob.model.record import Action, Outcome, Want
 from peerjob.model.spec import ErrorInfo, encode
+from peerjob.node.body.errors import message_of, type_name
 
-from .failures import message_of, type_name
 from .outcome_queue import Entry
 
 logger = logging.getLogger("peerjob.node")

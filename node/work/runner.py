@@ -22,13 +22,13 @@ from peerjob.model.references import StoredReferenceError
 from peerjob.model.spec import Spec, decode_spec
 from peerjob.model.state import State
 from peerjob.node.body.binding import Binding, StoredArgumentError
+from peerjob.node.body.errors import BodyError, signal_in
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import uncancelled
 from peerjob.node.registry import Registry
 
 from .claim_loop import ClaimLoop
 from .context_backend import NodeContextBackend
-from .failures import BodyError, signal_in
 from .outcome_builder import OutcomeBuilder
 from .outcome_queue import OutcomeQueue
 from .processors import Processors

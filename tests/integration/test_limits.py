@@ -193,8 +193,9 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.model import bounds, limits, query
     from peerjob.model.record import HISTORY_LIMIT
     from peerjob.node import node
+    from peerjob.node.body import errors
     from peerjob.node.work import context_backend as hooks
-    from peerjob.node.work import failure_log, failures
+    from peerjob.node.work import failure_log
     from peerjob.remote.server import listener
     from peerjob.remote.wire import requests
 
@@ -221,7 +222,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "log message": MAX_MESSAGE,
         "text beside a progress": hooks.MAX_PROGRESS,
         "error of an attempt in the history": failure_log.MAX_NOTE,
-        "traceback of the last error": failures.MAX_TEXT,
+        "traceback of the last error": errors.MAX_TEXT,
         "history entries of an instance": HISTORY_LIMIT,
         "final instances of a kind": store.max_final_per_kind,
         "fires of a schedule in the ledger": store.max_fires,

@@ -5,7 +5,7 @@ import random
 import time
 
 from peerjob import INJECTED, Context, Job
-from peerjob.node.manager.pausing import AT_A_STRETCH, each
+from peerjob.node.manager.loop_pauses import AT_A_STRETCH, map_with_pauses
 from peerjob.testing import TestCluster, VirtualClock
 
 
@@ -61,4 +61,4 @@ async def test_how_busy_the_machine_is_changes_no_order(clock: VirtualClock) -> 
 
     await clock.settle()
     asyncio.get_running_loop().call_soon(turns.append, 1)
-    assert await each(range(3), busy) == [0, 0, 0]
+    assert await map_with_pauses(range(3), busy) == [0, 0, 0]

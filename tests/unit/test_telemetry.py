@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from peerjob import ArgumentError, Client, Fail, Job, Node, NodeStateError, OptionError, Query, Server, SystemClock
 from peerjob.model.spec import decode_spec
-from peerjob.node.observe.telemetry import Tracing
+from peerjob.node.observe.spans import Tracing
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain
 from support.factories import flaky_store, shared_url
@@ -313,7 +313,7 @@ def test_rubbish_from_callers_begins_a_trace_of_its_own() -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "peerjob.node.observe.telemetry", raising=False)
+    monkeypatch.delitem(sys.modules, "peerjob.node.observe.spans", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
 
     with pytest.raises(OptionError, match=r"expected peerjob\[otel\] installed"):

@@ -21,7 +21,7 @@ from peerjob.node.manager.manager import JobSource
 from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.observe.listen_address import GRPC_PORT
-from peerjob.node.observe.otel import make_tracing
+from peerjob.node.observe.tracing import make_tracing
 from peerjob.node.registry import Registry
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.cluster import MAX_WORKERS, worker_of

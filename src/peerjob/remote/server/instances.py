@@ -12,7 +12,7 @@ from peerjob.model.durations import to_micros, to_seconds
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Job
 from peerjob.model.query import Query
-from peerjob.node.manager.pausing import each, pause_after
+from peerjob.node.manager.loop_pauses import map_with_pauses, pause_after
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.cluster import stats_message
@@ -59,7 +59,7 @@ class InstanceRpcs:
 
     async def schedule_job(self, request: pb.ScheduleJobRequest, context: Context) -> pb.ScheduleJobResponse:
         await check_kinds(self._node, [request])
-        (call,) = await each([request], lambda one: call_of(one, self._node.find_job))
+        (call,) = await map_with_pauses([request], lambda one: call_of(one, self._node.find_job))
         ids = ids_of([request], self._node.clock.time_us())
         instance = await (self._node.schedule_as(ids[0], call) if ids else self._node.schedule(call))
         unserved = not await self._node.is_served(instance.kind)
@@ -70,7 +70,7 @@ class InstanceRpcs:
         if len(request.jobs) > MAX_BULK:
             raise OptionError("jobs", len(request.jobs), f"at most {MAX_BULK:,} in one request")
         await check_kinds(self._node, request.jobs)
-        calls = await each(request.jobs, lambda one: call_of(one, self._node.find_job))
+        calls = await map_with_pauses(request.jobs, lambda one: call_of(one, self._node.find_job))
         ids = ids_of(request.jobs, self._node.clock.time_us())
         instances = await self._node.schedule_many(calls, ids=ids)
         unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from peerjob.handles.manager import ResultPage
 from peerjob.model.query import Query
-from peerjob.node.manager.pausing import each
+from peerjob.node.manager.loop_pauses import map_with_pauses
 from peerjob.proto.job.v1 import service_pb2 as pb
 
 M = TypeVar("M", pb.JobInstance, pb.HistoryEntry, pb.LogLine)
@@ -42,7 +42,7 @@ async def fitting(
     while True:
         asked = min(step, left)
         page = await look(replace(query, limit=asked, cursor=cursor))
-        shown = await each(page, show)
+        shown = await map_with_pauses(page, show)
         added = sum(one.ByteSize() + 8 for one in shown)
         if size + added > MAX_BYTES:
             if messages:
@@ -94,4 +94,4 @@ async def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T]
         size += message.ByteSize()
         return message
 
-    return await each(items, fitted)
+    return await map_with_pauses(items, fitted)

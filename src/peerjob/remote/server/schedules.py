@@ -9,7 +9,7 @@ from itertools import islice
 from peerjob.model.clock import to_us
 from peerjob.model.errors import OptionError, UnknownScheduleError
 from peerjob.model.explain import checked_count, explain_text
-from peerjob.node.manager.pausing import each
+from peerjob.node.manager.loop_pauses import map_with_pauses
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.instances import ENCODED, instance_message
@@ -109,7 +109,7 @@ class ScheduleRpcs:
         count = checked_count(request.count if request.HasField("count") else 5)
         timezone = request.timezone if request.HasField("timezone") else self._node.timezone
         text, times = explain_text(request.cron, timezone)
-        found = replace(text, fires=tuple(await each(islice(times, count), lambda one: one)))
+        found = replace(text, fires=tuple(await map_with_pauses(islice(times, count), lambda one: one)))
         return pb.ExplainCronResponse(
             words=found.words,
             timezone=found.timezone,

@@ -1,4 +1,4 @@
-"""What a node shows of itself to its peers."""
+"""The row by which its peers know a node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peerjob.version import __version__
 def node_info(
     *, name: str, incarnation: str, kinds: tuple[str, ...], registry: Registry, workers: int, started_us: int
 ) -> NodeInfo:
-    """The row of a node; one without workers shows no kinds, since it runs none."""
+    """The row of a node. A node without workers runs nothing, so its row has no kinds."""
     return NodeInfo(
         name=name,
         incarnation=incarnation,

@@ -15,7 +15,7 @@ SMALL = 4_096
 """Bytes of a value that takes no time worth a pause."""
 
 
-async def each(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
+async def map_with_pauses(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
     """What `make` returns for each item; one call is never divided."""
     made: list[R] = []
     # on virtual time, which stands still meanwhile, how busy the machine is must not change what happens

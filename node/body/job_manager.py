@@ -1,0 +1,51 @@
+"""The blocking verbs that a sync job gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+from peerjob.cluster.loop_thread import refuse_running_loop
+from peerjob.handles.blocking import BlockingVerbs
+from peerjob.handles.context import Context
+from peerjob.handles.manager import Manager
+
+T = TypeVar("T")
+
+
+class InsideManager(BlockingVerbs):
+    """The blocking verbs for a sync job, which runs in a thread of a node: calls go to the node's own loop."""
+
+    def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self._manager = manager
+        self._loop = loop
+        self._context = context
+
+    @property
+    def manager(self) -> Manager:
+        return self._manager
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._begin(work).result()
+
+    def call_long(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self._begin(work)
+        try:
+            return self._context.interrupted_by(future.cancel, until=future.result)
+        except CancelledError:
+            self._context.raise_if_cancelled()
+            raise
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            refuse_running_loop()
+        except BaseException:
+            work.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(self._inside(work) if self._manager.clock.virtual else work, self._loop)
+
+    async def _inside(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._manager.clock.inside():
+            return await work
