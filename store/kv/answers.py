@@ -53,30 +53,30 @@ class AnswerLog(msgspec.Struct, gc=False):
 class AnswerLogPart:
     """One part of a journal, to be written by one request."""
 
-    def __init__(self, journal: AnswerLog, number: int, extra: tuple[tuple[int, str], ...]) -> None:
-        self._journal = journal
+    def __init__(self, answer_log: AnswerLog, number: int, extra: tuple[tuple[int, str], ...]) -> None:
+        self._answer_log = answer_log
         self._number = number
         self._extra = extra
-        self._key = f"{journal.prefix}{number:03d}"
-        self.guarded = journal.guarded
+        self._key = f"{answer_log.prefix}{number:03d}"
+        self.guarded = answer_log.guarded
 
     def guard(self) -> Compare:
         """Holds if nobody else has written this part."""
-        return Compare(self._key, mod=self._journal.revisions.get(self._number, 0))
+        return Compare(self._key, mod=self._answer_log.revisions.get(self._number, 0))
 
     def put(self, answers: Iterable[tuple[int, str]], lease: int) -> Put:
         """The write of this part."""
-        journal = self._journal
-        kept = Answers(journal.request, (*self._extra, *answers), journal.now_us, journal.next_due_us)
+        answer_log = self._answer_log
+        kept = Answers(answer_log.request, (*self._extra, *answers), answer_log.now_us, answer_log.next_due_us)
         return Put(self._key, encode(kept), lease)
 
     def written(self, revision: int) -> None:
         """This part was written."""
-        self._journal.revisions[self._number] = revision
+        self._answer_log.revisions[self._number] = revision
 
     def unused(self) -> None:
         """There was nothing to write: what it was to keep goes with another part."""
-        self._journal.extra += self._extra
+        self._answer_log.extra += self._extra
 
 
 class AnswerLogs:
@@ -89,28 +89,28 @@ class AnswerLogs:
 
     async def open(self, incarnation: str, verb: str, request: str) -> AnswerLog:
         """The journal of a verb, with what the request was answered if it came before."""
-        prefix = self._keys.journal(incarnation, verb)
+        prefix = self._keys.answers(incarnation, verb)
         last, revisions = self._known.get(prefix, ("", {}))
-        journal = AnswerLog(prefix, request, revisions, [])
+        answer_log = AnswerLog(prefix, request, revisions, [])
         if last in ("", request):
-            await self.refresh(journal)
+            await self.refresh(answer_log)
         if len(self._known) > _MAX_KNOWN:
             self._known.clear()
-        self._known[prefix] = (request, journal.revisions)
-        return journal
+        self._known[prefix] = (request, answer_log.revisions)
+        return answer_log
 
-    async def refresh(self, journal: AnswerLog) -> None:
+    async def refresh(self, answer_log: AnswerLog) -> None:
         """Read again what is stored."""
-        (found,) = await self._kv.read([Range(journal.prefix, prefix_end(journal.prefix))])
-        journal.revisions.clear()
-        journal.parts = []
+        (found,) = await self._kv.read([Range(answer_log.prefix, prefix_end(answer_log.prefix))])
+        answer_log.revisions.clear()
+        answer_log.parts = []
         for key, entry in found.items:
-            number = int(key[len(journal.prefix) :])
-            journal.revisions[number] = entry.mod
+            number = int(key[len(answer_log.prefix) :])
+            answer_log.revisions[number] = entry.mod
             try:
                 part = decode_answers(entry.value)
             except DecodeError:
                 continue  # what it answered is asked again, of records that tell whether it was done
-            if part.request == journal.request:
-                journal.parts.append(part)
-                journal.used = max(journal.used, number + 1)
+            if part.request == answer_log.request:
+                answer_log.parts.append(part)
+                answer_log.used = max(answer_log.used, number + 1)

@@ -50,7 +50,7 @@ class CancelCommands:
             if not live:
                 return [answers[id] for id in ids]
             entries = await context.kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
-            news = Wakeups()
+            wakeups = Wakeups()
             plans = [
                 StepPlan([], [], [], slots={row.slot: slots[row.slot]} if (row := rows[id][1]).slot else {})
                 for id in live
@@ -61,7 +61,7 @@ class CancelCommands:
                 plan.compares.append(Compare(keys.state + id, mod=revision))
                 delayed_mod = 0 if entry is None else entry.mod
                 cancel_in(context, plan, id, row, delayed_mod, now_us, node=node, request=request, note=note)
-                news.add_queued(plan)
+                wakeups.add_queued(plan)
                 changes.append(context.change(plan))
             written = await context.writer.write(changes, now_us=now_us)
             failures += not all(written.revisions)
@@ -69,12 +69,12 @@ class CancelCommands:
                 if revision:
                     row = rows[id][1]
                     answers[id] = row.state
-                    news.changed.append(id)
+                    wakeups.changed.append(id)
                     if row.state is State.PROCESSING:
-                        news.cancelled.add(row.owner)
+                        wakeups.cancelled.add(row.owner)
             context.drop(live)
             pending = [id for id in pending if id not in answers]
-            await context.hints.send(news, written)
+            await context.hints.send(wakeups, written)
             if not pending:
                 return [answers[id] for id in ids]
         raise StoreUnavailableError(context.url, "too many writers at once")

@@ -54,11 +54,11 @@ class _Registered(NamedTuple):
 class _Call:
     """One claim, while it is at work."""
 
-    def __init__(self, incarnation: str, want: Want, journal: AnswerLog) -> None:
+    def __init__(self, incarnation: str, want: Want, answer_log: AnswerLog) -> None:
         self.incarnation = incarnation
         self.want = want
         self.registered = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
-        self.journal = journal
+        self.answer_log = answer_log
         # adding up what many kinds allow would take longer than the claim, and what is taken is held to it anyway
         few = len(want.kinds) <= FEW_KINDS
         self.limit = min(want.limit, sum(want.kinds.values())) if few else want.limit
@@ -77,7 +77,7 @@ class _Call:
         """Under which the claims stand in the journal."""
         self.picked = 0
         self.waited = False
-        self.journal.guarded = True
+        self.answer_log.guarded = True
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -87,8 +87,8 @@ class _Call:
     @property
     def answered(self) -> bool:
         """Whether the journal has answers that this run did not give."""
-        others = self.journal.answers.keys() - self.places
-        return bool(others or (self.journal.parts and not self.places and not self.waited))
+        others = self.answer_log.answers.keys() - self.places
+        return bool(others or (self.answer_log.parts and not self.places and not self.waited))
 
     def add(self, claim: Claim) -> None:
         self.claims.append(claim)
@@ -114,11 +114,11 @@ class ClaimCommands:
     async def claim(self, incarnation: str, want: Want, *, request: str, verb: str = "claim") -> Claimed:
         context = self._context
         check_batch(want.limit)
-        call = _Call(incarnation, want, await context.journals.open(incarnation, verb, request))
+        call = _Call(incarnation, want, await context.answer_logs.open(incarnation, verb, request))
         for attempt in range(ROUNDS):
             if attempt:
-                await context.journals.refresh(call.journal)
-            now_us = call.journal.now_us = context.clock.time_us()
+                await context.answer_logs.refresh(call.answer_log)
+            now_us = call.answer_log.now_us = context.clock.time_us()
             if not await self._look(call, now_us):
                 self._passed.pop(incarnation, None)
                 return Claimed(now_us=now_us, dead=True)
@@ -132,7 +132,9 @@ class ClaimCommands:
                     break
             elif call.claims or await self._wait(call, selection, now_us):
                 break
-        return Claimed(claims=tuple(call.claims), now_us=call.journal.now_us, next_due_us=call.journal.next_due_us)
+        return Claimed(
+            claims=tuple(call.claims), now_us=call.answer_log.now_us, next_due_us=call.answer_log.next_due_us
+        )
 
     async def _picked(self, call: _Call, selection: Selection) -> list[Pick]:
         """The first due instances; or, where order is kept in a window only, this node's share of more of them."""
@@ -258,18 +260,20 @@ class ClaimCommands:
             )
             planned.append((call.picked, id, taken, specs[id]))
         await context.writer.write(stale, now_us=now_us)
-        along = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
-        written = await context.writer.write(changes, now_us=now_us, journal=call.journal, along=along, guards=[alive])
+        extra_ops = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
+        written = await context.writer.write(
+            changes, now_us=now_us, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive]
+        )
         if any(written.revisions):
             self._idle.pop(call.incarnation, None)
-        news = Wakeups(any_of=selection.left_kinds, but=call.incarnation)
+        wakeups = Wakeups(any_of=selection.left_kinds, but=call.incarnation)
         for (place, id, taken, spec), revision in zip(planned, written.revisions, strict=True):
             if revision:
                 call.places.add(place)
                 context.remember(id, revision, taken)
                 call.add(to_claim(id, taken, spec))
-                news.changed.append(id)
-        await context.hints.send(news, written)
+                wakeups.changed.append(id)
+        await context.hints.send(wakeups, written)
         if stale or not all(written.revisions):
             return False
         await self._move_on(call, selection, picks)
@@ -328,11 +332,11 @@ class ClaimCommands:
         """Register as idle in the step that finds nothing; False when something came in meanwhile."""
         context, keys = self._context, self._context.keys
         await self._tidy(call, selection, now_us)
-        next_due_us = call.journal.next_due_us = await self._delayed.next_due(call.delayed)
+        next_due_us = call.answer_log.next_due_us = await self._delayed.next_due(call.delayed)
         kinds, groups = (call.kinds, ()) if call.groups is None else ((), tuple(call.groups.marks))
         waits = call.want.idle and call.limit > 0 and bool(kinds or groups)
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
-        part = call.journal.part()
+        part = call.answer_log.part()
         compares, ops, idle = [alive, part.guard()], list[Op](), keys.idle + call.incarnation
         known = self._idle.get(call.incarnation) if waits else None
         if known is not None and (known.kinds, known.groups) == (kinds, groups):
@@ -340,7 +344,7 @@ class ClaimCommands:
             compares.append(Compare(idle, mod=known.revision))
             part.unused()
         else:
-            ops.append(part.put((), await context.writer.passing(now_us)))
+            ops.append(part.put((), await context.writer.short_lease(now_us)))
             if waits:
                 ops.append(Put(idle, encode(Idle(kinds, groups))))
         reads = self._again_reads(call, selection, next_due_us)
@@ -422,8 +426,8 @@ class ClaimCommands:
 
     async def _again(self, call: _Call) -> Claimed:
         """The first answer to a request that was sent twice, without what was taken back since."""
-        context, keys, journal = self._context, self._context.keys, call.journal
-        answers = [answer.split(" ") for _, answer in sorted(journal.answers.items())]
+        context, keys, answer_log = self._context, self._context.keys, call.answer_log
+        answers = [answer.split(" ") for _, answer in sorted(answer_log.answers.items())]
         rows = await context.rows([id for _, id in answers])
         specs = await context.kv.get([keys.args + id for _, id in answers])
         claims: list[Claim] = []
@@ -434,5 +438,5 @@ class ClaimCommands:
                 held = row.state is State.PROCESSING and row.owner == call.incarnation
                 if held and row.fence == int(fence) and spec is not None:
                     claims.append(to_claim(id, row, spec))
-        first = journal.parts[0]
+        first = answer_log.parts[0]
         return Claimed(claims=tuple(claims), now_us=first.now_us, next_due_us=first.next_due_us)

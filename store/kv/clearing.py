@@ -11,7 +11,7 @@ from peerjob.model.state import State
 
 from .base import Compare, Delete, Op, Put, Range
 from .context import KVContext
-from .counts import ASIDE
+from .counts import SET_ASIDE
 from .keys import prefix_end, timed
 from .reading import ReadCommands
 from .removal import remove_in
@@ -87,7 +87,7 @@ class ClearCommands:
                     continue
                 used.add(row.slot)
                 plan.slots[row.slot] = slots[row.slot]
-            lease = await context.remembering(row, now_us)
+            lease = await context.removal_lease(row, now_us)
             remove_in(context, plan, id, row, 0 if entry is None else entry.mod, now_us, lease=lease)
             changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
             planned.append(id)
@@ -100,19 +100,21 @@ class ClearCommands:
         """Remove what belongs to no record: what was set aside, and what it left behind."""
         context, keys = self._context, self._context.keys
         while True:
-            (found,) = await context.kv.read([Range(keys.aside, prefix_end(keys.aside), limit=_PAGE, keys_only=True)])
+            (found,) = await context.kv.read(
+                [Range(keys.set_aside, prefix_end(keys.set_aside), limit=_PAGE, keys_only=True)]
+            )
             if not found.items:
                 return
-            ids = [key[len(keys.aside) :] for key, _ in found.items]
+            ids = [key[len(keys.set_aside) :] for key, _ in found.items]
             changes = [
                 Change(
                     [],
                     [
-                        Delete(keys.aside + id),
+                        Delete(keys.set_aside + id),
                         *(Delete(key + id) for key in (keys.args, keys.out, keys.progress)),
                         Delete(keys.log(id), prefix_end(keys.log(id))),
                     ],
-                    (("", ASIDE, -1),),
+                    (("", SET_ASIDE, -1),),
                 )
                 for id in ids
             ]

@@ -23,7 +23,7 @@ from peerjob.model.errors import StoreUnavailableError
 
 from .base import KeyValue, Range
 from .keys import Keys, prefix_end
-from .rows import Told, told_of
+from .rows import ClockReport, clock_report_of
 
 LOGGER = logging.getLogger("peerjob.store")
 MAX_OFF_US = 1_000_000
@@ -154,7 +154,7 @@ class PeerClocks:
         if own != self._own:
             self._own, self._told = own, None
 
-    def tell(self) -> tuple[Told, Callable[[], None]]:
+    def tell(self) -> tuple[ClockReport, Callable[[], None]]:
         """What is to be written of this node's clock, and what to call when that is done."""
         now, doubts = self._now(), frozenset(self._doubts)
         was_set = self._told is not None and abs(now[0] - self._told[0]) > _STEP_US
@@ -170,7 +170,7 @@ class PeerClocks:
                 self._heard = {one: heard[-1:] for one, heard in self._heard.items()}
                 self._known, self._began = False, self._clock.elapsed()
 
-        return Told(self._clock.time_us(), asks), told
+        return ClockReport(self._clock.time_us(), asks), told
 
     async def judge(self) -> SkewJudgement:
         """Compare this node's clock with those that it heard."""
@@ -228,7 +228,7 @@ class PeerClocks:
             return
         at_us, cut = round(self._clock.elapsed() * 1_000_000), len(self._keys.clocks)
         for key, value in told.items():
-            one, shown = key[cut:], told_of(value)
+            one, shown = key[cut:], clock_report_of(value)
             if shown is None or one == self._own:
                 continue
             said, heard = shown.clock_us - at_us, self._heard.get(one)

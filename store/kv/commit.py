@@ -22,7 +22,7 @@ from .slots import HeldSlot, StepPlan
 from .writer import ROUNDS, Change
 
 
-class _Work:
+class _InstanceUpdate:
     """What the outcomes of one call do to one instance."""
 
     __slots__ = ("acks", "id", "logs", "out", "places", "progress", "revision", "row", "stored")
@@ -71,20 +71,20 @@ class CommitCommands:
         check_batch(len(outcomes))
         if not outcomes:
             return []
-        journal = await context.journals.open(incarnation, verb, request)
-        acks = {place: Ack(answer) for place, answer in journal.answers.items()}
+        answer_log = await context.answer_logs.open(incarnation, verb, request)
+        acks = {place: Ack(answer) for place, answer in answer_log.answers.items()}
         pending: dict[str, list[int]] = {}
         for place, outcome in enumerate(outcomes):
             if place not in acks:
                 pending.setdefault(outcome.id, []).append(place)
-        voice = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request)
+        source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
-            works = await self._judged(pending, outcomes, voice, acks, cached=attempt == 0)
-            await self._write(works, voice, journal, acks, ended)
-            for work in works:
-                if work.places[0] in acks:
-                    del pending[work.id]
+            updates = await self._checked(pending, outcomes, source, acks, cached=attempt == 0)
+            await self._write(updates, source, answer_log, acks, ended)
+            for update in updates:
+                if update.places[0] in acks:
+                    del pending[update.id]
             if not pending:
                 await self._retention.tidy(ended)
                 return [acks[place] for place in range(len(outcomes))]
@@ -97,74 +97,74 @@ class CommitCommands:
             for outcome in outcomes
         )
 
-    async def _judged(
+    async def _checked(
         self,
         pending: dict[str, list[int]],
         outcomes: Sequence[Outcome],
-        voice: _OutcomeSource,
+        source: _OutcomeSource,
         acks: dict[int, Ack],
         *,
         cached: bool,
-    ) -> list[_Work]:
+    ) -> list[_InstanceUpdate]:
         """What each pending outcome does; those of instances that are not there are answered at once."""
         context = self._context
-        voice.now_us = context.clock.time_us()
-        works: list[_Work] = []
-        looked: list[str] = []
+        source.now_us = context.clock.time_us()
+        updates: list[_InstanceUpdate] = []
+        unchanged: list[str] = []
         rows = await context.rows(list(pending), cached=cached)
         for id, places in pending.items():
             if id in rows:
-                work = voice.judge(_Work(id, places, *rows[id]), outcomes)
-                if work.changed or not (cached and context.remembers(id)):
-                    works.append(work)
+                update = source.check(_InstanceUpdate(id, places, *rows[id]), outcomes)
+                if update.changed or not (cached and context.remembers(id)):
+                    updates.append(update)
                 else:
-                    looked.append(id)
+                    unchanged.append(id)
             else:
                 acks.update((place, Ack.LOST) for place in places)
-        if looked:
+        if unchanged:
             # what changes nothing is not compared with anything, so it must be judged by what is stored now
-            context.drop(looked)
-            rows = await context.rows(looked)
-            for id in looked:
+            context.drop(unchanged)
+            rows = await context.rows(unchanged)
+            for id in unchanged:
                 if id in rows:
-                    works.append(voice.judge(_Work(id, pending[id], *rows[id]), outcomes))
+                    updates.append(source.check(_InstanceUpdate(id, pending[id], *rows[id]), outcomes))
                 else:
                     acks.update((place, Ack.LOST) for place in pending[id])
         for id in [id for id, places in pending.items() if places[0] in acks]:
             del pending[id]
-        return works
+        return updates
 
     async def _write(
         self,
-        works: Sequence[_Work],
-        voice: _OutcomeSource,
-        journal: AnswerLog,
+        updates: Sequence[_InstanceUpdate],
+        source: _OutcomeSource,
+        answer_log: AnswerLog,
         acks: dict[int, Ack],
         ended: dict[str, int],
     ) -> None:
         context = self._context
-        news = Wakeups()
-        changing = [work for work in works if work.changed]
-        slots = await context.slots.held_by(work.stored for work in changing if not work.row.keeps)
-        for work in works:
-            if not work.changed:
-                acks.update(zip(work.places, work.acks, strict=True))
-                journal.extra += work.answers
-        changes = [await self._change(work, voice.now_us, news, slots) for work in changing]
-        written = await context.writer.write(changes, now_us=voice.now_us, journal=journal)
-        for work, revision in zip(changing, written.revisions, strict=True):
+        wakeups = Wakeups()
+        changing = [update for update in updates if update.changed]
+        slots = await context.slots.held_by(update.stored for update in changing if not update.row.keeps)
+        for update in updates:
+            if not update.changed:
+                acks.update(zip(update.places, update.acks, strict=True))
+                answer_log.extra += update.answers
+        changes = [await self._change(update, source.now_us, wakeups, slots) for update in changing]
+        written = await context.writer.write(changes, now_us=source.now_us, answer_log=answer_log)
+        for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
-                context.drop((work.id,))
+                context.drop((update.id,))
                 continue
-            acks.update(zip(work.places, work.acks, strict=True))
-            news.changed.append(work.id)
-            if work.row.final:
-                context.drop((work.id,))
-                if not work.stored.final:
-                    ended[work.row.kind] = ended.get(work.row.kind, 0) + 1
+            acks.update(zip(update.places, update.acks, strict=True))
+            wakeups.changed.append(update.id)
+            if update.row.final:
+                context.drop((update.id,))
+                if not update.stored.final:
+                    ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
-                context.remember(work.id, revision, work.row)
-        await context.hints.send(news, written)
+                context.remember(update.id, revision, update.row)
+        await context.hints.send(wakeups, written)
 
     async def add_lines(self, id: str, lines: tuple[LogLine, ...]) -> bool:
         """Append lines to an instance in any state."""
@@ -175,40 +175,42 @@ class CommitCommands:
                 return False
             revision, row = rows[id]
             now_us = context.clock.time_us()
-            work = _Work(id, [], revision, row)
-            work.logs = lines
-            written = await context.writer.write([await self._change(work, now_us, Wakeups(), {})], now_us=now_us)
+            update = _InstanceUpdate(id, [], revision, row)
+            update.logs = lines
+            written = await context.writer.write([await self._change(update, now_us, Wakeups(), {})], now_us=now_us)
             context.drop((id,))
             if all(written.revisions):
                 await context.hints.send(Wakeups(changed=[id]), written)
                 return True
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    async def _change(self, work: _Work, now_us: int, news: Wakeups, slots: Mapping[str, HeldSlot]) -> Change:
-        context, keys, id, stored = self._context, self._context.keys, work.id, work.stored
+    async def _change(
+        self, update: _InstanceUpdate, now_us: int, wakeups: Wakeups, slots: Mapping[str, HeldSlot]
+    ) -> Change:
+        context, keys, id, stored = self._context, self._context.keys, update.id, update.stored
         ops: list[Op] = []
         plan = StepPlan(ops, [], [], slots={stored.slot: slots[stored.slot]} if stored.slot in slots else {})
-        payload = len(work.progress or b"")
-        if work.out is not None:
-            payload += work.out.size
-        if work.logs:
+        payload = len(update.progress or b"")
+        if update.out is not None:
+            payload += update.out.size
+        if update.logs:
             room = MAX_ALONE_BYTES - payload
-            work.row = await self._logs.append(id, work.row, work.logs, ops, room=room)
-        row = work.row
-        if work.progress is not None:
-            ops.append(Put(keys.progress + id, work.progress))
-        if work.out is not None:
-            ops.append(Put(keys.out + id, encode(work.out)))
+            update.row = await self._logs.append(id, update.row, update.logs, ops, room=room)
+        row = update.row
+        if update.progress is not None:
+            ops.append(Put(keys.progress + id, update.progress))
+        if update.out is not None:
+            ops.append(Put(keys.out + id, encode(update.out)))
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
         if row.state is not stored.state or (stored.releasing and not row.releasing):
             context.let_go(id, stored, row, now_us, plan)
         ops.append(Put(keys.state + id, encode(row)))
-        news.add_queued(plan)
+        wakeups.add_queued(plan)
         return context.change(
             plan,
-            [Compare(keys.state + id, mod=work.revision)],
-            answers=work.answers,
+            [Compare(keys.state + id, mod=update.revision)],
+            answers=update.answers,
         )
 
 
@@ -222,69 +224,69 @@ class _OutcomeSource:
         self._request = request
         self.now_us = 0
 
-    def judge(self, work: _Work, outcomes: Sequence[Outcome]) -> _Work:
+    def check(self, update: _InstanceUpdate, outcomes: Sequence[Outcome]) -> _InstanceUpdate:
         """Apply the outcomes of one instance, one after the other."""
-        known = work.stored.request == self._request
-        for place in work.places:
+        known = update.stored.request == self._request
+        for place in update.places:
             outcome = outcomes[place]
-            if known and work.stored.fence == outcome.fence:
-                work.acks.append(Ack.CANCELLED if work.stored.cancel else Ack.DONE)
+            if known and update.stored.fence == outcome.fence:
+                update.acks.append(Ack.CANCELLED if update.stored.cancel else Ack.DONE)
             else:
-                work.acks.append(self._apply(work, outcome))
-        return work
+                update.acks.append(self._apply(update, outcome))
+        return update
 
-    def _apply(self, work: _Work, outcome: Outcome) -> Ack:
-        row = work.row
+    def _apply(self, update: _InstanceUpdate, outcome: Outcome) -> Ack:
+        row = update.row
         if row.owner != self._incarnation or row.fence != outcome.fence:
             return Ack.LOST
         if row.state is State.PROCESSING:
             if outcome.action is Action.REPORT or outcome.action is Action.RELEASE:
-                self._report(work, outcome)
+                self._report(update, outcome)
             else:
-                self._end(work, outcome)
+                self._end(update, outcome)
             return Ack.DONE
         if row.releasing:
             if outcome.action is not Action.REPORT:
-                work.row = msgspec.structs.replace(row, releasing=False, owner="", request=self._request)
+                update.row = msgspec.structs.replace(row, releasing=False, owner="", request=self._request)
             return Ack.CANCELLED
         if row.final and _is_only_logs(outcome):
-            work.logs += outcome.logs
-            work.row = msgspec.structs.replace(row, request=self._request)
+            update.logs += outcome.logs
+            update.row = msgspec.structs.replace(row, request=self._request)
             return Ack.DONE
         return Ack.LOST
 
-    def _report(self, work: _Work, outcome: Outcome) -> None:
-        row = work.row
+    def _report(self, update: _InstanceUpdate, outcome: Outcome) -> None:
+        row = update.row
         if not (outcome.logs or outcome.progress is not None or outcome.started > row.started):
             return
-        work.logs += outcome.logs
-        work.progress = work.progress if outcome.progress is None else outcome.progress
-        work.row = msgspec.structs.replace(
+        update.logs += outcome.logs
+        update.progress = update.progress if outcome.progress is None else outcome.progress
+        update.row = msgspec.structs.replace(
             row,
             started=row.started or outcome.started,
             has_progress=row.has_progress or outcome.progress is not None,
             request=self._request,
         )
 
-    def _end(self, work: _Work, outcome: Outcome) -> None:
-        row, action = work.row, outcome.action
-        work.logs += outcome.logs
-        work.progress = work.progress if outcome.progress is None else outcome.progress
+    def _end(self, update: _InstanceUpdate, outcome: Outcome) -> None:
+        row, action = update.row, outcome.action
+        update.logs += outcome.logs
+        update.progress = update.progress if outcome.progress is None else outcome.progress
         state = FINAL_STATE.get(action, State.SCHEDULED)
         has_out, out = row.has_out, row.out
         attempts, due_us, owner, expires_us = row.attempts, row.due_us, "", 0
         if state is not State.SCHEDULED:
             owner = row.owner
             expires_us = self._context.expires_us(row, self.now_us)
-            has_out, out = work.end_with(outcome.result, outcome.error)
+            has_out, out = update.end_with(outcome.result, outcome.error)
         else:
             if action is not Action.RETRY:
                 attempts -= 1
             if action is not Action.HAND_BACK:
                 due_us = self.now_us + max(0, outcome.delay_us)
                 if outcome.error is not None:
-                    has_out, out = work.end_with(None, outcome.error)
-        work.row = msgspec.structs.replace(
+                    has_out, out = update.end_with(None, outcome.error)
+        update.row = msgspec.structs.replace(
             row,
             state=state,
             attempts=attempts,

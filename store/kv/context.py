@@ -43,11 +43,11 @@ class KVContext:
         self.counts = Counts(kv, self.keys, clock)
         self.writer = Writer(kv, self.keys, self.counts, self.queues, url)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
-        self.journals = AnswerLogs(kv, self.keys)
+        self.answer_logs = AnswerLogs(kv, self.keys)
         self.slots = Slots(kv, self.keys)
         self.kind_sets = KindSets(kv, self.keys)
-        self.skew = ClockSkew(clock)
-        self.aside = SetAside(kv, self.keys, self.writer, self.counts)
+        self.clock_skew = ClockSkew(clock)
+        self._set_asides = SetAside(kv, self.keys, self.writer, self.counts)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
         self._told: set[tuple[str, int]] = set()
@@ -93,7 +93,7 @@ class KVContext:
         for name in plan.slots:
             self.pass_on(name, id, now_us, plan)
         self.slots.write(plan)
-        await self.aside.put(id, entry, error, plan, now_us=now_us)
+        await self._set_asides.put(id, entry, error, plan, now_us=now_us)
 
     def remember(self, id: str, revision: int, row: Row) -> None:
         """Keep a record that this store wrote, since it will most likely write it again."""
@@ -263,14 +263,14 @@ class KVContext:
             answers,
         )
 
-    async def remembering(self, row: Row, now_us: int) -> int:
+    async def removal_lease(self, row: Row, now_us: int) -> int:
         """The lease to remember a removed instance by, while its enqueue may come again; 0 when it cannot.
 
         A full store takes no enqueue, and could not store what is to be remembered.
         """
         if now_us >= row.history[0].at_us + REPEAT_US or self.kv.full:
             return 0
-        return await self.writer.remembering(now_us)
+        return await self.writer.removal_lease(now_us)
 
     def expires_us(self, row: Row, now_us: int) -> int:
         """When a final instance is to be removed."""

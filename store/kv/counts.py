@@ -17,10 +17,10 @@ from .base import Compare, Found, KeyValue, Put, Range
 from .keys import Keys, prefix_end
 from .rows import decode_counts, encode
 
-LANES = 16
+COUNTER_SHARDS = 16
 _PAGE = 2_000
 """Most counters that are read in one request."""
-SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, ASIDE, READY = range(9)
+SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, SET_ASIDE, READY = range(9)
 """Slots of a counter; READY counts what is in a kind's ready queues."""
 SLOTS = 9
 SLOT: dict[State, int] = {
@@ -44,33 +44,33 @@ class Counts:
         self._kv = kv
         self._keys = keys
         self._clock = clock
-        self._free = list(range(LANES))
+        self._free = list(range(COUNTER_SHARDS))
         clock.random.shuffle(self._free)
         self._known: dict[tuple[int, str], tuple[int, list[int]]] = {}
 
-    def lane(self) -> CounterShard:
+    def shard(self) -> CounterShard:
         """A lane for one request; to be given back."""
-        number = self._free.pop() if self._free else self._clock.random.randrange(LANES)
+        number = self._free.pop() if self._free else self._clock.random.randrange(COUNTER_SHARDS)
         return CounterShard(number, self._known, self._keys)
 
-    def give_back(self, lane: CounterShard, *, crowded: bool = False) -> None:
+    def give_back(self, shard: CounterShard, *, crowded: bool = False) -> None:
         """Free a lane; a crowded one is used last."""
-        if lane.number not in self._free:
+        if shard.number not in self._free:
             if crowded:
-                self._free.insert(0, lane.number)
+                self._free.insert(0, shard.number)
             else:
-                self._free.append(lane.number)
+                self._free.append(shard.number)
 
-    async def load(self, lane: CounterShard, kinds: Iterable[str]) -> None:
+    async def load(self, shard: CounterShard, kinds: Iterable[str]) -> None:
         """Learn what a lane holds for kinds that this store has not written there."""
-        missing = [kind for kind in kinds if (lane.number, kind) not in self._known]
+        missing = [kind for kind in kinds if (shard.number, kind) not in self._known]
         if not missing:
             return
         if len(self._known) > 50_000:
             self._known.clear()
-        for kind, entry in zip(missing, await self._kv.get([lane.key(kind) for kind in missing]), strict=True):
+        for kind, entry in zip(missing, await self._kv.get([shard.key(kind) for kind in missing]), strict=True):
             values = [0] * SLOTS if entry is None else _counted(entry.value)
-            self._known[lane.number, kind] = (0 if entry is None else entry.mod, values)
+            self._known[shard.number, kind] = (0 if entry is None else entry.mod, values)
 
     def of(self, kind: str) -> Range:
         """The read of all counters of one kind."""

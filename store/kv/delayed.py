@@ -40,10 +40,10 @@ class DelayedQueue:
     async def move(self, found: Found) -> tuple[dict[str, int], Written | None]:
         """Let what fell due into the ready queues, earliest first; kind → how many."""
         context = self._context
-        if not context.skew.judgement.known:
+        if not context.clock_skew.judgement.known:
             return {}, None
         # not by the wall clock, which may have been set since it was last compared
-        now_us = context.skew.median_us() - (LEFT_TO_OTHERS_US if context.skew.is_off else 0)
+        now_us = context.clock_skew.median_us() - (LEFT_TO_OTHERS_US if context.clock_skew.is_off else 0)
         until = time_text(now_us + 1)
         begun = [head for head in context.queues.heads(found) if head.start < until]
         if not begun:
@@ -64,7 +64,7 @@ class DelayedQueue:
             delayed = await self._delayed(place[19:], entry)
             if delayed is None:
                 # which kind counts it can only be told by counting
-                context.writer.doubt = True
+                context.writer.counts_in_doubt = True
                 kinds.append("")
             else:
                 kind, priority, due_us = delayed.kind, delayed.priority, int(place[:18])
@@ -92,14 +92,14 @@ class DelayedQueue:
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
         """When the earliest one falls due; lets each queue begin there. None also where others decide that."""
-        if not self._context.skew.decides:
+        if not self._context.clock_skew.decides:
             return None
         place = await self._context.queues.earliest(heads)
         return None if place == AFTER_ALL else int(place[:18])
 
     def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
         """Reads that find nothing as long as no delayed instance falls due before that time."""
-        if not self._context.skew.decides:
+        if not self._context.clock_skew.decides:
             return []
         stop = None if next_due_us is None else time_text(next_due_us)
         return [

@@ -10,7 +10,7 @@ from peerjob.store.answering import answer_within
 from .base import Compare, Entry, KeyValue, Put, Step, Watch
 from .keys import Keys
 from .rows import encode
-from .schedule_rows import LeaderRow, decode_seat
+from .schedule_rows import LeaderRow, decode_leader
 from .writer import ROUNDS
 
 _OPEN_TIMEOUT = 5.0
@@ -61,37 +61,37 @@ class KVElections:
                     if leader is not None:
                         return leader
                 else:
-                    seat = _seat(entry.value)
-                    if seat.incarnation != candidate.incarnation or await self._kv.keepalive(seat.lease):
-                        return self._leader(seat, entry.mod, token)
+                    row = _leader_row(entry.value)
+                    if row.incarnation != candidate.incarnation or await self._kv.keepalive(row.lease):
+                        return self._leader(row, entry.mod, token)
         raise StoreUnavailableError(self._url, "the leadership changes hands too often")
 
     async def _take(self, candidate: Candidate, ttl_us: int, token: Entry) -> Leader | None:
         """Take the free leadership; None when another candidate was faster."""
         lease = await self._kv.grant(ttl_us)
-        seat = LeaderRow(candidate.incarnation, candidate.name, lease, self._clock.time_us())
+        row = LeaderRow(candidate.incarnation, candidate.name, lease, self._clock.time_us())
         compares = [Compare(self._now), Compare(self._token, mod=token.mod)]
-        applied = await self._kv.txn([Step(compares, [Put(self._now, encode(seat), lease)])])
+        applied = await self._kv.txn([Step(compares, [Put(self._now, encode(row), lease)])])
         if applied.steps[0] is None:
             await self._kv.revoke(lease)
             return None
-        return self._leader(seat, applied.revision, token)
+        return self._leader(row, applied.revision, token)
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
-            if entry is None or (seat := _seat(entry.value)).incarnation != incarnation:
+            if entry is None or (row := _leader_row(entry.value)).incarnation != incarnation:
                 return
-            if refused is not None and refused == self._leader(seat, entry.mod, token).term:
+            if refused is not None and refused == self._leader(row, entry.mod, token).term:
                 await self._kv.txn([Step([Compare(self._now, mod=entry.mod)], [self._new_token()])])
-            await self._kv.revoke(seat.lease)
+            await self._kv.revoke(row.lease)
             # a watch tells of keys that were put, not of those that went
             await self._kv.txn([Step([], [Put(self._left, entry.value)])])
 
     async def leader(self) -> Leader | None:
         async with answer_within(self._timeout, url=self._url):
             entry, token = await self._kv.get([self._now, self._token])
-        return None if entry is None else self._leader(_seat(entry.value), entry.mod, token)
+        return None if entry is None else self._leader(_leader_row(entry.value), entry.mod, token)
 
     async def changed(self, timeout: float) -> bool:
         if self._watch is None:
@@ -101,19 +101,19 @@ class KVElections:
     def _new_token(self) -> Put:
         return Put(self._token, b"%016x" % self._clock.random.getrandbits(64))
 
-    def _leader(self, seat: LeaderRow, number: int, token: Entry | None) -> Leader:
+    def _leader(self, row: LeaderRow, number: int, token: Entry | None) -> Leader:
         origin = "" if token is None else token.value.decode()
         return Leader(
-            incarnation=seat.incarnation,
-            name=seat.name,
+            incarnation=row.incarnation,
+            name=row.name,
             term=Term(f"{self._kv.identity}:{origin}", number),
-            since_us=seat.since_us,
+            since_us=row.since_us,
         )
 
 
-def _seat(data: bytes) -> LeaderRow:
+def _leader_row(data: bytes) -> LeaderRow:
     """Who leads; a stranger for an entry that cannot be read, until the lease that it hangs on ends."""
     try:
-        return decode_seat(data)
+        return decode_leader(data)
     except DecodeError:
         return LeaderRow("", "?", 0, 0)

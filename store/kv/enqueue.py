@@ -49,7 +49,7 @@ class EnqueueCommands:
         """Try to add all that are pending, but of each id and each key only the first."""
         context, keys = self._context, self._context.keys
         now_us = context.clock.time_us()
-        news = Wakeups()
+        wakeups = Wakeups()
         changes: list[Change] = []
         places: list[int] = []
         seen: set[str] = set()
@@ -65,15 +65,15 @@ class EnqueueCommands:
                 compares.append(Compare(unique, mod=taken.get(unique, 0)))
             plan = StepPlan([], [], [])
             born(context, new, now_us, node, plan)
-            news.add_queued(plan)
-            news.changed.append(new.id)
+            wakeups.add_queued(plan)
+            wakeups.changed.append(new.id)
             changes.append(context.change(plan, compares))
             places.append(place)
         written = await context.writer.write(changes, now_us=now_us)
         for place, revision in zip(places, written.revisions, strict=True):
             if revision:
                 answers[place] = Enqueued(pending.pop(place).id, True)
-        await context.hints.send(news, written)
+        await context.hints.send(wakeups, written)
 
     async def _settle(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
         """Answer those that were added before, or whose key is taken; keys without an owner may be taken over."""

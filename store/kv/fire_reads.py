@@ -13,9 +13,9 @@ from peerjob.model.state import State
 from .base import Compare, Entry, Put, Step
 from .context import KVContext
 from .keys import LATEST_US, escaped, time_text, timed
-from .ledger import INSTANCE, TRIGGER, Early, FireLedger
+from .ledger import INSTANCE, TRIGGER, FireLedger, FirstRecords
 from .rows import Row, is_gone, number_of
-from .schedule_rows import Next, SlotRow, decode_fire, decode_next, decode_slot
+from .schedule_rows import NextFire, SlotRow, decode_fire, decode_next_fire, decode_slot
 from .slots import HeldSlot, StepPlan
 from .writer import ROUNDS
 
@@ -25,7 +25,7 @@ class ScheduleFires(msgspec.Struct):
 
     name: str
     mod: int
-    next: Next
+    next_fire: NextFire
     plan: StepPlan
     answers: dict[int, FireAnswer] = {}
     changed: list[str] = []
@@ -37,9 +37,9 @@ class ScheduleFires(msgspec.Struct):
     """Whether the schedule moves on without a record."""
     closed: bool = False
     """Whether further fires are for another step."""
-    crowd: tuple[str, ...] = ()
+    excess: tuple[str, ...] = ()
     """Parked instances that must be cancelled before, since they are too many for one step."""
-    crowded: str = ""
+    excess_request: str = ""
     """The request of the fire that replaces them."""
 
     @property
@@ -52,9 +52,9 @@ class FireReads(msgspec.Struct):
     """What is stored about the schedules of some fires."""
 
     now_us: int
-    works: dict[str, ScheduleFires]
+    schedules: dict[str, ScheduleFires]
     """Of the schedules that there are."""
-    reign: Compare | None = None
+    term_compare: Compare | None = None
     """Holds as long as no later term was seen."""
     deposed: bool = False
     ledger: dict[str, FireRecord] = {}
@@ -67,7 +67,7 @@ class FireReads(msgspec.Struct):
     """Instances that have a slot or wait for it."""
     delayed: dict[str, int] = {}
     """Revisions of their entries among the delayed ones."""
-    early: dict[int, Early] = {}
+    first_records: dict[int, FirstRecords] = {}
     used: set[str] = set()
     """Keys of instances and unique keys that some step writes already."""
 
@@ -79,30 +79,34 @@ def place_of(fire: Fire) -> str:
 
 
 async def look(
-    context: KVContext, ledger: FireLedger, fires: Sequence[Fire], term: Term | None, reign: Compare | None
+    context: KVContext, ledger: FireLedger, fires: Sequence[Fire], term: Term | None, term_compare: Compare | None
 ) -> FireReads:
     """Read what these fires depend on; `reign` is what held for this term the last time."""
     kv, keys = context.kv, context.keys
     names = list(dict.fromkeys(fire.schedule for fire in fires))
-    entries = await kv.get([*map(keys.next, names), *map(keys.slot, names)])
-    sight = FireReads(context.clock.time_us(), {})
-    for name, then, seat in zip(names, entries, entries[len(names) :], strict=False):
-        next = context.value(then, keys.next(name), decode_next)
-        if then is not None and next is not None:
-            slot = context.value(seat, keys.slot(name), decode_slot) or SlotRow()
-            held = HeldSlot(0 if seat is None else seat.mod, slot)
-            sight.works[name] = ScheduleFires(name, then.mod, next, StepPlan([], [], [], slots={name: held}))
+    entries = await kv.get([*map(keys.next_fire, names), *map(keys.slot, names)])
+    reads = FireReads(context.clock.time_us(), {})
+    for name, next_entry, slot_entry in zip(names, entries, entries[len(names) :], strict=False):
+        next_fire = context.value(next_entry, keys.next_fire(name), decode_next_fire)
+        if next_entry is not None and next_fire is not None:
+            slot = context.value(slot_entry, keys.slot(name), decode_slot) or SlotRow()
+            held = HeldSlot(0 if slot_entry is None else slot_entry.mod, slot)
+            reads.schedules[name] = ScheduleFires(
+                name, next_entry.mod, next_fire, StepPlan([], [], [], slots={name: held})
+            )
     if term is not None:
-        sight.reign = reign or await _reign(context, term)
-        sight.deposed = sight.reign is None
-    known = [fire for fire in fires if fire.schedule in sight.works]
-    await _read_entries(context, sight, known)
-    await _read_rows(context, sight, known)
-    sight.early = await ledger.early([work.next for work in sight.works.values()], sight.now_us)
-    return sight
+        reads.term_compare = term_compare or await _term_compare(context, term)
+        reads.deposed = reads.term_compare is None
+    known = [fire for fire in fires if fire.schedule in reads.schedules]
+    await _read_entries(context, reads, known)
+    await _read_rows(context, reads, known)
+    reads.first_records = await ledger.first_records(
+        [schedule.next_fire for schedule in reads.schedules.values()], reads.now_us
+    )
+    return reads
 
 
-async def _reign(context: KVContext, term: Term) -> Compare | None:
+async def _term_compare(context: KVContext, term: Term) -> Compare | None:
     """What holds as long as a term is the latest; None if it is not."""
     key = context.keys.term(term.coordinator)
     for _ in range(ROUNDS):
@@ -119,7 +123,7 @@ async def _reign(context: KVContext, term: Term) -> Compare | None:
     raise StoreUnavailableError(context.url, "too many writers at once")
 
 
-async def _read_entries(context: KVContext, sight: FireReads, fires: Iterable[Fire]) -> None:
+async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fire]) -> None:
     """Read the records that may be there of these times, and who has the unique keys."""
     keys = context.keys
     records: list[str] = []
@@ -128,34 +132,38 @@ async def _read_entries(context: KVContext, sight: FireReads, fires: Iterable[Fi
     for fire in fires:
         if fire.instance is None:
             continue
-        next = sight.works[fire.schedule].next
-        if fire.outcome is not FireOutcome.FIRED or fire.nominal_us != next.next_us or fire.nominal_us <= next.last_us:
-            records.append(keys.ledger(next.epoch) + place_of(fire))
+        next_fire = reads.schedules[fire.schedule].next_fire
+        if (
+            fire.outcome is not FireOutcome.FIRED
+            or fire.nominal_us != next_fire.next_us
+            or fire.nominal_us <= next_fire.last_us
+        ):
+            records.append(keys.ledger(next_fire.epoch) + place_of(fire))
             states.append(keys.state + fire.instance.id)
         if fire.instance.key is not None:
             uniques.append(keys.unique(fire.instance.kind, fire.instance.key))
     if not records and not uniques:
         return
     found = await context.kv.get([*records, *states, *uniques])
-    for key, entry in _there(records, found):
+    for key, entry in _present(records, found):
         record = context.value(entry, key, decode_fire)
         if record is not None:
-            sight.ledger[key] = record
-    sight.made = {key[len(keys.state) :] for key, _ in _there(states, found[len(records) :])}
-    taken = dict(_there(uniques, found[2 * len(records) :]))
+            reads.ledger[key] = record
+    reads.made = {key[len(keys.state) :] for key, _ in _present(states, found[len(records) :])}
+    taken = dict(_present(uniques, found[2 * len(records) :]))
     owners = [entry.value.decode(errors="replace") for entry in taken.values()]
     present = dict(zip(owners, await context.kv.get([keys.state + id for id in owners]), strict=True)) if owners else {}
     for key, entry in taken.items():
         owner = entry.value.decode(errors="replace")
-        sight.uniques[key] = (entry.mod, "" if is_gone(present[owner]) else owner)
+        reads.uniques[key] = (entry.mod, "" if is_gone(present[owner]) else owner)
 
 
-async def _read_rows(context: KVContext, sight: FireReads, fires: Iterable[Fire]) -> None:
+async def _read_rows(context: KVContext, reads: FireReads, fires: Iterable[Fire]) -> None:
     """Read the instances that are in the way."""
     ids: list[str] = []
     replaced: list[str] = []
     for fire in fires:
-        slot = sight.works[fire.schedule].held.slot
+        slot = reads.schedules[fire.schedule].held.slot
         if fire.instance is None or fire.overlap is Overlap.ALLOW or not slot.holder:
             continue
         ids.append(slot.holder)
@@ -163,15 +171,15 @@ async def _read_rows(context: KVContext, sight: FireReads, fires: Iterable[Fire]
             replaced += (slot.holder, *(one.id for one in slot.parked))
     if not ids:
         return
-    sight.rows = await context.rows([*ids, *replaced])
+    reads.rows = await context.rows([*ids, *replaced])
     places = {
-        id: context.keys.delayed(id) + timed(sight.rows[id][1].due_us, id)
+        id: context.keys.delayed(id) + timed(reads.rows[id][1].due_us, id)
         for id in replaced
-        if id in sight.rows and sight.rows[id][1].state is State.SCHEDULED
+        if id in reads.rows and reads.rows[id][1].state is State.SCHEDULED
     }
     entries = await context.kv.get(list(places.values())) if places else []
-    sight.delayed = {id: 0 if entry is None else entry.mod for id, entry in zip(places, entries, strict=True)}
+    reads.delayed = {id: 0 if entry is None else entry.mod for id, entry in zip(places, entries, strict=True)}
 
 
-def _there(keys: Sequence[str], entries: Sequence[Entry | None]) -> list[tuple[str, Entry]]:
+def _present(keys: Sequence[str], entries: Sequence[Entry | None]) -> list[tuple[str, Entry]]:
     return [(key, entry) for key, entry in zip(keys, entries, strict=False) if entry is not None]

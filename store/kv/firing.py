@@ -43,7 +43,7 @@ class FireCommands:
         self._context = context
         self._ledger = ledger
         self._cancels = cancels
-        self._reigns: dict[Term, Compare] = {}
+        self._term_compares: dict[Term, Compare] = {}
         """What held for the last term, as long as nobody was in the way."""
 
     async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
@@ -55,64 +55,70 @@ class FireCommands:
         pending: dict[int, Fire] = dict(enumerate(fires))
         failures = 0
         while pending and failures < ROUNDS:
-            reign = None if term is None else self._reigns.get(term)
-            sight = await look(context, self._ledger, list(pending.values()), term, reign)
-            judge = _Judge(context, self._ledger, sight, term, node)
+            term_compare = None if term is None else self._term_compares.get(term)
+            reads = await look(context, self._ledger, list(pending.values()), term, term_compare)
+            judge = _Judge(context, self._ledger, reads, term, node)
             for place, fire in pending.items():
                 judge.take(place, fire)
             answers.update(judge.answers)
-            for work in sight.works.values():
-                if work.crowd:
-                    await self._cancels.cancel(work.crowd, node=node, request=work.crowded, note=REPLACED)
-            done = await self._write(sight, answers)
-            self._reigns = {} if term is None or sight.reign is None or not done else {term: sight.reign}
+            for schedule in reads.schedules.values():
+                if schedule.excess:
+                    await self._cancels.cancel(
+                        schedule.excess, node=node, request=schedule.excess_request, note=REPLACED
+                    )
+            done = await self._write(reads, answers)
+            self._term_compares = (
+                {} if term is None or reads.term_compare is None or not done else {term: reads.term_compare}
+            )
             failures += not done
             pending = {place: fire for place, fire in pending.items() if place not in answers}
         if pending:
             raise StoreUnavailableError(context.url, "too many writers at once")
         return [answers[place] for place in range(len(fires))]
 
-    async def _write(self, sight: FireReads, answers: dict[int, FireAnswer]) -> bool:
+    async def _write(self, reads: FireReads, answers: dict[int, FireAnswer]) -> bool:
         """Write each schedule's step; whether all of them were applied."""
         context = self._context
-        news = Wakeups()
-        works: list[ScheduleFires] = []
-        for work in sight.works.values():
-            if work.plan.ops or work.moved:
-                works.append(work)
+        wakeups = Wakeups()
+        schedules: list[ScheduleFires] = []
+        for schedule in reads.schedules.values():
+            if schedule.plan.ops or schedule.moved:
+                schedules.append(schedule)
             else:
-                answers.update(work.answers)
-        changes = [self._change(sight, work) for work in works]
-        for work in works:
-            news.add_queued(work.plan)
-        written = await context.writer.write(changes, now_us=sight.now_us)
-        for work, revision in zip(works, written.revisions, strict=True):
+                answers.update(schedule.answers)
+        changes = [self._change(reads, schedule) for schedule in schedules]
+        for schedule in schedules:
+            wakeups.add_queued(schedule.plan)
+        written = await context.writer.write(changes, now_us=reads.now_us)
+        for schedule, revision in zip(schedules, written.revisions, strict=True):
             if revision:
-                answers.update(work.answers)
-                news.changed += work.changed
-                news.cancelled |= work.cancelled
-            context.drop(work.changed)
-        await context.hints.send(news, written)
+                answers.update(schedule.answers)
+                wakeups.changed += schedule.changed
+                wakeups.cancelled |= schedule.cancelled
+            context.drop(schedule.changed)
+        await context.hints.send(wakeups, written)
         return all(written.revisions)
 
-    def _change(self, sight: FireReads, work: ScheduleFires) -> Change:
-        key, plan = self._context.keys.next(work.name), work.plan
-        early = sight.early.get(work.next.epoch, ())
-        work.next = self._ledger.trim(work.next, early, plan.ops, sight.now_us, work.fresh_us)
-        plan.ops.append(Put(key, encode(work.next)))
-        compares = [Compare(key, mod=work.mod)]
-        if sight.reign is not None:
-            compares.append(sight.reign)
+    def _change(self, reads: FireReads, schedule: ScheduleFires) -> Change:
+        key, plan = self._context.keys.next_fire(schedule.name), schedule.plan
+        first_records = reads.first_records.get(schedule.next_fire.epoch, ())
+        schedule.next_fire = self._ledger.trim(
+            schedule.next_fire, first_records, plan.ops, reads.now_us, schedule.fresh_us
+        )
+        plan.ops.append(Put(key, encode(schedule.next_fire)))
+        compares = [Compare(key, mod=schedule.mod)]
+        if reads.term_compare is not None:
+            compares.append(reads.term_compare)
         return self._context.change(plan, compares)
 
 
 class _Judge:
     """Says what becomes of each fire, as of one sight, and plans it."""
 
-    def __init__(self, context: KVContext, ledger: FireLedger, sight: FireReads, term: Term | None, node: str) -> None:
+    def __init__(self, context: KVContext, ledger: FireLedger, reads: FireReads, term: Term | None, node: str) -> None:
         self._context = context
         self._ledger = ledger
-        self._sight = sight
+        self._reads = reads
         self._term = term
         self._node = node
         self.answers: dict[int, FireAnswer] = {}
@@ -120,73 +126,76 @@ class _Judge:
 
     def take(self, place: int, fire: Fire) -> None:
         """Answer a fire or plan it; one that must wait for another step gets no answer yet."""
-        work = self._sight.works.get(fire.schedule)
-        if work is None:
+        schedule = self._reads.schedules.get(fire.schedule)
+        if schedule is None:
             self.answers[place] = FireAnswer(status=FireStatus.STALE)
             return
-        if work.closed:
+        if schedule.closed:
             return
-        answer = self._refusal(work, fire)
+        answer = self._refusal(schedule, fire)
         if answer is None:
-            if self._is_known(work, fire):
+            if self._is_known(schedule, fire):
                 # somebody backfilled it before its time came
-                work.next, work.moved = msgspec.structs.replace(work.next, next_us=fire.next_us, stretch=None), True
+                schedule.next_fire, schedule.moved = (
+                    msgspec.structs.replace(schedule.next_fire, next_us=fire.next_us, stretch=None),
+                    True,
+                )
                 answer = FireAnswer(status=FireStatus.KNOWN)
             else:
-                record = None if self._is_full(work, fire) else self._done(work, fire)
+                record = None if self._is_full(schedule, fire) else self._done(schedule, fire)
                 if record is None:
-                    work.closed = True
+                    schedule.closed = True
                     return
                 answer = FireAnswer(status=FireStatus.DONE, record=record)
-        work.answers[place] = answer
+        schedule.answers[place] = answer
 
-    def _is_full(self, work: ScheduleFires, fire: Fire) -> bool:
+    def _is_full(self, schedule: ScheduleFires, fire: Fire) -> bool:
         """Whether a step has no room for one more fire; an empty one has, whatever it is."""
-        ops, new = work.plan.ops, fire.instance
+        ops, new = schedule.plan.ops, fire.instance
         if not ops or new is None:
             return len(ops) > _MAX_OPS
         more = _OPS_OF_ONE + len(new.tags)
         return len(ops) + more > _MAX_OPS or 2 * (bytes_of((), ops) + len(new.spec)) > MAX_REQUEST_BYTES
 
-    def _refusal(self, work: ScheduleFires, fire: Fire) -> FireAnswer | None:
+    def _refusal(self, schedule: ScheduleFires, fire: Fire) -> FireAnswer | None:
         """The answer to what was done before or cannot be done."""
-        next = work.next
-        known = self._recorded(work, fire)
-        for record in (known, next.stretch):
+        next_fire = schedule.next_fire
+        known = self._recorded(schedule, fire)
+        for record in (known, next_fire.stretch):
             if record is not None and record.request == fire.request:
                 return FireAnswer(status=FireStatus.DONE, record=record)
-        if self._sight.deposed:
+        if self._reads.deposed:
             return FireAnswer(status=FireStatus.DEPOSED)
-        if fire.revision != next.revision:
+        if fire.revision != next_fire.revision:
             return FireAnswer(status=FireStatus.STALE)
         if fire.outcome.advances:
-            paused = next.paused and fire.outcome is not FireOutcome.PAUSED
-            stale = paused or fire.nominal_us != next.next_us
+            paused = next_fire.paused and fire.outcome is not FireOutcome.PAUSED
+            stale = paused or fire.nominal_us != next_fire.next_us
             return FireAnswer(status=FireStatus.STALE) if stale else None
         if fire.outcome is FireOutcome.BACKFILLED:
             if known is not None and known.instance:
                 return FireAnswer(status=FireStatus.KNOWN)
-            if fire.nominal_us <= next.trimmed_us:
+            if fire.nominal_us <= next_fire.trimmed_us:
                 return FireAnswer(status=FireStatus.TRIMMED)
         return None
 
-    def _is_known(self, work: ScheduleFires, fire: Fire) -> bool:
+    def _is_known(self, schedule: ScheduleFires, fire: Fire) -> bool:
         """Whether a fire that would make an instance of a nominal time comes after one that did."""
         if fire.outcome is not FireOutcome.FIRED:
             return False
-        known = self._recorded(work, fire)
+        known = self._recorded(schedule, fire)
         return known is not None and bool(known.instance)
 
-    def _recorded(self, work: ScheduleFires, fire: Fire) -> FireRecord | None:
+    def _recorded(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
         """The record of an instance, or of an attempt to make one, that is there for this time."""
-        return self._sight.ledger.get(self._context.keys.ledger(work.next.epoch) + place_of(fire))
+        return self._reads.ledger.get(self._context.keys.ledger(schedule.next_fire.epoch) + place_of(fire))
 
-    def _done(self, work: ScheduleFires, fire: Fire) -> FireRecord | None:
+    def _done(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
         """Plan a fire; None if it must wait for another step."""
         record = FireRecord(
             nominal_us=fire.nominal_us,
             outcome=fire.outcome,
-            at_us=self._sight.now_us,
+            at_us=self._reads.now_us,
             until_us=fire.until_us,
             count=fire.count,
             reason=fire.reason,
@@ -196,58 +205,63 @@ class _Judge:
             request=fire.request,
         )
         if fire.instance is not None:
-            with_instance = self._made(work, fire, fire.instance, record)
+            with_instance = self._made(schedule, fire, fire.instance, record)
             if with_instance is None:
                 return None
             record = with_instance
-        ops, next = work.plan.ops, work.next
-        work.fresh_us = min(work.fresh_us, fire.nominal_us)
+        ops, next_fire = schedule.plan.ops, schedule.next_fire
+        schedule.fresh_us = min(schedule.fresh_us, fire.nominal_us)
         if not fire.outcome.advances:
-            next = self._ledger.add(next, place_of(fire), record, ops, is_new=self._recorded(work, fire) is None)
+            next_fire = self._ledger.add(
+                next_fire, place_of(fire), record, ops, is_new=self._recorded(schedule, fire) is None
+            )
             if fire.outcome is FireOutcome.BACKFILLED:
-                next = msgspec.structs.replace(next, last_us=max(next.last_us, fire.nominal_us))
+                next_fire = msgspec.structs.replace(next_fire, last_us=max(next_fire.last_us, fire.nominal_us))
         elif record.instance:
-            next = self._ledger.add(next, place_of(fire), record, ops)
-            next = msgspec.structs.replace(
-                next, next_us=fire.next_us, stretch=None, last_us=max(next.last_us, fire.until_us, fire.nominal_us)
+            next_fire = self._ledger.add(next_fire, place_of(fire), record, ops)
+            next_fire = msgspec.structs.replace(
+                next_fire,
+                next_us=fire.next_us,
+                stretch=None,
+                last_us=max(next_fire.last_us, fire.until_us, fire.nominal_us),
             )
         else:
-            next = msgspec.structs.replace(self._ledger.add_gap(next, record, ops), next_us=fire.next_us)
-            record = next.stretch or record
-            work.fresh_us = min(work.fresh_us, record.nominal_us)
-        work.next = next
+            next_fire = msgspec.structs.replace(self._ledger.add_gap(next_fire, record, ops), next_us=fire.next_us)
+            record = next_fire.stretch or record
+            schedule.fresh_us = min(schedule.fresh_us, record.nominal_us)
+        schedule.next_fire = next_fire
         return record
 
     # -- instances ------------------------------------------------------------------------------------------------
 
-    def _made(self, work: ScheduleFires, fire: Fire, new: NewInstance, record: FireRecord) -> FireRecord | None:
+    def _made(self, schedule: ScheduleFires, fire: Fire, new: NewInstance, record: FireRecord) -> FireRecord | None:
         """Plan the instance of a fire, or say why there is none; None if it must wait for another step."""
-        keys, sight, plan = self._context.keys, self._sight, work.plan
-        if new.id in sight.made:
+        keys, reads, plan = self._context.keys, self._reads, schedule.plan
+        if new.id in reads.made:
             return msgspec.structs.replace(record, instance=new.id)
         state = keys.state + new.id
         unique = state if new.key is None else keys.unique(new.kind, new.key)
-        if not sight.used.isdisjoint((state, unique)):
+        if not reads.used.isdisjoint((state, unique)):
             return None
         with_slot = fire.overlap is not Overlap.ALLOW
         replaces = fire.overlap is Overlap.REPLACE
-        mod, owner = sight.uniques.get(unique, (0, ""))
-        if owner and not (replaces and self._is_freed(work, owner)):
+        mod, owner = reads.uniques.get(unique, (0, ""))
+        if owner and not (replaces and self._is_freed(schedule, owner)):
             return _skipped(record, KEY_TAKEN)
-        if replaces and (work.held.touched or len(work.held.slot.parked) > _MAX_REPLACED):
-            if not work.held.touched:
-                work.crowd = tuple(one.id for one in work.held.slot.parked[_MAX_REPLACED:][:MAX_BATCH])
-                work.crowded = fire.request
+        if replaces and (schedule.held.touched or len(schedule.held.slot.parked) > _MAX_REPLACED):
+            if not schedule.held.touched:
+                schedule.excess = tuple(one.id for one in schedule.held.slot.parked[_MAX_REPLACED:][:MAX_BATCH])
+                schedule.excess_request = fire.request
             return None
         parked = False
         cancelled = ""
         if with_slot:
             if replaces:
-                cancelled = self._replace(work, fire)
+                cancelled = self._replace(schedule, fire)
                 plan.ops[:] = [op for op in plan.ops if op.key != unique]
             else:
-                self._heal(work)
-            slot = work.held.slot
+                self._heal(schedule)
+            slot = schedule.held.slot
             parked = bool(slot.holder)
             if parked and fire.overlap is Overlap.SKIP:
                 return _skipped(record, STILL_RUNS)
@@ -256,44 +270,44 @@ class _Judge:
         row = born(
             self._context,
             new,
-            sight.now_us,
+            reads.now_us,
             self._node,
             plan,
-            slot=work.name if with_slot else "",
+            slot=schedule.name if with_slot else "",
             parked=parked,
         )
         if with_slot:
-            slot, waiting = work.held.slot, Parked(new.id, row.kind, row.priority, row.due_us)
-            work.held.slot = (
+            slot, waiting = schedule.held.slot, Parked(new.id, row.kind, row.priority, row.due_us)
+            schedule.held.slot = (
                 msgspec.structs.replace(slot, parked=(*slot.parked, waiting))
                 if parked
                 else msgspec.structs.replace(slot, holder=new.id, parked=())
             )
-            work.held.touched = True
+            schedule.held.touched = True
         plan.compares.append(Compare(state))
         if new.key is not None:
             plan.compares.append(Compare(unique, mod=mod))
-        sight.used |= {state, unique}
-        work.changed.append(new.id)
+        reads.used |= {state, unique}
+        schedule.changed.append(new.id)
         return msgspec.structs.replace(record, instance=new.id, parked=parked, cancelled=cancelled)
 
-    def _heal(self, work: ScheduleFires) -> None:
+    def _heal(self, schedule: ScheduleFires) -> None:
         """Pass the slot on if its holder is over and left it behind."""
-        holder = work.held.slot.holder
-        if holder and not work.held.touched and not self._keeps(holder):
-            self._context.pass_on(work.name, holder, self._sight.now_us, work.plan)
+        holder = schedule.held.slot.holder
+        if holder and not schedule.held.touched and not self._keeps(holder):
+            self._context.pass_on(schedule.name, holder, self._reads.now_us, schedule.plan)
 
-    def _replace(self, work: ScheduleFires, fire: Fire) -> str:
+    def _replace(self, schedule: ScheduleFires, fire: Fire) -> str:
         """Cancel who has the slot and who waits for it; the answer is who had to make room."""
-        sight, plan, made_room = self._sight, work.plan, ""
-        slot = work.held.slot
+        reads, plan, made_room = self._reads, schedule.plan, ""
+        slot = schedule.held.slot
         for id in (*(one.id for one in reversed(slot.parked)), slot.holder):
             if not id:
                 continue
             if not self._keeps(id):
-                self._context.slots.give_up(work.name, id, plan)
+                self._context.slots.give_up(schedule.name, id, plan)
                 continue
-            revision, row = sight.rows[id]
+            revision, row = reads.rows[id]
             if row.final:
                 continue
             plan.compares.append(Compare(self._context.keys.state + id, mod=revision))
@@ -302,30 +316,30 @@ class _Judge:
                 plan,
                 id,
                 row,
-                sight.delayed.get(id, 0),
-                sight.now_us,
+                reads.delayed.get(id, 0),
+                reads.now_us,
                 node=self._node,
                 request=fire.request,
                 note=REPLACED,
             )
             made_room = id
-            work.changed.append(id)
+            schedule.changed.append(id)
             if row.key is not None and row.state is State.SCHEDULED:
                 # it is free once this is written: later fires of the call that want it wait for that
-                sight.used.add(self._context.keys.unique(row.kind, row.key))
+                reads.used.add(self._context.keys.unique(row.kind, row.key))
             if row.state is State.PROCESSING:
-                work.cancelled.add(row.owner)
+                schedule.cancelled.add(row.owner)
         return made_room
 
     def _keeps(self, id: str) -> bool:
         """Whether an instance is there and not over."""
-        return id in self._sight.rows and self._sight.rows[id][1].keeps
+        return id in self._reads.rows and self._reads.rows[id][1].keeps
 
-    def _is_freed(self, work: ScheduleFires, owner: str) -> bool:
+    def _is_freed(self, schedule: ScheduleFires, owner: str) -> bool:
         """Whether replacing frees the key of this instance at once."""
-        slot = work.held.slot
+        slot = schedule.held.slot
         replaced = owner == slot.holder or any(owner == one.id for one in slot.parked)
-        return replaced and owner in self._sight.rows and self._sight.rows[owner][1].state is State.SCHEDULED
+        return replaced and owner in self._reads.rows and self._reads.rows[owner][1].state is State.SCHEDULED
 
 
 def _skipped(record: FireRecord, reason: str) -> FireRecord:

@@ -69,22 +69,22 @@ class Hints:
 
     # -- sending --------------------------------------------------------------------------------------------------
 
-    async def send(self, news: Wakeups, written: Written) -> None:
+    async def send(self, wakeups: Wakeups, written: Written) -> None:
         """Tell everybody whom it concerns, as of what was written."""
-        wakes = bool(written.idle and (news.ready or news.delayed or news.any_of))
-        listeners = self._listeners(written.listeners) if news.changed and written.listeners else []
+        wakes = bool(written.idle and (wakeups.ready or wakeups.delayed or wakeups.any_of))
+        listeners = self._listeners(written.listeners) if wakeups.changed and written.listeners else []
         watchers = await self._watchers(written)
-        if not (wakes or listeners or watchers or news.cancelled):
+        if not (wakes or listeners or watchers or wakeups.cancelled):
             return
-        lease = await self._writer.passing(self._clock.time_us())
-        whats = {self._keys.hint(owner) + "cancel/" for owner in news.cancelled}
+        lease = await self._writer.short_lease(self._clock.time_us())
+        whats = {self._keys.hint(owner) + "cancel/" for owner in wakeups.cancelled}
         whats.update(f"{self._keys.hint(watcher)}final/{id}" for id, watcher in watchers)
-        whats.update(f"{self._keys.hint(to)}change/{id}" for to in listeners for id in news.changed)
+        whats.update(f"{self._keys.hint(to)}change/{id}" for to in listeners for id in wakeups.changed)
         ops: list[Op] = [Put(key, b"", lease) for key in sorted(whats)]
         ops.extend(Delete(self._keys.watch(id) + watcher) for id, watcher in watchers)
         await self._writer.plain(ops)
         if wakes:
-            await self._wake(news, written.idle, lease)
+            await self._wake(wakeups, written.idle, lease)
 
     async def _watchers(self, written: Written) -> list[tuple[str, str]]:
         """What has ended, and which incarnation waits for that."""
@@ -102,20 +102,20 @@ class Hints:
         now_us, cut = self._clock.time_us(), len(self._keys.changes)
         return [key[cut:] for key, entry in entries if number_of(entry.value) > now_us]
 
-    async def _wake(self, news: Wakeups, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
+    async def _wake(self, wakeups: Wakeups, idle: Sequence[tuple[str, Entry]], lease: int) -> None:
         """Wake one idle node for each instance that is due, one for what a full claim left, one for a new earliest."""
-        wanted = [({kind}, count) for kind, count in news.ready.items()]
-        if news.any_of:
-            wanted.append((set(news.any_of), 1))
-        if news.delayed and await self._is_earliest(*min(news.delayed)):
-            wanted.append(({min(news.delayed)[1]}, 1))
+        wanted = [({kind}, count) for kind, count in wakeups.ready.items()]
+        if wakeups.any_of:
+            wanted.append((set(wakeups.any_of), 1))
+        if wakeups.delayed and await self._is_earliest(*min(wakeups.delayed)):
+            wanted.append(({min(wakeups.delayed)[1]}, 1))
         if any(_GROUP in kinds for kinds in (self._kinds(entry) for _, entry in idle)):
             wanted = [(kinds | await self._groups(kinds), count) for kinds, count in wanted]
         for _ in range(ROUNDS):
             waiting = [
                 (key, entry, self._kinds(entry))
                 for key, entry in sorted(idle, key=lambda item: item[1].mod)
-                if key[len(self._keys.idle) :] != news.but
+                if key[len(self._keys.idle) :] != wakeups.but
             ]
             chosen: list[tuple[str, Entry]] = []
             reasons: list[int] = []

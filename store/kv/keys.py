@@ -100,7 +100,7 @@ class Keys:
         self.changes = f"{root}changes/"
         self.count = f"{root}count/"
         self.counted = f"{root}counted"
-        self.aside = f"{root}aside/"
+        self.set_aside = f"{root}aside/"
         self.schedules = f"{root}schedules/"
         self.revisions = f"{self.schedules}now"
         self.changed = f"{root}changed/"
@@ -209,7 +209,7 @@ class Keys:
     def hint(self, incarnation: str) -> str:
         return f"{self.root}hint/{incarnation}/"
 
-    def journal(self, incarnation: str, verb: str = "") -> str:
+    def answers(self, incarnation: str, verb: str = "") -> str:
         return f"{self.root}journal/{incarnation}/{verb}/" if verb else f"{self.root}journal/{incarnation}/"
 
     def charged(self, incarnation: str) -> str:
@@ -220,7 +220,7 @@ class Keys:
     def schedule(self, name: str) -> str:
         return f"{self.root}schedule/{escaped(name)}"
 
-    def next(self, name: str) -> str:
+    def next_fire(self, name: str) -> str:
         return f"{self.root}next/{escaped(name)}"
 
     def slot(self, name: str) -> str:

@@ -17,14 +17,14 @@ from .context import KVContext
 from .keys import prefix_end, time_text
 from .queues import Head
 from .rows import encode
-from .schedule_rows import Next, decode_fire, decode_next
+from .schedule_rows import NextFire, decode_fire, decode_next_fire
 
 INSTANCE, GAP, TRIGGER = "f", "g", "t"
 MAX_TRIMMED = 8
 """Records that one fire removes at most."""
 _PAGE = 500
 
-Early = Sequence[tuple[str, FireRecord]]
+FirstRecords = Sequence[tuple[str, FireRecord]]
 """The first records of a ledger, by place."""
 
 
@@ -36,45 +36,48 @@ class FireLedger:
 
     # -- adding ---------------------------------------------------------------------------------------------------
 
-    def add(self, next: Next, place: str, record: FireRecord, ops: list[Op], *, is_new: bool = True) -> Next:
+    def add(
+        self, next_fire: NextFire, place: str, record: FireRecord, ops: list[Op], *, is_new: bool = True
+    ) -> NextFire:
         """The state of the schedule after a record was written; `ops` gets the write."""
-        key = self._context.keys.ledger(next.epoch) + place
+        key = self._context.keys.ledger(next_fire.epoch) + place
         # a step writes a key once, and several stretches may be joined in one
         ops[:] = [op for op in ops if op.key != key]
         ops.append(Put(key, encode(record)))
         if not is_new:
-            return next
-        first = next.records == 0 or record.nominal_us < next.first_us
+            return next_fire
+        first = next_fire.records == 0 or record.nominal_us < next_fire.first_us
         return msgspec.structs.replace(
-            next,
-            records=next.records + 1,
-            first_us=record.nominal_us if first else next.first_us,
-            oldest_us=record.at_us if first else next.oldest_us,
+            next_fire,
+            records=next_fire.records + 1,
+            first_us=record.nominal_us if first else next_fire.first_us,
+            oldest_us=record.at_us if first else next_fire.oldest_us,
         )
 
-    def add_gap(self, next: Next, record: FireRecord, ops: list[Op]) -> Next:
+    def add_gap(self, next_fire: NextFire, record: FireRecord, ops: list[Op]) -> NextFire:
         """The same for times that made no instance: one stretch with what came directly before, if that is alike."""
         until_us = record.until_us or record.nominal_us
-        last, joined = next.stretch, record
+        last, joined = next_fire.stretch, record
         joins = last is not None and (last.outcome, last.reason) == (record.outcome, record.reason)
         if last is not None and joins:
             count = last.count + record.count
             joined = msgspec.structs.replace(record, nominal_us=last.nominal_us, until_us=until_us, count=count)
         place = f"{time_text(joined.nominal_us)}{GAP}"
-        after = self.add(next, place, joined, ops, is_new=not joins)
-        return msgspec.structs.replace(after, stretch=joined, last_us=max(next.last_us, until_us))
+        after = self.add(next_fire, place, joined, ops, is_new=not joins)
+        return msgspec.structs.replace(after, stretch=joined, last_us=max(next_fire.last_us, until_us))
 
     # -- removing -------------------------------------------------------------------------------------------------
 
-    async def early(self, states: Sequence[Next], now_us: int) -> dict[int, Early]:
+    async def first_records(self, states: Sequence[NextFire], now_us: int) -> dict[int, FirstRecords]:
         """The first records of those ledgers that may hold too much, by epoch."""
         context, limits = self._context, self._context.limits
         scans = {
-            next.epoch: context.queues.scan(
-                Head(context.keys.ledger(next.epoch), time_text(next.first_us), 0), now_us=now_us
+            next_fire.epoch: context.queues.scan(
+                Head(context.keys.ledger(next_fire.epoch), time_text(next_fire.first_us), 0), now_us=now_us
             )
-            for next in states
-            if next.records >= limits.max_fires or (next.records and next.oldest_us + limits.fires_kept_us < now_us)
+            for next_fire in states
+            if next_fire.records >= limits.max_fires
+            or (next_fire.records and next_fire.oldest_us + limits.fires_kept_us < now_us)
         }
         while going := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MAX_TRIMMED]:
             await context.queues.read(going, MAX_TRIMMED + 1)
@@ -90,18 +93,20 @@ class FireLedger:
         record = self._context.value(entry, self._context.keys.ledger(epoch) + place, decode_fire)
         return record or FireRecord(nominal_us=int(place[:18]), outcome=FireOutcome.MISSED)
 
-    def trim(self, next: Next, early: Early, ops: list[Op], now_us: int, fresh_us: int) -> Next:
+    def trim(
+        self, next_fire: NextFire, first_records: FirstRecords, ops: list[Op], now_us: int, fresh_us: int
+    ) -> NextFire:
         """Remove the first records while there are too many, and those that are too old.
 
         `fresh_us` is the earliest nominal time that `ops` add.
         """
         context, limits = self._context, self._context.limits
-        ledger = context.keys.ledger(next.epoch)
+        ledger = context.keys.ledger(next_fire.epoch)
         written = {op.key for op in ops}
-        surplus = next.records - limits.max_fires
-        removed, trimmed_us, stretch = 0, next.trimmed_us, next.stretch
+        surplus = next_fire.records - limits.max_fires
+        removed, trimmed_us, stretch = 0, next_fire.trimmed_us, next_fire.stretch
         left: FireRecord | None = None
-        for place, record in early[: MAX_TRIMMED + 1]:
+        for place, record in first_records[: MAX_TRIMMED + 1]:
             too_old = record.at_us + limits.fires_kept_us < now_us
             if (removed < surplus or too_old) and removed < MAX_TRIMMED and ledger + place not in written:
                 ops.append(Delete(ledger + place))
@@ -113,10 +118,10 @@ class FireLedger:
             elif left is None:
                 left = record
         if left is None and not removed:
-            return next
+            return next_fire
         return msgspec.structs.replace(
-            next,
-            records=next.records - removed,
+            next_fire,
+            records=next_fire.records - removed,
             trimmed_us=trimmed_us,
             stretch=stretch,
             first_us=fresh_us if left is None else min(left.nominal_us, fresh_us),
@@ -130,12 +135,12 @@ class FireLedger:
     ) -> FirePage:
         """Records by their (first) nominal time, the latest first."""
         context = self._context
-        (entry,) = await context.kv.get([context.keys.next(name)])
-        next = context.value(entry, context.keys.next(name), decode_next)
-        if next is None:
+        (entry,) = await context.kv.get([context.keys.next_fire(name)])
+        next_fire = context.value(entry, context.keys.next_fire(name), decode_next_fire)
+        if next_fire is None:
             return FirePage((), None)
-        ledger = context.keys.ledger(next.epoch)
-        start = ledger + time_text(max(next.first_us, after_us or 0))
+        ledger = context.keys.ledger(next_fire.epoch)
+        start = ledger + time_text(max(next_fire.first_us, after_us or 0))
         end = prefix_end(ledger) if before_us is None else ledger + time_text(before_us)
         if cursor is not None:
             end = min(end, ledger + cursor)

@@ -22,12 +22,12 @@ from .writer import ROUNDS, Change
 class KVLiveness:
     """Renews one lease, over a connection of its own."""
 
-    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, skew: ClockSkew) -> None:
+    def __init__(self, kv: KeyValue, *, url: str, keys: Keys, clock: Clock, clock_skew: ClockSkew) -> None:
         self._kv = kv
         self._url = url
         self._keys = keys
         self._clock = clock
-        self._skew = skew
+        self._clock_skew = clock_skew
         self._clocks = PeerClocks(kv, keys, clock)
 
     async def open(self) -> None:
@@ -48,7 +48,7 @@ class KVLiveness:
         if found is None:
             return Renewed(dead=True, now_us=now_us)
         judgement = await self._clocks.judge()
-        self._skew.set(judgement)
+        self._clock_skew.set(judgement)
         prefix = keys.owned(incarnation)
         claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in found.items]
         fences = [owned.fence for _, owned in claims]
@@ -155,7 +155,7 @@ class NodeCommands:
         alive = {key[len(keys.live) :]: live_of(entry.value) for key, entry in lives.items}
         left = await context.kv.remaining([live.lease for live in alive.values()])
         # callers compare with the clock that counts, and this node's own may be off
-        now_us = context.skew.median_us()
+        now_us = context.clock_skew.median_us()
         ends = {inc: now_us + left_us for inc, left_us in zip(alive, left, strict=True)}
         rows = {key[len(keys.node) :]: node_of(entry.value) for key, entry in nodes.items}
         shown = {incarnation: row for incarnation, row in rows.items() if incarnation in alive and not row.ended}

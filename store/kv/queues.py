@@ -64,7 +64,7 @@ class Queues:
         self._kv = kv
         self._keys = keys
         self._known: dict[str, str] = {}
-        self._paces: dict[str, WindowWidth] = {}
+        self._window_widths: dict[str, WindowWidth] = {}
         self._reserved = keys.head(f"{keys.due}@/")
 
     # -- adding ---------------------------------------------------------------------------------------------------
@@ -86,13 +86,13 @@ class Queues:
         """
         openings: dict[str, Opening] = {}
         for _ in range(_ATTEMPTS):
-            doubtful = [queue for queue in self._unopened(places) if queue not in openings]
-            if not doubtful:
+            unknown = [queue for queue in self._unopened(places) if queue not in openings]
+            if not unknown:
                 break
             steps: list[Step] = []
             lowered: list[Head] = []
             indexes: dict[str, str] = {}
-            heads = await self._doubtful(doubtful)
+            heads = await self._heads_to_write(unknown)
             for queue, (head, guards) in heads.items():
                 place = places[queue]
                 if head.mod and "" < head.start < place:
@@ -125,11 +125,11 @@ class Queues:
         for queue, place in places:
             self._note(queue, place[:-1])
 
-    def doubt(self, compares: Iterable[Compare]) -> None:
+    def reread(self, compares: Iterable[Compare]) -> None:
         """Read the heads again that a step compared in vain."""
         self.forget(self._keys.queue_of(compare.key) for compare in compares if compare.below)
 
-    async def _doubtful(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
+    async def _heads_to_write(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
         """The heads of queues, and what must hold for one to be written."""
         keys = self._keys
         kinds = {queue: keys.group + keys.ready_parts(queue)[0] for queue in queues if keys.is_ready(queue)}
@@ -237,9 +237,9 @@ class Queues:
 
     def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL, whole: bool = False) -> Scan:
         """Begin to read a queue; with `whole` all of it at once, unless it is known to be long."""
-        if len(self._paces) > 50_000:
-            self._paces.clear()
-        return Scan(head, until, now_us, self._paces, whole=whole)
+        if len(self._window_widths) > 50_000:
+            self._window_widths.clear()
+        return Scan(head, until, now_us, self._window_widths, whole=whole)
 
     async def read(self, scans: Sequence[Scan], limit: int) -> None:
         """Read the next window of each of these."""
@@ -306,7 +306,7 @@ class Scan:
     """A read of one queue from its head on, window by window."""
 
     def __init__(
-        self, head: Head, until: str, now_us: int, paces: dict[str, WindowWidth], *, whole: bool = False
+        self, head: Head, until: str, now_us: int, window_widths: dict[str, WindowWidth], *, whole: bool = False
     ) -> None:
         self.head = head
         self.at = head.start
@@ -319,8 +319,10 @@ class Scan:
         self._instant = 1 << _ID_BITS if self._timed else 1 << 16
         self._now = self._instant * (now_us if self._timed else now_us // 1000)
         self._newest = now_us // 1000 << 16
-        self._pace = paces.get(head.queue) or paces.setdefault(head.queue, WindowWidth(self._instant, short=whole))
-        self._width = self._pace.fine or self._pace.coarse
+        self._widths = window_widths.get(head.queue) or window_widths.setdefault(
+            head.queue, WindowWidth(self._instant, short=whole)
+        )
+        self._width = self._widths.fine or self._widths.coarse
         self._end = ""
         self._gap_from: int | None = None
         """Where the gap begins that is being read."""
@@ -332,7 +334,7 @@ class Scan:
         if self._width < self._instant and end % self._instant > self._newest:
             # ids tell when they were made: of what has one time, that was all
             end = (at // self._instant + 1) * self._instant
-        whole = self._pace.short or end >= self._now
+        whole = self._widths.short or end >= self._now
         self._end = self._until if whole else min(self._place(end), self._until)
         if not self.at < self._end:
             self._end = self._until
@@ -355,36 +357,38 @@ class Scan:
 
     def _adapt(self, found: Found, start: str, wanted: int) -> None:
         """Let the next window hold about as much as is wanted, judging by what was seen."""
-        pace, seen = self._pace, len(found.items)
-        over_gap = self._width == pace.gap
-        pace.short = found.count <= 4 * wanted and (pace.short or self.done)
+        widths, seen = self._widths, len(found.items)
+        over_gap = self._width == widths.gap
+        widths.short = found.count <= 4 * wanted and (widths.short or self.done)
         if seen == 0:
             # only this scan widens its windows further over a gap: the next one meets another
             if self._gap_from is None:
                 self._gap_from = self._number(start)
-            self._width = self._width * 2 if over_gap else max(self._width * _WIDEN, pace.gap)
-            if pace.fine and (self.done or self._width >= self._instant or self._number(self.at) % self._instant == 0):
-                pace.fine, self._width = 0, max(pace.coarse, pace.gap)
+            self._width = self._width * 2 if over_gap else max(self._width * _WIDEN, widths.gap)
+            if widths.fine and (
+                self.done or self._width >= self._instant or self._number(self.at) % self._instant == 0
+            ):
+                widths.fine, self._width = 0, max(widths.coarse, widths.gap)
             return
         first, last = self._number(self.places[-seen]), self._number(self.places[-1])
         if self._gap_from is not None:
             gap, most = first - self._gap_from, _MAX_GAP_MS * self._instant * (1000 if self._timed else 1)
             if gap >= self._instant:
-                pace.gap = min(gap * 5 // 4, most)
+                widths.gap = min(gap * 5 // 4, most)
             self._gap_from = None
         part = (last - first) * wanted // seen
         crowd = first // self._instant == last // self._instant
         if found.count > 4 * wanted:
             if crowd:
-                pace.fine = max(1, part)
-                pace.coarse = max(self._instant, min(pace.coarse, self._width * wanted // found.count))
+                widths.fine = max(1, part)
+                widths.coarse = max(self._instant, min(widths.coarse, self._width * wanted // found.count))
             else:
-                pace.coarse = max(self._instant, part)
-        elif pace.fine and crowd and seen > 1:
-            pace.fine = max(pace.fine, part)
+                widths.coarse = max(self._instant, part)
+        elif widths.fine and crowd and seen > 1:
+            widths.fine = max(widths.fine, part)
         elif found.count * 4 < wanted and not over_gap:
-            pace.coarse = max(pace.coarse, self._width) * 4
-        self._width = pace.fine or pace.coarse
+            widths.coarse = max(widths.coarse, self._width) * 4
+        self._width = widths.fine or widths.coarse
 
     def _number(self, place: str) -> int:
         if not self._timed:

@@ -14,7 +14,7 @@ from peerjob.model.state import State
 
 from .base import MAX_STEPS, Compare, Delete, Entry, Put, Range, Step
 from .context import KVContext
-from .counts import ASIDE, DELAYED, READY, SLOT, SLOTS, add_up, totals
+from .counts import DELAYED, READY, SET_ASIDE, SLOT, SLOTS, add_up, totals
 from .enqueue import check_batch
 from .keys import prefix_end, time_text
 from .recount import Recount
@@ -90,7 +90,7 @@ class ReadCommands:
         unique = list(dict.fromkeys(ids))
         states: dict[str, State | None] = {}
         # a node that waits registers anew each second, so that the key of one that is gone goes with the lease
-        lease = await context.writer.passing(context.clock.time_us())
+        lease = await context.writer.short_lease(context.clock.time_us())
         for at in range(0, len(unique), _WATCHED_AT_ONCE):
             part = unique[at : at + _WATCHED_AT_ONCE]
             steps = [
@@ -296,7 +296,7 @@ class ReadCommands:
             counts={kind: of_kind for kind, of_kind in counts.items() if of_kind},
             delayed=sum(values[DELAYED] for values in sums.values()),
             nodes=lives.count,
-            undecodable=sum(values[ASIDE] for values in sums.values()),
+            undecodable=sum(values[SET_ASIDE] for values in sums.values()),
         )
 
 

@@ -14,7 +14,7 @@ from peerjob.model.state import State
 
 from .base import Compare, Put, Range, Step
 from .context import KVContext
-from .counts import ASIDE, DELAYED, PROCESSING, READY, SCHEDULED, SLOT, SLOTS, kind_of, totals
+from .counts import DELAYED, PROCESSING, READY, SCHEDULED, SET_ASIDE, SLOT, SLOTS, kind_of, totals
 from .keys import prefix_end
 from .rows import number_of, owned_of
 from .slots import slot_of
@@ -42,8 +42,8 @@ class Recount:
         key, now_us = context.keys.counted, context.clock.time_us()
         (entry,) = await context.kv.get([key])
         began, _, start = ("0", "", "") if entry is None else entry.value.decode(errors="replace").partition(" ")
-        if not 0 <= now_us - number_of(began.encode()) < _PERIOD_US or (context.writer.doubt and not start):
-            context.writer.doubt = False
+        if not 0 <= now_us - number_of(began.encode()) < _PERIOD_US or (context.writer.counts_in_doubt and not start):
+            context.writer.counts_in_doubt = False
             began, start = str(now_us), context.keys.count
         elif not start:
             return
@@ -82,7 +82,7 @@ class Recount:
         found = await context.kv.read(
             [
                 *counters,
-                *(Range(prefix, prefix_end(prefix), 1, True) for prefix in (*indexes, keys.aside)),
+                *(Range(prefix, prefix_end(prefix), 1, True) for prefix in (*indexes, keys.set_aside)),
                 *(Range(prefix, prefix_end(prefix)) for prefix in (keys.own, keys.slots)),
             ]
         )
@@ -100,7 +100,7 @@ class Recount:
                 actual[SLOT[state]] = count
             actual[PROCESSING], actual[READY] = running[kind], held[-1]
             actual[DELAYED] = max(0, actual[SCHEDULED] - held[-1] - parked[kind])
-            actual[ASIDE] = found[-3].count if kind == "" else 0
+            actual[SET_ASIDE] = found[-3].count if kind == "" else 0
             if actual != counted:
                 differences[part] = [after - before for before, after in zip(counted, actual, strict=True)]
         return differences
@@ -108,17 +108,17 @@ class Recount:
     async def _correct(self, kind: str, added: list[int], mod: int, state: str) -> int:
         """Write the difference for one kind; the new revision of the key that keeps others away, or 0."""
         context, keys = self._context, self._context.keys
-        lane = context.counts.lane()
+        shard = context.counts.shard()
         try:
-            await context.counts.load(lane, [kind])
-            compares, puts = lane.plan({kind: added})
+            await context.counts.load(shard, [kind])
+            compares, puts = shard.plan({kind: added})
             first = Compare(keys.counted, mod=mod)
             written = await context.kv.txn([Step([first, *compares], [*puts, Put(keys.counted, state.encode())])])
             if written.steps[0] is None:
-                lane.refused()
-                context.writer.doubt = True
+                shard.refused()
+                context.writer.counts_in_doubt = True
                 return 0
-            lane.written(written.revision)
+            shard.written(written.revision)
             return written.revision
         finally:
-            context.counts.give_back(lane)
+            context.counts.give_back(shard)

@@ -121,8 +121,8 @@ class RecoveryCommands:
         context, keys = self._context, self._context.keys
         now_us = context.clock.time_us()
         rows = await context.rows(list(owned))
-        lease = await context.writer.passing(now_us)
-        news = Wakeups(but=incarnation)
+        lease = await context.writer.short_lease(now_us)
+        wakeups = Wakeups(but=incarnation)
         changes: list[Change] = []
         planned: list[tuple[str, Row, Row]] = []
         stale: list[Op] = []
@@ -139,7 +139,7 @@ class RecoveryCommands:
             if after.crashes > row.crashes:
                 ops.append(Put(keys.charged(incarnation) + id, b"", lease))
             changes.append(context.change(plan, [Compare(keys.state + id, mod=revision)]))
-            news.add_queued(plan)
+            wakeups.add_queued(plan)
             planned.append((id, row, after))
         await context.writer.plain(stale)
         written = await context.writer.write(changes, now_us=now_us)
@@ -151,10 +151,10 @@ class RecoveryCommands:
                 continue
             reaped.append(Reaped(id=id, kind=row.kind, state=after.state, node=node.info.name))
             if not row.releasing:
-                news.changed.append(id)
+                wakeups.changed.append(id)
                 if after.final:
                     ended[row.kind] = ended.get(row.kind, 0) + 1
-        await context.hints.send(news, written)
+        await context.hints.send(wakeups, written)
         await self._retention.tidy(ended)
         return reaped
 
@@ -183,11 +183,11 @@ class RecoveryCommands:
     async def _forget(self, incarnation: str) -> None:
         """Remove what is left of an incarnation that has no claims."""
         keys = self._context.keys
-        prefixes = [keys.hint(incarnation), keys.journal(incarnation)]
+        prefixes = [keys.hint(incarnation), keys.answers(incarnation)]
         singles = [keys.node, keys.live, keys.idle, keys.changes]
         ops: list[Op] = [Delete(prefix, prefix_end(prefix)) for prefix in prefixes]
         ops += [Delete(prefix + incarnation) for prefix in singles]
-        if lease := await self._context.writer.passing(self._context.clock.time_us()):
+        if lease := await self._context.writer.short_lease(self._context.clock.time_us()):
             # a join that comes late, sent again or delayed, must not bring it back
             ops.append(Put(keys.ended + incarnation, b"", lease))
         await self._context.kv.txn([Step([], ops)])

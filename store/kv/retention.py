@@ -134,7 +134,7 @@ class RetentionCommands:
         removable: list[str] = []
         for id, (revision, row) in rows.items():
             if not row.keeps:
-                lease = await context.remembering(row, now_us)
+                lease = await context.removal_lease(row, now_us)
                 changes.append(removal(context, id, revision, row, lease=lease))
                 removable.append(id)
         written = await context.writer.write(changes, now_us=now_us)

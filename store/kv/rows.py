@@ -162,7 +162,7 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     """Whether it has workers and kinds, so that others leave it its part of what is due."""
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True):
+class ClockReport(msgspec.Struct, frozen=True, array_like=True):
     """What an incarnation tells of its clock."""
 
     clock_us: int
@@ -210,10 +210,10 @@ def live_of(data: bytes) -> Live:
         return Live(lease=0, ttl_us=0)
 
 
-def told_of(data: bytes) -> Told | None:
+def clock_report_of(data: bytes) -> ClockReport | None:
     """What a node tells of its clock; None where it cannot be read."""
     try:
-        return decode_told(data)
+        return decode_clock_report(data)
     except DecodeError:
         return None
 
@@ -274,7 +274,7 @@ decode_owned = reader(Owned, "claim")
 decode_node = reader(NodeRow, "node")
 decode_kinds: Callable[[bytes], list[tuple[str, str | None]]] = reader(list[tuple[str, str | None]], "kinds of a node")
 decode_live = reader(Live, "lease of a node")
-decode_told = reader(Told, "clock of a node")
+decode_clock_report = reader(ClockReport, "clock of a node")
 decode_idle = reader(Idle, "idle node")
 decode_answers = reader(Answers, "journal")
 decode_lines: Callable[[bytes], tuple[LogLine, ...]] = reader(tuple[LogLine, ...], "log lines", open=True)

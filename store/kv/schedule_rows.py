@@ -41,7 +41,7 @@ class ScheduleState(msgspec.Struct, frozen=True, array_like=True):
     extra: msgspec.Raw = NOTHING_EXTRA
 
 
-class Next(msgspec.Struct, frozen=True, array_like=True):
+class NextFire(msgspec.Struct, frozen=True, array_like=True):
     """What a fire changes."""
 
     revision: int
@@ -90,26 +90,26 @@ class LeaderRow(msgspec.Struct, frozen=True, array_like=True):
 
 decode_revisions = reader(Revisions, "list of schedules")
 decode_schedule = reader(ScheduleState, "schedule")
-decode_next = reader(Next, "next time of a schedule")
+decode_next_fire = reader(NextFire, "next time of a schedule")
 decode_slot = reader(SlotRow, "slot")
-decode_seat = reader(LeaderRow, "leadership")
+decode_leader = reader(LeaderRow, "leadership")
 decode_fire = reader(FireRecord, "fire")
 
 
-def to_schedule_row(name: str, schedule: ScheduleState, next: Next, slot: SlotRow) -> ScheduleRow:
+def to_schedule_row(name: str, schedule: ScheduleState, next_fire: NextFire, slot: SlotRow) -> ScheduleRow:
     """A schedule as readers see it."""
     return ScheduleRow(
         name=name,
         kind=schedule.kind,
         definition=schedule.definition,
         revision=schedule.revision,
-        next_us=next.next_us,
+        next_us=next_fire.next_us,
         paused=schedule.paused,
         note=schedule.note,
         created_us=schedule.created_us,
         updated_us=schedule.updated_us,
-        last_us=next.last_us,
-        trimmed_us=next.trimmed_us,
+        last_us=next_fire.last_us,
+        trimmed_us=next_fire.trimmed_us,
         holder=slot.holder,
         parked=tuple(one.id for one in slot.parked),
     )

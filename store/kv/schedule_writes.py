@@ -19,11 +19,11 @@ from .ledger import FireLedger
 from .queues import Head, Scan
 from .rows import NOTHING_EXTRA, encode
 from .schedule_rows import (
-    Next,
+    NextFire,
     Revisions,
     ScheduleState,
     SlotRow,
-    decode_next,
+    decode_next_fire,
     decode_revisions,
     decode_schedule,
     decode_slot,
@@ -168,18 +168,18 @@ class Putting:
         self.error: PeerjobError | None = None
         self.is_done = False
         self.row: ScheduleRow | None = None
-        self._next, self._slot = keys.next(put.name), keys.slot(put.name)
+        self._next, self._slot = keys.next_fire(put.name), keys.slot(put.name)
         self.keys = (keys.schedule(put.name), self._next, self._slot)
 
     def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         context, keys, put = self._context, self._context.keys, self._put
-        was, then, slot = (found[key] for key in self.keys)
-        old, next = pair(context, put.name, was, then)
+        schedule_entry, next_entry, slot = (found[key] for key in self.keys)
+        old, next_fire = pair(context, put.name, schedule_entry, next_entry)
         waiting = slot_of(context, put.name, slot)
-        if not _is_expected(put, old, next):
+        if not _is_expected(put, old, next_fire):
             self.row = None  # a step that was planned before met a conflict
-            if old is not None and next is not None and _is_same(put, old):
-                self.row = to_schedule_row(put.name, old, next, waiting)
+            if old is not None and next_fire is not None and _is_same(put, old):
+                self.row = to_schedule_row(put.name, old, next_fire, waiting)
             self.is_done = True
             return None
         schedule = ScheduleState(
@@ -198,7 +198,7 @@ class Putting:
             Put(keys.schedule(put.name), encode(schedule)),
             Put(place_at(context, keys.changed, revision, put.name), b""),
         ]
-        after = next or Next(revision, schedule.epoch, None, paused=False)
+        after = next_fire or NextFire(revision, schedule.epoch, None, paused=False)
         after = msgspec.structs.replace(after, revision=revision, next_us=put.next_us, paused=put.paused, stretch=None)
         if put.account is not None:
             record = msgspec.structs.replace(put.account, at_us=now_us)
@@ -207,7 +207,7 @@ class Putting:
             ops.append(Delete(place_at(context, keys.changed, old.revision, put.name)))
         ops.append(Put(self._next, encode(after)))
         self.row = to_schedule_row(put.name, schedule, after, waiting)
-        return Step([Compare(self._next, mod=_mod(then))], ops)
+        return Step([Compare(self._next, mod=_mod(next_entry))], ops)
 
     def written(self) -> None:
         self.is_done = True
@@ -229,19 +229,19 @@ class Removing:
         self.is_done = False
         self.removed = False
         self._request = keys.removal(request)
-        self.keys = (keys.schedule(name), keys.next(name), self._request)
+        self.keys = (keys.schedule(name), keys.next_fire(name), self._request)
 
     def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         context, keys = self._context, self._context.keys
-        was, then, known = (found[key] for key in self.keys)
-        old, _ = pair(context, self.name, was, then)
+        schedule_entry, next_entry, known = (found[key] for key in self.keys)
+        old, _ = pair(context, self.name, schedule_entry, next_entry)
         if known is not None or old is None or self._expected not in (None, old.revision):
             self.removed, self.is_done = known is not None, True
             return None
         ledger = keys.ledger(old.epoch)
         ops: list[Op] = [
             Delete(keys.schedule(self.name)),
-            Delete(keys.next(self.name)),
+            Delete(keys.next_fire(self.name)),
             Delete(place_at(context, keys.changed, old.revision, self.name)),
             Put(place_at(context, keys.removed, revision, self.name), b""),
             Delete(ledger, prefix_end(ledger)),
@@ -258,14 +258,14 @@ class Removing:
 
 
 def pair(
-    context: KVContext, name: str, was: Entry | None, then: Entry | None
-) -> tuple[ScheduleState, Next] | tuple[None, None]:
+    context: KVContext, name: str, schedule_entry: Entry | None, next_entry: Entry | None
+) -> tuple[ScheduleState, NextFire] | tuple[None, None]:
     """Both records of a schedule, if they can be read and belong together."""
-    schedule = context.value(was, context.keys.schedule(name), decode_schedule)
-    next = context.value(then, context.keys.next(name), decode_next)
-    if schedule is None or next is None or schedule.revision != next.revision:
+    schedule = context.value(schedule_entry, context.keys.schedule(name), decode_schedule)
+    next_fire = context.value(next_entry, context.keys.next_fire(name), decode_next_fire)
+    if schedule is None or next_fire is None or schedule.revision != next_fire.revision:
         return None, None
-    return schedule, next
+    return schedule, next_fire
 
 
 def slot_of(context: KVContext, name: str, entry: Entry | None) -> SlotRow:
@@ -297,10 +297,10 @@ def _mod(entry: Entry | None) -> int:
     return 0 if entry is None else entry.mod
 
 
-def _is_expected(put: SchedulePut, old: ScheduleState | None, next: Next | None) -> bool:
-    if put.expected == 0 or old is None or next is None:
+def _is_expected(put: SchedulePut, old: ScheduleState | None, next_fire: NextFire | None) -> bool:
+    if put.expected == 0 or old is None or next_fire is None:
         return put.expected == 0 and old is None
-    return old.revision == put.expected and next.next_us == put.expected_next_us
+    return old.revision == put.expected and next_fire.next_us == put.expected_next_us
 
 
 def _is_same(put: SchedulePut, old: ScheduleState) -> bool:

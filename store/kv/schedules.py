@@ -34,7 +34,7 @@ class ScheduleReads:
         return edit.row
 
     async def remove(self, name: str, *, expected: int | None, request: str) -> bool:
-        lease = await self._context.writer.passing(self._context.clock.time_us())
+        lease = await self._context.writer.short_lease(self._context.clock.time_us())
         edit = Removing(self._context, name, expected, request, lease)
         await self._writes.write(edit)
         return edit.removed
@@ -51,14 +51,14 @@ class ScheduleReads:
             for at in range(0, len(pending), _READ_AT_ONCE):
                 part = pending[at : at + _READ_AT_ONCE]
                 entries = await self._context.kv.get(
-                    [key for name in part for key in (keys.schedule(name), keys.next(name), keys.slot(name))]
+                    [key for name in part for key in (keys.schedule(name), keys.next_fire(name), keys.slot(name))]
                 )
                 for place, name in enumerate(part):
-                    was, then, slot = entries[3 * place : 3 * place + 3]
-                    schedule, next = pair(self._context, name, was, then)
-                    if schedule is not None and next is not None:
-                        found[name] = to_schedule_row(name, schedule, next, slot_of(self._context, name, slot))
-                    elif was is not None or then is not None:
+                    schedule_entry, next_entry, slot = entries[3 * place : 3 * place + 3]
+                    schedule, next_fire = pair(self._context, name, schedule_entry, next_entry)
+                    if schedule is not None and next_fire is not None:
+                        found[name] = to_schedule_row(name, schedule, next_fire, slot_of(self._context, name, slot))
+                    elif schedule_entry is not None or next_entry is not None:
                         torn.append(name)
             pending = torn
         return [found.get(name) for name in names]

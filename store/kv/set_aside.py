@@ -7,7 +7,7 @@ import logging
 from peerjob.model.state import State
 
 from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
-from .counts import ASIDE, PROCESSING, SLOT, Counts, Shift
+from .counts import PROCESSING, SET_ASIDE, SLOT, Counts, Shift
 from .keys import Keys, prefix_end
 from .rows import owned_of
 from .slots import StepPlan
@@ -34,9 +34,9 @@ class SetAside:
         indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in places]
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
-        ops: list[Op] = [Delete(keys.state + id), Put(keys.aside + id, entry.value), *plan.ops]
+        ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *plan.ops]
         ops.extend(Delete(key) for key, found in zip([*indexes, *owned], present, strict=True) if found)
-        shifts: list[Shift] = [("", ASIDE, 1), *plan.shifts]
+        shifts: list[Shift] = [("", SET_ASIDE, 1), *plan.shifts]
         for (kind, state), found in zip(places, present, strict=False):
             if found is not None:
                 shifts.append((keys.unescaped(kind), SLOT[state], -1))

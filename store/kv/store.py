@@ -121,7 +121,9 @@ class KVStore:
 
     def liveness(self) -> KVLiveness:
         context = self._context
-        return KVLiveness(self._kv.separate(), url=self.url, keys=context.keys, clock=context.clock, skew=context.skew)
+        return KVLiveness(
+            self._kv.separate(), url=self.url, keys=context.keys, clock=context.clock, clock_skew=context.clock_skew
+        )
 
     def elections(self) -> KVElections:
         keys = self._context.keys

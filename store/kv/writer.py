@@ -40,12 +40,12 @@ ROUNDS = 8
 """How often a conflict is met again before a call gives up."""
 IN_FLIGHT = 3
 """Requests of one batch that are under way at a time: the next is made while the server is at work on the last."""
-_PASSING_US = 600_000_000
-_AGAIN_US = 10_000_000
+_SHORT_LEASE_US = 600_000_000
+_NO_LEASE_US = 10_000_000
 """How long no other lease is asked for after a server without space granted none."""
-_REMEMBERING_US = 5_000_000
+_REMOVAL_LEASE_US = 5_000_000
 _PLAIN_OPS = 100
-_NEWS = 2
+_LISTENER_READS = 2
 """Reads that go along with every request, before those of who waits for the end of something."""
 _BURST = 10
 """Characters that ids have in common which were made within four seconds."""
@@ -93,51 +93,51 @@ class Writer:
         self._counts = counts
         self._queues = queues
         self._url = url
-        self._news = (
+        self._listener_reads = (
             Range(keys.idle, prefix_end(keys.idle)),
             Range(keys.changes, prefix_end(keys.changes)),
         )
-        self.doubt = False
+        self.counts_in_doubt = False
         """Whether something may not have been counted, since an answer never came."""
-        self._passing = 0
-        self._passing_until_us = 0
-        self._remembering = 0
-        self._remembering_until_us = 0
+        self._short_lease = 0
+        self._short_lease_until_us = 0
+        self._removal_lease = 0
+        self._removal_lease_until_us = 0
 
-    async def passing(self, now_us: int) -> int:
+    async def short_lease(self, now_us: int) -> int:
         """A lease for keys that may be forgotten after five to ten minutes; 0, none, on a server without space."""
-        if now_us >= self._passing_until_us or now_us < self._passing_until_us - _PASSING_US:
-            old, self._passing = self._passing, 0
+        if now_us >= self._short_lease_until_us or now_us < self._short_lease_until_us - _SHORT_LEASE_US:
+            old, self._short_lease = self._short_lease, 0
             try:
-                self._passing = await self._kv.grant(_PASSING_US)
-                self._passing_until_us = now_us + _PASSING_US // 2
+                self._short_lease = await self._kv.grant(_SHORT_LEASE_US)
+                self._short_lease_until_us = now_us + _SHORT_LEASE_US // 2
             except StoreUnavailableError:
                 if not self._kv.full:
                     raise
                 # a server without space grants no lease, but extends one, and takes what finishes work
                 if old and await self._kv.keepalive(old):
-                    self._passing = old
-                self._passing_until_us = now_us + _AGAIN_US
-        return self._passing
+                    self._short_lease = old
+                self._short_lease_until_us = now_us + _NO_LEASE_US
+        return self._short_lease
 
-    async def remembering(self, now_us: int) -> int:
+    async def removal_lease(self, now_us: int) -> int:
         """A lease for records of removed instances, which lasts as long as an enqueue may be repeated.
 
         One serves for a few seconds, so that no lease ends with very many keys.
         """
-        if not self._remembering_until_us - _REMEMBERING_US <= now_us < self._remembering_until_us:
-            self._remembering = await self._kv.grant(REPEAT_US + _REMEMBERING_US)
-            self._remembering_until_us = now_us + _REMEMBERING_US
-        return self._remembering
+        if not self._removal_lease_until_us - _REMOVAL_LEASE_US <= now_us < self._removal_lease_until_us:
+            self._removal_lease = await self._kv.grant(REPEAT_US + _REMOVAL_LEASE_US)
+            self._removal_lease_until_us = now_us + _REMOVAL_LEASE_US
+        return self._removal_lease
 
-    def _in_doubt(self) -> None:
+    def _set_in_doubt(self) -> None:
         """Take a request for neither done nor refused, and the lease for one that may have been the reason."""
-        self.doubt = True
+        self.counts_in_doubt = True
         self.forget_leases()
 
     def forget_leases(self) -> None:
         """Grant leases anew for the next requests: the server may not have the last ones."""
-        self._passing_until_us = self._remembering_until_us = 0
+        self._short_lease_until_us = self._removal_lease_until_us = 0
 
     async def plain(self, ops: Sequence[Op]) -> None:
         """Do what depends on nothing, in as many requests as it takes."""
@@ -149,23 +149,23 @@ class Writer:
         changes: Sequence[Change],
         *,
         now_us: int,
-        journal: AnswerLog | None = None,
-        along: Sequence[Op] = (),
+        answer_log: AnswerLog | None = None,
+        extra_ops: Sequence[Op] = (),
         guards: Sequence[Compare] = (),
     ) -> Written:
         """Write each change whose compares hold, where the guards hold too; `along` goes with the first request."""
         if not changes:
             return Written([])
         parts = [_Part(changes) for changes in _parts(await self._opened(changes))]
-        parts[0].along = along
-        lease = 0 if journal is None else await self.passing(now_us)
+        parts[0].extra_ops = extra_ops
+        lease = 0 if answer_log is None else await self.short_lease(now_us)
         waiting = deque(parts)
 
         async def work() -> None:
             try:
                 while waiting:
                     part = waiting.popleft()
-                    part.journal = None if journal is None else journal.part()
+                    part.answer_log = None if answer_log is None else answer_log.part()
                     await self._write_part(part, lease, guards)
             except BaseException:
                 waiting.clear()
@@ -194,8 +194,8 @@ class Writer:
     async def _write_part(self, part: _Part, lease: int, guards: Sequence[Compare]) -> None:
         changes = part.changes
         common = [*guards]
-        if part.journal is not None and part.journal.guarded:
-            common.append(part.journal.guard())
+        if part.answer_log is not None and part.answer_log.guarded:
+            common.append(part.answer_log.guard())
         adding = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
         # what every step needs is compared once for all of them
         own = {queue: guard for queue, guard in adding.items() if part.adders[queue] < len(changes)}
@@ -209,42 +209,42 @@ class Writer:
             )
             for change in changes
         ]
-        lane = self._counts.lane()
+        shard = self._counts.shard()
         try:
             shifts = _summed(changes)
-            await self._counts.load(lane, shifts)
-            also = self._also(part, changes, shifts, lane, lease)
+            await self._counts.load(shard, shifts)
+            also = self._also(part, changes, shifts, shard, lease)
             try:
                 part.applied = applied = await self._kv.txn(steps, also, common)
             except BaseException:
-                self._in_doubt()
-                lane.refused()
+                self._set_in_doubt()
+                shard.refused()
                 raise
             if applied.also is not None:
-                part.along_written(applied, lane)
+                part.set_written(applied, shard)
             else:
-                lane.refused()
+                shard.refused()
         finally:
-            self._counts.give_back(lane)
+            self._counts.give_back(shard)
         for change, answer in zip(changes, applied.steps, strict=True):
             if change.opens and answer is not None:
                 self._queues.opened(change.opens)
             elif change.opens:
-                self._queues.doubt(change.compares)
+                self._queues.reread(change.compares)
         if applied.also is None:
             self._queues.forget(adding)
             done = [change for change, answer in zip(changes, applied.steps, strict=True) if answer is not None]
             await self._settle(part, done, lease)
 
     def _also(
-        self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], lane: CounterShard, lease: int
+        self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], shard: CounterShard, lease: int
     ) -> Step:
-        compares, puts = lane.plan(shifts)
-        ops: list[Op] = [*puts, *part.along]
-        if part.journal is not None:
-            ops.append(part.journal.put((pair for change in changes for pair in change.answers), lease))
+        compares, puts = shard.plan(shifts)
+        ops: list[Op] = [*puts, *part.extra_ops]
+        if part.answer_log is not None:
+            ops.append(part.answer_log.put((pair for change in changes for pair in change.answers), lease))
         part.ended = [id for change in changes for id in change.ended]
-        return Step(compares, ops, (*self._news, *self._watched(part.ended)))
+        return Step(compares, ops, (*self._listener_reads, *self._watched(part.ended)))
 
     def _watched(self, ended: Sequence[str]) -> list[Range]:
         """The reads of who waits for the end of these: one for those that were made within a few seconds."""
@@ -257,30 +257,30 @@ class Writer:
 
     async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
         """Write what goes along with the changes that were applied."""
-        guarded = part.journal is not None and part.journal.guarded
-        if not done and (guarded or not part.along):
+        guarded = part.answer_log is not None and part.answer_log.guarded
+        if not done and (guarded or not part.extra_ops):
             # where nothing was done since the guard did not hold, the answer must stay open
-            if part.journal is not None:
-                part.journal.unused()
+            if part.answer_log is not None:
+                part.answer_log.unused()
             return
         shifts = _summed(done)
         for _ in range(4 * ROUNDS):
-            lane, crowded = self._counts.lane(), True
+            shard, crowded = self._counts.shard(), True
             try:
-                await self._counts.load(lane, shifts)
-                applied = await self._kv.txn([], self._also(part, done, shifts, lane, lease))
+                await self._counts.load(shard, shifts)
+                applied = await self._kv.txn([], self._also(part, done, shifts, shard, lease))
                 if applied.also is not None:
-                    part.along_written(applied, lane)
+                    part.set_written(applied, shard)
                     crowded = False
                     return
-                lane.refused()
+                shard.refused()
             except BaseException:
-                self._in_doubt()
-                lane.refused()
+                self._set_in_doubt()
+                shard.refused()
                 raise
             finally:
-                self._counts.give_back(lane, crowded=crowded)
-        self.doubt = True
+                self._counts.give_back(shard, crowded=crowded)
+        self.counts_in_doubt = True
         raise StoreUnavailableError(self._url, "too many writers at once")
 
 
@@ -293,31 +293,31 @@ class _Part:
         """Where the first entry of each queue goes."""
         self.adders = _adders(changes)
         """How many changes add to each queue."""
-        self.along: Sequence[Op] = ()
-        self.journal: AnswerLogPart | None = None
+        self.extra_ops: Sequence[Op] = ()
+        self.answer_log: AnswerLogPart | None = None
         self.applied = Applied(0, ())
         self.ended: Sequence[str] = ()
-        self.news: Sequence[Found] = ()
-        self.news_at = 0
+        self.found: Sequence[Found] = ()
+        self.found_revision = 0
 
-    def along_written(self, applied: Applied, lane: CounterShard) -> None:
+    def set_written(self, applied: Applied, shard: CounterShard) -> None:
         """What goes along is stored."""
-        self.news, self.news_at = applied.also or (), applied.revision
-        lane.written(applied.revision)
-        if self.journal is not None:
-            self.journal.written(applied.revision)
+        self.found, self.found_revision = applied.also or (), applied.revision
+        shard.written(applied.revision)
+        if self.answer_log is not None:
+            self.answer_log.written(applied.revision)
 
 
 def _joined(parts: Sequence[_Part]) -> Written:
     revisions = [0 if answer is None else part.applied.revision for part in parts for answer in part.applied.steps]
     written = Written(
         revisions,
-        ended=[id for part in parts for id in part.ended if part.news],
-        watched=[found for part in parts for found in part.news[_NEWS:]],
+        ended=[id for part in parts for id in part.ended if part.found],
+        watched=[found for part in parts for found in part.found[_LISTENER_READS:]],
     )
-    latest = max(parts, key=lambda part: part.news_at)
-    if latest.news:
-        written.idle, written.listeners = (found.items for found in latest.news[:_NEWS])
+    latest = max(parts, key=lambda part: part.found_revision)
+    if latest.found:
+        written.idle, written.listeners = (found.items for found in latest.found[:_LISTENER_READS])
     return written
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from peerjob.store.kv.counts import ASIDE, DELAYED, PROCESSING, READY, SLOT, kind_of
+from peerjob.store.kv.counts import DELAYED, PROCESSING, READY, SET_ASIDE, SLOT, kind_of
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.rows import decode_counts, decode_delayed, decode_owned
 from peerjob.store.memory.data import MemoryData
@@ -26,7 +26,7 @@ def assert_counted(data: MemoryData, namespace: str) -> None:
             kind, state, _ = rest.split("/")
             held[kind, slots[f"by/{state}"]] += 1
         elif what == "aside":
-            held["", ASIDE] += 1
+            held["", SET_ASIDE] += 1
         elif what == "own" and not (claim := decode_owned(entry.value)).releasing:
             held[keys.kind(claim.kind), PROCESSING] += 1
     assert {place: count for place, count in counted.items() if count} == held

@@ -11,7 +11,7 @@ from peerjob.model.firing import FireRecord
 from peerjob.model.state import State
 from peerjob.store.kv.keys import Keys, timed
 from peerjob.store.kv.rows import GONE, Row, decode_row
-from peerjob.store.kv.schedule_rows import decode_fire, decode_next
+from peerjob.store.kv.schedule_rows import decode_fire, decode_next_fire
 from peerjob.store.memory.data import MemoryData, MemoryWatch
 
 from .clocks import ClusterClock
@@ -102,7 +102,7 @@ class EventJournal(MemoryWatch):
                 heapq.heappush(self._due, (row.due_us, self._keys.delayed(id) + timed(row.due_us, id)))
             (self._active.add if row.keeps else self._active.discard)(id)
         elif key.startswith(self._next):
-            state = decode_next(value)
+            state = decode_next_fire(value)
             self._names[state.epoch] = self._keys.unescaped(key[len(self._next) :])
             if state.next_us is not None and not state.paused:
                 heapq.heappush(self._nominal, (state.next_us, key))
@@ -157,7 +157,7 @@ class EventJournal(MemoryWatch):
         while self._nominal:
             next_us, key = self._nominal[0]
             entry = self._data.entries.get(key)
-            state = None if entry is None else decode_next(entry.value)
+            state = None if entry is None else decode_next_fire(entry.value)
             if state is not None and state.next_us == next_us and not state.paused:
                 return next_us
             heapq.heappop(self._nominal)
