@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import StoreLimits
 from peerjob.store.etcd.address import parse_address
-from peerjob.store.etcd.driver import EtcdKV
+from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.base import Applied, Compare, Step
 from peerjob.store.kv.store import KVStore
 
 
-class CountingEtcd(EtcdKV):
+class CountingEtcd(EtcdKeyValue):
     """Counts what was refused because somebody else was faster."""
 
     changes = 0

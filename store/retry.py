@@ -19,7 +19,7 @@ FIRST_WAIT = 0.02
 MAX_WAIT = 1.0
 
 
-class Retrying:
+class CallRetry:
     """Tries calls again while the server is away, for `retry_for` seconds each."""
 
     def __init__(self, *, clock: Clock, retry_for: float) -> None:

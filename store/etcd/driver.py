@@ -10,9 +10,9 @@ from typing import Any
 from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.answering import answer_within
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, LeaseEndedError, Range, Step
 from peerjob.store.kv.store import KVStore
+from peerjob.store.timeouts import answer_within
 
 from . import transaction as etcd_txn
 from .address import EtcdAddress, parse_address
@@ -37,11 +37,11 @@ _CAPABILITIES = Capabilities(
 
 def etcd_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> KVStore:
     """The store that an etcd URL names, not opened yet."""
-    kv = EtcdKV(parse_address(url), clock)
+    kv = EtcdKeyValue(parse_address(url), clock)
     return KVStore(kv, url=url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
 
 
-class EtcdKV:
+class EtcdKeyValue:
     """One user of an etcd, with connections of its own."""
 
     def __init__(self, address: EtcdAddress, clock: Clock) -> None:
@@ -79,8 +79,8 @@ class EtcdKV:
     async def close(self) -> None:
         await self._client.close()
 
-    def separate(self) -> EtcdKV:
-        return EtcdKV(self._address, self._clock)
+    def separate(self) -> EtcdKeyValue:
+        return EtcdKeyValue(self._address, self._clock)
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         replies = await self._read([Range(key) for key in keys])

@@ -15,7 +15,7 @@ from peerjob.model.errors import StoreFullError, StoreUnavailableError
 from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, FireStatus, Overlap, Term
 from peerjob.model.record import MAX_BATCH, NewInstance
 from peerjob.model.state import State
-from peerjob.store.firing import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, check_fires
+from peerjob.store.fire_rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS, check_fires
 
 from .base import MAX_REQUEST_BYTES, Compare, Put, bytes_of
 from .cancel import CancelCommands, cancel_in

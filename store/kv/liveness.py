@@ -8,8 +8,8 @@ import msgspec
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Held, NodeInfo, NodeView, Renewed, digest
-from peerjob.store.answering import answer_within
 from peerjob.store.layout import check_layout
+from peerjob.store.timeouts import answer_within
 
 from .base import Compare, Delete, Found, KeyValue, Op, Put, Range, Step
 from .clock_skew import ClockSkew, PeerClocks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
-from peerjob.store.firing import check_count
+from peerjob.store.fire_rules import check_count
 
 from .context import KVContext
 from .ledger import FireLedger

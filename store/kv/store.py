@@ -28,8 +28,8 @@ from peerjob.model.record import (
     Want,
 )
 from peerjob.model.state import State
-from peerjob.store.answering import both
-from peerjob.store.retry import Retrying
+from peerjob.store.retry import CallRetry
+from peerjob.store.timeouts import both
 from peerjob.store.url import redact
 
 from .base import Compare, KeyValue, Put, Step
@@ -71,7 +71,7 @@ class KVStore:
         key = Keys(namespace).layout
         self._kv = kv = GuardedKeyValue(kv, key=key, namespace=namespace, url=redact(url))
         self._local = local
-        self._retrying = Retrying(clock=clock, retry_for=retry_for)
+        self._retrying = CallRetry(clock=clock, retry_for=retry_for)
         self._context = KVContext(kv, url=redact(url), namespace=namespace, clock=clock, limits=limits)
         context = self._context
         kv.on_lease_ended = context.writer.forget_leases

@@ -8,10 +8,10 @@ from dataclasses import replace
 from peerjob.model.findings import Finding, Severity
 
 from .address import parse_address
+from .capabilities import durability_of, eviction_risk, inspect, persistence_settings, too_few
 from .durability import Durability, online_replicas, unfit
 from .keys import prefix
 from .redis_driver import RedisDriver
-from .server import durability_of, eviction_risk, inspect, persistence_settings, too_few
 
 _MUCH, _TOO_MUCH = 0.8, 0.95
 """Shares of memory or of connections in use."""

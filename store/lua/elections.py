@@ -9,14 +9,14 @@ from peerjob.model.clock import Clock
 from peerjob.model.firing import Candidate, Leader, Term
 
 from .driver import Driver, Reply
-from .own_client import OwnClient
 from .script import load_scripts
+from .separate_client import SeparateClient
 
 IDENTITY = "store"
 FIRST_TIMEOUT = 2.0
 
 
-class LuaElections(OwnClient):
+class LuaElections(SeparateClient):
     """Stands for leader. That a leader resigned is hinted to every node, so `changed` only waits."""
 
     def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:

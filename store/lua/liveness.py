@@ -8,11 +8,11 @@ from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed
 
 from .driver import Driver
-from .own_client import OwnClient
 from .script import load_scripts
+from .separate_client import SeparateClient
 
 
-class LuaLiveness(OwnClient):
+class LuaLiveness(SeparateClient):
     """Renews a lease, and compares this node's clock with the server's on the way."""
 
     def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:

@@ -26,7 +26,7 @@ from redis.exceptions import (
 )
 
 from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
-from peerjob.store.answering import no_answer
+from peerjob.store.timeouts import no_answer
 
 from .address import Address
 from .driver import (

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 from peerjob.model.record import HISTORY_LIMIT, REPEAT_US, SUSPECT_AFTER
-from peerjob.store.firing import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
+from peerjob.store.fire_rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 from peerjob.store.layout import LAYOUT
 
 _PARTS = (

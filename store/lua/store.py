@@ -7,21 +7,21 @@ from typing import Any
 
 from peerjob.model.clock import Clock
 from peerjob.model.record import Capabilities, StoreLimits
-from peerjob.store.answering import answer_within
 from peerjob.store.layout import check_layout
+from peerjob.store.timeouts import answer_within
 
 from .address import Address, parse_address
+from .capabilities import inspect
 from .driver import Driver
 from .elections import LuaElections
 from .keys import prefix
 from .liveness import LuaLiveness
-from .nodes import LuaNodeCommands
-from .queue import LuaQueueCommands
-from .reading import LuaReadCommands
+from .node_commands import LuaNodeCommands
+from .queue_commands import LuaQueueCommands
+from .read_commands import LuaReadCommands
 from .redis_driver import RedisDriver
-from .retention import LuaRetentionCommands
-from .schedules import LuaScheduleCommands
-from .server import inspect
+from .retention_commands import LuaRetentionCommands
+from .schedule_commands import LuaScheduleCommands
 
 OPEN_TIMEOUT = 4.5
 _WIPED_AT_ONCE = 1_000
@@ -34,7 +34,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         self,
         address: Address,
         driver: Driver,
-        make_own_driver: Callable[[], Driver],
+        make_separate_driver: Callable[[], Driver],
         *,
         namespace: str,
         clock: Clock,
@@ -44,7 +44,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._address = address
         self._url = address.url
-        self._make_own_driver = make_own_driver
+        self._make_own_driver = make_separate_driver
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
 
     @property
@@ -98,16 +98,16 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
             from .glide_driver import GlideDriver
 
             return GlideDriver(address, prefix=prefix(namespace))
-        return make_own_driver()
+        return make_separate_driver()
 
-    def make_own_driver() -> Driver:
+    def make_separate_driver() -> Driver:
         # never GLIDE: all its clients in a process stand still with the event loop of the first one
         return RedisDriver(address, prefix=prefix(namespace))
 
     return LuaStore(
         address,
         make_driver(),
-        make_own_driver,
+        make_separate_driver,
         namespace=namespace,
         clock=clock,
         limits=limits,

@@ -9,7 +9,7 @@ import pytest
 
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import StoreError, StoreUnavailableError
-from peerjob.store.etcd.driver import EtcdKV
+from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.etcd.limits import RequestRefusedError, check
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
 from peerjob.store.memory.data import MemoryData
@@ -20,7 +20,7 @@ from support.waiting import PATIENCE, until
 
 
 @pytest.fixture
-async def kv(etcd_url: str, etcd_site: EtcdSite) -> EtcdKV:
+async def kv(etcd_url: str, etcd_site: EtcdSite) -> EtcdKeyValue:
     return await etcd_site.driver(etcd_url)
 
 
@@ -40,7 +40,7 @@ _Plan = tuple[list[Step], Step | None, list[Compare]]
 class Both:
     """The same keys on etcd and in memory, and transactions that ask the same of both."""
 
-    def __init__(self, etcd: EtcdKV, root: str, chance: random.Random, *, calm: bool) -> None:
+    def __init__(self, etcd: EtcdKeyValue, root: str, chance: random.Random, *, calm: bool) -> None:
         self.stores: tuple[KeyValue, ...] = (etcd, MemoryKeyValue(MemoryData(), SystemClock()))
         self.root = root
         self.chance = chance
@@ -118,7 +118,7 @@ def _answers(applied: Applied, steps: Sequence[Step], also: Step | None, _: Sequ
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_server_takes_what_the_limits_take(kv: EtcdKV, root: str, seed: int) -> None:
+async def test_the_server_takes_what_the_limits_take(kv: EtcdKeyValue, root: str, seed: int) -> None:
     chance = random.Random(seed)
     taken = Counter[bool]()
     for number in range(30):
@@ -154,7 +154,7 @@ async def test_the_server_takes_what_the_limits_take(kv: EtcdKV, root: str, seed
 
 @pytest.mark.parametrize("calm", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-async def test_any_transaction_does_what_it_does_in_memory(kv: EtcdKV, root: str, seed: int, calm: bool) -> None:
+async def test_any_transaction_does_what_it_does_in_memory(kv: EtcdKeyValue, root: str, seed: int, calm: bool) -> None:
     both = Both(kv, root, random.Random(seed), calm=calm)
     applied = 0
     for _ in range(120):
@@ -169,7 +169,7 @@ async def test_any_transaction_does_what_it_does_in_memory(kv: EtcdKV, root: str
     assert applied > 60
 
 
-async def test_what_is_written_has_the_revision_of_the_answer(kv: EtcdKV, root: str) -> None:
+async def test_what_is_written_has_the_revision_of_the_answer(kv: EtcdKeyValue, root: str) -> None:
     first = await kv.txn([Step([], [Put(f"{root}a", b"1")]), Step([], [Put(f"{root}b", b"2")])])
     again = await kv.txn([Step([Compare(f"{root}a", mod=first.revision)], [Put(f"{root}a", b"3")])])
     assert again.steps == [()]
@@ -184,7 +184,7 @@ async def test_what_is_written_has_the_revision_of_the_answer(kv: EtcdKV, root: 
     ids=["nested", "nearly too many compares", "compares outside", "compares outside and much along"],
 )
 async def test_what_goes_along_with_many_steps_needs_all_of_them(
-    kv: EtcdKV, root: str, compares: int, more: int, along: int, fails: int | str | None
+    kv: EtcdKeyValue, root: str, compares: int, more: int, along: int, fails: int | str | None
 ) -> None:
     mark = f"{root}mark"
     await kv.txn([Step([], [Put(mark, b"5")])])
@@ -223,7 +223,7 @@ async def test_what_goes_along_with_many_steps_needs_all_of_them(
 # -- reading
 
 
-async def test_reads_are_as_many_and_as_large_as_they_need_be(kv: EtcdKV, root: str) -> None:
+async def test_reads_are_as_many_and_as_large_as_they_need_be(kv: EtcdKeyValue, root: str) -> None:
     value = b"v" * 1_000_000
     for number in range(6):
         await kv.txn([Step([], [Put(f"{root}{number}", value)])])
@@ -234,7 +234,9 @@ async def test_reads_are_as_many_and_as_large_as_they_need_be(kv: EtcdKV, root: 
     assert len(await kv.read([Range(f"{root}{number}") for number in range(129)])) == 129
 
 
-async def test_each_etcd_has_an_identity_of_its_own(kv: EtcdKV, etcd_site: EtcdSite, start_etcd: StartEtcd) -> None:
+async def test_each_etcd_has_an_identity_of_its_own(
+    kv: EtcdKeyValue, etcd_site: EtcdSite, start_etcd: StartEtcd
+) -> None:
     assert kv.identity.startswith("etcd:")
     other = kv.separate()
     with pytest.raises(StoreUnavailableError, match="not open"):
@@ -249,7 +251,7 @@ async def test_each_etcd_has_an_identity_of_its_own(kv: EtcdKV, etcd_site: EtcdS
 
 
 async def test_a_lease_takes_its_keys_along_and_lasts_whole_seconds(
-    kv: EtcdKV, root: str, etcd_server: EtcdServer
+    kv: EtcdKeyValue, root: str, etcd_server: EtcdServer
 ) -> None:
     short, long = await kv.grant(3_200_000), await kv.grant(59_000_001)
     await kv.txn([Step([], [Put(f"{root}short", b"", short), Put(f"{root}long", b"", long)])])
@@ -270,7 +272,7 @@ async def test_a_lease_takes_its_keys_along_and_lasts_whole_seconds(
     assert etcd_server.keys(root) == []
 
 
-async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKV, root: str) -> None:
+async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKeyValue, root: str) -> None:
     lease = await kv.grant(60_000_000)
     await kv.revoke(lease)
     with pytest.raises(StoreUnavailableError, match="lease not found"):
@@ -281,7 +283,7 @@ async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKV, root: 
 # -- watches
 
 
-async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKV, root: str) -> None:
+async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKeyValue, root: str) -> None:
     watch = kv.watch(f"{root}in/")
     # before the server knows of the watch, most likely, and told all the same
     await kv.txn([Step([], [Put(f"{root}in/first", b""), Put(f"{root}in0", b""), Put(f"{root}out", b"")])])

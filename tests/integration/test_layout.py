@@ -17,7 +17,7 @@ from peerjob.model.record import Action, StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
-from peerjob.store.etcd.driver import EtcdKV
+from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.store.kv.base import Delete, Put, Step
 from peerjob.store.layout import LAYOUT
 from peerjob.testing.factories import Factory, Peer, outcome
@@ -52,7 +52,7 @@ class Place:
             self.server.command(*(("DEL", key) if layout is None else ("SET", key, layout)))
             return
         key = f"{self.namespace}/layout"
-        kv = EtcdKV(parse_address(self.url), SystemClock())
+        kv = EtcdKeyValue(parse_address(self.url), SystemClock())
         await kv.open()
         await kv.txn([Step([], [Delete(key) if layout is None else Put(key, str(layout).encode())])])
         await kv.close()

@@ -9,7 +9,7 @@ from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
 from peerjob.store.drivers import open_store
 from peerjob.store.etcd.address import parse_address
-from peerjob.store.etcd.driver import EtcdKV
+from peerjob.store.etcd.driver import EtcdKeyValue
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 
 
@@ -34,8 +34,8 @@ class EtcdSite:
         self.cleanup.push_async_callback(peer.close)
         return await peer.join(ttl_us)
 
-    async def driver(self, url: str) -> EtcdKV:
-        kv = EtcdKV(parse_address(url), SystemClock())
+    async def driver(self, url: str) -> EtcdKeyValue:
+        kv = EtcdKeyValue(parse_address(url), SystemClock())
         self.cleanup.push_async_callback(kv.close)
         await kv.open()
         return kv

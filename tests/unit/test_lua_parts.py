@@ -9,10 +9,10 @@ from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreUnavailableError
 from peerjob.model.state import State
 from peerjob.store.lua.address import parse_address
-from peerjob.store.lua.packing import unpack_record
+from peerjob.store.lua.capabilities import durability_of
+from peerjob.store.lua.codec import unpack_record
 from peerjob.store.lua.script import load_scripts
-from peerjob.store.lua.server import durability_of
-from peerjob.store.retry import Retrying
+from peerjob.store.retry import CallRetry
 from peerjob.testing.factories import Factory
 from support.lua_site import first_layout_record
 
@@ -130,7 +130,7 @@ async def test_a_call_is_tried_until_it_succeeds() -> None:
             raise StoreUnavailableError("url", "away")
         return "done"
 
-    assert await Retrying(clock=SystemClock(), retry_for=30)(call) == "done"
+    assert await CallRetry(clock=SystemClock(), retry_for=30)(call) == "done"
     assert tries == 4
 
 
@@ -140,7 +140,7 @@ async def test_the_last_error_is_raised_when_time_is_over() -> None:
 
     async with asyncio.timeout(60):
         with pytest.raises(StoreUnavailableError):
-            await Retrying(clock=SystemClock(), retry_for=0.1)(call)
+            await CallRetry(clock=SystemClock(), retry_for=0.1)(call)
 
 
 # -- records

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Incarnations whose lease has not expired. What they show may be long, and hardly ever changes: nodes.py keeps it.
+-- Incarnations whose lease has not expired. What they show may be long, and hardly ever changes: node_commands.py keeps it.
 --
 -- KEYS     the namespace's prefix, its layout
 -- ARGV     -

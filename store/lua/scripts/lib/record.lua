@@ -1,7 +1,7 @@
 -- The stored state of one instance: one string, read by one unpack and written whole, without its arguments.
 -- Numbers first, then texts with their sizes; the last texts only where a flag tells that one of them is there.
 -- The last flag says that a tail follows: entries of later releases, each a tag (1 byte), a length (2 bytes) and the
--- bytes. This release does not look into a tail; every transition keeps it word for word. packing.py reads the same format.
+-- bytes. This release does not look into a tail; every transition keeps it word for word. codec.py reads the same format.
 local FORMAT = 1
 local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS, HAS_SLOT = 1, 2, 4, 8, 16, 32, 64
 local HAS_TAIL, TAIL_LIMIT = 128, 512

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from peerjob.model.errors import StoreUnavailableError
-from peerjob.store.answering import answer_within
+from peerjob.store.timeouts import answer_within
 
 from .driver import Argument, Driver, Reply
 from .script import Script
 
 
-class OwnClient:
+class SeparateClient:
     """Runs scripts over a driver that nothing else uses, each of them once; for one event loop."""
 
     def __init__(self, url: str, make_driver: Callable[[], Driver]) -> None:

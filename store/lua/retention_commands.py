@@ -1,4 +1,4 @@
-"""LuaCommands that remove: retention, and clearing by hand."""
+"""Commands that remove: retention, and clearing by hand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from peerjob.model.clock import Clock
 from peerjob.model.query import Filter
 from peerjob.model.record import MAX_BATCH, StoreLimits
 
+from .commands import LuaCommands, check_cursor, report_asides
 from .driver import Argument, Driver
-from .kinds import LOOKS_AT_ONCE
-from .reading import id_bounds
-from .verbs import LuaCommands, check_cursor, report_asides
+from .kind_commands import LOOKS_AT_ONCE
+from .read_commands import id_bounds
 
 _CLEARED_AT_ONCE = 150
 """Instances that one script removes by hand, and kinds of which it does."""

@@ -1,4 +1,4 @@
-"""LuaCommands of liveness and hints: join, leave, reap, who lives, and waiting for hints."""
+"""Commands of liveness and hints: join, leave, reap, who lives, and waiting for hints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from peerjob.model.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped, St
 from peerjob.model.state import State
 from peerjob.store.retry import LOGGER
 
+from .commands import REPLY_BYTES, LuaCommands, check_batch, report_asides
 from .driver import Driver
 from .keys import wake_list
-from .verbs import REPLY_BYTES, LuaCommands, check_batch, report_asides
 
 HINTS_AT_ONCE = 500
 HANDED_BACK_AT_ONCE = 250
@@ -106,7 +106,7 @@ class LuaNodeCommands(LuaCommands):
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         key = wake_list(self._namespace, incarnation)
-        found = await self._retrying(lambda: self._driver.pop(key, HINTS_AT_ONCE, timeout))
+        found = await self._retry(lambda: self._driver.pop(key, HINTS_AT_ONCE, timeout))
         return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, found)]
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:

@@ -1,4 +1,4 @@
-"""LuaCommands of schedules: what was put, what became of each nominal time."""
+"""Commands of schedules: what was put, what became of each nominal time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from peerjob.model.firing import (
     ScheduleRow,
     Term,
 )
-from peerjob.store.firing import MAX_REMOVALS, check_count, check_fires
+from peerjob.store.fire_rules import MAX_REMOVALS, check_count, check_fires
 from peerjob.store.retry import LOGGER
 
+from .codec import check_id, template_arguments
+from .commands import REPLY_BYTES, LuaCommands, check_cursor
 from .driver import Argument, Reply
-from .packing import check_id, template_arguments
-from .verbs import REPLY_BYTES, LuaCommands, check_cursor
 
 MAX_FIRES = 1_000
 """Most records in one page of a ledger."""

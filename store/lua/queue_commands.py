@@ -9,9 +9,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.record import Ack, Action, Claimed, Enqueued, LogLine, NewInstance, Outcome, StoreLimits, Want
 from peerjob.model.state import State
 
-from .driver import Argument, Call, Driver, Reply
-from .kinds import LuaKindCommands, claim_arguments
-from .packing import (
+from .codec import (
     acks,
     check_id,
     claimed,
@@ -20,7 +18,9 @@ from .packing import (
     pack_line,
     plain_arguments,
 )
-from .verbs import check_batch, report_asides
+from .commands import check_batch, report_asides
+from .driver import Argument, Call, Driver, Reply
+from .kind_commands import LuaKindCommands, claim_arguments
 
 MAX_KINDS = 200
 """Most kinds in one enqueue of the server."""
@@ -116,7 +116,7 @@ class LuaQueueCommands(LuaKindCommands):
         """Commit, and run what goes in the same round trip behind it."""
         if any(outcome.action not in _UNPROMISED for outcome in outcomes):
             return await self._run_durably((self._scripts.commit, arguments), *calls)
-        return await self._retrying(lambda: self._driver.run((self._scripts.commit, arguments), *calls))
+        return await self._retry(lambda: self._driver.run((self._scripts.commit, arguments), *calls))
 
     def _commit_arguments(
         self, incarnation: str, verb: str, request: str, outcomes: Sequence[Outcome]

@@ -1,4 +1,4 @@
-"""LuaCommands that read: instances by id and by query, logs, and numbers."""
+"""Commands that read: instances by id and by query, logs, and numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from peerjob.model.record import MAX_BATCH, Health, LogLine, LogPage, Page, Reco
 from peerjob.model.state import State
 from peerjob.store.retry import LOGGER
 
+from .codec import unpack_line, unpack_record
+from .commands import REPLY_BYTES, LuaCommands, check_batch, check_cursor, report_asides
 from .driver import Argument
-from .kinds import LOOKS_AT_ONCE
-from .packing import unpack_line, unpack_record
-from .verbs import REPLY_BYTES, LuaCommands, check_batch, check_cursor, report_asides
+from .kind_commands import LOOKS_AT_ONCE
 
 PAGE_BYTES = 4 << 20
 """Bytes after which a page of instances ends."""

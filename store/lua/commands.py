@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError, StoreUnconfirmedError
 from peerjob.model.record import MAX_BATCH, StoreLimits
-from peerjob.store.retry import LOGGER, Retrying
+from peerjob.store.retry import LOGGER, CallRetry
 
 from .driver import Argument, Call, Driver, Reply
 from .script import Script, load_scripts
@@ -25,11 +25,11 @@ class LuaCommands:
         self._namespace = namespace
         self._limits = limits
         self._scripts = load_scripts()
-        self._retrying = Retrying(clock=clock, retry_for=retry_for)
+        self._retry = CallRetry(clock=clock, retry_for=retry_for)
 
     async def _run(self, script: Script, *arguments: Argument) -> Reply:
         """Run one script, again and again while the server is away."""
-        (reply,) = await self._retrying(lambda: self._driver.run((script, arguments)))
+        (reply,) = await self._retry(lambda: self._driver.run((script, arguments)))
         return reply
 
     async def _run_durably(self, *calls: Call) -> list[Reply]:
@@ -41,7 +41,7 @@ class LuaCommands:
                 raise StoreUnconfirmedError(self._driver.url, missing)
             return replies
 
-        return await self._retrying(attempt)
+        return await self._retry(attempt)
 
 
 def report_asides(asides: Sequence[bytes]) -> None:

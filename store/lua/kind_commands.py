@@ -9,8 +9,8 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Caps, StoreLimits, Want
 
+from .commands import LuaCommands
 from .driver import Argument, Driver, Reply
-from .verbs import LuaCommands
 
 LOOKS_AT_ONCE = 1600
 """Counts and indexes that one script looks at: about 1 µs each."""
