@@ -9,8 +9,8 @@ import grpc
 import uvloop
 
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.endpoint import GrpcEndpoint
-from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.server.grpc_server import GrpcEndpoint
+from peerjob.remote.server.rpc_service import SERVICE
 
 ANSWER = pb.VersionResponse(version="0.0.0", api_version="v1").SerializeToString()
 

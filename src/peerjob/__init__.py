@@ -66,10 +66,10 @@ from .version import __version__
 if TYPE_CHECKING:
     from .node.observe.metrics import Metrics, MetricsServer, serve_metrics
     from .remote.client.client import Client
-    from .remote.client.jobs import RegisteredJob
+    from .remote.client.registered_job import RegisteredJob
     from .remote.scaler.server import ScalerServer
-    from .remote.server.listener import Server
     from .remote.server.roles import Role, Token, Tokens
+    from .remote.server.server import Server
     from .remote.wire.tls import ClientTls, ServerTls
 
 __all__ = [
@@ -182,10 +182,10 @@ _LATER = {
     "ClientTls": "remote.wire.tls",
     "Metrics": "node.observe.metrics",
     "MetricsServer": "node.observe.metrics",
-    "RegisteredJob": "remote.client.jobs",
+    "RegisteredJob": "remote.client.registered_job",
     "Role": "remote.server.roles",
     "ScalerServer": "remote.scaler.server",
-    "Server": "remote.server.listener",
+    "Server": "remote.server.server",
     "ServerTls": "remote.wire.tls",
     "Token": "remote.server.roles",
     "Tokens": "remote.server.roles",

@@ -28,14 +28,14 @@ MAX_ANSWER = 65_536
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what a daemon may have been told, not where we listen
 
 
-class Heard(NamedTuple):
+class ProbeAnswer(NamedTuple):
     """What came of a question: whether the answer is yes, and if not, why."""
 
     ok: bool
     why: str
 
 
-def ask(probe: str, host: str, port: int, timeout: float) -> Heard:
+def ask(probe: str, host: str, port: int, timeout: float) -> ProbeAnswer:
     """Ask a daemon whether it is live, ready, started or drained, for at most so many seconds.
 
     A host that stands for every address of the machine is asked on loopback.
@@ -46,17 +46,17 @@ def ask(probe: str, host: str, port: int, timeout: float) -> Heard:
     try:
         status, text = _get(host, port, f"{PATHS[probe]}", time.monotonic() + timeout)
     except TimeoutError:
-        return Heard(False, f"{where} did not answer within {timeout:g} s")
+        return ProbeAnswer(False, f"{where} did not answer within {timeout:g} s")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return Heard(False, f"{where} cannot be asked ({reason})")
+        return ProbeAnswer(False, f"{where} cannot be asked ({reason})")
     lines = text.splitlines()
     if status == 200:
-        return Heard(True, "")
+        return ProbeAnswer(True, "")
     failed = [line[4:].strip() for line in lines if line.startswith("fail ")]
     if status == 503 and failed:
-        return Heard(False, "; ".join(failed))
-    return Heard(False, f"{where} answered {status} {' '.join(lines)[:200]}".rstrip())
+        return ProbeAnswer(False, "; ".join(failed))
+    return ProbeAnswer(False, f"{where} answered {status} {' '.join(lines)[:200]}".rstrip())
 
 
 def _get(host: str, port: int, path: str, until: float) -> tuple[int, str]:
@@ -83,7 +83,7 @@ def _left(until: float) -> float:
     return left
 
 
-def tell(probe: str, heard: Heard) -> int:
+def tell(probe: str, heard: ProbeAnswer) -> int:
     """One line about an answer; the exit status."""
     if heard.ok:
         print("ok")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peerjob import Job, Node, SystemClock
-from peerjob.cli.daemon.doctor import examine
+from peerjob.cli.daemon.check import examine
 from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.model.findings import Severity
 from peerjob.store.drivers import diagnose

@@ -196,7 +196,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.node.body import errors
     from peerjob.node.work import context_backend as hooks
     from peerjob.node.work import failure_log
-    from peerjob.remote.server import listener
+    from peerjob.remote.server import server
     from peerjob.remote.wire import requests
 
     store = StoreLimits()
@@ -231,7 +231,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "failures of a kind that are logged one by one": failure_log.MAX_PER_SECOND,
         "keys of a map or set with the same hash": bounds.MAX_EQUAL_HASHES,
         "time zones in a value": bounds.MAX_ZONES,
-        "gRPC message": listener.MAX_MESSAGE,
+        "gRPC message": server.MAX_MESSAGE,
     }
     assert {name: number(ROWS[name][0]) for name in code} == code
     days = {

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from peerjob.cli.console import run
-from peerjob.cli.ctl.failures import refusal_of
+from peerjob.cli.ctl.errors import error_report
 from peerjob.cli.jobctl import app
 from support.jobd import READY, Jobd
 from support.processes import ChildProcess
@@ -49,7 +49,7 @@ class Jobctl:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             for name, value in {**self._environment, **environment}.items():
                 patch.setenv(name, value)
-            status = run(app, "jobctl", list(arguments), refusal_of)
+            status = run(app, "jobctl", list(arguments), error_report)
         return Answer(status, out.getvalue(), err.getvalue())
 
 

@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2_grpc
 
 from peerjob import Node
 from peerjob.node.manager.manager import JobSource
-from peerjob.remote.server.listener import Server
-from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.server.server import Server
 from support.waiting import PATIENCE
 
 Options = list[tuple[str, Any]]

@@ -17,7 +17,7 @@ from peerjob import OptionError
 from peerjob.cli import jobd
 from peerjob.cli.console import run
 from peerjob.cli.daemon.drain import check_daemon
-from peerjob.cli.daemon.failures import refusal_of
+from peerjob.cli.daemon.errors import error_report
 from peerjob.node.observe.metrics.server import PROBES
 from peerjob_probe import ask, plain
 from support.processes import ChildProcess
@@ -153,7 +153,7 @@ def test_a_host_is_found_however_it_is_written(listens: str, host: str, where: s
 def test_what_cannot_be_asked_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str], words: str, status: int, told: str
 ) -> None:
-    assert run(jobd.app, "jobd", words.split(), refusal_of) == status
+    assert run(jobd.app, "jobd", words.split(), error_report) == status
 
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

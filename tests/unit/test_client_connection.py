@@ -29,9 +29,9 @@ from peerjob import (
     UnauthenticatedError,
 )
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.client import connection, peer
+from peerjob.remote.client import connection, node_address
 from peerjob.remote.client.connection import ONCE, split_target
-from peerjob.remote.client.peer import SERVICE
+from peerjob.remote.client.node_address import SERVICE
 from peerjob.remote.server.roles import NEEDED
 from support.factories import shared_url
 from support.rpc import forwarding, kept_port, open_calls, served
@@ -440,7 +440,7 @@ async def _open(server: Server, count: int) -> bool:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that hangs is soon asked whether it is there; it has nearly as long as by default to say so."""
     monkeypatch.setattr(connection, "PATIENCE", 2.0)
-    monkeypatch.setattr(peer, "SILENCE", 0.1)
+    monkeypatch.setattr(node_address, "SILENCE", 0.1)
 
 
 @pytest.mark.usefixtures("hasty")

@@ -5,23 +5,23 @@ import io
 from rich.console import Console
 
 from peerjob import State
-from peerjob.cli.ctl.board import Board
+from peerjob.cli.ctl.live_table import LiveTable
 from peerjob.cli.ctl.output import Format, Printer
 from peerjob.model.clock import to_datetime
 from peerjob.model.spec import Progress
 from support.instances import CLOCK, an_instance
 
 
-def rows(board: Board, console: Console) -> list[list[str]]:
+def rows(board: LiveTable, console: Console) -> list[list[str]]:
     with console.capture() as capture:
         console.print(board.table(to_datetime(CLOCK.time_us())))
     return [line.split() for line in capture.get().splitlines()[1:]]
 
 
-def a_board(height: int, width: int = 120) -> tuple[Board, Console]:
+def a_board(height: int, width: int = 120) -> tuple[LiveTable, Console]:
     out = Printer(Format.TABLE)
     out.console = Console(file=io.StringIO(), width=width, height=height)
-    return Board(out), out.console
+    return LiveTable(out), out.console
 
 
 def test_rows_stand_in_the_order_of_creation_however_they_are_seen() -> None:

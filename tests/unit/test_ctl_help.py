@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from peerjob.cli.ctl.session import SHARED
+from peerjob.cli.ctl.commands import SHARED
 from peerjob.cli.jobctl import app
 from support.jobctl import Jobctl
 

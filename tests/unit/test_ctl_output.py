@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from peerjob.cli.console import ExitStatus
-from peerjob.cli.ctl.failures import refusal_of
+from peerjob.cli.ctl.errors import error_report
 from peerjob.cli.ctl.output import Column, Format, Printer, TableView, age
 from peerjob.cli.ctl.yaml import to_yaml
-from peerjob.cli.printable import shown
+from peerjob.cli.printable import printable
 from peerjob.model.errors import (
     AuthError,
     JobFailed,
@@ -84,7 +84,7 @@ def test_an_age_is_short(seconds: int, text: str) -> None:
 
 @given(st.text())
 def test_shown_text_commands_no_terminal(text: str) -> None:
-    assert shown(text).isprintable()
+    assert printable(text).isprintable()
 
 
 @pytest.mark.parametrize("text", ["yes", "null", "1", "a: b", "- a", "", "a\nb", "#", "1.5", "~", "é", "0x1", "a "])
@@ -125,14 +125,14 @@ def test_in_a_narrow_terminal_the_last_columns_go_and_the_first_stay_legible() -
     ],
 )
 def test_an_error_has_a_status_and_says_what_to_do(error: Exception, status: ExitStatus, told: str) -> None:
-    refusal = refusal_of(error)
+    refusal = error_report(error)
     assert refusal is not None
     assert refusal.status == status
     assert told in refusal.message
 
 
 def test_a_defect_is_not_hidden() -> None:
-    assert refusal_of(KeyError("x")) is None
+    assert error_report(KeyError("x")) is None
 
 
 def test_a_text_of_several_lines_is_indented(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from peerjob import Instance, State
-from peerjob.cli.ctl.reasons import Facts, why_instance, why_schedule
+from peerjob.cli.ctl.reasons import Observations, why_instance, why_schedule
 from peerjob.handles.schedule import FireEntry, ScheduleView
 from peerjob.model.clock import to_datetime
 from peerjob.model.firing import FireOutcome, FireRecord, Leader, ScheduleRow, Term
@@ -24,7 +24,7 @@ def a_node(name: str = "one", *kinds: str, workers: int = 2) -> NodeView:
 
 
 def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
-    return why_instance(Facts(now=NOW, instance=instance, nodes=nodes, **facts))
+    return why_instance(Observations(now=NOW, instance=instance, nodes=nodes, **facts))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from peerjob.cli.ctl.scheduling import schedule
-from peerjob.cli.ctl.session import ClientSession
+from peerjob.cli.ctl.commands import ClientSession
+from peerjob.cli.ctl.schedule import schedule
 from peerjob.cli.ctl.settings import settings_of
 from peerjob.model.errors import Retry
 from peerjob.model.job import Call

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from peerjob.cli.ctl.session import ClientSession
+from peerjob.cli.ctl.commands import ClientSession
 from peerjob.cli.ctl.settings import CtlSettings, settings_of
 from peerjob.model.errors import OptionError
 from peerjob.remote.client import client as remote

@@ -10,9 +10,9 @@ import pytest
 from peerjob import OptionError
 from peerjob.cli import jobd
 from peerjob.cli.console import run
-from peerjob.cli.daemon import service
+from peerjob.cli.daemon import daemon
 from peerjob.cli.daemon.config_checks import exposed_files
-from peerjob.cli.daemon.failures import refusal_of
+from peerjob.cli.daemon.errors import error_report
 from peerjob.cli.daemon.settings import DaemonSettings, LogFormat
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "jobd.md"
@@ -29,11 +29,11 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Given:
         taken.append(settings)
         return 0
 
-    monkeypatch.setattr(service, "run", take)
+    monkeypatch.setattr(daemon, "run", take)
     monkeypatch.chdir(tmp_path)
 
     def parse(*arguments: str) -> DaemonSettings:
-        assert run(jobd.app, "jobd", ["run", *arguments], refusal_of) == 0
+        assert run(jobd.app, "jobd", ["run", *arguments], error_report) == 0
         return taken[-1]
 
     return parse
@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     Path("secret").write_text("redis://x")
     Path("jobd.toml").write_text(toml)
 
-    assert run(jobd.app, "jobd", ["run", *arguments], refusal_of) == 2
+    assert run(jobd.app, "jobd", ["run", *arguments], error_report) == 2
 
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -127,7 +127,7 @@ def test_settings_made_by_hand_are_checked_too() -> None:
 
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_the_help_tells_every_option(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert run(jobd.app, "jobd", [command, "--help"], refusal_of) == 0
+    assert run(jobd.app, "jobd", [command, "--help"], error_report) == 0
 
     shown = capsys.readouterr().out
     assert [flag for flag in FLAGS if f"{flag} " not in shown] == []

@@ -8,8 +8,8 @@ from typer.main import get_group
 
 from peerjob.cli import jobd
 from peerjob.cli.console import run
-from peerjob.cli.daemon import service
-from peerjob.cli.daemon.failures import refusal_of
+from peerjob.cli.daemon import daemon
+from peerjob.cli.daemon.errors import error_report
 from peerjob.cli.daemon.settings import DaemonSettings
 from peerjob.model.durations import to_seconds
 from peerjob.node.observe.metrics.server import PROBES
@@ -160,11 +160,11 @@ def test_a_node_takes_what_it_is_told(folder: Path, tmp_path: Path, monkeypatch:
         taken.append(settings)
         return 0
 
-    monkeypatch.setattr(service, "run", take)
+    monkeypatch.setattr(daemon, "run", take)
     for name, value in (environment | {"PEERJOB_NAME": "peerjob-0", "PEERJOB_STORE_FILE": str(url)}).items():
         monkeypatch.setenv(name, value)
 
-    assert run(jobd.app, "jobd", ["run"], refusal_of) == 0
+    assert run(jobd.app, "jobd", ["run"], error_report) == 0
 
     (settings,) = taken
     assert settings.name == "peerjob-0"

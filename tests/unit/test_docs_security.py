@@ -6,9 +6,9 @@ from pathlib import Path
 from peerjob.cli.daemon.tokens import TOKEN_BYTES
 from peerjob.model import bounds
 from peerjob.node.observe.metrics import http as metrics
-from peerjob.remote.server import endpoint, instances, listener
+from peerjob.remote.server import grpc_server, instances, server
 from peerjob.remote.server.roles import NEEDED, Role
-from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.server.rpc_service import SERVICE
 from peerjob.remote.wire.requests import MAX_BULK
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
@@ -24,9 +24,9 @@ def test_every_rpc_stands_with_its_role() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     assert numbers_under("### Limits\n") == {
         "what": [],
-        "a message": [listener.MAX_MESSAGE >> 20],
-        "calls at a time on one connection": [endpoint.MAX_STREAMS],
-        "calls that wait to be taken up": [endpoint.MAX_PENDING],
+        "a message": [server.MAX_MESSAGE >> 20],
+        "calls at a time on one connection": [grpc_server.MAX_STREAMS],
+        "calls that wait to be taken up": [grpc_server.MAX_PENDING],
         "jobs in a bulk": [MAX_BULK],
         "a wait": [instances.MAX_WAIT],
         "calls per second from one address": [],

@@ -7,8 +7,8 @@ from grpc_health.v1 import health_pb2
 from peerjob import Client, Job, Node, RemoteError, Role, Server, Token, Tokens
 from peerjob.model.errors import OptionError
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server import rates
-from peerjob.remote.server.rates import Rates, host_of
+from peerjob.remote.server import rate_limiter
+from peerjob.remote.server.rate_limiter import RateLimiter, host_of
 from peerjob.testing.clock import VirtualClock
 from support.rpc import forwarding, health_client, raw_client, served
 
@@ -16,7 +16,7 @@ Code = grpc.StatusCode
 
 
 async def test_calls_come_back_with_time(clock: VirtualClock) -> None:
-    limit = Rates(3, clock)
+    limit = RateLimiter(3, clock)
 
     assert [limit.allows("a") for _ in range(5)] == [True, True, True, False, False]
     assert limit.allows("b")
@@ -27,7 +27,7 @@ async def test_calls_come_back_with_time(clock: VirtualClock) -> None:
 
 
 async def test_less_than_one_call_a_second(clock: VirtualClock) -> None:
-    limit = Rates(0.1, clock)
+    limit = RateLimiter(0.1, clock)
 
     assert [limit.allows("a") for _ in range(2)] == [True, False]
     await clock.advance(9)
@@ -37,8 +37,8 @@ async def test_less_than_one_call_a_second(clock: VirtualClock) -> None:
 
 
 async def test_not_everybody_is_remembered(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "MAX_CLIENTS", 2)
-    limit = Rates(1, clock)
+    monkeypatch.setattr(rate_limiter, "MAX_CLIENTS", 2)
+    limit = RateLimiter(1, clock)
 
     assert [limit.allows(client) for client in "abca"] == [True, True, True, True]
     assert not limit.allows("c")

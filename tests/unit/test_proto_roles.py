@@ -11,7 +11,7 @@ from peerjob import AuthError, Job, instance_cleaner
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server.roles import NEEDED, Role, Token, Tokens, role_in
-from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.server.rpc_service import SERVICE
 from peerjob.remote.wire.errors import error_in
 from support.rpc import RawClient, health_client, raw_client, served
 

@@ -19,10 +19,10 @@ from peerjob import INJECTED, Instance, Job, Node, Query, ResultPage, State, __v
 from peerjob.model.errors import OptionError
 from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server import endpoint
-from peerjob.remote.server.listener import Server
+from peerjob.remote.server import grpc_server
 from peerjob.remote.server.pages import MAX_BYTES, bounded, fitting
-from peerjob.remote.server.rpc import SERVICE
+from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.server.server import Server
 from peerjob.remote.wire.instances import instance_message
 from peerjob.remote.wire.values import moment_stamp, span
 from support.rpc import RawClient, health_client, open_calls, raw_client, served
@@ -600,7 +600,7 @@ async def test_a_watch_that_nobody_reads_any_more_is_let_go(site: tuple[Node, Se
 
 
 async def test_a_connection_has_so_many_calls_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "MAX_STREAMS", 2)
+    monkeypatch.setattr(grpc_server, "MAX_STREAMS", 2)
     async with served(*JOBS) as (_, server), raw_client(server.target) as client:
         assert await client.code("CountInstances", pb.CountInstancesRequest()) is Code.OK  # with which the limit comes
         calls = [client.stream("Watch", pb.WatchRequest()) for _ in range(3)]

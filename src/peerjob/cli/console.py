@@ -23,7 +23,7 @@ class ExitStatus(IntEnum):
     INTERRUPTED = 130
 
 
-class Refusal(NamedTuple):
+class ErrorReport(NamedTuple):
     """What is said about an error, and the exit status."""
 
     message: str
@@ -39,7 +39,9 @@ class ParserError(Protocol):
     def format_message(self) -> str: ...
 
 
-def run(app: typer.Typer, name: str, arguments: list[str] | None, refuse: Callable[[Exception], Refusal | None]) -> int:
+def run(
+    app: typer.Typer, name: str, arguments: list[str] | None, refuse: Callable[[Exception], ErrorReport | None]
+) -> int:
     """Run a command to its exit status; what `refuse` has no words for is raised. `arguments`: default, the process's.
 
     A command's status is what its function returns.

@@ -6,11 +6,11 @@ import sys
 
 import typer
 
-from . import quiet as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .console import run
-from .ctl import acting, clearing, cluster, following, reading, recurring, scheduling, why
-from .ctl.failures import refusal_of
-from .ctl.session import shared_options
+from .ctl import clear, cluster, events, instances, lookups, schedule, schedules, why
+from .ctl.commands import shared_options
+from .ctl.errors import error_report
 
 STATUSES = (
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no node or store answers, 5 refused (token), "
@@ -28,13 +28,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(shared_options)
-for part in (reading, scheduling, following, acting, clearing, recurring, cluster, why):
+for part in (lookups, schedule, events, instances, clear, schedules, cluster, why):
     part.add_to(app)
 
 
 def main() -> None:
     """The console command."""
-    sys.exit(run(app, "jobctl", None, refusal_of))
+    sys.exit(run(app, "jobctl", None, error_report))
 
 
 if __name__ == "__main__":

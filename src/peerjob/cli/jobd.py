@@ -14,8 +14,8 @@ from peerjob import OptionError, Probe, SystemClock, __version__
 from peerjob.model.durations import to_seconds
 
 from . import console
-from . import quiet as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from .daemon.failures import refusal_of
+from . import silent_grpc as _before_grpc  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from .daemon.errors import error_report
 from .daemon.settings import DaemonSettings, takes_settings
 
 MAX_NODES = 32
@@ -126,9 +126,9 @@ def demo(
 @takes_settings
 def run(settings: DaemonSettings) -> int:
     """Run a daemon."""
-    from .daemon import service
+    from .daemon import daemon
 
-    return service.run(settings)
+    return daemon.run(settings)
 
 
 @app.command(
@@ -142,9 +142,9 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Remove a namespace."""
-    from .daemon import wiping
+    from .daemon import clear
 
-    return wiping.clear(settings, yes=yes)
+    return clear.clear(settings, yes=yes)
 
 
 @app.command(
@@ -161,9 +161,9 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Fail for warnings, too.")] = False,
 ) -> int:
     """Check what a daemon would run with."""
-    from .daemon import doctor
+    from .daemon import check
 
-    return doctor.check(settings, as_json=as_json, strict=strict)
+    return check.check(settings, as_json=as_json, strict=strict)
 
 
 MetricsListen = Annotated[
@@ -244,4 +244,4 @@ def create_token(
 
 def main() -> None:
     """The console command: every error is one line on standard error."""
-    sys.exit(console.run(app, "jobd", None, refusal_of))
+    sys.exit(console.run(app, "jobd", None, error_report))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 
-def shown(text: str, *, lines: bool = False) -> str:
+def printable(text: str, *, lines: bool = False) -> str:
     """Characters that cannot be printed as escapes; with `lines`, line ends and tabs stay."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or (lines and one in "\n\t") else ascii(one)[1:-1] for one in text)
 
 
-def shown_json(text: str) -> str:
+def printable_json(text: str) -> str:
     """JSON that means the same; what cannot be printed is in its texts, so it gets JSON's own escapes."""
     if text.isprintable():
         return text

@@ -19,10 +19,10 @@ from peerjob.model.state import SINGLE, State
 from peerjob.model.worker import Worker
 from peerjob.remote.client.client import Client
 
-from . import views
-from .failures import CommandError
+from . import tables
+from .commands import ClientSession, group, verb
+from .errors import CommandError
 from .output import Column, TableView, age, counted, moment, note
-from .session import ClientSession, group, verb
 
 LEADERS: TableView[Leader] = TableView(
     columns=(
@@ -197,7 +197,7 @@ async def _picture(session: ClientSession, client: Client) -> Group:
         f"{counted(len(nodes), 'node')}, {counted(sum(one.info.workers for one in nodes), 'worker')}, "
         f"{found.total(State.PROCESSING):,} running, {found.total(State.SCHEDULED):,} queued{delayed}, {who}"
     )
-    parts: list[Any] = [Text(head), Text(), session.out.table(nodes, views.NODES)]
+    parts: list[Any] = [Text(head), Text(), session.out.table(nodes, tables.NODES)]
     if rows := tallies(found):
         parts += [Text(), session.out.table(rows, KINDS)]
     return Group(*parts)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peerjob.cli.console import complain
-from peerjob.cli.printable import shown, shown_json
+from peerjob.cli.printable import printable, printable_json
 from peerjob.model.json_text import to_json
 
 from .yaml import to_yaml
@@ -77,7 +77,7 @@ class Printer:
                 self._plain([view.plain(one) for one in things])
             case Format.NAME:
                 for one in things:
-                    print(shown(view.name(one)))
+                    print(printable(view.name(one)))
             case _:
                 if things:
                     self.console.print(self.table(things, view))
@@ -90,7 +90,7 @@ class Printer:
             case Format.JSON | Format.YAML:
                 self._plain(view.plain(thing))
             case Format.NAME:
-                print(shown(view.name(thing)))
+                print(printable(view.name(thing)))
             case _:
                 self.fields(view.plain(thing))
 
@@ -108,16 +108,16 @@ class Printer:
             if value not in (None, "", [], {}):
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 first, *more = text.rstrip("\n").split("\n")
-                print(f"{shown(name):<{width}}  {shown(first)}")
+                print(f"{printable(name):<{width}}  {printable(first)}")
                 for line in more:
-                    print(f"{'':<{width}}  {shown(line)}")
+                    print(f"{'':<{width}}  {printable(line)}")
 
     def text(self, text: str, plain: Any) -> None:
         """Something that is a text for people, and values for programs."""
         if self.format in (Format.JSON, Format.YAML):
             self._plain(plain)
         else:
-            print(shown(text, lines=True))
+            print(printable(text, lines=True))
 
     def summary(self, plain: Any, rows: Sequence[T], view: TableView[T]) -> None:
         """Rows that sum up what programs get as other values."""
@@ -130,11 +130,11 @@ class Printer:
         """One of many that come one by one, on a line of its own (in YAML, a document)."""
         match self.format:
             case Format.JSON:
-                print(shown_json(to_json(plain())), flush=True)
+                print(printable_json(to_json(plain())), flush=True)
             case Format.YAML:
-                print(f"---\n{shown_json(to_yaml(json.loads(to_json(plain()))))}", end="", flush=True)
+                print(f"---\n{printable_json(to_yaml(json.loads(to_json(plain()))))}", end="", flush=True)
             case Format.NAME:
-                print(shown(name), flush=True)
+                print(printable(name), flush=True)
             case _:
                 print(text, flush=True)
 
@@ -142,7 +142,7 @@ class Printer:
         """What `many` shows as a table."""
         columns = [one for one in view.columns if self.format is Format.WIDE or not one.wide]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        rows = [[Text(shown(one.text(thing))) for one in columns] for thing in things]
+        rows = [[Text(printable(one.text(thing))) for one in columns] for thing in things]
         for number, one in enumerate(columns):
             width = max((row[number].cell_len for row in rows), default=0)
             least = width if one.whole else min(width, LEGIBLE)
@@ -154,14 +154,14 @@ class Printer:
     def _plain(self, value: Any) -> None:
         plain = json.loads(to_json(value))
         if self.format is Format.YAML:
-            print(shown_json(to_yaml(plain)), end="")
+            print(printable_json(to_yaml(plain)), end="")
         else:
-            print(shown_json(json.dumps(plain, indent=2, ensure_ascii=False)))
+            print(printable_json(json.dumps(plain, indent=2, ensure_ascii=False)))
 
 
 def note(text: str) -> None:
     """Say something that is no result."""
-    complain("jobctl", shown(text))
+    complain("jobctl", printable(text))
 
 
 def age(then: datetime | None, now: datetime) -> str:

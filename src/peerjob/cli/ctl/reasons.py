@@ -17,7 +17,7 @@ from .output import age, moment
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class Observations:
     """What is known around one instance."""
 
     now: datetime
@@ -48,7 +48,7 @@ def rank(record: Record) -> tuple[int, int, str]:
     return record.priority, record.due_us, record.id
 
 
-def why_instance(facts: Facts) -> list[str]:
+def why_instance(facts: Observations) -> list[str]:
     """Sentences, the reason first."""
     instance = facts.instance
     if instance.state.is_final:
@@ -67,7 +67,7 @@ def _why_over(instance: Instance[Any]) -> Iterator[str]:
         yield f"it ended with {instance.error}"
 
 
-def _why_running(facts: Facts) -> Iterator[str]:
+def _why_running(facts: Observations) -> Iterator[str]:
     instance = facts.instance
     yield f"it runs: on node {instance.node}, for {age(instance.processed_at, facts.now)}, try {instance.attempts}"
     if instance.progress is not None:
@@ -82,7 +82,7 @@ def _why_running(facts: Facts) -> Iterator[str]:
         )
 
 
-def _why_waiting(facts: Facts) -> Iterator[str]:
+def _why_waiting(facts: Observations) -> Iterator[str]:
     instance = facts.instance
     waits = False
     if instance.due_at > facts.now:
@@ -102,7 +102,7 @@ def _why_waiting(facts: Facts) -> Iterator[str]:
         yield from _why_queued(facts)
 
 
-def _why_queued(facts: Facts) -> Iterator[str]:
+def _why_queued(facts: Observations) -> Iterator[str]:
     workers = sum(node.info.workers for node in facts.able)
     free = sum(max(0, node.info.workers - facts.busy.get(node.name, 0)) for node in facts.able)
     names = ", ".join(node.name for node in facts.able)

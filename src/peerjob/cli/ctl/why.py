@@ -16,8 +16,8 @@ from peerjob.model.record import NodeView
 from peerjob.model.state import State
 from peerjob.remote.client.client import Client
 
-from .reasons import Facts, able, rank, why_instance, why_schedule
-from .session import ClientSession, verb
+from .commands import ClientSession, verb
+from .reasons import Observations, able, rank, why_instance, why_schedule
 
 PAGE = 1_000
 MAX_SEARCHED = 10_000
@@ -55,7 +55,7 @@ async def why(
         _show(session, f"{instance.id} of {instance.kind}: {instance.state!s}", reasons, traceback)
 
 
-async def _facts(session: ClientSession, client: Client, instance: Instance[object]) -> Facts:
+async def _facts(session: ClientSession, client: Client, instance: Instance[object]) -> Observations:
     nodes = await client.nodes()
     busy: Counter[str] = Counter()
     if not instance.state.is_final:
@@ -65,7 +65,7 @@ async def _facts(session: ClientSession, client: Client, instance: Instance[obje
     due = instance.state is State.SCHEDULED and instance.due_at <= session.now
     if due and able(instance.kind, nodes):
         before, all_of_them = await _before(session, client, instance, nodes)
-    return Facts(
+    return Observations(
         now=session.now,
         instance=instance,
         nodes=nodes,

@@ -10,7 +10,7 @@ from pathlib import Path
 from peerjob import NodeStateError, OptionError
 from peerjob.cli.console import complain
 from peerjob.node.observe.listen_address import parse_listen
-from peerjob_probe import Heard, ask
+from peerjob_probe import ProbeAnswer, ask
 
 from .settings import METRICS_PORT, OFF
 
@@ -37,7 +37,7 @@ def drain(pid: int, listen: str, timeout: float) -> int:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError:
         raise OptionError("--pid", pid, "a daemon of the same user, or root's rights") from None
-    heard = Heard(False, "no time was given for it")
+    heard = ProbeAnswer(False, "no time was given for it")
     while (left := until - time.monotonic()) > 0:
         heard = ask("drained", host, port, min(left, PATIENCE))
         if heard.ok:

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from peerjob.cli.printable import shown, shown_json
+from peerjob.cli.printable import printable, printable_json
 from peerjob.model.injected import current_run
 
 from .settings import LogFormat
@@ -37,7 +37,7 @@ class HumanFormatter(logging.Formatter):
         return _time(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record), lines=True).replace("\n", "\n    ")
+        return printable(super().format(record), lines=True).replace("\n", "\n    ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -65,7 +65,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in line}
-        return shown_json(json.dumps(line, default=str, ensure_ascii=False))
+        return printable_json(json.dumps(line, default=str, ensure_ascii=False))
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from rich.console import Console
 
 from peerjob import PeerjobError, StoreUnavailableError, SystemClock
-from peerjob.cli.loops import run_loop
+from peerjob.cli.event_loop import loop_factory
 
 from .children import DemoError
 from .conductor import Demo, DemoSettings
@@ -34,7 +34,7 @@ def run(settings: DemoSettings, *, as_json: bool) -> int:
     """Run the demo and print what came out; the exit status: 0, 1 for an error or a broken check, 128 + a signal."""
     console = Console(highlight=False, markup=False)
     try:
-        with asyncio.Runner(loop_factory=run_loop()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             report = runner.run(_run(settings, _view(settings, console, as_json)))
     except Interrupted as interrupted:
         return 128 + interrupted.number

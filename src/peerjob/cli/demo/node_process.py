@@ -7,7 +7,7 @@ import asyncio
 import logging
 
 from peerjob import Node
-from peerjob.cli.loops import run_loop
+from peerjob.cli.event_loop import loop_factory
 
 from . import workload
 from .children import end_with_demo
@@ -26,7 +26,7 @@ def main() -> None:
     end_with_demo()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     node = Node(given.store, jobs=workload.JOBS, workers=given.workers, namespace=given.namespace, name=given.name)
-    with asyncio.Runner(loop_factory=run_loop()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(node.run(GRACE))
 
 

@@ -30,8 +30,8 @@ from peerjob.remote.wire.tls import ClientTls
 from peerjob.remote.wire.values import given_count, span
 
 from .connection import Connection, split_target
-from .jobs import RegisteredJob, job_of
-from .verbs import ANSWER, RemoteManager, patiently
+from .registered_job import RegisteredJob, job_of
+from .remote_manager import ANSWER, RemoteManager, wait_in_turns
 
 R = TypeVar("R")
 
@@ -270,7 +270,7 @@ class Client(RemoteManager, StartableManager):
                 await self._connection.call("Drain", request, pb.DrainResponse, timeout=left + ANSWER)
             ).drained or None
 
-        if await patiently(wait, seconds) is None:
+        if await wait_in_turns(wait, seconds) is None:
             raise TimeoutError(f"the node is not drained after {seconds:g} s")
 
 

@@ -25,8 +25,8 @@ from peerjob.remote.wire.errors import error_in
 from peerjob.remote.wire.tls import ClientTls
 from peerjob.remote.wire.values import parsed
 
-from .mismatch import mismatch
-from .peer import SERVICE, Code, NodeAddress, SilentError
+from .node_address import SERVICE, Code, NodeAddress, SilentError
+from .tls_mismatch import mismatch
 
 M = TypeVar("M", bound=Message)
 

@@ -12,7 +12,7 @@ import grpc
 from peerjob.model.errors import OptionError, StoreError
 from peerjob.node.node import Node
 from peerjob.proto.externalscaler import externalscaler_pb2 as pb
-from peerjob.remote.server.rpc import Context
+from peerjob.remote.server.rpc_service import Context
 
 from .demand import FRESH, DemandReader
 from .metadata import Trigger, read_trigger

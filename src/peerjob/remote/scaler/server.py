@@ -8,8 +8,8 @@ from typing import Self
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.node.node import Node
 from peerjob.proto.externalscaler import externalscaler_pb2 as pb
-from peerjob.remote.server.endpoint import GrpcEndpoint
-from peerjob.remote.server.rpc import Dispatch
+from peerjob.remote.server.grpc_server import GrpcEndpoint
+from peerjob.remote.server.rpc_service import RpcService
 from peerjob.remote.wire.tls import ServerTls
 
 from .handlers import ScalerRpcs
@@ -35,7 +35,7 @@ class ScalerServer:
 
     async def start(self) -> None:
         """Listen; raises OptionError for an address that cannot be had, NodeStateError when it listens already."""
-        dispatch = Dispatch(self._node, (ScalerRpcs(self._node),), max_message=MAX_MESSAGE, service=SERVICE)
+        dispatch = RpcService(self._node, (ScalerRpcs(self._node),), max_message=MAX_MESSAGE, service=SERVICE)
         await self._endpoint.start(self._endpoint.prepare(dispatch), dispatch)
         logger.info("node %r answers KEDA on %s", self._node.name, self.target)
 

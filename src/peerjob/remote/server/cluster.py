@@ -8,7 +8,7 @@ from peerjob.remote.wire.cluster import MAX_WORKERS, leader_message, node_messag
 from peerjob.remote.wire.values import given_count
 
 from .instances import wait_seconds
-from .rpc import Context
+from .rpc_service import Context
 
 
 class ClusterRpcs:

@@ -10,7 +10,7 @@ from peerjob.cluster.role import BackgroundRole
 from peerjob.node.node import Node
 from peerjob.node.observe.probes import Probe
 
-from .rpc import SERVICE
+from .rpc_service import SERVICE
 
 INTERVAL = 0.5
 NAMES = ("", SERVICE.full_name)

@@ -24,7 +24,7 @@ from peerjob.version import __version__
 
 from .pages import bounded, fitting, unlimited
 from .roles import SYSTEM, check_kind, may_use_system
-from .rpc import Context
+from .rpc_service import Context
 
 API_VERSION = "v1"
 MAX_WAIT = 30.0

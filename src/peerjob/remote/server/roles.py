@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from peerjob.model.errors import AuthError, OptionError, UnauthenticatedError
 
-from .rpc import SERVICE
+from .rpc_service import SERVICE
 
 
 class Role(IntEnum):

@@ -20,7 +20,7 @@ from peerjob.remote.wire.values import given_moment, stamp
 from .instances import check_kinds
 from .pages import MAX_BYTES
 from .roles import check_kind, may_use_system
-from .rpc import Context
+from .rpc_service import Context
 
 
 class ScheduleRpcs:

@@ -19,7 +19,7 @@ from peerjob.remote.wire.instances import (
 )
 from peerjob.remote.wire.queries import query_of
 
-from .rpc import Context
+from .rpc_service import Context
 
 BEGUN = (("peerjob-watch", "begun"),)
 SHARED = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peerjob.cli.console import ExitStatus, Refusal
+from peerjob.cli.console import ErrorReport, ExitStatus
 from peerjob.model import errors
 
 
@@ -53,15 +53,15 @@ _MISMATCHES = {
 }
 
 
-def refusal_of(error: Exception) -> Refusal | None:
+def error_report(error: Exception) -> ErrorReport | None:
     """What to say about an error; None for one that is a defect."""
     if isinstance(error, CommandError):
-        return Refusal(str(error), error.status)
+        return ErrorReport(str(error), error.status)
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
     if status is None:
         return None
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
-    return Refusal(f"{_text(error)}{'; ' if hint else ''}{hint}", status)
+    return ErrorReport(f"{_text(error)}{'; ' if hint else ''}{hint}", status)
 
 
 def _text(error: Exception) -> str:

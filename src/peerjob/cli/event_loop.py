@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-def run_loop() -> type[asyncio.AbstractEventLoop] | None:
+def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     """The event loop to use: that of uvloop where there is one, else asyncio's own."""
     try:
         import uvloop

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peerjob import Clock, PeerjobError, SystemClock
-from peerjob.cli.loops import run_loop
+from peerjob.cli.event_loop import loop_factory
 from peerjob.model.findings import Finding, Severity
 from peerjob.model.record import StoreLimits
 from peerjob.store.drivers import diagnose, open_elections, open_store
@@ -30,7 +30,7 @@ def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
     """Print what is found; the exit status: 0, or 1 when something fails (with `strict`, also for a warning)."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
     logging.basicConfig(handlers=[logging.NullHandler()])  # all that matters is a finding
-    with asyncio.Runner(loop_factory=run_loop()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         findings = runner.run(examine(settings, SystemClock()))
     if as_json:
         print(json.dumps([finding._asdict() for finding in findings]))

@@ -17,10 +17,10 @@ from peerjob.model.job import Job
 from peerjob.model.policy import Backoff
 from peerjob.model.state import State
 
-from . import views
-from .failures import CommandError
+from . import tables
+from .commands import ClientSession, verb
+from .errors import CommandError
 from .output import note
-from .session import ClientSession, verb
 
 WHEN, HOW, RECURRENCE = "When", "How it runs", "Recurrence"
 DEFINED = "as the job defines it"
@@ -170,7 +170,7 @@ async def schedule(
         call = job.call(*args, **kwargs)
         if recurs:
             added = await (client.add_schedule if allow_unknown else client.add_known_schedule)(call)
-            session.out.row(added, views.schedules(session.now))
+            session.out.row(added, tables.schedules(session.now))
             return
         instance = await (client.schedule if allow_unknown else client.schedule_known)(call)
         if not instance.is_new:
@@ -178,12 +178,12 @@ async def schedule(
         if wait:
             await _show_end(session, instance, within)
         else:
-            session.out.row(instance, views.instances(session.now))
+            session.out.row(instance, tables.instances(session.now))
 
 
 async def _show_end(session: ClientSession, instance: Instance[Any], within: str | None) -> None:
     await instance.wait(within)
-    session.out.one(instance, views.instances(session.now))
+    session.out.one(instance, tables.instances(session.now))
     if instance.state is not State.COMPLETED:
         why = f": {instance.error}" if instance.error is not None else ""
         raise CommandError(f"instance {instance.id} ended in {instance.state!s}{why}")

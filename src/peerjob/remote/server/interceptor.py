@@ -12,9 +12,9 @@ import grpc
 from peerjob.model.errors import AuthError
 from peerjob.remote.wire.errors import status_of
 
-from .rates import Rates, host_of
+from .rate_limiter import RateLimiter, host_of
 from .roles import Tokens, called_by, role_in
-from .rpc import Context
+from .rpc_service import Context
 
 OPEN = "/grpc.health."
 """Whoever checks whether the node serves has no token, and is not counted."""
@@ -26,7 +26,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     The rate comes first, so that guessing tokens is bounded by it, and costs nobody but the address that guesses.
     """
 
-    def __init__(self, *, tokens: Tokens | None, rates: Rates | None) -> None:
+    def __init__(self, *, tokens: Tokens | None, rates: RateLimiter | None) -> None:
         self._tokens = tokens
         self._rates = rates
         self._guarded: dict[str, tuple[Any, Any]] = {}

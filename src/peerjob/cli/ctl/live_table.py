@@ -15,7 +15,7 @@ MARGIN = 3
 """Lines of the terminal that the table leaves free, its header's included."""
 
 
-class Board:
+class LiveTable:
     """The instances that were seen last, those that still do something above the others."""
 
     def __init__(self, out: Printer) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import typer
 
 from peerjob import SystemClock
-from peerjob.cli.loops import run_loop
+from peerjob.cli.event_loop import loop_factory
 from peerjob.store.drivers import wipe_namespace
 from peerjob.store.url import redact
 
@@ -19,7 +19,7 @@ def clear(settings: DaemonSettings, *, yes: bool) -> int:
     where = f"namespace {settings.namespace} at {redact(settings.store)}"
     if not yes and not typer.confirm(f"Remove everything in {where}? No node may run on it.", err=True):
         return 1
-    with asyncio.Runner(loop_factory=run_loop()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         removed = runner.run(wipe_namespace(settings.store, namespace=settings.namespace, clock=SystemClock()))
     print(f"{where}: {removed} keys removed")
     return 0

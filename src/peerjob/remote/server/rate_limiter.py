@@ -11,7 +11,7 @@ MAX_CLIENTS = 10_000
 """Buckets kept; beyond it the one that was longest unused is forgotten, which is then full again."""
 
 
-class Rates:
+class RateLimiter:
     """Allows each client `rate` calls per second, and as many at once when it was quiet for a second."""
 
     def __init__(self, rate: float, clock: Clock) -> None:

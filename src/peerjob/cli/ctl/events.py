@@ -10,18 +10,18 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
-from peerjob.cli.printable import shown
+from peerjob.cli.printable import printable
 from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
 from peerjob.handles.manager import Event
 from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.remote.client.client import Client
 
-from . import views
-from .board import Board
+from . import tables
+from .commands import ClientSession, verb
+from .live_table import LiveTable
 from .output import Column, Format, Printer, TableView, moment
-from .queries import After, Before, Kind, Limit, States, Tag, Uuid, level_of, query_of
-from .session import ClientSession, verb
+from .query_options import After, Before, Kind, Limit, States, Tag, Uuid, level_of, query_of
 
 LOOKED_AT = 100
 """Instances that a watch begins with, the latest ones."""
@@ -81,8 +81,9 @@ async def logs(
 def log_text(entry: LogEntry, out: Printer) -> str:
     """A log line for people."""
     where = f" {entry.node}/{entry.attempt}" if out.format is Format.WIDE else ""
-    fields = f" {views.json_text(entry.fields)}" if entry.fields else ""
-    return f"{moment(entry.timestamp)} {entry.level.name:<5}{where} {shown(entry.message, lines=True)}{shown(fields)}"
+    fields = f" {tables.json_text(entry.fields)}" if entry.fields else ""
+    message = f"{printable(entry.message, lines=True)}{printable(fields)}"
+    return f"{moment(entry.timestamp)} {entry.level.name:<5}{where} {message}"
 
 
 async def history(session: ClientSession, uuid: Uuid) -> None:
@@ -105,7 +106,7 @@ async def list_logs(
     query = replace(query_of(kind, state, tag, before, after, limit=limit, newest=True), level=level_of(level))
     async with session.client() as client:
         for line in await client.lookup_logs(query):
-            text = f"{line.instance_id} {shown(line.kind)} {log_text(line, session.out)}"
+            text = f"{line.instance_id} {printable(line.kind)} {log_text(line, session.out)}"
             session.out.event(line.to_dict, text, line.message)
 
 
@@ -166,7 +167,7 @@ async def _show_lines(session: ClientSession, client: Client, query: Query) -> N
 
 
 async def _show_live(session: ClientSession, client: Client, query: Query) -> None:
-    board = Board(session.out)
+    board = LiveTable(session.out)
     with Live(console=session.out.console, refresh_per_second=4, get_renderable=lambda: board.table(session.now)):
 
         async def begin() -> None:
@@ -217,4 +218,4 @@ def _text(event: Event) -> str:
         what, at = f"{event.log.level.name} {event.log.message}", event.log.timestamp
     else:
         what, at = "progress" if progress is None else f"{progress.fraction:.0%} {progress.message}".rstrip(), None
-    return f"{moment(at):<20} {instance.id} {shown(instance.kind)} {shown(what)}"
+    return f"{moment(at):<20} {instance.id} {printable(instance.kind)} {printable(what)}"

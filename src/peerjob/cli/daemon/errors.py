@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peerjob import AuthError, OptionError, PeerjobError, ScheduleError, StoreUnavailableError
-from peerjob.cli.console import ExitStatus, Refusal
+from peerjob.cli.console import ErrorReport, ExitStatus
 
 _ADVICE = {
     "listen": " (see --listen, --tls-cert, --tokens-file and --insecure)",
@@ -12,14 +12,14 @@ _ADVICE = {
 }
 
 
-def refusal_of(error: Exception) -> Refusal | None:
+def error_report(error: Exception) -> ErrorReport | None:
     """Words for an error of ours; None for any other."""
     if isinstance(error, OptionError):
-        return Refusal(f"{error}{_ADVICE.get(error.option, '')}", ExitStatus.USAGE)
+        return ErrorReport(f"{error}{_ADVICE.get(error.option, '')}", ExitStatus.USAGE)
     if isinstance(error, ScheduleError):
-        return Refusal(str(error), ExitStatus.USAGE)
+        return ErrorReport(str(error), ExitStatus.USAGE)
     if isinstance(error, AuthError):
-        return Refusal(str(error), ExitStatus.REFUSED)
+        return ErrorReport(str(error), ExitStatus.REFUSED)
     if isinstance(error, StoreUnavailableError):
-        return Refusal(f"{error} (start it, or see --store)", ExitStatus.UNREACHABLE)
-    return Refusal(str(error), ExitStatus.FAILED) if isinstance(error, PeerjobError) else None
+        return ErrorReport(f"{error} (start it, or see --store)", ExitStatus.UNREACHABLE)
+    return ErrorReport(str(error), ExitStatus.FAILED) if isinstance(error, PeerjobError) else None

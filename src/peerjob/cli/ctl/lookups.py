@@ -8,11 +8,11 @@ import typer
 
 from peerjob.version import __version__
 
-from . import views
-from .following import list_history, list_logs
+from . import tables
+from .commands import ClientSession, group, verb
+from .events import list_history, list_logs
 from .output import Column, Format, TableView, note
-from .queries import After, Before, Kind, Limit, States, Tag, Uuid, query_of
-from .session import ClientSession, group, verb
+from .query_options import After, Before, Kind, Limit, States, Tag, Uuid, query_of
 
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.", show_default=False)]
 
@@ -52,19 +52,19 @@ async def get_version(session: ClientSession) -> None:
 async def get_instance(session: ClientSession, uuid: Uuid) -> None:
     """Show all that is known about one instance."""
     async with session.client() as client:
-        session.out.one(await client.lookup_instance(uuid), views.instances(session.now))
+        session.out.one(await client.lookup_instance(uuid), tables.instances(session.now))
 
 
 async def get_schedule(session: ClientSession, name: ScheduleName) -> None:
     """Show all that is known about one schedule."""
     async with session.client() as client:
-        session.out.one(await client.lookup_schedule(name), views.schedules(session.now))
+        session.out.one(await client.lookup_schedule(name), tables.schedules(session.now))
 
 
 async def list_jobs(session: ClientSession) -> None:
     """List the jobs of the node that answers."""
     async with session.client() as client:
-        session.out.many(await client.registered_jobs(), views.JOBS)
+        session.out.many(await client.registered_jobs(), tables.JOBS)
 
 
 async def list_instances(
@@ -81,7 +81,7 @@ async def list_instances(
     query = query_of(kind, state, tag, before, after, limit=limit, newest=not oldest)
     async with session.client() as client:
         page = await client.lookup_instances(query)
-    session.out.many(page, views.instances(session.now))
+    session.out.many(page, tables.instances(session.now))
     if page.cursor is not None and session.out.format in (Format.TABLE, Format.WIDE):
         note(f"there may be more than these {len(page)}; --limit shows up to 10,000")
 
@@ -104,10 +104,10 @@ async def count(
 async def list_schedules(session: ClientSession) -> None:
     """List the schedules of the cluster."""
     async with session.client() as client:
-        session.out.many(await client.schedules(), views.schedules(session.now))
+        session.out.many(await client.schedules(), tables.schedules(session.now))
 
 
 async def list_nodes(session: ClientSession) -> None:
     """List the live nodes of the cluster."""
     async with session.client() as client:
-        session.out.many(await client.nodes(), views.NODES)
+        session.out.many(await client.nodes(), tables.NODES)

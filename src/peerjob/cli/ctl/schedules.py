@@ -10,12 +10,12 @@ from peerjob.handles.schedule import Backfill
 from peerjob.model.errors import OptionError, UnknownScheduleError
 from peerjob.model.explain import Explanation, explain
 
-from . import views
-from .failures import CommandError
+from . import tables
+from .commands import ClientSession, group, verb
+from .errors import CommandError
+from .lookups import ScheduleName, get_schedule, list_schedules
 from .output import Column, TableView, note
-from .queries import Limit, given_time, time_of
-from .reading import ScheduleName, get_schedule, list_schedules
-from .session import ClientSession, group, verb
+from .query_options import Limit, given_time, time_of
 
 BACKFILLS: TableView[Backfill] = TableView(
     columns=(
@@ -53,13 +53,13 @@ async def pause(
 ) -> None:
     """Let a schedule fire no more until it is resumed; what runs goes on."""
     async with session.client() as client:
-        session.out.row(await client.pause_schedule(name, why), views.schedules(session.now))
+        session.out.row(await client.pause_schedule(name, why), tables.schedules(session.now))
 
 
 async def resume(session: ClientSession, name: ScheduleName) -> None:
     """Let a paused schedule fire again, from its next time on."""
     async with session.client() as client:
-        session.out.row(await client.resume_schedule(name), views.schedules(session.now))
+        session.out.row(await client.resume_schedule(name), tables.schedules(session.now))
 
 
 async def trigger(session: ClientSession, name: ScheduleName) -> None:
@@ -70,7 +70,7 @@ async def trigger(session: ClientSession, name: ScheduleName) -> None:
             last = await client.fires(name, limit=1)
             why = last[0].reason if last else ""
             raise CommandError(f"nothing was made{': ' if why else ''}{why}")
-        session.out.row(instance, views.instances(session.now))
+        session.out.row(instance, tables.instances(session.now))
 
 
 async def remove(session: ClientSession, name: ScheduleName) -> None:
@@ -108,7 +108,7 @@ async def fires(
     """Show what became of each time of a schedule, the latest first."""
     async with session.client() as client:
         page = await client.fires(name, after=time_of("after", after), before=time_of("before", before), limit=limit)
-    session.out.many(page, views.FIRES)
+    session.out.many(page, tables.FIRES)
 
 
 async def explain_schedule(
@@ -136,7 +136,7 @@ async def explain_schedule(
         else:
             if count < 1:
                 raise OptionError("--count", count, "1 or more for a schedule with an interval")
-            words = views.recurrence_text(None, schedule.every, None)
+            words = tables.recurrence_text(None, schedule.every, None)
             next_times = await client.next_fires(schedule, count)
             _show(session, Explanation(spec=what, timezone="UTC", words=words, fires=tuple(next_times), changes=()))
 

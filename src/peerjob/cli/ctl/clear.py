@@ -15,10 +15,10 @@ from peerjob.model.durations import to_seconds
 from peerjob.model.query import Filter
 from peerjob.remote.client.client import Client
 
-from .failures import CommandError
+from .commands import ClientSession, group, verb
+from .errors import CommandError
 from .output import counted, moment, note
-from .queries import After, Before, time_of
-from .session import ClientSession, group, verb
+from .query_options import After, Before, time_of
 
 OlderThan = Annotated[
     str | None, typer.Option(metavar="DURATION", show_default="no bound", help="Made longer ago than this, such as 7d.")

@@ -12,7 +12,7 @@ from peerjob.model.durations import format_seconds
 from peerjob.model.errors import DecodeError
 from peerjob.model.json_text import to_json
 from peerjob.model.record import NodeView
-from peerjob.remote.client.jobs import RegisteredJob
+from peerjob.remote.client.registered_job import RegisteredJob
 
 from .output import Column, TableView, age, moment, span
 

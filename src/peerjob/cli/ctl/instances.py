@@ -16,11 +16,11 @@ from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.remote.client.client import Client
 
-from . import views
-from .failures import CommandError
+from . import tables
+from .commands import ClientSession, group, verb
+from .errors import CommandError
 from .output import note
-from .queries import After, Before, Kind, States, Tag, query_of
-from .session import ClientSession, group, verb
+from .query_options import After, Before, Kind, States, Tag, query_of
 
 Uuids = Annotated[
     list[str] | None, typer.Argument(metavar="[UUID]...", help="Which ones, by id.", show_default="by the options")
@@ -144,7 +144,7 @@ async def _each(
 
 def _show(session: ClientSession, done: list[Instance[Any]], status: ExitStatus) -> int:
     if done or status is ExitStatus.OK:
-        session.out.many(done, views.instances(session.now))
+        session.out.many(done, tables.instances(session.now))
     return status
 
 

@@ -13,7 +13,7 @@ from peerjob.node.observe.listen_address import parse_listen
 from peerjob.remote.wire.tls import ServerTls
 
 from .certificates import Certificates
-from .rpc import Dispatch
+from .rpc_service import RpcService
 
 MAX_STREAMS = 2_000
 """Calls at a time on one connection."""
@@ -36,12 +36,12 @@ class GrpcEndpoint:
         self._max_message = max_message
         self._certificates: Certificates | None = None
         self._server: grpc.aio.Server | None = None
-        self.dispatch: Dispatch | None = None
+        self.dispatch: RpcService | None = None
         """What serves; None while it does not listen."""
         self.port = 0
         """The port that it listens on; 0 before the start."""
 
-    def prepare(self, dispatch: Dispatch, door: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
+    def prepare(self, dispatch: RpcService, door: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
         """A server that has its port and does not listen yet; what else it is to serve is added to it.
 
         Raises OptionError for an address that cannot be had, NodeStateError when it listens already.
@@ -62,7 +62,7 @@ class GrpcEndpoint:
             raise OptionError(self._option, target, expected) from None
         return server
 
-    async def start(self, server: grpc.aio.Server, dispatch: Dispatch) -> None:
+    async def start(self, server: grpc.aio.Server, dispatch: RpcService) -> None:
         """Listen with what was prepared."""
         await server.start()
         self._server, self.dispatch = server, dispatch

@@ -32,7 +32,7 @@ Streaming = Callable[[Any, Context], AsyncGenerator[Message, None]]
 logger = logging.getLogger("peerjob.server")
 
 
-class Dispatch:
+class RpcService:
     """Serves the RPCs of a service with the methods of `parts`, which bear the RPCs' names in snake case.
 
     `max_message` bounds a response, in bytes; gRPC itself bounds requests.

@@ -235,7 +235,7 @@ class RemoteManager(Manager):
             )
             return record_of(answer.instance) if answer.final else None
 
-        record = await patiently(wait, seconds)
+        record = await wait_in_turns(wait, seconds)
         if record is None:
             raise TimeoutError(f"instance {id} is not final after {seconds:g} s")
         return record
@@ -250,7 +250,7 @@ class RemoteManager(Manager):
             )
             return answer.quiet or None
 
-        if await patiently(wait, seconds) is None:
+        if await wait_in_turns(wait, seconds) is None:
             raise TimeoutError(f"matching instances are not final after {seconds:g} s")
 
     async def watch(
@@ -283,7 +283,7 @@ class RemoteManager(Manager):
                 return Event(what="progress", instance=instance, state=record.state)
 
 
-async def patiently(wait: Callable[[float], Awaitable[T | None]], seconds: float | None) -> T | None:
+async def wait_in_turns(wait: Callable[[float], Awaitable[T | None]], seconds: float | None) -> T | None:
     """Wait in turns that a node takes, until it says more than None or the time is over."""
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds

@@ -15,13 +15,13 @@ from peerjob.node.observe.listen_address import GRPC_PORT, is_loopback
 from peerjob.remote.wire.tls import ServerTls
 
 from .cluster import ClusterRpcs
-from .door import AccessInterceptor
-from .endpoint import GrpcEndpoint
+from .grpc_server import GrpcEndpoint
 from .health import HealthReporter
 from .instances import InstanceRpcs
-from .rates import Rates
+from .interceptor import AccessInterceptor
+from .rate_limiter import RateLimiter
 from .roles import Tokens
-from .rpc import SERVICE, Dispatch
+from .rpc_service import SERVICE, RpcService
 from .schedules import ScheduleRpcs
 from .streams import StreamRpcs
 
@@ -55,7 +55,7 @@ class Server:
         self._endpoint = GrpcEndpoint("listen", listen, example=GRPC_PORT, tls=tls, max_message=max_message)
         self._tokens = tokens
         self._max_message = max_message
-        self._rates = None if rate is None else Rates(rate, node.clock)
+        self._rates = None if rate is None else RateLimiter(rate, node.clock)
         if not insecure:
             _refuse_open_door(listen, self._endpoint.host, tls, tokens)
         self._health: HealthReporter | None = None
@@ -64,7 +64,7 @@ class Server:
         """Listen; raises OptionError for an address that cannot be had, NodeStateError when it listens already."""
         node = self._node
         parts = (InstanceRpcs(node), StreamRpcs(node), ScheduleRpcs(node), ClusterRpcs(node))
-        dispatch = Dispatch(node, parts, max_message=self._max_message)
+        dispatch = RpcService(node, parts, max_message=self._max_message)
         guarded = self._tokens is not None or self._rates is not None
         door = (AccessInterceptor(tokens=self._tokens, rates=self._rates),) if guarded else ()
         server = self._endpoint.prepare(dispatch, door)
