@@ -10,15 +10,15 @@ from typing import Any, Literal, cast
 
 from peerjob.handles.blocking import BlockingInstance
 from peerjob.handles.context import Context
-from peerjob.handles.in_place import injected_value
-from peerjob.handles.signature import TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
 from peerjob.model.codec import decode_value, encode_value, has_secret
 from peerjob.model.errors import ArgumentError, DecodeError, EncodeError, OptionError, path_text
+from peerjob.model.in_place import injected_value
 from peerjob.model.injected import INJECTED, Resource
 from peerjob.model.job import Job
 from peerjob.model.limits import MAX_ARGUMENTS
 from peerjob.model.references import import_path, misnamed_script
 from peerjob.model.secret import Secret
+from peerjob.model.signature import TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
 from peerjob.model.spec import encode_arguments
 
 from .injection import check_resource

@@ -25,9 +25,9 @@ import msgspec
 import pydantic
 import typing_extensions
 
-from peerjob.handles.signature import EMPTY, TYPE_ALIAS
 from peerjob.model.durations import parse_duration
 from peerjob.model.errors import path_text
+from peerjob.model.signature import EMPTY, TYPE_ALIAS
 
 from .fields import ClassField, fields_of, tag_of
 from .stored_shapes import Shape

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, cast
 import msgspec
 import typing_extensions
 
-from peerjob.handles.signature import EMPTY, QUALIFIERS, is_required, resolve
+from peerjob.model.signature import EMPTY, QUALIFIERS, is_required, resolve
 
 
 @dataclass(frozen=True, slots=True)

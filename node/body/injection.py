@@ -18,10 +18,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from typing import Any
 
 from peerjob.handles.context import Context
-from peerjob.handles.in_place import injected_value
-from peerjob.handles.signature import Parameter, analyse
 from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.model.in_place import injected_value
 from peerjob.model.injected import Resource
+from peerjob.model.signature import Parameter, analyse
 
 from .context_vars import ContextVars
 from .errors import as_exception

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from peerjob.handles.signature import annotation_text
 from peerjob.model.codec import decode_value, encode_value, has_secret
 from peerjob.model.errors import EncodeError, ResultTypeError
 from peerjob.model.record import Record
 from peerjob.model.secret import MASK
+from peerjob.model.signature import annotation_text
 
 from .typed_places import TypedPlace
 

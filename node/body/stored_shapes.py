@@ -18,7 +18,7 @@ from uuid import UUID
 
 import typing_extensions
 
-from peerjob.handles.signature import EMPTY, TYPE_ALIAS
+from peerjob.model.signature import EMPTY, TYPE_ALIAS
 
 from .fields import ClassField, fields_of, is_model, model_fields, tag_of
 

@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from peerjob.handles.signature import EMPTY
 from peerjob.model.secret import MASK, is_secret
+from peerjob.model.signature import EMPTY
 
 from .lost_parts import Change, Path, first_change
 

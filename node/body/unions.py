@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union
 
 import typing_extensions
 
-from peerjob.handles.signature import TYPE_ALIAS, annotation_text
+from peerjob.model.signature import TYPE_ALIAS, annotation_text
 
 from .fields import tag_of
 from .stored_shapes import Shape, bare, overlap

@@ -10,12 +10,12 @@ from uuid import UUID
 from msgspec import structs
 
 from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
-from peerjob.handles.manager import Manager, ResultPage, Stats
+from peerjob.handles.manager import Manager, Stats
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.ids import IdSource, id_text
 from peerjob.model.job import Job
-from peerjob.model.query import Filter, Query
+from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeView, Record
 from peerjob.model.state import State
 from peerjob.store.base import Store

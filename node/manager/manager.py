@@ -12,7 +12,7 @@ from uuid import UUID
 from msgspec import structs
 
 from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
-from peerjob.handles.manager import Event, Manager, ResultPage, Stats
+from peerjob.handles.manager import Event, Manager, Stats
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.clock import Clock
 from peerjob.model.durations import Duration, to_seconds
@@ -20,7 +20,7 @@ from peerjob.model.errors import NodeStateError, UnknownKindError
 from peerjob.model.firing import Leader
 from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
-from peerjob.model.query import Filter, Query
+from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, NodeView, Record
 from peerjob.node.observe.listeners import call_listener
 from peerjob.node.registry import Registry

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from peerjob.cluster.backfill import backfill
 from peerjob.cluster.fires import new_instance
-from peerjob.handles.manager import Manager, ResultPage
+from peerjob.handles.manager import Manager
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.clock import Clock, aware_us, to_datetime
 from peerjob.model.definition import Definition, decode_definition, digest
@@ -18,7 +18,7 @@ from peerjob.model.errors import OptionError, StoreUnavailableError, UnknownSche
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
 from peerjob.model.ids import IdSource
 from peerjob.model.limits import MAX_NOTE, checked_text
-from peerjob.model.query import MAX_LIMIT
+from peerjob.model.query import MAX_LIMIT, ResultPage
 from peerjob.model.record import NewInstance
 from peerjob.model.recurrence import recurrence_of
 from peerjob.store.base import Store

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from .handles.blocking import BlockingInstance, BlockingSchedule
 from .handles.context import Context
 from .handles.instance import HistoryEntry, Instance, LogEntry
-from .handles.manager import Event, Manager, ResultPage, Stats
+from .handles.manager import Event, Manager, Stats
 from .handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
 from .model.clock import Clock, SystemClock
@@ -50,7 +50,7 @@ from .model.firing import FireOutcome, Leader, Overlap, Term
 from .model.injected import INJECTED, PLACEHOLDER, Depends
 from .model.job import Call, Job, JobGroup, job
 from .model.policy import Backoff, Finished, Policy, Priority, Recovered
-from .model.query import Filter, Query
+from .model.query import Filter, Query, ResultPage
 from .model.record import Capabilities, NodeView, StoreLimits
 from .model.secret import Secret
 from .model.spec import ErrorInfo, Progress

@@ -12,11 +12,11 @@ from peerjob.handles.blocking import BlockingInstance, BlockingVerbs
 from peerjob.handles.context import Context
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
-from peerjob.handles.signature import EMPTY, analyse, annotation_text
 from peerjob.model.errors import NodeStateError
 from peerjob.model.injected import INJECTED, PLACEHOLDER, Depends, current_run
 from peerjob.model.job import Job
 from peerjob.model.record import Record
+from peerjob.model.signature import EMPTY, analyse, annotation_text
 from peerjob.model.state import State
 from peerjob.model.worker import Worker
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable, Iterator
 from datetime import datetime
-from typing import Any, Generic, ParamSpec, overload
+from typing import Any, ClassVar, Generic, ParamSpec, overload
 from uuid import UUID
 
 from typing_extensions import TypeVar
 
 from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader
+from peerjob.model.injected import Injectable, Injection
 from peerjob.model.job import Call, Job
-from peerjob.model.query import Filter, Query
+from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import NodeView
 from peerjob.model.spec import ErrorInfo, Progress
 from peerjob.model.state import Level, State
 
 from .instance import HistoryEntry, Instance, LogEntry
-from .manager import Event, Manager, ResultPage, Stats
+from .manager import Event, Manager, Stats
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")
@@ -28,8 +29,10 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True, default=Any)
 
 
-class BlockingInstance(Generic[R_co]):
+class BlockingInstance(Injectable, Generic[R_co]):
     """An instance whose verbs block; made by a BlockingManager."""
+
+    injected_as: ClassVar[Injection] = "blocking instance"
 
     __slots__ = ("_instance", "_manager")
 
@@ -191,8 +194,10 @@ class BlockingSchedule(ScheduleView):
         return self._manager.next_fires(self, n)
 
 
-class BlockingVerbs(ABC):
+class BlockingVerbs(Injectable, ABC):
     """The verbs of `Manager`, each waiting for its answer."""
+
+    injected_as: ClassVar[Injection] = "blocking manager"
 
     @abstractmethod
     def call(self, work: Coroutine[Any, Any, T]) -> T:

@@ -6,18 +6,16 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, TypeVar
 
 from peerjob.model.clock import to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, OwnershipLost, Snooze
-from peerjob.model.injected import current_run
+from peerjob.model.injected import Injectable, Injection, current_run
+from peerjob.model.worker import Worker
 
-if TYPE_CHECKING:
-    from peerjob.model.worker import Worker
-
-    from .instance import Instance
-    from .manager import Manager
+from .instance import Instance
+from .manager import Manager
 
 T = TypeVar("T")
 Reason = Literal["user", "timeout", "drain", "lost"]
@@ -35,11 +33,13 @@ class ContextBackend(Protocol):
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool: ...
 
 
-class Context:
+class Context(Injectable):
     """The run of one instance, seen from inside; usable from threads.
 
     Get it by annotating a parameter, or with `Context.current()`.
     """
+
+    injected_as: ClassVar[Injection] = "context"
 
     __slots__ = (
         "_cancelled",
@@ -96,7 +96,12 @@ class Context:
     @classmethod
     def current(cls) -> Context:
         """The context of the running job, or a detached one that is never cancelled."""
-        return current_run.get() or cls()
+        run = current_run.get()
+        return run if isinstance(run, Context) else cls()
+
+    @classmethod
+    def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context:
+        return cls()
 
     @property
     def detached(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import Any, ClassVar, Generic, Protocol, cast
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -13,17 +13,24 @@ from typing_extensions import TypeVar
 from peerjob.model.clock import to_datetime
 from peerjob.model.codec import decode_value
 from peerjob.model.durations import Duration
-from peerjob.model.errors import DecodeError, JobCancelled, JobFailed, JobTimedOut, NodeStateError
+from peerjob.model.errors import DecodeError, EncodeError, JobCancelled, JobFailed, JobTimedOut, NodeStateError
 from peerjob.model.ids import id_time_us
+from peerjob.model.injected import Injectable, Injection
 from peerjob.model.json_text import to_json
 from peerjob.model.record import LogLine, Record, Transition
-from peerjob.model.spec import ErrorInfo, Progress, Spec, decode_error, decode_progress, decode_spec
+from peerjob.model.spec import (
+    ErrorInfo,
+    Progress,
+    Spec,
+    decode_error,
+    decode_progress,
+    decode_spec,
+    encode,
+    encode_arguments,
+)
 from peerjob.model.state import Level, State
 
-if TYPE_CHECKING:
-    from peerjob.model.job import Job
-
-    from .manager import Manager
+from .job_log import instance_logger
 
 R_co = TypeVar("R_co", covariant=True, default=Any)
 
@@ -145,22 +152,31 @@ class LogEntry:
         return f"<{self.level.name} {self.message!r}>"
 
 
-class Instance(Generic[R_co]):
+class InstanceManager(Protocol):
+    """The verbs of a `Manager` that an `Instance` calls."""
+
+    async def lookup_instance(self, uuid: str, /) -> Instance[Any]: ...
+    async def wait_final(self, uuid: str, timeout: Duration | None, /) -> Record: ...
+    def read_result(self, record: Record, job: Any, /) -> Any: ...
+    async def cancel_instance(self, uuid: str, /) -> bool: ...
+    async def retry_instance(self, uuid: str, /) -> Instance[Any]: ...
+    def iter_logs(self, uuid: str, /, *, follow: bool) -> AsyncIterator[LogLine]: ...
+    def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None, /) -> None: ...
+
+
+class Instance(Injectable, Generic[R_co]):
     """One execution of a job with concrete arguments.
 
     A handle: its properties show the record as it was last read (`refresh()` reads it again), its coroutines act on
     the instance wherever it is. `R_co` is the type of the result.
     """
 
+    injected_as: ClassVar[Injection] = "instance"
+
     __slots__ = ("_job", "_log", "_manager", "_record", "_spec", "is_new")
 
     def __init__(
-        self,
-        manager: Manager | None,
-        record: Record,
-        *,
-        job: Job[..., R_co, Any] | None = None,
-        is_new: bool = True,
+        self, manager: InstanceManager | None, record: Record, *, job: object = None, is_new: bool = True
     ) -> None:
         self._manager = manager
         self._job = job
@@ -169,6 +185,28 @@ class Instance(Generic[R_co]):
         self._log: logging.Logger | None = None
         self.is_new = is_new
         """False when `schedule()` found this instance by its idempotency key."""
+
+    @classmethod
+    def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        try:
+            stored = encode_arguments(args, kwargs)
+        except EncodeError:  # an ordinary call may pass anything
+            stored = encode_arguments((), {})
+        record = Record(
+            id="00000000-0000-7000-8000-000000000000",
+            kind="",
+            state=State.PROCESSING,
+            spec=encode(Spec(args=stored)),
+            priority=0,
+            due_us=0,
+            attempts=1,
+            crashes=0,
+            losses=0,
+            fence=0,
+            owner="",
+            history=(),
+        )
+        return cls(None, record)
 
     # -- snapshot ------------------------------------------------------------------------------------------------
 
@@ -445,8 +483,6 @@ class Instance(Generic[R_co]):
         background, by a Node. A Client keeps no such lines.
         """
         if self._log is None:
-            from .job_log import instance_logger
-
             self._log = instance_logger(self.id, None if self._manager is None else self._manager.keep_line)
         return self._log
 
@@ -461,7 +497,7 @@ class Instance(Generic[R_co]):
             self._spec = decode_spec(self._record.spec)
         return self._spec
 
-    def _need_manager(self) -> Manager:
+    def _need_manager(self) -> InstanceManager:
         if self._manager is None:
             raise NodeStateError(f"instance {self.id} is a bare snapshot, without a node to ask")
         return self._manager

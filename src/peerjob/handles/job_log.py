@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from peerjob.model.injected import current_run
 from peerjob.model.record import LogLine
 from peerjob.model.state import Level
-
-if TYPE_CHECKING:
-    from .context import ContextBackend
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 MAX_MESSAGE = 16_384
@@ -33,7 +29,7 @@ class CaptureHandler(logging.Handler):
     `hooks` are those of the node's runs: each node of a process has a handler of its own.
     """
 
-    def __init__(self, hooks: ContextBackend) -> None:
+    def __init__(self, hooks: object) -> None:
         super().__init__()
         self._hooks = hooks
 

@@ -6,15 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from peerjob.model.clock import Clock
 from peerjob.model.codec import decode_value
 from peerjob.model.durations import Duration
 from peerjob.model.firing import Leader
+from peerjob.model.injected import Injectable, Injection
 from peerjob.model.job import Call, Job, JobGroup
-from peerjob.model.query import Filter, Query
+from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.state import State
 
@@ -24,14 +25,6 @@ from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class ResultPage(list[T]):
-    """A page of a lookup: a list, with the `cursor` for the next page (None: this was the last)."""
-
-    def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
-        super().__init__(items)
-        self.cursor = cursor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +58,10 @@ class Stats:
         return sum(count for states in kinds for one, count in states.items() if one & state)
 
 
-class Manager(ABC):
+class Manager(Injectable, ABC):
     """Schedules, looks up, waits for and cancels instances. `Node` implements it."""
+
+    injected_as: ClassVar[Injection] = "manager"
 
     clock: Clock
 
@@ -154,7 +149,7 @@ class Manager(ABC):
         With `follow` those to come, too, until it is final; it then raises UnknownInstanceError.
         """
 
-    def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:  # noqa: B027  # a manager need not keep them
+    def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
         """Keep a log line of an instance that does not run here, in the background; `level` is a `logging` number.
 
         May be called from any thread. A manager that cannot do so drops the line.

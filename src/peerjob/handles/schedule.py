@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -12,11 +12,10 @@ from peerjob.model.definition import Definition, decode_definition
 from peerjob.model.errors import DecodeError, NodeStateError
 from peerjob.model.firing import FireOutcome, FireRecord, Overlap, ScheduleRow
 from peerjob.model.json_text import to_json
+from peerjob.model.query import ResultPage
 from peerjob.model.spec import Spec, decode_spec
 
-if TYPE_CHECKING:
-    from .instance import Instance
-    from .manager import Manager, ResultPage
+from .instance import Instance
 
 
 class FireEntry:
@@ -341,6 +340,28 @@ class ScheduleView:
         return self._spec
 
 
+class ScheduleManager(Protocol):
+    """The verbs of a `Manager` that a `Schedule` calls."""
+
+    async def lookup_schedule(self, name: str, /) -> Schedule: ...
+    async def pause_schedule(self, schedule: ScheduleView, note: str, /) -> Schedule: ...
+    async def resume_schedule(self, schedule: ScheduleView, /) -> Schedule: ...
+    async def trigger_schedule(self, schedule: ScheduleView, /) -> Instance[Any] | None: ...
+    async def remove_schedule(self, schedule: ScheduleView, /) -> bool: ...
+    async def backfill(self, schedule: ScheduleView, start: datetime, end: datetime, /) -> Backfill: ...
+    async def fires(
+        self,
+        schedule: ScheduleView,
+        /,
+        *,
+        after: datetime | None,
+        before: datetime | None,
+        limit: int,
+        cursor: str | None,
+    ) -> ResultPage[FireEntry]: ...
+    async def next_fires(self, schedule: ScheduleView, n: int, /) -> list[datetime]: ...
+
+
 class Schedule(ScheduleView):
     """One cluster-wide recurrence of a job.
 
@@ -350,7 +371,7 @@ class Schedule(ScheduleView):
 
     __slots__ = ("_manager",)
 
-    def __init__(self, manager: Manager | None, row: ScheduleRow) -> None:
+    def __init__(self, manager: ScheduleManager | None, row: ScheduleRow) -> None:
         super().__init__(row)
         self._manager = manager
 
@@ -396,7 +417,7 @@ class Schedule(ScheduleView):
         """Like `Manager.next_fires`."""
         return await self._need_manager().next_fires(self, n)
 
-    def _need_manager(self) -> Manager:
+    def _need_manager(self) -> ScheduleManager:
         if self._manager is None:
             raise NodeStateError(f"schedule {self.name!r} is a bare snapshot, without a node to ask")
         return self._manager

@@ -10,6 +10,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 
+class ExecutorHolder:
+    """Base of `Job`: an object whose signature is that of its executor."""
+
+    __slots__ = ()
+
+    executor: Callable[..., Any] | None
+
+
 def has_code(executor: Any, test: Callable[[Any], bool]) -> bool:
     """Whether a test of `inspect` holds for a callable, or for the `__call__` of an object."""
     executor = unpartial(executor)

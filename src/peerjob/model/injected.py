@@ -5,12 +5,34 @@ from __future__ import annotations
 import contextvars
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload
 
-if TYPE_CHECKING:
-    from peerjob.handles.context import Context
+from .errors import OptionError
 
 T = TypeVar("T")
+Injection = Literal["context", "manager", "worker", "instance", "blocking manager", "blocking instance"]
+"""Kinds of values that a node can supply by annotation. The "manager" is the node itself."""
+
+
+class Injectable:
+    """Base of each class that a node supplies by annotation.
+
+    Each direct subclass names its kind. So the analysis of signatures does not import these classes.
+    """
+
+    __slots__ = ()
+
+    injected_as: ClassVar[Injection]
+
+    @classmethod
+    def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make the value for a function that is called with these arguments outside of a job; None if there is none."""
+        return None
+
+
+def detached_value(injection: Injection, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`Injectable.detached_value` of the class that has this kind."""
+    return next(one.detached_value(args, kwargs) for one in Injectable.__subclasses__() if one.injected_as == injection)
 
 
 class _Injected:
@@ -73,8 +95,6 @@ def Depends(factory: Callable[..., Any], *, scope: Literal["attempt", "node"] = 
 
     `scope="attempt"` makes one per run and closes it after, "node" one per node, closed when it stops.
     """
-    from .errors import OptionError
-
     if not callable(factory):
         raise OptionError("Depends", factory, "a callable")
     if scope not in ("attempt", "node"):
@@ -82,12 +102,24 @@ def Depends(factory: Callable[..., Any], *, scope: Literal["attempt", "node"] = 
     return Resource(factory, scope)
 
 
-current_run: contextvars.ContextVar[Context | None] = contextvars.ContextVar("peerjob_run", default=None)
+class CurrentRun(Protocol):
+    """The part of `Context` that modules below it use."""
+
+    id: str
+    kind: str
+    attempt: int
+
+    @property
+    def detached(self) -> bool: ...
+    @property
+    def manager(self) -> Any: ...
+    @property
+    def worker(self) -> Any: ...
+    @property
+    def instance(self) -> Any: ...
+    def serves(self, hooks: Any, /) -> bool: ...
+    def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> bool: ...
+
+
+current_run: contextvars.ContextVar[CurrentRun | None] = contextvars.ContextVar("peerjob_run", default=None)
 """The run that the present code belongs to; set by the executor, in threads too."""
-
-
-def fill_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call an executor here, with the running job's injected values, or detached ones, in the open places."""
-    from peerjob.handles.in_place import call_in_place
-
-    return call_in_place(executor, args, kwargs)

@@ -11,8 +11,9 @@ from typing import Any, Generic, Protocol, Self, cast, overload
 
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
-from .callables import mark_coroutine_function
+from .callables import ExecutorHolder, mark_coroutine_function
 from .errors import OptionError
+from .in_place import call_in_place
 from .json_text import to_json
 from .limits import MAX_KIND, checked_text
 from .policy import Options, Policy, checked, make_policy
@@ -27,7 +28,7 @@ R_co = TypeVar("R_co", covariant=True, default=Any)
 C_co = TypeVar("C_co", covariant=True, default=Any)
 
 
-class Job(Generic[P, R_co, C_co]):
+class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     """An immutable definition: a kind, the callable that runs (its executor), and options.
 
     `P` are the callable's parameters, `R_co` is what an instance results in, `C_co` what a call in place returns.
@@ -84,9 +85,7 @@ class Job(Generic[P, R_co, C_co]):
         """Call the function here and now, as if it were not a job; injected parameters are filled in."""
         if self.executor is None:
             raise TypeError(f"job {self.kind!r} is a handle for work that runs elsewhere; it cannot be called here")
-        from .injected import fill_in_place
-
-        return cast(C_co, fill_in_place(self.executor, args, kwargs))
+        return cast(C_co, call_in_place(self.executor, args, kwargs))
 
     def __repr__(self) -> str:
         return f"<Job {self.kind!r}>"

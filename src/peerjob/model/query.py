@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import Literal, Protocol, Self, TypeVar, cast
 from uuid import UUID
 
 from .clock import aware_us, to_us
@@ -15,13 +15,18 @@ from .ids import id_text
 from .limits import MAX_KIND, MAX_TAG, checked_text
 from .state import Level, State
 
-if TYPE_CHECKING:
-    from peerjob.handles.instance import Instance
-
+T = TypeVar("T")
 MAX_LIMIT = 10_000
 LEVELS = sum(Level)
 """All levels, added up."""
 _STATES = "a State, its text, or several of them"
+
+
+class HasId(Protocol):
+    """An `Instance` or a `BlockingInstance`."""
+
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,7 @@ class Query:
     uuid: str | UUID | None = None
     state: State | str | Iterable[State | str] | None = None
     level: Level | int | None = None
-    instance: Instance[Any] | str | UUID | None = None
+    instance: HasId | str | UUID | None = None
     tag: str | None = None
     before: datetime | None = None
     after: datetime | None = None
@@ -91,6 +96,14 @@ class Query:
     def at(self, cursor: str | None) -> Self:
         """The same query, from a cursor on."""
         return replace(self, cursor=cursor)
+
+
+class ResultPage(list[T]):
+    """A page of a lookup: a list, with the `cursor` for the next page (None: this was the last)."""
+
+    def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
+        super().__init__(items)
+        self.cursor = cursor
 
 
 @dataclass(frozen=True, kw_only=True)

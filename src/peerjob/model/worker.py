@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .injected import Injectable, Injection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worker:
+class Worker(Injectable):
     """One slot of a node: runs one instance at a time."""
+
+    injected_as: ClassVar[Injection] = "worker"
 
     number: int
     node: str
@@ -16,3 +21,7 @@ class Worker:
     kind: str | None = None
     stuck: bool = False
     """Whether its body was told to end and does not, or its processors do not return."""
+
+    @classmethod
+    def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Worker:
+        return cls(number=0, node="")

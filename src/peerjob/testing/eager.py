@@ -20,11 +20,11 @@ from peerjob.cluster.loop_thread import run_here
 from peerjob.handles.instance import Instance, LogEntry
 from peerjob.handles.job_log import CaptureHandler
 from peerjob.handles.manager import Manager
-from peerjob.handles.signature import analyse
 from peerjob.model.clock import aware_us
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Call, Job
 from peerjob.model.record import FINAL_STATE, Action, Claim, NewInstance, Outcome
+from peerjob.model.signature import analyse
 from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_spec, encode
 from peerjob.model.state import State
 from peerjob.node.body.context_vars import ContextVars

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
-from peerjob.handles.manager import Event, Manager, ResultPage, Stats
+from peerjob.handles.manager import Event, Manager, Stats
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.clock import aware_us, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.firing import Leader
 from peerjob.model.job import Job
-from peerjob.model.query import Filter, Query
+from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.node.manager.instances import checked_id
 from peerjob.node.manager.schedules import MAX_PREVIEW

@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from peerjob.handles.manager import ResultPage
-from peerjob.model.query import Query
+from peerjob.model.query import Query, ResultPage
 from peerjob.node.manager.loop_pauses import map_with_pauses
 from peerjob.proto.job.v1 import service_pb2 as pb
 

@@ -6,16 +6,9 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from peerjob.model.errors import EncodeError, NodeStateError
-from peerjob.model.injected import current_run
-from peerjob.model.policy import FinishedResult
-from peerjob.model.record import Record
-from peerjob.model.spec import Spec, encode, encode_arguments
-from peerjob.model.state import State
-from peerjob.model.worker import Worker
-
-from .context import Context
-from .instance import Instance
+from .errors import NodeStateError
+from .injected import CurrentRun, current_run, detached_value
+from .policy import FinishedResult
 from .signature import Parameter, analyse
 
 
@@ -55,53 +48,28 @@ def _call(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _in_place(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    run = current_run.get()
-    if parameter.resource is not None:
+    if parameter.injected is None:
         raise NodeStateError(f"{parameter.name} is made by {parameter.resource!r} for a job; pass it yourself here")
-    if parameter.injected == "context":
-        return run or Context()
-    value = injected_value(parameter, run) if run is not None else None
-    if value is not None or parameter.optional:
+    run = current_run.get()
+    value = None if run is None else injected_value(parameter, run)
+    if value is not None or (parameter.optional and parameter.injected != "context"):
         return value
-    if parameter.injected == "worker":
-        return Worker(number=0, node="")
-    if parameter.injected == "instance":
-        return _detached_instance(args, kwargs)
-    raise NodeStateError(f"{parameter.name} is the node that runs the job, and none does; pass it yourself here")
+    value = detached_value(parameter.injected, args, kwargs)
+    if value is None:
+        raise NodeStateError(f"{parameter.name} is the node that runs the job, and none does; pass it yourself here")
+    return value
 
 
-def injected_value(parameter: Parameter, context: Context) -> Any:
-    """What a run has for an injected parameter; None for the blocking twins, which belong to a node's loop."""
+def injected_value(parameter: Parameter, run: CurrentRun) -> Any:
+    """The value that a run has for an injected parameter; None for the blocking kinds, which need the node's loop."""
     match parameter.injected:
         case "context":
-            return context
+            return run
         case "manager":
-            return context.manager
+            return run.manager
         case "worker":
-            return context.worker
+            return run.worker
         case "instance":
-            return context.instance
+            return run.instance
         case _:
             return None
-
-
-def _detached_instance(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
-    try:
-        stored = encode_arguments(args, kwargs)
-    except EncodeError:  # an ordinary call may pass anything
-        stored = encode_arguments((), {})
-    record = Record(
-        id="00000000-0000-7000-8000-000000000000",
-        kind="",
-        state=State.PROCESSING,
-        spec=encode(Spec(args=stored)),
-        priority=0,
-        due_us=0,
-        attempts=1,
-        crashes=0,
-        losses=0,
-        fence=0,
-        owner="",
-        history=(),
-    )
-    return Instance(None, record)

@@ -17,19 +17,9 @@ from typing import Annotated, Any, Literal, Union, cast
 
 import typing_extensions
 
-from peerjob.model.callables import call_of, has_code, unpartial
-from peerjob.model.injected import INJECTED, Resource
-from peerjob.model.job import Job
-from peerjob.model.references import module_name
-from peerjob.model.worker import Worker
-
-from .blocking import BlockingInstance, BlockingVerbs
-from .context import Context
-from .instance import Instance
-from .manager import Manager
-
-Injectable = Literal["context", "manager", "worker", "instance", "blocking manager", "blocking instance"]
-"""What the node can supply by annotation; the "manager" is the node itself."""
+from .callables import ExecutorHolder, call_of, has_code, unpartial
+from .injected import INJECTED, Injectable, Injection, Resource
+from .references import module_name
 
 EMPTY: Any = inspect.Parameter.empty
 """Stands for "no annotation" and "no default"."""
@@ -51,7 +41,7 @@ class Parameter:
     default: Any = EMPTY
     required: bool = True
     """Whether a call without it is wrong."""
-    injected: Injectable | None = None
+    injected: Injection | None = None
     optional: bool = False
     """Whether None will do where the node has nothing to inject."""
     resource: Resource | None = None
@@ -254,7 +244,7 @@ def _parameters(found: inspect.Parameter, namespace: Mapping[str, Any]) -> Itera
         yield one
 
 
-def injectable_of(annotation: Any) -> tuple[Injectable, bool] | None:
+def injectable_of(annotation: Any) -> tuple[Injection, bool] | None:
     """What an annotation asks the node for, and whether None will do; None for an ordinary annotation."""
     if isinstance(annotation, TYPE_ALIAS):
         return injectable_of(annotation.__value__)
@@ -268,23 +258,10 @@ def injectable_of(annotation: Any) -> tuple[Injectable, bool] | None:
             return None
         return found[0][0], type(None) in parts
     base = origin or annotation
-    if not isinstance(base, type):
-        return None
-    for kind, classes in _CLASSES.items():
-        if issubclass(base, classes):
-            return kind, False
-    return None
+    return (base.injected_as, False) if isinstance(base, type) and issubclass(base, Injectable) else None
 
 
-_CLASSES: dict[Injectable, type[Any]] = {
-    "context": Context,
-    "manager": Manager,
-    "worker": Worker,
-    "instance": Instance,
-    "blocking manager": BlockingVerbs,
-    "blocking instance": BlockingInstance,
-}
-_NAMES: dict[str, Injectable] = {
+_NAMES: dict[str, Injection] = {
     "Context": "context",
     "Manager": "manager",
     "Node": "manager",
@@ -295,10 +272,10 @@ _NAMES: dict[str, Injectable] = {
 }
 
 
-def _injectable_by_text(annotation: Any) -> tuple[Injectable, bool] | None:
+def _injectable_by_text(annotation: Any) -> tuple[Injection, bool] | None:
     """As `injectable_of`, for a name that is imported for type checkers alone."""
     words = re.findall(r"\w+", getattr(annotation, "__forward_arg__", str(annotation)))
-    found: list[Injectable] = [_NAMES[word] for word in words if word in _NAMES]
+    found: list[Injection] = [_NAMES[word] for word in words if word in _NAMES]
     return (found[0], "None" in words or "Optional" in words) if found else None
 
 
@@ -381,7 +358,7 @@ def _namespace(function: Any) -> dict[str, Any]:
 
 def _function_of(executor: Any) -> Any:
     """The function of a job; any other callable is its own."""
-    return (executor.executor or executor) if issubclass(type(executor), Job) else executor
+    return (executor.executor or executor) if isinstance(executor, ExecutorHolder) else executor
 
 
 def _first(parameters: Iterable[Parameter], kind: Any) -> Parameter | None:
