@@ -66,7 +66,7 @@ class Lease:
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
         # each step of a turn is bounded, so that it comes around whether the store answers or not
-        self.pulse = Watchdog(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
+        self.watchdog = Watchdog(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
         self.time = CorrectedTime(clock)
         """The time by the store's clock, which each renewal tells."""
         self._incarnation = ""
@@ -137,7 +137,7 @@ class Lease:
         """Start renewing; `begin` was called before."""
         self._node_loop = asyncio.get_running_loop()
         self._stopping = False
-        self.pulse.beat()
+        self.watchdog.beat()
         if self._clock.virtual:
             self._task = self._node_loop.create_task(self._main(), name="peerjob-lease")
         else:
@@ -190,7 +190,7 @@ class Lease:
         try:
             while not self._stopping and not self._is_orphan:
                 self._poke.clear()
-                self.pulse.beat()
+                self.watchdog.beat()
                 began = self._clock.elapsed()
                 # trust ends in its time, whatever the store makes of the request that is under way
                 watch = self._loop.call_later(self._trust_left() + 0.001, self._check_trust)

@@ -22,7 +22,7 @@ class BackgroundRole:
     restart_delay = 1.0
     """Seconds before `run()` begins anew after an error."""
     patience: float | None = None
-    """Most seconds from one beat of the pulse to the next while the store answers; None: nobody tells whether it hangs.
+    """Most seconds between two beats of the watchdog while the store answers; None: a role whose waits have no bound.
 
     A role that has a patience beats when a turn has come to its end. That the store refused is an end; an unexpected
     error is none, as the next turn may be no better until the process begins anew.
@@ -30,7 +30,7 @@ class BackgroundRole:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.pulse = Watchdog(clock, self.patience)
+        self.watchdog = Watchdog(clock, self.patience)
         self._task: asyncio.Task[None] | None = None
         self.last_error: BaseException | None = None
         self.failures = 0
@@ -58,7 +58,7 @@ class BackgroundRole:
         return self._task is None or self._task.done() or self._task.cancelling() > 0
 
     def start(self) -> None:
-        self.pulse.beat()
+        self.watchdog.beat()
         self._task = asyncio.get_running_loop().create_task(self._supervise(), name=f"peerjob-{self.name}")
 
     async def stop(self) -> None:
@@ -92,7 +92,7 @@ class BackgroundRole:
                     logger.warning("%s: %s", self.name, error)
                 self.last_error = error
             except StoreError as error:
-                self.pulse.beat()
+                self.watchdog.beat()
                 self.failures += 1
                 if repr(error) != repr(self.last_error):
                     logger.warning("%s: %s; it goes on when the store answers", self.name, error)

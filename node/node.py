@@ -132,7 +132,7 @@ class Node(NodeManager, StartableManager):
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._observers: list[Observer] = []
         self._tracing: Tracing | None = None
-        self._session: NodeRuntime | None = None
+        self._runtime: NodeRuntime | None = None
         self._starting: _Starting | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -147,14 +147,14 @@ class Node(NodeManager, StartableManager):
 
         A program that ends without `stop` leaves all the same: when its event loop ends, or at exit.
         """
-        if self._session is not None:
+        if self._runtime is not None:
             state = "started already" if self._leaving is None else "still stopping"
             raise NodeStateError(f"node {self.name!r} is {state}")
         refuse_green_threads()
         defined = self._scheduling.defined(self._registry.jobs())
         if not self._is_named:
             self.name = _default_name()  # the process may have been forked since the node was made
-        session = NodeRuntime(
+        runtime = NodeRuntime(
             store=self._store,
             elections=self._elections,
             clock=self.clock,
@@ -170,20 +170,20 @@ class Node(NodeManager, StartableManager):
             tracing=self._tracing,
             farewell=self._farewell if self._given_store else None,
         )
-        self._session = session
+        self._runtime = runtime
         starting = self._starting = _Starting(self.name)
-        session.definitions.add(defined)
+        runtime.definitions.add(defined)
         try:
-            await starting.unless_stopped(session.open())
+            await starting.unless_stopped(runtime.open())
             self._scheduling.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
             if self._lifespan is not None:
                 entering = self._lifespan(self)
                 await entering.__aenter__()
                 self._lifespan_exit = entering
             starting.check()
-            await session.begin()
+            await runtime.begin()
         except BaseException:
-            await self._abandon(session)
+            await self._abandon(runtime)
             raise
         finally:
             self._starting = None
@@ -191,15 +191,15 @@ class Node(NodeManager, StartableManager):
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="peerjob-keeper")
         if not self.clock.virtual:
             loop = asyncio.get_running_loop()
-            self._at_exit = AtExit(lambda: self._exit(session, loop))
+            self._at_exit = AtExit(lambda: self._exit(runtime, loop))
         logger.info("node %r runs %d worker(s) on %s", self.name, self._workers, self._store.url)
 
-    async def _abandon(self, session: NodeRuntime) -> None:
+    async def _abandon(self, runtime: NodeRuntime) -> None:
         exiting, self._lifespan_exit = self._lifespan_exit, None
         try:
-            await session.close(grace=0)
+            await runtime.close(grace=0)
         finally:
-            self._session = None
+            self._runtime = None
             if exiting is not None:
                 await exiting.__aexit__(None, None, None)
 
@@ -216,18 +216,18 @@ class Node(NodeManager, StartableManager):
         if self._starting is not None:
             await self._starting.stop()
             return
-        session = self._session
-        if session is None:
+        runtime = self._runtime
+        if runtime is None:
             return
         leaves, self._lifespan_exit = self._lifespan_exit, None
         if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(self._leave(session, grace, exiting=exiting))
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(runtime, grace, exiting=exiting))
         leaving = self._leaving
         try:
             try:
                 await asyncio.shield(leaving)
             except asyncio.CancelledError:
-                session.hurry()
+                runtime.hurry()
                 await leaving
                 raise
         finally:
@@ -235,9 +235,9 @@ class Node(NodeManager, StartableManager):
             if leaves is not None:
                 await leaves.__aexit__(None, None, None)
 
-    async def _leave(self, session: NodeRuntime, grace: float, *, exiting: bool) -> None:
+    async def _leave(self, runtime: NodeRuntime, grace: float, *, exiting: bool) -> None:
         try:
-            await session.close(grace=grace, exiting=exiting)
+            await runtime.close(grace=grace, exiting=exiting)
         finally:
             keeper, self._keeper = self._keeper, None
             if keeper is not None:
@@ -245,7 +245,7 @@ class Node(NodeManager, StartableManager):
             if self._at_exit is not None:
                 self._at_exit.cancel()
                 self._at_exit = None
-            self._session = self._leaving = None
+            self._runtime = self._leaving = None
         logger.info("node %r has left", self.name)
 
     # -- a program that ends without a stop ---------------------------------------------------------------------------
@@ -259,15 +259,15 @@ class Node(NodeManager, StartableManager):
                 await self._stop(GRACE, exiting=True)
             raise
 
-    def _exit(self, session: NodeRuntime, loop: asyncio.AbstractEventLoop) -> None:
+    def _exit(self, runtime: NodeRuntime, loop: asyncio.AbstractEventLoop) -> None:
         """Leave at the exit of the process, whatever became of the loop that the node was started on."""
         if loop.is_closed():
-            session.lease.part()
+            runtime.lease.part()
         elif loop.is_running():
             try:
-                wait_on(loop, self._stop(GRACE, exiting=True), GRACE + EXIT_MARGIN, session.hurry)
+                wait_on(loop, self._stop(GRACE, exiting=True), GRACE + EXIT_MARGIN, runtime.hurry)
             except TimeoutError:  # a body holds the loop
-                session.lease.part()
+                runtime.lease.part()
         else:
             if not isinstance(getattr(loop, "_default_executor", None), LastingExecutor):
                 loop.set_default_executor(LastingExecutor())
@@ -289,7 +289,7 @@ class Node(NodeManager, StartableManager):
         """
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
         async with self._passing(seconds):
-            await self._need_session().drain(seconds)
+            await self._need_runtime().drain(seconds)
 
     async def run(self, grace: Duration = GRACE) -> None:
         """Start, run until SIGTERM or SIGINT, then stop; a second signal stops without grace.
@@ -298,7 +298,7 @@ class Node(NodeManager, StartableManager):
         """
         with stop_signals() as (asked, again):
             await self.start()
-            session = self._need_session()
+            runtime = self._need_runtime()
             try:
                 await asked.wait()
             finally:
@@ -307,7 +307,7 @@ class Node(NodeManager, StartableManager):
                 hurrying = loop.create_task(again.wait())
                 await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
                 if not stopping.done():
-                    session.hurry()
+                    runtime.hurry()
                 hurrying.cancel()
                 await stopping
 
@@ -321,38 +321,38 @@ class Node(NodeManager, StartableManager):
     @property
     def running(self) -> bool:
         """Whether it is started and not stopped."""
-        return self._session is not None
+        return self._runtime is not None
 
     # -- this node ---------------------------------------------------------------------------------------------------
 
     @property
     def incarnation(self) -> str:
         """The id of this start; a new one after every start, and after a lapse of the lease."""
-        return self._need_session().incarnation
+        return self._need_runtime().incarnation
 
     @property
     def is_leader(self) -> bool:
         """Whether this node fires the schedules at this moment; False while it is not running."""
-        return self._session is not None and self._session.election.is_leader
+        return self._runtime is not None and self._runtime.election.is_leader
 
     @property
     def is_healthy(self) -> bool:
         """Whether it runs and its lease is trusted, which means that the store has answered lately."""
-        return self._session is not None and self._session.lease.trusted
+        return self._runtime is not None and self._runtime.lease.trusted
 
     @property
     def num_workers(self) -> int:
-        return self._workers if self._session is None else self._session.pool.size
+        return self._workers if self._runtime is None else self._runtime.pool.size
 
     def workers(self) -> list[Worker]:
         """The workers and what each is doing."""
-        return [] if self._session is None else self._session.pool.workers()
+        return [] if self._runtime is None else self._runtime.pool.workers()
 
     async def resize_workers(self, n: int) -> None:
         """Change the number of workers, to 1 or more; when it shrinks, running bodies go on to their end."""
         self._workers = _checked_count("resize_workers", n, least=1)
-        if self._session is not None:
-            await self._session.resize(n)
+        if self._runtime is not None:
+            await self._runtime.resize(n)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -373,7 +373,7 @@ class Node(NodeManager, StartableManager):
         `provider` takes the spans (default: the application's global one). Each node says so for itself, before it
         starts; raises NodeStateError after that, OptionError where peerjob[otel] is not installed.
         """
-        if self._session is not None:
+        if self._runtime is not None:
             raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")
         tracing = make_tracing(self.clock, provider)
         if self._tracing is not None:
@@ -388,11 +388,11 @@ class Node(NodeManager, StartableManager):
 
     def vitals(self) -> NodeStats:
         """How this node is at this moment; raises NodeStateError while it is not running."""
-        return vitals_of(self._need_session())
+        return vitals_of(self._need_runtime())
 
     def probe(self, probe: Probe) -> ProbeAnswer:
         """Whether this node is alive, ready, started or drained at this moment, running or not, by asking nobody."""
-        return look(self._session, probe)
+        return look(self._runtime, probe)
 
     def remake(self) -> Node:
         """A fresh node with the same settings and jobs, not started: what a forked process needs."""

@@ -106,22 +106,22 @@ class NodeRuntime:
         self.joined = False
         self._clock_known = False
 
-        self._ledger = HeldClaims()
+        self.held_claims = HeldClaims()
         self._failures = FailureLog(name)
-        verdicts = OutcomeBuilder(clock, max_payload, node=name, failures=self._failures)
-        self._recorder = OutcomeQueue(lambda: self.turns.wake())  # noqa: PLW0108  # there are no turns yet
-        self._verdicts = verdicts
+        outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failures)
+        self._outcome_queue = OutcomeQueue(lambda: self.claim_loop.wake())  # noqa: PLW0108  # there is no claim loop yet
+        self._outcome_builder = outcome_builder
         self._surroundings = ContextVars()
         self._resources = Resources(overrides, self._surroundings)
         self.processors = Processors(clock, name, self._surroundings)
         self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self, farewell=farewell)
-        self.turns = ClaimLoop(
+        self.claim_loop = ClaimLoop(
             clock=clock,
             store=store,
-            ledger=self._ledger,
-            recorder=self._recorder,
-            verdicts=verdicts,
+            held_claims=self.held_claims,
+            outcome_queue=self._outcome_queue,
+            outcome_builder=outcome_builder,
             kinds=lambda: self._kinds,
             incarnation=lambda: self.incarnation,
             listener=self,
@@ -133,38 +133,42 @@ class NodeRuntime:
             manager=manager,
             registry=registry,
             executor=self._executor,
-            recorder=self._recorder,
-            verdicts=verdicts,
+            outcome_queue=self._outcome_queue,
+            outcome_builder=outcome_builder,
             processors=self.processors,
-            turns=self.turns,
+            claim_loop=self.claim_loop,
             local_objects=store.local_objects,
         )
         self.pool = Pool(
             size=workers,
             node=name,
             runner=self.runner if tracing is None else TracedRunner(self.runner, tracing, name),
-            may_start=lambda: self.lease.trusted and not self._recorder.full,
-            wake=self.turns.wake,
-            hint=self.turns.hint,
+            may_start=lambda: self.lease.trusted and not self._outcome_queue.full,
+            wake=self.claim_loop.wake,
+            hint=self.claim_loop.hint,
             surroundings=self._surroundings,
         )
-        self.turns.pool = self.pool
-        self.runner.hooks = NodeContextBackend(clock=clock, name=name, store=store, pool=self.pool, runner=self.runner)
-        self.lines = LogLineWriter(clock=clock, store=store, node=name)
-        self.notices = ProcessorCalls(
+        self.claim_loop.pool = self.pool
+        self.runner.context_backend = NodeContextBackend(
+            clock=clock, name=name, store=store, pool=self.pool, runner=self.runner
+        )
+        self.log_lines = LogLineWriter(clock=clock, store=store, node=name)
+        self.processor_calls = ProcessorCalls(
             clock=clock,
             name=name,
             manager=manager,
             registry=registry,
             runner=self.runner,
             processors=self.processors,
-            recorder=self._recorder,
-            verdicts=verdicts,
-            lines=self.lines,
+            outcome_queue=self._outcome_queue,
+            outcome_builder=outcome_builder,
+            lines=self.log_lines,
         )
-        self._reconciler = Reconciler(ledger=self._ledger, turns=self.turns, hand_back=self._return_stranded)
-        self.intake = Enqueuer(store, name)
-        self.verbs = InstanceManager(
+        self._reconciler = Reconciler(
+            held_claims=self.held_claims, claim_loop=self.claim_loop, hand_back=self._return_stranded
+        )
+        self.enqueuer = Enqueuer(store, name)
+        self.instances = InstanceManager(
             store=store, manager=manager, clock=clock, name=name, now_us=self.lease.time.time_us
         )
         self.catalogue = KindCatalogue(
@@ -198,13 +202,13 @@ class NodeRuntime:
             node=name,
             ids=self._ids,
             now_us=self.lease.time.time_us,
-            on_made=lambda new: call_listener(f"instance {new.id}", self.notices.made, new),
+            on_made=lambda new: call_listener(f"instance {new.id}", self.processor_calls.made, new),
             on_fired=self._fired,
         )
         self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
         self.watchers = Watchers(clock=clock, store=store, incarnation=lambda: self.incarnation, manager=manager)
         receivers: dict[str, Callable[[str], object]] = {
-            "work": lambda _: self.turns.hint(),
+            "work": lambda _: self.claim_loop.hint(),
             "cancel": lambda _: self.lease.renew_soon(),
             "final": self.waiters.ended,
             "change": self.watchers.changed,
@@ -218,16 +222,16 @@ class NodeRuntime:
             Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self._reaped),
             RetentionRole(clock=clock, store=store),
             self.catalogue,
-            self.lines,
+            self.log_lines,
             self.definitions,
             self.election,
             self._cron,
         )
         # a coordinator elsewhere has a layout of its own
-        for role in (self.turns, *self.roles):
+        for role in (self.claim_loop, *self.roles):
             if role is not self.election or elections == store.elections:
                 role.layout_changed = self.layout_changed
-        self._capture = CaptureHandler(self.runner.hooks)
+        self._capture = CaptureHandler(self.runner.context_backend)
         # under virtual time, the lease is renewed on the loop itself
         self._loop_watch = None if clock.virtual else LoopWatch(self.pool, name)
 
@@ -238,7 +242,7 @@ class NodeRuntime:
         await self._store.open()
         self._opened = True
         promises = self._store.capabilities
-        self._verdicts.max_payload = min(self._verdicts.max_payload, promises.max_payload)
+        self._outcome_builder.max_payload = min(self._outcome_builder.max_payload, promises.max_payload)
         for warning in promises.warnings:
             # that a private store dies with its process is what its user asked for
             logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
@@ -253,7 +257,7 @@ class NodeRuntime:
         """Start to claim."""
         self._surroundings.keep()  # with what the lifespan has set
         logging.getLogger().addHandler(self._capture)
-        self.turns.start()
+        self.claim_loop.start()
 
     async def close(self, grace: float, *, exiting: bool = False) -> None:
         """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up."""
@@ -266,15 +270,15 @@ class NodeRuntime:
             if not await self.pool.quiet_unless(self._hurried, min(grace, MAX_WAIT), MIN_WAIT):
                 text = "node %r stops with %d body(ies) that ignore cancellation"
                 logger.log(logging.INFO if exiting else logging.WARNING, text, self._name, self.pool.abandon())
-        await self.turns.revive()
+        await self.claim_loop.revive()
         # processors are told of an end once it is committed, and what they log is committed after them
-        flushed = self.joined and await self.turns.flush(LAST_COMMIT)
+        flushed = self.joined and await self.claim_loop.flush(LAST_COMMIT)
         await self.processors.close()
         if self.joined:
-            await self.lines.settle(LAST_COMMIT)
+            await self.log_lines.settle(LAST_COMMIT)
         if flushed:
-            await self.turns.flush(LAST_COMMIT)
-        await self.turns.stop()
+            await self.claim_loop.flush(LAST_COMMIT)
+        await self.claim_loop.stop()
         self._failures.close()
         logging.getLogger().removeHandler(self._capture)
         await resigning
@@ -307,7 +311,7 @@ class NodeRuntime:
         self.pool.empty_backlog("node drained")
         if not await self.pool.quiet(timeout):
             raise TimeoutError(f"node {self._name!r}: {self.pool.running} body(ies) still run after {timeout} s")
-        await self.turns.flush(LAST_COMMIT)
+        await self.claim_loop.flush(LAST_COMMIT)
 
     async def resize(self, workers: int) -> None:
         self._executor.resize(workers)
@@ -319,7 +323,7 @@ class NodeRuntime:
         self._kinds = self._registry.kinds()
         self._spawn(self._show())
         self.catalogue.changed()
-        self.turns.hint()
+        self.claim_loop.hint()
 
     async def _join(self, previous: str | None = None) -> None:
         asked_at = self._clock.elapsed()
@@ -355,7 +359,7 @@ class NodeRuntime:
     def lease_summary(self) -> tuple[int, int, int]:
         if self._loop_watch is not None:
             self._loop_watch.look()
-        count, digest = self._ledger.summary()
+        count, digest = self.held_claims.summary()
         return self.pool.running, count, digest
 
     def lease_renewed(self, incarnation: str, reply: Renewed) -> None:
@@ -376,12 +380,12 @@ class NodeRuntime:
     def trust_ended(self) -> None:
         logger.warning("node %r: the lease was not renewed in time; nothing starts, what runs is cancelled", self._name)
         self.pool.cancel("lost", keep=lambda run: run.policy is not None and run.policy.on_store_loss == "continue")
-        self.turns.wake()
+        self.claim_loop.wake()
 
     def trust_returned(self) -> None:
         logger.info("node %r: the lease is renewed again", self._name)
         self.pool.dispatch()
-        self.turns.hint()
+        self.claim_loop.hint()
         self.election.soon()
 
     def layout_changed(self, error: LayoutError) -> None:
@@ -396,15 +400,15 @@ class NodeRuntime:
     def _forget_claims(self) -> None:
         """Cancel what runs: it belongs to the peers, at once or when the lease has expired."""
         self.pool.forget_backlog()
-        for run in self._ledger.clear():
+        for run in self.held_claims.clear():
             run.lost = True
             run.cancel("lost")
 
     async def _retire(self) -> None:
-        for role in (self.turns, *self.roles, self.lease):
+        for role in (self.claim_loop, *self.roles, self.lease):
             await role.stop()
 
-    # -- turns (TurnListener) -----------------------------------------------------------------------------------------
+    # -- the claim loop (ClaimListener) --------------------------------------------------------------------------------
 
     def incarnation_dead(self, incarnation: str) -> None:
         """Peers took over: everything held is theirs now. Join under a new incarnation."""
@@ -431,13 +435,13 @@ class NodeRuntime:
             self._joining = None
 
     def claimed(self, run: Run) -> None:
-        self.notices.claimed(run)
+        self.processor_calls.claimed(run)
 
     def accepted(self, run: Run, outcome: Outcome) -> None:
         """An end was committed: tell whoever waits here, and the processors."""
         if outcome.action in FINAL_STATE:
             self.waiters.ended(run.claim.id)
-        self.notices.accepted(run, outcome)
+        self.processor_calls.accepted(run, outcome)
 
     # -- what peers and callers did -----------------------------------------------------------------------------------
 
@@ -447,32 +451,32 @@ class NodeRuntime:
             call_listener("cancel", observer.cancelled, instance.kind)
         self._cancelled_by_user(instance.id)
         self.waiters.ended(instance.id)
-        call_listener(f"instance {instance.id}", self.notices.changed, instance, instance.state)
+        call_listener(f"instance {instance.id}", self.processor_calls.changed, instance, instance.state)
 
     def _cancelled_by_user(self, id: str) -> None:
-        run = self._ledger.get(id)
+        run = self.held_claims.get(id)
         if run is None or run.ended:
             return
         if run.context is None and self.pool.drop(run):
             run.ended = True
-            self._recorder.add(run, self._verdicts.released(run))
+            self._outcome_queue.add(run, self._outcome_builder.released(run))
         else:
             run.cancel("user")
 
     def _return_stranded(self, run: Run) -> None:
         logger.warning("instance %s was claimed in a reply that never came; it is handed back", run.claim.id)
-        self._recorder.add(run, self._verdicts.handed_back(run, "claimed in a reply that was lost"))
+        self._outcome_queue.add(run, self._outcome_builder.handed_back(run, "claimed in a reply that was lost"))
 
     def _reaped(self, reaped: Sequence[Reaped]) -> None:
         for observer in self._observers:
             call_listener("reaper", observer.reaped, reaped)
-        self.turns.hint()
+        self.claim_loop.hint()
         for one in reaped:
             if one.state.is_final:
                 self.waiters.ended(one.id)
             job = self._registry.find(one.kind)
             if job is not None and job.policy.on_state_change is not None:
-                self._tell(one.id, self.notices.changed, one.state)
+                self._tell(one.id, self.processor_calls.changed, one.state)
 
     def _fired(self, fire: Fire, record: FireRecord) -> None:
         for observer in self._observers:
@@ -483,7 +487,7 @@ class NodeRuntime:
     def _tell(self, id: str, told: Callable[..., None], *more: object) -> None:
         async def read() -> None:
             with contextlib.suppress(StoreError, LookupError):
-                call_listener(f"instance {id}", told, await self.verbs.instance(id), *more)
+                call_listener(f"instance {id}", told, await self.instances.instance(id), *more)
 
         self._spawn(read())
 

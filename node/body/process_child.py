@@ -136,7 +136,7 @@ class _Server:
             deadline_us=start.deadline_us,
             schedule=start.schedule,
             nominal_us=start.nominal_us,
-            hooks=self,
+            backend=self,
         )
         logging.getLogger().setLevel(start.log_level)
         with self._lock:

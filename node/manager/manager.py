@@ -43,14 +43,14 @@ JobSource = Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object
 
 
 class NodeManager(Manager):
-    """Checks what a caller gives, and hands it to the session; raises NodeStateError while there is none."""
+    """Checks what a caller gives, and hands it to the runtime; raises NodeStateError while there is none."""
 
     name: str
     clock: Clock
     _registry: Registry
     _scheduling: Scheduling
     _allow_unknown: bool
-    _session: NodeRuntime | None
+    _runtime: NodeRuntime | None
     _tracing: Tracing | None
 
     # -- jobs --------------------------------------------------------------------------------------------------------
@@ -59,15 +59,15 @@ class NodeManager(Manager):
         found = collect_jobs(source)
         defined = self._scheduling.defined(found)  # refuses before anything is added
         self._registry.add(found)
-        if self._session is not None:
-            self._session.definitions.add(defined)
-            self._session.kinds_changed()
+        if self._runtime is not None:
+            self._runtime.definitions.add(defined)
+            self._runtime.kinds_changed()
 
     def unregister(self, kind: str) -> Job[..., Any, Any]:
         job = self._registry.remove(kind)
-        if self._session is not None:
-            self._session.definitions.forget(job.kind)
-            self._session.kinds_changed()
+        if self._runtime is not None:
+            self._runtime.definitions.forget(job.kind)
+            self._runtime.kinds_changed()
         return job
 
     def jobs(self) -> list[Job[..., Any, Any]]:
@@ -85,22 +85,22 @@ class NodeManager(Manager):
     async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
         if isinstance(target, str):
             return await self._schedule_call(await self._resolved(target, args, kwargs))
-        self._need_session()
+        self._need_runtime()
         return await self._schedule_call(self._scheduling.resolve(target, args, kwargs))
 
     async def _resolved(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
         """The call that is meant, of a job that some node knows or that is served here from now on."""
-        self._need_session()
+        self._need_runtime()
         if isinstance(target, str) and not kwargs.pop("allow_unknown", self._allow_unknown):
             await self.check_known([target])
         return self._scheduling.resolve(target, args, kwargs)
 
     async def check_known(self, kinds: Iterable[str]) -> None:
         """Raise UnknownKindError for a kind that is not registered here and that no node has published."""
-        session = self._need_session()
+        runtime = self._need_runtime()
         for kind in dict.fromkeys(kinds):
-            if self._registry.find(kind) is None and not await session.catalogue.knows(kind):
-                known = {job.kind for job in self._registry.jobs()} | await session.catalogue.served()
+            if self._registry.find(kind) is None and not await runtime.catalogue.knows(kind):
+                known = {job.kind for job in self._registry.jobs()} | await runtime.catalogue.served()
                 raise UnknownKindError(kind, sorted(known))
 
     def _adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> None:
@@ -108,11 +108,11 @@ class NodeManager(Manager):
 
         Raises JobConflictError, with nothing registered, when another function is registered under a kind.
         """
-        session = self._need_session()
-        if not session.pool.size:
+        runtime = self._need_runtime()
+        if not runtime.pool.size:
             return
         for job in self._registry.adopt(jobs):
-            session.kinds_changed()
+            runtime.kinds_changed()
             logger.warning(
                 "job %r was scheduled without being registered: node %r runs it from now on, and no other node does "
                 "until it registers the job",
@@ -124,23 +124,23 @@ class NodeManager(Manager):
         """Raise StoreFullError for kinds that are not registered here and would be too many."""
         for kind in kinds:
             if self._registry.find(kind) is None:
-                await self._need_session().catalogue.admit(kind)
+                await self._need_runtime().catalogue.admit(kind)
 
-    def _is_settled(self, session: NodeRuntime, job: Job[..., Any, Any]) -> bool:
+    def _is_settled(self, runtime: NodeRuntime, job: Job[..., Any, Any]) -> bool:
         """Whether a job runs here, or its kind was looked up just now."""
-        if session.pool.size:
+        if runtime.pool.size:
             return self._registry.runs(job)
-        return session.catalogue.needs_no_look(job.kind)
+        return runtime.catalogue.needs_no_look(job.kind)
 
     async def is_served(self, kind: str) -> bool:
         """Whether this node or another live one runs a kind, as of the last few seconds."""
-        session = self._need_session()
-        served_here = session.pool.size > 0 and self._registry.binding(kind) is not None
-        return served_here or await session.catalogue.check_served(kind)
+        runtime = self._need_runtime()
+        served_here = runtime.pool.size > 0 and self._registry.binding(kind) is not None
+        return served_here or await runtime.catalogue.check_served(kind)
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
         """Like `schedule(call)`, under a UUIDv7 that the caller made: sent again, it is the same instance."""
-        self._need_session()
+        self._need_runtime()
         return await self._schedule_call(call, id)
 
     async def _schedule_call(self, call: Call[R], id: str = "") -> Instance[R]:
@@ -150,24 +150,24 @@ class NodeManager(Manager):
             return await self._added(call, id)
 
     async def _added(self, call: Call[R], id: str) -> Instance[R]:
-        session = self._need_session()
+        runtime = self._need_runtime()
         new = self._scheduling.new(call)
-        settled = self._is_settled(session, call.job)
+        settled = self._is_settled(runtime, call.job)
         if not settled:
             self._adopt([call.job])
             await self._admit([new.kind])
         if id:
             new = structs.replace(new, id=id)
-        answer = await session.intake.add(new)
+        answer = await runtime.enqueuer.add(new)
         if not settled:
             await self.is_served(new.kind)
         if not answer.is_new:
-            return Instance(self, await session.verbs.record(answer.id), job=call.job, is_new=False)
-        return session.notices.scheduled(call.job, fresh_record(new, self.clock.time_us()))
+            return Instance(self, await runtime.instances.record(answer.id), job=call.job, is_new=False)
+        return runtime.processor_calls.scheduled(call.job, fresh_record(new, self.clock.time_us()))
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; every call is checked before the first is stored. `ids` as in `schedule_as`."""
-        self._need_session()
+        self._need_runtime()
         given: Iterable[Any] = calls  # a kind as text is taken, too
         resolve = self._scheduling.resolve
         taken: list[Call[R]] = [
@@ -179,40 +179,40 @@ class NodeManager(Manager):
             return await self._added_many(taken, ids)
 
     async def _added_many(self, taken: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
-        session = self._need_session()
+        runtime = self._need_runtime()
         new = await map_with_pauses(taken, self._scheduling.new)
         self._adopt({id(call.job): call.job for call in taken}.values())
         await self._admit({one.kind for one in new})
         if ids:
             new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]
-        answers = await session.intake.add_many(new)
+        answers = await runtime.enqueuer.add_many(new)
         for kind in {one.kind for one in new}:
             await self.is_served(kind)
         now = self.clock.time_us()
         instances: list[Instance[R]] = []
         for call, one, answer in zip(taken, new, answers, strict=True):
             if answer.is_new:
-                instances.append(session.notices.scheduled(call.job, fresh_record(one, now)))
+                instances.append(runtime.processor_calls.scheduled(call.job, fresh_record(one, now)))
             else:
-                instances.append(Instance(self, await session.verbs.record(answer.id), job=call.job, is_new=False))
+                instances.append(Instance(self, await runtime.instances.record(answer.id), job=call.job, is_new=False))
         return instances
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
-        return await self._need_session().verbs.instance(uuid, job)
+        return await self._need_runtime().instances.instance(uuid, job)
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
         return self._scheduling.read_result(record, job)
 
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
-        return await self._need_session().verbs.instances(query)
+        return await self._need_runtime().instances.instances(query)
 
     async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
-        return await self._need_session().verbs.history(query)
+        return await self._need_runtime().instances.history(query)
 
     async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
-        return await self._need_session().verbs.log_lines(query)
+        return await self._need_runtime().instances.log_lines(query)
 
     async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
         async for page in self.log_pages(uuid, follow=follow):
@@ -223,10 +223,10 @@ class NodeManager(Manager):
         self, uuid: str | UUID, *, cursor: str | None = None, follow: bool = False
     ) -> AsyncIterator[LogPage]:
         """Like `iter_logs`, in pages, from the cursor of another page on."""
-        session = self._need_session()
+        runtime = self._need_runtime()
         ended = not follow
         while True:
-            async for page in session.verbs.log_pages(uuid, cursor):
+            async for page in runtime.instances.log_pages(uuid, cursor):
                 yield page
                 cursor = page.cursor
             if ended:
@@ -236,67 +236,67 @@ class NodeManager(Manager):
                 ended = True  # what it logged is stored no later than its end, and is read now
 
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
-        if self._session is not None:
-            self._session.lines.keep(id, level, message, fields=fields)
+        if self._runtime is not None:
+            self._runtime.log_lines.keep(id, level, message, fields=fields)
 
     async def count(self, query: Query | None = None) -> int:
-        return await self._need_session().verbs.count(query)
+        return await self._need_runtime().instances.count(query)
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
         """How many instances of these kinds (none given: of all) could be claimed now; without kinds of none.
 
         Costs a count of each kind's queue, which on etcd grows with it; for what is asked now and then.
         """
-        return await self._need_session().verbs.due(kinds)
+        return await self._need_runtime().instances.due(kinds)
 
     async def stats(self) -> Stats:
-        return await self._need_session().verbs.stats()
+        return await self._need_runtime().instances.stats()
 
     # -- cluster -----------------------------------------------------------------------------------------------------
 
     async def nodes(self) -> list[NodeView]:
-        return await self._need_session().verbs.nodes()
+        return await self._need_runtime().instances.nodes()
 
     async def leader(self) -> Leader | None:
-        return self._need_session().election.leader
+        return self._need_runtime().election.leader
 
     # -- schedules ---------------------------------------------------------------------------------------------------
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
-        session = self._need_session()
+        runtime = self._need_runtime()
         call = await self._resolved(target, args, kwargs)
         name, definition = self._scheduling.definition(call)
         self._adopt([call.job])
         await self._admit([definition.kind])
-        added = await session.schedules.add(name, definition)
+        added = await runtime.schedules.add(name, definition)
         await self.is_served(definition.kind)
         return added
 
     async def schedules(self) -> list[Schedule]:
-        return await self._need_session().schedules.all()
+        return await self._need_runtime().schedules.all()
 
     async def lookup_schedule(self, name: str) -> Schedule:
-        return await self._need_session().schedules.lookup(name)
+        return await self._need_runtime().schedules.lookup(name)
 
     async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
-        return await self._need_session().schedules.pause(schedule, note)
+        return await self._need_runtime().schedules.pause(schedule, note)
 
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
-        return await self._need_session().schedules.resume(schedule)
+        return await self._need_runtime().schedules.resume(schedule)
 
     async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
-        session = self._need_session()
-        new = await session.schedules.trigger(schedule)
+        runtime = self._need_runtime()
+        new = await runtime.schedules.trigger(schedule)
         if new is None:
             return None
-        call_listener(f"instance {new.id}", session.notices.made, new)
+        call_listener(f"instance {new.id}", runtime.processor_calls.made, new)
         return Instance(self, fresh_record(new, self.clock.time_us()))
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
-        return await self._need_session().schedules.remove(schedule)
+        return await self._need_runtime().schedules.remove(schedule)
 
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
-        return await self._need_session().schedules.backfill(schedule, start, end)
+        return await self._need_runtime().schedules.backfill(schedule, start, end)
 
     async def fires(
         self,
@@ -307,82 +307,82 @@ class NodeManager(Manager):
         limit: int = 100,
         cursor: str | None = None,
     ) -> ResultPage[FireEntry]:
-        return await self._need_session().schedules.fires(
+        return await self._need_runtime().schedules.fires(
             schedule, after=after, before=before, limit=limit, cursor=cursor
         )
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
-        return await self._need_session().schedules.next_fires(schedule, n)
+        return await self._need_runtime().schedules.next_fires(schedule, n)
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
-        session = self._need_session()
-        cancelled = await session.verbs.cancel(query)
+        runtime = self._need_runtime()
+        cancelled = await runtime.instances.cancel(query)
         for instance in cancelled:
-            session.cancelled(instance)
+            runtime.cancelled(instance)
         return cancelled
 
     async def cancel_instance(self, uuid: str | UUID) -> bool:
-        session = self._need_session()
-        done = await session.verbs.cancel_one(uuid)
+        runtime = self._need_runtime()
+        done = await runtime.instances.cancel_one(uuid)
         if done:
-            session.cancelled(await session.verbs.instance(uuid))
+            runtime.cancelled(await runtime.instances.instance(uuid))
         return done
 
     async def retry_instances(self, query: Query) -> list[Instance[Any]]:
-        session = self._need_session()
+        runtime = self._need_runtime()
         old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
         new = [self._scheduling.again(instance.record) for instance in old]
-        await session.intake.add_many(new)
+        await runtime.enqueuer.add_many(new)
         now = self.clock.time_us()
-        return [session.notices.scheduled(self._registry.find(one.kind), fresh_record(one, now)) for one in new]
+        return [runtime.processor_calls.scheduled(self._registry.find(one.kind), fresh_record(one, now)) for one in new]
 
     async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
-        session = self._need_session()
-        old = await session.verbs.record(uuid)
+        runtime = self._need_runtime()
+        old = await runtime.instances.record(uuid)
         if not old.state.is_final:
             raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
         new = self._scheduling.again(old)
-        await session.intake.add(new)
-        return session.notices.scheduled(self._registry.find(new.kind), fresh_record(new, self.clock.time_us()))
+        await runtime.enqueuer.add(new)
+        return runtime.processor_calls.scheduled(self._registry.find(new.kind), fresh_record(new, self.clock.time_us()))
 
     async def clear_instances(self, filter: Filter | None = None) -> int:
-        return await self._need_session().verbs.clear_instances(filter)
+        return await self._need_runtime().instances.clear_instances(filter)
 
     async def clear_history(self, filter: Filter | None = None) -> int:
-        return await self._need_session().verbs.clear_history(filter)
+        return await self._need_runtime().instances.clear_history(filter)
 
     async def clear_logs(self, filter: Filter | None = None) -> int:
-        return await self._need_session().verbs.clear_logs(filter)
+        return await self._need_runtime().instances.clear_logs(filter)
 
     async def clear(self) -> None:
-        await self._need_session().clear()
+        await self._need_runtime().clear()
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
-        session = self._need_session()
+        runtime = self._need_runtime()
         seconds = None if timeout is None else to_seconds(timeout)
         async with self._passing(seconds):
-            return await session.waiters.wait_final(uuid, seconds)
+            return await runtime.waiters.wait_final(uuid, seconds)
 
     async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
-        session = self._need_session()
+        runtime = self._need_runtime()
         seconds = None if timeout is None else to_seconds(timeout)
         async with self._passing(seconds):
-            await session.waiters.wait_quiet(session.verbs, query or Query(), seconds)
+            await runtime.waiters.wait_quiet(runtime.instances, query or Query(), seconds)
 
     def watch(
         self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
-        return self._need_session().watchers.events(query or Query(), on_begin)
+        return self._need_runtime().watchers.events(query or Query(), on_begin)
 
     def _passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
         """Virtual time passes while a test waits. A wait in a job leaves that to the test, which may be in no hurry."""
         return self.clock.passing(timeout) if current_run.get() is None else contextlib.nullcontext()
 
-    def _need_session(self) -> NodeRuntime:
-        if self._session is None:
+    def _need_runtime(self) -> NodeRuntime:
+        if self._runtime is None:
             raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
-        return self._session
+        return self._runtime

@@ -34,19 +34,19 @@ class NodeStats:
     """Role → errors since the node was started, such as those of a store that was away."""
 
 
-def vitals_of(session: NodeRuntime) -> NodeStats:
-    """The state of a session now."""
-    pool, leader = session.pool, session.election.leader
+def vitals_of(runtime: NodeRuntime) -> NodeStats:
+    """The state of a runtime now."""
+    pool, leader = runtime.pool, runtime.election.leader
     return NodeStats(
         workers=pool.size,
         busy=pool.running,
         stuck=pool.stuck,
         held=pool.waiting,
-        lease_age=session.lease.age,
-        trusted=session.lease.trusted,
-        ahead=session.lease.time.ahead_us / 1_000_000,
-        leads=session.election.is_leader,
+        lease_age=runtime.lease.age,
+        trusted=runtime.lease.trusted,
+        ahead=runtime.lease.time.ahead_us / 1_000_000,
+        leads=runtime.election.is_leader,
         term=0 if leader is None else leader.term.number,
-        failures={role.name: role.failures for role in (*session.roles, session.turns)}
-        | {"lease": session.lease.failures},
+        failures={role.name: role.failures for role in (*runtime.roles, runtime.claim_loop)}
+        | {"lease": runtime.lease.failures},
     )

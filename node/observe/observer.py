@@ -15,8 +15,10 @@ class Observer:
     Each method does nothing until it is overridden.
     """
 
-    def turned(self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]) -> None:
-        """One turn was answered after so many seconds; `entries` were committed, `claims` came with the answer."""
+    def round_ended(
+        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+    ) -> None:
+        """The store answered one round of the claim loop after `seconds`: it committed `entries` and gave `claims`."""
 
     def cancelled(self, kind: str) -> None:
         """An instance was cancelled through this node."""

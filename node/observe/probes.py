@@ -48,83 +48,85 @@ class ProbeAnswer:
         return "\n".join(("ok" if self.ok else "failed", *lines, ""))
 
 
-def look(session: NodeRuntime | None, probe: Probe) -> ProbeAnswer:
+def look(runtime: NodeRuntime | None, probe: Probe) -> ProbeAnswer:
     """How it is at this moment, by asking nobody; None for a node that is not running."""
-    return ProbeAnswer(probe=probe, findings=tuple(_findings(session, probe)))
+    return ProbeAnswer(probe=probe, findings=tuple(_findings(runtime, probe)))
 
 
-def _findings(session: NodeRuntime | None, probe: Probe) -> list[Finding]:
-    if session is None:
+def _findings(runtime: NodeRuntime | None, probe: Probe) -> list[Finding]:
+    if runtime is None:
         # a process that has not begun is alive; whether it ever will begin is another question
         return [_finding("start", probe is Probe.LIVE, "is not running")]
     match probe:
         case Probe.LIVE:
-            return _live(session)
+            return _live(runtime)
         case Probe.READY:
-            return [_start(session), _trust(session), _intake(session)]
+            return [_start(runtime), _trust(runtime), _intake(runtime)]
         case Probe.STARTED:
-            return [_finding("join", session.joined, "is in the cluster" if session.joined else "is under way")]
+            return [_finding("join", runtime.joined, "is in the cluster" if runtime.joined else "is under way")]
         case Probe.DRAINED:
-            return _drained(session)
+            return _drained(runtime)
 
 
-def _live(session: NodeRuntime) -> list[Finding]:
-    findings = [_workers(session)]
-    if session.lease.started:
-        findings.append(_renewal(session))
-    if session.turns.started:
-        findings.append(_claim_loop(session))
+def _live(runtime: NodeRuntime) -> list[Finding]:
+    findings = [_workers(runtime)]
+    if runtime.lease.started:
+        findings.append(_renewal(runtime))
+    if runtime.claim_loop.started:
+        findings.append(_claim_loop(runtime))
     return findings
 
 
-def _renewal(session: NodeRuntime) -> Finding:
-    lease = session.lease
+def _renewal(runtime: NodeRuntime) -> Finding:
+    lease = runtime.lease
     if lease.died:
         return _finding("lease", False, "nobody renews it any more")
-    if lease.pulse.stopped():
-        return _finding("lease", False, f"its renewal has hung for {lease.pulse.missing():.0f} s")
+    if lease.watchdog.stopped():
+        return _finding("lease", False, f"its renewal has hung for {lease.watchdog.missing():.0f} s")
     return _finding("lease", True, "is being renewed, or tried to be")
 
 
-def _claim_loop(session: NodeRuntime) -> Finding:
-    turns, since = session.turns, session.lease.answered_since
-    if turns.died:
-        return _finding(turns.name, False, "has ended")
+def _claim_loop(runtime: NodeRuntime) -> Finding:
+    claim_loop, since = runtime.claim_loop, runtime.lease.answered_since
+    if claim_loop.died:
+        return _finding(claim_loop.name, False, "has ended")
     # nobody can tell a store that is away from a loop that hangs, unless the store answers somebody
-    if since is not None and turns.pulse.stopped(since):
-        hung = turns.pulse.missing(since)
-        return _finding(turns.name, False, f"got nowhere for {hung:.0f} s, in which the store answered the lease")
-    return _finding(turns.name, True, "comes around" if since is not None else "waits for the store, as the lease does")
+    if since is not None and claim_loop.watchdog.stopped(since):
+        hung = claim_loop.watchdog.missing(since)
+        return _finding(claim_loop.name, False, f"got nowhere for {hung:.0f} s, in which the store answered the lease")
+    return _finding(
+        claim_loop.name, True, "comes around" if since is not None else "waits for the store, as the lease does"
+    )
 
 
-def _workers(session: NodeRuntime) -> Finding:
-    pool = session.pool
+def _workers(runtime: NodeRuntime) -> Finding:
+    pool = runtime.pool
     told = f"{pool.running} of {pool.size} busy, {pool.stuck} stuck"
     # what was told to end because the store is away may end before the store is back
-    held = 0 < pool.size <= pool.stuck_bodies and session.lease.trusted
+    held = 0 < pool.size <= pool.stuck_bodies and runtime.lease.trusted
     return _finding("workers", not held, told)
 
 
-def _start(session: NodeRuntime) -> Finding:
-    begun = session.turns.started
+def _start(runtime: NodeRuntime) -> Finding:
+    begun = runtime.claim_loop.started
     return _finding("start", begun, "is started" if begun else "has not finished")
 
 
-def _trust(session: NodeRuntime) -> Finding:
-    trusted = session.lease.trusted
-    age = f"the store answered {max(0.0, session.lease.age):.1f} s ago" if session.joined else "there is none yet"
+def _trust(runtime: NodeRuntime) -> Finding:
+    trusted = runtime.lease.trusted
+    age = f"the store answered {max(0.0, runtime.lease.age):.1f} s ago" if runtime.joined else "there is none yet"
     return _finding("lease", trusted, f"{'is' if trusted else 'is not'} trusted; {age}")
 
 
-def _intake(session: NodeRuntime) -> Finding:
-    accepts = session.pool.accepting
+def _intake(runtime: NodeRuntime) -> Finding:
+    accepts = runtime.pool.accepting
     return _finding("intake", accepts, "takes work" if accepts else "drains or stops, and takes no work")
 
 
-def _drained(session: NodeRuntime) -> list[Finding]:
-    pool = session.pool
+def _drained(runtime: NodeRuntime) -> list[Finding]:
+    pool = runtime.pool
     left = pool.running + pool.waiting
-    settled = not session.turns.unsettled
+    settled = not runtime.claim_loop.unsettled
     return [
         _finding("intake", not pool.accepting, "takes work" if pool.accepting else "takes no work"),
         _finding("workers", not left, f"{pool.running} instance(s) run, {pool.waiting} are held"),

@@ -58,7 +58,9 @@ class ClaimLoopSpans(Observer):
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def turned(self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]) -> None:
+    def round_ended(
+        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+    ) -> None:
         if claims:
             self._tracing.claimed(claims, seconds)
         ended = [run.trace for run, outcome in entries if run.trace is not None and outcome.action is not Action.REPORT]

@@ -59,9 +59,9 @@ class ClaimLoop(BackgroundRole):
         *,
         clock: Clock,
         store: Store,
-        ledger: HeldClaims,
-        recorder: OutcomeQueue,
-        verdicts: OutcomeBuilder,
+        held_claims: HeldClaims,
+        outcome_queue: OutcomeQueue,
+        outcome_builder: OutcomeBuilder,
         kinds: Callable[[], tuple[str, ...]],
         incarnation: Callable[[], str],
         listener: ClaimListener,
@@ -70,9 +70,9 @@ class ClaimLoop(BackgroundRole):
         super().__init__(clock)
         self.pool: Pool
         self._store = store
-        self._ledger = ledger
-        self._recorder = recorder
-        self._verdicts = verdicts
+        self._held_claims = held_claims
+        self._outcome_queue = outcome_queue
+        self._outcome_builder = outcome_builder
         self._kinds = kinds
         self._incarnation = incarnation
         self._listener = listener
@@ -90,7 +90,7 @@ class ClaimLoop(BackgroundRole):
         """How often in a row the store refused the first of them, or an unexpected error ended it."""
         self._claim_wait = 0.0
         self._no_claim_until = 0.0
-        self.turns = 0
+        self.rounds = 0
         """Answered so far; a claim that stays unknown over a whole turn is stranded."""
 
     @property
@@ -133,7 +133,7 @@ class ClaimLoop(BackgroundRole):
     @property
     def unsettled(self) -> bool:
         """Whether there is an outcome that the store does not have, or a claim whose answer is not here."""
-        return bool(self._recorder or self._asked or self._urgent)
+        return bool(self._outcome_queue or self._asked or self._urgent)
 
     async def flush(self, timeout: float) -> bool:
         """Wait until every outcome was answered; False when the time was over first."""
@@ -155,7 +155,7 @@ class ClaimLoop(BackgroundRole):
             if not self._asked:
                 composed = self._compose(loop.time())
                 if composed is None:
-                    self.pulse.beat()
+                    self.watchdog.beat()
                     await self._sleep(loop)
                     continue
                 self._asked.append(composed)
@@ -170,7 +170,7 @@ class ClaimLoop(BackgroundRole):
                 if asked.alone and self._failures < MAX_FAILURES:
                     raise
                 self._refused(asked, error)
-                self.pulse.beat()
+                self.watchdog.beat()
                 continue
             except StoreError:
                 raise  # the store may answer later
@@ -186,15 +186,17 @@ class ClaimLoop(BackgroundRole):
             # not before every answer is known: a request that is dropped earlier leaves its runs unsettled for ever
             self._asked.popleft()
             self._failures = 0
-            self.turns += 1
+            self.rounds += 1
             answered_at = loop.time()
             for observer in self._observers:
-                call_listener("turn", observer.turned, answered_at - asked_at, asked.entries, acks, claimed.claims)
+                call_listener(
+                    "round", observer.round_ended, answered_at - asked_at, asked.entries, acks, claimed.claims
+                )
             self._settle(asked.entries, found)
             if asked.want is not None:
                 self._claim_wait = 0.0
                 self._take(asked.incarnation, claimed, loop.time())
-            self.pulse.beat()
+            self.watchdog.beat()
 
     def _refused(self, asked: StoreRequest, error: Exception) -> None:
         """Send the parts of a request that the store refuses for good, and drop what is refused alone."""
@@ -208,7 +210,7 @@ class ClaimLoop(BackgroundRole):
             if outcome.action is Action.REPORT:
                 self._report_answered(run, Ack.DONE if run.acked is None else Ack.LOST)
             else:
-                self._ledger.remove(run)
+                self._held_claims.remove(run)
         if asked.want is None:
             return
         self._hinted = True
@@ -251,7 +253,7 @@ class ClaimLoop(BackgroundRole):
 
     def _compose(self, now: float) -> StoreRequest | None:
         incarnation = self._incarnation()
-        entries = self._recorder.take()
+        entries = self._outcome_queue.take()
         want: Want | None = None
         if entries and entries[0][0].incarnation != incarnation:
             incarnation = entries[0][0].incarnation  # of a lapsed incarnation: its answers will be "lost"
@@ -289,7 +291,7 @@ class ClaimLoop(BackgroundRole):
             elif len(reports) < most and size < MAX_BATCH_BYTES:
                 if awaited:
                     run.started_at = now
-                report = self._verdicts.report(run)
+                report = self._outcome_builder.report(run)
                 size += size_of(report)
                 reports.append((run, report))
             elif awaited:
@@ -305,7 +307,7 @@ class ClaimLoop(BackgroundRole):
             if outcome.action is Action.REPORT:
                 self._report_answered(run, ack)
                 continue
-            self._ledger.remove(run)
+            self._held_claims.remove(run)
             if ack is Ack.DONE:
                 try:
                     self._listener.accepted(run, outcome)
@@ -344,7 +346,7 @@ class ClaimLoop(BackgroundRole):
         self._hinted = True  # there may be more; only an empty claim says that there is none
         runs = [Run(claim, incarnation, now) for claim in claimed.claims]
         for run in runs:
-            self._ledger.add(run)
+            self._held_claims.add(run)
             try:
                 self._listener.claimed(run)
             except Exception as error:  # noqa: BLE001  # it is logged

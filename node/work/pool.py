@@ -68,7 +68,7 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self.pace = Prefetch()
+        self.prefetch = Prefetch()
         self.accepting = True
         """Cleared by drain and stop: nothing more is claimed or started."""
 
@@ -132,7 +132,7 @@ class Pool:
             return 0, Caps(kinds, 0)
         free = self._size - len(self._running)
         held = len(self._backlog)
-        best = min((self.pace.ahead(kind, self._size) for kind in self._latest), default=0)
+        best = min((self.prefetch.ahead(kind, self._size) for kind in self._latest), default=0)
         if free <= held and held > best // 2:
             return 0, Caps(kinds, 0)
         # while quick kinds keep every worker busy, each claim may still bring one of any other kind: it waits its turn
@@ -142,7 +142,9 @@ class Pool:
         quick: dict[str, int] = {}
         if best:  # of the rest one at a time is enough, so that the claim does not grow with the number of kinds
             known = self._known(kinds)
-            ahead = {kind: self.pace.ahead(kind, self._size) for kind in self.pace.latest(MAX_QUICK) if kind in known}
+            ahead = {
+                kind: self.prefetch.ahead(kind, self._size) for kind in self.prefetch.latest(MAX_QUICK) if kind in known
+            }
             quick = {kind: max(least, free + min(best, more) - held) for kind, more in ahead.items() if more}
         return min(MAX_BATCH, max(quick.values(), default=default)), Caps(kinds, default, quick)
 
@@ -218,7 +220,7 @@ class Pool:
         now = self._loop.time() + 0.001  # timers may come early, by what the loop's clock can tell apart
         while self._backlog and now - self._backlog[0].claimed_at >= HOLD:
             run = self._backlog.popleft()
-            self.pace.stalled(run.claim.kind)
+            self.prefetch.stalled(run.claim.kind)
             self._runner.hand_back(run, "not started in time")
         self._watch_backlog()
 

@@ -36,8 +36,8 @@ class ProcessorCalls:
         registry: Registry,
         runner: InstanceRunner,
         processors: Processors,
-        recorder: OutcomeQueue,
-        verdicts: OutcomeBuilder,
+        outcome_queue: OutcomeQueue,
+        outcome_builder: OutcomeBuilder,
         lines: LogLineWriter,
     ) -> None:
         self._clock = clock
@@ -46,8 +46,8 @@ class ProcessorCalls:
         self._registry = registry
         self._runner = runner
         self._processors = processors
-        self._recorder = recorder
-        self._verdicts = verdicts
+        self._outcome_queue = outcome_queue
+        self._outcome_builder = outcome_builder
         self._lines = lines
 
     def claimed(self, run: Run) -> None:
@@ -88,15 +88,15 @@ class ProcessorCalls:
                 self._processors.note(run, on_complete, "was not called: the result cannot be read:", error)
         context = run.context
         if context is not None:
-            self._runner.hooks.track(context, run)
+            self._runner.context_backend.track(context, run)
         task = self._processors.tell(run, instance, *told)
         task.add_done_callback(lambda _: self._done(run, ended=state is not None))
 
     def _done(self, run: Run, *, ended: bool) -> None:
         if run.context is not None:
-            self._runner.hooks.forget(run.context)
+            self._runner.context_backend.forget(run.context)
         if run.logs and ended:
-            self._recorder.add(run, self._verdicts.report(run))
+            self._outcome_queue.add(run, self._outcome_builder.report(run))
         elif run.logs:
             # it is in the queue again, so its old claim cannot write
             self._lines.keep_all(run.claim.id, run.take_logs())

@@ -18,9 +18,9 @@ from .run import Run
 class Reconciler:
     """Finds claims whose reply was lost, and runs whose claim is gone."""
 
-    def __init__(self, *, ledger: HeldClaims, turns: ClaimLoop, hand_back: Callable[[Run], None]) -> None:
-        self._ledger = ledger
-        self._turns = turns
+    def __init__(self, *, held_claims: HeldClaims, claim_loop: ClaimLoop, hand_back: Callable[[Run], None]) -> None:
+        self._held_claims = held_claims
+        self._claim_loop = claim_loop
         self._hand_back = hand_back
         self._suspected: dict[tuple[str, int], int] = {}
 
@@ -30,14 +30,14 @@ class Reconciler:
             self._suspected.clear()
             return
         theirs = {(one.id, one.fence) for one in held}
-        ours = {(run.claim.id, run.claim.fence): run for run in self._ledger.runs()}
+        ours = {(run.claim.id, run.claim.fence): run for run in self._held_claims.runs()}
         differing = theirs ^ ours.keys()
-        turns = self._turns.turns
-        self._suspected = {one: self._suspected.get(one, turns) for one in differing}
+        rounds = self._claim_loop.rounds
+        self._suspected = {one: self._suspected.get(one, rounds) for one in differing}
         for one, since in list(self._suspected.items()):
             # two answered turns: the first may have been on its way when the difference was seen
-            if turns - since < 2:
-                self._turns.hint()
+            if rounds - since < 2:
+                self._claim_loop.hint()
                 continue
             del self._suspected[one]
             run = ours.get(one)
@@ -46,10 +46,10 @@ class Reconciler:
                     run.lost = True
                     run.cancel("lost")
             else:
-                self._hand_back(_stranded(one, self._turns))
+                self._hand_back(_stranded(one, self._claim_loop))
 
 
-def _stranded(one: tuple[str, int], turns: ClaimLoop) -> Run:
+def _stranded(one: tuple[str, int], claim_loop: ClaimLoop) -> Run:
     id, fence = one
     claim = Claim(id=id, kind="", fence=fence, spec=b"", priority=0, due_us=0, attempts=0, crashes=0, losses=0, at_us=0)
-    return Run(claim, turns.incarnation, 0.0)
+    return Run(claim, claim_loop.incarnation, 0.0)

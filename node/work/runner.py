@@ -56,10 +56,10 @@ class InstanceRunner:
         manager: Manager,
         registry: Registry,
         executor: Executor,
-        recorder: OutcomeQueue,
-        verdicts: OutcomeBuilder,
+        outcome_queue: OutcomeQueue,
+        outcome_builder: OutcomeBuilder,
         processors: Processors,
-        turns: ClaimLoop,
+        claim_loop: ClaimLoop,
         local_objects: dict[str, Any] | None,
     ) -> None:
         self._clock = clock
@@ -67,31 +67,31 @@ class InstanceRunner:
         self._manager = manager
         self._registry = registry
         self._executor = executor
-        self._recorder = recorder
-        self._verdicts = verdicts
+        self._outcome_queue = outcome_queue
+        self._outcome_builder = outcome_builder
         self._processors = processors
-        self._turns = turns
+        self._claim_loop = claim_loop
         self._local = local_objects
         self._misfits: dict[str, int] = {}
-        self.hooks: NodeContextBackend
+        self.context_backend: NodeContextBackend
 
     async def run(self, run: Run) -> None:
         """Run it to its end and record what came of it. Cancelling the task ends the body, not this."""
         outcome = run.outcome = await self._outcome(run)
         run.ended = True
         if run.context is not None:
-            self.hooks.forget(run.context)
-        self._recorder.add(run, outcome)
+            self.context_backend.forget(run.context)
+        self._outcome_queue.add(run, outcome)
 
     def hand_back(self, run: Run, note: str) -> None:
         """Give a claim back that was not run."""
         run.ended = True
-        self._recorder.add(run, self._verdicts.handed_back(run, note))
+        self._outcome_queue.add(run, self._outcome_builder.handed_back(run, note))
 
     def put_off(self, run: Run, note: str) -> None:
         """Give a claim back that this node cannot run now, for later, so that it does not come back at once."""
         run.ended = True
-        self._recorder.add(run, self._verdicts.put_off(run, MISFIT_WAIT.initial, note))
+        self._outcome_queue.add(run, self._outcome_builder.put_off(run, MISFIT_WAIT.initial, note))
 
     def prepare(self, run: Run) -> None:
         """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""
@@ -114,9 +114,9 @@ class InstanceRunner:
         loop = asyncio.get_running_loop()
         claim = run.claim
         # before anything of it is read: what ends or freezes a node there must be charged to it
-        if claim.suspect and not await self._turns.commit_start(run):
+        if claim.suspect and not await self._claim_loop.commit_start(run):
             run.lost = True
-            return self._verdicts.handed_back(run, "lost before it began")
+            return self._outcome_builder.handed_back(run, "lost before it began")
         try:
             if run.policy is None:
                 self.prepare(run)
@@ -124,10 +124,10 @@ class InstanceRunner:
             return await self._untrusted(run, error)
         except DecodeError as error:
             logger.error("instance %s of %r cannot be read: %s", claim.id, claim.kind, error)  # noqa: TRY400
-            return self._verdicts.terminated(run, error)
+            return self._outcome_builder.terminated(run, error)
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
-            return self._verdicts.handed_back(run, "kind is not registered here any more")
+            return self._outcome_builder.handed_back(run, "kind is not registered here any more")
         timeout = policy.timeout
         deadline = None if timeout is None else self._clock.time_us() + round(timeout * 1_000_000)
         context = run.context = Context(
@@ -136,15 +136,15 @@ class InstanceRunner:
             fence=claim.fence,
             attempt=claim.attempts,
             deadline_us=deadline,
-            hooks=self.hooks,
+            backend=self.context_backend,
             manager=self._manager,
             schedule=run.schedule,
             nominal_us=run.nominal_us,
         )
-        self.hooks.track(context, run)
+        self.context_backend.track(context, run)
         started = run.started_at = loop.time()
         began = None if timeout is None else functools.partial(self._began, run, context, timeout)
-        self._turns.watch_reports()
+        self._claim_loop.watch_reports()
         try:
             result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
         except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not hurt the node
@@ -166,7 +166,7 @@ class InstanceRunner:
             run.timer.cancel()
         run.ended_at = now
         run.seconds = now - started
-        self._turns.pool.pace.measured(run.claim.kind, run.seconds)
+        self._claim_loop.pool.prefetch.measured(run.claim.kind, run.seconds)
 
     async def _returned(self, run: Run, policy: Policy, context: Context, result: Any) -> Outcome:
         finished = isinstance(result, FinishedResult)
@@ -181,26 +181,26 @@ class InstanceRunner:
                 run.claim.kind,
                 reason,
             )
-            return self._verdicts.handed_back(run, HANDED_BACK[reason])
-        return self._verdicts.completed(run, result.result if finished else result)
+            return self._outcome_builder.handed_back(run, HANDED_BACK[reason])
+        return self._outcome_builder.completed(run, result.result if finished else result)
 
     async def _raised(
         self, run: Run, binding: Binding, policy: Policy, context: Context, error: BaseException
     ) -> Outcome:
         signal = signal_in(error)
         if isinstance(signal, Snooze):
-            return self._verdicts.snoozed(run, signal)
+            return self._outcome_builder.snoozed(run, signal)
         reason = context.asked
         if reason == "timeout" or reason == "user":
             return await self._cancelled(run, policy, reason)
         if isinstance(error, StoredArgumentError):
             return await self._misfit(run, binding, error)
-        if reason is None and isinstance(error, asyncio.CancelledError) and uncancelled() and self._turns.ending:
+        if reason is None and isinstance(error, asyncio.CancelledError) and uncancelled() and self._claim_loop.ending:
             reason = "drain"  # the loop is being closed
         elif signal is not None or not context.told:
             reason = None
         if reason is not None:
-            return self._verdicts.handed_back(run, HANDED_BACK[reason])
+            return self._outcome_builder.handed_back(run, HANDED_BACK[reason])
         return await self._failed(run, policy, error)
 
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
@@ -208,7 +208,7 @@ class InstanceRunner:
         kind, own = run.claim.kind, binding.signature_hash
         others = [node.info for node in await self._manager.nodes()]
         names = [info.name for info in others if info.signatures.get(kind, own) != own]
-        return self._offered(run, names) or self._verdicts.terminated(run, error)
+        return self._offered(run, names) or self._outcome_builder.terminated(run, error)
 
     async def _untrusted(self, run: Run, error: StoredReferenceError) -> Outcome:
         """An option names what this node may not use, so no body ran; peers get their chance, for a time."""
@@ -219,7 +219,7 @@ class InstanceRunner:
         if offered is not None:
             return offered
         logger.error("instance %s of %r cannot run: %s", claim.id, claim.kind, error)
-        return self._verdicts.terminated(run, error)
+        return self._outcome_builder.terminated(run, error)
 
     def _offered(self, run: Run, names: Sequence[str]) -> Outcome | None:
         """The instance is offered to these peers again; None where there is none, or after too many tries."""
@@ -230,24 +230,24 @@ class InstanceRunner:
             del self._misfits[next(iter(self._misfits))]
         self._misfits[run.claim.id] = tries
         wait = MISFIT_WAIT.seconds(tries, self._clock)
-        return self._verdicts.put_off(run, wait, f"does not fit here; {names[0]} may run it")
+        return self._outcome_builder.put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
         instance = self.instance_of(run)
         decided = await self._decided(run, policy, error, instance)
         if isinstance(decided, Recovered):
-            return self._verdicts.completed(run, decided.result)
-        return self._verdicts.failed(run, policy, decided, instance)
+            return self._outcome_builder.completed(run, decided.result)
+        return self._outcome_builder.failed(run, policy, decided, instance)
 
     async def _timed_out(self, run: Run, policy: Policy) -> Outcome:
         instance = self.instance_of(run)
         error = JobTimedOut(run.claim.id, f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}")
         decided = await self._decided(run, policy, error, instance)
         if isinstance(decided, Recovered):
-            return self._verdicts.completed(run, decided.result)
+            return self._outcome_builder.completed(run, decided.result)
         if isinstance(decided, TimeoutError):
-            return self._verdicts.timed_out(run, policy, error, instance)
-        return self._verdicts.failed(run, policy, decided, instance)
+            return self._outcome_builder.timed_out(run, policy, error, instance)
+        return self._outcome_builder.failed(run, policy, decided, instance)
 
     async def _decided(
         self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]
@@ -264,7 +264,7 @@ class InstanceRunner:
         if policy.on_terminate is not None:
             error = JobCancelled(run.claim.id)
             await self._processors.terminate(run, policy.on_terminate, self.instance_of(run), error)
-        return self._verdicts.released(run)
+        return self._outcome_builder.released(run)
 
     def instance_of(self, run: Run) -> Instance[Any]:
         """The instance as its own processors and body see it."""

@@ -163,10 +163,10 @@ async def test_a_node_of_an_older_release_drains_and_says_so_once(
         with pytest.raises(LayoutError):
             await node.schedule(job)
         assert not node.probe(Probe.READY).ok
-        session: Any = node._session  # pyright: ignore[reportPrivateUsage]
+        runtime: Any = node._runtime  # pyright: ignore[reportPrivateUsage]
 
         async def is_retired() -> bool:
-            return not any(role.started for role in (session.turns, *session.roles, session.lease))
+            return not any(role.started for role in (runtime.claim_loop, *runtime.roles, runtime.lease))
 
         await until(is_retired)
     told = [record for record in caplog.records if f"layout {NEWER}" in record.getMessage()]

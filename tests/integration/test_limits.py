@@ -194,8 +194,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.model.record import HISTORY_LIMIT
     from peerjob.node import node
     from peerjob.node.body import errors
-    from peerjob.node.work import context_backend as hooks
-    from peerjob.node.work import failure_log
+    from peerjob.node.work import context_backend, failure_log
     from peerjob.remote.server import server
     from peerjob.remote.wire import requests
 
@@ -220,7 +219,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "log lines of an instance": store.max_log_lines,
         "log messages of an instance": store.max_log_bytes,
         "log message": MAX_MESSAGE,
-        "text beside a progress": hooks.MAX_PROGRESS,
+        "text beside a progress": context_backend.MAX_PROGRESS,
         "error of an attempt in the history": failure_log.MAX_NOTE,
         "traceback of the last error": errors.MAX_TEXT,
         "history entries of an instance": HISTORY_LIMIT,

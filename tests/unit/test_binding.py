@@ -562,7 +562,7 @@ class Hooks:
 
 AN_INSTANCE: Instance[Any] = cast(Any, object())
 A_MANAGER: Any = object()
-RUN = Context(id="run", hooks=Hooks(), manager=A_MANAGER)
+RUN = Context(id="run", backend=Hooks(), manager=A_MANAGER)
 
 
 def first(ctx: Context, x: int) -> Any:

@@ -411,7 +411,7 @@ class Given:
 
 async def test_factories_are_injected_too(executor: Executor) -> None:
     manager: Any = "the manager"
-    context = Context(id="run", hooks=Given(), manager=manager)
+    context = Context(id="run", backend=Given(), manager=manager)
 
     def of_node(node: Manager) -> list[Any]:
         return [node]

@@ -140,7 +140,7 @@ async def test_a_claim_loop_that_fails_at_every_turn_needs_a_restart(
 
 async def test_a_claim_loop_that_has_ended_needs_a_restart(clock: VirtualClock) -> None:
     async with running_node(SLEEP, clock=clock) as node:
-        task = node._session.turns._task  # type: ignore[union-attr]  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
+        task = node._runtime.claim_loop._task  # type: ignore[union-attr]  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
         assert task is not None
         task.cancel()
         await clock.advance(0.1)

@@ -297,7 +297,7 @@ async def test_a_processor_that_never_returns_does_not_keep_the_node() -> None:
         leave.wait(60)
 
     async with running_node(Job("work", lambda: 1, on_complete=hang), clock=SystemClock()) as node:
-        node._need_session().processors.patience = 0.05  # pyright: ignore[reportPrivateUsage]
+        node._need_runtime().processors.patience = 0.05  # pyright: ignore[reportPrivateUsage]
         await node.schedule("work")
         assert await asyncio.to_thread(called.wait, 60)
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -35,8 +35,8 @@ TALK = Job("talk", talk)
 
 
 def ledger(node: Node) -> int:
-    assert node._session is not None  # pyright: ignore[reportPrivateUsage]
-    return len(node._session._ledger)  # pyright: ignore[reportPrivateUsage]
+    assert node._runtime is not None  # pyright: ignore[reportPrivateUsage]
+    return len(node._runtime.held_claims)  # pyright: ignore[reportPrivateUsage]
 
 
 async def all_ran_once(node: Node, instances: Sequence[Instance[Any]]) -> None:
@@ -67,8 +67,8 @@ class Broken(Observer):
     def __init__(self) -> None:
         self.heard: Counter[str] = Counter()
 
-    def turned(self, seconds: float, entries: object, acks: object, claims: object) -> None:
-        self._hear("turned")
+    def round_ended(self, seconds: float, entries: object, acks: object, claims: object) -> None:
+        self._hear("round_ended")
 
     def cancelled(self, kind: str) -> None:
         self._hear("cancelled")
@@ -87,7 +87,7 @@ async def test_an_observer_that_fails_costs_no_job_its_claim(clock: VirtualClock
         assert await later.cancel()
         await drain(node)
         await all_ran_once(node, made)
-    assert broken.heard["turned"] > 0
+    assert broken.heard["round_ended"] > 0
     assert broken.heard["cancelled"] == 1
 
 

@@ -11,8 +11,8 @@ def test_caps_are_a_mapping_of_every_kind() -> None:
 
 
 def test_a_pace_names_the_kinds_that_were_measured_last() -> None:
-    pace = Prefetch()
+    prefetch = Prefetch()
     for kind in ("a", "b", "c", "a"):
-        pace.measured(kind, 0.001)
-    assert list(pace.latest(2)) == ["a", "c"]
-    assert list(pace.latest(9)) == ["a", "c", "b"]
+        prefetch.measured(kind, 0.001)
+    assert list(prefetch.latest(2)) == ["a", "c"]
+    assert list(prefetch.latest(9)) == ["a", "c", "b"]

@@ -53,8 +53,8 @@ class Bench:
         self.node = node
 
     @property
-    def session(self) -> NodeRuntime:
-        return self.node._need_session()  # pyright: ignore[reportPrivateUsage]
+    def runtime(self) -> NodeRuntime:
+        return self.node._need_runtime()  # pyright: ignore[reportPrivateUsage]
 
     async def start(self, body: Any, *args: Any, run_in: Any = "auto") -> Instance[Any]:
         job = Job("body", body, max_retries=1, backoff=60, run_in=run_in)
@@ -62,18 +62,18 @@ class Bench:
         instance = await self.node.schedule(job, *args)
 
         async def begun() -> bool:
-            return any(run.started_at is not None for run in self.session.pool.runs())
+            return any(run.started_at is not None for run in self.runtime.pool.runs())
 
         await until(begun)
         self.node.unregister("body")
         return instance
 
     def ask(self, reason: Reason) -> None:
-        self.session.pool.cancel(reason)
+        self.runtime.pool.cancel(reason)
 
     async def end_of(self, instance: Instance[Any]) -> str:
         async def over() -> bool:
-            return not self.session.pool.runs() and not self.session.turns.unsettled
+            return not self.runtime.pool.runs() and not self.runtime.claim_loop.unsettled
 
         await until(over)
         return ending_of((await instance.history())[-1])
@@ -310,7 +310,7 @@ async def test_no_processor_is_called_for_what_is_handed_back(bench: Bench, reas
     bench.node.unregister("told")
     bench.ask(reason)
     assert await bench.end_of(instance) == f"Scheduled: {NOTES[reason]}"
-    await bench.session.processors.close()
+    await bench.runtime.processors.close()
     assert called == ["Created", "Scheduled", "Processing"]
 
 

@@ -177,10 +177,10 @@ async def test_whatever_happens_nothing_is_lost_doubled_or_undone(seed: int) -> 
             check(walk, ended)
             await clock.advance(5)
             for node in (last, *(node for node, _ in walk.nodes.values())):
-                session = node._session  # pyright: ignore[reportPrivateUsage]
+                runtime = node._runtime  # pyright: ignore[reportPrivateUsage]
                 # what a node believes to hold, it asks the store about with each renewal
-                assert session is not None
-                assert len(session._ledger) == 0  # pyright: ignore[reportPrivateUsage]
+                assert runtime is not None
+                assert len(runtime.held_claims) == 0  # pyright: ignore[reportPrivateUsage]
             for name in list(walk.nodes):
                 await walk.stop(name)
         for task in walk.healing:

@@ -175,7 +175,7 @@ async def test_wrong_arguments_start_no_process(executor: Executor) -> None:
 
 async def test_the_context_is_known(executor: Executor, recorder: Recorder) -> None:
     deadline = datetime(2026, 1, 1, tzinfo=UTC)
-    context = Context(id="id", kind="kind", fence=7, attempt=2, deadline_us=to_us(deadline), hooks=recorder)
+    context = Context(id="id", kind="kind", fence=7, attempt=2, deadline_us=to_us(deadline), backend=recorder)
     about = await run(executor, bodies.about, context=context)
     assert about.pop(4) > deadline  # which moved on while the process started
     assert about == [
@@ -192,12 +192,12 @@ async def test_the_context_is_known(executor: Executor, recorder: Recorder) -> N
 
 async def test_progress_and_log_lines(executor: Executor, recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    await run(executor, bodies.report, context=Context(id="run", hooks=recorder))
+    await run(executor, bodies.report, context=Context(id="run", backend=recorder))
     assert recorder.progress == [(0.25, "a quarter"), (0.5, "")]
     assert recorder.lines == [(20, "info line", {"colour": "red"})]
     recorder.lines.clear()
     caplog.set_level("DEBUG")
-    await run(executor, bodies.report, context=Context(id="run", hooks=recorder))
+    await run(executor, bodies.report, context=Context(id="run", backend=recorder))
     assert [line[:2] for line in recorder.lines] == [(20, "info line"), (10, "debug line")]
 
 
@@ -213,7 +213,7 @@ async def test_there_is_no_instance(executor: Executor) -> None:
 
 
 async def test_ownership_is_asked_of_the_node(executor: Executor, recorder: Recorder) -> None:
-    context = Context(id="run", hooks=recorder)
+    context = Context(id="run", backend=recorder)
     await run(executor, bodies.asks_owner, context=context)
     recorder.owner = False
     with pytest.raises(OwnershipLost):

@@ -151,8 +151,8 @@ async def test_a_misfit_goes_to_a_peer_and_ends_where_there_is_none(clock: Virtu
     async with running_nodes(clock, "one", "two", jobs=WORK) as (one, two):
         new = one._scheduling.new(WORK.call())  # pyright: ignore[reportPrivateUsage]
         hostile = type(new)(id=new.id, kind="work", spec=spec)
-        assert one._session is not None  # pyright: ignore[reportPrivateUsage]
-        await one._session.intake.add(hostile)  # pyright: ignore[reportPrivateUsage]
+        assert one._runtime is not None  # pyright: ignore[reportPrivateUsage]
+        await one._runtime.enqueuer.add(hostile)  # pyright: ignore[reportPrivateUsage]
         await clock.advance(2)
         found = await two.lookup_instance(hostile.id)
         assert not found.state.is_final

@@ -351,7 +351,7 @@ def test_outside_a_job_they_are_detached() -> None:
     ],
 )
 def test_inside_a_job_they_are_the_runs_own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    run = Context(id="i", hooks=Hooks())
+    run = Context(id="i", backend=Hooks())
     token = current_run.set(run)
     try:
         ctx, x, one, worker = in_place(everything, *args, **kwargs)

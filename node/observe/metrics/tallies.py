@@ -101,7 +101,9 @@ class Tallies(Observer):
         self.fires: Labelled[dict[FireOutcome, int]] = Labelled(dict[FireOutcome, int])
         self.fire_delay = Histogram(SHORT)
 
-    def turned(self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]) -> None:
+    def round_ended(
+        self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]
+    ) -> None:
         if entries:
             self.commit.observe(seconds)
             for (run, outcome), ack in zip(entries, acks, strict=True):

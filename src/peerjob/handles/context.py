@@ -42,8 +42,8 @@ class Context(Injectable):
     injected_as: ClassVar[Injection] = "context"
 
     __slots__ = (
+        "_backend",
         "_cancelled",
-        "_hooks",
         "_instance",
         "_interrupts",
         "asked",
@@ -67,7 +67,7 @@ class Context(Injectable):
         fence: int = 0,
         attempt: int = 1,
         deadline_us: int | None = None,
-        hooks: ContextBackend | None = None,
+        backend: ContextBackend | None = None,
         manager: Manager | None = None,
         schedule: str | None = None,
         nominal_us: int = 0,
@@ -88,7 +88,7 @@ class Context(Injectable):
         """For the node: whether the body learned that it was asked to end. Decision 0012 defines it."""
         self.ended = False
         """For the node: whether the body has ended. A cancellation that comes later changes nothing."""
-        self._hooks = hooks
+        self._backend = backend
         self._instance: Instance[Any] | None = None
         self._cancelled: threading.Event | None = None
         self._interrupts: set[Callable[[], object]] = _NO_INTERRUPTS
@@ -106,19 +106,19 @@ class Context(Injectable):
     @property
     def detached(self) -> bool:
         """Whether no node stands behind it: the function was called in place, outside a job."""
-        return self._hooks is None
+        return self._backend is None
 
     @property
     def instance(self) -> Instance[Any] | None:
         """The instance that runs, made when first asked for; None when detached."""
-        if self._instance is None and self._hooks is not None:
-            self._instance = self._hooks.make_instance(self)
+        if self._instance is None and self._backend is not None:
+            self._instance = self._backend.make_instance(self)
         return self._instance
 
     @property
     def worker(self) -> Worker | None:
         """The worker that runs it; None when detached."""
-        return None if self._hooks is None else self._hooks.make_worker(self)
+        return None if self._backend is None else self._backend.make_worker(self)
 
     @property
     def deadline(self) -> datetime | None:
@@ -189,15 +189,15 @@ class Context(Injectable):
         finally:
             self._interrupts.discard(interrupt)
 
-    def serves(self, hooks: ContextBackend) -> bool:
-        """Whether these are the hooks of the node that runs it; a process may hold several nodes."""
-        return self._hooks is hooks
+    def serves(self, backend: ContextBackend) -> bool:
+        """Whether this is the backend of the node that runs it; a process may hold several nodes."""
+        return self._backend is backend
 
     # -- ownership -----------------------------------------------------------------------------------------------
 
     async def assert_owner(self) -> None:
         """Raise OwnershipLost unless the store still holds this very claim; asks the store."""
-        if self._hooks is not None and not await self._hooks.check_owner(self):
+        if self._backend is not None and not await self._backend.check_owner(self):
             raise OwnershipLost(f"instance {self.id} is not held under fence {self.fence} any more")
 
     # -- saying something ----------------------------------------------------------------------------------------
@@ -206,15 +206,15 @@ class Context(Injectable):
         """Show how far the run is: 0 to 1, and a short text. Written with the next group commit."""
         if not 0 <= fraction <= 1:
             raise OptionError("fraction", fraction, "a number from 0 to 1")
-        if self._hooks is not None:
-            self._hooks.report_progress(self, float(fraction), message)
+        if self._backend is not None:
+            self._backend.report_progress(self, float(fraction), message)
 
     def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> bool:
         """Keep a line with the instance; `level` is a `logging` number. For the log handlers.
 
         False says that the run takes no more lines.
         """
-        return self._hooks is not None and self._hooks.log_line(self, level, message, fields)
+        return self._backend is not None and self._backend.log_line(self, level, message, fields)
 
     def snooze(self, duration: Duration) -> NoReturn:
         """End this run and have the instance run again after `duration`; it is not counted as an attempt."""

@@ -26,16 +26,16 @@ def level_of(number: int) -> Level:
 class CaptureHandler(logging.Handler):
     """Hands every record that is made inside a run of one node to that run. On the root logger while the node runs.
 
-    `hooks` are those of the node's runs: each node of a process has a handler of its own.
+    `backend` is that of the node's runs: each node of a process has a handler of its own.
     """
 
-    def __init__(self, hooks: object) -> None:
+    def __init__(self, backend: object) -> None:
         super().__init__()
-        self._hooks = hooks
+        self._backend = backend
 
     def emit(self, record: logging.LogRecord) -> None:
         context = current_run.get()
-        if context is None or not context.serves(self._hooks):
+        if context is None or not context.serves(self._backend):
             return
         try:
             context.log_line(record.levelno, _message(record), _fields(record))

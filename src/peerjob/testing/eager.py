@@ -258,14 +258,14 @@ class _Attempts:
             manager=self._manager,
             registry=registry,
             executor=self._executor,
-            recorder=OutcomeQueue(lambda: None),
-            verdicts=OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures),
+            outcome_queue=OutcomeQueue(lambda: None),
+            outcome_builder=OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures),
             processors=self._processors,
-            turns=cast(ClaimLoop, NoClaimLoop()),
+            claim_loop=cast(ClaimLoop, NoClaimLoop()),
             local_objects=local,
         )
-        self._runner.hooks = EagerContextBackend(clock, self._runner)
-        self._capture = CaptureHandler(self._runner.hooks)
+        self._runner.context_backend = EagerContextBackend(clock, self._runner)
+        self._capture = CaptureHandler(self._runner.context_backend)
         self._last: tuple[Claim, Outcome]
         self._progress: bytes | None = None
 

@@ -104,7 +104,7 @@ class NoClaimLoop:
 
     def __init__(self) -> None:
         self.pool = self
-        self.pace = Prefetch()
+        self.prefetch = Prefetch()
 
     async def commit_start(self, run: Run) -> bool:
         return True

@@ -94,9 +94,9 @@ class Member:
 
     def watch_bodies(self) -> None:
         """Have the journal told of each body; the node is started, and runs none yet."""
-        session = self.node._session
-        assert session is not None
-        executor, journal = session._executor, self._journal
+        runtime = self.node._runtime
+        assert runtime is not None
+        executor, journal = runtime._executor, self._journal
         call = executor.call
 
         async def watched(
@@ -142,40 +142,40 @@ class Member:
     @property
     def is_at_rest(self) -> bool:
         """Whether all is committed and reported, its lease is steady, and its roles do nothing but look again."""
-        session = self.node._session
+        runtime = self.node._runtime
         return (
-            session is not None
-            and session.joined
-            and session._joining is None
-            and session.lease.may_reap
-            and not session.turns.unsettled
-            and not session.pool.waiting
+            runtime is not None
+            and runtime.joined
+            and runtime._joining is None
+            and runtime.lease.may_reap
+            and not runtime.claim_loop.unsettled
+            and not runtime.pool.waiting
             and not self.store_link.under_way
             and not self.coordinator_link.under_way
             # a waiter whose instance has ended hears of it at its next look
-            and all(map(self._journal.is_active, session.waiters._waiting))
-            and not session.watchers._streams
-            and not session.watchers._joining
-            and not any(run.unsaid for run in session.pool.runs())
+            and all(map(self._journal.is_active, runtime.waiters._waiting))
+            and not runtime.watchers._streams
+            and not runtime.watchers._joining
+            and not any(run.unsaid for run in runtime.pool.runs())
         )
 
     @property
     def claims(self) -> tuple[str, ...]:
         """The kinds that it would claim now."""
-        session = self.node._session
-        if session is None or not session.pool.room(session._kinds)[0]:
+        runtime = self.node._runtime
+        if runtime is None or not runtime.pool.room(runtime._kinds)[0]:
             return ()
-        return session._kinds
+        return runtime._kinds
 
     def look(self, *, claim: bool) -> None:
         """Have it look again at the time: which schedules are due, and with `claim` which instances."""
-        session = self.node._session
-        if session is not None:
-            time = session.lease.time
+        runtime = self.node._runtime
+        if runtime is not None:
+            time = runtime.lease.time
             time.correct(time.ahead_us)  # a jump moves the wall clock alone
-            session._cron._wake.set()
+            runtime._cron._wake.set()
             if claim:
-                session.turns.hint()
+                runtime.claim_loop.hint()
 
     def pause(self) -> None:
         """Stand still, as after SIGSTOP."""
@@ -194,12 +194,12 @@ class Member:
         for link in (self.store_link, self.coordinator_link):
             link.close()
         self._journal.node_vanishes(self.name)
-        session, self.node._session = self.node._session, None
-        if session is None:
+        runtime, self.node._runtime = self.node._runtime, None
+        if runtime is None:
             return
-        logging.getLogger().removeHandler(session._capture)
-        session._executor._threads.close()
-        for process in list(session._executor._processes._all):
+        logging.getLogger().removeHandler(runtime._capture)
+        runtime._executor._threads.close()
+        for process in list(runtime._executor._processes._all):
             process.kill()
-        for id in list(session.waiters._waiting):
-            session.waiters._resolve(id, NodeStoppedError(f"node {self.name!r} was killed"))
+        for id in list(runtime.waiters._waiting):
+            runtime.waiters._resolve(id, NodeStoppedError(f"node {self.name!r} was killed"))

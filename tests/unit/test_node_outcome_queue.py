@@ -24,16 +24,16 @@ def an_end(run: Run, size: int = 0) -> Outcome:
 
 
 def filled(*sizes: int, incarnations: str = "") -> OutcomeQueue:
-    recorder = OutcomeQueue(lambda: None)
+    outcome_queue = OutcomeQueue(lambda: None)
     for at, size in enumerate(sizes):
         run = a_run(str(at), incarnations[at] if incarnations else "first")
-        recorder.add(run, an_end(run, size))
-    return recorder
+        outcome_queue.add(run, an_end(run, size))
+    return outcome_queue
 
 
-def batches(recorder: OutcomeQueue) -> list[list[str]]:
+def batches(outcome_queue: OutcomeQueue) -> list[list[str]]:
     found: list[list[str]] = []
-    while batch := recorder.take():
+    while batch := outcome_queue.take():
         found.append([run.claim.id for run, _ in batch])
     return found
 
@@ -57,59 +57,59 @@ def test_what_waits_is_bounded_by_number_and_by_bytes(count: int, size: int) -> 
 
 
 def test_what_was_taken_makes_room() -> None:
-    recorder = filled(*[MAX_PENDING_BYTES // 8] * 8)
-    batches(recorder)
-    assert not recorder.full
-    assert len(recorder) == 0
+    outcome_queue = filled(*[MAX_PENDING_BYTES // 8] * 8)
+    batches(outcome_queue)
+    assert not outcome_queue.full
+    assert len(outcome_queue) == 0
 
 
 # -- claims of the node and of the store
 
 
 def test_the_end_of_an_old_claim_leaves_the_newer_one_of_its_instance() -> None:
-    ledger, old, new = HeldClaims(), a_run("a", fence=1), a_run("a", fence=2)
-    ledger.add(old)
-    ledger.add(new)
-    ledger.remove(old)
-    assert ledger.get("a") is new
-    ledger.remove(new)
-    assert len(ledger) == 0
+    held_claims, old, new = HeldClaims(), a_run("a", fence=1), a_run("a", fence=2)
+    held_claims.add(old)
+    held_claims.add(new)
+    held_claims.remove(old)
+    assert held_claims.get("a") is new
+    held_claims.remove(new)
+    assert len(held_claims) == 0
 
 
 class Answered:
     """As much of a claim loop as a reconciler asks for."""
 
     incarnation = "first"
-    turns = 7
+    rounds = 7
 
     def hint(self) -> None: ...
 
 
-def test_a_difference_counts_after_two_answered_turns() -> None:
+def test_a_difference_counts_after_two_answered_rounds() -> None:
     """The first of them may have been on its way when the difference was seen, and the store's view older than it."""
-    turns, ledger, returned = Answered(), HeldClaims(), list[Run]()
-    reconciler = Reconciler(ledger=ledger, turns=cast(ClaimLoop, turns), hand_back=returned.append)
+    claim_loop, held_claims, returned = Answered(), HeldClaims(), list[Run]()
+    reconciler = Reconciler(held_claims=held_claims, claim_loop=cast(ClaimLoop, claim_loop), hand_back=returned.append)
     gone = a_run("gone")
-    ledger.add(gone)
+    held_claims.add(gone)
     held = [Held("stranded", 5)]
     for _ in range(2):
         reconciler.compare(held)
         assert (returned, gone.lost) == ([], False)
-        turns.turns += 1
+        claim_loop.rounds += 1
     reconciler.compare(held)
     assert [(run.claim.id, run.claim.fence, run.incarnation) for run in returned] == [("stranded", 5, "first")]
     assert gone.lost
 
 
 def test_a_difference_that_was_settled_counts_anew() -> None:
-    turns, returned = Answered(), list[Run]()
-    reconciler = Reconciler(ledger=HeldClaims(), turns=cast(ClaimLoop, turns), hand_back=returned.append)
+    claim_loop, returned = Answered(), list[Run]()
+    reconciler = Reconciler(held_claims=HeldClaims(), claim_loop=cast(ClaimLoop, claim_loop), hand_back=returned.append)
     for settled in (None, ()):
         reconciler.compare([Held("a", 5)])
-        turns.turns += 1
+        claim_loop.rounds += 1
         reconciler.compare(settled)
-        turns.turns += 1
+        claim_loop.rounds += 1
         reconciler.compare([Held("a", 5)])
         assert returned == []
-        turns.turns += 5
+        claim_loop.rounds += 5
         reconciler.compare(settled)
