@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock manifests servers clean
+.PHONY: help demo test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,7 @@ lint: $(VENV)/.installed ## style, types, the direction of imports, and whether 
 	$(BIN)/python scripts/check_rings.py
 	$(BIN)/python scripts/check_typecheckers_see_links.py
 	$(BIN)/python scripts/generate_proto.py --check
+	$(BIN)/python scripts/generate_blocking.py --check
 	$(BIN)/python scripts/generate_manifests.py --check
 
 unit: $(VENV)/.installed ## tests that need no service
@@ -71,6 +72,9 @@ bench-durability: $(VENV)/.installed servers ## measure what each kind of durabi
 
 proto: $(VENV)/.installed ## generate the Python messages from the .proto files
 	$(BIN)/python scripts/generate_proto.py
+
+blocking: $(VENV)/.installed ## generate the blocking verbs from the asynchronous ones
+	$(BIN)/python scripts/generate_blocking.py
 
 format: $(VENV)/.installed ## rewrite the code in the house style
 	$(BIN)/ruff check --fix-only

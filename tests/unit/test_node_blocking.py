@@ -5,8 +5,11 @@ import contextlib
 import functools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -385,3 +388,11 @@ async def test_a_body_that_waits_for_another_one_is_told_to_end_when_its_node_st
             await node.stop(grace=0)
         after = await other.lookup_instance(instance.id)
         assert (after.state, after.attempts) == (State.SCHEDULED, 0)
+
+
+def test_the_blocking_verbs_are_those_of_the_asynchronous_classes() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "generate_blocking.py"
+
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Protocol, cast
 from uuid import UUID
@@ -13,23 +13,18 @@ from typing_extensions import TypeVar
 from peerjob.model.clock import to_datetime
 from peerjob.model.codec import decode_value
 from peerjob.model.durations import Duration
-from peerjob.model.errors import DecodeError, EncodeError, JobCancelled, JobFailed, JobTimedOut, NodeStateError
-from peerjob.model.ids import id_time_us
+from peerjob.model.errors import EncodeError, JobCancelled, JobFailed, JobTimedOut, NodeStateError
 from peerjob.model.injected import Injectable, Injection
-from peerjob.model.json_text import to_json
 from peerjob.model.record import LogLine, Record, Transition
 from peerjob.model.spec import (
     ErrorInfo,
-    Progress,
     Spec,
-    decode_error,
-    decode_progress,
-    decode_spec,
     encode,
     encode_arguments,
 )
 from peerjob.model.state import Level, State
 
+from .instance_view import InstanceView
 from .job_log import instance_logger
 
 R_co = TypeVar("R_co", covariant=True, default=Any)
@@ -164,7 +159,7 @@ class InstanceManager(Protocol):
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None, /) -> None: ...
 
 
-class Instance(Injectable, Generic[R_co]):
+class Instance(InstanceView, Injectable, Generic[R_co]):
     """One execution of a job with concrete arguments.
 
     A handle: its properties show the record as it was last read (`refresh()` reads it again), its coroutines act on
@@ -173,18 +168,16 @@ class Instance(Injectable, Generic[R_co]):
 
     injected_as: ClassVar[Injection] = "instance"
 
-    __slots__ = ("_job", "_log", "_manager", "_record", "_spec", "is_new")
+    __slots__ = ("_job", "_log", "_manager", "_record")
 
     def __init__(
         self, manager: InstanceManager | None, record: Record, *, job: object = None, is_new: bool = True
     ) -> None:
+        super().__init__(is_new=is_new)
         self._manager = manager
         self._job = job
         self._record = record
-        self._spec: Spec | None = None
         self._log: logging.Logger | None = None
-        self.is_new = is_new
-        """False when `schedule()` found this instance by its idempotency key."""
 
     @classmethod
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
@@ -208,202 +201,9 @@ class Instance(Injectable, Generic[R_co]):
         )
         return cls(None, record)
 
-    # -- snapshot ------------------------------------------------------------------------------------------------
-
     @property
     def record(self) -> Record:
-        """The stored record as last read."""
         return self._record
-
-    @property
-    def id(self) -> str:
-        """The UUIDv7 as text."""
-        return self._record.id
-
-    @property
-    def uuid(self) -> UUID:
-        """The UUIDv7."""
-        return UUID(self._record.id)
-
-    @property
-    def kind(self) -> str:
-        return self._record.kind
-
-    @property
-    def state(self) -> State:
-        return self._record.state
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """Positional arguments, as scheduled; "***" for a secret."""
-        return self._decoded().arguments()[0]
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """Keyword arguments, as scheduled; "***" for a secret."""
-        return self._decoded().arguments()[1]
-
-    @property
-    def arguments(self) -> list[Any]:
-        """All arguments as one list, keyword ones last."""
-        args, kwargs = self._decoded().arguments()
-        return [*args, *kwargs.values()]
-
-    @property
-    def attempts(self) -> int:
-        """Runs that count, the present one included."""
-        return self._record.attempts
-
-    @property
-    def crashes(self) -> int:
-        """How often a node died while it ran."""
-        return self._record.crashes
-
-    @property
-    def losses(self) -> int:
-        """How often a node died that had claimed it and not started it."""
-        return self._record.losses
-
-    @property
-    def fence(self) -> int:
-        return self._record.fence
-
-    @property
-    def priority(self) -> int:
-        return self._record.priority
-
-    @property
-    def due_at(self) -> datetime:
-        """When it is, or was, due."""
-        return to_datetime(self._record.due_us)
-
-    @property
-    def created_at(self) -> datetime:
-        """When its id was made, to the millisecond: what `Query(after=, before=)` goes by."""
-        return to_datetime(id_time_us(self.id))
-
-    @property
-    def scheduled_at(self) -> datetime:
-        """The same as `due_at`, by go-job's name."""
-        return self.due_at
-
-    @property
-    def queued_at(self) -> datetime | None:
-        """When it was last put into the queue."""
-        return self._last(State.SCHEDULED)
-
-    @property
-    def processed_at(self) -> datetime | None:
-        """When it was last claimed."""
-        return self._last(State.PROCESSING)
-
-    @property
-    def completed_at(self) -> datetime | None:
-        return self._last(State.COMPLETED)
-
-    @property
-    def terminated_at(self) -> datetime | None:
-        return self._last(State.TERMINATED)
-
-    @property
-    def cancelled_at(self) -> datetime | None:
-        return self._last(State.CANCELLED)
-
-    @property
-    def timed_out_at(self) -> datetime | None:
-        return self._last(State.TIMED_OUT)
-
-    @property
-    def node(self) -> str | None:
-        """Name of the node that runs it or ran it last; None before the first run."""
-        for entry in reversed(self._record.history):
-            if entry.state is State.PROCESSING:
-                return entry.node
-        return None
-
-    @property
-    def retry_of(self) -> UUID | None:
-        """The instance that this one repeats, when it was made by `retry()`."""
-        return None if (old := self._decoded().retry_of) is None else UUID(old)
-
-    @property
-    def schedule(self) -> str | None:
-        """Name of the schedule that made it, if one did."""
-        return self._decoded().schedule or None
-
-    @property
-    def nominal_at(self) -> datetime | None:
-        """The nominal time that its schedule made it for (when, for a trigger); None without a schedule."""
-        nominal = self._decoded().nominal_us
-        return to_datetime(nominal) if nominal else None
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        return self._record.tags
-
-    @property
-    def key(self) -> str | None:
-        """Its idempotency key."""
-        return self._record.key
-
-    @property
-    def error(self) -> ErrorInfo | None:
-        """Type, message and traceback of what ended the last failed run, or None."""
-        return None if self._record.error is None else decode_error(self._record.error)
-
-    @property
-    def progress(self) -> Progress | None:
-        """How far it said it was, or None."""
-        return None if self._record.progress is None else decode_progress(self._record.progress)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The snapshot as plain values, with go-job's keys."""
-        record = self._record
-        done = record.state is State.COMPLETED and record.result is not None
-        return {
-            "kind": record.kind,
-            "uuid": record.id,
-            "state": str(record.state),
-            "arguments": _readable(lambda: self.arguments),
-            "priority": record.priority,
-            "attempts": record.attempts,
-            "crashes": record.crashes,
-            "schedule_at": self.due_at.isoformat(),
-            "created_at": self.created_at.isoformat(),
-            "scheduled_at": self.scheduled_at.isoformat(),
-            "queued_at": _iso(self.queued_at),
-            "processed_at": _iso(self.processed_at),
-            "completed_at": _iso(self.completed_at),
-            "terminated_at": _iso(self.terminated_at),
-            "cancelled_at": _iso(self.cancelled_at),
-            "timed_out_at": _iso(self.timed_out_at),
-            "node": self.node,
-            "tags": list(record.tags),
-            "key": record.key,
-            "retry_of": _readable(lambda: self._decoded().retry_of),
-            "schedule": _readable(lambda: self.schedule),
-            "nominal_at": _readable(lambda: _iso(self.nominal_at)),
-            "error": None if record.error is None else _readable(lambda: str(self.error)),
-            "traceback": None
-            if record.error is None
-            else _readable(lambda: decode_error(record.error or b"").traceback or None),
-            "result": _readable(lambda: decode_value(record.result or b"")) if done else None,
-            **self._overrides_shown(),
-        }
-
-    def _overrides_shown(self) -> dict[str, Any]:
-        try:
-            overrides = self._decoded().overrides
-        except DecodeError:
-            return {}
-        return {name: overrides[name] for name in overrides.keys() & _SHOWN}
-
-    def to_json(self) -> str:
-        """`to_dict` as JSON text."""
-        return to_json(self.to_dict())
-
-    def __repr__(self) -> str:
-        return f"<Instance {self.id} {self.kind!r} {self.state!s}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Instance) and self.id == other.id
@@ -486,33 +286,7 @@ class Instance(Injectable, Generic[R_co]):
             self._log = instance_logger(self.id, None if self._manager is None else self._manager.keep_line)
         return self._log
 
-    def _last(self, state: State) -> datetime | None:
-        for entry in reversed(self._record.history):
-            if entry.state is state:
-                return to_datetime(entry.at_us)
-        return None
-
-    def _decoded(self) -> Spec:
-        if self._spec is None:
-            self._spec = decode_spec(self._record.spec)
-        return self._spec
-
     def _need_manager(self) -> InstanceManager:
         if self._manager is None:
             raise NodeStateError(f"instance {self.id} is a bare snapshot, without a node to ask")
         return self._manager
-
-
-_SHOWN = {"max_retries", "timeout"}
-
-
-def _readable(read: Callable[[], Any]) -> Any:
-    """What is read, or why it cannot be: one part that is damaged hides no other."""
-    try:
-        return read()
-    except (DecodeError, ValueError) as error:
-        return f"<{error}>"
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

@@ -316,7 +316,8 @@ class Manager(Injectable, ABC):
     def watch(
         self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
-        """State changes, logs and progress of what matches, as they happen, from now on.
+        """Yield state changes, log lines and progress of the instances that match, as they happen.
 
-        It begins when the first event is awaited; `on_begin` is called once nothing more can be missed.
+        The stream begins when the first event is awaited.
+        `on_begin` is called as soon as no further event can be missed.
         """

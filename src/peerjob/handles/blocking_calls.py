@@ -1,0 +1,70 @@
+"""How a blocking verb waits for the coroutine behind it: the base of the generated verbs in `blocking`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, ClassVar, TypeVar
+
+from peerjob.model.injected import Injectable, Injection
+from peerjob.model.query import Query, ResultPage
+
+from .instance import Instance
+from .manager import Manager
+
+T = TypeVar("T")
+
+
+class BlockingCalls(Injectable, ABC):
+    """Runs verbs of a `Manager` on its event loop, and waits for the answers."""
+
+    injected_as: ClassVar[Injection] = "blocking manager"
+
+    @abstractmethod
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the manager to its end; raises RuntimeError on a thread that runs an event loop."""
+
+    def call_long(self, work: Coroutine[Any, Any, T]) -> T:
+        """Like `call`, for work that waits for other jobs; inside a job, a cancellation of that job ends it."""
+        return self.call(work)
+
+    def call_on_loop(self, act: Callable[[Manager], T]) -> T:
+        """Call a function on the loop of the manager."""
+        manager = self.manager
+
+        async def run() -> T:
+            return act(manager)
+
+        return self.call(run())
+
+    def read_pages(self, query: Query | None) -> Iterator[ResultPage[Instance[Any]]]:
+        """Yield the pages of instances that match, one call each."""
+        query = query or Query()
+        while True:
+            page = self.call(self.manager.lookup_instances(query))
+            yield page
+            if page.cursor is None:
+                return
+            query = query.at(page.cursor)
+
+    def read_stream(self, open_stream: Callable[[Manager], AsyncIterator[T]]) -> Iterator[T]:
+        """Yield the items of an asynchronous stream, one call each, and close the stream at the end."""
+        stream: Any = open_stream(self.manager)
+        try:
+            while True:
+                yield self.call_long(_next(stream))
+        finally:
+            self.call(_close(stream))
+
+    @property
+    @abstractmethod
+    def manager(self) -> Manager:
+        """The manager behind this one, started."""
+
+
+async def _next(stream: AsyncIterator[T]) -> T:
+    return await anext(stream)
+
+
+async def _close(stream: Any) -> None:
+    await stream.aclose()
