@@ -85,7 +85,7 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
     __slots__ = ("_instance", "_manager")
 
     def __init__(self, manager: BlockingCalls, instance: Instance[R_co]) -> None:
-        super().__init__(is_new=instance.is_new)
+        super().__init__()
         self._manager = manager
         self._instance = instance
 
@@ -97,6 +97,11 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
     def instance(self) -> Instance[R_co]:
         """The instance with the asynchronous verbs."""
         return self._instance
+
+    @property
+    def is_new(self) -> bool:
+        """False when `schedule()` found this instance by its idempotency key."""
+        return self._instance.is_new
 ''',
         manager="self._manager",
         target="self._instance",

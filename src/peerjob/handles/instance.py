@@ -168,16 +168,18 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
 
     injected_as: ClassVar[Injection] = "instance"
 
-    __slots__ = ("_job", "_log", "_manager", "_record")
+    __slots__ = ("_job", "_log", "_manager", "_record", "is_new")
 
     def __init__(
         self, manager: InstanceManager | None, record: Record, *, job: object = None, is_new: bool = True
     ) -> None:
-        super().__init__(is_new=is_new)
+        super().__init__()
         self._manager = manager
         self._job = job
         self._record = record
         self._log: logging.Logger | None = None
+        self.is_new = is_new
+        """False when `schedule()` found this instance by its idempotency key."""
 
     @classmethod
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:

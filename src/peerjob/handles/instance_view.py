@@ -21,12 +21,10 @@ from peerjob.model.state import State
 class InstanceView(ABC):
     """The record of an instance, as it was last read."""
 
-    __slots__ = ("_spec", "is_new")
+    __slots__ = ("_spec",)
 
-    def __init__(self, *, is_new: bool) -> None:
+    def __init__(self) -> None:
         self._spec: Spec | None = None
-        self.is_new = is_new
-        """False when `schedule()` found this instance by its idempotency key."""
 
     @property
     @abstractmethod
