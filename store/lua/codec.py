@@ -13,7 +13,7 @@ from peerjob.model.errors import DecodeError
 from peerjob.model.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
 from peerjob.model.state import State
 
-from .driver import Argument, Reply
+from .script import Argument, Reply
 
 FORMAT = 1
 TAIL_LIMIT = 512

@@ -10,8 +10,8 @@ from peerjob.model.errors import OptionError, StoreUnconfirmedError
 from peerjob.model.record import MAX_BATCH, StoreLimits
 from peerjob.store.retry import LOGGER, CallRetry
 
-from .driver import Argument, Call, Driver, Reply
-from .script import Script, load_scripts
+from .driver import Driver
+from .script import Argument, Call, Reply, Script, load_scripts
 
 REPLY_BYTES = 1 << 20
 """Bytes after which the reply of a script ends, so that no call keeps the server long."""

@@ -1,29 +1,30 @@
-"""What the engine needs of a client library: run scripts, pop hints, ask the server about itself.
+"""A client of a server or cluster: it runs scripts, pops hints and asks the server about itself.
 
-A driver never sends anything twice by itself. Whatever can be cured by trying again later (no connection, no answer
-in time, a server that loads, fails over or moves slots) it raises as StoreUnavailableError, which `edge` retries; a
-server that is out of memory is StoreFullError.
+This module has what both client libraries share; `redis_driver` and `glide_driver` send commands and classify errors.
+A driver sends a script again only if the server has run nothing: it does not know the script, or is the wrong server.
+An error that a later call may not meet (no connection, no answer in time, a server that loads, fails over or moves
+slots) becomes StoreUnavailableError, which `CallRetry` retries. A server that is out of memory is StoreFullError.
 """
 
 from __future__ import annotations
 
+import asyncio
+import enum
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
+from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.store.layout import check_layout
 
-from .keys import namespace_of
-from .script import Script
-
-Argument = str | bytes | int
-Call = tuple[Script, Sequence[Argument]]
-Reply = Any
-"""Bytes, integers, None, or lists of them, as the script's header tells."""
+from .address import Address
+from .keys import declared, namespace_of
+from .script import Argument, Call, Reply, load_scripts
 
 CONNECT_TIMEOUT = 4.0
 CALL_TIMEOUT = 5.0
-AWAY = (
+PASSING_CODES = (
     "ASK",
     "BUSY",
     "CLUSTERDOWN",
@@ -36,75 +37,157 @@ AWAY = (
     "TRYAGAIN",
     "UNBLOCKED",
 )
-"""Error codes that pass by themselves."""
-ELSEWHERE = "Script attempted to access a non local key"
-"""What a script meets instead of TRYAGAIN while its slot moves; ours then have written nothing."""
+NOT_LOCAL = "Script attempted to access a non local key"
+"""A script can meet this instead of TRYAGAIN while its slot moves; our scripts have then written nothing."""
 
 _LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
-"""Each library words an error of a script in its way."""
+"""Each library words the error of a script differently."""
 
 _DEMOTED = re.compile(r"\b(READONLY|ReadOnly|UNBLOCKED)\b|read only replica")
 
-NO_CLUSTER = "the server at {url} is one of a cluster: add ?cluster=true to the URL"
+
+class Cause(enum.Enum):
+    """Why a server refused a command."""
+
+    FULL = "out of memory"
+    MOVED = "another server of the cluster has the slot"
+    PASSING = "a later call may succeed"
+    FORBIDDEN = "the user lacks a right"
+    NO_SCRIPT = "the server does not know the script"
+    OTHER = "anything else"
 
 
-class Driver(Protocol):
+class Driver(ABC):
     """A client of one server or cluster, for one namespace, on one event loop."""
+
+    MAX_DURABLE_CALLS: ClassVar[int]
+    """Calls under way at once that wait for a disk or for replicas; each has a connection of its own."""
+
+    def __init__(self, address: Address, *, prefix: str, call_timeout: float = CALL_TIMEOUT) -> None:
+        self._address = address
+        self._prefix = prefix
+        self._declared = declared(prefix)
+        self._call_timeout = call_timeout
+        self._scripts = load_scripts()
+        self._durable_room = asyncio.Semaphore(self.MAX_DURABLE_CALLS)
 
     @property
     def url(self) -> str:
-        """Where it leads, with credentials redacted."""
-        ...
+        """The URL without its password."""
+        return self._address.url
 
     async def open(self) -> None:
         """Connect, so that a wrong address shows at once."""
-        ...
+        self._checked(await self._send([("PING",)], self._call_timeout))
 
     async def run(self, *calls: Call) -> list[Reply]:
-        """Run scripts in this order, sent in one write where the library can."""
-        ...
+        """Run scripts in this order, sent in one write if the library can."""
+        return self._checked(await self._evaluate(self._evalshas(calls), self._call_timeout))
 
     async def run_durably(self, *calls: Call) -> tuple[list[Reply], str]:
-        """As `run`, and wait for what the URL's `durability` asks for.
+        """Run scripts as `run` does, and wait for the `durability` of the URL.
 
-        The second answer tells what was not confirmed in time, if anything: all of it is written even so. To be sure,
-        the same calls are sent again: confirming alone could speak of another server, to which these never came.
+        The second value says which confirmation did not come in time, if any; the scripts have run nevertheless. To be
+        sure, send the same calls again: a later confirmation alone could be that of another server.
         """
-        ...
+        durability = self._address.durability
+        if durability is None:
+            return await self.run(*calls), ""
+        commands = [*self._evalshas([*calls, (self._scripts.confirm, ())]), durability.command]
+        async with self._durable_room:
+            *replies, waited = await self._evaluate(commands, self._call_timeout + durability.timeout, alone=True)
+        return self._checked(replies)[:-1], durability.missing(waited)
 
-    async def pop(self, key: str, most: int, timeout: float) -> list[bytes]:
-        """Wait for elements of a list and take them off its head; [] after `timeout` seconds."""
-        ...
+    async def pop(self, key: str, limit: int, timeout: float) -> list[bytes]:
+        """Wait up to `timeout` seconds for elements of a list and take them off its head; [] if there is none."""
+        command = ("BLMPOP", f"{max(timeout, 0.001):.3f}", 1, key, "LEFT", "COUNT", limit)
+        (reply,) = self._checked(await self._send([command], timeout + self._call_timeout, alone=True))
+        return [] if reply is None else _pairs(reply)[key.encode()]
 
     async def info(self) -> Mapping[str, str]:
-        """The fields of INFO; none where we may not ask."""
-        ...
+        """The fields of INFO; empty if the user may not ask."""
+        (reply,) = await self._send([("INFO",)], self._call_timeout)
+        if isinstance(reply, Exception) and self._cause(reply) is Cause.FORBIDDEN:
+            return {}
+        (reply,) = self._checked([reply])
+        pairs = (line.partition(":") for line in reply.decode().splitlines() if ":" in line)
+        return {name: value for name, _, value in pairs}
 
     async def config(self, pattern: str) -> Mapping[str, str]:
-        """The settings that match a pattern; none where we may not ask."""
-        ...
+        """The settings that match a pattern; empty if the user may not ask."""
+        (reply,) = await self._send([("CONFIG", "GET", pattern)], self._call_timeout)
+        if isinstance(reply, Exception):
+            return {}
+        return {name.decode(): value.decode() for name, value in _pairs(reply).items()}
 
+    @abstractmethod
     async def close(self) -> None:
         """Release every connection; idempotent."""
-        ...
+
+    @abstractmethod
+    def _send(
+        self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
+    ) -> Awaitable[list[Any]]:
+        """Send commands in one write; the replies include the server's errors as values.
+
+        `alone` takes a connection that no other call shares meanwhile, as these commands may block it.
+        """
+
+    @abstractmethod
+    def _cause(self, error: Exception) -> Cause:
+        """Classify an error among the replies."""
+
+    async def _evaluate(
+        self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
+    ) -> list[Any]:
+        replies = await self._send(commands, timeout, alone=alone)
+        if self._address.cluster and isinstance(replies[0], Exception) and self._cause(replies[0]) is Cause.MOVED:
+            replies = await self._send(commands, timeout, alone=alone)
+        if any(isinstance(reply, Exception) and self._cause(reply) is Cause.NO_SCRIPT for reply in replies):
+            # all of them again: a script must not run before the one in front of it, and each repeats its answer
+            loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.all()]
+            self._checked(await self._send(loads, self._call_timeout))
+            replies = await self._send(commands, timeout, alone=alone)
+        return replies
+
+    def _evalshas(self, calls: Sequence[Call]) -> list[tuple[Argument, ...]]:
+        keys = self._declared
+        return [("EVALSHA", script.sha, len(keys), *keys, *arguments) for script, arguments in calls]
+
+    def _checked(self, replies: list[Any]) -> list[Reply]:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self._refusal(reply) from reply
+        return replies
+
+    def _refusal(self, error: Exception) -> StoreError:
+        """The error to raise for an error of the server."""
+        url, text, cause = self._address.url, str(error), self._cause(error)
+        if cause is Cause.FULL:
+            return StoreFullError(f"the store at {url} is out of memory: {text}")
+        if cause is Cause.MOVED and not self._address.cluster:
+            return StoreError(f"the server at {url} is one of a cluster: add ?cluster=true to the URL")
+        code = text.split(" ", 1)[0].split(":", 1)[0]
+        if cause in (Cause.MOVED, Cause.PASSING) or code in PASSING_CODES or NOT_LOCAL in text:
+            return StoreUnavailableError(url, text)
+        if (layout := _LAYOUT.search(text)) is not None:
+            check_layout(layout[1], namespace=namespace_of(self._prefix), url=url)
+        # an administrator can give the right, and the next call loads the script
+        kind = StoreError if cause in (Cause.FORBIDDEN, Cause.NO_SCRIPT) else StoreRefusedError
+        return kind(f"the store at {url} refused a command: {text}")
 
 
-def check_refusal(message: str, *, prefix: str, url: str) -> None:
-    """Raise LayoutError for the error of a script that met another layout."""
-    found = _LAYOUT.search(message)
-    if found is not None:
-        check_layout(found[1], namespace=namespace_of(prefix), url=url)
+def is_demoted(error: Exception) -> bool:
+    """Whether the server says that it is no longer a primary: every connection to it must be closed.
 
-
-def is_demoted(message: str) -> bool:
-    """Whether the server's error says that it is no primary any more: each connection to it must go.
-
-    One address may lead to a new primary while connections to the old one stay open.
+    The same address may lead to the new primary while connections to the old one stay open.
     """
-    return _DEMOTED.search(message) is not None
+    return _DEMOTED.search(str(error)) is not None
 
 
-def passes_by_itself(message: str) -> bool:
-    """Whether the server's error is one that a later try will not meet."""
-    code = message.split(" ", 1)[0].split(":", 1)[0]
-    return code in AWAY or ELSEWHERE in message
+def _pairs(reply: Any) -> dict[bytes, Any]:
+    """A map of the server: redis-py gives a list of names and values, GLIDE a dict."""
+    if isinstance(reply, list):
+        items = cast("list[Any]", reply)
+        return dict(zip(items[::2], items[1::2], strict=True))
+    return cast("dict[bytes, Any]", reply)

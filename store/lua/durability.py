@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from peerjob.model.durations import to_seconds
 from peerjob.model.errors import OptionError
 
-from .driver import Argument, Reply
+from .script import Argument, Reply
 
 DEFAULT_TIMEOUT = 3.0
 """With `appendfsync everysec`, a write may have to wait for the disk for two seconds."""

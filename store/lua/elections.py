@@ -8,8 +8,8 @@ from collections.abc import Callable
 from peerjob.model.clock import Clock
 from peerjob.model.firing import Candidate, Leader, Term
 
-from .driver import Driver, Reply
-from .script import load_scripts
+from .driver import Driver
+from .script import Reply, load_scripts
 from .separate_client import SeparateClient
 
 IDENTITY = "store"

@@ -31,7 +31,7 @@ from glide import (
 )
 
 from .address import Address
-from .driver import Argument
+from .script import Argument
 
 RECONNECT = BackoffStrategy(num_of_retries=5, factor=20, exponent_base=2)
 """Waits of up to 20 ms, doubled up to 640 ms, and so on for ever."""

@@ -10,7 +10,8 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Caps, StoreLimits, Want
 
 from .commands import LuaCommands
-from .driver import Argument, Driver, Reply
+from .driver import Driver
+from .script import Argument, Reply
 
 LOOKS_AT_ONCE = 1600
 """Counts and indexes that one script looks at: about 1 µs each."""

@@ -19,8 +19,9 @@ from .codec import (
     plain_arguments,
 )
 from .commands import check_batch, report_asides
-from .driver import Argument, Call, Driver, Reply
+from .driver import Driver
 from .kind_commands import LuaKindCommands, claim_arguments
+from .script import Argument, Call, Reply
 
 MAX_KINDS = 200
 """Most kinds in one enqueue of the server."""

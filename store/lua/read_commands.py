@@ -13,8 +13,8 @@ from peerjob.store.retry import LOGGER
 
 from .codec import unpack_line, unpack_record
 from .commands import REPLY_BYTES, LuaCommands, check_batch, check_cursor, report_asides
-from .driver import Argument
 from .kind_commands import LOOKS_AT_ONCE
+from .script import Argument
 
 PAGE_BYTES = 4 << 20
 """Bytes after which a page of instances ends."""

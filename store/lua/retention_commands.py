@@ -7,9 +7,10 @@ from peerjob.model.query import Filter
 from peerjob.model.record import MAX_BATCH, StoreLimits
 
 from .commands import LuaCommands, check_cursor, report_asides
-from .driver import Argument, Driver
+from .driver import Driver
 from .kind_commands import LOOKS_AT_ONCE
 from .read_commands import id_bounds
+from .script import Argument
 
 _CLEARED_AT_ONCE = 150
 """Instances that one script removes by hand, and kinds of which it does."""

@@ -25,7 +25,7 @@ from peerjob.store.retry import LOGGER
 
 from .codec import check_id, template_arguments
 from .commands import REPLY_BYTES, LuaCommands, check_cursor
-from .driver import Argument, Reply
+from .script import Argument, Reply
 
 MAX_FIRES = 1_000
 """Most records in one page of a ledger."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from peerjob.model.record import HISTORY_LIMIT, REPEAT_US, SUSPECT_AFTER
 from peerjob.store.fire_rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
@@ -61,6 +62,12 @@ class Script:
     name: str
     source: str
     sha: str
+
+
+Argument = str | bytes | int
+Call = tuple[Script, Sequence[Argument]]
+Reply = Any
+"""Bytes, integers, None, or lists of them, as in the script's header."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

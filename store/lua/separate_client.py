@@ -7,8 +7,8 @@ from collections.abc import Callable
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.timeouts import answer_within
 
-from .driver import Argument, Driver, Reply
-from .script import Script
+from .driver import Driver
+from .script import Argument, Reply, Script
 
 
 class SeparateClient:
