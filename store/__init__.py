@@ -1,1 +1,12 @@
-"""The shared truth: the contract (`base`), and its two engines (`kv`, `lua`)."""
+"""The shared truth of a cluster: the store contract, and two engines that keep it.
+
+Read in this order:
+
+1. `base` is the contract: what each store does and promises. Nodes know nothing else of a store.
+2. `drivers` opens what a URL names; `url` reads URLs.
+3. `lua` is engine A: Redis and Valkey, one Lua script a command.
+4. `kv` is engine B: the same commands over a transactional key-value store. `memory` and `etcd` are its drivers.
+
+Both engines use `retry` (calls while the server is away), `timeouts`, `layout` (which releases may write a
+namespace) and `fire_rules` (limits and texts of schedules). `paging` is for callers.
+"""

@@ -1,30 +1,31 @@
-"""The store contract: domain verbs, each of them one atomic step per instance.
+"""The store contract: commands, each of them one atomic step per instance.
 
-What every implementation keeps, whatever the verb:
+Each implementation keeps these rules for each command:
 
 * State, history, indexes, ownership, unique key and retention of one instance change together or not at all.
   A batch is atomic per instance, not as a whole, and answers per instance.
 * A transition follows `peerjob.model.state.ARROWS`, and appends to the history, whose times never go back.
 * Ownership is the pair (fence, incarnation). A write about a running instance compares both.
-* A mutating verb takes a `request` id. The caller has at most one unanswered request per verb and incarnation, and
-  may send it again, word for word, after an error or a timeout; the answer is then the first one, and nothing
-  happens twice. (`enqueue` is idempotent by the instances' own ids.)
-* Hints only wake. Losing every hint costs latency (nodes poll each second), never correctness.
+* A command that writes takes a `request` id. The caller has at most one unanswered request per command and incarnation.
+  It may send the same request again after an error or a timeout. The answer is then the first answer, and nothing
+  happens twice. (`enqueue` is idempotent by the ids of the instances.)
+* Hints only wake. If all hints are lost, latency grows (nodes poll each second); correctness does not depend on them.
 * Normal outcomes (nothing to claim, lost, dead) are return values. Errors are `StoreUnavailableError`,
-  `StoreFullError` (only `enqueue` raises it: work that is under way can always be finished), `StoreRefusedError` for a
-  request that the server would refuse again word for word, and `ArgumentError` for a caller's mistake.
-  A driver retries by itself while the server is away, for `retry_for` seconds, then raises.
+  `StoreFullError` (only from `enqueue`: started work can always end), `StoreRefusedError` for a request that the server
+  would refuse again, and `ArgumentError` for a mistake of the caller.
+  A driver retries for `retry_for` seconds while the server is away, then raises.
 * A record that cannot be decoded is set aside (moved out of every queue and index), counted in `health`, and
-  reported once through the logger `peerjob.store`; whatever the verb was doing goes on with the others.
-* Every key lies under the namespace.
-* Cost: enqueue, claim and commit are O(log n) per instance, however many kinds the node asks for and the namespace
-  has; nothing on these paths depends on the number of finished instances or reads an open range. The first claim for a
-  set of many kinds registers it, which is O(kinds).
-* Verbs that look at all kinds do so in pages, and are as of one moment only where one page holds them. A kind leaves
-  nothing behind once its last instance was removed and its last node has left.
+  reported once through the logger `peerjob.store`; the command continues with the other instances.
+* Every key starts with the namespace.
+* Cost: enqueue, claim and commit are O(log n) per instance, for any number of kinds of the node and the namespace.
+  They do not depend on the number of final instances, and read no open range. The first claim for a set of many kinds
+  registers the set, which is O(kinds).
+* Commands that read all kinds do so in pages, and show one moment only if one page is enough. A kind leaves nothing
+  behind after its last instance was removed and its last node has left.
 * A call holds at most MAX_BATCH instances; more raises ValueError.
 
-Implementations differ in whose clock decides due-ness and in how strict the order is; `capabilities` says so.
+Implementations differ in whose clock decides that an instance is due, and in how strict the order is: see
+`capabilities`.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ from peerjob.model.state import State
 
 
 class Liveness(Protocol):
-    """A separate, minimal client for the renewal of one lease; lives on the event loop that opened it.
+    """A separate client for the renewal of one lease; it belongs to the event loop that opened it.
 
-    It shares nothing with the store it came from but the server, so that it works from another thread and loop.
+    It shares only the server with its store, so it works from another thread and loop.
     """
 
     async def open(self) -> None:
@@ -77,11 +78,11 @@ class Liveness(Protocol):
         ...
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        """Extend the lease to now + ttl, also after it expired, as long as it was not marked dead.
+        """Extend the lease to now + ttl; an expired lease too, unless the incarnation was marked dead.
 
         `running` is the load to show. `count` and `fences_digest` (see `record.digest`) describe the claims that
-        the caller knows; when they do not match the store's, the answer lists the store's in `held`.
-        Never retried by the driver; fails with StoreUnavailableError within ttl/5.
+        the caller knows. If they differ from the claims in the store, the answer lists the latter in `held`.
+        The driver does not retry; raises StoreUnavailableError within ttl/5.
         """
         ...
 
@@ -89,10 +90,10 @@ class Liveness(Protocol):
 
 
 class Elections(Protocol):
-    """A separate, minimal client for the leadership of one namespace; lives on the event loop that opened it.
+    """A separate client for the leadership of one namespace; it belongs to the event loop that opened it.
 
-    One leadership is a *term*. Whoever campaigns again within the ttl keeps it; when nobody does, it is free.
-    No call is retried by the driver; each fails with StoreUnavailableError within ttl/5 (2 s before the first ttl).
+    One leadership is a *term*. A leader that campaigns again within the ttl keeps the term; otherwise it ends.
+    The driver retries no call; each raises StoreUnavailableError within ttl/5 (2 s before the first ttl).
     """
 
     async def open(self) -> None:
@@ -100,26 +101,26 @@ class Elections(Protocol):
         ...
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
-        """Take the leadership if it is free, keep it if it is the candidate's own; answers who leads now.
+        """Take the leadership if it is free, or keep the candidate's own; returns the current leader.
 
-        A leadership that is taken anew gets a higher term. Keeping one writes as little as the server allows.
+        Taking it begins a higher term. Keeping it writes as little as the server allows.
         """
         ...
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
-        """Give the leadership up if it is this incarnation's, so that a peer can take it at once.
+        """End the leadership of this incarnation, if it leads, so that a peer can take it at once.
 
-        `refused` is a term that the store answered DEPOSED to. If the incarnation still leads in that very term, the
-        coordinator went back, as after a restore: later terms then have another `Term.coordinator`.
+        `refused` is a term to which the store answered DEPOSED. If the incarnation still leads in that term, the
+        coordinator lost its latest data, as after a restore: later terms then have another `Term.coordinator`.
         """
         ...
 
     async def leader(self) -> Leader | None:
-        """Who leads now."""
+        """The current leader; None if there is none."""
         ...
 
     async def changed(self, timeout: float) -> bool:
-        """Wait until the leadership may have changed hands or become free; False after `timeout` seconds."""
+        """Wait until the leader may have changed; False after `timeout` seconds."""
         ...
 
     async def close(self) -> None: ...
@@ -130,23 +131,23 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it is, with credentials redacted."""
+        """The URL without its password."""
         ...
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it promises; known after `open`."""
+        """Durability, order and other properties of the store; known after `open`."""
         ...
 
     @property
     def local_objects(self) -> dict[str, Any] | None:
-        """Callables that cannot be imported by name, for a store that lives in this process; None on any other."""
+        """Callables that cannot be imported by name, if the store lives in this process; otherwise None."""
         ...
 
     async def open(self) -> None:
-        """Connect, check the server and the namespace's layout.
+        """Connect, and check the server and the layout of the namespace.
 
-        Raises StoreUnavailableError within 5 s when the server cannot be reached, LayoutError for the layout of another
+        Raises StoreUnavailableError within 5 s if the server cannot be reached, LayoutError for the layout of another
         release.
         """
         ...
@@ -160,7 +161,7 @@ class Store(Protocol):
         ...
 
     def elections(self) -> Elections:
-        """A new client for the leadership that the store itself holds, not opened yet."""
+        """A new client for the leadership that the store holds, not opened yet."""
         ...
 
     # -- queue ----------------------------------------------------------------------------------------------------
@@ -168,10 +169,10 @@ class Store(Protocol):
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         """Add instances as Created → Scheduled (two history entries at one time), in one answer each.
 
-        Idempotent by instance id: the same call again gives the first answer. Where a kind and key are taken by an
-        instance that is not final, nothing is added and that instance's id is the answer (within a batch, the first
-        one wins). Wakes min(instances due, idle nodes) idle nodes that can run them; an instance that is now the
-        earliest delayed one wakes one. Raises StoreFullError with nothing half written.
+        Idempotent by instance id: the same call again gives the first answer. If an instance that is not final has
+        the kind and key, nothing is added and the answer is the id of that instance (within a batch, the first
+        instance gets the key). Wakes min(instances due, idle nodes) idle nodes that can run them; a new earliest
+        delayed instance wakes one node. Raises StoreFullError with nothing half written.
         """
         ...
 
@@ -180,8 +181,8 @@ class Store(Protocol):
 
         Moves due delayed instances first (at most 500, earliest first). Counts the attempt, gives each a new fence.
         A suspect (`record.is_suspect`) that comes first is taken alone if `want.suspects`, and passed over otherwise;
-        suspects never hide others behind them. A claim that leaves due work wakes one more idle node; it ends before
-        its limit where payloads are large (MAX_BATCH_BYTES) or of more than 200 kinds. A claim that finds nothing
+        a suspect never delays the instances behind it. A claim that leaves due work wakes one more idle node. It ends
+        before its limit if payloads are large (MAX_BATCH_BYTES) or of more than 200 kinds. A claim that finds nothing
         registers the incarnation as idle in the same step. An incarnation that is dead or unknown gets `dead=True`.
         """
         ...
@@ -190,86 +191,85 @@ class Store(Protocol):
         """Apply outcomes, each conditional on (fence, incarnation), one answer each, in order.
 
         Logs of an outcome are appended first, then state, result, error and progress change. A final outcome frees the
-        unique key and removes up to twice as many expired final instances as the call adds. RETRY and SNOOZE make it
-        Scheduled, due at now + delay; HAND_BACK gives it back its old due time. A commit works as long as the claim
-        has not been taken back, even when the lease has expired. A REPORT that carries nothing but logs is also
-        accepted from the (fence, incarnation) that made the instance final by its own outcome, so that what its
-        processors log afterwards is kept; `Record.owner` keeps naming that incarnation. On an instance that was
-        cancelled while it ran, every
-        action but REPORT also releases it, and the answer is CANCELLED (also for REPORT).
+        unique key and removes up to twice as many expired final instances as the call adds. RETRY and SNOOZE make the
+        instance Scheduled, due at now + delay; HAND_BACK keeps its old due time. A commit works until the claim is
+        taken back, even if the lease has expired. A REPORT with only logs is also accepted from the
+        (fence, incarnation) whose outcome made the instance final: it keeps later logs of processors. `Record.owner`
+        still names that incarnation. For an instance that was cancelled while it ran, the answer is CANCELLED, and
+        each action except REPORT also releases the instance.
         """
         ...
 
     async def turn(
         self, incarnation: str, outcomes: Sequence[Outcome], want: Want | None, *, request: str
     ) -> tuple[list[Ack], Claimed]:
-        """`commit`, then `claim` (when `want` is given), in one round trip where the server can."""
+        """`commit`, then `claim` (if `want` is given), in one round trip if the server can."""
         ...
 
     async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
-        """Scheduled or Processing → Cancelled, in one step each; the answer is the state it was in, per id.
+        """Scheduled or Processing → Cancelled, in one step each; returns the earlier state per id.
 
-        None: unknown. A final state: it was final already and is unchanged (an instance that this very request
-        cancelled before answers as it did then). A running one loses its fence at once: nothing its holder commits
-        changes it any more; its owner entry stays as "releasing" until the holder releases it or is reaped, and its
-        unique key is freed with that. The holder is hinted "cancel" and sees it in every renewal.
+        None: the id is unknown. A final state: the instance was final and is unchanged (an instance that the same
+        request cancelled before answers as before). A running instance loses its fence at once: no commit of its
+        holder changes it any more. Its owner entry stays as "releasing" until the holder releases it or is reaped;
+        then its unique key is free. The holder is hinted "cancel" and sees the instance in every renewal.
         """
         ...
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
-        """Append log lines to an instance in any state, in one step; False for one that is not there.
+        """Append log lines to an instance in any state, in one step; False if there is no such instance.
 
-        The lines are those of a caller that does not run the instance, such as a processor on the node that scheduled
-        it: no fence guards them, and nothing else of the instance changes. The driver does not try the call again, so
-        that no line comes twice; raises StoreUnavailableError.
+        The caller does not run the instance: it is, for example, a processor on the node that scheduled the instance.
+        So no fence guards the lines, and nothing else of the instance changes. The driver does not retry, so that no
+        line comes twice; raises StoreUnavailableError.
         """
         ...
 
     # -- hints and waiters ----------------------------------------------------------------------------------------
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
-        """Wait up to `timeout` seconds for hints to this incarnation; [] when none came.
+        """Wait up to `timeout` seconds for hints to this incarnation; [] if none came.
 
         Only one caller per incarnation at a time. Cancelling the call loses no hint that matters (see HINTS).
         """
         ...
 
     async def watch_final(self, incarnation: str, ids: Sequence[str]) -> list[Record | State | None]:
-        """Register for a "final" hint on each of these and look at them, in one step each.
+        """Register for a "final" hint on each of these instances and read it, in one step each.
 
-        The answer is the state of one that is not final, and None for an unknown one. Of those that are final it is the
-        record, until the reply is long enough, then the state alone: `get` reads those.
+        The answer is the state if the instance is not final, and None if it is unknown. A final instance answers with
+        its record, until the reply is long enough, then with its state: `get` reads the rest.
         """
         ...
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
-        """Have every transition, progress and log append hinted as "change" to this incarnation for `ttl` seconds."""
+        """Hint every transition, progress and log line as "change" to this incarnation for `ttl` seconds."""
         ...
 
     # -- liveness -------------------------------------------------------------------------------------------------
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
-        """Add a live incarnation (or update what it shows); returns the store's time.
+        """Add a live incarnation, or update its NodeInfo; returns the store's time.
 
-        `previous` is this process's incarnation that was marked dead while it was out of reach: crashes that its
-        reaping charged are turned into losses, except of what is final.
+        `previous` is the earlier incarnation of this process, marked dead while the process could not reach the store.
+        Crashes that its reaping charged become losses, except those of final instances.
         """
         ...
 
     async def leave(self, incarnation: str) -> int:
-        """End a lease in an orderly way: claims left behind are handed back without a count; returns how many."""
+        """End a lease in order: hand back the remaining claims without counting them; returns how many."""
         ...
 
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
-        """Take back up to `limit` claims of incarnations whose lease has expired; [] when there is none.
+        """Take back up to `limit` claims of incarnations whose lease has expired; [] if there is none.
 
-        Marks the incarnation dead first, in one step; any peer can go on where another stopped. A claim whose start
-        was reported counts as a crash, any other as a loss; but when a suspect was running there, only suspects are
+        Marks the incarnation dead first, in one step; any peer can continue where another stopped. A claim whose start
+        was reported counts as a crash, any other as a loss; but if a suspect was running there, only suspects are
         charged. Over max_crashes the instance becomes Terminated ("poison"), otherwise Scheduled with its old due time.
         Neither counts as an attempt. Instances that were cancelled while running are released. The caller decides
-        whether it may reap (only after a full TTL of answered renewals), so this is not tried again while the server is
-        away; and of `reaper`, an incarnation, the store holds that its own lease has not expired: a call that comes
-        late, out of an outage, marks nobody.
+        whether it may reap (only after a full TTL of answered renewals), so the driver does not retry. The store marks
+        no incarnation dead if the lease of `reaper`, an incarnation, has expired: the call then comes late, after an
+        outage.
         """
         ...
 
@@ -278,10 +278,10 @@ class Store(Protocol):
         ...
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
-        """Put kinds that a node can run into the namespace's catalogue; at most MAX_BATCH.
+        """Add kinds that a node can run to the catalogue of the namespace; at most MAX_BATCH.
 
-        A kind leaves the catalogue `StoreLimits.kinds_kept_us` after it was published last, and with nothing else:
-        a kind whose nodes are all gone is still known.
+        A kind leaves the catalogue only `StoreLimits.kinds_kept_us` after it was last published: a kind stays known
+        after all its nodes are gone.
         """
         ...
 
@@ -292,19 +292,19 @@ class Store(Protocol):
     # -- schedules ------------------------------------------------------------------------------------------------
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
-        """Write a schedule if it is as expected; None when it is not (read it again).
+        """Write a schedule if it is as expected; otherwise None (read it again).
 
         The row gets a new revision. `account` goes into the ledger in the same step. Every live incarnation is hinted
-        "schedule", once for writes that come together. The same put again, word for word, answers None or the row, and
-        changes nothing twice.
+        "schedule", once for writes that come together. The same put again answers None or the row, and changes nothing
+        twice.
         """
         ...
 
     async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
-        """Remove a schedule and its ledger (if its revision is `expected`); False when there was none.
+        """Remove a schedule and its ledger (if its revision is `expected`); False if there was none.
 
-        Instances stay; those that are parked are still released one after the other. A request that removed it is
-        remembered for at least five minutes, and answered True again: nothing is removed twice.
+        Instances stay; parked instances are still released one after the other. A request that removed a schedule is
+        remembered for at least five minutes, and answers True again: nothing is removed twice.
         """
         ...
 
@@ -313,38 +313,39 @@ class Store(Protocol):
         ...
 
     async def changed_schedules(self, revision: int, *, limit: int = 500) -> SchedulePage:
-        """Schedules that were written or removed after a revision (0: all there are), in the order of revisions.
+        """Schedules that were written or removed after a revision (0: all schedules), in the order of revisions.
 
-        A row's `next_us` is that of now. Costs O(1) when nothing changed. Removals are remembered for the last 1,000;
-        when more are needed, the page says `reset` and starts anew.
+        `next_us` of a row is the current value. Costs O(1) if nothing changed. The store remembers the last 1,000
+        removals; if more are needed, the page says `reset` and starts from the beginning.
         """
         ...
 
     async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:
         """Account for nominal times, each in one step: ledger, next time, slot and instance together or not at all.
 
-        At most MAX_SCHEDULES, none of them about the same schedule and nominal time; atomic per fire, answered in
-        order. A fire is done if the schedule has this revision and is not paused, and
+        At most MAX_SCHEDULES, with different pairs of schedule and nominal time; atomic per fire, answered in order.
+        A fire is done if the schedule has this revision and is not paused, and
 
-        * an outcome that advances: the schedule's `next_us` is `nominal_us`, and becomes `next_us`. A paused schedule
-          takes only PAUSED. FIRED of a time that was backfilled before it came is KNOWN: nothing is made, and the
-          schedule moves on;
-        * BACKFILLED: no record of an instance with this nominal time is there (else KNOWN), and it is later than
-          `trimmed_us` (else TRIMMED); also while paused;
+        * an outcome that advances: `next_us` of the schedule is `nominal_us`, and becomes the new `next_us`. A paused
+          schedule takes only PAUSED. FIRED of a time that was backfilled before is KNOWN: no instance is made, and the
+          schedule advances;
+        * BACKFILLED: the ledger has no record of an instance with this nominal time (otherwise KNOWN), and the time is
+          later than `trimmed_us` (otherwise TRIMMED); also while paused;
         * TRIGGERED: always; also while paused.
 
-        With `term`, it must be no lower than the highest the store has seen from its coordinator (else DEPOSED, and
-        the store remembers it). An instance is enqueued as by `enqueue`; with an overlap other than ALLOW it takes the
-        schedule's slot if that is free (what holds it exists and is not over, its body included). Otherwise SKIP, a
-        full queue, or an unique key that is taken make the record SKIPPED with a reason; QUEUE parks the instance:
-        Scheduled, in no queue. REPLACE cancels the holder and everything parked, and takes the slot or is parked.
-        Whatever ends the holder (commit, cancel, reap, release, removal) gives the slot to the first that is parked and
-        lets it into its queue, in the same step. A backfill that was skipped made no instance, and may come again.
+        `term` must not be lower than the highest term that the store has seen from its coordinator (otherwise
+        DEPOSED); the store remembers it. An instance is enqueued as by `enqueue`. With an overlap other than ALLOW it
+        takes the slot of the schedule if the slot is free: its holder is gone, or is over together with its body.
+        If the slot is not free, SKIP and a full queue make the record SKIPPED with a reason, and so does a unique key
+        that is taken. QUEUE parks the instance: Scheduled, in no queue. REPLACE cancels the holder and the parked
+        instances, and takes the slot or is parked. The step that ends the holder (commit, cancel, reap, release,
+        removal) also gives the slot to the first parked instance and queues it. A skipped backfill made no instance,
+        and may come again.
 
         Records of instances and records of stretches are kept apart, so a backfilled time within a missed stretch
-        has both. A stretch that follows one with the same outcome and reason directly is joined with it. Each fire
-        removes what the ledger has too much (`StoreLimits.max_fires`, `fires_kept_us`). Raises StoreFullError, with
-        nothing written, if an instance cannot be taken.
+        has both. A stretch is joined with the stretch directly before it if outcome and reason are the same. Each fire
+        trims the ledger to its limits (`StoreLimits.max_fires`, `fires_kept_us`). Raises StoreFullError, with nothing
+        written, if the store cannot take an instance.
         """
         ...
 
@@ -359,7 +360,7 @@ class Store(Protocol):
     ) -> FirePage:
         """The ledger of one schedule, latest nominal time first, from `after_us` on and before `before_us`.
 
-        A stretch stands at its first nominal time.
+        A stretch has the place of its first nominal time.
         """
         ...
 
@@ -370,23 +371,23 @@ class Store(Protocol):
         ...
 
     async def lookup(self, query: Query) -> Page:
-        """A page in order of creation (the id's order), by an index on kind and state; tags have an index too.
+        """A page in order of creation (the order of ids), by an index on kind and state; tags have an index too.
 
-        Reads a bounded number of records, so a page may be short, even empty, and still have a cursor. `query.level` is
-        not judged here.
+        Reads a bounded number of records, so a page may be short, even empty, and still have a cursor. The store
+        ignores `query.level`.
         """
         ...
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
-        """Log lines of one instance from a cursor on, in the order stored."""
+        """Log lines of one instance from a cursor on, in stored order."""
         ...
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
-        """How many instances of these kinds (none given: of all) are due and wait to be claimed; without kinds of none.
+        """How many instances of these kinds (by default all) are due and not claimed; kinds with none are absent.
 
-        What is parked behind a schedule's slot is not due. Of those that fell due and were not moved among the ready
-        ones yet, as nobody claimed since, 1,000 are counted. Costs a look at one counter of each kind, in pages, so it
-        is not for hot paths. Any number of kinds may be given.
+        An instance that is parked behind a slot is not due. Of the delayed instances that fell due since the last
+        claim, at most 1,000 are counted. Reads one counter per kind, in pages, so it is not for hot paths. The number
+        of kinds has no limit.
         """
         ...
 
@@ -397,24 +398,24 @@ class Store(Protocol):
     # -- retention ------------------------------------------------------------------------------------------------
 
     async def expire(self, limit: int) -> int:
-        """Remove up to `limit` final instances whose time is over, with all that belongs to them; how many."""
+        """Remove up to `limit` expired final instances, with their logs and index entries; returns how many."""
         ...
 
     async def clear_instances(self, filter: Filter, *, limit: int = 500) -> int:
-        """Remove final instances that match, in one bounded step; returns how many (0: done)."""
+        """Remove final instances that match, in one bounded step; returns how many (0: none is left)."""
         ...
 
     async def clear_history(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        """Fold the history of final instances that match down to its last entry, in one bounded step."""
+        """Reduce the history of matching final instances to its last entry, in one bounded step."""
         ...
 
     async def clear_logs(self, filter: Filter, *, cursor: str | None = None) -> tuple[int, str | None]:
-        """Remove the logs of final instances that match, in one bounded step."""
+        """Remove the logs of matching final instances, in one bounded step."""
         ...
 
     async def clear(self) -> None:
-        """Remove every instance in the namespace, whatever its state, in bounded steps; nodes stay joined.
+        """Remove every instance in the namespace, in any state, in bounded steps; nodes stay joined.
 
-        Those that come in meanwhile may stay.
+        Instances that are added meanwhile may stay.
         """
         ...
