@@ -12,17 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[1] / "src"
-ALLOWED = {
-    ("peerjob.handles.instance", "peerjob.handles.manager"),
-    ("peerjob.handles.job_log", "peerjob.handles.context"),
-    ("peerjob.handles.schedule", "peerjob.handles.manager"),
-    ("peerjob.model.injected", "peerjob.handles.context"),
-    ("peerjob.model.injected", "peerjob.handles.in_place"),
-    ("peerjob.model.policy", "peerjob.handles.instance"),
-    ("peerjob.model.query", "peerjob.handles.instance"),
-    ("peerjob.node.observe.tracing", "peerjob.node.observe.observer"),
-    ("peerjob.node.work.context_backend", "peerjob.node.work.runner"),
-}
+ALLOWED = {("peerjob.node.work.context_backend", "peerjob.node.work.runner")}
 """Imports (importer, imported) that close a ring and still have to go."""
 
 

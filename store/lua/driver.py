@@ -13,7 +13,7 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from peerjob.model.errors import StoreError, StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.store.layout import check_layout
@@ -185,9 +185,6 @@ def is_demoted(error: Exception) -> bool:
     return _DEMOTED.search(str(error)) is not None
 
 
-def _pairs(reply: Any) -> dict[bytes, Any]:
+def _pairs(reply: list[Any] | dict[bytes, Any]) -> dict[bytes, Any]:
     """A map of the server: redis-py gives a list of names and values, GLIDE a dict."""
-    if isinstance(reply, list):
-        items = cast("list[Any]", reply)
-        return dict(zip(items[::2], items[1::2], strict=True))
-    return cast("dict[bytes, Any]", reply)
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
