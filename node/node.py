@@ -24,7 +24,8 @@ from peerjob.store.drivers import open_elections, open_store
 
 from .exit import AtExit, stop_signals, wait_on
 from .manager.blocking import StartableManager
-from .manager.manager import JobSource, NodeManager
+from .manager.jobs import JobSource
+from .manager.manager import NodeManager
 from .manager.scheduling import Scheduling
 from .observe.node_stats import NodeStats, vitals_of
 from .observe.observer import Observer
@@ -172,7 +173,7 @@ class Node(NodeManager, StartableManager):
         )
         self._runtime = runtime
         starting = self._starting = _Starting(self.name)
-        runtime.definitions.add(defined)
+        runtime.job_schedules.add(defined)
         try:
             await starting.unless_stopped(runtime.open())
             self._scheduling.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
@@ -324,6 +325,11 @@ class Node(NodeManager, StartableManager):
         return self._runtime is not None
 
     # -- this node ---------------------------------------------------------------------------------------------------
+
+    def _need_runtime(self) -> NodeRuntime:
+        if self._runtime is None:
+            raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
+        return self._runtime
 
     @property
     def incarnation(self) -> str:

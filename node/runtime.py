@@ -27,11 +27,10 @@ from .body.context_vars import ContextVars
 from .body.executor import Executor
 from .body.injection import Resources
 from .manager.enqueuer import Enqueuer
-from .manager.instances import InstanceManager
 from .manager.job_schedules import JobSchedules
 from .manager.kind_catalogue import KindCatalogue
 from .manager.log_lines import LogLineWriter
-from .manager.schedules import ScheduleManager
+from .manager.record_reader import RecordReader
 from .manager.waiting import Waiters
 from .manager.watching import Watchers
 from .observe.listeners import call_listener
@@ -95,8 +94,8 @@ class NodeRuntime:
         self._registry = registry
         self._observers = observers
         self._ttl_us = round(lease_ttl * 1_000_000)
-        self._ids = IdSource(clock)
-        self.incarnation = self._ids.one()
+        self.ids = IdSource(clock)
+        self.incarnation = self.ids.one()
         self._started_us = clock.time_us()
         self._joining: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
@@ -168,9 +167,7 @@ class NodeRuntime:
             held_claims=self.held_claims, claim_loop=self.claim_loop, hand_back=self._return_stranded
         )
         self.enqueuer = Enqueuer(store, name)
-        self.instances = InstanceManager(
-            store=store, manager=manager, clock=clock, name=name, now_us=self.lease.time.time_us
-        )
+        self.records = RecordReader(store)
         self.catalogue = KindCatalogue(
             clock=clock,
             store=store,
@@ -178,16 +175,7 @@ class NodeRuntime:
             kinds=lambda: self._kinds if self.pool.size else (),
             max_kinds=max_kinds,
         )
-        self.definitions = JobSchedules(clock=clock, store=store, node=name, now_us=self.lease.time.time_us)
-        self.schedules = ScheduleManager(
-            store=store,
-            manager=manager,
-            clock=clock,
-            name=name,
-            now_us=self.lease.time.time_us,
-            definitions=self.definitions,
-            on_replaced=lambda replaced: self._tell(replaced, self.cancelled),
-        )
+        self.job_schedules = JobSchedules(clock=clock, store=store, node=name, now_us=self.lease.time.time_us)
         self.election = Election(
             clock=clock,
             elections=elections,
@@ -200,7 +188,7 @@ class NodeRuntime:
             store=store,
             election=self.election,
             node=name,
-            ids=self._ids,
+            ids=self.ids,
             now_us=self.lease.time.time_us,
             on_made=lambda new: call_listener(f"instance {new.id}", self.processor_calls.made, new),
             on_fired=self._fired,
@@ -223,7 +211,7 @@ class NodeRuntime:
             RetentionRole(clock=clock, store=store),
             self.catalogue,
             self.log_lines,
-            self.definitions,
+            self.job_schedules,
             self.election,
             self._cron,
         )
@@ -249,7 +237,7 @@ class NodeRuntime:
         await self._join()
         self.lease.start()
         await self.catalogue.settle()
-        await self.definitions.settle()
+        await self.job_schedules.settle()
         for role in self.roles:
             role.start()
 
@@ -416,7 +404,7 @@ class NodeRuntime:
             return
         logger.warning("node %r was taken for dead; it joins anew", self._name)
         self._forget_claims()
-        self.incarnation = self._ids.one()
+        self.incarnation = self.ids.one()
         self._joining = asyncio.get_running_loop().create_task(self._rejoin(incarnation))
 
     async def _rejoin(self, previous: str) -> None:
@@ -429,7 +417,7 @@ class NodeRuntime:
                     logger.warning("node %r cannot join anew yet: %s", self._name, error)
                     await asyncio.sleep(1.0)
             self.kinds_changed()
-            self.definitions.look_again()
+            self.job_schedules.look_again()
             self.election.soon()
         finally:
             self._joining = None
@@ -482,12 +470,16 @@ class NodeRuntime:
         for observer in self._observers:
             call_listener(f"schedule {fire.schedule!r}", observer.fired, fire, record)
         if record.cancelled:
-            self._tell(record.cancelled, self.cancelled)
+            self.replaced(record.cancelled)
+
+    def replaced(self, id: str) -> None:
+        """This node's fire or trigger of a schedule cancelled an instance to make room for the new one."""
+        self._tell(id, self.cancelled)
 
     def _tell(self, id: str, told: Callable[..., None], *more: object) -> None:
         async def read() -> None:
             with contextlib.suppress(StoreError, LookupError):
-                call_listener(f"instance {id}", told, await self.instances.instance(id), *more)
+                call_listener(f"instance {id}", told, await self._manager.lookup_instance(id), *more)
 
         self._spawn(read())
 

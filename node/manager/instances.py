@@ -1,77 +1,60 @@
-"""The manager's verbs over a store: looking up, counting, cancelling, retrying and clearing."""
+"""The verbs for instances: look up, count, wait, watch, cancel and clear."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from msgspec import structs
 
 from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
-from peerjob.handles.manager import Manager, Stats
+from peerjob.handles.manager import Event, Stats
 from peerjob.model.clock import Clock, to_datetime
+from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
-from peerjob.model.ids import IdSource, id_text
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
-from peerjob.model.record import LogLine, LogPage, NodeView, Record
+from peerjob.model.record import LogLine, LogPage, Record
 from peerjob.model.state import State
-from peerjob.store.base import Store
 
-from .batcher import Batcher
-
-R = TypeVar("R")
+from .base import NodeManagerBase
+from .record_reader import checked_id
 
 PAGE = 500
-LOOKS = 32
-"""Most instances that are looked up together: each may be as large as a payload."""
+FOLLOW_INTERVAL = 0.5
+"""Seconds between two reads of a log that is followed."""
 
 
-class InstanceManager:
-    """Reads and acts on stored instances on behalf of one manager. `now_us` is the store's time."""
-
-    def __init__(self, *, store: Store, manager: Manager, clock: Clock, name: str, now_us: Callable[[], int]) -> None:
-        self._store = store
-        self._manager = manager
-        self._clock = clock
-        self._name = name
-        self._now_us = now_us
-        self._requests = IdSource(clock)
-        self._looked_up = Batcher(store.get, _looks)
+class NodeInstanceManager(NodeManagerBase):
+    """The verbs of a node for instances."""
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    async def record(self, uuid: str | UUID) -> Record:
-        """Raises UnknownInstanceError, or OptionError for what is no UUID."""
-        id = checked_id(uuid)
-        found = await self._looked_up.ask(id)
-        if found is None:
-            raise UnknownInstanceError(id)
-        return found
-
-    async def instance(self, uuid: str | UUID, job: Job[..., R, Any] | None = None) -> Instance[Any]:
-        record = await self.record(uuid)
+    async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
+        record = await self._need_runtime().records.record(uuid)
         if job is not None and record.kind not in (job.kind, *job.aliases):
             raise UnknownInstanceError(f"{record.id} of kind {job.kind!r} (it is of kind {record.kind!r})")
-        return Instance(self._manager, record, job=job)
+        return Instance(self, record, job=job)
 
-    async def instances(self, query: Query | None) -> ResultPage[Instance[Any]]:
-        """A page that is full unless it is the last: the store's short pages are joined."""
-        query = query or Query()
+    async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
+        """Look up a page that is full unless it is the last: short pages of the store are joined."""
+        store, query = self._open_store(), query or Query()
         found: list[Instance[Any]] = []
         cursor = query.cursor
         while True:
-            page = await self._store.lookup(_page_of(query, cursor, query.limit - len(found)))
-            found += [Instance(self._manager, record) for record in page.records]
+            page = await store.lookup(replace(query, cursor=cursor, limit=max(1, query.limit - len(found))))
+            found += [Instance(self, record) for record in page.records]
             cursor = page.cursor
             if cursor is None or len(found) >= query.limit:
                 return ResultPage(found, cursor)
 
-    async def history(self, query: Query | None) -> ResultPage[HistoryEntry]:
+    async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
         query = query or Query()
-        page = await self.instances(_any_state(query))
+        page = await self.lookup_instances(replace(query, state=None))
         entries = [
             HistoryEntry(instance.id, instance.kind, entry)
             for instance in page
@@ -80,9 +63,9 @@ class InstanceManager:
         ]
         return ResultPage(entries, page.cursor)
 
-    async def log_lines(self, query: Query | None) -> ResultPage[LogEntry]:
+    async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
         query = query or Query()
-        page = await self.instances(query)
+        page = await self.lookup_instances(query)
         lines: list[LogEntry] = []
         for instance in page:
             lines += [
@@ -92,36 +75,54 @@ class InstanceManager:
             ]
         return ResultPage(lines, page.cursor)
 
-    async def iter_logs(self, uuid: str | UUID) -> AsyncIterator[LogLine]:
-        async for page in self.log_pages(uuid):
+    async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        async for page in self.log_pages(uuid, follow=follow):
             for line in page.lines:
                 yield line
 
-    async def log_pages(self, uuid: str | UUID, cursor: str | None = None) -> AsyncIterator[LogPage]:
-        """What is stored from a cursor on; no page is empty."""
-        id = checked_id(uuid)
-        while (page := await self._store.logs(id, cursor=cursor)).lines:
-            # lines of processors and of the body are written apart, so that they are stored out of turn
-            yield structs.replace(page, lines=tuple(sorted(page.lines, key=_time_of)))
-            cursor = page.cursor
+    async def log_pages(
+        self, uuid: str | UUID, *, cursor: str | None = None, follow: bool = False
+    ) -> AsyncIterator[LogPage]:
+        """Like `iter_logs`, in pages that are not empty, after the cursor of another page."""
+        store, id = self._open_store(), checked_id(uuid)
+        ended = not follow
+        while True:
+            while (page := await store.logs(id, cursor=cursor)).lines:
+                # a processor and the body write their lines apart, so the store may have them out of order
+                yield structs.replace(page, lines=tuple(sorted(page.lines, key=lambda line: line.at_us)))
+                cursor = page.cursor
+            if ended:
+                return
+            with contextlib.suppress(TimeoutError):
+                await self.wait_final(id, FOLLOW_INTERVAL)
+                ended = True  # the lines are stored no later than the end, so the next read gets all of them
 
-    async def count(self, query: Query | None) -> int:
-        query = query or Query()
+    def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
+        if self.running:
+            self._need_runtime().log_lines.keep(id, level, message, fields=fields)
+
+    async def count(self, query: Query | None = None) -> int:
+        store, query = self._open_store(), query or Query()
         if query.id is None and query.tag is None and query.before is None and query.after is None:
-            return Stats(counts=(await self._store.health()).counts).total(query.states, query.kind)
+            return Stats(counts=(await store.health()).counts).total(query.states, query.kind)
         total, cursor = 0, None
         while True:
-            page = await self._store.lookup(_page_of(query, cursor, PAGE))
+            page = await store.lookup(replace(query, cursor=cursor, limit=PAGE))
             total += len(page.records)
             cursor = page.cursor
             if cursor is None:
                 return total
 
-    async def due(self, kinds: Sequence[str]) -> dict[str, int]:
-        return await self._store.due(kinds)
+    async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
+        """How many instances of these kinds could be claimed now; without kinds, of each kind.
+
+        Counts the queue of each kind, which on etcd takes longer for a longer queue. Call it now and then.
+        """
+        return await self._open_store().due(kinds)
 
     async def stats(self) -> Stats:
-        health, nodes = await self._store.health(), await self._store.nodes()
+        store = self._open_store()
+        health, nodes = await store.health(), await store.nodes()
         served = {kind for node in nodes for kind in node.info.kinds}
         waiting = {kind: states.get(State.SCHEDULED, 0) for kind, states in health.counts.items()}
         return Stats(
@@ -132,96 +133,106 @@ class InstanceManager:
             undecodable=health.undecodable,
         )
 
-    async def nodes(self) -> list[NodeView]:
-        views, now_us = await self._store.nodes(), self._now_us()
-        return [structs.replace(view, age_us=max(0, now_us - view.renewed_us)) for view in views]
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
+        runtime = self._need_runtime()
+        seconds = None if timeout is None else to_seconds(timeout)
+        id = checked_id(uuid)
+        async with self._passing(seconds):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await runtime.waiters.final(id)
+            except TimeoutError:
+                raise TimeoutError(f"instance {id} is not final after {seconds:g} s") from None
+
+    async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
+        """Wait for the oldest matching instances to end, page by page, until a lookup finds none."""
+        runtime = self._need_runtime()
+        seconds = None if timeout is None else to_seconds(timeout)
+        query = query or Query()
+        active = replace(
+            query, state=query.states & State.ACTIVE or State.ACTIVE, level=None, limit=100, cursor=None, order="asc"
+        )
+        async with self._passing(seconds):
+            try:
+                async with asyncio.timeout(seconds):
+                    while page := await self.lookup_instances(active):
+                        await asyncio.gather(*(runtime.waiters.final_or_removed(one.id) for one in page))
+            except TimeoutError:
+                left = await self.count(active)
+                raise TimeoutError(f"{left} matching instance(s) are not final after {seconds:g} s") from None
+
+    def watch(
+        self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[Event]:
+        return self._need_runtime().watchers.events(query or Query(), on_begin)
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, query: Query) -> list[Instance[Any]]:
-        """Cancels page by page; what is scheduled meanwhile with an older id is not searched for again."""
+    async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
+        """Cancel page by page, in the order of ids; an older id that comes meanwhile is not found."""
+        runtime = self._need_runtime()
         if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError("query", query, "a Query; Query.all() cancels everything")
         cancelled: list[Instance[Any]] = []
         cursor = query.cursor
         active = query.states & State.ACTIVE
         while active:
-            page = await self._store.lookup(_page_of(_with_state(query, active), cursor, PAGE))
+            page = await self._store.lookup(replace(query, state=active, cursor=cursor, limit=PAGE))
             ids = [record.id for record in page.records]
             if ids:
-                before = await self._store.cancel(ids, node=self._name, request=self._requests.one())
+                before = await self._store.cancel(ids, node=self.name, request=runtime.ids.one())
                 done = [id for id, state in zip(ids, before, strict=True) if state is not None and not state.is_final]
                 records = await self._store.get(done)
-                cancelled += [Instance(self._manager, record) for record in records if record is not None]
+                cancelled += [Instance(self, record) for record in records if record is not None]
             cursor = page.cursor
             if cursor is None:
                 break
+        for instance in cancelled:
+            runtime.cancelled(instance)
         return cancelled
 
-    async def cancel_one(self, uuid: str | UUID) -> bool:
-        id = checked_id(uuid)
-        before = (await self._store.cancel([id], node=self._name, request=self._requests.one()))[0]
+    async def cancel_instance(self, uuid: str | UUID) -> bool:
+        runtime, id = self._need_runtime(), checked_id(uuid)
+        (before,) = await self._store.cancel([id], node=self.name, request=runtime.ids.one())
         if before is None:
             raise UnknownInstanceError(id)
+        if not before.is_final:
+            runtime.cancelled(await self.lookup_instance(id))
         return not before.is_final
 
-    async def clear_instances(self, filter: Filter | None) -> int:
-        filter = _settled(filter, self._clock)
+    async def clear_instances(self, filter: Filter | None = None) -> int:
+        store, filter = self._open_store(), _at_one_moment(filter, self.clock)
         total = 0
-        while removed := await self._store.clear_instances(filter, limit=PAGE):
+        while removed := await store.clear_instances(filter, limit=PAGE):
             total += removed
         return total
 
-    async def clear_history(self, filter: Filter | None) -> int:
-        return await _to_the_end(self._store.clear_history, _settled(filter, self._clock))
+    async def clear_history(self, filter: Filter | None = None) -> int:
+        return await _clear_pages(self._open_store().clear_history, _at_one_moment(filter, self.clock))
 
-    async def clear_logs(self, filter: Filter | None) -> int:
-        return await _to_the_end(self._store.clear_logs, _settled(filter, self._clock))
+    async def clear_logs(self, filter: Filter | None = None) -> int:
+        return await _clear_pages(self._open_store().clear_logs, _at_one_moment(filter, self.clock))
+
+    async def clear(self) -> None:
+        await self._need_runtime().clear()
 
 
-async def _to_the_end(step: Callable[..., Awaitable[tuple[int, str | None]]], filter: Filter) -> int:
-    total = 0
-    cursor: str | None = None
+async def _clear_pages(clear: Callable[..., Awaitable[tuple[int, str | None]]], filter: Filter) -> int:
+    total, cursor = 0, None
     while True:
-        done, cursor = await step(filter, cursor=cursor)
+        done, cursor = await clear(filter, cursor=cursor)
         total += done
         if cursor is None:
             return total
 
 
-def checked_id(uuid: object) -> str:
-    """The id's text; raises OptionError for what is no UUID."""
-    try:
-        return id_text(uuid)  # type: ignore[arg-type]  # anything else raises
-    except (ValueError, AttributeError, TypeError):
-        raise OptionError("uuid", uuid, "a UUID") from None
-
-
-def _page_of(query: Query, cursor: str | None, limit: int) -> Query:
-    return replace(query, cursor=cursor, limit=max(1, limit))
-
-
-def _with_state(query: Query, state: State) -> Query:
-    return replace(query, state=state)
-
-
-def _any_state(query: Query) -> Query:
-    return replace(query, state=None)
-
-
-def _settled(filter: Filter | None, clock: Clock) -> Filter:
-    """The filter with an age turned into a time, so that every step judges by the same moment."""
+def _at_one_moment(filter: Filter | None, clock: Clock) -> Filter:
+    """The filter with its age as a time, so that each step compares with the same moment."""
     if filter is None:
         return Filter()
     if filter.older_than is None:
         return filter
     _, before = filter.bounds_us(clock.time_us())
     return Filter(after=filter.after, before=None if before is None else to_datetime(before))
-
-
-def _time_of(line: LogLine) -> int:
-    return line.at_us
-
-
-def _looks(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[at : at + LOOKS] for at in range(0, len(ids), LOOKS)]

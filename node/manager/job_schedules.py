@@ -23,11 +23,11 @@ from peerjob.model.errors import ScheduleError, StoreError, StoreRefusedError
 from peerjob.model.firing import MAX_SCHEDULES, ScheduleRow
 from peerjob.store.base import Store
 
-from .schedule_changes import put_of, readable
+from .schedule_changes import decoded, put_of
 
 logger = logging.getLogger("peerjob.node")
 
-COLLISION_WAIT = 0.05
+MAX_CONFLICT_WAIT = 0.05
 """Most seconds before a schedule that somebody else wrote at the same time is read again."""
 
 
@@ -127,7 +127,7 @@ class JobSchedules(BackgroundRole):
                 if isinstance(error, BaseException):
                     raise error
             if not all(settled):
-                await asyncio.sleep(self.clock.random.uniform(0, COLLISION_WAIT))
+                await asyncio.sleep(self.clock.random.uniform(0, MAX_CONFLICT_WAIT))
 
     async def _settle_one(self, name: str, row: ScheduleRow | None) -> bool:
         definition = self._pending.get(name)
@@ -161,7 +161,7 @@ class JobSchedules(BackgroundRole):
         return stored is not None
 
     def _replaces(self, name: str, definition: Definition, written: str, row: ScheduleRow) -> bool:
-        old = readable(row)
+        old = decoded(row)
         if old is None:
             logger.error("schedule %r is stored in a form that cannot be read here; it is left as it is", name)
             return False

@@ -12,7 +12,7 @@ from peerjob.model.recurrence import recurrence_of
 CHANGED = "the schedule was changed"
 
 
-def readable(row: ScheduleRow) -> Definition | None:
+def decoded(row: ScheduleRow) -> Definition | None:
     """The definition in a row, or None when this release cannot read it."""
     try:
         return decode_definition(row.definition)
@@ -26,7 +26,7 @@ def put_of(name: str, definition: Definition, row: ScheduleRow | None, *, now_us
     As long as it recurs as before, its next time stays what it is, and an interval counts from where it did. Otherwise
     times count from now on, and those that nobody has fired yet are stepped over.
     """
-    old = None if row is None else readable(row)
+    old = None if row is None else decoded(row)
     same = old is not None and _recurs_by(old) == _recurs_by(definition)
     if definition.every_us is not None:
         definition = structs.replace(definition, anchor_us=old.anchor_us if same and old is not None else now_us)
@@ -67,7 +67,7 @@ def _behind(row: ScheduleRow, now_us: int, outcome: FireOutcome, reason: str, no
     first_us = row.next_us
     if first_us is None or first_us > now_us:
         return None
-    definition = readable(row)
+    definition = decoded(row)
     count, last_us = 1, None
     if definition is not None:
         try:

@@ -1,81 +1,60 @@
-"""The manager's verbs about schedules, over a store."""
+"""The verbs for schedules."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from msgspec import structs
 
 from peerjob.cluster.backfill import backfill
 from peerjob.cluster.fires import new_instance
-from peerjob.handles.manager import Manager
+from peerjob.handles.instance import Instance
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
-from peerjob.model.clock import Clock, aware_us, to_datetime
-from peerjob.model.definition import Definition, decode_definition, digest
+from peerjob.model.clock import aware_us, to_datetime
+from peerjob.model.definition import decode_definition, digest
 from peerjob.model.errors import OptionError, StoreUnavailableError, UnknownScheduleError
 from peerjob.model.firing import Fire, FireOutcome, FireStatus, SchedulePut, ScheduleRow
-from peerjob.model.ids import IdSource
 from peerjob.model.limits import MAX_NOTE, checked_text
 from peerjob.model.query import MAX_LIMIT, ResultPage
-from peerjob.model.record import NewInstance
 from peerjob.model.recurrence import recurrence_of
-from peerjob.store.base import Store
+from peerjob.node.observe.listeners import call_listener
 from peerjob.store.paging import all_schedules
 
-from .job_schedules import COLLISION_WAIT, JobSchedules
-from .schedule_changes import paused_for, put_of, readable, unchanged
+from .job_schedules import MAX_CONFLICT_WAIT
+from .jobs import NodeJobManager
+from .schedule_changes import decoded, paused_for, put_of, unchanged
+from .scheduling import fresh_record
 
-ATTEMPTS = 50
-"""How often a change is tried against others that change the same schedule."""
+MAX_ATTEMPTS = 50
+"""How often a change is tried while other callers change the same schedule."""
 MAX_PREVIEW = 1_000
 
 
-class ScheduleManager:
-    """Reads and changes schedules on behalf of one manager.
-
-    `now_us` is the store's time. `on_replaced` hears of each instance that had to make room for a trigger.
-    """
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        manager: Manager,
-        clock: Clock,
-        name: str,
-        now_us: Callable[[], int],
-        definitions: JobSchedules,
-        on_replaced: Callable[[str], None],
-    ) -> None:
-        self._store = store
-        self._manager = manager
-        self._clock = clock
-        self._name = name
-        self._now_us = now_us
-        self._definitions = definitions
-        self._on_replaced = on_replaced
-        self._ids = IdSource(clock)
+class NodeScheduleManager(NodeJobManager):
+    """The verbs of a node for schedules."""
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    async def all(self) -> list[Schedule]:
-        await self._definitions.settle()
-        return [Schedule(self._manager, row) for row in await all_schedules(self._store)]
+    async def schedules(self) -> list[Schedule]:
+        await self._need_runtime().job_schedules.settle()
+        return [Schedule(self, row) for row in await all_schedules(self._store)]
 
-    async def lookup(self, schedule: ScheduleView | str) -> Schedule:
-        return Schedule(self._manager, await self._row(schedule))
+    async def lookup_schedule(self, name: str) -> Schedule:
+        return Schedule(self, await self._row(name))
 
     async def fires(
         self,
         schedule: ScheduleView | str,
         *,
-        after: datetime | None,
-        before: datetime | None,
-        limit: int,
-        cursor: str | None,
+        after: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
     ) -> ResultPage[FireEntry]:
+        self._need_runtime()
         after_us = None if after is None else aware_us("after", after)
         before_us = None if before is None else aware_us("before", before)
         if not 1 <= limit <= MAX_LIMIT:
@@ -84,7 +63,7 @@ class ScheduleManager:
         page = await self._store.fires(row.name, after_us=after_us, before_us=before_us, limit=limit, cursor=cursor)
         entries = [FireEntry(row.name, record) for record in page.records]
         if cursor is None and row.paused:
-            pause = paused_for(row, self._now_us(), self._name)
+            pause = paused_for(row, self._store_time_us(), self.name)
             if (
                 pause is not None
                 and (after_us is None or max(pause.nominal_us, pause.until_us) >= after_us)
@@ -94,12 +73,13 @@ class ScheduleManager:
                 entries.sort(key=lambda one: one.record.nominal_us, reverse=True)
         return ResultPage(entries, page.cursor)
 
-    async def next_fires(self, schedule: ScheduleView | str, n: int) -> list[datetime]:
+    async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
+        self._need_runtime()
         if not 1 <= n <= MAX_PREVIEW:
             raise OptionError("n", n, f"a whole number from 1 to {MAX_PREVIEW:,}")
         row = await self._row(schedule)
         recurrence = recurrence_of(decode_definition(row.definition))
-        moment = recurrence.next_after(max(self._now_us(), row.last_us)) if row.paused else row.next_us
+        moment = recurrence.next_after(max(self._store_time_us(), row.last_us)) if row.paused else row.next_us
         times: list[datetime] = []
         while moment is not None and len(times) < n:
             times.append(to_datetime(moment))
@@ -108,59 +88,64 @@ class ScheduleManager:
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
-    async def add(self, name: str, definition: Definition) -> Schedule:
-        """Make it, or change what is there; the same again changes nothing."""
+    async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
+        call = await self._resolve(target, args, kwargs)
+        name, definition = self._scheduling.definition(call)
+        self._adopt([call.job])
+        await self._admit([definition.kind])
 
         def change(row: ScheduleRow | None) -> SchedulePut | ScheduleRow:
-            old = None if row is None else readable(row)
+            old = None if row is None else decoded(row)
             wanted = definition
             if row is not None and old is not None:
-                # what code wrote last, and in which version, decides what code may write next
+                # the digest and version that code wrote last decide what code may write next
                 version = max(old.version, definition.version)
                 wanted = structs.replace(definition, written=old.written, version=version)
                 if digest(wanted) == digest(old):
                     return row
-            return put_of(name, wanted, row, now_us=self._now_us(), node=self._name)
+            return put_of(name, wanted, row, now_us=self._store_time_us(), node=self.name)
 
-        return await self._change(name, change)
+        added = await self._change(name, change)
+        await self.is_served(definition.kind)
+        return added
 
-    async def pause(self, schedule: ScheduleView | str, note: str) -> Schedule:
+    async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
+        self._need_runtime()
         checked_text("note", note, MAX_NOTE, least=0)
 
         def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
-            row = _there(schedule, found)
+            row = _found(schedule, found)
             if row.paused and row.note == note:
                 return row
             return structs.replace(unchanged(row), paused=True, note=note)
 
         return await self._change(_name_of(schedule), change)
 
-    async def resume(self, schedule: ScheduleView | str) -> Schedule:
+    async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
         def change(found: ScheduleRow | None) -> SchedulePut | ScheduleRow:
-            row = _there(schedule, found)
+            row = _found(schedule, found)
             if not row.paused:
                 return row
-            now_us = self._now_us()
+            now_us = self._store_time_us()
             next_us = recurrence_of(decode_definition(row.definition)).next_after(max(now_us, row.last_us))
-            account = paused_for(row, now_us, self._name)
+            account = paused_for(row, now_us, self.name)
             return structs.replace(unchanged(row), paused=False, note="", next_us=next_us, account=account)
 
         return await self._change(_name_of(schedule), change)
 
-    async def remove(self, schedule: ScheduleView | str) -> bool:
-        await self._definitions.settle()
-        return await self._store.remove_schedule(_name_of(schedule), request=self._ids.one())
+    async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
+        runtime = self._need_runtime()
+        await runtime.job_schedules.settle()
+        return await self._store.remove_schedule(_name_of(schedule), request=runtime.ids.one())
 
-    async def trigger(self, schedule: ScheduleView | str) -> NewInstance | None:
-        """What was enqueued; None when the overlap policy, or a key that is taken, was in the way."""
-        id = self._ids.one()
-        for _ in range(ATTEMPTS):
+    async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
+        runtime = self._need_runtime()
+        id = runtime.ids.one()
+        for _ in range(MAX_ATTEMPTS):
             row = await self._row(schedule)
             definition = decode_definition(row.definition)
-            now_us = self._now_us()
-            new = new_instance(
-                definition, schedule=row.name, id=id, created_us=self._clock.time_us(), nominal_us=now_us
-            )
+            now_us = self._store_time_us()
+            new = new_instance(definition, schedule=row.name, id=id, created_us=self.clock.time_us(), nominal_us=now_us)
             fire = Fire(
                 schedule=row.name,
                 revision=row.revision,
@@ -171,49 +156,53 @@ class ScheduleManager:
                 overlap=definition.overlap,
                 queue_limit=definition.queue_limit,
             )
-            (answer,) = await self._store.fire([fire], term=None, node=self._name)
+            (answer,) = await self._store.fire([fire], term=None, node=self.name)
             if answer.status is FireStatus.DONE:
                 record = answer.record
                 if record is not None and record.cancelled:
-                    self._on_replaced(record.cancelled)
-                return new if record is not None and record.instance == id else None
-            await self._collided()
+                    runtime.replaced(record.cancelled)
+                if record is None or record.instance != id:
+                    return None
+                call_listener(f"instance {id}", runtime.processor_calls.made, new)
+                return Instance(self, fresh_record(new, self.clock.time_us()))
+            await self._wait_after_conflict()
         raise self._contended(_name_of(schedule))
 
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
+        runtime = self._need_runtime()
         start_us, end_us = aware_us("start", start), aware_us("end", end)
         return await backfill(
-            clock=self._clock,
+            clock=self.clock,
             store=self._store,
             row=await self._row(schedule),
             start_us=start_us,
             end_us=end_us,
-            ids=self._ids,
-            now_us=self._now_us(),
-            node=self._name,
+            ids=runtime.ids,
+            now_us=self._store_time_us(),
+            node=self.name,
         )
 
     async def _change(self, name: str, change: Callable[[ScheduleRow | None], SchedulePut | ScheduleRow]) -> Schedule:
-        """Put what `change` makes of the row that is there; a row as the answer means that it stays so."""
-        await self._definitions.settle()
-        for _ in range(ATTEMPTS):
+        """Write what `change` makes of the stored row, until no other change comes between; a row means no change."""
+        await self._need_runtime().job_schedules.settle()
+        for _ in range(MAX_ATTEMPTS):
             (row,) = await self._store.get_schedules([name])
             wanted = change(row)
             if isinstance(wanted, ScheduleRow):
-                return Schedule(self._manager, wanted)
+                return Schedule(self, wanted)
             written = await self._store.put_schedule(wanted)
             if written is not None:
-                return Schedule(self._manager, written)
-            await self._collided()
+                return Schedule(self, written)
+            await self._wait_after_conflict()
         raise self._contended(name)
 
     async def _row(self, schedule: ScheduleView | str) -> ScheduleRow:
-        await self._definitions.settle()
+        await self._need_runtime().job_schedules.settle()
         (row,) = await self._store.get_schedules([_name_of(schedule)])
-        return _there(schedule, row)
+        return _found(schedule, row)
 
-    async def _collided(self) -> None:
-        await asyncio.sleep(self._clock.random.uniform(0, COLLISION_WAIT))
+    async def _wait_after_conflict(self) -> None:
+        await asyncio.sleep(self.clock.random.uniform(0, MAX_CONFLICT_WAIT))
 
     def _contended(self, name: str) -> StoreUnavailableError:
         return StoreUnavailableError(self._store.url, f"schedule {name!r} changes all the time")
@@ -227,7 +216,7 @@ def _name_of(schedule: ScheduleView | str) -> str:
     return schedule.name
 
 
-def _there(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow:
+def _found(schedule: ScheduleView | str, row: ScheduleRow | None) -> ScheduleRow:
     if row is None:
         raise UnknownScheduleError(_name_of(schedule))
     return row

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError, UnknownInstanceError
-from peerjob.model.query import Query
 from peerjob.model.record import MAX_BATCH, Record
 from peerjob.model.state import State
 from peerjob.store.base import Store
-
-from .instances import InstanceManager, checked_id
 
 POLL = 1.0
 
@@ -50,37 +46,9 @@ class Waiters(BackgroundRole):
                 if not waiting:
                     del self._waiting[id]
 
-    async def wait_final(self, uuid: str | UUID, timeout: float | None) -> Record:
-        """Like `final`, within so many seconds; raises TimeoutError."""
-        id = checked_id(uuid)
-        try:
-            async with asyncio.timeout(timeout):
-                return await self.final(id)
-        except TimeoutError:
-            raise TimeoutError(f"instance {id} is not final after {timeout:g} s") from None
-
-    async def wait_quiet(self, verbs: InstanceManager, query: Query, timeout: float | None) -> None:
-        """Wait for one active instance after another, the oldest first, until a lookup finds none."""
-        active = query.states & State.ACTIVE or State.ACTIVE
-        wanted = Query(
-            kind=query.kind,
-            uuid=query.id,
-            tag=query.tag,
-            before=query.before,
-            after=query.after,
-            state=active,
-            limit=100,
-        )
-        try:
-            async with asyncio.timeout(timeout):
-                while page := await verbs.instances(wanted):
-                    await asyncio.gather(*(self._settled(one.id) for one in page))
-        except TimeoutError:
-            left = await verbs.count(wanted)
-            raise TimeoutError(f"{left} matching instance(s) are not final after {timeout:g} s") from None
-
-    async def _settled(self, id: str) -> None:
-        with contextlib.suppress(LookupError):  # removed meanwhile: so it was final
+    async def final_or_removed(self, id: str) -> None:
+        """Wait until an instance is final, or is no longer stored, which a clear does only to final ones."""
+        with contextlib.suppress(UnknownInstanceError):
             await self.final(id)
 
     def ended(self, id: str) -> None:

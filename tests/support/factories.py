@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Unpack
 
 from peerjob import HistoryEntry, Instance, Node, State, Store, StoreLimits
-from peerjob.node.manager.manager import JobSource
+from peerjob.node.manager.jobs import JobSource
 from peerjob.store.drivers import open_store
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import NodeOptions, running_node

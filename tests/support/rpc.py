@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 
 from peerjob import Node
-from peerjob.node.manager.manager import JobSource
+from peerjob.node.manager.jobs import JobSource
 from peerjob.remote.server.rpc_service import SERVICE
 from peerjob.remote.server.server import Server
 from support.waiting import PATIENCE

@@ -16,7 +16,7 @@ from peerjob.model.query import Query
 from peerjob.model.record import StoreLimits
 from peerjob.model.state import State
 from peerjob.node.manager.blocking import BlockingManager
-from peerjob.node.manager.manager import JobSource
+from peerjob.node.manager.jobs import JobSource
 from peerjob.node.node import Coordinator, Lifespan, Node
 from peerjob.store.base import Store
 

@@ -17,7 +17,7 @@ from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.worker import Worker
 from peerjob.node.manager.blocking import StartableManager
-from peerjob.node.manager.manager import JobSource
+from peerjob.node.manager.jobs import JobSource
 from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.observe.listen_address import GRPC_PORT

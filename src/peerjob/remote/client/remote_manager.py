@@ -20,7 +20,7 @@ from peerjob.model.firing import Leader
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
-from peerjob.node.manager.instances import checked_id
+from peerjob.node.manager.record_reader import checked_id
 from peerjob.node.manager.schedules import MAX_PREVIEW
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.cluster import leader_of, node_of, stats_of

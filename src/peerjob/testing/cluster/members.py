@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from peerjob.model.durations import Duration, format_seconds, to_seconds
 from peerjob.model.errors import NodeStateError, NodeStoppedError, OptionError
 from peerjob.model.record import StoreLimits
-from peerjob.node.manager.manager import JobSource
+from peerjob.node.manager.jobs import JobSource
 from peerjob.node.node import Lifespan, Node
 from peerjob.store.kv.keys import Keys
 from peerjob.testing.helpers import ClusterOptions

@@ -7,11 +7,10 @@ from typing import cast
 import pytest
 
 from peerjob import Store, StoreFullError, StoreRefusedError, UnknownInstanceError
-from peerjob.handles.manager import Manager
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
 from peerjob.node.manager.enqueuer import Enqueuer
-from peerjob.node.manager.instances import LOOKS, InstanceManager
+from peerjob.node.manager.record_reader import MAX_READ, RecordReader
 from peerjob.node.manager.scheduling import fresh_record
 from peerjob.testing.factories import Factory
 
@@ -38,7 +37,7 @@ class Sender:
         return [Enqueued(one.id, True) for one in instances]
 
 
-def intake(sender: Sender) -> Enqueuer:
+def enqueuer(sender: Sender) -> Enqueuer:
     return Enqueuer(cast(Store, sender), "a")
 
 
@@ -52,7 +51,7 @@ async def _start(to: Enqueuer, instances: list[NewInstance]) -> list[asyncio.Tas
 
 async def test_what_comes_while_a_call_is_under_way_goes_together() -> None:
     sender = Sender()
-    to = intake(sender)
+    to = enqueuer(sender)
     instances = make.instances(7)
     tasks = await _start(to, instances)
     assert sender.batches == [[instances[0].id]]
@@ -68,7 +67,7 @@ async def test_what_comes_while_a_call_is_under_way_goes_together() -> None:
 
 async def test_each_caller_hears_of_an_error() -> None:
     sender = Sender()
-    tasks = await _start(intake(sender), make.instances(3))
+    tasks = await _start(enqueuer(sender), make.instances(3))
     tasks[1].cancel()
     sender.error = StoreFullError("full")
     for _ in range(2):
@@ -82,7 +81,7 @@ async def test_an_instance_that_is_refused_costs_no_other_caller_his_own(error: 
     sender = Sender()
     instances = make.instances(10)
     sender.error, sender.bad = error, instances[4].id
-    tasks = await _start(intake(sender), instances)
+    tasks = await _start(enqueuer(sender), instances)
     for _ in range(20):
         sender.gate.release()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -93,7 +92,7 @@ async def test_an_instance_that_is_refused_costs_no_other_caller_his_own(error: 
 async def test_batches_are_bounded_by_number_and_bytes() -> None:
     sender = Sender()
     large = [make.instances(1, spec=bytes(900_000))[0] for _ in range(2)]
-    tasks = await _start(intake(sender), [*make.instances(1 + MAX_BATCH + 50), *large])
+    tasks = await _start(enqueuer(sender), [*make.instances(1 + MAX_BATCH + 50), *large])
     for _ in range(5):
         sender.gate.release()
     await asyncio.gather(*tasks)
@@ -116,14 +115,12 @@ class Shelf:
 
 async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> None:
     clock = SystemClock()
-    records = [fresh_record(new, clock.time_us()) for new in make.instances(2 * LOOKS)]
+    records = [fresh_record(new, clock.time_us()) for new in make.instances(2 * MAX_READ)]
     shelf = Shelf(records)
-    verbs = InstanceManager(
-        store=cast(Store, shelf), manager=cast(Manager, None), clock=clock, name="a", now_us=clock.time_us
-    )
+    reader = RecordReader(cast(Store, shelf))
     unknown = make.instances(1)[0].id
     ids = [*(record.id for record in records), unknown, records[0].id]
-    tasks = [asyncio.create_task(verbs.record(id)) for id in ids]
+    tasks = [asyncio.create_task(reader.record(id)) for id in ids]
     await asyncio.sleep(0)  # all have asked
     for _ in range(4):
         shelf.gate.release()
@@ -133,4 +130,4 @@ async def test_what_is_looked_up_at_the_same_time_is_looked_up_together() -> Non
     assert found[:-2] == records
     assert isinstance(found[-2], UnknownInstanceError)
     assert found[-1] == records[0]
-    assert shelf.asked == [1, LOOKS, LOOKS, 1]
+    assert shelf.asked == [1, MAX_READ, MAX_READ, 1]

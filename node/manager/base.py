@@ -1,0 +1,79 @@
+"""The base of a node's verbs, and what they use of a node that runs."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from typing import Any, Protocol
+
+from peerjob.cluster.election import Election
+from peerjob.cluster.lease import Lease
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
+from peerjob.model.ids import IdSource
+from peerjob.model.injected import current_run
+from peerjob.node.registry import Registry
+from peerjob.node.work.pool import Pool
+from peerjob.node.work.processor_calls import ProcessorCalls
+from peerjob.store.base import Store
+
+from .enqueuer import Enqueuer
+from .job_schedules import JobSchedules
+from .kind_catalogue import KindCatalogue
+from .log_lines import LogLineWriter
+from .record_reader import RecordReader
+from .scheduling import Scheduling
+from .waiting import Waiters
+from .watching import Watchers
+
+
+class ManagedRuntime(Protocol):
+    """The parts of a running node that verbs use, and the calls by which verbs tell it what they did."""
+
+    ids: IdSource
+    lease: Lease
+    election: Election
+    pool: Pool
+    catalogue: KindCatalogue
+    enqueuer: Enqueuer
+    records: RecordReader
+    job_schedules: JobSchedules
+    log_lines: LogLineWriter
+    processor_calls: ProcessorCalls
+    waiters: Waiters
+    watchers: Watchers
+
+    def kinds_changed(self) -> None: ...
+    def cancelled(self, instance: Instance[Any]) -> None: ...
+    def replaced(self, id: str) -> None: ...
+    async def clear(self) -> None: ...
+
+
+class NodeManagerBase(Manager):
+    """A manager with a store, a registry, and a runtime from the start of its node until the stop."""
+
+    name: str
+    _store: Store
+    _registry: Registry
+    _scheduling: Scheduling
+
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether the node is started and not stopped."""
+
+    @abstractmethod
+    def _need_runtime(self) -> ManagedRuntime:
+        """The runtime; raises NodeStateError while the node is not running."""
+
+    def _open_store(self) -> Store:
+        """The store; raises NodeStateError while the node is not running."""
+        self._need_runtime()
+        return self._store
+
+    def _store_time_us(self) -> int:
+        return self._need_runtime().lease.time.time_us()
+
+    def _passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let virtual time pass while a test waits. A wait inside a job leaves the time to the test."""
+        return self.clock.passing(timeout) if current_run.get() is None else contextlib.nullcontext()
