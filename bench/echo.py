@@ -9,8 +9,8 @@ import grpc
 import uvloop
 
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.grpc_server import GrpcEndpoint
-from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.server.grpc_server import server_options
+from peerjob.remote.wire.rpcs import SERVICE
 
 ANSWER = pb.VersionResponse(version="0.0.0", api_version="v1").SerializeToString()
 
@@ -20,8 +20,7 @@ async def answer(request: bytes, context: Any) -> bytes:
 
 
 async def main() -> None:
-    endpoint = GrpcEndpoint("listen", "127.0.0.1:0", example=0, tls=None, max_message=1 << 20)
-    server = grpc.aio.server(options=endpoint._options())  # pyright: ignore[reportPrivateUsage]
+    server = grpc.aio.server(options=server_options(1 << 20))
     handler = cast(Any, grpc.unary_unary_rpc_method_handler(cast(Any, answer)))
     handlers = {method.name: handler for method in SERVICE.methods}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))

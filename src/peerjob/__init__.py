@@ -68,8 +68,9 @@ if TYPE_CHECKING:
     from .remote.client.client import Client
     from .remote.client.registered_job import RegisteredJob
     from .remote.scaler.server import ScalerServer
-    from .remote.server.roles import Role, Token, Tokens
+    from .remote.server.roles import Token, Tokens
     from .remote.server.server import Server
+    from .remote.wire.rpcs import Role
     from .remote.wire.tls import ClientTls, ServerTls
 
 __all__ = [
@@ -183,7 +184,7 @@ _LATER = {
     "Metrics": "node.observe.metrics",
     "MetricsServer": "node.observe.metrics",
     "RegisteredJob": "remote.client.registered_job",
-    "Role": "remote.server.roles",
+    "Role": "remote.wire.rpcs",
     "ScalerServer": "remote.scaler.server",
     "Server": "remote.server.server",
     "ServerTls": "remote.wire.tls",

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.wire.rpcs import SERVICE
 from support.rpc import RawClient, raw_client
 from support.waiting import PATIENCE
 

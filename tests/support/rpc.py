@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2_grpc
 
 from peerjob import Node
 from peerjob.node.manager.jobs import JobSource
-from peerjob.remote.server.rpc_service import SERVICE
 from peerjob.remote.server.server import Server
+from peerjob.remote.wire.rpcs import SERVICE
 from support.waiting import PATIENCE
 
 Options = list[tuple[str, Any]]
@@ -61,10 +61,10 @@ class RawClient:
 
 
 def open_calls(server: Server) -> int:
-    """How many calls a server is about."""
-    dispatch = server._endpoint.dispatch  # pyright: ignore[reportPrivateUsage]
-    assert dispatch is not None
-    return len(dispatch._open)  # pyright: ignore[reportPrivateUsage]
+    """How many calls of a server are open."""
+    service = server._service  # pyright: ignore[reportPrivateUsage]
+    assert service is not None
+    return len(service._open)  # pyright: ignore[reportPrivateUsage]
 
 
 @contextlib.asynccontextmanager

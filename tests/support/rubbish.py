@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.wire.rpcs import SERVICE
 
 IDS = ["", "x", "01900000-0000-7000-8000-000000000000", "{01900000-0000-7000-8000-000000000000}"]
 TEXTS = [

@@ -30,9 +30,8 @@ from peerjob import (
 )
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.client import connection, node_address
-from peerjob.remote.client.connection import ONCE, split_target
-from peerjob.remote.client.node_address import SERVICE
-from peerjob.remote.server.roles import NEEDED
+from peerjob.remote.client.connection import split_target
+from peerjob.remote.wire.rpcs import RPCS, SERVICE, Resend
 from support.factories import shared_url
 from support.rpc import forwarding, kept_port, open_calls, served
 from support.waiting import until
@@ -304,12 +303,17 @@ async def test_a_node_that_has_stopped_sends_clients_on() -> None:
         assert await (await client.schedule(WORK, 3)).result(10) == 3
 
 
-def test_what_is_done_once_is_what_changes_something_that_a_second_time_would_change_again() -> None:
+def test_a_client_sends_only_changes_once_that_a_second_time_would_change_again() -> None:
     again = {"ScheduleJob", "ScheduleJobs", "PutSchedule", "PauseSchedule", "ResumeSchedule", "Backfill"}
-    needed = {method.name: NEEDED.get(f"/{SERVICE.full_name}/{method.name}", Role.ADMIN) for method in SERVICE.methods}
-    changing = {name for name, role in needed.items() if role is not Role.READER}
+    changing = {rpc.name for rpc in RPCS.values() if rpc.role is not Role.READER}
 
-    assert changing - again == ONCE
+    assert changing - again == {rpc.name for rpc in RPCS.values() if rpc.resend is Resend.NEVER}
+
+
+def test_the_table_has_every_rpc_of_the_service_with_its_messages() -> None:
+    assert {name: (rpc.request.DESCRIPTOR, rpc.response.DESCRIPTOR) for name, rpc in RPCS.items()} == {
+        method.name: (method.input_type, method.output_type) for method in SERVICE.methods
+    }
 
 
 async def unavailable(name: str, context: Any) -> None:

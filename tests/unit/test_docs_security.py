@@ -7,9 +7,9 @@ from peerjob.cli.daemon.tokens import TOKEN_BYTES
 from peerjob.model import bounds
 from peerjob.node.observe.metrics import http as metrics
 from peerjob.remote.server import grpc_server, instances, server
-from peerjob.remote.server.roles import NEEDED, Role
-from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.server.roles import NEEDED
 from peerjob.remote.wire.requests import MAX_BULK
+from peerjob.remote.wire.rpcs import SERVICE, Role
 
 TEXT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 

@@ -19,7 +19,7 @@ from peerjob.model.errors import DecodeError, EncodeError
 from peerjob.model.json_text import to_json
 from peerjob.model.spec import decode_error, decode_progress, decode_spec, redacted
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.wire.rpcs import SERVICE
 from support import hostile
 from support.fuzzing import corpus, crossed, damaged, message
 from support.rpc import raw_client, served

@@ -10,9 +10,9 @@ from grpc_health.v1 import health_pb2
 from peerjob import AuthError, Job, instance_cleaner
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.roles import NEEDED, Role, Token, Tokens, role_in
-from peerjob.remote.server.rpc_service import SERVICE
+from peerjob.remote.server.roles import NEEDED, Token, Tokens, role_in
 from peerjob.remote.wire.errors import error_in
+from peerjob.remote.wire.rpcs import SERVICE, Role
 from support.rpc import RawClient, health_client, raw_client, served
 
 Code = grpc.StatusCode

@@ -21,9 +21,9 @@ from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server import grpc_server
 from peerjob.remote.server.pages import MAX_BYTES, bounded, fitting
-from peerjob.remote.server.rpc_service import SERVICE
 from peerjob.remote.server.server import Server
 from peerjob.remote.wire.instances import instance_message
+from peerjob.remote.wire.rpcs import SERVICE
 from peerjob.remote.wire.values import moment_stamp, span
 from support.rpc import RawClient, health_client, open_calls, raw_client, served
 from support.rubbish import rubbish
@@ -568,7 +568,7 @@ def test_an_address_that_is_none_is_refused(listen: str) -> None:
 
 
 async def test_a_port_that_is_taken_is_refused(site: tuple[Node, Server]) -> None:
-    with pytest.raises(OptionError, match="nobody else"):
+    with pytest.raises(OptionError, match="no other program"):
         await Server(site[0], site[1].target).start()
 
 

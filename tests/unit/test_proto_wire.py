@@ -22,6 +22,7 @@ from peerjob.model.state import SINGLE
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import cluster, instances, queries, schedules, values
 from peerjob.remote.wire.errors import MAX_DETAIL, error_in, status_of
+from peerjob.remote.wire.rpcs import BACKFILL
 
 ID = "01900000-0000-7000-8000-0000000000ab"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -280,7 +281,7 @@ def test_a_fire_survives() -> None:
         again = schedules.fire_of("s", schedules.fire_message(FireEntry("s", record, ongoing=True)))
         assert (again.record, again.schedule, again.ongoing) == (record, "s", True)
     done = Backfill(times=5, made=1, known=2, trimmed=1, skipped=1)
-    assert schedules.backfill_of(schedules.backfill_message(done)) == done
+    assert BACKFILL.result.read(BACKFILL.response(**BACKFILL.result.write(done))) == done
 
 
 ERRORS: list[Exception] = [

@@ -24,8 +24,10 @@ from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.node.observe.tracing import make_tracing
 from peerjob.node.registry import Registry
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.cluster import MAX_WORKERS, worker_of
 from peerjob.remote.wire.requests import MAX_BULK, job_request, kind_request
+from peerjob.remote.wire.schedules import row_of
 from peerjob.remote.wire.tls import ClientTls
 from peerjob.remote.wire.values import given_count, span
 
@@ -165,7 +167,7 @@ class Client(RemoteManager, StartableManager):
     async def registered_jobs(self) -> list[RegisteredJob]:
         """The jobs of the node that answers, by kind."""
         request = pb.ListRegisteredJobsRequest()
-        answer = await self._connection.call("ListRegisteredJobs", request, pb.ListRegisteredJobsResponse)
+        answer = await self._connection.call(rpcs.LIST_REGISTERED_JOBS, request)
         return [job_of(one) for one in answer.jobs]
 
     # -- scheduling --------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class Client(RemoteManager, StartableManager):
         return await self._scheduled(self._request(call, (), {}, known=True), call.job)
 
     async def _scheduled(self, request: pb.ScheduleJobRequest, job: Job[..., Any, Any] | None) -> Instance[Any]:
-        return await self._made(await self._connection.call("ScheduleJob", request, pb.ScheduleJobResponse), job)
+        return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), job)
 
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
         """Store many runs, in requests of up to 1,000; every call is checked here before the first is sent."""
@@ -188,7 +190,7 @@ class Client(RemoteManager, StartableManager):
         made: list[Instance[R]] = []
         for chunk in _chunks(requests):
             request = pb.ScheduleJobsRequest(jobs=chunk, view=pb.INSTANCE_VIEW_ENCODED)
-            answer = await self._connection.call("ScheduleJobs", request, pb.ScheduleJobsResponse)
+            answer = await self._connection.call(rpcs.SCHEDULE_JOBS, request)
             made += [await self._made(one, next(jobs).job) for one in answer.scheduled]
         return made
 
@@ -201,10 +203,10 @@ class Client(RemoteManager, StartableManager):
 
     async def _put_schedule(self, job: pb.ScheduleJobRequest) -> Schedule:
         request = pb.PutScheduleRequest(job=job)
-        answer = await self._connection.call("PutSchedule", request, pb.PutScheduleResponse)
+        answer = await self._connection.call(rpcs.PUT_SCHEDULE, request)
         if answer.unserved:
             self._warn_unserved(answer.schedule.kind)
-        return self._schedule_of(answer.schedule)
+        return Schedule(self, row_of(answer.schedule))
 
     def _request(
         self,
@@ -248,17 +250,17 @@ class Client(RemoteManager, StartableManager):
 
     async def version(self) -> str:
         """The release of the node that answers."""
-        return (await self._connection.call("GetVersion", pb.VersionRequest(), pb.VersionResponse)).version
+        return (await self._connection.call(rpcs.GET_VERSION, pb.VersionRequest())).version
 
     async def workers(self) -> list[Worker]:
         """The workers of the node that answers, and what each is doing."""
-        answer = await self._connection.call("ListWorkers", pb.ListWorkersRequest(), pb.ListWorkersResponse)
+        answer = await self._connection.call(rpcs.LIST_WORKERS, pb.ListWorkersRequest())
         return [worker_of(one, answer.node) for one in answer.workers]
 
     async def resize_workers(self, n: int) -> None:
         """Change the number of workers of the node that answers, to 1 or more."""
         request = pb.ResizeWorkersRequest(workers=given_count("resize_workers", n, MAX_WORKERS))
-        await self._connection.call("ResizeWorkers", request, pb.ResizeWorkersResponse)
+        await self._connection.call(rpcs.RESIZE_WORKERS, request)
 
     async def drain(self, timeout: Duration | None = None) -> None:
         """Have the node that answers claim nothing more, and wait until its bodies have ended; raises TimeoutError."""
@@ -266,9 +268,7 @@ class Client(RemoteManager, StartableManager):
 
         async def wait(left: float) -> bool | None:
             request = pb.DrainRequest(timeout=span(round(left * 1_000_000)))
-            return (
-                await self._connection.call("Drain", request, pb.DrainResponse, timeout=left + ANSWER)
-            ).drained or None
+            return (await self._connection.call(rpcs.DRAIN, request, timeout=left + ANSWER)).drained or None
 
         if await wait_in_turns(wait, seconds) is None:
             raise TimeoutError(f"the node is not drained after {seconds:g} s")

@@ -21,23 +21,18 @@ from peerjob.model.errors import (
     UnauthenticatedError,
 )
 from peerjob.node.observe.listen_address import GRPC_PORT
+from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.errors import error_in
+from peerjob.remote.wire.rpcs import Resend, Rpc
 from peerjob.remote.wire.tls import ClientTls
 from peerjob.remote.wire.values import parsed
 
-from .node_address import SERVICE, Code, NodeAddress, SilentError
+from .node_address import Code, NodeAddress, SilentError
 from .tls_mismatch import mismatch
 
-M = TypeVar("M", bound=Message)
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
 
-ONCE = frozenset(
-    {"RetryInstances", "RetryInstance", "TriggerSchedule", "RemoveSchedule"}
-    | {"CancelInstances", "CancelInstance", "ClearInstances", "ClearHistory", "ClearLogs", "Clear"}
-    | {"ResizeWorkers", "Drain"}
-)
-"""What is not asked again when nobody knows whether it was done. What schedules is: its instance has an id already."""
-SETTLING = frozenset({"PutSchedule", "PauseSchedule", "ResumeSchedule"})
-"""What is asked again when a node went away, but not when it hangs: it may go on later, and undo what came after."""
 TRY = 1.0
 """Seconds for one address to connect, before the next is tried."""
 PAUSE = 0.1
@@ -95,24 +90,23 @@ class Connection:
         for peer in peers:
             await peer.channel.close()
 
-    async def call(self, name: str, request: Message, kind: type[M], *, timeout: float | None = None) -> M:
+    async def call(self, rpc: Rpc[Q, A], request: Q, *, timeout: float | None = None) -> A:
         """One call to its answer; raises what the node raised, NodeUnavailableError, TimeoutError or RemoteError."""
-        data = self._sized(name, request)
+        data = self._sized(rpc, request)
         loop = asyncio.get_running_loop()
         seconds = self._timeout if timeout is None else timeout
-        deadline, late = loop.time() + seconds, f"{name} was not answered within {seconds:g} s"
+        deadline, late = loop.time() + seconds, f"{rpc.name} was not answered within {seconds:g} s"
         patience = self._patience(seconds)
-        repeatable = name not in ONCE and name not in SETTLING
         while True:
             peer = await self._ready()
             try:
                 answer = await peer.ask(
-                    name,
+                    rpc,
                     data,
                     timeout=max(deadline - loop.time(), 0.001),
                     more=tuple(self.carrier().items()),
                     patience=patience,
-                    repeatable=repeatable,
+                    repeatable=rpc.resend is Resend.ALWAYS,
                 )
             except SilentError:
                 self._leave(peer, hangs=True)
@@ -122,29 +116,29 @@ class Connection:
                 failure = self._failure(error, late)
                 if isinstance(failure, TimeoutError):
                     self._leave(peer, hangs=True)  # the next call need not wait for it
-                if not _elsewhere(failure, name) or loop.time() >= deadline:
+                if not _elsewhere(failure, rpc) or loop.time() >= deadline:
                     raise failure from None
                 self._leave(peer)
             else:
-                return _answer(name, kind, answer)
+                return _answer(rpc, answer)
 
     async def stream(
-        self, name: str, request: Message, kind: type[M], on_begin: Callable[[], Awaitable[object]] | None = None
-    ) -> AsyncGenerator[M, None]:
+        self, rpc: Rpc[Q, A], request: Q, on_begin: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncGenerator[A, None]:
         """The answers of one call, to one node; raises LostError when that node goes away.
 
         `on_begin` is called when the node says that it has begun.
         """
-        data = self._sized(name, request)
+        data = self._sized(rpc, request)
         peer = await self._ready()
-        call = peer.channel.unary_stream(f"/{SERVICE.full_name}/{name}")(data, metadata=self._metadata)
+        call = peer.channel.unary_stream(rpc.path)(data, metadata=self._metadata)
         try:
             if on_begin is not None and await call.initial_metadata():
                 await on_begin()
             async for answer in call:
-                yield _answer(name, kind, answer)
+                yield _answer(rpc, answer)
         except grpc.aio.AioRpcError as error:
-            failure = self._failure(error, f"{name} was not answered in time")
+            failure = self._failure(error, f"{rpc.name} was not answered in time")
             if isinstance(failure, NodeUnavailableError | NodeStoppedError):
                 self._leave(peer)
                 raise LostError(self.addresses, str(failure)) from None
@@ -178,7 +172,7 @@ class Connection:
         if found is not None:
             return found
         try:
-            await peer.ask("GetVersion", b"", timeout=TRY)
+            await peer.ask(rpcs.GET_VERSION, b"", timeout=TRY)
         except grpc.aio.AioRpcError as error:
             return NodeUnavailableError(self.addresses, f"no node can be reached: {error.details()}")
         return NodeUnavailableError(self.addresses, "no node could be reached in time")
@@ -194,10 +188,10 @@ class Connection:
         if self._peers and self._peers[self._current] is peer:
             self._current = (self._current + 1) % len(self._peers)
 
-    def _sized(self, name: str, request: Message) -> bytes:
+    def _sized(self, rpc: Rpc[Q, A], request: Q) -> bytes:
         data = request.SerializeToString()
         if len(data) > self._max_message:
-            raise PayloadTooLargeError(f"request of {name}", len(data), self._max_message)
+            raise PayloadTooLargeError(f"request of {rpc.name}", len(data), self._max_message)
         return data
 
     def _failure(self, error: grpc.aio.AioRpcError, late: str) -> Exception:
@@ -238,11 +232,11 @@ class Connection:
         return options
 
 
-def _answer(name: str, kind: type[M], data: bytes) -> M:
+def _answer(rpc: Rpc[Q, A], data: bytes) -> A:
     try:
-        return parsed(kind, data)
+        return parsed(rpc.response, data)
     except OptionError:
-        text = f"the answer to {name} is no {kind.DESCRIPTOR.full_name}: who answers is no node of peerjob"
+        text = f"the answer to {rpc.name} is no {rpc.response.DESCRIPTOR.full_name}: who answers is no node of peerjob"
         raise RemoteError("DATA_LOSS", text) from None
 
 
@@ -260,11 +254,11 @@ async def _connected(channel: Any, until: float) -> bool:
     return True
 
 
-def _elsewhere(failure: Exception, name: str) -> bool:
+def _elsewhere(failure: Exception, rpc: Rpc[Any, Any]) -> bool:
     """Whether another node may be asked instead."""
     if isinstance(failure, NodeStoppedError):
         return True  # said by a node that did nothing
-    return isinstance(failure, NodeUnavailableError) and name not in ONCE
+    return isinstance(failure, NodeUnavailableError) and rpc.resend is not Resend.NEVER
 
 
 def split_target(target: str) -> list[str]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import grpc
 
-from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.rpcs import GET_VERSION, Rpc
 
-SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
 SILENCE = 0.4
 """Which part of a caller's patience may pass without an answer, before the node is asked whether it is there."""
 AVOIDED = 30.0
@@ -48,7 +47,7 @@ class NodeAddress:
 
     async def ask(
         self,
-        name: str,
+        rpc: Rpc[Any, Any],
         data: bytes,
         *,
         timeout: float,
@@ -65,9 +64,7 @@ class NodeAddress:
             if not await self.is_there(patience):
                 raise SilentError
             patience = None
-        call = self.channel.unary_unary(f"/{SERVICE.full_name}/{name}")(
-            data, timeout=timeout, metadata=(*self._metadata, *more)
-        )
+        call = self.channel.unary_unary(rpc.path)(data, timeout=timeout, metadata=(*self._metadata, *more))
         try:
             answer: bytes = await (call if patience is None else self._watched(call, patience))
         except grpc.aio.AioRpcError as error:
@@ -98,7 +95,7 @@ class NodeAddress:
 
     async def _ask_whether_there(self, within: float) -> bool:
         try:
-            await self.ask("GetVersion", b"", timeout=within)
+            await self.ask(GET_VERSION, b"", timeout=within)
         except grpc.aio.AioRpcError as error:
             return error.code() not in _UNHEARD
         return True

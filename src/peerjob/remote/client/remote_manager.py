@@ -13,7 +13,7 @@ from uuid import UUID
 from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
 from peerjob.handles.manager import Event, Manager, Stats
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
-from peerjob.model.clock import aware_us, to_datetime
+from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.firing import Leader
@@ -23,14 +23,18 @@ from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.node.manager.record_reader import checked_id
 from peerjob.node.manager.schedules import MAX_PREVIEW
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.wire.cluster import leader_of, node_of, stats_of
+from peerjob.remote.wire import rpcs
+from peerjob.remote.wire.cluster import stats_of
 from peerjob.remote.wire.instances import ENCODED, history_of, line_of, log_of, record_of
-from peerjob.remote.wire.queries import filter_message, query_message
-from peerjob.remote.wire.schedules import backfill_of, fire_of, row_of
-from peerjob.remote.wire.values import given_count, span, stamp, stamp_us
+from peerjob.remote.wire.queries import query_message
+from peerjob.remote.wire.rpcs import VerbRpc
+from peerjob.remote.wire.schedules import fire_of, row_of
+from peerjob.remote.wire.values import given_count, span, stamp
 
 from .connection import Connection, LostError
 
+C = TypeVar("C")
+R = TypeVar("R")
 T = TypeVar("T")
 
 WAIT = 20.0
@@ -44,11 +48,15 @@ class RemoteManager(Manager):
 
     _connection: Connection
 
+    async def _run(self, rpc: VerbRpc[C, Any, Any, R], criteria: C) -> R:
+        """Run the verb of an RPC on a node."""
+        return rpc.result.read(await self._connection.call(rpc, rpc.request(**rpc.criteria.write(criteria))))
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def _lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None) -> Instance[Any]:
         request = pb.GetInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
-        answer = await self._connection.call("GetInstance", request, pb.GetInstanceResponse)
+        answer = await self._connection.call(rpcs.GET_INSTANCE, request)
         record = record_of(answer.instance)
         if job is not None and record.kind not in (job.kind, *job.aliases):
             raise UnknownInstanceError(f"{record.id} of kind {job.kind!r} (it is of kind {record.kind!r})")
@@ -62,7 +70,7 @@ class RemoteManager(Manager):
             # a node sends no more than fits into a message
             wanted = replace(query, cursor=cursor, limit=query.limit - len(found))
             request = pb.LookupInstancesRequest(query=query_message(wanted))
-            answer = await self._connection.call("LookupInstances", request, pb.LookupInstancesResponse)
+            answer = await self._connection.call(rpcs.LOOKUP_INSTANCES, request)
             found += [Instance(self, record_of(one)) for one in answer.instances]
             cursor = _cursor(answer)
             if cursor is None or len(found) >= query.limit:
@@ -70,19 +78,19 @@ class RemoteManager(Manager):
 
     async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
         request = pb.LookupHistoryRequest(query=query_message(query))
-        answer = await self._connection.call("LookupHistory", request, pb.LookupHistoryResponse)
+        answer = await self._connection.call(rpcs.LOOKUP_HISTORY, request)
         return ResultPage(map(history_of, answer.entries), _cursor(answer))
 
     async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
         request = pb.LookupLogsRequest(query=query_message(query))
-        answer = await self._connection.call("LookupLogs", request, pb.LookupLogsResponse)
+        answer = await self._connection.call(rpcs.LOOKUP_LOGS, request)
         return ResultPage(map(log_of, answer.lines), _cursor(answer))
 
     async def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
         request = pb.ReadLogsRequest(uuid=checked_id(uuid), view=ENCODED, follow=follow)
         while True:
             try:
-                async with aclosing(self._connection.stream("ReadLogs", request, pb.ReadLogsResponse)) as answers:
+                async with aclosing(self._connection.stream(rpcs.READ_LOGS, request)) as answers:
                     async for answer in answers:
                         request.cursor = answer.cursor
                         for message in answer.lines:
@@ -92,21 +100,18 @@ class RemoteManager(Manager):
                 continue
 
     async def count(self, query: Query | None = None) -> int:
-        request = pb.CountInstancesRequest(query=query_message(query))
-        return (await self._connection.call("CountInstances", request, pb.CountInstancesResponse)).count
+        return await self._run(rpcs.COUNT_INSTANCES, query)
 
     async def stats(self) -> Stats:
-        return stats_of(await self._connection.call("GetStats", pb.GetStatsRequest(), pb.GetStatsResponse))
+        return stats_of(await self._connection.call(rpcs.GET_STATS, pb.GetStatsRequest()))
 
     # -- cluster -----------------------------------------------------------------------------------------------------
 
     async def nodes(self) -> list[NodeView]:
-        answer = await self._connection.call("ListNodes", pb.ListNodesRequest(), pb.ListNodesResponse)
-        return [node_of(one) for one in answer.nodes]
+        return await self._run(rpcs.LIST_NODES, None)
 
     async def leader(self) -> Leader | None:
-        answer = await self._connection.call("GetLeader", pb.GetLeaderRequest(), pb.GetLeaderResponse)
-        return leader_of(answer.leader) if answer.HasField("leader") else None
+        return await self._run(rpcs.GET_LEADER, None)
 
     # -- schedules ---------------------------------------------------------------------------------------------------
 
@@ -115,41 +120,31 @@ class RemoteManager(Manager):
         cursor: str | None = None
         while True:
             request = pb.ListSchedulesRequest(cursor=cursor)
-            answer = await self._connection.call("ListSchedules", request, pb.ListSchedulesResponse)
-            found += [self._schedule_of(one) for one in answer.schedules]
+            answer = await self._connection.call(rpcs.LIST_SCHEDULES, request)
+            found += [Schedule(self, row_of(one)) for one in answer.schedules]
             cursor = _cursor(answer)
             if cursor is None:
                 return found
 
     async def lookup_schedule(self, name: str) -> Schedule:
-        request = pb.GetScheduleRequest(name=_name_of(name))
-        answer = await self._connection.call("GetSchedule", request, pb.GetScheduleResponse)
-        return self._schedule_of(answer.schedule)
+        return Schedule(self, await self._run(rpcs.GET_SCHEDULE, _name_of(name)))
 
     async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
-        request = pb.PauseScheduleRequest(name=_name_of(schedule), note=note)
-        answer = await self._connection.call("PauseSchedule", request, pb.PauseScheduleResponse)
-        return self._schedule_of(answer.schedule)
+        return Schedule(self, await self._run(rpcs.PAUSE_SCHEDULE, (_name_of(schedule), note)))
 
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
-        request = pb.ResumeScheduleRequest(name=_name_of(schedule))
-        answer = await self._connection.call("ResumeSchedule", request, pb.ResumeScheduleResponse)
-        return self._schedule_of(answer.schedule)
+        return Schedule(self, await self._run(rpcs.RESUME_SCHEDULE, _name_of(schedule)))
 
     async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
         request = pb.TriggerScheduleRequest(name=_name_of(schedule), view=ENCODED)
-        answer = await self._connection.call("TriggerSchedule", request, pb.TriggerScheduleResponse)
+        answer = await self._connection.call(rpcs.TRIGGER_SCHEDULE, request)
         return Instance(self, record_of(answer.instance)) if answer.HasField("instance") else None
 
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
-        request = pb.RemoveScheduleRequest(name=_name_of(schedule))
-        return (await self._connection.call("RemoveSchedule", request, pb.RemoveScheduleResponse)).removed
+        return await self._run(rpcs.REMOVE_SCHEDULE, _name_of(schedule))
 
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
-        request = pb.BackfillRequest(
-            name=_name_of(schedule), start=stamp(aware_us("start", start)), end=stamp(aware_us("end", end))
-        )
-        return backfill_of(await self._connection.call("Backfill", request, pb.BackfillResponse))
+        return await self._run(rpcs.BACKFILL, (_name_of(schedule), start, end))
 
     async def fires(
         self,
@@ -168,16 +163,11 @@ class RemoteManager(Manager):
             limit=Query(limit=limit).limit,
             cursor=cursor,
         )
-        answer = await self._connection.call("ListFires", request, pb.ListFiresResponse)
+        answer = await self._connection.call(rpcs.LIST_FIRES, request)
         return ResultPage([fire_of(name, one) for one in answer.fires], _cursor(answer))
 
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
-        request = pb.NextFiresRequest(name=_name_of(schedule), count=given_count("n", n, MAX_PREVIEW))
-        answer = await self._connection.call("NextFires", request, pb.NextFiresResponse)
-        return [to_datetime(stamp_us(one)) for one in answer.times]
-
-    def _schedule_of(self, message: pb.Schedule) -> Schedule:
-        return Schedule(self, row_of(message))
+        return await self._run(rpcs.NEXT_FIRES, (_name_of(schedule), given_count("n", n, MAX_PREVIEW)))
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
@@ -185,37 +175,33 @@ class RemoteManager(Manager):
         if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError("query", query, "a Query; Query.all() cancels everything")
         request = pb.CancelInstancesRequest(query=query_message(query))
-        answer = await self._connection.call("CancelInstances", request, pb.CancelInstancesResponse)
+        answer = await self._connection.call(rpcs.CANCEL_INSTANCES, request)
         return [await self._whole_instance(one) for one in answer.instances]
 
     async def cancel_instance(self, uuid: str | UUID) -> bool:
-        request = pb.CancelInstanceRequest(uuid=checked_id(uuid))
-        return (await self._connection.call("CancelInstance", request, pb.CancelInstanceResponse)).cancelled
+        return await self._run(rpcs.CANCEL_INSTANCE, checked_id(uuid))
 
     async def retry_instances(self, query: Query) -> list[Instance[Any]]:
         request = pb.RetryInstancesRequest(query=query_message(query))
-        answer = await self._connection.call("RetryInstances", request, pb.RetryInstancesResponse)
+        answer = await self._connection.call(rpcs.RETRY_INSTANCES, request)
         return [await self._whole_instance(one) for one in answer.instances]
 
     async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
         request = pb.RetryInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
-        answer = await self._connection.call("RetryInstance", request, pb.RetryInstanceResponse)
+        answer = await self._connection.call(rpcs.RETRY_INSTANCE, request)
         return Instance(self, record_of(answer.instance))
 
     async def clear_instances(self, filter: Filter | None = None) -> int:
-        request = pb.ClearInstancesRequest(filter=filter_message(filter))
-        return (await self._connection.call("ClearInstances", request, pb.ClearInstancesResponse)).count
+        return await self._run(rpcs.CLEAR_INSTANCES, filter)
 
     async def clear_history(self, filter: Filter | None = None) -> int:
-        request = pb.ClearHistoryRequest(filter=filter_message(filter))
-        return (await self._connection.call("ClearHistory", request, pb.ClearHistoryResponse)).count
+        return await self._run(rpcs.CLEAR_HISTORY, filter)
 
     async def clear_logs(self, filter: Filter | None = None) -> int:
-        request = pb.ClearLogsRequest(filter=filter_message(filter))
-        return (await self._connection.call("ClearLogs", request, pb.ClearLogsResponse)).count
+        return await self._run(rpcs.CLEAR_LOGS, filter)
 
     async def clear(self) -> None:
-        await self._connection.call("Clear", pb.ClearRequest(), pb.ClearResponse)
+        await self._run(rpcs.CLEAR, None)
 
     async def _whole_instance(self, message: pb.JobInstance, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
         """An instance of a long list, the later ones of which are only named."""
@@ -230,9 +216,7 @@ class RemoteManager(Manager):
 
         async def wait(left: float) -> Record | None:
             request = pb.WaitInstanceRequest(uuid=id, timeout=span(round(left * 1_000_000)), view=ENCODED)
-            answer = await self._connection.call(
-                "WaitInstance", request, pb.WaitInstanceResponse, timeout=left + ANSWER
-            )
+            answer = await self._connection.call(rpcs.WAIT_INSTANCE, request, timeout=left + ANSWER)
             return record_of(answer.instance) if answer.final else None
 
         record = await wait_in_turns(wait, seconds)
@@ -245,9 +229,7 @@ class RemoteManager(Manager):
 
         async def wait(left: float) -> bool | None:
             request = pb.WaitInstancesRequest(query=query_message(query), timeout=span(round(left * 1_000_000)))
-            answer = await self._connection.call(
-                "WaitInstances", request, pb.WaitInstancesResponse, timeout=left + ANSWER
-            )
+            answer = await self._connection.call(rpcs.WAIT_INSTANCES, request, timeout=left + ANSWER)
             return answer.quiet or None
 
         if await wait_in_turns(wait, seconds) is None:
@@ -264,7 +246,7 @@ class RemoteManager(Manager):
         request = pb.WatchRequest(query=query_message(query))
         while True:
             try:
-                async with aclosing(self._connection.stream("Watch", request, pb.WatchResponse, on_begin)) as answers:
+                async with aclosing(self._connection.stream(rpcs.WATCH, request, on_begin)) as answers:
                     async for answer in answers:
                         yield self._event_of(answer)
             except LostError:

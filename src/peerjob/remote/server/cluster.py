@@ -1,10 +1,10 @@
-"""Handlers about the cluster, and about the node that answers."""
+"""Handlers about the node that answers."""
 
 from __future__ import annotations
 
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.wire.cluster import MAX_WORKERS, leader_message, node_message, worker_message
+from peerjob.remote.wire.cluster import MAX_WORKERS, worker_message
 from peerjob.remote.wire.values import given_count
 
 from .instances import wait_seconds
@@ -12,17 +12,10 @@ from .rpc_service import Context
 
 
 class ClusterRpcs:
-    """Shows nodes, the leader and workers; resizes and drains this node."""
+    """Lists and resizes the workers of this node, and drains it."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-
-    async def list_nodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
-        return pb.ListNodesResponse(nodes=map(node_message, await self._node.nodes()))
-
-    async def get_leader(self, request: pb.GetLeaderRequest, context: Context) -> pb.GetLeaderResponse:
-        leader = await self._node.leader()
-        return pb.GetLeaderResponse(leader=None if leader is None else leader_message(leader))
 
     async def list_workers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersResponse:
         return pb.ListWorkersResponse(node=self._node.name, workers=map(worker_message, self._node.workers()))

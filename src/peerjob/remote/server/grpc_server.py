@@ -1,14 +1,18 @@
-"""One gRPC service on one address: how it listens, and how it stops so that every caller is told."""
+"""What every gRPC server of a node has in common: an address, TLS, a start, and a stop that answers every caller."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import grpc
 
+from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import NodeStateError, OptionError
+from peerjob.node.node import Node
 from peerjob.node.observe.listen_address import parse_listen
 from peerjob.remote.wire.tls import ServerTls
 
@@ -17,89 +21,115 @@ from .rpc_service import RpcService
 
 MAX_STREAMS = 2_000
 """Calls at a time on one connection."""
-LAST_WORDS = 0.2
-"""Seconds for the answers to leave."""
 MAX_PENDING = 20_000
-"""Calls that wait to be taken up; more are refused."""
+"""Calls that wait for the server; it refuses more."""
+FLUSH_SECONDS = 0.2
+"""Time for the last answers to leave."""
 
 
-class GrpcEndpoint:
-    """Listens on "host:port", with or without TLS; `option` names the address in errors, `example` is a port for them.
+class GrpcServer(ABC):
+    """Serves gRPC for a node, as an async context manager, or with `start()` and `stop()`.
 
-    `max_message` bounds a request, in bytes.
+    `listen` is "host:port"; port 0 picks a free one (see `port`). `max_message` limits a request and a response, in
+    bytes. The server neither starts nor stops the node.
     """
 
-    def __init__(self, option: str, listen: str, *, example: int, tls: ServerTls | None, max_message: int) -> None:
-        self.host, self._asked_port = parse_listen(option, listen, example=example)
-        self._option = option
+    option: ClassVar[str]
+    """The name of the address in errors."""
+    default_port: ClassVar[int]
+    purpose: ClassVar[str]
+    """The log line of the start: "node 'a' <purpose> on host:port"."""
+    logger: ClassVar[logging.Logger]
+
+    def __init__(self, node: Node, listen: str, *, tls: ServerTls | None, max_message: int) -> None:
+        self.host, self._asked_port = parse_listen(self.option, listen, example=self.default_port)
+        self._node = node
         self._tls = tls
         self._max_message = max_message
         self._certificates: Certificates | None = None
         self._server: grpc.aio.Server | None = None
-        self.dispatch: RpcService | None = None
-        """What serves; None while it does not listen."""
-        self.port = 0
-        """The port that it listens on; 0 before the start."""
+        self._service: RpcService | None = None
+        self._port = 0
 
-    def prepare(self, dispatch: RpcService, door: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
-        """A server that has its port and does not listen yet; what else it is to serve is added to it.
+    @abstractmethod
+    def _make_service(self) -> RpcService:
+        """The RPCs that this server serves."""
 
-        Raises OptionError for an address that cannot be had, NodeStateError when it listens already.
-        """
+    def _interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
+        return ()
+
+    async def _prepare(self, server: grpc.aio.Server) -> None:  # noqa: B027  # most servers have one service
+        """Add other services, before the server listens."""
+
+    async def start(self) -> None:
+        """Listen; raises OptionError for an address that is not free, NodeStateError if the server listens already."""
         if self._server is not None:
             raise NodeStateError(f"this server listens on port {self.port} already")
-        server = grpc.aio.server(interceptors=door, options=self._options())
-        server.add_generic_rpc_handlers((dispatch.generic_handler(),))
-        target = f"{self.host}:{self._asked_port}"
+        service = self._make_service()
+        server = grpc.aio.server(interceptors=self._interceptors(), options=server_options(self._max_message))
+        server.add_generic_rpc_handlers((service.generic_handler(),))
+        address = f"{self.host}:{self._asked_port}"
         try:
             if self._tls is None:
-                self.port = server.add_insecure_port(target)
+                self._port = server.add_insecure_port(address)
             else:
                 self._certificates = Certificates(self._tls)
-                self.port = server.add_secure_port(target, self._certificates.credentials)
+                self._port = server.add_secure_port(address, self._certificates.credentials)
         except RuntimeError:
-            expected = "an address of this machine that nobody else listens on"
-            raise OptionError(self._option, target, expected) from None
-        return server
-
-    async def start(self, server: grpc.aio.Server, dispatch: RpcService) -> None:
-        """Listen with what was prepared."""
+            raise OptionError(self.option, address, "an address of this machine that no other program uses") from None
+        await self._prepare(server)
         await server.start()
-        self._server, self.dispatch = server, dispatch
+        self._server, self._service = server, service
+        self.logger.info("node %r %s on %s", self._node.name, self.purpose, self.target)
 
-    async def stop(self, seconds: float) -> None:
-        """Take no new calls, end streams and waits, give other calls so long to end; idempotent."""
-        server, dispatch = self._server, self.dispatch
-        self._server = self.dispatch = None
-        if server is None or dispatch is None:
+    async def stop(self, grace: Duration = 5.0) -> None:
+        """Refuse new calls, end streams and waits, give other calls `grace` to end; idempotent."""
+        seconds = to_seconds(grace, "grace")
+        server, service = self._server, self._service
+        self._server = self._service = None
+        if server is None or service is None:
             return
         refusing = asyncio.get_running_loop().create_task(server.stop(seconds + 1))
         await asyncio.sleep(0)
-        await dispatch.stop(seconds)
-        await asyncio.wait({refusing}, timeout=LAST_WORDS)
-        if not refusing.done():  # somebody watches the health
+        await service.stop(seconds)
+        await asyncio.wait({refusing}, timeout=FLUSH_SECONDS)
+        if not refusing.done():  # a client watches the health
             await server.stop(0)
         await refusing
 
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    @property
+    def port(self) -> int:
+        """The port that the server listens on; 0 before the start."""
+        return self._port
+
     @property
     def target(self) -> str:
-        """What a client is to be given, on this machine."""
+        """The address for clients on this machine."""
         return f"{self.host}:{self.port}"
 
-    def _options(self) -> list[tuple[str, Any]]:
-        return [
-            ("grpc.max_receive_message_length", self._max_message),
-            ("grpc.max_send_message_length", -1),  # bounded by us, so that the caller is told
-            ("grpc.max_concurrent_streams", MAX_STREAMS),
-            # what arrives faster than it is taken up waits; by default gRPC drops it by chance, as CANCELLED
-            ("grpc.server.max_pending_requests", MAX_PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-            ("grpc.so_reuseport", 0),
-            # finds out about clients that vanished, and puts up with clients that find out about us
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.http2.ping_timeout_ms", 10_000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ]
+
+def server_options(max_message: int) -> list[tuple[str, Any]]:
+    """The gRPC options of a server; `max_message` limits a request, in bytes."""
+    return [
+        ("grpc.max_receive_message_length", max_message),
+        ("grpc.max_send_message_length", -1),  # RpcService limits responses, so that the error names the sizes
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # a burst of calls waits; by default gRPC drops some of them at random, as CANCELLED
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
+        ("grpc.so_reuseport", 0),
+        # detects clients that vanished, and accepts the pings of clients
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ]

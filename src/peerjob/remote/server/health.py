@@ -9,8 +9,7 @@ from grpc_health.v1 import health, health_pb2
 from peerjob.cluster.role import BackgroundRole
 from peerjob.node.node import Node
 from peerjob.node.observe.probes import Probe
-
-from .rpc_service import SERVICE
+from peerjob.remote.wire.rpcs import SERVICE
 
 INTERVAL = 0.5
 NAMES = ("", SERVICE.full_name)

@@ -17,12 +17,12 @@ from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.cluster import stats_message
 from peerjob.remote.wire.instances import ENCODED, bare_message, history_message, instance_message, log_message
-from peerjob.remote.wire.queries import acting_query_of, filter_of, knows_no_pages, query_of
+from peerjob.remote.wire.queries import acting_query_of, query_of
 from peerjob.remote.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
 from peerjob.remote.wire.values import given_span, optional_stamp, span
 from peerjob.version import __version__
 
-from .pages import bounded, fitting, unlimited
+from .pages import bounded, page_of
 from .roles import SYSTEM, check_kind, may_use_system
 from .rpc_service import Context
 
@@ -90,37 +90,21 @@ class InstanceRpcs:
     async def lookup_instances(
         self, request: pb.LookupInstancesRequest, context: Context
     ) -> pb.LookupInstancesResponse:
-        show = _shown_as(request.query.view)
-        query = query_of(request.query)
-        if knows_no_pages(request.query):
-            instances, cut = await unlimited(self._node.lookup_instances, show, query)
-            return pb.LookupInstancesResponse(instances=instances, cut=cut)
-        instances, cursor = await fitting(self._node.lookup_instances, show, query)
-        return pb.LookupInstancesResponse(instances=instances, cursor=cursor)
+        instances, end = await page_of(self._node.lookup_instances, _shown_as(request.query.view), request.query)
+        return pb.LookupInstancesResponse(instances=instances, **end)
 
     async def lookup_history(self, request: pb.LookupHistoryRequest, context: Context) -> pb.LookupHistoryResponse:
-        query = query_of(request.query)
-        if knows_no_pages(request.query):
-            entries, cut = await unlimited(self._node.lookup_history, history_message, query)
-            return pb.LookupHistoryResponse(entries=entries, cut=cut)
-        entries, cursor = await fitting(self._node.lookup_history, history_message, query)
-        return pb.LookupHistoryResponse(entries=entries, cursor=cursor)
+        entries, end = await page_of(self._node.lookup_history, history_message, request.query)
+        return pb.LookupHistoryResponse(entries=entries, **end)
 
     async def lookup_logs(self, request: pb.LookupLogsRequest, context: Context) -> pb.LookupLogsResponse:
         encoded = request.query.view == ENCODED
-        query = query_of(request.query)
 
         def show(entry: LogEntry) -> pb.LogLine:
             return log_message(entry, encoded=encoded)
 
-        if knows_no_pages(request.query):
-            lines, cut = await unlimited(self._node.lookup_logs, show, query)
-            return pb.LookupLogsResponse(lines=lines, cut=cut)
-        lines, cursor = await fitting(self._node.lookup_logs, show, query)
-        return pb.LookupLogsResponse(lines=lines, cursor=cursor)
-
-    async def count_instances(self, request: pb.CountInstancesRequest, context: Context) -> pb.CountInstancesResponse:
-        return pb.CountInstancesResponse(count=await self._node.count(query_of(request.query)))
+        lines, end = await page_of(self._node.lookup_logs, show, request.query)
+        return pb.LookupLogsResponse(lines=lines, **end)
 
     async def get_stats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
         return stats_message(await self._node.stats())
@@ -149,9 +133,6 @@ class InstanceRpcs:
         cancelled = await self._node.cancel_instances(acting_query_of(request.query))
         return pb.CancelInstancesResponse(instances=await bounded(cancelled, _shown_as(request.query.view), _bare))
 
-    async def cancel_instance(self, request: pb.CancelInstanceRequest, context: Context) -> pb.CancelInstanceResponse:
-        return pb.CancelInstanceResponse(cancelled=await self._node.cancel_instance(request.uuid))
-
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
         query = acting_query_of(request.query)
         await self._check_retry(query)
@@ -172,19 +153,6 @@ class InstanceRpcs:
         for kind in kinds:
             if kind.startswith(SYSTEM) and await self._node.count(replace(query, kind=kind)):
                 check_kind(kind)
-
-    async def clear_instances(self, request: pb.ClearInstancesRequest, context: Context) -> pb.ClearInstancesResponse:
-        return pb.ClearInstancesResponse(count=await self._node.clear_instances(filter_of(request.filter)))
-
-    async def clear_history(self, request: pb.ClearHistoryRequest, context: Context) -> pb.ClearHistoryResponse:
-        return pb.ClearHistoryResponse(count=await self._node.clear_history(filter_of(request.filter)))
-
-    async def clear_logs(self, request: pb.ClearLogsRequest, context: Context) -> pb.ClearLogsResponse:
-        return pb.ClearLogsResponse(count=await self._node.clear_logs(filter_of(request.filter)))
-
-    async def clear(self, request: pb.ClearRequest, context: Context) -> pb.ClearResponse:
-        await self._node.clear()
-        return pb.ClearResponse()
 
 
 async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> None:

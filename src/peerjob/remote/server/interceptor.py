@@ -26,9 +26,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     The rate comes first, so that guessing tokens is bounded by it, and costs nobody but the address that guesses.
     """
 
-    def __init__(self, *, tokens: Tokens | None, rates: RateLimiter | None) -> None:
+    def __init__(self, *, tokens: Tokens | None, limiter: RateLimiter | None) -> None:
         self._tokens = tokens
-        self._rates = rates
+        self._limiter = limiter
         self._guarded: dict[str, tuple[Any, Any]] = {}
         """What gRPC calls, by path; there are no more of them than RPCs."""
 
@@ -48,7 +48,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     async def _let_in(self, path: str, context: Context) -> None:
         """Return, or end the call."""
-        if self._rates is not None and not self._rates.allows(host_of(context.peer())):
+        if self._limiter is not None and not self._limiter.allows(host_of(context.peer())):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
         if self._tokens is None:
             return

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from peerjob.model.query import Query, ResultPage
 from peerjob.node.manager.loop_pauses import map_with_pauses
 from peerjob.proto.job.v1 import service_pb2 as pb
+from peerjob.remote.wire.queries import knows_no_pages, query_of
 
 M = TypeVar("M", pb.JobInstance, pb.HistoryEntry, pb.LogLine)
 B = TypeVar("B", bound=Message)
@@ -25,6 +26,18 @@ MAX_BYTES = 3_500_000
 FIRST_STEP = 16
 MAX_STEP = 250
 """Most instances that are read at once: each may have megabytes."""
+
+
+async def page_of(
+    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], message: pb.Query
+) -> tuple[list[M], dict[str, Any]]:
+    """The messages of a lookup, and the fields of its response that say whether there are more."""
+    query = query_of(message)
+    if knows_no_pages(message):
+        messages, cut = await unlimited(look, show, query)
+        return messages, {"cut": cut}
+    messages, cursor = await fitting(look, show, query)
+    return messages, {"cursor": cursor}
 
 
 async def fitting(

@@ -1,55 +1,31 @@
-"""Who may call what: tokens with roles."""
+"""Tokens and the roles that they give to callers."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self
 
-from peerjob.model.errors import AuthError, OptionError, UnauthenticatedError
+from peerjob.model.errors import AuthError, OptionError, UnauthenticatedError, UnknownScheduleError
+from peerjob.node.node import Node
+from peerjob.remote.wire.rpcs import RPCS, Role
 
-from .rpc_service import SERVICE
-
-
-class Role(IntEnum):
-    """What a caller may do; each may all that the ones before it may."""
-
-    READER = 1
-    """Look."""
-    OPERATOR = 2
-    """Schedule, cancel, repeat, and change schedules."""
-    ADMIN = 3
-    """Clear, resize and drain."""
-
-
-_READER = (
-    {"GetVersion", "GetInstance", "GetStats", "GetSchedule", "GetLeader", "CountInstances", "NextFires", "ExplainCron"}
-    | {"ListRegisteredJobs", "ListSchedules", "ListFires", "ListNodes", "ListWorkers"}
-    | {"LookupInstances", "LookupHistory", "LookupLogs", "ReadLogs", "WaitInstance", "WaitInstances", "Watch"}
-)
-_OPERATOR = (
-    {"ScheduleJob", "ScheduleJobs", "CancelInstances", "CancelInstance", "RetryInstances", "RetryInstance"}
-    | {"PutSchedule", "PauseSchedule", "ResumeSchedule", "TriggerSchedule", "RemoveSchedule", "Backfill"}
-)  # fmt: skip
-NEEDED: dict[str, Role] = (
-    {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.READER}
-    | {f"/{SERVICE.full_name}/{name}": Role.READER for name in _READER}
-    | {f"/{SERVICE.full_name}/{name}": Role.OPERATOR for name in _OPERATOR}
-)
-"""By path; what is not listed needs `Role.ADMIN`, so that a new RPC is closed until it is listed."""
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+NEEDED: dict[str, Role] = {REFLECTION: Role.READER} | {rpc.path: rpc.role for rpc in RPCS.values()}
+"""The role that a call needs, by path. Any other path needs `Role.ADMIN`."""
 SYSTEM = "system."
-"""How the kinds of peerjob's own jobs begin: they remove what only an admin may remove."""
+"""The prefix of the kinds of peerjob's own jobs: they remove what only an admin may remove."""
 _caller: ContextVar[Role] = ContextVar("caller", default=Role.ADMIN)
-"""The role in which the RPC of this task is called; without tokens everyone may do everything."""
+"""The role of the caller of this task's RPC. Without tokens, each caller is an admin."""
 
 
 def called_by(role: Role) -> None:
-    """Note the role of the caller, for the rest of this RPC."""
+    """Set the role of the caller for the rest of this RPC."""
     _caller.set(role)
 
 
@@ -64,35 +40,42 @@ def check_kind(kind: str) -> None:
         raise AuthError(f"kind {kind!r} needs the role admin, and this token has {_caller.get().name.lower()}")
 
 
+async def check_schedule(node: Node, name: str) -> None:
+    """Raise AuthError for a schedule of a kind that the caller may not act on."""
+    if not may_use_system():
+        with contextlib.suppress(UnknownScheduleError):
+            check_kind((await node.lookup_schedule(name)).kind)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """A token that is let in, known by its hash."""
+    """A token that the server accepts, known by its hash."""
 
     digest: str
     """SHA-256 of the token, in hexadecimal."""
     role: Role
     name: str = ""
-    """For people: whose it is."""
+    """The owner, for people."""
 
     @classmethod
     def of(cls, token: str, role: Role, name: str = "") -> Self:
-        """The entry for a token in clear."""
+        """The entry of a token in clear text."""
         return cls(digest=hash_token(token), role=role, name=name)
 
     def line(self) -> str:
-        """As it stands in a file of tokens."""
+        """The line of this token in a tokens file."""
         return f"{self.role.name.lower()} {self.digest} {self.name}".rstrip()
 
 
 class Tokens:
-    """The tokens that are let in."""
+    """The tokens that a server accepts."""
 
     def __init__(self, tokens: Iterable[Token]) -> None:
         self._tokens = tuple(tokens)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file with a line for each: role, SHA-256 in hexadecimal, and a name. Raises OptionError."""
+        """Read a tokens file. Each line has a role, a SHA-256 in hexadecimal, and a name. Raises OptionError."""
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -101,9 +84,9 @@ class Tokens:
         return cls(_token(str(path), number, words) for number, words in numbered if words and words[0][0] != "#")
 
     def role_of(self, token: str) -> Role | None:
-        """What the bearer may do; None for a token that is unknown."""
+        """The role of a token; None for an unknown one."""
         digest, found = hash_token(token), None
-        for one in self._tokens:  # all of them, so that the time tells nothing
+        for one in self._tokens:  # compares all tokens, so that the time reveals nothing
             if hmac.compare_digest(one.digest, digest):
                 found = one.role
         return found
@@ -113,7 +96,7 @@ class Tokens:
 
 
 def hash_token(token: str) -> str:
-    """What is kept of a token; tokens are long and random, so that a fast hash does."""
+    """The hash that is kept of a token. A fast hash is enough, since tokens are long and random."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -128,7 +111,7 @@ def _token(path: str, number: int, words: list[str]) -> Token:
 
 
 def role_in(tokens: Tokens, path: str, metadata: Iterable[tuple[str, Any]]) -> Role | AuthError:
-    """The role in which this caller may call that, or why not."""
+    """The caller's role, or the error if it does not suffice for this path."""
     given = [value for key, value in metadata if key == "authorization"]
     if not given:
         return UnauthenticatedError("a token is needed: authorization: Bearer <token>")

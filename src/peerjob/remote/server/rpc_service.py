@@ -1,4 +1,4 @@
-"""From handlers to what gRPC calls: requests are parsed, errors become statuses, whoever waits is told of the end."""
+"""Makes gRPC methods of handlers: parses requests, turns errors into statuses, and ends open calls at a stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Generator, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -16,16 +16,11 @@ from google.protobuf.message_factory import GetMessageClass
 
 from peerjob.model.errors import NodeStateError, NodeStoppedError, PayloadTooLargeError, PeerjobError
 from peerjob.node.node import Node
-from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.errors import status_of
 from peerjob.remote.wire.values import parsed
 
-SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
-LONG = frozenset({"Watch", "ReadLogs", "WaitInstance", "WaitInstances", "Drain", "StreamIsActive"})
-"""RPCs that wait for something to happen: a server that stops waits for none of them."""
-
 Context = Any
-"""A grpc.aio.ServicerContext, which is generic in ways that say nothing here."""
+"""A grpc.aio.ServicerContext, whose type parameters add nothing here."""
 Unary = Callable[[Any, Context], Awaitable[Message]]
 Streaming = Callable[[Any, Context], AsyncGenerator[Message, None]]
 
@@ -33,33 +28,41 @@ logger = logging.getLogger("peerjob.server")
 
 
 class RpcService:
-    """Serves the RPCs of a service with the methods of `parts`, which bear the RPCs' names in snake case.
+    """Serves the RPCs of a service with `handlers`, by RPC name; a missing handler raises KeyError.
 
-    `max_message` bounds a response, in bytes; gRPC itself bounds requests.
+    `waits` names the RPCs that wait for an event: a server that stops ends them at once. `max_message` limits a
+    response, in bytes; gRPC itself limits requests.
     """
 
     def __init__(
-        self, node: Node, parts: Sequence[object], *, max_message: int, service: ServiceDescriptor = SERVICE
+        self,
+        node: Node,
+        service: ServiceDescriptor,
+        handlers: Mapping[str, Any],
+        *,
+        waits: Container[str],
+        max_message: int,
     ) -> None:
         self._node = node
         self._service = service
+        self._waits = waits
         self._max_message = max_message
         self._open: dict[asyncio.Task[Any], str] = {}
         self._ended: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        self._handlers = {method.name: self._handler(method, parts) for method in service.methods}
+        self._methods = {method.name: self._method(method, handlers[method.name]) for method in service.methods}
 
     def generic_handler(self) -> grpc.GenericRpcHandler:
-        """What a server is given."""
-        return grpc.method_handlers_generic_handler(self._service.full_name, self._handlers)
+        """The service, in the form that a gRPC server takes."""
+        return grpc.method_handlers_generic_handler(self._service.full_name, self._methods)
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls, end streams and waits, let the other calls go on for `grace` seconds, and end them too.
+        """Refuse new calls, end streams and waits, give the other calls `grace` seconds, then end them too.
 
-        Whoever is ended is told that another node may serve.
+        The callers of ended waits and streams get NodeStoppedError, and may ask another node.
         """
         self._stopping = True
-        for task in [task for task, name in self._open.items() if name in LONG]:
+        for task in [task for task, name in self._open.items() if name in self._waits]:
             self._end_call(task)
         if self._open:
             await asyncio.wait(self._open, timeout=grace)
@@ -68,9 +71,8 @@ class RpcService:
         if self._open:
             await asyncio.wait(self._open)
 
-    def _handler(self, method: MethodDescriptor, parts: Sequence[object]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _method(self, method: MethodDescriptor, serve: Any) -> grpc.RpcMethodHandler[Any, Any]:
         kind = GetMessageClass(method.input_type)
-        serve = _method_of(parts, method.name)
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(cast(Any, self._streaming(method.name, kind, serve)))
         return grpc.unary_unary_rpc_method_handler(cast(Any, self._unary(method.name, kind, serve)))
@@ -121,18 +123,18 @@ class RpcService:
 
     async def _fail(self, name: str, error: BaseException, context: Context) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):
-            raise error  # the status is told already
+            raise error  # the handler has sent the status
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError):
             if task is None or task not in self._ended:
                 raise error
             task.uncancel()
-            if name not in LONG:
-                # it may have been done, so nobody is told to go on elsewhere as if it had not
-                text = f"node {self._node.name!r} stopped while it was about {name}"
+            if name not in self._waits:
+                # the call may have taken effect, so the client must not retry it on another node
+                text = f"node {self._node.name!r} stopped during {name}"
                 await context.abort(grpc.StatusCode.UNAVAILABLE, text)
             error = NodeStoppedError(f"node {self._node.name!r} is stopping")
-        elif isinstance(error, NodeStateError) and (self._stopping or not self._node.running or name in LONG):
+        elif isinstance(error, NodeStateError) and (self._stopping or not self._node.running or name in self._waits):
             error = NodeStoppedError(str(error))
         elif not isinstance(error, PeerjobError | TimeoutError):
             logger.error("%s failed", name, exc_info=error)
@@ -141,8 +143,7 @@ class RpcService:
         raise AssertionError("abort raises")
 
 
-def _method_of(parts: Sequence[object], name: str) -> Any:
-    """The method for an RPC; a release that has an RPC and no handler must not start."""
-    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-    [found] = [method for part in parts if (method := getattr(part, snake, None)) is not None]
-    return found
+def handlers_of(service: ServiceDescriptor, parts: Sequence[object]) -> dict[str, Any]:
+    """The methods of `parts` that have the name of an RPC in snake case, by RPC name."""
+    names = {re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower(): method.name for method in service.methods}
+    return {names[name]: getattr(part, name) for part in parts for name in names if hasattr(part, name)}

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from itertools import islice
 
 from peerjob.model.clock import to_us
-from peerjob.model.errors import OptionError, UnknownScheduleError
 from peerjob.model.explain import checked_count, explain_text
 from peerjob.node.manager.loop_pauses import map_with_pauses
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.instances import ENCODED, instance_message
 from peerjob.remote.wire.requests import call_of
-from peerjob.remote.wire.schedules import backfill_message, fire_message, schedule_message
+from peerjob.remote.wire.schedules import fire_message, schedule_message
 from peerjob.remote.wire.values import given_moment, stamp
 
 from .instances import check_kinds
 from .pages import MAX_BYTES
-from .roles import check_kind, may_use_system
+from .roles import check_schedule
 from .rpc_service import Context
 
 
@@ -31,17 +29,11 @@ class ScheduleRpcs:
 
     async def put_schedule(self, request: pb.PutScheduleRequest, context: Context) -> pb.PutScheduleResponse:
         await check_kinds(self._node, [request.job])
-        if not may_use_system():
-            with contextlib.suppress(UnknownScheduleError):
-                await self._check(call_of(request.job, self._node.find_job).job.schedule_name)
-        schedule = await self._node.add_schedule(call_of(request.job, self._node.find_job))
+        call = call_of(request.job, self._node.find_job)
+        await check_schedule(self._node, call.job.schedule_name)
+        schedule = await self._node.add_schedule(call)
         unserved = not await self._node.is_served(schedule.kind)
         return pb.PutScheduleResponse(schedule=schedule_message(schedule), unserved=unserved)
-
-    async def _check(self, name: str) -> None:
-        """Raise AuthError for the schedule of a kind that the caller may not use, UnknownScheduleError for none."""
-        if not may_use_system():
-            check_kind((await self._node.lookup_schedule(name)).kind)
 
     async def list_schedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
         response, size = pb.ListSchedulesResponse(), 0
@@ -56,40 +48,15 @@ class ScheduleRpcs:
             response.schedules.append(message)
         return response
 
-    async def get_schedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:
-        return pb.GetScheduleResponse(schedule=schedule_message(await self._node.lookup_schedule(request.name)))
-
-    async def pause_schedule(self, request: pb.PauseScheduleRequest, context: Context) -> pb.PauseScheduleResponse:
-        await self._check(request.name)
-        paused = await self._node.pause_schedule(request.name, request.note)
-        return pb.PauseScheduleResponse(schedule=schedule_message(paused))
-
-    async def resume_schedule(self, request: pb.ResumeScheduleRequest, context: Context) -> pb.ResumeScheduleResponse:
-        await self._check(request.name)
-        return pb.ResumeScheduleResponse(schedule=schedule_message(await self._node.resume_schedule(request.name)))
-
     async def trigger_schedule(
         self, request: pb.TriggerScheduleRequest, context: Context
     ) -> pb.TriggerScheduleResponse:
-        await self._check(request.name)
+        await check_schedule(self._node, request.name)
         made = await self._node.trigger_schedule(request.name)
         if made is None:
             return pb.TriggerScheduleResponse()
         shown = instance_message(made.record, encoded=request.view == ENCODED)
         return pb.TriggerScheduleResponse(instance=shown)
-
-    async def remove_schedule(self, request: pb.RemoveScheduleRequest, context: Context) -> pb.RemoveScheduleResponse:
-        with contextlib.suppress(UnknownScheduleError):
-            await self._check(request.name)
-        return pb.RemoveScheduleResponse(removed=await self._node.remove_schedule(request.name))
-
-    async def backfill(self, request: pb.BackfillRequest, context: Context) -> pb.BackfillResponse:
-        for name in ("start", "end"):
-            if not request.HasField(name):
-                raise OptionError(name, None, "a time")
-        await self._check(request.name)
-        start, end = given_moment("start", request.start), given_moment("end", request.end)
-        return backfill_message(await self._node.backfill(request.name, start, end))
 
     async def list_fires(self, request: pb.ListFiresRequest, context: Context) -> pb.ListFiresResponse:
         page = await self._node.fires(
@@ -100,10 +67,6 @@ class ScheduleRpcs:
             cursor=request.cursor if request.HasField("cursor") else None,
         )
         return pb.ListFiresResponse(fires=map(fire_message, page), cursor=page.cursor)
-
-    async def next_fires(self, request: pb.NextFiresRequest, context: Context) -> pb.NextFiresResponse:
-        times = await self._node.next_fires(request.name, request.count if request.HasField("count") else 5)
-        return pb.NextFiresResponse(times=[stamp(to_us(one)) for one in times])
 
     async def explain_cron(self, request: pb.ExplainCronRequest, context: Context) -> pb.ExplainCronResponse:
         count = checked_count(request.count if request.HasField("count") else 5)

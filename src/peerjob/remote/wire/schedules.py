@@ -105,15 +105,8 @@ def fire_of(schedule: str, message: pb.Fire) -> FireEntry:
     return FireEntry(schedule, record, ongoing=message.ongoing)
 
 
-def backfill_message(done: Backfill) -> pb.BackfillResponse:
-    """What became of the times of a backfill."""
-    return pb.BackfillResponse(
-        times=done.times, made=done.made, known=done.known, trimmed=done.trimmed, skipped=done.skipped
-    )
-
-
 def backfill_of(message: pb.BackfillResponse) -> Backfill:
-    """The inverse of `backfill_message`."""
+    """What became of the times of a backfill."""
     return Backfill(
         times=message.times,
         made=message.made,

@@ -1,0 +1,248 @@
+"""The table of RPCs: for each one its messages, the role that a caller needs, and whether a client may send it again.
+
+An RPC that maps to one verb of the manager is a `VerbRpc`. Its row also says how criteria become a request and back,
+and how the result becomes a response and back. The server and the client derive both sides of such a call from the
+row. Every other RPC has a handler in `remote.server` and a method in `remote.client`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, IntEnum
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+from msgspec import structs
+
+from peerjob.handles.manager import Manager
+from peerjob.handles.schedule import Backfill, ScheduleView
+from peerjob.model.clock import aware_us, to_datetime, to_us
+from peerjob.model.errors import OptionError
+from peerjob.model.firing import Leader, ScheduleRow
+from peerjob.model.query import Filter, Query
+from peerjob.model.record import NodeView
+from peerjob.proto.job.v1 import service_pb2 as pb
+
+from .cluster import leader_message, leader_of, node_message, node_of
+from .queries import filter_message, filter_of, query_message, query_of
+from .schedules import backfill_of, row_of, schedule_message
+from .values import given_moment, stamp, stamp_us
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+C = TypeVar("C")
+D = TypeVar("D")
+S = TypeVar("S")
+R = TypeVar("R")
+
+SERVICE = pb.DESCRIPTOR.services_by_name["JobService"]
+
+
+class Role(IntEnum):
+    """What a caller may do. Each role includes the ones before it."""
+
+    READER = 1
+    """Read."""
+    OPERATOR = 2
+    """Schedule, cancel, retry, and change schedules."""
+    ADMIN = 3
+    """Clear, resize and drain."""
+
+
+class Resend(Enum):
+    """Whether a client may send a request again if the node may have received it and did not answer."""
+
+    ALWAYS = "always"
+    """The request reads only, or a second one has the same effect: a scheduled instance has an id already."""
+    UNLESS_SILENT = "unless silent"
+    """Only if the connection broke. A node that hangs may continue later, and undo changes that came after."""
+    NEVER = "never"
+    """A second request would have a second effect."""
+
+
+@dataclass(frozen=True)
+class Rpc(Generic[Q, A]):
+    """One RPC of the service."""
+
+    name: str
+    request: type[Q]
+    response: type[A]
+    role: Role
+    resend: Resend
+    waits: bool = field(default=False, kw_only=True)
+    """The RPC waits for an event. A server that stops ends it at once."""
+
+    @property
+    def path(self) -> str:
+        return f"/{SERVICE.full_name}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Fields(Generic[C, D]):
+    """Writes a value as fields of a message, and reads it back."""
+
+    write: Callable[[C], dict[str, Any]]
+    read: Callable[[Any], D]
+
+
+@dataclass(frozen=True)
+class VerbRpc(Rpc[Any, Any], Generic[C, D, S, R]):
+    """An RPC that maps to one verb of the manager."""
+
+    criteria: Fields[C, D]
+    verb: Callable[[Manager, D], Awaitable[S]]
+    result: Fields[S, R]
+    changes_schedule: bool = field(default=False, kw_only=True)
+    """The caller needs the right to use the kind of the schedule that the request names."""
+
+
+def _by_verb(
+    name: str,
+    role: Role,
+    resend: Resend,
+    criteria: Fields[C, D],
+    verb: Callable[[Manager, D], Awaitable[S]],
+    result: Fields[S, R],
+    *,
+    changes_schedule: bool = False,
+) -> VerbRpc[C, D, S, R]:
+    request, response = getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response")
+    return VerbRpc(name, request, response, role, resend, criteria, verb, result, changes_schedule=changes_schedule)
+
+
+# -- criteria and results --------------------------------------------------------------------------------------------
+
+
+def _range_of(message: pb.BackfillRequest) -> tuple[str, datetime, datetime]:
+    if not message.HasField("start") or not message.HasField("end"):
+        raise OptionError("end" if message.HasField("start") else "start", None, "a time")
+    return message.name, given_moment("start", message.start), given_moment("end", message.end)
+
+
+_NOTHING = Fields[None, None](lambda _: {}, lambda _: None)
+_QUERY = Fields[Query | None, Query](lambda query: {"query": query_message(query)}, lambda one: query_of(one.query))
+_FILTER = Fields[Filter | None, Filter](
+    lambda chosen: {"filter": filter_message(chosen)}, lambda one: filter_of(one.filter)
+)
+_UUID = Fields[str, str](lambda uuid: {"uuid": uuid}, lambda one: one.uuid)
+_NAME = Fields[str, str](lambda name: {"name": name}, lambda one: one.name)
+_NOTED_NAME = Fields[tuple[str, str], tuple[str, str]](
+    lambda given: {"name": given[0], "note": given[1]}, lambda one: (one.name, one.note)
+)
+_COUNTED_NAME = Fields[tuple[str, int], tuple[str, int]](
+    lambda given: {"name": given[0], "count": given[1]},
+    lambda one: (one.name, one.count if one.HasField("count") else 5),
+)
+_RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
+    lambda given: {
+        "name": given[0],
+        "start": stamp(aware_us("start", given[1])),
+        "end": stamp(aware_us("end", given[2])),
+    },
+    _range_of,
+)
+_COUNT = Fields[int, int](lambda count: {"count": count}, lambda one: one.count)
+_CANCELLED = Fields[bool, bool](lambda done: {"cancelled": done}, lambda one: one.cancelled)
+_REMOVED = Fields[bool, bool](lambda done: {"removed": done}, lambda one: one.removed)
+_NODES = Fields[list[NodeView], list[NodeView]](
+    lambda views: {"nodes": map(node_message, views)}, lambda one: [node_of(node) for node in one.nodes]
+)
+_LEADER = Fields[Leader | None, Leader | None](
+    lambda leader: {"leader": None if leader is None else leader_message(leader)},
+    lambda one: leader_of(one.leader) if one.HasField("leader") else None,
+)
+_SCHEDULE = Fields[ScheduleView, ScheduleRow](
+    lambda view: {"schedule": schedule_message(view)}, lambda one: row_of(one.schedule)
+)
+_TIMES = Fields[Sequence[datetime], list[datetime]](
+    lambda times: {"times": [stamp(to_us(one)) for one in times]},
+    lambda one: [to_datetime(stamp_us(time)) for time in one.times],
+)
+_BACKFILL = Fields[Backfill, Backfill](structs.asdict, backfill_of)
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+_READER, _OPERATOR, _ADMIN = Role.READER, Role.OPERATOR, Role.ADMIN
+_ALWAYS, _UNLESS_SILENT, _NEVER = Resend.ALWAYS, Resend.UNLESS_SILENT, Resend.NEVER
+
+GET_VERSION = Rpc("GetVersion", pb.VersionRequest, pb.VersionResponse, _READER, _ALWAYS)
+LIST_REGISTERED_JOBS = Rpc(
+    "ListRegisteredJobs", pb.ListRegisteredJobsRequest, pb.ListRegisteredJobsResponse, _READER, _ALWAYS
+)
+
+SCHEDULE_JOB = Rpc("ScheduleJob", pb.ScheduleJobRequest, pb.ScheduleJobResponse, _OPERATOR, _ALWAYS)
+SCHEDULE_JOBS = Rpc("ScheduleJobs", pb.ScheduleJobsRequest, pb.ScheduleJobsResponse, _OPERATOR, _ALWAYS)
+
+GET_INSTANCE = Rpc("GetInstance", pb.GetInstanceRequest, pb.GetInstanceResponse, _READER, _ALWAYS)
+LOOKUP_INSTANCES = Rpc("LookupInstances", pb.LookupInstancesRequest, pb.LookupInstancesResponse, _READER, _ALWAYS)
+LOOKUP_HISTORY = Rpc("LookupHistory", pb.LookupHistoryRequest, pb.LookupHistoryResponse, _READER, _ALWAYS)
+LOOKUP_LOGS = Rpc("LookupLogs", pb.LookupLogsRequest, pb.LookupLogsResponse, _READER, _ALWAYS)
+READ_LOGS = Rpc("ReadLogs", pb.ReadLogsRequest, pb.ReadLogsResponse, _READER, _ALWAYS, waits=True)
+COUNT_INSTANCES = _by_verb("CountInstances", _READER, _ALWAYS, _QUERY, lambda to, query: to.count(query), _COUNT)
+GET_STATS = Rpc("GetStats", pb.GetStatsRequest, pb.GetStatsResponse, _READER, _ALWAYS)
+
+WAIT_INSTANCE = Rpc("WaitInstance", pb.WaitInstanceRequest, pb.WaitInstanceResponse, _READER, _ALWAYS, waits=True)
+WAIT_INSTANCES = Rpc("WaitInstances", pb.WaitInstancesRequest, pb.WaitInstancesResponse, _READER, _ALWAYS, waits=True)
+WATCH = Rpc("Watch", pb.WatchRequest, pb.WatchResponse, _READER, _ALWAYS, waits=True)
+
+CANCEL_INSTANCES = Rpc("CancelInstances", pb.CancelInstancesRequest, pb.CancelInstancesResponse, _OPERATOR, _NEVER)
+CANCEL_INSTANCE = _by_verb(
+    "CancelInstance", _OPERATOR, _NEVER, _UUID, lambda to, uuid: to.cancel_instance(uuid), _CANCELLED
+)
+RETRY_INSTANCES = Rpc("RetryInstances", pb.RetryInstancesRequest, pb.RetryInstancesResponse, _OPERATOR, _NEVER)
+RETRY_INSTANCE = Rpc("RetryInstance", pb.RetryInstanceRequest, pb.RetryInstanceResponse, _OPERATOR, _NEVER)
+CLEAR_INSTANCES = _by_verb(
+    "ClearInstances", _ADMIN, _NEVER, _FILTER, lambda to, chosen: to.clear_instances(chosen), _COUNT
+)
+CLEAR_HISTORY = _by_verb("ClearHistory", _ADMIN, _NEVER, _FILTER, lambda to, chosen: to.clear_history(chosen), _COUNT)
+CLEAR_LOGS = _by_verb("ClearLogs", _ADMIN, _NEVER, _FILTER, lambda to, chosen: to.clear_logs(chosen), _COUNT)
+CLEAR = _by_verb("Clear", _ADMIN, _NEVER, _NOTHING, lambda to, _: to.clear(), _NOTHING)
+
+PUT_SCHEDULE = Rpc("PutSchedule", pb.PutScheduleRequest, pb.PutScheduleResponse, _OPERATOR, _UNLESS_SILENT)
+LIST_SCHEDULES = Rpc("ListSchedules", pb.ListSchedulesRequest, pb.ListSchedulesResponse, _READER, _ALWAYS)
+GET_SCHEDULE = _by_verb("GetSchedule", _READER, _ALWAYS, _NAME, lambda to, name: to.lookup_schedule(name), _SCHEDULE)
+PAUSE_SCHEDULE = _by_verb(
+    "PauseSchedule",
+    _OPERATOR,
+    _UNLESS_SILENT,
+    _NOTED_NAME,
+    lambda to, given: to.pause_schedule(*given),
+    _SCHEDULE,
+    changes_schedule=True,
+)
+RESUME_SCHEDULE = _by_verb(
+    "ResumeSchedule",
+    _OPERATOR,
+    _UNLESS_SILENT,
+    _NAME,
+    lambda to, name: to.resume_schedule(name),
+    _SCHEDULE,
+    changes_schedule=True,
+)
+TRIGGER_SCHEDULE = Rpc("TriggerSchedule", pb.TriggerScheduleRequest, pb.TriggerScheduleResponse, _OPERATOR, _NEVER)
+REMOVE_SCHEDULE = _by_verb(
+    "RemoveSchedule",
+    _OPERATOR,
+    _NEVER,
+    _NAME,
+    lambda to, name: to.remove_schedule(name),
+    _REMOVED,
+    changes_schedule=True,
+)
+BACKFILL = _by_verb(
+    "Backfill", _OPERATOR, _ALWAYS, _RANGE, lambda to, given: to.backfill(*given), _BACKFILL, changes_schedule=True
+)
+LIST_FIRES = Rpc("ListFires", pb.ListFiresRequest, pb.ListFiresResponse, _READER, _ALWAYS)
+NEXT_FIRES = _by_verb("NextFires", _READER, _ALWAYS, _COUNTED_NAME, lambda to, given: to.next_fires(*given), _TIMES)
+EXPLAIN_CRON = Rpc("ExplainCron", pb.ExplainCronRequest, pb.ExplainCronResponse, _READER, _ALWAYS)
+
+LIST_NODES = _by_verb("ListNodes", _READER, _ALWAYS, _NOTHING, lambda to, _: to.nodes(), _NODES)
+GET_LEADER = _by_verb("GetLeader", _READER, _ALWAYS, _NOTHING, lambda to, _: to.leader(), _LEADER)
+LIST_WORKERS = Rpc("ListWorkers", pb.ListWorkersRequest, pb.ListWorkersResponse, _READER, _ALWAYS)
+RESIZE_WORKERS = Rpc("ResizeWorkers", pb.ResizeWorkersRequest, pb.ResizeWorkersResponse, _ADMIN, _NEVER)
+DRAIN = Rpc("Drain", pb.DrainRequest, pb.DrainResponse, _ADMIN, _NEVER, waits=True)
+
+RPCS: dict[str, Rpc[Any, Any]] = {row.name: row for row in list(globals().values()) if isinstance(row, Rpc)}
+"""All rows above, by name."""
