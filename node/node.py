@@ -27,7 +27,7 @@ from .manager.blocking import StartableManager
 from .manager.jobs import JobSource
 from .manager.manager import NodeManager
 from .manager.scheduling import Scheduling
-from .observe.node_stats import NodeStats, vitals_of
+from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer
 from .observe.probes import Probe, ProbeAnswer, look
 from .observe.tracing import ClaimLoopSpans, make_tracing
@@ -394,7 +394,7 @@ class Node(NodeManager, StartableManager):
 
     def vitals(self) -> NodeStats:
         """How this node is at this moment; raises NodeStateError while it is not running."""
-        return vitals_of(self._need_runtime())
+        return node_stats_of(self._need_runtime())
 
     def probe(self, probe: Probe) -> ProbeAnswer:
         """Whether this node is alive, ready, started or drained at this moment, running or not, by asking nobody."""

@@ -110,9 +110,9 @@ class NodeRuntime:
         outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failures)
         self._outcome_queue = OutcomeQueue(lambda: self.claim_loop.wake())  # noqa: PLW0108  # there is no claim loop yet
         self._outcome_builder = outcome_builder
-        self._surroundings = ContextVars()
-        self._resources = Resources(overrides, self._surroundings)
-        self.processors = Processors(clock, name, self._surroundings)
+        self._context_vars = ContextVars()
+        self._resources = Resources(overrides, self._context_vars)
+        self.processors = Processors(clock, name, self._context_vars)
         self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self, farewell=farewell)
         self.claim_loop = ClaimLoop(
@@ -145,7 +145,7 @@ class NodeRuntime:
             may_start=lambda: self.lease.trusted and not self._outcome_queue.full,
             wake=self.claim_loop.wake,
             hint=self.claim_loop.hint,
-            surroundings=self._surroundings,
+            context_vars=self._context_vars,
         )
         self.claim_loop.pool = self.pool
         self.runner.context_backend = NodeContextBackend(
@@ -243,7 +243,7 @@ class NodeRuntime:
 
     async def begin(self) -> None:
         """Start to claim."""
-        self._surroundings.keep()  # with what the lifespan has set
+        self._context_vars.capture()  # with what the lifespan has set
         logging.getLogger().addHandler(self._capture)
         self.claim_loop.start()
 

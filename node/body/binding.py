@@ -51,10 +51,10 @@ class Binding:
             one.name: one.resource for one in self.signature.parameters if one.resource is not None
         }
         self.result = ResultType(self.signature.returns)
-        self._slots = [_slot(one) for one in self.signature.positional]
-        self._named = {name: _slot(one) for name, one in self.signature.by_name.items()}
-        self._rest = None if self.signature.var_positional is None else _slot(self.signature.var_positional)
-        self._more = None if self.signature.var_keyword is None else _slot(self.signature.var_keyword)
+        self._places = [_place_of(one) for one in self.signature.positional]
+        self._named = {name: _place_of(one) for name, one in self.signature.by_name.items()}
+        self._rest = None if self.signature.var_positional is None else _place_of(self.signature.var_positional)
+        self._more = None if self.signature.var_keyword is None else _place_of(self.signature.var_keyword)
         self._least, self._most = self._simple_calls()
         self._check()
         self.mode(job.policy.run_in)
@@ -107,19 +107,19 @@ class Binding:
         if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
             raise ArgumentError(self.kind, [_TOO_MANY.format(count)])
         placed, problems = self._placed(args, kwargs)
-        for name, value, slot in self._given(placed, kwargs, problems):
+        for name, value, place in self._given(placed, kwargs, problems):
             stored = b""
             try:
                 # what will run is what was stored, so that is what must convert
                 stored = encode_value(value)
-                change = slot.changed(value, slot.convert(decode_value(stored)))
-                if change is not None:
-                    hidden = slot.secret or has_secret(stored)
-                    problems.append(f"{name}{'' if hidden else path_text(change[0])}: {change[1]}")
+                lost = place.lost_part(value, place.convert(decode_value(stored)))
+                if lost is not None:
+                    hidden = place.secret or has_secret(stored)
+                    problems.append(f"{name}{'' if hidden else path_text(lost[0])}: {lost[1]}")
             except EncodeError as error:
-                problems.append(f"{name}{'' if slot.secret else path_text(error.path)}: {error.reason}")
+                problems.append(f"{name}{'' if place.secret else path_text(error.path)}: {error.reason}")
             except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-                problems += slot.explain(error, hidden=slot.secret or has_secret(stored), name=name)
+                problems += place.explain(error, hidden=place.secret or has_secret(stored), name=name)
         if problems:
             raise ArgumentError(self.kind, problems)
         kept = {
@@ -127,7 +127,7 @@ class Binding:
             for name, value in kwargs.items()
             if not self._supplies(name)
         }
-        given = [_hidden(value, self._slot_at(index)) for index, value in enumerate(placed)]
+        given = [_hidden(value, self._place_at(index)) for index, value in enumerate(placed)]
         if TEXT_PLACEHOLDER in [one for one in placed if type(one) is str]:
             # with the places spelled out nobody takes the text for a placeholder
             return self._stored(given, kept)
@@ -177,11 +177,11 @@ class Binding:
             raise StoredArgumentError(self.kind, [_TOO_MANY.format(count)])
         placed, problems = self._placed(args, kwargs)
         values: list[Any] = []
-        for name, value, slot in self._given(placed, kwargs, problems):
+        for name, value, place in self._given(placed, kwargs, problems):
             try:
-                values.append(slot.convert(value))
+                values.append(place.convert(value))
             except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-                problems += slot.explain(error, hidden=slot.secret or has_secret(data), name=name)
+                problems += place.explain(error, hidden=place.secret or has_secret(data), name=name)
         if problems:
             raise StoredArgumentError(self.kind, problems)
         found = iter(values)
@@ -195,7 +195,7 @@ class Binding:
         signature = self.signature
         if any(one.required and not one.supplied for one in signature.parameters if one not in signature.positional):
             return 1, 0
-        leading = next((index for index, one in enumerate(signature.positional) if one.supplied), len(self._slots))
+        leading = next((index for index, one in enumerate(signature.positional) if one.supplied), len(self._places))
         needed = [index + 1 for index, one in enumerate(signature.positional) if one.required and not one.supplied]
         return max(needed, default=0), leading
 
@@ -203,8 +203,8 @@ class Binding:
         """Whether these are, as they stand, what the callable takes. The hot path."""
         if kwargs or not self._least <= len(args) <= self._most:
             return False
-        for value, slot in zip(args, self._slots):  # noqa: B905  # defaults make up for the rest
-            if type(value) is not slot.exact and (slot.exact is not ANYTHING or value is INJECTED):
+        for value, place in zip(args, self._places):  # noqa: B905  # defaults make up for the rest
+            if type(value) is not place.exact and (place.exact is not ANYTHING or value is INJECTED):
                 return False
         return True
 
@@ -221,24 +221,24 @@ class Binding:
     def _given(
         self, placed: list[Any], kwargs: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[str, Any, TypedPlace]]:
-        """Name, value and slot of each argument that has a parameter; placeholders out of place are problems."""
+        """Name, value and place of each argument that has a parameter; placeholders out of place are problems."""
         for index, value in enumerate(placed):
-            slot = self._slot_at(index)
-            if slot is None:
+            place = self._place_at(index)
+            if place is None:
                 break  # too many, which is known
-            name = slot.name if slot is not self._rest else f"{slot.name}[{index - len(self._slots)}]"
+            name = place.name if place is not self._rest else f"{place.name}[{index - len(self._places)}]"
             if not self._is_open(index, value):
-                yield from _checked(name, slot, value, problems)
+                yield from _checked(name, place, value, problems)
         for name, value in kwargs.items():
             found = self._named.get(name, self._more)
             if found is not None and not (found.supplied and is_placeholder(value)):
                 yield from _checked(name, found, value, problems)
 
-    def _slot_at(self, index: int) -> TypedPlace | None:
-        return self._slots[index] if index < len(self._slots) else self._rest
+    def _place_at(self, index: int) -> TypedPlace | None:
+        return self._places[index] if index < len(self._places) else self._rest
 
     def _is_open(self, index: int, value: Any) -> bool:
-        return value is INJECTED and index < len(self._slots) and self._slots[index].supplied
+        return value is INJECTED and index < len(self._places) and self._places[index].supplied
 
     def _supplies(self, name: str) -> bool:
         return name in self._named and self._named[name].supplied
@@ -249,13 +249,13 @@ class Binding:
         signature = self.signature
         if signature.is_generator or signature.is_async_generator:
             raise OptionError("executor", self.executor, "a function that returns; a generator's body never runs")
-        slots = {
-            one.name: one for one in (*self._named.values(), *self._slots, self._rest, self._more) if one is not None
+        places = {
+            one.name: one for one in (*self._named.values(), *self._places, self._rest, self._more) if one is not None
         }
-        for slot in (*slots.values(), self.result.slot):
-            if not slot.supplied and (reason := slot.confusion()) is not None:
+        for place in (*places.values(), self.result.place):
+            if not place.supplied and (reason := place.confusion()) is not None:
                 expected = f"classes that can be told apart once stored, for job {self.kind!r}: {reason}"
-                raise OptionError(slot.name, slot.annotation, expected)
+                raise OptionError(place.name, place.annotation, expected)
         for one in signature.parameters:
             if one.default is INJECTED and not one.supplied:
                 raise OptionError(one.name, one.annotation, "Context, Instance, Node, Worker or a blocking twin")
@@ -271,21 +271,21 @@ class Binding:
                 raise OptionError(one.name, one.resource or one.annotation, "Context alone: the body runs in a process")
 
 
-def _slot(parameter: Parameter) -> TypedPlace:
+def _place_of(parameter: Parameter) -> TypedPlace:
     return TypedPlace(parameter.name, parameter.annotation, supplied=parameter.supplied)
 
 
-def _hidden(value: Any, slot: TypedPlace | None) -> Any:
-    return Secret(value) if slot is not None and slot.secret and value is not INJECTED else value
+def _hidden(value: Any, place: TypedPlace | None) -> Any:
+    return Secret(value) if place is not None and place.secret and value is not INJECTED else value
 
 
-def _checked(name: str, slot: TypedPlace, value: Any, problems: list[str]) -> Iterator[tuple[str, Any, TypedPlace]]:
-    if slot.supplied:
+def _checked(name: str, place: TypedPlace, value: Any, problems: list[str]) -> Iterator[tuple[str, Any, TypedPlace]]:
+    if place.supplied:
         problems.append(f"{name}: supplied by the node; leave it out")
     elif value is INJECTED:
         problems.append(f"{name}: a placeholder, where an argument is needed")
     else:
-        yield name, value, slot
+        yield name, value, place
 
 
 def _supply(

@@ -1,4 +1,4 @@
-"""The context variables that users' code starts with: those of the start of its node."""
+"""The context variables that code of users starts with."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from peerjob.model.injected import current_run
 
 
 class ContextVars:
-    """Keeps the context in which it was made, and gives a copy to each body, processor and resource of a node.
+    """Keeps the context of its creation, and gives a copy to each body, processor and resource of a node.
 
-    Without that, code would inherit what the code of another job has set: a tenant, a decimal precision, a span.
+    Without the copies, a body would inherit variables that other jobs set: a tenant, a decimal precision, a span.
     """
 
     def __init__(self) -> None:
-        self.keep()
+        self.capture()
 
-    def keep(self) -> None:
-        """Keep the present context instead."""
-        self.kept = contextvars.copy_context()
-        """Nothing runs in it itself, only in copies."""
-        self.kept.run(current_run.set, None)  # a node may be started inside a job of another one
+    def capture(self) -> None:
+        """Keep the current context from now on."""
+        self.captured = contextvars.copy_context()
+        """No code runs in this context itself, only in copies of it."""
+        self.captured.run(current_run.set, None)  # a job may start a node
 
-    def fresh(self) -> contextvars.Context:
-        """A copy that nothing else runs in."""
-        return self.kept.copy()
+    def copy(self) -> contextvars.Context:
+        """Make a new copy of the kept context."""
+        return self.captured.copy()

@@ -30,7 +30,7 @@ from peerjob.model.errors import path_text
 from peerjob.model.signature import EMPTY, TYPE_ALIAS
 
 from .fields import ClassField, fields_of, tag_of
-from .stored_shapes import Shape
+from .stored_shapes import StoredShape
 from .unions import is_discriminated
 
 Converter = Callable[[Any], Any]
@@ -131,7 +131,7 @@ def _prepared_literal(annotation: Any) -> Any:
 
 def _prepared_union(parts: tuple[Any, ...], inside: frozenset[Any]) -> Any:
     whole = _any_of(parts, inside)
-    shapes = [one for part in parts for one in Shape(part).members]
+    shapes = [one for part in parts for one in StoredShape(part).members]
     return Annotated[Any, pydantic.PlainValidator(_Chooser(shapes, whole))] if _needs_choice(shapes) else whole
 
 
@@ -243,7 +243,7 @@ def _any_text(value: Any) -> Any:
 # -- unions ----------------------------------------------------------------------------------------------------
 
 
-def _needs_choice(shapes: list[Shape]) -> bool:
+def _needs_choice(shapes: list[StoredShape]) -> bool:
     """Whether pydantic may take a stored value for another member than the one that it was of.
 
     It tries one after the other what was prepared for it, and cannot tell exact from converted there.
@@ -255,7 +255,7 @@ def _needs_choice(shapes: list[Shape]) -> bool:
 class _Chooser:
     """Converts to the member of a union that a value was stored of, and to any where none looks like it."""
 
-    def __init__(self, shapes: list[Shape], whole: Any) -> None:
+    def __init__(self, shapes: list[StoredShape], whole: Any) -> None:
         self._shapes = shapes
         self._whole_annotation = whole
         self._adapters: dict[int, Converter] = {}
@@ -270,7 +270,7 @@ class _Chooser:
         # pydantic's ValidationError passes through, with its places below the place of this value
         return self._whole(value)
 
-    def _converter(self, index: int, shape: Shape) -> Converter:
+    def _converter(self, index: int, shape: StoredShape) -> Converter:
         if index not in self._adapters:
             self._adapters[index] = make_converter(shape.annotation)
         return self._adapters[index]

@@ -157,10 +157,10 @@ class Executor:
             result = _called(body, context)
         else:
             # in a thread no wait is virtual, so virtual time stands still
-            surroundings = contextvars.copy_context()
+            variables = contextvars.copy_context()
             with self._clock.outside():
                 result = await self._threads.run(
-                    lambda: surroundings.run(_called, body, context), on_cancel or (lambda: _tell(context))
+                    lambda: variables.run(_called, body, context), on_cancel or (lambda: _tell(context))
                 )
         if not inspect.isawaitable(result):
             return result

@@ -41,9 +41,9 @@ class Resources:
     """
 
     def __init__(
-        self, overrides: Mapping[Factory, Factory] | None = None, surroundings: ContextVars | None = None
+        self, overrides: Mapping[Factory, Factory] | None = None, context_vars: ContextVars | None = None
     ) -> None:
-        self._surroundings = surroundings or ContextVars()
+        self._context_vars = context_vars or ContextVars()
         self._overrides: Mapping[Factory, Factory] = {} if overrides is None else overrides
         self._kept: dict[Factory, _Keeper] = {}
         self._closed = False
@@ -69,7 +69,7 @@ class Resources:
         if keeper is None or keeper.failed:  # after a failure the next run tries again
             keeper = _Keeper(
                 _managed(factory, lambda one: needs[one.name] if one.name in needs else injected_value(one, context)),
-                self._surroundings.fresh(),  # it outlives the run that asked for it
+                self._context_vars.copy(),  # it outlives the run that asked for it
             )
             self._kept[factory] = keeper
         return await keeper.value()
@@ -214,11 +214,11 @@ def uncancelled() -> bool:
 class _Keeper:
     """Holds one resource of the node open, in a task of its own: some must be closed by the task that opened them."""
 
-    def __init__(self, resource: AbstractAsyncContextManager[Any], surroundings: contextvars.Context) -> None:
+    def __init__(self, resource: AbstractAsyncContextManager[Any], variables: contextvars.Context) -> None:
         self._made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._made.add_done_callback(lambda made: made.cancelled() or made.exception())  # nobody may be waiting
         self._end = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._keep(resource), context=surroundings)
+        self._task = asyncio.get_running_loop().create_task(self._keep(resource), context=variables)
 
     @property
     def failed(self) -> bool:

@@ -13,13 +13,13 @@ from uuid import UUID
 from peerjob.model.codec import stored_fields
 
 Path = tuple[object, ...]
-Change = tuple[Path, str]
+LostPart = tuple[Path, str]
 """Where something was lost, and what."""
 
 _LEAVES = frozenset({int, str, float, bool, type(None), bytes, complex, datetime, date, time, timedelta, UUID, Decimal})
 
 
-def first_change(before: Any, after: Any, path: Path = ()) -> Change | None:
+def first_lost_part(before: Any, after: Any, path: Path = ()) -> LostPart | None:
     """The first place where a value lost fields, or came into another class of the user's; None for no such place.
 
     Plain data is no loss: an object may arrive as the mapping of its fields, and an Enum member as its value. A
@@ -33,60 +33,60 @@ def first_change(before: Any, after: Any, path: Path = ()) -> Change | None:
             return path, f"{_shown(before)} would arrive as {_shown(after)}, which has the same value"
         return None
     if not issubclass(kind, type) and (fields := stored_fields(before)) is not None:
-        return _change_of_fields(before, fields, after, path)
+        return _lost_of_fields(before, fields, after, path)
     if issubclass(kind, Mapping):
-        return _change_in_mapping(before, after, path)
+        return _lost_in_mapping(before, after, path)
     if isinstance(before, list | tuple | deque) and isinstance(after, list | tuple | deque):
-        return _change_in_items(cast("list[Any]", before), cast("list[Any]", after), path)
+        return _lost_in_items(cast("list[Any]", before), cast("list[Any]", after), path)
     if isinstance(before, set | frozenset) and isinstance(after, set | frozenset):
-        return _change_of_members(cast("set[Any]", before), cast("set[Any]", after), path)
+        return _lost_of_members(cast("set[Any]", before), cast("set[Any]", after), path)
     return None
 
 
-def _change_of_fields(before: Any, fields: Any, after: Any, path: Path) -> Change | None:
+def _lost_of_fields(before: Any, fields: Any, after: Any, path: Path) -> LostPart | None:
     arrived = after
     if type(after) is type(before) or _generic(after) is _generic(before) is not None:
         arrived = stored_fields(after)
     elif not isinstance(after, type) and stored_fields(after) is not None:
         return path, f"a {_name(before)} would arrive as a {_name(after)}"
     if not isinstance(fields, dict):  # a model that is its root
-        return first_change(fields, arrived, path)
+        return first_lost_part(fields, arrived, path)
     if not isinstance(arrived, Mapping):
         return None
     for name, item in cast("dict[str, Any]", fields).items():
         if name not in arrived:
             return path, f"a {_name(before)} would arrive without its field {name!r}"
-        if (found := first_change(item, arrived[name], (*path, name))) is not None:
+        if (found := first_lost_part(item, arrived[name], (*path, name))) is not None:
             return found
     return None
 
 
-def _change_in_mapping(before: Mapping[Any, Any], after: Any, path: Path) -> Change | None:
+def _lost_in_mapping(before: Mapping[Any, Any], after: Any, path: Path) -> LostPart | None:
     if issubclass(cast(Any, type(after)), Mapping):
         arrived: Mapping[Any, Any] = after
-        keys = _change_in_items(before, arrived, path)
-        return keys or _change_in_items(before.values(), arrived.values(), path, tuple(before))
+        keys = _lost_in_items(before, arrived, path)
+        return keys or _lost_in_items(before.values(), arrived.values(), path, tuple(before))
     for key, item in before.items():
         if isinstance(key, str) and hasattr(after, key):
-            found = first_change(item, getattr(after, key), (*path, key))
+            found = first_lost_part(item, getattr(after, key), (*path, key))
             if found is not None:
                 return found
     return None
 
 
-def _change_in_items(
+def _lost_in_items(
     before: Iterable[Any], after: Iterable[Any], path: Path, keys: tuple[Any, ...] | None = None
-) -> Change | None:
+) -> LostPart | None:
     if _LEAVES.issuperset(map(type, before)):
         return None
     for index, (item, arrived) in enumerate(zip(before, after, strict=False)):
-        found = first_change(item, arrived, (*path, index if keys is None else keys[index]))
+        found = first_lost_part(item, arrived, (*path, index if keys is None else keys[index]))
         if found is not None:
             return found
     return None
 
 
-def _change_of_members(before: set[Any], after: set[Any], path: Path) -> Change | None:
+def _lost_of_members(before: set[Any], after: set[Any], path: Path) -> LostPart | None:
     """In sets, members of enumerations are all that can change: objects are refused there."""
     arrived = {one for one in after if isinstance(one, Enum)}
     for one in before:

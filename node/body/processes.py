@@ -211,7 +211,7 @@ class _Process(asyncio.Protocol):
                 process_group=0,
             )
             on_failure.pop_all()
-        self._minder = ChildWatcher(self._popen, buried=self._buried)
+        self._watcher = ChildWatcher(self._popen, buried=self._buried)
 
     async def connect(self) -> None:
         """Connect to it, unless it was killed before."""
@@ -257,7 +257,7 @@ class _Process(asyncio.Protocol):
             return
         self._send(Cancel("drain"))
         notice = self._notice = object()
-        self._minder.call_later(NOTICE, lambda: self._notice_over(notice))
+        self._watcher.call_later(NOTICE, lambda: self._notice_over(notice))
 
     def _notice_over(self, notice: object) -> None:
         if self._notice is notice:
@@ -283,7 +283,7 @@ class _Process(asyncio.Protocol):
                 self._transport.abort()
             else:
                 # no connection is there that would tell of its end
-                self._minder.bury()
+                self._watcher.bury()
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -311,7 +311,7 @@ class _Process(asyncio.Protocol):
         # before it is waited for: until then nobody else can be given its number
         self.killed = True
         self._kill_group()
-        self._minder.bury()
+        self._watcher.bury()
 
     def _buried(self) -> None:
         self._forget(self)

@@ -25,17 +25,17 @@ class ResultType:
     """What a job returns. Made once per job; the adapter for it is made when the first value needs one."""
 
     def __init__(self, annotation: Any) -> None:
-        self.slot = TypedPlace("result", annotation)
+        self.place = TypedPlace("result", annotation)
 
     def encode(self, value: Any) -> bytes | None:
         """A result as it is stored, None for None; raises EncodeError for what `read` could not give back."""
         if value is None:
             return None
         data = encode_value(value)
-        if not self.slot.takes(value):
+        if not self.place.takes(value):
             stored = decode_value(data)
             # an object of a subclass, such as a NamedTuple for a tuple, may be stored as something else
-            if not self.slot.admits(value) or not self.slot.admits(stored):
+            if not self.place.admits(value) or not self.place.admits(stored):
                 self._check(value, data, stored)
         return data
 
@@ -44,26 +44,26 @@ class ResultType:
         if record.result is None:
             return None
         raw = decode_value(record.result)
-        if self.slot.admits(raw) or raw is None:
+        if self.place.admits(raw) or raw is None:
             return raw
         try:
-            return self.slot.convert(raw)
+            return self.place.convert(raw)
         except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
-            hidden = self.slot.secret or has_secret(record.result)
-            problems = self.slot.explain(error, hidden=hidden)
+            hidden = self.place.secret or has_secret(record.result)
+            problems = self.place.explain(error, hidden=hidden)
             raise ResultTypeError(record.id, record.kind, self._text, problems, raw) from (None if hidden else error)
 
     def _check(self, value: Any, data: bytes, stored: Any) -> None:
         try:
-            problem = self.slot.changed(value, self.slot.convert(stored))
+            problem = self.place.lost_part(value, self.place.convert(stored))
         except Exception as error:  # conversion runs code of the user's
-            if self.slot.secret or has_secret(data):
+            if self.place.secret or has_secret(data):
                 raise EncodeError((), f"does not fit the result type {self._text} (got {MASK})") from None
-            path, reason = self.slot.located(error)
+            path, reason = self.place.located(error)
             raise EncodeError(path, f"does not fit the result type {self._text}: {reason}") from error
         if problem is not None:
             raise EncodeError(*problem)
 
     @property
     def _text(self) -> str:
-        return annotation_text(self.slot.annotation)
+        return annotation_text(self.place.annotation)

@@ -66,7 +66,7 @@ _BASES: tuple[tuple[Any, type[Any]], ...] = (
 )
 
 
-class Shape:
+class StoredShape:
     """What is stored for values of one annotation."""
 
     def __init__(self, annotation: Any) -> None:
@@ -75,10 +75,10 @@ class Shape:
         self.parts = () if self.kind is Literal else typing.get_args(self.annotation)
 
     @functools.cached_property
-    def members(self) -> tuple[Shape, ...]:
+    def members(self) -> tuple[StoredShape, ...]:
         """Of a union; one alone is its only member."""
         if self.kind in (Union, types.UnionType):
-            return tuple(one for part in self.parts for one in Shape(part).members)
+            return tuple(one for part in self.parts for one in StoredShape(part).members)
         return (self,)
 
     @functools.cached_property
@@ -122,14 +122,14 @@ class Shape:
         return None if found is None else {one.name: one for one in found}
 
     @functools.cached_property
-    def inner(self) -> dict[str, Shape]:
+    def inner(self) -> dict[str, StoredShape]:
         """The shapes of the fields."""
-        return {name: Shape(one.annotation) for name, one in (self.fields or {}).items()}
+        return {name: StoredShape(one.annotation) for name, one in (self.fields or {}).items()}
 
     @functools.cached_property
-    def items(self) -> tuple[Shape, ...]:
+    def items(self) -> tuple[StoredShape, ...]:
         """The shapes of what a container holds: of a mapping, keys and values."""
-        return tuple(Shape(part) for part in self.parts if part is not ...)
+        return tuple(StoredShape(part) for part in self.parts if part is not ...)
 
     @property
     def is_container(self) -> bool:
@@ -178,7 +178,7 @@ class Shape:
         if isinstance(value, dict):
             return all(map(self.items[0].matches, found)) and all(map(self.items[-1].matches, found.values()))
         if self.kind is tuple and ... not in self.parts:
-            return len(found) == len(self.items) and all(map(Shape.matches, self.items, found))
+            return len(found) == len(self.items) and all(map(StoredShape.matches, self.items, found))
         return all(map(self.items[0].matches, found))
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from peerjob.model.secret import MASK, is_secret
 from peerjob.model.signature import EMPTY
 
-from .lost_parts import Change, Path, first_change
+from .lost_parts import LostPart, Path, first_lost_part
 
 ANYTHING: Any = object()
 """In the place of a type: every value fits."""
@@ -74,9 +74,9 @@ class TypedPlace:
         return confused(self.annotation)
 
     @staticmethod
-    def changed(value: Any, found: Any) -> Change | None:
+    def lost_part(value: Any, found: Any) -> LostPart | None:
         """What a value lost that went through the store and `convert`."""
-        return first_change(value, found)
+        return first_lost_part(value, found)
 
     def explain(self, error: Exception, *, hidden: bool, name: str | None = None) -> list[str]:
         """What `convert` found wrong, in sentences that begin with a name."""

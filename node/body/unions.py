@@ -14,7 +14,7 @@ import typing_extensions
 from peerjob.model.signature import TYPE_ALIAS, annotation_text
 
 from .fields import tag_of
-from .stored_shapes import Shape, bare, overlap
+from .stored_shapes import StoredShape, bare, overlap
 
 
 def confused(annotation: Any) -> str | None:
@@ -45,13 +45,13 @@ def _confused(annotation: Any, seen: set[Any]) -> Iterator[str]:
     annotation = bare(annotation)
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
-        members = [member for part in parts for member in Shape(part).members]
+        members = [member for part in parts for member in StoredShape(part).members]
         for one, other in itertools.combinations(members, 2):
             if (reason := _confusion(one, other, ())) is not None:
                 yield reason
     for part in parts:
         yield from _confused(part, seen)
-    shape = Shape(annotation)
+    shape = StoredShape(annotation)
     if shape.fields is not None and annotation not in seen:
         seen.add(annotation)
         infos: Any = getattr(shape.kind, "__pydantic_fields__", {})
@@ -60,7 +60,7 @@ def _confused(annotation: Any, seen: set[Any]) -> Iterator[str]:
                 yield from _confused(field.annotation, seen)
 
 
-def _confusion(one: Shape, other: Shape, inside: tuple[Any, ...]) -> str | None:
+def _confusion(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
     """Why an object of the one may be read as one of the other; None where that cannot be, or does no harm."""
     if one.kind is other.kind and not one.items:
         return None
@@ -79,7 +79,7 @@ def _confusion(one: Shape, other: Shape, inside: tuple[Any, ...]) -> str | None:
     return None
 
 
-def _confusion_inside(one: Shape, other: Shape, inside: tuple[Any, ...]) -> str | None:
+def _confusion_inside(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
     """The same for what two containers hold; tuples can be told apart at any place, and mappings by their keys."""
     if one.fields is not None or other.fields is not None or len(one.items) != len(other.items):
         return None
@@ -92,7 +92,7 @@ def _confusion_inside(one: Shape, other: Shape, inside: tuple[Any, ...]) -> str 
     return found
 
 
-def _told_apart(one: Shape, other: Shape, inside: tuple[Any, ...]) -> bool:
+def _told_apart(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> bool:
     """Whether the stored mappings of two classes of fields always differ."""
     names, others = one.fields or {}, other.fields or {}
     if names.keys() != others.keys():
@@ -112,10 +112,10 @@ def _told_apart(one: Shape, other: Shape, inside: tuple[Any, ...]) -> bool:
     return False
 
 
-def _is_plain(shape: Shape) -> bool:
+def _is_plain(shape: StoredShape) -> bool:
     """A TypedDict: its values have no class to lose."""
     return bool(typing_extensions.is_typeddict(shape.kind))
 
 
-def _name(shape: Shape) -> str:
+def _name(shape: StoredShape) -> str:
     return annotation_text(shape.annotation).rpartition(".")[2]

@@ -20,11 +20,11 @@ class Enqueuer:
     def __init__(self, store: Store, node: str) -> None:
         self._store = store
         self._node = node
-        self._together = Batcher(self._enqueue, _batches)
+        self._batcher = Batcher(self._enqueue, _batches)
 
     async def add(self, instance: NewInstance) -> Enqueued:
         """Store one instance; returns once the store has it."""
-        return await self._together.ask(instance)
+        return await self._batcher.ask(instance)
 
     async def add_many(self, instances: Sequence[NewInstance]) -> list[Enqueued]:
         """Store many, in batches of which a few are under way at a time; answers in their order."""

@@ -34,7 +34,7 @@ class NodeStats:
     """Role → errors since the node was started, such as those of a store that was away."""
 
 
-def vitals_of(runtime: NodeRuntime) -> NodeStats:
+def node_stats_of(runtime: NodeRuntime) -> NodeStats:
     """The state of a runtime now."""
     pool, leader = runtime.pool, runtime.election.leader
     return NodeStats(

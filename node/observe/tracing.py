@@ -46,7 +46,7 @@ class TracedRunner:
     async def run(self, run: Run) -> None:
         with self._tracing.running(run.claim, self._node) as span:
             run.trace = span.get_span_context()
-            run.surroundings = contextvars.copy_context()  # with the span
+            run.variables = contextvars.copy_context()  # with the span
             await self._runner.run(run)
             if run.outcome is not None:
                 self._tracing.ended(span, run.outcome)

@@ -49,7 +49,7 @@ def backoff_seconds(
 
 def isolated(run: Run, call: Callable[..., Any], *args: object) -> Any:
     """Call code of the user's with the context variables that its job began with."""
-    return call(*args) if run.surroundings is None else run.surroundings.copy().run(call, *args)
+    return call(*args) if run.variables is None else run.variables.copy().run(call, *args)
 
 
 def _takes_two(backoff: Callable[..., Any]) -> bool:

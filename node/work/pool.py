@@ -50,9 +50,9 @@ class Pool:
         may_start: Callable[[], bool],
         wake: Callable[[], None],
         hint: Callable[[], None],
-        surroundings: ContextVars,
+        context_vars: ContextVars,
     ) -> None:
-        self._surroundings = surroundings
+        self._context_vars = context_vars
         self._size = size
         self._node = node
         self._runner = runner
@@ -183,8 +183,8 @@ class Pool:
         self._running[run.slot] = run
         self._quiet.clear()
         # not in the present context, which may be that of the run that has just ended
-        run.surroundings = self._surroundings.kept
-        run.task = self._loop.create_task(self._work(run), context=run.surroundings.copy())
+        run.variables = self._context_vars.captured
+        run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
         if run.claim.suspect:
             self._loop.call_later(PROBATION, self._hint)
 

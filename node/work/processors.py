@@ -38,10 +38,10 @@ class Processors:
     elsewhere than in threads of their own.
     """
 
-    def __init__(self, clock: Clock, node: str, surroundings: ContextVars, pool: ThreadPool | None = None) -> None:
+    def __init__(self, clock: Clock, node: str, context_vars: ContextVars, pool: ThreadPool | None = None) -> None:
         self._clock = clock
         self._node = node
-        self._surroundings = surroundings
+        self._context_vars = context_vars
         self._threads = pool or ThreadPool(THREADS, "peerjob-processor")
         self._chains: dict[str, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[object]] = set()
@@ -85,7 +85,7 @@ class Processors:
 
     def _track(self, id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # the present context may be that of a body which schedules
-        task = asyncio.get_running_loop().create_task(work, context=self._surroundings.fresh())
+        task = asyncio.get_running_loop().create_task(work, context=self._context_vars.copy())
         self._chains[id] = task
 
         def done(ended: asyncio.Task[None]) -> None:
@@ -109,12 +109,9 @@ class Processors:
                 abandon(call)
 
     async def _call(self, run: Run | None, callback: Callable[..., Any], *args: object) -> object:
-        if run is None or run.surroundings is None:
-            surroundings = self._surroundings.fresh()
-        else:
-            surroundings = run.surroundings.copy()
-        surroundings.run(current_run.set, None if run is None else run.context)
-        work = asyncio.get_running_loop().create_task(self._answer(callback, args, surroundings), context=surroundings)
+        variables = self._context_vars.copy() if run is None or run.variables is None else run.variables.copy()
+        variables.run(current_run.set, None if run is None else run.context)
+        work = asyncio.get_running_loop().create_task(self._answer(callback, args, variables), context=variables)
         self._calls.add(work)
         work.add_done_callback(self._calls.discard)
         work.add_done_callback(lambda work: work.cancelled() or work.exception())  # it may have been given up
@@ -130,13 +127,13 @@ class Processors:
         return None
 
     async def _answer(
-        self, callback: Callable[..., Any], args: tuple[object, ...], surroundings: contextvars.Context
+        self, callback: Callable[..., Any], args: tuple[object, ...], variables: contextvars.Context
     ) -> object:
         if inspect.iscoroutinefunction(callback):
             return await _harmless(callback(*args))
         with self._clock.outside():
             # a copy, since the loop runs this very task in its own
-            call = functools.partial(surroundings.copy().run, _called, callback, *args)
+            call = functools.partial(variables.copy().run, _called, callback, *args)
             answer = await self._threads.run(call, on_cancel=_give_up)
         return await _harmless(answer) if inspect.isawaitable(answer) else answer
 

@@ -46,11 +46,11 @@ class Run:
         "seconds",
         "slot",
         "started_at",
-        "surroundings",
         "task",
         "timer",
         "told_at",
         "trace",
+        "variables",
     )
 
     def __init__(self, claim: Claim, incarnation: str, claimed_at: float) -> None:
@@ -65,8 +65,8 @@ class Run:
         self.ended = False
         self.ended_at: float | None = None
         """Loop time when the body and its resources ended; only processors are left then."""
-        self.surroundings: contextvars.Context | None = None
-        """The context variables that the body begins with, for other code of the user's; it runs in copies of them."""
+        self.variables: contextvars.Context | None = None
+        """The context that the body begins with. Other code of the user runs in copies of it."""
         self.reported = False
         """Whether the start is known to the store, or on its way."""
         self.outcome: Outcome | None = None

@@ -29,7 +29,7 @@ class Bench:
             may_start=lambda: self.trusted,
             wake=lambda: None,
             hint=lambda: None,
-            surroundings=ContextVars(),
+            context_vars=ContextVars(),
         )
 
     async def take(self, *ids: str) -> None:

@@ -398,7 +398,7 @@ async def test_a_notice_is_to_one_body_alone(
 ) -> None:
     """Its time ends while the next body runs in the process, which has a notice of its own."""
     ends: list[Callable[[], None]] = []
-    monkeypatch.setattr(ChildWatcher, "call_later", lambda _minder, _seconds, call: ends.append(call))
+    monkeypatch.setattr(ChildWatcher, "call_later", lambda _watcher, _seconds, call: ends.append(call))
     task, (pid,) = await cancelling(executor, before, tmp_path / "before", "drain")
     assert await task == "ended by drain"
     context = Context(id="next")

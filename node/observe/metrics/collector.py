@@ -137,18 +137,18 @@ class Metrics(Collector):
         yield of.REGISTERED, [(ALONE, len(node.jobs()))]
         if not node.running:
             return
-        vitals = node.vitals()
+        stats = node.vitals()
         yield of.INFO, [((node.name, node.namespace, __version__, node.capabilities.engine), 1)]
-        yield of.WORKERS, [(ALONE, vitals.workers)]
-        yield of.BUSY, [(ALONE, vitals.busy)]
-        yield of.STUCK, [(ALONE, vitals.stuck)]
-        yield of.HELD, [(ALONE, vitals.held)]
-        yield of.LEASE_AGE, [(ALONE, vitals.lease_age)]
-        yield of.TRUSTED, [(ALONE, int(vitals.trusted))]
-        yield of.AHEAD, [(ALONE, vitals.ahead)]
-        yield of.LEADER, [(ALONE, int(vitals.leads))]
-        yield of.TERM, [(ALONE, vitals.term)]
-        yield of.ERRORS, [((role,), count) for role, count in sorted(vitals.failures.items())]
+        yield of.WORKERS, [(ALONE, stats.workers)]
+        yield of.BUSY, [(ALONE, stats.busy)]
+        yield of.STUCK, [(ALONE, stats.stuck)]
+        yield of.HELD, [(ALONE, stats.held)]
+        yield of.LEASE_AGE, [(ALONE, stats.lease_age)]
+        yield of.TRUSTED, [(ALONE, int(stats.trusted))]
+        yield of.AHEAD, [(ALONE, stats.ahead)]
+        yield of.LEADER, [(ALONE, int(stats.leads))]
+        yield of.TERM, [(ALONE, stats.term)]
+        yield of.ERRORS, [((role,), count) for role, count in sorted(stats.failures.items())]
 
     def _shared(self) -> Iterator[tuple[of.Metric, list[Row]]]:
         view = self._view

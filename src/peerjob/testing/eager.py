@@ -247,10 +247,10 @@ class _Attempts:
         self._job = call.job
         self._new = scheduling.new(call)
         self._manager = cast(Manager, NoNode(clock, scheduling))
-        surroundings = ContextVars()
-        self._resources = Resources(overrides, surroundings)
+        context_vars = ContextVars()
+        self._resources = Resources(overrides, context_vars)
         self._executor = InPlaceExecutor(clock=clock, threads=1, resources=self._resources, pool=pool)
-        self._processors = Processors(clock, NAME, surroundings, pool)
+        self._processors = Processors(clock, NAME, context_vars, pool)
         self._failures = FailureLog(NAME)
         self._runner = InstanceRunner(
             clock=clock,
