@@ -1,43 +1,58 @@
 """Engine A: Redis and Valkey.
 
-Each verb is one Lua script (`scripts/`), which the server runs as one atomic step; two drivers carry them, through
-redis-py and through valkey-glide.
+Each command of the store is one Lua script (`scripts/`), which the server runs as one atomic step.
 
-What the scripts keep
----------------------
-* The server's TIME decides due-ness and expiry.
-* A script decodes, checks and reads every key it will write before its first write, and nothing after that can fail.
-  Redis does not roll back: a wrong type or a full memory must show before.
-* Only those that enqueue, or put a schedule, may be refused when memory is full; whatever finishes work, or accounts
-  for a nominal time without an instance, is flagged `allow-oom`.
-* All keys of a namespace share a hash tag, hence a slot: one shard of a cluster serves it. A script declares two keys,
-  one of which never exists, so that both shards refuse it while the slot moves: it never sees half a namespace.
-* Ownership is the entry of an instance in its holder's `own:` hash; the fence in it is max(previous + 1, TIME), so
-  that it grows even over a server that lost its last second. So do the terms of leaders and the revisions of schedules.
-* What answers a repeated request is kept per (incarnation, verb), and written in the step that it answers for.
+Read in this order:
 
-Where an instance is
+1. `scripts/lib/keys.lua` lists all keys; `scripts/lib/record.lua` has the format of a record; `scripts/lib/base.lua`
+   collects writes. Then read `enqueue.lua`, `claim.lua`, `commit.lua`, `reap.lua` and `fire.lua` in `scripts/`.
+2. `script` builds each script from its file and the definitions that it names.
+3. `store` is the whole: it inherits the groups of commands `queue_commands`, `kind_commands`, `node_commands`,
+   `schedule_commands`, `read_commands` and `retention_commands`. Their base is `commands`; `codec` converts values.
+4. `driver` is a client of a server. `redis_driver` (with `redis_cluster`) uses redis-py, and `glide_driver` (with
+   `glide_client`) valkey-glide. `address` and `durability` read the URL; `keys` builds the keys that Python needs.
+5. `liveness` and `elections` run beside the store, each on a `separate_client`. `capabilities` reads the properties of
+   the server, and `diagnosis` its health.
+
+Rules of the scripts
 --------------------
-Its record is one string (numbers, names, history, result) that is read by one MGET and written by one MSET for a whole
-batch; its arguments are another that is never rewritten. Scheduled ones are in a sorted set per kind (score: priority,
-member: due time and id), suspects in one of their own, those not due yet in one sorted set by due time. A sorted set
-per (state, kind) in order of ids serves lookups and counts. Final ones are in a sorted set per kind by expiry.
+* The server's TIME decides whether an instance is due and whether a lease has expired.
+* A script decodes, checks and reads every key that it will write before its first write. Nothing can fail after that.
+  Redis does not roll back, so a wrong type or a full memory must show before.
+* The server may refuse only scripts that enqueue or put a schedule when its memory is full. Scripts that finish work,
+  or record a nominal time without an instance, have the flag `allow-oom`.
+* All keys of a namespace share a hash tag, hence a slot: one shard of a cluster serves the namespace. A script
+  declares two keys, one of which never exists. So both shards refuse it while the slot moves, and it never sees half a
+  namespace.
+* Ownership is the entry of an instance in the `own:` hash of its holder. The fence in it is max(previous + 1, TIME),
+  so it grows even if the server lost its last second. Terms of leaders and revisions of schedules grow in the same
+  way.
+* The answer for a repeated request is stored per (incarnation, command), in the same step as its effect.
 
-What a schedule is
-------------------
-A hash with what was put and what a fire moves on, found by revision in a sorted set; two sorted sets by nominal time
-with its ledger, one of instances and one of stretches. Of a batch of fires, each is read, judged and written before
-the next is looked at: they see each other, and none is half done. The request of a fire is kept in its record, and so
-are those of a whole call in a stretch that it made, so that a call sent again answers as it did.
+Where an instance is stored
+---------------------------
+Its record is one string: numbers, names, history, result. One MGET reads and one MSET writes the records of a batch.
+Its arguments are another string, which never changes. Scheduled instances are in a sorted set per kind (score:
+priority, member: due time and id). Suspects have a sorted set of their own; instances that are not due yet are in one
+sorted set by due time. A sorted set per (state, kind), in the order of ids, serves lookups and counts. Final instances
+are in a sorted set per kind by expiry.
 
-Its slot is a sorted set: the first has it, the others wait for it. It outlives the schedule. An instance names its
-slot in its record, so that whatever ends it need not look for one; a hash from instance to schedule serves those whose
-record cannot be read. A script notes who leaves a slot while it plans, and passes the slot on once all of that is
-known.
+How a schedule is stored
+------------------------
+A schedule is a hash with its definition and with the fields that a fire changes; a sorted set finds it by revision.
+Two sorted sets by nominal time are its ledger: one of instances, one of stretches. In a batch of fires, each fire is
+read, checked and written before the next, so a fire sees the earlier ones, and none is half done. A record keeps the
+request of its fire; a stretch that one call built keeps all requests of that call. So a call that is sent again gets
+the same answer.
 
-What a call costs
------------------
-Lua builds every function of a script anew at each call, so a script gets only the definitions that it names, and a
-plain single enqueue, whose cost is compared to an LPUSH, has a script of its own. Enqueues that come while one is
-under way go together. Redis-py's connections are used without its client, whose bookkeeping costs more than a script.
+The slot of a schedule is a sorted set: its first instance holds the slot, the others wait. The slot outlives the
+schedule. The record of an instance names its slot, so the script that ends the instance need not search for it. A hash
+from instance to schedule serves instances whose record cannot be read. A script notes the instances that leave a slot
+while it plans, and gives the slot to the next instance when it knows all of them.
+
+Cost of a call
+--------------
+Lua builds every function of a script again at each call, so a script contains only the definitions that it names. A
+plain single enqueue has its own script, since its cost is compared with an LPUSH. redis-py is used without its client,
+whose bookkeeping costs more than a script.
 """

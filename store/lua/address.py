@@ -1,4 +1,4 @@
-"""Where the server is: a redis or valkey URL taken apart, once for both client libraries."""
+"""The address in a redis or valkey URL, for both client libraries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """What a URL says; `url` has its password redacted."""
+    """The parts of a URL; `url` is the URL without its password."""
 
     url: str
     scheme: str
@@ -35,14 +35,14 @@ class Address:
     password: str | None = None
     tls: bool = False
     cluster: bool = False
-    """`?cluster=true`: the host is one of a cluster, which tells where the namespace lies."""
+    """`?cluster=true`: the host belongs to a cluster, which knows the server of the namespace."""
     ca_certs: Path | None = None
-    """`?ca_certs=file`: who signed the server's certificate; None: whom the machine trusts."""
+    """`?ca_certs=file`: authorities for the server's certificate; None: those that the machine trusts."""
     cert_file: Path | None = None
-    """`?cert_file=file&key_file=file`: the client's own certificate and its key."""
+    """`?cert_file=file&key_file=file`: the certificate of the client, and its key."""
     key_file: Path | None = None
     durability: Durability | None = None
-    """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: what each step waits for; None: nothing."""
+    """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: each step waits for it; None: no wait."""
 
 
 def parse_address(url: str) -> Address:

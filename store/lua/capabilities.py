@@ -1,4 +1,4 @@
-"""What the server promises, from what it tells about itself."""
+"""The capabilities of a server, from its INFO and its settings."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from peerjob.model.record import Capabilities
 from .address import Address
 from .driver import Driver
 from .durability import Durability as Wanted
-from .durability import online_replicas, unfit
+from .durability import obstacle, online_replicas
 
 Durability = Literal["fsync", "everysec", "replicated", "none"]
 MIN_VERSION = {"redis": (7, 2), "valkey": (8, 0)}
 
 
-async def inspect(driver: Driver, address: Address) -> Capabilities:
-    """Ask the server; raises StoreError for one that is too old."""
+async def capabilities_of(driver: Driver, address: Address) -> Capabilities:
+    """Ask the server; raises StoreError if it is too old or cannot give the durability of the URL."""
     info, config = await driver.info(), await persistence_settings(driver)
     wanted = address.durability
-    if wanted is not None and (reason := unfit(wanted, info, config)) is not None:
+    if wanted is not None and (reason := obstacle(wanted, info, config)) is not None:
         raise StoreError(f"the store at {address.url} cannot do durability={wanted.text}: {reason}")
     if not info:
-        unknown = "the server does not say how it keeps data, as this user may not ask it for INFO"
-        return _promise(wanted, Capabilities(engine=address.scheme, durability="none", warnings=(unknown,)))
+        unknown = "the server does not say how it keeps data: this user may not ask it for INFO"
+        return _with_confirmation(wanted, Capabilities(engine=address.scheme, durability="none", warnings=(unknown,)))
     engine = "valkey" if "valkey_version" in info else "redis"
     version = info.get("valkey_version") or info.get("redis_version", "0")
-    oldest = MIN_VERSION[engine]
-    if tuple(int(part) for part in version.split(".")[:2]) < oldest:
-        needed = ".".join(map(str, oldest))
-        raise StoreError(f"the store at {address.url} is {engine} {version}, {needed} or newer is needed")
+    needed = MIN_VERSION[engine]
+    if tuple(int(part) for part in version.split(".")[:2]) < needed:
+        raise StoreError(
+            f"the store at {address.url} is {engine} {version}; it needs {'.'.join(map(str, needed))} or later"
+        )
     durability, warnings = durability_of(info, config)
     if (risk := eviction_risk(info)) is not None:
         warnings.append(risk)
-    if wanted is not None and (short := too_few(wanted, info)) is not None:
+    if wanted is not None and (short := missing_replicas(wanted, info)) is not None:
         warnings.append(short)
-    return _promise(
+    return _with_confirmation(
         wanted,
         Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings)),
     )
 
 
-def too_few(wanted: Wanted, info: Mapping[str, str]) -> str | None:
-    """What is to be said when the replicas that are to confirm are not there now."""
+def missing_replicas(wanted: Wanted, info: Mapping[str, str]) -> str | None:
+    """The warning if fewer replicas are connected than must confirm."""
     online = online_replicas(info)
     if online >= wanted.replicas:
         return None
-    return (
-        f"{wanted.who} must confirm each step, and {online} of them are connected: until then, nothing is acknowledged"
-    )
+    replicas = f"{online} of them are connected: until then, nothing is acknowledged"
+    return f"{wanted.confirmer} must confirm each step, and {replicas}"
 
 
-def _promise(wanted: Wanted | None, found: Capabilities) -> Capabilities:
-    """What the server promises by itself, and what is waited for on top."""
+def _with_confirmation(wanted: Wanted | None, found: Capabilities) -> Capabilities:
+    """The durability of the server itself, raised by the confirmation for which each step waits."""
     if wanted is None:
         return found
     durability = "replicated" if wanted.replicas and found.durability != "fsync" else "fsync"
@@ -64,12 +64,12 @@ def _promise(wanted: Wanted | None, found: Capabilities) -> Capabilities:
 
 
 async def persistence_settings(driver: Driver) -> Mapping[str, str]:
-    """The settings that decide what is kept on disk; none where we may not ask."""
+    """The settings that decide what is kept on disk; empty if the user may not ask."""
     return {**await driver.config("appendfsync"), **await driver.config("save")}
 
 
 def eviction_risk(info: Mapping[str, str]) -> str | None:
-    """What is to be said about what the server does when its memory is full."""
+    """The warning if the server may remove jobs when its memory is full."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
         return None
@@ -77,7 +77,7 @@ def eviction_risk(info: Mapping[str, str]) -> str | None:
 
 
 def durability_of(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[Durability, list[str]]:
-    """What survives the server's own death, and what is to be said about that."""
+    """What survives a crash of the server, and warnings about it."""
     if info.get("aof_enabled") == "1":
         policy = config.get("appendfsync", "everysec")
         if policy == "no":
@@ -95,6 +95,6 @@ def durability_of(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[D
 
 
 def _payload(info: Mapping[str, str]) -> int:
-    """Values may have 512 MiB, but not more than fits into memory some times over."""
+    """A value may have 512 MiB, and at most a quarter of the memory."""
     limit = int(info.get("maxmemory", "0"))
     return min(512 << 20, limit // 4) if limit else 512 << 20

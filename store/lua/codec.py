@@ -1,4 +1,4 @@
-"""Between Python's values and what the scripts take and answer; the record's format is that of `record.lua`."""
+"""Converts values to arguments of scripts, and replies to values; `record.lua` has the format of a record."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from peerjob.model.state import State
 from .script import Argument, Reply
 
 FORMAT = 1
-TAIL_LIMIT = 512
-"""Most bytes that later releases may keep in the tail of a record."""
-LATEST_US = 2**53 - 1
-"""The last time that a double can count to in microseconds: the year 2255."""
+MAX_TAIL = 512
+"""Bytes that later releases may keep in the tail of a record."""
+MAX_TIME_US = 2**53 - 1
+"""The latest time in microseconds that a double holds exactly: the year 2255."""
 ID_SIZE = 36
-NOTE_LIMIT = 1000
+MAX_NOTE = 1000
 
 _NUMBERS = struct.Struct(">BBBHidddIIIIdII")
 _SIZE = struct.Struct(">I")
@@ -45,7 +45,7 @@ ACKS = {ord("D"): Ack.DONE, ord("L"): Ack.LOST, ord("C"): Ack.CANCELLED}
 
 
 def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argument]:
-    """Arguments of enqueue.lua; instances that differ in nothing but id and spec share a template."""
+    """Arguments of enqueue.lua; instances that differ only in id and spec share a template."""
     templates: list[Argument] = []
     numbers: dict[tuple[object, ...], int] = {}
     members: list[Argument] = []
@@ -69,7 +69,7 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
 
 
 def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
-    """Arguments of enqueue_one.lua, for an instance that is simple enough."""
+    """Arguments of enqueue_one.lua; None if the instance is not simple enough for it."""
     if one.due_us is not None or one.delay_us or one.key is not None or one.tags:
         return None
     retention = -1 if one.retention_us is None else one.retention_us
@@ -77,15 +77,15 @@ def plain_arguments(one: NewInstance, node: str) -> tuple[Argument, ...] | None:
 
 
 def check_id(id: str) -> None:
-    """Raise ValueError for an id that is no UUID."""
+    """Raise ValueError if an id has not the length of a UUID."""
     if len(id) != ID_SIZE:
         raise ValueError(f"an id is a UUID of {ID_SIZE} characters, not {id!r}")
 
 
 def template_arguments(one: NewInstance) -> tuple[Argument, ...]:
-    """What instances alike share, as arrival.lua takes it."""
+    """A template of equal instances, as arrival.lua reads it."""
     if one.due_us is not None:
-        due = f"={min(max(one.due_us, 0), LATEST_US)}"
+        due = f"={min(max(one.due_us, 0), MAX_TIME_US)}"
     else:
         due = f"+{one.delay_us}" if one.delay_us else ""
     return (
@@ -128,7 +128,7 @@ def claimed(reply: Reply) -> Claimed:
 
 
 def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
-    """The part of commit.lua's arguments that stands for the outcomes."""
+    """The outcomes in the arguments of commit.lua."""
     arguments: list[Argument] = []
     for one in outcomes:
         what = ACTIONS[one.action]
@@ -144,7 +144,7 @@ def outcome_arguments(outcomes: Sequence[Outcome]) -> list[Argument]:
             extra.append(one.delay_us)
         if one.note:
             what += "n"
-            extra.append(one.note[:NOTE_LIMIT])
+            extra.append(one.note[:MAX_NOTE])
         if one.logs:
             what += "l"
             extra.append(len(one.logs))
@@ -159,22 +159,22 @@ def acks(reply: Reply) -> list[Ack]:
 
 
 def pack_line(line: LogLine) -> bytes:
-    """A log line as stored: the size of its message, which is what the cap counts, then the line."""
+    """A log line as stored: the size of its message, which the limit counts, then the line."""
     return _SIZE.pack(len(line.message.encode())) + _encode(line)
 
 
 def unpack_line(raw: bytes) -> LogLine:
-    """The log line in a stored one; raises DecodeError."""
+    """A stored log line; raises DecodeError."""
     return _decode_line(raw[_SIZE.size :])
 
 
 def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
-    """A record as stored; raises DecodeError when it is not whole."""
+    """A stored record; raises DecodeError if it is damaged."""
     try:
         return _unpack_record(id, raw, spec)
     except DecodeError:
         raise
-    except Exception as error:  # damaged bytes make more go wrong than the sizes and the texts
+    except Exception as error:  # damaged bytes cause errors of many types
         raise DecodeError(f"record of {id}: {error}") from error
 
 
@@ -206,8 +206,8 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         (slot,), end = _texts(raw, end, 1)
     if flags & _HAS_TAIL:
         (tail,), end = _texts(raw, end, 1)
-        if len(tail) > TAIL_LIMIT:
-            raise DecodeError(f"record of {id}: a tail of {len(tail)} bytes, at most {TAIL_LIMIT} expected")
+        if len(tail) > MAX_TAIL:
+            raise DecodeError(f"record of {id}: a tail of {len(tail)} bytes, at most {MAX_TAIL} expected")
     if end != len(raw):
         raise DecodeError(f"record of {id}: {len(raw)} bytes, {end} expected")
     return Record(
@@ -233,8 +233,8 @@ def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 
 def _time(value: float) -> int:
-    if not 0 <= value <= LATEST_US:
-        raise DecodeError(f"{value} is no time")
+    if not 0 <= value <= MAX_TIME_US:
+        raise DecodeError(f"{value} is not a time")
     return int(value)
 
 

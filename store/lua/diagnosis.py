@@ -1,4 +1,4 @@
-"""Whether a Redis or Valkey server is fit to hold jobs, from what it tells about itself."""
+"""The health of a Redis or Valkey server as a store of jobs, from its INFO and its settings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 from peerjob.model.findings import Finding, Severity
 
 from .address import parse_address
-from .capabilities import durability_of, eviction_risk, inspect, persistence_settings, too_few
-from .durability import Durability, online_replicas, unfit
+from .capabilities import capabilities_of, durability_of, eviction_risk, missing_replicas, persistence_settings
+from .durability import Durability, obstacle, online_replicas
 from .keys import prefix
 from .redis_driver import RedisDriver
 
-_MUCH, _TOO_MUCH = 0.8, 0.95
-"""Shares of memory or of connections in use."""
+_WARN_SHARE, _FAIL_SHARE = 0.8, 0.95
+"""Shares of memory or of connections in use, from which on a finding is a warning or a failure."""
 
 
 async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
@@ -24,11 +24,11 @@ async def diagnose_lua(url: str, namespace: str) -> list[Finding]:
     try:
         await driver.open()
         info, settings = await driver.info(), await persistence_settings(driver)
-        promises = await inspect(driver, replace(address, durability=None))
+        capabilities = await capabilities_of(driver, replace(address, durability=None))
     finally:
         await driver.close()
     if not info:
-        found = [Finding("server", Severity.WARN, warning) for warning in promises.warnings]
+        found = [Finding("server", Severity.WARN, warning) for warning in capabilities.warnings]
         return [*found, *_durability(address.durability, info, settings)]
     return [
         Finding("server", Severity.OK, _version(info)),
@@ -48,7 +48,7 @@ def _version(info: Mapping[str, str]) -> str:
 
 def _role(info: Mapping[str, str]) -> Iterator[Finding]:
     if info.get("role") == "slave":
-        yield Finding("server", Severity.FAIL, "it is a replica, and takes no writes; give the address of its primary")
+        yield Finding("server", Severity.FAIL, "it is a replica, which takes no writes; use the address of its primary")
 
 
 def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
@@ -70,11 +70,13 @@ def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> Iterat
 def _durability(wanted: Durability | None, info: Mapping[str, str], settings: Mapping[str, str]) -> Iterator[Finding]:
     if wanted is None:
         return
-    if (reason := unfit(wanted, info, settings) or (too_few(wanted, info) if info else None)) is not None:
+    if (reason := obstacle(wanted, info, settings) or (missing_replicas(wanted, info) if info else None)) is not None:
         yield Finding("durability", Severity.FAIL, reason)
         return
     present = f", of {online_replicas(info)} connected" if wanted.replicas and info else ""
-    yield Finding("durability", Severity.OK, f"each step waits up to {wanted.timeout:g} s for {wanted.who}{present}")
+    yield Finding(
+        "durability", Severity.OK, f"each step waits up to {wanted.timeout:g} s for {wanted.confirmer}{present}"
+    )
 
 
 def _eviction(info: Mapping[str, str]) -> Finding:
@@ -86,15 +88,15 @@ def _eviction(info: Mapping[str, str]) -> Finding:
 
 
 def _shares(info: Mapping[str, str]) -> Iterator[Finding]:
-    for subject, used, most in (
+    for subject, used, setting in (
         ("memory", "used_memory", "maxmemory"),
         ("connections", "connected_clients", "maxclients"),
     ):
-        limit = int(info.get(most, "0"))
+        limit = int(info.get(setting, "0"))
         if not limit:
-            yield Finding(subject, Severity.OK, f"{int(info.get(used, '0')):,} in use, without a limit of the server's")
+            yield Finding(subject, Severity.OK, f"{int(info.get(used, '0')):,} in use, the server sets no limit")
             continue
         share = int(info.get(used, "0")) / limit
-        verdict = Severity.FAIL if share >= _TOO_MUCH else Severity.WARN if share >= _MUCH else Severity.OK
-        advice = "" if verdict is Severity.OK else f"; raise {most}"
-        yield Finding(subject, verdict, f"{share:.0%} of {limit:,} in use{advice}")
+        severity = Severity.FAIL if share >= _FAIL_SHARE else Severity.WARN if share >= _WARN_SHARE else Severity.OK
+        advice = "" if severity is Severity.OK else f"; raise {setting}"
+        yield Finding(subject, severity, f"{share:.0%} of {limit:,} in use{advice}")

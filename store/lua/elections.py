@@ -1,4 +1,4 @@
-"""The leadership of a namespace, held on its own server; the server's clock says when a term is over."""
+"""The leadership of a namespace, kept on its own server; the server's clock ends a term."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIRST_TIMEOUT = 2.0
 
 
 class LuaElections(SeparateClient):
-    """Stands for leader. That a leader resigned is hinted to every node, so `changed` only waits."""
+    """Campaigns and resigns. The store hints a resignation to every node, so `changed` only waits."""
 
     def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
         super().__init__(url, make_driver)
@@ -38,7 +38,7 @@ class LuaElections(SeparateClient):
         return _leader(reply)
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
-        # the next term is above every term that this server has seen
+        # `refused` needs no care: the next term is above every term that this server has seen
         await self._run(self._scripts.resign, incarnation, timeout=self._timeout)
 
     async def leader(self) -> Leader | None:

@@ -1,6 +1,6 @@
-"""One valkey-glide client, standalone or of a cluster, behind three calls.
+"""One valkey-glide client, standalone or of a cluster.
 
-GLIDE's types of commands and answers are recursive past what the checkers follow, so this is where `Any` comes in.
+GLIDE's types of commands and answers are recursive, which the type checkers do not follow: hence `Any`.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from .address import Address
 from .script import Argument
 
 RECONNECT = BackoffStrategy(num_of_retries=5, factor=20, exponent_base=2)
-"""Waits of up to 20 ms, doubled up to 640 ms, and so on for ever."""
+"""Waits of up to 20 ms, doubled up to 640 ms, and then without end."""
 
 
 class GlideConnection:
-    """A connection of its own to the server, or to each server of the cluster."""
+    """A connection to the server, or to each server of the cluster."""
 
     def __init__(self, client: Any, *, route: SlotKeyRoute | None) -> None:
         self._client = client
         self._route = route
 
     async def send(self, commands: Sequence[Sequence[Argument]], *, timeout: float | None = None) -> list[Any]:
-        """Send commands in one write; the answers, errors of the server among them as values.
+        """Send commands in one write; the answers include the server's errors as values.
 
-        `timeout` is for several commands, in seconds; by default that of the client.
+        `timeout`, in seconds, is for several commands; by default it is that of the client.
         """
         texts: list[Any] = [
-            [one if isinstance(one, str | bytes) else str(one) for one in command] for command in commands
+            [part if isinstance(part, str | bytes) else str(part) for part in command] for command in commands
         ]
         if self._route is not None:
-            # a batch of one also: GLIDE would try a single command again by itself
+            # even one command is a batch, as GLIDE sends a single command again
             return await self._batch(ClusterBatch(is_atomic=False), texts, self._cluster_options(timeout))
         if len(texts) > 1:
             return await self._batch(Batch(is_atomic=False), texts, BatchOptions(timeout=_milliseconds(timeout)))
@@ -86,9 +86,9 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 async def connect(address: Address, *, key: str, call_timeout: float, connect_timeout: float) -> GlideConnection:
-    """A client that connects with its first command, so that making it never blocks the event loop.
+    """A client that connects with its first command, so that its creation never blocks the event loop.
 
-    In a cluster, its commands go to the primary that has `key`.
+    In a cluster, its commands go to the primary that serves `key`.
     """
     tls = TlsAdvancedConfiguration(
         root_pem_cacerts=address.ca_certs.read_bytes() if address.ca_certs else None,

@@ -1,4 +1,4 @@
-"""The sets of kinds for which incarnations claim, each registered once under the hash of its kinds."""
+"""The sets of kinds for which incarnations claim, each registered under the hash of its kinds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .commands import LuaCommands
 from .driver import Driver
 from .script import Argument, Reply
 
-LOOKS_AT_ONCE = 1600
-"""Counts and indexes that one script looks at: about 1 µs each."""
-_PART = 500
-_ATTEMPTS = 3
-"""How often a set is sent of which the server loses parts."""
+MAX_LOOKUPS = 1600
+"""Counters and indexes that one script reads: about 1 µs each."""
+_PART_SIZE = 500
+_MAX_ATTEMPTS = 3
+"""How often a set is sent if the server loses parts of it."""
 _SMALL = "s"
 
 
 class LuaKindCommands(LuaCommands):
-    """Registers sets of kinds, and says for which of them a claim is."""
+    """Registers sets of kinds, and finds the set of a claim."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._sets: dict[str, tuple[tuple[str, ...], str]] = {}
-        """Incarnation → the kinds that it registered last, and the name of their set."""
+        """Incarnation → the kinds of its latest registration, and the name of their set."""
 
     async def _set_for(self, incarnation: str, want: Want) -> str:
-        """The name of the set that a claim is for, which is registered now; "" for a dead incarnation."""
+        """The name of the set of a claim, registered if necessary; "" for a dead incarnation."""
         registered = self._sets.get(incarnation)
         if registered is None or not _are_same(registered[0], want.kinds):
             kinds = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
@@ -41,27 +41,27 @@ class LuaKindCommands(LuaCommands):
         return registered[1]
 
     def _knows_set(self, incarnation: str, reply: Reply) -> bool:
-        """Whether the store knew the set that a claim was for; else it is registered with the next one."""
+        """Whether the store knew the set of a claim; otherwise the next claim registers it."""
         if reply[0] == b"ok":
             return True
         self._sets.pop(incarnation, None)
         return bool(reply[0] != b"set")
 
     async def _register(self, incarnation: str, kinds: Sequence[str]) -> str:
-        digest = hashlib.sha256(b"".join(len(one).to_bytes(4, "big") + one for one in map(str.encode, kinds)))
-        starts = range(0, max(1, len(kinds)), _PART)
-        for start in [*starts] * _ATTEMPTS:
-            part = kinds[start : start + _PART]
-            is_last = start + _PART >= len(kinds)
+        digest = hashlib.sha256(b"".join(len(kind).to_bytes(4, "big") + kind for kind in map(str.encode, kinds)))
+        starts = range(0, max(1, len(kinds)), _PART_SIZE)
+        for start in [*starts] * _MAX_ATTEMPTS:
+            part = kinds[start : start + _PART_SIZE]
+            is_last = start + _PART_SIZE >= len(kinds)
             name, is_done = await self._run(
                 self._scripts.register, incarnation, digest.hexdigest()[:16], len(kinds), int(is_last), *part
             )
             if is_done or not name:
                 return str(name, "ascii")
-        raise StoreUnavailableError(self._driver.url, "it lost parts of a set of kinds again and again")
+        raise StoreUnavailableError(self._driver.url, f"it lost parts of a set of kinds {_MAX_ATTEMPTS} times")
 
 
-def claim_arguments(incarnation: str, verb: str, request: str, set_name: str, want: Want) -> list[Argument]:
+def claim_arguments(incarnation: str, command: str, request: str, set_name: str, want: Want) -> list[Argument]:
     """Arguments of claim.lua."""
     caps = want.kinds
     if set_name.startswith(_SMALL):
@@ -70,10 +70,10 @@ def claim_arguments(incarnation: str, verb: str, request: str, set_name: str, wa
         default, others = caps.default, caps.others
     else:
         default = next(iter(caps.values()), 0)
-        others = {kind: most for kind, most in caps.items() if most != default}
+        others = {kind: cap for kind, cap in caps.items() if cap != default}
     arguments: list[Argument] = [
         incarnation,
-        verb,
+        command,
         request,
         want.limit,
         int(want.suspects),
@@ -81,8 +81,8 @@ def claim_arguments(incarnation: str, verb: str, request: str, set_name: str, wa
         set_name,
         default,
     ]
-    for kind, most in others.items():
-        arguments += (kind, most)
+    for kind, cap in others.items():
+        arguments += (kind, cap)
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""Renewal of one lease, over a client of its own."""
+"""Renewal of one lease, over a separate client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .separate_client import SeparateClient
 
 
 class LuaLiveness(SeparateClient):
-    """Renews a lease, and compares this node's clock with the server's on the way."""
+    """Renews a lease, and compares this node's clock with that of the server."""
 
     def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
         super().__init__(url, make_driver)
@@ -36,14 +36,14 @@ class LuaLiveness(SeparateClient):
             ahead_us=self._compare(sent_us - int(now), self._clock.time_us() - int(now)),
         )
 
-    def _compare(self, least_us: int, most_us: int) -> int:
-        """How far this node's clock is ahead, which lies between the two.
+    def _compare(self, min_us: int, max_us: int) -> int:
+        """How far this node's clock is ahead of the server's, between these bounds.
 
-        What quick answers told is kept as long as it can be true, so that a slow one does not blur it.
+        The value of an earlier, quicker answer is kept while it is within the bounds of a slower answer.
         """
         if self._ahead_us is None:
-            self._ahead_us = (least_us + most_us) // 2
-        self._ahead_us = min(max(self._ahead_us, least_us), most_us)
+            self._ahead_us = (min_us + max_us) // 2
+        self._ahead_us = min(max(self._ahead_us, min_us), max_us)
         return self._ahead_us
 
 

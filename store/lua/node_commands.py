@@ -1,4 +1,4 @@
-"""Commands of liveness and hints: join, leave, reap, who lives, and waiting for hints."""
+"""Commands of nodes: join, leave, reap, the list of nodes, published kinds, and hints."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from peerjob.model.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped, St
 from peerjob.model.state import State
 from peerjob.store.retry import LOGGER
 
-from .commands import REPLY_BYTES, LuaCommands, check_batch, report_asides
+from .commands import MAX_REPLY_BYTES, LuaCommands, check_batch, log_set_aside
 from .driver import Driver
 from .keys import wake_list
 
-HINTS_AT_ONCE = 500
-HANDED_BACK_AT_ONCE = 250
+MAX_HINTS = 500
+MAX_HANDED_BACK = 250
 _decode = reader(NodeInfo, "node")
 _HINTS = {"w": "work", "c": "cancel", "f": "final", "g": "change", "s": "schedule", "l": "leader"}
 
 
 class LuaNodeCommands(LuaCommands):
-    """What incarnations do about themselves and each other."""
+    """Commands of incarnations about themselves and each other."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._shown: dict[bytes, tuple[bytes, NodeInfo]] = {}
-        """Incarnation → when it showed itself, and what it showed."""
+        """Incarnation → time of its latest NodeInfo, and the NodeInfo."""
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
         reply = await self._run(self._scripts.join, node.incarnation, node.name, msgspec.msgpack.encode(node), ttl_us)
@@ -39,14 +39,14 @@ class LuaNodeCommands(LuaCommands):
     async def leave(self, incarnation: str) -> int:
         returned: int = 0
         while True:
-            count, is_all, asides = await self._run(
+            count, is_all, set_aside = await self._run(
                 self._scripts.leave,
                 incarnation,
-                HANDED_BACK_AT_ONCE,
+                MAX_HANDED_BACK,
                 self._limits.retention_us,
                 self._limits.max_final_per_kind,
             )
-            report_asides(asides)
+            log_set_aside(set_aside)
             returned += int(count)
             if is_all:
                 return returned
@@ -54,9 +54,9 @@ class LuaNodeCommands(LuaCommands):
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
         limits = self._limits
         arguments = (min(limit, MAX_BATCH), reaper, limits.retention_us, limits.max_final_per_kind)
-        # once: who may reap now may not when the server is back
+        # no retry: the reaper may have lost its own lease when the server is back
         (reply,) = await self._driver.run((self._scripts.reap, arguments))
-        report_asides(reply[0])
+        log_set_aside(reply[0])
         fields = iter(reply[1:])
         return [
             Reaped(id=name.decode(), kind=kind.decode(), state=State(state), node=node.decode())
@@ -66,7 +66,7 @@ class LuaNodeCommands(LuaCommands):
     async def nodes(self) -> list[NodeView]:
         fields = iter(await self._run(self._scripts.nodes))
         alive = list(zip(*[fields] * 5, strict=True))
-        await self._look_at([(name, shown) for name, shown, *_ in alive])
+        await self._refresh_shown([(name, shown) for name, shown, *_ in alive])
         views: list[NodeView] = []
         for name, _, *numbers in alive:
             try:
@@ -79,16 +79,16 @@ class LuaNodeCommands(LuaCommands):
                 views.append(NodeView(info=info, running=running, renewed_us=renewed, expires_us=expires))
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
 
-    async def _look_at(self, alive: Sequence[tuple[bytes, bytes]]) -> None:
-        """Have in `_shown` what these incarnations show now, and nothing else."""
+    async def _refresh_shown(self, alive: Sequence[tuple[bytes, bytes]]) -> None:
+        """Make `_shown` hold the current NodeInfo of exactly these incarnations."""
         known = self._shown
         self._shown = {name: known[name] for name, shown in alive if name in known and known[name][0] == shown}
         new = [name for name, _ in alive if name not in self._shown]
         while new:
-            found = await self._run(self._scripts.shown, REPLY_BYTES, *new[:MAX_BATCH])
+            found = await self._run(self._scripts.shown, MAX_REPLY_BYTES, *new[:MAX_BATCH])
             for name, info, shown in zip(new, found[::2], found[1::2], strict=False):
                 try:
-                    if info is not None:  # else it left meanwhile
+                    if info is not None:  # None: it left meanwhile
                         self._shown[name] = (shown, _decode(info))
                 except ValueError as error:
                     LOGGER.error("a node cannot be read and is left out: %s", error)
@@ -106,7 +106,7 @@ class LuaNodeCommands(LuaCommands):
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         key = wake_list(self._namespace, incarnation)
-        found = await self._retry(lambda: self._driver.pop(key, HINTS_AT_ONCE, timeout))
+        found = await self._retry(lambda: self._driver.pop(key, MAX_HINTS, timeout))
         return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, found)]
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:

@@ -1,4 +1,4 @@
-"""Verbs of the queue: enqueue, claim, commit, both in one turn, and cancel."""
+"""Commands of the queue: enqueue, claim, commit, commit with claim, cancel, and added log lines."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from .codec import (
     pack_line,
     plain_arguments,
 )
-from .commands import check_batch, report_asides
+from .commands import check_batch, log_set_aside
 from .driver import Driver
 from .kind_commands import LuaKindCommands, claim_arguments
 from .script import Argument, Call, Reply
 
 MAX_KINDS = 200
-"""Most kinds in one enqueue of the server."""
-_UNPROMISED = frozenset({Action.REPORT, Action.HAND_BACK})
-"""What may be lost with the server: claims are taken back from those who do not know them, and reports come again."""
+"""In one script call that enqueues."""
+_UNCONFIRMED = frozenset({Action.REPORT, Action.HAND_BACK})
+"""A server may lose these: it takes a claim back from a node that does not know the claim, and reports come again."""
 
 
 class LuaQueueCommands(LuaKindCommands):
-    """What moves instances from state to state."""
+    """Commands that move instances from state to state."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-        self._quiet = True
-        """Whether nobody was idle or watched the last time, so that the cheaper script may do."""
+        self._use_cheap_script = True
+        """Whether the last enqueue met no idle node and no watcher, so that `enqueue_one` may be enough."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         check_batch(instances)
@@ -43,13 +43,13 @@ class LuaQueueCommands(LuaKindCommands):
             return []
         for one in instances:
             check_id(one.id)
-        plain = plain_arguments(instances[0], node) if self._quiet and len(instances) == 1 else None
+        plain = plain_arguments(instances[0], node) if self._use_cheap_script and len(instances) == 1 else None
         if plain is not None and (await self._run_durably((self._scripts.enqueue_one, plain)))[0]:
             return [Enqueued(instances[0].id, True)]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
             (reply,) = await self._run_durably((self._scripts.enqueue, enqueue_arguments(part, node)))
-            self._quiet = reply == 1
+            self._use_cheap_script = reply == 1
             answers += _enqueued(part, reply)
         return answers
 
@@ -88,10 +88,10 @@ class LuaQueueCommands(LuaKindCommands):
         check_batch(ids)
         if not ids:
             return []
-        ((asides, *states),) = await self._run_durably(
+        ((set_aside, *states),) = await self._run_durably(
             (self._scripts.cancel, (node, request, self._limits.retention_us, *ids))
         )
-        report_asides(asides)
+        log_set_aside(set_aside)
         return [State(state) if state else None for state in states]
 
     async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
@@ -106,26 +106,28 @@ class LuaQueueCommands(LuaKindCommands):
         (added,) = await self._driver.run((self._scripts.add_lines, arguments))
         return bool(added)
 
-    async def _claim(self, incarnation: str, verb: str, request: str, want: Want) -> Claimed:
+    async def _claim(self, incarnation: str, command: str, request: str, want: Want) -> Claimed:
         while True:
             set_name = await self._set_for(incarnation, want)
-            found = await self._run(self._scripts.claim, *claim_arguments(incarnation, verb, request, set_name, want))
+            found = await self._run(
+                self._scripts.claim, *claim_arguments(incarnation, command, request, set_name, want)
+            )
             if self._knows_set(incarnation, found):
                 return _claimed(found)
 
     async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
-        """Commit, and run what goes in the same round trip behind it."""
-        if any(outcome.action not in _UNPROMISED for outcome in outcomes):
+        """Commit, and run further calls behind it in the same round trip."""
+        if any(outcome.action not in _UNCONFIRMED for outcome in outcomes):
             return await self._run_durably((self._scripts.commit, arguments), *calls)
         return await self._retry(lambda: self._driver.run((self._scripts.commit, arguments), *calls))
 
     def _commit_arguments(
-        self, incarnation: str, verb: str, request: str, outcomes: Sequence[Outcome]
+        self, incarnation: str, command: str, request: str, outcomes: Sequence[Outcome]
     ) -> list[Argument]:
         limits = self._limits
         return [
             incarnation,
-            verb,
+            command,
             request,
             limits.retention_us,
             limits.max_final_per_kind,
@@ -137,7 +139,7 @@ class LuaQueueCommands(LuaKindCommands):
 
 
 def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
-    """The batch, in halves if it is of very many kinds: each has a queue and indexes of its own."""
+    """The batch, in halves if it has very many kinds: each kind has its own queue and indexes."""
     if len({one.kind for one in instances}) <= MAX_KINDS:
         return [instances]
     half = len(instances) // 2
@@ -159,11 +161,11 @@ def _enqueued(instances: Sequence[NewInstance], reply: Reply) -> list[Enqueued]:
 
 
 def _acks(reply: Reply) -> list[Ack]:
-    report_asides(reply[1])
+    log_set_aside(reply[1])
     return acks(reply)
 
 
 def _claimed(reply: Reply) -> Claimed:
     if len(reply) > 1:
-        report_asides(reply[3])
+        log_set_aside(reply[3])
     return claimed(reply)

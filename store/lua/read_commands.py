@@ -1,4 +1,4 @@
-"""Commands that read: instances by id and by query, logs, and numbers."""
+"""Commands that read: instances by id and by query, logs, and counts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from peerjob.model.state import State
 from peerjob.store.retry import LOGGER
 
 from .codec import unpack_line, unpack_record
-from .commands import REPLY_BYTES, LuaCommands, check_batch, check_cursor, report_asides
-from .kind_commands import LOOKS_AT_ONCE
+from .commands import MAX_REPLY_BYTES, LuaCommands, check_batch, check_cursor, log_set_aside
+from .kind_commands import MAX_LOOKUPS
 from .script import Argument
 
-PAGE_BYTES = 4 << 20
-"""Bytes after which a page of instances ends."""
-_SET_ASIDE_AT_ONCE = 4
-"""Each is looked for in many indexes."""
+MAX_PAGE_BYTES = 4 << 20
+"""A page of instances ends after this many bytes."""
+_MAX_SET_ASIDE = 4
+"""The script searches many indexes for each."""
 _LOG_CURSOR = r"\d{1,15}"
 _INDEXED = (
     State.SCHEDULED,
@@ -35,7 +35,7 @@ _STATES = frozenset(_INDEXED)
 
 
 class LuaReadCommands(LuaCommands):
-    """What looks and changes nothing, but for records that cannot be read."""
+    """Commands that change nothing, except that they set unreadable records aside."""
 
     async def get(self, ids: Sequence[str]) -> list[Record | None]:
         check_batch(ids)
@@ -45,7 +45,7 @@ class LuaReadCommands(LuaCommands):
         check_batch(ids)
         if not ids:
             return []
-        states, *pairs = await self._run(self._scripts.watch_final, incarnation, REPLY_BYTES, *ids)
+        states, *pairs = await self._run(self._scripts.watch_final, incarnation, MAX_REPLY_BYTES, *ids)
         found: list[Record | State | None] = [State(state) if state in _STATES else None for state in states]
         final = [n for n, one in enumerate(found) if isinstance(one, State) and one.is_final][: len(pairs) // 2]
         for n, record in zip(final, await self._records([ids[n] for n in final], pairs), strict=True):
@@ -67,13 +67,13 @@ class LuaReadCommands(LuaCommands):
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
         start = "0" if cursor is None else check_cursor(cursor, _LOG_CURSOR)
-        dropped, after, lines = await self._run(self._scripts.logs, id, start, limit, REPLY_BYTES)
+        dropped, after, lines = await self._run(self._scripts.logs, id, start, limit, MAX_REPLY_BYTES)
         readable: list[LogLine] = []
         for raw in lines:
             try:
                 readable.append(unpack_line(raw))
             except DecodeError as error:
-                LOGGER.error("instance %s: %s; it is left out", id, error)  # the cause is in it
+                LOGGER.error("instance %s: %s; the line is left out", id, error)  # the text of the error is enough
         return LogPage(tuple(readable), after.decode(), int(dropped) + len(lines) - len(readable))
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
@@ -82,7 +82,7 @@ class LuaReadCommands(LuaCommands):
         for part in parts:
             cursor: Argument = "0"
             while True:
-                cursor, *found = await self._run(self._scripts.due, cursor, LOOKS_AT_ONCE // 2, *part)
+                cursor, *found = await self._run(self._scripts.due, cursor, MAX_LOOKUPS // 2, *part)
                 due |= {kind.decode(): count for kind, count in zip(found[::2], found[1::2], strict=True) if count}
                 if cursor == b"0":
                     break
@@ -93,7 +93,7 @@ class LuaReadCommands(LuaCommands):
         cursor: Argument = "0"
         while True:
             cursor, delayed, nodes, undecodable, *kinds = await self._run(
-                self._scripts.health, cursor, LOOKS_AT_ONCE // len(_INDEXED)
+                self._scripts.health, cursor, MAX_LOOKUPS // len(_INDEXED)
             )
             for kind, numbers in zip(kinds[::2], kinds[1::2], strict=True):
                 of_kind = {state: count for state, count in zip(_INDEXED, numbers, strict=True) if count}
@@ -109,7 +109,7 @@ class LuaReadCommands(LuaCommands):
             first, last = (first, f"({cursor}") if descending else (f"({cursor}", last)
         of_kind = "" if query.kind is None else f"k{query.kind}"
         what = of_kind if query.tag is None else f"t{query.tag}"
-        at_once = LOOKS_AT_ONCE // max(1, sum(bool(state & query.states) for state in _INDEXED))
+        at_once = MAX_LOOKUPS // max(1, sum(bool(state & query.states) for state in _INDEXED))
         ids: list[str] = []
         more = False
         scanned: Argument = "0"
@@ -122,7 +122,7 @@ class LuaReadCommands(LuaCommands):
                 last,
                 int(descending),
                 limit,
-                REPLY_BYTES,
+                MAX_REPLY_BYTES,
                 scanned,
                 at_once,
             )
@@ -131,7 +131,7 @@ class LuaReadCommands(LuaCommands):
                 pairs = [part for n in range(0, len(found), 3) for part in found[n + 1 : n + 3]]
                 more = bool(has_more)
                 break
-            # the first so far, and one that tells that there are more: nothing behind it is asked for
+            # keep one id more than the page holds: it shows that there are more, and bounds the next call
             ids = sorted({*ids, *(name.decode() for name in found)}, reverse=descending)
             del ids[limit + 1 :]
             if len(ids) > limit:
@@ -139,13 +139,13 @@ class LuaReadCommands(LuaCommands):
             if scanned == b"0":
                 more = len(ids) > limit
                 del ids[limit:]
-                pairs = await self._read(ids, PAGE_BYTES)
+                pairs = await self._read(ids, MAX_PAGE_BYTES)
                 more = more or len(pairs) < 2 * len(ids)
                 del ids[len(pairs) // 2 :]
                 break
         records = await self._records(ids, pairs, kind=query.kind or "", indexed=True)
         if query.tag is not None and (gone := [id for id, record in zip(ids, records, strict=True) if record is None]):
-            with contextlib.suppress(LayoutError):  # the release that writes the namespace does it
+            with contextlib.suppress(LayoutError):  # a release that may write the namespace does it
                 await self._run(self._scripts.untag, query.tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None
 
@@ -154,7 +154,7 @@ class LuaReadCommands(LuaCommands):
         pairs: list[bytes | None] = []
         size = 0
         while len(pairs) < 2 * len(ids) and (most_bytes is None or size < most_bytes):
-            some = await self._run(self._scripts.read, REPLY_BYTES, *ids[len(pairs) // 2 :])
+            some = await self._run(self._scripts.read, MAX_REPLY_BYTES, *ids[len(pairs) // 2 :])
             size += sum(len(part) for part in some if part is not None)
             pairs += some
         return pairs
@@ -162,7 +162,7 @@ class LuaReadCommands(LuaCommands):
     async def _records(
         self, ids: Sequence[str], pairs: Sequence[bytes | None], *, kind: str = "", indexed: bool = False
     ) -> list[Record | None]:
-        """Read what is stored; those that cannot be read are None, and set aside."""
+        """Decode stored records; an unreadable record is None, and is set aside."""
         records: list[Record | None] = []
         unreadable: list[tuple[str, str, bytes]] = []
         for name, raw, spec in zip(ids, pairs[::2], pairs[1::2], strict=True):
@@ -175,9 +175,9 @@ class LuaReadCommands(LuaCommands):
             except DecodeError:
                 unreadable.append((name, kind, raw or b""))
             records.append(record)
-        for start in range(0, len(unreadable), _SET_ASIDE_AT_ONCE):
-            named = [part for one in unreadable[start : start + _SET_ASIDE_AT_ONCE] for part in one]
-            report_asides(await self._run(self._scripts.set_aside, *named))
+        for start in range(0, len(unreadable), _MAX_SET_ASIDE):
+            named = [part for one in unreadable[start : start + _MAX_SET_ASIDE] for part in one]
+            log_set_aside(await self._run(self._scripts.set_aside, *named))
         return records
 
 
@@ -190,7 +190,7 @@ def id_bounds(after_us: int | None, before_us: int | None) -> tuple[str, str]:
 
 
 def _first_id(time_us: int) -> str:
-    """The start of the first UUIDv7 that was made at or after a time."""
+    """The start of the lowest UUIDv7 that was made at or after a time."""
     millis = f"{min(max(-(-time_us // 1000), 0), (1 << 48) - 1):012x}"
     return f"{millis[:8]}-{millis[8:]}"
 

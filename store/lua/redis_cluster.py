@@ -1,4 +1,4 @@
-"""Which server of a Redis Cluster has a namespace, by redis-py's cluster client."""
+"""Finds the server of a Redis Cluster that has a namespace, by redis-py's cluster client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Place = tuple[str, int]
 async def locate(
     prefix: str, known: Sequence[Place], address: Address, options: Mapping[str, Any]
 ) -> tuple[Place, list[Place]]:
-    """The host and port that serve keys with this prefix, and all servers to ask the next time."""
+    """The host and port that serve keys with this prefix, and all servers, for the next search."""
     shared = {name: value for name, value in options.items() if name not in ("db", "retry")}
     cluster = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in known],

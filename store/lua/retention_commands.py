@@ -1,4 +1,4 @@
-"""Commands that remove: retention, and clearing by hand."""
+"""Commands that remove instances: retention, and the clear commands."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from peerjob.model.clock import Clock
 from peerjob.model.query import Filter
 from peerjob.model.record import MAX_BATCH, StoreLimits
 
-from .commands import LuaCommands, check_cursor, report_asides
+from .commands import LuaCommands, check_cursor, log_set_aside
 from .driver import Driver
-from .kind_commands import LOOKS_AT_ONCE
+from .kind_commands import MAX_LOOKUPS
 from .read_commands import id_bounds
 from .script import Argument
 
-_CLEARED_AT_ONCE = 150
-"""Instances that one script removes by hand, and kinds of which it does."""
+_MAX_CLEARED = 150
+"""Instances that one script clears, and kinds that it looks at."""
 _FINAL_STATES = 4
 _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 
 class LuaRetentionCommands(LuaCommands):
-    """What makes room, in bounded steps."""
+    """Commands that remove instances, in bounded steps."""
 
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
@@ -31,9 +31,9 @@ class LuaRetentionCommands(LuaCommands):
         removed = 0
         cursor: Argument = "0"
         while removed < limit:
-            most = min(limit - removed, MAX_BATCH)
+            at_most = min(limit - removed, MAX_BATCH)
             count, cursor = await self._run(
-                self._scripts.expire, most, self._limits.max_final_per_kind, cursor, LOOKS_AT_ONCE // 6
+                self._scripts.expire, at_most, self._limits.max_final_per_kind, cursor, MAX_LOOKUPS // 6
             )
             removed += int(count)
             if cursor == b"0":
@@ -41,10 +41,10 @@ class LuaRetentionCommands(LuaCommands):
         return removed
 
     async def clear_instances(self, filter: Filter, *, limit: int = MAX_BATCH) -> int:
-        cleared, cursor = await self._clear_final("instances", filter, None, min(limit, _CLEARED_AT_ONCE))
-        # a page may hold nothing but instances that are cancelled and still run, which stay
+        cleared, cursor = await self._clear_final("instances", filter, None, min(limit, _MAX_CLEARED))
+        # a page may hold only cancelled instances that still run, which stay
         while cleared < limit and cursor is not None:
-            more, cursor = await self._clear_final("instances", filter, cursor, min(limit - cleared, _CLEARED_AT_ONCE))
+            more, cursor = await self._clear_final("instances", filter, cursor, min(limit - cleared, _MAX_CLEARED))
             cleared += more
         return cleared
 
@@ -57,20 +57,20 @@ class LuaRetentionCommands(LuaCommands):
     async def clear(self) -> None:
         cursor: Argument = "0"
         while True:
-            arguments = (_CLEARED_AT_ONCE, cursor, _CLEARED_AT_ONCE)
+            arguments = (_MAX_CLEARED, cursor, _MAX_CLEARED)
             ((removed, cursor),) = await self._run_durably((self._scripts.clear, arguments))
             if not removed and cursor == b"0":
                 break
         for what in ("delayed", "slots", "watched"):
             cursor = "0"
             while cursor != b"0":
-                (cursor,) = await self._run_durably((self._scripts.sweep, (what, cursor, _CLEARED_AT_ONCE)))
+                (cursor,) = await self._run_durably((self._scripts.sweep, (what, cursor, _MAX_CLEARED)))
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
-        """A cursor is that of the kinds, and the last id of these, or nothing."""
+        """A cursor has the cursor of the kinds, and the last id of these kinds, if any."""
         first, last = id_bounds(*filter.bounds_us(self._clock.time_us()))
         scanned, _, after = check_cursor(cursor or "0.", _CURSOR).partition(".")
-        arguments = (what, f"({after}" if after else first, last, limit, scanned, LOOKS_AT_ONCE // _FINAL_STATES)
-        ((cleared, asides, scanned, after),) = await self._run_durably((self._scripts.clear_final, arguments))
-        report_asides(asides)
+        arguments = (what, f"({after}" if after else first, last, limit, scanned, MAX_LOOKUPS // _FINAL_STATES)
+        ((cleared, set_aside, scanned, after),) = await self._run_durably((self._scripts.clear_final, arguments))
+        log_set_aside(set_aside)
         return cleared, None if (scanned, after) == (b"0", b"") else f"{scanned.decode()}.{after.decode()}"

@@ -1,4 +1,4 @@
-"""Commands of schedules: what was put, what became of each nominal time."""
+"""Commands of schedules: definitions, fires and the ledger."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from peerjob.store.fire_rules import MAX_REMOVALS, check_count, check_fires
 from peerjob.store.retry import LOGGER
 
 from .codec import check_id, template_arguments
-from .commands import REPLY_BYTES, LuaCommands, check_cursor
+from .commands import MAX_REPLY_BYTES, LuaCommands, check_cursor
 from .script import Argument, Reply
 
 MAX_FIRES = 1_000
-"""Most records in one page of a ledger."""
+"""In one page of a ledger."""
 _FIRE_CURSOR = r"-?\d{1,16}:\d{1,5}"
 _LOADING = 1 << 53
-"""A revision below 0 says that a first load goes on: it holds where it began, times this, and how far it came."""
+"""A revision below 0 belongs to an unfinished first load: minus (its first revision times this + its progress)."""
 
 _STATUSES = {
     b"D": FireStatus.DONE,
@@ -45,7 +45,7 @@ _decode = reader(FireRecord, "fire")
 
 
 class LuaScheduleCommands(LuaCommands):
-    """What keeps schedules, and fires them."""
+    """Commands that write, read and fire schedules."""
 
     async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
         arguments = (
@@ -73,13 +73,15 @@ class LuaScheduleCommands(LuaCommands):
         check_count(names, "schedules")
         rows: list[ScheduleRow | None] = []
         while len(rows) < len(names):
-            rows += map(_readable_row, await self._run(self._scripts.get_schedules, REPLY_BYTES, *names[len(rows) :]))
+            rows += map(
+                _readable_row, await self._run(self._scripts.get_schedules, MAX_REPLY_BYTES, *names[len(rows) :])
+            )
         return rows
 
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
         since, loaded = divmod(-revision, _LOADING) if revision < 0 else (revision, "")
         reset, began, upto, more, *rows = await self._run(
-            self._scripts.changed_schedules, since, loaded, min(limit, MAX_SCHEDULES), REPLY_BYTES
+            self._scripts.changed_schedules, since, loaded, min(limit, MAX_SCHEDULES), MAX_REPLY_BYTES
         )
         return SchedulePage(
             rows=tuple(filter(None, map(_readable_row, rows))),
@@ -92,7 +94,6 @@ class LuaScheduleCommands(LuaCommands):
         check_fires(fires)
         if not fires:
             return []
-        makes = False
         arguments: list[Argument] = [
             node,
             "" if term is None else term.coordinator,
@@ -104,8 +105,10 @@ class LuaScheduleCommands(LuaCommands):
         ]
         for fire in fires:
             arguments += _fire_arguments(fire, term, node)
-            makes = makes or fire.instance is not None
-        (replies,) = await self._run_durably((self._scripts.fire if makes else self._scripts.account, arguments))
+        # without a new instance, a full memory is no reason to refuse
+        has_instances = any(fire.instance is not None for fire in fires)
+        script = self._scripts.fire if has_instances else self._scripts.account
+        (replies,) = await self._run_durably((script, arguments))
         return [
             FireAnswer(status=_STATUSES[status], record=_decode(record) if record else None)
             for status, record in replies
@@ -126,7 +129,7 @@ class LuaScheduleCommands(LuaCommands):
         if cursor is not None:
             last, _, told = check_cursor(cursor, _FIRE_CURSOR).partition(":")
         at, told, more, *records = await self._run(self._scripts.fires, name, first, last, told, min(limit, MAX_FIRES))
-        return FirePage(tuple(_readable(records)), f"{at.decode()}:{told}" if more else None)
+        return FirePage(tuple(_readable_records(records)), f"{at.decode()}:{told}" if more else None)
 
 
 def _time(time_us: int | None) -> Argument:
@@ -160,16 +163,16 @@ def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
 
 
 def _readable_row(reply: Reply) -> ScheduleRow | None:
-    """A schedule in a script's answer; None, told once for each time it is read, for one that cannot be read."""
+    """A schedule in the reply of a script; None, with a log line, if it cannot be read."""
     try:
         return _row(reply)
-    except Exception as error:  # noqa: BLE001  # damaged bytes make anything go wrong, and hide no other schedule
+    except Exception as error:  # noqa: BLE001  # damaged bytes cause errors of any type, and must hide no other schedule
         LOGGER.error("schedule %r cannot be read and is left out: %s", reply[0], error)
         return None
 
 
 def _row(reply: Reply) -> ScheduleRow | None:
-    """A schedule in a script's answer; one of two fields was removed."""
+    """A schedule in the reply of a script; a reply of two fields is a removed schedule."""
     if reply is None:
         return None
     if len(reply) == 2:
@@ -196,9 +199,9 @@ def _row(reply: Reply) -> ScheduleRow | None:
     )
 
 
-def _readable(records: Iterable[bytes]) -> Iterable[FireRecord]:
+def _readable_records(records: Iterable[bytes]) -> Iterable[FireRecord]:
     for raw in records:
         try:
             yield _decode(raw)
         except DecodeError as error:
-            LOGGER.error("a record of a ledger cannot be read: %s", error)
+            LOGGER.error("a record of a ledger cannot be read and is left out: %s", error)

@@ -1,4 +1,4 @@
-"""The Lua scripts: read from their files, put together with what they use, and known by their digest."""
+"""The Lua scripts: read from their files, joined with the definitions that they use, and known by their digest."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ _CONSTANTS = {
     "REPLACED": REPLACED,
 }
 _ANY_LAYOUT = ("open", "wipe")
-"""Scripts that write whatever the layout of the namespace is; `layout` in base.lua stops all others."""
+"""Scripts that write to any layout of the namespace; the check of `layout` in base.lua stops all others."""
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _TOKEN = re.compile(r"'[^'\n]*'|(?<![.\w])[A-Za-z_]\w*")
-"""A text, or a word that is not the name of a field."""
+"""A string, or a word that is not the name of a field."""
 _LITERAL = re.compile(r"-?\d+|'[^']*'")
 _CONSTANT = re.compile(r"local [A-Z_]+(?:, [A-Z_]+)* = ((?:-?\d+|'[^']*')(?:, (?:-?\d+|'[^']*'))*)")
-"""Definitions of literals: each script has them in place of their names, as Lua takes no more than 200 local names."""
+"""Definitions of literals: they replace their names in each script, as Lua allows only 200 local names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One command; its header tells the arguments and the reply."""
+    """One command; the header of its file lists arguments and reply."""
 
     name: str
     source: str
@@ -119,7 +119,7 @@ class Scripts:
     leader: Script
 
     def all(self) -> Iterable[Script]:
-        """Each of them, to be loaded into a server that does not know them."""
+        """All scripts, to load them into a server."""
         return [getattr(self, field.name) for field in fields(self)]
 
 
@@ -139,7 +139,7 @@ def load_scripts() -> Scripts:
 
 
 def _definitions(part: str) -> Iterable[tuple[list[str], str]]:
-    """The top-level definitions of a part: the names that each makes, and its code."""
+    """The top-level definitions of a part: the names that each defines, and its code."""
     code = _without_comments(part)
     starts = [match.start() for match in _DEFINITION.finditer(code)]
     for start, end in zip(starts, [*starts[1:], len(code)], strict=True):
@@ -153,7 +153,7 @@ def _without_comments(code: str) -> str:
 
 
 def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) -> Script:
-    """A command with the definitions that it needs in front: each costs the server time at every call."""
+    """A command with only the definitions that it needs: each costs the server time at every call."""
     shebang, _, body = text.partition("\n")
     body = _without_comments(body)
     wanted = set(_TOKEN.findall(body))

@@ -1,4 +1,4 @@
-"""A client that shares nothing with the store it came from, for what must work beside it: the lease, the leadership."""
+"""A client that shares nothing with its store but the server: for the lease and the leadership."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .script import Argument, Reply, Script
 
 
 class SeparateClient:
-    """Runs scripts over a driver that nothing else uses, each of them once; for one event loop."""
+    """Runs scripts without retries, over a driver of its own; for one event loop."""
 
     def __init__(self, url: str, make_driver: Callable[[], Driver]) -> None:
         self._url = url
@@ -34,7 +34,7 @@ class SeparateClient:
             await driver.close()
 
     async def _run(self, script: Script, *arguments: Argument, timeout: float) -> Reply:
-        """Run a script; StoreUnavailableError after `timeout` seconds."""
+        """Run a script; raises StoreUnavailableError after `timeout` seconds."""
         if self._driver is None:
             raise StoreUnavailableError(self._url, "the client is not open")
         async with answer_within(timeout, url=self._url):

@@ -1,4 +1,4 @@
-"""The store on Redis or Valkey: its verbs, over the driver that the URL asks for."""
+"""The store on Redis or Valkey: all commands, over the driver of the URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peerjob.store.layout import check_layout
 from peerjob.store.timeouts import answer_within
 
 from .address import Address, parse_address
-from .capabilities import inspect
+from .capabilities import capabilities_of
 from .driver import Driver
 from .elections import LuaElections
 from .keys import prefix
@@ -24,7 +24,7 @@ from .retention_commands import LuaRetentionCommands
 from .schedule_commands import LuaScheduleCommands
 
 OPEN_TIMEOUT = 4.5
-_WIPED_AT_ONCE = 1_000
+_MAX_WIPED = 1_000
 
 
 class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCommands, LuaRetentionCommands):
@@ -63,7 +63,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         try:
             async with answer_within(OPEN_TIMEOUT, url=self._url):
                 await self._driver.open()
-                self._capabilities = await inspect(self._driver, self._address)
+                self._capabilities = await capabilities_of(self._driver, self._address)
                 (layout,) = await self._driver.run((self._scripts.open, ()))
                 check_layout(layout.decode(), namespace=self._namespace, url=self._url)
         except BaseException:
@@ -74,7 +74,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         await self._driver.open()
         cursor, removed = b"0", 0
         while True:
-            reply = await self._run(self._scripts.wipe, cursor, _WIPED_AT_ONCE)
+            reply = await self._run(self._scripts.wipe, cursor, _MAX_WIPED)
             cursor, removed = reply[0], removed + int(reply[1])
             if cursor == b"0":
                 return removed
@@ -101,7 +101,7 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
         return make_separate_driver()
 
     def make_separate_driver() -> Driver:
-        # never GLIDE: all its clients in a process stand still with the event loop of the first one
+        # never GLIDE: all its clients in a process stop with the event loop of the first client
         return RedisDriver(address, prefix=prefix(namespace))
 
     return LuaStore(
