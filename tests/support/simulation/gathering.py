@@ -34,7 +34,7 @@ FORGOTTEN = "15m"
 
 async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T]) -> T:
     """Await work as a part of a node's process: it stands still and dies with it."""
-    return await cluster._in_lane(cluster._member(node), work)
+    return await cluster._run_on(cluster._member(node), work)
 
 
 def hold_to_etcd(cluster: TestCluster) -> None:
@@ -52,7 +52,7 @@ async def heal(cluster: TestCluster, names: Sequence[str]) -> None:
     await cluster.heal()
     for name in names:
         await cluster.skew(name, 0)
-        if cluster._member(name).lane.paused:
+        if cluster._member(name).tasks.paused:
             await cluster.resume(name)
 
 

@@ -21,14 +21,14 @@ from peerjob.model.record import FINAL_STATE, Ack, Action, Claim, Claimed, LogLi
 from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.model.state import Level, State
 from peerjob.store.base import Store
-from peerjob.testing.cluster.faults import Faults, How
+from peerjob.testing.cluster.faults import FaultKind, Faults
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 
 from .evidence import Absence, Order, Run
 from .remains import SPOKEN
 
 T = TypeVar("T")
-HOWS: tuple[How, ...] = ("error", "lost answer", "late", "repeated")
+HOWS: tuple[FaultKind, ...] = ("error", "lost answer", "late", "repeated")
 KINDS = ("a", "b", "c/ü")
 FAULTY = 0.15
 """The share of calls that meet a fault."""

@@ -1,4 +1,15 @@
-"""A cluster of real nodes on virtual time, to which a test does what production does to nodes."""
+"""A cluster of real nodes in one process, on virtual time, with faults that a test asks for.
+
+Read in this order:
+
+- `cluster`: `TestCluster`, the class that tests use. Its base classes are `operations` (kill, pause, partition, skew),
+  `members` (start, find and stop nodes) and `assertions`.
+- `member`: one start of a node. It has a clock (`clocks`), links to the store and to the coordinator (`connections`),
+  and its tasks (`node_tasks`), which can stand still or vanish as a process can.
+- `faults`: a layer over any store, on which calls fail, arrive late or run twice.
+- `journal`: a record of all events, for assertions and traces.
+- `time_jumps`: skips stretches of virtual time in which the nodes only poll.
+"""
 
 from .cluster import TestCluster
 from .faults import Faults

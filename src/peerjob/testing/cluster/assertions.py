@@ -1,4 +1,4 @@
-"""What a test says of a cluster in the words of its users; each failure tells the seed and the last events."""
+"""Assertions about a test cluster; each failure shows the seed and the last events."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from peerjob.model.record import Record
 from peerjob.model.state import State
 from peerjob.store.kv.rows import to_record
 
-from .journal import BodyRun, EventJournal, TraceEvent, words_of
+from .journal import BodyRun, EventJournal, TraceEvent, describe
 
 
 class Assertions:
-    """The part of a test cluster that looks at what has happened. It asks no node, so it may be asked at any moment."""
+    """The part of a test cluster that checks events. It calls no node, so it can be used at any time."""
 
     seed: int
     _journal: EventJournal
-    _told_mark = "the last events:"
+    _trace_mark = "the last events:"
 
     @property
     def trace(self) -> list[TraceEvent]:
-        """All that has happened so far: what was done to nodes, changes of instances, and fires, in order."""
+        """All events so far, in order: faults, changes of instances, and fires."""
         return self._journal.trace()
 
     def fires(self, schedule: Job[..., Any, Any] | str) -> list[FireRecord]:
-        """What became of each nominal time of a schedule, or of a job's own schedule, in order.
+        """Return the outcome of each nominal time of a schedule, in order, trimmed ones included.
 
-        Those that the store's ledger has forgotten are told, too.
+        A job stands for its own schedule.
         """
         return self._journal.fires(_schedule_of(schedule))
 
     def assert_fired(self, schedule: Job[..., Any, Any] | str, *, times: int | None = None) -> None:
-        """Raise AssertionError unless a schedule made an instance for so many nominal times (None: for one at least).
+        """Raise AssertionError unless a schedule made instances for `times` nominal times (None: for at least one).
 
-        A time that was missed, skipped, coalesced, paused or backfilled is no fire. A schedule that there never was
-        fails, with `times=0` too.
+        Missed, skipped, coalesced, paused and backfilled times do not count. An unknown schedule fails even with
+        `times=0`.
         """
         name = _schedule_of(schedule)
         records = self._journal.fires(name)
@@ -49,16 +49,16 @@ class Assertions:
         if fired == times or (times is None and fired):
             return
         others = {outcome: sum(one.outcome is outcome for one in records) for outcome in FireOutcome}
-        told = ", ".join(f"{count} {outcome}" for outcome, count in others.items() if count) or "no record"
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in others.items() if count) or "no record"
         expected = "at least 1 fire" if times is None else f"{times} fire(s)"
-        self._fail(f"schedule {name!r}: expected {expected}, got {told}")
+        self._fail(f"schedule {name!r}: expected {expected}, got {counts}")
 
     def assert_completed(self, instance: Instance[Any] | str, *, attempts: int | None = None) -> None:
-        """Raise AssertionError unless an instance is Completed, after so many attempts if that is given."""
+        """Raise AssertionError unless an instance is Completed, with `attempts` attempts if given."""
         self.assert_state(instance, State.COMPLETED, attempts=attempts)
 
     def assert_state(self, instance: Instance[Any] | str, state: State, *, attempts: int | None = None) -> None:
-        """Raise AssertionError unless an instance is in a state, after so many attempts if that is given."""
+        """Raise AssertionError unless an instance is in a state, with `attempts` attempts if given."""
         id = _id_of(instance)
         if not isinstance(cast(Any, state), State):
             raise OptionError("state", state, "a State, such as State.COMPLETED")
@@ -66,29 +66,29 @@ class Assertions:
         if row is None:
             self._fail(f"instance {id}: expected {state!s}, but no such instance was ever stored")
         if not row.state & state:
-            self._fail(f"instance {id}: expected {state!s}, got {words_of(id, row)}")
+            self._fail(f"instance {id}: expected {state!s}, got {describe(id, row)}")
         if attempts is not None and row.attempts != attempts:
-            self._fail(f"instance {id}: expected {attempts} attempt(s), got {words_of(id, row)}")
+            self._fail(f"instance {id}: expected {attempts} attempt(s), got {describe(id, row)}")
 
     def instances(self) -> dict[str, Record]:
-        """Each instance that was ever stored, by id, as it was written last: also those that were removed since.
+        """Return the last record of each instance by id, removed ones included.
 
-        Arguments, results and progress are not told.
+        The records have no arguments, results and progress.
         """
         return {id: to_record(id, row, b"", None, None) for id, row in self._journal.rows().items()}
 
     def runs(self, of: Job[..., Any, Any] | Instance[Any] | str | None = None) -> list[BodyRun]:
-        """Each run of a body, of a job or an instance (or of a kind or an id), or of all; the first to begin first."""
+        """Return the runs of bodies by start: of a job, a kind, an instance or an id, or (None) all."""
         if of is None:
             return list(self._journal.bodies)
         wanted = of.kind if isinstance(of, Job) else _id_of(of)
         return [run for run in self._journal.bodies if wanted in (run.kind, run.instance)]
 
     def assert_never_concurrent(self, of: Job[..., Any, Any] | Instance[Any] | str) -> None:
-        """Raise AssertionError if two bodies of a job or an instance (or of a kind or an id) ran at the same time.
+        """Raise AssertionError if two bodies of a job, a kind, an instance or an id ran at the same time.
 
-        A body on a paused node runs until it is told to end. One on a killed node has ended with that. Raises
-        AssertionError also if no body of it ever ran.
+        A body on a paused node runs until it is told to end. The kill of a node ends its bodies. If no body ran, the
+        assertion fails too.
         """
         runs = self.runs(of)
         if not runs:
@@ -103,10 +103,10 @@ class Assertions:
         return sorted({run.kind for run in self._journal.bodies})
 
     def _fail(self, text: str) -> NoReturn:
-        raise AssertionError(f"{text}\n{self._told()}")
+        raise AssertionError(f"{text}\n{self._trace_text()}")
 
-    def _told(self) -> str:
-        return f"seed {self.seed}, {self._told_mark}\n{self._journal.tail()}"
+    def _trace_text(self) -> str:
+        return f"seed {self.seed}, {self._trace_mark}\n{self._journal.tail()}"
 
 
 def _schedule_of(given: Job[..., Any, Any] | str) -> str:

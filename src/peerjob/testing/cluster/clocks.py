@@ -1,4 +1,4 @@
-"""The time of a cluster: one driver, on which each node has a clock of its own that may be wrong."""
+"""The time of a cluster: one clock drives the loop, and each node has its own clock, which can be wrong."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ from peerjob.testing.clock import VirtualClock
 
 
 class ClusterClock(VirtualClock):
-    """Virtual time that can jump, and whose wall clock stands still while nodes come up.
+    """Virtual time that can jump; its wall clock stands still while the nodes start.
 
-    A jump moves the wall clock and the time of the loop. `steady` is the time without jumps, by which leases and
-    leaderships run out.
+    A jump moves the wall clock and the time of the loop. Leases and leaderships expire by `steady`, the time without
+    jumps.
     """
 
     def __init__(self, start: datetime, seed: int) -> None:
         super().__init__(start, seed)
         self.start_us = to_us(start)
         self._shift_us = 0
-        """What the wall clock is ahead of the monotonic one, since the start."""
+        """Difference between the wall clock and the monotonic clock since the start."""
         self._stands_us: int | None = None
         self._jumped = 0.0
         self.before_rest: Callable[[], bool] = lambda: False
-        """Asked whenever the loop is at rest and its time may move on; True when it has given the loop work."""
+        """Called when the loop is at rest and time may move on; True if the call has given the loop work."""
         self._awaited: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
-        """Refuse any use outside the cluster's block or its loop: time would move, and no node with it."""
+        """Raise NodeStateError outside the cluster's block or loop: time would move without the nodes."""
         self.check()
 
     def check(self) -> None:
-        """Raise NodeStateError unless the cluster runs, on the running loop."""
+        """Raise NodeStateError unless the cluster runs on the running loop."""
         if self._loop is None:
             raise NodeStateError("the cluster does not run: use it within `async with TestCluster(...) as cluster`")
         if asyncio.get_running_loop() is not self._loop:
             raise NodeStateError("the cluster runs on another event loop: use it on the loop of its `async with`")
 
     def open(self) -> None:
-        """Put the running loop on the cluster's time."""
+        """Switch the running loop to the cluster's time."""
         super().install()
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Put the loop back on real time."""
+        """Switch the loop back to real time."""
         self._loop = None
         self.uninstall()
 
     def _install_where_a_loop_runs(self) -> None:
-        return  # only `open` does
+        return  # only `open` installs the clock
 
-    async def until(self, holds: Callable[[], bool], limit: Duration) -> bool:
-        """Move time on until something holds while the loop is at rest; False when `limit` of it was not enough."""
+    async def until(self, condition: Callable[[], bool], limit: Duration) -> bool:
+        """Move time on until a condition holds while the loop is at rest; False if that takes over `limit`."""
         mover = self._mover(limit, "limit")
-        awaited = (holds, mover.arrival)
+        awaited = (condition, mover.arrival)
         self._awaited.append(awaited)
         try:
             await mover.arrival
         finally:
             self._awaited.remove(awaited)
-        return holds()
+        return condition()
 
     def _at_rest(self) -> bool:
-        for holds, arrival in self._awaited:
-            if not arrival.done() and holds():
+        for condition, arrival in self._awaited:
+            if not arrival.done() and condition():
                 arrival.set_result(None)
                 return True
         if self._movers and self._outside <= 0 and self.before_rest():
@@ -83,11 +83,11 @@ class ClusterClock(VirtualClock):
         return self.elapsed() - self._jumped
 
     def at(self, time_us: int) -> float:
-        """When the loop's time is at a wall-clock time."""
+        """Convert a wall-clock time to the time of the loop."""
         return (time_us - self.start_us - self._shift_us) / 1_000_000
 
     def room(self, stays: Callable[[asyncio.TimerHandle], bool]) -> float:
-        """Seconds until the end of an `advance` or a limit, or until a timer fires of which `stays` does not hold."""
+        """Seconds until the end of an `advance` or a limit, or until the first timer without `stays`."""
         driven = self._driven
         waiting = [mover.target for mover in self._movers if not mover.arrival.done()]
         if driven is None or not waiting:
@@ -95,20 +95,20 @@ class ClusterClock(VirtualClock):
         return min(*waiting, driven.first_timer(stays)) - driven.now
 
     def jump(self, seconds: float, moved: Callable[[asyncio.TimerHandle], float]) -> None:
-        """Skip seconds; each timer is moved by as many of them as `moved` says."""
+        """Skip seconds. Each timer moves by `moved(timer)` of them."""
         assert self._driven is not None
         self._jumped += seconds
         self._driven.skip(seconds, moved)
 
     def time_us(self) -> int:
-        """Microseconds since the epoch, by the clocks that are right."""
+        """Microseconds since the epoch, by a clock that is right."""
         if self._stands_us is not None:
             return self._stands_us
         return self.start_us + round(self.elapsed() * 1_000_000) + self._shift_us
 
     @contextlib.contextmanager
     def standing(self) -> Generator[None]:
-        """Let the wall clock stand still."""
+        """Stop the wall clock inside the block."""
         self._stands_us = self.time_us()
         try:
             yield
@@ -118,7 +118,7 @@ class ClusterClock(VirtualClock):
 
 
 class NodeClock:
-    """A node's clock: right, or `ahead_us` ahead."""
+    """A node's clock, `ahead_us` ahead of the right time."""
 
     virtual = True
 
@@ -131,21 +131,21 @@ class NodeClock:
         self._stopped = False
 
     def time_us(self) -> int:
-        """Microseconds since the epoch, as the node believes."""
+        """Microseconds since the epoch, with the node's error."""
         return self.driver.time_us() + self.ahead_us
 
     def elapsed(self) -> float:
-        """Seconds without the jumps: no lease runs out in one."""
+        """Seconds without the jumps, so that no lease expires in a jump."""
         return self.driver.steady
 
     @property
     def random(self) -> random.Random:
-        """A generator of the node's own, so that no other node's use of one changes what it does."""
+        """The node's own generator, so that other nodes do not change its sequence."""
         return self._random
 
     @contextlib.contextmanager
     def outside(self) -> Generator[None]:
-        """Hold the cluster's time while a thread or a process works for the node, unless the node stands still."""
+        """Hold the cluster's time while a thread or process works for the node, unless the node is paused or dead."""
         self._change(1)
         try:
             yield
@@ -154,7 +154,7 @@ class NodeClock:
 
     @contextlib.contextmanager
     def inside(self) -> Generator[None]:
-        """Let the cluster's time pass while a thread that works for the node waits for it."""
+        """Let the cluster's time pass while a thread of the node waits for the node."""
         self._change(-1)
         try:
             yield
@@ -166,7 +166,7 @@ class NodeClock:
         return self.driver.passing(timeout)
 
     def stand_still(self) -> None:
-        """Hold the cluster's time no more: the node is paused or dead, and takes no answer of a thread."""
+        """Stop holding the cluster's time: the node is paused or dead, and takes no answer of a thread."""
         self._stopped = True
         self._hold(0)
 
@@ -191,9 +191,9 @@ class NodeClock:
 
 
 class StoreClock(NodeClock):
-    """A node's clock as its store uses it: the monotonic time goes with the wall clock, but for the node's error.
+    """A node's clock for its store: the monotonic time follows the right wall clock.
 
-    A store compares the two, to tell how far the clocks of nodes are apart.
+    A store compares the two to find how far the clocks of nodes differ.
     """
 
     def __init__(self, clock: NodeClock) -> None:
@@ -201,7 +201,7 @@ class StoreClock(NodeClock):
         self._clock = clock
 
     def time_us(self) -> int:
-        """Microseconds since the epoch, as the node believes."""
+        """Microseconds since the epoch, with the node's error."""
         return self._clock.time_us()
 
     def elapsed(self) -> float:
@@ -210,5 +210,5 @@ class StoreClock(NodeClock):
 
     @property
     def random(self) -> random.Random:
-        """The node's."""
+        """The node's generator."""
         return self._clock.random

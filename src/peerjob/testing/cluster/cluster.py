@@ -16,7 +16,7 @@ from peerjob.model.job import Call, Job
 from peerjob.model.record import Record
 from peerjob.node.node import Node
 
-from .journal import words_of
+from .journal import describe
 from .member import Member
 from .operations import ClusterOperations
 
@@ -28,20 +28,23 @@ T = TypeVar("T")
 class TestCluster(ClusterOperations):
     """Real nodes with a real election on one store in memory, in one process, on one virtual clock.
 
-    Use it as an async context manager: inside, `nodes` nodes run ("node-1", "node-2", …; or give their names), one of
-    them leads, and the wall clock shows `start`: an aware datetime, or ISO 8601 text with an offset. Time moves only
-    in `advance`, `run_until_idle` and the other coroutines of the cluster, and jumps over stretches in which nothing
-    happens (`jumps=False`: never). With a `latency`, each request and answer of the store is under way for so long on
-    average, at random: the steps of nodes then come between one another, and a fault may meet a node between any two of
-    its requests. The same `seed` gives the same course of events. `jobs`, `workers` and the other
-    options are those of each node. An error that leaves the `async with` block tells the seed and the last events.
+    Use it as an async context manager. Inside, `nodes` nodes run (a number, or their names; a number makes "node-1",
+    "node-2", …), and one of them leads. Time moves only in `advance`, `run_until_idle` and the other coroutines of the
+    cluster. `jobs`, `workers` and the other options apply to each node. An error that leaves the `async with` block
+    shows the seed and the last events.
+
+    - `start`: the first wall-clock time, an aware datetime or ISO 8601 text with an offset.
+    - `seed`: the same seed gives the same course of events.
+    - `latency`: the average time that a request or an answer of the store takes, at random. The requests of nodes then
+      interleave, and a fault can hit a node between any two of its requests.
+    - `jumps=False`: do not skip stretches of time in which the nodes only poll.
     """
 
-    __test__: ClassVar[bool] = False  # no class of tests, whatever pytest makes of its name
+    __test__: ClassVar[bool] = False  # pytest must not collect it as a class of tests
 
     @cached_property
-    def _anyone(self) -> _Anyone:
-        return _Anyone(lambda: self._reachable().node, self._ask, self._until_final)
+    def _manager(self) -> _ReachableManager:
+        return _ReachableManager(lambda: self._reachable().node, self._ask, self._until_final)
 
     @overload
     async def schedule(self, job: Job[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> Instance[R]: ...
@@ -50,30 +53,30 @@ class TestCluster(ClusterOperations):
     @overload
     async def schedule(self, job: str, /, *args: Any, **kwargs: Any) -> Instance[Any]: ...
     async def schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> Instance[Any]:
-        """Schedule one run through a node that can be reached; see `Manager.schedule`.
+        """Schedule one run through any node that is reachable; see `Manager.schedule`.
 
-        The instance outlives that node: its verbs go to whichever node can be reached, and waiting for it moves time
-        on, for an hour at most where no timeout is given.
+        The instance outlives that node: its verbs go to any reachable node. Waiting for it moves time on, by default
+        for at most an hour.
         """
         made: Instance[Any] = await self._ask(lambda node: node.schedule(job, *args, **kwargs))
-        return Instance(cast(Manager, self._anyone), made.record, job=_job_of(job), is_new=made.is_new)
+        return Instance(cast(Manager, self._manager), made.record, job=_job_of(job), is_new=made.is_new)
 
     async def advance(self, duration: Duration) -> None:
-        """Let so much time pass: schedules fire, leases run out, backoffs and timeouts end."""
+        """Let time pass: schedules fire, leases expire, backoffs and timeouts end."""
         await self.clock.advance(duration)
 
     async def run_until_idle(self, limit: Duration = "1h") -> None:
-        """Let time pass until nothing is queued, delayed or running; raises AssertionError after `limit` of it."""
+        """Let time pass until no instance is queued, delayed or running; raises AssertionError after `limit`."""
         if not await self.clock.until(lambda: not self._journal.is_active(), limit):
             rows = self._journal.rows()
-            left = [words_of(id, rows[id]) for id in self._journal.active()[:10]]
+            left = [describe(id, rows[id]) for id in self._journal.active()[:10]]
             self._fail(f"not idle after {limit} of virtual time: {'; '.join(left)}")
         await self.clock.settle()
 
     async def _ask(self, verb: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
-        """Have a node that can be reached do something, and move time on for as long as it takes."""
+        """Call a verb of a reachable node, and move time on until it answers."""
         member = self._reachable()
-        return await self._run(self._in_lane(member, verb(member.node)))
+        return await self._run(self._run_on(member, verb(member.node)))
 
     async def _until_final(self, id: str, limit: Duration) -> bool:
         return await self.clock.until(lambda: not self._journal.is_active(id), limit)
@@ -86,8 +89,8 @@ class TestCluster(ClusterOperations):
         raise NodeStateError("no node can be reached: each is dead, stopped, paused or cut off")
 
 
-class _Anyone:
-    """The manager of a cluster's instances: asks whichever node can be reached, and moves time on meanwhile."""
+class _ReachableManager:
+    """The manager of a cluster's instances: calls any reachable node, and moves time on meanwhile."""
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class _Anyone:
         self._until_final = until_final
 
     async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
-        """As `Manager.wait_final`, for an hour at most where no timeout is given."""
+        """Like `Manager.wait_final`, with a default timeout of an hour."""
         within = "1h" if timeout is None else timeout
         await self._until_final(str(uuid), within)
         found: Instance[Any] = await self._ask(lambda node: node.lookup_instance(uuid))

@@ -24,44 +24,44 @@ URL = "memory://test-cluster"
 
 
 class SharedData(MemoryData):
-    """What the store of a cluster holds."""
+    """The data of a cluster's store."""
 
     def postpone(self, ttl_us: int, by_us: int) -> None:
-        """Let the leases of this length end later."""
+        """Extend the leases that have this length."""
         with self.lock:
             for lease, (end_us, length_us, keys) in self._leases.items():
                 if length_us == ttl_us:
                     self._leases[lease] = (end_us + by_us, length_us, keys)
 
     def first(self, prefix: str, limit: int) -> list[str]:
-        """The first keys that begin with a prefix, which ends in `/`."""
+        """Return the first keys that begin with a prefix. The prefix ends in `/`."""
         with self.lock:
             found = self.range(Range(prefix, prefix_end(prefix), limit, keys_only=True))
         return [key for key, _ in found.items]
 
 
 class Link:
-    """The network between one node and the store, for one purpose: the jobs, or the election.
+    """The network between one node and the store, for the jobs or for the election.
 
-    Each request and each answer is under way for `latency` seconds on average, at random. So the requests of nodes come
-    between one another, and a fault may meet a node between any two of its requests.
+    Each request and each answer takes `latency` seconds on average, at random. So the requests of nodes interleave, and
+    a fault can hit a node between any two of its requests.
     """
 
     def __init__(self, latency: float = 0.0, seed: str = "") -> None:
         self.cut = False
         self.under_way = 0
-        """Requests that are not answered."""
+        """Requests without an answer yet."""
         self.latency = latency
         self._random = random.Random(seed)
         self.watches: list[LinkedWatch] = []
 
     def check(self) -> None:
-        """Raise StoreUnavailableError while it is cut."""
+        """Raise StoreUnavailableError while the link is cut."""
         if self.cut:
             raise StoreUnavailableError(URL, "the test has cut the node off")
 
     async def carry(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The answer to a request; raises StoreUnavailableError if it is cut before that, or before the request."""
+        """Await a request; raises StoreUnavailableError if the link is cut before the request or before its answer."""
         self.check()
         if not self.latency:
             return await request()
@@ -77,19 +77,19 @@ class Link:
         return answer
 
     def heal(self) -> None:
-        """Let the node reach the store again."""
+        """Connect the node again. Its watches report that they may have missed changes."""
         self.cut = False
         for watch in self.watches:
             watch.miss()
 
     def close(self) -> None:
-        """Forget the node: nothing is told to it any more."""
+        """Close the watches of the node."""
         for watch in list(self.watches):
             watch.close()
 
 
 class LinkedKeyValue:
-    """`KeyValue` on the shared data, over a link. The nodes compare their clocks, as on etcd."""
+    """`KeyValue` on the shared data, over a link. As on etcd, the clock is that of the nodes."""
 
     def __init__(self, data: MemoryData, clock: ClusterClock, link: Link) -> None:
         self._data = data
@@ -99,7 +99,7 @@ class LinkedKeyValue:
 
     @property
     def capabilities(self) -> Capabilities:
-        # as on etcd: two nodes that claim at once may each get what is next for both
+        # as on etcd: with latency, two nodes that claim at once may not get the instances in strict order
         order = "windowed" if self._link.latency else "strict"
         return msgspec.structs.replace(self._kv.capabilities, clock="nodes", order=order, warnings=())
 
@@ -146,7 +146,7 @@ class LinkedKeyValue:
 
 
 class LinkedWatch:
-    """A watch over a link: while that is cut it tells nothing, and afterwards the node must read again."""
+    """A watch over a link. While the link is cut, the watch is silent; afterwards the node must read again."""
 
     def __init__(self, data: MemoryData, prefixes: tuple[str, ...], link: Link) -> None:
         self._data = data
@@ -163,7 +163,7 @@ class LinkedWatch:
         return None if missed else put
 
     def miss(self) -> None:
-        """Answer at once that something was missed."""
+        """Report at once that changes were missed."""
         self._missed = True
         with self._data.lock:
             self._watch.tell(self._watch.prefixes[0], b"")

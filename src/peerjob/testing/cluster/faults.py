@@ -1,6 +1,6 @@
-"""A layer over any store, on which calls fail, lose their answers, are late or are done twice when a test says so.
+"""A layer over any store, on which calls fail, lose their answers, are late or run twice when a test asks for it.
 
-It knows nothing but the store contract, so it goes over stores in memory and over stores on real servers alike.
+The layer uses only the store contract, so it works on stores in memory and on real servers.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, StoreUnavailableError
 from peerjob.store.base import Elections, Liveness, Store
 
-How = Literal["error", "lost answer", "late", "repeated"]
-"""What becomes of a call.
+FaultKind = Literal["error", "lost answer", "late", "repeated"]
+"""Kinds of faults.
 
-"error": it is not done, and the caller gets StoreUnavailableError. "lost answer": it is done, and the caller gets
-StoreUnavailableError. "late": it is done at once, and the answer comes later. "repeated": it reaches the store twice,
-word for word, and the second answer counts.
+"error": the call has no effect, and raises StoreUnavailableError. "lost answer": the call takes effect, and raises
+StoreUnavailableError. "late": the call takes effect at once, and the answer comes later. "repeated": the same call
+reaches the store twice, and the second answer counts.
 """
 LATE: Duration = "2s"
 ANY = "*"
 """Stands for every verb."""
-WAITS = frozenset({"next_hints", "changed"})
-"""Verbs that wait for news: they fail only when they are named."""
+WAITING_VERBS = frozenset({"next_hints", "changed"})
+"""Verbs that wait for changes. "*" does not include them."""
 
 
 def _verbs() -> frozenset[str]:
@@ -38,68 +38,70 @@ def _verbs() -> frozenset[str]:
 
 
 VERBS = _verbs()
-"""The verbs of the store contract that can fail: of stores, of leases ("renew"), of elections ("campaign")."""
+"""Verbs of the store contract that can fail, those of leases ("renew") and elections ("campaign") included."""
 
 
 class _Rule(msgspec.Struct):
-    """What happens to the next calls of a verb."""
+    """A planned fault of the next calls of a verb."""
 
     verb: str
-    how: How
+    how: FaultKind
     node: str | None
     left: int | None
     seconds: float
 
 
 class Faults:
-    """What is to happen to calls from now on. The layers of several nodes may share one; it counts the calls."""
+    """Planned faults, and counts of calls and faults. The layers of several nodes can share one object."""
 
     def __init__(self, on_fault: Callable[[str], None] = lambda _: None) -> None:
         self._rules: list[_Rule] = []
         self._on_fault = on_fault
         self.calls: Counter[str] = Counter()
-        """How often each verb was called."""
-        self.happened: Counter[tuple[str, How]] = Counter()
-        """How often each fault happened, by verb."""
+        """Calls by verb."""
+        self.happened: Counter[tuple[str, FaultKind]] = Counter()
+        """Faults by verb and kind."""
 
     @property
     def planned(self) -> bool:
-        """Whether any call may still meet a fault."""
+        """Whether any fault is still planned."""
         return bool(self._rules)
 
-    def add(self, verb: str, how: How, *, times: int | None = 1, node: str | None = None, by: Duration = LATE) -> None:
-        """Let the next calls of a verb meet a fault: so many of them (None: until `clear`), of one node or of all.
+    def add(
+        self, verb: str, how: FaultKind, *, times: int | None = 1, node: str | None = None, by: Duration = LATE
+    ) -> None:
+        """Plan a fault for the next `times` calls of a verb (None: until `clear`), of one node or (None) of all.
 
-        "*" is every verb. "claim" and "commit" also mean the turns that claim and commit, since nodes do both in one
-        `turn`. `by` is how late an answer is. Raises OptionError.
+        "*" is every verb. "claim" and "commit" also mean the turns that claim or commit, since nodes do both in one
+        `turn`. `by` is the delay of a late answer. Raises OptionError.
         """
         if verb not in VERBS and verb != ANY:
             raise OptionError("verb", verb, f"a verb of the store contract ({', '.join(sorted(VERBS))}) or '*'")
-        if how not in get_args(How):
-            raise OptionError("how", how, f"one of {', '.join(map(repr, get_args(How)))}")
-        given = cast(Any, times)  # a test may pass anything
+        if how not in get_args(FaultKind):
+            raise OptionError("how", how, f"one of {', '.join(map(repr, get_args(FaultKind)))}")
+        given = cast(Any, times)  # tests may pass wrong types
         if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
             raise OptionError("times", times, "a whole number of 1 or more, or None")
         self._rules.append(_Rule(verb, how, node, times, to_seconds(by, "by")))
 
     def clear(self, node: str | None = None) -> None:
-        """Forget what is planned, for one node or for all."""
+        """Remove the planned faults, of one node or (None) of all."""
         self._rules = [rule for rule in self._rules if node is not None and rule.node != node]
 
     def over(self, store: Store, node: str = "", gate: Callable[[], Awaitable[None]] | None = None) -> Store:
-        """A store whose calls meet these faults, as calls of a node; each call passes the gate first."""
+        """Wrap a store, so that its calls meet these faults as calls of `node`. Each call awaits `gate` first."""
         return cast(Store, _FaultyStore(self, store, node, gate))
 
     def over_elections(
         self, elections: Elections, url: str, node: str = "", gate: Callable[[], Awaitable[None]] | None = None
     ) -> Elections:
-        """A client for the leadership whose calls meet these faults."""
+        """Wrap a client for elections, so that its calls meet these faults."""
         return cast(Elections, _Faulty(self, elections, url, node, gate))
 
     async def call(
         self, verb: str, node: str, url: str, call: Callable[..., Awaitable[Any]], args: Any, named: dict[str, Any]
     ) -> Any:
-        """Do a call with what happens to it."""
+        """Do a call, with its fault if one is planned."""
         self.calls[verb] += 1
         rule = self._rule(verb, node, args) if self._rules else None
         if rule is None:
@@ -131,11 +133,11 @@ def _concerns(meant: str, verb: str, args: tuple[Any, ...]) -> bool:
     if verb == "turn" and meant in ("claim", "commit"):
         _, outcomes, want = args
         return bool(outcomes) if meant == "commit" else want is not None
-    return meant == verb or (meant == ANY and verb not in WAITS)
+    return meant == verb or (meant == ANY and verb not in WAITING_VERBS)
 
 
 class _Faulty:
-    """Passes each call on through the faults."""
+    """A proxy that applies the faults to each call."""
 
     def __init__(
         self, faults: Faults, inner: Any, url: str, node: str, gate: Callable[[], Awaitable[None]] | None
@@ -157,20 +159,20 @@ class _Faulty:
                 await gate()
             return await faults.call(name, self._node, self._url, found, args, named)
 
-        setattr(self, name, verb)  # found without a search from now on
+        setattr(self, name, verb)  # so that the next lookup does not come here
         return verb
 
 
 class _FaultyStore(_Faulty):
-    """A store, and what it makes."""
+    """A proxy for a store; its clients for leases and elections meet the same faults."""
 
     def __init__(self, faults: Faults, inner: Store, node: str, gate: Callable[[], Awaitable[None]] | None) -> None:
         super().__init__(faults, inner, inner.url, node, gate)
 
     def liveness(self) -> Liveness:
-        """A client for the lease, with the same faults."""
+        """Make a client for leases, with the same faults."""
         return cast(Liveness, _Faulty(self._faults, self._inner.liveness(), self._url, self._node, self._gate))
 
     def elections(self) -> Elections:
-        """A client for the leadership, with the same faults."""
+        """Make a client for elections, with the same faults."""
         return self._faults.over_elections(self._inner.elections(), self._url, self._node, self._gate)

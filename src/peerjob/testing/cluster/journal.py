@@ -1,4 +1,4 @@
-"""What happened in a test cluster, in the order in which the store took it: the ground of assertions and of traces."""
+"""The events of a test cluster in the order in which the store wrote them, for assertions and traces."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from peerjob.store.memory.data import MemoryData, MemoryWatch
 
 from .clocks import ClusterClock
 
-SHOWN = 60
-"""Most events at the end of a trace that a failed assertion shows."""
+MAX_SHOWN = 60
+"""Most events of a trace that a failed assertion shows."""
 
 
 class TraceEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that happened: a fault, a change of an instance, or a fire."""
+    """One event: a fault, a change of an instance, or a fire."""
 
     at_us: int
-    """Wall-clock time by the cluster's clock, microseconds since the epoch."""
+    """Wall-clock time of the cluster's clock, microseconds since the epoch."""
     elapsed: float
-    """Virtual seconds since the cluster was made."""
+    """Virtual seconds since the cluster was created."""
     text: str
 
     def __str__(self) -> str:
@@ -34,20 +34,20 @@ class TraceEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BodyRun(msgspec.Struct, kw_only=True):
-    """One run of a body: where, and from when until when."""
+    """One run of a body: the node, the start and the end."""
 
     instance: str
     kind: str
     node: str
     attempt: int
     began: int
-    """The number of the event in the trace."""
+    """Position of the event in the trace."""
     began_us: int
-    """By the cluster's clock, microseconds since the epoch."""
+    """Time of the cluster's clock, microseconds since the epoch."""
     ended: int | None = None
     ended_us: int | None = None
     end: str = ""
-    """"returned", the reason for which it was told to end, the class of its error, or "killed"; "" while it runs."""
+    """"returned", the reason of a cancellation, the class of the error, or "killed"; "" while the body runs."""
 
     def __str__(self) -> str:
         until = "now" if self.ended_us is None else f"{to_datetime(self.ended_us):%Y-%m-%d %H:%M:%S.%f} ({self.end})"
@@ -57,8 +57,8 @@ class BodyRun(msgspec.Struct, kw_only=True):
         )
 
 
-class _Raw(msgspec.Struct, frozen=True):
-    """An event that is put into words when it is read."""
+class _StoredEvent(msgspec.Struct, frozen=True):
+    """An event as stored; `trace` formats it."""
 
     at_us: int
     elapsed: float
@@ -67,31 +67,31 @@ class _Raw(msgspec.Struct, frozen=True):
 
 
 class EventJournal(MemoryWatch):
-    """Records each instance, schedule and fire that the store writes, also where the answer to the node is lost."""
+    """Records each instance, schedule and fire that the store writes, even if the answer to the node is lost."""
 
     def __init__(self, data: MemoryData, namespace: str, clock: ClusterClock) -> None:
         keys = self._keys = Keys(namespace)
         self._clock = clock
-        self._events: list[_Raw] = []
+        self._events: list[_StoredEvent] = []
         self._next = f"{keys.root}next/"
         self._ledger = f"{keys.root}ledger/"
         self._names: dict[int, str] = {}
         """Epoch of a ledger → name of its schedule."""
         self._last: dict[str, bytes] = {}
         self._active: set[str] = set()
-        """Ids of instances that were not over when they were written last."""
+        """Ids of instances that had not ended at their last write."""
         self._due: list[tuple[int, str]] = []
-        """Due times, and keys of delayed instances, as long as they are there."""
+        """A heap of due times and the keys of delayed instances; removed keys are skipped."""
         self._nominal: list[tuple[int, str]] = []
-        """Nominal times, and keys of schedules whose next one they are, as long as that is so."""
+        """A heap of next nominal times and the keys of their schedules; outdated ones are skipped."""
         self.bodies: list[BodyRun] = []
-        """Every run of a body, in the order in which they began."""
+        """Every run of a body, by start."""
         self._running: set[int] = set()
-        """Places of those that have not ended."""
+        """Positions in `bodies` of the runs that have not ended."""
         super().__init__(data, (keys.state, self._next, self._ledger))
 
     def tell(self, key: str, value: bytes) -> None:
-        """Note a key that was put, as the store does under its lock."""
+        """Record a key that was put. The store calls this under its lock."""
         if key.startswith(self._keys.state):
             id = key[len(self._keys.state) :]
             if value == GONE:
@@ -111,12 +111,12 @@ class EventJournal(MemoryWatch):
             return
         self._add(key, value)
 
-    def say(self, text: str) -> None:
-        """Note what was done to the cluster."""
+    def note(self, text: str) -> None:
+        """Record a fault or another action of the test."""
         self._add("", text.encode())
 
     def body_begins(self, instance: str, kind: str, node: str, attempt: int) -> int:
-        """Note that a body begins; returns what `body_ends` takes."""
+        """Record the start of a body; returns its position for `body_ends`."""
         run = BodyRun(
             instance=instance,
             kind=kind,
@@ -127,24 +127,24 @@ class EventJournal(MemoryWatch):
         )
         self.bodies.append(run)
         self._running.add(len(self.bodies) - 1)
-        self.say(f"{kind} {short(instance)} begins on {node}, attempt {attempt}")
+        self.note(f"{kind} {short(instance)} begins on {node}, attempt {attempt}")
         return len(self.bodies) - 1
 
     def body_ends(self, place: int, end: str) -> None:
-        """Note that a body has ended."""
+        """Record the end of a body."""
         run = self.bodies[place]
         self._running.discard(place)
         run.ended, run.ended_us, run.end = len(self._events), self._clock.time_us(), end
-        self.say(f"{run.kind} {short(run.instance)} ends on {run.node}: {end}")
+        self.note(f"{run.kind} {short(run.instance)} ends on {run.node}: {end}")
 
     def node_vanishes(self, node: str) -> None:
-        """Note that the bodies of a node run no more."""
+        """Record the end of all bodies of a killed node."""
         for place in sorted(self._running):
             if self.bodies[place].node == node:
                 self.body_ends(place, "killed")
 
     def next_due_us(self, after_us: int = 0) -> int | None:
-        """When the first delayed instance falls due, of those that are due later than a moment; None: there is none."""
+        """The first due time of a delayed instance after a moment, or None."""
         entries = self._data.entries
         while self._due and self._due[0][1] not in entries:
             heapq.heappop(self._due)
@@ -153,7 +153,7 @@ class EventJournal(MemoryWatch):
         return min((due_us for due_us, key in self._due if due_us > after_us and key in entries), default=None)
 
     def next_nominal_us(self) -> int | None:
-        """The first nominal time that no fire has accounted for, of a schedule that is not paused; None: none."""
+        """The first nominal time without a fire, of schedules that are not paused, or None."""
         while self._nominal:
             next_us, key = self._nominal[0]
             entry = self._data.entries.get(key)
@@ -164,28 +164,28 @@ class EventJournal(MemoryWatch):
         return None
 
     def is_active(self, id: str | None = None) -> bool:
-        """Whether an instance, or any at all, is there and not over, its body included."""
+        """Whether an instance, or any instance, exists and has not ended; a running body counts."""
         for one in list(self._active) if id is None else self._active & {id}:
             if self._keys.state + one in self._data.entries:
                 return True
-            self._active.discard(one)  # all were cleared
+            self._active.discard(one)  # it was cleared
         return False
 
     def active(self) -> list[str]:
-        """The ids of all instances that are there and not over."""
+        """Ids of all instances that exist and have not ended."""
         return sorted(one for one in self._active if self._keys.state + one in self._data.entries)
 
     def row(self, id: str) -> Row | None:
-        """An instance as it was written last, also after its removal."""
+        """The last write of an instance, even if the instance was removed later."""
         value = self._last.get(id)
         return None if value is None else decode_row(value)
 
     def rows(self) -> dict[str, Row]:
-        """Every instance that there was, as it was written last."""
+        """The last write of every instance, removed ones included."""
         return {id: decode_row(value) for id, value in self._last.items()}
 
     def fires(self, schedule: str) -> list[FireRecord]:
-        """What became of the nominal times of a schedule, in order, also after the ledger has forgotten them."""
+        """The outcomes of a schedule's nominal times in order, trimmed ones included."""
         found: dict[str, FireRecord] = {}
         for event in self._events:
             if event.key.startswith(self._ledger) and self._schedule_of(event.key) == schedule:
@@ -193,27 +193,29 @@ class EventJournal(MemoryWatch):
         return sorted(found.values(), key=lambda record: record.nominal_us)
 
     def schedules(self) -> list[str]:
-        """The names of all schedules that there were."""
+        """Names of all schedules, removed ones included."""
         return sorted(set(self._names.values()))
 
     def trace(self) -> list[TraceEvent]:
-        """Everything, in words."""
-        return [TraceEvent(at_us=event.at_us, elapsed=event.elapsed, text=self._words(event)) for event in self._events]
+        """All events, formatted."""
+        return [
+            TraceEvent(at_us=event.at_us, elapsed=event.elapsed, text=self._text_of(event)) for event in self._events
+        ]
 
     def tail(self) -> str:
-        """The end of the trace, as text."""
-        events = self._events[-SHOWN:]
-        lines = [f"  … {len(self._events) - SHOWN:,} earlier events"] if len(self._events) > SHOWN else []
-        lines += [f"  {TraceEvent(at_us=one.at_us, elapsed=one.elapsed, text=self._words(one))}" for one in events]
+        """The last events, as text."""
+        events = self._events[-MAX_SHOWN:]
+        lines = [f"  … {len(self._events) - MAX_SHOWN:,} earlier events"] if len(self._events) > MAX_SHOWN else []
+        lines += [f"  {TraceEvent(at_us=one.at_us, elapsed=one.elapsed, text=self._text_of(one))}" for one in events]
         return "\n".join(lines)
 
     def _add(self, key: str, value: bytes) -> None:
-        self._events.append(_Raw(self._clock.time_us(), self._clock.elapsed(), key, value))
+        self._events.append(_StoredEvent(self._clock.time_us(), self._clock.elapsed(), key, value))
 
     def _schedule_of(self, key: str) -> str:
         return self._names.get(int(key[len(self._ledger) :].split("/", 1)[0]), "?")
 
-    def _words(self, event: _Raw) -> str:
+    def _text_of(self, event: _StoredEvent) -> str:
         if not event.key:
             return event.value.decode()
         if event.key.startswith(self._ledger):
@@ -221,16 +223,16 @@ class EventJournal(MemoryWatch):
             about = f"schedule {self._schedule_of(event.key)!r} {record.outcome} for"
             reason = f" ({record.reason})" if record.reason else ""
             return f"{about} {to_datetime(record.nominal_us).isoformat()} by {record.node or '?'}{reason}"
-        return words_of(event.key[len(self._keys.state) :], decode_row(event.value))
+        return describe(event.key[len(self._keys.state) :], decode_row(event.value))
 
 
 def short(id: str) -> str:
-    """An id that a reader can tell from the others."""
+    """Shorten an id for messages."""
     return f"{id[:8]}…{id[-4:]}"
 
 
-def words_of(id: str, row: Row) -> str:
-    """An instance and its latest state, for people."""
+def describe(id: str, row: Row) -> str:
+    """Format an instance and its latest state."""
     last = row.history[-1]
     where = f" on {last.node}" if last.node else ""
     why = f" ({last.note})" if last.note else ""

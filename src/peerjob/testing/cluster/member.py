@@ -1,6 +1,6 @@
 # pyright: reportPrivateUsage=false
-# this file alone reaches into a node, to end it as the death of its process does
-"""One node of a test cluster: its lane, its clock, its links, and how each of them ends."""
+# only this file uses the internals of a node, to end it as the death of its process does
+"""One start of a node in a test cluster: its tasks, its clock and its links to the store."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .journal import EventJournal
 from .node_tasks import NodeTasks, TaskSorter
 
 RETRY_FOR = 30.0
-"""Seconds for which a node tries a call again while it is cut off, as with a store on the network."""
+"""Seconds for which a node that is cut off retries a call, as with a store on the network."""
 
 
 class Member:
-    """One start of a node, from its process's first moment to its last."""
+    """One start of a node, from the start of its process to the end."""
 
     def __init__(
         self,
         name: str,
         *,
-        lanes: TaskSorter,
+        task_sorter: TaskSorter,
         driver: ClusterClock,
         data: MemoryData,
         namespace: str,
@@ -48,12 +48,12 @@ class Member:
     ) -> None:
         self.name = name
         self.starting = True
-        """Until its node has started, or has failed to."""
-        self.lane = NodeTasks(name)
+        """True until the node has started, or has failed to start."""
+        self.tasks = NodeTasks(name)
         self.clock = NodeClock(driver, seed)
         self.store_link = Link(latency, f"{seed}/store")
         self.coordinator_link = Link(latency, f"{seed}/coordinator")
-        self._lanes = lanes
+        self._task_sorter = task_sorter
         clock = StoreClock(self.clock)
         self._faults = faults
         self._journal = journal
@@ -73,27 +73,27 @@ class Member:
         self.node = make(self)
 
     def elections(self) -> Elections:
-        """A client for the leadership, over the coordinator's link."""
+        """Make a client for elections, over the coordinator's link."""
         elections = KVElections(
             self._coordinator.separate(), url=URL, namespace=self._namespace, clock=self._store_clock
         )
         return self._faults.over_elections(elections, URL, self.name, self._gate)
 
-    def move_in(self, before: Member) -> None:
-        """Be a new process on the machine of one that has ended."""
+    def inherit_faults(self, before: Member) -> None:
+        """Take the clock error and the cut links of an earlier start on the same machine."""
         self.clock.ahead_us = before.clock.ahead_us
         self.store_link.cut = before.store_link.cut
         self.coordinator_link.cut = before.coordinator_link.cut
 
     async def _gate(self) -> None:
-        """Hold a call that the test itself makes through a node that is paused."""
-        while self.lane.paused:
-            await self.lane.moved.wait()
-        if self.lane.dropped:
+        """Hold a call that the test makes through a paused node."""
+        while self.tasks.paused:
+            await self.tasks.moved.wait()
+        if self.tasks.dropped:
             raise StoreUnavailableError(URL, f"the process of node {self.name!r} was killed")
 
     def watch_bodies(self) -> None:
-        """Have the journal told of each body; the node is started, and runs none yet."""
+        """Record each body in the journal. Call it after the start and before the first body."""
         runtime = self.node._runtime
         assert runtime is not None
         executor, journal = runtime._executor, self._journal
@@ -116,32 +116,32 @@ class Member:
 
     @property
     def lives(self) -> bool:
-        """Whether its process is there, be it paused."""
-        return not self.lane.dropped and self.node.running
+        """Whether the process exists, paused or not."""
+        return not self.tasks.dropped and self.node.running
 
     @property
     def starts(self) -> bool:
-        """Whether its process is there, and its node not yet."""
-        return self.starting and not self.lane.dropped
+        """Whether the process exists, and its node has not started yet."""
+        return self.starting and not self.tasks.dropped
 
     @property
     def answers(self) -> bool:
-        """Whether it can be asked: it runs, and reaches the store."""
-        return self.lives and self.lane.runs and not self.store_link.cut
+        """Whether the node can serve a call: it runs, and reaches the store."""
+        return self.lives and self.tasks.runs and not self.store_link.cut
 
     @property
     def is_leader(self) -> bool:
-        """Whether it may act as leader at this moment."""
+        """Whether the node may act as leader now."""
         return self.lives and self.node.is_leader
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether a fault of the test goes on."""
-        return self.lane.paused or self.store_link.cut or self.coordinator_link.cut or self.clock.ahead_us != 0
+        """Whether a fault of the test is in effect."""
+        return self.tasks.paused or self.store_link.cut or self.coordinator_link.cut or self.clock.ahead_us != 0
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether all is committed and reported, its lease is steady, and its roles do nothing but look again."""
+        """Whether everything is committed and reported, the lease is valid, and the roles only poll."""
         runtime = self.node._runtime
         return (
             runtime is not None
@@ -152,7 +152,7 @@ class Member:
             and not runtime.pool.waiting
             and not self.store_link.under_way
             and not self.coordinator_link.under_way
-            # a waiter whose instance has ended hears of it at its next look
+            # a waiter whose instance has ended notices this at its next poll
             and all(map(self._journal.is_active, runtime.waiters._waiting))
             and not runtime.watchers._streams
             and not runtime.watchers._joining
@@ -161,35 +161,35 @@ class Member:
 
     @property
     def claims(self) -> tuple[str, ...]:
-        """The kinds that it would claim now."""
+        """Kinds that the node would claim now."""
         runtime = self.node._runtime
         if runtime is None or not runtime.pool.room(runtime._kinds)[0]:
             return ()
         return runtime._kinds
 
-    def look(self, *, claim: bool) -> None:
-        """Have it look again at the time: which schedules are due, and with `claim` which instances."""
+    def poll(self, *, claim: bool) -> None:
+        """Check at once which schedules are due, and with `claim` also which instances."""
         runtime = self.node._runtime
         if runtime is not None:
             time = runtime.lease.time
-            time.correct(time.ahead_us)  # a jump moves the wall clock alone
+            time.correct(time.ahead_us)  # a jump moves only the wall clock
             runtime._cron._wake.set()
             if claim:
                 runtime.claim_loop.hint()
 
     def pause(self) -> None:
-        """Stand still, as after SIGSTOP."""
-        self._lanes.pause(self.lane)
+        """Stand still, as SIGSTOP does."""
+        self._task_sorter.pause(self.tasks)
         self.clock.stand_still()
 
     def resume(self) -> None:
-        """Go on, as after SIGCONT."""
+        """Continue, as SIGCONT does."""
         self.clock.go_on()
-        self._lanes.resume(self.lane)
+        self._task_sorter.resume(self.tasks)
 
     def kill(self) -> None:
-        """Vanish, as after SIGKILL: nothing of the node runs again, and it does not leave the cluster in order."""
-        self._lanes.drop(self.lane)
+        """End as SIGKILL does: no code of the node runs again, and the node does not leave the cluster in order."""
+        self._task_sorter.drop(self.tasks)
         self.clock.stand_still()
         for link in (self.store_link, self.coordinator_link):
             link.close()

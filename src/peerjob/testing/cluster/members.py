@@ -1,4 +1,4 @@
-"""The nodes of a test cluster: how they start, are found and end."""
+"""The nodes of a test cluster: start, lookup and stop."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 START = "2026-01-01T00:00:00+00:00"
 NAMESPACE = "default"
-BOOT = 60.0
-"""Most virtual seconds in which the first nodes start and elect their leader."""
+MAX_BOOT = 60.0
+"""Virtual seconds in which the first nodes must start and elect their leader."""
 
 
 class ClusterMembers(Assertions):
-    """The part of a test cluster that has the nodes; for its options see `TestCluster`."""
+    """The part of a test cluster that starts, finds and stops nodes. `TestCluster` describes the options."""
 
     def __init__(
         self,
@@ -59,17 +59,17 @@ class ClusterMembers(Assertions):
         self._limits = limits or StoreLimits()
         self._options = options
         self._latency = to_seconds(latency, "latency")
-        self._with_jumps = jumps
+        self._jumps_allowed = jumps
         self._data = SharedData()
         self._members: dict[str, Member] = {}
         self._starts = 0
         self._entered = False
-        self._lanes: TaskSorter
+        self._task_sorter: TaskSorter
         self.clock = ClusterClock(moment_of(start), seed)
-        """The cluster's clock, which is right and moves all others."""
+        """The cluster's clock. It is right, and it drives the clocks of the nodes."""
         self._journal = EventJournal(self._data, NAMESPACE, self.clock)
-        self._faults = Faults(self._journal.say)
-        self._jumps = TimeJumps(
+        self._faults = Faults(self._journal.note)
+        self._time_jumps = TimeJumps(
             clock=self.clock,
             data=self._data,
             journal=self._journal,
@@ -86,8 +86,8 @@ class ClusterMembers(Assertions):
             raise NodeStateError("a TestCluster is entered once: make a new one")
         self.clock.open()
         self._entered = True
-        self._lanes = TaskSorter()
-        self._lanes.install()
+        self._task_sorter = TaskSorter()
+        self._task_sorter.install()
         try:
             with self.clock.standing():
                 await self._boot()
@@ -95,32 +95,32 @@ class ClusterMembers(Assertions):
             await self._close()
             raise
         for member in self._members.values():
-            member.look(claim=False)  # the wall clock goes on from here
-        self._jumps.disturbed()
-        if self._with_jumps:
-            self.clock.before_rest = self._jumps.consider
+            member.poll(claim=False)  # from here on, the wall clock moves
+        self._time_jumps.note_disturbance()
+        if self._jumps_allowed:
+            self.clock.before_rest = self._time_jumps.jump_if_idle
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and self._told_mark not in str(error):
-            error.add_note(self._told())
+        if error is not None and self._trace_mark not in str(error):
+            error.add_note(self._trace_text())
         await self._close()
 
     async def _boot(self) -> None:
         for name in self._names:
             await self._run(self._start(self._new_member(name)))
-        if not await self.clock.until(self._is_led, BOOT):
-            self._fail(f"no node leads {format_seconds(BOOT)} after the start")
-        self._journal.say(f"{len(self._names)} node(s) run, {self.leader.name} leads")
+        if not await self.clock.until(self._is_led, MAX_BOOT):
+            self._fail(f"no node leads {format_seconds(MAX_BOOT)} after the start")
+        self._journal.note(f"{len(self._names)} node(s) run, {self.leader.name} leads")
 
     def _new_member(self, name: str) -> Member:
         self._starts += 1
         before = self._members.get(name)
         member = self._members[name] = Member(
             name,
-            lanes=self._lanes,
+            task_sorter=self._task_sorter,
             driver=self.clock,
             data=self._data,
             namespace=NAMESPACE,
@@ -132,12 +132,12 @@ class ClusterMembers(Assertions):
             make=self._make,
         )
         if before is not None:
-            member.move_in(before)
+            member.inherit_faults(before)
         return member
 
     async def _start(self, member: Member) -> None:
         try:
-            await self._in_lane(member, member.node.start())
+            await self._run_on(member, member.node.start())
         finally:
             member.starting = False
 
@@ -170,16 +170,16 @@ class ClusterMembers(Assertions):
         self.clock.before_rest = lambda: False
         try:
             self._faults.clear()
-            members = [member for member in self._members.values() if not member.lane.dropped]
+            members = [member for member in self._members.values() if not member.tasks.dropped]
             for member in members:
                 self._heal(member)
-                if member.lane.paused:
+                if member.tasks.paused:
                     member.resume()
-            stops = [self._in_lane(member, member.node.stop()) for member in members if member.node.running]
+            stops = [self._run_on(member, member.node.stop()) for member in members if member.node.running]
             if stops:
                 await self.clock.run(asyncio.gather(*stops, return_exceptions=True))
         finally:
-            self._lanes.uninstall()
+            self._task_sorter.uninstall()
             self.clock.close()
             self._journal.close()
 
@@ -187,16 +187,16 @@ class ClusterMembers(Assertions):
 
     @property
     def nodes(self) -> list[Node]:
-        """The nodes whose processes are there, the paused ones too, by name."""
+        """Nodes whose process exists, paused ones included, by name."""
         return [member.node for _, member in sorted(self._members.items()) if member.lives]
 
     def node(self, name: str) -> Node:
-        """The node of a name, as it was started last; raises NodeStateError for a name that no node has."""
+        """Return the latest start of the node with this name; raises NodeStateError for an unknown name."""
         return self._member(name).node
 
     @property
     def leader(self) -> Node:
-        """The node that may fire schedules now; raises NodeStateError while none may, as after the death of one."""
+        """The node that may fire schedules now; raises NodeStateError while no node may, as after a leader's death."""
         for member in self._members.values():
             if member.is_leader:
                 return member.node
@@ -215,14 +215,14 @@ class ClusterMembers(Assertions):
         return self._faults.planned or any(member.is_disturbed for member in self._members.values() if member.lives)
 
     def _note(self, text: str) -> None:
-        """Note what is done to the cluster, which then needs its time to come to rest."""
+        """Record a fault. Time jumps stay off until the cluster had time to recover."""
         self.clock.check()
-        self._journal.say(text)
-        self._jumps.disturbed()
+        self._journal.note(text)
+        self._time_jumps.note_disturbance()
 
     @property
     def faults(self) -> Faults:
-        """What is planned to happen to calls of the store, and how often what happened."""
+        """Planned faults of store calls, and counts of those that happened."""
         return self._faults
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -230,17 +230,17 @@ class ClusterMembers(Assertions):
     async def _run(self, work: Coroutine[Any, Any, T], limit: Duration = "1h") -> T:
         return await self.clock.run(work, limit)
 
-    async def _in_lane(self, member: Member, work: Coroutine[Any, Any, T]) -> T:
-        """Await work in a node's lane; raises NodeStoppedError when the node is killed meanwhile."""
-        task = self._lanes.start(member.lane, work)
+    async def _run_on(self, member: Member, work: Coroutine[Any, Any, T]) -> T:
+        """Await work as a task of a node; raises NodeStoppedError if the node is killed meanwhile."""
+        task = self._task_sorter.start(member.tasks, work)
         try:
             await asyncio.wait(
-                [cast("asyncio.Future[Any]", task), member.lane.end], return_when=asyncio.FIRST_COMPLETED
+                [cast("asyncio.Future[Any]", task), member.tasks.end], return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            if not (task.done() or member.lane.dropped):
+            if not (task.done() or member.tasks.dropped):
                 task.cancel()
-        if member.lane.dropped and not task.done():
+        if member.tasks.dropped and not task.done():
             raise NodeStoppedError(f"node {member.name!r} was killed before it answered; it may have done the work")
         return await task
 
@@ -276,7 +276,7 @@ def _names(nodes: int | Sequence[str]) -> list[str]:
 
 
 def moment_of(start: datetime | str) -> datetime:
-    """The time of a `start`; raises OptionError."""
+    """Parse a `start`; raises OptionError."""
     expected = 'an aware datetime, or ISO 8601 text with an offset such as "2026-10-24T22:00+02:00"'
     try:
         moment = datetime.fromisoformat(start) if isinstance(start, str) else start

@@ -1,9 +1,9 @@
 # pyright: reportPrivateUsage=false
-# this file and ../loop.py alone know how asyncio's selector loop is made inside
-"""TaskSorter of one event loop: all that runs for one node, so that it can stand still or vanish as a process can.
+# only this file and ../loop.py use the internals of asyncio's selector loop
+"""The tasks of each node on a shared event loop, so that a node can stand still or vanish as a process can.
 
-A lane is a context variable. Tasks, callbacks and timers inherit it from the code that makes them. A paused lane runs
-no step; its steps and timers wait. A dropped lane never runs again: no `except` and no `finally` of it is entered.
+A context variable holds the `NodeTasks`. Tasks, callbacks and timers inherit it from the code that makes them. While
+a node is paused, its steps and timers wait. After a drop they never run: no `except` and no `finally` is entered.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from peerjob.cluster.role import BackgroundRole
 
 T = TypeVar("T")
 
-_LANE: ContextVar[NodeTasks | None] = ContextVar("peerjob-lane", default=None)
+_NODE_TASKS: ContextVar[NodeTasks | None] = ContextVar("peerjob-node-tasks", default=None)
 _ROLE: ContextVar[str] = ContextVar("peerjob-role", default="")
 _MAX_AWAITS = 100
-"""Most awaits in the `finally` of a coroutine that is thrown away."""
-_KEEP = ("lease", "election")
-"""Roles whose helper tasks are a part of them."""
+"""Most awaits in the `finally` of a coroutine that is closed."""
+_ROLES_WITH_HELPERS = ("lease", "election")
+"""Roles whose helper tasks count as the role itself."""
 
 
 class NodeTasks:
-    """All that runs for one start of a node."""
+    """The tasks, callbacks and timers of one start of a node."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.runs = True
         self.dropped = False
         self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done once the lane was dropped."""
+        """Done after the drop."""
         self.tasks: set[asyncio.Task[Any]] = set()
         self.steps: list[asyncio.Handle] = []
-        """What a paused lane would have run by now."""
+        """Steps that are ready to run, while paused."""
         self.timers: list[asyncio.TimerHandle] = []
         self.moved: asyncio.Event = asyncio.Event()
         self.moved.set()
 
     @property
     def paused(self) -> bool:
-        """Whether it stands still, and may go on."""
+        """Whether the node stands still, and can resume."""
         return not (self.runs or self.dropped)
 
 
 class TaskSorter:
-    """Sorts what the running loop runs into lanes, from `install` until `uninstall`."""
+    """Assigns the work of the running loop to the nodes, from `install` until `uninstall`."""
 
     def __init__(self) -> None:
         self._loop = cast("_Loop", asyncio.get_running_loop())
@@ -61,76 +61,76 @@ class TaskSorter:
         self._make_task: Callable[..., asyncio.Task[Any]] | None
 
     def install(self) -> None:
-        """Begin; the loop is on virtual time already."""
+        """Begin. The loop must already be on virtual time."""
         self._call_soon = self._loop.call_soon
         self._make_task = cast("Callable[..., asyncio.Task[Any]] | None", self._loop.get_task_factory())
         setattr(self._loop, "call_soon", self._soon)  # noqa: B010  # a method, on purpose
         self._loop.set_task_factory(cast(Any, self._new_task))
 
     def uninstall(self) -> None:
-        """End. The code of dropped lanes is thrown away: what it has in `finally` runs, but for what that awaits."""
+        """End, and close the coroutines of dropped nodes: their `finally` blocks run, except for awaits."""
         level = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # what is thrown away may complain of it
-        lanes: dict[NodeTasks, None] = {}
+        logging.disable(logging.CRITICAL)  # coroutines that are closed may log errors
+        dropped: dict[NodeTasks, None] = {}
         try:
-            while self._dropped:  # what is thrown away may begin more
-                lane, task = self._dropped.popleft()
-                lanes[lane] = None
-                _throw_away(lane, task)
+            while self._dropped:  # a `finally` may start more tasks
+                node_tasks, task = self._dropped.popleft()
+                dropped[node_tasks] = None
+                _close(node_tasks, task)
         finally:
             logging.disable(level)
-        for lane in lanes:
-            self._taken(lane)
+        for node_tasks in dropped:
+            self._take_out(node_tasks)
         delattr(self._loop, "call_soon")
         self._loop.set_task_factory(cast(Any, self._make_task))
 
-    def start(self, lane: NodeTasks, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run work in a lane."""
+    def start(self, node_tasks: NodeTasks, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run work as a task of a node."""
         context = copy_context()
-        context.run(_LANE.set, lane)
+        context.run(_NODE_TASKS.set, node_tasks)
         return self._loop.create_task(work, context=context)
 
-    def is_in(self, lane: NodeTasks) -> bool:
-        """Whether the caller runs in this lane."""
-        return _LANE.get() is lane
+    def is_in(self, node_tasks: NodeTasks) -> bool:
+        """Whether the caller is a task of this node."""
+        return _NODE_TASKS.get() is node_tasks
 
-    def pause(self, lane: NodeTasks) -> None:
-        """Run no step of a lane until `resume`."""
-        lane.runs = False
-        lane.moved.clear()
-        lane.steps, lane.timers = self._taken(lane)
+    def pause(self, node_tasks: NodeTasks) -> None:
+        """Hold each step of a node until `resume`."""
+        node_tasks.runs = False
+        node_tasks.moved.clear()
+        node_tasks.steps, node_tasks.timers = self._take_out(node_tasks)
 
-    def resume(self, lane: NodeTasks) -> None:
-        """Let a paused lane go on: first what it would have run, then the timers that are late."""
-        lane.runs = True
-        for timer in lane.timers:
+    def resume(self, node_tasks: NodeTasks) -> None:
+        """Run the steps that a paused node missed, then the timers that are late."""
+        node_tasks.runs = True
+        for timer in node_tasks.timers:
             if not timer.cancelled():
                 heapq.heappush(self._loop._scheduled, cast("_TaskTimer", timer))
                 cast("_TaskTimer", timer)._scheduled = True
-        self._loop._ready.extend(step for step in lane.steps if not step.cancelled())
-        lane.steps, lane.timers = [], []
-        lane.moved.set()
+        self._loop._ready.extend(step for step in node_tasks.steps if not step.cancelled())
+        node_tasks.steps, node_tasks.timers = [], []
+        node_tasks.moved.set()
 
-    def drop(self, lane: NodeTasks) -> None:
-        """Never run anything of a lane again."""
-        lane.runs, lane.dropped = False, True
-        self._taken(lane)
-        lane.steps, lane.timers = [], []
-        for task in lane.tasks:
-            self._give_up(lane, task)
-        lane.tasks = set()
-        lane.moved.set()
-        lane.end.set_result(None)
+    def drop(self, node_tasks: NodeTasks) -> None:
+        """Stop a node for good: none of its tasks, callbacks and timers runs again."""
+        node_tasks.runs, node_tasks.dropped = False, True
+        self._take_out(node_tasks)
+        node_tasks.steps, node_tasks.timers = [], []
+        for task in node_tasks.tasks:
+            self._keep(node_tasks, task)
+        node_tasks.tasks = set()
+        node_tasks.moved.set()
+        node_tasks.end.set_result(None)
 
     # -- inside
 
     def _soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
-        lane = _LANE.get() if context is None else context.get(_LANE)
-        if lane is None or lane.runs:
+        node_tasks = _NODE_TASKS.get() if context is None else context.get(_NODE_TASKS)
+        if node_tasks is None or node_tasks.runs:
             return self._call_soon(callback, *args, context=context)
         handle = asyncio.Handle(callback, args, self._loop, context)
-        if not lane.dropped:
-            lane.steps.append(handle)
+        if not node_tasks.dropped:
+            node_tasks.steps.append(handle)
         return handle
 
     def _new_task(
@@ -139,41 +139,41 @@ class TaskSorter:
         make = self._make_task
         context: Context | None = options.get("context")
         parent = _ROLE.get() if context is None else context.get(_ROLE, "")
-        role = _role_of(work) or (parent if parent in _KEEP else "")
+        role = _role_of(work) or (parent if parent in _ROLES_WITH_HELPERS else "")
         if role != parent:
             context = options["context"] = copy_context() if context is None else context
             context.run(_ROLE.set, role)
         task: asyncio.Task[Any] = (
             asyncio.Task(work, loop=loop, **options) if make is None else make(loop, work, **options)
         )
-        lane = _LANE.get() if context is None else context.get(_LANE)
-        if lane is not None and lane.dropped:
-            self._give_up(lane, task)
-        elif lane is not None:
-            lane.tasks.add(task)
-            # in a context of its own: no step of a lane that stands still
-            task.add_done_callback(lane.tasks.discard, context=Context())
+        node_tasks = _NODE_TASKS.get() if context is None else context.get(_NODE_TASKS)
+        if node_tasks is not None and node_tasks.dropped:
+            self._keep(node_tasks, task)
+        elif node_tasks is not None:
+            node_tasks.tasks.add(task)
+            # in an empty context, so that the callback also runs while the node is paused
+            task.add_done_callback(node_tasks.tasks.discard, context=Context())
         return task
 
-    def _give_up(self, lane: NodeTasks, task: asyncio.Task[Any]) -> None:
-        """Keep a task that never runs again until the end: to free it would run its `finally`."""
-        # the loop's end neither cancels it nor complains of it
+    def _keep(self, node_tasks: NodeTasks, task: asyncio.Task[Any]) -> None:
+        """Keep a task that never runs again until `uninstall`: freeing it would run its `finally`."""
+        # so that the end of the loop neither cancels the task nor warns about it
         asyncio._unregister_task(task)
         cast("_Task", task)._log_destroy_pending = False
-        self._dropped.append((lane, task))
+        self._dropped.append((node_tasks, task))
 
-    def _taken(self, lane: NodeTasks) -> tuple[list[asyncio.Handle], list[asyncio.TimerHandle]]:
-        """Take what a lane would run, now and at its times, out of the loop."""
+    def _take_out(self, node_tasks: NodeTasks) -> tuple[list[asyncio.Handle], list[asyncio.TimerHandle]]:
+        """Remove the ready steps and the timers of a node from the loop, and return them."""
         loop = self._loop
-        steps = [step for step in loop._ready if _lane_of(step) is lane]
+        steps = [step for step in loop._ready if _node_tasks_of(step) is node_tasks]
         if steps:
-            # the loop has counted what is ready, so a step that does nothing takes the place of each
-            left = [_nothing(loop) if _lane_of(step) is lane else step for step in loop._ready]
+            # the loop has already counted the ready steps, so an empty step replaces each
+            left = [_empty_step(loop) if _node_tasks_of(step) is node_tasks else step for step in loop._ready]
             loop._ready.clear()
             loop._ready.extend(left)
-        timers = [timer for timer in loop._scheduled if _lane_of(timer) is lane and not timer.cancelled()]
+        timers = [timer for timer in loop._scheduled if _node_tasks_of(timer) is node_tasks and not timer.cancelled()]
         if timers:
-            loop._scheduled[:] = [timer for timer in loop._scheduled if _lane_of(timer) is not lane]
+            loop._scheduled[:] = [timer for timer in loop._scheduled if _node_tasks_of(timer) is not node_tasks]
             heapq.heapify(loop._scheduled)
             for timer in timers:
                 timer._scheduled = False
@@ -181,19 +181,19 @@ class TaskSorter:
         return steps, cast(Any, timers)
 
 
-def _throw_away(lane: NodeTasks, task: asyncio.Task[Any]) -> None:
-    """Close the coroutine of a task that never runs again."""
+def _close(node_tasks: NodeTasks, task: asyncio.Task[Any]) -> None:
+    """Close the coroutine of a task of a dropped node."""
     coroutine = cast("Coroutine[Any, Any, Any]", task.get_coro())
-    # a context in which peerjob knows that this is no end of a run, and from which nothing runs
+    # in this context, peerjob does not report the end of a run, and no new task runs
     context = Context()
-    context.run(_LANE.set, lane)
+    context.run(_NODE_TASKS.set, node_tasks)
     for _ in range(_MAX_AWAITS):
-        if context.run(_closes, coroutine):
+        if context.run(_close_once, coroutine):
             return
 
 
-def _closes(coroutine: Coroutine[Any, Any, Any]) -> bool:
-    """Whether a coroutine ends when it is closed, and does not await anything in a `finally`."""
+def _close_once(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    """Close a coroutine; False if a `finally` awaits, so that the coroutine has not ended."""
     try:
         coroutine.close()
     except RuntimeError as error:
@@ -204,50 +204,50 @@ def _closes(coroutine: Coroutine[Any, Any, Any]) -> bool:
 
 
 def role_of(timer: asyncio.TimerHandle) -> str:
-    """The name of the role of a node that waits for a timer; "" for every other one, and for nodes in no lane."""
+    """The name of the node's role that waits for a timer; "" for all other timers."""
     context = cast("_Handle", timer)._context
-    return "" if context.get(_LANE) is None else context.get(_ROLE, "")
+    return "" if context.get(_NODE_TASKS) is None else context.get(_ROLE, "")
 
 
 def _role_of(work: Coroutine[Any, Any, Any]) -> str:
-    """The name of the role whose loop this is, or ""."""
+    """The name of the role whose main coroutine this is, or ""."""
     code = getattr(work, "cr_code", None)
     if code is Lease._main.__code__:
         return "lease"
     return str(cast(Any, work).cr_frame.f_locals["self"].name) if code is BackgroundRole._supervise.__code__ else ""
 
 
-def _nothing(loop: asyncio.AbstractEventLoop) -> asyncio.Handle:
+def _empty_step(loop: asyncio.AbstractEventLoop) -> asyncio.Handle:
     handle = asyncio.Handle(Context, (), loop, Context())
     handle.cancel()
     return handle
 
 
-def _lane_of(handle: asyncio.Handle) -> NodeTasks | None:
-    return cast("_Handle", handle)._context.get(_LANE)
+def _node_tasks_of(handle: asyncio.Handle) -> NodeTasks | None:
+    return cast("_Handle", handle)._context.get(_NODE_TASKS)
 
 
 class _Handle(asyncio.Handle):
-    """What of a handle is used here."""
+    """The attributes of a handle that this module uses."""
 
     _context: Context
 
 
 class _TaskTimer(asyncio.TimerHandle):
-    """What of a timer is used here."""
+    """The attributes of a timer that this module uses."""
 
     _context: Context
     _scheduled: bool
 
 
 class _Task(asyncio.Task[Any]):
-    """What of a task is used here."""
+    """The attributes of a task that this module uses."""
 
     _log_destroy_pending: bool
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """What of a loop is used here."""
+    """The attributes of a loop that this module uses."""
 
     _ready: Any
     _scheduled: list[_TaskTimer]

@@ -1,11 +1,11 @@
 # pyright: reportPrivateUsage=false
-# it must know the timer that reports what bodies say
-"""TimeJumps over stretches of time in which a cluster does nothing but look again.
+# the timer that reports log lines and progress is private
+"""Jumps over stretches of time in which a cluster only polls.
 
-While nothing is claimed, committed or overdue and no fault goes on, time jumps to just before the next thing that is
-due. The roles of nodes that only look again each second (`POLLS`) do not notice: their timers keep the time that they
-have left, and no lease gets older. All other timers, those of bodies too, bound a jump, and so does what is due in the
-store. A jump thus leaves out polls that find nothing, and nothing else.
+Time jumps to just before the next due time while nothing is claimed, committed or overdue, and no fault is in effect.
+Roles that only poll each second (`POLLS`) do not notice a jump: their timers keep their remaining time, and no lease
+gets older. All other timers limit a jump, those of bodies included, and so do due times in the store. A jump thus
+skips only polls that find nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from .member import Member
 from .node_tasks import role_of
 
 POLLS = frozenset({"lease", "election", "reaper", "claim loop", "hints", "cron", "waiters", "watchers", "retention"})
-"""Roles whose waits pass without a jump's time."""
+"""Roles whose timers move with a jump."""
 MIN_JUMP = 2.0
-"""Seconds that a jump is worth; polls are never further apart."""
+"""Shortest jump in seconds; polls are never further apart."""
 EARLY = 0.005
-"""Seconds before something is due at which a jump ends, so that the nodes see it come."""
+"""Seconds between the end of a jump and the due time, so that the nodes wait for it as usual."""
 SOON = 1.2
-"""Seconds in which a node might not look again by itself."""
-CALM = 15.0
-"""Seconds after a fault without a jump; more for a long lease."""
+"""Seconds in which a node may not poll by itself."""
+MIN_QUIET = 15.0
+"""Seconds after a fault without a jump; longer for long leases."""
 MAX_READY = 50
+"""Keys of ready instances that are read; with more, a jump is not allowed."""
 
 
 class TimeJumps:
@@ -57,24 +58,24 @@ class TimeJumps:
         self._keys = keys
         self._ready = f"{keys.root}ready/"
         self._ttl_us = ttl_us
-        self._calm = max(CALM, 4 * ttl_us / 1_000_000)
-        self._calm_from = clock.steady + self._calm
-        self.jumps = 0
-        """How many there were."""
+        self._quiet = max(MIN_QUIET, 4 * ttl_us / 1_000_000)
+        self._quiet_until = clock.steady + self._quiet
+        self.count = 0
+        """Jumps so far."""
         self.skipped = 0.0
-        """How many seconds were left out."""
+        """Skipped seconds so far."""
 
-    def disturbed(self) -> None:
-        """Allow no jump until the cluster has had time to come to rest: a test has done something to it."""
-        self._calm_from = self._clock.steady + self._calm
+    def note_disturbance(self) -> None:
+        """Allow no jump until the cluster had time to recover from a fault."""
+        self._quiet_until = self._clock.steady + self._quiet
 
-    def consider(self) -> bool:
-        """Jump if nothing is missed, and say whether it was done; called while the loop is at rest."""
+    def jump_if_idle(self) -> bool:
+        """Jump if the cluster only polls, and return whether time jumped. Call it while the loop is at rest."""
         clock = self._clock
-        if clock.steady < self._calm_from or (room := clock.room(_is_poll)) < MIN_JUMP:
+        if clock.steady < self._quiet_until or (room := clock.room(_is_poll)) < MIN_JUMP:
             return False
         if self._is_disturbed():
-            self.disturbed()
+            self.note_disturbance()
             return False
         members = [member for member in self._members() if member.lives]
         if not all(member.is_at_rest for member in members):
@@ -89,14 +90,14 @@ class TimeJumps:
         return True
 
     def _jump(self, seconds: float, members: list[Member]) -> None:
-        self.jumps += 1
+        self.count += 1
         self.skipped += seconds
         self._data.postpone(self._ttl_us, round(seconds * 1_000_000))
         retention: list[asyncio.TimerHandle] = []
 
         def moved(timer: asyncio.TimerHandle) -> float:
             if not retention and role_of(timer) == "retention" and not timer.cancelled():
-                # expired instances are removed before a reader can see them; one node is enough for that
+                # one node removes expired instances right after the jump, before a reader can see them
                 retention.append(timer)
                 return 0.0
             return seconds if _is_poll(timer) else 0.0
@@ -105,10 +106,10 @@ class TimeJumps:
         due_us = self._journal.next_due_us()
         claim = due_us is not None and self._clock.at(due_us) - self._clock.elapsed() < SOON
         for member in members:
-            member.look(claim=claim)
+            member.poll(claim=claim)
 
     def _is_ready(self, claimed: set[str]) -> bool:
-        """Whether an instance waits that a node would claim."""
+        """Whether an instance is ready that a node would claim."""
         ready = self._data.first(self._ready, MAX_READY)
         if len(ready) == MAX_READY:
             return True
@@ -116,9 +117,9 @@ class TimeJumps:
         return not kinds.isdisjoint(claimed)
 
     def _until_due(self, *, claims: bool) -> float:
-        """Seconds until just before the store has something due; less than `MIN_JUMP` when it has that already."""
+        """Seconds until just before the next due time in the store; less than MIN_JUMP if something is due."""
         clock, now = self._clock, self._clock.elapsed()
-        # what is overdue while no node has a free worker waits for the end of a body
+        # while no node has a free worker, overdue instances wait for the end of a body
         due_us = self._journal.next_due_us(0 if claims else clock.time_us())
         times = [clock.at(us) for us in (due_us, self._journal.next_nominal_us()) if us is not None]
         return min(times, default=float("inf")) - EARLY - now
