@@ -85,7 +85,8 @@ async def look(
     kv, keys = context.kv, context.keys
     names = list(dict.fromkeys(fire.schedule for fire in fires))
     entries = await kv.get([*map(keys.next_fire, names), *map(keys.slot, names)])
-    reads = FireReads(context.clock.time_us(), {})
+    # the time by which the leader found the fires due: its wall clock may have been set since
+    reads = FireReads(context.clock_skew.median_us(), {})
     for name, next_entry, slot_entry in zip(names, entries, entries[len(names) :], strict=False):
         next_fire = context.value(next_entry, keys.next_fire(name), decode_next_fire)
         if next_entry is not None and next_fire is not None:

@@ -29,6 +29,19 @@ async def test_a_leader_whose_clock_is_set_fires_each_time_at_its_time(step: str
         assert all(0 <= fire.late_us < 5_000_000 for fire in fires)
 
 
+@pytest.mark.parametrize("nodes", [1, 3])
+async def test_no_fire_is_recorded_before_its_time_when_the_clock_of_the_leader_is_set_back(nodes: int) -> None:
+    secondly = Job("secondly", work, cron="* * * * * *")
+    async with TestCluster(jobs=[secondly], nodes=nodes, seed=400676) as cluster:
+        await cluster.advance("10.5s")
+        before = len(cluster.fires(secondly))
+        await cluster.skew(cluster.leader, "-30s")
+        await cluster.advance("1s")
+        fires = cluster.fires(secondly)
+        assert len(fires) > before
+        assert all(fire.at_us >= fire.nominal_us for fire in fires)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_delayed_instance_waits_whatever_the_clock_of_a_node_is_set_to(step: str, seed: int) -> None:

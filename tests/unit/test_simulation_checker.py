@@ -108,13 +108,13 @@ def two_of_one_schedule(*runs: Run, **fields: Any) -> Evidence:
     )
 
 
-def two_places(first_claimed_us: int = 40) -> Evidence:
+def two_places(first_claimed_us: int = 40, told_us: int = 0) -> Evidence:
     later: Steps = (*PLAIN[:2], (State.PROCESSING, first_claimed_us, ""), (State.COMPLETED, 50, ""))
     return evidence(
         None,
         a_run(begin_us=41, end_us=49),
         a_run(OTHER),
-        orders=[an_order(), an_order(OTHER)],
+        orders=[an_order(told_us=told_us), an_order(OTHER)],
         records={ID: a_record(steps=later), OTHER: a_record(OTHER)},
     )
 
@@ -189,6 +189,7 @@ LEGAL: dict[str, Evidence] = {
     ),
     "two of one schedule, one after the other": two_of_one_schedule(a_run(), a_run(OTHER, begin_us=19, end_us=25)),
     "the better place first": two_places(first_claimed_us=10),
+    "a request of a node that stood still": two_places(told_us=2_000_050),
     "a few worse places first within a window": passed_over(8),
     "own lines": evidence(logs={ID: [LogLine(1, 1, f"body t-{ID} says")]}),
 }

@@ -50,6 +50,7 @@ class Bodies:
             tags=tuple(given.get("tags", ())),
             priority=instance.priority,
             delayed="after" in given,
+            told_us=self._now_us(),
             max_retries=given["max_retries"],
             max_crashes=given.get("max_crashes", Order.max_crashes),
             key=given.get("key"),

@@ -51,6 +51,8 @@ class Order:
     tags: tuple[str, ...] = ()
     priority: int = 5
     delayed: bool = False
+    told_us: int = 0
+    """When the caller was told of it: the store had it by then."""
     max_retries: int | None = 0
     max_crashes: int = MAX_CRASHES
     key: str | None = None

@@ -78,11 +78,14 @@ def _passing(first: _First, firsts: list[_First], under_way_us: int) -> list[_Fi
 
 
 def _first(one: Order, record: Record, ended_us: int) -> _First:
+    ready_us = record.history[0].at_us
+    if one.told_us > ready_us + UNDER_WAY_US:  # a node that stood still had put the time into its request
+        ready_us = one.told_us
     left = [entry for entry in record.history if entry.state not in (State.CREATED, State.SCHEDULED)]
     return _First(
         one.id,
         (record.priority, record.history[0].at_us, one.id),
-        record.history[0].at_us,
+        ready_us,
         left[0].at_us if left and left[0].state is State.PROCESSING else None,
         left[0].node if left else "",
         left[0].at_us if left else ended_us,
