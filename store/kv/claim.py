@@ -206,6 +206,8 @@ class ClaimCommands:
             call.groups = await self._grouped(call)
             return False
         indexes = [head for found in heads for head in queues.heads(found)]
+        # an earlier look may have read the same queues one by one
+        call.heads = {}
         call.feed = IndexFeed(queues, self._context.keys, indexes, call.groups.names, now_us)
         return True
 

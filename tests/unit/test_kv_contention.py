@@ -4,7 +4,8 @@ The memory driver answers without a pause, so nothing ever comes between two of 
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import pytest
 from msgspec import structs
 
 from peerjob.model.record import Capabilities, StoreLimits
+from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.selection import MAX_PASSED
@@ -172,3 +174,41 @@ async def test_no_claim_takes_an_instance_twice_when_queues_move_while_they_are_
         await clock.advance(0.001)
         await asyncio.gather(*map(work, peers))
     assert len(set(taken)) == len(taken) > 400
+
+
+class Interrupted(MemoryKeyValue):
+    """The memory driver, which lets others work before its next transaction."""
+
+    others: Callable[[], Awaitable[None]] | None = None
+
+    async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+        others, self.others = self.others, None
+        if others is not None:
+            await others()
+        return await super().txn(steps, also, guards)
+
+
+async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_meanwhile(clock: VirtualClock) -> None:
+    """A claim that is repeated may read the indexes of its kinds, after it had read their queues one by one."""
+    data, make, kinds = MemoryData(costs=Costs()), Factory(clock), ["a", "b", "c"]
+
+    async def join(kv: MemoryKeyValue) -> Peer:
+        store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+        return await Peer(store=store, info=make.node(kinds=kinds), make=make).join()
+
+    kv = Interrupted(data, clock)
+    peer, other = await join(kv), await join(MemoryKeyValue(data, clock))
+    await other.store.enqueue([make.instance(kind=kind) for kind in kinds for _ in range(10)])
+
+    async def work() -> None:
+        await other.take(15)
+        await other.store.enqueue([make.instance(kind="a", priority=100 + number) for number in range(80)])
+
+    kv.others = work
+    claims = await peer.take(20)
+    assert kv.others is None
+    assert len({claim.id for claim in claims}) == len(claims) == 20
+    totals = Counter[State]()
+    for counts in (await other.store.health()).counts.values():
+        totals.update(counts)
+    assert totals == {State.SCHEDULED: 75, State.PROCESSING: 35}
