@@ -125,9 +125,9 @@ class Election(BackgroundRole):
         self._distrust()
         self.soon()
 
-    def start(self) -> None:
+    def start(self, on_layout_change: Callable[[LayoutError], None] | None = None) -> None:
         self._stopping = False
-        super().start()
+        super().start(on_layout_change)
 
     async def stop(self) -> None:
         """Resign, so that a peer can lead at once, and stop; takes about half a ttl at most, or 5 s; idempotent."""

@@ -16,7 +16,7 @@ from peerjob.model.record import Renewed
 from peerjob.store.base import Liveness
 
 from .loop_thread import EndOfThread, run_here
-from .watchdog import Watchdog
+from .role import Watchdog
 
 logger = logging.getLogger("peerjob.cluster")
 

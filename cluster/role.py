@@ -10,9 +10,32 @@ from collections.abc import Callable
 from peerjob.model.clock import Clock
 from peerjob.model.errors import LayoutError, StoreError
 
-from .watchdog import Watchdog
-
 logger = logging.getLogger("peerjob.cluster")
+
+
+class Watchdog:
+    """Beats once for each turn of a loop; may be asked from another thread.
+
+    `patience` is how many seconds a turn may take at most while whoever it depends on answers; None: its waits have no
+    bound, and nobody can tell.
+    """
+
+    def __init__(self, clock: Clock, patience: float | None) -> None:
+        self._clock = clock
+        self.patience = patience
+        self._last = clock.elapsed()
+
+    def beat(self) -> None:
+        """A turn has come to its end."""
+        self._last = self._clock.elapsed()
+
+    def missing(self, since: float = 0.0) -> float:
+        """Seconds without a beat, counted from a moment of the clock at the earliest."""
+        return max(0.0, self._clock.elapsed() - max(self._last, since))
+
+    def stopped(self, since: float = 0.0) -> bool:
+        """Whether it has not beaten for longer than its patience, counted from that moment at the earliest."""
+        return self.patience is not None and self.missing(since) > self.patience
 
 
 class BackgroundRole:
@@ -35,8 +58,7 @@ class BackgroundRole:
         self.last_error: BaseException | None = None
         self.failures = 0
         """How often `run()` ended in an error."""
-        self.layout_changed: Callable[[LayoutError], None] | None = None
-        """Called when another release writes the namespace; the role then ends."""
+        self._on_layout_change: Callable[[LayoutError], None] | None = None
 
     async def run(self) -> None:
         """The role's loop; only cancellation ends it."""
@@ -57,7 +79,9 @@ class BackgroundRole:
         """Whether it was told to stop, or ends with its loop."""
         return self._task is None or self._task.done() or self._task.cancelling() > 0
 
-    def start(self) -> None:
+    def start(self, on_layout_change: Callable[[LayoutError], None] | None = None) -> None:
+        """Start the loop. The role ends with a call of `on_layout_change` when another release writes the namespace."""
+        self._on_layout_change = on_layout_change
         self.watchdog.beat()
         self._task = asyncio.get_running_loop().create_task(self._supervise(), name=f"peerjob-{self.name}")
 
@@ -73,7 +97,7 @@ class BackgroundRole:
         """Start anew if the loop ends and has cancelled the role's task."""
         if self._task is not None and (self._task.done() or self._task.cancelling()):
             await self.stop()
-            self.start()
+            self.start(self._on_layout_change)
 
     async def pause(self, seconds: float, jitter: float = 0.1) -> None:
         """Sleep for about so long, spread so that peers do not act in step."""
@@ -85,8 +109,8 @@ class BackgroundRole:
                 await self.run()
             except LayoutError as error:
                 self.failures += 1
-                if self.layout_changed is not None:
-                    self.layout_changed(error)
+                if self._on_layout_change is not None:
+                    self._on_layout_change(error)
                     return
                 if repr(error) != repr(self.last_error):
                     logger.warning("%s: %s", self.name, error)

@@ -26,6 +26,7 @@ class Registry:
         self._bindings: dict[str, Binding] = {}
         self._aliases: dict[str, str] = {}
         self._removed: set[str] = set()
+        self._kinds: tuple[str, ...] | None = None
 
     def add(self, source: Any) -> list[Job[..., Any, Any]]:
         """Register what `collect_jobs` finds; all of it is checked before any is added."""
@@ -40,6 +41,7 @@ class Registry:
             self._bindings[job.kind] = binding
             for alias in job.aliases:
                 self._aliases[alias] = job.kind
+        self._kinds = None
         for job in found:
             if job.executor is None:  # a handle: schedulable, but not run here
                 self._jobs.setdefault(job.kind, job)
@@ -71,6 +73,7 @@ class Registry:
         self._removed.add(job.kind)
         self._bindings.pop(job.kind, None)
         self._aliases = {alias: target for alias, target in self._aliases.items() if target != job.kind}
+        self._kinds = None
         return job
 
     def job(self, kind: str) -> Job[..., Any, Any]:
@@ -104,11 +107,11 @@ class Registry:
         return Trusted(modules=frozenset(map(module_name, modules)), prefixes=self._prefixes)
 
     def kinds(self) -> tuple[str, ...]:
-        """Every kind that can be claimed here, aliases included."""
-        return (
-            *sorted(self._bindings),
-            *sorted(alias for alias in self._aliases if alias not in self._bindings),
-        )
+        """Every kind that this node can claim, aliases included; the same object until the kinds change."""
+        if self._kinds is None:
+            aliases = sorted(alias for alias in self._aliases if alias not in self._bindings)
+            self._kinds = (*sorted(self._bindings), *aliases)
+        return self._kinds
 
     def signatures(self) -> dict[str, str]:
         """Kind → signature hash, of what runs here."""

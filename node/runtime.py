@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peerjob.cluster.cron import CronRole
@@ -13,14 +13,14 @@ from peerjob.cluster.election import Election
 from peerjob.cluster.lease import Lease
 from peerjob.cluster.recovery import Reaper
 from peerjob.cluster.retention import RetentionRole
-from peerjob.handles.instance import Instance
+from peerjob.cluster.role import BackgroundRole
 from peerjob.handles.job_log import CaptureHandler
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.errors import LayoutError, StoreError
-from peerjob.model.firing import Candidate, Fire, FireRecord
+from peerjob.model.firing import Candidate
 from peerjob.model.ids import IdSource
-from peerjob.model.record import FINAL_STATE, NodeInfo, Outcome, Reaped, Renewed
+from peerjob.model.record import NodeInfo, Renewed
 from peerjob.store.base import Elections, Store
 
 from .body.context_vars import ContextVars
@@ -33,24 +33,23 @@ from .manager.log_lines import LogLineWriter
 from .manager.record_reader import RecordReader
 from .manager.waiting import Waiters
 from .manager.watching import Watchers
-from .observe.listeners import call_listener
 from .observe.loop_stalls import LoopWatch
 from .observe.node_info import node_info
 from .observe.observer import Observer
 from .observe.tracing import TracedRunner
 from .registry import Registry
+from .work.change_listener import ChangeListener
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend
 from .work.failure_log import FailureLog
-from .work.held_claims import HeldClaims
 from .work.hint_router import HintRouter
+from .work.outbox import Outbox
 from .work.outcome_builder import OutcomeBuilder
-from .work.outcome_queue import OutcomeQueue
-from .work.pool import Pool
+from .work.pool import Pool, Prefetch
 from .work.processor_calls import ProcessorCalls
 from .work.processors import Processors
-from .work.reconcile import Reconciler
-from .work.run import Run
+from .work.reconciler import Reconciler
+from .work.run import HeldClaims
 from .work.runner import InstanceRunner
 
 if TYPE_CHECKING:
@@ -90,66 +89,51 @@ class NodeRuntime:
         self._store = store
         self._clock = clock
         self._name = name
-        self._manager = manager
         self._registry = registry
-        self._observers = observers
         self._ttl_us = round(lease_ttl * 1_000_000)
-        self.ids = IdSource(clock)
-        self.incarnation = self.ids.one()
         self._started_us = clock.time_us()
         self._joining: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._hurried = asyncio.Event()
-        self._kinds = registry.kinds()
         self._opened = False
         self.joined = False
         self._clock_known = False
-
-        self.held_claims = HeldClaims()
-        self._failures = FailureLog(name)
-        outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failures)
-        self._outcome_queue = OutcomeQueue(lambda: self.claim_loop.wake())  # noqa: PLW0108  # there is no claim loop yet
-        self._outcome_builder = outcome_builder
+        self.ids = IdSource(clock)
         self._context_vars = ContextVars()
-        self._resources = Resources(overrides, self._context_vars)
-        self.processors = Processors(clock, name, self._context_vars)
-        self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self, farewell=farewell)
-        self.claim_loop = ClaimLoop(
+        now_us = self.lease.time.time_us
+
+        # from a claim to its commit
+        self.held_claims = HeldClaims(self.ids.one())
+        self._failure_log = FailureLog(name)
+        self._outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failure_log)
+        self.outbox = Outbox(self.held_claims, self._outcome_builder)
+        self.processors = Processors(clock, name, self._context_vars)
+        self.context_backend = NodeContextBackend(clock=clock, name=name, store=store, manager=manager)
+        self._resources = Resources(overrides, self._context_vars)
+        self._executor = Executor(clock=clock, threads=max(1, workers), resources=self._resources)
+        prefetch = Prefetch()
+        runner = InstanceRunner(
             clock=clock,
-            store=store,
-            held_claims=self.held_claims,
-            outcome_queue=self._outcome_queue,
-            outcome_builder=outcome_builder,
-            kinds=lambda: self._kinds,
-            incarnation=lambda: self.incarnation,
-            listener=self,
-            observers=observers,
-        )
-        self.runner = InstanceRunner(
-            clock=clock,
-            name=name,
             manager=manager,
             registry=registry,
             executor=self._executor,
-            outcome_queue=self._outcome_queue,
-            outcome_builder=outcome_builder,
+            context_backend=self.context_backend,
+            outbox=self.outbox,
+            outcome_builder=self._outcome_builder,
             processors=self.processors,
-            claim_loop=self.claim_loop,
+            prefetch=prefetch,
+            loop_ends=self._loop_ends,
             local_objects=store.local_objects,
         )
         self.pool = Pool(
             size=workers,
             node=name,
-            runner=self.runner if tracing is None else TracedRunner(self.runner, tracing, name),
-            may_start=lambda: self.lease.trusted and not self._outcome_queue.full,
-            wake=self.claim_loop.wake,
-            hint=self.claim_loop.hint,
+            runner=runner if tracing is None else TracedRunner(runner, tracing, name),
+            lease=self.lease,
+            outbox=self.outbox,
+            prefetch=prefetch,
             context_vars=self._context_vars,
-        )
-        self.claim_loop.pool = self.pool
-        self.runner.context_backend = NodeContextBackend(
-            clock=clock, name=name, store=store, pool=self.pool, runner=self.runner
         )
         self.log_lines = LogLineWriter(clock=clock, store=store, node=name)
         self.processor_calls = ProcessorCalls(
@@ -157,25 +141,55 @@ class NodeRuntime:
             name=name,
             manager=manager,
             registry=registry,
-            runner=self.runner,
+            runner=runner,
             processors=self.processors,
-            outcome_queue=self._outcome_queue,
-            outcome_builder=outcome_builder,
-            lines=self.log_lines,
+            context_backend=self.context_backend,
+            outbox=self.outbox,
+            outcome_builder=self._outcome_builder,
+            log_lines=self.log_lines,
+        )
+        self.waiters = Waiters(clock=clock, store=store, incarnation=self._incarnation)
+        self.claim_loop = ClaimLoop(
+            clock=clock,
+            store=store,
+            kinds=registry.kinds,
+            held_claims=self.held_claims,
+            outbox=self.outbox,
+            pool=self.pool,
+            processor_calls=self.processor_calls,
+            waiters=self.waiters,
+            on_dead=self._incarnation_dead,
+            observers=observers,
         )
         self._reconciler = Reconciler(
-            held_claims=self.held_claims, claim_loop=self.claim_loop, hand_back=self._return_stranded
+            held_claims=self.held_claims,
+            outbox=self.outbox,
+            claim_loop=self.claim_loop,
+            outcome_builder=self._outcome_builder,
+        )
+
+        # what users ask for
+        self.changes = ChangeListener(
+            manager=manager,
+            registry=registry,
+            held_claims=self.held_claims,
+            pool=self.pool,
+            outbox=self.outbox,
+            outcome_builder=self._outcome_builder,
+            waiters=self.waiters,
+            processor_calls=self.processor_calls,
+            observers=observers,
+            spawn=self._spawn,
         )
         self.enqueuer = Enqueuer(store, name)
         self.records = RecordReader(store)
         self.catalogue = KindCatalogue(
-            clock=clock,
-            store=store,
-            node=name,
-            kinds=lambda: self._kinds if self.pool.size else (),
-            max_kinds=max_kinds,
+            clock=clock, store=store, node=name, kinds=self._published_kinds, max_kinds=max_kinds
         )
-        self.job_schedules = JobSchedules(clock=clock, store=store, node=name, now_us=self.lease.time.time_us)
+        self.job_schedules = JobSchedules(clock=clock, store=store, node=name, now_us=now_us)
+        self.watchers = Watchers(clock=clock, store=store, incarnation=self._incarnation, manager=manager)
+
+        # what nodes do for each other
         self.election = Election(
             clock=clock,
             elections=elections,
@@ -189,25 +203,23 @@ class NodeRuntime:
             election=self.election,
             node=name,
             ids=self.ids,
-            now_us=self.lease.time.time_us,
-            on_made=lambda new: call_listener(f"instance {new.id}", self.processor_calls.made, new),
-            on_fired=self._fired,
+            now_us=now_us,
+            on_made=self.changes.made,
+            on_fired=self.changes.fired,
         )
-        self.waiters = Waiters(clock=clock, store=store, incarnation=lambda: self.incarnation)
-        self.watchers = Watchers(clock=clock, store=store, incarnation=lambda: self.incarnation, manager=manager)
         receivers: dict[str, Callable[[str], object]] = {
-            "work": lambda _: self.claim_loop.hint(),
+            "work": lambda _: self.outbox.hint(),
             "cancel": lambda _: self.lease.renew_soon(),
             "final": self.waiters.ended,
             "change": self.watchers.changed,
             "schedule": lambda _: self._cron.changed(),
             "leader": lambda _: self.election.soon(),
         }
-        self.roles = (
-            HintRouter(clock=clock, store=store, incarnation=lambda: self.incarnation, receivers=receivers),
+        self.roles: tuple[BackgroundRole, ...] = (
+            HintRouter(clock=clock, store=store, incarnation=self._incarnation, receivers=receivers),
             self.waiters,
             self.watchers,
-            Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self._reaped),
+            Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self.changes.reaped),
             RetentionRole(clock=clock, store=store),
             self.catalogue,
             self.log_lines,
@@ -216,12 +228,24 @@ class NodeRuntime:
             self._cron,
         )
         # a coordinator elsewhere has a layout of its own
-        for role in (self.claim_loop, *self.roles):
-            if role is not self.election or elections == store.elections:
-                role.layout_changed = self.layout_changed
-        self._capture = CaptureHandler(self.runner.context_backend)
+        self._foreign_roles = () if elections == store.elections else (self.election,)
+        self._capture = CaptureHandler(self.context_backend)
         # under virtual time, the lease is renewed on the loop itself
         self._loop_watch = None if clock.virtual else LoopWatch(self.pool, name)
+
+    @property
+    def incarnation(self) -> str:
+        return self.held_claims.incarnation
+
+    def _incarnation(self) -> str:
+        return self.held_claims.incarnation
+
+    def _published_kinds(self) -> tuple[str, ...]:
+        return self._registry.kinds() if self.pool.size else ()
+
+    def _loop_ends(self) -> bool:
+        """Whether the event loop is being closed, which cancels the tasks of all roles."""
+        return self.claim_loop.ending
 
     # -- coming and going ---------------------------------------------------------------------------------------------
 
@@ -239,13 +263,16 @@ class NodeRuntime:
         await self.catalogue.settle()
         await self.job_schedules.settle()
         for role in self.roles:
-            role.start()
+            self._start(role)
 
     async def begin(self) -> None:
         """Start to claim."""
         self._context_vars.capture()  # with what the lifespan has set
         logging.getLogger().addHandler(self._capture)
-        self.claim_loop.start()
+        self._start(self.claim_loop)
+
+    def _start(self, role: BackgroundRole) -> None:
+        role.start(None if role in self._foreign_roles else self.layout_changed)
 
     async def close(self, grace: float, *, exiting: bool = False) -> None:
         """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up."""
@@ -267,7 +294,7 @@ class NodeRuntime:
         if flushed:
             await self.claim_loop.flush(LAST_COMMIT)
         await self.claim_loop.stop()
-        self._failures.close()
+        self._failure_log.close()
         logging.getLogger().removeHandler(self._capture)
         await resigning
         for role in self.roles:
@@ -308,10 +335,9 @@ class NodeRuntime:
 
     def kinds_changed(self) -> None:
         """Show the new kinds to the peers, and claim for them."""
-        self._kinds = self._registry.kinds()
         self._spawn(self._show())
         self.catalogue.changed()
-        self.claim_loop.hint()
+        self.outbox.hint()
 
     async def _join(self, previous: str | None = None) -> None:
         asked_at = self._clock.elapsed()
@@ -327,7 +353,7 @@ class NodeRuntime:
         return node_info(
             name=self._name,
             incarnation=self.incarnation,
-            kinds=self._kinds,
+            kinds=self._registry.kinds(),
             registry=self._registry,
             workers=self.pool.size,
             started_us=self._started_us,
@@ -337,8 +363,8 @@ class NodeRuntime:
         right = self._store.capabilities.clock == "server" or abs(self.lease.time.ahead_us) <= MAX_AHEAD_US
         return self._clock_known and right and self.lease.trusted
 
-    def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -357,23 +383,23 @@ class NodeRuntime:
             self._clock_known = True
             self.election.soon()
         for id in reply.cancelled:
-            self._cancelled_by_user(id)
+            self.changes.end_body(id)
         self._reconciler.compare(reply.held)
         if self.pool.waiting:
             self.pool.dispatch()
 
     def lease_dead(self, incarnation: str) -> None:
-        self.incarnation_dead(incarnation)
+        self._incarnation_dead(incarnation)
 
     def trust_ended(self) -> None:
         logger.warning("node %r: the lease was not renewed in time; nothing starts, what runs is cancelled", self._name)
         self.pool.cancel("lost", keep=lambda run: run.policy is not None and run.policy.on_store_loss == "continue")
-        self.claim_loop.wake()
+        self.outbox.wake()
 
     def trust_returned(self) -> None:
         logger.info("node %r: the lease is renewed again", self._name)
         self.pool.dispatch()
-        self.claim_loop.hint()
+        self.outbox.hint()
         self.election.soon()
 
     def layout_changed(self, error: LayoutError) -> None:
@@ -393,18 +419,17 @@ class NodeRuntime:
             run.cancel("lost")
 
     async def _retire(self) -> None:
-        for role in (self.claim_loop, *self.roles, self.lease):
+        for role in (self.claim_loop, *self.roles):
             await role.stop()
+        await self.lease.stop()
 
-    # -- the claim loop (ClaimListener) --------------------------------------------------------------------------------
-
-    def incarnation_dead(self, incarnation: str) -> None:
+    def _incarnation_dead(self, incarnation: str) -> None:
         """Peers took over: everything held is theirs now. Join under a new incarnation."""
         if incarnation != self.incarnation or self._joining is not None:
             return
         logger.warning("node %r was taken for dead; it joins anew", self._name)
         self._forget_claims()
-        self.incarnation = self.ids.one()
+        self.held_claims.incarnation = self.ids.one()
         self._joining = asyncio.get_running_loop().create_task(self._rejoin(incarnation))
 
     async def _rejoin(self, previous: str) -> None:
@@ -421,67 +446,6 @@ class NodeRuntime:
             self.election.soon()
         finally:
             self._joining = None
-
-    def claimed(self, run: Run) -> None:
-        self.processor_calls.claimed(run)
-
-    def accepted(self, run: Run, outcome: Outcome) -> None:
-        """An end was committed: tell whoever waits here, and the processors."""
-        if outcome.action in FINAL_STATE:
-            self.waiters.ended(run.claim.id)
-        self.processor_calls.accepted(run, outcome)
-
-    # -- what peers and callers did -----------------------------------------------------------------------------------
-
-    def cancelled(self, instance: Instance[Any]) -> None:
-        """This node cancelled an instance: end its body if it runs here, and tell its processors."""
-        for observer in self._observers:
-            call_listener("cancel", observer.cancelled, instance.kind)
-        self._cancelled_by_user(instance.id)
-        self.waiters.ended(instance.id)
-        call_listener(f"instance {instance.id}", self.processor_calls.changed, instance, instance.state)
-
-    def _cancelled_by_user(self, id: str) -> None:
-        run = self.held_claims.get(id)
-        if run is None or run.ended:
-            return
-        if run.context is None and self.pool.drop(run):
-            run.ended = True
-            self._outcome_queue.add(run, self._outcome_builder.released(run))
-        else:
-            run.cancel("user")
-
-    def _return_stranded(self, run: Run) -> None:
-        logger.warning("instance %s was claimed in a reply that never came; it is handed back", run.claim.id)
-        self._outcome_queue.add(run, self._outcome_builder.handed_back(run, "claimed in a reply that was lost"))
-
-    def _reaped(self, reaped: Sequence[Reaped]) -> None:
-        for observer in self._observers:
-            call_listener("reaper", observer.reaped, reaped)
-        self.claim_loop.hint()
-        for one in reaped:
-            if one.state.is_final:
-                self.waiters.ended(one.id)
-            job = self._registry.find(one.kind)
-            if job is not None and job.policy.on_state_change is not None:
-                self._tell(one.id, self.processor_calls.changed, one.state)
-
-    def _fired(self, fire: Fire, record: FireRecord) -> None:
-        for observer in self._observers:
-            call_listener(f"schedule {fire.schedule!r}", observer.fired, fire, record)
-        if record.cancelled:
-            self.replaced(record.cancelled)
-
-    def replaced(self, id: str) -> None:
-        """This node's fire or trigger of a schedule cancelled an instance to make room for the new one."""
-        self._tell(id, self.cancelled)
-
-    def _tell(self, id: str, told: Callable[..., None], *more: object) -> None:
-        async def read() -> None:
-            with contextlib.suppress(StoreError, LookupError):
-                call_listener(f"instance {id}", told, await self._manager.lookup_instance(id), *more)
-
-        self._spawn(read())
 
     async def clear(self) -> None:
         """Forget every instance, also those that run: their bodies are cancelled."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Protocol
 
 from peerjob.cluster.election import Election
 from peerjob.cluster.lease import Lease
-from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.ids import IdSource
 from peerjob.model.injected import current_run
 from peerjob.node.registry import Registry
+from peerjob.node.work.change_listener import ChangeListener
 from peerjob.node.work.pool import Pool
 from peerjob.node.work.processor_calls import ProcessorCalls
 from peerjob.store.base import Store
@@ -43,9 +43,9 @@ class ManagedRuntime(Protocol):
     waiters: Waiters
     watchers: Watchers
 
+    changes: ChangeListener
+
     def kinds_changed(self) -> None: ...
-    def cancelled(self, instance: Instance[Any]) -> None: ...
-    def replaced(self, id: str) -> None: ...
     async def clear(self) -> None: ...
 
 

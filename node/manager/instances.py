@@ -190,7 +190,7 @@ class NodeInstanceManager(NodeManagerBase):
             if cursor is None:
                 break
         for instance in cancelled:
-            runtime.cancelled(instance)
+            runtime.changes.cancelled(instance)
         return cancelled
 
     async def cancel_instance(self, uuid: str | UUID) -> bool:
@@ -199,7 +199,7 @@ class NodeInstanceManager(NodeManagerBase):
         if before is None:
             raise UnknownInstanceError(id)
         if not before.is_final:
-            runtime.cancelled(await self.lookup_instance(id))
+            runtime.changes.cancelled(await self.lookup_instance(id))
         return not before.is_final
 
     async def clear_instances(self, filter: Filter | None = None) -> int:

@@ -20,7 +20,6 @@ from peerjob.model.firing import Fire, FireOutcome, FireStatus, SchedulePut, Sch
 from peerjob.model.limits import MAX_NOTE, checked_text
 from peerjob.model.query import MAX_LIMIT, ResultPage
 from peerjob.model.recurrence import recurrence_of
-from peerjob.node.observe.listeners import call_listener
 from peerjob.store.paging import all_schedules
 
 from .job_schedules import MAX_CONFLICT_WAIT
@@ -160,10 +159,10 @@ class NodeScheduleManager(NodeJobManager):
             if answer.status is FireStatus.DONE:
                 record = answer.record
                 if record is not None and record.cancelled:
-                    runtime.replaced(record.cancelled)
+                    runtime.changes.replaced(record.cancelled)
                 if record is None or record.instance != id:
                     return None
-                call_listener(f"instance {id}", runtime.processor_calls.made, new)
+                runtime.changes.made(new)
                 return Instance(self, fresh_record(new, self.clock.time_us()))
             await self._wait_after_conflict()
         raise self._contended(_name_of(schedule))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peerjob.model.firing import Fire, FireRecord
 from peerjob.model.record import Ack, Claim, Reaped
-from peerjob.node.work.outcome_queue import Entry
+from peerjob.node.work.outbox import Entry
 
 
 class Observer:

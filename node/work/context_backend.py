@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peerjob.handles.context import Context
 from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import make_line, storable
+from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.spec import Progress, encode
 from peerjob.model.state import State
 from peerjob.model.worker import Worker
+from peerjob.store.base import Store
 
-from .run import Run
-
-if TYPE_CHECKING:
-    from peerjob.store.base import Store
-
-    from .pool import Pool
-    from .runner import InstanceRunner
+from .run import Run, record_of
 
 MAX_UNSENT_LINES = 1_000
 """Log lines of one run that may wait for a commit; the oldest is dropped first, with a marker."""
@@ -30,30 +27,26 @@ MAX_PROGRESS = 1_000
 class NodeContextBackend:
     """Serves the contexts of running bodies, from the loop and from threads alike."""
 
-    def __init__(self, *, clock: Clock, name: str, store: Store, pool: Pool, runner: InstanceRunner) -> None:
+    def __init__(self, *, clock: Clock, name: str, store: Store, manager: Manager) -> None:
         self._clock = clock
         self._name = name
         self._store = store
-        self._pool = pool
-        self._runner = runner
-        self._runs: dict[Context, Run] = {}
+        self._manager = manager
+        self._loop = asyncio.get_running_loop()
+        self.runs: dict[Context, Run] = {}
+        """The run of each context, while its body or a processor of the run may use it."""
 
-    def track(self, context: Context, run: Run) -> None:
-        self._runs[context] = run
-
-    def forget(self, context: Context) -> None:
-        self._runs.pop(context, None)
-
-    def run_of(self, context: Context) -> Run | None:
-        return self._runs.get(context)
+    def instance_of(self, run: Run) -> Instance[Any]:
+        """The instance as its own processors and body see it."""
+        return Instance(self._manager, record_of(run.claim, self._name, run.incarnation))
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
-        run = self._runs.get(context)
+        run = self.runs.get(context)
         if run is not None:
             run.progress = encode(Progress(fraction, storable(message, MAX_PROGRESS), self._clock.time_us()))
 
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
-        run = self._runs.get(context)
+        run = self.runs.get(context)
         if run is None:
             return False
         lines = run.logs
@@ -72,7 +65,7 @@ class NodeContextBackend:
         return True
 
     async def check_owner(self, context: Context) -> bool:
-        run = self._runs.get(context)
+        run = self.runs.get(context)
         if run is None or run.lost:
             return False
         record = (await self._store.get([context.id]))[0]
@@ -83,10 +76,10 @@ class NodeContextBackend:
         )
 
     def make_instance(self, context: Context) -> Instance[Any]:
-        return self._runner.instance_of(self._runs[context])
+        return self.instance_of(self.runs[context])
 
     def make_worker(self, context: Context) -> Worker:
-        return self._pool.worker(self._runs[context].slot)
+        return self.runs[context].worker(self._name, self._loop.time())
 
 
 _DROPPED = "log lines dropped here: "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from peerjob.handles.context import Reason
@@ -15,31 +17,65 @@ from peerjob.model.worker import Worker
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.exit import abandon
 
-from .prefetch import HOLD, Prefetch
+from .outbox import Outbox
 from .run import PROBATION, Run
 
 logger = logging.getLogger("peerjob.node")
 
 MAX_QUICK = 100
 """Most kinds of which several are claimed ahead."""
-STUCK_AFTER = 5.0
-"""Seconds after which a body that was told to end and has not counts as stuck, or a processor that goes on after it."""
+WORTH = 0.020
+"""Seconds of measured work per worker that may be claimed ahead."""
+HOLD = 0.100
+"""Seconds after which the pool hands back a claim that no worker started."""
+
+
+class Trust(Protocol):
+    """The lease, as far as the pool needs it."""
+
+    @property
+    def trusted(self) -> bool: ...
 
 
 class Runner(Protocol):
-    """Runs one claimed instance to its end, and hands the outcome to the recorder."""
+    """Runs one claimed instance to its end, and puts the outcome into the outbox."""
 
     async def run(self, run: Run) -> None: ...
     def hand_back(self, run: Run, note: str) -> None: ...
     def put_off(self, run: Run, note: str) -> None: ...
 
 
-class Pool:
-    """Slots and backlog.
+class Prefetch:
+    """A moving average of run times per kind (each new one weighs a fifth)."""
 
-    `may_start` says whether a body may be started now (lease trusted, recorder not full), `wake` tells the claim loop
-    that a worker is free, `hint` that a claim may find more than the last one did.
-    """
+    def __init__(self) -> None:
+        self._mean: dict[str, float] = {}
+
+    def measured(self, kind: str, seconds: float) -> None:
+        mean = self._mean.get(kind)
+        self._mean.pop(kind, None)  # so that it is the latest
+        self._mean[kind] = seconds if mean is None else mean + (seconds - mean) * 0.2
+
+    def stalled(self, kind: str) -> None:
+        """Claiming ahead was wrong: nothing more of this kind until it has been measured again."""
+        self._mean.pop(kind, None)
+
+    def latest(self, most: int) -> Iterable[str]:
+        """The kinds that were measured last, the last one first."""
+        return islice(reversed(self._mean), most)
+
+    def ahead(self, kind: str, workers: int) -> int:
+        """How many of this kind to hold beyond the free workers."""
+        mean = self._mean.get(kind)
+        if mean is None:
+            return 0
+        if mean <= WORTH:
+            return min(MAX_BATCH, math.ceil(workers * WORTH / max(mean, 1e-6)))
+        return workers if mean < HOLD else 0
+
+
+class Pool:
+    """Slots and backlog. A body starts only while the lease is trusted and the outbox is not full."""
 
     def __init__(
         self,
@@ -47,18 +83,18 @@ class Pool:
         size: int,
         node: str,
         runner: Runner,
-        may_start: Callable[[], bool],
-        wake: Callable[[], None],
-        hint: Callable[[], None],
+        lease: Trust,
+        outbox: Outbox,
+        prefetch: Prefetch,
         context_vars: ContextVars,
     ) -> None:
         self._context_vars = context_vars
         self._size = size
         self._node = node
         self._runner = runner
-        self._may_start = may_start
-        self._wake = wake
-        self._hint = hint
+        self._lease = lease
+        self._outbox = outbox
+        self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
         self._free = list(range(size))
         self._running: dict[int, Run] = {}
@@ -68,7 +104,6 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self.prefetch = Prefetch()
         self.accepting = True
         """Cleared by drain and stop: nothing more is claimed or started."""
 
@@ -100,25 +135,21 @@ class Pool:
         run = self._running.get(number)
         if run is None:
             return Worker(number=number, node=self._node)
-        return Worker(
-            number=number,
-            node=self._node,
-            instance=run.claim.id,
-            kind=run.claim.kind,
-            stuck=self._is_stuck(run),
-        )
+        return run.worker(self._node, self._loop.time())
 
     @property
     def stuck(self) -> int:
-        return sum(self._is_stuck(run) for run in self._running.values())
+        now = self._loop.time()
+        return sum(run.is_stuck(now) for run in self._running.values())
 
     @property
     def stuck_bodies(self) -> int:
         """Workers that only a new process sets free: a processor that hangs is given up, a body is not."""
-        return sum(run.ended_at is None and self._is_stuck(run) for run in self._running.values())
+        now = self._loop.time()
+        return sum(run.ended_at is None and run.is_stuck(now) for run in self._running.values())
 
-    def _is_stuck(self, run: Run) -> bool:
-        return run.is_stuck(self._loop.time(), STUCK_AFTER)
+    def _may_start(self) -> bool:
+        return self._lease.trusted and not self._outbox.full
 
     # -- what to claim -----------------------------------------------------------------------------------------
 
@@ -132,7 +163,7 @@ class Pool:
             return 0, Caps(kinds, 0)
         free = self._size - len(self._running)
         held = len(self._backlog)
-        best = min((self.prefetch.ahead(kind, self._size) for kind in self._latest), default=0)
+        best = min((self._prefetch.ahead(kind, self._size) for kind in self._latest), default=0)
         if free <= held and held > best // 2:
             return 0, Caps(kinds, 0)
         # while quick kinds keep every worker busy, each claim may still bring one of any other kind: it waits its turn
@@ -141,10 +172,8 @@ class Pool:
         default = max(least, free - held)
         quick: dict[str, int] = {}
         if best:  # of the rest one at a time is enough, so that the claim does not grow with the number of kinds
-            known = self._known(kinds)
-            ahead = {
-                kind: self.prefetch.ahead(kind, self._size) for kind in self.prefetch.latest(MAX_QUICK) if kind in known
-            }
+            known, prefetch = self._known(kinds), self._prefetch
+            ahead = {kind: prefetch.ahead(kind, self._size) for kind in prefetch.latest(MAX_QUICK) if kind in known}
             quick = {kind: max(least, free + min(best, more) - held) for kind, more in ahead.items() if more}
         return min(MAX_BATCH, max(quick.values(), default=default)), Caps(kinds, default, quick)
 
@@ -186,7 +215,7 @@ class Pool:
         run.variables = self._context_vars.captured
         run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
         if run.claim.suspect:
-            self._loop.call_later(PROBATION, self._hint)
+            self._loop.call_later(PROBATION, self._outbox.hint)
 
     async def _work(self, run: Run) -> None:
         try:
@@ -211,16 +240,16 @@ class Pool:
         if not self._running:
             self._quiet.set()
         if run.claim.suspect:
-            self._hint()
+            self._outbox.hint()
         elif len(self._running) < self._size:
-            self._wake()
+            self._outbox.wake()
 
     def _hand_back_stale(self) -> None:
         self._sweep = None
         now = self._loop.time() + 0.001  # timers may come early, by what the loop's clock can tell apart
         while self._backlog and now - self._backlog[0].claimed_at >= HOLD:
             run = self._backlog.popleft()
-            self.prefetch.stalled(run.claim.kind)
+            self._prefetch.stalled(run.claim.kind)
             self._runner.hand_back(run, "not started in time")
         self._watch_backlog()
 
@@ -232,7 +261,7 @@ class Pool:
         self._free = [number for number in range(size) if number not in self._running]
         heapq.heapify(self._free)
         self.dispatch()
-        self._wake()
+        self._outbox.wake()
 
     def empty_backlog(self, note: str) -> None:
         """Hand every claim back that was not started."""

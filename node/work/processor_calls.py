@@ -17,11 +17,12 @@ from peerjob.node.manager.log_lines import LogLineWriter
 from peerjob.node.manager.scheduling import fresh_record
 from peerjob.node.registry import Registry
 
+from .context_backend import NodeContextBackend
+from .outbox import Outbox
 from .outcome_builder import OutcomeBuilder
-from .outcome_queue import OutcomeQueue
 from .processors import Processors
-from .run import Run
-from .runner import InstanceRunner, ended_record
+from .run import Run, ended_record
+from .runner import InstanceRunner
 
 
 class ProcessorCalls:
@@ -36,9 +37,10 @@ class ProcessorCalls:
         registry: Registry,
         runner: InstanceRunner,
         processors: Processors,
-        outcome_queue: OutcomeQueue,
+        context_backend: NodeContextBackend,
+        outbox: Outbox,
         outcome_builder: OutcomeBuilder,
-        lines: LogLineWriter,
+        log_lines: LogLineWriter,
     ) -> None:
         self._clock = clock
         self._name = name
@@ -46,9 +48,10 @@ class ProcessorCalls:
         self._registry = registry
         self._runner = runner
         self._processors = processors
-        self._outcome_queue = outcome_queue
+        self._context_backend = context_backend
+        self._outbox = outbox
         self._outcome_builder = outcome_builder
-        self._lines = lines
+        self._log_lines = log_lines
 
     def claimed(self, run: Run) -> None:
         """It was claimed here."""
@@ -59,7 +62,7 @@ class ProcessorCalls:
             self._runner.prepare(run)
             callback = run.policy.on_state_change if run.policy is not None else None
             if callback is not None:
-                self._processors.tell(run, self._runner.instance_of(run), (callback, State.PROCESSING))
+                self._processors.tell(run, self._context_backend.instance_of(run), (callback, State.PROCESSING))
 
     def accepted(self, run: Run, outcome: Outcome) -> None:
         """What came of a run was committed."""
@@ -71,7 +74,7 @@ class ProcessorCalls:
         if policy.on_state_change is None and on_complete is None:
             return
         record = ended_record(
-            self._runner.instance_of(run).record,
+            self._context_backend.instance_of(run).record,
             outcome,
             state or State.SCHEDULED,
             self._name,
@@ -88,18 +91,18 @@ class ProcessorCalls:
                 self._processors.note(run, on_complete, "was not called: the result cannot be read:", error)
         context = run.context
         if context is not None:
-            self._runner.context_backend.track(context, run)
+            self._context_backend.runs[context] = run
         task = self._processors.tell(run, instance, *told)
         task.add_done_callback(lambda _: self._done(run, ended=state is not None))
 
     def _done(self, run: Run, *, ended: bool) -> None:
         if run.context is not None:
-            self._runner.context_backend.forget(run.context)
+            self._context_backend.runs.pop(run.context, None)
         if run.logs and ended:
-            self._outcome_queue.add(run, self._outcome_builder.report(run))
+            self._outbox.add(run, self._outcome_builder.report(run))
         elif run.logs:
             # it is in the queue again, so its old claim cannot write
-            self._lines.keep_all(run.claim.id, run.take_logs())
+            self._log_lines.keep_all(run.claim.id, run.take_logs())
 
     def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
         """The handle of an instance that was just stored from here."""

@@ -11,38 +11,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from peerjob.model.record import Action, Outcome, Want
+from peerjob.model.record import Action, Outcome
 from peerjob.model.spec import ErrorInfo, encode
 from peerjob.node.body.errors import message_of, type_name
 
-from .outcome_queue import Entry
+from .outbox import StoreRequest
 
 logger = logging.getLogger("peerjob.node")
 
 MAX_MESSAGE = 500
 """Most characters of the store's message that an instance keeps."""
-
-
-class StoreRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to the store: outcomes to commit, a claim, or both."""
-
-    incarnation: str
-    entries: list[Entry]
-    want: Want | None
-    request: str
-    reduced: int = 0
-    """How often its only outcome was made smaller."""
-    apart: bool = False
-    """Whether it is part of a request that was refused, of which the store may have done some."""
-
-    @property
-    def alone(self) -> bool:
-        """Whether it is a single outcome."""
-        return len(self.entries) == 1 and self.want is None
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        return [outcome for _, outcome in self.entries]
 
 
 def parts_of(asked: StoreRequest, error: Exception, new_request: Callable[[], str]) -> list[StoreRequest]:

@@ -1,4 +1,4 @@
-"""One claimed instance on its way through this node."""
+"""One claimed instance on its way through this node, and all claims that the node holds."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from peerjob.handles.context import Context, Reason
 from peerjob.model.job import Job
 from peerjob.model.policy import Policy
-from peerjob.model.record import Claim, LogLine, Outcome
+from peerjob.model.record import DIGEST_SIZE, Claim, LogLine, Outcome, Record, Transition, digest_share
+from peerjob.model.spec import decode_spec
+from peerjob.model.state import State
+from peerjob.model.worker import Worker
+from peerjob.node.body.binding import Binding
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-    from peerjob.node.body.binding import Binding
-
 
 PROBATION = 2.0
 """Seconds for which a suspect runs as the only suspect of its node."""
+STUCK_AFTER = 5.0
+"""Seconds from the request to end until a body counts as stuck; from the end of the body, for its processors."""
 
 
 class Run:
@@ -31,6 +37,7 @@ class Run:
         "claim",
         "claimed_at",
         "context",
+        "context_vars",
         "ended",
         "ended_at",
         "incarnation",
@@ -104,10 +111,16 @@ class Run:
         if self.task is not None:
             self.task.cancel(reason)
 
-    def is_stuck(self, now: float, patience: float) -> bool:
-        """Whether it is overdue: its body since that was told to end, or its processors since the body did."""
+    def is_stuck(self, now: float) -> bool:
+        """Whether the body or its processors take longer than STUCK_AFTER to end."""
         since = self.ended_at if self.told_at is None else self.told_at
-        return since is not None and now - since >= patience
+        return since is not None and now - since >= STUCK_AFTER
+
+    def worker(self, node: str, now: float) -> Worker:
+        """The worker that runs the instance."""
+        return Worker(
+            number=self.slot, node=node, instance=self.claim.id, kind=self.claim.kind, stuck=self.is_stuck(now)
+        )
 
     def on_probation(self, now: float) -> bool:
         """Whether this is a suspect that has not yet lived long enough to be thought harmless. See decision 0001."""
@@ -125,6 +138,89 @@ class Run:
         return progress
 
     @property
-    def unsaid(self) -> bool:
+    def has_report(self) -> bool:
         """Whether there is something to report that the store does not know."""
         return bool(self.logs) or self.progress is not None or (self.started_at is not None and not self.reported)
+
+
+class HeldClaims:
+    """The claims of one incarnation, from the answer to a claim until the store accepts the outcome.
+
+    The lease thread reads count and digest, so both are kept up to date with each change.
+    """
+
+    def __init__(self, incarnation: str) -> None:
+        self.incarnation = incarnation
+        """The incarnation that claims now. A node that was declared dead gets a new one."""
+        self._runs: dict[str, Run] = {}
+        self._sum = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._runs
+
+    def add(self, run: Run) -> None:
+        self._runs[run.claim.id] = run
+        self._sum += digest_share(run.claim.fence)
+
+    def remove(self, run: Run) -> None:
+        """Forget a claim; a newer claim of the same instance stays."""
+        if self._runs.get(run.claim.id) is run:
+            del self._runs[run.claim.id]
+            self._sum -= digest_share(run.claim.fence)
+
+    def get(self, id: str) -> Run | None:
+        return self._runs.get(id)
+
+    def runs(self) -> list[Run]:
+        return list(self._runs.values())
+
+    def clear(self) -> list[Run]:
+        """Forget everything (the incarnation is dead); what was held."""
+        runs = self.runs()
+        self._runs.clear()
+        self._sum = 0
+        return runs
+
+    def summary(self) -> tuple[int, int]:
+        """(count, digest) as `Liveness.renew` takes them. Safe from another thread; a torn read only asks again."""
+        return len(self._runs), self._sum % DIGEST_SIZE
+
+
+def record_of(claim: Claim, node: str, incarnation: str) -> Record:
+    """A record made from what a claim knows, without asking the store."""
+    spec = decode_spec(claim.spec)
+    history = (
+        Transition(State.CREATED, spec.created_us or claim.at_us),
+        Transition(State.SCHEDULED, spec.created_us or claim.at_us),
+        Transition(State.PROCESSING, claim.at_us, node),
+    )
+    return Record(
+        id=claim.id,
+        kind=claim.kind,
+        state=State.PROCESSING,
+        spec=claim.spec,
+        priority=claim.priority,
+        due_us=claim.due_us,
+        attempts=claim.attempts,
+        crashes=claim.crashes,
+        losses=claim.losses,
+        fence=claim.fence,
+        owner=incarnation,
+        history=history,
+        key=claim.key,
+        tags=claim.tags,
+    )
+
+
+def ended_record(record: Record, outcome: Outcome, state: State, node: str, at_us: int) -> Record:
+    """The record of a run after its accepted outcome, for processors."""
+    return msgspec.structs.replace(
+        record,
+        state=state,
+        result=outcome.result,
+        error=outcome.error,
+        history=(*record.history, Transition(state, at_us, node, outcome.note)),
+    )

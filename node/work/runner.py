@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
-
-import msgspec
 
 from peerjob.handles.context import Context
 from peerjob.handles.instance import Instance
@@ -17,20 +15,19 @@ from peerjob.model.clock import Clock
 from peerjob.model.durations import format_seconds
 from peerjob.model.errors import ArgumentError, DecodeError, JobCancelled, JobTimedOut, Snooze
 from peerjob.model.policy import Backoff, FinishedResult, Policy, Recovered, load_overrides, make_policy
-from peerjob.model.record import Claim, Outcome, Record, Transition
+from peerjob.model.record import Outcome
 from peerjob.model.references import StoredReferenceError
 from peerjob.model.spec import Spec, decode_spec
-from peerjob.model.state import State
 from peerjob.node.body.binding import Binding, StoredArgumentError
 from peerjob.node.body.errors import BodyError, signal_in
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import uncancelled
 from peerjob.node.registry import Registry
 
-from .claim_loop import ClaimLoop
 from .context_backend import NodeContextBackend
+from .outbox import Outbox
 from .outcome_builder import OutcomeBuilder
-from .outcome_queue import OutcomeQueue
+from .pool import Prefetch
 from .processors import Processors
 from .run import Run
 
@@ -52,46 +49,47 @@ class InstanceRunner:
         self,
         *,
         clock: Clock,
-        name: str,
         manager: Manager,
         registry: Registry,
         executor: Executor,
-        outcome_queue: OutcomeQueue,
+        context_backend: NodeContextBackend,
+        outbox: Outbox,
         outcome_builder: OutcomeBuilder,
         processors: Processors,
-        claim_loop: ClaimLoop,
+        prefetch: Prefetch,
+        loop_ends: Callable[[], bool],
         local_objects: dict[str, Any] | None,
     ) -> None:
         self._clock = clock
-        self._name = name
         self._manager = manager
         self._registry = registry
         self._executor = executor
-        self._outcome_queue = outcome_queue
+        self._context_backend = context_backend
+        self._outbox = outbox
         self._outcome_builder = outcome_builder
         self._processors = processors
-        self._claim_loop = claim_loop
+        self._prefetch = prefetch
+        self._loop_ends = loop_ends
         self._local = local_objects
         self._misfits: dict[str, int] = {}
-        self.context_backend: NodeContextBackend
 
     async def run(self, run: Run) -> None:
         """Run it to its end and record what came of it. Cancelling the task ends the body, not this."""
         outcome = run.outcome = await self._outcome(run)
         run.ended = True
         if run.context is not None:
-            self.context_backend.forget(run.context)
-        self._outcome_queue.add(run, outcome)
+            self._context_backend.runs.pop(run.context, None)
+        self._outbox.add(run, outcome)
 
     def hand_back(self, run: Run, note: str) -> None:
         """Give a claim back that was not run."""
         run.ended = True
-        self._outcome_queue.add(run, self._outcome_builder.handed_back(run, note))
+        self._outbox.add(run, self._outcome_builder.handed_back(run, note))
 
     def put_off(self, run: Run, note: str) -> None:
         """Give a claim back that this node cannot run now, for later, so that it does not come back at once."""
         run.ended = True
-        self._outcome_queue.add(run, self._outcome_builder.put_off(run, MISFIT_WAIT.initial, note))
+        self._outbox.add(run, self._outcome_builder.put_off(run, MISFIT_WAIT.initial, note))
 
     def prepare(self, run: Run) -> None:
         """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""
@@ -114,7 +112,7 @@ class InstanceRunner:
         loop = asyncio.get_running_loop()
         claim = run.claim
         # before anything of it is read: what ends or freezes a node there must be charged to it
-        if claim.suspect and not await self._claim_loop.commit_start(run):
+        if claim.suspect and not await self._outbox.commit_start(run):
             run.lost = True
             return self._outcome_builder.handed_back(run, "lost before it began")
         try:
@@ -136,15 +134,15 @@ class InstanceRunner:
             fence=claim.fence,
             attempt=claim.attempts,
             deadline_us=deadline,
-            backend=self.context_backend,
+            backend=self._context_backend,
             manager=self._manager,
             schedule=run.schedule,
             nominal_us=run.nominal_us,
         )
-        self.context_backend.track(context, run)
+        self._context_backend.runs[context] = run
         started = run.started_at = loop.time()
         began = None if timeout is None else functools.partial(self._began, run, context, timeout)
-        self._claim_loop.watch_reports()
+        self._outbox.watch_reports()
         try:
             result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
         except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not hurt the node
@@ -166,7 +164,7 @@ class InstanceRunner:
             run.timer.cancel()
         run.ended_at = now
         run.seconds = now - started
-        self._claim_loop.pool.prefetch.measured(run.claim.kind, run.seconds)
+        self._prefetch.measured(run.claim.kind, run.seconds)
 
     async def _returned(self, run: Run, policy: Policy, context: Context, result: Any) -> Outcome:
         finished = isinstance(result, FinishedResult)
@@ -195,7 +193,7 @@ class InstanceRunner:
             return await self._cancelled(run, policy, reason)
         if isinstance(error, StoredArgumentError):
             return await self._misfit(run, binding, error)
-        if reason is None and isinstance(error, asyncio.CancelledError) and uncancelled() and self._claim_loop.ending:
+        if reason is None and isinstance(error, asyncio.CancelledError) and uncancelled() and self._loop_ends():
             reason = "drain"  # the loop is being closed
         elif signal is not None or not context.told:
             reason = None
@@ -233,14 +231,14 @@ class InstanceRunner:
         return self._outcome_builder.put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
-        instance = self.instance_of(run)
+        instance = self._context_backend.instance_of(run)
         decided = await self._decided(run, policy, error, instance)
         if isinstance(decided, Recovered):
             return self._outcome_builder.completed(run, decided.result)
         return self._outcome_builder.failed(run, policy, decided, instance)
 
     async def _timed_out(self, run: Run, policy: Policy) -> Outcome:
-        instance = self.instance_of(run)
+        instance = self._context_backend.instance_of(run)
         error = JobTimedOut(run.claim.id, f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}")
         decided = await self._decided(run, policy, error, instance)
         if isinstance(decided, Recovered):
@@ -263,46 +261,5 @@ class InstanceRunner:
             return await self._timed_out(run, policy)
         if policy.on_terminate is not None:
             error = JobCancelled(run.claim.id)
-            await self._processors.terminate(run, policy.on_terminate, self.instance_of(run), error)
+            await self._processors.terminate(run, policy.on_terminate, self._context_backend.instance_of(run), error)
         return self._outcome_builder.released(run)
-
-    def instance_of(self, run: Run) -> Instance[Any]:
-        """The instance as its own processors and body see it."""
-        return Instance(self._manager, record_of(run.claim, self._name, run.incarnation))
-
-
-def record_of(claim: Claim, node: str, incarnation: str) -> Record:
-    """A record made from what a claim knows, without asking the store."""
-    spec = decode_spec(claim.spec)
-    history = (
-        Transition(State.CREATED, spec.created_us or claim.at_us),
-        Transition(State.SCHEDULED, spec.created_us or claim.at_us),
-        Transition(State.PROCESSING, claim.at_us, node),
-    )
-    return Record(
-        id=claim.id,
-        kind=claim.kind,
-        state=State.PROCESSING,
-        spec=claim.spec,
-        priority=claim.priority,
-        due_us=claim.due_us,
-        attempts=claim.attempts,
-        crashes=claim.crashes,
-        losses=claim.losses,
-        fence=claim.fence,
-        owner=incarnation,
-        history=history,
-        key=claim.key,
-        tags=claim.tags,
-    )
-
-
-def ended_record(record: Record, outcome: Outcome, state: State, node: str, at_us: int) -> Record:
-    """The record of a run after its accepted outcome, for processors."""
-    return msgspec.structs.replace(
-        record,
-        state=state,
-        result=outcome.result,
-        error=outcome.error,
-        history=(*record.history, Transition(state, at_us, node, outcome.note)),
-    )

@@ -314,5 +314,5 @@ async def test_a_node_keeps_nothing_of_a_run_that_has_ended(clock: VirtualClock)
     async with running_node(Job("work", work), clock=clock) as node:
         await node.schedule("work")
         await drain(node)
-        context_backend = node._need_runtime().runner.context_backend  # pyright: ignore[reportPrivateUsage]
-        assert [context_backend.run_of(context) for context in contexts] == [None]
+        context_backend = node._need_runtime().context_backend  # pyright: ignore[reportPrivateUsage]
+        assert [context_backend.runs.get(context) for context in contexts] == [None]

@@ -7,9 +7,11 @@ import pytest
 
 from peerjob.model.record import Claim
 from peerjob.node.body.context_vars import ContextVars
-from peerjob.node.work.pool import Pool
-from peerjob.node.work.prefetch import HOLD
-from peerjob.node.work.run import Run
+from peerjob.node.work.failure_log import FailureLog
+from peerjob.node.work.outbox import Outbox
+from peerjob.node.work.outcome_builder import OutcomeBuilder
+from peerjob.node.work.pool import HOLD, Pool, Prefetch
+from peerjob.node.work.run import HeldClaims, Run
 from peerjob.testing.clock import VirtualClock
 
 
@@ -22,13 +24,14 @@ class Bench:
         self.started: list[str] = []
         self.handed_back: list[tuple[str, float]] = []
         self._ends: dict[str, asyncio.Event] = {}
+        failures = FailureLog("node")
         self.pool = Pool(
             size=1,
             node="node",
             runner=self,
-            may_start=lambda: self.trusted,
-            wake=lambda: None,
-            hint=lambda: None,
+            lease=self,
+            outbox=Outbox(HeldClaims("incarnation"), OutcomeBuilder(clock, 1_000, node="node", failures=failures)),
+            prefetch=Prefetch(),
             context_vars=ContextVars(),
         )
 

@@ -190,7 +190,7 @@ async def test_a_claim_loop_that_has_nothing_to_do_is_alive(clock: VirtualClock,
 
 
 async def test_all_workers_stuck_need_a_restart_and_one_of_them_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.work.pool.STUCK_AFTER", 0.1)
+    monkeypatch.setattr("peerjob.node.work.run.STUCK_AFTER", 0.1)
     leave = threading.Event()
 
     def stay(ctx: Context = INJECTED) -> None:

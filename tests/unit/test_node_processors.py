@@ -307,7 +307,7 @@ async def test_a_processor_that_never_returns_does_not_keep_the_node() -> None:
 
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_one_that_hangs_shows_as_stuck_and_is_given_up(monkeypatch: pytest.MonkeyPatch, is_async: bool) -> None:
-    monkeypatch.setattr("peerjob.node.work.pool.STUCK_AFTER", 0.05)
+    monkeypatch.setattr("peerjob.node.work.run.STUCK_AFTER", 0.05)
     monkeypatch.setattr("peerjob.node.work.processors.LIMIT", 0.5)
     leave = threading.Event()
 

@@ -1,7 +1,7 @@
 """What a node asks for in a claim, whatever the number of its kinds."""
 
 from peerjob.model.record import Caps
-from peerjob.node.work.prefetch import Prefetch
+from peerjob.node.work.pool import Prefetch
 
 
 def test_caps_are_a_mapping_of_every_kind() -> None:

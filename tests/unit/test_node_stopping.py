@@ -195,7 +195,7 @@ async def test_a_thread_that_ignores_it_keeps_nobody_who_is_in_a_hurry() -> None
 
 
 async def test_a_thread_that_ignores_it_shows_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.work.pool.STUCK_AFTER", 0.1)
+    monkeypatch.setattr("peerjob.node.work.run.STUCK_AFTER", 0.1)
     begun, leave = threading.Event(), threading.Event()
 
     def stay(ctx: Context = INJECTED) -> None:

@@ -10,7 +10,7 @@ from peerjob.model.firing import Fire, FireOutcome, FireRecord
 from peerjob.model.record import Ack, Action, Claim, Reaped
 from peerjob.model.state import State
 from peerjob.node.observe.observer import Observer
-from peerjob.node.work.outcome_queue import Entry
+from peerjob.node.work.outbox import Entry
 
 T = TypeVar("T")
 

@@ -32,16 +32,15 @@ from peerjob.node.body.injection import Resources
 from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.registry import Registry
-from peerjob.node.work.claim_loop import ClaimLoop
 from peerjob.node.work.failure_log import FailureLog
 from peerjob.node.work.outcome_builder import OutcomeBuilder
-from peerjob.node.work.outcome_queue import OutcomeQueue
+from peerjob.node.work.pool import Prefetch
 from peerjob.node.work.processors import Processors
-from peerjob.node.work.run import Run
-from peerjob.node.work.runner import InstanceRunner, ended_record, record_of
+from peerjob.node.work.run import HeldClaims, Run, ended_record, record_of
+from peerjob.node.work.runner import InstanceRunner
 
 from .clock import VirtualClock
-from .stand_ins import NAME, CallersThread, EagerContextBackend, InPlaceExecutor, NoClaimLoop, NoNode, SkippingClock
+from .stand_ins import NAME, CallersThread, EagerContextBackend, EagerOutbox, InPlaceExecutor, NoNode, SkippingClock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -252,20 +251,22 @@ class _Attempts:
         self._executor = InPlaceExecutor(clock=clock, threads=1, resources=self._resources, pool=pool)
         self._processors = Processors(clock, NAME, context_vars, pool)
         self._failures = FailureLog(NAME)
+        outcome_builder = OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures)
+        context_backend = EagerContextBackend(clock, self._manager)
         self._runner = InstanceRunner(
             clock=clock,
-            name=NAME,
             manager=self._manager,
             registry=registry,
             executor=self._executor,
-            outcome_queue=OutcomeQueue(lambda: None),
-            outcome_builder=OutcomeBuilder(clock, MAX_PAYLOAD, node=NAME, failures=self._failures),
+            context_backend=context_backend,
+            outbox=EagerOutbox(HeldClaims(NAME), outcome_builder),
+            outcome_builder=outcome_builder,
             processors=self._processors,
-            claim_loop=cast(ClaimLoop, NoClaimLoop()),
+            prefetch=Prefetch(),
+            loop_ends=lambda: False,
             local_objects=local,
         )
-        self._runner.context_backend = EagerContextBackend(clock, self._runner)
-        self._capture = CaptureHandler(self._runner.context_backend)
+        self._capture = CaptureHandler(context_backend)
         self._last: tuple[Claim, Outcome]
         self._progress: bytes | None = None
 
@@ -285,6 +286,7 @@ class _Attempts:
         number = len(self.ended) + 1
         claim = _claim(self._new, self._job, number, nominal_us, self._clock.time_us())
         run = Run(claim, NAME, asyncio.get_running_loop().time())
+        run.slot = 0
         run.task = asyncio.get_running_loop().create_task(self._runner.run(run))
         try:
             await asyncio.wait([run.task])

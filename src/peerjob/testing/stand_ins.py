@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from peerjob.handles.context import Context
+from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock, SystemClock
 from peerjob.model.errors import NodeStateError
 from peerjob.model.job import Job
 from peerjob.model.record import NodeView, Record
-from peerjob.model.worker import Worker
 from peerjob.node.body.binding import Binding
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.threads import ThreadPool
 from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.work.context_backend import NodeContextBackend
-from peerjob.node.work.prefetch import Prefetch
-from peerjob.node.work.run import Run
-from peerjob.node.work.runner import InstanceRunner
+from peerjob.node.work.outbox import Outbox
 
 NAME = "eager"
 """What the node is called that does not exist."""
@@ -86,28 +84,15 @@ class NoNode:
 class EagerContextBackend(NodeContextBackend):
     """Serves the context of an eager run, which nothing can take over."""
 
-    def __init__(self, clock: Clock, runner: InstanceRunner) -> None:
-        nothing = cast(Any, None)  # the methods that need them are replaced
-        super().__init__(clock=clock, name=NAME, store=nothing, pool=nothing, runner=runner)
+    def __init__(self, clock: Clock, manager: Manager) -> None:
+        super().__init__(clock=clock, name=NAME, store=cast(Any, None), manager=manager)
 
     async def check_owner(self, context: Context) -> bool:
         return True
 
-    def make_worker(self, context: Context) -> Worker:
-        return Worker(number=0, node=NAME, instance=context.id, kind=context.kind)
 
-
-class NoClaimLoop:
-    """Takes the reports of a run, and writes them nowhere."""
-
-    ending = False
-
-    def __init__(self) -> None:
-        self.pool = self
-        self.prefetch = Prefetch()
-
-    async def commit_start(self, run: Run) -> bool:
-        return True
+class EagerOutbox(Outbox):
+    """Takes what a run has to report, and sends it nowhere."""
 
     def watch_reports(self) -> None:
         """The lines and the progress of a run come with its outcome."""

@@ -156,16 +156,16 @@ class Member:
             and all(map(self._journal.is_active, runtime.waiters._waiting))
             and not runtime.watchers._streams
             and not runtime.watchers._joining
-            and not any(run.unsaid for run in runtime.pool.runs())
+            and not any(run.has_report for run in runtime.pool.runs())
         )
 
     @property
     def claims(self) -> tuple[str, ...]:
         """Kinds that the node would claim now."""
         runtime = self.node._runtime
-        if runtime is None or not runtime.pool.room(runtime._kinds)[0]:
+        if runtime is None or not runtime.pool.room(runtime._registry.kinds())[0]:
             return ()
-        return runtime._kinds
+        return runtime._registry.kinds()
 
     def poll(self, *, claim: bool) -> None:
         """Check at once which schedules are due, and with `claim` also which instances."""
@@ -175,7 +175,7 @@ class Member:
             time.correct(time.ahead_us)  # a jump moves only the wall clock
             runtime._cron._wake.set()
             if claim:
-                runtime.claim_loop.hint()
+                runtime.outbox.hint()
 
     def pause(self) -> None:
         """Stand still, as SIGSTOP does."""

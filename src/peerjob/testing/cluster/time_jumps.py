@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from peerjob.node.work.claim_loop import ClaimLoop
+from peerjob.node.work.outbox import Outbox
 from peerjob.store.kv.keys import Keys
 
 from .clocks import ClusterClock
@@ -126,7 +126,7 @@ class TimeJumps:
 
 
 def _is_poll(timer: asyncio.TimerHandle) -> bool:
-    return role_of(timer) in POLLS or getattr(_callback(timer), "__func__", None) is ClaimLoop._report
+    return role_of(timer) in POLLS or getattr(_callback(timer), "__func__", None) is Outbox._report
 
 
 def _callback(timer: asyncio.TimerHandle) -> object:

@@ -6,10 +6,12 @@ import pytest
 
 from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Action, Claim, Held, Outcome
 from peerjob.node.work.claim_loop import ClaimLoop
-from peerjob.node.work.held_claims import HeldClaims
-from peerjob.node.work.outcome_queue import MAX_PENDING, MAX_PENDING_BYTES, OutcomeQueue
-from peerjob.node.work.reconcile import Reconciler
-from peerjob.node.work.run import Run
+from peerjob.node.work.failure_log import FailureLog
+from peerjob.node.work.outbox import MAX_PENDING, MAX_PENDING_BYTES, Outbox
+from peerjob.node.work.outcome_builder import OutcomeBuilder
+from peerjob.node.work.reconciler import Reconciler
+from peerjob.node.work.run import HeldClaims, Run
+from peerjob.testing.clock import VirtualClock
 
 
 def a_run(id: str, incarnation: str = "first", fence: int = 1) -> Run:
@@ -23,17 +25,21 @@ def an_end(run: Run, size: int = 0) -> Outcome:
     return Outcome(id=run.claim.id, fence=run.claim.fence, action=Action.COMPLETE, result=bytes(size))
 
 
-def filled(*sizes: int, incarnations: str = "") -> OutcomeQueue:
-    outcome_queue = OutcomeQueue(lambda: None)
+def an_outbox(held_claims: HeldClaims) -> Outbox:
+    return Outbox(held_claims, cast(OutcomeBuilder, None))  # which makes reports only
+
+
+def filled(*sizes: int, incarnations: str = "") -> Outbox:
+    outbox = an_outbox(HeldClaims("first"))
     for at, size in enumerate(sizes):
         run = a_run(str(at), incarnations[at] if incarnations else "first")
-        outcome_queue.add(run, an_end(run, size))
-    return outcome_queue
+        outbox.add(run, an_end(run, size))
+    return outbox
 
 
-def batches(outcome_queue: OutcomeQueue) -> list[list[str]]:
+def batches(outbox: Outbox) -> list[list[str]]:
     found: list[list[str]] = []
-    while batch := outcome_queue.take():
+    while batch := outbox.take():
         found.append([run.claim.id for run, _ in batch])
     return found
 
@@ -57,17 +63,17 @@ def test_what_waits_is_bounded_by_number_and_by_bytes(count: int, size: int) -> 
 
 
 def test_what_was_taken_makes_room() -> None:
-    outcome_queue = filled(*[MAX_PENDING_BYTES // 8] * 8)
-    batches(outcome_queue)
-    assert not outcome_queue.full
-    assert len(outcome_queue) == 0
+    outbox = filled(*[MAX_PENDING_BYTES // 8] * 8)
+    batches(outbox)
+    assert not outbox.full
+    assert len(outbox) == 0
 
 
 # -- claims of the node and of the store
 
 
 def test_the_end_of_an_old_claim_leaves_the_newer_one_of_its_instance() -> None:
-    held_claims, old, new = HeldClaims(), a_run("a", fence=1), a_run("a", fence=2)
+    held_claims, old, new = HeldClaims("first"), a_run("a", fence=1), a_run("a", fence=2)
     held_claims.add(old)
     held_claims.add(new)
     held_claims.remove(old)
@@ -79,37 +85,45 @@ def test_the_end_of_an_old_claim_leaves_the_newer_one_of_its_instance() -> None:
 class Answered:
     """As much of a claim loop as a reconciler asks for."""
 
-    incarnation = "first"
     rounds = 7
 
-    def hint(self) -> None: ...
+
+def a_reconciler(held_claims: HeldClaims, claim_loop: Answered, outbox: Outbox) -> Reconciler:
+    return Reconciler(
+        held_claims=held_claims,
+        outbox=outbox,
+        claim_loop=cast(ClaimLoop, claim_loop),
+        outcome_builder=OutcomeBuilder(VirtualClock(), 1_000, node="node", failures=FailureLog("node")),
+    )
 
 
 def test_a_difference_counts_after_two_answered_rounds() -> None:
     """The first of them may have been on its way when the difference was seen, and the store's view older than it."""
-    claim_loop, held_claims, returned = Answered(), HeldClaims(), list[Run]()
-    reconciler = Reconciler(held_claims=held_claims, claim_loop=cast(ClaimLoop, claim_loop), hand_back=returned.append)
+    claim_loop, held_claims = Answered(), HeldClaims("first")
+    outbox = an_outbox(held_claims)
+    reconciler = a_reconciler(held_claims, claim_loop, outbox)
     gone = a_run("gone")
     held_claims.add(gone)
     held = [Held("stranded", 5)]
     for _ in range(2):
         reconciler.compare(held)
-        assert (returned, gone.lost) == ([], False)
+        assert (len(outbox), gone.lost) == (0, False)
         claim_loop.rounds += 1
     reconciler.compare(held)
-    assert [(run.claim.id, run.claim.fence, run.incarnation) for run in returned] == [("stranded", 5, "first")]
+    returned = [(outcome.id, outcome.fence, outcome.action, run.incarnation) for run, outcome in outbox.take()]
+    assert returned == [("stranded", 5, Action.HAND_BACK, "first")]
     assert gone.lost
 
 
 def test_a_difference_that_was_settled_counts_anew() -> None:
-    claim_loop, returned = Answered(), list[Run]()
-    reconciler = Reconciler(held_claims=HeldClaims(), claim_loop=cast(ClaimLoop, claim_loop), hand_back=returned.append)
+    claim_loop, outbox = Answered(), an_outbox(HeldClaims("first"))
+    reconciler = a_reconciler(HeldClaims("first"), claim_loop, outbox)
     for settled in (None, ()):
         reconciler.compare([Held("a", 5)])
         claim_loop.rounds += 1
         reconciler.compare(settled)
         claim_loop.rounds += 1
         reconciler.compare([Held("a", 5)])
-        assert returned == []
+        assert len(outbox) == 0
         claim_loop.rounds += 5
         reconciler.compare(settled)

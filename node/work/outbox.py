@@ -1,0 +1,177 @@
+"""What a node has to send to the store: outcomes, and reports of running bodies.
+
+The runner, the pool and the processors put things in. The claim loop takes them out, and sleeps until `wake` or `hint`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import msgspec
+
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Ack, Outcome, Want
+
+from .outcome_builder import OutcomeBuilder
+from .run import HeldClaims, Run
+
+MAX_PENDING = 1_000
+MAX_PENDING_BYTES = 8 << 20
+REPORT_EVERY = 0.1
+"""Seconds between reports of starts, progress and log lines of running bodies."""
+
+Entry = tuple[Run, Outcome]
+
+
+class StoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to the store: outcomes to commit, a claim, or both."""
+
+    incarnation: str
+    entries: list[Entry]
+    want: Want | None
+    request: str
+    reduced: int = 0
+    """How often its only outcome was made smaller."""
+    apart: bool = False
+    """Whether it is part of a request that the store refused, and may have done in part."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a single outcome."""
+        return len(self.entries) == 1 and self.want is None
+
+
+class Outbox:
+    """A bounded buffer of outcomes and reports. It drops no outcome; at the bound the node starts no body."""
+
+    def __init__(self, held_claims: HeldClaims, outcome_builder: OutcomeBuilder) -> None:
+        self._held_claims = held_claims
+        self._outcome_builder = outcome_builder
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+        self._starts: list[Run] = []
+        """Runs that wait until the store has their start."""
+        self._report_due = False
+        self._report_timer: asyncio.TimerHandle | None = None
+        self.woken = asyncio.Event()
+        """Set when there is something to send or to claim; the claim loop clears it."""
+        self.hinted = True
+        """Whether the store may have work; the claim loop clears it when it claims."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def full(self) -> bool:
+        return len(self._entries) >= MAX_PENDING or self._bytes >= MAX_PENDING_BYTES
+
+    @property
+    def unsent(self) -> bool:
+        """Whether an outcome or an awaited start waits here."""
+        return bool(self._entries or self._starts)
+
+    @property
+    def has_reports(self) -> bool:
+        return self._report_due or bool(self._starts)
+
+    # -- for the node ------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Wake the claim loop: a worker is free, or trust in the lease changed."""
+        self.woken.set()
+
+    def hint(self) -> None:
+        """Wake the claim loop, and let it claim: the store may have work."""
+        self.hinted = True
+        self.woken.set()
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        self._entries.append((run, outcome))
+        self._bytes += size_of(outcome)
+        self.woken.set()
+
+    async def commit_start(self, run: Run) -> bool:
+        """Store the start of this run before its body begins; False if the claim is lost."""
+        run.acked = asyncio.get_running_loop().create_future()
+        self._starts.append(run)
+        self.woken.set()
+        return await run.acked is Ack.DONE
+
+    def watch_reports(self) -> None:
+        """A body runs: report its start, progress and log lines soon, if it still runs then."""
+        if self._report_timer is None:
+            self._report_timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report)
+
+    def close(self) -> None:
+        """Report no more running bodies."""
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+            self._report_timer = None
+
+    def _report(self) -> None:
+        self._report_timer = None
+        runs = self._running()
+        if any(run.has_report for run in runs):
+            self._report_due = True
+            self.woken.set()
+        if runs:
+            self.watch_reports()
+
+    def _running(self) -> list[Run]:
+        return [run for run in self._held_claims.runs() if run.task is not None and not run.ended]
+
+    # -- for the claim loop ------------------------------------------------------------------------------------------
+
+    def take(self) -> list[Entry]:
+        """The next batch: at most MAX_BATCH outcomes and about MAX_BATCH_BYTES, but always one if there is any.
+
+        All of them are of one incarnation, since a commit is.
+        """
+        entries, batch, size = self._entries, list[Entry](), 0
+        while entries and len(batch) < MAX_BATCH:
+            run, outcome = entries[0]
+            weight = size_of(outcome)
+            if batch and (size + weight > MAX_BATCH_BYTES or run.incarnation != batch[0][0].incarnation):
+                break
+            size += weight
+            batch.append(entries.popleft())
+        self._bytes -= size
+        return batch
+
+    def take_reports(self, batch: list[Entry], now: float) -> list[Entry]:
+        """Reports of running bodies that fit into a batch, and do not end in it."""
+        ending = {run.claim.id for run, _ in batch}
+        room = MAX_BATCH - len(batch)
+        starts, self._starts = self._starts, []
+        self._report_due = False
+        runs = [run for run in self._running() if run.has_report and run not in starts]
+        reports: list[Entry] = []
+        size = 0
+        for run in (*starts, *runs):
+            awaited = run.acked is not None and not run.acked.done()
+            if run.claim.id in ending or run.ended or run.lost:
+                if run.acked is not None and awaited:
+                    run.acked.set_result(Ack.LOST)
+            elif len(reports) < room and size < MAX_BATCH_BYTES:
+                if awaited:
+                    run.started_at = now
+                report = self._outcome_builder.report(run)
+                size += size_of(report)
+                reports.append((run, report))
+            elif awaited:
+                self._starts.append(run)
+            else:
+                self._report_due = True
+        return reports
+
+
+def size_of(outcome: Outcome) -> int:
+    """About how many bytes an outcome takes."""
+    size = 100
+    if outcome.result is not None:
+        size += len(outcome.result)
+    if outcome.error is not None:
+        size += len(outcome.error)
+    for line in outcome.logs:
+        size += len(line.message) + 40
+    return size

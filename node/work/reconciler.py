@@ -1,0 +1,62 @@
+"""Compares the claims that the store has for this incarnation with the claims that the node holds.
+
+The two differ for a moment while a claim or a commit is on its way. A difference counts only after two answered rounds
+of the claim loop: the first one may have been on its way when the difference was seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from peerjob.model.record import Claim, Held
+
+from .claim_loop import ClaimLoop
+from .outbox import Outbox
+from .outcome_builder import OutcomeBuilder
+from .run import HeldClaims, Run
+
+logger = logging.getLogger("peerjob.node")
+
+
+class Reconciler:
+    """Finds claims whose answer was lost, and runs whose claim is gone."""
+
+    def __init__(
+        self, *, held_claims: HeldClaims, outbox: Outbox, claim_loop: ClaimLoop, outcome_builder: OutcomeBuilder
+    ) -> None:
+        self._held_claims = held_claims
+        self._outbox = outbox
+        self._claim_loop = claim_loop
+        self._outcome_builder = outcome_builder
+        self._suspected: dict[tuple[str, int], int] = {}
+        """Id and fence of each difference → the rounds of the claim loop when it was first seen."""
+
+    def compare(self, held: Sequence[Held] | None) -> None:
+        """`held` are the claims in the store; None: both sides hold the same."""
+        if held is None:
+            self._suspected.clear()
+            return
+        stored = {(claim.id, claim.fence) for claim in held}
+        known = {(run.claim.id, run.claim.fence): run for run in self._held_claims.runs()}
+        rounds = self._claim_loop.rounds
+        self._suspected = {key: self._suspected.get(key, rounds) for key in stored ^ known.keys()}
+        for key, since in list(self._suspected.items()):
+            if rounds - since < 2:
+                self._outbox.hint()
+                continue
+            del self._suspected[key]
+            run = known.get(key)
+            if run is None:
+                self._hand_back(*key)
+            elif not run.ended:
+                run.lost = True
+                run.cancel("lost")
+
+    def _hand_back(self, id: str, fence: int) -> None:
+        logger.warning("instance %s was claimed in a reply that never came; it is handed back", id)
+        claim = Claim(
+            id=id, kind="", fence=fence, spec=b"", priority=0, due_us=0, attempts=0, crashes=0, losses=0, at_us=0
+        )
+        run = Run(claim, self._held_claims.incarnation, 0.0)
+        self._outbox.add(run, self._outcome_builder.handed_back(run, "claimed in a reply that was lost"))
