@@ -10,8 +10,8 @@
 `@pytest.mark.peerjob(jobs=[...], nodes=3, seed=5, start="2026-10-24T22:00+02:00", ...)` sets the options of
 `TestCluster` and `Node`; so do the fixtures `peerjob_jobs` and `peerjob_options`, which a `conftest.py` may override.
 
-The plugin is loaded by every pytest of the environment, so it stands beside the package and imports it only in a test
-that uses a fixture.
+Every pytest of the environment loads the plugin. So the plugin is a package beside peerjob, and imports peerjob only in
+a test that uses a fixture.
 """
 
 from __future__ import annotations
@@ -30,20 +30,18 @@ if TYPE_CHECKING:
     from peerjob.testing import TestCluster, VirtualClock
 
 LOOP_SCOPES = ("function", "class", "module", "package", "session")
-SHOWN = 60
-"""Most events of a cluster that are shown for a failed test."""
 _MARKER = (
     "peerjob(jobs=(), nodes=3, seed=0, start=..., **options): the options of peerjob_node, peerjob_cluster and "
     "peerjob_manager: those of TestCluster and Node, such as workers, lease_ttl and timezone"
 )
-_SEEDED = pytest.StashKey[Callable[[], str]]()
-"""Tells how to repeat a test and what happened in it."""
+_SUMMARY = pytest.StashKey[Callable[[], str]]()
+"""Returns the seed and the last events of a test."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker, and make the async fixtures by the plugin that runs async tests."""
+    """Register the marker and, for each plugin that runs async tests, the async fixtures."""
     config.addinivalue_line("markers", _MARKER)
-    # pytest looks for fixtures in modules and in classes, of which the latter would bind them
+    # in a module, as pytest would bind the fixtures of a class as methods
     made = ModuleType("peerjob_async_fixtures")
     for kind, fixed in (("node", {"nodes": 1}), ("cluster", {})):
         setattr(made, f"_peerjob_{kind}", pytest.fixture(name=f"_peerjob_{kind}")(_cluster(**fixed)))
@@ -59,21 +57,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the seed of a failed test, and what happened in its cluster."""
+    """Add the seed and the last events of the cluster to the report of a failed test."""
     report = yield
-    told = item.stash.get(_SEEDED, None)
-    # an assertion of a cluster tells it itself
-    if told is not None and call.when == "call" and report.failed and "the last events:" not in report.longreprtext:
-        report.sections.append(("peerjob", told()))
+    summary = item.stash.get(_SUMMARY, None)
+    # the message of a cluster's assertion has them already
+    if summary is not None and call.when == "call" and report.failed and "the last events:" not in report.longreprtext:
+        report.sections.append(("peerjob", summary()))
     return report
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
-    """Let the timeout of pytest-timeout end a test on virtual time, whichever code of a node it interrupts.
+    """Let pytest-timeout end a test on virtual time.
 
-    It raises an error from a signal handler. A test whose time flies is nearly always in the code of a node, and the
-    task that runs it keeps the error.
+    pytest-timeout raises an error in a signal handler. On virtual time, this error mostly hits a task of a node, which
+    keeps it. So the loop raises the error again.
     """
     done = yield
     handler = signal.getsignal(signal.SIGALRM)
@@ -91,27 +89,27 @@ def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
     return done
 
 
-# -- what a test suite overrides ---------------------------------------------------------------------------------------
+# -- fixtures to override ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def peerjob_jobs() -> Any:
-    """The jobs that nodes know: a list, a group, a module or its name. Override it; the marker's `jobs=` wins."""
+    """The jobs of the nodes: a list, a group, a module or its name. Override it; `jobs=` of the marker wins."""
     return ()
 
 
 @pytest.fixture
 def peerjob_options() -> dict[str, Any]:
-    """Other options, as the marker takes them. Override it; those of the marker win."""
+    """Further options of the marker. Override it; options of the marker itself win."""
     return {}
 
 
-# -- what a test takes -------------------------------------------------------------------------------------------------
+# -- fixtures to use ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
-    """The virtual time of the other fixtures; alone, time for the event loop of an async test."""
+    """The clock of the other fixtures. Without them, a clock for the event loop of an async test."""
     for name in ("peerjob_cluster", "peerjob_node"):
         if name in request.fixturenames:
             yield _clock_of(request.getfixturevalue(name))
@@ -124,7 +122,7 @@ def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
     if "start" in given:
         given["start"] = moment_of(given["start"])
     clock = VirtualClock(**given)
-    request.node.stash[_SEEDED] = lambda: f"seed {settings.get('seed', 0)}"
+    request.node.stash[_SUMMARY] = lambda: f"seed {settings.get('seed', 0)}"
     try:
         yield clock
     finally:
@@ -133,9 +131,9 @@ def peerjob_clock(request: pytest.FixtureRequest) -> Generator[VirtualClock]:
 
 @pytest.fixture
 def peerjob_node(request: pytest.FixtureRequest) -> Node:
-    """A started node on virtual time, with a memory store of its own, for an async test.
+    """A started node on virtual time, with its own memory store, for an async test.
 
-    It is the only node of a `TestCluster`; in a test that takes `peerjob_cluster` too, the first one of that.
+    In a test that also uses `peerjob_cluster`, it is the first node of that cluster.
     """
     shared = "peerjob_cluster" in request.fixturenames
     cluster: TestCluster = request.getfixturevalue("peerjob_cluster" if shared else _variant(request, "node"))
@@ -144,7 +142,7 @@ def peerjob_node(request: pytest.FixtureRequest) -> Node:
 
 @pytest.fixture
 def peerjob_cluster(request: pytest.FixtureRequest) -> TestCluster:
-    """A `TestCluster` for an async test: three nodes, unless `nodes=` says otherwise, one of which leads."""
+    """A `TestCluster` for an async test, with a leader. `nodes` is 3 by default."""
     cluster: TestCluster = request.getfixturevalue(_variant(request, "cluster"))
     return cluster
 
@@ -178,7 +176,7 @@ def _cluster(**fixed: Any) -> Callable[..., Any]:
         from peerjob.testing import TestCluster
 
         async with TestCluster(**(_peerjob_settings | fixed)) as running:
-            request.node.stash[_SEEDED] = lambda: _course(running)
+            request.node.stash[_SUMMARY] = running._trace_text  # pyright: ignore[reportPrivateUsage]
             yield running
 
     return cluster
@@ -191,19 +189,13 @@ def _clock_of(made: TestCluster | Node) -> VirtualClock:
 
 
 def _node_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options of a single node: without those of the clock, and of a cluster."""
+    """The options of a single node, without those of the clock and the cluster."""
     others = ("jobs", "start", "seed", "nodes", "jumps", "latency")
     return {name: value for name, value in settings.items() if name not in others}
 
 
-def _course(cluster: TestCluster) -> str:
-    trace = cluster.trace
-    left_out = [f"  … {len(trace) - SHOWN:,} earlier events"] if len(trace) > SHOWN else []
-    return "\n".join([f"seed {cluster.seed}, the last events:", *left_out, *(f"  {event}" for event in trace[-SHOWN:])])
-
-
 def _variant(request: pytest.FixtureRequest, kind: str) -> str:
-    """The async fixture that runs on the loop of the test."""
+    """Name of the async fixture that runs on the loop of the test."""
     item = request.node
     if not inspect.iscoroutinefunction(inspect.unwrap(item.obj)):
         pytest.fail(f"peerjob_{kind} is for async tests; a sync test takes peerjob_manager", pytrace=False)

@@ -1,8 +1,14 @@
-"""What tests of jobs, nodes and stores are made of.
+"""Tools for tests of jobs, nodes and stores.
 
-`eager`, `running_node`, `blocking_node`, `TestCluster` and the names beside them are for an application's own tests of
-its jobs; they need nothing but peerjob. `peerjob.testing.store_conformance` is the suite
-that every store must pass; it needs pytest.
+An application tests its jobs with the names in `__all__`, which need only peerjob. The plugin `peerjob_pytest` gives
+the same as fixtures. Read in this order:
+
+- `eager`: run one job at once, without a node. Its replacements for the parts of a node are in `stand_ins`.
+- `helpers`: `running_node` and `blocking_node` start one node on virtual time.
+- `cluster`: `TestCluster` runs several nodes, with faults.
+- `clock`: `VirtualClock`. `loop` drives the timers of an event loop by it.
+- `factories`: instances, nodes and peers, for tests of stores.
+- `store_conformance`: the suite that each store must pass; it needs pytest.
 """
 
 from .clock import VirtualClock

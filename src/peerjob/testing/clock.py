@@ -1,4 +1,4 @@
-"""A clock for tests whose time only moves when the test moves it."""
+"""A clock for tests; its time moves only when the test moves it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Result = TypeVar("Result")
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 WAIT_LIMIT = 3600.0
-"""Virtual seconds after which a wait without a timeout fails: on virtual time a wait in vain would never end."""
+"""Virtual seconds after which a wait without a timeout fails, so that no test waits forever."""
 
 
 class VirtualClock:
-    """A Clock on virtual time, which the timers of the running event loop follow.
+    """A Clock on virtual time; the timers of the running event loop follow it.
 
-    Use it as a context manager, or call `install` and `uninstall`; a first use inside a running loop
-    installs it too, unless it was uninstalled. From then on sleeps and timeouts of that loop end only within
-    `advance` or `run`, which go from timer to timer, each at a whole microsecond, and let the loop come to rest at
-    each. While a thread or process works for the loop (`outside`, and work in the loop's executors), time
-    stands still.
-    Sockets work, but nobody waits for them: virtual time passes over an answer that is still under way.
+    Use it as a context manager, or call `install` and `uninstall`. The first use inside a running loop installs the
+    clock too, unless it was uninstalled. From then on, sleeps and timeouts of that loop end only within `advance` or
+    `run`. These move time from timer to timer, each at a whole microsecond, and let the loop come to rest at each.
 
-    `start` is the wall-clock time to begin with. One seed gives one course of events.
+    Time stands still while a thread or process works for the loop: within `outside`, and during work in the loop's
+    executors. Time does not wait for sockets: it can pass before an answer arrives.
+
+    `start` is the first wall-clock time. The same seed gives the same course of events.
     """
 
     virtual = True
@@ -62,7 +62,7 @@ class VirtualClock:
         return self._start_us + round(self.elapsed() * 1_000_000)
 
     def elapsed(self) -> float:
-        """Virtual seconds since this clock was made."""
+        """Virtual seconds since the creation of the clock."""
         self._install_where_a_loop_runs()
         return self._elapsed if self._driven is None else self._driven.now
 
@@ -73,9 +73,9 @@ class VirtualClock:
 
     @contextlib.contextmanager
     def outside(self) -> Generator[None]:
-        """Hold virtual time still while a thread or a process works for the loop.
+        """Hold virtual time while a thread or a process works for the loop.
 
-        May be entered from any thread. Enter before the work is handed out, leave when its result is back.
+        Any thread may enter. Enter before the work is handed out; leave after its result has arrived.
         """
         self._install_where_a_loop_runs()
         self._enter_outside()
@@ -88,7 +88,7 @@ class VirtualClock:
     def inside(self) -> Generator[None]:
         """Let virtual time pass while a thread that works `outside` waits for the loop.
 
-        Enter and leave on the loop: time must stand still again before the thread goes on.
+        Enter and leave on the loop: time must stand still again before the thread continues.
         """
         self._leave_outside()
         try:
@@ -98,9 +98,9 @@ class VirtualClock:
 
     @contextlib.asynccontextmanager
     async def passing(self, timeout: float | None) -> AsyncGenerator[None]:
-        """Move time on, from timer to timer, while the caller waits within; in `run`, time moves already.
+        """Move time on, from timer to timer, inside the block. Within `run` it does nothing, as time moves already.
 
-        Without a `timeout`, raises TimeoutError after a virtual hour.
+        Without a `timeout`, it raises TimeoutError after a virtual hour.
         """
         if (outer := _running.get()) is not None and not outer.arrival.done():
             yield
@@ -119,20 +119,20 @@ class VirtualClock:
         finally:
             mover.arrive()
 
-    # -- what a test does
+    # -- verbs for tests
 
     async def advance(self, duration: Duration) -> None:
-        """Move time on by a Duration, stopping at every timer on the way until the loop is at rest."""
+        """Move time on by a Duration. At every timer on the way, let the loop come to rest."""
         await self._mover(duration, "duration").arrival
 
     async def settle(self) -> None:
-        """Wait until the loop is at rest: nothing to run before time moves, and no work outside."""
+        """Wait until the loop is at rest: it has nothing to run, and no thread works for it."""
         await self.advance(0)
 
     async def run(self, awaitable: Awaitable[Result], limit: Duration = "1h") -> Result:
         """Move time on until the awaitable is done, and return its result.
 
-        Raises TimeoutError, after cancelling it, when it is not done within `limit` of virtual time.
+        If the awaitable is not done within `limit` of virtual time, cancel it and raise TimeoutError.
         """
         try:
             mover = self._mover(limit, "limit")
@@ -157,8 +157,8 @@ class VirtualClock:
     def install(self) -> None:
         """Put the running loop on virtual time.
 
-        Raises RuntimeError for a loop that cannot be driven (uvloop, a Proactor loop), for one that another
-        clock drives, and when this clock drives another loop that still runs.
+        Raises RuntimeError if the loop is not a SelectorEventLoop (uvloop, Proactor), if another clock drives it, or if
+        this clock drives another loop that still runs.
         """
         if self._driven is not None:
             if self._driven.loop is asyncio.get_running_loop():
@@ -167,12 +167,12 @@ class VirtualClock:
                 raise RuntimeError("this clock drives another event loop: use one clock per loop")
             self.uninstall()
         self._driven = DrivenLoop(
-            self._elapsed, self._at_rest, self._stands, enter=self._enter_outside, leave=self._leave_outside
+            self._elapsed, self._at_rest, self._warn_of_standstill, enter=self._enter_outside, leave=self._leave_outside
         )
         self._uninstalled = False
 
     def uninstall(self) -> None:
-        """Put the loop back on real time; whoever waits for time to move is cancelled."""
+        """Put the loop back on real time, and cancel calls that wait for time to move."""
         driven, self._driven = self._driven, None
         self._uninstalled = True
         movers, self._movers = self._movers, []
@@ -194,7 +194,7 @@ class VirtualClock:
     # -- inside
 
     def _install_where_a_loop_runs(self) -> None:
-        # the test is done with it: a look at the time must not put the loop of other tests on virtual time
+        # after `uninstall`, a call of time_us() must not put the loop of another test on virtual time
         if self._driven is None and not self._uninstalled:
             try:
                 asyncio.get_running_loop()
@@ -228,8 +228,8 @@ class VirtualClock:
             mover.arrive()
         return True
 
-    def _stands(self) -> None:
-        """Say why a test does not go on. The loop of a blocking node has a thread of its own, and waits for verbs."""
+    def _warn_of_standstill(self) -> None:
+        """Warn that the test hangs. The loop of a blocking node runs in its own thread, where waiting is normal."""
         if not self._movers and self._outside <= 0 and threading.current_thread() is threading.main_thread():
             logger.warning(
                 "virtual time stands still and nothing moves it: if the test awaits a sleep or an event, it must await "
@@ -244,18 +244,18 @@ class VirtualClock:
         with self._outside_lock:
             self._outside -= 1
         if self._driven is not None:
-            # a loop that is being closed has nobody left to wake
+            # RuntimeError: the loop is closed, so it needs no wake-up
             with contextlib.suppress(RuntimeError):
-                self._driven.loop.call_soon_threadsafe(_look_again)
+                self._driven.loop.call_soon_threadsafe(_wake_up)
 
 
-def _look_again() -> None:
-    """Run by a loop that waits for I/O, so that it sees that it is at rest now."""
+def _wake_up() -> None:
+    """Wake a loop that waits for I/O, so that it checks again whether it is at rest."""
 
 
 @dataclass(order=True)
 class _Mover:
-    """Somebody who waits for time to come to `target`; of several for one time, the first goes first."""
+    """A call that waits until time reaches `target`. Of calls with the same target, the earliest ends first."""
 
     target: float
     number: int
@@ -269,4 +269,4 @@ class _Mover:
 
 
 _running: contextvars.ContextVar[_Mover | None] = contextvars.ContextVar("peerjob_virtual_run", default=None)
-"""The mover of the `run` that is under way here."""
+"""The mover of the `run` that runs the present code."""

@@ -1,4 +1,4 @@
-"""Runs jobs in unit tests at once, without a node, with the real conversion, injection, retries and verdicts."""
+"""Runs jobs in unit tests at once, without a node, with real conversion, injection, retries and outcomes."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Verdict(StrEnum):
-    """What came of an attempt."""
+    """The outcome of an attempt."""
 
     COMPLETED = "completed"
     TERMINATED = "terminated"
-    """It failed, and is not retried: by the policy, or by `Fail`."""
+    """The attempt failed, and the policy or `Fail` allows no retry."""
     TIMED_OUT = "timed out"
-    """It ran longer than its `timeout`, and is not retried."""
+    """The attempt exceeded its `timeout`, and the policy allows no retry."""
     RETRIED = "retried"
-    """It failed, and runs again after a wait."""
+    """The attempt failed, and the job runs again after a wait."""
     SNOOZED = "snoozed"
-    """It put itself off, which counts as no attempt."""
+    """The job delayed itself; this does not count as an attempt."""
 
 
 _VERDICTS = {
@@ -77,65 +77,67 @@ class EagerAttempt:
     number: int
     verdict: Verdict
     wait: float
-    """Seconds until it would run again: of the backoff or the snooze; 0 for an end."""
+    """Seconds until the next run, by backoff or snooze; 0 at the end."""
     error: ErrorInfo | None
     note: str
-    """As in the history of an instance."""
+    """The note of the history entry."""
     logs: tuple[LogEntry, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EagerRun(Generic[R_co]):
-    """What came of a job that was run at once."""
+    """The outcome of a job that ran at once."""
 
     attempts: tuple[EagerAttempt, ...]
-    """Every run of the body, in order."""
+    """All runs of the body, in order."""
     instance: Instance[R_co]
-    """A snapshot of what a node would have stored in the end; it has no node to ask."""
+    """A snapshot of the instance that a node would have stored. Its verbs fail, since there is no node."""
 
     @property
     def verdict(self) -> Verdict:
-        """What came of the last attempt."""
+        """The verdict of the last attempt."""
         return self.attempts[-1].verdict
 
     @property
     def state(self) -> State:
-        """The state that the instance is in; Scheduled when it would run again."""
+        """The state of the instance; Scheduled if it would run again."""
         return self.instance.state
 
     @property
     def result(self) -> R_co:
-        """The result, stored and read back as a caller gets it; raises JobFailed, JobTimedOut or NodeStateError."""
+        """The result as a caller gets it, after storage; raises JobFailed, JobTimedOut or NodeStateError."""
         return self.instance.outcome()
 
     @property
     def error(self) -> ErrorInfo | None:
-        """What the last attempt failed with, or None."""
+        """The error of the last attempt, or None."""
         return self.attempts[-1].error
 
     @property
     def waits(self) -> list[float]:
-        """Seconds between the attempts, as the backoff and the jitter say."""
+        """Seconds between the attempts, by backoff and jitter."""
         return [one.wait for one in self.attempts if one.wait]
 
     @property
     def logs(self) -> list[LogEntry]:
-        """The lines of all attempts."""
+        """The log lines of all attempts."""
         return [line for one in self.attempts for line in one.logs]
 
     @property
     def progress(self) -> Progress | None:
-        """How far the job last said that it was, or None."""
+        """The last progress that the job reported, or None."""
         return self.instance.progress
 
 
 class Eager:
-    """Runs jobs at once, attempt after attempt, until an end, a snooze or `max_attempts`.
+    """Runs jobs at once, attempt after attempt, until the end, a snooze or `max_attempts`.
 
-    `overrides` replaces factories of `Depends`, as `Node.override` does. Waits between attempts are skipped. The waits
-    of a body itself take real time, unless a VirtualClock is passed as `clock`. `nominal_at` is that of the schedule
-    for which the job runs. `seed` is that of the jitter. A job with `run_in="process"` runs in this process too, and
-    `on_complete` and `on_state_change` are not called.
+    - `overrides` replaces factories of `Depends`, as `Node.override` does.
+    - `clock`: waits inside a body take real time, unless you pass a VirtualClock. Waits between attempts are skipped.
+    - `nominal_at` is the nominal time of a schedule for which the job runs.
+    - `seed` determines the jitter.
+
+    A job with `run_in="process"` runs in this process too. `on_complete` and `on_state_change` are not called.
     """
 
     def __init__(
@@ -160,9 +162,9 @@ class Eager:
     @overload
     def run(self, job: Call[R], /) -> EagerRun[R]: ...
     def run(self, job: Any, /, *args: Any, **kwargs: Any) -> EagerRun[Any]:
-        """Run a job from a sync test. A sync body runs in the thread of the test, an async one on a loop of its own.
+        """Run a job from a sync test: a sync body in the thread of the test, an async body on a new event loop.
 
-        Raises ArgumentError for arguments that do not fit, RuntimeError where an event loop runs.
+        Raises ArgumentError for arguments that do not fit, and RuntimeError on a thread that runs an event loop.
         """
         _refuse_loop()
         call = _call(job, args, kwargs)
@@ -181,11 +183,11 @@ class Eager:
     @overload
     async def run_async(self, job: Call[R], /) -> EagerRun[R]: ...
     async def run_async(self, job: Any, /, *args: Any, **kwargs: Any) -> EagerRun[Any]:
-        """Run a job from an async test: an async body on the loop of the test, a sync one in a thread, as on a node."""
+        """Run a job from an async test: an async body on the loop of the test, a sync body in a thread."""
         return await self._run(_call(job, args, kwargs), None)
 
     def _run_sync(self, call: Call[Any]) -> EagerRun[Any]:
-        """Run a sync body in this thread, beside a loop in another, so that the body sees no running loop."""
+        """Run a sync body in this thread and the loop in another thread, so that the body sees no running loop."""
         here = CallersThread(1)
         made: list[EagerRun[Any] | BaseException] = []
 
@@ -216,7 +218,7 @@ class Eager:
             while True:
                 attempt = await attempts.next(self._nominal_us)
                 if attempt.error is not None and attempt.error.type == KeyboardInterrupt.__name__:
-                    raise KeyboardInterrupt  # Ctrl-C is meant for the test run
+                    raise KeyboardInterrupt  # Ctrl-C must end the test run
                 if attempt.verdict is not Verdict.RETRIED or attempt.number >= self._max_attempts:
                     return EagerRun(attempts=tuple(attempts.ended), instance=attempts.instance())
                 if isinstance(clock, SkippingClock):
@@ -226,7 +228,7 @@ class Eager:
 
 
 class _Attempts:
-    """The parts of a node that run an instance, for one instance."""
+    """The parts of a node that run one instance."""
 
     def __init__(
         self,
@@ -282,7 +284,7 @@ class _Attempts:
         await self._executor.close()
 
     async def next(self, nominal_us: int) -> EagerAttempt:
-        """Run the body once more."""
+        """Run the next attempt."""
         number = len(self.ended) + 1
         claim = _claim(self._new, self._job, number, nominal_us, self._clock.time_us())
         run = Run(claim, NAME, asyncio.get_running_loop().time())

@@ -1,4 +1,4 @@
-"""What a test of a store is made of: instances, nodes, and peers that claim and commit."""
+"""Instances, nodes and peers for tests of stores."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Factory:
         self._ids = IdSource(clock)
 
     def id(self, at_us: int | None = None) -> str:
-        """A fresh UUIDv7; with `at_us`, one that was made at that millisecond."""
+        """Make a UUIDv7; with `at_us`, one of that millisecond."""
         fresh = self._ids.one()
         if at_us is None:
             return fresh
@@ -70,20 +70,20 @@ class Factory:
         return f"{head[:8]}-{head[8:]}{fresh[13:]}"
 
     def request(self) -> str:
-        """A fresh request id."""
+        """Make a request id."""
         return self._ids.one()
 
     def instance(self, **options: Unpack[InstanceOptions]) -> NewInstance:
-        """An instance of kind "work", due now."""
+        """Make an instance, by default of kind "work" and due now."""
         given: InstanceOptions = {"id": self._ids.one(), "kind": "work", "spec": b"spec", **options}
         return NewInstance(**given)  # pyright: ignore[reportArgumentType]  # both dicts have id, kind and spec
 
     def instances(self, count: int, **options: Unpack[InstanceOptions]) -> list[NewInstance]:
-        """Several instances alike, their ids in order."""
+        """Make several equal instances with ascending ids."""
         return [self.instance(**options) for _ in range(count)]
 
     def node(self, name: str = "node", kinds: Sequence[str] = ("work",)) -> NodeInfo:
-        """A node with a fresh incarnation."""
+        """Make the description of a node with a new incarnation."""
         return NodeInfo(
             name=name,
             incarnation=self._ids.one(),
@@ -95,12 +95,12 @@ class Factory:
         )
 
     def line(self, message: str, level: Level = Level.INFO) -> LogLine:
-        """A log line."""
+        """Make a log line."""
         return LogLine(at_us=1, level=level, message=message, attempt=1, node="node")
 
 
 def outcome(claim: Claim, action: Action = Action.COMPLETE, **options: Unpack[OutcomeOptions]) -> Outcome:
-    """What the holder of a claim says about it."""
+    """Make the outcome that the owner of a claim reports."""
     return Outcome(id=claim.id, fence=claim.fence, action=action, **options)
 
 
@@ -143,7 +143,7 @@ class Peer:
         return Want(kinds=wanted, limit=limit, suspects=suspects, idle=idle)
 
     async def claim(self, want: Want | None = None, *, request: str | None = None) -> Claimed:
-        """Claim, under a fresh request id when none is given."""
+        """Claim instances, by default with a new request id."""
         return await self.store.claim(self.incarnation, want or self.want(), request=request or self.make.request())
 
     async def take(self, limit: int = MAX_BATCH) -> tuple[Claim, ...]:
@@ -153,12 +153,12 @@ class Peer:
         return claimed.claims
 
     async def take_one(self) -> Claim:
-        """Claim the one instance that is first."""
+        """Claim the first instance."""
         (claim,) = await self.take(1)
         return claim
 
     async def commit(self, *outcomes: Outcome, request: str | None = None) -> list[Ack]:
-        """Commit, under a fresh request id when none is given."""
+        """Commit outcomes, by default with a new request id."""
         return await self.store.commit(self.incarnation, outcomes, request=request or self.make.request())
 
     async def end(self, claim: Claim, action: Action = Action.COMPLETE, **options: Unpack[OutcomeOptions]) -> Ack:
@@ -171,7 +171,7 @@ class Peer:
         return await self.end(claim, Action.REPORT, **options)
 
     async def renew(self, *held: Claim, ttl_us: int = LONG_TTL_US) -> Renewed:
-        """Renew the lease, knowing of these claims."""
+        """Renew the lease, with these claims held."""
         if self._liveness is None:
             liveness = self.store.liveness()
             await liveness.open()

@@ -1,4 +1,4 @@
-"""A node for the tests of an application's jobs: its own memory store, and virtual time."""
+"""Nodes for the tests of an application's jobs, with a memory store and virtual time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class ClusterOptions(TypedDict, total=False):
-    """What is the same for each node of a test cluster, of what `Node` takes."""
+    """Options of `Node` that are the same for each node of a test cluster."""
 
     lease_ttl: Duration
     timezone: str
@@ -37,7 +37,7 @@ class ClusterOptions(TypedDict, total=False):
 
 
 class NodeOptions(ClusterOptions, total=False):
-    """What `Node` takes beside its store, jobs, workers and clock."""
+    """Options of `Node` except its store, jobs, workers and clock."""
 
     coordinator: Coordinator | None
     namespace: str
@@ -53,11 +53,11 @@ async def running_node(
     workers: int = 10,
     **options: Unpack[NodeOptions],
 ) -> AsyncGenerator[Node]:
-    """A started node that knows these jobs, on a memory store of its own, stopped at the end.
+    """Run a node with these jobs inside the block, by default on its own memory store.
 
-    Without a `clock` it brings a VirtualClock (`node.clock`), on which it runs. Time then passes only while the test
-    waits: for a result (`await instance.result()`), for quiet (`drain`, `node.wait`), or for a duration (`advance`).
-    A clock that is passed stays installed afterwards.
+    Without a `clock`, the node runs on a new VirtualClock (`node.clock`). Time then passes only while the test waits:
+    for a result (`await instance.result()`), for all instances to end (`drain`, `node.wait`), or for a duration
+    (`advance`). A clock that you pass stays installed after the block.
     """
     with contextlib.ExitStack() as stack:
         time = clock or stack.enter_context(VirtualClock())
@@ -77,7 +77,7 @@ def blocking_node(
     workers: int = 10,
     **options: Unpack[NodeOptions],
 ) -> Generator[BlockingManager]:
-    """The same for a sync test: the blocking verbs of a started node, on a VirtualClock unless a `clock` is passed.
+    """Run a node inside the block of a sync test, and give its blocking verbs; see `running_node`.
 
     Time passes only while a verb waits (`instance.result()`, `manager.wait()`) or in `advance`.
     """
@@ -91,10 +91,9 @@ def advance(node: Node, duration: Duration) -> Coroutine[Any, Any, None]: ...
 @overload
 def advance(node: BlockingManager, duration: Duration) -> None: ...
 def advance(node: Node | BlockingManager, duration: Duration) -> Coroutine[Any, Any, None] | None:
-    """Let so much time pass for a node on virtual time: schedules fire, delays and timeouts end.
+    """Let time pass for a node on virtual time: schedules fire, delays and timeouts end.
 
-    Await it for a `Node`; for a `BlockingManager` it blocks. Raises RuntimeError for a node on any other clock, whose
-    time no test can move.
+    Await the call for a `Node`; for a `BlockingManager` it blocks. Raises RuntimeError for a node on another clock.
     """
     if isinstance(node, Node):
         return clock_of(node).advance(duration)
@@ -102,9 +101,9 @@ def advance(node: Node | BlockingManager, duration: Duration) -> Coroutine[Any, 
 
 
 async def drain(node: Node, limit: Duration = "1h") -> None:
-    """Let time pass until nothing is queued, delayed or running in the node's namespace.
+    """Let time pass until no instance is queued, delayed or running in the node's namespace.
 
-    Raises TimeoutError when that takes longer than `limit`, which is virtual time on a virtual clock.
+    Raises TimeoutError after `limit`, by the node's clock.
     """
     await node.wait(Query.all(), limit)
     if (time := _virtual(node)) is not None:
@@ -116,13 +115,13 @@ async def scheduled(node: Node, job: Job[..., R, Any]) -> list[Instance[R]]: ...
 @overload
 async def scheduled(node: Node, job: str) -> list[Instance[Any]]: ...
 async def scheduled(node: Node, job: Job[..., Any, Any] | str) -> list[Instance[Any]]:
-    """The instances of a job that wait to run, the delayed ones too, in the order of their creation."""
+    """Return the instances of a job that wait to run, delayed ones included, by creation time."""
     kind = job if isinstance(job, str) else job.kind
     return [instance async for instance in node.iter_instances(Query(kind=kind, state=State.SCHEDULED))]
 
 
 def clock_of(node: Node) -> VirtualClock:
-    """The virtual time that a node lives by; raises RuntimeError for a node on any other clock."""
+    """Return the VirtualClock of a node; raises RuntimeError for a node on another clock."""
     time = _virtual(node)
     if time is None:
         raise RuntimeError("only the time of a VirtualClock can be moved; start the node with running_node()")
@@ -137,7 +136,7 @@ def _virtual(node: Node) -> VirtualClock | None:
 
 
 async def _passing(clock: Clock, work: Coroutine[Any, Any, None]) -> None:
-    """Await starting or stopping, which wait for one another's tasks, and so need time to pass."""
+    """Await a start or stop of a node, which needs time to pass."""
     if isinstance(clock, VirtualClock):
         await clock.run(work)
     else:

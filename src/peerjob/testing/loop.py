@@ -1,6 +1,6 @@
 # pyright: reportPrivateUsage=false
-# this file alone knows how asyncio's selector loop is made inside
-"""A running event loop whose timers are put on virtual time."""
+# only this file and cluster/node_tasks.py use the internals of asyncio's selector loop
+"""Puts the timers of a running event loop on virtual time."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, cast
 
-STILL = 5.0
-"""Real seconds without an event after which a loop whose time stands still is told of."""
+MAX_STANDSTILL = 5.0
+"""Real seconds without an event after which a standstill of time is reported."""
 _RESOLUTION = 0.5e-6
 """Seconds by which a timer may be early; all are set to whole microseconds."""
 
 
 def whole_us(when: float, now: float) -> float:
-    """The whole microsecond at which a timer fires, later than now if it is to be.
+    """Round the time of a timer up to a whole microsecond; a time after now stays after now.
 
-    Wall-clock time is told in whole microseconds: what waits until one of them must not come a fraction of it too late.
+    Wall-clock times are whole microseconds, so a timer for one of them must not fire a fraction too late.
     """
-    micros = math.ceil(when * 1_000_000 - 0.1)  # less what sums of floats may have added
+    micros = math.ceil(when * 1_000_000 - 0.1)  # subtract the rounding error of sums of floats
     if when > now >= micros / 1_000_000:
         micros += 1
     return micros / 1_000_000
 
 
 class DrivenLoop:
-    """The running loop, on virtual time from `now` on until `release`.
+    """The running loop, on virtual time from `now` until `release`.
 
-    Whenever nothing is left to run at the present time, `at_rest` is asked to go one step: to move `now`, or
-    to make something ready. Where it cannot (it answers False), the loop waits for I/O and other threads,
-    however early its next timer, and calls `stands` once that has taken long. `enter` and `leave` are called around the
-    work of an executor. Timers that were set before keep the time that they have left.
+    When the loop has nothing left to run, it calls `at_rest`, which moves `now` or makes a callback ready. If `at_rest`
+    can do neither, it returns False: the loop then waits for I/O and other threads, however early its next timer is. If
+    this takes long, the loop calls `on_standstill` once. `enter` and `leave` are called around the work of an executor.
+    Timers that were set before keep their remaining time.
     """
 
     def __init__(
         self,
         now: float,
         at_rest: Callable[[], bool],
-        stands: Callable[[], None],
+        on_standstill: Callable[[], None],
         enter: Callable[[], None],
         leave: Callable[[], None],
     ) -> None:
@@ -70,8 +70,8 @@ class DrivenLoop:
         ahead = now - self.loop.time()
         for timer in self.loop._scheduled:
             timer._when = whole_us(timer._when + ahead, now)
-        self.loop._selector = _IdleSelector(self.loop._selector, at_rest, stands)
-        # that of the machine's clock is lost in a float of some hundred days: no timer would be due any more
+        self.loop._selector = _IdleSelector(self.loop._selector, at_rest, on_standstill)
+        # the resolution of the machine's clock is too small for a float of hundreds of days: no timer would become due
         self._real_resolution, self.loop._clock_resolution = self.loop._clock_resolution, _RESOLUTION
         for name, method in self._methods().items():
             setattr(self.loop, name, method)
@@ -89,19 +89,19 @@ class DrivenLoop:
             timer._when += behind
 
     def next_timer(self) -> float:
-        """When the loop's first timer fires; infinity when it has none."""
+        """Time of the loop's first timer; infinity without timers."""
         timers = self.loop._scheduled
         return timers[0].when() if timers else float("inf")
 
     def first_timer(self, but: Callable[[asyncio.TimerHandle], bool]) -> float:
-        """When the first timer fires of which `but` does not hold; infinity when there is none."""
+        """Time of the first timer for which `but` is False; infinity without such timers."""
         return min(
             (timer.when() for timer in self.loop._scheduled if not timer.cancelled() and not but(timer)),
             default=float("inf"),
         )
 
     def skip(self, by: float, moved: Callable[[asyncio.TimerHandle], float]) -> None:
-        """Move `now` on by seconds, and each timer by as many as `moved` says; what is overdue then fires at once."""
+        """Move `now` on by seconds, and each timer by `moved(timer)`. Overdue timers then fire at once."""
         self.now += by
         for timer in self.loop._scheduled:
             timer._when = max(self.now, timer._when + moved(timer))
@@ -125,13 +125,13 @@ class DrivenLoop:
     def _run_outside(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         future = self._run_in_executor(executor, func, *args)
         self._enter()
-        # whatever becomes of the code that waits for it
+        # in an empty context, so that the callback runs even if the calling node is paused or dead
         future.add_done_callback(lambda _: self._leave(), context=Context())
         return future
 
 
 class _Timer(asyncio.TimerHandle):
-    """What of a timer is used here."""
+    """The attributes of a timer that this module uses."""
 
     _when: float
     _scheduled: bool
@@ -149,14 +149,14 @@ class _OrderedTimer(_Timer):
 
 
 def raise_soon(error: BaseException) -> None:
-    """Raise an error out of the running loop at its next turn, if it is on virtual time."""
+    """Raise an error out of the running loop at its next iteration, if the loop is on virtual time."""
     selector = getattr(asyncio._get_running_loop(), "_selector", None)
     if isinstance(selector, _IdleSelector):
         selector.error = error
 
 
 class _SelectorLoop(asyncio.SelectorEventLoop):
-    """What of a loop is used here."""
+    """The attributes of a loop that this module uses."""
 
     _clock_resolution: float
     _selector: selectors.BaseSelector
@@ -164,15 +164,17 @@ class _SelectorLoop(asyncio.SelectorEventLoop):
 
 
 class _IdleSelector(selectors.BaseSelector):
-    """A loop's selector that knows when the loop has nothing left to run, and never sleeps for a timer."""
+    """A loop's selector that detects when the loop has nothing left to run, and never sleeps for a timer."""
 
-    def __init__(self, real: selectors.BaseSelector, at_rest: Callable[[], bool], stands: Callable[[], None]) -> None:
+    def __init__(
+        self, real: selectors.BaseSelector, at_rest: Callable[[], bool], on_standstill: Callable[[], None]
+    ) -> None:
         self.real = real
         self._at_rest = at_rest
-        self._stands = stands
-        self._told = False
+        self._on_standstill = on_standstill
+        self._reported = False
         self.error: BaseException | None = None
-        """To be raised at the next turn of the loop."""
+        """An error to raise at the next iteration of the loop."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if (error := self.error) is not None:
@@ -181,10 +183,10 @@ class _IdleSelector(selectors.BaseSelector):
         events = self.real.select(0)
         if events or (timeout is not None and timeout <= 0) or self._at_rest():
             return events
-        events = self.real.select(None if self._told else STILL)
-        if not events and not self._told:
-            self._told = True
-            self._stands()
+        events = self.real.select(None if self._reported else MAX_STANDSTILL)
+        if not events and not self._reported:
+            self._reported = True
+            self._on_standstill()
         return events
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:

@@ -1,4 +1,4 @@
-"""Stand-ins for the parts of a node, for a job that runs without one: no store, no roles, no threads."""
+"""Replacements for the parts of a node, for `eager`: no store, no roles, no threads."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from peerjob.node.work.context_backend import NodeContextBackend
 from peerjob.node.work.outbox import Outbox
 
 NAME = "eager"
-"""What the node is called that does not exist."""
+"""Name of the node that an eager job sees."""
 
 
 class SkippingClock(SystemClock):
-    """The machine's clock, but that it skips the waits between attempts; its randomness comes from a seed."""
+    """The machine's clock, except that it can skip time and that its randomness comes from a seed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -35,15 +35,15 @@ class SkippingClock(SystemClock):
         return super().time_us() + self._skipped_us
 
     def skip(self, seconds: float) -> None:
-        """Let so much time have passed."""
+        """Move the time on at once."""
         self._skipped_us += round(seconds * 1_000_000)
 
 
 class CallersThread(ThreadPool):
-    """Runs work in the thread that calls `serve`, in place of threads of its own."""
+    """Runs work in the thread that calls `serve`, and starts no threads."""
 
     def serve(self) -> None:
-        """Run what is to be run, until `finish`."""
+        """Run work until `finish`."""
         self._serve()
 
     def finish(self) -> None:
@@ -51,7 +51,7 @@ class CallersThread(ThreadPool):
         self._work.put(None)
 
     def _start_thread(self) -> None:
-        """The caller's thread is the only one."""
+        """Start none: the caller's thread does the work."""
 
 
 class InPlaceExecutor(Executor):
@@ -62,7 +62,7 @@ class InPlaceExecutor(Executor):
 
 
 class NoNode:
-    """The manager of a job that runs without a node: it can do only what needs none."""
+    """The manager of an eager job: verbs that need a node raise NodeStateError."""
 
     def __init__(self, clock: Clock, scheduling: Scheduling) -> None:
         self.clock = clock
@@ -75,14 +75,14 @@ class NoNode:
         return self._scheduling.read_result(record, job)
 
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
-        """Lines from outside the run are in the process's log alone."""
+        """Drop the line: lines from outside the run go only to the log of the process."""
 
     def __getattr__(self, name: str) -> Any:
         raise NodeStateError(f"an eager job has no node, and so no {name}(): test it with running_node()")
 
 
 class EagerContextBackend(NodeContextBackend):
-    """Serves the context of an eager run, which nothing can take over."""
+    """The context backend of an eager run, which always owns its instance."""
 
     def __init__(self, clock: Clock, manager: Manager) -> None:
         super().__init__(clock=clock, name=NAME, store=cast(Any, None), manager=manager)
@@ -92,7 +92,7 @@ class EagerContextBackend(NodeContextBackend):
 
 
 class EagerOutbox(Outbox):
-    """Takes what a run has to report, and sends it nowhere."""
+    """Accepts the reports of a run, and drops them."""
 
     def watch_reports(self) -> None:
-        """The lines and the progress of a run come with its outcome."""
+        """Do nothing: the outcome of a run has its log lines and progress."""
