@@ -148,7 +148,7 @@ class NodeRuntime:
             outcome_builder=self._outcome_builder,
             log_lines=self.log_lines,
         )
-        self.waiters = Waiters(clock=clock, store=store, incarnation=self._incarnation)
+        self.waiters = Waiters(clock=clock, store=store, incarnation=self.held_claims.current_incarnation)
         self.claim_loop = ClaimLoop(
             clock=clock,
             store=store,
@@ -187,7 +187,9 @@ class NodeRuntime:
             clock=clock, store=store, node=name, kinds=self._published_kinds, max_kinds=max_kinds
         )
         self.job_schedules = JobSchedules(clock=clock, store=store, node=name, now_us=now_us)
-        self.watchers = Watchers(clock=clock, store=store, incarnation=self._incarnation, manager=manager)
+        self.watchers = Watchers(
+            clock=clock, store=store, incarnation=self.held_claims.current_incarnation, manager=manager
+        )
 
         # what nodes do for each other
         self.election = Election(
@@ -207,16 +209,18 @@ class NodeRuntime:
             on_made=self.changes.made,
             on_fired=self.changes.fired,
         )
-        receivers: dict[str, Callable[[str], object]] = {
-            "work": lambda _: self.outbox.hint(),
-            "cancel": lambda _: self.lease.renew_soon(),
-            "final": self.waiters.ended,
-            "change": self.watchers.changed,
-            "schedule": lambda _: self._cron.changed(),
-            "leader": lambda _: self.election.soon(),
-        }
         self.roles: tuple[BackgroundRole, ...] = (
-            HintRouter(clock=clock, store=store, incarnation=self._incarnation, receivers=receivers),
+            HintRouter(
+                clock=clock,
+                store=store,
+                held_claims=self.held_claims,
+                outbox=self.outbox,
+                lease=self.lease,
+                waiters=self.waiters,
+                watchers=self.watchers,
+                election=self.election,
+                cron=self._cron,
+            ),
             self.waiters,
             self.watchers,
             Reaper(clock=clock, store=store, lease=self.lease, on_reaped=self.changes.reaped),
@@ -235,9 +239,6 @@ class NodeRuntime:
 
     @property
     def incarnation(self) -> str:
-        return self.held_claims.incarnation
-
-    def _incarnation(self) -> str:
         return self.held_claims.incarnation
 
     def _published_kinds(self) -> tuple[str, ...]:

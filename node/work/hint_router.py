@@ -1,19 +1,25 @@
-"""Receives wake-ups and passes each to the role that it is for."""
+"""Receives the hints for this incarnation, and passes each one to the part that it is for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
+from peerjob.cluster.cron import CronRole
+from peerjob.cluster.election import Election
+from peerjob.cluster.lease import Lease
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
+from peerjob.node.manager.waiting import Waiters
+from peerjob.node.manager.watching import Watchers
 from peerjob.store.base import Store
 
+from .outbox import Outbox
+from .run import HeldClaims
+
 WAIT = 5.0
-"""Seconds for which one call waits; only to notice a new incarnation."""
+"""Seconds for which one call waits. The next call may be for a new incarnation."""
 
 
 class HintRouter(BackgroundRole):
-    """Waits for hints to this incarnation."""
+    """Waits for hints. A hint only wakes: each part reads the store again."""
 
     name = "hints"
     restart_delay = 0.2
@@ -23,18 +29,39 @@ class HintRouter(BackgroundRole):
         *,
         clock: Clock,
         store: Store,
-        incarnation: Callable[[], str],
-        receivers: Mapping[str, Callable[[str], object]],
+        held_claims: HeldClaims,
+        outbox: Outbox,
+        lease: Lease,
+        waiters: Waiters,
+        watchers: Watchers,
+        election: Election,
+        cron: CronRole,
     ) -> None:
         super().__init__(clock)
         self._store = store
-        self._incarnation = incarnation
-        self._receivers = receivers
-        """By what a hint is about; each takes the id in it."""
+        self._held_claims = held_claims
+        self._outbox = outbox
+        self._lease = lease
+        self._waiters = waiters
+        self._watchers = watchers
+        self._election = election
+        self._cron = cron
 
     async def run(self) -> None:
         while True:
-            for hint in await self._store.next_hints(self._incarnation(), WAIT):
-                receive = self._receivers.get(hint.what)
-                if receive is not None:
-                    receive(hint.id)
+            for hint in await self._store.next_hints(self._held_claims.incarnation, WAIT):
+                match hint.what:
+                    case "work":
+                        self._outbox.hint()
+                    case "cancel":
+                        self._lease.renew_soon()
+                    case "final":
+                        self._waiters.ended(hint.id)
+                    case "change":
+                        self._watchers.changed(hint.id)
+                    case "schedule":
+                        self._cron.changed()
+                    case "leader":
+                        self._election.soon()
+                    case _:
+                        pass  # of a later release

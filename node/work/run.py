@@ -158,8 +158,9 @@ class HeldClaims:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def __contains__(self, id: str) -> bool:
-        return id in self._runs
+    def current_incarnation(self) -> str:
+        """`incarnation`, for a part that takes a function."""
+        return self.incarnation
 
     def add(self, run: Run) -> None:
         self._runs[run.claim.id] = run
