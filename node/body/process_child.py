@@ -204,6 +204,8 @@ class _Server:
             self._send(ProgressReport(fraction, clipped(message)))
 
     async def check_owner(self, context: Context) -> bool:
+        if context is not self._context:
+            return False  # a thread that its body left behind: the node would answer for the body that runs now
         number = next(self._numbers)
         answer = self._questions[number] = Future[bool]()
         self._send(AskOwner(number))

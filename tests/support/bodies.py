@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from peerjob.handles.context import Context
-from peerjob.model.errors import Fail, Retry, Snooze
+from peerjob.model.errors import Fail, OwnershipLost, Retry, Snooze
 from peerjob.model.injected import INJECTED
 from peerjob.model.job import job
 from peerjob.model.policy import Finished
 from peerjob.model.secret import Secret
 from peerjob.model.worker import Worker
+from peerjob.node.body.frames import Line
 
 logger = logging.getLogger(__name__)
 
@@ -261,3 +262,24 @@ def raises_group(way: str) -> None:
     error = ENDINGS[way]
     assert isinstance(error, Exception)
     raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+
+
+def leaves_a_thread(go: str, said: str, ctx: Context) -> int:
+    """Leaves a thread behind, which asks and speaks once the file `go` is there, after this body has ended."""
+
+    def speak() -> None:
+        while not Path(go).exists():
+            time.sleep(0.005)
+        try:
+            asyncio.run(ctx.assert_owner())
+        except OwnershipLost:
+            answer = "lost"
+        else:
+            answer = "held"
+        ctx.progress(0.5, "late")
+        # as if the body had ended while the line was on its way
+        ctx._backend._send(Line(20, "late", None))  # type: ignore[union-attr]
+        Path(said).write_text(answer)
+
+    threading.Thread(target=speak, daemon=True).start()
+    return os.getpid()

@@ -556,3 +556,18 @@ def test_on_uvloop(tmp_path: Path) -> None:
         await executor.close()
 
     uvloop.run(main())
+
+
+async def test_a_thread_that_a_body_leaves_behind_speaks_for_nobody(
+    executor: Executor, recorder: Recorder, tmp_path: Path
+) -> None:
+    go, said = tmp_path / "go", tmp_path / "said"
+    context = Context(id="run", backend=recorder)
+    process = await run(executor, bodies.leaves_a_thread, str(go), str(said), context=context)
+    go.touch()
+    async with asyncio.timeout(60):
+        while not read(said):  # noqa: ASYNC110  # another process sends no event
+            await asyncio.sleep(0.005)
+    assert said.read_text() == "lost"
+    assert await run(executor, bodies.pid) == process
+    assert (recorder.lines, recorder.progress) == ([], [])
