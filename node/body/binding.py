@@ -1,4 +1,4 @@
-"""A job's signature, compiled: checks a call before it is stored, and makes the call from what was stored."""
+"""Checks calls of a job before they are stored, and makes the arguments of the call from what was stored."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from peerjob.model.spec import encode_arguments
 
 from .injection import check_resource
 from .job_manager import InsideManager
+from .lost_parts import first_lost_part
 from .results import ResultType
 from .typed_places import ANYTHING, TypedPlace
 
 Mode = Literal["async", "thread", "process"]
 
 _TOO_MANY = f"{{:,}} arguments, over the limit of {MAX_ARGUMENTS:,}"
-_MISSHAPEN = "stored arguments have the wrong shape: not a list and a dict"
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_WRONG_SHAPE = "stored arguments have the wrong shape: not a list and a dict"
+_NO_RESOURCES: Mapping[str, Any] = MappingProxyType({})
 
 
 class StoredArgumentError(ArgumentError):
-    """Arguments of a stored instance do not fit the job as it is here; its body did not run."""
+    """Arguments of a stored instance do not fit the job that is registered here; the body did not run."""
 
 
 class Binding:
-    """What a node knows of one job's callable. Made once per job; raises OptionError for a callable that cannot run."""
+    """The signature of a job's callable, compiled once; raises OptionError for a callable that cannot run."""
 
     def __init__(self, job: Job[..., Any, Any]) -> None:
         if job.executor is None:
@@ -55,18 +56,18 @@ class Binding:
         self._named = {name: _place_of(one) for name, one in self.signature.by_name.items()}
         self._rest = None if self.signature.var_positional is None else _place_of(self.signature.var_positional)
         self._more = None if self.signature.var_keyword is None else _place_of(self.signature.var_keyword)
-        self._least, self._most = self._simple_calls()
+        self._min_args, self._max_args = self._simple_calls()
         self._check()
         self.mode(job.policy.run_in)
 
     @property
     def signature_hash(self) -> str:
-        """Equal for callables that take the same arguments from callers."""
+        """Equal for callables that take the same arguments."""
         return self.signature.hash
 
     @functools.cached_property
     def import_path(self) -> str:
-        """`module:qualname` of the callable; raises OptionError when another process cannot import it."""
+        """`module:qualname` of the callable; raises OptionError if another process cannot import it."""
         path = import_path(self.executor)
         if path is None or path.startswith("__main__:"):
             raise OptionError("run_in", "process", f"another for {self.executor}, which cannot be imported by name")
@@ -80,7 +81,7 @@ class Binding:
         return path
 
     def mode(self, run_in: str) -> Mode:
-        """Where the body runs for a `run_in` option; raises OptionError where it cannot."""
+        """Where the body runs for a `run_in` option; raises OptionError if it cannot run there."""
         match run_in:
             case "process":
                 self._check_process()
@@ -95,12 +96,12 @@ class Binding:
     # -- before it is stored -----------------------------------------------------------------------------------
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Arguments as they are stored, as given; raises ArgumentError with every reason why they do not fit."""
+        """Encode the given arguments as they are stored; raises ArgumentError with every reason why they do not fit."""
         if self._fits(args, kwargs):
             try:
                 return encode_arguments(args, kwargs)
             except EncodeError:
-                pass  # named below, with all else that is wrong
+                pass  # _encode_checked names it, with the other problems
         return self._encode_checked(args, kwargs)
 
     def _encode_checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -110,15 +111,15 @@ class Binding:
         for name, value, place in self._given(placed, kwargs, problems):
             stored = b""
             try:
-                # what will run is what was stored, so that is what must convert
+                # the run gets the stored value, so the stored value must convert
                 stored = encode_value(value)
-                lost = place.lost_part(value, place.convert(decode_value(stored)))
+                lost = first_lost_part(value, place.convert(decode_value(stored)))
                 if lost is not None:
                     hidden = place.secret or has_secret(stored)
                     problems.append(f"{name}{'' if hidden else path_text(lost[0])}: {lost[1]}")
             except EncodeError as error:
                 problems.append(f"{name}{'' if place.secret else path_text(error.path)}: {error.reason}")
-            except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
+            except Exception as error:  # noqa: BLE001  # conversion runs code of users
                 problems += place.explain(error, hidden=place.secret or has_secret(stored), name=name)
         if problems:
             raise ArgumentError(self.kind, problems)
@@ -129,11 +130,11 @@ class Binding:
         }
         given = [_hidden(value, self._place_at(index)) for index, value in enumerate(placed)]
         if TEXT_PLACEHOLDER in [one for one in placed if type(one) is str]:
-            # with the places spelled out nobody takes the text for a placeholder
-            return self._stored(given, kept)
-        return self._stored([one for one in given if one is not INJECTED], kept)
+            # the run then reads the text by its position, not as a placeholder
+            return self._encode_all(given, kept)
+        return self._encode_all([one for one in given if one is not INJECTED], kept)
 
-    def _stored(self, args: list[Any], kwargs: dict[str, Any]) -> bytes:
+    def _encode_all(self, args: list[Any], kwargs: dict[str, Any]) -> bytes:
         try:
             return encode_arguments(tuple(args), kwargs)
         except EncodeError as error:
@@ -142,9 +143,9 @@ class Binding:
     # -- before it runs ----------------------------------------------------------------------------------------
 
     def arguments(
-        self, data: bytes, context: Context, resources: Mapping[str, Any] = _NOTHING
+        self, data: bytes, context: Context, resources: Mapping[str, Any] = _NO_RESOURCES
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments for the call: decoded, converted, and injected where the node supplies.
+        """Make positional and keyword arguments for the call: decode, convert, and add what the node supplies.
 
         Raises DecodeError for bytes that are no arguments, StoredArgumentError for arguments that do not fit.
         """
@@ -156,21 +157,21 @@ class Binding:
         placed: list[Any],
         kwargs: dict[str, Any],
         context: Context,
-        resources: Mapping[str, Any] = _NOTHING,
+        resources: Mapping[str, Any] = _NO_RESOURCES,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Converted arguments with what the node supplies in its places; `loop` is the node's (default: this one)."""
+        """Add what the node supplies to converted arguments; `loop` is the node's (default: the running loop)."""
         return self.signature.fill(placed, kwargs, lambda one: _supply(one, context, resources, loop))
 
     def converted(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """Arguments decoded and converted, in their places; those that the node supplies are still missing."""
+        """Decode and convert arguments; those that the node supplies are still missing."""
         stored = decode_value(data)
         try:
             args, kwargs = stored
         except (TypeError, ValueError):
-            raise DecodeError(_MISSHAPEN) from None
+            raise DecodeError(_WRONG_SHAPE) from None
         if args.__class__ is not list or kwargs.__class__ is not dict:
-            raise DecodeError(_MISSHAPEN)
+            raise DecodeError(_WRONG_SHAPE)
         if self._fits(args, kwargs):
             return args, kwargs
         if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
@@ -180,7 +181,7 @@ class Binding:
         for name, value, place in self._given(placed, kwargs, problems):
             try:
                 values.append(place.convert(value))
-            except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
+            except Exception as error:  # noqa: BLE001  # conversion runs code of users
                 problems += place.explain(error, hidden=place.secret or has_secret(data), name=name)
         if problems:
             raise StoredArgumentError(self.kind, problems)
@@ -191,7 +192,7 @@ class Binding:
     # -- matching ----------------------------------------------------------------------------------------------
 
     def _simple_calls(self) -> tuple[int, int]:
-        """From how many to how many positional arguments make a call without anything to sort out."""
+        """The minimum and maximum of positional arguments that `_fits` may take as they stand."""
         signature = self.signature
         if any(one.required and not one.supplied for one in signature.parameters if one not in signature.positional):
             return 1, 0
@@ -200,16 +201,16 @@ class Binding:
         return max(needed, default=0), leading
 
     def _fits(self, args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any]) -> bool:
-        """Whether these are, as they stand, what the callable takes. The hot path."""
-        if kwargs or not self._least <= len(args) <= self._most:
+        """Whether the callable takes these arguments without conversion. This is the hot path."""
+        if kwargs or not self._min_args <= len(args) <= self._max_args:
             return False
-        for value, place in zip(args, self._places):  # noqa: B905  # defaults make up for the rest
+        for value, place in zip(args, self._places):  # noqa: B905  # parameters with defaults may be left out
             if type(value) is not place.exact and (place.exact is not ANYTHING or value is INJECTED):
                 return False
         return True
 
     def _placed(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-        """Positional arguments in their places; of two readings of "?" the first that fits."""
+        """Put positional arguments in their places. A "?" is read as a placeholder if that fits, else as text."""
         placed = self.signature.place(args)
         problems = self.signature.misfits(placed, kwargs)
         if problems and TEXT_PLACEHOLDER in [one for one in args if type(one) is str]:
@@ -221,11 +222,11 @@ class Binding:
     def _given(
         self, placed: list[Any], kwargs: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[str, Any, TypedPlace]]:
-        """Name, value and place of each argument that has a parameter; placeholders out of place are problems."""
+        """Name, value and place of each argument that has a parameter; adds misplaced placeholders to `problems`."""
         for index, value in enumerate(placed):
             place = self._place_at(index)
             if place is None:
-                break  # too many, which is known
+                break  # `problems` already says that there are too many
             name = place.name if place is not self._rest else f"{place.name}[{index - len(self._places)}]"
             if not self._is_open(index, value):
                 yield from _checked(name, place, value, problems)
@@ -243,7 +244,7 @@ class Binding:
     def _supplies(self, name: str) -> bool:
         return name in self._named and self._named[name].supplied
 
-    # -- what can never run ------------------------------------------------------------------------------------
+    # -- callables that cannot run -----------------------------------------------------------------------------
 
     def _check(self) -> None:
         signature = self.signature

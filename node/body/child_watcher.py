@@ -1,7 +1,6 @@
 """A thread for each child process: it waits for the child's end, and for the time between a notice and a kill.
 
-It is started with the child. At the exit of a program no thread can be started, and an executor may be full of other
-work or closed already.
+The thread starts with the child. When a program exits, no thread can be started, and an executor may be full or closed.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from collections.abc import Callable
 
 
 class ChildWatcher:
-    """Calls back on the loop that made it. Its seconds are real ones, since virtual time stands still for bodies."""
+    """Calls back on the loop that made it. Its seconds are real, because virtual time stands still for bodies."""
 
-    def __init__(self, child: subprocess.Popen[bytes], *, buried: Callable[[], None]) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], *, on_reaped: Callable[[], None]) -> None:
         self._child = child
-        self._buried = buried
+        self._on_reaped = on_reaped
         self._loop = asyncio.get_running_loop()
         self._orders: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name=f"peerjob-child-{child.pid}", daemon=True).start()
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call after so many seconds, unless the child is to be buried before; a later call replaces it."""
+        """Call back after so many seconds, unless `reap` or another `call_later` comes before."""
         self._orders.put((seconds, call))
 
-    def bury(self) -> None:
-        """Wait for the end of the child, which was killed, and tell."""
+    def reap(self) -> None:
+        """Wait for the end of the killed child, then call `on_reaped`."""
         self._orders.put(None)
 
     def _serve(self) -> None:
@@ -39,11 +38,11 @@ class ChildWatcher:
             try:
                 order = self._orders.get(timeout=seconds)
             except queue.Empty:
-                self._tell(call)
+                self._call(call)
                 order = self._orders.get()
         self._child.wait()
-        self._tell(self._buried)
+        self._call(self._on_reaped)
 
-    def _tell(self, call: Callable[[], None]) -> None:
+    def _call(self, call: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(call)

@@ -1,21 +1,21 @@
-"""Turns stored arguments into what annotations ask for.
+"""Converts stored values to the types of annotations.
 
-pydantic does the work, in lax mode. It is helped where it would refuse or misread what people write: durations
-("5s", and "00:05" is none), JSON text for anything with parts, enum members by name. Classes whose fields pydantic
-does not know how to fill, or would not fill with that help, are rebuilt field by field: dataclass, attrs, msgspec,
-NamedTuple, TypedDict. A pydantic model keeps its own rules inside.
+pydantic converts, in lax mode. Code here prepares what pydantic would refuse or misread: durations ("5s"; "00:05" is
+none), JSON text for values with parts, enum members by name. Classes whose fields pydantic cannot fill with this help
+are rebuilt field by field: dataclass, attrs, msgspec, NamedTuple, TypedDict. Inside a pydantic model, its own rules
+hold.
 """
 
 from __future__ import annotations
 
 import collections
-import collections.abc
 import contextlib
 import decimal
 import functools
 import types
 import typing
 import uuid
+from collections import abc
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from enum import Enum
@@ -34,22 +34,22 @@ from .stored_shapes import StoredShape
 from .unions import is_discriminated
 
 Converter = Callable[[Any], Any]
-"""Returns the converted value, or raises; `explain` tells what was wrong."""
+"""Returns the converted value, or raises; `explain` says what was wrong."""
 
 _CONFIG = pydantic.ConfigDict(arbitrary_types_allowed=True)
 
 
 def make_converter(annotation: Any) -> Converter:
-    """A converter to an annotated type; one that changes nothing where there is nothing to convert to."""
+    """Make a converter to an annotated type; it changes nothing if pydantic has no schema for the annotation."""
     for candidate in (_prepared(annotation, frozenset()), annotation):
-        # an annotation may be any object, and its schema is code of the user's
+        # an annotation may be any object, and its schema is code of the user
         with contextlib.suppress(Exception):
             return functools.partial(_adapter(candidate).validate_python, by_alias=True, by_name=True)
     return lambda value: value
 
 
 def explain(name: str, error: Exception) -> list[str]:
-    """What a converter found wrong with a value, in sentences that begin with its name."""
+    """Say what a converter found wrong with a value, in sentences that begin with its name."""
     if not isinstance(error, pydantic.ValidationError):
         return [f"{name}: {type(error).__name__}: {error}"]
     return [
@@ -59,7 +59,7 @@ def explain(name: str, error: Exception) -> list[str]:
 
 
 def located(error: Exception) -> tuple[tuple[object, ...], str]:
-    """The first thing that a converter found wrong with a value: the path to it, and the reason."""
+    """The first problem that a converter found in a value: the path to the part, and the reason."""
     if not isinstance(error, pydantic.ValidationError):
         return (), f"{type(error).__name__}: {error}"
     first = error.errors(include_url=False, include_context=False)[0]
@@ -80,14 +80,14 @@ def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
     except pydantic.PydanticUserError as error:
         if error.code != "type-adapter-config-unused":
             raise
-        return pydantic.TypeAdapter(annotation)  # a class that may have a configuration of its own
+        return pydantic.TypeAdapter(annotation)  # a class with its own configuration
 
 
-# -- what pydantic is given in the place of an annotation ------------------------------------------------------
+# -- annotations that pydantic gets instead of those of users --------------------------------------------------
 
 
 def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
-    """The annotation with our own parsing before every part that needs it."""
+    """The annotation, with parsing of our own before each part that needs it."""
     if annotation is EMPTY or annotation is object:
         return Any
     if annotation is typing.LiteralString:
@@ -155,31 +155,15 @@ _UNIONS = (Union, types.UnionType)
 
 
 _ARRAYS: set[Any] = {
-    list,
-    tuple,
-    set,
-    frozenset,
-    collections.deque,
-    collections.abc.Sequence,
-    collections.abc.MutableSequence,
-    collections.abc.Set,
-    collections.abc.MutableSet,
+    *(list, tuple, set, frozenset, collections.deque),
+    *(abc.Sequence, abc.MutableSequence, abc.Set, abc.MutableSet),
 }
 _OBJECTS: set[Any] = {
-    dict,
-    collections.OrderedDict,
-    collections.defaultdict,
-    collections.Counter,
-    collections.abc.Mapping,
-    collections.abc.MutableMapping,
+    *(dict, collections.OrderedDict, collections.defaultdict, collections.Counter),
+    *(abc.Mapping, abc.MutableMapping),
 }
-# pydantic would check these as they are read, which is too late
-_STREAMS: set[Any] = {
-    collections.abc.Iterable,
-    collections.abc.Collection,
-    collections.abc.Iterator,
-    collections.abc.Generator,
-}
+# pydantic would check the items of these when the body reads them, which is too late
+_STREAMS: set[Any] = {abc.Iterable, abc.Collection, abc.Iterator, abc.Generator}
 
 
 def _duration(value: Any) -> Any:
@@ -196,7 +180,7 @@ def _duration(value: Any) -> Any:
 
 
 def _member(kind: type[Enum], value: Any) -> Any:
-    """By value, by name, or by a value written as text; what is none of them is left for pydantic to explain."""
+    """Find a member by value, by name, or by its value as text; leave other values for pydantic to explain."""
     try:
         return kind(value)
     except (ValueError, TypeError):
@@ -211,7 +195,7 @@ def _member(kind: type[Enum], value: Any) -> Any:
 
 
 def _literal_member(literals: tuple[Any, ...], value: Any) -> Any:
-    """The member among literals that is stored as this value."""
+    """Find the member among literals that is stored as this value."""
     for one in literals:
         if isinstance(one, Enum) and type(one.value) is type(value) and one.value == value:
             return one
@@ -219,7 +203,7 @@ def _literal_member(literals: tuple[Any, ...], value: Any) -> Any:
 
 
 def _parsed(value: Any, openings: str) -> Any:
-    """JSON text as what it stands for, if it begins as it must; anything else as it is."""
+    """Parse JSON text that begins with one of the openings; return other values unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in openings and value.strip():
         try:
             return msgspec.json.decode(value)
@@ -244,16 +228,16 @@ def _any_text(value: Any) -> Any:
 
 
 def _needs_choice(shapes: list[StoredShape]) -> bool:
-    """Whether pydantic may take a stored value for another member than the one that it was of.
+    """Whether pydantic may take a stored value for a wrong member of the union.
 
-    It tries one after the other what was prepared for it, and cannot tell exact from converted there.
+    pydantic tries the prepared members in order, and cannot prefer an exact value to a converted one.
     """
     valued = [one for one in shapes if one.kind is not type(None)]
     return len(valued) > 1 and any(one.fields is not None or one.is_enum or one.is_container for one in valued)
 
 
 class _Chooser:
-    """Converts to the member of a union that a value was stored of, and to any where none looks like it."""
+    """Converts a value to the member of a union that it was stored from, or to any member if none matches."""
 
     def __init__(self, shapes: list[StoredShape], whole: Any) -> None:
         self._shapes = shapes
@@ -267,7 +251,7 @@ class _Chooser:
         for index, shape in likely[:1]:
             with contextlib.suppress(pydantic.ValidationError):
                 return self._converter(index, shape)(value)
-        # pydantic's ValidationError passes through, with its places below the place of this value
+        # a ValidationError of pydantic passes: its paths continue the path to this value
         return self._whole(value)
 
     def _converter(self, index: int, shape: StoredShape) -> Converter:
@@ -277,7 +261,7 @@ class _Chooser:
 
     @functools.cached_property
     def _whole(self) -> Converter:
-        # made when first needed, so that a class may have fields of its own kind
+        # made at the first use, so that a class may have fields of its own type
         adapter = _adapter(self._whole_annotation)
         return functools.partial(adapter.validate_python, by_alias=True, by_name=True)
 
@@ -286,7 +270,7 @@ class _Chooser:
 
 
 def _remade(kind: type[Any]) -> Any:
-    """For a subclass of a builtin class that pydantic does not know: made of the base's value. None for others."""
+    """The annotation for a subclass of a builtin class that pydantic does not know; None for other classes."""
     if kind in (bytearray, memoryview):
         return Annotated[Any, pydantic.PlainValidator(_Remade(kind, bytes))]
     if hasattr(kind, "__get_pydantic_core_schema__") or kind.__module__ in ("builtins", "datetime"):
@@ -299,12 +283,12 @@ def _remade(kind: type[Any]) -> Any:
 
 _BUILTINS: tuple[type[Any], ...] = (
     *(str, int, float, bytes, datetime, date, timedelta, uuid.UUID, decimal.Decimal),
-    *(tuple, list, set, frozenset, dict, collections.abc.Mapping),
+    *(tuple, list, set, frozenset, dict, abc.Mapping),
 )
 
 
 class _Remade:
-    """Makes an object of a subclass from a value of its base; where the constructor takes none, the base remains."""
+    """Makes an object of a subclass from a value of its base; keeps the base if the constructor takes no value."""
 
     def __init__(self, kind: Any, base: Any) -> None:
         self._kind = kind
@@ -342,7 +326,7 @@ class _Rebuilder:
         if not self._plain and isinstance(value, self._kind):
             return value
         given = self._named(_any_text(value) if self._positional else _object_text(value))
-        # pydantic's ValidationError passes through, with its places below the place of this value
+        # a ValidationError of pydantic passes: its paths continue the path to this value
         found = self._model.model_validate(given, by_alias=True, by_name=True)
         values = {
             one.name: getattr(found, name)
@@ -374,7 +358,7 @@ class _Rebuilder:
 
     @functools.cached_property
     def _model(self) -> type[pydantic.BaseModel]:
-        # made when first needed, so that a class may have fields of its own kind
+        # made at the first use, so that a class may have fields of its own type
         prepared = [_prepared(one.annotation, frozenset()) for one in self._fields]
         try:
             return self._make_model(prepared)

@@ -1,4 +1,4 @@
-"""What bodies raise, in a form that can be handled, described and brought over from another process."""
+"""Errors of bodies: made safe to raise on the loop, described for the store, and sent between processes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from peerjob.model.references import import_path, resolve_imported
 from peerjob.model.spec import ErrorInfo
 
 MAX_TEXT = 16 * 1024
-"""Most characters kept of a message, and of a traceback."""
+"""Characters that are kept of a message, and of a traceback."""
 
 
 class BodyError(Exception):
-    """Carries what a body raised where the thing itself would do harm on its way.
+    """Wraps an error of a body that would do harm on its way.
 
-    A SystemExit or KeyboardInterrupt would end the event loop, a GeneratorExit or StopIteration is taken for
-    something else by the coroutines that it passes. `cause` is what was raised.
+    A SystemExit or KeyboardInterrupt would end the event loop. Coroutines misread a GeneratorExit or StopIteration
+    that passes through them. `cause` is the error of the body.
     """
 
     def __init__(self, cause: BaseException) -> None:
@@ -36,7 +36,7 @@ class BodyError(Exception):
 
 
 class RemoteBodyError(Exception):
-    """What a body raised in another process, where its class cannot be made again here."""
+    """Stands for an error of another process whose class cannot be made again here."""
 
     def __init__(self, info: ErrorInfo) -> None:
         self.info = info
@@ -44,14 +44,14 @@ class RemoteBodyError(Exception):
 
 
 def as_exception(error: BaseException) -> Exception:
-    """An error that may travel through coroutines and tasks: itself, or wrapped in a BodyError."""
+    """The error itself if it may pass through coroutines and tasks, else a BodyError with it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return BodyError(error)
 
 
 def signal_in(error: BaseException) -> Fail | Retry | Snooze | None:
-    """The signal that an error or a group of errors holds: Fail before Retry before Snooze, the first of its class."""
+    """The signal in an error or a group of errors: the first Fail, else the first Retry, else the first Snooze."""
     errors = errors_in(error)
     for kind in (Fail, Retry, Snooze):
         for one in errors:
@@ -61,9 +61,9 @@ def signal_in(error: BaseException) -> Fail | Retry | Snooze | None:
 
 
 def describe_error(error: BaseException) -> ErrorInfo:
-    """What is kept of an error; of a group with a signal in it, the signal, with the traceback of the whole group.
+    """Describe an error as it is stored; a group with a signal by the signal, and the traceback of the whole group.
 
-    Never raises, whatever the error's own methods do.
+    Never raises, even if methods of the error do.
     """
     if isinstance(error, BodyError):
         error = error.cause
@@ -81,7 +81,7 @@ def _described(error: BaseException) -> ErrorInfo:
 
 
 def type_name(error: BaseException) -> str:
-    """`module.qualname` of an error's class, without `builtins.`."""
+    """`module.qualname` of an error's class; only `qualname` for a builtin class."""
     kind: Any = type(error)
     try:
         return clipped(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."))
@@ -90,17 +90,17 @@ def type_name(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """`str(error)`, or what can be said instead."""
+    """`str(error)`, or its repr, or a placeholder if both raise."""
     for text in (str, repr):
         try:
             return clipped(text(error))
-        except BaseException:  # noqa: BLE001, S112  # an error's own method may raise anything, and has been told
+        except BaseException:  # noqa: BLE001, S112  # a method of the user's error may raise anything
             continue
     return f"<{type(error).__name__} that cannot be shown>"
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback from the body on, with its causes."""
+    """The traceback, with its causes, without the frames before the body."""
     try:
         lines = traceback.TracebackException(type(error), error, _from_body(error.__traceback__), compact=True).format()
         return clipped("".join(lines))
@@ -109,7 +109,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def clipped(text: str) -> str:
-    """Text that can be stored: of bounded length, its middle left out, and without half characters."""
+    """Make text storable: leave out the middle of long text, and escape lone surrogates."""
     if len(text) > MAX_TEXT:
         half = MAX_TEXT // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
@@ -120,7 +120,7 @@ _OURS = tuple(f"{Path(one).resolve().parents[1]}{os.sep}" for one in (__file__, 
 
 
 def _from_body(found: TracebackType | None) -> TracebackType | None:
-    """Without the frames of ours that lead to the body."""
+    """Leave out the frames of peerjob that lead to the body."""
     while found is not None and _is_ours(found.tb_frame.f_code.co_filename):
         found = found.tb_next
     return found
@@ -134,12 +134,12 @@ def _is_ours(filename: str) -> bool:
 
 
 def pack_error(error: BaseException) -> bytes | None:
-    """What it takes to make an error again in another process; None where that cannot be said in stored values."""
+    """Encode an error, so that another process can make it again; None if the codec cannot store its parts."""
     if isinstance(error, BaseExceptionGroup):
         return _pack_group(cast("BaseExceptionGroup[BaseException]", error))
     kind = type(error)
     path = import_path(kind)
-    # what the error itself says about that, as for pickle: its class, the arguments, and what else it holds
+    # __reduce__ names the parts of an error, as for pickle: its class, its arguments, and other attributes
     with contextlib.suppress(Exception):
         made: Any = error.__reduce__()
         if path is not None and made[0] is kind:
@@ -150,14 +150,14 @@ def pack_error(error: BaseException) -> bytes | None:
 
 
 def _pack_group(group: BaseExceptionGroup[BaseException]) -> bytes | None:
-    with contextlib.suppress(Exception):  # groups nested too deep, too
+    with contextlib.suppress(Exception):  # a group may be nested too deep
         parts = [(type_name(one), message_of(one), pack_error(one)) for one in group.exceptions]
         return encode_value([clipped(group.message), parts])
     return None
 
 
 def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
-    """The error made again, with a RemoteBodyError as its cause; that alone where it cannot be made."""
+    """Make the error again, with a RemoteBodyError as its cause; return that cause if this fails."""
     remote = RemoteBodyError(info)
     if packed is None:
         return remote
@@ -172,7 +172,7 @@ def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
 def _unpacked(made: list[Any]) -> BaseException:
     if len(made) == 2:
         message, parts = made
-        # the traceback of each is in that of the whole
+        # the traceback of the group holds those of its parts
         return BaseExceptionGroup(message, [unpack_error(ErrorInfo(kind, text), one) for kind, text, one in parts])
     path, args, holds = made
     error = _made_again(resolve_imported(path), args)
@@ -182,11 +182,11 @@ def _unpacked(made: list[Any]) -> BaseException:
 
 def _made_again(kind: type[Any], args: Iterable[Any]) -> Any:
     if not issubclass(kind, BaseException):
-        raise TypeError(f"{kind} is no error")
+        raise TypeError(f"{kind} is not an error")
     if kind.__reduce__ is not BaseException.__reduce__:
         with contextlib.suppress(TypeError):
-            return kind(*args)  # as it has said itself
-    # the constructors of most errors take something else than the errors keep
+            return kind(*args)  # as its own __reduce__ says
+    # the constructors of most errors take other arguments than `args`
     error = kind.__new__(kind, *args)
     for base in kind.__mro__:
         init: Any = vars(base).get("__init__")

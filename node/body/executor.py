@@ -1,4 +1,4 @@
-"""Runs bodies: async ones on the loop, sync ones in threads, and in processes what must be killable."""
+"""Runs bodies: async bodies on the loop, sync bodies in threads, and bodies that must be killable in processes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from peerjob.model.errors import Snooze
 from peerjob.model.injected import current_run
 
 from .binding import Binding, Mode
-from .errors import BodyError, RemoteBodyError, as_exception, describe_error
+from .errors import BodyError, as_exception
 from .injection import Attempt, Resources, uncancelled
 from .processes import ProcessPool
 from .threads import ThreadPool
 
-__all__ = ["BodyError", "Executor", "RemoteBodyError", "describe_error"]
-
 
 class Executor:
-    """Runs bodies to their end, each in the place that its job asks for.
+    """Runs each body to its end, where its job asks for.
 
-    `threads` is how many sync bodies, and how many processes, may be at work at a time; `pool` runs the sync ones
-    elsewhere than in threads of the executor's own.
+    `threads` limits the sync bodies, and the processes, at a time. `pool` runs sync bodies instead of an own pool.
     """
 
     def __init__(self, *, clock: Clock, threads: int, resources: Resources, pool: ThreadPool | None = None) -> None:
@@ -38,16 +35,16 @@ class Executor:
     async def call(
         self, binding: Binding, data: bytes, context: Context, run_in: str, began: Callable[[], None] | None = None
     ) -> Any:
-        """What the body returns or raises, once it and its resources have ended; `context.ended` once the body has.
+        """Return or raise what the body does, once its resources have ended too; set `context.ended` after the body.
 
-        `began` is called when the attempt begins: in a process, once that has imported what the body needs.
+        `began` is called when the attempt begins: for a process, once it has imported the body.
 
-        To cancel it, call `context.cancel(reason)` and cancel the task that awaits this; `context.told` says in the end
-        whether the body learned of it. An async body gets the CancelledError. A thread cannot be ended: the wait goes
-        on. A process is killed, for "drain" only after a second's notice, and CancelledError raised.
+        To cancel, call `context.cancel(reason)` and cancel the task that awaits this call. At the end, `context.told`
+        says whether the body learned of it. An async body gets the CancelledError. A thread cannot be ended, so the
+        wait goes on. A process is killed, for "drain" one second after a notice, and CancelledError is raised.
 
-        Raises DecodeError or StoredArgumentError where no body was run. Errors of the body come as they are, but for
-        those that would do harm on their way, which come in a BodyError.
+        Raises DecodeError or StoredArgumentError if no body ran. Errors of the body are raised unchanged, except those
+        that would do harm on their way; these come in a BodyError.
         """
         mode = binding.mode(run_in)
         if began is not None and mode != "process":
@@ -61,7 +58,7 @@ class Executor:
                 result = await self._run(binding, data, context, mode, began)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and current_run.get() is not context:
-                raise  # not from the body: the loop is gone, and this coroutine is thrown away
+                raise  # not from the body: the loop is gone, and this coroutine is being destroyed
             await _end(context)
             current_run.reset(token)
             if isinstance(error, asyncio.CancelledError | Snooze) or as_exception(error) is error:
@@ -75,12 +72,12 @@ class Executor:
         return result
 
     def resize(self, threads: int) -> None:
-        """Change how many bodies may be at work in threads, and in processes; what runs, runs on."""
+        """Change the limit of threads and of processes; running bodies go on."""
         self._threads.resize(threads)
         self._processes.resize(threads)
 
     async def close(self) -> None:
-        """End the threads and processes; no body may be at work in a process."""
+        """End the threads and processes; no body may run in a process."""
         self._threads.close()
         with self._clock.outside():  # processes end in real time
             await self._processes.close()
@@ -98,7 +95,7 @@ class Executor:
         attempt = self._resources.attempt(binding.resources, context, in_thread=mode == "thread")
         values = await attempt.open()
         try:
-            if context.asked is not None:  # a factory has swallowed it, or it is still to come
+            if context.asked is not None:  # a factory suppressed the CancelledError, or it is still to come
                 await asyncio.sleep(0)
                 raise asyncio.CancelledError(context.asked)
             if mode == "thread":
@@ -118,7 +115,7 @@ class Executor:
     async def _with_resources(
         self, attempt: Attempt, binding: Binding, placed: list[Any], kwargs: dict[str, Any], context: Context
     ) -> Any:
-        """Run a body in a thread in which its sync resources are made and closed."""
+        """Run a body in a thread that also makes and closes its sync resources."""
         loop = asyncio.get_running_loop()
         ending: list[tuple[bool, Any]] = []
 
@@ -137,7 +134,7 @@ class Executor:
             return result
 
         def on_cancel() -> None:
-            _tell(context)
+            context.cancel("drain")  # a cancellation without a reason comes from the end of the loop
             if ending:
                 raise _ClosingGivenUpError
 
@@ -156,11 +153,11 @@ class Executor:
         if mode == "async":
             result = _called(body, context)
         else:
-            # in a thread no wait is virtual, so virtual time stands still
+            # no wait in a thread is virtual, so virtual time stands still
             variables = contextvars.copy_context()
             with self._clock.outside():
                 result = await self._threads.run(
-                    lambda: variables.run(_called, body, context), on_cancel or (lambda: _tell(context))
+                    lambda: variables.run(_called, body, context), on_cancel or (lambda: context.cancel("drain"))
                 )
         if not inspect.isawaitable(result):
             return result
@@ -177,15 +174,15 @@ class Executor:
 
 
 class _ClosingGivenUpError(Exception):
-    """The body has ended in its thread, and closing its resources there takes longer than the node can wait."""
+    """The body has ended in its thread, and its resources take longer to close than the node can wait."""
 
 
 def _called(body: Callable[[], Any], context: Context) -> Any:
-    """Call the body, unless the run was asked to end before; unless it gives something to await, that is all of it."""
+    """Call the body, unless the run was asked to end before. The body has ended unless it returns an awaitable."""
     try:
         context.raise_if_cancelled()
         result = body()
-    except StopIteration as error:  # no coroutine can raise it
+    except StopIteration as error:  # a coroutine cannot raise it
         context.ended = True
         raise BodyError(error) from error
     except BaseException:
@@ -196,9 +193,9 @@ def _called(body: Callable[[], Any], context: Context) -> Any:
 
 
 async def _end(context: Context, *, thrown: bool = True) -> None:
-    """Note that the body has ended, and whether CancelledError was thrown into it: one still pending was not.
+    """Note that the body has ended, and whether CancelledError was thrown into it: a pending one was not.
 
-    `thrown` is False where the cancellation was heard before there was an async body to throw it into.
+    `thrown` is False if the cancellation came before there was an async body to throw it into.
     """
     if context.ended:
         return
@@ -214,8 +211,3 @@ async def _end(context: Context, *, thrown: bool = True) -> None:
             uncancelled()
             context.told = heard if thrown else context.told
     context.ended = True
-
-
-def _tell(context: Context) -> None:
-    """Ask a thread to end, unless it was asked to before: a cancellation without a reason ends the loop."""
-    context.cancel("drain")

@@ -1,4 +1,4 @@
-"""The fields of a class, of whatever library it is, by the names under which the codec stores them."""
+"""The fields of a class of any library, by the names under which the codec stores them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class ClassField:
     """One field that the constructor takes."""
 
     name: str
-    """As the constructor takes it, and the codec stores it."""
+    """As in the constructor, and as the codec stores it."""
     annotation: Any
     required: bool
     other: str | None = None
-    """Another name under which it may come."""
+    """A second name that stored values may use."""
 
 
 def fields_of(annotation: Any) -> list[ClassField] | None:
-    """The fields that a class is made from; None for any other class, and for pydantic's, which keep their own.
+    """The fields that the constructor of a class takes; None for a class without fields, or of pydantic.
 
-    For `Box[int]`, `int` stands in the place of the type variable.
+    In the fields of `Box[int]`, `int` replaces the type variable.
     """
     kind = typing.get_origin(annotation) or annotation
     if not isinstance(kind, type) or is_model(kind):
@@ -41,8 +41,8 @@ def fields_of(annotation: Any) -> list[ClassField] | None:
     parameters: tuple[Any, ...] = getattr(kind, "__parameters__", ())
     if not found or not parts or len(parts) != len(parameters):
         return found
-    meanings = dict(zip(parameters, parts, strict=True))
-    return [dataclasses.replace(one, annotation=_filled(one.annotation, meanings)) for one in found]
+    values = dict(zip(parameters, parts, strict=True))
+    return [dataclasses.replace(one, annotation=_filled(one.annotation, values)) for one in found]
 
 
 def model_fields(kind: Any) -> list[ClassField]:
@@ -55,7 +55,7 @@ def model_fields(kind: Any) -> list[ClassField]:
 
 
 def is_model(kind: Any) -> bool:
-    """Whether pydantic knows the class by itself: its models and its dataclasses."""
+    """Whether the class is a model or a dataclass of pydantic."""
     return hasattr(kind, "__pydantic_fields__")
 
 
@@ -107,7 +107,7 @@ def _with_hints(kind: Any, fields: Mapping[str, Any]) -> Iterable[tuple[Any, Any
 def _hints(kind: Any) -> Mapping[str, Any]:
     try:
         return typing_extensions.get_type_hints(kind, include_extras=True)
-    except Exception:  # noqa: BLE001  # annotations are the user's; each that can be resolved still counts
+    except Exception:  # noqa: BLE001  # annotations are the user's; use those that can be resolved
         namespace = dict(vars(sys.modules[kind.__module__]))
         return {
             name: resolve(hint, namespace)
@@ -126,8 +126,8 @@ def _bare(hint: Any) -> Any:
     return Any if hint is EMPTY else hint
 
 
-def _filled(hint: Any, meanings: Mapping[Any, Any]) -> Any:
+def _filled(hint: Any, values: Mapping[Any, Any]) -> Any:
     if isinstance(hint, TypeVar):
-        return meanings.get(hint, hint)
+        return values.get(hint, hint)
     inner = cast("tuple[Any, ...]", getattr(hint, "__parameters__", ()))
-    return hint[tuple(meanings.get(one, one) for one in inner)] if inner else hint
+    return hint[tuple(values.get(one, one) for one in inner)] if inner else hint

@@ -1,4 +1,4 @@
-"""What a node and the process of a job say to each other: MessagePack behind four bytes of length."""
+"""The frames that a node and the process of a body exchange: MessagePack after four bytes of length."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from peerjob.model.decoding import reader
 from peerjob.model.spec import ErrorInfo
 
 MAX_FRAME = 64 << 20
-"""Most bytes in one frame."""
+"""Bytes in one frame."""
 _LENGTH = struct.Struct(">I")
 
 T = TypeVar("T")
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    """Node: run this."""
+    """Node: run this body."""
 
     path: str
     """`module:qualname` of the executor."""
@@ -36,26 +36,26 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     log_level: int
     """Level of the node's root logger."""
     sent_ns: int
-    """When this was sent, on the machine's monotonic clock. Until the body begins, its deadline moves on."""
+    """When the node sent this frame, on the machine's monotonic clock. The deadline moves until the body begins."""
     schedule: str | None = None
     nominal_us: int = 0
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
-    """Node: end, by yourself, now."""
+    """Node: end the body now, before the node kills the process."""
 
     reason: Reason
 
 
 class Owner(msgspec.Struct, tag=True, frozen=True):
-    """Node: whether the claim is still held, in answer to the question of this number."""
+    """Node: whether the claim is still held; answers the `AskOwner` of this number."""
 
     number: int
     held: bool
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """Process: from here on the body may have done something."""
+    """Process: the body begins; from now on it may have effects."""
 
 
 class Line(msgspec.Struct, tag=True, frozen=True):
@@ -67,20 +67,20 @@ class Line(msgspec.Struct, tag=True, frozen=True):
 
 
 class ProgressReport(msgspec.Struct, tag=True, frozen=True):
-    """Process: how far it is."""
+    """Process: the progress of the body."""
 
     fraction: float
     message: str
 
 
 class AskOwner(msgspec.Struct, tag=True, frozen=True):
-    """Process: ask whether the claim is still held."""
+    """Process: asks whether the claim is still held."""
 
     number: int
 
 
 class Returned(msgspec.Struct, tag=True, frozen=True):
-    """Process: the body returned this, encoded; None for None."""
+    """Process: the body returned this value, encoded; None for None."""
 
     result: bytes | None
     finished: bool = False
@@ -92,7 +92,7 @@ class Raised(msgspec.Struct, tag=True, frozen=True):
 
     info: ErrorInfo
     packed: bytes | None
-    """By `failures.pack_error`."""
+    """Made by `pack_error`."""
 
 
 class Snoozed(msgspec.Struct, tag=True, frozen=True):
@@ -113,20 +113,20 @@ decode_from_process: Callable[[bytes], FromProcess] = reader(
 
 
 def pack(frame: FromNode | FromProcess) -> bytes:
-    """A frame as it is sent."""
+    """Encode a frame as it is sent."""
     data = _encode(frame)
     return _LENGTH.pack(len(data)) + data
 
 
 class Unpacker:
-    """Takes bytes as they come and gives the frames that are whole."""
+    """Takes bytes as they arrive, and returns the frames that are complete."""
 
     def __init__(self, decode: Callable[[bytes], T]) -> None:
         self._decode = decode
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """The frames that end within these bytes; raises ValueError for bytes that are no frame."""
+        """Yield the frames that end within these bytes; raises ValueError for bytes that are no frame."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)

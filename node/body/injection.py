@@ -1,9 +1,9 @@
-"""Resources that `Depends` asks for: made before a run or once per node, shared, and closed in reverse order.
+"""Resources of `Depends`: made before an attempt or once per node, shared, and closed in reverse order.
 
-A factory is a function, a coroutine function, a generator function, or a function that returns a context manager; it
-may have injected parameters and resources of its own. What a sync factory of a job that runs in a thread makes for one
-attempt is made, used and closed in that thread, so that a connection which belongs to its thread works. All else is
-made on the event loop, and must not block it.
+A factory is a function, a coroutine function, a generator function, or a function that returns a context manager. It
+may have injected parameters and resources itself. If a job runs in a thread, the resources that its sync factories
+make for one attempt are made, used and closed in that thread, because some connections only work in the thread that
+opened them. All other resources are made on the event loop, and must not block it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ logger = logging.getLogger("peerjob.node")
 Factory = Callable[..., Any]
 
 CLOSING_LIMIT = 60.0
-"""Seconds that the resources of one run may take to close; after that the run goes on without them."""
+"""Seconds that the resources of one attempt may take to close; then the attempt goes on without them."""
 
 
 class Resources:
     """The resources of one node.
 
-    `overrides` replaces factories by others, for tests; it is looked at whenever a resource is made.
+    `overrides` maps factories to replacements, for tests; it is read whenever a resource is made.
     """
 
     def __init__(
@@ -45,50 +45,50 @@ class Resources:
     ) -> None:
         self._context_vars = context_vars or ContextVars()
         self._overrides: Mapping[Factory, Factory] = {} if overrides is None else overrides
-        self._kept: dict[Factory, _Keeper] = {}
+        self._of_node: dict[Factory, _OpenResource] = {}
         self._closed = False
 
     def factory(self, resource: Resource) -> Factory:
-        """What makes a resource, overrides considered."""
+        """The factory of a resource, or its override."""
         return self._overrides.get(resource.factory, resource.factory)
 
     def attempt(self, wanted: Mapping[str, Resource], context: Context, *, in_thread: bool) -> Attempt:
-        """The resources of one run, by parameter. Raises OptionError for overrides that need each other."""
+        """The resources of one attempt, by parameter; raises OptionError for overrides that need each other."""
         if self._overrides:
             for resource in wanted.values():
                 check_resource(resource, self._overrides)
         return Attempt(self, wanted, context, in_thread=in_thread)
 
     async def of_node(self, resource: Resource, context: Context) -> Any:
-        """The one value of a resource of the node; who asks first makes it, others wait for it."""
+        """The value of a resource of the node: the first caller makes it, other callers wait for it."""
         factory = self.factory(resource)
         needs = {name: await self.of_node(need, context) for name, need in _needs(factory).items()}
         if self._closed:
             raise NodeStateError("the node has stopped")
-        keeper = self._kept.get(factory)
-        if keeper is None or keeper.failed:  # after a failure the next run tries again
-            keeper = _Keeper(
+        opened = self._of_node.get(factory)
+        if opened is None or opened.failed:  # after a failure, the next attempt tries again
+            opened = self._of_node[factory] = _OpenResource(
                 _managed(factory, lambda one: needs[one.name] if one.name in needs else injected_value(one, context)),
-                self._context_vars.copy(),  # it outlives the run that asked for it
+                self._context_vars.copy(),  # the resource outlives this attempt
             )
-            self._kept[factory] = keeper
-        return await keeper.value()
+        return await opened.value()
 
     async def close(self) -> None:
-        """Close what was made for the node, the latest first; what fails to close is logged."""
+        """Close the resources of the node, the newest first; log errors."""
         self._closed = True
-        while self._kept:
-            factory, keeper = self._kept.popitem()
+        while self._of_node:
+            factory, resource = self._of_node.popitem()
             try:
-                await keeper.close()
+                await resource.close()
             except Exception:
                 logger.exception("resource %s failed to close", _name(factory))
 
 
 class Attempt:
-    """The resources of one run: `open` and `close` on the loop; in a thread, between these, `open_here`, `close_here`.
+    """The resources of one attempt.
 
-    The body's end decides what becomes of the run, so errors while closing are logged and go no further.
+    `open` and `close` run on the loop; between them, `open_here` and `close_here` run in the thread of the body.
+    Errors while closing are only logged: the end of the body decides the outcome.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Attempt:
         self._stack_here = ExitStack()
 
     async def open(self) -> dict[str, Any]:
-        """Values by parameter; with `in_thread`, those that exist already."""
+        """Make the resources, and return values by parameter; with `in_thread`, only those that belong on the loop."""
         try:
             for resource in self._wanted.values():
                 await self._make(resource, on_loop=not self._in_thread)
@@ -113,14 +113,14 @@ class Attempt:
         return self._values()
 
     async def close(self, error: BaseException | None) -> None:
-        """Close what was made on the loop, and show it the error of the body."""
+        """Close the resources that were made on the loop; their context managers get the error of the body."""
         limit = asyncio.timeout(CLOSING_LIMIT)
         try:
             async with limit:
                 await self._stack.__aexit__(*_triple(error))
         except GeneratorExit:
             raise  # the loop is gone
-        except BaseException as raised:  # noqa: BLE001  # a SystemExit would end the loop
+        except BaseException as raised:  # noqa: BLE001  # a SystemExit must not end the loop
             if limit.expired():
                 logger.error("%s: its resources were not closed within %g s", self._run, CLOSING_LIMIT)  # noqa: TRY400
             elif isinstance(raised, asyncio.CancelledError) and uncancelled():
@@ -129,7 +129,7 @@ class Attempt:
                 self._failed_to_close(raised, error)
 
     def open_here(self) -> dict[str, Any]:
-        """Values by parameter; makes the rest here, in the thread of the body."""
+        """Make the other resources in this thread, and return all values by parameter."""
         try:
             for resource in self._wanted.values():
                 self._make_here(resource)
@@ -139,14 +139,14 @@ class Attempt:
         return self._values()
 
     def close_here(self, error: BaseException | None) -> None:
-        """Close what was made in this thread, and show it the error of the body."""
+        """Close the resources that were made in this thread; their context managers get the error of the body."""
         try:
             self._stack_here.__exit__(*_triple(error))
-        except BaseException as raised:  # noqa: BLE001  # nothing that a resource raises may end the thread
+        except BaseException as raised:  # noqa: BLE001  # an error of a resource must not end the thread
             self._failed_to_close(raised, error)
 
     def given_up(self) -> None:
-        """Say that closing did not end in time."""
+        """Log that closing did not end in time."""
         logger.error("%s: its resources were not closed before the node stopped", self._run)
 
     def _failed_to_close(self, raised: BaseException, error: BaseException | None) -> None:
@@ -202,7 +202,7 @@ def _triple(error: BaseException | None) -> tuple[Any, Any, Any]:
 
 
 def uncancelled() -> bool:
-    """Take back every cancellation of the present task, which has been heard; False when there is none."""
+    """Take back every cancellation of the current task, after its CancelledError; False if there is none."""
     task = asyncio.current_task()
     count = 0 if task is None else task.cancelling()
     for _ in range(count):
@@ -211,12 +211,12 @@ def uncancelled() -> bool:
     return count > 0
 
 
-class _Keeper:
-    """Holds one resource of the node open, in a task of its own: some must be closed by the task that opened them."""
+class _OpenResource:
+    """One resource of the node. Its own task opens and closes it, because some resources require the same task."""
 
     def __init__(self, resource: AbstractAsyncContextManager[Any], variables: contextvars.Context) -> None:
         self._made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._made.add_done_callback(lambda made: made.cancelled() or made.exception())  # nobody may be waiting
+        self._made.add_done_callback(lambda made: made.cancelled() or made.exception())  # asyncio logs unread errors
         self._end = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(resource), context=variables)
 
@@ -242,7 +242,7 @@ class _Keeper:
             if self._made.done():
                 raise
             self._made.set_exception(NodeStateError("the node has stopped"))
-        except BaseException as error:  # a SystemExit in a task would end the loop
+        except BaseException as error:  # a SystemExit in a task must not end the loop
             kept = as_exception(error)
             if self._made.done():
                 raise kept from error
@@ -255,7 +255,7 @@ class _Keeper:
 def check_resource(
     resource: Resource, overrides: Mapping[Factory, Factory] | None = None, inside: tuple[Factory, ...] = ()
 ) -> None:
-    """Raise OptionError for a factory that can never be called: it needs itself, or something that is not there."""
+    """Raise OptionError for a factory that cannot be called: it needs itself, or a parameter that has no value."""
     factory = (overrides or {}).get(resource.factory, resource.factory)
     if factory in inside:
         circle = " -> ".join(_name(one) for one in (*inside[inside.index(factory) :], factory))
@@ -274,7 +274,7 @@ def check_resource(
 
 
 def _called(factory: Factory, supply: Callable[[Parameter], Any]) -> Any:
-    """What a factory returns; of a generator function, the context manager that it makes."""
+    """Call a factory; make a context manager of a generator function."""
     signature = analyse(factory)
     args, kwargs = signature.fill([], {}, supply)
     if signature.is_async_generator:
@@ -286,7 +286,7 @@ def _called(factory: Factory, supply: Callable[[Parameter], Any]) -> Any:
 
 @contextlib.asynccontextmanager
 async def _managed(factory: Factory, supply: Callable[[Parameter], Any]) -> AsyncGenerator[Any]:
-    """Whatever a factory is, as an async context manager."""
+    """Make an async context manager of a factory of any form."""
     made = _called(factory, supply)
     if _has(made, "__aenter__"):
         async with made as value:
@@ -309,7 +309,7 @@ def _needs(factory: Factory) -> dict[str, Resource]:
 
 
 def _is_async(factory: Factory) -> bool:
-    """As far as it can be told without calling it."""
+    """Whether a factory is async, as far as this is known before the call."""
     signature = analyse(factory)
     return (
         signature.is_async

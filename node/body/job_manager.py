@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class InsideManager(BlockingVerbs):
-    """The blocking verbs for a sync job, which runs in a thread of a node: calls go to the node's own loop."""
+    """The blocking verbs for a sync job: it runs in a thread of a node, and its calls run on the node's loop."""
 
     def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop, context: Context) -> None:
         self._manager = manager

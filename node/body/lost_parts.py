@@ -1,4 +1,4 @@
-"""What a value lost on its way through the store: its class, or fields."""
+"""Finds the first part of a value that the store would lose: its class, or a field."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from peerjob.model.codec import stored_fields
 
 Path = tuple[object, ...]
 LostPart = tuple[Path, str]
-"""Where something was lost, and what."""
+"""Path to the part, and a sentence about the loss."""
 
 _LEAVES = frozenset({int, str, float, bool, type(None), bytes, complex, datetime, date, time, timedelta, UUID, Decimal})
 
 
 def first_lost_part(before: Any, after: Any, path: Path = ()) -> LostPart | None:
-    """The first place where a value lost fields, or came into another class of the user's; None for no such place.
+    """The first part that lost fields, or became an object of another class of the user; None for no such part.
 
-    Plain data is no loss: an object may arrive as the mapping of its fields, and an Enum member as its value. A
-    subclass of a builtin scalar or container becomes its base.
+    Plain data is not a loss: an object may arrive as a mapping of its fields, an Enum member as its value, and a
+    subclass of a builtin scalar or container as its base.
     """
     kind = cast(Any, type(before))
     if kind in _LEAVES:
@@ -33,23 +33,23 @@ def first_lost_part(before: Any, after: Any, path: Path = ()) -> LostPart | None
             return path, f"{_shown(before)} would arrive as {_shown(after)}, which has the same value"
         return None
     if not issubclass(kind, type) and (fields := stored_fields(before)) is not None:
-        return _lost_of_fields(before, fields, after, path)
+        return _lost_in_fields(before, fields, after, path)
     if issubclass(kind, Mapping):
         return _lost_in_mapping(before, after, path)
     if isinstance(before, list | tuple | deque) and isinstance(after, list | tuple | deque):
         return _lost_in_items(cast("list[Any]", before), cast("list[Any]", after), path)
     if isinstance(before, set | frozenset) and isinstance(after, set | frozenset):
-        return _lost_of_members(cast("set[Any]", before), cast("set[Any]", after), path)
+        return _lost_in_set(cast("set[Any]", before), cast("set[Any]", after), path)
     return None
 
 
-def _lost_of_fields(before: Any, fields: Any, after: Any, path: Path) -> LostPart | None:
+def _lost_in_fields(before: Any, fields: Any, after: Any, path: Path) -> LostPart | None:
     arrived = after
     if type(after) is type(before) or _generic(after) is _generic(before) is not None:
         arrived = stored_fields(after)
     elif not isinstance(after, type) and stored_fields(after) is not None:
         return path, f"a {_name(before)} would arrive as a {_name(after)}"
-    if not isinstance(fields, dict):  # a model that is its root
+    if not isinstance(fields, dict):  # a RootModel of pydantic
         return first_lost_part(fields, arrived, path)
     if not isinstance(arrived, Mapping):
         return None
@@ -86,8 +86,8 @@ def _lost_in_items(
     return None
 
 
-def _lost_of_members(before: set[Any], after: set[Any], path: Path) -> LostPart | None:
-    """In sets, members of enumerations are all that can change: objects are refused there."""
+def _lost_in_set(before: set[Any], after: set[Any], path: Path) -> LostPart | None:
+    """Compare sets: only members of enumerations can change, because the codec refuses objects in sets."""
     arrived = {one for one in after if isinstance(one, Enum)}
     for one in before:
         if arrived and isinstance(one, Enum) and one not in arrived:
@@ -96,7 +96,7 @@ def _lost_of_members(before: set[Any], after: set[Any], path: Path) -> LostPart 
 
 
 def _generic(value: Any) -> Any:
-    """The class that a parametrised pydantic model was made of, `Page` for `Page[int]`; None for other classes."""
+    """The class of a parametrised pydantic model, `Page` for `Page[int]`; None for other classes."""
     kind = cast(Any, type(value))
     metadata: dict[str, Any] | None = getattr(kind, "__pydantic_generic_metadata__", None)
     return None if metadata is None else metadata["origin"] or kind

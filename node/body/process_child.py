@@ -1,4 +1,4 @@
-"""The child's side of a process for bodies: its main thread runs them, another one listens to the node."""
+"""The child's side of a process for bodies: the main thread runs the bodies, a second thread listens to the node."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(fd: int, parent: int) -> NoReturn:
-    """Serve a node over a socket until it closes, or is gone."""
+    """Serve a node over a socket until the node closes it or dies."""
     _die_with(parent)
-    # the node decides when this process ends; and a handler, unlike SIG_IGN, is not passed on to what a body starts
+    # the node decides when this process ends; unlike SIG_IGN, programs that a body starts do not inherit a handler
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: None)
     os.set_inheritable(fd, False)
     connection = socket.socket(fileno=fd)
-    # a fork of this process must not hold the connection open when it has died
+    # a fork of this process must not keep the connection open after its death
     os.register_at_fork(after_in_child=connection.close)
     server = _Server(connection)
     threading.Thread(target=server.listen, name="peerjob-node", daemon=True).start()
@@ -75,12 +75,12 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that
+    if os.getppid() != parent:  # the node died before the call
         os._exit(0)
 
 
 class _Server:
-    """Runs one body after the other, and is what their contexts ask."""
+    """Runs one body after the other, and answers their contexts."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -103,7 +103,7 @@ class _Server:
                 for frame in unpacker.feed(data):
                     self._received(frame)
         finally:
-            os._exit(0)  # the node is gone, and nobody wants what the body does
+            os._exit(0)  # the node is gone, so the body runs for nothing
 
     def _received(self, frame: FromNode) -> None:
         match frame:
@@ -120,7 +120,7 @@ class _Server:
                 self._context.cancel(reason)
             if self._task is not None:
                 loop, task = self._task
-                with contextlib.suppress(RuntimeError):  # it has just ended
+                with contextlib.suppress(RuntimeError):  # the loop has just ended
                     loop.call_soon_threadsafe(task.cancel, reason)
 
     # -- serving, in the main thread ---------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class _Server:
 
     def _ending(self, start: Start, context: Context) -> Ending:
         try:
-            # outside the body's own context: what a module sets when it is imported is meant for all of its jobs
+            # import outside the body's context: variables that a module sets are meant for all of its jobs
             binding = self._binding(start.path, start.kind)
             return contextvars.copy_context().run(self._run, binding, start, context)
         except Snooze as snooze:
@@ -197,7 +197,7 @@ class _Server:
         with self._sending:
             self._connection.sendall(pack(frame))
 
-    # -- what contexts ask -------------------------------------------------------------------------------------
+    # -- for contexts ------------------------------------------------------------------------------------------
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         if context is self._context:

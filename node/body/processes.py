@@ -1,7 +1,7 @@
 """Processes for bodies that must be killable, or that hold the interpreter: one body each at a time.
 
-A process is started when it is first needed and used again. It lives no longer than its node: it ends when its
-connection does, and on Linux the kernel sees to it too. It leads a process group, so what it started is killed with it.
+A process is started when a body first needs it, and is used again. It ends when its connection to the node ends; on
+Linux, the kernel also kills it with the node. It leads a process group, so the programs that it started die with it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from .binding import Binding
 
 START_LIMIT = 300.0
-"""Seconds in which a process must start and import what a body needs."""
+"""Seconds in which a process must start and import a body."""
 NOTICE = 1.0
-"""Seconds, real ones, that a body has to end by itself when its node drains."""
+"""Real seconds that a body gets to end by itself when its node drains."""
 
 _BOOT = (
     "import json, sys; fd, parent, sys.path[:] = json.loads(sys.argv[1]); "
@@ -72,10 +72,10 @@ class ProcessPool:
     async def run(
         self, binding: Binding, data: bytes, context: Context, began: Callable[[], None] | None = None
     ) -> Any:
-        """What the body returns, as `Encoded`, or raises; JobProcessDied when its process ends before it does.
+        """Return the result of the body, as `Encoded`, or raise its error; JobProcessDied if the process ends first.
 
-        Cancelling kills the process, and raises CancelledError once it is dead. `began` is called once the process has
-        imported what the body needs.
+        A cancellation kills the process, and raises CancelledError once it is dead. `began` is called once the process
+        has imported the body.
         """
         worker = context.worker
         start = Start(
@@ -95,7 +95,7 @@ class ProcessPool:
         run = _Running(context, began)
         process = await self._run_once(start, run)
         if run.ending.result() is None and not run.started and not run.overdue and context.asked is None:
-            # it died while it was idle, or before it had seen the order: nothing was begun
+            # the process died while it was idle, or before it read the order: the body did not begin
             run = _Running(context, began)
             process = await self._run_once(start, run)
         match run.ending.result():
@@ -116,7 +116,7 @@ class ProcessPool:
                 raise JobProcessDied(process.status)
 
     def resize(self, size: int) -> None:
-        """Change how many processes are kept."""
+        """Change how many idle processes are kept."""
         self._size = size
         while self._idle and self._surplus > 0:
             self._idle.pop(0).kill()
@@ -132,7 +132,7 @@ class ProcessPool:
             await process.ended
 
     async def _run_once(self, start: Start, run: _Running) -> _Process:
-        """Have it run in a process, which is returned."""
+        """Run a body in a process, and return that process."""
         process = await self._take(run.context)
         process.will_load(start.path)
         limit = asyncio.get_running_loop().call_later(START_LIMIT, process.give_up, run)
@@ -164,14 +164,14 @@ class ProcessPool:
 
 
 class _Running:
-    """A body in a process, as its node sees it."""
+    """One body in a process."""
 
     def __init__(self, context: Context, began: Callable[[], None] | None) -> None:
         self.context = context
         self._began = began
         self.started = self.overdue = False
         self.ending: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
-        """None when the process ended first."""
+        """None if the process ended first."""
 
     def start(self) -> None:
         self.started = True
@@ -187,19 +187,19 @@ class _Running:
 class _Process(asyncio.Protocol):
     """One child process, and the node's end of its connection."""
 
-    def __init__(self, forget: Any) -> None:
-        self._forget = forget
+    def __init__(self, on_ended: Callable[[_Process], None]) -> None:
+        self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
         self._unpacker = Unpacker(decode_from_process)
         self._transport: asyncio.Transport | None = None
         self._notice: object | None = None
-        """Stands for the notice that was given to the present body."""
-        self._asking: set[asyncio.Task[None]] = set()
-        self._homes: dict[str, ModuleType | None] = {}
+        """A new object for each notice; None if the current body was given none."""
+        self._answers: set[asyncio.Task[None]] = set()
+        self._modules: dict[str, ModuleType | None] = {}
         self.running: _Running | None = None
         self.killed = False
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        """Done when it is dead and buried."""
+        """Done once the process has ended and is reaped."""
         self._socket, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as on_failure:
             on_failure.callback(self._socket.close)
@@ -211,10 +211,10 @@ class _Process(asyncio.Protocol):
                 process_group=0,
             )
             on_failure.pop_all()
-        self._watcher = ChildWatcher(self._popen, buried=self._buried)
+        self._watcher = ChildWatcher(self._popen, on_reaped=self._reaped)
 
     async def connect(self) -> None:
-        """Connect to it, unless it was killed before."""
+        """Connect to the process, unless it was killed before."""
         if self.killed:
             return
         await self._loop.create_unix_connection(lambda: self, sock=self._socket)
@@ -224,18 +224,18 @@ class _Process(asyncio.Protocol):
         return self._transport is not None and not self.killed and not self._transport.is_closing()
 
     def will_load(self, path: str) -> None:
-        """Note of which module, as it is now, it runs a body."""
-        home = path.partition(":")[0]
-        self._homes.setdefault(home, sys.modules.get(home))
+        """Note the module of a body that the process is about to import."""
+        name = path.partition(":")[0]
+        self._modules.setdefault(name, sys.modules.get(name))
 
     @property
     def is_current(self) -> bool:
-        """Whether no module of which it ran a body has been imported anew since."""
-        return all(sys.modules.get(name) is module for name, module in self._homes.items())
+        """Whether the node has not reloaded a module that the process imported."""
+        return all(sys.modules.get(name) is module for name, module in self._modules.items())
 
     @property
     def status(self) -> int | None:
-        """How it ended; negative: the signal that ended it."""
+        """The exit status; negative for the signal that ended the process."""
         return self._popen.returncode
 
     def begin(self, run: _Running, start: Start) -> None:
@@ -246,7 +246,7 @@ class _Process(asyncio.Protocol):
             run.end(None)
 
     def end(self, run: _Running) -> None:
-        """End the body: at once, or after a notice when the node drains."""
+        """End the body: at once, or one second after a notice if the node drains."""
         context = run.context
         context.cancel("drain")
         if run.ending.done():
@@ -264,26 +264,26 @@ class _Process(asyncio.Protocol):
             self.kill()
 
     def give_up(self, run: _Running) -> None:
-        """Kill it unless the body has begun: from then on the job's own timeout counts."""
+        """Kill the process, unless the body has begun: from then on, the job's own timeout counts."""
         if not run.started:
             run.overdue = True
             self.kill()
 
     def finish(self) -> None:
-        """The body has ended."""
+        """Note that the body has ended."""
         self.running = None
         self._notice = None
 
     def kill(self) -> None:
-        """Kill it, with all that it started."""
+        """Kill the process, and all programs that it started."""
         if not self.killed:
             self.killed = True
             self._kill_group()
             if self._transport is not None:
                 self._transport.abort()
             else:
-                # no connection is there that would tell of its end
-                self._watcher.bury()
+                # without a connection, connection_lost is not called
+                self._watcher.reap()
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -296,7 +296,7 @@ class _Process(asyncio.Protocol):
     # -- the connection ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # which uvloop's does not inherit from
+        self._transport = cast(asyncio.Transport, transport)  # a transport of uvloop does not inherit from it
         if self.killed:
             self._transport.abort()
 
@@ -304,17 +304,17 @@ class _Process(asyncio.Protocol):
         try:
             for frame in self._unpacker.feed(data):
                 self._received(frame)
-        except ValueError:  # the body wrote into our connection
+        except ValueError:  # the body wrote into the connection
             self.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # before it is waited for: until then nobody else can be given its number
+        # kill before the process is reaped: until then, no other process gets its number
         self.killed = True
         self._kill_group()
-        self._watcher.bury()
+        self._watcher.reap()
 
-    def _buried(self) -> None:
-        self._forget(self)
+    def _reaped(self) -> None:
+        self._on_ended(self)
         if self._transport is None:
             self._socket.close()
         if not self.ended.done():
@@ -335,8 +335,8 @@ class _Process(asyncio.Protocol):
                 run.context.progress(fraction, message)
             case AskOwner(number):
                 task = self._loop.create_task(self._answer(number, run.context))
-                self._asking.add(task)
-                task.add_done_callback(self._asking.discard)
+                self._answers.add(task)
+                task.add_done_callback(self._answers.discard)
             case _:
                 run.end(frame)
 

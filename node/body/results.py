@@ -1,4 +1,4 @@
-"""Results between a body and its callers: encoded so that the annotation can make them whole again."""
+"""Results: encoded after the body, and read by callers with the return annotation of the job."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from peerjob.model.record import Record
 from peerjob.model.secret import MASK
 from peerjob.model.signature import annotation_text
 
+from .lost_parts import first_lost_part
 from .typed_places import TypedPlace
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A result that was checked and encoded where its body ran, in a process; None for no result."""
+    """A result that the process of its body checked and encoded."""
 
     data: bytes | None
+    """None for no result."""
 
 
 class ResultType:
-    """What a job returns. Made once per job; the adapter for it is made when the first value needs one."""
+    """The type that a job returns; made once per job."""
 
     def __init__(self, annotation: Any) -> None:
         self.place = TypedPlace("result", annotation)
 
     def encode(self, value: Any) -> bytes | None:
-        """A result as it is stored, None for None; raises EncodeError for what `read` could not give back."""
+        """Encode a result, None as None; raises EncodeError for a value that `read` could not return."""
         if value is None:
             return None
         data = encode_value(value)
@@ -40,7 +42,7 @@ class ResultType:
         return data
 
     def read(self, record: Record) -> Any:
-        """The result of a Completed instance, as its job returned it; raises DecodeError or ResultTypeError."""
+        """Read the result of a Completed instance, as its job returned it; raises DecodeError or ResultTypeError."""
         if record.result is None:
             return None
         raw = decode_value(record.result)
@@ -48,15 +50,15 @@ class ResultType:
             return raw
         try:
             return self.place.convert(raw)
-        except Exception as error:  # noqa: BLE001  # conversion runs code of the user's
+        except Exception as error:  # noqa: BLE001  # conversion runs code of users
             hidden = self.place.secret or has_secret(record.result)
             problems = self.place.explain(error, hidden=hidden)
             raise ResultTypeError(record.id, record.kind, self._text, problems, raw) from (None if hidden else error)
 
     def _check(self, value: Any, data: bytes, stored: Any) -> None:
         try:
-            problem = self.place.lost_part(value, self.place.convert(stored))
-        except Exception as error:  # conversion runs code of the user's
+            problem = first_lost_part(value, self.place.convert(stored))
+        except Exception as error:  # conversion runs code of users
             if self.place.secret or has_secret(data):
                 raise EncodeError((), f"does not fit the result type {self._text} (got {MASK})") from None
             path, reason = self.place.located(error)

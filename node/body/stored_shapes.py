@@ -1,4 +1,4 @@
-"""How values of an annotation look once they are stored: what tells the members of a union apart."""
+"""The forms in which values of an annotation are stored, by which conversion finds the member of a union."""
 
 from __future__ import annotations
 
@@ -23,18 +23,13 @@ from peerjob.model.signature import EMPTY, TYPE_ALIAS
 from .fields import ClassField, fields_of, is_model, model_fields, tag_of
 
 Form = type[Any] | tuple[type[Any], Any]
-"""Values of a class, or one value of it."""
+"""All values of a class, or one value of it."""
 
 _SCALARS: Mapping[Any, frozenset[Form]] = {
     one: frozenset({one})
     for one in (str, int, bool, bytes, complex, datetime, date, time, timedelta, UUID, Decimal, type(None))
 } | {float: frozenset({float, int}), bytearray: frozenset({bytes}), memoryview: frozenset({bytes})}
-_CONTAINERS: Mapping[Any, frozenset[Form]] = {
-    list: frozenset({list}),
-    tuple: frozenset({tuple}),
-    set: frozenset({set}),
-    frozenset: frozenset({frozenset}),
-    dict: frozenset({dict}),
+_CONTAINERS: Mapping[Any, frozenset[Form]] = {one: frozenset({one}) for one in (list, tuple, set, frozenset, dict)} | {
     collections.deque: frozenset({list}),
     collections.OrderedDict: frozenset({dict}),
     collections.defaultdict: frozenset({dict}),
@@ -46,28 +41,18 @@ _CONTAINERS: Mapping[Any, frozenset[Form]] = {
     abc.Mapping: frozenset({dict}),
     abc.MutableMapping: frozenset({dict}),
 }
-# subclasses of these are stored as the second
+_STORED_AS_TEXT = (PurePath, IPv4Address, IPv4Network, IPv6Address, IPv6Network, IPv4Interface, IPv6Interface)
+# a subclass of the first is stored as the second
 _BASES: tuple[tuple[Any, type[Any]], ...] = (
-    (str, str),
-    (int, int),
-    (float, float),
-    (bytes, bytes),
-    (datetime, datetime),
-    (date, date),
-    (timedelta, timedelta),
-    (UUID, UUID),
-    (Decimal, Decimal),
-    (tuple, tuple),
+    *((one, one) for one in (str, int, float, bytes, datetime, date, timedelta, UUID, Decimal, tuple)),
     (abc.Mapping, dict),
-    (list, list),
-    (frozenset, frozenset),
-    (set, set),
-    ((PurePath, IPv4Address, IPv4Network, IPv6Address, IPv6Network, IPv4Interface, IPv6Interface), str),
+    *((one, one) for one in (list, frozenset, set)),
+    (_STORED_AS_TEXT, str),
 )
 
 
 class StoredShape:
-    """What is stored for values of one annotation."""
+    """The stored form of values of one annotation."""
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = bare(annotation)
@@ -76,14 +61,14 @@ class StoredShape:
 
     @functools.cached_property
     def members(self) -> tuple[StoredShape, ...]:
-        """Of a union; one alone is its only member."""
+        """The members of a union; for another annotation, itself."""
         if self.kind in (Union, types.UnionType):
             return tuple(one for part in self.parts for one in StoredShape(part).members)
         return (self,)
 
     @functools.cached_property
     def forms(self) -> frozenset[Form] | None:
-        """Of which classes the stored value may be; None where it may be anything."""
+        """The classes that a stored value may have; None for any class."""
         if len(self.members) > 1:
             found = [one.forms for one in self.members]
             return None if None in found else frozenset[Form]().union(*(one for one in found if one is not None))
@@ -105,14 +90,14 @@ class StoredShape:
         return next((frozenset({plain}) for base, plain in _BASES if issubclass(kind, base)), None)
 
     def forms_beside(self, kind: Any) -> frozenset[Form] | None:
-        """The forms without those of literals that are members of an enumeration."""
+        """The forms, without literals of this enumeration."""
         if self.kind is not Literal:
             return self.forms
         return frozenset(_form_of(one) for one in typing.get_args(self.annotation) if not isinstance(one, kind))
 
     @functools.cached_property
     def fields(self) -> dict[str, ClassField] | None:
-        """By name, of a class that is stored as a mapping of them."""
+        """The fields by name, of a class that is stored as a mapping of its fields."""
         if not isinstance(self.kind, type):
             return None
         if is_model(self.kind):
@@ -128,7 +113,7 @@ class StoredShape:
 
     @functools.cached_property
     def items(self) -> tuple[StoredShape, ...]:
-        """The shapes of what a container holds: of a mapping, keys and values."""
+        """The shapes of the items of a container; of a mapping, of its keys and values."""
         return tuple(StoredShape(part) for part in self.parts if part is not ...)
 
     @property
@@ -141,11 +126,11 @@ class StoredShape:
 
     @property
     def is_plain_enum(self) -> bool:
-        """An enumeration whose members are not equal to their values, so that they must not arrive as these."""
+        """Whether this is an enumeration whose members differ from their values, so a body must get members."""
         return self.is_enum and not issubclass(self.kind, int | str | float | bytes)
 
     def accepts(self, value: Any) -> bool:
-        """Whether a stored value looks like one of these at first sight: its class, and the names of its fields."""
+        """Whether a stored value has a fitting class, and fields of the right names."""
         if self.forms is None:
             return False
         if type(value) not in self.forms and not _is_among(value, self.forms):
@@ -163,7 +148,7 @@ class StoredShape:
         return names == self.fields.keys()
 
     def matches(self, value: Any) -> bool:
-        """Whether a stored value looks like one of these all the way down."""
+        """Whether a stored value fits with all its parts."""
         if self.forms is None:
             return True
         if len(self.members) > 1:
@@ -183,7 +168,7 @@ class StoredShape:
 
 
 def bare(annotation: Any) -> Any:
-    """An annotation without names and additions: NewType, `type X = ...`, Annotated."""
+    """Strip NewType, `type X = ...` and Annotated from an annotation."""
     while True:
         if annotation is EMPTY or annotation is object:
             return Any
@@ -200,7 +185,7 @@ def bare(annotation: Any) -> Any:
 
 
 def overlap(one: frozenset[Form] | None, other: frozenset[Form] | None) -> bool:
-    """Whether a stored value may be of both."""
+    """Whether a stored value may have a form of each."""
     if one is None or other is None:
         return True
     return any(_same_form(a, b) for a in one for b in other)
@@ -213,7 +198,7 @@ def _same_form(one: Form, other: Form) -> bool:
 
 
 def _form_of(value: Any) -> Form:
-    """The form of one value, of an Enum member by its own value."""
+    """The form of one value; of an Enum member, that of its value."""
     plain: Any = value.value if isinstance(value, Enum) else value
     kind: Any = cast("Any", type)(plain)
     return (kind, plain) if kind in _SCALARS else kind

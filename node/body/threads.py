@@ -1,4 +1,4 @@
-"""Threads for sync bodies: as many as are needed at a time, up to the number of workers."""
+"""Threads for sync bodies: as many as run at a time, up to the number of workers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Work = Callable[[], Any]
 _Answer = tuple[bool, Any]
-"""Whether it raised, and what it raised or returned."""
+"""Whether the work raised, and the error or the result."""
 
 
 async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], object]) -> T:
-    """The result of work that a cancellation does not end: `on_cancel` is called then, and the wait goes on.
+    """Wait for work that a cancellation does not end: a cancellation calls `on_cancel`, and the wait goes on.
 
-    The wait ends all the same with what `on_cancel` raises.
+    An exception from `on_cancel` ends the wait.
     """
     while not work.done():
         try:
@@ -34,7 +34,7 @@ async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], object]) -
 
 
 class ThreadPool:
-    """Runs functions in daemon threads, so that a body which never returns does not keep the process from ending."""
+    """Runs functions in daemon threads, so that a process can end although a body never returns."""
 
     def __init__(self, size: int, name: str = "peerjob-worker") -> None:
         self._size = size
@@ -43,17 +43,17 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
-        """Threads that wait for work, less the work that waits for threads."""
+        """Threads that wait for work, minus work that waits for a thread."""
         self._held = 0
-        """Threads of these that are held by work which was given up."""
+        """Threads that run work that was given up."""
         self._open: set[_Item] = set()
-        """What somebody waits for."""
+        """Work whose caller waits for it."""
 
     async def run(self, work: Work, on_cancel: Callable[[], object]) -> Any:
-        """What the function returns or raises, once it has ended.
+        """Return or raise what the function does, once it has ended.
 
-        A cancellation does not end the wait, since nothing ends a thread: `on_cancel` may tell the function. Only
-        `close` does, and an `on_cancel` that raises; the pool then does without that thread until its function returns.
+        A cancellation does not end the wait, because a thread cannot be ended: `on_cancel` may tell the function. Only
+        `close` and an exception from `on_cancel` end it. Then another thread may replace that of the function.
         """
         item = _Item(work)
         self._add(item)
@@ -62,7 +62,7 @@ class ThreadPool:
             failed, value = await to_the_end(item.done, on_cancel)
         except BaseException:
             if not item.done.cancelled():
-                self._do_without(item)
+                self._replace_thread(item)
             raise
         finally:
             self._open.discard(item)
@@ -71,22 +71,22 @@ class ThreadPool:
         try:
             raise value
         finally:
-            del value, item  # this frame too is held by the error
+            del value, item  # the error refers to this frame
 
     def resize(self, size: int) -> None:
-        """Change how many threads there may be; those that are too many end with what they are doing."""
+        """Change the limit of threads; surplus threads end after their present work."""
         with self._lock:
             self._size = size
             self._end_surplus()
 
     def close(self) -> None:
-        """Let every thread end, now or with what it is doing; who still waits for one gets a CancelledError."""
+        """End every thread, after its present work; callers that still wait get a CancelledError."""
         self.resize(0)
         for item in self._open:
             item.done.cancel()
 
-    def _do_without(self, item: _Item) -> None:
-        """Let another thread take the place of the one that is held by work whose result is not waited for."""
+    def _replace_thread(self, item: _Item) -> None:
+        """Allow a thread more while the given-up work holds its own."""
         with self._lock:
             item.abandoned = True
             if item.began and not item.ended:
@@ -118,7 +118,7 @@ class ThreadPool:
         while (item := self._work.get()) is not None:
             item.began = True
             answer = _done(item.work) if not item.abandoned else (False, None)
-            with self._lock:  # before the answer: its reader may have more work at once
+            with self._lock:  # before the answer, because its reader may add work at once
                 item.ended = True
                 self._held -= item.held
                 self._idle += 1
@@ -137,8 +137,7 @@ class _Item:
         self.done: asyncio.Future[_Answer] = self._loop.create_future()
 
     def post(self, answer: _Answer) -> None:
-        # a loop that was closed meanwhile has nobody left who waits
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits
             self._loop.call_soon_threadsafe(self._finish, answer)
 
     def _finish(self, answer: _Answer) -> None:
@@ -147,8 +146,8 @@ class _Item:
 
 
 def _done(work: Work) -> _Answer:
-    """In a frame of its own, which knows nothing of who waits: an error holds the frames that it came through."""
+    """Call the work in its own frame: an error refers to the frames that it passed, and must not hold the caller."""
     try:
         return False, work()
-    except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the thread
+    except BaseException as error:  # noqa: BLE001  # an error of a body must not end the thread
         return True, error

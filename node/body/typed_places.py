@@ -1,9 +1,9 @@
-"""A place with a type, as values meet it: a parameter, or the result."""
+"""A place that has a type: a parameter, or the result."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,75 +12,49 @@ from uuid import UUID
 from peerjob.model.secret import MASK, is_secret
 from peerjob.model.signature import EMPTY
 
-from .lost_parts import LostPart, Path, first_lost_part
+from .lost_parts import Path
 
 ANYTHING: Any = object()
-"""In the place of a type: every value fits."""
-_NEVER: Any = object()
-"""In the place of a type: every value goes through conversion."""
-_EXACT: Mapping[type[Any], Any] = {
-    one: one
-    for one in (
-        int,
-        str,
-        float,
-        bool,
-        bytes,
-        type(None),
-        list,
-        dict,
-        tuple,
-        set,
-        frozenset,
-        complex,
-        datetime,
-        date,
-        time,
-        timedelta,
-        UUID,
-        Decimal,
-    )
-}
-_UNTYPED = (EMPTY, Any, object)
+"""As `TypedPlace.exact`: every value fits."""
+_NOTHING: Any = object()
+"""As `TypedPlace.exact`: every value is converted."""
+_BUILTINS = frozenset({int, str, float, bool, bytes, complex, type(None), list, dict, tuple, set, frozenset})
+_EXACT = _BUILTINS | {datetime, date, time, timedelta, UUID, Decimal}
 
 
 class TypedPlace:
-    """A name and an annotation, with the converter for it, which is made when the first value needs it."""
+    """A name, an annotation, and the converter to it, which is made for the first value that needs it."""
 
     def __init__(self, name: str, annotation: Any, *, supplied: bool = False) -> None:
         self.name = name
         self.annotation = annotation
         self.supplied = supplied
-        self.exact: Any = _exact(annotation)
+        self.exact = _exact(annotation)
+        """The type whose values need no conversion, or ANYTHING."""
         self.secret = is_secret(annotation)
 
     def takes(self, value: Any) -> bool:
-        """Whether a value is what the annotation asks for as it stands."""
+        """Whether a value fits the annotation without conversion."""
         return self.exact is ANYTHING or type(value) is self.exact
 
     def admits(self, value: Any) -> bool:
-        """Like `takes`, for a result, which may be of a subclass too: a bool for an int, a datetime for a date."""
-        return self.takes(value) or (self.exact is not _NEVER and isinstance(value, self.exact))
+        """Like `takes`, for results: a subclass fits too, such as a bool for an int, or a datetime for a date."""
+        return self.takes(value) or (self.exact is not _NOTHING and isinstance(value, self.exact))
 
     def convert(self, value: Any) -> Any:
         return value if self.takes(value) else self._converter(value)
 
     def confusion(self) -> str | None:
-        """Which two classes of a union cannot be told apart, and why; None where all can."""
-        if self.exact is not _NEVER:
+        """Name two classes of a union whose stored objects look alike, and say why; None for no such classes."""
+        if self.exact is not _NOTHING:
             return None
         from .unions import confused
 
         return confused(self.annotation)
 
-    @staticmethod
-    def lost_part(value: Any, found: Any) -> LostPart | None:
-        """What a value lost that went through the store and `convert`."""
-        return first_lost_part(value, found)
-
     def explain(self, error: Exception, *, hidden: bool, name: str | None = None) -> list[str]:
-        """What `convert` found wrong, in sentences that begin with a name."""
-        if hidden:  # neither the value nor the message of the user's code
+        """Say what `convert` found wrong, in sentences that begin with a name."""
+        if hidden:  # show neither the value nor a message of the user's code
             return [f"{name or self.name}: does not fit its annotation (got {MASK})"]
         from .conversion import explain
 
@@ -94,13 +68,12 @@ class TypedPlace:
 
     @functools.cached_property
     def _converter(self) -> Callable[[Any], Any]:
-        from .conversion import make_converter  # pydantic is only loaded where there is something to convert
+        from .conversion import make_converter  # loads pydantic, so only if a value needs conversion
 
         return make_converter(self.annotation)
 
 
 def _exact(annotation: Any) -> Any:
-    """The type whose own values need no conversion; `ANYTHING` where no value does."""
-    if any(annotation is one for one in _UNTYPED):
+    if any(annotation is one for one in (EMPTY, Any, object)):
         return ANYTHING
-    return _EXACT.get(annotation, _NEVER) if isinstance(annotation, type) else _NEVER
+    return annotation if isinstance(annotation, type) and annotation in _EXACT else _NOTHING

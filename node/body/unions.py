@@ -1,4 +1,4 @@
-"""Finds unions of classes that cannot be told apart once their objects are stored."""
+"""Finds unions of classes whose stored objects look alike."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .stored_shapes import StoredShape, bare, overlap
 
 
 def confused(annotation: Any) -> str | None:
-    """Two classes of a union, anywhere inside an annotation, that are stored alike, and why; None for none."""
-    with contextlib.suppress(Exception):  # annotations are the user's, and may be any objects
+    """Name two classes of a union inside an annotation whose stored objects look alike, and why; None for none."""
+    with contextlib.suppress(Exception):  # an annotation may be any object
         return next(_confused(annotation, set()), None)
     return None
 
 
 def is_discriminated(additions: tuple[Any, ...]) -> bool:
-    """Whether what stands beside a union in Annotated tells pydantic how to choose."""
+    """Whether the additions to a union in Annotated tell pydantic how to choose a member."""
     return any(
         getattr(one, "discriminator", None) is not None or hasattr(one, "__get_pydantic_core_schema__")
         for one in additions
@@ -61,7 +61,7 @@ def _confused(annotation: Any, seen: set[Any]) -> Iterator[str]:
 
 
 def _confusion(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
-    """Why an object of the one may be read as one of the other; None where that cannot be, or does no harm."""
+    """Why an object of one shape may be read as the other; None if it cannot, or if this does no harm."""
     if one.kind is other.kind and not one.items:
         return None
     if not overlap(one.forms, other.forms) or one.forms is None or other.forms is None:
@@ -80,7 +80,7 @@ def _confusion(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) ->
 
 
 def _confusion_inside(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
-    """The same for what two containers hold; tuples can be told apart at any place, and mappings by their keys."""
+    """The same for the items of two containers. One item that always differs tells tuples and mappings apart."""
     if one.fields is not None or other.fields is not None or len(one.items) != len(other.items):
         return None
     found: str | None = None
@@ -93,7 +93,7 @@ def _confusion_inside(one: StoredShape, other: StoredShape, inside: tuple[Any, .
 
 
 def _told_apart(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> bool:
-    """Whether the stored mappings of two classes of fields always differ."""
+    """Whether the stored mappings of two classes with fields always differ."""
     names, others = one.fields or {}, other.fields or {}
     if names.keys() != others.keys():
         return True
@@ -113,7 +113,7 @@ def _told_apart(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -
 
 
 def _is_plain(shape: StoredShape) -> bool:
-    """A TypedDict: its values have no class to lose."""
+    """Whether this is a TypedDict, whose values have no class to lose."""
     return bool(typing_extensions.is_typeddict(shape.kind))
 
 

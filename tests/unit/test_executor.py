@@ -20,8 +20,8 @@ from peerjob.model.injected import current_run
 from peerjob.model.job import Job
 from peerjob.model.spec import ErrorInfo, encode, encode_arguments
 from peerjob.node.body.binding import Binding, StoredArgumentError
-from peerjob.node.body.errors import MAX_TEXT, pack_error, unpack_error
-from peerjob.node.body.executor import BodyError, Executor, RemoteBodyError, describe_error
+from peerjob.node.body.errors import MAX_TEXT, BodyError, RemoteBodyError, describe_error, pack_error, unpack_error
+from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import Resources
 from peerjob.node.body.threads import ThreadPool
 from peerjob.testing.clock import VirtualClock

@@ -33,7 +33,8 @@ from peerjob.model.spec import encode_arguments
 from peerjob.model.worker import Worker
 from peerjob.node.body.binding import Binding, StoredArgumentError
 from peerjob.node.body.child_watcher import ChildWatcher
-from peerjob.node.body.executor import BodyError, Executor, RemoteBodyError, describe_error
+from peerjob.node.body.errors import BodyError, RemoteBodyError, describe_error
+from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import Resources
 from peerjob.node.body.results import Encoded
 from peerjob.testing.clock import VirtualClock
