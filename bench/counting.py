@@ -11,7 +11,7 @@ from peerjob.store.kv.store import KVStore
 
 
 class CountingEtcd(EtcdKeyValue):
-    """Counts what was refused because somebody else was faster."""
+    """Counts the steps that the server refused because another client was faster."""
 
     changes = 0
     counters = 0

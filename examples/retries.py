@@ -18,7 +18,7 @@ from peerjob import INJECTED, Backoff, Context, Fail, Instance, JobFailed, JobTi
 )
 async def unreliable(context: Context = INJECTED) -> str:
     if context.attempt < 3:
-        raise ConnectionError(f"attempt {context.attempt} found nobody at home")
+        raise ConnectionError(f"attempt {context.attempt} found no server")
     return f"done at attempt {context.attempt}"
 
 
