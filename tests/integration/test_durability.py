@@ -135,7 +135,7 @@ async def test_a_power_cut_loses_nothing_that_the_disk_confirmed(
     [
         ("redis", False, EVERYSEC, "set appendonly yes"),
         ("redis", True, ("--appendfsync", "no"), "appendfsync no"),
-        ("valkey", True, EVERYSEC, "unless appendfsync is always"),
+        ("valkey", True, EVERYSEC, "set appendfsync always"),
     ],
 )
 async def test_a_server_that_cannot_confirm_is_refused(
