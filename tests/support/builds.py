@@ -20,8 +20,8 @@ TAIL = b"\x07\x00\x05later\x08\x00\x02\x00\xff"
 """Two entries: tag, length, bytes."""
 EXTRA = msgspec.msgpack.encode({"later": [1, b"\x00"], "5": 2.5})
 
-_ENCODE = "local function encode(r)\n"
-_NEWBORN = "local function newborn("
+_ENCODE = "local function encode(record)\n"
+_NEW_RECORD = "local function new_record("
 
 
 def newer_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits) -> Store:
@@ -62,8 +62,8 @@ def _with_tails(scripts: Scripts) -> Scripts:
     changed: dict[str, Script] = {}
     literal = "".join(f"\\{byte:03d}" for byte in TAIL)
     for script in scripts.all():
-        source = script.source.replace(_ENCODE, f"{_ENCODE}  r.tail = r.tail or '{literal}'\n")
-        if _NEWBORN in source:
+        source = script.source.replace(_ENCODE, f"{_ENCODE}  record.tail = record.tail or '{literal}'\n")
+        if _NEW_RECORD in source:
             source = _with_tail_from_birth(source, literal)
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         changed[script.name] = Script(script.name, source, sha)
@@ -72,10 +72,10 @@ def _with_tails(scripts: Scripts) -> Scripts:
 
 def _with_tail_from_birth(source: str, literal: str) -> str:
     """A new record is plain text: its flags are the third byte, and the texts behind a flag come last."""
-    head, _, rest = source.partition(_NEWBORN)
+    head, _, rest = source.partition(_NEW_RECORD)
     born = f"""
-local function newborn(...)
-  local text = newborn_plainly(...)
+local function new_record(...)
+  local text = new_record_plainly(...)
   if byte(text, 3) == 0 then
     text = text .. string.rep('\\000', 20)
   end
@@ -83,7 +83,7 @@ local function newborn(...)
 end
 """
     body, end, after = rest.partition("\nend\n")
-    return f"{head}local function newborn_plainly({body}{end}{born}{after}"
+    return f"{head}local function new_record_plainly({body}{end}{born}{after}"
 
 
 class _Extending:

@@ -1,10 +1,12 @@
 """The parts of the Redis and Valkey engine that need no server."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
+import peerjob.store.lua
 from peerjob.model.clock import SystemClock
 from peerjob.model.errors import OptionError, StoreUnavailableError
 from peerjob.model.state import State
@@ -115,6 +117,24 @@ def test_a_script_gets_what_it_names_and_nothing_else() -> None:
         shebang = script.source.splitlines()[0]
         grows = script.name in ("enqueue", "enqueue_one", "fire", "put_schedule")
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
+
+
+def test_no_local_name_is_that_of_a_definition() -> None:
+    """A script gets each definition that it names: a local name would add one, which costs every call."""
+    folder = Path(peerjob.store.lua.__file__).parent / "scripts"
+    defined: set[str] = set()
+    for path in (folder / "lib").glob("*.lua"):
+        for names in re.findall(r"^local (?:function )?([\w, ]+)", path.read_text(), re.MULTILINE):
+            defined.update(names.strip().split(", "))
+    bound = r"\blocal (?:function )?([\w, ]+)|\bfor ([\w, ]+?) (?:in|=)|\bfunction ?\w*\(([\w, ]*)\)"
+    clashes: list[tuple[str, str]] = []
+    for path in folder.rglob("*.lua"):
+        text = re.sub("--.*", "", path.read_text())
+        if path.parent.name == "lib":
+            text = re.sub(r"^local (?:function \w+)?", "", text, flags=re.MULTILINE)
+        for groups in re.findall(bound, text):
+            clashes += [(path.name, name) for name in re.split("[, ]+", "".join(groups)) if name in defined]
+    assert clashes == []
 
 
 # -- retries

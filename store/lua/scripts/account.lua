@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Account for nominal times that make no instance, also when memory is full.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV, reply: see firing.lua
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     see lib/firing.lua
+-- Reply    see lib/firing.lua
 return fire_all()

@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
--- Append log lines to an instance that the caller need not hold.
+-- Append log lines to an instance that the caller does not hold.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     id, most lines, most bytes, then the lines
--- Reply    1, or 0 for an instance that is not there
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     id, maximum of lines, maximum of bytes, then the lines
+-- Reply    1, or 0 if there is no such instance
 local id, lines = ARGV[1], {}
-local r = decode(call('MGET', record_key(id))[1])
-if not r then
+local record = decode(call('MGET', record_key(id))[1])
+if not record then
   return 0
 end
 for n = 4, #ARGV do
   lines[n - 3] = ARGV[n]
 end
-local plan = append_logs(r, id, lines, tonumber(ARGV[2]), tonumber(ARGV[3]))
-set(record_key(id), encode(r))
-changed(id)
+local plan = append_logs(record, id, lines, tonumber(ARGV[2]), tonumber(ARGV[3]))
+put_string(record_key(id), encode(record))
+hint_change(id)
 write_logs(plan)
 write_all()
 bound_hints()

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- Scheduled or Processing -> Cancelled. A running one stays in its holder's hands as releasing, with its unique key.
+-- Scheduled or Processing -> Cancelled. A running instance stays with its holder as releasing, and keeps its unique
+-- key.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     node name, request, default retention, ids
--- Reply    {what was set aside, per id the state it was in (0: unknown)}
+-- Reply    {set-aside instances, then per id its earlier state, 0 if the id is unknown}
 local ANSWER_MS = 600000
 local node, request, retention = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local answer = call('GET', cancelled_key(request))
@@ -22,21 +23,21 @@ end
 local states, finals, seen = {}, {}, {}
 for n, raw in ipairs(call('MGET', unpack(keys))) do
   local id = ARGV[n + 3]
-  local r = seen[id] or decode(raw)
-  states[n] = r and r.state or 0
-  if raw and not r then
+  local record = seen[id] or decode(raw)
+  states[n] = record and record.state or 0
+  if raw and not record then
     set_aside(id, '', 'unreadable record')
-  elseif r and not is_final(r.state) then
-    cancel(r, id, node, 'cancelled by user', retention)
+  elseif record and not is_final(record.state) then
+    cancel(record, id, node, 'cancelled by user', retention)
     finals[#finals + 1] = id
-    seen[id] = r
+    seen[id] = record
   end
 end
-ended(finals)
-settle_slots()
-wake_for_entered()
+hint_end(finals)
+pass_slots_on()
+wake_for_new_work()
 
 call('SET', cancelled_key(request), table.concat(states, ','), 'PX', ANSWER_MS)
 write_all()
 bound_hints()
-return {put_aside(), unpack(states)}
+return {write_set_aside(), unpack(states)}

@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
 -- Scheduled -> Processing for the best due instances, in order of priority, due time and id.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     incarnation, verb, request, limit, "1" if a suspect may be taken, "1" to register as idle, set of kinds,
---          most instances of each kind, then pairs: a kind that differs, most instances of it (of a small set: each kind)
--- Reply    {"dead"}, {"set"}: the incarnation did not register this set, or {"ok", now, next due time or 0, what was set
---          aside, keys and tags, then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}
---          Keys and tags, per claim that has any: its number, "" or "k" and its key, its tags
-local inc, verb, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     incarnation, command, request, limit, "1" if a suspect may be taken, "1" to register as idle, set of kinds,
+--          limit of each kind, then pairs of a kind with another limit and that limit (for a small set: pairs for all
+--          kinds)
+-- Reply    {"dead"}; {"set"} if the incarnation did not register this set; or {"ok", now, next due time or 0, set-aside
+--          instances, keys and tags, then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}.
+--          Keys and tags, for each claim that has any: number of the claim, "" or "k" and the key, tags
+local incarnation, command, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local want_suspect, want_idle = ARGV[5] == '1', ARGV[6] == '1'
-local owned = owned_key(inc)
+local owned = owned_key(incarnation)
 
 local set_name, set_kind = ARGV[7], sub(ARGV[7], 1, 1)
-local name, registered = unpack(call('HMGET', node_key(inc), 'name', 'set'))
+local name, registered = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
 if not name then
   return {'dead'}
 elseif registered ~= set_name then
@@ -22,14 +23,15 @@ end
 local labels = {}
 local reply, filled = {'ok', now, 0, {}, labels}, 5
 
-local function give(id, r, spec)
-  reply[filled + 1], reply[filled + 2], reply[filled + 3], reply[filled + 4] = id, spec, r.kind, r.fence
-  reply[filled + 5], reply[filled + 6], reply[filled + 7] = r.priority, r.due, r.attempts
-  reply[filled + 8], reply[filled + 9] = r.crashes, r.losses
+local function add_to_reply(id, record, spec)
+  reply[filled + 1], reply[filled + 2], reply[filled + 3], reply[filled + 4] = id, spec, record.kind, record.fence
+  reply[filled + 5], reply[filled + 6], reply[filled + 7] = record.priority, record.due, record.attempts
+  reply[filled + 8], reply[filled + 9] = record.crashes, record.losses
   filled = filled + 9
-  if r.key or r.tags ~= '' then
+  if record.key or record.tags ~= '' then
     local size = #labels
-    labels[size + 1], labels[size + 2], labels[size + 3] = (filled - 5) / 9, r.key and 'k' .. r.key or '', r.tags
+    labels[size + 1] = (filled - 5) / 9
+    labels[size + 2], labels[size + 3] = record.key and 'k' .. record.key or '', record.tags
   end
 end
 
@@ -41,8 +43,8 @@ local function read(ids)
   return call('MGET', unpack(keys)), keys
 end
 
--- The same request again gives the same claims.
-local answered = call('HGET', requests_key(inc), verb)
+-- A repeated request gets the same claims.
+local answered = call('HGET', requests_key(incarnation), command)
 if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   local at, next_due, ids_text = match(answered, '^(%d+)\n(%d+)\n(.*)$', #request + 2)
   reply[2], reply[3] = tonumber(at), tonumber(next_due)
@@ -53,9 +55,9 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   if #ids > 0 then
     local fences, found = call('HMGET', owned, unpack(ids)), read(ids)
     for n, id in ipairs(ids) do
-      local r = decode(found[2 * n - 1])
-      if fences[n] and r and found[2 * n] then
-        give(id, r, found[2 * n])
+      local record = decode(found[2 * n - 1])
+      if fences[n] and record and found[2 * n] then
+        add_to_reply(id, record, found[2 * n])
       end
     end
   end
@@ -72,34 +74,34 @@ local function cap_of(kind)
   return min(caps[kind] or default, limit)
 end
 
--- Delayed instances that fell due go to the queue of their kind first. This only moves index entries, so that the
--- claim may fail after it and leave nothing half done.
+-- First, delayed instances that fell due go to the queue of their kind. This only moves index entries, so nothing is half
+-- done if the claim fails afterwards.
 local fell_due = due_delayed(500)
 if #fell_due > 0 then
   if has_indexes then
-    local their = {}
+    local kinds = {}
     for n = 1, #fell_due, 2 do
-      their[#their + 1] = match(fell_due[n], '^-?%d+:(.*)$', ID_SIZE + 2)
+      kinds[#kinds + 1] = match(fell_due[n], '^-?%d+:(.*)$', ID_SIZE + 2)
     end
-    know_kinds(their)
+    load_kinds(kinds)
   end
   for n = 1, #fell_due, 2 do
     local member = fell_due[n]
     local id, suspect = sub(member, 1, ID_SIZE), sub(member, ID_SIZE + 1, ID_SIZE + 1) == 's'
     local priority, kind = match(member, '^(-?%d+):(.*)$', ID_SIZE + 2)
     if priority then
-      let_in(id, kind, priority, tonumber(fell_due[n + 1]), suspect)
+      add_to_queue(id, kind, priority, tonumber(fell_due[n + 1]), suspect)
     else
       set_aside(id, '', 'unreadable entry among the delayed')
     end
     add('ZREM', DELAYED, member)
   end
   write_all()
-  -- this claim itself looks for what it may take
-  for kind in pairs(entered) do
+  -- this claim takes instances of these kinds itself, so no other node need wake
+  for kind in pairs(newly_due) do
     local own = caps[kind] or set_kind ~= 's' and find(sets_of(kind) or '', set_name, 1, true) and default or 0
     if own > 0 then
-      entered[kind] = nil
+      newly_due[kind] = nil
     end
   end
 end
@@ -108,7 +110,7 @@ local function is_before(one, other)
   return one.score < other.score or one.score == other.score and one.member < other.member
 end
 
--- A source is a queue, or the index of heads. It is read a piece at a time, each piece longer than the last.
+-- A source is a queue, or the index of heads. It is read in pieces, each longer than the last.
 local function advance(source)
   local at = source.at + 2
   if not source.window[at] and not source.ended then
@@ -135,7 +137,7 @@ local function open(kind, key, piece)
   end
 end
 
--- The kinds whose queues are looked at one by one: none of a set with an index of heads.
+-- Kinds whose queues are read one by one: none if the set has an index of heads.
 local kinds = set_kind == 'u' and limit > 0 and call('SMEMBERS', set_key(set_name)) or {}
 if set_kind == 's' then
   for n = 9, #ARGV, 2 do
@@ -150,8 +152,8 @@ local heads = {key = heads_key(set_name, false), offset = 0, at = -1, window = {
   ended = set_kind ~= 'x' or limit <= 0}
 advance(heads)
 
--- The source of what comes next. Queues are opened as their heads come up, each once; an entry that is not the head of its
--- queue is put right. A claim ends before it opens very many.
+-- The source of the next instance. Each queue is opened once, when its head comes up in the index of heads; an entry of
+-- the index that is not the head of its queue is corrected. A claim ends before it opens too many queues.
 local MAX_OPENED = 200
 local opened = {}
 
@@ -165,7 +167,7 @@ local function best_source()
     local actual = opened[kind] or source and source.member .. kind
     opened[kind] = actual or false
     if actual ~= heads.member and cap_of(kind) > 0 then
-      touch_queue(kind, false, true)
+      prepare_queue(kind, false, true)
       add('ZREM', heads.key, heads.member)
       if source then
         add_pair('ZADD', heads.key, source.window[2], actual)
@@ -176,29 +178,29 @@ local function best_source()
   return heap[1]
 end
 
--- A claim ends when it has this many bytes of specs.
+-- A claim ends when its specs have this many bytes.
 local MAX_BYTES = 1048576
 local ids, records, specs, record_keys = {}, {}, {}, {}
 local bad, bytes, largest, cut_at = 0, 0, 0, nil
 
--- Read the instances behind these members of queues, and keep those that can be claimed and carried.
-local function consider(members, their)
+-- Read the instances of these members of queues, and keep those that can be claimed and fit into the reply.
+local function select_claimable(members, sources_of)
   local found_ids = {}
   for n, member in ipairs(members) do
     found_ids[n] = sub(member, 17)
   end
   local found, keys = read(found_ids)
   for n, id in ipairs(found_ids) do
-    local raw, spec, source = found[2 * n - 1], found[2 * n], their[n]
-    local r = decode(raw)
+    local raw, spec, source = found[2 * n - 1], found[2 * n], sources_of[n]
+    local record = decode(raw)
     largest = max(largest, (raw and #raw or 0) + (spec and #spec or 0))
     if cut_at or spec and bytes > 0 and bytes + #spec > MAX_BYTES then
       source.taken = source.taken - 1
       cut_at = cut_at or source.kind
-    elseif r and spec and r.state == SCHEDULED and r.kind == source.kind then
+    elseif record and spec and record.state == SCHEDULED and record.kind == source.kind then
       bytes = bytes + #spec
       local size = #ids + 1
-      ids[size], records[size], specs[size], record_keys[size] = id, r, spec, keys[2 * n - 1]
+      ids[size], records[size], specs[size], record_keys[size] = id, record, spec, keys[2 * n - 1]
     else
       bad = bad + 1
       source.left = source.left + 1
@@ -207,19 +209,19 @@ local function consider(members, their)
       end
       if raw or call('EXISTS', bad_key(id)) == 0 then
         set_aside(id, source.kind, not raw and 'queued without a record' or not spec and 'queued without arguments'
-          or not r and 'unreadable record' or 'queued in state ' .. r.state)
+          or not record and 'unreadable record' or 'queued in state ' .. record.state)
       end
     end
   end
 end
 
--- A suspect is taken alone, and only when it comes before all others.
+-- A suspect is taken alone, and only if it comes before all others.
 local suspect = nil
 
 local function compare_suspect(kind, member, score)
-  local one = {kind = kind, member = member, score = tonumber(score), left = 0, taken = 1}
-  if cap_of(kind) > 0 and (not suspect or is_before(one, suspect)) then
-    suspect = one
+  local head = {kind = kind, member = member, score = tonumber(score), left = 0, taken = 1}
+  if cap_of(kind) > 0 and (not suspect or is_before(head, suspect)) then
+    suspect = head
   end
 end
 
@@ -247,20 +249,20 @@ if suspect then
   if first and is_before(first, suspect) then
     suspect = nil
   else
-    consider({suspect.member}, {{kind = suspect.kind, left = 0, taken = 1}})
+    select_claimable({suspect.member}, {{kind = suspect.kind, left = 0, taken = 1}})
   end
 end
 
 while not suspect and not cut_at and #ids < limit do
-  local members, their = {}, {}
-  -- as large as those read so far may be those that come next
+  local members, sources_of = {}, {}
+  -- the next instances may be as large as the largest so far
   local some = largest == 0 and 8 or max(1, min(32, math.floor((MAX_BYTES - bytes) / largest)))
   for n = 1, min(some, limit - #ids) do
     local source = best_source()
     if not source then
       break
     end
-    members[n], their[n] = source.member, source
+    members[n], sources_of[n] = source.member, source
     source.left = source.left - 1
     source.taken = source.taken + 1
     if advance(source) and source.left > 0 then
@@ -272,33 +274,33 @@ while not suspect and not cut_at and #ids < limit do
   if #members == 0 then
     break
   end
-  consider(members, their)
+  select_claimable(members, sources_of)
 end
 
 local now_text = digits(now)
 for n, id in ipairs(ids) do
-  local r = records[n]
-  local fence = max(r.fence + 1, now)
-  r.fence = fence
-  r.owner = inc
-  r.attempts = r.attempts + 1
-  become(r, PROCESSING, name, '')
-  set(record_keys[n], encode(r))
-  reindex(r, id, SCHEDULED)
+  local record = records[n]
+  local fence = max(record.fence + 1, now)
+  record.fence = fence
+  record.owner = incarnation
+  record.attempts = record.attempts + 1
+  add_transition(record, PROCESSING, name, '')
+  put_string(record_keys[n], encode(record))
+  reindex(record, id, SCHEDULED)
   add_pair('HSET', owned, id, claim_entry(fence == now and now_text or digits(fence), suspect and 'q' or ''))
-  changed(id)
-  give(id, r, specs[n])
+  hint_change(id)
+  add_to_reply(id, record, specs[n])
 end
 
 if #ids > 0 then
-  no_longer_idle(inc)
-  woken[inc] = true  -- another one shall be woken
+  remove_idle(incarnation)
+  woken[incarnation] = true  -- wake another node, not this one
   local left = cut_at or heads.member and sub(heads.member, ID_SIZE + 17)
   for _, source in ipairs(sources) do
     left = left or source.member and source.kind
   end
   if left then
-    entered[left] = max(entered[left] or 0, 1)
+    newly_due[left] = max(newly_due[left] or 0, 1)
   end
 elseif bad == 0 then
   reply[3] = earliest_due() or 0
@@ -310,28 +312,28 @@ elseif bad == 0 then
       end
     end
     table.sort(without)
-    go_idle(inc, set_name, without)
+    add_idle(incarnation, set_name, without)
   end
 end
-settle_slots()
-wake_for_entered()
-add_pair('HSET', requests_key(inc), verb,
+pass_slots_on()
+wake_for_new_work()
+add_pair('HSET', requests_key(incarnation), command,
   request .. '\n' .. now_text .. '\n' .. digits(reply[3]) .. '\n' .. table.concat(ids))
 
--- what was taken is the head of its queue, one after the other
+-- the taken instances are the first of their queues
 local taken = {}
 for _, source in ipairs(sources) do
   if source.taken > 0 and not suspect then
-    taken[touch_queue(source.kind, false, true, source.head)] = source.taken
+    taken[prepare_queue(source.kind, false, true, source.head)] = source.taken
   end
 end
 if suspect then
-  taken[touch_queue(suspect.kind, true, true)] = 1
+  taken[prepare_queue(suspect.kind, true, true)] = 1
 end
 for key, count in pairs(taken) do
   call('ZREMRANGEBYRANK', key, 0, count - 1)
 end
 write_all()
 bound_hints()
-reply[4] = put_aside()
+reply[4] = write_set_aside()
 return reply

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Remove instances whatever their state, and with them the slots, some kinds at a time. Schedules stay, and the kinds that
--- nodes registered.
+-- Remove instances in any state, and the slots, some kinds at a time. Schedules stay, and so do kinds that nodes
+-- registered.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     limit, cursor of kinds ("0" to begin), how many kinds to look at
--- Reply    {how many were removed, next cursor ("0" at the end; the same one while instances of these kinds are left)}
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     limit, cursor of kinds ("0" to begin), number of kinds to look at
+-- Reply    {number of removed instances, next cursor ("0" at the end; the same cursor while these kinds have
+--          instances)}
 local limit, ids = tonumber(ARGV[1]), {}
 local kinds, cursor = some_kinds(ARGV[2], ARGV[3])
 local emptied = {}
@@ -13,34 +14,34 @@ for _, kind in ipairs(kinds) do
   for _, state in ipairs(SINGLE) do
     local found = #ids < limit and call('ZRANGE', index_key(state, kind), 0, limit - #ids - 1) or {}
     for _, id in ipairs(found) do
-      local r = decode(call('MGET', record_key(id))[1])
-      if r and r.state == SCHEDULED then
-        leave_queue(r, id)
-      elseif r and r.state == PROCESSING then
-        end_claim(r.owner, id, r, nil)
-        hint(r.owner, 'c' .. id)
-      elseif r then
-        add('ZREM', expiry_key(kind), expiry_member(r, id))
+      local record = decode(call('MGET', record_key(id))[1])
+      if record and record.state == SCHEDULED then
+        remove_from_queue(record, id)
+      elseif record and record.state == PROCESSING then
+        end_claim(record.owner, id, record, nil)
+        hint(record.owner, 'c' .. id)
+      elseif record then
+        add('ZREM', expiry_key(kind), expiry_member(record, id))
       end
-      if r then
-        set_free(r, id)
-        remember_removed(id, created_at(r))
+      if record then
+        release_key_and_slot(record, id)
+        remember_removed(id, created_at(record))
       end
-      remove(id, kind, state, r and r.tags or '')
+      remove(id, kind, state, record and record.tags or '')
       ids[#ids + 1] = id
     end
   end
   if #ids == before and #ids < limit then
     emptied[#emptied + 1] = kind
-    touch_queue(kind, false, true)
-    touch_queue(kind, true, true)
+    prepare_queue(kind, false, true)
+    prepare_queue(kind, true, true)
   end
 end
-ended(ids)
-settle_slots()
-wake_for_entered()
+hint_end(ids)
+pass_slots_on()
+wake_for_new_work()
 for _, kind in ipairs(emptied) do
-  -- nothing is left to hold what these held
+  -- these kinds have no instances any more
   call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
   if sets_of(kind) == '' then
     add('HDEL', KINDS, kind)

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Clear final instances, or a part of them: some kinds at a time, of these in order of creation.
+-- Clear final instances or a part of them: some kinds at a time, and their instances in order of creation.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     "instances", "history" or "logs"; the bounds of ids as ZRANGE BYLEX takes them; limit;
---          cursor of kinds ("0" to begin), how many kinds to look at
--- Reply    {how many were cleared (or set aside), what was set aside, cursor of kinds to go on with, the last id of these
---          kinds or ""}; the cursor "0" without an id is the end
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     "instances", "history" or "logs"; the bounds of ids as ZRANGE BYLEX takes them; limit; cursor of kinds ("0"
+--          to begin); number of kinds to look at
+-- Reply    {number of cleared (or set-aside) instances, set-aside instances, cursor of kinds for the next call, the
+--          last id of these kinds or ""}; cursor "0" without an id is the end
 local MAX_BYTES = 4194304
 local what, limit = ARGV[1], tonumber(ARGV[4])
 local kinds, next_cursor = some_kinds(ARGV[5], ARGV[6])
@@ -13,49 +13,49 @@ local ids, more = page(indexes(kinds, CANCELLED + TIMED_OUT + COMPLETED + TERMIN
 local cleared = 0
 
 local clear = {
-  instances = function(r, id)
-    if r.releasing then
+  instances = function(record, id)
+    if record.releasing then
       return false
     end
-    add('ZREM', expiry_key(r.kind), expiry_member(r, id))
-    set_free(r, id)
-    remove(id, r.kind, r.state, r.tags)
-    remember_removed(id, created_at(r))
+    add('ZREM', expiry_key(record.kind), expiry_member(record, id))
+    release_key_and_slot(record, id)
+    remove(id, record.kind, record.state, record.tags)
+    remember_removed(id, created_at(record))
     return true
   end,
-  history = function(r, id)
+  history = function(record, id)
     local total, last, position = 0, nil, 1
-    while position <= #r.history do
-      local state, at, count, node, note, rest = unpack_text(ENTRY, r.history, position)
+    while position <= #record.history do
+      local state, at, count, node, note, rest = unpack_text(ENTRY, record.history, position)
       total, last, position = total + count, {state, at, node, note}, rest
     end
-    if r.entries > 1 then
-      r.history, r.entries = entry(last[1], last[2], last[3], last[4], total), 1
-      set(record_key(id), encode(r))
+    if record.entries > 1 then
+      record.history, record.entries = entry(last[1], last[2], last[3], last[4], total), 1
+      put_string(record_key(id), encode(record))
       return true
     end
   end,
-  logs = function(r, id)
-    if r.log_total > 0 then
-      r.log_total, r.log_bytes = 0, 0
-      set(record_key(id), encode(r))
+  logs = function(record, id)
+    if record.log_total > 0 then
+      record.log_total, record.log_bytes = 0, 0
+      put_string(record_key(id), encode(record))
       unlink(logs_key(id))
       return true
     end
   end,
 }
 local done = read_payloads(ids, false, MAX_BYTES, function(n, raw)
-  local r = decode(raw)
-  if not r then
+  local record = decode(raw)
+  if not record then
     set_aside(ids[n], '', raw and 'unreadable record' or 'indexed without a record')
   end
-  if not r or clear[what](r, ids[n]) then
+  if not record or clear[what](record, ids[n]) then
     cleared = cleared + 1
   end
 end)
 more = more or done < #ids
-settle_slots()
-wake_for_entered()
+pass_slots_on()
+wake_for_new_work()
 write_all()
 bound_hints()
-return {cleared, put_aside(), more and ARGV[5] or next_cursor, more and ids[done] or ''}
+return {cleared, write_set_aside(), more and ARGV[5] or next_cursor, more and ids[done] or ''}

@@ -1,21 +1,21 @@
 #!lua flags=allow-oom
--- Apply outcomes of running instances, each only if (fence, incarnation) still own it.
+-- Apply outcomes of running instances, each only if its fence and the incarnation still own the instance.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     incarnation, verb, request, default retention, most final instances per kind, most log lines,
---          most log bytes, number of outcomes;
---          per outcome: id, fence, what. `what` starts with the action: C complete, T terminate, O time out, X cancel,
---          R retry, Z snooze, H hand back, L release, P report; then come letters: s started, and one for each argument
---          that follows: r result, e error, p progress, d delay, n note, l number of log lines and each of them
--- Reply    {one letter per outcome: D done, L lost, C cancelled; what was set aside}
-local inc, verb, request = ARGV[1], ARGV[2], ARGV[3]
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     incarnation, command, request, default retention, limit of final instances per kind, limit of log lines,
+--          limit of log bytes, number of outcomes; per outcome: id, fence, letters and arguments. The first letter is
+--          the action: C complete, T terminate, O time out, X cancel, R retry, Z snooze, H hand back, L release, P
+--          report. Then come s (started), and a letter for each argument: r result, e error, p progress, d delay, n
+--          note, l number of log lines and each of them
+-- Reply    {a letter per outcome: D done, L lost, C cancelled; set-aside instances}
+local incarnation, command, request = ARGV[1], ARGV[2], ARGV[3]
 local retention, max_final = tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_lines, max_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
-local owned = owned_key(inc)
+local owned = owned_key(incarnation)
 local FINAL = {C = COMPLETED, T = TERMINATED, O = TIMED_OUT, X = CANCELLED}
 local STARTED, RESULT, ERROR, PROGRESS, DELAY, NOTE, LOGS = byte('srepdnl', 1, 7)
 
-local answered = call('HGET', requests_key(inc), verb)
+local answered = call('HGET', requests_key(incarnation), command)
 if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   return {sub(answered, #request + 2), {}}
 end
@@ -37,8 +37,8 @@ for n = 1, tonumber(ARGV[8]) do
   end
 end
 
--- What an outcome says, by letter.
-local function said(start)
+-- The action of an outcome, and its arguments by letter.
+local function read_outcome(start)
   local what, at_argument, fields = ARGV[start + 2], start + 3, {}
   for at = 2, #what do
     local letter = byte(what, at)
@@ -60,57 +60,58 @@ local function said(start)
 end
 
 local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys))
-local alive = call('ZSCORE', LEASES, inc)
-local name = call('HGET', node_key(inc), 'name') or sub(call('HGET', DEAD, inc) or '', 3)
+local alive = call('ZSCORE', LEASES, incarnation)
+local name = call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3)
 
--- Several outcomes of one instance see each other through these.
+-- Later outcomes of the same instance see the effects of earlier ones here.
 local owns, records, written, new_logs = {}, {}, {}, {}
 for n, id in ipairs(ids) do
   owns[id] = claims[n]
 end
 local started = {}
 
-local function report(id, claim, r, fields)
+local function report(id, claim, record, fields)
   if fields[STARTED] and not has_flag(claim, 's') then
     local fence, flags = claim_parts(claim)
     owns[id] = claim_entry(fence, flags .. 's')
     started[#started + 1] = id
   end
   if fields[LOGS] or fields[PROGRESS] then
-    written[id] = r
+    written[id] = record
   end
 end
 
-local function end_run(id, r, action, fields)
-  local to = {state = FINAL[action] or SCHEDULED, due = r.due, node = name, note = fields[NOTE] or '', retention = retention}
+local function end_run(id, record, action, fields)
+  local to = {state = FINAL[action] or SCHEDULED, due = record.due, node = name, note = fields[NOTE] or '',
+    retention = retention}
   owns[id] = false
-  written[id] = r
+  written[id] = record
   if FINAL[action] then
-    r.result, r.error = fields[RESULT], fields[ERROR]
-    end_claim(inc, id, r, to)
-    r.owner = inc
+    record.result, record.error = fields[RESULT], fields[ERROR]
+    end_claim(incarnation, id, record, to)
+    record.owner = incarnation
     return
   end
   if action ~= 'R' then
-    r.attempts = r.attempts - 1
+    record.attempts = record.attempts - 1
   end
   if action ~= 'H' then
     to.due = now + tonumber(fields[DELAY] or '0')
-    r.error = fields[ERROR] or r.error
+    record.error = fields[ERROR] or record.error
   end
-  end_claim(inc, id, r, to)
+  end_claim(incarnation, id, record, to)
 end
 
--- What the processors of a run log after its end is kept, as long as nobody else had the instance since.
+-- Processors may log after the end of a run. These lines are kept unless another node has had the instance since.
 local function late_logs(id, raw, fence, action, fields)
   if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] then
     return 'L'
   end
-  local r = records[id] or decode(raw)
-  if not r or r.owner ~= inc or digits(r.fence) ~= fence or r.state < CANCELLED then
+  local record = records[id] or decode(raw)
+  if not record or record.owner ~= incarnation or digits(record.fence) ~= fence or record.state < CANCELLED then
     return 'L'
   end
-  records[id], written[id] = r, r
+  records[id], written[id] = record, record
   new_logs[id] = new_logs[id] or {}
   for _, line in ipairs(fields[LOGS]) do
     table.insert(new_logs[id], line)
@@ -122,7 +123,7 @@ local function apply(n, id)
   local claim, fence = owns[id], ARGV[starts[n] + 1]
   local flags = ''
   if not claim then
-    return late_logs(id, raws[n], fence, said(starts[n]))
+    return late_logs(id, raws[n], fence, read_outcome(starts[n]))
   elseif claim ~= claim_entry(fence, '') then
     local owns_fence
     owns_fence, flags = claim_parts(claim)
@@ -130,28 +131,28 @@ local function apply(n, id)
       return 'L'
     end
   end
-  local r = records[id]
-  if r == nil then
-    r = decode(raws[n]) or false
-    records[id] = r
+  local record = records[id]
+  if record == nil then
+    record = decode(raws[n]) or false
+    records[id] = record
   end
-  local action, fields = said(starts[n])
+  local action, fields = read_outcome(starts[n])
   if has_flag(flags, 'r') then
     if action ~= 'P' then
       owns[id] = false
-      if r and r.releasing then
-        end_claim(inc, id, r, {retention = retention})
-        set(keys[n], encode(r))
+      if record and record.releasing then
+        end_claim(incarnation, id, record, {retention = retention})
+        put_string(keys[n], encode(record))
       else
-        end_claim(inc, id, r, nil)
+        end_claim(incarnation, id, record, nil)
       end
     end
     return 'C'
   end
-  if not r or r.state ~= PROCESSING or r.owner ~= inc then
+  if not record or record.state ~= PROCESSING or record.owner ~= incarnation then
     owns[id] = false
-    end_claim(inc, id, r, nil)
-    if not r then
+    end_claim(incarnation, id, record, nil)
+    if not record then
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
     end
     return 'L'
@@ -162,11 +163,11 @@ local function apply(n, id)
       table.insert(new_logs[id], line)
     end
   end
-  r.progress = fields[PROGRESS] or r.progress
+  record.progress = fields[PROGRESS] or record.progress
   if action == 'P' or action == 'L' then
-    report(id, claim, r, fields)
+    report(id, claim, record, fields)
   else
-    end_run(id, r, action, fields)
+    end_run(id, record, action, fields)
   end
   return 'D'
 end
@@ -186,17 +187,17 @@ for id, lines in pairs(new_logs) do
   log_plans[#log_plans + 1] = append_logs(records[id], id, lines, max_lines, max_bytes)
 end
 for n, id in ipairs(ids) do
-  local r = written[id]
-  if r then
+  local record = written[id]
+  if record then
     written[id] = nil
-    set(keys[n], encode(r))
-    changed(id)
+    put_string(keys[n], encode(record))
+    hint_change(id)
   end
 end
 after_claims(max_final)
 local acks = table.concat(answers)
 if find(acks, '[DC]') then
-  add_pair('HSET', requests_key(inc), verb, request .. '\n' .. acks)
+  add_pair('HSET', requests_key(incarnation), command, request .. '\n' .. acks)
 end
 
 for _, plan in ipairs(log_plans) do
@@ -204,7 +205,7 @@ for _, plan in ipairs(log_plans) do
 end
 write_all()
 if not alive then
-  call('PEXPIRE', requests_key(inc), REQUESTS_MS)
+  call('PEXPIRE', requests_key(incarnation), REQUESTS_MS)
 end
 bound_hints()
-return {acks, put_aside()}
+return {acks, write_set_aside()}

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Write something, so that a WAIT behind it speaks of everything that was written before; see durability.py.
+-- Always write, so that a WAIT behind this script covers all earlier writes; see durability.py.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     -
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     none
 -- Reply    1
 call('SET', CONFIRMED, 1, 'EX', 60)
 return 1

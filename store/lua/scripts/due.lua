@@ -1,12 +1,11 @@
 #!lua flags=no-writes
--- How many instances are due and wait to be claimed.
+-- The number of instances that are due and wait to be claimed. The next claim moves instances that fell due to the
+-- queue of their kind. If no node claims, they stay among the delayed instances, so this script counts those too, up
+-- to a limit.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     cursor of kinds ("0" to begin), how many kinds to look at, kinds; none: all
--- Reply    {next cursor ("0" at the end), then per kind: kind, instances}
---
--- What fell due goes to the queue of its kind with the next claim. Where no node claims it stays among the delayed, and is
--- looked for there, as far as one claim would move.
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     cursor of kinds ("0" to begin), number of kinds to look at, kinds (none: all)
+-- Reply    {next cursor ("0" at the end), then per kind: kind, number}
 local fell_due = {}
 local found = due_delayed(1000)
 for n = 1, #found, 2 do

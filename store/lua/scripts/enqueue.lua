@@ -1,12 +1,12 @@
 #!lua
--- Add instances as Created -> Scheduled. It is refused when memory is full.
+-- Add instances as Created -> Scheduled. The server refuses this script when its memory is full.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     node name, number of templates;
---          per template: what arrival.lua takes;
+--          per template: as in lib/arrival.lua;
 --          per instance: id, number of its template, spec
--- Reply    per instance 0 (new, or added by the same call before), or the id that has its key; when all are new, 1 if
---          nobody was idle or watched, so that enqueue_one.lua will do the next time, else 0
+-- Reply    per instance 0 (it is new, or the same call added it before), or the id of the instance that has its key. If
+--          all are new: 1 if no node is idle and none watches, so that enqueue_one.lua may be enough next time, else 0
 local node, shapes = ARGV[1], tonumber(ARGV[2])
 local were_idle = idle_left
 
@@ -27,7 +27,7 @@ end
 for n = 1, shapes do
   kinds[n] = ARGV[3 + (n - 1) * TEMPLATE_SIZE]
 end
-know_kinds(kinds)
+load_kinds(kinds)
 for n = 1, shapes do
   templates[n] = template(3 + (n - 1) * TEMPLATE_SIZE, node)
 end
@@ -41,7 +41,7 @@ for n = 1, count do
     if holding then
       answer, refused = holding, true
     else
-      arrive(one, id, keys[n], ARGV[cursor + 2])
+      add_instance(one, id, keys[n], ARGV[cursor + 2])
       any_new = true
     end
   end
@@ -51,7 +51,7 @@ for n = 1, count do
 end
 
 if any_new then
-  wake_for_entered()
+  wake_for_new_work()
   write_all()
   bound_hints()
 end

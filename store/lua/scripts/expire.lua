@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Remove final instances whose time is over, or that are too many of their kind, some kinds at a time; and forget kinds of
--- which no instance and no set is left.
+-- Remove final instances that have expired or exceed the limit of their kind, some kinds at a time. Forget kinds that
+-- have no instance and are in no set.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     limit, most final instances per kind, cursor of kinds ("0" to begin), how many kinds to look at
--- Reply    {how many were removed, next cursor ("0" at the end)}
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     limit, limit of final instances per kind, cursor of kinds ("0" to begin), number of kinds to look at
+-- Reply    {number of removed instances, next cursor ("0" at the end)}
 local limit, removed = tonumber(ARGV[1]), 0
 local kinds, cursor = some_kinds(ARGV[3], ARGV[4])
 for _, kind in ipairs(kinds) do

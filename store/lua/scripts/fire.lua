@@ -1,12 +1,13 @@
 #!lua
--- Account for nominal times, with the instances that they make. It is refused when memory is full.
+-- Account for nominal times, and make their instances. The server refuses this script when its memory is full.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV, reply: see firing.lua
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     see lib/firing.lua
+-- Reply    see lib/firing.lua
 local node, retention = ARGV[1], tonumber(ARGV[6])
 
--- The first that has a slot and is not over, and the place behind the last that waits for it. What is over left it without
--- a word.
+-- The holder of a slot, and the place behind the last waiting instance. A holder that is over but still in the slot leaves
+-- it now.
 local function slot_now(name)
   local members = call('ZRANGE', slot_key(name), 0, -1, 'WITHSCORES')
   local slot = {waiting = {}, place = max(now, tonumber(members[#members] or '0') + 1)}
@@ -14,38 +15,38 @@ local function slot_now(name)
     if slot.holder then
       slot.waiting[#slot.waiting + 1] = members[n]
     else
-      local r = decode(call('MGET', record_key(members[n]))[1])
-      if r and (not is_final(r.state) or r.releasing) then
-        slot.holder, slot.record = members[n], r
+      local record = decode(call('MGET', record_key(members[n]))[1])
+      if record and (not is_final(record.state) or record.releasing) then
+        slot.holder, slot.record = members[n], record
       else
-        leave_slot(name, members[n])
+        note_slot_left(name, members[n])
       end
     end
   end
   return slot
 end
 
--- Cancel what has the slot and what waits for it; answers who had to make room.
+-- Cancel the holder of the slot and the waiting instances; returns the id of the first that was cancelled.
 local function replace(name, slot)
-  local ended_ids = {}
+  local cancelled_ids = {}
   local made_room = nil
   for n = #slot.waiting, 0, -1 do
     local id = n == 0 and slot.holder or slot.waiting[n]
-    local r = n == 0 and slot.record or decode(call('MGET', record_key(id))[1])
-    if r and not is_final(r.state) then
-      local waits = r.state == SCHEDULED
-      cancel(r, id, node, REPLACED, retention)
-      ended_ids[#ended_ids + 1] = id
+    local record = n == 0 and slot.record or decode(call('MGET', record_key(id))[1])
+    if record and not is_final(record.state) then
+      local waits = record.state == SCHEDULED
+      cancel(record, id, node, REPLACED, retention)
+      cancelled_ids[#cancelled_ids + 1] = id
       made_room = id
       if n == 0 and waits then
         slot.holder = nil
       end
     elseif n > 0 then
-      leave_slot(name, id)
+      note_slot_left(name, id)
     end
   end
   slot.waiting = {}
-  ended(ended_ids)
+  hint_end(cancelled_ids)
   return made_room
 end
 
@@ -66,33 +67,33 @@ local function make(at, name, record, overlap)
   local takes_slot = overlap ~= 'allow'
   local one = template(at + INSTANCE_SIZE, node, takes_slot and name or nil)
   local slot = takes_slot and slot_now(name) or {waiting = {}}
-  local taken, why = key_holder(one), nil
+  local taken, reason = key_holder(one), nil
   if taken and not (overlap == 'replace' and is_replaced(slot, taken)) then
-    why = KEY_TAKEN
+    reason = KEY_TAKEN
   elseif slot.holder and overlap == 'skip' then
-    why = STILL_RUNS
+    reason = STILL_RUNS
   elseif slot.holder and overlap == 'queue' and #slot.waiting >= limit then
-    why = QUEUE_FULL
+    reason = QUEUE_FULL
   end
-  if why then
-    record.outcome, record.reason = 'skipped', why
+  if reason then
+    record.outcome, record.reason = 'skipped', reason
   else
     if slot.holder and overlap == 'replace' then
       record.cancelled = replace(name, slot)
     end
     local key, waits = record_key(id), slot.holder ~= nil
     record.instance, record.parked = id, waits or nil
-    -- it is there already, or was, if its ledger went before a call that was sent again
+    -- the instance may exist, or have existed, if a call is sent again after its ledger was removed
     if not (call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1) then
       if takes_slot then
         add_pair('ZADD', slot_key(name), slot.place, id)
         add_pair('HSET', SLOTS, id, name)
       end
-      arrive(one, id, key, spec, waits)
+      add_instance(one, id, key, spec, waits)
     end
   end
-  settle_slots()
-  wake_for_entered()
+  pass_slots_on()
+  wake_for_new_work()
   key_holders = {}
 end
 

@@ -1,14 +1,14 @@
 #!lua flags=no-writes
--- A page of a ledger, the latest nominal time first; at one time, the instances before the stretch.
+-- A page of a ledger, latest nominal time first; at the same time, instances come before the stretch.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     schedule, from which time on, up to which time (as ZRANGE BYSCORE takes them), how many of the latest time
---          were told before, limit
--- Reply    {time of the last one, how many of that time have been told, "1" if there is more, then the records}
-local told, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     schedule, first time, last time (as ZRANGE BYSCORE takes them), number of records of the last time to skip,
+--          limit
+-- Reply    {time of the last record, number of records of that time so far, "1" if there are more, then the records}
+local skipped, limit = tonumber(ARGV[4]), tonumber(ARGV[5])
 local found = {}
 for place, key in ipairs({fired_key(ARGV[1]), gaps_key(ARGV[1])}) do
-  local some = call('ZRANGE', key, ARGV[3], ARGV[2], 'BYSCORE', 'REV', 'LIMIT', 0, told + limit + 1, 'WITHSCORES')
+  local some = call('ZRANGE', key, ARGV[3], ARGV[2], 'BYSCORE', 'REV', 'LIMIT', 0, skipped + limit + 1, 'WITHSCORES')
   for n = 1, #some, 2 do
     found[#found + 1] = {raw = some[n], nominal = tonumber(some[n + 1]), place = place, n = n}
   end
@@ -19,9 +19,9 @@ table.sort(found, function(a, b)
   end
   return a.place < b.place or a.place == b.place and a.n < b.n
 end)
-local last = min(told + limit, #found)
+local last = min(skipped + limit, #found)
 local reply = {'', 0, #found > last and '1' or ''}
-for n = told + 1, last do
+for n = skipped + 1, last do
   reply[#reply + 1] = found[n].raw
 end
 for n = last, 1, -1 do

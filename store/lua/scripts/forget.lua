@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Forget a part of a set of kinds that no node uses any more; called until it answers 0.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     limit
 -- Reply    1 if there may be more to forget, else 0
 local set = call('SRANDMEMBER', UNUSED)
@@ -9,7 +9,7 @@ if not set then
   return 0
 end
 if call('HGET', SETS, set) == '1' then
-  -- from here on, registering it begins anew
+  -- a new registration of the set now starts from the beginning
   call('HSET', SETS, set, '')
   call('UNLINK', heads_key(set, false), heads_key(set, true))
 end

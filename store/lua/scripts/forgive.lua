@@ -1,30 +1,30 @@
 #!lua flags=allow-oom
--- A process that was marked dead turned out to live: crashes charged for it become losses, up to 500 at a time.
+-- A process that was marked dead is alive: up to 500 crashes that were charged to it become losses.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     its previous incarnation
--- Reply    how many are left
-local inc = ARGV[1]
-local key = charged_key(inc)
+-- Reply    number of crashes that are left
+local incarnation = ARGV[1]
+local key = charged_key(incarnation)
 local ids = call('SRANDMEMBER', key, 500)
-local ending = call('HGET', DEAD, inc)
+local dead_entry = call('HGET', DEAD, incarnation)
 if #ids > 0 then
   local keys = {}
   for n, id in ipairs(ids) do
     keys[n] = record_key(id)
   end
   for n, raw in ipairs(call('MGET', unpack(keys))) do
-    local r = decode(raw)
-    if r and not is_final(r.state) and r.crashes > 0 then
-      r.crashes = r.crashes - 1
-      r.losses = r.losses + 1
-      set(keys[n], encode(r))
+    local record = decode(raw)
+    if record and not is_final(record.state) and record.crashes > 0 then
+      record.crashes = record.crashes - 1
+      record.losses = record.losses + 1
+      put_string(keys[n], encode(record))
     end
   end
   write_all()
   call('SREM', key, unpack(ids))
 end
-if ending then
-  call('HSET', DEAD, inc, string.lower(sub(ending, 1, 1)) .. sub(ending, 2))
+if dead_entry then
+  call('HSET', DEAD, incarnation, string.lower(sub(dead_entry, 1, 1)) .. sub(dead_entry, 2))
 end
 return call('SCARD', key)

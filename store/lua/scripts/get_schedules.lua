@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- Schedules by name, as far as they fit.
+-- Schedules by name, as many as fit.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     bytes after which the reply ends, names
--- Reply    per name, until it ends, the schedule as in schedule.lua, or nil
+-- Reply    per name, until the reply ends, the schedule as in lib/schedule.lua, or nil
 local rows, bytes_left = {}, tonumber(ARGV[1])
 for n = 2, #ARGV do
   if bytes_left > 0 then

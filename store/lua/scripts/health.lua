@@ -1,11 +1,11 @@
 #!lua flags=no-writes
--- Numbers that need no scan of instances, some kinds at a time. Entries of later releases are told apart among the first
--- 1,000 delayed only.
+-- Counts that need no scan of instances, some kinds at a time. Entries of later releases are recognized only among the
+-- first 1,000 delayed ones.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     cursor of kinds ("0" to begin), how many kinds to look at
--- Reply    {next cursor ("0" at the end), delayed, living nodes, records set aside,
---          then per kind: kind, {instances per final and active state}}
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     cursor of kinds ("0" to begin), number of kinds to look at
+-- Reply    {next cursor ("0" at the end), delayed, live nodes, records set aside, then per kind: kind, {number per
+--          state of SINGLE}}
 local delayed = call('ZCARD', DELAYED)
 for _, member in ipairs(call('ZRANGE', DELAYED, 0, 999)) do
   delayed = delayed - (is_reserved(member) and 1 or 0)

@@ -1,6 +1,7 @@
 #!lua flags=no-writes
--- Who leads now.
+-- The current leader.
 --
--- KEYS     the namespace's prefix, its layout
--- Reply    as in schedule.lua
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     none
+-- Reply    as in lib/schedule.lua
 return leader_now()

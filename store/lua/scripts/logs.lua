@@ -1,14 +1,14 @@
 #!lua flags=no-writes
 -- Log lines of one instance.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     id, number of the first line wanted, limit, bytes after which the page ends
--- Reply    {lines dropped at the cap, number of the next line, the lines}
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     id, number of the first line, limit, bytes after which the page ends
+-- Reply    {number of lines dropped at the limit, number of the next line, the lines}
 local SOME = 50
 local id, from, left, bytes_left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local r = decode(call('MGET', record_key(id))[1])
+local record = decode(call('MGET', record_key(id))[1])
 local kept = call('LLEN', logs_key(id))
-local dropped = r and max(r.log_total - kept, 0) or 0
+local dropped = record and max(record.log_total - kept, 0) or 0
 from = max(from, dropped)
 local lines = {}
 while left > 0 and bytes_left > 0 do

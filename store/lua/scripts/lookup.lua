@@ -1,13 +1,14 @@
 #!lua flags=no-writes
--- A page of instances in order of creation. Where there are more kinds than are looked at in one call, the ids come first,
--- kinds by kinds; read.lua reads the instances then.
+-- A page of instances in order of creation. With more kinds than one call looks at, the reply has only ids, some kinds
+-- at a time; read.lua then reads the instances.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     "k" and a kind, "t" and a tag, or "" for all kinds; states (a sum, ignored with a tag);
---          the bounds of ids as ZRANGE BYLEX takes them; "1" for the newest first; limit; bytes after which it ends;
---          cursor of kinds ("0" to begin), how many kinds to look at
--- Reply    {next cursor of kinds ("0": all were looked at), "1" if one call was enough, "1" if there are more then,
---          per instance: id, record or nil, spec or nil}; if it was not enough, the ids alone, and one more than the limit
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     "k" and a kind, "t" and a tag, or "" for all kinds; states (a sum, ignored with a tag); the bounds of ids as
+--          ZRANGE BYLEX takes them; "1" for the newest first; limit; bytes after which the reply ends; cursor of kinds
+--          ("0" to begin), number of kinds to look at
+-- Reply    {next cursor of kinds ("0" at the end), "1" if one call is enough, "1" if there are more instances,
+--          per instance: id, record or nil, spec or nil}. If one call is not enough: only ids, and one more than the
+--          limit
 local what, name, states = sub(ARGV[1], 1, 1), sub(ARGV[1], 2), tonumber(ARGV[2])
 local limit, cursor = tonumber(ARGV[6]), ARGV[8]
 local keys, next_cursor = nil, '0'

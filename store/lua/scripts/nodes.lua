@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- Incarnations whose lease has not expired. What they show may be long, and hardly ever changes: node_commands.py keeps it.
+-- Incarnations whose lease has not expired. Their NodeInfo may be long and rarely changes: node_commands.py keeps it.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     -
--- Reply    per incarnation: incarnation, when it showed itself, running, renewed, expires
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     none
+-- Reply    per incarnation: incarnation, time of its NodeInfo, running, renewed, expires
 local reply = {}
 local alive = call('ZRANGE', LEASES, now, '+inf', 'BYSCORE', 'WITHSCORES')
 for n = 1, #alive, 2 do

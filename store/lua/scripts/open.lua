@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Tell the layout of the namespace; a new one gets ours.
+-- Read the layout of the namespace; a new namespace gets the layout of this release.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     -
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     none
 -- Reply    its layout
 local found = call('GET', KEYS[2])
 if not found then

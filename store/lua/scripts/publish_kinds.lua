@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Add kinds to the catalogue, and remove some of those that no node published for a long time.
+-- Add kinds to the catalogue, and remove some kinds that no node published for a long time.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     for how long a kind is kept, then at most 500 kinds
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     how long a kind is kept, then at most 500 kinds
 -- Reply    now
 local stale = call('ZRANGE', CATALOGUE, '-inf', digits(now - tonumber(ARGV[1])), 'BYSCORE', 'LIMIT', 0, 500)
 if #stale > 0 then

@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- Tell which kinds the catalogue has.
+-- Which kinds the catalogue has.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     for how long a kind is kept, then at most 500 kinds
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     how long a kind is kept, then at most 500 kinds
 -- Reply    per kind: 1 or 0
 local since, reply = now - tonumber(ARGV[1]), {}
 for n = 2, #ARGV do

@@ -1,11 +1,11 @@
 #!lua
--- Write a schedule if it is as expected. It is refused when memory is full.
+-- Write a schedule if it is as expected. The server refuses this script when its memory is full.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     name, kind, definition, next nominal time ("" for none), "1" if paused, note, revision that is expected
---          ("0": none is there), next nominal time that is expected, most records in a ledger, how long one is kept,
---          record of nominal times that are stepped over as MessagePack, or ""
--- Reply    the schedule as in schedule.lua, or nil
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     name, kind, definition, next nominal time ("" for none), "1" if paused, note, expected revision ("0": no
+--          schedule), expected next nominal time, limit of records in a ledger, how long a record is kept, record of
+--          skipped nominal times as MessagePack, or ""
+-- Reply    the schedule as in lib/schedule.lua, or nil
 local name = ARGV[1]
 local key = schedule_key(name)
 local revision, next_time, last, trimmed = unpack(call('HMGET', key, 'revision', 'next', 'last', 'trimmed'))

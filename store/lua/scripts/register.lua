@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Register the set of kinds for which an incarnation claims, part after part; each part may be sent again.
+-- Register the set of kinds for which an incarnation claims, in parts; each part may be sent again.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     incarnation, hash of the set in 16 digits, number of its kinds, "1" with the last part, the part
--- Reply    {the set's name, or "" for an incarnation that is dead; 1 when it is registered, so that no part is missing}.
---          After the last part, 0 tells that a server which lost its last second lost parts: all must be sent again.
-local inc, hash, size, is_last = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
-local name, text = unpack(call('HMGET', node_key(inc), 'name', 'set'))
+-- Reply    {the name of the set, or "" if the incarnation is dead; 1 if the set is complete}. After the last part, 0
+--          means that the server lost parts with its last second: send all of them again
+local incarnation, hash, size, is_last = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+local name, text = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
 if not name then
   return {'', 0}
 end
@@ -14,21 +14,21 @@ end
 local before = set_named(text)
 local set = before
 if not before or sub(before, 2) ~= hash then
-  -- each index costs every change of a head that it has, so there are not many; some are kept for very large sets
-  local most = size > 500 and 32 or 16
+  -- every change of a head updates the indexes that have it, so there are few; some are reserved for very large sets
+  local max_indexes = size > 500 and 32 or 16
   local letter = size <= MAX_SMALL and 's' or 'x'
-  if letter == 'x' and not call('HGET', SETS, 'x' .. hash) and tonumber(call('GET', INDEXED) or 0) >= most then
+  if letter == 'x' and not call('HGET', SETS, 'x' .. hash) and tonumber(call('GET', INDEXED) or 0) >= max_indexes then
     letter = 'u'
   end
   set = letter .. hash
 end
 local linked = call('HGET', SETS, set)
 if before and before ~= set then
-  no_longer_idle(inc)
+  remove_idle(incarnation)
   write_all()
-  leave_set(inc, before)
+  leave_set(incarnation, before)
 end
-call('SADD', users_key(set), inc)
+call('SADD', users_key(set), incarnation)
 call('SREM', UNUSED, set)
 if not linked then
   call('HSET', SETS, set, '')
@@ -47,5 +47,5 @@ if linked ~= '1' then
     linked = '1'
   end
 end
-call('HSET', node_key(inc), 'set', linked == '1' and set or '?' .. set)
+call('HSET', node_key(incarnation), 'set', linked == '1' and set or '?' .. set)
 return {set, linked == '1' and 1 or 0}

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Remove a schedule and its ledger; its instances, and who has its slot, stay.
+-- Remove a schedule and its ledger; its instances stay, and its slot too.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     name, revision that is expected or "", how many removals are remembered, request
--- Reply    1, also to a request that was answered so before; or 0 if it was not there
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     name, expected revision or "", number of removals to remember, request
+-- Reply    1, also to a request that was answered 1 before; 0 if there was no such schedule
 local REMEMBER_MS = 600000
 local name, key = ARGV[1], schedule_key(ARGV[1])
 if call('EXISTS', removal_key(ARGV[4])) == 1 then

@@ -1,19 +1,19 @@
 #!lua flags=allow-oom
--- Extend a lease, also after it expired, unless it was marked dead.
+-- Extend a lease, also an expired one, unless its incarnation was marked dead.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     incarnation, ttl, running, number of claims, digest of their fences
--- Reply    {}: dead; else {now, all claims as id, fence, id, ... or "" when count and digest match,
---          ids that were cancelled and are not released}
-local inc = ARGV[1]
-local key = node_key(inc)
-local ends = call('ZSCORE', LEASES, inc)
+-- Reply    {} if dead; else {now, all claims as id, fence, id, ... or "" if number and digest match, cancelled ids that
+--          are not released}
+local incarnation = ARGV[1]
+local key = node_key(incarnation)
+local ends = call('ZSCORE', LEASES, incarnation)
 if not ends then
   return {}
 end
-local steady = steady_since(inc, tonumber(ARGV[2]))
+local steady = steady_since(incarnation, tonumber(ARGV[2]))
 local held, cancelled, sum = {}, {}, 0
-local claims = call('HGETALL', owned_key(inc))
+local claims = call('HGETALL', owned_key(incarnation))
 for n = 1, #claims, 2 do
   local fence, flags = claim_parts(claims[n + 1])
   held[n], held[n + 1] = claims[n], fence
@@ -24,8 +24,8 @@ for n = 1, #claims, 2 do
 end
 local same = #claims / 2 == tonumber(ARGV[4]) and math.fmod(sum, 2147483647) == tonumber(ARGV[5])
 if tonumber(ends) > now + tonumber(ARGV[2]) then
-  count_from_now(1000)
+  shorten_future_leases(1000)
 end
-call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), inc)
+call('ZADD', LEASES, digits(now + tonumber(ARGV[2])), incarnation)
 call('HSET', key, 'running', ARGV[3], 'renewed', digits(now), 'steady', steady, 'ttl', ARGV[2])
 return {digits(now), same and '' or held, cancelled}

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Give the leadership up if it is this incarnation's, and hint the others.
+-- End the leadership of an incarnation, if it leads, and hint this to the others.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     incarnation
--- Reply    1 if it was, else 0
+-- Reply    1 if it led, else 0
 if leader_now()[1] ~= ARGV[1] then
   return 0
 end

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Set aside those of these instances that cannot be read; their entries in a queue are dropped when a claim meets them.
+-- Set unreadable instances aside; a claim that meets their entries in a queue drops them.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     of each: its id, its kind or "" for one that is not known, and its record as its reader saw it: while that is
---          the same it is set aside whatever the scripts can read of it, since its reader could not
--- Reply    what was set aside
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     per instance: its id, its kind or "", and its record as the caller read it. A record that is unchanged is
+--          set aside even if this script can read it, since the caller could not
+-- Reply    set-aside instances
 local function is_indexed(id, kinds)
   for _, kind in ipairs(kinds) do
     for _, state in ipairs(SINGLE) do
@@ -23,16 +23,16 @@ for n = 1, #ARGV, 3 do
     set_aside(id, kind, 'unreadable record')
   elseif found[1] and not found[2] then
     set_aside(id, kind, 'record without arguments')
-  elseif not found[1] and is_indexed(id, kinds_of_aside(kind)) then
+  elseif not found[1] and is_indexed(id, kinds_to_search(kind)) then
     if call('EXISTS', bad_key(id)) == 1 then
-      unindex(id, kinds_of_aside(kind))
+      unindex(id, kinds_to_search(kind))
     else
       set_aside(id, kind, 'indexed without a record')
     end
   end
 end
-settle_slots()
-wake_for_entered()
+pass_slots_on()
+wake_for_new_work()
 write_all()
 bound_hints()
-return put_aside()
+return write_set_aside()

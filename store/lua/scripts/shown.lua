@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- What incarnations show of themselves, as far as it fits.
+-- NodeInfo of incarnations, as many as fit.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     bytes after which the reply ends, incarnations
--- Reply    per incarnation, until it ends: what it shows or nil, when it showed itself or nil
+-- Reply    per incarnation, until the reply ends: its NodeInfo or nil, the time of its NodeInfo or nil
 local reply, bytes_left = {}, tonumber(ARGV[1])
 for n = 2, #ARGV do
   if bytes_left > 0 then

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Take ids without a record out of the index of a tag: a record that could not be read did not tell its tags.
+-- Remove ids without a record from the index of a tag: an unreadable record does not tell its tags.
 --
--- KEYS     the namespace's prefix, its layout
+-- KEYS     the prefix of the namespace, its layout
 -- ARGV     tag, ids
 -- Reply    1
 local ids = {unpack(ARGV, 2)}

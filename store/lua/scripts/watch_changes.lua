@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Have an incarnation hinted of every change for a while.
+-- Hint every change to an incarnation for a while.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     incarnation, for how long
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     incarnation, duration
 -- Reply    now
 call('ZREMRANGEBYSCORE', CHANGES, '-inf', now)
 call('ZADD', CHANGES, digits(now + tonumber(ARGV[2])), ARGV[1])

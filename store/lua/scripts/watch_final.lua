@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- Have an incarnation hinted when instances end, and look at them in the same step.
+-- Register an incarnation for a hint when instances end, and read them in the same step.
 --
--- KEYS     the namespace's prefix, its layout
--- ARGV     incarnation, bytes after which no more records are told, ids
--- Reply    {the state of each id, 0 for an unknown one, then of each that is final, until the bytes are over:
---          the record, its spec or nil}
-local inc, ids = ARGV[1], {unpack(ARGV, 3)}
+-- KEYS     the prefix of the namespace, its layout
+-- ARGV     incarnation, bytes after which the reply has no more records, ids
+-- Reply    {the state of each id, 0 if unknown; then per final instance, until the bytes are used: the record, its spec
+--          or nil}
+local incarnation, ids = ARGV[1], {unpack(ARGV, 3)}
 local states, final = {}, {}
 local known = call('HMGET', WATCHED, unpack(ids))
--- incarnations that are gone wait for nothing: an instance that ends late would otherwise keep each that ever waited
-local lives = {[inc] = true}
+-- drop incarnations that are gone: otherwise an instance that ends late would keep each that ever watched it
+local lives = {[incarnation] = true}
 local function living(watching)
   return (string.gsub(watching, '([^\n]+)\n', function(other)
     if lives[other] == nil then
@@ -23,8 +23,8 @@ for n, id in ipairs(ids) do
   states[n] = type(raw) == 'string' and byte(raw) or 0
   if states[n] ~= 0 and not is_final(states[n]) then
     local watching = living(known[n] or '')
-    if not find('\n' .. watching, '\n' .. inc .. '\n', 1, true) then
-      watching = watching .. inc .. '\n'
+    if not find('\n' .. watching, '\n' .. incarnation .. '\n', 1, true) then
+      watching = watching .. incarnation .. '\n'
     end
     if watching ~= known[n] then
       add_pair('HSET', WATCHED, id, watching)

@@ -1,1 +1,1 @@
-"""Parts of scripts, put in front of those whose header names them."""
+"""Definitions of scripts: a script contains those that it names."""

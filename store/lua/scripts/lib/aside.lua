@@ -1,18 +1,18 @@
--- What cannot be read is set aside: out of every queue and index, its bytes kept for a week, counted and reported.
-local asides = {}
+-- An unreadable record is set aside: removed from every queue and index, kept for a week, counted and reported.
+local to_set_aside = {}
 call('LLEN', ASIDE)
 
--- An empty kind: not known. Its schedule's slot is settled by the script.
-local function set_aside(id, kind, why)
-  asides[#asides + 1] = {id, kind, why}
+-- An empty kind is unknown. The script itself passes the slot of a schedule on.
+local function set_aside(id, kind, reason)
+  to_set_aside[#to_set_aside + 1] = {id, kind, reason}
   local schedule = call('HGET', SLOTS, id)
   if schedule then
-    leave_slot(schedule, id)
+    note_slot_left(schedule, id)
   end
 end
 
--- Where an instance may be indexed: of an unknown kind, under one of the first kinds.
-local function kinds_of_aside(kind)
+-- The kinds under which an instance may be indexed: for an unknown kind, the first kinds of the namespace.
+local function kinds_to_search(kind)
   known_kinds = {}
   return kind ~= '' and {kind} or some_kinds('0', 1000)
 end
@@ -26,32 +26,32 @@ local function unindex(id, kinds)
   end
 end
 
--- Does the writes, and answers what to report: id, kind, reason, one after the other.
-local function put_aside()
+-- Write, and return the report: id, kind, reason of each instance, one after the other.
+local function write_set_aside()
   local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}
-  for n, one in ipairs(asides) do
-    local id, kind, why = one[1], one[2], one[3]
-    local kinds = kinds_of_aside(kind)
-    -- one that is left in its index is taken out by a lookup that meets it
+  for n, one in ipairs(to_set_aside) do
+    local id, kind, reason = one[1], one[2], one[3]
+    local kinds = kinds_to_search(kind)
+    -- a lookup removes an entry that stays in an index
     if kind ~= '' or n * #kinds <= MAX_SEARCHED then
       unindex(id, kinds)
     end
     if call('EXISTS', record_key(id)) == 1 then
       call('RENAME', record_key(id), bad_key(id))
     else
-      call('SET', bad_key(id), '')  -- so that whatever else still names it is not reported again
+      call('SET', bad_key(id), '')  -- other entries that name the instance are not reported again
     end
     call('PEXPIRE', bad_key(id), ASIDE_MS)
     call('PEXPIRE', spec_key(id), ASIDE_MS)
     call('PEXPIRE', logs_key(id), ASIDE_MS)
-    call('LPUSH', ASIDE, id .. ' ' .. kind .. ': ' .. why)
+    call('LPUSH', ASIDE, id .. ' ' .. kind .. ': ' .. reason)
     local size = #report
-    report[size + 1], report[size + 2], report[size + 3] = id, kind, why
+    report[size + 1], report[size + 2], report[size + 3] = id, kind, reason
   end
-  if #asides > 0 then
+  if #to_set_aside > 0 then
     call('LTRIM', ASIDE, 0, ASIDE_LIMIT - 1)
-    call('INCRBY', ASIDE_COUNT, #asides)
+    call('INCRBY', ASIDE_COUNT, #to_set_aside)
   end
   return report
 end

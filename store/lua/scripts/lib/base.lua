@@ -1,5 +1,5 @@
--- Time, numbers, and writes that wait until everything was read and checked. A script gets those definitions of this
--- folder that it names, in the order of script.py.
+-- Time, numbers, and writes that wait until everything is read and checked. A script gets the definitions of this folder
+-- that it names, in the order of script.py. So a local name of a script must not be the name of a definition.
 local call = redis.call
 local format, sub, byte, find, match = string.format, string.sub, string.byte, string.find, string.match
 local max, min = math.max, math.min
@@ -10,13 +10,13 @@ local CREATED, SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATE
 local SINGLE = {SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED}
 local ID_SIZE = 36
 
--- The server's clock decides everything. Lua's numbers are doubles, exact for microseconds until the year 2255.
+-- The server's clock decides. Lua's numbers are doubles, exact for microseconds until the year 2255.
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
--- Every script that writes compares the layout: a namespace of another release must not be changed. A server that lost
--- the layout with all else gets it again. The same read tells whether there are indexes of heads (see kinds.lua), whether
--- any incarnation wants every change, and whether any instance was removed so soon that it may be enqueued again.
+-- Every script that writes compares the layout, so that it changes no namespace of another release. A server that lost its
+-- data gets the layout again. The same read tells whether there are indexes of heads (see kinds.lua), whether an
+-- incarnation watches every change, and whether an instance was removed so early that its enqueue may come again.
 local layout, has_indexes, has_watchers, has_gone =
   unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching', KEYS[1] .. 'gone'))
 if not layout then
@@ -25,7 +25,7 @@ elseif layout ~= LAYOUT then
   return redis.error_reply('LAYOUT ' .. layout)
 end
 
--- A whole number as text; `..` and tostring lose digits. Redis itself writes a number argument out in full.
+-- A whole number as text; `..` and tostring lose digits. Redis itself writes all digits of a number argument.
 local function digits(number)
   return format('%.0f', number)
 end
@@ -34,7 +34,7 @@ local function is_final(state)
   return state >= CANCELLED
 end
 
--- Call f for each text of a list of them, such as tags: 4 bytes with the size, then the text.
+-- Call f for each text of a list, such as tags. A text is stored as 4 bytes with its size, then the text.
 local function each_text(texts, f)
   local from = 1
   while from <= #texts do
@@ -47,15 +47,15 @@ local function each_text(texts, f)
   end
 end
 
--- Writes wait here: `later.ZADD[key]` are the arguments of one ZADD, and so on.
-local later = {}
+-- Writes wait here: `pending.ZADD[key]` are the arguments of one ZADD.
+local pending = {}
 local ORDER = {'ZREM', 'ZADD', 'HDEL', 'HSET', 'SREM', 'SADD', 'RPUSH'}
 
-local function waiting(command, key)
-  local writes = later[command]
+local function pending_list(command, key)
+  local writes = pending[command]
   if not writes then
     writes = {}
-    later[command] = writes
+    pending[command] = writes
   end
   local list = writes[key]
   if not list then
@@ -66,35 +66,35 @@ local function waiting(command, key)
 end
 
 local function add(command, key, value)
-  local list = waiting(command, key)
+  local list = pending_list(command, key)
   list[#list + 1] = value
 end
 
 local function add_pair(command, key, first, second)
-  local list = waiting(command, key)
+  local list = pending_list(command, key)
   local size = #list
   list[size + 1] = first
   list[size + 2] = second
 end
 
--- Records and arguments to write, each by one command for all.
+-- Records and arguments: one MSET writes all of them.
 local records_to_set = {}
 local keys_to_unlink = {}
 
-local function set(key, value)
+local function put_string(key, value)
   local size = #records_to_set
   records_to_set[size + 1] = key
   records_to_set[size + 2] = value
 end
 
--- Removed instances, each with for how many milliseconds it may be enqueued again.
+-- Removed instances, each with the milliseconds in which its enqueue may come again.
 local gone = {}
 
 local function unlink(key)
   keys_to_unlink[#keys_to_unlink + 1] = key
 end
 
--- Lua passes some 8,000 arguments at once; slices are even, so pairs stay together.
+-- Lua passes at most about 8,000 arguments at once. The size is even, so pairs stay together.
 local SLICE = 4000
 
 local function send(command, key, list)
@@ -113,12 +113,12 @@ local function send_list(command, list)
   end
 end
 
--- A function that plans what follows from the other writes, or nil.
+-- A function that plans writes that depend on the other writes, or nil.
 local after_writing = nil
 
-local function send_later()
-  local all = later
-  later = {}
+local function send_pending()
+  local all = pending
+  pending = {}
   for n = 1, #ORDER do
     local writes = all[ORDER[n]]
     if writes then
@@ -131,10 +131,10 @@ end
 
 local function write_all()
   send_list('MSET', records_to_set)
-  send_later()
+  send_pending()
   if after_writing then
     after_writing()
-    send_later()
+    send_pending()
   end
   send_list('UNLINK', keys_to_unlink)
   for n, one in ipairs(gone) do

@@ -1,6 +1,6 @@
 -- An entry of an `own:` hash: the fence, then a letter for each of s (started), q (suspect) and r (releasing).
--- It is padded past hash-max-listpack-value, as else the server would keep a hash of up to 512 claims as a list, and
--- walk along it for each of them.
+-- It is padded beyond hash-max-listpack-value. Otherwise the server would store a hash of up to 512 claims as a list, and
+-- search the list for each of them.
 local PADDING = string.rep(' ', 65)
 
 local function claim_entry(fence, flags)

@@ -1,22 +1,22 @@
--- Accounting for nominal times. Each is read, judged and written before the next is looked at, so that those of one call
--- see each other, and none is left half done.
+-- Accounting for nominal times. Each fire is read, checked and written before the next, so a fire sees the earlier fires of
+-- its call, and none is half done.
 --
--- ARGV     node name; coordinator ("" for no term), number of its term; most records in a ledger, how long one is kept;
---          default retention; number of fires;
---          per fire: schedule, revision, nominal time, next one ("" for none), its record as MessagePack,
---          overlap ("" for no instance); with an instance: most that are parked, id, spec, and what arrival.lua takes
+-- ARGV     node name; coordinator ("" for no term), number of its term; limit of records in a ledger, how long a record is
+--          kept; default retention; number of fires;
+--          per fire: schedule, revision, nominal time, next time ("" for none), its record as MessagePack,
+--          overlap ("" for no instance); with an instance: limit of parked ones, id, spec, template as in arrival.lua
 -- Reply    per fire {letter, record or ""}: D done, S stale, K known, T trimmed, X deposed
 local FIRE_SIZE, INSTANCE_SIZE, FIRST_FIRE = 6, 3, 8
 
 local function is_deposed(coordinator, number)
-  local latest = coordinator ~= '' and tonumber(call('HGET', TERMS, coordinator) or '-1')
-  if latest and latest < tonumber(number) then
+  local highest = coordinator ~= '' and tonumber(call('HGET', TERMS, coordinator) or '-1')
+  if highest and highest < tonumber(number) then
     add_pair('HSET', TERMS, coordinator, number)
   end
-  return latest and latest > tonumber(number)
+  return highest and highest > tonumber(number)
 end
 
--- Why a fire cannot be done, or nil.
+-- The letter for a fire that cannot be done, or nil.
 local function refusal(fire, revision, next_time, paused, trimmed)
   if revision ~= fire.revision then
     return 'S'
@@ -27,7 +27,7 @@ local function refusal(fire, revision, next_time, paused, trimmed)
   end
 end
 
--- `make` plans the instance that a fire asks for: it adds to the record what became of it.
+-- `make` plans the instance of a fire, and writes its id or the reason against it into the record.
 local function fire_one(at, deposed, make)
   local name, nominal, next_time = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local key = schedule_key(name)
@@ -54,7 +54,7 @@ local function fire_one(at, deposed, make)
   local answer = {'D', ''}
   record.at_us = now
   if outcome == 'fired' and has_instance then
-    -- somebody backfilled it before its time came
+    -- the nominal time was backfilled before it came
     answer[1], stretch = 'K', ''
   else
     if ARGV[at + 5] ~= '' then

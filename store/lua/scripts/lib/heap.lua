@@ -1,4 +1,4 @@
--- Sources ordered by what each offers next: a heap, whose first is the best. A sorted list is one.
+-- A heap of sources, ordered by the next element of each; the first source is the best. A sorted list is a heap.
 local function sink(heap, before)
   local at, size, one = 1, #heap, heap[1]
   while 2 * at <= size do

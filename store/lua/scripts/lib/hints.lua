@@ -1,4 +1,4 @@
--- Hints to nodes, each to its own wake list: work for idle ones, the end or a change of an instance for watchers.
+-- Hints, each to the wake list of its node: work for idle nodes, the end or a change of an instance for watchers.
 local hinted = {}
 local idle_left = call('HLEN', IDLE)
 local watched_any = call('HLEN', WATCHED) > 0
@@ -13,15 +13,15 @@ local function hint(incarnation, what)
   add('RPUSH', key, what)
 end
 
--- Hint every living node.
+-- Hint to every live node.
 local function hint_all(what)
   for _, incarnation in ipairs(call('ZRANGE', LEASES, now, '+inf', 'BYSCORE')) do
     hint(incarnation, what)
   end
 end
 
--- Take an incarnation out of the idle ones.
-local function no_longer_idle(incarnation, entry_text)
+-- An incarnation is no longer idle.
+local function remove_idle(incarnation, entry_text)
   entry_text = entry_text or call('HGET', IDLE, incarnation)
   if entry_text then
     add('SREM', idle_key(sub(entry_text, 1, SET_SIZE)), incarnation)
@@ -29,8 +29,8 @@ local function no_longer_idle(incarnation, entry_text)
   end
 end
 
--- `without` are kinds of the set that it does not claim now.
-local function go_idle(incarnation, set, without)
+-- `without` are the kinds of the set that the incarnation does not claim now.
+local function add_idle(incarnation, set, without)
   local texts = {set}
   for n, kind in ipairs(without) do
     texts[n + 1] = pack('>I4c0', #kind, kind)
@@ -47,8 +47,8 @@ end
 
 local woken = {}
 
--- Take the living ones of some idle nodes out of the idle ones, up to `wanted`, and hint them; dead ones go as well.
--- It gives how many are still wanted.
+-- Hint to up to `wanted` live nodes of these idle ones, which are then no longer idle; dead nodes are removed too.
+-- Returns how many nodes are still wanted.
 local function wake_some(some, kind, wanted)
   local entries, expiries = call('HMGET', IDLE, unpack(some)), call('ZMSCORE', LEASES, unpack(some))
   for n, incarnation in ipairs(some) do
@@ -59,7 +59,7 @@ local function wake_some(some, kind, wanted)
     if wanted > 0 and not woken[incarnation] and entry_text and not passed_over then
       woken[incarnation] = true
       idle_left = idle_left - 1
-      no_longer_idle(incarnation, entry_text)
+      remove_idle(incarnation, entry_text)
       if expiries[n] and tonumber(expiries[n]) > now then
         wanted = wanted - 1
         hint(incarnation, 'w')
@@ -69,13 +69,13 @@ local function wake_some(some, kind, wanted)
   return wanted
 end
 
--- Wake up to `wanted` idle, living nodes that can run a kind, at most MAX_WOKEN.
+-- Wake up to `wanted` idle, live nodes that can run a kind, at most MAX_WOKEN.
 local function wake(kind, wanted)
   local MAX_SETS, MAX_SAMPLED, MAX_WOKEN = 32, 256, 200
   local sets = idle_left > 0 and wanted > 0 and sets_of(kind) or ''
   wanted = min(wanted, MAX_WOKEN)
   if #sets > MAX_SETS * SET_SIZE then
-    -- most nodes can run a kind that is in many sets, so some of the idle ones are looked at
+    -- most nodes can run a kind that is in many sets, so a sample of the idle nodes is enough
     local sample, some = call('HRANDFIELD', IDLE, MAX_SAMPLED, 'WITHVALUES'), {}
     for n = 1, #sample, 2 do
       if find(sets, sub(sample[n + 1], 1, SET_SIZE), 1, true) then
@@ -88,7 +88,7 @@ local function wake(kind, wanted)
     return
   end
   for at = 1, #sets, SET_SIZE do
-    -- a few more than wanted, as some may have died
+    -- a few more than wanted, as some may be dead
     local some = wanted > 0 and call('SRANDMEMBER', idle_key(sub(sets, at, at + SET_SIZE - 1)), wanted + 8) or {}
     if #some > 0 then
       wanted = wake_some(some, kind, wanted)
@@ -96,22 +96,22 @@ local function wake(kind, wanted)
   end
 end
 
--- Wake nodes for what was let in: as many as can find something, and if there is a new earliest delayed instance, one that
--- must know when to come.
-local function wake_for_entered()
-  for kind, wanted in pairs(entered) do
+-- Wake nodes for newly queued instances: as many as there are instances. For a new earliest delayed instance, wake one
+-- node, which then knows when to claim.
+local function wake_for_new_work()
+  for kind, wanted in pairs(newly_due) do
     wake(kind, wanted)
   end
-  if earliest_entered and idle_left > 0 then
+  if earliest_delayed and idle_left > 0 then
     local earliest = earliest_due()
-    if not earliest or earliest_entered.due < earliest then
-      wake(earliest_entered.kind, 1)
+    if not earliest or earliest_delayed.due < earliest then
+      wake(earliest_delayed.kind, 1)
     end
   end
-  entered, earliest_entered = {}, nil
+  newly_due, earliest_delayed = {}, nil
 end
 
-local function changed(id)
+local function hint_change(id)
   if changes_wanted then
     for _, incarnation in ipairs(watchers) do
       hint(incarnation, 'g' .. id)
@@ -119,8 +119,8 @@ local function changed(id)
   end
 end
 
--- Hint those who wait for the end of these instances.
-local function ended(ids)
+-- Hint the end of these instances to the incarnations that wait for it.
+local function hint_end(ids)
   if not watched_any or #ids == 0 then
     return
   end
@@ -134,7 +134,7 @@ local function ended(ids)
   end
 end
 
--- After write_all: what nobody reads shall neither grow nor stay.
+-- After write_all: a wake list that no node reads stays short and expires.
 local function bound_hints()
   local WAKE_LIMIT, WAKE_MS = 1000, 60000
   for key in pairs(hinted) do

@@ -1,13 +1,13 @@
--- The kinds of a namespace, and the sets of them that nodes registered. A kind is known while it has instances or is in a
--- set. The name of a set is a letter and 16 digits of the hash of its kinds: s is small, and its claims look at each queue;
--- x has an index of the heads of its queues; u is large without one, as so many others have one.
+-- The kinds of a namespace, and the sets of kinds that nodes registered. A kind is known while it has instances or is in a
+-- set. The name of a set is a letter and 16 digits of the hash of its kinds. A set s is small: its claims read each queue. A
+-- set x has an index of the heads of its queues. A set u is large without an index, as enough others have one.
 local SET_SIZE = 17
 local MAX_SMALL = 16
 
--- kind -> the names of the sets it is in, one after the other; false when it is not known
+-- kind -> the names of its sets, one after the other; false if the kind is not known
 local known_kinds = {}
 
-local function know_kinds(kinds)
+local function load_kinds(kinds)
   if #kinds > 0 then
     for n, sets in ipairs(call('HMGET', KINDS, unpack(kinds))) do
       known_kinds[kinds[n]] = sets
@@ -22,16 +22,16 @@ local function sets_of(kind)
   return known_kinds[kind]
 end
 
--- A kind that gets an instance.
-local function note_kind(kind)
+-- The kind of a new instance becomes known.
+local function register_kind(kind)
   if not sets_of(kind) then
     known_kinds[kind] = ''
     add_pair('HSET', KINDS, kind, '')
   end
 end
 
--- Some of the kinds, from a cursor on ("0" to begin), and the next cursor ("0" at the end). One that is there all the
--- while comes at least once.
+-- Some of the kinds, from a cursor on ("0" to begin), and the next cursor ("0" at the end). A kind that exists all the
+-- time comes at least once.
 local function some_kinds(cursor, count)
   local found = call('HSCAN', KINDS, cursor, 'COUNT', count)
   local kinds = {}
@@ -54,15 +54,15 @@ local function has_instances(kind)
   return false
 end
 
--- An incarnation does not use a set any more.
-local function leave_set(inc, set)
-  call('SREM', users_key(set), inc)
+-- An incarnation no longer uses a set.
+local function leave_set(incarnation, set)
+  call('SREM', users_key(set), incarnation)
   if call('SCARD', users_key(set)) == 0 then
     call('SADD', UNUSED, set)
   end
 end
 
--- The heads of a kind's queues, for the index of a set.
+-- Call f for the head of each queue of a kind, as an entry of the index of a set.
 local function each_head(set, kind, f)
   for _, suspect in ipairs({false, true}) do
     local head = call('ZRANGE', suspect and suspects_key(kind) or ready_key(kind), 0, 0, 'WITHSCORES')
@@ -72,9 +72,9 @@ local function each_head(set, kind, f)
   end
 end
 
--- Have kinds name a set, and the set name them.
+-- Link kinds with a set, in both directions.
 local function link_kinds(set, kinds)
-  know_kinds(kinds)
+  load_kinds(kinds)
   for _, kind in ipairs(kinds) do
     local sets = sets_of(kind) or ''
     if not find(sets, set, 1, true) then
@@ -90,9 +90,9 @@ local function link_kinds(set, kinds)
   write_all()
 end
 
--- Have kinds name a set no longer, and forget those that no set and no instance is left of.
+-- Unlink kinds from a set, and forget kinds that are left without sets and instances.
 local function unlink_kinds(set, kinds)
-  know_kinds(kinds)
+  load_kinds(kinds)
   for _, kind in ipairs(kinds) do
     local sets = sets_of(kind) or ''
     local at = find(sets, set, 1, true)
@@ -111,7 +111,7 @@ local function unlink_kinds(set, kinds)
   write_all()
 end
 
--- The set that a node registered, or is about to ("?" in front).
+-- The set that a node has registered, or is registering ("?" in front).
 local function set_named(text)
   return text and match(text, '^%??(.+)$')
 end

@@ -1,9 +1,9 @@
--- What is known of a lease beside its end: when it was last renewed, and since when each renewal came in time. So the
--- server can tell who lapsed by himself from whom an outage kept from renewing, however late it is asked.
+-- The history of a lease: its last renewal (`renewed`), and since when each renewal came in time (`steady`). With it, a late
+-- reap can distinguish a node that stopped renewing from a node that an outage kept from renewing.
 
--- Since when renewals came in time, if one comes now.
-local function steady_since(inc, ttl)
-  local found = call('HMGET', node_key(inc), 'renewed', 'steady')
+-- The new value of `steady` if a renewal comes now.
+local function steady_since(incarnation, ttl)
+  local found = call('HMGET', node_key(incarnation), 'renewed', 'steady')
   local since = now - tonumber(found[1] or '0')
   if since > ttl / 2 or since < 0 then
     return digits(now)
@@ -11,10 +11,10 @@ local function steady_since(inc, ttl)
   return found[2] or found[1]
 end
 
--- The server's clock may step back, as in a failover to a slower host. A lease that was renewed in the future would then
--- hold for the difference longer, also one of a dead node: it counts from now on. Looks at the last `most` to end.
-local function count_from_now(most)
-  local leases, late = call('ZRANGE', LEASES, 0, most - 1, 'REV', 'WITHSCORES'), {}
+-- The server's clock may step back, as in a failover to a slower host. A lease that was renewed before the step would then
+-- last longer than its ttl, even that of a dead node. So it now ends after one ttl. Looks at the last `max_count` to end.
+local function shorten_future_leases(max_count)
+  local leases, late = call('ZRANGE', LEASES, 0, max_count - 1, 'REV', 'WITHSCORES'), {}
   for n = 1, #leases, 2 do
     local ttl = tonumber(call('HGET', node_key(leases[n]), 'ttl') or '0')
     if ttl > 0 and tonumber(leases[n + 1]) > now + ttl then
@@ -28,14 +28,14 @@ local function count_from_now(most)
   return #late > 0
 end
 
--- Whether a node may say that the lease of another ended at a moment: its own was in time all the while, or has been
--- for as long as the other's lasts.
-local function may_judge(reaper, inc, ended)
-  local own, others = call('HMGET', node_key(reaper), 'renewed', 'steady'), call('HGET', node_key(inc), 'renewed')
+-- Whether a node may mark an incarnation dead whose lease ended: its own renewals came in time since then, or for as long
+-- as that lease lasts.
+local function may_mark_dead(reaper, incarnation, end_of_lease)
+  local own, others = call('HMGET', node_key(reaper), 'renewed', 'steady'), call('HGET', node_key(incarnation), 'renewed')
   local ends, renewed = tonumber(call('ZSCORE', LEASES, reaper) or '0'), tonumber(own[1] or '0')
   if now - renewed > (ends - renewed) / 2 then
     return false
   end
   local steady = tonumber(own[2] or own[1])
-  return steady <= ended or now - steady >= ended - tonumber(others or '0')
+  return steady <= end_of_lease or now - steady >= end_of_lease - tonumber(others or '0')
 end

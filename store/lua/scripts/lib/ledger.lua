@@ -1,8 +1,8 @@
--- The ledger of a schedule: what became of each nominal time, within bounds. A record is a map in MessagePack, as of
--- FireRecord; a stretch that was joined within one call also has the requests of that call, so that each is known.
+-- The ledger of a schedule: a bounded list of fires. A record is a map in MessagePack, as of FireRecord. A stretch that was
+-- joined within one call also has the requests of that call, so that each gets the same answer again.
 local MAX_TRIMMED = 16
 
--- An empty one for what cannot be read.
+-- The record, or an empty one if it cannot be read.
 local function read_fire(raw)
   local ok, record = pcall(cmsgpack.unpack, raw)
   return ok and type(record) == 'table' and record or {}
@@ -16,8 +16,8 @@ local function is_nominal(record)
   return record.outcome ~= 'triggered'
 end
 
--- What was recorded for a request about this nominal time; else nil, and the record of an instance (or of an attempt to
--- make one) that is there for it.
+-- The record of a request about this nominal time; otherwise nil, and the record of the instance of this time (or of the
+-- attempt to make it), decoded and raw.
 local function look_up(name, nominal, request)
   local known, known_raw = nil, nil
   for _, raw in ipairs(call('ZRANGE', fired_key(name), nominal, nominal, 'BYSCORE')) do
@@ -42,7 +42,8 @@ local function add_fire(key, record)
   return raw
 end
 
--- Times that made no instance: one stretch with what came directly before (it begins at `stretch`), if that is alike.
+-- Add a stretch without instances. It is joined with the stretch directly before it, which begins at `stretch`, if outcome
+-- and reason are the same.
 local function add_gap(name, stretch, record)
   local key = gaps_key(name)
   local raw = stretch ~= '' and call('ZRANGE', key, stretch, stretch, 'BYSCORE')[1]
@@ -59,15 +60,15 @@ local function add_gap(name, stretch, record)
   return add_fire(key, record)
 end
 
--- After all writes: remove the earliest records that are too many or too old; `trimmed` is the latest nominal time whose
--- instance's record was removed before.
+-- After all writes: remove the earliest records beyond the limits of number and age. `trimmed` is the latest nominal time
+-- whose record of an instance was removed.
 local function trim_ledger(name, max_fires, kept, trimmed)
   local keys = {fired_key(name), gaps_key(name)}
   local surplus, any_old = -max_fires, false
   for _, key in ipairs(keys) do
     local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
     surplus = surplus + call('ZCARD', key)
-    -- hardly anything is recorded before its time
+    -- records are rarely written before their nominal time
     any_old = any_old or first and tonumber(first) + kept < now
   end
   if surplus <= 0 and not any_old then
@@ -81,14 +82,14 @@ local function trim_ledger(name, max_fires, kept, trimmed)
     end
   end
   table.sort(early, function(a, b) return a.nominal < b.nominal end)
-  local latest, removed = tonumber(trimmed), 0
+  local latest_trimmed, removed = tonumber(trimmed), 0
   for n = 1, min(MAX_TRIMMED, #early) do
     local one = early[n]
     if removed < surplus or (one.record.at_us or 0) + kept < now then
       call('ZREM', one.key, one.raw)
       removed = removed + 1
-      latest = one.record.instance and is_nominal(one.record) and max(latest, one.nominal) or latest
+      latest_trimmed = one.record.instance and is_nominal(one.record) and max(latest_trimmed, one.nominal) or latest_trimmed
     end
   end
-  call('HSET', schedule_key(name), 'trimmed', digits(latest))
+  call('HSET', schedule_key(name), 'trimmed', digits(latest_trimmed))
 end

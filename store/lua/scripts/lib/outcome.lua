@@ -1,7 +1,7 @@
--- What happens when a claim ends: the end of an instance, its way back to the queue, its logs, and retention.
+-- The end of a claim: the instance ends or returns to the queue; logs; retention.
 
--- An enqueue may come again, as its answer was lost. An instance that is removed so soon leaves its id until then.
--- `created` is by this server's clock: the time in the id is by that of the client, which may be wrong.
+-- An enqueue may come again after its answer was lost. So an instance that is removed early leaves its id for that time.
+-- `created` is by this server's clock: the time in the id is by the clock of the client, which may be wrong.
 local function remember_removed(id, created)
   local left = min(math.ceil((created - now) / 1000) + REPEAT_MS, REPEAT_MS)
   if left > 0 then
@@ -9,37 +9,37 @@ local function remember_removed(id, created)
   end
 end
 
--- When it came in, unless older history was folded: then a later time.
-local function created_at(r)
-  local whole, _, at = pcall(unpack_text, '>Bd', r.history)
+-- The creation time; a later time if old history was folded.
+local function created_at(record)
+  local whole, _, at = pcall(unpack_text, '>Bd', record.history)
   return whole and at or now
 end
 
--- Forget a final instance and all that belongs to it; `tags` are those of its record.
+-- Remove a final instance with its logs and index entries; `tags` are those of its record.
 local function remove(id, kind, state, tags)
   add('ZREM', index_key(state, kind), id)
   unlink(record_key(id))
   unlink(spec_key(id))
   unlink(logs_key(id))
   each_text(tags, function(tag)
-    touch_zset(tag_key(tag))
+    check_zset(tag_key(tag))
     add('ZREM', tag_key(tag), id)
   end)
 end
 
-local function expiry_member(r, id)
-  return id .. r.state .. (r.tags ~= '' and '+' or '')
+local function expiry_member(record, id)
+  return id .. record.state .. (record.tags ~= '' and '+' or '')
 end
 
--- Remove up to `most` final instances of a kind whose time is over, or that are too many once `added` come.
-local function remove_expired(kind, added, most, max_final)
+-- Remove up to `max_count` final instances of a kind that have expired, or exceed the limit together with `added` new ones.
+local function remove_expired(kind, added, max_count, max_final)
   local key = expiry_key(kind)
-  touch_zset(key)
-  if touched[key] == 0 and added <= max_final then
+  check_zset(key)
+  if checked_sizes[key] == 0 and added <= max_final then
     return 0
   end
-  local excess = touched[key] + added - max_final
-  local found = call('ZRANGE', key, 0, most - 1, 'WITHSCORES')
+  local excess = checked_sizes[key] + added - max_final
+  local found = call('ZRANGE', key, 0, max_count - 1, 'WITHSCORES')
   local removed = 0
   for n = 1, #found, 2 do
     if tonumber(found[n + 1]) > now and removed >= excess then
@@ -49,11 +49,11 @@ local function remove_expired(kind, added, most, max_final)
     local id, state, tagged = sub(member, 1, ID_SIZE), match(member, '^(%d+)(%+?)$', ID_SIZE + 1)
     if state then
       local early = tonumber(found[n + 1]) > now
-      local r = (early or tagged == '+') and decode(call('MGET', record_key(id))[1])
+      local record = (early or tagged == '+') and decode(call('MGET', record_key(id))[1])
       if early then
-        remember_removed(id, r and created_at(r) or now)
+        remember_removed(id, record and created_at(record) or now)
       end
-      remove(id, kind, state, r and r.tags or '')
+      remove(id, kind, state, record and record.tags or '')
     end
     add('ZREM', key, member)
     removed = removed + 1
@@ -61,104 +61,104 @@ local function remove_expired(kind, added, most, max_final)
   return removed
 end
 
--- It is over, its body included: others may have its unique key and its schedule's slot.
-local function set_free(r, id)
-  if r.key and call('HGET', unique_key(r.kind), r.key) == id then
-    add('HDEL', unique_key(r.kind), r.key)
+-- The instance is over, its body included: others may take its unique key and the slot of its schedule.
+local function release_key_and_slot(record, id)
+  if record.key and call('HGET', unique_key(record.kind), record.key) == id then
+    add('HDEL', unique_key(record.kind), record.key)
   end
-  if r.slot ~= '' then
-    leave_slot(r.slot, id)
-    r.slot = ''
+  if record.slot ~= '' then
+    note_slot_left(record.slot, id)
+    record.slot = ''
   end
 end
 
--- From now on retention may remove it.
-local function let_expire(r, id, retention)
-  local key, kept = expiry_key(r.kind), r.retention >= 0 and r.retention or retention
-  touch_zset(key)
-  add_pair('ZADD', key, now + kept, expiry_member(r, id))
+-- From now on, retention may remove the instance when it expires.
+local function set_expiry(record, id, retention)
+  local key, kept = expiry_key(record.kind), record.retention >= 0 and record.retention or retention
+  check_zset(key)
+  add_pair('ZADD', key, now + kept, expiry_member(record, id))
   if kept < REPEAT_MS * 1000 then
     remember_removed(id, now)
   end
 end
 
-local function finish(r, id, state, node, note, retention)
-  local before = r.state
-  become(r, state, node, note)
-  r.owner = ''
-  reindex(r, id, before)
-  if not r.releasing then
-    let_expire(r, id, retention)
+local function finish(record, id, state, node, note, retention)
+  local before = record.state
+  add_transition(record, state, node, note)
+  record.owner = ''
+  reindex(record, id, before)
+  if not record.releasing then
+    set_expiry(record, id, retention)
   end
 end
 
--- Scheduled or Processing -> Cancelled. A running one stays in its holder's hands as releasing.
-local function cancel(r, id, node, note, retention)
-  if r.state == SCHEDULED then
-    leave_queue(r, id)
-    set_free(r, id)
+-- Scheduled or Processing -> Cancelled. A running instance stays with its holder as releasing.
+local function cancel(record, id, node, note, retention)
+  if record.state == SCHEDULED then
+    remove_from_queue(record, id)
+    release_key_and_slot(record, id)
   else
-    local owned = owned_key(r.owner)
+    local owned = owned_key(record.owner)
     local claim = call('HGET', owned, id)
     if claim then
       local fence, flags = claim_parts(claim)
       add_pair('HSET', owned, id, claim_entry(fence, flags .. 'r'))
-      r.releasing = true
-      hint(r.owner, 'c' .. id)
+      record.releasing = true
+      hint(record.owner, 'c' .. id)
     else
-      set_free(r, id)
+      release_key_and_slot(record, id)
     end
   end
-  finish(r, id, CANCELLED, node, note, retention)
-  set(record_key(id), encode(r))
-  changed(id)
+  finish(record, id, CANCELLED, node, note, retention)
+  put_string(record_key(id), encode(record))
+  hint_change(id)
 end
 
 local ended_ids, ended_kinds = {}, {}
 
--- The one way out of a claim: its entry goes, and the instance becomes Scheduled again, or final, or is set free if it was
--- cancelled while it ran. `to` is {state, due, node, note, retention}; nil for an entry whose instance is not claimed. The
+-- The only end of a claim: its entry is removed, and the instance becomes Scheduled or final. If it was cancelled while it
+-- ran, its key and slot become free. `to` is {state, due, node, note, retention}; nil if the instance is not claimed. The
 -- caller writes the record.
-local function end_claim(inc, id, r, to)
-  add('HDEL', owned_key(inc), id)
+local function end_claim(incarnation, id, record, to)
+  add('HDEL', owned_key(incarnation), id)
   if not to then
     return
-  elseif r.releasing then
-    r.releasing = false
-    set_free(r, id)
-    let_expire(r, id, to.retention)
+  elseif record.releasing then
+    record.releasing = false
+    release_key_and_slot(record, id)
+    set_expiry(record, id, to.retention)
   elseif to.state == SCHEDULED then
-    become(r, SCHEDULED, to.node, to.note)
-    r.owner, r.due = '', to.due
-    reindex(r, id, PROCESSING)
-    let_in(id, r.kind, r.priority, r.due, is_suspect(r))
+    add_transition(record, SCHEDULED, to.node, to.note)
+    record.owner, record.due = '', to.due
+    reindex(record, id, PROCESSING)
+    add_to_queue(id, record.kind, record.priority, record.due, is_suspect(record))
   else
-    finish(r, id, to.state, to.node, to.note, to.retention)
-    set_free(r, id)
+    finish(record, id, to.state, to.node, to.note, to.retention)
+    release_key_and_slot(record, id)
     ended_ids[#ended_ids + 1] = id
-    ended_kinds[r.kind] = (ended_kinds[r.kind] or 0) + 1
+    ended_kinds[record.kind] = (ended_kinds[record.kind] or 0) + 1
   end
 end
 
--- What follows from claims that ended: their waiters hear of it, retention makes room, and others can be claimed.
+-- After claims ended: hint to waiting nodes, apply retention, pass slots on, and wake nodes for new work.
 local function after_claims(max_final)
-  ended(ended_ids)
+  hint_end(ended_ids)
   for kind, added in pairs(ended_kinds) do
     remove_expired(kind, added, 2 * added, max_final)
   end
-  settle_slots()
-  wake_for_entered()
+  pass_slots_on()
+  wake_for_new_work()
 end
 
 local function message_size(line)
   return #line >= 4 and unpack_text('>I4', line) or 0
 end
 
--- Append lines to an instance's logs, and drop the oldest past the caps.
-local function append_logs(r, id, lines, max_lines, max_bytes)
+-- Plan to append lines to the logs of an instance, and to drop the oldest lines above the limits.
+local function append_logs(record, id, lines, max_lines, max_bytes)
   local key = logs_key(id)
   local kept = call('LLEN', key)
-  local total, bytes = kept + #lines, kept > 0 and r.log_bytes or 0
+  local total, bytes = kept + #lines, kept > 0 and record.log_bytes or 0
   for _, line in ipairs(lines) do
     bytes = bytes + message_size(line)
   end
@@ -177,7 +177,7 @@ local function append_logs(r, id, lines, max_lines, max_bytes)
     bytes = bytes - message_size(line)
     drop = drop + 1
   end
-  r.log_total, r.log_bytes = r.log_total + #lines, bytes
+  record.log_total, record.log_bytes = record.log_total + #lines, bytes
   return {key = key, drop = min(drop, kept), from = max(drop - kept, 0) + 1, lines = lines}
 end
 

@@ -1,4 +1,4 @@
--- A page of ids out of several indexes, in order of creation.
+-- A page of ids from several indexes, in order of creation.
 
 -- The indexes of these states (a sum of state numbers) of some kinds.
 local function indexes(kinds, states)
@@ -13,8 +13,8 @@ local function indexes(kinds, states)
   return keys
 end
 
--- Up to `limit` ids between two bounds of ZRANGE BYLEX, and whether there are more. Each index is asked for its first ids,
--- and those that come first for more, so the cost is that of one look at each index and of the ids in the page.
+-- Up to `limit` ids between two bounds of ZRANGE BYLEX, and whether there are more. Each index is read once for its first
+-- ids, and again only if they are used up. So the cost is one read of each index, and the ids of the page.
 local function page(keys, first, last, descending, limit)
   local function is_before(one, other)
     if descending then
@@ -23,17 +23,18 @@ local function page(keys, first, last, descending, limit)
     return one.ids[one.at] < other.ids[other.at]
   end
 
-  local function ask(source)
-    source.ids = descending and call('ZRANGE', source.key, source.from or last, first, 'BYLEX', 'REV', 'LIMIT', 0, source.most)
-      or call('ZRANGE', source.key, source.from or first, last, 'BYLEX', 'LIMIT', 0, source.most)
+  local function read_more(source)
+    local key, from, count = source.key, source.from, source.count
+    source.ids = descending and call('ZRANGE', key, from or last, first, 'BYLEX', 'REV', 'LIMIT', 0, count)
+      or call('ZRANGE', key, from or first, last, 'BYLEX', 'LIMIT', 0, count)
     source.at = 1
     return source.ids[1]
   end
 
   local heap = {}
   for _, key in ipairs(keys) do
-    local source = {key = key, most = math.ceil((limit + 1) / #keys)}
-    if ask(source) then
+    local source = {key = key, count = math.ceil((limit + 1) / #keys)}
+    if read_more(source) then
       heap[#heap + 1] = source
     end
   end
@@ -45,9 +46,9 @@ local function page(keys, first, last, descending, limit)
     ids[#ids + 1] = id
     source.at = source.at + 1
     local left = source.ids[source.at]
-    if not left and #source.ids == source.most then
-      source.from, source.most = '(' .. id, min(4 * source.most, limit)
-      left = ask(source)
+    if not left and #source.ids == source.count then
+      source.from, source.count = '(' .. id, min(4 * source.count, limit)
+      left = read_more(source)
     end
     if left then
       sink(heap, is_before)

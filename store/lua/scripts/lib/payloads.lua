@@ -1,12 +1,12 @@
--- Reading records, with or without their arguments, within a number of bytes.
+-- Reading of records, with or without their arguments, up to a number of bytes.
 local FIRST_READ, MAX_READ = 8, 32
 
--- Call f(n, record, spec) for ids[n], one after the other until `most_bytes` were read; answers how many were read. As large
--- as those read so far may be those that come next.
-local function read_payloads(ids, with_specs, most_bytes, f)
+-- Call f(n, record, spec) for each ids[n] until `max_bytes` are read; returns how many were read. The size of the next read
+-- assumes records as large as the largest so far.
+local function read_payloads(ids, with_specs, max_bytes, f)
   local done, bytes, largest = 0, 0, 1
-  while done < #ids and bytes < most_bytes do
-    local some = done == 0 and FIRST_READ or max(1, min(MAX_READ, math.floor((most_bytes - bytes) / largest)))
+  while done < #ids and bytes < max_bytes do
+    local some = done == 0 and FIRST_READ or max(1, min(MAX_READ, math.floor((max_bytes - bytes) / largest)))
     local keys, step = {}, with_specs and 2 or 1
     for n = done + 1, min(done + some, #ids) do
       keys[#keys + 1] = record_key(ids[n])

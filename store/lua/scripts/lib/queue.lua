@@ -1,22 +1,22 @@
--- Where a scheduled instance waits, by its due time and its past; and the index by state.
+-- The queues: ready instances by kind, suspects by kind, delayed instances; and the index by state.
 
--- Read what will be written: a key of a wrong type, or one that just moves to another server of a cluster, must
+-- Read each key that will be written: a key of a wrong type, or a key that is moving to another server of a cluster, must
 -- fail here, before the first write.
-local touched = {}
+local checked_sizes = {}
 
-local function touch_zset(key)
-  touched[key] = touched[key] or call('ZCARD', key)
+local function check_zset(key)
+  checked_sizes[key] = checked_sizes[key] or call('ZCARD', key)
 end
 
--- The same for two at once: with P, which is never there, the intersection is empty before anything is looked at.
-local function touch_zsets(one, other)
-  if not touched[one] or not touched[other] then
-    call('ZINTERCARD', 3, P, one, other)
-    touched[one], touched[other] = true, true
+-- The same for two keys in one command: PREFIX never exists, so the intersection is empty at once.
+local function check_zsets(one, other)
+  if not checked_sizes[one] or not checked_sizes[other] then
+    call('ZINTERCARD', 3, PREFIX, one, other)
+    checked_sizes[one], checked_sizes[other] = true, true
   end
 end
 
--- Those of a batch mostly have one due time.
+-- Most instances of a batch have the same due time.
 local latest_due, latest_text = nil, nil
 
 local function ready_member(due, id)
@@ -26,54 +26,54 @@ local function ready_member(due, id)
   return latest_text .. id
 end
 
--- Tells a claim all it needs to move the instance without reading its record.
+-- Has all that a claim needs to move the instance without reading its record.
 local function delayed_member(id, suspect, priority, kind)
   return id .. (suspect and 's' or '-') .. priority .. ':' .. kind
 end
 
--- A member that begins with `@` is an entry of a later release: it stays where it is, and counts nowhere.
+-- A member that begins with `@` is an entry of a later release: it is neither moved nor counted.
 local function is_reserved(member)
   return byte(member) == 64
 end
 
--- Up to `most` delayed instances that are due, earliest first: member, due time, and so on.
-local function due_delayed(most)
+-- Up to `max_count` delayed instances that are due, earliest first: member, due time, and so on.
+local function due_delayed(max_count)
   local due, size, from = {}, 0, 0
   repeat
-    local page = call('ZRANGE', DELAYED, '-inf', now, 'BYSCORE', 'LIMIT', from, most, 'WITHSCORES')
-    for n = 1, #page, 2 do
-      if size < 2 * most and not is_reserved(page[n]) then
-        due[size + 1], due[size + 2] = page[n], page[n + 1]
+    local batch = call('ZRANGE', DELAYED, '-inf', now, 'BYSCORE', 'LIMIT', from, max_count, 'WITHSCORES')
+    for n = 1, #batch, 2 do
+      if size < 2 * max_count and not is_reserved(batch[n]) then
+        due[size + 1], due[size + 2] = batch[n], batch[n + 1]
         size = size + 2
       end
     end
-    from = from + most
-  until #page < 2 * most or size == 2 * most
+    from = from + max_count
+  until #batch < 2 * max_count or size == 2 * max_count
   return due
 end
 
--- When the earliest delayed instance falls due; nil if there is none.
+-- The due time of the earliest delayed instance; nil if there is none.
 local function earliest_due()
   local from, count = 0, 1
   repeat
-    local page = call('ZRANGE', DELAYED, from, from + count - 1, 'WITHSCORES')
-    for n = 1, #page, 2 do
-      if not is_reserved(page[n]) then
-        return tonumber(page[n + 1])
+    local batch = call('ZRANGE', DELAYED, from, from + count - 1, 'WITHSCORES')
+    for n = 1, #batch, 2 do
+      if not is_reserved(batch[n]) then
+        return tonumber(batch[n + 1])
       end
     end
     from, count = from + count, 100
-  until #page == 0
+  until #batch == 0
 end
 
--- Queues that may have indexed heads: the head before the writes, and the one after them of a queue that only grows.
+-- Queues that may have indexed heads: the head before the writes, and for a queue that only grows, the head after them.
 local queues_before = {}
 
--- The queue of a kind, which is going to be written; `shrinks` if something leaves it, `first` is its head if that was read.
-local function touch_queue(kind, suspect, shrinks, first)
+-- The queue of a kind, before a write to it. `shrinks`: an instance leaves it. `first`: its head, if that was read before.
+local function prepare_queue(kind, suspect, shrinks, first)
   local key = suspect and suspects_key(kind) or ready_key(kind)
   if not has_indexes then
-    touched[key] = touched[key] or call('ZCARD', key)
+    checked_sizes[key] = checked_sizes[key] or call('ZCARD', key)
     return key
   elseif queues_before[key] then
     queues_before[key].shrinks = queues_before[key].shrinks or shrinks
@@ -81,10 +81,11 @@ local function touch_queue(kind, suspect, shrinks, first)
   end
   local heads = {}
   first = first or call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  queues_before[key] = {kind = kind, heads = heads, first = first, last = {first[1], tonumber(first[2])}, shrinks = shrinks}
+  local last = {first[1], tonumber(first[2])}
+  queues_before[key] = {kind = kind, heads = heads, first = first, last = last, shrinks = shrinks}
   for set in string.gmatch(sets_of(kind) or '', 'x%x+') do
     heads[#heads + 1] = heads_key(set, suspect)
-    touch_zset(heads[#heads])
+    check_zset(heads[#heads])
   end
   after_writing = after_writing or function()
     for queue, before in pairs(queues_before) do
@@ -106,13 +107,13 @@ local function touch_queue(kind, suspect, shrinks, first)
   return key
 end
 
--- The one way into the queue. `entered` counts what can be claimed at once, by kind; `earliest_entered` is the first of
--- the delayed: hints.lua wakes nodes for both.
-local entered, earliest_entered = {}, nil
+-- The only way into a queue. `newly_due` counts new claimable instances by kind; `earliest_delayed` is the earliest of the
+-- new delayed ones. hints.lua wakes nodes for both.
+local newly_due, earliest_delayed = {}, nil
 
-local function let_in(id, kind, priority, due, suspect)
+local function add_to_queue(id, kind, priority, due, suspect)
   if due <= now then
-    local key, member = touch_queue(kind, suspect), ready_member(due, id)
+    local key, member = prepare_queue(kind, suspect), ready_member(due, id)
     add_pair('ZADD', key, priority, member)
     if has_indexes then
       local last, score = queues_before[key].last, tonumber(priority)
@@ -120,27 +121,27 @@ local function let_in(id, kind, priority, due, suspect)
         last[1], last[2] = member, score
       end
     end
-    entered[kind] = (entered[kind] or 0) + 1
+    newly_due[kind] = (newly_due[kind] or 0) + 1
     return
   end
-  touch_zset(DELAYED)
+  check_zset(DELAYED)
   add_pair('ZADD', DELAYED, due, delayed_member(id, suspect, priority, kind))
-  if not earliest_entered or due < earliest_entered.due then
-    earliest_entered = {kind = kind, due = due}
+  if not earliest_delayed or due < earliest_delayed.due then
+    earliest_delayed = {kind = kind, due = due}
   end
 end
 
--- A due instance may still wait among the delayed ones.
-local function leave_queue(r, id)
-  local suspect = is_suspect(r)
-  touch_zset(DELAYED)
-  add('ZREM', DELAYED, delayed_member(id, suspect, r.priority, r.kind))
-  add('ZREM', touch_queue(r.kind, suspect, true), ready_member(r.due, id))
+-- An instance that is due may still be among the delayed ones, so it is removed from both.
+local function remove_from_queue(record, id)
+  local suspect = is_suspect(record)
+  check_zset(DELAYED)
+  add('ZREM', DELAYED, delayed_member(id, suspect, record.priority, record.kind))
+  add('ZREM', prepare_queue(record.kind, suspect, true), ready_member(record.due, id))
 end
 
-local function reindex(r, id, before)
-  local from, to = index_key(before, r.kind), index_key(r.state, r.kind)
-  touch_zsets(from, to)
+local function reindex(record, id, before)
+  local from, to = index_key(before, record.kind), index_key(record.state, record.kind)
+  check_zsets(from, to)
   add('ZREM', from, id)
   add_pair('ZADD', to, 0, id)
 end

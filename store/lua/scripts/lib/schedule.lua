@@ -1,7 +1,7 @@
--- Schedules as they were put, each with its revision, and the leadership that the namespace itself keeps.
+-- The rows of schedules, their revisions, and the leadership of the namespace.
 local SCHEDULE_FIELDS = {'kind', 'definition', 'revision', 'next', 'paused', 'note', 'created', 'updated', 'last', 'trimmed'}
 
--- What a reader gets of one, or false: its name, the fields, and who has its slot and waits for it.
+-- The row of a schedule, or false: its name, the fields, and the instances that hold its slot or wait for it.
 local function schedule_row(name)
   local found = call('HMGET', schedule_key(name), unpack(SCHEDULE_FIELDS))
   if not found[1] then
@@ -12,12 +12,12 @@ local function schedule_row(name)
   return found
 end
 
--- As with fences, it also grows over a server that lost its last second.
+-- Like fences, revisions grow even if the server lost its last second.
 local function next_revision()
   return max(tonumber(call('HGET', REVISIONS, 'latest') or '0') + 1, now)
 end
 
--- {incarnation, name, term, since} of who leads, or {} when nobody does.
+-- {incarnation, name, term, since} of the leader, or {} if there is none.
 local function leader_now()
   local found = call('HMGET', LEADER, 'incarnation', 'name', 'term', 'since')
   return found[1] and found or {}

@@ -1,22 +1,22 @@
--- A schedule's slot, which instances of it take one at a time. Those that wait for it are Scheduled, indexed, and in no
--- queue. A script notes who leaves a slot as {schedule, id}, and settles that when it has planned all else. Hardly any
--- call has something to settle, so this is one function, which costs the others next to nothing.
+-- The slot of a schedule, which its instances take one at a time. Instances that wait for it are Scheduled, indexed, and in
+-- no queue. A script notes an instance that leaves a slot as {schedule, id}, and passes the slot on when it has planned
+-- everything else. Few calls have a slot to pass on, so this is one function, which costs the other calls little.
 local leaving = nil
 
-local function leave_slot(schedule, id)
+local function note_slot_left(schedule, id)
   leaving = leaving or {}
   leaving[#leaving + 1] = {schedule, id}
 end
 
-local function settle_slots()
-  local gone = {}
+local function pass_slots_on()
+  local leavers = {}
   for _, one in ipairs(leaving or {}) do
     local schedule, id = one[1], one[2]
-    gone[schedule] = gone[schedule] or {}
-    gone[schedule][id] = true
+    leavers[schedule] = leavers[schedule] or {}
+    leavers[schedule][id] = true
   end
   leaving = nil
-  for schedule, left in pairs(gone) do
+  for schedule, left in pairs(leavers) do
     local key = slot_key(schedule)
     local ids, passed_on = call('ZRANGE', key, 0, -1), true
     call('HLEN', SLOTS)
@@ -24,10 +24,10 @@ local function settle_slots()
       if n == 1 then
         passed_on = not left[id]
       elseif not passed_on and not left[id] then
-        -- the first that still can run enters its queue; it never ran, so it is no suspect
-        local r = decode(call('MGET', record_key(id))[1])
-        if r and r.state == SCHEDULED then
-          let_in(id, r.kind, r.priority, r.due, false)
+        -- the first that can still run enters its queue; it never ran, so it is no suspect
+        local record = decode(call('MGET', record_key(id))[1])
+        if record and record.state == SCHEDULED then
+          add_to_queue(id, record.kind, record.priority, record.due, false)
           passed_on = true
         else
           left[id] = true

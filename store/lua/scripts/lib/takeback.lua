@@ -1,55 +1,55 @@
--- The end of an incarnation, and taking its claims back. An entry in DEAD starts with how it ended: L left in order,
--- D died, S died while a suspect ran (in lower case when the process turned out to live); then a space and the
--- node's name. The entry stays until no claim is left; for an hour more, longer than any call is repeated, the requests
--- of the incarnation tell that it ended, so that a join that comes late does not bring it back.
+-- The end of an incarnation, and the return of its claims. An entry in DEAD starts with how it ended: L left in order,
+-- D died, S died while a suspect ran (in lower case if the process later proved to be alive); then a space and the name of
+-- the node. The entry stays until no claim is left. For an hour more, longer than any call is repeated, `ended` in the
+-- requests of the incarnation prevents that a late join adds it again.
 local CHARGED_MS = 86400000
 local REQUESTS_MS = 3600000
 
--- Read what the end of an incarnation needs; answers its entry in DEAD.
-local function ending(inc, in_order)
+-- The entry in DEAD of an incarnation that ends now.
+local function ending(incarnation, in_order)
   local how = in_order and 'L' or 'D'
-  call('HLEN', requests_key(inc))
+  call('HLEN', requests_key(incarnation))
   if not in_order then
-    for _, claim in ipairs(call('HVALS', owned_key(inc))) do
+    for _, claim in ipairs(call('HVALS', owned_key(incarnation))) do
       if has_flag(claim, 's') and has_flag(claim, 'q') and not has_flag(claim, 'r') then
         how = 'S'
         break
       end
     end
   end
-  return how .. ' ' .. (call('HGET', node_key(inc), 'name') or '')
+  return how .. ' ' .. (call('HGET', node_key(incarnation), 'name') or '')
 end
 
-local function mark_dead(inc, entry_text)
-  local set = set_named(call('HGET', node_key(inc), 'set'))
-  call('ZREM', LEASES, inc)
-  no_longer_idle(inc)
+local function mark_dead(incarnation, entry_text)
+  local set = set_named(call('HGET', node_key(incarnation), 'set'))
+  call('ZREM', LEASES, incarnation)
+  remove_idle(incarnation)
   if set then
-    leave_set(inc, set)
+    leave_set(incarnation, set)
   end
-  call('UNLINK', node_key(inc), wake_key(inc))
-  call('HSET', requests_key(inc), 'ended', entry_text)
-  call('PEXPIRE', requests_key(inc), REQUESTS_MS)
-  call('HSET', DEAD, inc, entry_text)
+  call('UNLINK', node_key(incarnation), wake_key(incarnation))
+  call('HSET', requests_key(incarnation), 'ended', entry_text)
+  call('PEXPIRE', requests_key(incarnation), REQUESTS_MS)
+  call('HSET', DEAD, incarnation, entry_text)
 end
 
--- Plan to take back up to `most` claims; answers {id, kind, state} of each, and whether that was all.
-local function take_back(inc, how, most, node, retention)
-  local owned = owned_key(inc)
+-- Plan to take back up to `max_count` claims; returns {id, kind, state} of each, and whether these were all.
+local function take_back(incarnation, how, max_count, node, retention)
+  local owned = owned_key(incarnation)
   local left = call('HLEN', owned)
   local ids, claims = {}, {}
   local at = '0'
   repeat
-    local found = call('HSCAN', owned, at, 'COUNT', most)
+    local found = call('HSCAN', owned, at, 'COUNT', max_count)
     at = found[1]
     for n = 1, #found[2], 2 do
-      if #ids < most then
+      if #ids < max_count then
         ids[#ids + 1], claims[#claims + 1] = found[2][n], found[2][n + 1]
       end
     end
-  until at == '0' or #ids >= most
+  until at == '0' or #ids >= max_count
   local taken = {}
-  call('SCARD', charged_key(inc))
+  call('SCARD', charged_key(incarnation))
   if #ids == 0 then
     return taken, true
   end
@@ -59,34 +59,34 @@ local function take_back(inc, how, most, node, retention)
   end
   local raws = call('MGET', unpack(keys))
   for n, id in ipairs(ids) do
-    local r, claim = decode(raws[n]), claims[n]
-    if not r then
-      end_claim(inc, id, r, nil)
+    local record, claim = decode(raws[n]), claims[n]
+    if not record then
+      end_claim(incarnation, id, record, nil)
       set_aside(id, '', raws[n] and 'unreadable record' or 'claimed without a record')
-    elseif r.releasing and has_flag(claim, 'r') or r.state == PROCESSING and r.owner == inc then
-      local to = {state = SCHEDULED, due = r.due, node = node, retention = retention,
+    elseif record.releasing and has_flag(claim, 'r') or record.state == PROCESSING and record.owner == incarnation then
+      local to = {state = SCHEDULED, due = record.due, node = node, retention = retention,
         note = how == 'L' and 'handed back' or 'node lost'}
-      if not r.releasing then
-        r.attempts = r.attempts - 1
+      if not record.releasing then
+        record.attempts = record.attempts - 1
         local charge = string.upper(how)
         if charge == 'D' or charge == 'S' and has_flag(claim, 'q') then
           if charge == how and has_flag(claim, 's') then
-            r.crashes = r.crashes + 1
-            add('SADD', charged_key(inc), id)
+            record.crashes = record.crashes + 1
+            add('SADD', charged_key(incarnation), id)
           else
-            r.losses = r.losses + 1
+            record.losses = record.losses + 1
           end
         end
-        if r.crashes > r.max_crashes then
+        if record.crashes > record.max_crashes then
           to.state, to.note = TERMINATED, 'poison'
         end
-        changed(id)
+        hint_change(id)
       end
-      end_claim(inc, id, r, to)
-      set(record_key(id), encode(r))
-      taken[#taken + 1] = {id, r.kind, r.state}
+      end_claim(incarnation, id, record, to)
+      put_string(record_key(id), encode(record))
+      taken[#taken + 1] = {id, record.kind, record.state}
     else
-      end_claim(inc, id, r, nil)
+      end_claim(incarnation, id, record, nil)
     end
   end
   return taken, left <= #ids
