@@ -1,34 +1,43 @@
 """Coordination between peers: leases, recovery, retention, and a leader that fires the schedules.
 
-A node is alive while its lease is. The lease belongs to an *incarnation*, an id made at each start, and is renewed from
-a thread of its own that a busy event loop cannot starve. Three clocks never meet: the store's decides when a lease has
-expired, the node's monotonic one decides how long the node may trust it, measured from before the request and ending
-earlier, and the loop's only paces the renewals.
+Read in this order: `role` (the loop that each role is), `lease`, `recovery`, `election`, `cron`. `cron` uses
+`timetable` (which schedules are due), `misfire` (what to do about late times), `fires` (what to send) and
+`unserved_kinds`.
+`backfill` is for past times. `retention` deletes old instances. `loop_thread` runs event loops in threads.
 
-Three things follow. A node whose trust has ended starts nothing new and cancels what runs, although its claims stay
-valid until a peer reaps them: so a short outage costs no work, and a long one never runs a body in two places for
-longer than a body takes to end. Any peer may reap, but only after its own renewals were answered for a full TTL: so
-after an outage of the store, when every lease has expired, the living renew before anybody may call them dead. And an
-incarnation that was marked dead never returns; the node joins under a new one and says which it was before, so that a
-lapse does not count as a crash of what it ran.
+**Leases.** A node is alive while its lease is. The lease belongs to an incarnation, and a thread of its own renews it,
+which a busy event loop cannot delay. Three clocks are involved, and none is compared with another:
 
-One node leads, and only it fires schedules. That is for quiet, and nothing is correct because of it: that a nominal
-time is fired once is a compare-and-set in the store, on the schedule's revision and its next time, so a second leader
-only finds that its belief is stale and reads again. Hence a leader needs no fencing of its own beyond its term, which
-goes along with every fire so that one who was succeeded hears of it. Leadership belongs to a coordinator, which may be
-another server than the store; the term says whose it is, as terms of two coordinators cannot be compared.
+- The clock of the store decides when a lease has expired.
+- The monotonic clock of the node decides how long the node trusts its lease. Trust counts from before the request, and
+  ends earlier than the lease.
+- The clock of the thread's event loop only paces the renewals.
 
-A leadership is trusted like a lease: for a ttl less a margin, on the monotonic clock, counted from before the request
-that was answered. Whoever hears nothing until then acts no more, and its successor is not chosen before the whole ttl
-is over. A node whose lease is not trusted or whose clock is off steps down and resigns, and so does one that stops; a
-campaign whose answer was lost leaves the leadership with a node that does not know it, until its next one.
+Three rules follow:
 
-Two more clocks meet in a fire. When it is time, and whether a time is late, is judged by the store's clock, since the
-instance falls due by that one and the ledger records by it. The last renewal told how far the leader's own is ahead,
-and from then on the monotonic time counts (`CorrectedTime`). So a wall clock that is set between two renewals changes
-nothing: a step of years would otherwise use up the nominal times of those years.
+- A node without trust starts nothing and cancels running bodies. Its claims stay valid until a peer reaps them. So a
+  short outage costs no work. In a long outage, a body runs in two places only until the first one has ended.
+- Any peer may reap, but only after its own renewals were answered for a full TTL. After an outage of the store, when
+  every lease has expired, live nodes therefore renew before a peer may reap them.
+- An incarnation that was declared dead never returns. The node joins under a new incarnation and names the old one, so
+  that the lapse does not count as a crash of its instances.
 
-What a leader knows of schedules is a copy (`timetable`), read at the start of its term and then kept up by revisions,
-about once a second and on hints. What is due goes out before what is late, and what is late takes one step at a time
-(`misfire` says which), so an outage is caught up on beside the present and not before it.
+**Leadership.** One node leads, and only the leader fires schedules. Leadership avoids duplicate work; correctness does
+not depend on it. The store compares revision and next time of a schedule with each fire, so each nominal time is fired
+once. A second leader gets the answer "stale" and reads the schedule again. Each fire carries the term, so a deposed
+leader learns of its successor. The coordinator of the leadership may be another server than the store. Terms of two
+coordinators cannot be compared, so a term names its coordinator.
+
+A leader trusts its leadership like a lease: for a TTL less a margin, counted from before the answered request. Its
+successor is chosen after the whole TTL. A node resigns when it stops, when it no longer trusts its lease, or when its
+clock is off. If the answer to a campaign is lost, the node may lead without its knowledge until its next campaign.
+
+**Time of a fire.** The clock of the store decides when a schedule is due and whether a time is late, because due times
+and ledger use that clock. Each renewal tells the leader how far its own clock is ahead. Between renewals the leader
+adds monotonic time (`CorrectedTime`). So a step of the wall clock between two renewals changes nothing. Otherwise a
+step of years would use up the nominal times of those years.
+
+The leader keeps a copy of all schedules, the timetable. It reads them at the start of its term, then the changes by
+revision: about once a second, and after hints. Schedules that are due now come before late ones, and each late schedule
+takes one step at a time. So catching up after an outage does not delay present fires.
 """

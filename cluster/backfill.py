@@ -1,4 +1,4 @@
-"""Runs a schedule for nominal times of the past, because somebody asks for it."""
+"""Creates instances for past nominal times of a schedule, on request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_TIMES = 100_000
 """Most nominal times in one backfill."""
 BATCH = 100
 CHUNK = 500
-"""Nominal times that are computed before others get their turn on the loop."""
+"""Nominal times to compute before other tasks of the loop run."""
 
 
 async def backfill(
@@ -40,12 +40,12 @@ async def backfill(
     overlap: Overlap = Overlap.ALLOW,
     on_progress: Callable[[Backfill], None] = lambda _: None,
 ) -> Backfill:
-    """Make an instance, due now, for each nominal time from start on and before end that has none.
+    """Make an instance, due now, for each nominal time from start to before end that has none.
 
-    Only for times that are over: what is still to be fired (from the schedule's next time on) is left to the leader.
-    A paused schedule can be backfilled up to now. `overlap` is that among the instances made here and the schedule's
-    others, whatever the definition says of its usual fires. Raises ScheduleError, with nothing made, for more than
-    100,000 times; and when the schedule is changed or removed meanwhile, with what was made kept.
+    The leader fires the next time of the schedule and all later ones, so backfill ends before it. For a paused
+    schedule, backfill ends now. `overlap` replaces the policy of the definition. Raises ScheduleError, with nothing
+    made, for more than 100,000 times. Also raises ScheduleError if a caller changes or removes the schedule meanwhile;
+    the instances that were made stay.
     """
     definition = decode_definition(row.definition)
     over_us = now_us + 1 if row.paused or row.next_us is None else min(now_us + 1, row.next_us)
@@ -102,7 +102,7 @@ def _counted(counts: Backfill, answers: Sequence[FireAnswer]) -> Backfill:
 
 
 async def _bounded(times: Iterator[int], name: str) -> list[int]:
-    """All the times, unless there are too many; the loop gets its turn now and then."""
+    """All times, or ScheduleError for too many. Other tasks of the loop run in between."""
     found: list[int] = []
     while chunk := list(islice(times, CHUNK)):
         found += chunk
@@ -116,7 +116,7 @@ async def _bounded(times: Iterator[int], name: str) -> list[int]:
 
 
 async def _read_again(store: Store, old: ScheduleRow) -> ScheduleRow:
-    """The row as it is now, if it still is the same schedule, such as one that was paused meanwhile."""
+    """The current row, if it has the same definition: for example, if a caller paused the schedule meanwhile."""
     (row,) = await store.get_schedules([old.name])
     if row is None:
         raise ScheduleError(f"backfill of {old.name!r}: the schedule was removed meanwhile")

@@ -1,4 +1,4 @@
-"""Bounded steps that become smaller while the store refuses them for good."""
+"""Steps of limited size, which shrink while the store refuses them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class BatchSize:
-    """The size of a step: halved when the store refuses a step, doubled up to `most` when it takes one."""
+    """The size of a step. A refusal halves the size, and an accepted step doubles it, up to `most`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._size = most
 
     async def step(self, call: Callable[[int], Awaitable[T]]) -> T:
-        """The answer to the largest step that the store takes; raises StoreRefusedError when it refuses one record."""
+        """The answer to the largest step that the store accepts; raises StoreRefusedError for a step of one record."""
         while True:
             try:
                 answer = await call(self._size)

@@ -1,4 +1,4 @@
-"""Fires the schedules, on whichever node leads."""
+"""Fires the schedules while this node leads."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from .unserved_kinds import UnservedKinds
 logger = logging.getLogger("peerjob.cluster")
 
 POLL = 1.0
-"""Seconds between two looks at what was changed, when no hint comes."""
+"""Seconds between two reads of changed schedules without a hint."""
 MIN_WAIT = 0.001
-"""Least seconds between two looks at what is due, when nothing else happens."""
+"""Least seconds between two checks of the timetable."""
 PAGE = 200
-"""Rows that are read at once: as many as are read within a few milliseconds."""
+"""Rows of one read, which takes a few milliseconds."""
 BATCH = 50
-"""Most fires in one call: they are planned within a few milliseconds, and the next ones are on their way meanwhile."""
+"""Most fires in one call. To plan them takes a few milliseconds, while earlier calls are under way."""
 CALLS = 4
-"""Most calls under way."""
+"""Most calls at a time."""
 LATE_CALLS = 2
-"""Most of them for schedules that are late, so that there is always a call left for what is due now."""
+"""Most calls for late schedules, so that calls for schedules that are due now are always left."""
 SLICE = 0.005
-"""Seconds of planning after which others get their turn on the loop."""
+"""Seconds of planning after which other tasks of the loop run."""
 BACKOFF_US = 1_000_000
-"""How long a fire waits that the store could not take."""
+"""Delay of a fire after an error of the store."""
 LONG_BACKOFF_US = 60_000_000
-"""How long one waits that fails by itself for a reason that nobody foresaw."""
+"""Delay of a fire that the store refuses alone, or that raises an unexpected error alone."""
 
 
 class CronRole(BackgroundRole):
-    """Keeps all schedules in memory while this node leads, and accounts for each nominal time when it comes.
+    """Keeps all schedules in memory while this node leads, and fires each nominal time when it is due.
 
-    Nothing of it has to be right for a time to be fired at most once: the store sees to that. `now_us` is the time by
-    the store's clock. `on_made` hears of each instance that a fire has made, `on_fired` of each fire that was recorded.
+    The store alone guarantees that a time is fired at most once. `now_us` is the time of the store's clock. `on_made`
+    is called with each instance that a fire made, `on_fired` with each recorded fire.
     """
 
     name = "cron"
@@ -82,17 +82,17 @@ class CronRole(BackgroundRole):
         self._calls: set[asyncio.Task[None]] = set()
         self._late_calls: set[asyncio.Task[None]] = set()
         self._trouble = ""
-        """Why the last fires could not be recorded."""
+        """The last error of the store, to log each error once."""
         self._reported: dict[str, int] = {}
-        """The revision of each schedule that was reported as unusable."""
+        """Unusable schedule → revision, to log each one once."""
 
     @property
     def schedules(self) -> int:
-        """How many schedules it keeps in memory; 0 while another node leads."""
+        """The number of schedules in memory; 0 while another node leads."""
         return len(self._timetable)
 
     def changed(self) -> None:
-        """Read what was changed now, rather than at the next turn, as after a hint."""
+        """Read the changed schedules now."""
         self._read_next = 0.0
         self._wake.set()
 
@@ -151,7 +151,7 @@ class CronRole(BackgroundRole):
         call.add_done_callback(ended)
 
     async def _wait(self) -> None:
-        """Until something falls due, a call ends, or it is time to read again."""
+        """Wait until a schedule is due, a call ends, or the next read is due."""
         seconds = self._read_next - self.clock.elapsed()
         next_us = self._timetable.next_look_us()
         if next_us is not None:
@@ -163,7 +163,7 @@ class CronRole(BackgroundRole):
     # -- one call --------------------------------------------------------------------------------------------------
 
     async def _account(self, timetable: Timetable, due: Sequence[TimetableEntry], term: Term) -> None:
-        """Account for the first times of some schedules."""
+        """Fire the first times of some schedules."""
         planned = await self._plan(timetable, due)
         for entry in [entry for entry in planned if entry.alone]:
             await self._send(timetable, {entry: planned.pop(entry)}, term)
@@ -189,7 +189,7 @@ class CronRole(BackgroundRole):
         return planned
 
     async def _send(self, timetable: Timetable, planned: dict[TimetableEntry, Fire], term: Term) -> None:
-        """One call; whatever becomes of it, each schedule gets its place again."""
+        """Make one call. Each schedule then returns to the timetable, also after an error."""
         open, wait_us = set(planned), BACKOFF_US
         try:
             await self._settle(timetable, planned, open, term)
@@ -231,7 +231,7 @@ class CronRole(BackgroundRole):
         )
 
     async def _without_hopeless(self, fires: list[Fire]) -> list[Fire]:
-        """Fires of kinds that nobody can run are recorded, and make no instance once one waits."""
+        """The fires, with those of unserved kinds recorded as skipped while an instance of the kind already waits."""
         kinds = {fire.instance.kind for fire in fires if fire.instance is not None}
         hopeless = await self._ability.without(kinds) if kinds else kinds
         return [_skipped(fire, hopeless) for fire in fires] if hopeless else fires
@@ -244,7 +244,7 @@ class CronRole(BackgroundRole):
     async def _settle(
         self, timetable: Timetable, planned: dict[TimetableEntry, Fire], open: set[TimetableEntry], term: Term
     ) -> None:
-        """Send fires, and take out of `open` each schedule that has its place again."""
+        """Send fires, and remove each schedule from `open` that is in the timetable again."""
         fires = await self._without_hopeless(list(planned.values()))
         if self._election.term != term:
             return
@@ -275,13 +275,13 @@ class CronRole(BackgroundRole):
             if row is None:
                 timetable.drop(entry)
             else:
-                # a store that refuses what it shows is not asked again at once
+                # if the store calls its own row stale, wait before the next try
                 same = row.revision == fire.revision and row.next_us == fire.nominal_us
                 timetable.put(row, self._now_us() + BACKOFF_US if same else 0)
 
 
 def _skipped(fire: Fire, kinds: Set[str]) -> Fire:
-    """The fire without an instance, if that is of one of these kinds."""
+    """The fire without its instance, if the instance is of one of these kinds."""
     if fire.instance is None or fire.instance.kind not in kinds:
         return fire
     reason = f"no node can run {fire.instance.kind}"

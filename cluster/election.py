@@ -1,4 +1,4 @@
-"""Stands for leader, and says who leads and whether this node may act as leader now."""
+"""Campaigns for the leadership, and says which node leads and whether this node may act as the leader now."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .role import BackgroundRole
 logger = logging.getLogger("peerjob.cluster")
 
 OPEN_TIMEOUT = 5.0
-"""Seconds in which the coordinator's connection must be made."""
+"""Most seconds to connect to the coordinator."""
 MAX_STOP = 5.0
-"""Most seconds in which a node that stops tries to resign; then its leadership expires."""
+"""Most seconds for which a stopping node tries to resign. After that, its leadership expires."""
 MAX_CLOSE = 1.0
 MIN_WAIT = 0.02
-"""Least seconds between two campaigns, however often the leadership seems to change."""
+"""Least seconds between two campaigns."""
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
-"""Seconds without a campaign after the second refusal of a term in a row; they double with each one more."""
+"""Seconds without a campaign after the second refusal of a term in a row. Each further refusal doubles the seconds."""
 CALM = 60.0
-"""Seconds without a refusal after which the next one counts as the first."""
+"""Seconds after which a refusal no longer counts."""
 
 
 class Election(BackgroundRole):
-    """Campaigns on the node's own loop, as often as a lease is renewed.
+    """Campaigns on the loop of the node, as often as the lease is renewed.
 
-    `candidate` is asked each time, as a node that was out of reach comes back under a new incarnation. `eligible` says
-    whether this node may lead at all (its lease is trusted, its clock is right); one that may not resigns. `on_change`
-    hears of each change of `leader`. `ttl` is in seconds.
+    `candidate` is called for each campaign, since the incarnation may change. `eligible` says whether this node may
+    lead: it trusts its lease, and its clock is right. Otherwise the node resigns. `on_change` is called with each new
+    leader. `ttl` is in seconds.
     """
 
     name = "election"
@@ -63,7 +63,7 @@ class Election(BackgroundRole):
         self._granted = asyncio.Event()
         self._stopping = False
         self._stood_as = ""
-        """The incarnation that may hold the leadership, as far as this node knows; "" when none of its own does."""
+        """The incarnation of this node that may hold the leadership; "" for none."""
         self._leader: Leader | None = None
         self._known_until = 0.0
         self._term: Term | None = None
@@ -75,38 +75,38 @@ class Election(BackgroundRole):
         self._told: Leader | None = None
         self._ending: asyncio.TimerHandle | None = None
 
-    # -- asked by the node -----------------------------------------------------------------------------------------
+    # -- for the node ----------------------------------------------------------------------------------------------
 
     @property
     def leader(self) -> Leader | None:
-        """Who leads, as far as is known; None when nobody does, or when the coordinator has not answered for a ttl."""
+        """The leader by the last answer; None for no leader, or without an answer for a TTL."""
         return self._leader if self.clock.elapsed() < self._known_until else None
 
     @property
     def term(self) -> Term | None:
-        """The term in which this node may act as leader at this moment; None when it may not."""
+        """The term in which this node may act as the leader now; None if it may not."""
         if self.clock.elapsed() >= self._trusted_until or not self._eligible():
             return None
         return self._term
 
     @property
     def is_leader(self) -> bool:
-        """Whether this node may act as leader at this moment."""
+        """Whether this node may act as the leader now."""
         return self.term is not None
 
     async def acting(self) -> Term:
-        """Wait until this node may act as leader, and say in which term."""
+        """Wait until this node may act as the leader, and return the term."""
         while (term := self.term) is None:
             self._granted.clear()
             await self._granted.wait()
         return term
 
     def soon(self) -> None:
-        """Campaign now rather than at the next turn, as after a hint or under a new incarnation."""
+        """Campaign now: after a hint, or under a new incarnation."""
         self._poke.set()
 
     def depose(self, term: Term) -> None:
-        """Give up a term that the store has refused, and campaign again: at once, but later and later if in vain."""
+        """Give up a term that the store refused. Campaign again at once; after more refusals, after a growing pause."""
         if term != self._term:
             return
         now = self.clock.elapsed()
@@ -130,11 +130,11 @@ class Election(BackgroundRole):
         super().start(on_layout_change)
 
     async def stop(self) -> None:
-        """Resign, so that a peer can lead at once, and stop; takes about half a ttl at most, or 5 s; idempotent."""
+        """Resign, so that a peer can lead at once, and stop. Takes half a TTL or 5 s at most; idempotent."""
         self._stopping = True
         self._distrust()
         try:
-            # not before a campaign under way is answered: it could be served after the resignation
+            # after the answer to a running campaign: the coordinator could serve the campaign after the resignation
             async with asyncio.timeout(min(self._ttl / 2, MAX_STOP)), self._calling:
                 await self._resign()
         except (StoreError, TimeoutError) as error:
@@ -144,7 +144,7 @@ class Election(BackgroundRole):
         self._stood_as, self._leader = "", None
         self._look()
 
-    # -- the campaigning side --------------------------------------------------------------------------------------
+    # -- campaigns -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         while not self._stopping:
@@ -180,7 +180,7 @@ class Election(BackgroundRole):
         asked_at = self.clock.elapsed()
         async with asyncio.timeout(self._ttl / 5):
             if eligible:
-                # until the answer is here, the leadership may be this node's without its knowledge
+                # until the answer arrives, this node may lead without its knowledge
                 self._stood_as = candidate.incarnation
                 leader = await client.campaign(candidate, ttl_us=round(self._ttl * 1_000_000))
             else:
@@ -200,7 +200,7 @@ class Election(BackgroundRole):
             self._granted.set()
 
     async def _resign(self) -> None:
-        """Give the leadership up under the incarnation that may have it."""
+        """Resign for the incarnation that may hold the leadership."""
         self._distrust()
         if self._stood_as:
             client = await self._connected()
@@ -230,7 +230,7 @@ class Election(BackgroundRole):
                     await client.close()
 
     async def _wait(self) -> None:
-        """Until the next turn, a poke, or a sign that the leadership changes hands."""
+        """Wait for the next campaign, a call of `soon`, or a sign of a change of the leader."""
         seconds = self.interval * self.clock.random.uniform(0.75, 1.0)
         until = self.clock.elapsed() + seconds
         signs: set[asyncio.Task[bool]] = {asyncio.create_task(self._poke.wait())}
@@ -249,7 +249,7 @@ class Election(BackgroundRole):
         await asyncio.sleep(max(0.0, min(MIN_WAIT, until - self.clock.elapsed())))
 
     def _look(self) -> None:
-        """Tell of a change of the leader, now and when what is known becomes too old."""
+        """Report a change of the leader, now and when the last answer becomes too old."""
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None

@@ -1,4 +1,4 @@
-"""What is sent to the store about one nominal time, or one stretch of them."""
+"""Builds the fire that goes to the store: for one nominal time, or for a stretch of times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_instance(
     nominal_us: int = 0,
     due_us: int | None = None,
 ) -> NewInstance:
-    """The instance that a fire of a schedule makes, due at once without `due_us`; raises DecodeError."""
+    """The instance that a fire makes, due now without `due_us`; raises DecodeError."""
     spec = decode_spec(definition.spec)
     spec = msgspec.structs.replace(spec, created_us=created_us, schedule=schedule, nominal_us=nominal_us)
     return NewInstance(
@@ -40,7 +40,7 @@ def new_instance(
 
 
 def fire_of(step: MisfireStep, definition: Definition, *, schedule: str, revision: int, id: str, clock: Clock) -> Fire:
-    """The fire that carries out a step; `id` is unique to it. Raises DecodeError."""
+    """The fire for a step, with a unique `id`; raises DecodeError."""
     instance = None
     if step.outcome is FireOutcome.FIRED:
         instance = new_instance(

@@ -1,4 +1,4 @@
-"""Keeps this node's lease alive, and says how far it may be trusted."""
+"""Renews the lease of this node, and says whether the node may trust it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .role import Watchdog
 logger = logging.getLogger("peerjob.cluster")
 
 OPEN_TIMEOUT = 5.0
-"""Seconds in which the lease's connection must be made."""
+"""Most seconds to open the connection of the lease."""
 LAST_WORD = 5.0
-"""Seconds in which a node whose loop was closed is taken out of the cluster."""
+"""Most seconds for a node whose loop was closed to leave the cluster."""
 SLACK = 10.0
-"""Seconds by which a turn may exceed its bounds, on a machine that is busy."""
+"""Seconds by which a busy machine may delay a round beyond its limits."""
 
 
 class LeaseListener(Protocol):
-    """Who is told; always called on the node's own loop."""
+    """Hears of the lease, on the loop of the node."""
 
     def lease_summary(self) -> tuple[int, int, int]:
-        """(running, count, digest) of the claims held; called from the lease's thread."""
+        """(running, count, digest) of the held claims. The thread of the lease calls it."""
         ...
 
     def lease_renewed(self, incarnation: str, reply: Renewed) -> None: ...
@@ -43,10 +43,10 @@ class LeaseListener(Protocol):
 
 
 class Lease:
-    """Renews one incarnation's lease, in a thread with its own loop and connection, or as a task under virtual time.
+    """Renews the lease of an incarnation in a thread with its own loop and connection. Under virtual time it is a task.
 
-    The thread outlives a node whose loop is closed without a stop. It then awaits `farewell(incarnation)`, which takes
-    the node out of the cluster, and ends.
+    If the loop of the node is closed without a stop, the thread still runs. It then awaits `farewell(incarnation)`,
+    which leaves the cluster, and ends.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Lease:
         self._farewell = farewell
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
-        # each step of a turn is bounded, so that it comes around whether the store answers or not
+        # each step of a round has a time limit, so a round ends even if the store does not answer
         self.watchdog = Watchdog(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
         self.time = CorrectedTime(clock)
-        """The time by the store's clock, which each renewal tells."""
+        """The time of the clock of the store, by the last renewal."""
         self._incarnation = ""
         self._trusted_until = 0.0
         self._steady_since: float | None = None
         self._last_answer = 0.0
         self.failures = 0
-        """Renewals that were not answered; counted in the lease's thread."""
+        """Renewals without an answer, counted in the thread of the lease."""
         self._told_trusted = False
         self._stopping = False
         self._orphaned = False
@@ -85,37 +85,37 @@ class Lease:
         self._thread_end: EndOfThread | None = None
         self._task: asyncio.Task[None] | None = None
 
-    # -- asked by the node -----------------------------------------------------------------------------------------
+    # -- for the node ----------------------------------------------------------------------------------------------
 
     @property
     def trusted(self) -> bool:
-        """Whether the lease certainly holds, so that bodies may be started."""
+        """Whether the lease certainly holds, so that bodies may start."""
         return self._clock.elapsed() < self._trusted_until
 
     @property
     def incarnation(self) -> str:
-        """Whose lease it is."""
+        """The incarnation that holds the lease."""
         return self._incarnation
 
     @property
     def may_reap(self) -> bool:
-        """Whether renewals were answered throughout a full TTL (protects the living after a store outage)."""
+        """Whether the store answered all renewals of a full TTL. This protects live peers after an outage."""
         since = self._steady_since
         return since is not None and self.trusted and self._clock.elapsed() - since >= self._ttl
 
     @property
     def answered_since(self) -> float | None:
-        """Since when (on the clock that counts suspension) each renewal was answered; None while they are not."""
+        """The elapsed time of the clock since which the store answered each renewal; None after a failure."""
         return self._steady_since if self.trusted else None
 
     @property
     def started(self) -> bool:
-        """Whether it was started and not stopped."""
+        """Whether the lease was started and not stopped."""
         return self._thread is not None or self._task is not None
 
     @property
     def died(self) -> bool:
-        """Whether nobody renews any more though nobody stopped it."""
+        """Whether the thread or task ended without a stop."""
         if self._thread is not None:
             return not self._thread.is_alive()
         return self._task is not None and self._task.done()
@@ -126,7 +126,7 @@ class Lease:
         return self._clock.elapsed() - self._last_answer
 
     def begin(self, incarnation: str, asked_at: float) -> None:
-        """Trust a lease that a `join`, sent at `asked_at`, has just made."""
+        """Trust the lease of a `join` that was sent at `asked_at`."""
         self._incarnation = incarnation
         self._steady_since = self._last_answer = asked_at
         self._trusted_until = asked_at + self._ttl - self._margin
@@ -134,7 +134,7 @@ class Lease:
         self.renew_soon()
 
     def start(self) -> None:
-        """Start renewing; `begin` was called before."""
+        """Start to renew, after `begin`."""
         self._node_loop = asyncio.get_running_loop()
         self._stopping = False
         self.watchdog.beat()
@@ -153,7 +153,7 @@ class Lease:
             self._thread.start()
 
     async def stop(self) -> None:
-        """Stop renewing, and wait until no renewal is under way; idempotent."""
+        """Stop, and wait until no renewal is under way; idempotent."""
         self._stopping = True
         self.renew_soon()
         if self._task is not None:
@@ -163,11 +163,11 @@ class Lease:
             ended, thread, self._thread, self._thread_end = self._thread_end, self._thread, None, None
             await ended.wait()
             if thread is not None:
-                thread.join()  # its last call was made, so this takes no time, and the thread is gone afterwards
+                thread.join()  # returns at once, since the thread has made its last call
         self._trusted_until = 0.0
 
     def part(self) -> None:
-        """Have the lease's thread take the node out of the cluster, and wait for it; for a loop that runs no more."""
+        """Let the thread of the lease leave the cluster, and wait for it. For a node whose loop no longer runs."""
         thread = self._thread
         if thread is not None:
             self._orphaned = True
@@ -175,13 +175,13 @@ class Lease:
             thread.join(2 * LAST_WORD)
 
     def renew_soon(self) -> None:
-        """Renew now rather than at the next turn, as after a hint."""
+        """Renew now, as after a hint."""
         loop, poke = self._loop, self._poke
         if loop is not None and poke is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has just been closed
+            with contextlib.suppress(RuntimeError):  # the loop was just closed
                 loop.call_soon_threadsafe(poke.set)
 
-    # -- the renewing side -----------------------------------------------------------------------------------------
+    # -- renewals --------------------------------------------------------------------------------------------------
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -192,7 +192,7 @@ class Lease:
                 self._poke.clear()
                 self.watchdog.beat()
                 began = self._clock.elapsed()
-                # trust ends in its time, whatever the store makes of the request that is under way
+                # trust ends on time, also while a request is under way
                 watch = self._loop.call_later(self._trust_left() + 0.001, self._check_trust)
                 try:
                     if liveness is None:
@@ -225,7 +225,7 @@ class Lease:
 
     @property
     def _is_orphan(self) -> bool:
-        """Whether the node's loop is gone though the node was not stopped."""
+        """Whether the loop of the node is gone without a stop."""
         return self._orphaned or (self._node_loop is not None and self._node_loop.is_closed())
 
     async def _leave(self, farewell: Callable[[str], Awaitable[None]]) -> None:
@@ -233,7 +233,7 @@ class Lease:
         try:
             async with asyncio.timeout(LAST_WORD):
                 await farewell(self._incarnation)
-        except Exception as error:  # noqa: BLE001  # the lease runs out by itself
+        except Exception as error:  # noqa: BLE001  # the lease expires
             logger.info("the node could not be taken out of the cluster; its lease expires: %r", error)
 
     async def _opened(self) -> Liveness:
@@ -246,7 +246,7 @@ class Lease:
         return max(0.0, self._trusted_until - self._clock.elapsed())
 
     def _until_next(self, began: float) -> float:
-        """How long to wait for the next turn, where one that waited in vain for an answer has waited already."""
+        """Seconds until the next round, less the seconds that this round has waited for an answer."""
         left = max(0.0, began + self.interval - self._clock.elapsed())
         trust_left = self._trust_left()
         return min(left, max(trust_left, 0.01)) if trust_left > 0 else left
@@ -288,5 +288,5 @@ class Lease:
         if loop is None or loop is self._loop:
             call()
         else:
-            with contextlib.suppress(RuntimeError):  # the node's loop is gone: nobody is left to tell
+            with contextlib.suppress(RuntimeError):  # the loop of the node is gone
                 loop.call_soon_threadsafe(call)

@@ -1,8 +1,8 @@
-"""Event loops in threads of their own, which work until the process is gone.
+"""Event loops in threads, which work until the process ends.
 
-The interpreter shuts the executors of `concurrent.futures` down when the main thread ends, before it calls exit
-handlers. From then on a loop with the usual default executor cannot look up a host name, and from Python 3.12 on no
-thread can be started. A loop that still has to leave a cluster must need neither.
+When the main thread ends, the interpreter shuts down the executors of `concurrent.futures`, before it calls exit
+handlers. After that, a loop with the usual default executor cannot look up host names. From Python 3.12 on, no thread
+can start either. A loop that still has to leave the cluster must not need either.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MAX_THREADS = 32
 
 
 def refuse_green_threads() -> None:
-    """Raise NodeStateError where gevent or eventlet has put greenlets in the place of threads.
+    """Raise NodeStateError if gevent or eventlet has replaced threads by greenlets.
 
-    All of them are one thread for asyncio, which takes the loop of one for the running loop of every other.
+    For asyncio, all greenlets are one thread, so they would all have the same running loop.
     """
     modules = {threading.get_ident.__module__, select.select.__module__}
     if not modules <= {"_thread", "select"}:
@@ -49,13 +49,13 @@ def refuse_running_loop() -> None:
 
 
 class LastingExecutor(ThreadPoolExecutor):
-    """Runs calls in daemon threads, also while the interpreter exits; where no thread can be started, in the caller's.
+    """Runs calls in daemon threads, also while the interpreter exits. If no thread can start, the caller runs them.
 
-    It is a ThreadPoolExecutor only because loops accept no other class.
+    The base class is ThreadPoolExecutor because loops accept no other class.
     """
 
     def __init__(self, most: int = MAX_THREADS, name: str = "peerjob-executor") -> None:
-        super().__init__(max_workers=1)  # it never starts a thread of its own
+        super().__init__(max_workers=1)  # the base class never starts a thread
         self._most = most
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -76,7 +76,7 @@ class LastingExecutor(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end, each with the call that it runs."""
+        """Let each thread end after its current call."""
         for _ in range(self._started):
             self._calls.put(None)
         self._started = 0
@@ -112,14 +112,14 @@ def _settle(future: Future[T], work: Callable[[], T]) -> None:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop whose default executor works until the process is gone."""
+    """A new event loop whose default executor works until the process ends."""
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LastingExecutor())
     return loop
 
 
 def run_here(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on a new loop in this thread, as `asyncio.run` does, without a thread for the loop's end."""
+    """Run a coroutine on a new loop in this thread, like `asyncio.run`, which needs a thread to close the loop."""
     loop = new_loop()
     try:
         loop.run_until_complete(main)
@@ -128,7 +128,7 @@ def run_here(main: Coroutine[Any, Any, None]) -> None:
 
 
 def end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel every task of a loop that does not run, wait for their ends, and close the loop."""
+    """Cancel all tasks of a loop that does not run, wait until they end, and close the loop."""
     try:
         while tasks := asyncio.all_tasks(loop):
             for task in tasks:
@@ -140,14 +140,14 @@ def end_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class EndOfThread:
-    """Tells a loop when a thread has ended, so that the loop can wait for it without an executor."""
+    """Lets a loop wait for the end of a thread without an executor."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ended: asyncio.Future[None] = loop.create_future()
 
     def tell(self) -> None:
-        """Call it last in the thread."""
+        """The thread ends: its last call."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._set)
 

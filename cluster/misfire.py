@@ -1,9 +1,8 @@
-"""What a schedule's nominal times come to when nobody was there in time. Pure: it decides, and does nothing.
+"""Decides what to do about nominal times that no leader fired in time. Pure functions, without I/O.
 
-A nominal time is *on time* until a second after it or until half of the time to the one that follows, whichever is
-longer, but never for more than a minute; and it is late from then on. So an hourly job whose leader dies on the hour
-runs a few seconds later whatever its `misfire` says, while a job of every second that nobody fired for a minute has
-missed most of them.
+A nominal time is *on time* for one second, or for half of the time until the next nominal time if that is longer, but
+for a minute at most. After that it is *late*. Example: the leader dies on the hour. An hourly job then runs a few
+seconds later, whatever its `misfire` policy is. But a job of every second misses most times of a minute without leader.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ MAX_TOLERANCE_US = 60_000_000
 
 
 class MisfireStep(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of the first nominal times that are not accounted for, and which one is the first after them."""
+    """What to record for the first nominal times without a record, and the first time after them."""
 
     outcome: FireOutcome
     nominal_us: int
     until_us: int
-    """The last nominal time of the stretch; `nominal_us` itself when it is one time only."""
+    """The last nominal time of the stretch; equal to `nominal_us` for a single time."""
     count: int
     next_us: int | None
     reason: str = ""
 
 
 def next_step(definition: Definition, recurrence: Recurrence, next_us: int, now_us: int) -> MisfireStep | None:
-    """The first step to account for what fell due from `next_us` until now; None when that is still to come.
+    """The first step for the nominal times from `next_us` until now; None if `next_us` is in the future.
 
-    Ask again with the step's own `next_us` until there is none: each nominal time then belongs to one step.
-    `next_us` itself counts as a nominal time also where the recurrence has changed its mind about it.
+    Call it again with the `next_us` of the step until it returns None: then each nominal time belongs to one step.
+    `next_us` counts as a nominal time even if the recurrence no longer contains it.
     """
     if now_us < next_us:
         return None
@@ -61,11 +60,11 @@ def next_step(definition: Definition, recurrence: Recurrence, next_us: int, now_
 
 
 def _first_timely(recurrence: Recurrence, next_us: int, now_us: int) -> int | None:
-    """The first nominal time from `next_us` on that is on time now; all that follow it are, too."""
+    """The first nominal time from `next_us` on that is on time now. All later times are on time, too."""
     recent_us = recurrence.next_after(max(next_us, now_us - MIN_TOLERANCE_US) - 1)
     if recent_us is not None and recent_us <= now_us:
         return recent_us
-    # of times so far apart at most the latest can be on time, since half-way to the next one is the end of it
+    # with such gaps only the latest time can be on time, since a time is late half-way to the next time
     latest_us = max(next_us, recurrence.latest_at(now_us) or 0)
     following_us = recurrence.next_after(latest_us)
     gap_us = 2 * MAX_TOLERANCE_US if following_us is None else following_us - latest_us
@@ -86,7 +85,7 @@ def _fired(recurrence: Recurrence, nominal_us: int) -> MisfireStep:
 def _stretch(
     outcome: FireOutcome, recurrence: Recurrence, first_us: int, limit_us: int, reason: str = ""
 ) -> MisfireStep:
-    """All nominal times from the first one up to a moment."""
+    """One step for all nominal times from the first one up to a limit."""
     last_us = max(first_us, recurrence.latest_at(limit_us) or 0)
     return MisfireStep(
         outcome=outcome,
@@ -99,10 +98,10 @@ def _stretch(
 
 
 def _made_up(recurrence: Recurrence, next_us: int, late_us: int, limit: int) -> MisfireStep:
-    """One missed time made up for, or the oldest dropped where more than the limit are missed."""
+    """Fire one missed time; if more than the limit are missed, drop the oldest ones first."""
     if recurrence.count(next_us, late_us) < limit:
         return _fired(recurrence, next_us)
-    # the last moment after which there still are as many as are made up for
+    # the last moment after which as many times as the limit are left
     moments = range(next_us, late_us)
     dropped = bisect_left(moments, True, key=lambda moment_us: recurrence.count(moment_us, late_us) < limit)
     return _stretch(FireOutcome.MISSED, recurrence, next_us, next_us + dropped - 1, "misfire limit")

@@ -1,4 +1,4 @@
-"""Takes work back from dead incarnations. Every node does; the store makes it one step per instance."""
+"""Reaps: takes claims back from dead incarnations, one step of the store for each instance. Every node does it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH = 100
 
 
 class Reaper(BackgroundRole):
-    """Looks for expired leases twice as often as it renews its own, once its own renewals allow it."""
+    """Looks for expired leases twice as often as this node renews its own lease, if its own lease is steady."""
 
     name = "reaper"
 

@@ -1,4 +1,4 @@
-"""Removes final instances whose time is over, also when no commit comes by to do it."""
+"""Deletes final instances whose retention is over. Commits delete them too, but only while instances end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCH = 500
 
 
 class RetentionRole(BackgroundRole):
-    """Expires in bounded steps, about every half minute."""
+    """Deletes in steps of limited size, about every half minute."""
 
     name = "retention"
 
@@ -29,5 +29,5 @@ class RetentionRole(BackgroundRole):
                 pass
 
     async def _filled(self, limit: int) -> bool:
-        """Remove up to `limit`; whether there may be more."""
+        """Delete up to `limit` instances; True if more may be left."""
         return await self._store.expire(limit) == limit

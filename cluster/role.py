@@ -1,4 +1,4 @@
-"""The shape of a long-running role: a loop that starts, survives errors, and stops."""
+"""The base of a long-running role: a loop that starts, survives errors, and stops."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ logger = logging.getLogger("peerjob.cluster")
 
 
 class Watchdog:
-    """Beats once for each turn of a loop; may be asked from another thread.
+    """Tells a loop that hangs from a loop that waits. The loop beats after each round; any thread may ask.
 
-    `patience` is how many seconds a turn may take at most while whoever it depends on answers; None: its waits have no
-    bound, and nobody can tell.
+    `patience` is the most seconds that a round may take while the store answers. None: a round may wait for ever.
     """
 
     def __init__(self, clock: Clock, patience: float | None) -> None:
@@ -26,29 +25,29 @@ class Watchdog:
         self._last = clock.elapsed()
 
     def beat(self) -> None:
-        """A turn has come to its end."""
+        """A round ended."""
         self._last = self._clock.elapsed()
 
     def missing(self, since: float = 0.0) -> float:
-        """Seconds without a beat, counted from a moment of the clock at the earliest."""
+        """Seconds since the last beat, or since `since` if that is later."""
         return max(0.0, self._clock.elapsed() - max(self._last, since))
 
     def stopped(self, since: float = 0.0) -> bool:
-        """Whether it has not beaten for longer than its patience, counted from that moment at the earliest."""
+        """Whether `missing(since)` exceeds the patience."""
         return self.patience is not None and self.missing(since) > self.patience
 
 
 class BackgroundRole:
-    """Runs `run()` as a task until `stop()`. An error is logged and `run()` begins anew; a role never dies quietly."""
+    """Runs `run()` as a task until `stop()`. After an error, the role logs it and calls `run()` again."""
 
     name = "role"
     restart_delay = 1.0
-    """Seconds before `run()` begins anew after an error."""
+    """Seconds between an error and the next call of `run()`."""
     patience: float | None = None
-    """Most seconds between two beats of the watchdog while the store answers; None: a role whose waits have no bound.
+    """Most seconds between two beats of the watchdog while the store answers; None for no limit.
 
-    A role that has a patience beats when a turn has come to its end. That the store refused is an end; an unexpected
-    error is none, as the next turn may be no better until the process begins anew.
+    A role with a limit beats at the end of each round. A round that the store refuses ends, too. A round with an
+    unexpected error does not: only a restart of the process may help.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -57,30 +56,30 @@ class BackgroundRole:
         self._task: asyncio.Task[None] | None = None
         self.last_error: BaseException | None = None
         self.failures = 0
-        """How often `run()` ended in an error."""
+        """How often `run()` raised an error."""
         self._on_layout_change: Callable[[LayoutError], None] | None = None
 
     async def run(self) -> None:
-        """The role's loop; only cancellation ends it."""
+        """The loop of the role. Only a cancellation ends it."""
         raise NotImplementedError
 
     @property
     def started(self) -> bool:
-        """Whether it was started and not stopped."""
+        """Whether the role was started and not stopped."""
         return self._task is not None
 
     @property
     def died(self) -> bool:
-        """Whether it has ended though nobody stopped it."""
+        """Whether the task ended without a stop."""
         return self._task is not None and self._task.done()
 
     @property
     def ending(self) -> bool:
-        """Whether it was told to stop, or ends with its loop."""
+        """Whether the role is stopping, or its event loop is being closed."""
         return self._task is None or self._task.done() or self._task.cancelling() > 0
 
     def start(self, on_layout_change: Callable[[LayoutError], None] | None = None) -> None:
-        """Start the loop. The role ends with a call of `on_layout_change` when another release writes the namespace."""
+        """Start the loop. If another release writes the namespace, the role calls `on_layout_change` and ends."""
         self._on_layout_change = on_layout_change
         self.watchdog.beat()
         self._task = asyncio.get_running_loop().create_task(self._supervise(), name=f"peerjob-{self.name}")
@@ -94,13 +93,13 @@ class BackgroundRole:
                 await task
 
     async def revive(self) -> None:
-        """Start anew if the loop ends and has cancelled the role's task."""
+        """Start again if the event loop is being closed and has cancelled the task."""
         if self._task is not None and (self._task.done() or self._task.cancelling()):
             await self.stop()
             self.start(self._on_layout_change)
 
     async def pause(self, seconds: float, jitter: float = 0.1) -> None:
-        """Sleep for about so long, spread so that peers do not act in step."""
+        """Sleep for `seconds`, plus or minus a random part, so that peers do not act in step."""
         await asyncio.sleep(seconds * (1 + self.clock.random.uniform(-jitter, jitter)))
 
     async def _supervise(self) -> None:

@@ -1,4 +1,4 @@
-"""The schedules that a leader keeps in memory, in the order in which they fall due."""
+"""The schedules that a leader keeps in memory, in order of their next times."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from peerjob.model.recurrence import Recurrence, recurrence_of
 from .misfire import MIN_TOLERANCE_US
 
 MOVED = 1_000
-"""Most schedules that one look moves out of the order of due times."""
+"""Most schedules that become due in one call of `look`."""
 
 
 class TimetableEntry:
-    """One schedule: its row as it was last read, and its next nominal time as it is now."""
+    """A schedule: its row by the last read, and its current next nominal time."""
 
     def __init__(self, row: ScheduleRow) -> None:
         self.row = row
         self.next_us = row.next_us
         self.alone = False
-        """Whether it is fired in a call of its own, since a call with others was refused as a whole."""
+        """Whether the schedule needs its own call, since the store refused a call with others as a whole."""
 
-    # read when they are needed: a new leader has thousands of rows to load before its first fire
+    # decoded when needed: a new leader loads thousands of rows before its first fire
 
     @cached_property
     def definition(self) -> Definition:
@@ -35,15 +35,15 @@ class TimetableEntry:
 
     @cached_property
     def recurrence(self) -> Recurrence:
-        """Raises DecodeError, or ScheduleError for a recurrence that cannot be used here."""
+        """Raises DecodeError, or ScheduleError for a recurrence that this node cannot use."""
         return recurrence_of(self.definition)
 
 
 class Timetable:
-    """Every schedule of a namespace, and which of them are due.
+    """All schedules of a namespace, and the queues of schedules that are due.
 
-    Those that are late stand in a line of their own, for one step each and then at its end again: so catching up after
-    an outage holds up nothing that is due now, and no schedule waits for another that has much to catch up on.
+    Late schedules have their own queue. Each takes one step and then goes to the end of the queue. So catching up after
+    an outage does not delay schedules that are due now, nor other late schedules.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Timetable:
         return len(self._entries)
 
     def put(self, row: ScheduleRow, not_before_us: int = 0) -> None:
-        """Take over a row as it was read, unless a later one is here; one that was removed is forgotten."""
+        """Take a row that was read, unless a later row is here. The row of a removed schedule removes the entry."""
         old = self._entries.get(row.name)
         if old is not None and row.revision < old.row.revision:
             return
@@ -68,18 +68,18 @@ class Timetable:
             self.enter(entry, not_before_us)
 
     def drop(self, entry: TimetableEntry) -> None:
-        """Forget a schedule, unless another row took the place of this one."""
+        """Remove a schedule, unless a later row replaced this entry."""
         if self.holds(entry):
             del self._entries[entry.row.name]
 
     def holds(self, entry: TimetableEntry) -> bool:
-        """Whether this is what is known of its schedule, and nothing later is."""
+        """Whether this is the current entry of its schedule."""
         return self._entries.get(entry.row.name) is entry
 
     def enter(self, entry: TimetableEntry, not_before_us: int = 0) -> None:
-        """Give a schedule that has none a place by its next time, but not before a moment.
+        """Order a schedule by its next time, or by `not_before_us` if that is later.
 
-        One that is paused, has no next time, or is not held any more gets none.
+        A schedule that is paused, has no next time, or is not current gets no place.
         """
         if entry.row.paused or entry.next_us is None or not self.holds(entry):
             return
@@ -89,7 +89,7 @@ class Timetable:
             heapq.heapify(self._order)
 
     def look(self, now_us: int) -> None:
-        """Line up what has fallen due, at most 1,000 at a time."""
+        """Queue the schedules that are due now, at most 1,000."""
         for _ in range(MOVED):
             if not self._order or self._order[0][0] > now_us:
                 return
@@ -99,15 +99,15 @@ class Timetable:
                 (self._late if late else self._timely).append(entry)
 
     def take_timely(self, limit: int) -> list[TimetableEntry]:
-        """The first of those that are due, and were not late when they were lined up."""
+        """Take the first schedules from the queue of those that were on time."""
         return self._take(self._timely, limit)
 
     def take_late(self, limit: int) -> list[TimetableEntry]:
-        """The first of those that are late."""
+        """Take the first late schedules."""
         return self._take(self._late, limit)
 
     def next_look_us(self) -> int | None:
-        """When the next schedule falls due; None: none will."""
+        """When the next schedule is due; None if no schedule is ordered."""
         return self._order[0][0] if self._order else None
 
     def _take(self, line: deque[TimetableEntry], limit: int) -> list[TimetableEntry]:

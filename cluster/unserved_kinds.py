@@ -1,4 +1,4 @@
-"""Which kinds no live node can run."""
+"""Finds kinds that no live node can run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 
 FRESH = 2.0
-"""Seconds for which a node's kinds are believed; one that is not known to be registered is looked up sooner."""
+"""Seconds for which the kinds of the nodes are cached; `FRESH_UNKNOWN` for a kind that no node had registered."""
 FRESH_UNKNOWN = 0.5
 
 
 class UnservedKinds:
-    """Asks the store for the nodes, and how much waits, no more often than needed."""
+    """Caches the kinds of live nodes, and the kinds with waiting instances."""
 
     def __init__(self, clock: Clock, store: Store) -> None:
         self._clock = clock
@@ -24,9 +24,9 @@ class UnservedKinds:
         self._asked_at: float | None = None
 
     async def without(self, kinds: Set[str]) -> Set[str]:
-        """Those of the kinds that no live node registers while at least one instance waits already.
+        """The kinds that no live node runs and that already have an instance waiting.
 
-        One instance may wait, so that a kind whose node comes back finds that it is due.
+        One instance may wait, so that a node of the kind finds it when the node returns.
         """
         fresh = FRESH if kinds <= self._kinds else FRESH_UNKNOWN
         now = self._clock.elapsed()

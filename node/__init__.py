@@ -1,1 +1,7 @@
-"""A peer: its registry of jobs, its workers and their claim loop."""
+"""A node: one of equal peers that share a store.
+
+Read in this order: `node` (the public class), `runtime` (the parts of a running node, in the order in which they are
+built), `work` (from a claim to its commit), `body` (how a body is called), `manager` (the verbs of the manager),
+`observe` (metrics, traces, probes). `registry` holds the jobs. `exit` leaves the cluster when a program ends without a
+stop.
+"""

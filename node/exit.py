@@ -1,4 +1,4 @@
-"""Leaves the cluster for a program that ends without a stop."""
+"""Leaves the cluster when a program ends without a stop."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ logger = logging.getLogger("peerjob.node")
 
 
 class AtExit:
-    """Calls a function once when this process ends in an orderly way, unless it is cancelled before.
+    """Calls a function once at the orderly end of this process, unless `cancel` was called before.
 
-    A process that was forked from this one does not call it. What the function raises is not shown: the program has
-    ended, and its exit status is its own.
+    Forked processes do not call the function. Errors of the function are not shown, because the program has already
+    ended with its own exit status.
     """
 
     def __init__(self, call: Callable[[], None]) -> None:
@@ -33,13 +33,13 @@ class AtExit:
         atexit.register(self._run)
         process = sys.modules.get("multiprocessing.process")
         if process is not None and process.parent_process() is not None:
-            # a forked child of multiprocessing ends with os._exit, after its finalizers and without exit handlers
+            # a child of multiprocessing ends with os._exit: it runs finalizers, but no exit handlers
             from multiprocessing.util import Finalize
 
             self._finalizer = Finalize(None, self._run, exitpriority=100)
 
     def cancel(self) -> None:
-        """Do not call it; idempotent."""
+        """Do not call the function; idempotent."""
         atexit.unregister(self._run)
         if self._finalizer is not None:
             self._finalizer.cancel()
@@ -50,13 +50,13 @@ class AtExit:
         self.cancel()
         try:
             self._call()
-        except (Exception, KeyboardInterrupt, asyncio.CancelledError):  # see above
+        except (Exception, KeyboardInterrupt, asyncio.CancelledError):  # see the docstring
             logger.debug("could not leave the cluster at exit; the lease expires", exc_info=True)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Generator[tuple[asyncio.Event, asyncio.Event]]:
-    """Events for the first SIGTERM or SIGINT and for the next one; raises NodeStateError outside the main thread."""
+    """Events for the first and the second SIGTERM or SIGINT; raises NodeStateError outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         raise NodeStateError("run() waits for signals, which only the main thread gets; use `async with` elsewhere")
     loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ def stop_signals() -> Generator[tuple[asyncio.Event, asyncio.Event]]:
 def wait_on(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], timeout: float, hurry: Callable[[], None]
 ) -> None:
-    """Run work on a loop that runs in another thread, and wait for its end; Ctrl-C calls `hurry` on that loop.
+    """Run a coroutine on a loop that runs in another thread, and wait for its end. Ctrl-C calls `hurry` on that loop.
 
     Raises TimeoutError, and KeyboardInterrupt at the second Ctrl-C.
     """
@@ -92,8 +92,8 @@ def wait_on(
 def abandon(task: asyncio.Task[Any]) -> None:
     """Let the event loop and the interpreter end without a task that ignores cancellation.
 
-    `asyncio.run` waits for every task that it knows. A task that the interpreter destroys at its end raises
-    GeneratorExit in its coroutine, and a loop that catches everything then never ends, since no await works any more.
+    `asyncio.run` waits for every task that it knows. When the interpreter destroys a task, it raises GeneratorExit in
+    the coroutine. A coroutine that catches all errors in a loop then never ends, because awaits no longer work.
     """
-    asyncio._unregister_task(task)  # documented for those who extend asyncio
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))  # so it is never destroyed
+    asyncio._unregister_task(task)  # part of the documented API for extensions of asyncio
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))  # so the interpreter never destroys the task

@@ -1,4 +1,4 @@
-"""A peer: its registry, its workers, its lease and its view of the shared store."""
+"""The public class `Node`: its settings, its start and its stop."""
 
 from __future__ import annotations
 
@@ -49,25 +49,28 @@ Coordinator = str | Callable[[], Elections]
 
 MAX_PAYLOAD = 1 << 20
 GRACE = 5.0
-"""Seconds that running bodies get when a node stops, unless it is told otherwise."""
+"""Default seconds that running bodies get when a node stops."""
 EXIT_MARGIN = 7.0
-"""Seconds beyond the grace after which a process that exits waits no longer for a loop in another thread."""
+"""Seconds beyond the grace for which an exiting process waits for a loop in another thread."""
 
 
 class Node(NodeManager, StartableManager):
-    """One of identical peers that share a store: schedules work, runs it, and takes over from peers that die.
+    """One of equal peers that share a store: schedules jobs, runs them, and takes over from peers that die.
 
-    Use it as an async context manager, or `start()` and `stop()` it; `run()` does both around a wait for SIGTERM.
+    Use a node as an async context manager, or call `start()` and `stop()`. `run()` starts, waits for SIGTERM and stops.
 
-    `store` is a URL (`memory://`, `redis://`, `valkey://`, `etcd://`, …) or a Store; `workers` how many instances run
-    at a time (0: this node only schedules); `name` is for people (default: host name and process id), `namespace`
-    keeps applications apart. `coordinator` elects the node that fires schedules: a URL such as `etcd://…`, or a
-    function that makes a client (default: the store does); it is tried again while it is away. `lease_ttl` is how long
-    peers wait before they take over from a node that vanished, 1 s or more. `timezone` is that of cron schedules that
-    name none.
-    `allow_references` are modules and packages whose functions may be options of single runs, such as
-    `with_options(on_complete=)`, besides the modules that define jobs.
-    `max_payload` bounds arguments and results, in bytes. Raises OptionError for settings that cannot be.
+    - `store`: a URL (`memory://`, `redis://`, `valkey://`, `etcd://`, …) or a Store.
+    - `workers`: how many instances run at a time. With 0, the node only schedules.
+    - `name`: for people (default: host name and process id). `namespace` separates applications on one store.
+    - `coordinator`: elects the node that fires schedules (default: the store). A URL such as `etcd://…`, or a function
+      that makes a client. The node connects again after an outage of the coordinator.
+    - `lease_ttl`: how long peers wait before they take over from a lost node, 1 s or more.
+    - `timezone`: for cron schedules without a timezone.
+    - `allow_references`: modules and packages whose functions may be options of single runs, such as
+      `with_options(on_complete=)`. The modules that define jobs are always allowed.
+    - `max_payload`: most bytes of the arguments, and of the result.
+
+    Raises OptionError for an invalid setting.
     """
 
     def __init__(
@@ -141,12 +144,12 @@ class Node(NodeManager, StartableManager):
         self._lifespan_exit: AbstractAsyncContextManager[Any] | None = None
         self.register(jobs)
 
-    # -- starting and stopping ---------------------------------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Connect, join the cluster and begin to claim; raises StoreUnavailableError within 5 s, or NodeStateError.
 
-        A program that ends without `stop` leaves all the same: when its event loop ends, or at exit.
+        If a program ends without `stop`, the node still leaves the cluster: when the event loop ends, or at exit.
         """
         if self._runtime is not None:
             state = "started already" if self._leaving is None else "still stopping"
@@ -154,7 +157,7 @@ class Node(NodeManager, StartableManager):
         refuse_green_threads()
         defined = self._scheduling.defined(self._registry.jobs())
         if not self._is_named:
-            self.name = _default_name()  # the process may have been forked since the node was made
+            self.name = _default_name()  # this process may be a fork of the process that made the node
         runtime = NodeRuntime(
             store=self._store,
             elections=self._elections,
@@ -205,11 +208,11 @@ class Node(NodeManager, StartableManager):
                 await exiting.__aexit__(None, None, None)
 
     async def stop(self, grace: Duration = GRACE) -> None:
-        """Stop claiming, let running bodies go on for `grace`, then cancel them, hand back what is left, and leave.
+        """Stop claiming, let running bodies continue for `grace`, then cancel them, hand back the rest, and leave.
 
-        What is handed back runs elsewhere at once, and nothing is counted for it. Idempotent. Running bodies may use
-        the node until they end. Cancelling this call ends the grace, and the node leaves all the same. A `start` that
-        is under way is given up, and raises NodeStateError.
+        Peers run instances that were handed back at once, without a counted attempt. Idempotent. Running bodies may use
+        the node until they end. If this call is cancelled, the grace ends, and the node still leaves. A `start` under
+        way raises NodeStateError.
         """
         await self._stop(to_seconds(grace, "grace"))
 
@@ -232,7 +235,7 @@ class Node(NodeManager, StartableManager):
                 await leaving
                 raise
         finally:
-            # entered by whoever started the node, so left by whoever stops it, and not by a task of ours
+            # the caller of `start` entered the lifespan, so the caller of `stop` leaves it, not a task of the node
             if leaves is not None:
                 await leaves.__aexit__(None, None, None)
 
@@ -252,7 +255,7 @@ class Node(NodeManager, StartableManager):
     # -- a program that ends without a stop ---------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        """Leave when the loop ends: `asyncio.run` then cancels every task, and waits for them."""
+        """Leave when the loop ends: `asyncio.run` then cancels all tasks, and waits for them."""
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
@@ -261,7 +264,7 @@ class Node(NodeManager, StartableManager):
             raise
 
     def _exit(self, runtime: NodeRuntime, loop: asyncio.AbstractEventLoop) -> None:
-        """Leave at the exit of the process, whatever became of the loop that the node was started on."""
+        """Leave at the exit of the process: the loop of the node may be closed, running or stopped."""
         if loop.is_closed():
             runtime.lease.part()
         elif loop.is_running():
@@ -275,7 +278,7 @@ class Node(NodeManager, StartableManager):
             loop.run_until_complete(self._stop(GRACE, exiting=True))
 
     async def _farewell(self, incarnation: str) -> None:
-        """Hand back what an incarnation holds, over a connection of its own: the node's loop is gone."""
+        """Hand back the claims of an incarnation over a new connection, since the loop of the node is gone."""
         store = self._remake()._store
         await store.open()
         try:
@@ -284,7 +287,7 @@ class Node(NodeManager, StartableManager):
             await store.close()
 
     async def drain(self, timeout: Duration | None = None) -> None:
-        """Claim nothing more, hand back what was not started, and wait until running bodies have ended.
+        """Stop claiming, hand back claims that have not started, and wait until running bodies have ended.
 
         The node stays in the cluster. Raises TimeoutError.
         """
@@ -293,9 +296,9 @@ class Node(NodeManager, StartableManager):
             await self._need_runtime().drain(seconds)
 
     async def run(self, grace: Duration = GRACE) -> None:
-        """Start, run until SIGTERM or SIGINT, then stop; a second signal stops without grace.
+        """Start, run until SIGTERM or SIGINT, then stop. A second signal ends the grace.
 
-        Raises NodeStateError outside the main thread, which alone gets signals.
+        Raises NodeStateError outside the main thread, because only the main thread gets signals.
         """
         with stop_signals() as (asked, again):
             await self.start()
@@ -321,7 +324,7 @@ class Node(NodeManager, StartableManager):
 
     @property
     def running(self) -> bool:
-        """Whether it is started and not stopped."""
+        """Whether the node is started and not stopped."""
         return self._runtime is not None
 
     # -- this node ---------------------------------------------------------------------------------------------------
@@ -333,17 +336,17 @@ class Node(NodeManager, StartableManager):
 
     @property
     def incarnation(self) -> str:
-        """The id of this start; a new one after every start, and after a lapse of the lease."""
+        """The id of this start. Each start has a new id, and so has the node after its lease expired."""
         return self._need_runtime().incarnation
 
     @property
     def is_leader(self) -> bool:
-        """Whether this node fires the schedules at this moment; False while it is not running."""
+        """Whether this node fires the schedules now; False while the node is not running."""
         return self._runtime is not None and self._runtime.election.is_leader
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it runs and its lease is trusted, which means that the store has answered lately."""
+        """Whether the node runs and trusts its lease: the store has answered lately."""
         return self._runtime is not None and self._runtime.lease.trusted
 
     @property
@@ -351,33 +354,33 @@ class Node(NodeManager, StartableManager):
         return self._workers if self._runtime is None else self._runtime.pool.size
 
     def workers(self) -> list[Worker]:
-        """The workers and what each is doing."""
+        """The workers, each with the instance that it runs."""
         return [] if self._runtime is None else self._runtime.pool.workers()
 
     async def resize_workers(self, n: int) -> None:
-        """Change the number of workers, to 1 or more; when it shrinks, running bodies go on to their end."""
+        """Change the number of workers to 1 or more. Running bodies continue."""
         self._workers = _checked_count("resize_workers", n, least=1)
         if self._runtime is not None:
             await self._runtime.resize(n)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the store promises."""
+        """The capabilities of the store."""
         return self._store.capabilities
 
     def override(self, factory: Callable[..., Any], fake: Callable[..., Any]) -> None:
-        """Have `Depends(factory)` use another factory, for tests; before the node starts or between runs."""
+        """Use another factory for `Depends(factory)`, for tests. Call it before the node starts or between runs."""
         self._overrides[factory] = fake
 
     def observe(self, observer: Observer) -> None:
-        """Tell an observer of all that this node does from now on, over stops and starts."""
+        """Add an observer of this node. It stays over stops and starts."""
         self._observers.append(observer)
 
     def trace(self, provider: TracerProvider | None = None) -> None:
-        """Carry OpenTelemetry's traces from who schedules here to the bodies, and make spans of what this node does.
+        """Carry OpenTelemetry traces from callers to bodies, and make spans of schedules, claims, runs and commits.
 
-        `provider` takes the spans (default: the application's global one). Each node says so for itself, before it
-        starts; raises NodeStateError after that, OptionError where peerjob[otel] is not installed.
+        `provider` takes the spans (default: the global provider of the application). Call it for each node before its
+        start. Raises NodeStateError after the start, and OptionError if peerjob[otel] is not installed.
         """
         if self._runtime is not None:
             raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")
@@ -389,19 +392,19 @@ class Node(NodeManager, StartableManager):
         self.observe(ClaimLoopSpans(tracing))
 
     def in_trace_of(self, metadata: Callable[[], Iterable[tuple[str, Any]]]) -> AbstractContextManager[None]:
-        """Be in the trace that a remote caller's metadata names, where this node traces."""
+        """Enter the trace that the metadata of a remote caller names, if this node traces."""
         return contextlib.nullcontext() if self._tracing is None else self._tracing.within(metadata())
 
     def vitals(self) -> NodeStats:
-        """How this node is at this moment; raises NodeStateError while it is not running."""
+        """The current numbers of this node; raises NodeStateError while the node is not running."""
         return node_stats_of(self._need_runtime())
 
     def probe(self, probe: Probe) -> ProbeAnswer:
-        """Whether this node is alive, ready, started or drained at this moment, running or not, by asking nobody."""
+        """Whether this node is alive, ready, started or drained now. It sends no request to the store."""
         return look(self._runtime, probe)
 
     def remake(self) -> Node:
-        """A fresh node with the same settings and jobs, not started: what a forked process needs."""
+        """A new node with the same settings and jobs, not started, for a forked process."""
         if not self._given_store:
             raise OptionError("store", self._store, "a URL, for a node that is used in forked processes")
         made = self._remake()
@@ -412,7 +415,7 @@ class Node(NodeManager, StartableManager):
 
 
 class _Starting:
-    """A start under way, which a stop can end."""
+    """A start under way. A stop can end it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -439,7 +442,7 @@ class _Starting:
             raise NodeStateError(f"node {self._name!r} was stopped while it started")
 
     async def stop(self) -> None:
-        """Give the start up, and wait until it has ended."""
+        """End the start, and wait for its end."""
         self._stopped = True
         if self._opening is not None:
             self._opening.cancel()
@@ -461,7 +464,7 @@ def _elections_of(
 
 
 def _default_name() -> str:
-    """The host name and the process id, so that nodes of one host differ; process 1 is alone in its container."""
+    """The host name and the process id. Process 1 is alone in its container, so it needs no id."""
     host, pid = socket.gethostname(), os.getpid()
     return host if pid == 1 else f"{host}-{pid}"
 

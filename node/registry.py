@@ -18,7 +18,7 @@ logger = logging.getLogger("peerjob.node")
 
 
 class Registry:
-    """Kind → job, with its compiled binding."""
+    """Kind → job and its binding."""
 
     def __init__(self, allow_references: Iterable[str] = ()) -> None:
         self._prefixes = tuple(allow_references)
@@ -29,7 +29,7 @@ class Registry:
         self._kinds: tuple[str, ...] | None = None
 
     def add(self, source: Any) -> list[Job[..., Any, Any]]:
-        """Register what `collect_jobs` finds; all of it is checked before any is added."""
+        """Register the jobs of a source. All of them are checked before the first is added."""
         found = collect_jobs(source)
         compiled = [(job, Binding(job)) for job in found if job.executor is not None]
         self._check_names(job for job, _ in compiled)
@@ -43,15 +43,15 @@ class Registry:
                 self._aliases[alias] = job.kind
         self._kinds = None
         for job in found:
-            if job.executor is None:  # a handle: schedulable, but not run here
+            if job.executor is None:  # a handle: this node schedules the job, but does not run it
                 self._jobs.setdefault(job.kind, job)
         return found
 
     def adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> list[Job[..., Any, Any]]:
-        """Register the definitions of jobs that are scheduled here and do not run here yet; returns those.
+        """Register jobs that this node schedules and does not run yet, without their schedules; returns them.
 
-        A kind that was removed here stays removed until `add` brings it back. Raises JobConflictError, with nothing
-        registered, when another function is registered under a kind.
+        A kind that `remove` took out stays out until `add` brings it back. Raises JobConflictError, with nothing
+        registered, if a kind has another function.
         """
         missing: dict[str, Job[..., Any, Any]] = {}
         for job in jobs:
@@ -87,19 +87,19 @@ class Registry:
         return self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
 
     def runs(self, job: Job[..., Any, Any]) -> bool:
-        """Whether this very job runs here, or for a handle, a job of its kind."""
+        """Whether this node runs this job; for a handle, whether it runs a job of the kind."""
         known = self.find(job.kind)
         return known is not None and known.executor is not None and job.executor in (None, known.executor)
 
     def binding(self, kind: str) -> Binding | None:
-        """The binding for what runs here under a kind or alias; None for a kind that does not run here."""
+        """The binding of a kind or alias; None if this node does not run the kind."""
         return self._bindings.get(kind) or self._bindings.get(self._aliases.get(kind, ""))
 
     def jobs(self) -> list[Job[..., Any, Any]]:
         return [self._jobs[kind] for kind in sorted(self._jobs)]
 
     def trusted(self, job: Job[..., Any, Any] | None = None) -> Trusted:
-        """Whose functions stored options may name: those of the modules of the jobs that run here, and of `job`."""
+        """The modules whose functions stored options may name: those of `job` and of all jobs that run here."""
         known = [one for one in self._jobs.values() if one.executor is not None]
         if job is not None and job.executor is not None:
             known.append(job)
@@ -114,11 +114,11 @@ class Registry:
         return self._kinds
 
     def signatures(self) -> dict[str, str]:
-        """Kind → signature hash, of what runs here."""
+        """Kind → hash of the signature, for kinds that run here."""
         return {kind: binding.signature_hash for kind, binding in self._bindings.items()}
 
     def _check_names(self, added: Iterable[Job[..., Any, Any]]) -> None:
-        """Refuse two jobs that define one schedule: each would undo the other."""
+        """Refuse two jobs that define the same schedule: each would overwrite the other."""
         jobs = {kind: self._jobs[kind] for kind in self._bindings} | {job.kind: job for job in added}
         taken: dict[str, str] = {}
         for kind, job in jobs.items():
@@ -129,7 +129,7 @@ class Registry:
                 )
 
     def _check_count(self, added: Iterable[Job[..., Any, Any]]) -> None:
-        """Refuse more kinds than a node may run."""
+        """Refuse more kinds than MAX_NODE_KINDS."""
         kinds = {*self._bindings, *self._aliases}
         for job in added:
             kinds |= {job.kind, *job.aliases}
@@ -143,7 +143,7 @@ class Registry:
 
 
 def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """Whether two executors are one function: also one that is written once and made anew at each call."""
+    """Whether two executors are the same function, or come from the same `def` in a function that ran twice."""
     if one == other:
         return True
     if not isinstance(one, FunctionType) or not isinstance(other, FunctionType):

@@ -1,4 +1,8 @@
-"""One start of a node until its stop: the roles, what they share, and how they come and go."""
+"""A running node, from its start to its stop. The constructor builds each part from parts that exist already.
+
+Calls back into the runtime are methods: the lease reports to it (LeaseListener), and the claim loop reports a dead
+incarnation.
+"""
 
 from __future__ import annotations
 
@@ -58,15 +62,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("peerjob.node")
 
 MIN_WAIT, MAX_WAIT = 2.0, 5.0
-"""Seconds that a stopping node gives cancelled bodies to end; those in processes are killed after one."""
+"""Least and most seconds that a stopping node gives cancelled bodies. It kills bodies in processes after one second."""
 MAX_AHEAD_US = 1_000_000
-"""How far the clock of a leader may be off, where the nodes' clocks decide."""
+"""Most microseconds that the clock of a leader may be off, with a store that has no clock."""
 LAST_COMMIT = 5.0
 """Seconds that a stopping node gives its last commits."""
 
 
 class NodeRuntime:
-    """Everything that runs while a node runs. Knows who must hear of what; the work itself is in the roles."""
+    """The parts of a running node, and the order in which they start and stop."""
 
     def __init__(
         self,
@@ -168,7 +172,7 @@ class NodeRuntime:
             outcome_builder=self._outcome_builder,
         )
 
-        # what users ask for
+        # the verbs of the manager
         self.changes = ChangeListener(
             manager=manager,
             registry=registry,
@@ -191,7 +195,7 @@ class NodeRuntime:
             clock=clock, store=store, incarnation=self.held_claims.current_incarnation, manager=manager
         )
 
-        # what nodes do for each other
+        # the roles of the cluster
         self.election = Election(
             clock=clock,
             elections=elections,
@@ -231,10 +235,10 @@ class NodeRuntime:
             self.election,
             self._cron,
         )
-        # a coordinator elsewhere has a layout of its own
+        # another coordinator has its own layout
         self._foreign_roles = () if elections == store.elections else (self.election,)
         self._capture = CaptureHandler(self.context_backend)
-        # under virtual time, the lease is renewed on the loop itself
+        # under virtual time, the lease has no thread that could watch the loop
         self._loop_watch = None if clock.virtual else LoopWatch(self.pool, name)
 
     @property
@@ -248,16 +252,16 @@ class NodeRuntime:
         """Whether the event loop is being closed, which cancels the tasks of all roles."""
         return self.claim_loop.ending
 
-    # -- coming and going ---------------------------------------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect and join; the manager's verbs work from here on."""
+        """Connect and join. After this call, the verbs of the manager work."""
         await self._store.open()
         self._opened = True
         promises = self._store.capabilities
         self._outcome_builder.max_payload = min(self._outcome_builder.max_payload, promises.max_payload)
         for warning in promises.warnings:
-            # that a private store dies with its process is what its user asked for
+            # a user who chooses a private store knows that the data ends with the process
             logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
         await self._join()
         self.lease.start()
@@ -268,7 +272,7 @@ class NodeRuntime:
 
     async def begin(self) -> None:
         """Start to claim."""
-        self._context_vars.capture()  # with what the lifespan has set
+        self._context_vars.capture()  # with the variables that the lifespan has set
         logging.getLogger().addHandler(self._capture)
         self._start(self.claim_loop)
 
@@ -276,8 +280,8 @@ class NodeRuntime:
         role.start(None if role in self._foreign_roles else self.layout_changed)
 
     async def close(self, grace: float, *, exiting: bool = False) -> None:
-        """Wind down in order: no new claims and fires, bodies end, outcomes are committed, the lease is given up."""
-        # a peer fires what falls due while the bodies here end
+        """Stop in this order: claims and fires, bodies, commits, roles, the lease."""
+        # a peer fires the schedules while the bodies here end
         resigning = asyncio.get_running_loop().create_task(self._resign())
         self.pool.accepting = False
         self.pool.empty_backlog("node stopped")
@@ -287,7 +291,7 @@ class NodeRuntime:
                 text = "node %r stops with %d body(ies) that ignore cancellation"
                 logger.log(logging.INFO if exiting else logging.WARNING, text, self._name, self.pool.abandon())
         await self.claim_loop.revive()
-        # processors are told of an end once it is committed, and what they log is committed after them
+        # processors run after the commit of an outcome, and their log lines need a second commit
         flushed = self.joined and await self.claim_loop.flush(LAST_COMMIT)
         await self.processors.close()
         if self.joined:
@@ -305,7 +309,7 @@ class NodeRuntime:
             task.cancel()
         await self.lease.stop()
         if self.joined:
-            with contextlib.suppress(StoreError, TimeoutError):  # the lease will run out by itself
+            with contextlib.suppress(StoreError, TimeoutError):  # the lease expires
                 async with asyncio.timeout(LAST_COMMIT):
                     await self._store.leave(self.incarnation)
         await self._executor.close()
@@ -318,7 +322,7 @@ class NodeRuntime:
         await self.election.stop()
 
     def hurry(self) -> None:
-        """Cancel what runs without waiting for the grace to end."""
+        """Cancel running bodies now, before the grace is over."""
         self._hurried.set()
         self.pool.cancel("drain")
 
@@ -335,7 +339,7 @@ class NodeRuntime:
         await self._show()
 
     def kinds_changed(self) -> None:
-        """Show the new kinds to the peers, and claim for them."""
+        """Publish the new kinds, and claim for them."""
         self._spawn(self._show())
         self.catalogue.changed()
         self.outbox.hint()
@@ -347,7 +351,7 @@ class NodeRuntime:
         self.lease.begin(self.incarnation, asked_at)
 
     async def _show(self) -> None:
-        with contextlib.suppress(StoreError):  # shown with the next change, or the next join
+        with contextlib.suppress(StoreError):  # the next change or join publishes it
             await self._store.join(self._info(), ttl_us=self._ttl_us)
 
     def _info(self) -> NodeInfo:
@@ -404,7 +408,7 @@ class NodeRuntime:
         self.election.soon()
 
     def layout_changed(self, error: LayoutError) -> None:
-        """Another release writes the namespace: nothing that this node does is accepted any more."""
+        """Another release writes the namespace: the store refuses everything that this node sends."""
         if not self.joined:
             return
         logger.error("node %r: %s. It does nothing more; what runs is cancelled, and peers run it", self._name, error)
@@ -413,7 +417,7 @@ class NodeRuntime:
         self._spawn(self._retire())
 
     def _forget_claims(self) -> None:
-        """Cancel what runs: it belongs to the peers, at once or when the lease has expired."""
+        """Cancel running bodies. Their claims belong to peers, now or when the lease has expired."""
         self.pool.forget_backlog()
         for run in self.held_claims.clear():
             run.lost = True
@@ -425,7 +429,7 @@ class NodeRuntime:
         await self.lease.stop()
 
     def _incarnation_dead(self, incarnation: str) -> None:
-        """Peers took over: everything held is theirs now. Join under a new incarnation."""
+        """Peers took the claims over. Join under a new incarnation."""
         if incarnation != self.incarnation or self._joining is not None:
             return
         logger.warning("node %r was taken for dead; it joins anew", self._name)
@@ -449,6 +453,6 @@ class NodeRuntime:
             self._joining = None
 
     async def clear(self) -> None:
-        """Forget every instance, also those that run: their bodies are cancelled."""
+        """Delete all data of the namespace, and cancel running bodies."""
         await self._store.clear()
         self._forget_claims()

@@ -15,11 +15,11 @@ from peerjob.model.policy import Backoff, Policy
 from .run import Run
 
 FALLBACK = Backoff()
-"""Used where the job's own backoff fails: from 1 s up to 5 minutes."""
+"""Used if the backoff of the job fails: from 1 s up to 5 minutes."""
 
 
 class BackoffFailed(Exception):
-    """A job's backoff raised, or returned no duration; `cause` is the reason."""
+    """The backoff of a job raised an error, or returned no duration; `cause` is the error."""
 
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
@@ -29,7 +29,7 @@ class BackoffFailed(Exception):
 def backoff_seconds(
     run: Run, policy: Policy, error: BaseException, instance: Instance[Any], clock: Clock, retry: Retry | None
 ) -> float:
-    """The wait that the policy asks for, or the `Retry` that the job raised; raises BackoffFailed."""
+    """The seconds to wait, by the policy or by the `Retry` that the job raised; raises BackoffFailed."""
     try:
         if retry is not None and retry.after is not None:
             return to_seconds(retry.after, "Retry(after=)")
@@ -48,12 +48,12 @@ def backoff_seconds(
 
 
 def isolated(run: Run, call: Callable[..., Any], *args: object) -> Any:
-    """Call code of the user's with the context variables that its job began with."""
+    """Call a function of the user with the context variables with which the body began."""
     return call(*args) if run.variables is None else run.variables.copy().run(call, *args)
 
 
 def _takes_two(backoff: Callable[..., Any]) -> bool:
-    """Whether a function takes the instance and the error; one that takes the instance alone has go-job's form."""
+    """Whether a function takes the instance and the error. With the instance alone, it has the form of go-job."""
     try:
         signature = inspect.signature(backoff)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What a run's `Context` asks of its node."""
+"""Serves the `Context` of each run: progress, log lines, the check for ownership, the instance and the worker."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from peerjob.store.base import Store
 from .run import Run, record_of
 
 MAX_UNSENT_LINES = 1_000
-"""Log lines of one run that may wait for a commit; the oldest is dropped first, with a marker."""
+"""Most log lines of a run that wait for a commit. Beyond it, a marker with a count replaces the oldest lines."""
 MAX_PROGRESS = 1_000
-"""Longest text beside a progress, in characters; the rest is cut and marked."""
+"""Most characters of the text of a progress; the rest is cut and marked."""
 
 
 class NodeContextBackend:
-    """Serves the contexts of running bodies, from the loop and from threads alike."""
+    """Serves contexts on the loop and in threads."""
 
     def __init__(self, *, clock: Clock, name: str, store: Store, manager: Manager) -> None:
         self._clock = clock
@@ -37,7 +37,7 @@ class NodeContextBackend:
         """The run of each context, while its body or a processor of the run may use it."""
 
     def instance_of(self, run: Run) -> Instance[Any]:
-        """The instance as its own processors and body see it."""
+        """The instance as its processors and its body see it."""
         return Instance(self._manager, record_of(run.claim, self._name, run.incarnation))
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None:

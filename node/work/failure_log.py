@@ -1,4 +1,4 @@
-"""Logs each failed attempt on the node that ran it, with a bound on tracebacks."""
+"""Logs failed attempts on the node that ran them, with a limit on tracebacks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .run import Run
 logger = logging.getLogger("peerjob.job")
 
 MAX_PER_SECOND = 20
-"""Most failures of one kind that are logged one by one in a second; the rest are counted in one line."""
+"""Most failures of one kind that have their own entry in a second. One entry counts the others."""
 MAX_NOTE = 200
-"""Most bytes of an error's type and message in an entry of the history."""
+"""Most bytes of the type and the message of an error in an entry of the history."""
 
 
 class FailureLog:
-    """Writes to the logger `peerjob.job`: WARNING for an attempt that is retried, ERROR for a final one.
+    """Writes to the logger `peerjob.job`: WARNING for an attempt with a retry, ERROR for the last attempt.
 
-    An attempt that ended with `Retry` is logged at INFO, since the job asked for it.
+    The level is INFO if the job raised `Retry` itself.
     """
 
     def __init__(self, node: str) -> None:
@@ -31,7 +31,7 @@ class FailureLog:
         self._second: asyncio.TimerHandle | None = None
 
     def failed(self, run: Run, info: ErrorInfo, then: str, *, level: int) -> None:
-        """One attempt failed; `then` says what happens now. Below WARNING, the traceback is left out."""
+        """Log a failed attempt; `then` says what happens next. Below WARNING, the entry has no traceback."""
         kind = run.claim.kind
         if not logger.isEnabledFor(level):
             return
@@ -54,12 +54,12 @@ class FailureLog:
         )
 
     def snoozed(self, run: Run, then: str) -> None:
-        """One attempt put itself off."""
+        """Log an attempt that delayed its instance."""
         if logger.isEnabledFor(logging.INFO):
             logger.info("instance %s of %r on node %r: %s", run.claim.id, run.claim.kind, self._node, then)
 
     def close(self) -> None:
-        """Log what was left out in this second."""
+        """Log the counts of this second."""
         if self._second is not None:
             self._second.cancel()
             self._end_second()
@@ -78,7 +78,7 @@ class FailureLog:
 
 
 def error_note(info: ErrorInfo) -> str:
-    """An error's type and message for the history, on one line and within MAX_NOTE bytes."""
+    """The type and the message of an error on one line of at most MAX_NOTE bytes, for the history."""
     text = " ".join(str(info).split())
     encoded = text.encode()
     if len(encoded) <= MAX_NOTE:

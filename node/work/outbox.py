@@ -31,7 +31,7 @@ class StoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     want: Want | None
     request: str
     reduced: int = 0
-    """How often its only outcome was made smaller."""
+    """How often the loop made the only outcome of this request smaller."""
     apart: bool = False
     """Whether it is part of a request that the store refused, and may have done in part."""
 
@@ -123,9 +123,9 @@ class Outbox:
     # -- for the claim loop ------------------------------------------------------------------------------------------
 
     def take(self) -> list[Entry]:
-        """The next batch: at most MAX_BATCH outcomes and about MAX_BATCH_BYTES, but always one if there is any.
+        """The next batch: at most MAX_BATCH outcomes and about MAX_BATCH_BYTES, and at least one outcome if any waits.
 
-        All of them are of one incarnation, since a commit is.
+        All outcomes of a batch are of one incarnation, as `Store.turn` requires.
         """
         entries, batch, size = self._entries, list[Entry](), 0
         while entries and len(batch) < MAX_BATCH:
@@ -166,7 +166,7 @@ class Outbox:
 
 
 def size_of(outcome: Outcome) -> int:
-    """About how many bytes an outcome takes."""
+    """The size of an outcome in bytes, roughly."""
     size = 100
     if outcome.result is not None:
         size += len(outcome.result)

@@ -1,4 +1,4 @@
-"""From how a body ended to what is committed: completed, retried, terminated, timed out, handed back."""
+"""Turns the end of a body into the outcome to commit: completed, retried, terminated, timed out, handed back."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ logger = logging.getLogger("peerjob.node")
 
 
 class OutcomeBuilder:
-    """Decides outcomes; holds what that takes: the clock for backoff jitter, and the size limit of results."""
+    """Makes outcomes. A failed attempt also has its entry in the log of failures."""
 
     def __init__(self, clock: Clock, max_payload: int, *, node: str, failures: FailureLog) -> None:
         self._clock = clock
         self._node = node
         self._failures = failures
         self.max_payload = max_payload
-        """Most bytes of a result; a store may take less than its node."""
+        """Most bytes of a result. The node lowers the limit if the store takes less."""
 
     def completed(self, run: Run, result: Any) -> Outcome:
-        """A body that returned. A result that cannot be stored makes the run a failure that is not retried."""
-        assert run.binding is not None  # it has run
+        """The body returned. If the result cannot be stored, the run fails without a retry."""
+        assert run.binding is not None  # the body ran
         try:
             encoded = result.data if type(result) is Encoded else run.binding.result.encode(result)
             if encoded is not None and len(encoded) > self.max_payload:
@@ -47,7 +47,7 @@ class OutcomeBuilder:
         return self._outcome(run, Action.COMPLETE, result=encoded)
 
     def failed(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
-        """A body that raised: retried while the policy allows it."""
+        """The body raised an error: retry if the policy allows it."""
         error = error.cause if isinstance(error, BodyError) else error
         signal = signal_in(error)
         if isinstance(signal, Fail) or not self._may_retry(run, policy, error, signal):
@@ -55,7 +55,7 @@ class OutcomeBuilder:
         return self._retry(run, policy, error, instance, signal if isinstance(signal, Retry) else None)
 
     def timed_out(self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]) -> Outcome:
-        """An attempt that ran out of time: retried like an error; the last one ends in TimedOut."""
+        """The attempt took too long: retry as after an error. The last attempt ends as TimedOut."""
         if self._may_retry(run, policy, error):
             return self._retry(run, policy, error, instance, None)
         info = describe_error(error)
@@ -63,36 +63,36 @@ class OutcomeBuilder:
         return self._outcome(run, Action.TIME_OUT, error=encode(info), note=str(error))
 
     def terminated(self, run: Run, error: BaseException) -> Outcome:
-        """A failure that is not retried."""
+        """A failure without a retry."""
         info = describe_error(error)
         self._failures.failed(run, info, "it ends as Terminated", level=logging.ERROR)
         return self._outcome(run, Action.TERMINATE, error=encode(info), note=error_note(info))
 
     def snoozed(self, run: Run, signal: Snooze) -> Outcome:
-        """A body that put itself off."""
+        """The body delayed its own instance."""
         note = f"snoozed for {format_seconds(signal.seconds)}"
         self._failures.snoozed(run, note)
         return self.put_off(run, signal.seconds, note)
 
     def put_off(self, run: Run, seconds: float, note: str) -> Outcome:
-        """A claim that is to come back later; the attempt is not counted."""
+        """Give the claim back for later, without a counted attempt."""
         return self._outcome(run, Action.SNOOZE, delay_us=round(seconds * 1_000_000), note=note)
 
     def handed_back(self, run: Run, note: str) -> Outcome:
         return self._outcome(run, Action.HAND_BACK, note=note)
 
     def released(self, run: Run) -> Outcome:
-        """The body of a cancelled instance has ended."""
+        """The body of a cancelled instance ended."""
         return self._outcome(run, Action.RELEASE)
 
     def report(self, run: Run) -> Outcome:
-        """Start, progress and log lines of a body that goes on."""
+        """Start, progress and log lines of a body that still runs."""
         run.reported = run.started_at is not None
         return Outcome(
             id=run.claim.id,
             fence=run.claim.fence,
             action=Action.REPORT,
-            # lines that come after the end must come alone: see `Store.commit`
+            # after the end, a report has log lines only: see `Store.commit`
             started=run.reported and not run.ended,
             progress=run.take_progress(),
             logs=run.take_logs(),
@@ -127,7 +127,7 @@ class OutcomeBuilder:
             return True
         try:
             return bool(isolated(run, policy.retryable, error))
-        except Exception:  # noqa: BLE001  # a user's test that raises decides nothing
+        except Exception:  # noqa: BLE001  # the test of the user may raise anything
             return False
 
     def _retry(

@@ -1,4 +1,4 @@
-"""The workers: slots that run one claimed instance each, fed from a short backlog of claims."""
+"""The workers: slots that run one claimed instance each. A short backlog of claims feeds them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .run import PROBATION, Run
 logger = logging.getLogger("peerjob.node")
 
 MAX_QUICK = 100
-"""Most kinds of which several are claimed ahead."""
+"""Most kinds of which the node claims several instances ahead."""
 WORTH = 0.020
-"""Seconds of measured work per worker that may be claimed ahead."""
+"""Seconds of measured work per worker that the node claims ahead."""
 HOLD = 0.100
 """Seconds after which the pool hands back a claim that no worker started."""
 
@@ -46,26 +46,26 @@ class Runner(Protocol):
 
 
 class Prefetch:
-    """A moving average of run times per kind (each new one weighs a fifth)."""
+    """How many instances to claim ahead, by the moving average of run times per kind (a new time weighs a fifth)."""
 
     def __init__(self) -> None:
         self._mean: dict[str, float] = {}
 
     def measured(self, kind: str, seconds: float) -> None:
         mean = self._mean.get(kind)
-        self._mean.pop(kind, None)  # so that it is the latest
+        self._mean.pop(kind, None)  # the last key is the latest kind
         self._mean[kind] = seconds if mean is None else mean + (seconds - mean) * 0.2
 
     def stalled(self, kind: str) -> None:
-        """Claiming ahead was wrong: nothing more of this kind until it has been measured again."""
+        """A claim waited too long: claim nothing of this kind ahead until the next measurement."""
         self._mean.pop(kind, None)
 
     def latest(self, most: int) -> Iterable[str]:
-        """The kinds that were measured last, the last one first."""
+        """The latest kinds, the last one first."""
         return islice(reversed(self._mean), most)
 
     def ahead(self, kind: str, workers: int) -> int:
-        """How many of this kind to hold beyond the free workers."""
+        """How many instances of this kind to hold beyond the free workers."""
         mean = self._mean.get(kind)
         if mean is None:
             return 0
@@ -105,9 +105,9 @@ class Pool:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self.accepting = True
-        """Cleared by drain and stop: nothing more is claimed or started."""
+        """False during a drain or a stop: the pool claims and starts nothing."""
 
-    # -- what is going on --------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
@@ -119,15 +119,15 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Claims not started yet."""
+        """Claims that have not started."""
         return len(self._backlog)
 
     def runs(self) -> list[Run]:
-        """The runs whose bodies have begun and not ended."""
+        """The runs in slots."""
         return list(self._running.values())
 
     def workers(self) -> list[Worker]:
-        """Every slot, busy or not, by number; slots that are being shrunk away are still shown while busy."""
+        """Every slot by number, busy or not. A slot that a resize removed is shown while it is busy."""
         numbers = sorted({*range(self._size), *self._running})
         return [self.worker(number) for number in numbers]
 
@@ -144,7 +144,7 @@ class Pool:
 
     @property
     def stuck_bodies(self) -> int:
-        """Workers that only a new process sets free: a processor that hangs is given up, a body is not."""
+        """Workers that only a restart of the process frees. The node gives up processors that hang, but not bodies."""
         now = self._loop.time()
         return sum(run.ended_at is None and run.is_stuck(now) for run in self._running.values())
 
@@ -154,10 +154,10 @@ class Pool:
     # -- what to claim -----------------------------------------------------------------------------------------
 
     def room(self, kinds: tuple[str, ...]) -> tuple[int, Caps]:
-        """(limit, kind → cap) of the next claim: free workers, and what is worth holding ahead; limit 0 for none.
+        """(limit, kind → cap) of the next claim: free workers, plus what is worth holding ahead. Limit 0: no claim.
 
-        What came last is most likely what comes next, so the slowest kind of the last claim bounds how much is held
-        ahead: else quick kinds would be claimed past slow ones that are due before them, only to wait behind these.
+        The next claim most likely brings the kinds of the last claim. So the slowest kind of the last claim limits how
+        much the pool holds ahead. Otherwise a claim of many quick instances would wait behind slow ones.
         """
         if not kinds or not self.accepting or not self._may_start():
             return 0, Caps(kinds, 0)
@@ -166,12 +166,12 @@ class Pool:
         best = min((self._prefetch.ahead(kind, self._size) for kind in self._latest), default=0)
         if free <= held and held > best // 2:
             return 0, Caps(kinds, 0)
-        # while quick kinds keep every worker busy, each claim may still bring one of any other kind: it waits its turn
-        # for a moment, rather than until the quick ones are all done
+        # quick kinds may keep every worker busy: then each claim may bring one instance of any other kind, which waits
+        # for a moment and not until the backlog of quick kinds in the store is empty
         least = 1 if best else 0
         default = max(least, free - held)
         quick: dict[str, int] = {}
-        if best:  # of the rest one at a time is enough, so that the claim does not grow with the number of kinds
+        if best:  # named one by one; the default is for all other kinds, so a claim does not grow with their number
             known, prefetch = self._known(kinds), self._prefetch
             ahead = {kind: prefetch.ahead(kind, self._size) for kind in prefetch.latest(MAX_QUICK) if kind in known}
             quick = {kind: max(least, free + min(best, more) - held) for kind, more in ahead.items() if more}
@@ -184,20 +184,20 @@ class Pool:
 
     @property
     def may_take_suspect(self) -> bool:
-        """At most one suspect is here at a time, until it has lived through its probation (`Run.on_probation`)."""
+        """Whether no suspect is on probation here (`Run.on_probation`)."""
         now = self._loop.time()
         return not any(run.on_probation(now) for run in (*self._running.values(), *self._backlog))
 
     # -- feeding -----------------------------------------------------------------------------------------------
 
     def take(self, runs: Sequence[Run]) -> None:
-        """Take what one claim brought; each starts as soon as a worker is free."""
+        """Take the claims of one round. Each one starts when a worker is free."""
         self._latest = {run.claim.kind for run in runs}
         self._backlog.extend(runs)
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Start what can be started."""
+        """Start as many runs as there are free workers."""
         backlog = self._backlog
         while backlog and self.accepting and len(self._running) < self._size and self._may_start():
             self._start(backlog.popleft())
@@ -211,7 +211,7 @@ class Pool:
         run.slot = heapq.heappop(self._free)
         self._running[run.slot] = run
         self._quiet.clear()
-        # not in the present context, which may be that of the run that has just ended
+        # the current context may be that of a run that has just ended
         run.variables = self._context_vars.captured
         run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
         if run.claim.suspect:
@@ -221,7 +221,7 @@ class Pool:
         try:
             await self._runner.run(run)
         except asyncio.CancelledError:
-            # the end of the body absorbs cancellation; the loop is being closed, before it began or after it ended
+            # the loop is being closed before the body began or after it ended: the executor absorbs other cancellations
             if run.outcome is None:
                 self._runner.hand_back(run, "node stopped")
         except Exception:
@@ -246,7 +246,7 @@ class Pool:
 
     def _hand_back_stale(self) -> None:
         self._sweep = None
-        now = self._loop.time() + 0.001  # timers may come early, by what the loop's clock can tell apart
+        now = self._loop.time() + 0.001  # a timer may fire early by the resolution of the clock
         while self._backlog and now - self._backlog[0].claimed_at >= HOLD:
             run = self._backlog.popleft()
             self._prefetch.stalled(run.claim.kind)
@@ -256,7 +256,7 @@ class Pool:
     # -- changing and ending -----------------------------------------------------------------------------------
 
     def resize(self, size: int) -> None:
-        """Change the number of slots; running bodies go on to their end."""
+        """Change the number of slots. Running bodies continue."""
         self._size = size
         self._free = [number for number in range(size) if number not in self._running]
         heapq.heapify(self._free)
@@ -264,12 +264,12 @@ class Pool:
         self._outbox.wake()
 
     def empty_backlog(self, note: str) -> None:
-        """Hand every claim back that was not started."""
+        """Hand back every claim that has not started."""
         while self._backlog:
             self._runner.hand_back(self._backlog.popleft(), note)
 
     def drop(self, run: Run) -> bool:
-        """Take a claim out of the backlog; False when it is not there (it has been started)."""
+        """Remove a claim from the backlog; False if the claim has started."""
         try:
             self._backlog.remove(run)
         except ValueError:
@@ -277,17 +277,17 @@ class Pool:
         return True
 
     def forget_backlog(self) -> None:
-        """Drop every claim that was not started: they are not ours any more."""
+        """Drop every claim that has not started: this node no longer owns them."""
         self._backlog.clear()
 
     def cancel(self, reason: Reason, *, keep: Callable[[Run], bool] = lambda run: False) -> None:
-        """Ask every running body to end, but for those that `keep` names."""
+        """Ask every running body to end, unless `keep` is true for its run."""
         for run in self.runs():
             if not keep(run):
                 run.cancel(reason)
 
     async def quiet(self, timeout: float | None) -> bool:
-        """Wait until no body runs; False when the time was over first."""
+        """Wait until no body runs; False if the time was over first."""
         try:
             async with asyncio.timeout(timeout):
                 await self._quiet.wait()
@@ -296,7 +296,7 @@ class Pool:
         return True
 
     async def quiet_unless(self, hurried: asyncio.Event, seconds: float, least: float = 0.0) -> bool:
-        """Like `quiet`, but wait for `least` seconds only once the event is set."""
+        """Like `quiet`, but once the event is set, wait for only `least` seconds."""
         quiet = self._loop.create_task(self.quiet(max(seconds, least)))
         hurry = self._loop.create_task(hurried.wait())
         try:
@@ -308,7 +308,7 @@ class Pool:
             await asyncio.wait({quiet, hurry})
 
     def abandon(self) -> int:
-        """Let the loop and the interpreter end without the bodies that still run; how many that are."""
+        """Let the loop and the interpreter end without the bodies that still run, and return their number."""
         for run in self._running.values():
             if run.task is not None:
                 abandon(run.task)

@@ -1,4 +1,4 @@
-"""Tells processors what became of instances, after it was committed."""
+"""Calls the processors of an instance after the store has committed a change of its state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .runner import InstanceRunner
 
 
 class ProcessorCalls:
-    """Finds the processors of an instance and calls them on the node that made the transition."""
+    """Finds processors. The node that made a change of state calls them."""
 
     def __init__(
         self,
@@ -54,18 +54,18 @@ class ProcessorCalls:
         self._log_lines = log_lines
 
     def claimed(self, run: Run) -> None:
-        """It was claimed here."""
+        """This node claimed the instance."""
         job = self._registry.find(run.claim.kind)
         if job is None or not (job.policy.on_state_change or b"on_state_change" in run.claim.spec):
             return
-        with contextlib.suppress(ValueError):  # an unreadable record ends in the runner, with its reason
+        with contextlib.suppress(ValueError):  # the runner terminates an instance whose record is unreadable
             self._runner.prepare(run)
             callback = run.policy.on_state_change if run.policy is not None else None
             if callback is not None:
                 self._processors.tell(run, self._context_backend.instance_of(run), (callback, State.PROCESSING))
 
     def accepted(self, run: Run, outcome: Outcome) -> None:
-        """What came of a run was committed."""
+        """The store accepted the outcome of a run."""
         state = FINAL_STATE.get(outcome.action)
         policy = run.policy
         if policy is None or outcome.action in (Action.RELEASE, Action.HAND_BACK):
@@ -101,11 +101,11 @@ class ProcessorCalls:
         if run.logs and ended:
             self._outbox.add(run, self._outcome_builder.report(run))
         elif run.logs:
-            # it is in the queue again, so its old claim cannot write
+            # the instance is in the queue again, so the old claim cannot write
             self._log_lines.keep_all(run.claim.id, run.take_logs())
 
     def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
-        """The handle of an instance that was just stored from here."""
+        """The handle of an instance that this node has just stored."""
         instance: Instance[Any] = Instance(self._manager, record, job=job)
         if job is not None and job.policy.on_state_change is not None:
             callback = job.policy.on_state_change
@@ -113,7 +113,7 @@ class ProcessorCalls:
         return instance
 
     def made(self, new: NewInstance) -> None:
-        """A schedule made it, by a fire or a trigger of this node."""
+        """A fire or a trigger of this node made an instance."""
         job = self._registry.find(new.kind)
         if job is None or not (job.policy.on_state_change or b"on_state_change" in new.spec):
             return
@@ -121,8 +121,8 @@ class ProcessorCalls:
         self.changed(instance, State.CREATED, State.SCHEDULED)
 
     def changed(self, instance: Instance[Any], *states: State) -> None:
-        """It was brought into these states from here, one after the other, and did not run here."""
-        with contextlib.suppress(ValueError):  # options that cannot be read here name no processor
+        """This node brought an instance into these states, in this order, without running it."""
+        with contextlib.suppress(ValueError):  # unreadable options name no processor
             policy = self._runner.policy_of(instance.kind, decode_spec(instance.record.spec))
             if policy is not None and policy.on_state_change is not None:
                 callback = policy.on_state_change

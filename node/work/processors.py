@@ -1,4 +1,4 @@
-"""Calls users' processors: before a commit where they may change a failure, after it where they are only told."""
+"""Calls processors of users: `on_terminate` before the commit, since it may change the outcome, the others after."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ logger = logging.getLogger("peerjob.node")
 
 THREADS = 4
 LIMIT = 60.0
-"""Seconds that a processor may take; after that the node goes on as if it had returned None."""
+"""Seconds that a processor may take. After that the node continues as if the processor had returned None."""
 
 LAST_PATIENCE = 1.0
-"""Seconds that a processor which was cancelled may take to end, when its node closes."""
+"""Seconds that a closing node gives a cancelled processor."""
 
 
 class Processors:
-    """Runs callbacks, sync ones in threads, each in context variables of its own.
+    """Runs callbacks, sync ones in threads, each with its own context variables.
 
-    What one raises is logged on the instance and goes no further, as is that it took too long. `pool` runs sync ones
-    elsewhere than in threads of their own.
+    An error or a timeout of a callback is logged on the instance, and has no other effect. `pool` replaces the threads.
     """
 
     def __init__(self, clock: Clock, node: str, context_vars: ContextVars, pool: ThreadPool | None = None) -> None:
@@ -46,29 +45,29 @@ class Processors:
         self._chains: dict[str, asyncio.Task[None]] = {}
         self._calls: set[asyncio.Task[object]] = set()
         self.patience = 5.0
-        """Seconds that a closing node gives its last processors."""
+        """Seconds that a closing node gives its last processors before it cancels them."""
 
     async def terminate(
         self, run: Run, callback: Callable[..., Any], instance: Instance[Any], error: BaseException
     ) -> object:
-        """What `on_terminate` says about a failed attempt; an exception that it raises counts as its answer.
+        """The answer of `on_terminate` to a failed attempt. An exception that it raises is an answer, too.
 
-        It is called after the processors that are told of the start.
+        `on_terminate` runs after the callbacks for the start of the attempt.
         """
         if (before := self._chains.get(instance.id)) is not None:
             await asyncio.wait([before], timeout=LIMIT)
         try:
             return await self._call(run, callback, instance, error)
-        except Exception as raised:  # noqa: BLE001  # whatever it is, it is the processor's answer
+        except Exception as raised:  # noqa: BLE001  # any error is an answer
             self.note(run, callback, "raised", raised)
             return raised
 
     def tell(
         self, run: Run | None, instance: Instance[Any], *calls: tuple[Callable[..., Any], object]
     ) -> asyncio.Task[None]:
-        """Call each in turn, in the background, after whatever this instance's processors still do.
+        """Call callbacks one after another in the background, after earlier calls for this instance.
 
-        `run` is the instance's run here, if there is one: what is logged is kept with it.
+        `run` is the run of the instance on this node, if any. It keeps the log lines.
         """
         before = self._chains.get(instance.id)
 
@@ -84,7 +83,7 @@ class Processors:
         return self._track(instance.id, chain())
 
     def _track(self, id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # the present context may be that of a body which schedules
+        # the current context may be that of a body which schedules
         task = asyncio.get_running_loop().create_task(work, context=self._context_vars.copy())
         self._chains[id] = task
 
@@ -96,7 +95,7 @@ class Processors:
         return task
 
     async def close(self) -> None:
-        """Wait for what is under way, for as long as `patience` says, then cancel it."""
+        """Wait for running processors for `patience` seconds, then cancel them."""
         if self._chains:
             await asyncio.wait(list(self._chains.values()), timeout=self.patience)
         self._threads.close()
@@ -114,7 +113,7 @@ class Processors:
         work = asyncio.get_running_loop().create_task(self._answer(callback, args, variables), context=variables)
         self._calls.add(work)
         work.add_done_callback(self._calls.discard)
-        work.add_done_callback(lambda work: work.cancelled() or work.exception())  # it may have been given up
+        work.add_done_callback(lambda work: work.cancelled() or work.exception())  # the caller may have given up
         try:
             await asyncio.wait({work}, timeout=LIMIT)
             if work.cancelled():
@@ -132,13 +131,13 @@ class Processors:
         if inspect.iscoroutinefunction(callback):
             return await _harmless(callback(*args))
         with self._clock.outside():
-            # a copy, since the loop runs this very task in its own
+            # a copy, since the loop runs this task in the context itself
             call = functools.partial(variables.copy().run, _called, callback, *args)
             answer = await self._threads.run(call, on_cancel=_give_up)
         return await _harmless(answer) if inspect.isawaitable(answer) else answer
 
     def note(self, run: Run | None, callback: Callable[..., Any], what: str, raised: Exception) -> None:
-        """Log that a processor failed, and why, on its instance and on the node."""
+        """Log the failure of a processor on its instance and on the node."""
         cause = raised.cause if isinstance(raised, BodyError) else raised
         self._log(run, f"processor {_name(callback)} {what} {type_name(cause)}: {message_of(cause)}")
 
@@ -165,7 +164,7 @@ def _called(callback: Callable[..., Any], *args: object) -> Any:
 
 
 async def _harmless(work: Awaitable[Any]) -> Any:
-    """Await a callback's coroutine; what would end the loop, or is a cancellation of its own, comes in a BodyError."""
+    """Await a callback. Wrap an error that would end the loop, or that looks like a cancellation, in a BodyError."""
     task = asyncio.current_task()
     try:
         return await work

@@ -20,7 +20,7 @@ logger = logging.getLogger("peerjob.node")
 
 
 class Reconciler:
-    """Finds claims whose answer was lost, and runs whose claim is gone."""
+    """Hands back claims whose answer was lost, and cancels runs whose claim is gone."""
 
     def __init__(
         self, *, held_claims: HeldClaims, outbox: Outbox, claim_loop: ClaimLoop, outcome_builder: OutcomeBuilder

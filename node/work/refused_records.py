@@ -1,7 +1,8 @@
-"""Takes a turn that the store refuses for good apart, until only the refused record is left out.
+"""Splits a request that the store refuses for good, so that only the refused record is lost.
 
-A batch is halved down to single outcomes. A single outcome is then sent without its logs, progress and note, and after
-that with a short error in the place of its result. An outcome that is refused in every form is dropped.
+The claim loop halves a batch down to single outcomes. It then sends a single outcome without its log lines, progress
+and note, and after that with a short error instead of its result. It drops an outcome that the store refuses in every
+form.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from .outbox import StoreRequest
 logger = logging.getLogger("peerjob.node")
 
 MAX_MESSAGE = 500
-"""Most characters of the store's message that an instance keeps."""
+"""Most characters of the message of the store that an instance keeps."""
 
 
 def parts_of(asked: StoreRequest, error: Exception, new_request: Callable[[], str]) -> list[StoreRequest]:
-    """What to send instead of a request that the store refused: its parts, or nothing when there are none."""
+    """The requests to send instead of a refused request; none if nothing is left of it."""
     replace = msgspec.structs.replace
     if asked.entries and asked.want is not None:
-        # the same request id: if the commit was done, the store answers it from its journal
+        # the same request id: if the store has done the commit, it repeats its answer
         return [
             replace(asked, want=None, apart=True),
             replace(asked, entries=[], request=new_request(), apart=True),

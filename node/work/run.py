@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 PROBATION = 2.0
-"""Seconds for which a suspect runs as the only suspect of its node."""
+"""Seconds for which a suspect is the only running suspect of its node."""
 STUCK_AFTER = 5.0
-"""Seconds from the request to end until a body counts as stuck; from the end of the body, for its processors."""
+"""Seconds after which a run counts as stuck: since the body was told to end, or since the body ended."""
 
 
 class Run:
-    """A claim and what has become of it. Lives on the loop; only `logs` and `progress` are touched from threads."""
+    """A claim and the state of its run. It belongs to the loop, but threads may append to `logs` and set `progress`."""
 
     __slots__ = (
         "acked",
@@ -64,24 +64,24 @@ class Run:
         self.claim = claim
         self.incarnation = incarnation
         self.claimed_at = claimed_at
-        """Loop time of the claim's arrival."""
+        """Loop time when the claim arrived."""
         self.started_at: float | None = None
         """Loop time when the body began, or None."""
         self.seconds: float | None = None
-        """How long the body ran, once it has ended."""
+        """How long the body ran; None while it runs."""
         self.ended = False
         self.ended_at: float | None = None
-        """Loop time when the body and its resources ended; only processors are left then."""
+        """Loop time when the body and its resources ended. Processors may still run."""
         self.variables: contextvars.Context | None = None
         """The context that the body begins with. Other code of the user runs in copies of it."""
         self.reported = False
-        """Whether the start is known to the store, or on its way."""
+        """Whether the store knows of the start, or the report is on its way."""
         self.outcome: Outcome | None = None
-        """What came of it, once that is decided."""
+        """The outcome; None until the runner has decided."""
         self.trace: SpanContext | None = None
-        """The span that it runs in, where the node traces."""
+        """The span of the run, if the node traces."""
         self.lost = False
-        """Whether the store said that this claim is not ours any more."""
+        """Whether the store said that this node no longer owns the claim."""
         self.slot = -1
         self.arguments = b""
         self.schedule: str | None = None
@@ -97,10 +97,10 @@ class Run:
         self.logs: list[LogLine] = []
         self.progress: bytes | None = None
         self.acked: asyncio.Future[Any] | None = None
-        """Set by who waits for the answer to this run's next report."""
+        """The answer to the next report of this run, if a caller waits for it."""
 
     def cancel(self, reason: Reason) -> None:
-        """Ask the body to end; the first reason stays. Once it has ended, a drain cuts its resources' closing short."""
+        """Ask the body to end; the first reason stays. After its end, a drain cancels the close of its resources."""
         context = self.context
         if context is None or self.ended:
             return
@@ -123,11 +123,11 @@ class Run:
         )
 
     def on_probation(self, now: float) -> bool:
-        """Whether this is a suspect that has not yet lived long enough to be thought harmless. See decision 0001."""
+        """Whether this is a suspect that has run for less than PROBATION. See decision 0001."""
         return self.claim.suspect and (self.started_at is None or now - self.started_at < PROBATION)
 
     def take_logs(self) -> tuple[LogLine, ...]:
-        """The lines not yet handed to a commit."""
+        """The log lines that no commit has taken yet."""
         if not self.logs:
             return ()
         lines, self.logs = self.logs, []
@@ -139,7 +139,7 @@ class Run:
 
     @property
     def has_report(self) -> bool:
-        """Whether there is something to report that the store does not know."""
+        """Whether the store lacks the start, a progress or log lines of this run."""
         return bool(self.logs) or self.progress is not None or (self.started_at is not None and not self.reported)
 
 
@@ -167,7 +167,7 @@ class HeldClaims:
         self._sum += digest_share(run.claim.fence)
 
     def remove(self, run: Run) -> None:
-        """Forget a claim; a newer claim of the same instance stays."""
+        """Remove a claim. A newer claim of the same instance stays."""
         if self._runs.get(run.claim.id) is run:
             del self._runs[run.claim.id]
             self._sum -= digest_share(run.claim.fence)
@@ -179,19 +179,19 @@ class HeldClaims:
         return list(self._runs.values())
 
     def clear(self) -> list[Run]:
-        """Forget everything (the incarnation is dead); what was held."""
+        """Remove and return all runs."""
         runs = self.runs()
         self._runs.clear()
         self._sum = 0
         return runs
 
     def summary(self) -> tuple[int, int]:
-        """(count, digest) as `Liveness.renew` takes them. Safe from another thread; a torn read only asks again."""
+        """(count, digest) for `Liveness.renew`. Any thread may call it: a torn read only costs a comparison."""
         return len(self._runs), self._sum % DIGEST_SIZE
 
 
 def record_of(claim: Claim, node: str, incarnation: str) -> Record:
-    """A record made from what a claim knows, without asking the store."""
+    """A record made from a claim, without a read of the store."""
     spec = decode_spec(claim.spec)
     history = (
         Transition(State.CREATED, spec.created_us or claim.at_us),
@@ -217,7 +217,7 @@ def record_of(claim: Claim, node: str, incarnation: str) -> Record:
 
 
 def ended_record(record: Record, outcome: Outcome, state: State, node: str, at_us: int) -> Record:
-    """The record of a run after its accepted outcome, for processors."""
+    """The record of a run after the store has accepted its outcome, for processors."""
     return msgspec.structs.replace(
         record,
         state=state,

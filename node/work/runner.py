@@ -1,4 +1,4 @@
-"""Runs one claimed instance: prepares the call, bounds it in time, and turns its end into an outcome."""
+"""Runs one claimed instance: prepares the call, limits its time, and makes an outcome of its end."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from .run import Run
 logger = logging.getLogger("peerjob.node")
 
 HANDED_BACK = {"drain": "node stopped", "lost": "node lost touch with the store"}
-"""The note of a run that is handed back, by the reason for which its body was told to end."""
+"""Reason for which the body was told to end → note of the outcome."""
 MISFIT_TRIES = 12
-"""How often a node offers its peers an instance that does not fit here, before it ends it: over seven minutes."""
+"""How often a node offers an instance that it cannot run to its peers before it terminates it: over 7 minutes."""
 MISFITS_KNOWN = 1_000
 MISFIT_WAIT = Backoff(initial=1, max=60, jitter=0)
-"""How long an instance that cannot be run here waits before it is offered again."""
+"""The delay before such an instance is offered again."""
 
 
 class InstanceRunner:
-    """The life of a run between its claim and its outcome."""
+    """Takes a run from its claim to its outcome."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class InstanceRunner:
         self._misfits: dict[str, int] = {}
 
     async def run(self, run: Run) -> None:
-        """Run it to its end and record what came of it. Cancelling the task ends the body, not this."""
+        """Run an instance and put its outcome into the outbox. Cancelling the task ends the body, not this call."""
         outcome = run.outcome = await self._outcome(run)
         run.ended = True
         if run.context is not None:
@@ -82,17 +82,17 @@ class InstanceRunner:
         self._outbox.add(run, outcome)
 
     def hand_back(self, run: Run, note: str) -> None:
-        """Give a claim back that was not run."""
+        """Give back a claim that did not run."""
         run.ended = True
         self._outbox.add(run, self._outcome_builder.handed_back(run, note))
 
     def put_off(self, run: Run, note: str) -> None:
-        """Give a claim back that this node cannot run now, for later, so that it does not come back at once."""
+        """Give back a claim that this node cannot run, with a delay, so that it does not return at once."""
         run.ended = True
         self._outbox.add(run, self._outcome_builder.put_off(run, MISFIT_WAIT.initial, note))
 
     def prepare(self, run: Run) -> None:
-        """Find the job, its policy and its arguments; raises DecodeError for a record that cannot be read."""
+        """Find the job, the policy and the arguments; raises DecodeError for an unreadable record."""
         claim = run.claim
         run.job = self._registry.find(claim.kind)
         run.binding = self._registry.binding(claim.kind)
@@ -102,7 +102,7 @@ class InstanceRunner:
         run.policy = self.policy_of(claim.kind, spec)
 
     def policy_of(self, kind: str, spec: Spec) -> Policy | None:
-        """The policy of an instance: its definition's here, with what it was scheduled with; None for no definition."""
+        """The policy of the job on this node, with the options of this instance; None if no job is registered."""
         job = self._registry.find(kind)
         if job is None or not spec.overrides:
             return None if job is None else job.policy
@@ -111,7 +111,7 @@ class InstanceRunner:
     async def _outcome(self, run: Run) -> Outcome:
         loop = asyncio.get_running_loop()
         claim = run.claim
-        # before anything of it is read: what ends or freezes a node there must be charged to it
+        # before the node reads the record: if that kills or freezes the node, the crash must count for this instance
         if claim.suspect and not await self._outbox.commit_start(run):
             run.lost = True
             return self._outcome_builder.handed_back(run, "lost before it began")
@@ -153,12 +153,12 @@ class InstanceRunner:
         return await self._returned(run, policy, context, result)
 
     def _began(self, run: Run, context: Context, timeout: float) -> None:
-        """The attempt has begun, so its time runs."""
+        """The attempt begins: start its timeout."""
         context.deadline_us = self._clock.time_us() + round(timeout * 1_000_000)
         run.timer = asyncio.get_running_loop().call_later(timeout, run.cancel, "timeout")
 
     def _ended(self, run: Run, started: float, now: float) -> None:
-        """From here on the run cannot be cancelled: its outcome is being decided."""
+        """The body ended. A cancellation no longer has an effect, since the outcome is being decided."""
         run.ended = True
         if run.timer is not None:
             run.timer.cancel()
@@ -202,14 +202,14 @@ class InstanceRunner:
         return await self._failed(run, policy, error)
 
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
-        """The arguments do not fit here, so no body ran; a live peer with another signature gets its chance."""
+        """The arguments do not fit the job, so no body ran. Offer the instance to live peers with another signature."""
         kind, own = run.claim.kind, binding.signature_hash
         others = [node.info for node in await self._manager.nodes()]
         names = [info.name for info in others if info.signatures.get(kind, own) != own]
         return self._offered(run, names) or self._outcome_builder.terminated(run, error)
 
     async def _untrusted(self, run: Run, error: StoredReferenceError) -> Outcome:
-        """An option names what this node may not use, so no body ran; peers get their chance, for a time."""
+        """An option names a function that this node must not use, so no body ran. Offer the instance to peers."""
         claim = run.claim
         others = [one.info for one in await self._manager.nodes() if claim.kind in one.info.kinds]
         names = sorted(one.name for one in others if one.incarnation != run.incarnation)
@@ -220,7 +220,7 @@ class InstanceRunner:
         return self._outcome_builder.terminated(run, error)
 
     def _offered(self, run: Run, names: Sequence[str]) -> Outcome | None:
-        """The instance is offered to these peers again; None where there is none, or after too many tries."""
+        """Offer the instance to these peers again; None if there is no peer, or after too many tries."""
         tries = self._misfits.pop(run.claim.id, 0) + 1
         if not names or tries > MISFIT_TRIES:
             return None
@@ -250,7 +250,7 @@ class InstanceRunner:
     async def _decided(
         self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]
     ) -> Recovered | BaseException:
-        """What `on_terminate` makes of a failed attempt: success, another error, or the error as it was."""
+        """The decision of `on_terminate` about a failed attempt: success, another error, or the same error."""
         if policy.on_terminate is None:
             return error
         decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
