@@ -1,7 +1,7 @@
-"""The layout of a namespace: which releases may write it.
+"""The layout of a namespace: it decides which releases may write the namespace.
 
-A release that changes what a transition must do raises the number. Every step that writes compares it, so that a node
-of another release changes nothing.
+A release with incompatible transitions raises the number. Every step that writes compares it, so a node of another
+release changes nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from peerjob.model.errors import LayoutError
 
 LAYOUT = 2
-"""1 was written before release 0.1, and is not read any more."""
+"""Layout 1 was written before release 0.1 and cannot be read."""
 
 
 def check_layout(found: str, *, namespace: str, url: str) -> None:
-    """Raise LayoutError unless a namespace has our layout."""
+    """Raise LayoutError unless a namespace has the layout of this release."""
     if found == str(LAYOUT):
         return
     number = int(found) if found.isascii() and found.isdigit() else None

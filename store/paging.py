@@ -1,4 +1,4 @@
-"""All that a store has of something, put together from its pages."""
+"""Complete lists, collected from the pages of a store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import Store
 
 
 async def all_schedules(store: Store) -> list[ScheduleRow]:
-    """Every schedule there is, by name."""
+    """All schedules, by name."""
     rows: dict[str, ScheduleRow] = {}
     revision = 0
     while True:

@@ -1,4 +1,4 @@
-"""The edge to the server: whatever fails because it is away is tried again, here and nowhere else."""
+"""Retries of calls while the server is away: the only place that repeats a call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_WAIT = 1.0
 
 
 class CallRetry:
-    """Tries calls again while the server is away, for `retry_for` seconds each."""
+    """Repeats a call while the server is away, for up to `retry_for` seconds."""
 
     def __init__(self, *, clock: Clock, retry_for: float) -> None:
         self._clock = clock
@@ -33,12 +33,12 @@ class CallRetry:
         except StoreUnavailableError as error:
             if self._retry_for <= 0:
                 raise
-            LOGGER.info("trying again for up to %g s: %s", self._retry_for, error)
+            LOGGER.info("retrying a call for up to %g s: %s", self._retry_for, error)
         time = asyncio.get_running_loop().time
         until = time() + self._retry_for
 
         def is_over(state: RetryCallState) -> bool:
-            # by the loop's clock, on which the waits pass
+            # the clock of the loop, as the waits use it
             return time() + state.upcoming_sleep >= until
 
         again = AsyncRetrying(

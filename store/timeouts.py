@@ -1,4 +1,4 @@
-"""How calls wait for the server."""
+"""Limits on the time that a call waits for the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from peerjob.model.errors import StoreUnavailableError
 
 LATE = 1.0
-"""Seconds by which a loop that is not blocked never misses a timeout."""
+"""A loop that sees a timeout this many seconds late was blocked."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -18,7 +18,7 @@ B = TypeVar("B")
 
 @contextlib.asynccontextmanager
 async def answer_within(seconds: float, *, url: str) -> AsyncGenerator[None]:
-    """Wait for the server at `url` no longer than this; raises StoreUnavailableError."""
+    """Raise StoreUnavailableError if the server at `url` does not answer in time."""
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
@@ -28,16 +28,16 @@ async def answer_within(seconds: float, *, url: str) -> AsyncGenerator[None]:
 
 
 def no_answer(limit: asyncio.Timeout, seconds: float) -> str:
-    """Why an answer was not read in time: the server gave none, or this process's event loop was blocked."""
+    """Why no answer was read in time: the server gave none, or the event loop of this process was blocked."""
     due = limit.when()
     late = 0.0 if due is None or not limit.expired() else asyncio.get_running_loop().time() - due
     if late < LATE:
         return f"no answer within {seconds:g} s"
-    return f"the event loop of this process was blocked, and saw only {late:.1f} s late that {seconds:g} s were over"
+    return f"the event loop of this process was blocked: it saw the timeout of {seconds:g} s {late:.1f} s late"
 
 
 async def both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
-    """Await two at the same time, each to its end also where the other fails; then raise the first error."""
+    """Await two coroutines at the same time, each to its end, even if the other fails; then raise the first error."""
     one, other = await asyncio.gather(first, second, return_exceptions=True)
     if isinstance(one, BaseException):
         raise one

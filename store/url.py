@@ -14,12 +14,12 @@ _ESCAPED = "a URL whose password has %2F for /, %3F for ?, %23 for #, %5B for [ 
 
 
 def scheme_of(url: str) -> str:
-    """What a URL begins with; raises OptionError for one that cannot be read."""
+    """The scheme of a URL; raises OptionError if the URL cannot be read."""
     return split_url(url).scheme
 
 
 def split_url(url: str) -> SplitResult:
-    """A URL taken apart, also one with several hosts, of which urlsplit takes no IPv6; raises OptionError."""
+    """The parts of a URL, also of one with several IPv6 hosts, which urlsplit refuses; raises OptionError."""
     scheme, slashes, rest = url.partition("://")
     netloc = _HOSTS_END.split(rest, maxsplit=1)[0] if slashes else ""
     credentials, _, hosts = netloc.rpartition("@")
@@ -35,21 +35,21 @@ def split_url(url: str) -> SplitResult:
 
 
 def redact(url: str) -> str:
-    """The URL without its password, also when that holds what ought to be escaped and ends the host for a parser."""
+    """The URL without its password, even if the password has unescaped characters that end the host for a parser."""
     scheme, slashes, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    # what stands alone is as often a password in the wrong place as a user without one
+    # a single credential may be a password in the wrong place
     shown = f"{user}:***" if colon else "***" if at else ""
     return f"{scheme}{slashes}{shown}{at}{host}"
 
 
 def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
-    """The query part of a URL as typed options; raises OptionError for a name that is not known."""
+    """The query part of a URL as typed options; raises OptionError for an unknown name."""
     found: dict[str, Any] = {}
     for name, text in parse_qsl(split_url(url).query, keep_blank_values=True):
         if name not in known:
-            if "@" in name + text:  # it is the rest of a password
+            if "@" in name + text:  # the rest of a password
                 raise OptionError("store", redact(url), _ESCAPED)
             raise OptionError(f"store option {name!r}", text, f"one of {', '.join(sorted(known)) or 'none'}")
         wanted = known[name]

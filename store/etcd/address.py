@@ -1,4 +1,4 @@
-"""Where an etcd is: its URL taken apart."""
+"""The address in an etcd URL."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from peerjob.store.url import query_options, redact, split_url
 
 DEFAULT_PORT = 2379
 DEFAULT_QUOTA = 2 << 30
-"""What etcd itself takes when nobody tells it."""
+"""The default quota of etcd."""
 _FILES = ("ca", "cert", "key")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EtcdAddress:
-    """What a URL says; `url` has its password redacted."""
+    """The parts of a URL; `url` is the URL without its password."""
 
     url: str
     endpoints: tuple[str, ...]
@@ -26,12 +26,12 @@ class EtcdAddress:
     password: str = ""
     tls: bool = False
     ca: Path | None = None
-    """`?ca=file`: who signed the servers' certificates; None: whom gRPC trusts."""
+    """`?ca=file`: authorities for the servers' certificates; None: those that gRPC trusts."""
     cert: Path | None = None
-    """`?cert=file&key=file`: the client's own certificate and its key."""
+    """`?cert=file&key=file`: the certificate of the client, and its key."""
     key: Path | None = None
     quota: int | None = None
-    """`?quota=bytes`: the quota that the servers run with, for those that do not tell it."""
+    """`?quota=bytes`: the quota of the servers, if they do not report it."""
 
 
 def parse_address(url: str) -> EtcdAddress:

@@ -1,7 +1,7 @@
-"""What we use of gRPC and of etcd's API, neither of which brings types.
+"""The only module that uses gRPC and the messages of etcd, neither of which has types.
 
-etcd3aio has the generated messages in a private module, so they are touched here alone. Of its client we use nothing:
-that one sends writes again, knows addresses by number only, and spreads calls over members that do not answer.
+etcd3aio has the generated messages in a private module. Its client is not used: it repeats writes, accepts only IP
+addresses, and sends calls to members that do not answer.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ def _loaded() -> tuple[Any, Any]:
 
 
 etcd, grpc = _loaded()
-"""The messages and stubs, by their names in etcd's rpc.proto; and gRPC."""
+"""The messages and stubs, with their names in etcd's rpc.proto; and gRPC."""
 aio: Any = grpc.aio
 codes: Any = grpc.StatusCode
 Metadata = tuple[tuple[str, str], ...]
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
-    # a range may answer with more than gRPC's 4 MiB
+    # the answer to a range may exceed gRPC's default of 4 MiB
     ("grpc.max_receive_message_length", -1),
-    # the second try of a write is not ours to make
+    # gRPC must not repeat a write
     ("grpc.enable_retries", 0),
-    # else the connection for renewals would be that of the store
+    # otherwise, renewals would share the connection of the store
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # etcd takes no more than one in 5 s, and none without a stream
+    # etcd accepts at most one ping in 5 s, and only with a stream
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
@@ -51,13 +51,13 @@ _TXN = "/etcdserverpb.KV/Txn"
 
 
 class Unary(Protocol):
-    """A method that answers once."""
+    """A method with one reply."""
 
     def __call__(self, request: Any, *, timeout: float, metadata: Metadata) -> Awaitable[Any]: ...
 
 
 class EtcdEndpoint:
-    """One member, over a connection that is made when it is first used."""
+    """One member, over a connection that is opened at its first use."""
 
     def __init__(self, target: str, address: EtcdAddress, certificates: Sequence[bytes | None]) -> None:
         self.target = target
@@ -68,7 +68,7 @@ class EtcdEndpoint:
             self._channel = aio.insecure_channel(target, options=_OPTIONS)
         lease = etcd.LeaseStub(self._channel)
         self.txn: Unary = self._channel.unary_unary(_TXN, response_deserializer=etcd.TxnResponse.FromString)
-        """Takes its request as bytes, see `etcd_wire`."""
+        """Takes its request as bytes, see `wire`."""
         self.grant: Unary = lease.LeaseGrant
         self.revoke: Unary = lease.LeaseRevoke
         self.remaining: Unary = lease.LeaseTimeToLive
@@ -78,18 +78,18 @@ class EtcdEndpoint:
         self._watch: Any = etcd.WatchStub(self._channel).Watch
 
     async def keepalive(self, request: Any, *, timeout: float, metadata: Metadata) -> Any:
-        """Extend a lease once; etcd has a stream for it."""
+        """Extend a lease once; etcd offers only a stream for it."""
         stream = self._keepalive(timeout=timeout, metadata=metadata)
         try:
-            return await _asked(stream, [request])
+            return await _first_reply(stream, [request])
         finally:
             stream.cancel()
 
     async def watch(self, requests: Sequence[Any], *, metadata: Metadata) -> AsyncGenerator[Any]:
-        """Everything that some watches tell, until the server ends their stream."""
+        """The replies of some watches, until the server ends their stream."""
         stream = self._watch(metadata=metadata)
         try:
-            reply = await _asked(stream, requests)
+            reply = await _first_reply(stream, requests)
             while reply is not aio.EOF:
                 yield reply
                 reply = await stream.read()
@@ -97,12 +97,12 @@ class EtcdEndpoint:
             stream.cancel()
 
     async def close(self) -> None:
-        """End the connection, and whatever still waits on it."""
+        """End the connection and all calls on it."""
         await self._channel.close()
 
 
-async def _asked(stream: Any, requests: Sequence[Any]) -> Any:
-    # when the stream has failed already, the read tells why
+async def _first_reply(stream: Any, requests: Sequence[Any]) -> Any:
+    # if the stream has failed, the read raises the reason
     with contextlib.suppress(asyncio.InvalidStateError):
         for request in requests:
             await stream.write(request)

@@ -1,4 +1,4 @@
-"""Calls to one member at a time, and to the next one when it does not answer."""
+"""Calls to one member at a time, and to the next member if it does not answer."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .errors import bad_token, never_sent, no_space, translated
 
 CALL_TIMEOUT = 5.0
 CALL_TIMEOUT_OF_SEVERAL = 2.5
-"""Where another member may answer."""
+"""Shorter, as another member may answer."""
 _CLOSING = 0.05
-"""Seconds in which gRPC tells the event loop, which must still be open, what became of the last calls."""
+"""Seconds that gRPC gets to report its last calls to the event loop, which must still be open."""
 _SILENT_AFTER = 0.1
-"""Seconds after which a call that its caller gave up counts as not answered."""
+"""A call that its caller cancels after this many seconds counts as not answered."""
 
 
 class EtcdClient:
-    """The members of one etcd, over one connection each, of which one at a time is used."""
+    """The members of one etcd, each with one connection; one member at a time is in use."""
 
     def __init__(self, address: EtcdAddress, clock: Clock) -> None:
         self.address = address
         self.timeout = CALL_TIMEOUT if len(address.endpoints) == 1 else CALL_TIMEOUT_OF_SEVERAL
         self.revision = 0
-        """The highest that was seen."""
+        """The highest revision that was seen."""
         self.on_move: set[Callable[[], None]] = set()
-        """Called when another member is used from now on."""
+        """Called when the member in use changes."""
         self.out_of_space = False
-        """Whether a write was refused since the last look at the server's alarms."""
+        """Whether etcd refused a write for lack of space since the last check of its alarms."""
         self._clock = clock
         self._endpoints: list[EtcdEndpoint] = []
         self._at = clock.random.randrange(len(address.endpoints))
@@ -65,7 +65,7 @@ class EtcdClient:
             await asyncio.sleep(_CLOSING)
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Do something beside, until it is done or the client is closed."""
+        """Start a task, which `close` cancels."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -80,18 +80,18 @@ class EtcdClient:
 
     @property
     def metadata(self) -> Metadata:
-        """What every call carries."""
+        """Sent with every call."""
         return self._metadata
 
     def leave(self, endpoint: EtcdEndpoint) -> None:
-        """Use the next member, unless somebody did so already."""
+        """Use the next member, unless another call has already left this one."""
         if len(self._endpoints) > 1 and self._endpoints[self._at] is endpoint:
             self._at = (self._at + 1) % len(self._endpoints)
             for moved in list(self.on_move):
                 moved()
 
     async def call(self, method: str, request: Any) -> Any:
-        """Send a request once; a member that cannot be reached at all is passed over."""
+        """Send a request once; skip members that cannot be reached at all."""
         unreachable, renewed = 0, False
         while True:
             endpoint, metadata = self.endpoint, self._metadata
@@ -117,7 +117,7 @@ class EtcdClient:
             return reply
 
     def failed(self, endpoint: EtcdEndpoint, error: Any) -> PeerjobError:
-        """Our error for one of gRPC's; where another member may do better, that one is used from now on."""
+        """Our error for an error of gRPC; if another member may succeed, it is used from now on."""
         failure = translated(error, self.address.url)
         if no_space(error):
             self.out_of_space = True
@@ -126,7 +126,7 @@ class EtcdClient:
         return failure
 
     async def renew_token(self, old: Metadata) -> None:
-        """Get a new token, unless somebody did so since `old` was used; raises AuthError for a wrong password."""
+        """Get a new token, unless another call has replaced `old`; raises AuthError for a wrong password."""
         async with self._authenticating:
             if self._metadata is not old:
                 return

@@ -1,4 +1,4 @@
-"""Whether an etcd is fit to hold jobs, from what its members tell about themselves."""
+"""The health of an etcd as a store of jobs, from the status of its members."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .errors import RefusedError
 from .space import FULL_FROM
 
 _MIN_VERSION = (3, 5)
-_MUCH = 0.6
-"""Share of the quota in use that is worth a warning."""
+_WARN_SHARE = 0.6
+"""Share of the quota in use, from which on a finding is a warning."""
 _MANY_REVISIONS = 10_000
 _LOOSE_BYTES = 100 << 20
-"""Free space within the file that is worth a defragmentation."""
+"""Free space in the file, from which on a defragmentation is advised."""
 
 
 async def diagnose_etcd(url: str, clock: Clock) -> list[Finding]:
@@ -40,7 +40,7 @@ async def diagnose_etcd(url: str, clock: Clock) -> list[Finding]:
                 findings.append(await _compaction(client, status))
             statuses.append(status)
         except RefusedError as error:
-            findings.append(Finding("server", Severity.WARN, f"{target} tells this user nothing about itself: {error}"))
+            findings.append(Finding("server", Severity.WARN, f"{target} does not tell its status: {error}"))
         except StoreUnavailableError as error:
             failed = error
             findings.append(Finding("server", Severity.FAIL, f"{target} does not answer: {error.reason}"))
@@ -58,7 +58,7 @@ def _member(target: str, status: Any, address: EtcdAddress) -> Iterator[Finding]
     if tuple(int(part) for part in status.version.split(".")[:2]) < _MIN_VERSION:
         yield Finding("server", Severity.FAIL, f"{name}: 3.5 or newer is needed")
     elif not status.leader:
-        yield Finding("server", Severity.FAIL, f"{name} knows no leader: a majority of the members must run")
+        yield Finding("server", Severity.FAIL, f"{name} has no leader: a majority of the members must run")
     else:
         yield Finding("server", Severity.OK, name)
     for text in status.errors:
@@ -77,14 +77,14 @@ def _quota(target: str, status: Any, address: EtcdAddress) -> Finding:
     share = status.dbSize / quota
     text = f"{target}: {share:.0%} of {quota:,} bytes in use"
     if not told:
-        text += " (etcd's default, as it does not tell; ?quota= in the URL if it is another)"
+        text += " (the default of etcd, which does not report its quota; set ?quota= in the URL if it differs)"
     if share >= FULL_FROM:
         return Finding("quota", Severity.FAIL, f"{text}: new instances are refused; compact, defragment, or raise it")
-    return Finding("quota", Severity.WARN if share >= _MUCH else Severity.OK, text)
+    return Finding("quota", Severity.WARN if share >= _WARN_SHARE else Severity.OK, text)
 
 
 async def _compaction(client: EtcdClient, status: Any) -> Finding:
-    """Whether old revisions are ever forgotten: etcd does not tell how it is set, so the first one is asked for."""
+    """Whether etcd compacts old revisions: it does not report the setting, so this reads the first revision."""
     revision = status.header.revision
     first = etcd.TxnRequest(success=[{"request_range": {"key": b"\0", "revision": 1}}])
     try:
@@ -92,8 +92,8 @@ async def _compaction(client: EtcdClient, status: Any) -> Finding:
     except StoreUnavailableError:
         raise
     except StoreError:
-        return Finding("compaction", Severity.OK, f"old revisions are forgotten (now at {revision:,})")
+        return Finding("compaction", Severity.OK, f"old revisions are compacted (now at {revision:,})")
     if revision < _MANY_REVISIONS:
-        return Finding("compaction", Severity.OK, f"nothing to forget yet (at revision {revision:,})")
+        return Finding("compaction", Severity.OK, f"nothing to compact yet (at revision {revision:,})")
     advice = "start etcd with --auto-compaction-mode periodic --auto-compaction-retention 1m"
-    return Finding("compaction", Severity.WARN, f"none of {revision:,} revisions was ever forgotten; {advice}")
+    return Finding("compaction", Severity.WARN, f"none of {revision:,} revisions was ever compacted; {advice}")

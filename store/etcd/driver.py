@@ -1,4 +1,4 @@
-"""The etcd driver."""
+"""The driver: `KeyValue` over an etcd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peerjob.store.kv.base import Applied, Compare, Entry, Found, LeaseEndedErro
 from peerjob.store.kv.store import KVStore
 from peerjob.store.timeouts import answer_within
 
-from . import transaction as etcd_txn
+from . import transaction
 from .address import EtcdAddress, parse_address
 from .api import etcd
 from .client import EtcdClient
@@ -24,8 +24,8 @@ from .watch import EtcdWatch
 
 MAX_PAYLOAD = 1 << 20
 OPEN_TIMEOUT = 4.5
-_SMOOTH = 8
-"""How many transactions must have met no conflict before one is sent that does all or nothing."""
+_CONFLICT_FREE = 8
+"""After this many transactions without a conflict, the next one is sent as an AtomicRequest."""
 _CAPABILITIES = Capabilities(
     engine="etcd",
     durability="fsync",
@@ -42,7 +42,7 @@ def etcd_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
 
 
 class EtcdKeyValue:
-    """One user of an etcd, with connections of its own."""
+    """One user of an etcd, with its own connections."""
 
     def __init__(self, address: EtcdAddress, clock: Clock) -> None:
         self._address = address
@@ -50,8 +50,8 @@ class EtcdKeyValue:
         self._client = EtcdClient(address, clock)
         self._space = FreeSpace(self._client, clock)
         self._identity = ""
-        self._smooth = _SMOOTH
-        """How many transactions of several steps in a row met no conflict."""
+        self._conflict_free = _CONFLICT_FREE
+        """Number of transactions of several steps in a row without a conflict."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -69,8 +69,8 @@ class EtcdKeyValue:
         try:
             async with answer_within(OPEN_TIMEOUT, url=self._address.url):
                 await self._client.open()
-                reply = await self._greeted()
-                await self._space.look()
+                reply = await self._first_answer()
+                await self._space.check()
         except BaseException:
             await self.close()
             raise
@@ -84,22 +84,22 @@ class EtcdKeyValue:
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         replies = await self._read([Range(key) for key in keys])
-        return [etcd_txn.entry(one.response_range) for reply in replies for one in reply.responses]
+        return [transaction.entry(one.response_range) for reply in replies for one in reply.responses]
 
     async def read(self, ranges: Sequence[Range]) -> list[Found]:
         replies = await self._read(ranges)
-        return [etcd_txn.found(one.response_range) for reply in replies for one in reply.responses]
+        return [transaction.found(one.response_range) for reply in replies for one in reply.responses]
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         many = also is not None and len(steps) > 1
-        if also is not None and many and self._smooth >= _SMOOTH:
-            whole = etcd_txn.AtomicRequest(steps, also, guards)
+        if also is not None and many and self._conflict_free >= _CONFLICT_FREE:
+            whole = transaction.AtomicRequest(steps, also, guards)
             if whole.fits and (done := whole.applied(await self._client.call("txn", whole.data))):
                 return done
-        request = etcd_txn.Request(steps, also, guards)
+        request = transaction.Request(steps, also, guards)
         applied = request.applied(await self._client.call("txn", request.data))
         if many:
-            self._smooth = 0 if applied.also is None else self._smooth + 1
+            self._conflict_free = 0 if applied.also is None else self._conflict_free + 1
         return applied
 
     def watch(self, *prefixes: str) -> EtcdWatch:
@@ -121,23 +121,23 @@ class EtcdKeyValue:
         calls = [self._client.call("remaining", etcd.LeaseTimeToLiveRequest(ID=lease)) for lease in leases]
         return [_left_us(reply.TTL) for reply in await asyncio.gather(*calls)]
 
-    async def _greeted(self) -> Any:
-        """The first answer of a member that has a majority behind it."""
+    async def _first_answer(self) -> Any:
+        """The answer of the first member that belongs to a majority."""
         for left in reversed(range(len(self._address.endpoints))):
             try:
                 return await self._client.call("txn", b"")
             except StoreUnavailableError:
-                # it is silent, and has been left for the next
+                # the client uses the next member now
                 if not left:
                     raise
         raise AssertionError("an address has endpoints")
 
     async def _read(self, ranges: Sequence[Range]) -> list[Any]:
         parts = [ranges[at : at + MAX_OPERATIONS] for at in range(0, len(ranges), MAX_OPERATIONS)]
-        calls = [self._client.call("txn", etcd_txn.reading(part)) for part in parts]
+        calls = [self._client.call("txn", transaction.reading(part)) for part in parts]
         return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
 
 
 def _left_us(seconds: int) -> int:
-    """Of whole seconds, rounded down; below 0 for a lease that has ended."""
+    """Microseconds that are left; etcd gives whole seconds, rounded down, and -1 for a lease that has ended."""
     return seconds * 1_000_000 + 500_000 if seconds >= 0 else 0

@@ -1,4 +1,4 @@
-"""What etcd's errors mean to us."""
+"""Our errors for errors of etcd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PASSING = (
     codes.RESOURCE_EXHAUSTED,
     codes.FAILED_PRECONDITION,
 )
-"""What a later try, or one elsewhere, may not meet: no leader, a member that stops, too many requests."""
+"""A later call, or a call to another member, may succeed: no leader, a stopping member, too many requests."""
 _REFUSED = (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution")
 _BAD_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
@@ -27,16 +27,16 @@ _TOO_LARGE = ("request is too large", "larger than max")
 
 
 class RefusedError(StoreError, AuthError):
-    """Wrong credentials, or too few rights; a StoreError too, so that a running node waits until they are mended."""
+    """Wrong credentials, or missing rights; a StoreError, so that a running node waits until they are corrected."""
 
 
 def never_sent(error: Any) -> bool:
-    """Whether no server can have seen the request."""
+    """Whether the request cannot have reached a server."""
     return error.code() is codes.UNAVAILABLE and any(text in (error.details() or "") for text in _NEVER_SENT)
 
 
 def bad_token(error: Any) -> bool:
-    """Whether the request was refused, before anything was done, for want of a valid token."""
+    """Whether the request was refused for its token, before it had an effect."""
     return any(text in (error.details() or "") for text in _BAD_TOKEN)
 
 
@@ -46,10 +46,10 @@ def no_space(error: Any) -> bool:
 
 
 def translated(error: Any, url: str) -> PeerjobError:
-    """Our error for an error of gRPC's."""
+    """Our error for an error of gRPC."""
     code, details = error.code(), error.details() or ""
     if no_space(error):
-        return StoreUnavailableError(url, f"etcd is out of space and takes no writes until there is room: {details}")
+        return StoreUnavailableError(url, f"etcd is out of space, and takes no writes until it has some: {details}")
     if any(text in details for text in _TOO_LARGE):
         return StoreRefusedError(f"the store at {url} refused a request: {details}")
     if code in _REFUSED or "authentication failed" in details or bad_token(error):
@@ -58,6 +58,6 @@ def translated(error: Any, url: str) -> PeerjobError:
         return LeaseEndedError(url, details)
     if code in _PASSING:
         return StoreUnavailableError(url, details or code.name)
-    # etcd says so of requests with too many operations or with a key twice; of its own state it says other things
+    # etcd uses this code only for requests with too many operations or a duplicate key, not for its own state
     kind = StoreRefusedError if code is codes.INVALID_ARGUMENT else StoreError
     return kind(f"the store at {url} refused a request: {details or code.name}")

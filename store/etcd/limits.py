@@ -1,14 +1,16 @@
-"""What etcd accepts in one transaction, held against the memory driver in tests.
+"""The size of a transaction that etcd accepts; in tests, the memory driver checks it too.
 
-The guards are compares of the whole request. A driver for etcd can send any transaction in two ways. Either all steps
-are nested transactions, and so is what goes along, which then needs all their compares; or all compares stand
-outside, the operations of all steps in the branch where they hold, and the steps as nested transactions, with the
-guards, in the other: that leaves room for more compares, but sends the operations twice. The third way,
-`etcd_txn.Whole`, is taken only where it fits.
+The guards are compares of the whole request. `transaction.Request` sends a transaction in one of two ways:
 
-etcd (`checkTxnRequest`) takes the longest of a transaction's three lists: compares, operations where they hold, and
-operations where they do not. That must be at most `--max-txn-ops`, 128 by default, and a nested transaction may only
-have what its parent left of it. No key may be written twice. A test holds this against a server.
+* Nested: each step is a nested transaction, and so is `also`, which then needs the compares of all steps.
+* Outside: all compares are outside. The success branch has the operations of all steps; the failure branch has the
+  steps as nested transactions, with the guards. This allows more compares, but sends the operations twice.
+
+`transaction.AtomicRequest` is used only if it fits.
+
+etcd takes the longest of a transaction's three lists: compares, success operations and failure operations. Its length
+must be at most `--max-txn-ops`, 128 by default, and a nested transaction may use only what its parent leaves of that
+number. A key must not be written twice. A test compares these rules with a server.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class RequestRefusedError(AssertionError):
 
 
 def check(steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> None:
-    """Raise RequestRefusedError for a transaction over a limit."""
+    """Raise RequestRefusedError if a transaction exceeds a limit."""
     every = [*steps, also] if also is not None else list(steps)
     _check_keys(every)
     compares: set[Compare] = {compare for step in every for compare in step.compares}
@@ -46,7 +48,7 @@ def check(steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = 
         fits = nested or (min(within, bare) <= MAX_OPERATIONS and 2 * size <= MAX_BYTES)
     if not fits:
         raise RequestRefusedError(
-            f"{len(steps)} steps of up to {inner}, {len(compares)} compares, {along} operations along, {size} bytes"
+            f"{len(steps)} steps of up to {inner}, {len(compares)} compares, {along} operations in also, {size} bytes"
         )
 
 
@@ -65,6 +67,6 @@ def _check_keys(steps: Sequence[Step]) -> None:
     for step in steps:
         for op in step.ops:
             if not isinstance(op, Put):
-                hit = [key for key in put if op.key <= key < op.end] if op.end else [op.key] if op.key in put else []
-                if hit:
-                    raise RequestRefusedError(f"{hit[0]} is written and removed")
+                for key in put:
+                    if op.key <= key < op.end if op.end else op.key == key:
+                        raise RequestRefusedError(f"{key} is written and removed")

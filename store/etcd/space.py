@@ -1,4 +1,4 @@
-"""How much room an etcd has left, so that new instances are refused before it refuses what is under way."""
+"""The free space of an etcd: new instances are refused before etcd refuses the writes of running ones."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from .errors import RefusedError
 _LOGGER = logging.getLogger("peerjob.store")
 FULL_FROM = 0.8
 """Share of the quota from which on new instances are refused."""
-_LOOK_EVERY = 0.25
+_CHECK_EVERY = 0.25
 
 
 class FreeSpace:
-    """Looks while instances are added, and goes on looking while there is no room for more."""
+    """Checks the space while instances are added, and while etcd is full."""
 
     def __init__(self, client: EtcdClient, clock: Clock) -> None:
         self._client = client
         self._clock = clock
         self._full = False
-        self._looked = 0.0
+        self._checked = 0.0
         self._task: asyncio.Task[None] | None = None
 
     @property
     def full(self) -> bool:
-        """Whether new instances are to be refused, as of the last look."""
-        if self._task is None and self._clock.elapsed() - self._looked > _LOOK_EVERY:
-            self._task = self._client.start(self._follow(), name="look at etcd's room")
+        """Whether to refuse new instances, as of the last check."""
+        if self._task is None and self._clock.elapsed() - self._checked > _CHECK_EVERY:
+            self._task = self._client.start(self._follow(), name="check the space of etcd")
         return self._full or self._client.out_of_space
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Ask the member in use."""
-        with contextlib.suppress(RefusedError):  # who may not ask hears of it when a write is refused
+        with contextlib.suppress(RefusedError):  # a user without this right sees a refused write
             self._note(await self._client.call("status", etcd.StatusRequest()))
-        self._looked = self._clock.elapsed()
+        self._checked = self._clock.elapsed()
 
     async def _follow(self) -> None:
         try:
             while True:
                 with contextlib.suppress(StoreError):
-                    await self.look()
+                    await self.check()
                 if not self._full:
                     return
-                await asyncio.sleep(_LOOK_EVERY)
+                await asyncio.sleep(_CHECK_EVERY)
         finally:
             self._task = None
 
     def _note(self, status: Any) -> None:
         address = self._client.address
-        # 3.5 does not tell it
+        # etcd 3.5 does not report its quota
         quota = status.dbSizeQuota or address.quota or DEFAULT_QUOTA
         alarm = any("NOSPACE" in text for text in status.errors)
         full = alarm or status.dbSize >= FULL_FROM * quota

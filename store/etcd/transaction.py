@@ -1,13 +1,13 @@
-"""Transactions as etcd takes them.
+"""Transactions in the form of etcd.
 
-Guards are the compares of the whole request. Steps become nested transactions in it, each with its own compares,
-which etcd judges on the state before the whole request. What goes along needs the compares of all steps, so it is a
-nested transaction with all of them; where that is over etcd's limits, all compares stand outside, with the operations
-of all steps in the branch where they hold and the nested transactions in the other. `limits` says which fits.
+Guards are the compares of the whole request. Steps become nested transactions, each with its own compares, which etcd
+evaluates on the state before the whole request. `also` needs the compares of all steps, so it is a nested transaction
+with all of them. If that exceeds the limits of etcd, all compares are outside, the success branch has the operations
+of all steps, and the failure branch has the nested transactions. `limits` says which form fits.
 
-Both have most compares twice, and etcd looks each of them up. If no conflict is expected, an `AtomicRequest` comes
-first. It has the compares once, outside, and the operations of many steps in one nested transaction: all or nothing.
-If etcd refuses it, nothing is done, and the steps are sent as above.
+Both forms have most compares twice, and etcd evaluates each. If no conflict is expected, an `AtomicRequest` is sent
+first. It has each compare once, outside, and the operations of many steps in one nested transaction: all or nothing.
+If a compare fails, nothing is done, and the steps are sent as above.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_READS: tuple[Found, ...] = ()
 
 
 class AtomicRequest:
-    """A transaction of which nothing is done where one compare does not hold: the least that etcd can be asked."""
+    """A transaction that does nothing if one compare fails: the cheapest form for etcd."""
 
     def __init__(self, steps: Sequence[Step], also: Step, guards: Sequence[Compare] = ()) -> None:
         self._steps = steps
@@ -42,7 +42,7 @@ class AtomicRequest:
         self.data = b"".join([*compares, *nested, wire.nested(along)])
 
     def applied(self, reply: Any) -> Applied | None:
-        """What the reply says; None if nothing was done."""
+        """The result in a reply; None if nothing was done."""
         if not reply.succeeded:
             return None
         answers: list[Sequence[Found]] = []
@@ -55,7 +55,7 @@ class AtomicRequest:
 
 
 def _grouped(branches: Sequence[Sequence[bytes]], room: int) -> list[tuple[int, int]]:
-    """Cut a row of branches into as few nested transactions as `room` operations each allow."""
+    """Group branches into as few nested transactions of at most `room` operations as possible."""
     groups: list[tuple[int, int]] = []
     start = size = 0
     for at, branch in enumerate(branches):
@@ -67,7 +67,7 @@ def _grouped(branches: Sequence[Sequence[bytes]], room: int) -> list[tuple[int, 
 
 
 class Request:
-    """A transaction, built once and read back once."""
+    """A transaction whose steps succeed or fail one by one."""
 
     def __init__(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> None:
         self._steps = steps
@@ -104,7 +104,7 @@ class Request:
         ]
 
     def applied(self, reply: Any) -> Applied:
-        """What the reply says."""
+        """The result in a reply."""
         steps, also, replies = self._steps, self._also, reply.responses
         if not reply.succeeded and not self._outside:
             return Applied(reply.header.revision, [None] * len(steps), refused=True)
@@ -118,19 +118,19 @@ class Request:
 
 
 def reading(ranges: Iterable[Range]) -> bytes:
-    """A request that only reads."""
+    """The bytes of a request that only reads."""
     return b"".join(map(wire.read, ranges))
 
 
 def found(reply: Any) -> Found:
-    """What a range answered."""
+    """The reply of a range."""
     if not reply.count:
         return _NOTHING
     return Found([(kv.key.decode(), Entry(kv.value, kv.mod_revision, kv.lease)) for kv in reply.kvs], reply.count)
 
 
 def entry(reply: Any) -> Entry | None:
-    """What a range of one key answered."""
+    """The reply of a range of one key."""
     if not reply.count:
         return None
     kv = reply.kvs[0]

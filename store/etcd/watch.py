@@ -17,38 +17,38 @@ from .client import EtcdClient
 _LOGGER = logging.getLogger("peerjob.store")
 _FIRST_WAIT, _MAX_WAIT = 0.05, 1.0
 _LEADER = (("hasleader", "true"),)
-"""Ends the stream when the member loses the others, and would be silent."""
+"""Ends the stream when the member loses its majority; otherwise it would be silent."""
 
 
 class EtcdWatch:
-    """Keys that were put below some prefixes, read from a stream of its own, which is opened again when it breaks."""
+    """Keys that were put below some prefixes, read from a stream that is opened again when it ends."""
 
     def __init__(self, client: EtcdClient, prefixes: Sequence[str]) -> None:
         self._client = client
         self._prefixes = prefixes
         self._put: dict[str, bytes] = {}
         self._missed = False
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._from = client.revision + 1
-        """Where the first stream begins: whoever reads after us has seen what was before."""
+        """The first revision of the stream: a caller reads earlier revisions itself; 0: unknown."""
         self._task = client.start(self._run(), name=f"watch of {', '.join(prefixes)}")
-        client.on_move.add(self._again)
+        client.on_move.add(self._restart)
 
     async def changed(self, timeout: float) -> dict[str, bytes] | None:
-        if not self._news.is_set() and timeout > 0:
+        if not self._arrived.is_set() and timeout > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await self._news.wait()
-        self._news.clear()
+                    await self._arrived.wait()
+        self._arrived.clear()
         put, missed = self._put, self._missed
         self._put, self._missed = {}, False
         return None if missed else put
 
     def close(self) -> None:
-        self._client.on_move.discard(self._again)
+        self._client.on_move.discard(self._restart)
         self._task.cancel()
 
-    def _again(self) -> None:
+    def _restart(self) -> None:
         self._task.cancel()
         self._from = 0
         self._task = self._client.start(self._run(), name=self._task.get_name())
@@ -63,12 +63,12 @@ class EtcdWatch:
                     endpoint.watch(self._requests(), metadata=(*metadata, *_LEADER))
                 ) as replies:
                     async for reply in replies:
-                        if reply.canceled or self._ahead(reply):
+                        if reply.canceled or self._is_ahead(reply):
                             break
                         wait = _FIRST_WAIT
                         self._take(reply)
                 if client.address.username:
-                    # a stream that began with an old token ends like any other
+                    # the stream may have ended because of an old token
                     await client.renew_token(metadata)
             except aio.AioRpcError as error:
                 client.failed(endpoint, error)
@@ -90,15 +90,15 @@ class EtcdWatch:
         ]
         return [etcd.WatchRequest(create_request=create) for create in creates]
 
-    def _ahead(self, reply: Any) -> bool:
-        """Whether the server went back, as after a restore, and would be silent until it has caught up."""
+    def _is_ahead(self, reply: Any) -> bool:
+        """Whether the server lost its latest revisions, as after a restore: it is silent until it has caught up."""
         return bool(reply.created) and reply.header.revision + 1 < self._from
 
     def _take(self, reply: Any) -> None:
         if reply.created and not self._from:
-            # what was put between the streams is lost
+            # puts between two streams are lost
             self._missed = True
         for event in reply.events:
             self._put[event.kv.key.decode()] = event.kv.value
         if self._missed or self._put:
-            self._news.set()
+            self._arrived.set()

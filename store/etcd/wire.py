@@ -1,8 +1,8 @@
-"""The parts of a transaction as the bytes that protobuf would send.
+"""The parts of a transaction, encoded as protobuf does.
 
-A transaction holds hundreds of small messages, one in another. To let protobuf make them of dicts was the dearest
-thing that a worker did for the store, so they are put together from the inside out, each with its size before it.
-Numbers of fields are those of etcd's rpc.proto; a test holds all this against protobuf.
+A transaction has hundreds of small nested messages. Their creation from dicts by protobuf was the largest cost of a
+worker, so this module encodes them from the inside out, each after its size. The field numbers are those of etcd's
+rpc.proto; a test compares the bytes with those of protobuf.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def _size(length: int) -> bytes:
 
 
 def compare(wanted: Compare) -> bytes:
-    """A condition, as a part of a transaction."""
+    """A compare, as a part of a transaction."""
     key = wanted.key.encode()
     if wanted.end:
-        # nothing was created there: holds for each of none
+        # no key was ever created there: true for an empty range
         end = wanted.end.encode()
         body = b"\x10\x01\x1a%b%b\x28\x00\x82\x04%b%b" % (_size(len(key)), key, _size(len(end)), end)
     elif wanted.below:
@@ -44,7 +44,7 @@ def compare(wanted: Compare) -> bytes:
 
 
 def write(op: Op) -> bytes:
-    """A write, as a part of the branch where all compares hold."""
+    """A write, as a part of the success branch."""
     key = op.key.encode()
     if type(op) is Put:
         body = b"\x0a%b%b" % (_size(len(key)), key)
@@ -57,7 +57,7 @@ def write(op: Op) -> bytes:
 
 
 def read(wanted: Range) -> bytes:
-    """A read, as a part of the same branch."""
+    """A read, as a part of the success branch."""
     body = _between(wanted.start.encode(), wanted.end)
     if wanted.limit:
         body = b"%b\x18%b" % (body, _varint(wanted.limit))
@@ -69,7 +69,7 @@ def read(wanted: Range) -> bytes:
 
 
 def nested(parts: Iterable[bytes], *, otherwise: bool = False) -> bytes:
-    """A transaction, as a part of that branch or, `otherwise`, of the other one."""
+    """A transaction, as a part of the success branch or, `otherwise`, of the failure branch."""
     return _operation(b"\x22", b"".join(parts), b"\x1a" if otherwise else b"\x12")
 
 

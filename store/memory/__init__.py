@@ -1,1 +1,5 @@
-"""The memory driver of the key-value engine (`store/kv`), for tests and for one process."""
+"""The memory driver of engine B (`store/kv`): for tests, and for one process.
+
+`driver` implements `KeyValue` of `store/kv/base.py` and opens the store. `data` holds the keys, leases and watches, and
+`sorted_keys` the order of the keys. In tests, `data` also checks the limits of etcd and counts the cost of its reads.
+"""

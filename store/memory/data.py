@@ -1,4 +1,4 @@
-"""What a memory store holds: a dict, its keys in order, leases, and what etcd would charge for each read."""
+"""The data of a memory store: a dict, its keys in order, leases, watches, and the cost of reads on etcd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from peerjob.store.etcd import limits as etcd_limits
+from peerjob.store.etcd.limits import check
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, Op, Put, Range, Step
 
 from .sorted_keys import SortedKeys
@@ -21,17 +21,17 @@ _NO_READS: tuple[Found, ...] = ()
 
 
 class Costs(msgspec.Struct, kw_only=True):
-    """What reads would cost on etcd, which counts all keys in a range, and those deleted since it was compacted."""
+    """The cost of reads on etcd, which visits all keys of a range and those deleted since the last compaction."""
 
     reads: int = 0
     charged: int = 0
-    """Keys and tombstones in all ranges read."""
+    """Keys and tombstones in all ranges that were read."""
     worst: int = 0
-    """Keys and tombstones in the dearest range."""
+    """Keys and tombstones in the most expensive range."""
     worst_range: tuple[str, str] = ("", "")
 
     def charge(self, start: str, end: str, keys: int) -> None:
-        """Note a read."""
+        """Count a read."""
         self.reads += 1
         self.charged += keys
         if keys > self.worst:
@@ -41,15 +41,15 @@ class Costs(msgspec.Struct, kw_only=True):
 class _Table:
     """The keys with one prefix of two segments, `a/b/`."""
 
-    __slots__ = ("graves", "keys")
+    __slots__ = ("keys", "tombstones")
 
     def __init__(self) -> None:
         self.keys = SortedKeys()
-        self.graves = SortedKeys()
+        self.tombstones = SortedKeys()
 
 
 class MemoryData:
-    """What one memory store holds; every method is called under the lock."""
+    """The data of one memory store; call each method under the lock."""
 
     def __init__(self, *, max_keys: int | None = None, costs: Costs | None = None) -> None:
         self.lock = threading.Lock()
@@ -64,7 +64,7 @@ class MemoryData:
         self._leases: dict[int, tuple[int, int, set[str]]] = {}
         self._ends: list[tuple[int, int]] = []
         self._last_lease = 0
-        self._graves: set[str] = set()
+        self._tombstones: set[str] = set()
 
     @property
     def full(self) -> bool:
@@ -72,14 +72,14 @@ class MemoryData:
 
     @property
     def entries(self) -> Mapping[str, Entry]:
-        """Everything that is stored."""
+        """All keys and their entries."""
         return self._entries
 
     def compact(self) -> None:
-        """Forget what was deleted, as etcd does from time to time."""
+        """Forget deleted keys, as a compaction of etcd does."""
         for table in self._tables.values():
-            table.graves = SortedKeys()
-        self._graves.clear()
+            table.tombstones = SortedKeys()
+        self._tombstones.clear()
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -105,14 +105,14 @@ class MemoryData:
                         break
                     items.append((key, entries[key]))
             if self.costs is not None:
-                self.costs.charge(start, end, inside + table.graves.count(start, end))
+                self.costs.charge(start, end, inside + table.tombstones.count(start, end))
         return Found(items, count) if count else _NOTHING
 
     # -- writing --------------------------------------------------------------------------------------------------
 
     def apply(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> Applied:
         if self.costs is not None:
-            etcd_limits.check(steps, also, guards)
+            check(steps, also, guards)
         if not self._holds(guards):
             return Applied(self.revision, [None] * len(steps), refused=True)
         held = [self._holds(step.compares) for step in steps]
@@ -153,11 +153,11 @@ class MemoryData:
         if old is None:
             table = self._table(key)
             table.keys.add(key)
-            if self._graves and key in self._graves:
-                self._graves.discard(key)
-                table.graves.remove(key)
+            if self._tombstones and key in self._tombstones:
+                self._tombstones.discard(key)
+                table.tombstones.remove(key)
         if lease or (old is not None and old.lease):
-            self._hang(key, 0 if old is None else old.lease, lease)
+            self._change_lease(key, 0 if old is None else old.lease, lease)
         if self._watched and key.startswith(self._watched):
             for watch in self._watches:
                 watch.tell(key, value)
@@ -174,10 +174,10 @@ class MemoryData:
         table = self._table(key)
         table.keys.remove(key)
         if entry.lease:
-            self._hang(key, entry.lease, 0)
+            self._change_lease(key, entry.lease, 0)
         if self.costs is not None:
-            self._graves.add(key)
-            table.graves.add(key)
+            self._tombstones.add(key)
+            table.tombstones.add(key)
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class MemoryData:
         return 0 if known is None else known[0] - now_us
 
     def expire(self, now_us: int) -> None:
-        """End the leases whose time is over; what a lease was extended to is looked up when its first end comes."""
+        """End expired leases; an extension of a lease is only looked up when its earlier end has come."""
         while self._ends and self._ends[0][0] <= now_us:
             _, lease = heapq.heappop(self._ends)
             known = self._leases.get(lease)
@@ -244,7 +244,7 @@ class MemoryData:
             else:
                 heapq.heappush(self._ends, (known[0], lease))
 
-    def _hang(self, key: str, old: int, new: int) -> None:
+    def _change_lease(self, key: str, old: int, new: int) -> None:
         if old == new:
             return
         if old in self._leases:
@@ -254,7 +254,7 @@ class MemoryData:
 
 
 class MemoryWatch:
-    """Keys that were put below some prefixes, kept until its own loop asks."""
+    """Keys that were put below some prefixes, kept until the event loop of the watch asks."""
 
     def __init__(self, data: MemoryData, prefixes: tuple[str, ...]) -> None:
         self.prefixes = prefixes
@@ -265,7 +265,7 @@ class MemoryWatch:
             data.add_watch(self)
 
     def tell(self, key: str, value: bytes) -> None:
-        """Note a key that was put, under the data's lock, from any thread."""
+        """Note a key that was put; called under the lock of the data, from any thread."""
         if not key.startswith(self.prefixes):
             return
         self._put[key] = value
@@ -276,7 +276,7 @@ class MemoryWatch:
         if loop is _running_loop():
             _finish(future)
         else:
-            # a loop that was closed has nobody who waits
+            # a closed loop has no waiting task
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_finish, future)
 

@@ -1,8 +1,8 @@
-"""The memory driver.
+"""The driver: `KeyValue` in this process's memory.
 
-`memory://` is private to the store that opens it. `memory://name` is shared by all stores of that name in the
-process, and what it holds lives as long as the process, so that a node can stop and start again; `forget` drops it.
-Every call runs under one lock and finishes without a pause, so other threads and loops may share the data.
+`memory://` is private to the store that opens it. All stores of `memory://name` in the process share their data, which
+lives as long as the process, so that a node can stop and start again; `forget` drops it.
+Every call runs under one lock and does not wait, so other threads and loops may share the data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _shared_lock = threading.Lock()
 def memory_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits) -> KVStore:
     """A store in this process's memory.
 
-    `?max_keys=` bounds it: from 80 % of that many keys on, new instances are refused.
+    `?max_keys=` is its limit: from 80 % of that many keys on, new instances are refused.
     """
     options = query_options(url, {"max_keys": int})
     data = _data_of(urlsplit(url).netloc)
@@ -45,7 +45,7 @@ def memory_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits)
 
 
 def forget(name: str) -> None:
-    """Drop what `memory://name` holds; stores that are open keep what they have."""
+    """Drop the data of `memory://name`; open stores keep theirs."""
     with _shared_lock:
         _shared.pop(name, None)
 
@@ -58,7 +58,7 @@ def _data_of(name: str) -> MemoryData:
 
 
 class MemoryKeyValue:
-    """One user of the data, with a clock of its own."""
+    """One user of the data, with its own clock."""
 
     def __init__(self, data: MemoryData, clock: Clock) -> None:
         self._data = data

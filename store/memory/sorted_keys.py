@@ -1,7 +1,7 @@
-"""Keys in order, sorted only when somebody looks.
+"""Keys in order, sorted only when they are read.
 
-Most keys are only ever read by name, and many are gone before anybody asks for a range. So additions and removals
-are only noted, cancel each other out, and reach the sorted list with the next look.
+Most keys are read only by name, and many are removed before a range is read. So additions and removals are noted, an
+addition and its removal cancel each other, and the rest reaches the sorted list with the next read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sortedcontainers  # type: ignore[import-untyped]  # pyright: ignore[repor
 
 
 class _KeyList(Protocol):
-    """The part of a SortedList that is used here."""
+    """The used part of a SortedList."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[str]: ...
@@ -28,7 +28,7 @@ def _sorted_keys(keys: Iterable[str] = ()) -> _KeyList:
 
 
 class SortedKeys:
-    """A set of keys that can be walked in order."""
+    """A set of keys that can be read in order."""
 
     __slots__ = ("_added", "_removed", "_sorted")
 
@@ -38,14 +38,14 @@ class SortedKeys:
         self._removed: set[str] = set()
 
     def add(self, key: str) -> None:
-        """Add a key that is not there."""
+        """Add a new key."""
         if key in self._removed:
             self._removed.discard(key)
         else:
             self._added.add(key)
 
     def remove(self, key: str) -> None:
-        """Remove a key that is there."""
+        """Remove an existing key."""
         if key in self._added:
             self._added.discard(key)
         else:
@@ -62,7 +62,7 @@ class SortedKeys:
         return self._sorted.bisect_left(end) - self._sorted.bisect_left(start)
 
     def between(self, start: str, end: str, *, reverse: bool = False) -> Iterator[str]:
-        """The keys in [start, end); nothing may change while they are walked."""
+        """The keys in [start, end); the set must not change during the iteration."""
         self._settle()
         return self._sorted.irange(start, end, (True, False), reverse)
 
