@@ -447,7 +447,7 @@ class NodeRuntime:
                     logger.warning("node %r cannot join anew yet: %s", self._name, error)
                     await asyncio.sleep(1.0)
             self.kinds_changed()
-            self.job_schedules.look_again()
+            self.job_schedules.check_again()
             self.election.soon()
         finally:
             self._joining = None

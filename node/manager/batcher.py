@@ -1,4 +1,4 @@
-"""What many ask for at the same time goes to the store together: the first at once, the others in batches."""
+"""Sends concurrent requests to the store in batches."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ A = TypeVar("A")
 
 
 class Batcher(Generic[Q, A]):
-    """Groups concurrent calls: the first goes at once, those that come meanwhile go together when it is answered.
+    """Sends the first request at once, and the requests that arrive meanwhile as batches after its answer.
 
-    `send` answers a batch in its order, and `cut` makes batches that it takes of any number.
+    `send` answers a batch in its order. `split` makes batches of any number of requests.
     """
 
     def __init__(
-        self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], cut: Callable[[Sequence[Q]], Sequence[Sequence[Q]]]
+        self,
+        send: Callable[[Sequence[Q]], Awaitable[Sequence[A]]],
+        split: Callable[[Sequence[Q]], Sequence[Sequence[Q]]],
     ) -> None:
         self._send = send
-        self._cut = cut
+        self._split = split
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
         self._busy = False
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, one: Q) -> A:
-        """The answer to one; raises what `send` raises for the batch."""
+    async def ask(self, request: Q) -> A:
+        """Return the answer to one request; raises what `send` raises for its batch."""
         if self._busy:
             future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-            self._waiting.append((one, future))
+            self._waiting.append((request, future))
             return await future
         self._busy = True
         try:
-            return (await self._send([one]))[0]
+            return (await self._send([request]))[0]
         finally:
             self._busy = False
             if self._waiting:
@@ -50,22 +52,22 @@ class Batcher(Generic[Q, A]):
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, []
-                for part in self._cut([one for one, _ in batch]):
-                    futures, batch = batch[: len(part)], batch[len(part) :]
-                    await self._answer(part, [future for _, future in futures])
+                waiting, self._waiting = self._waiting, []
+                for batch in self._split([request for request, _ in waiting]):
+                    futures, waiting = waiting[: len(batch)], waiting[len(batch) :]
+                    await self._answer(batch, [future for _, future in futures])
         finally:
             self._busy = False
 
-    async def _answer(self, part: Sequence[Q], futures: Sequence[asyncio.Future[A]]) -> None:
+    async def _answer(self, batch: Sequence[Q], futures: Sequence[asyncio.Future[A]]) -> None:
         try:
-            answers = await self._send(part)
+            answers = await self._send(batch)
         except Exception as error:  # noqa: BLE001  # each caller gets it
-            if len(part) > 1 and (isinstance(error, StoreRefusedError) or not isinstance(error, StoreError)):
-                # one bad request must not fail those that happened to be sent with it
-                half = len(part) // 2
-                await self._answer(part[:half], futures[:half])
-                await self._answer(part[half:], futures[half:])
+            if len(batch) > 1 and (isinstance(error, StoreRefusedError) or not isinstance(error, StoreError)):
+                # one bad request must not fail the other requests of its batch
+                half = len(batch) // 2
+                await self._answer(batch[:half], futures[:half])
+                await self._answer(batch[half:], futures[half:])
                 return
             for future in futures:
                 if not future.done():

@@ -1,4 +1,4 @@
-"""A node behind blocking verbs: it runs on an event loop in a thread of its own."""
+"""Blocking verbs for a node or a client, which runs on an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Verb(Generic[T]):
-    """A verb on its way to the loop, which the thread that waits for it may give up at any moment."""
+    """A verb that runs on the loop, and that the waiting thread may give up at any moment."""
 
     def __init__(self, work: Coroutine[Any, Any, T], timed: Coroutine[Any, Any, T]) -> None:
         self._work = work
@@ -34,7 +34,7 @@ class _Verb(Generic[T]):
         self._given_up = False
 
     async def run(self) -> T:
-        """Run it; called on the loop."""
+        """Run the verb; called on the loop."""
         if self._given_up:
             self.close()
             raise asyncio.CancelledError
@@ -42,13 +42,13 @@ class _Verb(Generic[T]):
         return await self._timed
 
     def give_up(self) -> None:
-        """Cancel it, or let it not begin; called on the loop."""
+        """Cancel the verb, or keep it from beginning; called on the loop."""
         self._given_up = True
         if self._task is not None:
             self._task.cancel()
 
     def close(self) -> None:
-        """Throw away what was never begun."""
+        """Close the coroutines of a verb that never began."""
         self._timed.close()
         self._work.close()
 
@@ -70,8 +70,8 @@ class StartableManager(Manager):
     def blocking(self) -> BlockingManager:
         """The same verbs for code without an event loop: Flask, Django, scripts.
 
-        Use it instead of starting this manager. Call it before or after a fork; make the first call of a verb in the
-        process that uses it, as gRPC does not survive a fork.
+        Use the result instead of starting this manager. Call this method before or after a fork. Make the first call
+        of a verb in the process that uses it, because gRPC does not survive a fork.
         """
         return BlockingManager(self)
 
@@ -79,10 +79,10 @@ class StartableManager(Manager):
 class BlockingManager(BlockingVerbs):
     """The same verbs as `Node` and `Client`, for Flask, Django and scripts.
 
-    A context manager, or used as it is: the node (or client) starts with the first call, in each process that makes
-    one, so it is safe to create before a server forks, and stops at exit. Every verb raises RuntimeError on a thread
-    that runs an event loop, and NodeStateError once it is closed, also while it waits. The time of a VirtualClock
-    passes while a verb waits, and stands still between verbs.
+    Use it with or without `with`. The node (or client) starts with the first call in each process, and stops at exit,
+    so you may create it before a server forks. Every verb raises RuntimeError on a thread that runs an event loop, and
+    NodeStateError after `close`, also if it is waiting. The time of a VirtualClock passes while a verb waits, and
+    stands still between verbs.
     """
 
     def __init__(self, node: StartableManager) -> None:
@@ -98,7 +98,7 @@ class BlockingManager(BlockingVerbs):
         os.register_at_fork(after_in_child=lambda: (call := forked()) and call())
 
     def start(self) -> None:
-        """Start the node now; without it, the first verb does."""
+        """Start the node now, not at the first verb."""
         refuse_running_loop()
         self._started_loop()
 
@@ -118,7 +118,7 @@ class BlockingManager(BlockingVerbs):
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            # calls that came in while the loop ended
+            # calls that began while the loop ended
             for call in list(self._calls):
                 call.cancel()
 
@@ -146,7 +146,7 @@ class BlockingManager(BlockingVerbs):
         try:
             return self._result(verb, loop)
         except KeyboardInterrupt:
-            # it may have come before there was a future that could be cancelled
+            # the interrupt may have come before there was a future to cancel
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(verb.give_up)
             raise
@@ -172,15 +172,15 @@ class BlockingManager(BlockingVerbs):
             self._calls.discard(future)
 
     def _timed(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """The work, for which virtual time passes: the caller's thread is blocked, so the caller cannot move time."""
+        """Let virtual time pass during the work: the caller is blocked, so it cannot move the time itself."""
         return self._passing(work) if self._node.clock.virtual else work
 
     async def _passing(self, work: Coroutine[Any, Any, T]) -> T:
-        async with self._node.clock.passing(math.inf):  # a verb that waits has a limit of its own
+        async with self._node.clock.passing(math.inf):  # a verb that waits has its own limit
             return await work
 
     def _forked(self) -> None:
-        # a thread of the parent may have held it, and there is none here to let it go
+        # a thread of the parent may have held the lock, and no thread of the child releases it
         self._lock = threading.Lock()
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
@@ -191,14 +191,14 @@ class BlockingManager(BlockingVerbs):
                 return self._loop
             refuse_green_threads()
             if self._pid not in (0, os.getpid()):
-                # forked: the parent's loop and connections are not ours
+                # a forked child must not use the loop and the connections of its parent
                 self._node = self._node.remake()
             self._pid = os.getpid()
             self._calls = set()
             loop = new_loop()
             thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
             thread.start()
-            # before the start, as exit handlers are called in reverse order
+            # register before the start, because exit handlers are called in reverse order
             at_exit = AtExit(self._exit)
             try:
                 asyncio.run_coroutine_threadsafe(self._timed(self._node.start()), loop).result()
@@ -212,17 +212,13 @@ class BlockingManager(BlockingVerbs):
             return loop
 
     def _exit(self) -> None:
-        """Stop at the exit of the process; a node has left by itself before."""
+        """Stop at the exit of the process; a node has left the cluster by its own handler before."""
         loop, thread = self._loop, self._thread
         self._closed = True
         if loop is not None and thread is not None:
-            wait_on(loop, self._timed(self._node.stop(0)), 1.0, _nothing)
+            wait_on(loop, self._timed(self._node.stop(0)), 1.0, lambda: None)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(1.0)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _closed() -> NodeStateError:

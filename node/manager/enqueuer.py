@@ -1,4 +1,4 @@
-"""Instances on their way into the store: one at once, many concurrent ones together."""
+"""Stores new instances; concurrent calls share requests to the store."""
 
 from __future__ import annotations
 
@@ -10,32 +10,28 @@ from peerjob.store.base import Store
 
 from .batcher import Batcher
 
-IN_FLIGHT = 4
-"""Bulk batches under way at a time."""
+MAX_REQUESTS = 4
+"""Batches of one bulk that are sent at a time."""
 
 
 class Enqueuer:
-    """Stores instances for a node; concurrent `add` calls go together."""
+    """Stores instances for a node."""
 
     def __init__(self, store: Store, node: str) -> None:
         self._store = store
         self._node = node
-        self._batcher = Batcher(self._enqueue, _batches)
-
-    async def add(self, instance: NewInstance) -> Enqueued:
+        self.add = Batcher(self._enqueue, _batches).ask
         """Store one instance; returns once the store has it."""
-        return await self._batcher.ask(instance)
 
     async def add_many(self, instances: Sequence[NewInstance]) -> list[Enqueued]:
-        """Store many, in batches of which a few are under way at a time; answers in their order."""
-        batches = list(_batches(instances))
-        limit = asyncio.Semaphore(IN_FLIGHT)
+        """Store many instances, in batches; returns answers in their order."""
+        limit = asyncio.Semaphore(MAX_REQUESTS)
 
-        async def store(batch: Sequence[NewInstance]) -> list[Enqueued]:
+        async def enqueue(batch: Sequence[NewInstance]) -> list[Enqueued]:
             async with limit:
                 return await self._enqueue(batch)
 
-        answers = await asyncio.gather(*map(store, batches), return_exceptions=True)
+        answers = await asyncio.gather(*map(enqueue, _batches(instances)), return_exceptions=True)
         results: list[Enqueued] = []
         for answer in answers:
             if isinstance(answer, BaseException):
@@ -48,7 +44,7 @@ class Enqueuer:
 
 
 def _batches(instances: Sequence[NewInstance]) -> list[list[NewInstance]]:
-    """Cut by number and by bytes."""
+    """Split by number and by bytes."""
     batches: list[list[NewInstance]] = []
     size = MAX_BATCH_BYTES
     for instance in instances:

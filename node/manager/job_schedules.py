@@ -1,10 +1,11 @@
-"""Writes the schedules of jobs that are defined with a recurrence; the same on every node, there is one of each.
+"""Writes the schedules of jobs whose code defines a recurrence. All nodes write the same schedules.
 
-A start writes a definition only if it is another than code wrote last, and of no lower version. So a restart undoes no
-change that was made at run time, an older replica no newer definition, and pauses survive both.
+A node writes a definition only if it differs from the definition that code wrote last, and its version is not lower.
+So a restart does not undo a change that was made at run time, an older replica does not undo a newer definition, and
+pauses survive both.
 
-A node that joins anew may have a store that lost its data. The node then writes missing schedules again, except
-those that were removed on purpose.
+When a node joins again, its store may have lost data. The node then writes missing schedules again, except schedules
+that were removed on purpose.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from .schedule_changes import decoded, put_of
 logger = logging.getLogger("peerjob.node")
 
 MAX_CONFLICT_WAIT = 0.05
-"""Most seconds before a schedule that somebody else wrote at the same time is read again."""
+"""Seconds before a schedule that another node changed at the same time is read again."""
 
 
 class JobSchedules(BackgroundRole):
-    """Writes what was registered, and goes on trying while the store does not answer."""
+    """Writes the schedules of registered jobs, and tries again while the store does not answer."""
 
     name = "definitions"
 
@@ -44,40 +45,40 @@ class JobSchedules(BackgroundRole):
         self._pending: dict[str, Definition] = {}
         self._registered: dict[str, Definition] = {}
         self._revision = 0
-        """The highest revision that a schedule of these had."""
-        self._doubtful = False
-        """Whether the store may have lost what was written."""
+        """The highest revision of these schedules that this node has seen."""
+        self._check_needed = False
+        """Whether the store may have lost schedules."""
         self._added = asyncio.Event()
         self._writing = asyncio.Lock()
 
     def add(self, defined: dict[str, Definition]) -> None:
-        """Have these written, by name of the schedule."""
+        """Write these definitions soon, by name of the schedule."""
         self._pending |= defined
         self._registered |= defined
         if defined:
             self._added.set()
 
     def forget(self, kind: str) -> None:
-        """Do not write the schedules of a kind again: it is not registered any more."""
+        """Stop writing the schedules of a kind, which is not registered any more."""
         self._registered = {name: one for name, one in self._registered.items() if one.kind != kind}
 
-    def look_again(self) -> None:
-        """Have those written again that the store has lost."""
+    def check_again(self) -> None:
+        """Write the schedules again that the store has lost."""
         if self._registered:
-            self._doubtful = True
+            self._check_needed = True
             self._added.set()
 
     async def run(self) -> None:
         while True:
-            if self._doubtful:
-                await self._look()
+            if self._check_needed:
+                await self._find_lost()
             await self.write()
             self._added.clear()
-            if not self._doubtful:
+            if not self._check_needed:
                 await self._added.wait()
 
-    async def _look(self) -> None:
-        """Have written what is neither in the store nor was removed on purpose; raises StoreError."""
+    async def _find_lost(self) -> None:
+        """Add to the pending schedules those that are missing and were not removed on purpose; raises StoreError."""
         names, missing = list(self._registered), set[str]()
         for at in range(0, len(names), MAX_SCHEDULES):
             part = names[at : at + MAX_SCHEDULES]
@@ -87,7 +88,7 @@ class JobSchedules(BackgroundRole):
             missing -= await self._removed()
         lost = {name: one for name, one in self._registered.items() if name in missing}
         self._pending |= lost
-        self._doubtful = False
+        self._check_needed = False
         if lost:
             logger.warning(
                 "the store has lost %d schedule(s) that code defines, such as %r; node %r writes them again",
@@ -97,7 +98,7 @@ class JobSchedules(BackgroundRole):
             )
 
     async def _removed(self) -> set[str]:
-        """The schedules that were removed since the last of these was read or written, as far as the store knows."""
+        """The schedules that were removed since the last revision that this node has seen, if the store knows them."""
         removed, revision, more = set[str](), self._revision, True
         while more:
             page = await self._store.changed_schedules(revision)
@@ -106,20 +107,20 @@ class JobSchedules(BackgroundRole):
         return removed
 
     async def settle(self) -> None:
-        """Have what was registered written before it is read; where the store refuses, the role goes on trying."""
+        """Write pending schedules before schedules are read; after an error of the store, the role tries again."""
         if self._pending:
             with contextlib.suppress(StoreError):
                 await self.write()
 
     async def write(self) -> None:
-        """Write what is pending; raises StoreError, and what was not written stays pending."""
+        """Write the pending schedules; raises StoreError, and schedules that were not written stay pending."""
         async with self._writing:
             await self._write()
 
     async def _write(self) -> None:
         while names := list(self._pending)[:MAX_SCHEDULES]:
             rows = await self._store.get_schedules(names)
-            # at once, since a store writes together those that come together
+            # concurrently, because a store can write concurrent changes together
             settled = await asyncio.gather(
                 *(self._settle_one(name, row) for name, row in zip(names, rows, strict=True)), return_exceptions=True
             )
@@ -143,7 +144,7 @@ class JobSchedules(BackgroundRole):
         return settled
 
     async def _settled(self, name: str, definition: Definition, row: ScheduleRow | None) -> bool:
-        """Write one if it must be; False when somebody else was faster, so that it must be looked at again."""
+        """Write a schedule if necessary; False if another node changed it meanwhile, so it must be read again."""
         written = digest(definition)
         if row is not None:
             self._revision = max(self._revision, row.revision)

@@ -1,4 +1,4 @@
-"""Publishes the kinds that this node runs, and tells which kinds the namespace knows and which a live node serves."""
+"""Publishes the kinds that this node runs, and knows which kinds are published and which a live node runs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from peerjob.store.base import Store
 logger = logging.getLogger("peerjob.node")
 
 PUBLISH_INTERVAL = 6 * 3600.0
-"""Seconds after which the kinds are published again, so that the catalogue keeps them."""
-SERVED_FOR = 5.0
-"""Seconds for which the kinds of the live nodes are taken from the last look."""
-COUNTED_FOR = 60.0
-"""Seconds for which the number of the namespace's kinds is taken from the last count."""
+"""Seconds between two publications, so that the catalogue keeps the kinds."""
+MAX_SERVED_AGE = 5.0
+"""Seconds for which the kinds of live nodes are not read again."""
+MAX_COUNT_AGE = 60.0
+"""Seconds for which the kinds of the namespace are not counted again."""
 MAX_REMEMBERED = 20_000
-"""Most kinds that are remembered as known, and as warned about."""
+"""Kinds that are remembered as known, and kinds that are remembered as warned about."""
 
 
 class KindCatalogue(BackgroundRole):
-    """The namespace's kinds, as far as this node was told or asked."""
+    """The kinds of the namespace, as far as this node has read them."""
 
     name = "catalogue"
 
@@ -48,11 +48,11 @@ class KindCatalogue(BackgroundRole):
         self._looked_at: float | None = None
 
     def changed(self) -> None:
-        """Have the kinds published, since there are others now."""
+        """Publish the kinds soon, because they have changed."""
         self._changed.set()
 
     async def settle(self) -> None:
-        """Have the kinds published before the node claims; where the store refuses, the role goes on trying."""
+        """Publish the kinds before the node claims; after an error of the store, the role tries again."""
         with contextlib.suppress(StoreError):
             await self.publish()
 
@@ -75,24 +75,24 @@ class KindCatalogue(BackgroundRole):
                 raise
 
     async def knows(self, kind: str) -> bool:
-        """Whether any node of the namespace published a kind or runs it, asking the store unless that is remembered."""
+        """Whether a node of the namespace published a kind or runs it. Asks the store unless the kind is remembered."""
         if kind in self._known:
             return True
         (known,) = await self._store.published_kinds([kind])
         if known:
             _remember(self._known, kind)
-        # a live node could not publish while the store refused it, or the store lost the catalogue
+        # a live node may run a kind that it could not publish, or that the store has lost
         return known or kind in await self.served()
 
     async def admit(self, kind: str) -> None:
-        """Raise StoreFullError where a kind that no node has published would be one kind too many.
+        """Raise StoreFullError if a kind that no node has published would exceed the limit of kinds.
 
-        Each node counts the kinds once a minute, so several nodes together may go over the limit for that long.
+        Each node counts the kinds once a minute, so several nodes together may exceed the limit for a minute.
         """
         if kind in self._admitted or await self.knows(kind):
             return
         now = asyncio.get_running_loop().time()
-        if self._counted_at is None or now - self._counted_at >= COUNTED_FOR:
+        if self._counted_at is None or now - self._counted_at >= MAX_COUNT_AGE:
             counts = (await self._store.health()).counts
             self._counted_at = now
             self._room = self._max_kinds - len(counts)
@@ -108,12 +108,12 @@ class KindCatalogue(BackgroundRole):
         self._admitted.add(kind)
 
     async def check_served(self, kind: str) -> bool:
-        """Whether a live node runs a kind, as of the last few seconds; the first time that none does, warn."""
+        """Whether a live node runs a kind, as of the last few seconds. Warns once for each kind that none runs."""
         try:
             if kind in await self.served():
                 return True
         except StoreError:
-            return True  # not known to be unserved
+            return True  # unknown, so do not warn
         if kind not in self._warned:
             _remember(self._warned, kind)
             logger.warning(
@@ -124,9 +124,9 @@ class KindCatalogue(BackgroundRole):
         return False
 
     def needs_no_look(self, kind: str) -> bool:
-        """Whether a kind was admitted, and the last few seconds told that it is served, or a warning that it is not."""
-        told = kind in self._served or (kind in self._warned and (kind in self._known or kind in self._admitted))
-        return told and self._is_fresh()
+        """Whether the last few seconds showed that a kind is served, or that it is admitted and warned about."""
+        checked = kind in self._served or (kind in self._warned and (kind in self._known or kind in self._admitted))
+        return checked and self._is_fresh()
 
     async def served(self) -> frozenset[str]:
         """The kinds that live nodes run, as of the last few seconds; raises StoreError."""
@@ -138,7 +138,7 @@ class KindCatalogue(BackgroundRole):
 
     def _is_fresh(self) -> bool:
         looked_at = self._looked_at
-        return looked_at is not None and asyncio.get_running_loop().time() - looked_at < SERVED_FOR
+        return looked_at is not None and asyncio.get_running_loop().time() - looked_at < MAX_SERVED_AGE
 
 
 def _remember(kinds: set[str], kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Keeps log lines of instances that this node does not run, such as those of processors where it was scheduled."""
+"""Writes log lines of instances that do not run on this node, such as the lines of their processors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from peerjob.store.base import Store
 logger = logging.getLogger("peerjob.node")
 
 MAX_WAITING = 10_000
-"""Most lines that wait to be written; the oldest are dropped first."""
+"""Lines that wait to be written; the oldest are dropped first."""
 
 
 class LogLineWriter(BackgroundRole):
-    """Writes lines in the background. They may come from any thread, and are lost when the store does not answer."""
+    """Writes lines in the background. Any thread may add lines. They are lost if the store does not answer."""
 
     name = "lines"
 
@@ -38,12 +38,12 @@ class LogLineWriter(BackgroundRole):
     def keep(
         self, id: str, level: int, message: str, *, attempt: int = 0, fields: Mapping[str, object] | None = None
     ) -> None:
-        """Keep one line; `level` is a `logging` number."""
+        """Add one line; `level` is a `logging` number."""
         line = make_line(self.clock.time_us(), level, message, attempt=attempt, node=self._node, fields=fields)
         self.keep_all(id, (line,))
 
     def keep_all(self, id: str, lines: Sequence[LogLine]) -> None:
-        """Keep lines that are made already."""
+        """Add lines."""
         self._waiting.extend((id, line) for line in lines)
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the node has stopped
             self._loop.call_soon_threadsafe(self._added.set)
@@ -55,13 +55,13 @@ class LogLineWriter(BackgroundRole):
             await self.flush()
 
     async def settle(self, seconds: float) -> None:
-        """Write what waits, for so many seconds at most."""
+        """Write the waiting lines, for so many seconds at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits, and wait for a write that is under way."""
+        """Write the waiting lines, and wait for a write that is in progress."""
         async with self._writing:
             await self._flush()
 

@@ -1,4 +1,4 @@
-"""From a definition to what is put in the store: when it is due next, and what became of the times stepped over."""
+"""Makes the stored row of a schedule from its definition: the next time, and a record of the times in between."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHANGED = "the schedule was changed"
 
 
 def decoded(row: ScheduleRow) -> Definition | None:
-    """The definition in a row, or None when this release cannot read it."""
+    """The definition in a row; None if this release cannot read it."""
     try:
         return decode_definition(row.definition)
     except DecodeError:
@@ -21,10 +21,10 @@ def decoded(row: ScheduleRow) -> Definition | None:
 
 
 def put_of(name: str, definition: Definition, row: ScheduleRow | None, *, now_us: int, node: str) -> SchedulePut:
-    """Make a schedule, or change the one in `row`; a pause stays. Raises ScheduleError.
+    """Make a schedule, or change the schedule in `row`; a pause stays. Raises ScheduleError.
 
-    As long as it recurs as before, its next time stays what it is, and an interval counts from where it did. Otherwise
-    times count from now on, and those that nobody has fired yet are stepped over.
+    If the recurrence is the same, the next time and the start of an interval stay. Otherwise, times count from now,
+    and times that are due and not fired are recorded as missed.
     """
     old = None if row is None else decoded(row)
     same = old is not None and _recurs_by(old) == _recurs_by(definition)
@@ -36,12 +36,12 @@ def put_of(name: str, definition: Definition, row: ScheduleRow | None, *, now_us
     put = structs.replace(unchanged(row), kind=definition.kind, definition=encoded)
     if same:
         return put
-    stepped = paused_for(row, now_us, node) if row.paused else _behind(row, now_us, FireOutcome.MISSED, CHANGED, node)
-    return structs.replace(put, next_us=recurrence.next_after(max(now_us, row.last_us)), account=stepped)
+    skipped = paused_for(row, now_us, node) if row.paused else _skipped(row, now_us, FireOutcome.MISSED, CHANGED, node)
+    return structs.replace(put, next_us=recurrence.next_after(max(now_us, row.last_us)), account=skipped)
 
 
 def unchanged(row: ScheduleRow) -> SchedulePut:
-    """What leaves a schedule as it is in the row."""
+    """The write that leaves a schedule as it is in the row."""
     return SchedulePut(
         name=row.name,
         kind=row.kind,
@@ -59,11 +59,11 @@ def _recurs_by(definition: Definition) -> tuple[object, ...]:
 
 
 def paused_for(row: ScheduleRow, now_us: int, node: str) -> FireRecord | None:
-    """The nominal times that a pause has let pass so far; None when it was none."""
-    return _behind(row, now_us, FireOutcome.PAUSED, row.note, node)
+    """A record of the nominal times that have passed during a pause; None for no such times."""
+    return _skipped(row, now_us, FireOutcome.PAUSED, row.note, node)
 
 
-def _behind(row: ScheduleRow, now_us: int, outcome: FireOutcome, reason: str, node: str) -> FireRecord | None:
+def _skipped(row: ScheduleRow, now_us: int, outcome: FireOutcome, reason: str, node: str) -> FireRecord | None:
     first_us = row.next_us
     if first_us is None or first_us > now_us:
         return None
@@ -73,7 +73,7 @@ def _behind(row: ScheduleRow, now_us: int, outcome: FireOutcome, reason: str, no
         try:
             recurrence = recurrence_of(definition)
         except ScheduleError:
-            pass  # a zone that is not known here, say; the one time that the store names is all that is sure
+            pass  # such as a zone that this machine lacks; then only the time that the store names is sure
         else:
             count, last_us = max(1, recurrence.count(first_us - 1, now_us)), recurrence.latest_at(now_us)
     return FireRecord(

@@ -1,4 +1,4 @@
-"""From a call to what is stored: the job is found, arguments and options are checked, sizes are bounded."""
+"""Makes stored records of calls: finds the job, and checks arguments, options and sizes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from peerjob.model.state import State
 from peerjob.node.body.binding import Binding
 from peerjob.node.registry import Registry
 
-MAX_FOREIGN = 1_000
-"""Bindings kept of jobs that are not registered here."""
+MAX_UNREGISTERED = 1_000
+"""Bindings that are kept of jobs that are not registered here."""
 
 
 class Arguments(Mapping[str, Any]):
-    """What a key function is given: the call's arguments by parameter name, by position, or as attributes."""
+    """The arguments of a call, for a key function: by parameter name, by position, or as attributes."""
 
     def __init__(self, executor: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._positional = args
@@ -39,7 +39,7 @@ class Arguments(Mapping[str, Any]):
             try:
                 bound = inspect.signature(executor).bind_partial(*args, **kwargs)
             except (TypeError, ValueError):
-                return  # a callable without a signature: by position only
+                return  # a callable without a signature has arguments only by position
             bound.apply_defaults()
             self._named = bound.arguments
 
@@ -62,7 +62,7 @@ class Arguments(Mapping[str, Any]):
 
 
 class Scheduling:
-    """Makes `NewInstance`s, and definitions of schedules. Nothing here talks to the store."""
+    """Makes new instances and definitions of schedules; does not use the store."""
 
     def __init__(
         self,
@@ -76,18 +76,18 @@ class Scheduling:
         self._clock = clock
         self._registry = registry
         self.max_payload = max_payload
-        """Most bytes of arguments; a store may take less than its node."""
+        """Bytes of arguments; a store may lower the limit of its node."""
         self._timezone = timezone
         self._local = local
         self._ids = IdSource(clock)
         self.carrier: Callable[[], dict[str, str]] = dict
-        """The context of the trace in which something is scheduled; a node that does not trace stores none."""
-        self._foreign: dict[tuple[str, int], Binding] = {}
+        """Returns the current trace context, to be stored; empty on a node that does not trace."""
+        self._unregistered: dict[tuple[str, int], Binding] = {}
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
-        """The call that `schedule(target, *args, **kwargs)` means; raises TypeError.
+        """Make the call of `schedule(target, *args, **kwargs)`; raises TypeError.
 
-        A kind that is not registered here becomes a handle: the caller tells whether any node knows it.
+        A kind that is not registered here becomes a handle; the caller checks whether a node knows the kind.
         """
         if isinstance(target, Job):
             return Call(cast("Job[..., Any, Any]", target), args, kwargs)
@@ -103,14 +103,14 @@ class Scheduling:
         raise TypeError(f"schedule() takes a Job, a call or a kind, not {type(target).__name__}{hint}")
 
     def new(self, call: Call[Any]) -> NewInstance:
-        """What to store for one call; raises for everything that is wrong with it."""
+        """Make the instance to store for one call; raises an error for a call that is not valid."""
         job, timing = call.job, call.job.timing
         if {"cron", "every"} & job.overrides.keys() and timing.recurs and self._registry.find(job.kind) is not job:
             raise ScheduleError(
                 f"schedule() means one run, but this variant of job {job.kind!r} was given a recurrence (cron= or "
                 "every=); add_schedule() takes it"
             )
-        policy, spec, key = self._stored(call, job.overrides, self._clock.time_us(), self.carrier())
+        policy, spec, key = self._encode(call, job.overrides, self._clock.time_us(), self.carrier())
         return NewInstance(
             id=self._ids.one(),
             kind=job.kind,
@@ -125,16 +125,17 @@ class Scheduling:
         )
 
     def _jitter_us(self, job: Job[..., Any, Any]) -> int:
-        """How much later than its `at` or `after` one run is due."""
+        """Draw how much later than `at` or `after` one run is due."""
         timing = job.timing
         if timing.draw_jitter is not None:
             return to_micros(timing.draw_jitter(), "jitter")
         return drawn_us(timing.jitter_us, job.schedule_name if timing.hashed else None, self._clock.random)
 
     def definition(self, call: Call[Any], *, registered: bool = False) -> tuple[str, Definition]:
-        """Name and definition of the schedule that a call means; raises for everything that is wrong with it.
+        """Make the name and definition of the schedule of a call; raises an error for a call that is not valid.
 
-        Options of a job that is `registered`, or about to be, need not travel: whoever runs the kind has them.
+        The options of a job that is `registered`, or about to be, are not stored: each node that runs the kind has
+        them.
         """
         job, timing = call.job, call.job.timing
         if not timing.recurs:
@@ -145,7 +146,7 @@ class Scheduling:
                 "give it a duration, Jitter.random(...) or Jitter.hashed(...)"
             )
         known = registered or self._registry.find(job.kind) is job
-        policy, spec, key = self._stored(call, {} if known else job.overrides, 0, {})
+        policy, spec, key = self._encode(call, {} if known else job.overrides, 0, {})
         return job.schedule_name, Definition(
             kind=job.kind,
             spec=spec,
@@ -169,7 +170,7 @@ class Scheduling:
         )
 
     def defined(self, jobs: Iterable[Job[..., Any, Any]]) -> dict[str, Definition]:
-        """The schedules of those jobs that are defined with a recurrence and can run here, by name."""
+        """The schedules, by name, of the jobs that have a recurrence and can run here."""
         return dict(
             self.definition(job.call(), registered=True)
             for job in jobs
@@ -177,11 +178,11 @@ class Scheduling:
         )
 
     def again(self, record: Record) -> NewInstance:
-        """A new instance like an old one, due now; its idempotency key is not repeated."""
+        """Make an instance like an old one, due now, without its idempotency key."""
         old = decode_spec(record.spec)
         spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us(), trace=self.carrier())
         definition = self._registry.find(record.kind)
-        # the rest of the options is the business of who runs it, and need not be known here
+        # the node that runs the instance reads the other options
         kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
         policy = make_policy(kept if definition is None else definition.options | kept)
         return NewInstance(
@@ -208,17 +209,17 @@ class Scheduling:
         known = self._registry.find(job.kind)
         if registered is not None and known is not None and known.executor is job.executor:
             return registered
-        # a job that is defined here and not registered is checked all the same; its variants share a binding, which
-        # keeps the executor, so that its id stays its own
-        known_by = job.kind, id(job.executor)
-        binding = self._foreign.get(known_by)
+        # the calls of an unregistered job are checked, too. Its variants share a binding. The binding refers to the
+        # executor, so no other object gets its id
+        cached_by = job.kind, id(job.executor)
+        binding = self._unregistered.get(cached_by)
         if binding is None:
-            if len(self._foreign) >= MAX_FOREIGN:
-                del self._foreign[next(iter(self._foreign))]
-            binding = self._foreign[known_by] = Binding(job)
+            if len(self._unregistered) >= MAX_UNREGISTERED:
+                del self._unregistered[next(iter(self._unregistered))]
+            binding = self._unregistered[cached_by] = Binding(job)
         return binding
 
-    def _stored(
+    def _encode(
         self, call: Call[Any], overrides: dict[str, Any], created_us: int, trace: dict[str, str]
     ) -> tuple[Policy, bytes, str | None]:
         """Policy, spec and idempotency key of a call."""
@@ -227,12 +228,12 @@ class Scheduling:
         if binding is None:
             arguments = encode_arguments(call.args, call.kwargs)
         else:
-            binding.mode(job.policy.run_in)  # refuses what cannot run there
+            binding.mode(job.policy.run_in)  # raises for a job that cannot run there
             arguments = binding.encode(call.args, call.kwargs)
         registered = self._registry.find(job.kind)
         policy, executor = job.policy, job.executor
         if job.executor is None and registered is not None and registered is not job:
-            # a handle, or a kind: the definition that is known here gives what the handle leaves open
+            # for a handle or a kind, the registered job gives the options that the handle leaves open
             policy, executor = make_policy(registered.options | job.options), registered.executor
         stored = store_overrides(overrides, self._local(), self._registry.trusted(job)) if overrides else {}
         spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))
@@ -253,7 +254,7 @@ def _key(key: Any, executor: Callable[..., Any] | None, call: Call[Any]) -> str 
 
 
 def fresh_record(new: NewInstance, at_us: int) -> Record:
-    """The record of an instance that has just been stored, without reading it back."""
+    """Make the record of an instance that has just been stored, without reading it."""
     delay = new.delay_us or 0
     return Record(
         id=new.id,

@@ -1,4 +1,4 @@
-"""Waiters for final instances: woken by hints, and by reading again each second."""
+"""Waits for final instances: hints wake the waiters, and a poll each second finds what hints missed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLL = 1.0
 
 
 class Waiters(BackgroundRole):
-    """Who waits for which instance. Registering and reading is one step in the store, so no end is missed."""
+    """The waiters of a node, by instance. One step of the store registers a waiter and reads, so no end is missed."""
 
     name = "waiters"
 
@@ -31,7 +31,7 @@ class Waiters(BackgroundRole):
         self._wake = asyncio.Event()
 
     async def final(self, id: str) -> Record:
-        """The record of an instance, once it is final; raises UnknownInstanceError."""
+        """Return the record of an instance once it is final; raises UnknownInstanceError."""
         future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(id, []).append(future)
         self._new.add(id)
@@ -52,13 +52,13 @@ class Waiters(BackgroundRole):
             await self.final(id)
 
     def ended(self, id: str) -> None:
-        """A hint, or this node's own commit, says that an instance is final."""
+        """Read an instance soon: a hint or a commit of this node says that it is final."""
         if id in self._waiting:
             self._final.add(id)
             self._wake.set()
 
     async def stop(self) -> None:
-        """Stop, and tell whoever still waits."""
+        """Stop, and raise NodeStateError in the remaining waiters."""
         await super().stop()
         for id in list(self._waiting):
             self._resolve(id, NodeStateError("the node that waited for this instance has stopped"))
@@ -68,15 +68,15 @@ class Waiters(BackgroundRole):
         poll_at = loop.time() + POLL
         while True:
             self._wake.clear()
-            fresh, self._new = self._new, set()
-            if fresh:
-                await self._look(list(fresh), register=True)
+            new, self._new = self._new, set()
+            if new:
+                await self._read(list(new), register=True)
             if loop.time() >= poll_at:
-                await self._look(list(self._waiting), register=True)
+                await self._read(list(self._waiting), register=True)
                 poll_at = loop.time() + POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
             ended, self._final = self._final, set()
             if ended:
-                await self._look(list(ended), register=False)
+                await self._read(list(ended), register=False)
             if self._new or self._final:
                 continue
             if not self._waiting:
@@ -89,7 +89,7 @@ class Waiters(BackgroundRole):
             finally:
                 timer.cancel()
 
-    async def _look(self, ids: list[str], *, register: bool) -> None:
+    async def _read(self, ids: list[str], *, register: bool) -> None:
         for start in range(0, len(ids), MAX_BATCH):
             part = [id for id in ids[start : start + MAX_BATCH] if id in self._waiting]
             if not part:
@@ -101,15 +101,15 @@ class Waiters(BackgroundRole):
                 else:
                     found = await self._store.get(part)
             except BaseException:
-                self._new.update(ids[start:])  # asked again when the role begins anew
+                self._new.update(ids[start:])  # the role reads them when it runs again
                 raise
-            for id, one in zip(part, found, strict=True):
-                if one is None:
+            for id, answer in zip(part, found, strict=True):
+                if answer is None:
                     self._resolve(id, UnknownInstanceError(id))
-                elif isinstance(one, Record):
-                    if one.state.is_final:
-                        self._resolve(id, one)
-                elif one.is_final:
+                elif isinstance(answer, Record):
+                    if answer.state.is_final:
+                        self._resolve(id, answer)
+                elif answer.is_final:
                     self._final.add(id)
 
     def _resolve(self, id: str, answer: Record | Exception) -> None:

@@ -1,4 +1,4 @@
-"""Live streams of what happens to instances: states, log lines and progress."""
+"""Live streams of events of instances: states, log lines and progress."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 
 POLL = 1.0
+"""Seconds between two polls."""
 WATCH_TTL = 10.0
+"""Seconds for which the store sends change hints after a registration."""
 MAX_WAITING = 10_000
-"""Changed ids that wait to be read, beyond which the next poll finds them; events that a reader may be behind."""
+"""Changed ids that wait to be read (the next poll finds more), and events that a reader may be behind."""
 MAX_FINAL = 10_000
-"""Final instances that are remembered, so that what comes late of them is told once."""
+"""Final instances that are remembered, so that late log lines of them are sent once."""
 
 
-class _Seen:
-    """How much of one instance was told."""
+class _Sent:
+    """How much of one instance was sent to the streams."""
 
     __slots__ = ("entries", "log_cursor", "progress")
 
@@ -38,18 +40,18 @@ class _Seen:
 
 
 class _Stream:
-    """One reader: what it wants, and the events that it has yet to take."""
+    """One reader: its query, and the events that it has not read yet."""
 
     def __init__(self, query: Query) -> None:
         self.scope = (query.kind, query.id, query.tag)
         self.newest = ""
-        """The newest instance when it began."""
+        """The newest instance at the start of the stream."""
         self._between = (query.after_us, query.before_us)
         self._states = query.states
         self._level = None if query.level is None else int(query.level)
         self._waiting: list[Event] = []
         self._wake = asyncio.Event()
-        self._over: str | None = None
+        self._end_reason: str | None = None
 
     def matches(self, record: Record) -> bool:
         kind, id, tag = self.scope
@@ -63,25 +65,25 @@ class _Stream:
         created = id_time_us(record.id)
         return (after is None or created >= after) and (before is None or created < before)
 
-    def tell(self, events: Iterable[Event]) -> None:
-        if self._over is not None:
+    def send(self, events: Iterable[Event]) -> None:
+        if self._end_reason is not None:
             return
         self._waiting += [event for event in events if self._wants(event)]
         if len(self._waiting) > MAX_WAITING:
-            self.end(f"who watches is more than {MAX_WAITING:,} events behind; watch anew")
+            self.end(f"the reader of watch() is more than {MAX_WAITING:,} events behind; call watch() again")
         elif self._waiting:
             self._wake.set()
 
     def end(self, reason: str) -> None:
         self._waiting = []
-        self._over = reason
+        self._end_reason = reason
         self._wake.set()
 
     async def next(self) -> list[Event]:
         """The events since the last call, at least one."""
         await self._wake.wait()
-        if self._over is not None:
-            raise NodeStateError(self._over)
+        if self._end_reason is not None:
+            raise NodeStateError(self._end_reason)
         self._wake.clear()
         events, self._waiting = self._waiting, []
         return events
@@ -93,9 +95,9 @@ class _Stream:
 
 
 class Watchers(BackgroundRole):
-    """Reads once what changes while anybody watches, and tells every stream of what matches it.
+    """Reads each changed instance once while there are streams, and sends events to the streams that match.
 
-    Hints name what changed. Each poll reads what is active again, so that a lost hint is only late.
+    Hints name changed instances. Each poll reads the active instances again, so a lost hint only delays events.
     """
 
     name = "watchers"
@@ -107,8 +109,8 @@ class Watchers(BackgroundRole):
         self._manager = manager
         self._streams: set[_Stream] = set()
         self._joining: dict[_Stream, asyncio.Future[None]] = {}
-        self._active: dict[str, _Seen] = {}
-        self._final: dict[str, _Seen] = {}
+        self._active: dict[str, _Sent] = {}
+        self._final: dict[str, _Sent] = {}
         self._changed: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._registered: tuple[str, float] | None = None
@@ -130,7 +132,7 @@ class Watchers(BackgroundRole):
     async def events(
         self, query: Query, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
-        """What happens from now on to what matches."""
+        """Yield the events of matching instances from now on."""
         if self._stopped:
             raise NodeStateError("the node that watched has stopped")
         stream = _Stream(query)
@@ -152,8 +154,8 @@ class Watchers(BackgroundRole):
         while True:
             self._wake.clear()
             if not self._streams and not self._joining:
-                for known in (self._active, self._final, self._changed):
-                    known.clear()
+                for remembered in (self._active, self._final, self._changed):
+                    remembered.clear()
                 await self._wake.wait()
                 continue
             poll = bool(self._joining) or self.clock.elapsed() >= due
@@ -165,7 +167,7 @@ class Watchers(BackgroundRole):
                     await self._wake.wait()
 
     async def _read(self, *, poll: bool) -> None:
-        """Read what changed, and on a poll what is active; who asked before it begins is a stream after it."""
+        """Read changed instances, and on a poll the active ones; then the joining streams begin."""
         joining, self._joining = self._joining, {}
         changed, self._changed = self._changed, {}
         ids = changed
@@ -176,7 +178,7 @@ class Watchers(BackgroundRole):
                 scopes = {stream.scope for stream in (*self._streams, *joining)}
                 found = await self._lookup({(kind, tag) for kind, id, tag in scopes if id is None})
                 for record in found.values():
-                    await self._tell(record, joining, hinted=record.id in changed)
+                    await self._send(record, joining, hinted=record.id in changed)
                 single = {id for _, id, _ in scopes if id is not None and id not in self._final}
                 ids = dict.fromkeys(id for id in (*changed, *single, *self._active) if id not in found)
             await self._get(list(ids), joining, changed)
@@ -206,7 +208,7 @@ class Watchers(BackgroundRole):
         return page.records[0].id if page.records else ""
 
     async def _lookup(self, scopes: set[tuple[str | None, str | None]]) -> dict[str, Record]:
-        """What is active of these pairs of kind and tag."""
+        """The active instances of these pairs of kind and tag."""
         if (None, None) in scopes:
             scopes = {(None, None)}
         records: dict[str, Record] = {}
@@ -228,57 +230,57 @@ class Watchers(BackgroundRole):
                 if record is None:
                     self._active.pop(id, None)
                 else:
-                    await self._tell(record, joining, hinted=id in hinted)
+                    await self._send(record, joining, hinted=id in hinted)
 
-    async def _tell(self, record: Record, joining: Iterable[_Stream], *, hinted: bool) -> None:
+    async def _send(self, record: Record, joining: Iterable[_Stream], *, hinted: bool) -> None:
         streams = [stream for stream in self._streams if stream.matches(record)]
-        seen = self._active.get(record.id) or self._final.get(record.id)
+        sent = self._active.get(record.id) or self._final.get(record.id)
         if not streams:
             self._active.pop(record.id, None)
             if any(stream.matches(record) for stream in joining):
-                # it is there already: a stream tells only what comes
-                seen = seen or _Seen()
-                _, cursor = await self._lines(record, seen)
-                self._remember(record, seen, cursor)
+                # a stream does not send what happened before it began
+                sent = sent or _Sent()
+                _, cursor = await self._new_lines(record, sent)
+                self._remember(record, sent, cursor)
             return
-        unknown, seen = seen is None, seen or _Seen()
+        unknown, sent = sent is None, sent or _Sent()
         instance: Instance[Any] = Instance(self._manager, record)
-        lines, cursor = await self._lines(record, seen)
+        lines, cursor = await self._new_lines(record, sent)
         events = [
             Event(what="log", instance=instance, state=record.state, log=LogEntry(record.id, record.kind, line))
             for line in lines
         ]
-        if record.progress is not None and record.progress != seen.progress:
+        if record.progress is not None and record.progress != sent.progress:
             events.append(Event(what="progress", instance=instance, state=record.state))
-        fresh = min(_total(record) - seen.entries, len(record.history))
+        new_entries = min(_entries(record) - sent.entries, len(record.history))
         states = [
             Event(what="state", instance=instance, state=one.state, entry=HistoryEntry(record.id, record.kind, one))
-            for one in record.history[len(record.history) - fresh :]
+            for one in record.history[len(record.history) - new_entries :]
         ]
         for stream in streams:
             if unknown and record.state.is_final and record.id <= stream.newest:
-                # as far as one can tell, it was final when the stream began: its last state at most is news
-                stream.tell(events + states[-1:] if hinted else ())
+                # the instance was probably final when the stream began, so only its last state may be new
+                stream.send(events + states[-1:] if hinted else ())
             else:
-                stream.tell(events + states)
-        self._remember(record, seen, cursor)
+                stream.send(events + states)
+        self._remember(record, sent, cursor)
 
-    def _remember(self, record: Record, seen: _Seen, cursor: str | None) -> None:
-        seen.entries, seen.progress, seen.log_cursor = _total(record), record.progress, cursor
+    def _remember(self, record: Record, sent: _Sent, cursor: str | None) -> None:
+        sent.entries, sent.progress, sent.log_cursor = _entries(record), record.progress, cursor
         if not record.state.is_final:
-            self._active[record.id] = seen
+            self._active[record.id] = sent
             return
         self._active.pop(record.id, None)
         self._final.pop(record.id, None)
-        self._final[record.id] = seen
+        self._final[record.id] = sent
         if len(self._final) > MAX_FINAL:
             del self._final[next(iter(self._final))]
 
-    async def _lines(self, record: Record, seen: _Seen) -> tuple[list[LogLine], str | None]:
-        """The lines that were not told, and the cursor after them."""
+    async def _new_lines(self, record: Record, sent: _Sent) -> tuple[list[LogLine], str | None]:
+        """The lines that were not sent, and the cursor after them."""
         lines: list[LogLine] = []
-        cursor = seen.log_cursor
-        while record.fence:  # what nobody has claimed has logged nothing
+        cursor = sent.log_cursor
+        while record.fence:  # an instance that was never claimed has no lines
             page = await self._store.logs(record.id, cursor=cursor)
             cursor = page.cursor
             if not page.lines:
@@ -287,5 +289,5 @@ class Watchers(BackgroundRole):
         return lines, cursor
 
 
-def _total(record: Record) -> int:
+def _entries(record: Record) -> int:
     return sum(entry.count for entry in record.history)

@@ -5,7 +5,7 @@ import random
 import time
 
 from peerjob import INJECTED, Context, Job
-from peerjob.node.manager.loop_pauses import AT_A_STRETCH, map_with_pauses
+from peerjob.node.manager.loop_pauses import MAX_STRETCH, map_with_pauses
 from peerjob.testing import TestCluster, VirtualClock
 
 
@@ -54,7 +54,7 @@ async def test_how_busy_the_machine_is_changes_no_order(clock: VirtualClock) -> 
     turns: list[int] = []
 
     def busy(number: int) -> int:
-        until = time.perf_counter() + 2 * AT_A_STRETCH
+        until = time.perf_counter() + 2 * MAX_STRETCH
         while time.perf_counter() < until:
             pass
         return len(turns)
