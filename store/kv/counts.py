@@ -7,7 +7,7 @@ writers that meet in a lane have a conflict, after which one of them moves to an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
@@ -20,6 +20,8 @@ from .rows import decode_counts, encode
 COUNTER_SHARDS = 16
 _PAGE = 2_000
 """Most counters that are read in one request."""
+_MAX_KNOWN = 50_000
+"""Counters that a store keeps in mind, above which it reads them again."""
 SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, SET_ASIDE, READY = range(9)
 """Slots of a counter; READY counts what is in a kind's ready queues."""
 SLOTS = 9
@@ -61,16 +63,17 @@ class Counts:
             else:
                 self._free.append(shard.number)
 
-    async def load(self, shard: CounterShard, kinds: Iterable[str]) -> None:
+    async def load(self, shard: CounterShard, kinds: Collection[str]) -> None:
         """Learn what a lane holds for kinds that this store has not written there."""
-        missing = [kind for kind in kinds if (shard.number, kind) not in self._known]
-        if not missing:
-            return
-        if len(self._known) > 50_000:
-            self._known.clear()
-        for kind, entry in zip(missing, await self._kv.get([shard.key(kind) for kind in missing]), strict=True):
-            values = [0] * SLOTS if entry is None else _counted(entry.value)
-            self._known[shard.number, kind] = (0 if entry is None else entry.mod, values)
+        # another request may forget what is known while this one reads
+        while missing := [kind for kind in kinds if (shard.number, kind) not in self._known]:
+            if len(self._known) > _MAX_KNOWN:
+                self._known.clear()
+                missing = list(kinds)
+            entries = await self._kv.get([shard.key(kind) for kind in missing])
+            for kind, entry in zip(missing, entries, strict=True):
+                values = [0] * SLOTS if entry is None else _counted(entry.value)
+                self._known[shard.number, kind] = (0 if entry is None else entry.mod, values)
 
     def of(self, kind: str) -> Range:
         """The read of all counters of one kind."""

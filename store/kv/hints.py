@@ -165,12 +165,15 @@ class Hints:
         if now_us >= self._group_until_us or len(self._group_of) > _MAX_GROUPED:
             self._group_of.clear()
             self._group_until_us = now_us + _GROUPED_US
-        missing = [kind for kind in kinds if kind not in self._group_of]
-        if missing:
+        # another call may forget what is known while this one reads
+        known = {kind: self._group_of[kind] for kind in kinds if kind in self._group_of}
+        if missing := [kind for kind in kinds if kind not in known]:
             entries = await self._kv.get([self._keys.group_of(kind) for kind in missing])
             found = zip(missing, entries, strict=True)
-            self._group_of |= {kind: entry.value.decode(errors="replace") for kind, entry in found if entry is not None}
-        return {_GROUP + self._group_of[kind] for kind in kinds if kind in self._group_of}
+            read = {kind: entry.value.decode(errors="replace") for kind, entry in found if entry is not None}
+            known |= read
+            self._group_of |= read
+        return {_GROUP + group for group in known.values()}
 
     # -- fetching -------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ _FEW = 16
 """Most kinds that a node row names itself."""
 _MAX_KNOWN = 100
 _PART_BYTES = MAX_REQUEST_BYTES // 2
+_Set = tuple[tuple[str, ...], dict[str, str]]
+"""Kinds, and the signatures that are known of them."""
 
 
 class KindSets:
@@ -31,7 +33,7 @@ class KindSets:
     def __init__(self, kv: KeyValue, keys: Keys) -> None:
         self._kv = kv
         self._keys = keys
-        self._known: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {}
+        self._known: dict[str, _Set] = {}
 
     async def stored(self, node: NodeInfo) -> tuple[NodeRow, list[Compare]]:
         """The row of a node whose kinds are stored now, and what the step that writes the row compares."""
@@ -55,20 +57,23 @@ class KindSets:
     async def whole(self, rows: Iterable[NodeRow]) -> list[NodeInfo]:
         """What these nodes show, with their kinds."""
         rows = list(rows)
-        for digest in {row.kinds for row in rows if row.kinds} - self._known.keys():
-            prefix = f"{self._keys.kinds}{digest}/"
-            (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
-            kinds = [one for _, entry in found.items for one in kinds_of(entry.value)]
-            signatures = {kind: signature for kind, signature in kinds if signature is not None}
-            if kinds:
-                self._remember(digest, tuple(kind for kind, _ in kinds), signatures)
-        return [self._whole(row) for row in rows]
+        # apart from what is kept, as that may be less than these nodes have
+        sets = {digest: await self._set(digest) for digest in dict.fromkeys(row.kinds for row in rows) if digest}
+        return [_whole(row, *sets[row.kinds]) if row.kinds else row.info for row in rows]
 
-    def _whole(self, row: NodeRow) -> NodeInfo:
-        if not row.kinds:
-            return row.info
-        kinds, signatures = self._known.get(row.kinds, ((), {}))
-        return msgspec.structs.replace(row.info, kinds=kinds, signatures=row.info.signatures | signatures)
+    async def _set(self, digest: str) -> _Set:
+        """The kinds of a set and their signatures; none for one that was removed."""
+        known = self._known.get(digest)
+        if known is not None:
+            return known
+        prefix = f"{self._keys.kinds}{digest}/"
+        (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
+        kinds = [one for _, entry in found.items for one in kinds_of(entry.value)]
+        signatures = {kind: signature for kind, signature in kinds if signature is not None}
+        read = tuple(kind for kind, _ in kinds), signatures
+        if kinds:
+            self._remember(digest, *read)
+        return read
 
     async def remove_unused(self) -> None:
         """Remove kinds that no node row names."""
@@ -88,6 +93,10 @@ class KindSets:
         if len(self._known) >= _MAX_KNOWN:
             del self._known[next(iter(self._known))]
         self._known[digest] = (kinds, signatures)
+
+
+def _whole(row: NodeRow, kinds: tuple[str, ...], signatures: dict[str, str]) -> NodeInfo:
+    return msgspec.structs.replace(row.info, kinds=kinds, signatures=row.info.signatures | signatures)
 
 
 def _parts(node: NodeInfo) -> Iterable[list[tuple[str, str | None]]]:

@@ -31,6 +31,8 @@ _WIDEN = 8
 _MAX_GAP_MS = 100
 """The widest gap that is expected to come again, since what comes in within that time is read at once then."""
 _ATTEMPTS = 8
+_MAX_KNOWN = 50_000
+"""Queues of which a store keeps the head and the width of the windows in mind."""
 _NO_ID = "00000000-0000-0000"
 """Stands in an index where a queue begins at a time, whatever the id."""
 
@@ -237,7 +239,7 @@ class Queues:
 
     def scan(self, head: Head, *, now_us: int, until: str = AFTER_ALL, whole: bool = False) -> Scan:
         """Begin to read a queue; with `whole` all of it at once, unless it is known to be long."""
-        if len(self._window_widths) > 50_000:
+        if len(self._window_widths) > _MAX_KNOWN:
             self._window_widths.clear()
         return Scan(head, until, now_us, self._window_widths, whole=whole)
 
@@ -284,7 +286,7 @@ class Queues:
         self.forget(self._keys.queue_of(step.ops[0].key) for step in wanted)
 
     def _note(self, queue: str, start: str) -> None:
-        if len(self._known) > 50_000:
+        if len(self._known) > _MAX_KNOWN:
             self._known.clear()
         self._known[queue] = start
 

@@ -15,6 +15,7 @@ from msgspec import structs
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
+from peerjob.store.kv import answers, context, counts, hints, kind_sets, queues
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.selection import MAX_PASSED
 from peerjob.store.kv.store import KVStore
@@ -80,6 +81,17 @@ class TestOvertaken(StoreConformance):
 
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
         return await self.clock.run(awaitable)
+
+
+class TestForgetful(TestOvertaken):
+    """The same by stores that keep hardly anything in mind, so that each forgets what another request has learned."""
+
+    @pytest.fixture(autouse=True)
+    def _small_caches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (answers, counts, kind_sets, queues):
+            monkeypatch.setattr(module, "_MAX_KNOWN", 1)
+        monkeypatch.setattr(context, "_MAX_CACHED", 1)
+        monkeypatch.setattr(hints, "_MAX_GROUPED", 1)
 
 
 class Windowed(Overtaken):
@@ -209,6 +221,6 @@ async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_
     assert kv.others is None
     assert len({claim.id for claim in claims}) == len(claims) == 20
     totals = Counter[State]()
-    for counts in (await other.store.health()).counts.values():
-        totals.update(counts)
+    for states in (await other.store.health()).counts.values():
+        totals.update(states)
     assert totals == {State.SCHEDULED: 75, State.PROCESSING: 35}

@@ -7,6 +7,7 @@ import pytest
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import StoreLimits
+from peerjob.store.kv import counts
 from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
 from peerjob.store.kv.context import KVContext
 from peerjob.store.kv.kind_groups import Grouping
@@ -14,7 +15,8 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import Factory, Peer, outcome
+from peerjob.testing.factories import LONG_TTL_US, Factory, Peer, outcome
+from support.counted import assert_counted
 
 Work = Callable[["Bench"], Awaitable[tuple[int, int, int]]]
 
@@ -275,3 +277,28 @@ async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(c
     groups = await node.settled(("a", "b"))
     assert kv.between is None
     assert groups == await node.settled(("a", "b"))
+
+
+async def test_nodes_show_their_kinds_however_many_sets_of_kinds_there_are(clock: VirtualClock) -> None:
+    make = Factory(clock)
+    kinds = {f"node-{number}": tuple(f"{number}-{kind}" for kind in range(20)) for number in range(120)}
+    async with opened(clock, 2) as bench:
+        for name, its in kinds.items():
+            await bench.store.join(make.node(name=name, kinds=its), ttl_us=LONG_TTL_US)
+        for store in (bench.store, bench.another()):
+            shown = {view.info.name: view.info.kinds for view in await store.nodes() if view.info.name in kinds}
+            assert shown == kinds
+
+
+async def test_requests_for_many_kinds_count_though_counters_are_forgotten(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that are under way at a time use counters that one of them knows and another one forgets."""
+    monkeypatch.setattr(counts, "_MAX_KNOWN", 3)
+    make = Factory(clock)
+    async with opened(clock, 2) as bench:
+        kinds = [f"kind-{number}" for number in range(40)]
+        for at in range(20):
+            for start in (0, at, 20):
+                await bench.store.enqueue([make.instance(kind=kind) for kind in kinds[start : start + 10]])
+        assert_counted(bench.data, "n")
