@@ -50,7 +50,6 @@ from .work.hint_router import HintRouter
 from .work.outbox import Outbox
 from .work.outcome_builder import OutcomeBuilder
 from .work.pool import Pool, Prefetch
-from .work.processor_calls import ProcessorCalls
 from .work.processors import Processors
 from .work.reconciler import Reconciler
 from .work.run import HeldClaims
@@ -140,19 +139,24 @@ class NodeRuntime:
             context_vars=self._context_vars,
         )
         self.log_lines = LogLineWriter(clock=clock, store=store, node=name)
-        self.processor_calls = ProcessorCalls(
+        self.waiters = Waiters(clock=clock, store=store, incarnation=self.held_claims.current_incarnation)
+        self.changes = ChangeListener(
             clock=clock,
             name=name,
             manager=manager,
             registry=registry,
+            held_claims=self.held_claims,
             runner=runner,
-            processors=self.processors,
+            pool=self.pool,
             context_backend=self.context_backend,
             outbox=self.outbox,
             outcome_builder=self._outcome_builder,
             log_lines=self.log_lines,
+            processors=self.processors,
+            waiters=self.waiters,
+            observers=observers,
+            spawn=self._spawn,
         )
-        self.waiters = Waiters(clock=clock, store=store, incarnation=self.held_claims.current_incarnation)
         self.claim_loop = ClaimLoop(
             clock=clock,
             store=store,
@@ -160,8 +164,7 @@ class NodeRuntime:
             held_claims=self.held_claims,
             outbox=self.outbox,
             pool=self.pool,
-            processor_calls=self.processor_calls,
-            waiters=self.waiters,
+            changes=self.changes,
             on_dead=self._incarnation_dead,
             observers=observers,
         )
@@ -173,18 +176,6 @@ class NodeRuntime:
         )
 
         # the verbs of the manager
-        self.changes = ChangeListener(
-            manager=manager,
-            registry=registry,
-            held_claims=self.held_claims,
-            pool=self.pool,
-            outbox=self.outbox,
-            outcome_builder=self._outcome_builder,
-            waiters=self.waiters,
-            processor_calls=self.processor_calls,
-            observers=observers,
-            spawn=self._spawn,
-        )
         self.enqueuer = Enqueuer(store, name)
         self.records = RecordReader(store)
         self.catalogue = KindCatalogue(

@@ -14,7 +14,6 @@ from peerjob.model.injected import current_run
 from peerjob.node.registry import Registry
 from peerjob.node.work.change_listener import ChangeListener
 from peerjob.node.work.pool import Pool
-from peerjob.node.work.processor_calls import ProcessorCalls
 from peerjob.store.base import Store
 
 from .enqueuer import Enqueuer
@@ -39,7 +38,6 @@ class ManagedRuntime(Protocol):
     records: RecordReader
     job_schedules: JobSchedules
     log_lines: LogLineWriter
-    processor_calls: ProcessorCalls
     waiters: Waiters
     watchers: Watchers
 

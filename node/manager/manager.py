@@ -64,7 +64,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
             await self.is_served(new.kind)
         if not answer.is_new:
             return Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False)
-        return runtime.processor_calls.scheduled(call.job, fresh_record(new, self.clock.time_us()))
+        return runtime.changes.scheduled(call.job, fresh_record(new, self.clock.time_us()))
 
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; check every call before storing the first. `ids` as in `schedule_as`."""
@@ -93,7 +93,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
         instances: list[Instance[R]] = []
         for call, one, answer in zip(calls, new, answers, strict=True):
             if answer.is_new:
-                instances.append(runtime.processor_calls.scheduled(call.job, fresh_record(one, now)))
+                instances.append(runtime.changes.scheduled(call.job, fresh_record(one, now)))
             else:
                 instances.append(Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False))
         return instances
@@ -104,7 +104,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
         new = [self._scheduling.again(instance.record) for instance in old]
         await runtime.enqueuer.add_many(new)
         now = self.clock.time_us()
-        return [runtime.processor_calls.scheduled(self.find_job(one.kind), fresh_record(one, now)) for one in new]
+        return [runtime.changes.scheduled(self.find_job(one.kind), fresh_record(one, now)) for one in new]
 
     async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
         runtime = self._need_runtime()
@@ -113,7 +113,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
             raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
         new = self._scheduling.again(old)
         await runtime.enqueuer.add(new)
-        return runtime.processor_calls.scheduled(self.find_job(new.kind), fresh_record(new, self.clock.time_us()))
+        return runtime.changes.scheduled(self.find_job(new.kind), fresh_record(new, self.clock.time_us()))
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
         return self._scheduling.read_result(record, job)

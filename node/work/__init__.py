@@ -9,7 +9,7 @@ Read in this order:
 5. `outcome_builder`: makes the `Outcome`; `backoff` and `failure_log` help
 6. `outbox`: holds outcomes and reports until the next round
 
-Then the edges: `processors` and `processor_calls` (callbacks of users), `context_backend` (what a body asks of its
-node), `hint_router` and `change_listener` (news from peers and callers), `reconciler` (claims whose answer was lost),
+Then the edges: `change_listener` and `processors` (waiters, observers, and callbacks of users), `context_backend` (what
+a body asks of its node), `hint_router` (hints from the store), `reconciler` (claims whose answer was lost),
 `refused_records` (requests that the store refuses for good).
 """

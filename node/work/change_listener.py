@@ -1,4 +1,7 @@
-"""Tells waiters, processors and observers of changes that peers, schedules and callers of this node made."""
+"""Tells waiters, processors and observers when this node makes, or hears of, a change of the state of an instance.
+
+The node that makes a change calls the processors, after the store has committed the change.
+"""
 
 from __future__ import annotations
 
@@ -8,48 +11,131 @@ from typing import Any
 
 from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
+from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError
 from peerjob.model.firing import Fire, FireRecord
-from peerjob.model.record import NewInstance, Reaped
+from peerjob.model.job import Job
+from peerjob.model.record import FINAL_STATE, Action, NewInstance, Outcome, Reaped, Record
+from peerjob.model.spec import decode_spec
+from peerjob.model.state import State
+from peerjob.node.manager.log_lines import LogLineWriter
+from peerjob.node.manager.scheduling import fresh_record
 from peerjob.node.manager.waiting import Waiters
 from peerjob.node.observe.listeners import call_listener
 from peerjob.node.observe.observer import Observer
 from peerjob.node.registry import Registry
 
+from .context_backend import NodeContextBackend
 from .outbox import Outbox
 from .outcome_builder import OutcomeBuilder
 from .pool import Pool
-from .processor_calls import ProcessorCalls
-from .run import HeldClaims
+from .processors import Processors
+from .run import HeldClaims, Run, ended_record
+from .runner import InstanceRunner
 
 
 class ChangeListener:
-    """Learns of cancelled, reaped and fired instances. `spawn` runs a read of the store in the background."""
+    """`spawn` runs a read of the store in the background."""
 
     def __init__(
         self,
         *,
+        clock: Clock,
+        name: str,
         manager: Manager,
         registry: Registry,
         held_claims: HeldClaims,
+        runner: InstanceRunner,
         pool: Pool,
+        context_backend: NodeContextBackend,
         outbox: Outbox,
         outcome_builder: OutcomeBuilder,
+        log_lines: LogLineWriter,
+        processors: Processors,
         waiters: Waiters,
-        processor_calls: ProcessorCalls,
         observers: Sequence[Observer],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
+        self._clock = clock
+        self._name = name
         self._manager = manager
         self._registry = registry
         self._held_claims = held_claims
+        self._runner = runner
         self._pool = pool
+        self._context_backend = context_backend
         self._outbox = outbox
         self._outcome_builder = outcome_builder
+        self._log_lines = log_lines
+        self._processors = processors
         self._waiters = waiters
-        self._processor_calls = processor_calls
         self._observers = observers
         self._spawn = spawn
+
+    # -- runs of this node -------------------------------------------------------------------------------------------
+
+    def claimed(self, run: Run) -> None:
+        """This node claimed the instance."""
+        job = self._registry.find(run.claim.kind)
+        if job is None or not (job.policy.on_state_change or b"on_state_change" in run.claim.spec):
+            return
+        with contextlib.suppress(ValueError):  # the runner terminates an instance whose record is unreadable
+            self._runner.prepare(run)
+            callback = run.policy.on_state_change if run.policy is not None else None
+            if callback is not None:
+                self._processors.tell(run, self._context_backend.instance_of(run), (callback, State.PROCESSING))
+
+    def accepted(self, run: Run, outcome: Outcome) -> None:
+        """The store accepted the outcome of a run."""
+        state = FINAL_STATE.get(outcome.action)
+        if state is not None:
+            self._waiters.ended(run.claim.id)
+        policy = run.policy
+        if policy is None or outcome.action in (Action.RELEASE, Action.HAND_BACK):
+            return
+        on_complete = policy.on_complete if state is State.COMPLETED else None
+        if policy.on_state_change is None and on_complete is None:
+            return
+        record = ended_record(
+            self._context_backend.instance_of(run).record,
+            outcome,
+            state or State.SCHEDULED,
+            self._name,
+            self._clock.time_us(),
+        )
+        instance: Instance[Any] = Instance(self._manager, record, job=run.job)
+        told: list[tuple[Callable[..., Any], object]] = []
+        if policy.on_state_change is not None:
+            told.append((policy.on_state_change, state or State.SCHEDULED))
+        if on_complete is not None:
+            try:
+                told.append((on_complete, instance.outcome()))
+            except Exception as error:  # noqa: BLE001  # the result of one instance must not stop the claim loop
+                self._processors.note(run, on_complete, "was not called: the result cannot be read:", error)
+        context = run.context
+        if context is not None:
+            self._context_backend.runs[context] = run
+        task = self._processors.tell(run, instance, *told)
+        task.add_done_callback(lambda _: self._done(run, ended=state is not None))
+
+    def _done(self, run: Run, *, ended: bool) -> None:
+        if run.context is not None:
+            self._context_backend.runs.pop(run.context, None)
+        if run.logs and ended:
+            self._outbox.add(run, self._outcome_builder.report(run))
+        elif run.logs:
+            # the instance is in the queue again, so the old claim cannot write
+            self._log_lines.keep_all(run.claim.id, run.take_logs())
+
+    # -- callers of this node ----------------------------------------------------------------------------------------
+
+    def scheduled(self, job: Job[..., Any, Any] | None, record: Record) -> Instance[Any]:
+        """The handle of an instance that this node has just stored."""
+        instance: Instance[Any] = Instance(self._manager, record, job=job)
+        if job is not None and job.policy.on_state_change is not None:
+            callback = job.policy.on_state_change
+            self._processors.tell(None, instance, (callback, State.CREATED), (callback, State.SCHEDULED))
+        return instance
 
     def cancelled(self, instance: Instance[Any]) -> None:
         """This node cancelled an instance: end its body if it runs here, and call its processors."""
@@ -57,7 +143,7 @@ class ChangeListener:
             call_listener("cancel", observer.cancelled, instance.kind)
         self.end_body(instance.id)
         self._waiters.ended(instance.id)
-        call_listener(f"instance {instance.id}", self._processor_calls.changed, instance, instance.state)
+        call_listener(f"instance {instance.id}", self._changed, instance, instance.state)
 
     def end_body(self, id: str) -> None:
         """A user cancelled an instance: end its body, or drop its claim, if this node holds the claim."""
@@ -70,6 +156,8 @@ class ChangeListener:
         else:
             run.cancel("user")
 
+    # -- dead peers and schedules ------------------------------------------------------------------------------------
+
     def reaped(self, reaped: Sequence[Reaped]) -> None:
         """This node took claims back from a dead peer."""
         for observer in self._observers:
@@ -80,7 +168,7 @@ class ChangeListener:
                 self._waiters.ended(one.id)
             job = self._registry.find(one.kind)
             if job is not None and job.policy.on_state_change is not None:
-                self._read(one.id, self._processor_calls.changed, one.state)
+                self._read(one.id, self._changed, one.state)
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
         """This node, as the leader, recorded a fire."""
@@ -89,13 +177,24 @@ class ChangeListener:
         if record.cancelled:
             self.replaced(record.cancelled)
 
-    def made(self, new: NewInstance) -> None:
-        """A fire or a trigger of this node made an instance."""
-        call_listener(f"instance {new.id}", self._processor_calls.made, new)
-
     def replaced(self, id: str) -> None:
         """A fire of a schedule cancelled the instance of an earlier fire."""
         self._read(id, self.cancelled)
+
+    def made(self, new: NewInstance) -> None:
+        """A fire or a trigger of this node made an instance."""
+        job = self._registry.find(new.kind)
+        if job is not None and (job.policy.on_state_change or b"on_state_change" in new.spec):
+            instance: Instance[Any] = Instance(self._manager, fresh_record(new, self._clock.time_us()))
+            call_listener(f"instance {new.id}", self._changed, instance, State.CREATED, State.SCHEDULED)
+
+    def _changed(self, instance: Instance[Any], *states: State) -> None:
+        """Call the processors of an instance that this node brought into these states without running it."""
+        with contextlib.suppress(ValueError):  # unreadable options name no processor
+            policy = self._runner.policy_of(instance.kind, decode_spec(instance.record.spec))
+            if policy is not None and policy.on_state_change is not None:
+                callback = policy.on_state_change
+                self._processors.tell(None, instance, *((callback, state) for state in states))
 
     def _read(self, id: str, listener: Callable[..., None], *more: object) -> None:
         async def read() -> None:

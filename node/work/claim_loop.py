@@ -12,14 +12,13 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreError, StoreRefusedError
 from peerjob.model.record import FINAL_STATE, Ack, Action, Claimed, Want
 from peerjob.model.state import State
-from peerjob.node.manager.waiting import Waiters
 from peerjob.node.observe.listeners import call_listener, log_listener_failure
 from peerjob.node.observe.observer import Observer
 from peerjob.store.base import Store
 
+from .change_listener import ChangeListener
 from .outbox import Entry, Outbox, StoreRequest
 from .pool import Pool
-from .processor_calls import ProcessorCalls
 from .refused_records import parts_of
 from .run import HeldClaims, Run
 
@@ -55,8 +54,7 @@ class ClaimLoop(BackgroundRole):
         held_claims: HeldClaims,
         outbox: Outbox,
         pool: Pool,
-        processor_calls: ProcessorCalls,
-        waiters: Waiters,
+        changes: ChangeListener,
         on_dead: Callable[[str], None],
         observers: Sequence[Observer] = (),
     ) -> None:
@@ -66,8 +64,7 @@ class ClaimLoop(BackgroundRole):
         self._held_claims = held_claims
         self._outbox = outbox
         self._pool = pool
-        self._processor_calls = processor_calls
-        self._waiters = waiters
+        self._changes = changes
         self._on_dead = on_dead
         self._observers = observers
         self._next_claim_at = 0.0
@@ -238,10 +235,8 @@ class ClaimLoop(BackgroundRole):
                 continue
             self._held_claims.remove(run)
             if ack is Ack.DONE:
-                if outcome.action in FINAL_STATE:
-                    self._waiters.ended(run.claim.id)
                 try:
-                    self._processor_calls.accepted(run, outcome)
+                    self._changes.accepted(run, outcome)
                 except Exception as error:  # noqa: BLE001  # it is logged
                     log_listener_failure(f"instance {run.claim.id}", error)
             elif ack is Ack.LOST:
@@ -280,7 +275,7 @@ class ClaimLoop(BackgroundRole):
         for run in runs:
             self._held_claims.add(run)
             try:
-                self._processor_calls.claimed(run)
+                self._changes.claimed(run)
             except Exception as error:  # noqa: BLE001  # it is logged
                 log_listener_failure(f"instance {run.claim.id}", error)
         self._pool.take(runs)
