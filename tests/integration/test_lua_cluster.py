@@ -18,13 +18,13 @@ from peerjob.testing.factories import Factory, Peer, outcome
 from peerjob.testing.store_conformance.cancel import CancelRules
 from peerjob.testing.store_conformance.changes import ChangeRules
 from peerjob.testing.store_conformance.election import ElectionRules
-from peerjob.testing.store_conformance.firing import FiringRules, TermRules
+from peerjob.testing.store_conformance.fires import FiringRules, TermRules
 from peerjob.testing.store_conformance.hints import HintRules
 from peerjob.testing.store_conformance.ledger import LedgerRules
 from peerjob.testing.store_conformance.liveness import LivenessRules
+from peerjob.testing.store_conformance.lookups import ReadingRules
 from peerjob.testing.store_conformance.overlap import OverlapRules
 from peerjob.testing.store_conformance.queue import QueueRules
-from peerjob.testing.store_conformance.reading import ReadingRules
 from peerjob.testing.store_conformance.retention import RetentionRules
 from peerjob.testing.store_conformance.schedules import ScheduleRules
 from peerjob.testing.store_conformance.suite import StoreSuite

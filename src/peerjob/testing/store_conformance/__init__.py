@@ -1,13 +1,16 @@
-"""The rules that every store keeps, as a suite to run over any of them.
+"""The rules of the store contract as a test suite for any store.
 
-A store's tests subclass `StoreConformance` and say how to make a store; pytest-asyncio runs the rest in its auto mode:
+The tests of a store subclass `StoreConformance` and make a store; pytest-asyncio runs the suite in its auto mode:
 
     class TestMyStore(StoreConformance):
         def make_store(self, namespace: str, limits: StoreLimits) -> Store:
             return MyStore(..., namespace=namespace, limits=limits)
 
-Two stores made with one namespace must see the same data. Most tests need no time to pass; those that do wait through
-`pass_time` and `in_time`, which a store on virtual time overrides.
+Two stores of one namespace must see the same data. Most tests do not wait. The others wait with `pass_time` and
+`in_time`, which a store on virtual time overrides.
+
+Read in this order: `suite` has what all parts share, and `timetable` what the parts about schedules share. Each other
+file has the rules of one topic as a class. `conformance` joins them. `walk` and `batches` are random walks.
 """
 
 import pytest

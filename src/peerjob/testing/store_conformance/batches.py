@@ -1,6 +1,6 @@
-"""A call about several things does what one call about each does, and housekeeping changes no answer.
+"""A call with several items has the effect of one call per item, and housekeeping changes no answer.
 
-The same walk is done in two namespaces: in one of them each call is about one thing, after some housekeeping.
+Two namespaces see the same walk; in one of them, each call has one item and follows some housekeeping.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Twin:
     singly: bool
     peer: Peer
     held: dict[str, Claim] = field(default_factory=dict[str, Claim])
-    """By instance, what the peer has claimed."""
+    """Claims of the peer, by instance."""
 
     async def each(self, call: Callable[[Sequence[One]], Awaitable[list[Answer]]], all: Sequence[One]) -> list[Answer]:
-        """The answers to all of it."""
+        """All answers so far."""
         if not self.singly:
             return await call(all) if all else []
         return [answer for one in all for answer in await call([one])]
@@ -57,7 +57,7 @@ class Twin:
 
 
 class BatchRules(ScheduleSuite):
-    """Rules of every verb that takes several things."""
+    """Rules of every command that takes several items."""
 
     @pytest.mark.parametrize("seed", range(4))
     async def test_a_batch_does_what_its_parts_do_one_after_another(self, store: Store, seed: int) -> None:
@@ -92,7 +92,7 @@ class BatchRules(ScheduleSuite):
 
 @dataclass
 class BatchWalk:
-    """A random walk that both twins do."""
+    """A random walk in both namespaces."""
 
     suite: BatchRules
     twins: Sequence[Twin]
@@ -118,7 +118,7 @@ class BatchWalk:
 
     async def fire(self) -> None:
         names = [self.chance.choice(NAMES) for _ in range(self.chance.randint(1, 6))]
-        # each schedule has a key of its own: fires of several that want one key may take it in any order
+        # each schedule has its own key: several fires for one key may take it in any order
         wanted = [(name, self.options(name)) for name in names]
         numbers = [next(self.numbers[name]) for name, _ in wanted]
         answers: list[list[FireRecord | None]] = []
@@ -154,7 +154,7 @@ class BatchWalk:
         assert list(self.twins[0].held) == list(self.twins[1].held)
 
     async def end(self) -> None:
-        """In the order of their ids: what is retried then falls due in this order, whether at once or not."""
+        """In the order of ids: retried instances then fall due in this order, in one call or in several."""
         ids = sorted(id for id in self.twins[0].held if self.chance.random() < 0.7)
         actions = {id: self.chance.choice(ACTIONS) for id in ids}
         answers: list[list[Ack]] = []
@@ -172,12 +172,12 @@ class BatchWalk:
         for twin in self.twins:
             await twin.store.leave(twin.peer.incarnation)
             twin.peer = await self.suite.join(twin.store)
-            # it claims before housekeeping finds that the one before it has gone
+            # it claims before housekeeping finds that the previous peer has left
             twin.held = {claim.id: claim for claim in await twin.peer.take(1)}
         assert list(self.twins[0].held) == list(self.twins[1].held)
 
     async def wait(self) -> None:
-        """A peer that waits hears of the next instance, and gets it."""
+        """A waiting peer is hinted the next instance, and claims it."""
         for twin in self.twins:
             while claims := await twin.peer.take():
                 twin.held |= {claim.id: claim for claim in claims}
@@ -191,7 +191,7 @@ class BatchWalk:
             twin.held[new.id] = claim
 
     async def compare(self) -> None:
-        """All that can be seen, but for times and for names that each namespace gives."""
+        """All visible data, except times and names that differ between the namespaces."""
         seen: list[object] = []
         for twin in self.twins:
             store, suite = twin.store, self.suite
@@ -209,10 +209,10 @@ class BatchWalk:
 
 
 def timeless(record: FireRecord | None) -> FireRecord | None:
-    """A record without the time at which it was made."""
+    """A record without its creation time."""
     return record and msgspec.structs.replace(record, at_us=0)
 
 
 def outline(record: Record) -> list[object]:
-    """What a record shows, but for times and fences."""
+    """A record without times and fences."""
     return [record.id, record.attempts, record.slot, [(entry.state, entry.note) for entry in record.history]]

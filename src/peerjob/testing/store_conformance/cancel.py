@@ -1,4 +1,4 @@
-"""A cancel is final in one step; what its holder still does is only its own clearing up."""
+"""A cancel is final in one step; the holder can then only release the instance."""
 
 import asyncio
 

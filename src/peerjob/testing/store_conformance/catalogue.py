@@ -1,4 +1,4 @@
-"""The catalogue of kinds: a kind that a node published is known for as long as the limits say."""
+"""The catalogue of kinds: a published kind is known for as long as the limits say."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whoever follows what changes about schedules sees what is there, whenever it looks."""
+"""A reader that follows the changes of schedules sees the current schedules, at any time."""
 
 import asyncio
 import random  # noqa: TID251  # a walk that a seed repeats
@@ -14,7 +14,7 @@ from .timetable import ScheduleSuite, names_of, nth
 
 @dataclass
 class Mirror:
-    """What somebody knows who asks now and then, for pages of any size."""
+    """The knowledge of a reader that asks at intervals, for pages of any size."""
 
     store: Store
     chance: random.Random
@@ -22,7 +22,7 @@ class Mirror:
     rows: dict[str, ScheduleRow] = field(default_factory=dict[str, ScheduleRow])
 
     async def look(self) -> bool:
-        """Read one page; whether there are more."""
+        """Read one page; returns whether there are more."""
         page = await self.store.changed_schedules(self.revision, limit=self.chance.randint(1, 4))
         if page.reset:
             self.rows.clear()
@@ -39,7 +39,7 @@ class ChangeRules(ScheduleSuite):
     """Rules of `changed_schedules`."""
 
     async def pages(self, store: Store, revision: int, limit: int) -> list[SchedulePage]:
-        """Pages from a revision on, until there are no more."""
+        """All pages from a revision on."""
         pages = [await store.changed_schedules(revision, limit=limit)]
         while pages[-1].more:
             pages.append(await store.changed_schedules(pages[-1].revision, limit=limit))
@@ -133,7 +133,7 @@ class ChangeRules(ScheduleSuite):
         rest = await self.pages(store, page.revision, 2)
         assert [row.name for page in rest for row in page.rows if not row.removed] == ["d", "e"]
         assert not any(page.reset for page in rest)
-        # what is known up to the last few removals goes on without a reset
+        # a reader that misses only the last few removals needs no reset
         latest = (await self.pages(store, 0, 2))[-1].revision
         await self._put_briefly(store, "last")
         assert [(row.name, row.removed) for row in (await store.changed_schedules(latest)).rows] == [("last", True)]

@@ -6,7 +6,7 @@ from .catalogue import CatalogueRules
 from .changes import ChangeRules
 from .election import ElectionRules
 from .enqueue import EnqueueRules
-from .firing import FiringRules, TermRules
+from .fires import FiringRules, TermRules
 from .hints import HintRules
 from .history import HistoryRules
 from .idempotency import IdempotencyRules
@@ -16,15 +16,15 @@ from .ledger import LedgerRules
 from .limits import LimitRules
 from .liveness import LivenessRules
 from .logs import LogRules
+from .lookups import ReadingRules
 from .order import OrderRules
 from .overlap import OverlapRules
 from .ownership import OwnershipRules
-from .passing import PassingRules
 from .queue import QueueRules
-from .reading import ReadingRules
-from .replacing import ReplacingRules
+from .replacement import ReplacingRules
 from .retention import RetentionRules
 from .schedules import ScheduleRules
+from .slot_handover import PassingRules
 from .suspects import SuspectRules
 from .walk import RandomWalks
 

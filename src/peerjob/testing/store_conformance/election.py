@@ -1,4 +1,4 @@
-"""One incarnation leads, for as long as it says so."""
+"""One incarnation leads as long as it campaigns."""
 
 import asyncio
 import contextlib
@@ -19,24 +19,24 @@ class ElectionRules(StoreSuite):
 
     @pytest.fixture
     async def elections(self, store: Store) -> Elections:
-        """A client that is open."""
+        """An open client."""
         return await self.election(store)
 
     async def election(self, store: Store) -> Elections:
-        """One more client, closed after the test."""
+        """Another client, closed after the test."""
         elections = store.elections()
         await elections.open()
         self._cleanup.push_async_callback(elections.close)
         return elections
 
     def candidate(self, name: str = "node") -> Candidate:
-        """Somebody new who stands for leader; not in office any more after the test."""
+        """A new candidate; it resigns after the test."""
         return Candidate(incarnation=self.make.id(), name=name)
 
     async def elected(
         self, elections: Elections, candidate: Candidate | None = None, *, ttl_us: int = TTL_US
     ) -> Leader:
-        """A candidate who must win; it resigns after the test."""
+        """A candidate that must win; it resigns after the test."""
         one = candidate or self.candidate()
         leader = await self.campaign(elections, one, ttl_us=ttl_us)
         assert leader.incarnation == one.incarnation
@@ -44,7 +44,7 @@ class ElectionRules(StoreSuite):
         return leader
 
     async def campaign(self, elections: Elections, candidate: Candidate, *, ttl_us: int) -> Leader:
-        """Campaign until there is an answer: none is waited for long where the leadership is to be short."""
+        """Campaign until there is an answer: with a short ttl, a call may time out."""
         for _ in range(200):
             with contextlib.suppress(StoreUnavailableError):
                 return await elections.campaign(candidate, ttl_us=ttl_us)
@@ -158,18 +158,18 @@ class ElectionRules(StoreSuite):
             if self.clock.elapsed() - asked < ttl:
                 assert now == seen == leader
                 kept += 1
-            else:  # the machine ran nobody for so long, or the server
+            else:  # the machine or the server was paused for longer than the ttl
                 leader, kept = now, 0
             asked = asking
 
     async def test_who_comes_back_in_time_keeps_its_term_elsewhere(self, store: Store, elections: Elections) -> None:
-        """A client that lost its connection campaigns with a new one."""
+        """A client that lost its connection campaigns over a new connection."""
         one = self.candidate()
         leader = await self.elected(elections, one)
         assert await (await self.election(store)).campaign(one, ttl_us=TTL_US) == leader
 
     async def test_a_resignation_is_heard(self, store: Store, elections: Elections) -> None:
-        """By those who wait for a change, or through a hint to every node."""
+        """Through `changed`, or through a hint to every node."""
         one, other = self.candidate(), await self.election(store)
         await self.elected(elections, one)
         peer = await self.join(store)
@@ -187,7 +187,7 @@ class ElectionRules(StoreSuite):
         assert (await elections.leader(), await other.leader()) == (one, two)
 
     async def _soon(self, elections: Elections, candidate: Candidate) -> Leader:
-        """Campaign until a leadership that lapsed is free."""
+        """Campaign until the expired leadership is free."""
         for _ in range(50):
             leader = await elections.campaign(candidate, ttl_us=TTL_US)
             if leader.incarnation == candidate.incarnation:

@@ -1,4 +1,4 @@
-"""How instances come into a store: once, whole, and one at a time per key."""
+"""New instances: each is added once, completely, and one at a time per key."""
 
 import pytest
 

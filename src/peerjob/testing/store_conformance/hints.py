@@ -1,4 +1,4 @@
-"""HINTS: the right number of sleepers is woken, and nobody sleeps through."""
+"""HINTS: the right number of idle nodes is woken, and no idle node misses work."""
 
 import asyncio
 import random  # noqa: TID251  # a walk that a seed repeats
@@ -22,7 +22,7 @@ class HintRules(StoreSuite):
         assert (await peer.claim()).claims == ()
         return peer
 
-    # -- who is woken
+    # -- which nodes are woken
 
     async def test_one_instance_wakes_one_able_sleeper(self, store: Store) -> None:
         able = [await self.idle(store, f"able {number}") for number in range(3)]
@@ -159,7 +159,7 @@ class HintRules(StoreSuite):
         assert len(await busy.take(2)) == 2
         assert await self.woken(sleepers) == []
 
-    # -- no sleeper is forgotten
+    # -- no idle node is forgotten
 
     async def test_a_hint_waits_for_its_reader(self, store: Store) -> None:
         peer = await self.idle(store)
@@ -328,7 +328,7 @@ class HintRules(StoreSuite):
         assert await self.hints(watcher) == []
 
     async def test_a_look_at_many_ends_is_bounded(self, store: Store) -> None:
-        """The reply to who waits for very much tells the states of the rest: else one look would hold up the store."""
+        """A long reply has only the states of the last instances: otherwise one call would block the store."""
         worker, waiter = await self.join(store, "worker"), await self.join(store, "waiter")
         batch = self.make.instances(24, spec=bytes(400_000))
         for new in batch:

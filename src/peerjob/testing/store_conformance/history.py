@@ -13,7 +13,7 @@ QUEUED = [State.CREATED, State.SCHEDULED]
 
 
 class HistoryRules(StoreSuite):
-    """Rules of states and histories; every record that any test reads is held to them too."""
+    """Rules of states and histories; they also apply to every record that any test reads."""
 
     async def test_a_history_is_the_sequence_of_states(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))

@@ -1,4 +1,4 @@
-"""A request that is sent again, word for word, gets its first answer and does nothing twice."""
+"""A request that is sent again gets its first answer and does nothing twice."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ class IdempotencyRules(StoreSuite):
         assert len(await peer.take()) == 3
 
     async def test_one_instance_sent_again_alone_is_there_once(self, store: Store) -> None:
-        """While no node waits, so that a store may enqueue it in a quicker way; queued, claimed or over."""
+        """No node waits, so a store may use a cheaper path; the instance is queued, claimed or final."""
         new = self.make.instance()
         peer = await self.join(store)
 

@@ -1,4 +1,4 @@
-"""ISOLATED: a namespace sees, wakes and clears only its own."""
+"""ISOLATED: a namespace sees, wakes and clears only its own instances."""
 
 from peerjob.model.query import Query
 from peerjob.model.record import Ack, Enqueued
@@ -10,10 +10,10 @@ from .suite import StoreSuite
 
 
 class IsolationRules(StoreSuite):
-    """Rules of namespaces, also where one's name begins with the other's."""
+    """Rules of namespaces, also if one name begins with the other."""
 
     async def neighbours(self, store: Store) -> list[Store]:
-        """Stores on names that are close to the test's own."""
+        """Stores on namespaces with names similar to that of the test."""
         names = (f"{self.namespace}b", f"{self.namespace}-", f"{self.namespace}.x", self.namespace[:-1])
         return [await self.open(namespace=name) for name in names]
 

@@ -23,7 +23,7 @@ class KindRules(StoreSuite):
             await store.enqueue(batch[at : at + BATCH])
 
     async def drain(self, peer: Peer, limit: int = BATCH) -> list[str]:
-        """Claim and complete until a claim finds nothing; the ids in order."""
+        """Claim and complete until a claim finds nothing; returns the ids in order."""
         ids: list[str] = []
         while claims := await peer.take(limit):
             ids += ids_of(claims)

@@ -1,4 +1,4 @@
-"""The ledger tells what became of every nominal time, and stays within bounds."""
+"""The ledger has a record of every nominal time, within bounds."""
 
 import pytest
 

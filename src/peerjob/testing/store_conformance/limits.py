@@ -1,4 +1,4 @@
-"""Instances whose texts are as long as may be: every verb takes as many of them as it takes of others."""
+"""Instances with texts of maximum length: every command takes as many of them as of others."""
 
 import pytest
 
@@ -14,14 +14,14 @@ from .suite import ids_of
 from .timetable import ScheduleSuite
 
 WIDE_CHARACTER = "\U0001f600"
-"""A character that takes four bytes, and twelve in a key of etcd."""
+"""A character of four bytes, which are twelve in a key of etcd."""
 
 
 class LimitRules(ScheduleSuite):
     """Rules of long texts, and of many of them."""
 
     def large(self, number: int, tags: int, kind: str = "") -> NewInstance:
-        """An instance that needs as many bytes besides its arguments as one may."""
+        """An instance with the most bytes besides its arguments."""
         return self.make.instance(
             kind=kind or WIDE_CHARACTER * MAX_KIND,
             key=f"{number:04}" + WIDE_CHARACTER * (MAX_KEY - 4),

@@ -1,4 +1,4 @@
-"""NO-LOSS: a claim is valid until it is taken back, and is taken back when its holder is gone."""
+"""NO-LOSS: a claim is valid until it is taken back, which happens when its holder is gone."""
 
 import asyncio
 from collections import Counter
@@ -63,7 +63,7 @@ class LivenessRules(StoreSuite):
         for _ in range(2):
             renewals = [await peer.renew() for peer in peers]
             await self.pass_time(0.01)
-            # what is long under way blurs what it tells of the clock
+            # a slow answer tells less about the clock
             blur_us = (self.clock.elapsed() - began) * 1_000_000
             assert all(abs(renewed.ahead_us) < 500_000 + blur_us for renewed in renewals)
 
@@ -138,7 +138,7 @@ class LivenessRules(StoreSuite):
         assert await peer.end(claim) is Ack.DONE
 
     async def test_who_lapsed_itself_takes_nothing_back(self, store: Store) -> None:
-        """Its call may come out of an outage that kept the others from renewing, too."""
+        """The same outage may have kept the others from renewing."""
         await store.enqueue(self.make.instances(1))
         dead, reaper = await self.join_briefly(store, "dead"), await self.join_briefly(store, "reaper")
         claim = await dead.take_one()
@@ -187,7 +187,7 @@ class LivenessRules(StoreSuite):
 
     @pytest.mark.parametrize("way", ["reap", "leave"])
     async def test_a_join_that_comes_late_brings_nothing_back(self, store: Store, way: str) -> None:
-        """It was sent again, or delayed; by now every claim was taken back, and the incarnation is forgotten."""
+        """The call was repeated or delayed; meanwhile all claims were taken back and the incarnation was forgotten."""
         await store.enqueue(self.make.instances(1))
         reaper, mortal = await self.join(store, "reaper"), await self.join_briefly(store)
         await mortal.take_one()
@@ -241,7 +241,7 @@ class LivenessRules(StoreSuite):
         stores = [store, await self.open()]
         reapers = [await self.join(one) for one in stores]
         await self.lapse()
-        while len(await store.nodes()) > len(reapers):  # a server may end leases late, and one after the other
+        while len(await store.nodes()) > len(reapers):  # a server may end leases late and one by one
             await self.lapse()
 
         async def reap(number: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A schedule whose instances may not overlap has one slot, and what that means for a fire."""
+"""A schedule without overlap has one slot: the effect on its fires."""
 
 import random  # noqa: TID251  # a walk that a seed repeats
 
@@ -20,7 +20,7 @@ SKIP, QUEUE, REPLACE, ALLOW = Overlap.SKIP, Overlap.QUEUE, Overlap.REPLACE, Over
 class OverlapRules(ScheduleSuite):
     """Rules of slots."""
 
-    # -- while somebody has the slot
+    # -- while the slot is taken
 
     async def test_the_first_takes_the_slot(self, store: Store) -> None:
         await self.schedule(store)

@@ -1,4 +1,4 @@
-"""ONE-OWNER: whoever does not hold the claim changes nothing."""
+"""ONE-OWNER: only the holder of the claim changes the instance."""
 
 import asyncio
 import random  # noqa: TID251  # a walk that a seed repeats
@@ -19,7 +19,7 @@ class OwnershipRules(StoreSuite):
     """Rules of fences and incarnations, one at a time and under contention."""
 
     def loud(self, id: str, fence: int, action: Action) -> Outcome:
-        """An outcome that would be seen if it had any effect."""
+        """An outcome whose effect would be visible."""
         return Outcome(
             id=id,
             fence=fence,
@@ -33,7 +33,7 @@ class OwnershipRules(StoreSuite):
         )
 
     async def assert_lost(self, peer: Peer, id: str, fence: int) -> None:
-        """Hold that nothing which a peer says under a fence has any effect."""
+        """Assert that no outcome of a peer with this fence has an effect."""
         store = peer.store
         before = await self.everything(store, id), await self.counts(store)
         for action in Action:
@@ -151,7 +151,7 @@ class OwnershipRules(StoreSuite):
                 assert record.owner == peer.incarnation
 
     async def test_each_instance_completes_once(self, store: Store) -> None:
-        """Peers that hand back, retry, cancel, and repeat stale claims still end each instance once."""
+        """Each instance ends once, although peers hand back, retry, cancel and repeat stale claims."""
         batch = self.make.instances(60)
         stores = [store, await self.open(), await self.open()]
         peers = [await self.join(stores[number], f"peer {number}") for number in range(3)]

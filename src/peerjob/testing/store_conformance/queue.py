@@ -1,4 +1,4 @@
-"""How instances leave the queue and what ends a run: claims and commits."""
+"""Claims take instances from the queue, and commits end their runs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""BOUNDED: final instances leave with all that is theirs; nothing else ever leaves by itself."""
+"""BOUNDED: retention removes final instances with all their data, and nothing else."""
 
 import pytest
 
@@ -12,11 +12,11 @@ from peerjob.testing.factories import Peer, outcome
 from .suite import StoreSuite, ids_of
 
 SOON = 200_000
-"""Microseconds that a test can wait for."""
+"""Microseconds that a test can wait."""
 
 
 class RetentionRules(StoreSuite):
-    """Rules of `expire` and of the clear verbs."""
+    """Rules of `expire` and of the clear commands."""
 
     async def finish(self, peer: Peer, *batch: NewInstance) -> None:
         """Enqueue instances and complete them, each with a log line."""
@@ -26,14 +26,14 @@ class RetentionRules(StoreSuite):
         assert await peer.commit(*(outcome(claim, logs=(line,)) for claim in claims)) == [Ack.DONE] * len(batch)
 
     async def expire_all(self, store: Store) -> int:
-        """Expire until nothing is left to."""
+        """Expire until nothing is left to remove."""
         total = 0
         while removed := await store.expire(100):
             total += removed
         return total
 
     async def assert_gone(self, store: Store, *batch: NewInstance) -> None:
-        """Hold that nothing of these instances can be seen any more."""
+        """Assert that no data of these instances is visible any more."""
         for new in batch:
             assert await store.get([new.id]) == [None]
             assert await self.lines(store, new.id) == ()
@@ -43,7 +43,7 @@ class RetentionRules(StoreSuite):
                 assert new.id not in await self.found(store, Query(tag=tag))
 
     async def crowd(self, store: Store) -> tuple[list[NewInstance], list[NewInstance]]:
-        """Three final instances, and four that are not; each with a tag, a key and, if it ran, a log line."""
+        """Three final instances, and four others; each with a tag, a key and, if it ran, a log line."""
         peer = await self.join(store)
         final = [self.make.instance(tags=("t",), key=f"final {number}") for number in range(3)]
         await self.finish(peer, *final)
@@ -108,7 +108,7 @@ class RetentionRules(StoreSuite):
 
     @pytest.mark.parametrize("way", ["expire", "many", "clear_instances", "clear"])
     async def test_an_enqueue_that_comes_again_after_the_removal_makes_nothing(self, store: Store, way: str) -> None:
-        """Its first answer was lost, while a peer was quick: the job must not run twice."""
+        """The first answer was lost, but a peer ran the job: it must not run twice."""
         if way == "many":
             store = await self.open(StoreLimits(max_final_per_kind=1))
         peer = await self.join(store)
@@ -148,7 +148,7 @@ class RetentionRules(StoreSuite):
         assert await store.watch_final(peer.incarnation, [plain.id]) == [None]
         assert (await self.counts(store)).get(State.COMPLETED) == before.get(State.COMPLETED)
         assert (await store.health()).undecodable == 0
-        # clearing has nothing to do, and comes to an end
+        # clearing has nothing to do, and ends
         await store.clear()
         await self.assert_gone(store, plain, keyed)
 
@@ -248,7 +248,7 @@ class RetentionRules(StoreSuite):
         assert sum(removed) == 10
 
     async def test_clear_instances_goes_past_what_cannot_go(self, store: Store) -> None:
-        """Cancelled instances whose bodies run on stay, and may be more than one page."""
+        """Cancelled instances whose bodies still run stay, and may fill more than one page."""
         peer = await self.join(store)
         batch = self.make.instances(620)
         for part in (batch[:500], batch[500:]):

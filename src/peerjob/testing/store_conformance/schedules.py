@@ -1,4 +1,4 @@
-"""A schedule is written by whoever knows what was there."""
+"""Only a caller that knows the current schedule can write it."""
 
 import asyncio
 
@@ -51,7 +51,7 @@ class ScheduleRules(ScheduleSuite):
         with pytest.raises(ValueError, match=str(MAX_SCHEDULES)):
             await store.get_schedules(["x"] * (MAX_SCHEDULES + 1))
 
-    # -- putting what is expected
+    # -- put with the expected revision
 
     async def test_what_is_there_is_not_overwritten_unseen(self, store: Store) -> None:
         row = await self.schedule(store)

@@ -1,4 +1,4 @@
-"""What all parts of the suite share: stores, peers, time, and the looks they take."""
+"""Shared by all parts of the suite: stores, peers, time, and readers."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ Result = TypeVar("Result")
 
 
 class StoreSuite:
-    """Base of the parts: how they come by a store, and how they let time pass."""
+    """Base of the parts: it makes stores and lets time pass."""
 
     short_ttl: ClassVar[float] = 0.1
-    """Seconds of a lease that a test lets lapse; a store with coarser leases raises it."""
+    """Seconds of a lease that a test lets expire; a store with coarser leases raises it."""
 
     hint_wait: ClassVar[float] = 0.05
-    """Seconds within which a hint that was sent has come, for tests that none comes."""
+    """Seconds in which a hint arrives, for tests that expect none."""
 
     patience: ClassVar[float] = 20.0
-    """Seconds within which what must come has come, also where the machine runs nobody for a while."""
+    """Seconds in which an expected event must come, even if the machine is paused for a while."""
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
-        """A store that is not opened yet."""
+        """A new store, not opened yet."""
         raise NotImplementedError
 
     @cached_property
     def clock(self) -> Clock:
-        """The clock of ids and of a store without a server's clock."""
+        """The clock for ids, and for stores without a server's clock."""
         return SystemClock()
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass, for the store too."""
+        """Let time pass, also for the store."""
         await asyncio.sleep(seconds)
 
     async def wait_given_up(self) -> None:
-        """Return when the server knows of a wait that was cancelled; most drivers return no earlier themselves."""
+        """Return when the server knows that a wait was cancelled; most drivers themselves wait for that."""
 
     async def in_time(self, awaitable: Awaitable[Result]) -> Result:
-        """Await something that waits, letting time pass as it needs."""
+        """Await something that needs time to pass."""
         return await awaitable
 
     async def leftovers(self, store: Store) -> Sequence[str]:
-        """What the namespace holds though nothing owns it: no node lives, and every instance was removed.
+        """Data of the namespace that nothing owns: no node lives, and every instance was removed.
 
-        What expires by itself is none. A store that can look into its server overrides this.
+        Data that expires by itself does not count. A store that can read its server overrides this.
         """
         return ()
 
@@ -83,7 +83,7 @@ class StoreSuite:
             yield await self.open()
 
     async def open(self, limits: StoreLimits | None = None, namespace: str | None = None) -> Store:
-        """Open one more store, on the test's namespace when none is given; emptied and closed after the test."""
+        """Open another store, by default on the namespace of the test; cleared and closed after the test."""
         store = self.make_store(namespace or self.namespace, limits or StoreLimits())
         await store.open()
         self._cleanup.push_async_callback(store.close)
@@ -109,11 +109,11 @@ class StoreSuite:
         return await self.join(store, name, kinds, ttl_us=round(self.short_ttl * 1_000_000))
 
     async def lapse(self) -> None:
-        """Let short leases lapse."""
+        """Let short leases expire."""
         await self.pass_time(self.short_ttl * 1.5)
 
     async def reap(self, reaper: Peer, limit: int = 100) -> list[Reaped]:
-        """Let short leases lapse, then take back their claims."""
+        """Let short leases expire, then take back their claims."""
         await self.lapse()
         for _ in range(50):
             if reaped := await reaper.store.reap(limit, reaper=reaper.incarnation):
@@ -122,17 +122,17 @@ class StoreSuite:
         return []
 
     async def reap_all(self, reaper: Peer) -> list[Reaped]:
-        """Let short leases lapse, then take back all their claims."""
+        """Let short leases expire, then take back all their claims."""
         reaped = more = await self.reap(reaper)
         while more:
             more = await reaper.store.reap(100, reaper=reaper.incarnation)
             reaped = reaped + more
         return reaped
 
-    # -- looks
+    # -- readers
 
     async def read(self, store: Store, id: str) -> Record:
-        """The record of an instance that must be there; its history must be legal."""
+        """The record of an instance that must exist; its history must be legal."""
         (record,) = await store.get([id])
         assert record is not None, f"instance {id} is gone"
         assert_legal(record)
@@ -143,11 +143,11 @@ class StoreSuite:
         return (await store.logs(id)).lines
 
     async def everything(self, store: Store, *ids: str) -> list[object]:
-        """All that can be seen of some instances, to be compared before and after."""
+        """All visible data of some instances, to compare before and after."""
         return [[await self.read(store, id), await store.logs(id)] for id in ids]
 
     async def found(self, store: Store, query: Query) -> list[str]:
-        """Ids from all pages of a lookup, which must come in order."""
+        """Ids from all pages of a lookup, which must be in order."""
         ids: list[str] = []
         cursor: str | None = None
         while True:
@@ -165,17 +165,17 @@ class StoreSuite:
         return await store.lookup(Query())
 
     async def counts(self, store: Store, kind: str = "work") -> dict[State, int]:
-        """How many instances of a kind are in which state, by the store's own count."""
+        """Number of instances of a kind by state, as counted by the store."""
         health = await store.health()
         return {state: count for state, count in health.counts.get(kind, {}).items() if count}
 
     async def hints(self, peer: Peer, timeout: float | None = None) -> list[Hint]:
-        """The first hints that come to a peer within a time, `hint_wait` when none is given."""
+        """The first hints for a peer within a time, by default `hint_wait`."""
         wait = self.hint_wait if timeout is None else timeout
         return await self.in_time(peer.store.next_hints(peer.incarnation, wait))
 
     async def hinted(self, peer: Peer, what: str, id: str | None = None) -> bool:
-        """Whether a certain hint comes to a peer; others before it are dropped."""
+        """Whether a certain hint comes to a peer; earlier hints are dropped."""
         for _ in range(round(self.patience / 0.1)):
             for hint in await self.hints(peer, 0.1):
                 if hint.what == what and id in (None, hint.id):
@@ -183,7 +183,7 @@ class StoreSuite:
         return False
 
     async def woken(self, peers: Sequence[Peer], least: int = 0) -> list[str]:
-        """Names of the peers that are told of work, once at least so many are."""
+        """Names of the peers with a work hint, when there are at least this many."""
         told: set[str] = set()
         for _ in range(round(self.patience / self.hint_wait)):
             left = [peer for peer in peers if peer.incarnation not in told]
@@ -197,7 +197,7 @@ class StoreSuite:
 
 
 def assert_legal(record: Record) -> None:
-    """Hold that a history is a walk along the arrows, in time, to the record's state."""
+    """Assert that a history follows the arrows, in the order of time, to the state of the record."""
     first = record.history[0]
     assert first.count > 1 or first.state == State.CREATED
     for earlier, later in pairwise(record.history):
@@ -208,7 +208,7 @@ def assert_legal(record: Record) -> None:
 
 
 def states(record: Record) -> list[State]:
-    """The states that an instance went through."""
+    """The states in the history of an instance."""
     return [entry.state for entry in record.history]
 
 

@@ -1,4 +1,4 @@
-"""Crashes and losses: who is charged when a node dies, and what becomes of a poison job."""
+"""Crashes and losses: which instances are charged when a node dies, and the end of a poison job."""
 
 import pytest
 
@@ -11,10 +11,10 @@ from .suite import StoreSuite, ids_of, states
 
 
 class SuspectRules(StoreSuite):
-    """Rules of `reap`, `claim` and `join` for instances that went down with a node."""
+    """Rules of `reap`, `claim` and `join` for instances of a dead node."""
 
     async def lose(self, store: Store, reaper: Peer, *, started: bool) -> list[Reaped]:
-        """Have all that is queued claimed by a peer that dies, before or after it reported starts."""
+        """Let a peer claim all queued instances and die, before or after it reported the starts."""
         mortal = await self.join_briefly(store)
         for claim in await mortal.take():
             if started:
@@ -32,7 +32,7 @@ class SuspectRules(StoreSuite):
         record = await self.read(store, id)
         return record.crashes, record.losses
 
-    # -- who is charged
+    # -- which instances are charged
 
     async def test_a_started_body_counts_as_a_crash_others_as_losses(self, store: Store) -> None:
         started, waiting = self.make.instances(2)
@@ -191,7 +191,7 @@ class SuspectRules(StoreSuite):
             State.COMPLETED,
         ]
 
-    # -- a lapse that was no crash
+    # -- an expired lease without a crash
 
     async def test_who_comes_back_turns_its_crashes_into_losses(self, store: Store) -> None:
         started, waiting = self.make.instances(2)

@@ -1,4 +1,4 @@
-"""What the parts about schedules share: schedules to put, fires to send, and how to look at both."""
+"""Shared by the parts about schedules: schedules, fires, and readers of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .suite import StoreSuite
 
 SECOND_US = 1_000_000
 START_US = 1_764_000_000_000_000
-"""The first nominal time; it means nothing to a store."""
+"""The first nominal time; a store gives it no meaning."""
 MAKES = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
 
 
@@ -73,17 +73,17 @@ class ScheduleSuite(StoreSuite):
         return row
 
     async def row(self, store: Store, name: str = "s") -> ScheduleRow:
-        """A schedule that must be there."""
+        """A schedule that must exist."""
         (row,) = await store.get_schedules([name])
         assert row is not None
         return row
 
     async def put(self, store: Store, old: ScheduleRow, **options: Unpack[PutOptions]) -> ScheduleRow | None:
-        """Write a schedule again, as it was but for the options."""
+        """Write a schedule again, with changed options."""
         return await store.put_schedule(self.again(old, **options))
 
     def again(self, old: ScheduleRow, **options: Unpack[PutOptions]) -> SchedulePut:
-        """A put of a schedule as it was, but for the options."""
+        """A put of an existing schedule, with changed options."""
         put = SchedulePut(
             name=old.name,
             kind=old.kind,
@@ -103,7 +103,7 @@ class ScheduleSuite(StoreSuite):
         outcome: FireOutcome = FireOutcome.FIRED,
         **options: Unpack[FireOptions],
     ) -> Fire:
-        """A fire of a nominal time, by number, with an instance where it needs one."""
+        """A fire of a nominal time, by number, with an instance if the outcome needs one."""
         instance = self.make.instance(kind=row.kind) if outcome in MAKES else None
         fire = Fire(
             schedule=row.name,
@@ -124,7 +124,7 @@ class ScheduleSuite(StoreSuite):
         outcome: FireOutcome = FireOutcome.MISSED,
         **options: Unpack[FireOptions],
     ) -> Fire:
-        """A fire of several nominal times that had the same fate."""
+        """A fire of several nominal times with one outcome."""
         whole: FireOptions = {"until_us": nth(last), "count": last - first + 1, "next_us": nth(last + 1), **options}
         return self.a_fire(row, first, outcome, **whole)
 
@@ -133,7 +133,7 @@ class ScheduleSuite(StoreSuite):
         return await store.fire(fires, term=term, node=node)
 
     async def done(self, store: Store, *fires: Fire, term: Term | None = None, node: str = "") -> list[FireRecord]:
-        """Fire in one call; all of it must be done."""
+        """Fire in one call; all fires must be done."""
         answers = await self.send(store, *fires, term=term, node=node)
         return [assert_done(answer) for answer in answers]
 
@@ -145,13 +145,13 @@ class ScheduleSuite(StoreSuite):
         name: str = "s",
         **options: Unpack[FireOptions],
     ) -> FireRecord:
-        """Fire a nominal time of a schedule as it is now; it must be done."""
+        """Fire a nominal time of a schedule in its current state; it must be done."""
         row = await self.row(store, name)
         (record,) = await self.done(store, self.a_fire(row, number, outcome, **options))
         return record
 
     async def refused(self, store: Store, fire: Fire, term: Term | None = None) -> FireStatus:
-        """Fire what cannot be done: nothing may change by it."""
+        """Send a fire that cannot be done; it must change nothing."""
         before = await self.all_of(store, fire.schedule)
         (answer,) = await self.send(store, fire, term=term)
         assert answer.status is not FireStatus.DONE
@@ -162,7 +162,7 @@ class ScheduleSuite(StoreSuite):
         return answer.status
 
     async def all_of(self, store: Store, name: str = "s") -> list[object]:
-        """All that can be seen of a schedule, to be compared before and after."""
+        """All visible data of a schedule, to compare before and after."""
         return [await store.get_schedules([name]), await self.ledger(store, name), (await store.health()).counts]
 
     async def ledger(
@@ -174,7 +174,7 @@ class ScheduleSuite(StoreSuite):
         before_us: int | None = None,
         limit: int = 100,
     ) -> list[FireRecord]:
-        """Every page of a ledger, the latest nominal time first."""
+        """All pages of a ledger, the latest nominal time first."""
         records: list[FireRecord] = []
         cursor: str | None = None
         while True:
@@ -189,7 +189,7 @@ class ScheduleSuite(StoreSuite):
         return records
 
     async def numbers(self, store: Store, name: str = "s") -> list[tuple[int, FireOutcome, int]]:
-        """The ledger in short, the earliest first: number of the nominal time, outcome, count."""
+        """A summary of the ledger, the earliest first: number of the nominal time, outcome, count."""
         return [
             ((record.nominal_us - START_US) // SECOND_US, record.outcome, record.count)
             for record in reversed(await self.ledger(store, name))
@@ -200,17 +200,17 @@ class ScheduleSuite(StoreSuite):
         return await store.cancel(ids, node="operator", request=self.make.request())
 
     async def held(self, store: Store, name: str = "s") -> tuple[str, tuple[str, ...]]:
-        """Who has a slot, and who waits for it."""
+        """The holder of a slot, and the waiting instances."""
         row = await self.row(store, name)
         return row.holder, row.parked
 
     async def parked(self, store: Store, count: int) -> list[str]:
-        """Instances of a new schedule's first times: the first has its slot, the others wait for it."""
+        """Instances of the first times of a new schedule: the first holds its slot, the others wait."""
         records = [await self.fired(store, number, overlap=Overlap.QUEUE, queue_limit=100) for number in range(count)]
         return [record.instance for record in records]
 
     async def state(self, store: Store, id: str) -> State:
-        """The state of an instance that must be there."""
+        """The state of an instance that must exist."""
         return (await self.read(store, id)).state
 
 

@@ -1,4 +1,4 @@
-"""Random walks over all verbs, held step by step against a model that fits on a page."""
+"""Random walks over all commands, compared with a small model after each step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = 80
 
 @dataclass
 class Expected:
-    """What the record of one instance must say."""
+    """The expected record of one instance."""
 
     new: NewInstance
     due_us: int
@@ -30,9 +30,9 @@ class Expected:
     attempts: int = 0
     fence: int = 0
     holder: str = ""
-    """Incarnation that runs it, or that ran it when it was cancelled and has not released it yet."""
+    """Incarnation that runs the instance, or has not released it after a cancel."""
     ended_by: str = ""
-    """Incarnation whose outcome came last."""
+    """Incarnation of the latest outcome."""
 
     @property
     def state(self) -> State:
@@ -49,7 +49,7 @@ class Expected:
 
 @dataclass
 class Walk:
-    """One random walk: peers, what they hold, and what the store must say."""
+    """One random walk: peers, their claims, and the expected data of the store."""
 
     suite: StoreSuite
     store: Store
@@ -83,7 +83,7 @@ class Walk:
     async def join(self) -> None:
         self.peers.append(await self.suite.join(self.store, f"peer {len(self.peers)}", KINDS))
 
-    # -- verbs
+    # -- commands
 
     async def enqueue(self) -> None:
         batch = [
@@ -132,7 +132,7 @@ class Walk:
             self.claimed(peer, claim)
 
     def due(self) -> list[Expected]:
-        """What can be claimed, in order."""
+        """The claimable instances, in order."""
         due = (one for one in self.model.values() if one.state == State.SCHEDULED and one.due_us < self.now_us + 10**11)
         return sorted(due, key=lambda one: one.place)
 
@@ -210,7 +210,7 @@ class Walk:
             del self.model[id]
         self.stale = [(peer, said) for peer, said in self.stale if said.id in self.model]
 
-    # -- looks
+    # -- readers
 
     async def look(self) -> None:
         wanted = State(self.chance.randint(1, int(State.ALL))) & State.ALL
@@ -255,7 +255,7 @@ class Walk:
 
 
 class RandomWalks(StoreSuite):
-    """Every verb in any order, on one namespace."""
+    """Every command in any order, on one namespace."""
 
     @pytest.mark.parametrize("seed", range(8))
     async def test_a_random_walk_goes_as_the_model_says(self, store: Store, seed: int) -> None:

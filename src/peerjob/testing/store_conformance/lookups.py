@@ -1,4 +1,4 @@
-"""Looking things up: every criterion, every page, each instance once."""
+"""Lookups: every criterion, every page, each instance once."""
 
 from datetime import timedelta
 from typing import Literal
@@ -23,7 +23,7 @@ class ReadingRules(StoreSuite):
     """Rules of `get`, `lookup` and `health`."""
 
     async def every_state(self, store: Store, kind: str) -> dict[State, NewInstance]:
-        """One instance of a kind in every state that an instance can stay in."""
+        """One instance of a kind in each lasting state."""
         batch = self.make.instances(6, kind=kind, tags=(f"of {kind}",))
         await store.enqueue(batch[:5])
         peer = await self.join(store, kinds=(kind,))
@@ -48,7 +48,7 @@ class ReadingRules(StoreSuite):
         assert await store.get([]) == []
 
     async def test_large_records_come_whole_whatever_the_verb(self, store: Store) -> None:
-        """More than fits into one reply of a store that bounds its replies."""
+        """More than the bounded reply of a store can hold."""
         peer, waiter = await self.join(store, "peer"), await self.join(store, "waiter")
         batch = self.make.instances(40, spec=LARGE)
         for new in batch:
@@ -245,7 +245,7 @@ class ReadingRules(StoreSuite):
         assert await store.due() == {"soon": 3}
 
         await store.cancel([soon[0].id], request=self.make.request())
-        await (await self.join(store, kinds=("late",))).take(1)  # lets it into its queue
+        await (await self.join(store, kinds=("late",))).take(1)  # moves it to its queue
         assert await store.due() == {"soon": 2}
 
     async def test_health_is_calm(self, store: Store) -> None:

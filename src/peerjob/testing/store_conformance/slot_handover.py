@@ -1,4 +1,4 @@
-"""Whatever ends the instance that has a slot passes the slot on, in the same step."""
+"""The step that ends the holder of a slot also passes the slot on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ SKIP, QUEUE = Overlap.SKIP, Overlap.QUEUE
 
 
 class PassingRules(ScheduleSuite):
-    """Rules of what frees a slot, and of who gets it."""
+    """Rules of the end of a holder, and of the next holder."""
 
     async def _commit(self, peer: Peer, claim: Claim, action: Action) -> None:
         assert await peer.end(claim, action) is Ack.DONE
@@ -215,7 +215,7 @@ class PassingRules(ScheduleSuite):
                 assert claim.id == holder
 
     async def test_nothing_is_left_of_what_took_a_slot_and_expired(self, store: Store) -> None:
-        """Its tags, its key and its place in the slot go with it."""
+        """Its tags, its key and its place in the slot are removed with it."""
         await self.schedule(store)
         peer = await self.join(store)
         new = self.make.instance(tags=("a", "b"), key="key", retention_us=0)
@@ -225,6 +225,6 @@ class PassingRules(ScheduleSuite):
         await store.expire(10)
         assert await store.get([new.id]) == [None]
         await store.leave(peer.incarnation)
-        for _ in range(3):  # which also forget the kinds of the node that left
+        for _ in range(3):  # these calls also forget the kinds of the node that left
             await store.expire(10)
         assert list(await self.leftovers(store)) == []

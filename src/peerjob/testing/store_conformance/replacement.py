@@ -1,4 +1,4 @@
-"""A fire that replaces cancels who has the slot and who waits for it, and runs once the body has ended."""
+"""A replacing fire cancels the holder of the slot and the waiting instances, and runs after the body has ended."""
 
 import asyncio
 
@@ -86,7 +86,7 @@ class ReplacingRules(ScheduleSuite):
         assert (record.outcome, record.cancelled) == (FIRED, first.id)
         (taken,) = await store.enqueue([self.make.instance(key="k")])
         assert taken.id == second.id
-        # what runs keeps its key until its body has ended, so nothing is done about it
+        # a running instance keeps its key until its body has ended, so nothing is cancelled
         peer = await self.join(store)
         await peer.take_one()
         record = await self.fired(store, 2, overlap=REPLACE, instance=third)

@@ -1,4 +1,4 @@
-"""ONE-FIRE: each nominal time is accounted for once, in one step, by whoever knows how the schedule stands."""
+"""ONE-FIRE: each nominal time is accounted for once, in one step, by a caller that knows the state of the schedule."""
 
 import asyncio
 
@@ -90,7 +90,7 @@ class FiringRules(ScheduleSuite):
         assert (await self.row(store)).next_us is None
         assert await self.refused(store, self.a_fire(row, 1)) is FireStatus.STALE
 
-    # -- what is not as it was believed
+    # -- schedules that have changed
 
     async def test_nothing_is_fired_of_what_is_not_there(self, store: Store) -> None:
         row = await self.schedule(store)
@@ -293,7 +293,7 @@ class FiringRules(ScheduleSuite):
 
 
 class TermRules(ScheduleSuite):
-    """Rules of terms: a leader that was deposed is told so by the store."""
+    """Rules of terms: the store refuses a deposed leader."""
 
     async def test_an_earlier_term_fires_nothing(self, store: Store) -> None:
         row = await self.schedule(store)
