@@ -29,7 +29,7 @@ from .manager.manager import NodeManager
 from .manager.scheduling import Scheduling
 from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer
-from .observe.probes import Probe, ProbeAnswer, look
+from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
 from .registry import Registry
 from .runtime import NodeRuntime
@@ -401,7 +401,7 @@ class Node(NodeManager, StartableManager):
 
     def probe(self, probe: Probe) -> ProbeAnswer:
         """Whether this node is alive, ready, started or drained now. It sends no request to the store."""
-        return look(self._runtime, probe)
+        return answer_probe(self._runtime, probe)
 
     def remake(self) -> Node:
         """A new node with the same settings and jobs, not started, for a forked process."""

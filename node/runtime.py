@@ -368,7 +368,7 @@ class NodeRuntime:
 
     def lease_summary(self) -> tuple[int, int, int]:
         if self._loop_watch is not None:
-            self._loop_watch.look()
+            self._loop_watch.check()
         count, digest = self.held_claims.summary()
         return self.pool.running, count, digest
 

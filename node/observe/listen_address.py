@@ -1,4 +1,4 @@
-"""Addresses to listen on, as they are given: "host:port"."""
+"""Parses addresses to listen on: "host:port"."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import ipaddress
 from peerjob.model.errors import OptionError
 
 GRPC_PORT = 59051
-"""Where nodes are looked for when no port is given."""
+"""The default port of nodes."""
 
 
 def parse_listen(option: str, listen: str, *, example: int) -> tuple[str, int]:
-    """Host and port; raises OptionError, which names the option and shows an example with that port."""
+    """Split an address into host and port; raises OptionError that names `option` and shows a port as `example`."""
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65_535:
         raise OptionError(option, listen, f"host:port, such as 127.0.0.1:{example} or [::1]:{example}")

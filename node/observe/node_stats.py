@@ -1,13 +1,11 @@
-"""How a node is, in numbers that it knows without asking anybody."""
+"""The state of a node in numbers, from what this process knows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from peerjob.node.runtime import NodeRuntime
+from .observed_runtime import ObservedRuntime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,24 +16,24 @@ class NodeStats:
     busy: int
     """Workers that run an instance."""
     stuck: int
-    """Workers whose body was told to end, or whose processors go on, for over 5 s."""
+    """Workers that a body still occupies 5 s after it was told to end, or that processors occupy for over 5 s."""
     held: int
     """Claims that wait here for a worker."""
     lease_age: float
     """Seconds since the store last answered a renewal."""
     trusted: bool
-    """Whether the lease certainly holds, so that bodies may be started."""
+    """Whether the node trusts its lease, so that bodies may start."""
     ahead: float
     """Seconds that this node's clock is ahead of the store's, or of its peers'."""
     leads: bool
     term: int
-    """The number of the present term, whoever leads; 0 when no leader is known."""
+    """The number of the current term; 0 if no leader is known."""
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Role → errors since the node was started, such as those of a store that was away."""
+    """Role → errors since the node started, such as those of a store that did not answer."""
 
 
-def node_stats_of(runtime: NodeRuntime) -> NodeStats:
-    """The state of a runtime now."""
+def node_stats_of(runtime: ObservedRuntime) -> NodeStats:
+    """The state of a node now."""
     pool, leader = runtime.pool, runtime.election.leader
     return NodeStats(
         workers=pool.size,

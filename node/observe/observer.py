@@ -1,4 +1,4 @@
-"""Who hears of what a node does, without taking part in it: metrics and the like."""
+"""The interface by which metrics and traces learn of the work of a node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peerjob.node.work.outbox import Entry
 
 
 class Observer:
-    """Is told on the node's own loop, in the midst of its work: so it is quick, and never raises.
+    """Is called on the node's own loop, between two steps of its work, so a method must be fast and not raise.
 
     Each method does nothing until it is overridden.
     """
@@ -21,10 +21,10 @@ class Observer:
         """The store answered one round of the claim loop after `seconds`: it committed `entries` and gave `claims`."""
 
     def cancelled(self, kind: str) -> None:
-        """An instance was cancelled through this node."""
+        """A caller cancelled an instance through this node."""
 
     def reaped(self, reaped: Sequence[Reaped]) -> None:
         """This node took claims back from a dead peer."""
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
-        """This node, as the leader, accounted for nominal times."""
+        """This node, as the leader, recorded nominal times."""

@@ -1,44 +1,42 @@
-"""What a node answers to whoever starts, restarts and stops processes.
+"""Answers to probes: whether a node is alive, ready, started or drained.
 
-Only what a restart heals makes a node not live: a claim loop or a renewal of the lease that hangs, or bodies that hold
-every worker for good. A store that is away makes it not ready, and no more than that.
+A node is not live only if a restart helps: its claim loop or the renewal of its lease hangs, or bodies hold every
+worker for good. While the store is away, a node is only not ready.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from peerjob.model.findings import Finding, Severity
 
-if TYPE_CHECKING:
-    from peerjob.node.runtime import NodeRuntime
+from .observed_runtime import ObservedRuntime
 
 
 class Probe(StrEnum):
     """A question about a node."""
 
     LIVE = "live"
-    """Whether it can go on; False is healed by a restart."""
+    """Whether it can go on; False if only a restart helps."""
     READY = "ready"
     """Whether it takes work: it is started, its lease is trusted, and it neither drains nor stops."""
     STARTED = "started"
     """Whether it has joined the cluster."""
     DRAINED = "drained"
-    """Whether it was told to take no more work, and nothing is left to be done on it."""
+    """Whether it takes no more work, runs nothing, and has all outcomes in the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeAnswer:
-    """The answer to a probe, and what it is made of."""
+    """The answer to a probe, with its reasons."""
 
     probe: Probe
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether it is yes."""
+        """Whether the answer is yes."""
         return all(finding.verdict is not Severity.FAIL for finding in self.findings)
 
     @property
@@ -48,82 +46,70 @@ class ProbeAnswer:
         return "\n".join(("ok" if self.ok else "failed", *lines, ""))
 
 
-def look(runtime: NodeRuntime | None, probe: Probe) -> ProbeAnswer:
-    """How it is at this moment, by asking nobody; None for a node that is not running."""
+def answer_probe(runtime: ObservedRuntime | None, probe: Probe) -> ProbeAnswer:
+    """Answer a probe from what this process knows; `runtime` is None for a node that is not running."""
     return ProbeAnswer(probe=probe, findings=tuple(_findings(runtime, probe)))
 
 
-def _findings(runtime: NodeRuntime | None, probe: Probe) -> list[Finding]:
+def _findings(runtime: ObservedRuntime | None, probe: Probe) -> list[Finding]:
     if runtime is None:
-        # a process that has not begun is alive; whether it ever will begin is another question
+        # a process whose node has not started is alive; a start that never ends is for the other probes
         return [_finding("start", probe is Probe.LIVE, "is not running")]
     match probe:
         case Probe.LIVE:
             return _live(runtime)
         case Probe.READY:
-            return [_start(runtime), _trust(runtime), _intake(runtime)]
+            return _ready(runtime)
         case Probe.STARTED:
             return [_finding("join", runtime.joined, "is in the cluster" if runtime.joined else "is under way")]
         case Probe.DRAINED:
             return _drained(runtime)
 
 
-def _live(runtime: NodeRuntime) -> list[Finding]:
-    findings = [_workers(runtime)]
+def _live(runtime: ObservedRuntime) -> list[Finding]:
+    pool = runtime.pool
+    # without trust, bodies were told to end because the store is away; they may end before it is back
+    all_stuck = 0 < pool.size <= pool.stuck_bodies and runtime.lease.trusted
+    findings = [_finding("workers", not all_stuck, f"{pool.running} of {pool.size} busy, {pool.stuck} stuck")]
     if runtime.lease.started:
-        findings.append(_renewal(runtime))
+        findings.append(_finding("lease", *_renewal(runtime)))
     if runtime.claim_loop.started:
-        findings.append(_claim_loop(runtime))
+        findings.append(_finding(runtime.claim_loop.name, *_claim_loop(runtime)))
     return findings
 
 
-def _renewal(runtime: NodeRuntime) -> Finding:
+def _renewal(runtime: ObservedRuntime) -> tuple[bool, str]:
     lease = runtime.lease
     if lease.died:
-        return _finding("lease", False, "nobody renews it any more")
+        return False, "no task renews it any more"
     if lease.watchdog.stopped():
-        return _finding("lease", False, f"its renewal has hung for {lease.watchdog.missing():.0f} s")
-    return _finding("lease", True, "is being renewed, or tried to be")
+        return False, f"its renewal has hung for {lease.watchdog.missing():.0f} s"
+    return True, "the node renews it, or tries to"
 
 
-def _claim_loop(runtime: NodeRuntime) -> Finding:
+def _claim_loop(runtime: ObservedRuntime) -> tuple[bool, str]:
     claim_loop, since = runtime.claim_loop, runtime.lease.answered_since
     if claim_loop.died:
-        return _finding(claim_loop.name, False, "has ended")
-    # nobody can tell a store that is away from a loop that hangs, unless the store answers somebody
-    if since is not None and claim_loop.watchdog.stopped(since):
+        return False, "has ended"
+    if since is None:  # the store does not answer the lease either
+        return True, "waits for the store, as the lease does"
+    if claim_loop.watchdog.stopped(since):
         hung = claim_loop.watchdog.missing(since)
-        return _finding(claim_loop.name, False, f"got nowhere for {hung:.0f} s, in which the store answered the lease")
-    return _finding(
-        claim_loop.name, True, "comes around" if since is not None else "waits for the store, as the lease does"
-    )
+        return False, f"made no progress for {hung:.0f} s, in which the store answered the lease"
+    return True, "makes progress"
 
 
-def _workers(runtime: NodeRuntime) -> Finding:
-    pool = runtime.pool
-    told = f"{pool.running} of {pool.size} busy, {pool.stuck} stuck"
-    # what was told to end because the store is away may end before the store is back
-    held = 0 < pool.size <= pool.stuck_bodies and runtime.lease.trusted
-    return _finding("workers", not held, told)
-
-
-def _start(runtime: NodeRuntime) -> Finding:
-    begun = runtime.claim_loop.started
-    return _finding("start", begun, "is started" if begun else "has not finished")
-
-
-def _trust(runtime: NodeRuntime) -> Finding:
-    trusted = runtime.lease.trusted
+def _ready(runtime: ObservedRuntime) -> list[Finding]:
+    started, trusted, accepting = runtime.claim_loop.started, runtime.lease.trusted, runtime.pool.accepting
     age = f"the store answered {max(0.0, runtime.lease.age):.1f} s ago" if runtime.joined else "there is none yet"
-    return _finding("lease", trusted, f"{'is' if trusted else 'is not'} trusted; {age}")
+    return [
+        _finding("start", started, "is started" if started else "has not finished"),
+        _finding("lease", trusted, f"{'is' if trusted else 'is not'} trusted; {age}"),
+        _finding("intake", accepting, "takes work" if accepting else "drains or stops, and takes no work"),
+    ]
 
 
-def _intake(runtime: NodeRuntime) -> Finding:
-    accepts = runtime.pool.accepting
-    return _finding("intake", accepts, "takes work" if accepts else "drains or stops, and takes no work")
-
-
-def _drained(runtime: NodeRuntime) -> list[Finding]:
+def _drained(runtime: ObservedRuntime) -> list[Finding]:
     pool = runtime.pool
     left = pool.running + pool.waiting
     settled = not runtime.claim_loop.unsettled

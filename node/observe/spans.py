@@ -1,11 +1,14 @@
-"""OpenTelemetry: one trace from whoever schedules to the body that runs, on whichever node and however much later.
+"""Spans of OpenTelemetry: one trace from the caller of `schedule()` to the body, on any node and at any time later.
 
-The context of `schedule()` is stored with the instance, as the W3C's `traceparent` and `tracestate`. Four spans come of
-it: "schedule" (producer), "run" (consumer, one for each attempt, a child of "schedule"; current in the body), and, for
-each round trip to the store that has anything of a sampled trace, "claim" and "commit", linked to the instances that it
-was about. Attributes are named as OpenTelemetry does for messaging, where it has a name.
+The context of `schedule()` is stored with the instance, as the W3C's `traceparent` and `tracestate`. There are four
+spans:
 
-Needs peerjob[otel]; nothing imports this module before somebody traces. Times are those of the node's clock.
+* "schedule" (producer).
+* "run" (consumer): one for each attempt, a child of "schedule", and current in the body.
+* "claim" and "commit": one for each round trip to the store that involves a sampled trace, with links to the instances.
+
+Attributes have the names of OpenTelemetry's conventions for messaging, if there is one. Times are those of the node's
+clock. This module needs peerjob[otel]; it is imported only if an application asks for traces.
 """
 
 from __future__ import annotations
@@ -36,14 +39,14 @@ from peerjob.model.spec import decode_error, decode_spec
 from peerjob.version import __version__
 
 MAX_LINKS = 128
-"""Most instances that a span of a batch is linked to, which is what exporters take by default."""
+"""Instances that a span of a batch links to; exporters take no more by default."""
 FAILED = (Action.TERMINATE, Action.TIME_OUT, Action.RETRY)
 
 _propagator = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Makes the spans of one node. `provider` decides what becomes of them (default: the application's global one)."""
+    """Makes the spans of one node, through `provider` (default: the application's global provider)."""
 
     def __init__(self, clock: Clock, provider: TracerProvider | None = None) -> None:
         self._clock = clock
@@ -51,14 +54,14 @@ class Tracing:
         self._tracer = get_tracer("peerjob", __version__, provider)
 
     def carrier(self) -> dict[str, str]:
-        """The current context, as it is stored; empty when there is none."""
+        """The current context, as it is stored; empty if there is none."""
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
         return carrier
 
     @contextlib.contextmanager
     def within(self, metadata: Iterable[tuple[str, Any]]) -> Generator[None]:
-        """Be in the context that a remote caller sent along, if one did."""
+        """Enter the context in the metadata of a remote call, if it has one."""
         sent = {name: value for name, value in metadata if name in _propagator.fields and isinstance(value, str)}
         if not sent:
             yield
@@ -71,7 +74,7 @@ class Tracing:
 
     @contextlib.contextmanager
     def scheduling(self, kinds: Sequence[str]) -> Generator[None]:
-        """A span around the scheduling of one instance of each of these kinds."""
+        """Make a span around the scheduling of one instance of each of these kinds."""
         one = len(set(kinds)) == 1
         attributes: dict[str, str | int] = {
             "messaging.system": "peerjob",
@@ -89,14 +92,14 @@ class Tracing:
             start_time=self._now(),
         )
         try:
-            with use_span(span):  # what goes wrong becomes its status
+            with use_span(span):  # an error becomes the status of the span
                 yield
         finally:
             span.end(self._now())
 
     @contextlib.contextmanager
     def running(self, claim: Claim, node: str) -> Generator[Span]:
-        """A span around one attempt, current within; tell it what came of it with `ended`."""
+        """Make a span around one attempt, current within; `ended` adds the outcome."""
         span = self._tracer.start_span(
             f"run {claim.kind}",
             context=_stored_context(claim),
@@ -122,7 +125,7 @@ class Tracing:
 
     @staticmethod
     def ended(span: Span, outcome: Outcome) -> None:
-        """What came of an attempt."""
+        """Add the outcome of an attempt to its span."""
         if not span.is_recording():
             return
         span.set_attribute("peerjob.outcome", outcome.action.value)
@@ -140,12 +143,12 @@ class Tracing:
             span.set_status(Status(StatusCode.ERROR, str(error)))
 
     def claimed(self, claims: Sequence[Claim], seconds: float) -> None:
-        """A claim that has just been answered, after so many seconds."""
+        """Make a span of a claim that the store has just answered, after so many seconds."""
         contexts = [get_current_span(_stored_context(claim)).get_span_context() for claim in claims]
         self._round_trip("claim", "receive", contexts, seconds)
 
     def committed(self, contexts: Sequence[SpanContext], seconds: float) -> None:
-        """A commit of the ends of attempts, by their spans, that has just been answered."""
+        """Make a span of a commit of these attempts, which the store has just answered."""
         self._round_trip("commit", "settle", contexts, seconds)
 
     def _round_trip(self, name: str, operation: str, contexts: Sequence[SpanContext], seconds: float) -> None:
@@ -169,15 +172,15 @@ class Tracing:
         span.end(now)
 
     def _now(self) -> int:
-        """In nanoseconds."""
+        """The time in nanoseconds."""
         return self._clock.time_us() * 1_000
 
 
 def _stored_context(claim: Claim) -> Context:
-    """The context that an instance was scheduled in; an empty one for none, whatever the node was started in."""
+    """The context in which an instance was scheduled, or an empty context; never the one of the node's start."""
     if b"traceparent" not in claim.spec:
         return Context()
     try:
         return _propagator.extract(decode_spec(claim.spec).trace, Context())
-    except DecodeError:  # the attempt will end with it
+    except DecodeError:  # the attempt ends with this error
         return Context()

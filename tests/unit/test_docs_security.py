@@ -30,7 +30,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "jobs in a bulk": [MAX_BULK],
         "a wait": [instances.MAX_WAIT],
         "calls per second from one address": [],
-        "scrapes and probes at a time": [metrics.MAX_CONNECTIONS, metrics.MAX_HEAD >> 10, metrics.PATIENCE],
+        "scrapes and probes at a time": [metrics.MAX_CONNECTIONS, metrics.MAX_HEAD >> 10, metrics.IO_TIMEOUT],
     }
     assert f"{TOKEN_BYTES} random bytes" in TEXT
 

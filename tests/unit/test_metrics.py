@@ -9,7 +9,7 @@ import pytest
 from peerjob import Fail, Job, Metrics, Query, Retry
 from peerjob.model.firing import Fire, FireOutcome, FireRecord
 from peerjob.node.observe.metrics import catalogue
-from peerjob.node.observe.metrics.tallies import MAX_LABELS, OTHERS, Histogram, Tallies
+from peerjob.node.observe.metrics.event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import advance, drain, running_node
 from support.factories import flaky_store, running_nodes, shared_url
@@ -315,17 +315,17 @@ async def test_a_stopped_node_still_tells_what_it_counted(clock: VirtualClock) -
 
 
 async def test_names_that_users_choose_do_not_grow_the_metrics_without_end() -> None:
-    tallies = Tallies()
+    counts = EventCounts()
     for n in range(MAX_LABELS + 50):
-        tallies.cancelled(f"kind-{n}")
+        counts.cancelled(f"kind-{n}")
         fire = Fire(
             schedule=f"schedule-{n}", revision=1, nominal_us=0, outcome=FireOutcome.MISSED, request="", next_us=1
         )
-        tallies.fired(fire, FireRecord(nominal_us=0, outcome=FireOutcome.MISSED, count=2))
+        counts.fired(fire, FireRecord(nominal_us=0, outcome=FireOutcome.MISSED, count=2))
 
-    assert len(tallies.kinds) == len(tallies.fires) == MAX_LABELS + 1
-    assert tallies.kinds[OTHERS].canceled == 50
-    assert tallies.fires[OTHERS] == {FireOutcome.MISSED: 100}
+    assert len(counts.kinds) == len(counts.fires) == MAX_LABELS + 1
+    assert counts.kinds[OTHERS].canceled == 50
+    assert counts.fires[OTHERS] == {FireOutcome.MISSED: 100}
 
 
 async def test_every_metric_of_the_catalogue_is_told_and_no_other(clock: VirtualClock) -> None:
@@ -342,8 +342,9 @@ async def test_every_metric_of_the_catalogue_is_told_and_no_other(clock: Virtual
 
 
 def test_the_document_tells_every_metric() -> None:
-    rows = re.findall(r"^\| `(peerjob_\w+)(?:\{([\w, ]+)\})?` \| (\w+) \|", DOCUMENT.read_text(), re.MULTILINE)
+    row = r"^\| `(peerjob_\w+)(?:\{([\w, ]+)\})?` \| (\w+) \| (.+?) \| (?:`(\w+)`)? ?\|$"
+    rows = re.findall(row, DOCUMENT.read_text(), re.MULTILINE)
 
-    assert [(name, tuple(labels.split(", ")) if labels else (), type) for name, labels, type in rows] == [
-        (metric.name, metric.labels, metric.type) for metric in catalogue.ALL
+    assert [(name, tuple(labels.split(", ")) if labels else (), *rest) for name, labels, *rest in rows] == [
+        (metric.name, metric.labels, metric.type, metric.help, metric.compat) for metric in catalogue.ALL
     ]

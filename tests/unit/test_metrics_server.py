@@ -129,7 +129,7 @@ async def about(server: MetricsServer, connections: int) -> bool:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ends in spite of it ends for another reason."""
-    monkeypatch.setattr("peerjob.node.observe.metrics.http.PATIENCE", 3600)
+    monkeypatch.setattr("peerjob.node.observe.metrics.http.IO_TIMEOUT", 3600)
 
 
 @pytest.mark.usefixtures("patient")
@@ -158,7 +158,7 @@ async def test_who_has_just_come_at_the_end_is_let_go(server: MetricsServer) -> 
 
 
 async def test_who_says_nothing_is_let_go(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peerjob.node.observe.metrics.http.PATIENCE", 0.05)
+    monkeypatch.setattr("peerjob.node.observe.metrics.http.IO_TIMEOUT", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
 
     async with asyncio.timeout(60):

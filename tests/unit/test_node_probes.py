@@ -114,7 +114,7 @@ async def test_a_claim_loop_that_hangs_while_the_store_answers_needs_a_restart(c
 
         await clock.advance(HANGS - 50)
         assert not node.probe(Probe.LIVE).ok
-        assert "fail  claim loop: got nowhere for 6" in said(node, Probe.LIVE)
+        assert "fail  claim loop: made no progress for 6" in said(node, Probe.LIVE)
 
         flaky.heal()
         await clock.advance(1)
@@ -294,7 +294,7 @@ async def test_a_renewal_whose_thread_died_needs_a_restart(monkeypatch: pytest.M
 
         await until(lambda: asyncio.sleep(0, not node.probe(Probe.LIVE).ok))
 
-        assert "fail  lease: nobody renews it any more" in said(node, Probe.LIVE)
+        assert "fail  lease: no task renews it any more" in said(node, Probe.LIVE)
     finally:
         await node.stop(grace=0)
 

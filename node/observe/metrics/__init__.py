@@ -1,15 +1,16 @@
-"""What a node tells Prometheus.
+"""Metrics of one node, for Prometheus.
 
-Three sources, so that a scrape costs the work of a node next to nothing:
+There are three sources, so that a scrape costs a node little:
 
-* What happens here (runs, claims, commits, fires) is counted as it happens, in plain numbers on the node's own loop, by
-  `Tallies`, an `Observer`. A round of the claim loop is one call, however many instances it carried.
-* How the node is (workers, lease, leader) is asked of it at the scrape: `Vitals`, which asks nobody.
-* How the namespace is (queues, nodes) is read from the store at the scrape, in numbers that need no scan, at most once
-  a second and within a bound of time. It is the same on every node, so a query takes `max by (kind)`, never a sum.
-  While the store is away these series are left out, and `peerjob_store_up` is 0.
+* Events on this node (runs, claims, commits, fires) are counted as they happen, in plain numbers, by `EventCounts`, an
+  `Observer`. One round of the claim loop is one call for any number of instances.
+* The state of the node (workers, lease, leader) is read at the scrape, from `NodeStats`.
+* The state of the namespace (queues, nodes) is read from the store at the scrape, without a scan, at most once a second
+  and within a time limit. All nodes export the same values, so a query uses `max by (kind)` and not a sum. While the
+  store does not answer, these series are left out, and `peerjob_store_up` is 0.
 
-Each `Metrics` has a registry of its own: several nodes of one process do not mix.
+`catalogue` lists all metrics; `collector` makes samples of the three sources; `server` shows them over HTTP (`http`).
+Each `Metrics` has its own registry, so several nodes in one process do not mix.
 """
 
 from .collector import Metrics

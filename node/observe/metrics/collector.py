@@ -1,4 +1,4 @@
-"""Brings together what was counted, how the node is, and how the namespace is, in the form of Prometheus."""
+"""Makes samples for Prometheus of the events, the state of the node, and the state of the namespace."""
 
 from __future__ import annotations
 
@@ -21,64 +21,64 @@ from peerjob.node.node import Node
 from peerjob.version import __version__
 
 from . import catalogue as of
-from .tallies import MAX_LABELS, OTHERS, Histogram, KindCounts, Tallies
+from .event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram, KindCounts
 
 logger = logging.getLogger("peerjob.metrics")
 
-FRESH = 1.0
-"""Seconds for which what was read of the namespace is told again, however often somebody scrapes."""
+MAX_AGE = 1.0
+"""Seconds for which the state of the namespace is not read again."""
 READ_TIMEOUT = 3.0
-"""Most seconds that a scrape waits for the store."""
+"""Seconds that a scrape waits for the store."""
 MAX_AGES = 100
-"""Most kinds whose queue's age is asked for."""
+"""Kinds whose queue's age is read."""
 MAX_OLDEST = 10
-"""How many of the oldest queued are looked at for a queue's age."""
+"""The oldest queued instances of a kind that are read for its queue's age."""
 
 Row = tuple[Sequence[str], float | Histogram]
-ALONE: Sequence[str] = ()
+NO_LABELS: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsView:
-    """The namespace, as the store tells; `ages` is in seconds, by kind."""
+    """The state of the namespace, as the store has it; `ages` is in seconds, by kind."""
 
     stats: Stats
     ages: dict[str, float] = field(default_factory=dict[str, float])
 
 
 class Metrics(Collector):
-    """The metrics of one node, from now on; the node need not be running, and may be stopped and started.
+    """The metrics of one node from now on, over its stops and starts.
 
-    `compat` adds go-job's names for what both have. `registry` may be shown by an application's own exposition; it then
-    tells the namespace as it was at the last `refresh`.
+    `compat` adds go-job's names for metrics that both have. An application may export `registry` itself; the samples of
+    the namespace are then those of the last `refresh`.
     """
 
     def __init__(self, node: Node, *, compat: bool = False) -> None:
         self.node = node
         self._compat = compat
-        self._tallies = Tallies()
+        self._events = EventCounts()
         self._view: MetricsView | None = None
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
-        node.observe(self._tallies)
+        node.observe(self._events)
 
     async def exposition(self, accept: str = "") -> tuple[str, bytes]:
-        """(content type, text) of a scrape, in the format that an Accept header asks for."""
+        """Answer a scrape: (content type, text), in the format of an Accept header."""
         await self.refresh()
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is no number
+        except (TypeError, ValueError):  # the header has a version that is not a number
             encode, content_type = choose_encoder("")
         return content_type, encode(self.registry)
 
     async def refresh(self) -> None:
-        """Read the namespace, unless that was done less than a second ago; never raises for a store that is away."""
+        """Read the namespace, unless this was done less than a second ago; does not raise if the store is away."""
         async with self._reading:
             now = self.node.clock.elapsed()
-            if self._read_at is not None and now - self._read_at < FRESH:
+            if self._read_at is not None and now - self._read_at < MAX_AGE:
                 return
             try:
                 async with asyncio.timeout(READ_TIMEOUT):
@@ -98,61 +98,61 @@ class Metrics(Collector):
             ages[kind] = max(0, now_us - due_us) / 1_000_000
         return MetricsView(stats=stats, ages=ages)
 
-    # -- what Prometheus is told --------------------------------------------------------------------------------------
+    # -- for the registry ---------------------------------------------------------------------------------------------
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing, so that registering asks for no sample."""
+        """Return nothing, so that the registry does not collect samples when the collector is registered."""
         yield from ()
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric with its samples; called by the registry."""
-        for metric, rows in (*self._happened(), *self._present(), *self._shared()):
+        """Return every metric with its samples."""
+        for metric, rows in (*self._event_rows(), *self._node_rows(), *self._namespace_rows()):
             for name in (metric.name, metric.compat) if self._compat and metric.compat else (metric.name,):
                 yield _family(metric, name, rows)
 
-    def _happened(self) -> Iterator[tuple[of.Metric, list[Row]]]:
-        tallies = self._tallies
+    def _event_rows(self) -> Iterator[tuple[of.Metric, list[Row]]]:
+        events = self._events
         for job in self.node.jobs():
-            tallies.kinds[job.kind]  # a series that begins at 0 shows its first event as an increase
-        kinds = sorted(tallies.kinds.items())
+            events.kinds[job.kind]  # a series that begins at 0 shows its first event as an increase
+        kinds = sorted(events.kinds.items())
         for metric, attribute in KIND_COUNTERS.items():
-            yield metric, [((kind,), getattr(tally, attribute)) for kind, tally in kinds]
-        yield of.DURATION, [((kind,), tally.duration) for kind, tally in kinds]
-        yield of.WAIT, [((kind,), tally.wait) for kind, tally in kinds]
-        yield of.CLAIM, [(ALONE, tallies.claim)]
-        yield of.COMMIT, [(ALONE, tallies.commit)]
+            yield metric, [((kind,), getattr(counts, attribute)) for kind, counts in kinds]
+        yield of.DURATION, [((kind,), counts.duration) for kind, counts in kinds]
+        yield of.WAIT, [((kind,), counts.wait) for kind, counts in kinds]
+        yield of.CLAIM, [(NO_LABELS, events.claim)]
+        yield of.COMMIT, [(NO_LABELS, events.commit)]
         yield (
             of.FIRES,
             [
                 ((schedule, outcome.value), count)
-                for schedule, outcomes in sorted(tallies.fires.items())
+                for schedule, outcomes in sorted(events.fires.items())
                 for outcome, count in sorted(outcomes.items())
             ],
         )
-        yield of.FIRE_DELAY, [(ALONE, tallies.fire_delay)]
+        yield of.FIRE_DELAY, [(NO_LABELS, events.fire_delay)]
 
-    def _present(self) -> Iterator[tuple[of.Metric, list[Row]]]:
+    def _node_rows(self) -> Iterator[tuple[of.Metric, list[Row]]]:
         node = self.node
-        yield of.RUNNING, [(ALONE, int(node.running))]
-        yield of.REGISTERED, [(ALONE, len(node.jobs()))]
+        yield of.RUNNING, [(NO_LABELS, int(node.running))]
+        yield of.REGISTERED, [(NO_LABELS, len(node.jobs()))]
         if not node.running:
             return
         stats = node.vitals()
         yield of.INFO, [((node.name, node.namespace, __version__, node.capabilities.engine), 1)]
-        yield of.WORKERS, [(ALONE, stats.workers)]
-        yield of.BUSY, [(ALONE, stats.busy)]
-        yield of.STUCK, [(ALONE, stats.stuck)]
-        yield of.HELD, [(ALONE, stats.held)]
-        yield of.LEASE_AGE, [(ALONE, stats.lease_age)]
-        yield of.TRUSTED, [(ALONE, int(stats.trusted))]
-        yield of.AHEAD, [(ALONE, stats.ahead)]
-        yield of.LEADER, [(ALONE, int(stats.leads))]
-        yield of.TERM, [(ALONE, stats.term)]
+        yield of.WORKERS, [(NO_LABELS, stats.workers)]
+        yield of.BUSY, [(NO_LABELS, stats.busy)]
+        yield of.STUCK, [(NO_LABELS, stats.stuck)]
+        yield of.HELD, [(NO_LABELS, stats.held)]
+        yield of.LEASE_AGE, [(NO_LABELS, stats.lease_age)]
+        yield of.TRUSTED, [(NO_LABELS, int(stats.trusted))]
+        yield of.AHEAD, [(NO_LABELS, stats.ahead)]
+        yield of.LEADER, [(NO_LABELS, int(stats.leads))]
+        yield of.TERM, [(NO_LABELS, stats.term)]
         yield of.ERRORS, [((role,), count) for role, count in sorted(stats.failures.items())]
 
-    def _shared(self) -> Iterator[tuple[of.Metric, list[Row]]]:
+    def _namespace_rows(self) -> Iterator[tuple[of.Metric, list[Row]]]:
         view = self._view
-        yield of.STORE_UP, [(ALONE, int(view is not None))]
+        yield of.STORE_UP, [(NO_LABELS, int(view is not None))]
         if view is None:
             return
         stats = view.stats
@@ -163,9 +163,9 @@ class Metrics(Collector):
         yield of.PROCESSING, _by_kind(processing, shown)
         yield of.UNSERVED, _by_kind(stats.unserved, shown)
         yield of.QUEUE_AGE, [((kind,), seconds) for kind, seconds in view.ages.items()]
-        yield of.DELAYED, [(ALONE, stats.delayed)]
-        yield of.NODES, [(ALONE, stats.nodes)]
-        yield of.UNDECODABLE, [(ALONE, stats.undecodable)]
+        yield of.DELAYED, [(NO_LABELS, stats.delayed)]
+        yield of.NODES, [(NO_LABELS, stats.nodes)]
+        yield of.UNDECODABLE, [(NO_LABELS, stats.undecodable)]
 
 
 KIND_COUNTERS: dict[of.Metric, str] = {
@@ -183,7 +183,7 @@ assert set(KIND_COUNTERS.values()) <= set(KindCounts.__slots__)
 
 
 def _by_kind(numbers: Mapping[str, int], shown: Set[str]) -> list[Row]:
-    """A series for each kind that is shown, and one for the sum of the others, if there are any."""
+    """Make a row for each kind that is shown, and one for the sum of the other kinds, if there are any."""
     rows: list[Row] = [((kind,), numbers[kind]) for kind in sorted(numbers.keys() & shown)]
     others = numbers.keys() - shown
     return [*rows, ((OTHERS,), sum(numbers[kind] for kind in others))] if others else rows

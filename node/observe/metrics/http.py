@@ -1,4 +1,4 @@
-"""Answers GET over HTTP on the node's own loop, one answer a connection: a loop that stalls answers nothing."""
+"""Answers GET over HTTP, one request a connection. It runs on the node's loop, so a stalled loop does not answer."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from peerjob.node.observe.listen_address import parse_listen
 logger = logging.getLogger("peerjob.metrics")
 
 MAX_HEAD = 16_384
-"""Most bytes of a request."""
+"""Bytes of a request."""
 MAX_CONNECTIONS = 32
-"""Most requests at a time; more are refused."""
-PATIENCE = 5.0
-"""Seconds in which a request must be there, and in which its answer must be taken."""
+"""Requests at a time; more connections are closed."""
+IO_TIMEOUT = 5.0
+"""Seconds to receive a request, and again to send its answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What is answered to a request."""
+    """The answer to a request."""
 
     status: HTTPStatus = HTTPStatus.OK
     content_type: str = "text/plain; charset=utf-8"
     body: bytes
     extra: str = ""
-    """Further lines of the head, each with its end."""
+    """More lines of the head, each with its line end."""
 
     def encoded(self, *, head_only: bool = False) -> bytes:
-        """As it is sent."""
+        """The bytes to send."""
         head = (
             f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\nContent-Type: {self.content_type}\r\n"
             f"Content-Length: {len(self.body)}\r\n{self.extra}Connection: close\r\n\r\n"
@@ -42,13 +42,13 @@ class Answer:
 
 
 Page = Callable[[str], Awaitable[Answer]]
-"""Answers a request for a path; is given its Accept header, or ""."""
+"""Answers a request for a path. The argument is its Accept header, or ""."""
 
 
 class HttpListener:
-    """Listens on an address, and answers with the page of each path.
+    """Listens on an address, and answers each path with its page.
 
-    `option` is what the address was given as, for errors; `example` a port to show in them.
+    Errors name `option`, the setting that has the address, and show `example` as a port.
     """
 
     def __init__(self, option: str, listen: str, pages: Mapping[str, Page], *, example: int) -> None:
@@ -61,7 +61,7 @@ class HttpListener:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def start(self) -> bool:
-        """Listen, unless it does already (False); raises OptionError for an address that cannot be had."""
+        """Listen; return False if it listens already. Raises OptionError if it cannot listen on the address."""
         if self._server is not None:
             return False
         host, self._stopping = self.host.strip("[]"), False
@@ -71,12 +71,12 @@ class HttpListener:
             raise OptionError(
                 self._option,
                 self._listen,
-                f"an address of this machine that nobody else listens on ({error.strerror or error})",
+                f"an address of this machine that no other program listens on ({error.strerror or error})",
             ) from None
         return True
 
     async def stop(self) -> None:
-        """Listen no more, and end what is being answered; idempotent."""
+        """Stop listening, and cancel open requests; idempotent."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -99,16 +99,16 @@ class HttpListener:
         task = asyncio.get_running_loop().create_task(self._answer(reader, writer), name="peerjob-http")
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
-        # also when it is cancelled before its first step, and so runs none of its own clean-up
+        # a task that is cancelled before its first step would not close the connection itself
         task.add_done_callback(lambda _: writer.close())
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with contextlib.suppress(OSError, TimeoutError, EOFError):
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(IO_TIMEOUT):
                     head = await _read_head(reader)
                 answer = plain(HTTPStatus.BAD_REQUEST).encoded() if head is None else await self._respond(head)
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(IO_TIMEOUT):
                     writer.write(answer)
                     await writer.drain()
         except Exception:
@@ -134,12 +134,12 @@ class HttpListener:
 
 
 def plain(status: HTTPStatus, text: str = "", *, extra: str = "") -> Answer:
-    """A line of text; by default what the status means."""
+    """Answer with a line of text; by default the phrase of the status."""
     return Answer(status=status, body=f"{text or status.phrase}\n".encode(), extra=extra)
 
 
 async def _read_head(reader: asyncio.StreamReader) -> str | None:
-    """A request's line and fields; None for one that is too long, or no text."""
+    """Read the request line and the header fields; None for a request that is too long."""
     try:
         return (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip("\r\n")
     except asyncio.LimitOverrunError:

@@ -1,4 +1,4 @@
-"""What a node shows over HTTP: its metrics at /metrics, and what probes ask at /livez and its like."""
+"""Shows the metrics of a node over HTTP at /metrics, and its probes at /livez, /readyz, /startupz and /drainz."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PROBES = {"/livez": Probe.LIVE, "/readyz": Probe.READY, "/startupz": Probe.START
 
 
 async def serve_metrics(node: Node, listen: str = f"127.0.0.1:{PORT}", *, compat: bool = False) -> MetricsServer:
-    """Serve the metrics of a node at http://`listen`/metrics, and its probes, until the answer's `stop()`.
+    """Serve the metrics of a node at http://`listen`/metrics, and its probes; returns a server to `stop()`.
 
-    Nobody is asked who they are: whoever reaches the address reads kinds, numbers and node names, and nothing else.
-    `compat` adds go-job's names. Port 0 takes any free one (see `port`). Call it before the node starts, so that all is
-    counted. Raises OptionError for an address that cannot be had.
+    There is no access control: every client of the address can read kinds, names of nodes and schedules, and numbers,
+    and nothing else. `compat` adds go-job's names. Port 0 takes a free port (see `port`). Call it before the node
+    starts, so that all events are counted. Raises OptionError if it cannot listen on the address.
     """
     server = MetricsServer(Metrics(node, compat=compat), listen)
     await server.start()
@@ -32,7 +32,7 @@ async def serve_metrics(node: Node, listen: str = f"127.0.0.1:{PORT}", *, compat
 
 
 class MetricsServer:
-    """Shows one `Metrics` and its node's probes, as an async context manager, or with `start()` and `stop()`."""
+    """Shows one `Metrics` and the probes of its node. Use it with `async with`, or `start()` and `stop()` it."""
 
     def __init__(self, metrics: Metrics, listen: str = f"127.0.0.1:{PORT}") -> None:
         self.metrics = metrics
@@ -40,12 +40,12 @@ class MetricsServer:
         self._http = HttpListener("metrics_listen", listen, pages, example=PORT)
 
     async def start(self) -> None:
-        """Listen, unless it does already; raises OptionError for an address that cannot be had."""
+        """Listen, unless it listens already; raises OptionError if it cannot listen on the address."""
         if await self._http.start():
             logger.info("metrics are at %s", self.url)
 
     async def stop(self) -> None:
-        """Listen no more, and end what is being answered; idempotent."""
+        """Stop listening, and cancel open requests; idempotent."""
         await self._http.stop()
 
     async def __aenter__(self) -> Self:
@@ -57,12 +57,12 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; 0 before the start."""
+        """The port; 0 before the start."""
         return self._http.port
 
     @property
     def url(self) -> str:
-        """Where a scrape is to ask."""
+        """The URL to scrape."""
         return f"http://{self._http.host}:{self.port}{PATH}"
 
     async def _exposition(self, accept: str) -> Answer:

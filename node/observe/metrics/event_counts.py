@@ -1,9 +1,10 @@
-"""Counts what happens on a node, in plain numbers: it stands beside every claim and commit, so it must cost little."""
+"""Counts what happens on a node, in plain numbers, because this runs with every claim and commit."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from peerjob.model.firing import Fire, FireOutcome, FireRecord
@@ -15,16 +16,16 @@ from peerjob.node.work.outbox import Entry
 T = TypeVar("T")
 
 MAX_LABELS = 1_000
-"""Most values of one label; what comes later is counted together, as OTHERS."""
+"""Values of one label; later values are counted together, as OTHERS."""
 OTHERS = "(others)"
 SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-"""Bounds for what a server answers, in seconds."""
+"""Bounds in seconds, for round trips."""
 LONG = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
-"""Bounds for what jobs take, in seconds."""
+"""Bounds in seconds, for jobs."""
 
 
 class Histogram:
-    """How often a value fell under each bound."""
+    """Counts values by the bounds that they do not exceed."""
 
     __slots__ = ("_bounds", "_counts", "sum")
 
@@ -38,7 +39,7 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """(bound, how many were at most that), as Prometheus takes them."""
+        """(bound, values that do not exceed it), in the form of Prometheus."""
         total, buckets = 0, list[tuple[str, float]]()
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += count
@@ -46,39 +47,29 @@ class Histogram:
         return buckets
 
 
+def _long_histogram() -> Histogram:
+    return Histogram(LONG)
+
+
+@dataclass(slots=True)
 class KindCounts:
     """What happened to instances of one kind."""
 
-    __slots__ = (
-        "canceled",
-        "completed",
-        "duration",
-        "executed",
-        "lost",
-        "reaped",
-        "retried",
-        "returned",
-        "terminated",
-        "timedout",
-        "wait",
-    )
-
-    def __init__(self) -> None:
-        self.executed = 0
-        self.completed = 0
-        self.terminated = 0
-        self.canceled = 0
-        self.timedout = 0
-        self.retried = 0
-        self.returned = 0
-        self.lost = 0
-        self.reaped = 0
-        self.duration = Histogram(LONG)
-        self.wait = Histogram(LONG)
+    executed: int = 0
+    completed: int = 0
+    terminated: int = 0
+    canceled: int = 0
+    timedout: int = 0
+    retried: int = 0
+    returned: int = 0
+    lost: int = 0
+    reaped: int = 0
+    duration: Histogram = field(default_factory=_long_histogram)
+    wait: Histogram = field(default_factory=_long_histogram)
 
 
 class Labelled(dict[str, T], Generic[T]):
-    """Label → tally, made when it is first asked for; bounded, since who schedules chooses the names."""
+    """Label → counts, made at the first use; bounded, because callers of `schedule` choose the labels."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         super().__init__()
@@ -91,8 +82,8 @@ class Labelled(dict[str, T], Generic[T]):
         return made
 
 
-class Tallies(Observer):
-    """All that is counted on one node, over its stops and starts."""
+class EventCounts(Observer):
+    """All counts of one node, over its starts and stops."""
 
     def __init__(self) -> None:
         self.kinds: Labelled[KindCounts] = Labelled(KindCounts)
@@ -115,36 +106,36 @@ class Tallies(Observer):
                 self.kinds[claim.kind].wait.observe(max(0, claim.at_us - claim.due_us) / 1_000_000)
 
     @staticmethod
-    def _ended(tally: KindCounts, seconds: float | None, action: Action, ack: Ack) -> None:
+    def _ended(counts: KindCounts, seconds: float | None, action: Action, ack: Ack) -> None:
         if seconds is not None:
-            tally.executed += 1
-            tally.duration.observe(seconds)
+            counts.executed += 1
+            counts.duration.observe(seconds)
         if ack is Ack.LOST:
-            tally.lost += 1
+            counts.lost += 1
         elif ack is not Ack.DONE:
             pass
         elif action is Action.COMPLETE:
-            tally.completed += 1
+            counts.completed += 1
         elif action is Action.TERMINATE:
-            tally.terminated += 1
+            counts.terminated += 1
         elif action is Action.TIME_OUT:
-            tally.timedout += 1
+            counts.timedout += 1
         elif action is Action.CANCEL:
-            tally.canceled += 1
+            counts.canceled += 1
         elif action is Action.RETRY:
-            tally.retried += 1
+            counts.retried += 1
         elif action is not Action.RELEASE:
-            tally.returned += 1
+            counts.returned += 1
 
     def cancelled(self, kind: str) -> None:
         self.kinds[kind].canceled += 1
 
     def reaped(self, reaped: Sequence[Reaped]) -> None:
         for one in reaped:
-            tally = self.kinds[one.kind]
-            tally.reaped += 1
+            counts = self.kinds[one.kind]
+            counts.reaped += 1
             if one.state is State.TERMINATED:
-                tally.terminated += 1
+                counts.terminated += 1
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
         outcomes = self.fires[fire.schedule]
