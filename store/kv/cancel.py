@@ -1,4 +1,4 @@
-"""Scheduled or Processing → Cancelled, by a user."""
+"""Scheduled or Processing → Cancelled: the verb `cancel`."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ import msgspec
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.state import State
 
-from .base import Compare, Put
+from .base import Compare, Put, mod_of
+from .commands import KVCommands, check_batch, retried
 from .context import KVContext
-from .enqueue import check_batch
 from .hints import Wakeups
 from .keys import timed
 from .rows import Owned, Row, encode, extended
-from .slots import StepPlan
-from .writer import ROUNDS, Change
+from .step_plan import Change, StepPlan
+from .writer import ROUNDS
 
 NOTE = "cancelled by user"
 
 
-class CancelCommands:
+class CancelCommands(KVCommands):
     """The verb `cancel`."""
 
-    def __init__(self, context: KVContext) -> None:
-        self._context = context
+    @retried
+    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str) -> list[State | None]:
+        return await self._cancel(ids, node=node, request=request, note=NOTE)
 
-    async def cancel(self, ids: Sequence[str], *, node: str = "", request: str, note: str = NOTE) -> list[State | None]:
-        context, keys = self._context, self._context.keys
+    async def _cancel(self, ids: Sequence[str], *, node: str, request: str, note: str) -> list[State | None]:
+        context, keys = self._context, self._keys
         check_batch(len(ids))
         answers: dict[str, State | None] = {}
         pending = list(dict.fromkeys(ids))
         failures = 0
         while failures < ROUNDS:
             rows = await context.rows(pending)
-            now_us = context.clock.time_us()
+            now_us = self._clock.time_us()
             slots = await context.slots.held_by(row for _, row in rows.values())
             live: list[str] = []
             used: set[str] = set()
@@ -49,21 +50,17 @@ class CancelCommands:
                     used.add(row.slot)
             if not live:
                 return [answers[id] for id in ids]
-            entries = await context.kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
+            entries = await self._kv.get([keys.delayed(id) + timed(rows[id][1].due_us, id) for id in live])
             wakeups = Wakeups()
-            plans = [
-                StepPlan([], [], [], slots={row.slot: slots[row.slot]} if (row := rows[id][1]).slot else {})
-                for id in live
-            ]
             changes: list[Change] = []
-            for id, entry, plan in zip(live, entries, plans, strict=True):
+            for id, entry in zip(live, entries, strict=True):
                 revision, row = rows[id]
+                plan = StepPlan.for_row(keys, now_us, row, slots)
                 plan.compares.append(Compare(keys.state + id, mod=revision))
-                delayed_mod = 0 if entry is None else entry.mod
-                cancel_in(context, plan, id, row, delayed_mod, now_us, node=node, request=request, note=note)
+                plan_cancel(context, plan, id, row, mod_of(entry), node=node, request=request, note=note)
                 wakeups.add_queued(plan)
-                changes.append(context.change(plan))
-            written = await context.writer.write(changes, now_us=now_us)
+                changes.append(plan.change())
+            written = await self._writer.write(changes, now_us=now_us)
             failures += not all(written.revisions)
             for id, revision in zip(live, written.revisions, strict=True):
                 if revision:
@@ -72,7 +69,7 @@ class CancelCommands:
                     wakeups.changed.append(id)
                     if row.state is State.PROCESSING:
                         wakeups.cancelled.add(row.owner)
-            context.drop(live)
+            context.uncache(live)
             pending = [id for id in pending if id not in answers]
             await context.hints.send(wakeups, written)
             if not pending:
@@ -80,23 +77,14 @@ class CancelCommands:
         raise StoreUnavailableError(context.url, "too many writers at once")
 
 
-def cancel_in(
-    context: KVContext,
-    plan: StepPlan,
-    id: str,
-    row: Row,
-    delayed_mod: int,
-    now_us: int,
-    *,
-    node: str,
-    request: str,
-    note: str,
+def plan_cancel(
+    context: KVContext, plan: StepPlan, id: str, row: Row, delayed_mod: int, *, node: str, request: str, note: str
 ) -> None:
-    """StepPlan the end of a live instance, all but the compare of its record.
+    """Plan the cancellation of an instance that is not final, besides the compare of its record.
 
-    `delayed_mod` is the revision of its entry among the delayed ones, if it is there.
+    `delayed_mod` is the revision of its entry in the delayed queue, 0 if there is none.
     """
-    keys, ops = context.keys, plan.ops
+    keys = plan.keys
     runs = row.state is State.PROCESSING
     cancelled = msgspec.structs.replace(
         row,
@@ -104,15 +92,14 @@ def cancel_in(
         releasing=runs,
         cancel=request,
         was=row.state,
-        expires_us=context.expires_us(row, now_us),
-        history=extended(row, State.CANCELLED, now_us, node, note),
+        expires_us=context.expires_us(row, plan.now_us),
+        history=extended(row, State.CANCELLED, plan.now_us, node, note),
     )
-    ops.append(Put(keys.state + id, encode(cancelled)))
-    context.leave(id, row, plan)
+    plan.ops.append(Put(keys.state + id, encode(cancelled)))
+    plan.remove_from_index(id, row)
     if runs:
-        ops.append(
-            Put(keys.owned(row.owner) + id, encode(Owned(row.fence, row.suspect, releasing=True, kind=row.kind)))
-        )
+        claim = Owned(row.fence, row.suspect, releasing=True, kind=row.kind)
+        plan.ops.append(Put(keys.owned(row.owner) + id, encode(claim)))
     else:
-        context.take_out(id, row, delayed_mod, plan)
-    context.end(id, cancelled, now_us, plan)
+        plan.remove_from_queue(id, row, delayed_mod)
+    plan.add_final(id, cancelled)

@@ -1,4 +1,4 @@
-"""What holders say about running instances, each word accepted only from (fence, incarnation)."""
+"""Outcomes and reports of running instances, accepted only with the fence and the incarnation of the claim."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome
 from peerjob.model.state import State
 
 from .answers import AnswerLog
-from .base import MAX_ALONE_BYTES, Compare, Delete, Op, Put
+from .base import MAX_ALONE_BYTES, Compare, Delete, Put
+from .commands import check_batch, retried
 from .context import KVContext
-from .enqueue import check_batch
 from .hints import Wakeups
 from .logs import LogCommands
 from .retention import RetentionCommands
 from .rows import SMALL, Out, Row, encode, extended
-from .slots import HeldSlot, StepPlan
-from .writer import ROUNDS, Change
+from .step_plan import Change, HeldSlot, StepPlan
+from .writer import ROUNDS
 
 
 class _InstanceUpdate:
-    """What the outcomes of one call do to one instance."""
+    """The update of one instance by the outcomes of one call."""
 
     __slots__ = ("acks", "id", "logs", "out", "places", "progress", "revision", "row", "stored")
 
@@ -43,7 +43,7 @@ class _InstanceUpdate:
         return self.row is not self.stored
 
     def end_with(self, result: bytes | None, error: bytes | None) -> tuple[bool, Out | None]:
-        """What the record says about its result and error, which are kept in it or go to a key of their own."""
+        """Set result and error, in the record or, if large, under a separate key: `has_out` and `out` of the record."""
         out = None if result is None and error is None else Out(result, error)
         if out is None or out.size <= SMALL:
             self.out = None
@@ -56,17 +56,14 @@ class _InstanceUpdate:
         return tuple(zip(self.places, self.acks, strict=True))
 
 
-class CommitCommands:
-    """The verb `commit`."""
+class CommitCommands(LogCommands, RetentionCommands):
+    """The verbs `commit` and `add_lines`."""
 
-    def __init__(self, context: KVContext, logs: LogCommands, retention: RetentionCommands) -> None:
-        self._context = context
-        self._logs = logs
-        self._retention = retention
+    @retried
+    async def commit(self, incarnation: str, outcomes: Sequence[Outcome], *, request: str) -> list[Ack]:
+        return await self._commit(incarnation, outcomes, request, "commit")
 
-    async def commit(
-        self, incarnation: str, outcomes: Sequence[Outcome], *, request: str, verb: str = "commit"
-    ) -> list[Ack]:
+    async def _commit(self, incarnation: str, outcomes: Sequence[Outcome], request: str, verb: str) -> list[Ack]:
         context = self._context
         check_batch(len(outcomes))
         if not outcomes:
@@ -80,24 +77,24 @@ class CommitCommands:
         source = _OutcomeSource(context, incarnation, await context.name_of(incarnation), request)
         ended: dict[str, int] = {}
         for attempt in range(ROUNDS):
-            updates = await self._checked(pending, outcomes, source, acks, cached=attempt == 0)
-            await self._write(updates, source, answer_log, acks, ended)
+            updates = await self._check_outcomes(pending, outcomes, source, acks, cached=attempt == 0)
+            await self._write_updates(updates, source, answer_log, acks, ended)
             for update in updates:
                 if update.places[0] in acks:
                     del pending[update.id]
             if not pending:
-                await self._retention.tidy(ended)
+                await self._remove_surplus(ended)
                 return [acks[place] for place in range(len(outcomes))]
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    def lets_in(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether these may let something into a queue: the instance itself, or the next one of its schedule."""
+    def _may_add_to_queue(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether these may add to a queue: the instance itself, or the next instance of its schedule."""
         return not all(
             outcome.action is Action.REPORT or (outcome.action in FINAL_STATE and self._context.has_no_slot(outcome.id))
             for outcome in outcomes
         )
 
-    async def _checked(
+    async def _check_outcomes(
         self,
         pending: dict[str, list[int]],
         outcomes: Sequence[Outcome],
@@ -106,24 +103,24 @@ class CommitCommands:
         *,
         cached: bool,
     ) -> list[_InstanceUpdate]:
-        """What each pending outcome does; those of instances that are not there are answered at once."""
+        """The updates that the pending outcomes make. Outcomes of instances that do not exist are answered here."""
         context = self._context
-        source.now_us = context.clock.time_us()
+        source.now_us = self._clock.time_us()
         updates: list[_InstanceUpdate] = []
         unchanged: list[str] = []
         rows = await context.rows(list(pending), cached=cached)
         for id, places in pending.items():
             if id in rows:
                 update = source.check(_InstanceUpdate(id, places, *rows[id]), outcomes)
-                if update.changed or not (cached and context.remembers(id)):
+                if update.changed or not (cached and context.is_cached(id)):
                     updates.append(update)
                 else:
                     unchanged.append(id)
             else:
                 acks.update((place, Ack.LOST) for place in places)
         if unchanged:
-            # what changes nothing is not compared with anything, so it must be judged by what is stored now
-            context.drop(unchanged)
+            # an update without a change is never compared, so the stored record must decide and not the cached one
+            context.uncache(unchanged)
             rows = await context.rows(unchanged)
             for id in unchanged:
                 if id in rows:
@@ -134,7 +131,7 @@ class CommitCommands:
             del pending[id]
         return updates
 
-    async def _write(
+    async def _write_updates(
         self,
         updates: Sequence[_InstanceUpdate],
         source: _OutcomeSource,
@@ -150,52 +147,55 @@ class CommitCommands:
             if not update.changed:
                 acks.update(zip(update.places, update.acks, strict=True))
                 answer_log.extra += update.answers
-        changes = [await self._change(update, source.now_us, wakeups, slots) for update in changing]
-        written = await context.writer.write(changes, now_us=source.now_us, answer_log=answer_log)
+        changes = [await self._update_change(update, source.now_us, wakeups, slots) for update in changing]
+        written = await self._writer.write(changes, now_us=source.now_us, answer_log=answer_log)
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
-                context.drop((update.id,))
+                context.uncache((update.id,))
                 continue
             acks.update(zip(update.places, update.acks, strict=True))
             wakeups.changed.append(update.id)
             if update.row.final:
-                context.drop((update.id,))
+                context.uncache((update.id,))
                 if not update.stored.final:
                     ended[update.row.kind] = ended.get(update.row.kind, 0) + 1
             else:
-                context.remember(update.id, revision, update.row)
+                context.cache(update.id, revision, update.row)
         await context.hints.send(wakeups, written)
 
-    async def add_lines(self, id: str, lines: tuple[LogLine, ...]) -> bool:
-        """Append lines to an instance in any state."""
+    async def add_lines(self, id: str, lines: Sequence[LogLine]) -> bool:
+        # not retried: lines have no request id, so a repeated call would append them twice
         context = self._context
+        check_batch(len(lines))
         for _ in range(ROUNDS):
             rows = await context.rows([id])
             if id not in rows:
                 return False
             revision, row = rows[id]
-            now_us = context.clock.time_us()
+            now_us = self._clock.time_us()
             update = _InstanceUpdate(id, [], revision, row)
-            update.logs = lines
-            written = await context.writer.write([await self._change(update, now_us, Wakeups(), {})], now_us=now_us)
-            context.drop((id,))
+            update.logs = tuple(lines)
+            written = await self._writer.write(
+                [await self._update_change(update, now_us, Wakeups(), {})], now_us=now_us
+            )
+            context.uncache((id,))
             if all(written.revisions):
                 await context.hints.send(Wakeups(changed=[id]), written)
                 return True
         raise StoreUnavailableError(context.url, "too many writers at once")
 
-    async def _change(
+    async def _update_change(
         self, update: _InstanceUpdate, now_us: int, wakeups: Wakeups, slots: Mapping[str, HeldSlot]
     ) -> Change:
-        context, keys, id, stored = self._context, self._context.keys, update.id, update.stored
-        ops: list[Op] = []
-        plan = StepPlan(ops, [], [], slots={stored.slot: slots[stored.slot]} if stored.slot in slots else {})
+        keys, id, stored = self._keys, update.id, update.stored
+        plan = StepPlan.for_row(keys, now_us, stored, slots)
+        ops = plan.ops
         payload = len(update.progress or b"")
         if update.out is not None:
             payload += update.out.size
         if update.logs:
             room = MAX_ALONE_BYTES - payload
-            update.row = await self._logs.append(id, update.row, update.logs, ops, room=room)
+            update.row = await self._append_lines(id, update.row, update.logs, ops, room=room)
         row = update.row
         if update.progress is not None:
             ops.append(Put(keys.progress + id, update.progress))
@@ -204,18 +204,14 @@ class CommitCommands:
         elif stored.has_out and not row.has_out:
             ops.append(Delete(keys.out + id))
         if row.state is not stored.state or (stored.releasing and not row.releasing):
-            context.let_go(id, stored, row, now_us, plan)
+            plan.end_claim(id, stored, row)
         ops.append(Put(keys.state + id, encode(row)))
         wakeups.add_queued(plan)
-        return context.change(
-            plan,
-            [Compare(keys.state + id, mod=update.revision)],
-            answers=update.answers,
-        )
+        return plan.change([Compare(keys.state + id, mod=update.revision)], answers=update.answers)
 
 
 class _OutcomeSource:
-    """Whose outcomes they are, and what their word is worth."""
+    """Checks the claim of each outcome (fence and incarnation), and applies the outcome."""
 
     def __init__(self, context: KVContext, incarnation: str, node: str, request: str) -> None:
         self._context = context
@@ -225,7 +221,7 @@ class _OutcomeSource:
         self.now_us = 0
 
     def check(self, update: _InstanceUpdate, outcomes: Sequence[Outcome]) -> _InstanceUpdate:
-        """Apply the outcomes of one instance, one after the other."""
+        """Apply the outcomes of one instance in order."""
         known = update.stored.request == self._request
         for place in update.places:
             outcome = outcomes[place]
@@ -303,7 +299,7 @@ class _OutcomeSource:
 
 
 def _is_only_logs(outcome: Outcome) -> bool:
-    """Whether an outcome carries log lines and nothing else."""
+    """Whether an outcome has log lines and nothing else."""
     return (
         outcome.action is Action.REPORT
         and bool(outcome.logs)

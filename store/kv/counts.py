@@ -1,8 +1,8 @@
-"""Instances per kind and state, kept and never counted.
+"""Counters of instances per kind and state.
 
-One counter per kind would be the one key that every writer of a cluster fights over. So each kind has LANES
-counters, and a writer uses one lane at a time: it knows what it wrote there last, and compares that. Only two
-writers that meet in a lane have a conflict, after which one of them moves to another lane.
+All stores would write a single counter per kind at once. So each kind has COUNTER_SHARDS counters, and a request uses
+one shard. The store knows the value that it wrote there last, and compares it. Two stores that use the same shard have
+a conflict; then one of them uses another shard.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import DecodeError
 from peerjob.model.state import State
 
-from .base import Compare, Found, KeyValue, Put, Range
-from .keys import Keys, prefix_end
+from .base import Compare, Found, KeyValue, Put, Range, mod_of
+from .keys import Keys, below, prefix_end
 from .rows import decode_counts, encode
 
 COUNTER_SHARDS = 16
 _PAGE = 2_000
-"""Most counters that are read in one request."""
+"""Most counters in one read."""
 _MAX_KNOWN = 50_000
-"""Counters that a store keeps in mind, above which it reads them again."""
+"""Above this number of known counters, the store reads counters again."""
 SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, SET_ASIDE, READY = range(9)
-"""Slots of a counter; READY counts what is in a kind's ready queues."""
+"""The numbers of a counter; READY is the number of entries in the ready queues of a kind."""
 SLOTS = 9
 SLOT: dict[State, int] = {
     State.SCHEDULED: SCHEDULED,
@@ -36,11 +36,11 @@ SLOT: dict[State, int] = {
 FINAL_SLOTS = (CANCELLED, TIMED_OUT, COMPLETED, TERMINATED)
 
 Shift = tuple[str, int, int]
-"""Kind, slot, and what is added there; records that were set aside count under the kind ""."""
+"""Kind, slot and difference. Records that were set aside count under the kind ""."""
 
 
 class Counts:
-    """The counters, as one store writes them."""
+    """The counters that one store uses."""
 
     def __init__(self, kv: KeyValue, keys: Keys, clock: Clock) -> None:
         self._kv = kv
@@ -50,22 +50,22 @@ class Counts:
         clock.random.shuffle(self._free)
         self._known: dict[tuple[int, str], tuple[int, list[int]]] = {}
 
-    def shard(self) -> CounterShard:
-        """A lane for one request; to be given back."""
+    def take_shard(self) -> CounterShard:
+        """A shard for one request, which must be given back."""
         number = self._free.pop() if self._free else self._clock.random.randrange(COUNTER_SHARDS)
         return CounterShard(number, self._known, self._keys)
 
-    def give_back(self, shard: CounterShard, *, crowded: bool = False) -> None:
-        """Free a lane; a crowded one is used last."""
+    def give_back(self, shard: CounterShard, *, contended: bool = False) -> None:
+        """Free a shard; a contended one is used last."""
         if shard.number not in self._free:
-            if crowded:
+            if contended:
                 self._free.insert(0, shard.number)
             else:
                 self._free.append(shard.number)
 
     async def load(self, shard: CounterShard, kinds: Collection[str]) -> None:
-        """Learn what a lane holds for kinds that this store has not written there."""
-        # another request may forget what is known while this one reads
+        """Read the counters of a shard that this store does not know."""
+        # another request may clear the known counters during the read
         while missing := [kind for kind in kinds if (shard.number, kind) not in self._known]:
             if len(self._known) > _MAX_KNOWN:
                 self._known.clear()
@@ -73,15 +73,14 @@ class Counts:
             entries = await self._kv.get([shard.key(kind) for kind in missing])
             for kind, entry in zip(missing, entries, strict=True):
                 values = [0] * SLOTS if entry is None else _counted(entry.value)
-                self._known[shard.number, kind] = (0 if entry is None else entry.mod, values)
+                self._known[shard.number, kind] = (mod_of(entry), values)
 
     def of(self, kind: str) -> Range:
         """The read of all counters of one kind."""
-        prefix = f"{self._keys.count}{self._keys.kind(kind)}/"
-        return Range(prefix, prefix_end(prefix))
+        return below(f"{self._keys.count}{self._keys.kind(kind)}/")
 
     async def totals(self) -> dict[str, list[int]]:
-        """Sums over the lanes of all counters, by escaped kind, read page by page."""
+        """Sums over the shards of all counters, by escaped kind."""
         sums: dict[str, list[int]] = {}
         start = self._keys.count
         while start:
@@ -90,13 +89,13 @@ class Counts:
         return sums
 
     async def page(self, start: str) -> tuple[Found, str]:
-        """Some counters from a key on, and where the next page begins; "" after the last."""
+        """Some counters from a key on, and the start of the next page, "" after the last."""
         (found,) = await self._kv.read([Range(start, prefix_end(self._keys.count), _PAGE)])
-        return found, f"{found.items[-1][0]}!" if found.count > len(found.items) else ""
+        return found, found.next_key if found.more else ""
 
 
 class CounterShard:
-    """One lane, in the hands of one request."""
+    """One shard, used by one request."""
 
     def __init__(self, number: int, known: dict[tuple[int, str], tuple[int, list[int]]], keys: Keys) -> None:
         self.number = number
@@ -105,11 +104,11 @@ class CounterShard:
         self._planned: list[tuple[str, list[int]]] = []
 
     def key(self, kind: str) -> str:
-        """The counter of a kind in this lane."""
+        """The counter of a kind in this shard."""
         return f"{self._keys.count}{self._keys.kind(kind)}/{self.number:x}"
 
-    def plan(self, shifts: Mapping[str, list[int]]) -> tuple[list[Compare], list[Put]]:
-        """What a request must compare and write to count these shifts; the kinds are loaded."""
+    def add(self, shifts: Mapping[str, list[int]]) -> tuple[list[Compare], list[Put]]:
+        """The compares and writes of a request that adds these differences; `Counts.load` comes first."""
         compares: list[Compare] = []
         puts: list[Put] = []
         self._planned = []
@@ -123,28 +122,28 @@ class CounterShard:
         return compares, puts
 
     def written(self, revision: int) -> None:
-        """What was planned is stored."""
+        """Note that the additions were written."""
         for kind, values in self._planned:
             self._known[self.number, kind] = (revision, values)
 
     def refused(self) -> None:
-        """What was planned is not stored, or nobody can tell."""
+        """Note that the additions were not written, or may not have been."""
         for kind, _ in self._planned:
             self._known.pop((self.number, kind), None)
 
 
 def kind_of(keys: Keys, counter: str) -> str:
-    """The escaped kind that a counter belongs to."""
+    """The escaped kind of a counter."""
     return counter[len(keys.count) : counter.rindex("/")]
 
 
 def totals(keys: Keys, found: Found) -> dict[str, list[int]]:
-    """Sums over the lanes, by escaped kind."""
+    """Sums over the shards, by escaped kind."""
     return add_up(keys, found, {})
 
 
 def add_up(keys: Keys, found: Found, sums: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Add counters to sums over the lanes, by escaped kind."""
+    """Add counters to sums over the shards, by escaped kind."""
     for key, entry in found.items:
         kind, values = kind_of(keys, key), _counted(entry.value)
         known = sums.get(kind)
@@ -153,7 +152,7 @@ def add_up(keys: Keys, found: Found, sums: dict[str, list[int]]) -> dict[str, li
 
 
 def _counted(data: bytes) -> list[int]:
-    """A counter; zeros for one that cannot be read, until it is counted again."""
+    """A counter; zeros if it is unreadable, until the next recount."""
     try:
         values = decode_counts(data)
     except DecodeError:

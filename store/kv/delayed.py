@@ -1,8 +1,8 @@
-"""Delayed instances: moving those that fell due, and knowing when the next one does.
+"""Delayed instances: those that are due are moved to the ready queues, and the next due time is known.
 
-Moving touches index entries only, never a record, so any store may do it, at any time, for any instance. The clock of
-whoever moves decides what is due, so a node whose clock is off (`skew`) leaves it to the others; what they have not
-moved a while after it fell due by their clocks, it moves, as it may be the only one with workers that are free.
+A move changes queue entries only and no record, so any store can move any instance at any time. The clock of the
+moving node decides what is due. A node whose clock is off therefore moves an instance only a while after the instance
+was due by the median of the clocks: that node may be the only one with free workers.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from .base import Compare, Delete, Entry, Found, Range
 from .context import KVContext
 from .counts import DELAYED
 from .keys import prefix_end, time_text
-from .queues import AFTER_ALL, Head
 from .rows import Delayed, decode_delayed
-from .slots import StepPlan
-from .writer import Change, Written
+from .scan import AFTER_ALL, Head
+from .step_plan import Change, StepPlan
+from .writer import Written
 
 MAX_MOVED = 500
-"""Instances that one claim moves. A thousand, of 10,000 kinds, held up a Redis server for 20 ms."""
+"""Instances that one claim moves. A thousand, of 10,000 kinds, blocked a Redis server for 20 ms."""
 LEFT_TO_OTHERS_US = 2_000_000
-"""How long a node whose clock is off waits for others to move what is due by their clocks."""
+"""How long a node whose clock is off leaves due instances to other nodes."""
 
 
 class DelayedQueue:
@@ -33,45 +33,42 @@ class DelayedQueue:
     def __init__(self, context: KVContext) -> None:
         self._context = context
 
-    def heads(self) -> Range:
-        """The read of the queues' heads."""
-        return self._context.queues.delayed_heads()
-
     async def move(self, found: Found) -> tuple[dict[str, int], Written | None]:
-        """Let what fell due into the ready queues, earliest first; kind → how many."""
+        """Move what is due to the ready queues, earliest first. `found` has the heads; the answer counts by kind."""
         context = self._context
         if not context.clock_skew.judgement.known:
             return {}, None
-        # not by the wall clock, which may have been set since it was last compared
+        # not this node's wall clock: it may have been set since it was last compared with other clocks
         now_us = context.clock_skew.median_us() - (LEFT_TO_OTHERS_US if context.clock_skew.is_off else 0)
         until = time_text(now_us + 1)
         begun = [head for head in context.queues.heads(found) if head.start < until]
         if not begun:
             return {}, None
         scans = [context.queues.scan(head, now_us=now_us, until=until) for head in begun]
-        while going := [scan for scan in scans if not scan.done and len(scan.places) < MAX_MOVED]:
-            await context.queues.read(going, MAX_MOVED)
+        while unfinished := [scan for scan in scans if not scan.done and len(scan.places) < MAX_MOVED]:
+            await context.queues.read(unfinished, MAX_MOVED)
         due = [
             (place, scan.head.queue, entry)
             for scan in scans
             for place, entry in zip(scan.places, scan.entries, strict=True)
         ]
-        due.sort(key=lambda one: one[0])
+        due.sort(key=lambda item: item[0])
         changes: list[Change] = []
         kinds: list[str] = []
         for place, queue, entry in due[:MAX_MOVED]:
-            plan = StepPlan([Delete(queue + place)], [], [])
-            delayed = await self._delayed(place[19:], entry)
+            id = place[19:]
+            plan = StepPlan(context.keys, now_us)
+            plan.ops.append(Delete(queue + place))
+            delayed = await self._delayed(id, entry)
             if delayed is None:
-                # which kind counts it can only be told by counting
+                # only a new count shows which kind's counter included the entry
                 context.writer.counts_in_doubt = True
                 kinds.append("")
             else:
-                kind, priority, due_us = delayed.kind, delayed.priority, int(place[:18])
-                plan.shifts.append((kind, DELAYED, -1))
-                context.let_in(place[19:], kind, priority, due_us, now_us, plan, suspect=delayed.suspect)
-                kinds.append(kind)
-            changes.append(context.change(plan, [Compare(queue + place, mod=entry.mod)]))
+                plan.shifts.append((delayed.kind, DELAYED, -1))
+                plan.add_to_queue(id, delayed.kind, delayed.priority, int(place[:18]), suspect=delayed.suspect)
+                kinds.append(delayed.kind)
+            changes.append(plan.change([Compare(queue + place, mod=entry.mod)]))
         written = await context.writer.write(changes, now_us=now_us)
         moved: dict[str, int] = {}
         for kind, revision in zip(kinds, written.revisions, strict=True):
@@ -82,7 +79,7 @@ class DelayedQueue:
         return moved, written
 
     async def _delayed(self, id: str, entry: Entry) -> Delayed | None:
-        """What a delayed entry says, or else its record; None when neither can be read."""
+        """An entry of a delayed queue, or the same from the instance's record; None if neither can be read."""
         try:
             return decode_delayed(entry.value)
         except DecodeError as error:
@@ -91,14 +88,14 @@ class DelayedQueue:
         return None if found is None else Delayed(found[1].kind, found[1].priority, found[1].suspect)
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
-        """When the earliest one falls due; lets each queue begin there. None also where others decide that."""
+        """When the earliest instance is due; None if there is none, or if other nodes decide. Moves the heads."""
         if not self._context.clock_skew.decides:
             return None
         place = await self._context.queues.earliest(heads)
         return None if place == AFTER_ALL else int(place[:18])
 
     def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
-        """Reads that find nothing as long as no delayed instance falls due before that time."""
+        """Reads that find nothing while no delayed instance is due before that time."""
         if not self._context.clock_skew.decides:
             return []
         stop = None if next_due_us is None else time_text(next_due_us)

@@ -1,4 +1,4 @@
-"""The leadership of one namespace, on any key-value store: a key that hangs on its leader's lease."""
+"""Leader election for one namespace: a key that the leader keeps with its lease."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _FIRST_TIMEOUT = 2.0
 
 
 class KVElections:
-    """Stands for leader over a connection of its own; the store that has the jobs may be another one.
+    """The election over a separate connection. The store of the jobs may be another server.
 
-    The revision at which the key was made is the term. Keeping the leadership extends the lease and writes nothing.
+    The term is the revision at which the key was written. To keep the leadership, a leader extends its lease and writes
+    nothing.
 
-    A cluster id does not tell a cluster from one that was made anew with the same settings, or restored: both count
-    revisions from an earlier point. So a random token beside the key is part of what terms belong to. A restored
-    snapshot holds the old token, which a leader replaces when the store refuses its term.
+    A new cluster with the same settings, or a restored one, has the same cluster id but counts revisions from an
+    earlier point. So the coordinator of terms also contains a random token, stored beside the key. A restored snapshot
+    has the old token. If the store then refuses a leader's term, the leader replaces the token.
     """
 
     def __init__(self, kv: KeyValue, *, url: str, namespace: str, clock: Clock) -> None:
@@ -67,7 +68,7 @@ class KVElections:
         raise StoreUnavailableError(self._url, "the leadership changes hands too often")
 
     async def _take(self, candidate: Candidate, ttl_us: int, token: Entry) -> Leader | None:
-        """Take the free leadership; None when another candidate was faster."""
+        """Take the free leadership; None if another candidate was faster."""
         lease = await self._kv.grant(ttl_us)
         row = LeaderRow(candidate.incarnation, candidate.name, lease, self._clock.time_us())
         compares = [Compare(self._now), Compare(self._token, mod=token.mod)]
@@ -85,7 +86,7 @@ class KVElections:
             if refused is not None and refused == self._leader(row, entry.mod, token).term:
                 await self._kv.txn([Step([Compare(self._now, mod=entry.mod)], [self._new_token()])])
             await self._kv.revoke(row.lease)
-            # a watch tells of keys that were put, not of those that went
+            # a watch reports keys that were put, and not deleted ones
             await self._kv.txn([Step([], [Put(self._left, entry.value)])])
 
     async def leader(self) -> Leader | None:
@@ -112,7 +113,7 @@ class KVElections:
 
 
 def _leader_row(data: bytes) -> LeaderRow:
-    """Who leads; a stranger for an entry that cannot be read, until the lease that it hangs on ends."""
+    """The leader; a placeholder if the entry is unreadable, until the lease of that entry ends."""
     try:
         return decode_leader(data)
     except DecodeError:

@@ -1,54 +1,44 @@
-"""Created → Scheduled: how instances come in."""
+"""Created → Scheduled: the verb `enqueue`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from peerjob.model.errors import StoreFullError, StoreUnavailableError
-from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Transition
+from peerjob.model.record import Enqueued, NewInstance, Transition
 from peerjob.model.state import State
 
 from .base import Compare, Put
-from .context import KVContext
+from .commands import KVCommands, check_batch, retried
 from .hints import Wakeups
 from .rows import SMALL, Row, encode, is_gone
-from .slots import StepPlan
-from .writer import ROUNDS, Change
+from .step_plan import Change, StepPlan
+from .writer import ROUNDS
 
 
-class EnqueueCommands:
+class EnqueueCommands(KVCommands):
     """The verb `enqueue`."""
 
-    def __init__(self, context: KVContext) -> None:
-        self._context = context
-
+    @retried
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
-        context = self._context
         check_batch(len(instances))
-        if context.kv.full:
-            raise StoreFullError(f"the store at {context.url} is nearly full and takes no new instances")
+        if self._kv.full:
+            raise StoreFullError(f"the store at {self._context.url} is nearly full and takes no new instances")
         answers: dict[int, Enqueued] = {}
         pending = dict(enumerate(instances))
-        taken: dict[str, int] = {}
-        for attempt in range(ROUNDS):
-            await self._round(pending, answers, taken, node, looked=attempt > 0)
+        unowned: dict[str, int] = {}
+        for _ in range(ROUNDS):
+            await self._add_pending(pending, answers, unowned, node)
             if not pending:
                 return [answers[place] for place in range(len(instances))]
-            taken = await self._settle(pending, answers)
-        raise StoreUnavailableError(context.url, "too many writers at once")
+            unowned = await self._answer_known(pending, answers)
+        raise StoreUnavailableError(self._context.url, "too many writers at once")
 
-    async def _round(
-        self,
-        pending: dict[int, NewInstance],
-        answers: dict[int, Enqueued],
-        taken: dict[str, int],
-        node: str,
-        *,
-        looked: bool,
+    async def _add_pending(
+        self, pending: dict[int, NewInstance], answers: dict[int, Enqueued], unowned: dict[str, int], node: str
     ) -> None:
-        """Try to add all that are pending, but of each id and each key only the first."""
-        context, keys = self._context, self._context.keys
-        now_us = context.clock.time_us()
+        """Try to add the pending instances, but only the first one of each id and each key."""
+        keys, now_us = self._keys, self._clock.time_us()
         wakeups = Wakeups()
         changes: list[Change] = []
         places: list[int] = []
@@ -62,29 +52,31 @@ class EnqueueCommands:
             seen.add(state)
             if unique is not None:
                 seen.add(unique)
-                compares.append(Compare(unique, mod=taken.get(unique, 0)))
-            plan = StepPlan([], [], [])
-            born(context, new, now_us, node, plan)
+                compares.append(Compare(unique, mod=unowned.get(unique, 0)))
+            plan = StepPlan(keys, now_us)
+            plan_instance(plan, new, node)
             wakeups.add_queued(plan)
             wakeups.changed.append(new.id)
-            changes.append(context.change(plan, compares))
+            changes.append(plan.change(compares))
             places.append(place)
-        written = await context.writer.write(changes, now_us=now_us)
+        written = await self._writer.write(changes, now_us=now_us)
         for place, revision in zip(places, written.revisions, strict=True):
             if revision:
                 answers[place] = Enqueued(pending.pop(place).id, True)
-        await context.hints.send(wakeups, written)
+        await self._context.hints.send(wakeups, written)
 
-    async def _settle(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
-        """Answer those that were added before, or whose key is taken; keys without an owner may be taken over."""
-        context, keys = self._context, self._context.keys
-        order = list(pending.items())
-        states = await context.kv.get([keys.state + new.id for _, new in order])
+    async def _answer_known(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
+        """Answer for instances that exist, or whose unique key is taken.
+
+        The result has the unique keys whose instance is gone, with their revisions: the next round may take them.
+        """
+        keys, order = self._keys, list(pending.items())
+        states = await self._kv.get([keys.state + new.id for _, new in order])
         uniques = {place: keys.unique(new.kind, new.key) for place, new in order if new.key is not None}
-        owners = dict(zip(uniques, await context.kv.get(list(uniques.values())), strict=True))
+        owners = dict(zip(uniques, await self._kv.get(list(uniques.values())), strict=True))
         owner_ids = [entry.value.decode(errors="replace") for entry in owners.values() if entry is not None]
-        present = dict(zip(owner_ids, await context.kv.get([keys.state + id for id in owner_ids]), strict=True))
-        taken: dict[str, int] = {}
+        present = dict(zip(owner_ids, await self._kv.get([keys.state + id for id in owner_ids]), strict=True))
+        unowned: dict[str, int] = {}
         for (place, new), state in zip(order, states, strict=True):
             owner = owners.get(place)
             if state is not None:
@@ -92,27 +84,18 @@ class EnqueueCommands:
             elif owner is not None:
                 owner_id = owner.value.decode(errors="replace")
                 if is_gone(present[owner_id]):
-                    taken[uniques[place]] = owner.mod
+                    unowned[uniques[place]] = owner.mod
                     continue
                 answers[place] = Enqueued(owner_id, False)
             else:
                 continue
             del pending[place]
-        return taken
+        return unowned
 
 
-def born(
-    context: KVContext,
-    new: NewInstance,
-    now_us: int,
-    node: str,
-    plan: StepPlan,
-    *,
-    slot: str = "",
-    parked: bool = False,
-) -> Row:
-    """StepPlan an instance with all that belongs to it; a parked one is in no queue yet."""
-    keys = context.keys
+def plan_instance(plan: StepPlan, new: NewInstance, node: str, *, slot: str = "", parked: bool = False) -> Row:
+    """Plan an instance with everything that belongs to it. A parked instance enters no queue yet."""
+    keys, now_us = plan.keys, plan.now_us
     due_us = now_us if new.due_us is None else new.due_us
     if new.delay_us is not None:
         due_us = now_us + new.delay_us
@@ -133,16 +116,10 @@ def born(
     if row.spec is None:
         plan.ops.append(Put(keys.args + new.id, new.spec))
     if parked:
-        context.show(new.id, row, plan)
+        plan.index_scheduled(new.id, row)
     else:
-        context.enter(new.id, row, now_us, plan)
+        plan.add_scheduled(new.id, row)
     if new.key is not None:
         plan.ops.append(Put(keys.unique(new.kind, new.key), new.id.encode()))
     plan.ops.extend(Put(keys.tag(tag) + new.id, b"") for tag in dict.fromkeys(new.tags))
     return row
-
-
-def check_batch(size: int) -> None:
-    """Refuse a batch that is too large."""
-    if size > MAX_BATCH:
-        raise ValueError(f"a call holds at most {MAX_BATCH} instances, got {size}")

@@ -1,4 +1,4 @@
-"""What a fire must know before it writes: read in a few requests for a whole batch, and compared when it is written."""
+"""Reads what fires depend on, in a few requests for a batch; the steps of the fires compare what was read."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, Overlap, Term
 from peerjob.model.state import State
 
-from .base import Compare, Entry, Put, Step
+from .base import Compare, Entry, Put, Step, mod_of
 from .context import KVContext
 from .keys import LATEST_US, escaped, time_text, timed
 from .ledger import INSTANCE, TRIGGER, FireLedger, FirstRecords
 from .rows import Row, is_gone, number_of
 from .schedule_rows import NextFire, SlotRow, decode_fire, decode_next_fire, decode_slot
-from .slots import HeldSlot, StepPlan
+from .step_plan import HeldSlot, StepPlan
 from .writer import ROUNDS
 
 
 class ScheduleFires(msgspec.Struct):
-    """What the fires of one call do to one schedule, in one step."""
+    """The step that the fires of one call make for one schedule."""
 
     name: str
     mod: int
@@ -30,15 +30,15 @@ class ScheduleFires(msgspec.Struct):
     answers: dict[int, FireAnswer] = {}
     changed: list[str] = []
     cancelled: set[str] = set()
-    """Who runs what was cancelled."""
+    """Incarnations that run cancelled instances."""
     fresh_us: int = LATEST_US
-    """The earliest nominal time that it records."""
+    """The earliest nominal time of its records."""
     moved: bool = False
-    """Whether the schedule moves on without a record."""
+    """Whether the next time changes without a record."""
     closed: bool = False
-    """Whether further fires are for another step."""
+    """Whether further fires must wait for another step."""
     excess: tuple[str, ...] = ()
-    """Parked instances that must be cancelled before, since they are too many for one step."""
+    """Parked instances that are too many for one step, so that they must be cancelled first."""
     excess_request: str = ""
     """The request of the fire that replaces them."""
 
@@ -49,51 +49,51 @@ class ScheduleFires(msgspec.Struct):
 
 
 class FireReads(msgspec.Struct):
-    """What is stored about the schedules of some fires."""
+    """The stored state that some fires depend on."""
 
     now_us: int
     schedules: dict[str, ScheduleFires]
-    """Of the schedules that there are."""
+    """Name → planned step, for schedules that exist."""
     term_compare: Compare | None = None
-    """Holds as long as no later term was seen."""
+    """Holds while the term of the fires is the latest one."""
     deposed: bool = False
     ledger: dict[str, FireRecord] = {}
-    """Records of the very times that fires are about, by key."""
+    """Records of the times of the fires, by key."""
     made: set[str] = set()
-    """Instances that are there, or were, though the ledger may have forgotten that a fire made them."""
+    """Instances of the fires that have a record, even if the ledger no longer has one."""
     uniques: dict[str, tuple[int, str]] = {}
-    """Unique keys that are taken: revision and instance, "" for one that is gone."""
+    """Unique keys that are taken: revision and instance, "" if the instance is gone."""
     rows: dict[str, tuple[int, Row]] = {}
-    """Instances that have a slot or wait for it."""
+    """Instances that hold or wait for a slot."""
     delayed: dict[str, int] = {}
-    """Revisions of their entries among the delayed ones."""
+    """Revisions of their entries in delayed queues."""
     first_records: dict[int, FirstRecords] = {}
     used: set[str] = set()
-    """Keys of instances and unique keys that some step writes already."""
+    """Keys of instances and unique keys that a planned step writes."""
 
 
 def place_of(fire: Fire) -> str:
-    """Where the record of an instance stands in the ledger; a trigger is about no nominal time."""
+    """The place of a fire's record in the ledger. A trigger has no nominal time, so its request makes it unique."""
     suffix = f"{TRIGGER}{escaped(fire.request)}" if fire.outcome is FireOutcome.TRIGGERED else INSTANCE
     return f"{time_text(fire.nominal_us)}{suffix}"
 
 
-async def look(
-    context: KVContext, ledger: FireLedger, fires: Sequence[Fire], term: Term | None, term_compare: Compare | None
+async def read_for_fires(
+    context: KVContext, fires: Sequence[Fire], term: Term | None, term_compare: Compare | None
 ) -> FireReads:
-    """Read what these fires depend on; `reign` is what held for this term the last time."""
+    """Read what these fires depend on. `term_compare` is the last known one of this term."""
     kv, keys = context.kv, context.keys
     names = list(dict.fromkeys(fire.schedule for fire in fires))
     entries = await kv.get([*map(keys.next_fire, names), *map(keys.slot, names)])
     # the time by which the leader found the fires due: its wall clock may have been set since
     reads = FireReads(context.clock_skew.median_us(), {})
     for name, next_entry, slot_entry in zip(names, entries, entries[len(names) :], strict=False):
-        next_fire = context.value(next_entry, keys.next_fire(name), decode_next_fire)
+        next_fire = context.decoded(next_entry, keys.next_fire(name), decode_next_fire)
         if next_entry is not None and next_fire is not None:
-            slot = context.value(slot_entry, keys.slot(name), decode_slot) or SlotRow()
-            held = HeldSlot(0 if slot_entry is None else slot_entry.mod, slot)
+            slot = context.decoded(slot_entry, keys.slot(name), decode_slot) or SlotRow()
+            held = HeldSlot(mod_of(slot_entry), slot)
             reads.schedules[name] = ScheduleFires(
-                name, next_entry.mod, next_fire, StepPlan([], [], [], slots={name: held})
+                name, next_entry.mod, next_fire, StepPlan(context.keys, reads.now_us, {name: held})
             )
     if term is not None:
         reads.term_compare = term_compare or await _term_compare(context, term)
@@ -101,14 +101,14 @@ async def look(
     known = [fire for fire in fires if fire.schedule in reads.schedules]
     await _read_entries(context, reads, known)
     await _read_rows(context, reads, known)
-    reads.first_records = await ledger.first_records(
+    reads.first_records = await FireLedger(context).first_records(
         [schedule.next_fire for schedule in reads.schedules.values()], reads.now_us
     )
     return reads
 
 
 async def _term_compare(context: KVContext, term: Term) -> Compare | None:
-    """What holds as long as a term is the latest; None if it is not."""
+    """A compare that holds while a term is the latest one; None if there is a later term."""
     key = context.keys.term(term.coordinator)
     for _ in range(ROUNDS):
         (entry,) = await context.kv.get([key])
@@ -118,14 +118,14 @@ async def _term_compare(context: KVContext, term: Term) -> Compare | None:
         if latest > term.number:
             return None
         put = Put(key, str(term.number).encode())
-        applied = await context.kv.txn([Step([Compare(key, mod=0 if entry is None else entry.mod)], [put])])
+        applied = await context.kv.txn([Step([Compare(key, mod=mod_of(entry))], [put])])
         if applied.steps[0] is not None:
             return Compare(key, mod=applied.revision)
     raise StoreUnavailableError(context.url, "too many writers at once")
 
 
 async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fire]) -> None:
-    """Read the records that may be there of these times, and who has the unique keys."""
+    """Read existing records of these times, and the holders of the unique keys."""
     keys = context.keys
     records: list[str] = []
     states: list[str] = []
@@ -147,7 +147,7 @@ async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fi
         return
     found = await context.kv.get([*records, *states, *uniques])
     for key, entry in _present(records, found):
-        record = context.value(entry, key, decode_fire)
+        record = context.decoded(entry, key, decode_fire)
         if record is not None:
             reads.ledger[key] = record
     reads.made = {key[len(keys.state) :] for key, _ in _present(states, found[len(records) :])}
@@ -160,7 +160,7 @@ async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fi
 
 
 async def _read_rows(context: KVContext, reads: FireReads, fires: Iterable[Fire]) -> None:
-    """Read the instances that are in the way."""
+    """Read the instances that hold or wait for the slots."""
     ids: list[str] = []
     replaced: list[str] = []
     for fire in fires:
@@ -169,7 +169,7 @@ async def _read_rows(context: KVContext, reads: FireReads, fires: Iterable[Fire]
             continue
         ids.append(slot.holder)
         if fire.overlap is Overlap.REPLACE:
-            replaced += (slot.holder, *(one.id for one in slot.parked))
+            replaced += (slot.holder, *(parked.id for parked in slot.parked))
     if not ids:
         return
     reads.rows = await context.rows([*ids, *replaced])
@@ -179,7 +179,7 @@ async def _read_rows(context: KVContext, reads: FireReads, fires: Iterable[Fire]
         if id in reads.rows and reads.rows[id][1].state is State.SCHEDULED
     }
     entries = await context.kv.get(list(places.values())) if places else []
-    reads.delayed = {id: 0 if entry is None else entry.mod for id, entry in zip(places, entries, strict=True)}
+    reads.delayed = {id: mod_of(entry) for id, entry in zip(places, entries, strict=True)}
 
 
 def _present(keys: Sequence[str], entries: Sequence[Entry | None]) -> list[tuple[str, Entry]]:

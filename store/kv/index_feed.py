@@ -1,4 +1,4 @@
-"""The heads of ready queues from the indexes of groups: the most urgent first, some at a time."""
+"""Reads the heads of ready queues from the indexes of groups, the most urgent first, some at a time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from .base import Found, Range
 from .keys import Keys, prefix_end
-from .queues import Head, Queues, Scan
+from .queues import Queues
+from .scan import Head, Scan
 
 _MAX_READ = 50
 """Most indexes that are read in one request."""
 
 
 class _Index:
-    """One index, and what of it was read and not given yet."""
+    """One index, and the heads that were read and not returned yet."""
 
     def __init__(self, priority: int, head: Head, scan: Scan) -> None:
         self.priority = priority
@@ -25,14 +26,14 @@ class _Index:
 
     @property
     def bound(self) -> tuple[int, str] | None:
-        """Before this is nothing that was not given; None: nothing is left."""
+        """A lower bound of the heads that were not returned yet; None if there are none."""
         if self.waiting:
             return self.priority, self.waiting[0][1].start
         return None if self.scan.done else (self.priority, self.scan.at)
 
 
 class IndexFeed:
-    """Gives the heads of the queues that hold the first instances of some groups."""
+    """Returns the heads of the queues that have the first instances of some groups."""
 
     def __init__(
         self, queues: Queues, keys: Keys, heads: Sequence[Head], kinds: Mapping[str, str], now_us: int
@@ -40,9 +41,9 @@ class IndexFeed:
         self._queues = queues
         self._keys = keys
         self._kinds = kinds
-        """Escaped kind → kind, of those that may be given."""
+        """Escaped kind → kind, for the wanted kinds."""
         self._known: set[str] = set()
-        """Queues whose heads were found. An entry moves while the index is read, and would be found again."""
+        """Queues that were found. An entry that moves during the read would be found twice."""
         self._indexes = [
             _Index(int(head.queue[:-1].rsplit("/", 1)[1], 16), head, queues.scan(head, now_us=now_us, whole=True))
             for head in heads
@@ -50,17 +51,17 @@ class IndexFeed:
 
     @property
     def bound(self) -> tuple[int, str] | None:
-        """Every head that was not given yet lies at this priority and place or behind it; None: all were given."""
+        """A lower bound (priority and place) of the heads that were not returned yet; None if there are none."""
         return min((bound for index in self._indexes if (bound := index.bound) is not None), default=None)
 
     async def more(self, most: int) -> list[tuple[str, Head]]:
-        """Kinds and heads of the next queues, about as many as asked for; [] when there are no more."""
+        """Kind and head of the next queues, about as many as asked for; [] if there are no more."""
         heads: list[tuple[str, Head]] = []
         while len(heads) < most and self.bound is not None:
-            open_ones = sorted(
+            unfinished = sorted(
                 (index for index in self._indexes if index.bound is not None), key=lambda index: index.bound or (0, "")
             )
-            unread = [index for index in open_ones[:_MAX_READ] if not index.waiting]
+            unread = [index for index in unfinished[:_MAX_READ] if not index.waiting]
             if unread:
                 await self._queues.read([index.scan for index in unread], most)
                 for index in unread:
@@ -69,12 +70,12 @@ class IndexFeed:
         return heads
 
     def _next(self, most: int) -> list[tuple[str, Head]]:
-        """What can be given without reading on."""
+        """The heads that can be returned without a further read."""
         heads: list[tuple[str, Head]] = []
         while len(heads) < most:
             index = min(
-                (one for one in self._indexes if one.bound is not None),
-                key=lambda one: one.bound or (0, ""),
+                (index for index in self._indexes if index.bound is not None),
+                key=lambda index: index.bound or (0, ""),
                 default=None,
             )
             if index is None or not index.waiting:
@@ -83,7 +84,7 @@ class IndexFeed:
         return heads
 
     def _found(self, index: _Index) -> None:
-        """Learn the heads that new entries stand for: an entry is written in the steps that write the head."""
+        """Add the heads that new entries name. An entry has the revision of its head: one step writes both."""
         places = index.scan.places
         for at in range(index.taken, len(places)):
             head = self._queues.ordered(index.head, places[at], index.scan.entries[at].mod)
@@ -94,22 +95,22 @@ class IndexFeed:
         index.taken = len(places)
 
     def unused(self) -> list[Head]:
-        """Indexes in which nothing is."""
+        """The heads of empty indexes."""
         return [index.head for index in self._indexes if index.scan.done and not index.scan.places]
 
     def begins(self) -> list[tuple[Head, str]]:
-        """Indexes and their first entries, where one was found."""
+        """Indexes with an entry, each with the place of the first one."""
         return [(index.head, index.scan.places[0]) for index in self._indexes if index.scan.places]
 
-    def again(self) -> list[Range]:
-        """Reads that show whether an index has other entries by now."""
+    def repeated_reads(self) -> list[Range]:
+        """Reads that show whether an index has other entries now."""
         return [
             Range(index.head.queue + index.head.start, prefix_end(index.head.queue), _MAX_READ)
             for index in self._indexes
         ]
 
-    def is_new(self, found: Sequence[Found]) -> bool:
-        """Whether such reads found entries that were not there."""
+    def has_new(self, found: Sequence[Found]) -> bool:
+        """Whether `repeated_reads` found new entries."""
         return any(
             one.count > len(one.items)
             or any(key[len(index.head.queue) :] not in index.scan.places for key, _ in one.items)
@@ -117,5 +118,5 @@ class IndexFeed:
         )
 
     def heads(self) -> list[Head]:
-        """Every index."""
+        """The heads of all indexes."""
         return [index.head for index in self._indexes]

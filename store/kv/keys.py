@@ -1,63 +1,70 @@
-"""Where everything stands: each key of the engine is built here.
+"""The keys of the engine: each key is built here.
 
 | key below `<namespace>/` | value |
 |---|---|
 | `layout` | layout number |
-| `state/<id>` | `Row`: what changes about an instance; empty, on a lease: it was removed, and may be enqueued again |
-| `args/<id>` | its arguments, never rewritten; small ones are in `Row` |
-| `out/<id>`, `progress/<id>` | its result and error, unless they are small; its progress |
+| `state/<id>` | `Row`: the changing part of an instance; empty, with a lease: the instance was removed |
+| `args/<id>` | arguments, never rewritten; small ones are in `Row` |
+| `out/<id>`, `progress/<id>` | result and error, unless they are small; progress |
 | `log/<id>/<number of the first line>` | a chunk of log lines |
 | `unique/<kind>/<key>` | id of the instance that has the key |
-| `ready/<kind>/<n or s>/<priority>/<due>/<id>` | due, to be claimed; s: suspects |
-| `due/<shard>/<due>/<id>` | delayed: `Delayed`, enough to move it without its record |
-| `due/@…`, `clock/…` | of later releases: this one neither reads nor counts them |
-| `by/<kind>/<state>/<id>`, `tag/<tag>/<id>` | indexes; of those that are Processing, `own` is the index |
-| `expiry/<shard>/<time>/<id>` | final instances by the end of their retention |
-| `head/<queue>` | where a queue begins, see `queues`; of a ready queue also the group of its kind |
-| `group/<kind>`, `groups/<group>` | the group of a kind; how many kinds a group has, see `groups` |
-| `order/<group>/<priority>/<place>/<kind>/<n or s>` | ready queues of the kinds of a group, by where they begin |
-| `own/<incarnation>/<id>` | `Owned`: a claim; durable, on no lease |
-| `catalogue/<kind>` | when a node published the kind; hangs on a lease |
-| `node/<incarnation>` | `NodeRow`; durable: alive until it is marked as ended |
-| `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes that have many |
-| `ended/<incarnation>` | it has ended and been forgotten: it never joins again; hangs on a lease of minutes |
-| `live/<incarnation>` | `Live`; hangs on the node's lease |
-| `clocks/<incarnation>` | `Told`; hangs on the node's lease |
-| `idle/<incarnation>` | `Idle`: waits for work |
-| `journal/<incarnation>/<verb>/<n>` | the last answers of a verb |
-| `charged/<incarnation>/<id>` | a crash that its reaping charged |
-| `watch/<id>/<incarnation>` | wants to hear when an instance is final |
-| `changes/<incarnation>` | wants to hear of every change, until a time |
-| `hint/<incarnation>/<what>/<id>` | hints not fetched yet |
-| `count/<kind>/<lane>` | instances per state, to be summed over the lanes |
+| `ready/<kind>/<n or s>/<priority>/<due>/<id>` | due instances; s: suspects, n: others |
+| `due/<shard>/<due>/<id>` | delayed instances: `Delayed`, enough to move one without its record |
+| `due/@…`, `clock/…` | reserved for later releases: neither read nor counted |
+| `by/<kind>/<state>/<id>`, `tag/<tag>/<id>` | indexes; the index of Processing instances is `own` |
+| `expiry/<shard>/<time>/<id>` | final instances, by the end of their retention |
+| `head/<queue>` | lower bound of a queue, see `queues`; for a ready queue also the group of its kind |
+| `group/<kind>`, `groups/<group>` | group of a kind; number of kinds in a group, see `kind_groups` |
+| `order/<group>/<priority>/<place>/<kind>/<n or s>` | ready queues of a group, by their lower bounds |
+| `own/<incarnation>/<id>` | `Owned`: a claim, without a lease |
+| `catalogue/<kind>` | when a node published the kind; with a lease |
+| `node/<incarnation>` | `NodeRow`, without a lease: the node is alive until the row marks it as ended |
+| `kinds/<digest>`, `kinds/<digest>/<n>` | stamp and parts of the kinds of nodes with many kinds, see `kind_sets` |
+| `ended/<incarnation>` | the incarnation was deleted and never joins again; with a lease of minutes |
+| `live/<incarnation>` | `Live`; with the node's lease |
+| `clocks/<incarnation>` | `ClockReport`; with the node's lease |
+| `idle/<incarnation>` | `Idle`: the node waits for due instances |
+| `journal/<incarnation>/<verb>/<n>` | the last answers of a verb, see `answers` |
+| `charged/<incarnation>/<id>` | a crash that a reaper charged to the instance |
+| `watch/<id>/<incarnation>` | the incarnation waits for the end of the instance |
+| `changes/<incarnation>` | the incarnation wants hints about all changes, until a time |
+| `hint/<incarnation>/<topic>/<id>` | hints that the node has not read yet |
+| `count/<kind>/<shard>` | instances per state, to be summed over the shards |
 | `counted` | when the counters were last compared with the indexes |
-| `aside/<id>` | records that could not be read |
-| `schedules/now` | `Revisions`: the latest revision of any schedule, and how far removals are remembered |
-| `schedule/<name>` | `Schedule`: what `put_schedule` wrote |
-| `next/<name>` | `Next`: what a fire changes about a schedule |
+| `aside/<id>` | unreadable records |
+| `schedules/now` | `Revisions`: the latest revision of all schedules, and the removals that are still stored |
+| `schedule/<name>` | `ScheduleState`: the definition, as `put_schedule` wrote it |
+| `next/<name>` | `NextFire`: the part of a schedule that fires change |
 | `changed/<revision>/<name>`, `removed/<revision>/<name>` | schedules by revision; removals |
-| `removal/<request>` | a request that removed a schedule; goes with a lease |
-| `ledger/<revision of the first put>/<nominal time><f, g, t…>` | a `FireRecord`: instance, gap, trigger |
-| `slot/<name>` | `Slot`: who has a schedule's slot, and who is parked behind it |
-| `term/<coordinator>` | the highest term that was seen |
-| `leader/now`, `leader/left` | `Seat`: who leads, on its own lease; who resigned last |
-| `leader/token` | random text, a part of what terms belong to |
+| `removal/<request>` | a request that removed a schedule; with a lease |
+| `ledger/<revision of the first put>/<nominal time><f, g, t…>` | `FireRecord`; f: instance, g: gap, t: trigger |
+| `slot/<name>` | `SlotRow`: the instance that holds the slot of a schedule, and the parked ones |
+| `term/<coordinator>` | the highest term of a coordinator |
+| `leader/now`, `leader/left` | `LeaderRow` of the leader, with its lease; of the one that resigned last |
+| `leader/token` | random text, a part of the coordinator of terms |
 
-Times and revisions have 18 digits, priorities are 8 hex digits of p + 2^31; kinds, keys, tags, coordinators and names
-of schedules are percent-escaped. A namespace has no `/`, so none is a prefix of another.
+Times and revisions have 18 digits. Priorities are 8 hex digits of p + 2^31. Kinds, keys, tags, coordinators and names
+of schedules are percent-escaped. A namespace has no `/`, so no namespace is a prefix of another.
 """
 
 from __future__ import annotations
 
 from urllib.parse import quote, unquote
 
+from .base import Range
+
 SHARDS = "0123456789abcdef"
 LATEST_US = 10**18 - 1
 
 
 def prefix_end(prefix: str) -> str:
-    """The first key after all keys that start with a prefix, which ends in `/`."""
+    """The first key after all keys with a prefix, which must end in `/`."""
     return prefix[:-1] + "0"
+
+
+def below(prefix: str, limit: int = 0, *, keys_only: bool = False) -> Range:
+    """The read of the keys with a prefix, which must end in `/`."""
+    return Range(prefix, prefix_end(prefix), limit, keys_only)
 
 
 def escaped(text: str) -> str:
@@ -66,17 +73,17 @@ def escaped(text: str) -> str:
 
 
 def time_text(time_us: int) -> str:
-    """A time whose text sorts as the time does."""
+    """A time as text that sorts like the time."""
     return f"{min(max(time_us, 0), LATEST_US):018d}"
 
 
 def timed(time_us: int, id: str) -> str:
-    """A place in a queue that is ordered by time, then id."""
+    """A place in a queue that is sorted by time, then id."""
     return f"{min(max(time_us, 0), LATEST_US):018d}/{id}"
 
 
 class Keys:
-    """Keys of one namespace."""
+    """The keys of one namespace."""
 
     def __init__(self, namespace: str) -> None:
         root = self.root = f"{namespace}/"
@@ -110,7 +117,7 @@ class Keys:
         self._escaped: dict[str, str] = {}
 
     def kind(self, kind: str) -> str:
-        """A kind, or any other text, as a part of a key."""
+        """A kind, or other text, as a part of a key."""
         known = self._escaped.get(kind)
         if known is None:
             if len(self._escaped) > 10_000:
@@ -119,21 +126,21 @@ class Keys:
         return known
 
     def unescaped(self, part: str) -> str:
-        """The text that a part of a key stands for."""
+        """The text of an escaped part of a key."""
         return unquote(part)
 
-    # -- queues: each is named by the prefix of its entries -------------------------------------------------------
+    # -- queues: the name of a queue is the prefix of its entries -------------------------------------------------
 
     def ready(self, kind: str, priority: int, *, suspect: bool) -> str:
         """The queue of due instances of a kind and priority."""
         return f"{self.root}ready/{self.kind(kind)}/{'s' if suspect else 'n'}/{priority + 2**31:08x}/"
 
     def delayed(self, id: str) -> str:
-        """The queue of delayed instances that an id belongs to."""
+        """The delayed queue of an id."""
         return f"{self.due}{id[-1]}/"
 
     def expiring(self, expires_us: int) -> str:
-        """The queue of final instances whose retention ends then; those that ended together share one."""
+        """The queue of final instances whose retention ends then; it depends on the second."""
         return f"{self.expiry}{SHARDS[expires_us // 1_000_000 % len(SHARDS)]}/"
 
     def by(self, kind: str, state: int) -> str:
@@ -141,38 +148,38 @@ class Keys:
         return f"{self.root}by/{self.kind(kind)}/{state:d}/"
 
     def head(self, queue: str) -> str:
-        """The key that says where a queue begins."""
+        """The head of a queue."""
         return f"{self.root}head/{queue[len(self.root) : -1]}"
 
     def ready_of(self, kind: str) -> str:
-        """Prefix of a kind's ready queues."""
+        """Prefix of the ready queues of a kind."""
         return f"{self.root}ready/{self.kind(kind)}/"
 
     def ready_heads(self, kind: str) -> str:
-        """Prefix of the heads of a kind's ready queues."""
+        """Prefix of the heads of the ready queues of a kind."""
         return f"{self.root}head/ready/{self.kind(kind)}/"
 
     def queue_of(self, head: str) -> str:
-        """The queue that a head belongs to."""
+        """The queue of a head."""
         return f"{self.root}{head[len(self.root) + 5 :]}/"
 
     # -- groups of kinds ------------------------------------------------------------------------------------------
 
     def group_of(self, kind: str) -> str:
-        """The key that says which group a kind belongs to."""
+        """The key with the group of a kind."""
         return f"{self.group}{self.kind(kind)}"
 
     def is_ready(self, queue: str) -> bool:
-        """Whether a queue holds due instances of one kind and priority."""
+        """Whether a queue is a ready queue."""
         return queue.startswith("ready/", len(self.root))
 
     def ready_parts(self, queue: str) -> tuple[str, str, str]:
-        """Escaped kind, side and priority of a ready queue."""
+        """Escaped kind, side (n or s) and priority of a ready queue."""
         kind, side, priority = queue[len(self.root) + 6 : -1].split("/")
         return kind, side, priority
 
     def order(self, group: str, priority: str) -> str:
-        """The index of the ready queues of a group that have one priority."""
+        """The index of the ready queues of a group with one priority."""
         return f"{self.root}order/{group}/{priority}/"
 
     def order_heads(self, group: str) -> str:
@@ -180,7 +187,7 @@ class Keys:
         return f"{self.root}head/order/{group}/"
 
     def ordered_queue(self, order: str, place: str) -> str:
-        """The ready queue that an entry of an index names."""
+        """The ready queue of an entry of an index."""
         kind, side = place.rsplit("/", 2)[1:]
         return f"{self.root}ready/{kind}/{side}/{order[:-1].rsplit('/', 1)[1]}/"
 
@@ -227,7 +234,7 @@ class Keys:
         return f"{self.slots}{escaped(name)}"
 
     def ledger(self, epoch: int) -> str:
-        """The queue of a schedule's ledger; a schedule that is made anew has another epoch."""
+        """The ledger of a schedule. A schedule that is removed and put again has another epoch."""
         return f"{self.root}ledger/{epoch:018d}/"
 
     def removal(self, request: str) -> str:

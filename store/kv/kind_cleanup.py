@@ -1,72 +1,72 @@
-"""Kinds that are gone: what stands under a kind leaves with its last instance and its last node."""
+"""Deletes what is stored about a kind after its last instance and its last node are gone."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from .base import MAX_STEPS, Compare, Delete, Op, Put, Range, Step
+from .base import Compare, Delete, Op, Put, Range, Step, apply_steps, mod_of
 from .context import KVContext
 from .counts import totals
-from .keys import prefix_end
+from .keys import below, prefix_end
 from .kind_groups import size_of
 from .rows import encode, node_of
 
 _MAX_KINDS = 500
-"""Most kinds that one call forgets."""
+"""Most kinds per call."""
 
 
 class UnusedKinds:
-    """Forgets kinds, some at a time."""
+    """Deletes unused kinds, some at a time."""
 
     def __init__(self, context: KVContext) -> None:
         self._context = context
         self._counter = ""
         self._grouped = ""
-        """The keys with which the next call goes on."""
+        """The keys with which the next call continues."""
 
-    async def forget(self) -> None:
-        """Remove the heads, counters and groups of some kinds that no node has and of which there is no instance.
+    async def delete(self) -> None:
+        """Delete heads, counters and groups of some kinds that no node has and that have no instances.
 
-        Each step compares that what it removes is still unused; a kind that comes back begins anew.
+        Each step compares that the deleted keys are still unused. A kind that is used later begins as a new one.
         """
         context, keys = self._context, self._context.keys
         page, self._counter = await context.counts.page(self._counter or keys.count)
         next_groups = Range(self._grouped or keys.group, prefix_end(keys.group), _MAX_KINDS, keys_only=True)
         (grouped,) = await context.kv.read([next_groups])
-        self._grouped = f"{grouped.items[-1][0]}!" if grouped.count > len(grouped.items) else ""
+        self._grouped = grouped.next_key if grouped.more else ""
         counted = {part for part, values in totals(keys, page).items() if part and not any(values)}
         groups = {key[len(keys.group) :] for key, _ in grouped.items}
         if counted or groups:
-            (rows,) = await context.kv.read([Range(keys.node, prefix_end(keys.node))])
+            (rows,) = await context.kv.read([below(keys.node)])
             infos = await context.kind_sets.whole([node_of(entry.value) for _, entry in rows.items])
             served = {keys.kind(kind) for info in infos for kind in info.kinds}
-            await self._forget_counted(sorted(counted - served)[:_MAX_KINDS])
-            await self._forget_groups(sorted(groups - served))
-        await self._forget_indexes()
+            await self._delete_counters(sorted(counted - served)[:_MAX_KINDS])
+            await self._delete_from_groups(sorted(groups - served))
+        await self._delete_indexes()
 
-    async def _forget_counted(self, parts: Sequence[str]) -> None:
-        """Forget the queues of kinds, and the counters of those that are left with no queue."""
+    async def _delete_counters(self, parts: Sequence[str]) -> None:
+        """Delete the empty queues of kinds, and the counters of kinds without a queue."""
         context, keys = self._context, self._context.keys
         prefixes = [f"{keys.root}head/{what}/{part}/" for part in parts for what in ("by", "ready")]
-        found = await context.kv.read([Range(prefix, prefix_end(prefix)) for prefix in prefixes])
-        heads = [head for one in found for head in context.queues.heads(one)]
+        heads = [
+            head for found in await context.kv.read(list(map(below, prefixes))) for head in context.queues.heads(found)
+        ]
         await context.queues.move_on(context.queues.drop(head) for head in heads)
         counters = await context.kv.read([context.counts.of(keys.unescaped(part)) for part in parts])
         steps: list[Step] = []
-        for part, lanes in zip(parts, counters, strict=True):
-            values = totals(keys, lanes).get(part)
+        for part, shards in zip(parts, counters, strict=True):
+            values = totals(keys, shards).get(part)
             if values is not None and not any(values):
-                compares = [Compare(key, mod=entry.mod) for key, entry in lanes.items]
+                compares = [Compare(key, mod=entry.mod) for key, entry in shards.items]
                 compares += [
                     Compare(prefix, end=prefix_end(prefix))
                     for prefix in (f"{keys.root}head/{what}/{part}/" for what in ("by", "ready"))
                 ]
-                steps.append(Step(compares, [Delete(key) for key, _ in lanes.items]))
-        for at in range(0, len(steps), MAX_STEPS):
-            await context.kv.txn(steps[at : at + MAX_STEPS])
+                steps.append(Step(compares, [Delete(key) for key, _ in shards.items]))
+        await apply_steps(context.kv, steps)
 
-    async def _forget_groups(self, parts: Collection[str]) -> None:
-        """Take kinds without a queue out of their groups."""
+    async def _delete_from_groups(self, parts: Collection[str]) -> None:
+        """Remove kinds without a queue from their groups."""
         context, keys = self._context, self._context.keys
         for part in parts:
             (entry,) = await context.kv.get([keys.group + part])
@@ -78,17 +78,16 @@ class UnusedKinds:
             heads = f"{keys.root}head/ready/{part}/"
             compares = [
                 Compare(keys.group + part, mod=entry.mod),
-                Compare(marker, mod=0 if mark is None else mark.mod),
+                Compare(marker, mod=mod_of(mark)),
                 Compare(heads, end=prefix_end(heads)),
             ]
             ops: list[Op] = [Delete(keys.group + part), Put(marker, encode(left)) if left > 0 else Delete(marker)]
             await context.kv.txn([Step(compares, ops)])
 
-    async def _forget_indexes(self) -> None:
-        """Forget the empty indexes of groups that are gone."""
+    async def _delete_indexes(self) -> None:
+        """Delete the empty indexes of groups that do not exist."""
         context, keys = self._context, self._context.keys
-        prefix = f"{keys.root}head/order/"
-        (found,) = await context.kv.read([Range(prefix, prefix_end(prefix), _MAX_KINDS)])
+        (found,) = await context.kv.read([below(f"{keys.root}head/order/", _MAX_KINDS)])
         heads = context.queues.heads(found)
         if not heads:
             return

@@ -1,15 +1,16 @@
 """Groups of kinds: an index of ready queues for each set of kinds that nodes register together.
 
-A node with many kinds cannot read the head of each of their queues with every claim. So each of its kinds gets a group,
-and the ready queues of a group stand in one index, by priority and by where they begin (`queues`). A claim reads the
-beginning of the indexes of its groups, whatever the number of kinds.
+A node with many kinds cannot read the head of each queue in each claim. So each of its kinds has a group, and the ready
+queues of a group are entries of one index per priority, sorted by their heads (`queues`). A claim reads the first
+entries of the indexes of its groups.
 
-The groups of a node hold its own kinds only: a node that finds others in a group moves its own kinds to another group.
-So there are as many groups as nodes register kinds differently. A group has a marker, `groups/<group>`, that is written
-whenever a kind comes or goes; a claim reads the markers along, and looks at its groups anew when one has changed.
+The groups of a node have only kinds of that node. A node that finds other kinds in a group moves its own kinds to
+another group. So the number of groups is the number of different sets of kinds. Each group has a marker,
+`groups/<group>`, which is written when a kind is added or removed. A claim also reads the markers. If one has changed,
+the claim reads its groups again.
 
-The group of a kind is changed first, then the heads of its queues follow. Each of these steps can be repeated, and each
-process does what is left of it before it uses the groups, so none depends on the process that began.
+A step changes the group of a kind; further steps then move the heads of its queues. All steps can be repeated. Each
+process completes them before it uses the groups, so no process depends on another one.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ import msgspec
 
 from peerjob.model.errors import StoreUnavailableError
 
-from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step
-from .keys import Keys, prefix_end
+from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step, mod_of
+from .keys import Keys, below, prefix_end
 from .kind_sets import KindSets
-from .queues import Head, Queues
+from .queues import Queues
 from .rows import count_of, encode, node_of
+from .scan import Head
 from .writer import ROUNDS
 
 _MAX_MOVED = 100
 """Most kinds whose group one step changes."""
-_MANY = 8
-"""Groups of one node, above which those that no node tells apart become one."""
+_MANY_GROUPS = 8
+"""Above this number of groups of a node, groups that all nodes have together are merged."""
 _PAGE = 1_000
 
 
@@ -45,7 +47,7 @@ class Groups(msgspec.Struct, frozen=True):
     """Group → revision of its marker."""
 
     def hold(self, marks: Iterable[Found]) -> bool:
-        """Whether these reads of the markers show them unchanged."""
+        """Whether these reads show unchanged markers."""
         return [found.items[0][1].mod if found.items else 0 for found in marks] == [*self.marks.values()]
 
 
@@ -68,26 +70,26 @@ class Grouping:
         return [Range(self._keys.groups + group, keys_only=True) for group in groups.marks]
 
     async def settled(self, kinds: tuple[str, ...]) -> Groups:
-        """The groups of these kinds, after each was given one."""
+        """The groups of these kinds. A kind without a group gets one."""
         for _ in range(8 * ROUNDS):
             found = await self._groups_of(kinds)
             groups = list(dict.fromkeys(one.group for one in found.values() if one.group))
             marks = dict(zip(groups, await self._kv.get([self._keys.groups + group for group in groups]), strict=True))
             moves = _moves(kinds, found, marks)
-            if not moves and len(groups) > _MANY:
+            if not moves and len(groups) > _MANY_GROUPS:
                 moves = _merges(kinds, found, await self._others())
             if moves:
                 await self._move(moves, found, marks)
-            # read again: a group that changed before its marker was read shows here, a later change in `hold`
+            # the second read finds groups that changed before the markers were read; `hold` finds later changes
             elif await self._followed(kinds, found) and await self._groups_of(kinds) == found:
                 names = {self._keys.kind(kind): kind for kind in kinds}
-                mods = {group: 0 if entry is None else entry.mod for group, entry in marks.items()}
+                mods = {group: mod_of(entry) for group, entry in marks.items()}
                 return Groups(kinds, names, mods)
         raise StoreUnavailableError(self._keys.root[:-1], "too many nodes register kinds at once")
 
     async def _others(self) -> set[frozenset[str]]:
-        """The different sets of kinds that live nodes have."""
-        (rows,) = await self._kv.read([Range(self._keys.node, prefix_end(self._keys.node))])
+        """The different sets of kinds of the nodes."""
+        (rows,) = await self._kv.read([below(self._keys.node)])
         infos = await self._kind_sets.whole([node_of(entry.value) for _, entry in rows.items])
         return {frozenset(info.kinds) for info in infos}
 
@@ -104,14 +106,14 @@ class Grouping:
         found: Mapping[str, _Kind],
         marks: Mapping[str, Entry | None],
     ) -> None:
-        """Give kinds their groups, some in each step; what meets another change is left for the next look."""
+        """Move kinds to groups, some in each step; after a conflict, the caller plans the rest again."""
         keys = self._keys
         targets = [target for _, target in moves if target not in marks]
         entries = {
             **marks,
-            **dict(zip(targets, await self._kv.get([keys.groups + one for one in targets]), strict=True)),
+            **dict(zip(targets, await self._kv.get([keys.groups + target for target in targets]), strict=True)),
         }
-        known = {group: (size_of(entry), 0 if entry is None else entry.mod) for group, entry in entries.items()}
+        known = {group: (size_of(entry), mod_of(entry)) for group, entry in entries.items()}
         for (source, target), kinds in moves.items():
             for at in range(0, len(kinds), _MAX_MOVED):
                 part = kinds[at : at + _MAX_MOVED]
@@ -131,7 +133,7 @@ class Grouping:
                 known |= {group: (count, applied.revision if count else 0) for group, count in counts.items()}
 
     async def _followed(self, kinds: Sequence[str], found: Mapping[str, _Kind]) -> bool:
-        """Let the heads of these kinds follow their groups; False when one was changed meanwhile."""
+        """Move the heads of these kinds to the indexes of their groups; False after a conflict."""
         keys = self._keys
         of = {keys.kind(kind): one for kind, one in found.items()}
         late = {
@@ -142,11 +144,10 @@ class Grouping:
         return not late or await self._queues.regroup(late)
 
     async def _heads(self, kinds: Sequence[str]) -> list[Head]:
-        """The heads of the ready queues of these kinds, and maybe of others."""
+        """The heads of the ready queues of these kinds, and possibly of others."""
         keys, heads = self._keys, list[Head]()
         if len(kinds) <= _MAX_MOVED:
-            prefixes = [keys.ready_heads(kind) for kind in kinds]
-            for found in await self._kv.read([Range(prefix, prefix_end(prefix)) for prefix in prefixes]):
+            for found in await self._kv.read([below(keys.ready_heads(kind)) for kind in kinds]):
                 heads += self._queues.heads(found)
             return heads
         start = keys.head(f"{keys.root}ready/") + "/"
@@ -154,39 +155,39 @@ class Grouping:
         while True:
             (found,) = await self._kv.read([Range(start, end, _PAGE)])
             heads += self._queues.heads(found)
-            if found.count <= len(found.items):
+            if not found.more:
                 return heads
-            start = found.items[-1][0] + "!"
+            start = found.next_key
 
 
 def size_of(entry: Entry | None) -> int:
-    """How many kinds a group has, by its marker."""
+    """The number of kinds of a group, from its marker."""
     return 0 if entry is None else count_of(entry.value)
 
 
 def _moves(
     kinds: Sequence[str], found: Mapping[str, _Kind], marks: Mapping[str, Entry | None]
 ) -> dict[tuple[str, str], list[str]]:
-    """Which kinds go from which group to which: those without one, and those that share one with other nodes' kinds."""
+    """(Old group, new group) → kinds to move: those without a group, and those in a group with other nodes' kinds."""
     name = hashlib.sha256("\0".join(sorted(kinds)).encode()).hexdigest()[:12]
     moves: dict[tuple[str, str], list[str]] = {}
-    for group, its in _by_group(kinds, found).items():
+    for group, members in _by_group(kinds, found).items():
         if not group:
-            moves["", name] = its
-        elif len(its) < size_of(marks[group]):
-            # every node with these kinds comes to the same name, so they do not work against each other
-            moves[group, hashlib.sha256(f"{name} {group}".encode()).hexdigest()[:12]] = its
+            moves["", name] = members
+        elif len(members) < size_of(marks[group]):
+            # all nodes with these kinds compute the same name, so their moves agree
+            moves[group, hashlib.sha256(f"{name} {group}".encode()).hexdigest()[:12]] = members
     return moves
 
 
 def _merges(
     kinds: Sequence[str], found: Mapping[str, _Kind], others: Iterable[frozenset[str]]
 ) -> dict[tuple[str, str], list[str]]:
-    """Which groups become one, as no other node has the kinds of one and not those of the other."""
+    """Merges of groups: no node has the kinds of one of them without those of the other."""
     own, sets = _by_group(kinds, found), list(others)
     classes: dict[tuple[bool, ...], list[str]] = {}
-    for group, its in own.items():
-        classes.setdefault(tuple(its[0] in one for one in sets), []).append(group)
+    for group, members in own.items():
+        classes.setdefault(tuple(members[0] in kinds_of_node for kinds_of_node in sets), []).append(group)
     moves: dict[tuple[str, str], list[str]] = {}
     for alike in classes.values():
         target = max(alike, key=lambda group: (len(own[group]), group))

@@ -1,9 +1,9 @@
-"""The kinds of a node, stored once for all nodes that have the same.
+"""The kinds of nodes with many kinds, stored once for all nodes with the same kinds.
 
-A node row is read by every claim, renewal and reap. The row of a node with many kinds therefore names its kinds by a
-digest, and the kinds stand apart, in parts that fit into one value. A join writes the stamp of the kinds before it
-writes the row, and compares it there; the removal of unused kinds compares the stamp from before it read the rows.
-So a removal never takes kinds that a row names.
+Each claim, renewal and reap reads the row of a node. So the row of a node with many kinds has only the digest of its
+kinds. The kinds are stored separately, in parts that fit into one value. A join writes the stamp of the kinds, and then
+compares it when it writes the row. The removal of unused kinds reads the stamps, then the rows, and compares the stamps
+when it deletes. So no removal deletes kinds that a row names.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ import msgspec
 
 from peerjob.model.record import NodeInfo
 
-from .base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Range, Step
-from .keys import Keys, prefix_end
+from .base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Step
+from .keys import Keys, below, prefix_end
 from .rows import NodeRow, encode, kinds_of, node_of
 
-_FEW = 16
-"""Most kinds that a node row names itself."""
+_MAX_KINDS_IN_ROW = 16
 _MAX_KNOWN = 100
 _PART_BYTES = MAX_REQUEST_BYTES // 2
-_Set = tuple[tuple[str, ...], dict[str, str]]
-"""Kinds, and the signatures that are known of them."""
+_KindSet = tuple[tuple[str, ...], dict[str, str]]
+"""Kinds, and their known signatures."""
 
 
 class KindSets:
@@ -33,11 +32,11 @@ class KindSets:
     def __init__(self, kv: KeyValue, keys: Keys) -> None:
         self._kv = kv
         self._keys = keys
-        self._known: dict[str, _Set] = {}
+        self._known: dict[str, _KindSet] = {}
 
     async def stored(self, node: NodeInfo) -> tuple[NodeRow, list[Compare]]:
-        """The row of a node whose kinds are stored now, and what the step that writes the row compares."""
-        if len(node.kinds) <= _FEW:
+        """Store the kinds of a node; the answer is its row, and the compares for the step that writes the row."""
+        if len(node.kinds) <= _MAX_KINDS_IN_ROW:
             return NodeRow(node), []
         parts = [encode(part) for part in _parts(node)]
         digest = hashlib.sha256(b"".join(parts)).hexdigest()[:32]
@@ -55,20 +54,19 @@ class KindSets:
         return NodeRow(short, kinds=digest), [Compare(stamp, mod=applied.revision)]
 
     async def whole(self, rows: Iterable[NodeRow]) -> list[NodeInfo]:
-        """What these nodes show, with their kinds."""
+        """The nodes, with their kinds."""
         rows = list(rows)
-        # apart from what is kept, as that may be less than these nodes have
-        sets = {digest: await self._set(digest) for digest in dict.fromkeys(row.kinds for row in rows) if digest}
+        # not from the cache, which may keep fewer sets than these nodes have
+        sets = {digest: await self._read_set(digest) for digest in dict.fromkeys(row.kinds for row in rows) if digest}
         return [_whole(row, *sets[row.kinds]) if row.kinds else row.info for row in rows]
 
-    async def _set(self, digest: str) -> _Set:
-        """The kinds of a set and their signatures; none for one that was removed."""
+    async def _read_set(self, digest: str) -> _KindSet:
+        """The kinds of a set and their signatures; empty if the set was deleted."""
         known = self._known.get(digest)
         if known is not None:
             return known
-        prefix = f"{self._keys.kinds}{digest}/"
-        (found,) = await self._kv.read([Range(prefix, prefix_end(prefix))])
-        kinds = [one for _, entry in found.items for one in kinds_of(entry.value)]
+        (found,) = await self._kv.read([below(f"{self._keys.kinds}{digest}/")])
+        kinds = [pair for _, entry in found.items for pair in kinds_of(entry.value)]
         signatures = {kind: signature for kind, signature in kinds if signature is not None}
         read = tuple(kind for kind, _ in kinds), signatures
         if kinds:
@@ -76,13 +74,13 @@ class KindSets:
         return read
 
     async def remove_unused(self) -> None:
-        """Remove kinds that no node row names."""
+        """Delete kinds that no row names."""
         kv, keys = self._kv, self._keys
-        (stored,) = await kv.read([Range(keys.kinds, prefix_end(keys.kinds), keys_only=True)])
+        (stored,) = await kv.read([below(keys.kinds, keys_only=True)])
         stamps = {key: entry.mod for key, entry in stored.items if "/" not in key[len(keys.kinds) :]}
         if not stamps:
             return
-        (rows,) = await kv.read([Range(keys.node, prefix_end(keys.node))])
+        (rows,) = await kv.read([below(keys.node)])
         named = {keys.kinds + node_of(entry.value).kinds for _, entry in rows.items}
         for stamp, mod in stamps.items():
             if stamp not in named:

@@ -1,7 +1,7 @@
-"""The key-value store as the verbs use it: each transaction compares the layout of the namespace.
+"""The key-value store of the verbs: each transaction compares the layout of the namespace.
 
-The layout key is compared by its revision, which costs a transaction one compare. A transaction that was refused may
-have met another layout: then the key is read again.
+This costs a transaction one compare, of the revision of the layout key. If the transaction is refused, the layout may
+have changed, so the key is read again.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from peerjob.model.record import Capabilities
 from peerjob.store.layout import LAYOUT, check_layout
 
 from .base import Applied, Compare, Delete, Entry, Found, KeyValue, LeaseEndedError, Put, Range, Step, Watch
-from .keys import prefix_end
+from .keys import below
 
 _WIPED_AT_ONCE = 1_000
 
 
 class GuardedKeyValue:
-    """A `KeyValue` that changes nothing in a namespace of another layout: it raises LayoutError."""
+    """A `KeyValue` that raises LayoutError instead of changing a namespace with another layout."""
 
     def __init__(self, kv: KeyValue, *, key: str, namespace: str, url: str) -> None:
         self._kv = kv
@@ -27,7 +27,7 @@ class GuardedKeyValue:
         self._url = url
         self._guard: Compare | None = None
         self.on_lease_ended: Callable[[], None] = lambda: None
-        """Called when the server does not have the lease of a put, as after it was wiped or restored."""
+        """Called if the server does not have the lease of a put, for example after it was wiped or restored."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -57,19 +57,19 @@ class GuardedKeyValue:
         return await self._kv.read(ranges)
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
-        guard = self._guard or await self.learn()
+        guard = self._guard or await self.read_layout()
         while True:
             try:
                 applied = await self._kv.txn(steps, also, (guard, *guards))
             except LeaseEndedError:
                 self.on_lease_ended()
                 raise
-            if not applied.refused or guard == (now := await self.learn()):
+            if not applied.refused or guard == (now := await self.read_layout()):
                 return applied
             guard = now
 
-    async def learn(self) -> Compare:
-        """The compare that holds while the namespace has our layout, which a new one gets here."""
+    async def read_layout(self) -> Compare:
+        """A compare that holds while the namespace has our layout. A new namespace gets the layout here."""
         while True:
             (entry,) = await self._kv.get([self._key])
             if entry is not None:
@@ -79,11 +79,11 @@ class GuardedKeyValue:
             await self._kv.txn([Step([Compare(self._key)], [Put(self._key, str(LAYOUT).encode())])])
 
     async def wipe(self, root: str) -> int:
-        """Remove every key of the namespace, whatever its layout; returns how many there were."""
+        """Delete every key of the namespace, with any layout; the answer is their number."""
         await self._kv.open()
         removed = 0
         while True:
-            (found,) = await self._kv.read([Range(root, prefix_end(root), limit=_WIPED_AT_ONCE, keys_only=True)])
+            (found,) = await self._kv.read([below(root, _WIPED_AT_ONCE, keys_only=True)])
             if not found.items:
                 return removed
             last = found.items[-1][0]

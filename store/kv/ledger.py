@@ -1,7 +1,7 @@
-"""The ledger of a schedule: what became of each nominal time, within bounds.
+"""The ledger of a schedule: the outcome of each nominal time, within limits.
 
-Every record is written in a step that also writes the schedule's `Next`, which therefore knows how many there are and
-where they begin, and whose revision tells whether the ledger is as it was read.
+A step that writes a record also writes the schedule's `NextFire`. So `NextFire` has the number of records and a lower
+bound of their times, and its revision shows whether the ledger has changed since it was read.
 """
 
 from __future__ import annotations
@@ -10,38 +10,35 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peerjob.model.firing import FireOutcome, FirePage, FireRecord
+from peerjob.model.firing import FireOutcome, FireRecord
 
-from .base import Delete, Entry, Op, Put, Range
+from .base import Delete, Entry, Op, Put
 from .context import KVContext
-from .keys import prefix_end, time_text
-from .queues import Head
+from .keys import time_text
 from .rows import encode
-from .schedule_rows import NextFire, decode_fire, decode_next_fire
+from .scan import Head
+from .schedule_rows import NextFire, decode_fire
 
 INSTANCE, GAP, TRIGGER = "f", "g", "t"
 MAX_TRIMMED = 8
-"""Records that one fire removes at most."""
-_PAGE = 500
+"""Most records that one fire removes."""
 
 FirstRecords = Sequence[tuple[str, FireRecord]]
 """The first records of a ledger, by place."""
 
 
 class FireLedger:
-    """Adds records, reads them and removes what is too much."""
+    """Plans the records of a step, and the removal of surplus records."""
 
     def __init__(self, context: KVContext) -> None:
         self._context = context
 
-    # -- adding ---------------------------------------------------------------------------------------------------
-
     def add(
         self, next_fire: NextFire, place: str, record: FireRecord, ops: list[Op], *, is_new: bool = True
     ) -> NextFire:
-        """The state of the schedule after a record was written; `ops` gets the write."""
+        """Plan the write of a record in `ops`; the answer is `NextFire` afterwards."""
         key = self._context.keys.ledger(next_fire.epoch) + place
-        # a step writes a key once, and several stretches may be joined in one
+        # a step writes a key once, but several fires may join the same record
         ops[:] = [op for op in ops if op.key != key]
         ops.append(Put(key, encode(record)))
         if not is_new:
@@ -55,7 +52,7 @@ class FireLedger:
         )
 
     def add_gap(self, next_fire: NextFire, record: FireRecord, ops: list[Op]) -> NextFire:
-        """The same for times that made no instance: one stretch with what came directly before, if that is alike."""
+        """The same for times without an instance. Alike records that follow each other become one."""
         until_us = record.until_us or record.nominal_us
         last, joined = next_fire.stretch, record
         joins = last is not None and (last.outcome, last.reason) == (record.outcome, record.reason)
@@ -66,10 +63,8 @@ class FireLedger:
         after = self.add(next_fire, place, joined, ops, is_new=not joins)
         return msgspec.structs.replace(after, stretch=joined, last_us=max(next_fire.last_us, until_us))
 
-    # -- removing -------------------------------------------------------------------------------------------------
-
     async def first_records(self, states: Sequence[NextFire], now_us: int) -> dict[int, FirstRecords]:
-        """The first records of those ledgers that may hold too much, by epoch."""
+        """The first records of the ledgers that may have surplus records, by epoch."""
         context, limits = self._context, self._context.limits
         scans = {
             next_fire.epoch: context.queues.scan(
@@ -79,8 +74,8 @@ class FireLedger:
             if next_fire.records >= limits.max_fires
             or (next_fire.records and next_fire.oldest_us + limits.fires_kept_us < now_us)
         }
-        while going := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MAX_TRIMMED]:
-            await context.queues.read(going, MAX_TRIMMED + 1)
+        while unfinished := [scan for scan in scans.values() if not scan.done and len(scan.places) <= MAX_TRIMMED]:
+            await context.queues.read(unfinished, MAX_TRIMMED + 1)
         return {
             epoch: [
                 (place, self._read(epoch, place, entry)) for place, entry in zip(scan.places, scan.entries, strict=True)
@@ -89,16 +84,16 @@ class FireLedger:
         }
 
     def _read(self, epoch: int, place: str, entry: Entry) -> FireRecord:
-        """A record, or what stands for one that cannot be read: so old that it goes as soon as it may."""
-        record = self._context.value(entry, self._context.keys.ledger(epoch) + place, decode_fire)
+        """A record. An unreadable one becomes the oldest possible record, so that it is removed first."""
+        record = self._context.decoded(entry, self._context.keys.ledger(epoch) + place, decode_fire)
         return record or FireRecord(nominal_us=int(place[:18]), outcome=FireOutcome.MISSED)
 
     def trim(
         self, next_fire: NextFire, first_records: FirstRecords, ops: list[Op], now_us: int, fresh_us: int
     ) -> NextFire:
-        """Remove the first records while there are too many, and those that are too old.
+        """Plan the removal of the first records: surplus ones, and those that are too old.
 
-        `fresh_us` is the earliest nominal time that `ops` add.
+        `fresh_us` is the earliest nominal time that `ops` adds.
         """
         context, limits = self._context, self._context.limits
         ledger = context.keys.ledger(next_fire.epoch)
@@ -127,26 +122,3 @@ class FireLedger:
             first_us=fresh_us if left is None else min(left.nominal_us, fresh_us),
             oldest_us=now_us if left is None else left.at_us,
         )
-
-    # -- reading --------------------------------------------------------------------------------------------------
-
-    async def page(
-        self, name: str, *, after_us: int | None, before_us: int | None, limit: int, cursor: str | None
-    ) -> FirePage:
-        """Records by their (first) nominal time, the latest first."""
-        context = self._context
-        (entry,) = await context.kv.get([context.keys.next_fire(name)])
-        next_fire = context.value(entry, context.keys.next_fire(name), decode_next_fire)
-        if next_fire is None:
-            return FirePage((), None)
-        ledger = context.keys.ledger(next_fire.epoch)
-        start = ledger + time_text(max(next_fire.first_us, after_us or 0))
-        end = prefix_end(ledger) if before_us is None else ledger + time_text(before_us)
-        if cursor is not None:
-            end = min(end, ledger + cursor)
-        wanted = Range(start, max(start, end), max(1, min(limit, _PAGE)), reverse=True)
-        (found,) = await context.kv.read([wanted])
-        readable = (context.value(entry, key, decode_fire) for key, entry in found.items)
-        records = tuple(record for record in readable if record is not None)
-        more = found.count > len(found.items)
-        return FirePage(records, found.items[-1][0][len(ledger) :] if more and found.items else None)

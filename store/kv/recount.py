@@ -1,8 +1,8 @@
-"""Counters are compared with the indexes now and then.
+"""Compares the counters with the indexes now and then.
 
-What a request counts goes along with what it changes, unless the request had a conflict: then it follows, and is lost
-if the server goes away, or the process, in just that moment. So once an hour, and after an answer that never came,
-whoever reads the counters compares them with the indexes as of one moment, and writes the difference.
+A request writes its counters together with its changes, unless it had a conflict: then the counters follow in a second
+request. If the server or the process fails in between, they are lost. So once an hour, and after an answer that never
+arrived, a read of the counters compares them with the indexes, as of one moment, and writes the difference.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from collections.abc import Sequence
 
 from peerjob.model.state import State
 
-from .base import Compare, Put, Range, Step
+from .base import Compare, Put, Step, mod_of
 from .context import KVContext
 from .counts import DELAYED, PROCESSING, READY, SCHEDULED, SET_ASIDE, SLOT, SLOTS, kind_of, totals
-from .keys import prefix_end
+from .keys import below
 from .rows import number_of, owned_of
 from .slots import slot_of
 
 _STATES = [state for state in SLOT if state is not State.PROCESSING]
 _PERIOD_US = 3_600_000_000
 _AT_ONCE = 12
-"""Kinds that are compared as of one moment, in one request."""
+"""Kinds that one request compares, as of one moment."""
 _MAX_COUNTED = 10 * _AT_ONCE
-"""Kinds that one call compares; the next call goes on with others."""
+"""Kinds that one call compares; the next call continues."""
 
 
 class Recount:
-    """Puts right what was not counted."""
+    """Corrects wrong counters."""
 
     def __init__(self, context: KVContext) -> None:
         self._context = context
 
     async def if_due(self) -> None:
-        """Compare some kinds, unless all were compared within the hour and nothing is in doubt.
+        """Compare some kinds, unless all were compared within the hour and no counter is in doubt.
 
-        The key `counted` says when a round began, and while it goes on, the kind with which it goes on.
+        The key `counted` has the time at which a round began and, during the round, the next kind.
         """
         context = self._context
         key, now_us = context.keys.counted, context.clock.time_us()
@@ -47,15 +47,15 @@ class Recount:
             began, start = str(now_us), context.keys.count
         elif not start:
             return
-        # whoever comes second finds the key changed, and leaves it to the first
-        mod = 0 if entry is None else entry.mod
-        applied = await context.kv.txn([Step([Compare(key, mod=mod)], [Put(key, f"{began} {start}".encode())])])
+        # of two stores, the second one has a conflict and stops
+        put = Put(key, f"{began} {start}".encode())
+        applied = await context.kv.txn([Step([Compare(key, mod=mod_of(entry))], [put])])
         if applied.steps[0] is None:
             return
         await self._round(applied.revision, began, start)
 
     async def _round(self, mod: int, began: str, start: str) -> None:
-        """Compare kinds from a counter on."""
+        """Compare kinds, beginning with a counter."""
         context, keys = self._context, self._context.keys
         parts = dict.fromkeys([""] if start == keys.count else [])
         while start and len(parts) <= _MAX_COUNTED:
@@ -72,7 +72,7 @@ class Recount:
         await context.kv.txn([Step([Compare(keys.counted, mod=mod)], [Put(keys.counted, f"{began} {start}".encode())])])
 
     async def _differences(self, parts: Sequence[str]) -> dict[str, list[int]]:
-        """What is missing in the counters of these kinds, where something is, by escaped kind."""
+        """The differences between indexes and counters that are not zero, by escaped kind."""
         context, keys = self._context, self._context.keys
         kinds = [keys.unescaped(part) for part in parts]
         counters = [context.counts.of(kind) for kind in kinds]
@@ -82,19 +82,20 @@ class Recount:
         found = await context.kv.read(
             [
                 *counters,
-                *(Range(prefix, prefix_end(prefix), 1, True) for prefix in (*indexes, keys.set_aside)),
-                *(Range(prefix, prefix_end(prefix)) for prefix in (keys.own, keys.slots)),
+                *(below(prefix, 1, keys_only=True) for prefix in (*indexes, keys.set_aside)),
+                below(keys.own),
+                below(keys.slots),
             ]
         )
         owned, slots = found[-2:]
         claims = [owned_of(entry.value) for _, entry in owned.items]
         running = Counter(claim.kind for claim in claims if not claim.releasing)
-        parked = Counter(one.kind for _, entry in slots.items for one in slot_of(entry).parked)
+        parked = Counter(parked.kind for _, entry in slots.items for parked in slot_of(entry).parked)
         differences: dict[str, list[int]] = {}
         for number, (part, kind) in enumerate(zip(parts, kinds, strict=True)):
             counted = totals(keys, found[number]).get(part, [0] * SLOTS)
             first = len(kinds) + number * (len(_STATES) + 1)
-            held = [one.count for one in found[first : first + len(_STATES) + 1]]
+            held = [index.count for index in found[first : first + len(_STATES) + 1]]
             actual = [0] * SLOTS
             for state, count in zip(_STATES, held, strict=False):
                 actual[SLOT[state]] = count
@@ -106,12 +107,12 @@ class Recount:
         return differences
 
     async def _correct(self, kind: str, added: list[int], mod: int, state: str) -> int:
-        """Write the difference for one kind; the new revision of the key that keeps others away, or 0."""
+        """Write the difference for one kind; the answer is the new revision of the key `counted`, or 0."""
         context, keys = self._context, self._context.keys
-        shard = context.counts.shard()
+        shard = context.counts.take_shard()
         try:
             await context.counts.load(shard, [kind])
-            compares, puts = shard.plan({kind: added})
+            compares, puts = shard.add({kind: added})
             first = Compare(keys.counted, mod=mod)
             written = await context.kv.txn([Step([first, *compares], [*puts, Put(keys.counted, state.encode())])])
             if written.steps[0] is None:

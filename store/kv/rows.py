@@ -1,9 +1,9 @@
-"""What the engine stores, and how it reads it back."""
+"""The records that the engine stores about instances and nodes, and how they are decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -27,21 +27,20 @@ from peerjob.model.state import State
 
 from .base import Entry
 
-NOTE_LIMIT = 200
-"""Most characters of a note that are kept, so that a record stays small."""
+T = TypeVar("T")
+D = TypeVar("D")
 
+NOTE_LIMIT = 200
+"""Most characters of a note that are stored, so that a record stays small."""
 HISTORY_BYTES = 3000
-"""About how large a history may be."""
+"""About the largest size of a history."""
 _SMALL_HISTORY = 10
 GONE = b""
-"""The record of an instance that was removed while its enqueue may come again: for all else, there is none."""
+"""The record of a removed instance while its enqueue may be repeated. All other verbs treat it as no record."""
 SMALL = 256
-"""Bytes up to which arguments, or a result or error, stay in the record: a key of their own would cost more."""
-
-
+"""Up to this number of bytes, arguments or result and error are in the record: a separate key would cost more."""
 NOTHING_EXTRA = msgspec.Raw(b"\x80")
-"""What the rows of instances, nodes and schedules end in: a map of later releases, which is kept word for word."""
-
+"""The last field of the rows of instances, nodes and schedules: a map of later releases, kept unchanged."""
 
 Priority = Annotated[int, msgspec.Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)]
 Attempts = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -55,12 +54,12 @@ class Out(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def size(self) -> int:
-        """Bytes of what is in it."""
+        """Bytes of both."""
         return len(self.result or b"") + len(self.error or b"")
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What changes about an instance: small, rewritten by each transition."""
+    """The changing part of an instance: small, rewritten by each transition."""
 
     kind: str
     state: State
@@ -72,34 +71,35 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     losses: Count = 0
     fence: Count = 0
     owner: str = ""
-    """Who holds the claim, runs a cancelled instance still, or made it final."""
+    """The incarnation that holds the claim, still runs the cancelled instance, or made it final."""
     started: bool = False
     releasing: bool = False
-    """Cancelled, while its body still runs at the owner."""
+    """Whether it is cancelled while its body still runs at the owner."""
     request: str = ""
-    """The last commit that was accepted, so that one sent twice is known."""
+    """The last accepted commit, so that a repeated one is recognized."""
     cancel: str = ""
-    """The request that cancelled it, and the state in which it found it."""
+    """The request that cancelled it."""
     was: State = State.UNSET
+    """The state before the cancellation."""
     key: str | None = None
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
     max_crashes: int = MAX_CRASHES
     has_out: bool = False
-    """Whether its result and error have a key of their own."""
+    """Whether its result and error have a separate key."""
     has_progress: bool = False
     expires_us: int = 0
     log_first: int = 0
-    """Number of the oldest log line kept."""
+    """Number of the oldest stored log line."""
     log_next: int = 0
     log_bytes: int = 0
     log_dropped: int = 0
     slot: str = ""
-    """The schedule whose slot it takes or waits for as long as it `keeps` it."""
+    """The schedule whose slot it holds or waits for while `keeps` is true."""
     spec: bytes | None = None
-    """Its arguments, where they are small."""
+    """Its arguments, if they are small."""
     out: Out | None = None
-    """Its result and error, where they are small."""
+    """Its result and error, if they are small."""
     extra: msgspec.Raw = NOTHING_EXTRA
 
     @property
@@ -108,17 +108,17 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def final(self) -> bool:
-        # the final states have the highest numbers, and a comparison is many times faster than `is_final`
+        # final states have the highest numbers, and this comparison is many times faster than `is_final`
         return self.state >= State.CANCELLED
 
     @property
     def keeps(self) -> bool:
-        """Whether it is not over, its body included, so that its key and slot are its own."""
+        """Whether it, or its body, has not ended yet, so that it keeps its key and its slot."""
         return not self.final or self.releasing
 
 
 class Delayed(msgspec.Struct, frozen=True, array_like=True):
-    """What the mover must know of a delayed instance."""
+    """The entry of a delayed instance, with what is needed to move it."""
 
     kind: str
     priority: int
@@ -126,7 +126,7 @@ class Delayed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Owned(msgspec.Struct, frozen=True, array_like=True):
-    """A claim, as its owner's entry."""
+    """A claim, in the index of its owner."""
 
     fence: int
     suspect: bool = False
@@ -135,20 +135,20 @@ class Owned(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NodeRow(msgspec.Struct, frozen=True, array_like=True):
-    """An incarnation, until all its claims are taken back."""
+    """An incarnation, until all its claims are taken back and it is deleted."""
 
     info: NodeInfo
     ended: str = ""
-    """"" while it is alive; "left" in order; "dead": its lease expired and somebody marked it."""
+    """"" while it is alive; "left": it stopped; "dead": its lease expired and a reaper marked it."""
     suspect_ran: bool = False
-    """When dead: whether a suspect was running there."""
+    """For a dead node: whether a suspect was running there."""
     kinds: str = ""
-    """Where its kinds stand (`kindsets`), unless they are few and in `info`."""
+    """The digest of its kinds (`kind_sets`); "" if they are few, and in `info`."""
     extra: msgspec.Raw = NOTHING_EXTRA
 
     @property
     def claims(self) -> bool:
-        """Whether it has kinds, and so takes its part of what is due."""
+        """Whether it has kinds, so that it claims a share of the due instances."""
         return bool(self.kinds or self.info.kinds)
 
 
@@ -159,28 +159,28 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     ttl_us: int
     running: int = 0
     claims: bool = True
-    """Whether it has workers and kinds, so that others leave it its part of what is due."""
+    """Whether it has workers and kinds, so that other nodes leave it a share of the due instances."""
 
 
 class ClockReport(msgspec.Struct, frozen=True, array_like=True):
-    """What an incarnation tells of its clock."""
+    """A message of an incarnation about its clock."""
 
     clock_us: int
-    """The node's clock when it wrote this."""
+    """The node's clock when it wrote the message."""
     asks: tuple[str, ...] = ()
-    """Incarnations that are to tell their clocks; "*": all."""
+    """Incarnations that must report their clocks; "*": all."""
 
 
 class Idle(msgspec.Struct, frozen=True, array_like=True):
-    """An incarnation that found nothing to claim."""
+    """The registration of an incarnation that found nothing to claim."""
 
     kinds: tuple[str, ...]
     groups: tuple[str, ...] = ()
-    """The groups of its kinds, where it has many; then `kinds` is empty."""
+    """The groups of its kinds, if it has many; then `kinds` is empty."""
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True):
-    """What a request was answered: by place in its batch."""
+    """Answers to a request, by place in its batch."""
 
     request: str
     answers: tuple[tuple[int, str], ...] = ()
@@ -191,77 +191,7 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
 UNREADABLE_NODE = NodeRow(
     NodeInfo(name="?", incarnation="", kinds=(), signatures={}, workers=0, host="?", pid=0, version="?", started_us=0)
 )
-"""Stands for a node whose record cannot be read, so that its claims are taken back once its lease has ended."""
-
-
-def node_of(data: bytes) -> NodeRow:
-    """What a node's record says; `UNREADABLE_NODE` for one that cannot be read."""
-    try:
-        return decode_node(data)
-    except DecodeError:
-        return UNREADABLE_NODE
-
-
-def live_of(data: bytes) -> Live:
-    """What a node's lease says; one without a load where it cannot be read."""
-    try:
-        return decode_live(data)
-    except DecodeError:
-        return Live(lease=0, ttl_us=0)
-
-
-def clock_report_of(data: bytes) -> ClockReport | None:
-    """What a node tells of its clock; None where it cannot be read."""
-    try:
-        return decode_clock_report(data)
-    except DecodeError:
-        return None
-
-
-def owned_of(data: bytes) -> Owned:
-    """What the owner's entry of a claim says; the record decides where it cannot be read."""
-    try:
-        return decode_owned(data)
-    except DecodeError:
-        return Owned(fence=0)
-
-
-def kind_of_delayed(data: bytes) -> str:
-    """The kind of a delayed instance; "" where its entry cannot be read."""
-    try:
-        return decode_delayed(data).kind
-    except DecodeError:
-        return ""
-
-
-def kinds_of(data: bytes) -> list[tuple[str, str | None]]:
-    """Kinds and signatures of nodes; none where they cannot be read."""
-    try:
-        return decode_kinds(data)
-    except DecodeError:
-        return []
-
-
-def count_of(data: bytes) -> int:
-    """A counter; 0 where it cannot be read."""
-    try:
-        return decode_count(data)
-    except DecodeError:
-        return 0
-
-
-def number_of(data: bytes) -> int:
-    """A number as text; -1 where it cannot be read."""
-    try:
-        return int(data)
-    except ValueError:
-        return -1
-
-
-def start_of(data: bytes) -> str:
-    """The place that a queue begins at; before all of them where it cannot be read."""
-    text = data.decode(errors="replace")
-    return text if text[:1].isdigit() else ""
+"""The row of a node whose record is unreadable, so that its claims are taken back when its lease has ended."""
 
 
 _NOTHING = Out()
@@ -276,19 +206,56 @@ decode_kinds: Callable[[bytes], list[tuple[str, str | None]]] = reader(list[tupl
 decode_live = reader(Live, "lease of a node")
 decode_clock_report = reader(ClockReport, "clock of a node")
 decode_idle = reader(Idle, "idle node")
-decode_answers = reader(Answers, "journal")
+decode_answers = reader(Answers, "answers")
 decode_lines: Callable[[bytes], tuple[LogLine, ...]] = reader(tuple[LogLine, ...], "log lines", open=True)
 decode_count = reader(int, "counter")
 decode_counts: Callable[[bytes], list[int]] = reader(list[int], "counter")
 
 
+def _or_default(decode: Callable[[bytes], T], default: D) -> Callable[[bytes], T | D]:
+    """A decoder that returns a default for unreadable data."""
+
+    def decoded(data: bytes) -> T | D:
+        try:
+            return decode(data)
+        except DecodeError:
+            return default
+
+    return decoded
+
+
+node_of = _or_default(decode_node, UNREADABLE_NODE)
+live_of = _or_default(decode_live, Live(lease=0, ttl_us=0))
+clock_report_of = _or_default(decode_clock_report, None)
+owned_of = _or_default(decode_owned, Owned(fence=0))
+"""The entry of a claim; if it is unreadable, the record decides."""
+delayed_of = _or_default(decode_delayed, None)
+kinds_of = _or_default(decode_kinds, list[tuple[str, str | None]]())
+"""Kinds and signatures of nodes."""
+count_of = _or_default(decode_count, 0)
+
+
+def number_of(data: bytes) -> int:
+    """A number that is stored as text; -1 if it is unreadable."""
+    try:
+        return int(data)
+    except ValueError:
+        return -1
+
+
+def start_of(data: bytes) -> str:
+    """The start of a queue, in its head; before all places if it is unreadable."""
+    text = data.decode(errors="replace")
+    return text if text[:1].isdigit() else ""
+
+
 def is_gone(entry: Entry | None) -> bool:
-    """Whether there is no record, but perhaps the memory of one."""
+    """Whether an instance does not exist; the empty record of a removed one may."""
     return entry is None or entry.value == GONE
 
 
 def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple[Transition, ...]:
-    """The history with one more entry; times never go back, and what is too much is folded into the oldest."""
+    """The history with one more entry. Times never go back, and surplus entries are folded into the oldest one."""
     history = row.history
     at_us = max(history[-1].at_us, now_us)
     history = (*history, Transition(state, at_us, node, note[:NOTE_LIMIT]))
@@ -303,19 +270,19 @@ def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple
 
 
 def _size(entry: Transition) -> int:
-    """About how many bytes an entry takes."""
+    """About the size of an entry in bytes."""
     note = len(entry.note) if entry.note.isascii() else len(entry.note.encode(errors="replace"))
     return 20 + len(entry.node) + note
 
 
 def folded(history: tuple[Transition, ...]) -> Transition:
-    """The last entry, standing for all of them."""
+    """The last entry, with the count of all."""
     last = history[-1]
     return Transition(last.state, last.at_us, last.node, last.note, sum(entry.count for entry in history))
 
 
 def to_record(id: str, row: Row, spec: bytes, out: Out | None, progress: bytes | None) -> Record:
-    """A record as readers see it; `out` is what has a key of its own."""
+    """A record as readers see it; `out` comes from the separate key."""
     out = out or row.out or _NOTHING
     return Record(
         id=id,

@@ -1,7 +1,7 @@
-"""What the engine stores about schedules, and how it reads it back.
+"""The records that the engine stores about schedules, and how they are decoded.
 
-A schedule is two records, since a fire must be small: what was put, and what a fire changes. Both tell the revision,
-so that whoever reads them one after the other sees whether they belong together.
+A schedule has two records, so that a fire writes little: the definition, and the part that fires change. Both have the
+revision of the schedule, so a reader can tell whether two records belong together.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from .rows import NOTHING_EXTRA
 
 
 class Revisions(msgspec.Struct, frozen=True, array_like=True):
-    """Where the revisions of all schedules stand."""
+    """The latest revision of all schedules, and the stored removals."""
 
     latest: int = 0
     removals: int = 0
-    """How many are remembered."""
+    """Number of stored removals."""
     floor: int = 0
-    """The latest revision of a removal that is not remembered any more."""
+    """The latest revision of a removal that is no longer stored."""
 
 
 class ScheduleState(msgspec.Struct, frozen=True, array_like=True):
-    """What was put."""
+    """The definition of a schedule."""
 
     revision: int
     epoch: int
-    """Revision of the first put of this schedule, which its ledger is found by."""
+    """Revision of the first put of this schedule; a part of the key of its ledger."""
     before: int
-    """The revision that was there before the last put, so that one sent twice is known."""
+    """The revision before the last put, so that a repeated put is recognized."""
     kind: str
     definition: bytes
     paused: bool
@@ -42,7 +42,7 @@ class ScheduleState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NextFire(msgspec.Struct, frozen=True, array_like=True):
-    """What a fire changes."""
+    """The part of a schedule that fires change."""
 
     revision: int
     epoch: int
@@ -51,18 +51,18 @@ class NextFire(msgspec.Struct, frozen=True, array_like=True):
     last_us: int = 0
     trimmed_us: int = 0
     stretch: FireRecord | None = None
-    """The latest record, if it is of a gap that the next one may be joined with."""
+    """The latest record, if the next record may be joined with it: one of a gap."""
     records: int = 0
     """Records in the ledger."""
     first_us: int = 0
-    """No record has an earlier nominal time."""
+    """A lower bound of the nominal times of the records."""
     oldest_us: int = 0
-    """When the record with the earliest nominal time was written, as far as that is known."""
+    """When the record with the earliest nominal time was written, if known."""
     extra: msgspec.Raw = NOTHING_EXTRA
 
 
 class Parked(msgspec.Struct, frozen=True, array_like=True):
-    """An instance that waits for a slot: enough to let it into its queue without its record."""
+    """An instance that waits for a slot, with what is needed to add it to its queue without its record."""
 
     id: str
     kind: str
@@ -72,7 +72,7 @@ class Parked(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SlotRow(msgspec.Struct, frozen=True, array_like=True):
-    """Who has a schedule's slot, and who waits for it, in order."""
+    """The instance that holds a schedule's slot, and those that wait for the slot, in order."""
 
     holder: str = ""
     parked: tuple[Parked, ...] = ()
@@ -80,7 +80,7 @@ class SlotRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LeaderRow(msgspec.Struct, frozen=True, array_like=True):
-    """The leadership, in the hands of one incarnation."""
+    """The leader of the namespace."""
 
     incarnation: str
     name: str
@@ -111,5 +111,5 @@ def to_schedule_row(name: str, schedule: ScheduleState, next_fire: NextFire, slo
         last_us=next_fire.last_us,
         trimmed_us=next_fire.trimmed_us,
         holder=slot.holder,
-        parked=tuple(one.id for one in slot.parked),
+        parked=tuple(parked.id for parked in slot.parked),
     )

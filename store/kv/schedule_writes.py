@@ -1,4 +1,4 @@
-"""Puts and removals of schedules: each takes the next revision, and those that wait for it are written together."""
+"""Writes puts and removals of schedules: each gets the next revision, and waiting ones share a transaction."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from peerjob.model.errors import DecodeError, PeerjobError, StoreRefusedError, S
 from peerjob.model.firing import SchedulePut, ScheduleRow
 from peerjob.store.fire_rules import MAX_REMOVALS
 
-from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step
+from .base import MAX_REQUEST_BYTES, Compare, Delete, Entry, Op, Put, Step, mod_of
 from .context import KVContext
 from .keys import prefix_end, time_text
 from .ledger import FireLedger
-from .queues import Head, Scan
 from .rows import NOTHING_EXTRA, encode
+from .scan import Head, Scan
 from .schedule_rows import (
     NextFire,
     Revisions,
@@ -31,12 +31,12 @@ from .schedule_rows import (
 )
 
 _ATTEMPTS = 64
-_TOGETHER = 40
+_MAX_EDITS = 40
 """Most schedules that one transaction writes."""
 
 
 class Edit(Protocol):
-    """What one call wants to write about one schedule."""
+    """The change of one schedule by one call."""
 
     name: str
     size: int
@@ -45,68 +45,68 @@ class Edit(Protocol):
     """Why the transaction with it failed."""
     is_done: bool
     removes: bool
-    """Whether it adds to the removals that are remembered."""
+    """Whether it adds a stored removal."""
 
     @property
     def keys(self) -> Sequence[str]:
-        """The keys that it depends on."""
+        """The keys that it reads."""
         ...
 
-    def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
-        """The step that writes it at this revision; None if it is done as it is."""
+    def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+        """The step that writes it with this revision; None if there is nothing to write."""
         ...
 
     def written(self) -> None:
-        """The step was applied."""
+        """Note that the step was applied."""
         ...
 
 
-class ScheduleCommands:
-    """Writes edits in the order in which they were asked for."""
+class ScheduleWriter:
+    """Writes edits in the order of their calls."""
 
     def __init__(self, context: KVContext) -> None:
         self._context = context
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._waiting: list[Edit] = []
 
     async def write(self, edit: Edit) -> None:
-        """Write an edit, with those that wait behind it."""
+        """Write an edit, together with those that wait behind it."""
         self._waiting.append(edit)
         try:
-            async with self._turn:
+            async with self._lock:
                 for _ in range(_ATTEMPTS):
                     if edit.error is not None:
                         raise edit.error
                     if edit.is_done:
                         return
-                    await self._write([*self._together()])
+                    await self._write([*self._next_edits()])
         finally:
             self._waiting.remove(edit)
         if not edit.is_done:
             raise StoreUnavailableError(self._context.url, "too many writers at once")
 
-    def _together(self) -> Iterable[Edit]:
-        """The first edits that fit into one transaction, each of another schedule."""
+    def _next_edits(self) -> Iterable[Edit]:
+        """The first edits of different schedules that fit into one transaction."""
         names: set[str] = set()
         size = 0
         for edit in self._waiting:
             if edit.is_done or edit.error is not None or edit.name in names:
                 continue
             size += edit.size
-            if names and (len(names) == _TOGETHER or size > MAX_REQUEST_BYTES):
+            if names and (len(names) == _MAX_EDITS or size > MAX_REQUEST_BYTES):
                 return
             names.add(edit.name)
             yield edit
 
     async def _write(self, edits: Sequence[Edit]) -> None:
-        """Try once to write these; an edit that met a conflict stays as it is."""
+        """Try once to write these; an edit that has a conflict keeps waiting."""
         try:
             await self._try(edits)
         except StoreRefusedError as error:
             if len(edits) == 1:
                 edits[0].error = error
                 return
-            # one of them may be at fault
+            # the server may have refused the transaction because of one edit
             for edit in edits:
                 await self._write([edit])
         except PeerjobError as error:
@@ -122,7 +122,7 @@ class ScheduleCommands:
         planned: list[Edit] = []
         steps: list[Step] = []
         for edit in edits:
-            step = edit.plan(revision + 1, now_us, found)
+            step = edit.step(revision + 1, now_us, found)
             if step is not None:
                 revision += 1
                 removals += edit.removes
@@ -130,20 +130,20 @@ class ScheduleCommands:
                 steps.append(step)
         if not steps:
             return
-        forgotten = await self._forgotten(revisions, removals) if removals else {}
+        dropped = await self._dropped(revisions, removals) if removals else {}
         after = Revisions(
-            revision, revisions.removals + removals - len(forgotten), max([revisions.floor, *forgotten.values()])
+            revision, revisions.removals + removals - len(dropped), max([revisions.floor, *dropped.values()])
         )
-        count = Step([], [Put(counter, encode(after)), *(Delete(key) for key in forgotten)])
-        # all that is written about schedules, but for their fires, depends on this
-        guard = Compare(counter, mod=_mod(found[counter]))
+        count = Step([], [Put(counter, encode(after)), *(Delete(key) for key in dropped)])
+        # all writes about schedules compare this key, except fires
+        guard = Compare(counter, mod=mod_of(found[counter]))
         applied = await context.kv.txn([count, *steps], guards=[guard])
         for edit, answer in zip(planned, applied.steps[1:], strict=True):
             if answer is not None:
                 edit.written()
 
-    async def _forgotten(self, revisions: Revisions, more: int) -> dict[str, int]:
-        """The removals that so many more leave no room for, by key, with their revisions."""
+    async def _dropped(self, revisions: Revisions, more: int) -> dict[str, int]:
+        """The stored removals that exceed the limit after `more` further ones: key → revision."""
         surplus = revisions.removals + more - MAX_REMOVALS
         if surplus <= 0:
             return {}
@@ -153,14 +153,14 @@ class ScheduleCommands:
         return {queue + place: int(place[:18]) for place in removed.places[:surplus]}
 
 
-class Putting:
+class PutEdit:
     """A put; `row` is its answer."""
 
     removes = False
 
-    def __init__(self, context: KVContext, ledger: FireLedger, put: SchedulePut) -> None:
+    def __init__(self, context: KVContext, put: SchedulePut) -> None:
         self._context = context
-        self._ledger = ledger
+        self._ledger = FireLedger(context)
         self._put = put
         keys = context.keys
         self.name = put.name
@@ -168,16 +168,16 @@ class Putting:
         self.error: PeerjobError | None = None
         self.is_done = False
         self.row: ScheduleRow | None = None
-        self._next, self._slot = keys.next_fire(put.name), keys.slot(put.name)
-        self.keys = (keys.schedule(put.name), self._next, self._slot)
+        self._next_fire = keys.next_fire(put.name)
+        self.keys = (keys.schedule(put.name), self._next_fire, keys.slot(put.name))
 
-    def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+    def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         context, keys, put = self._context, self._context.keys, self._put
         schedule_entry, next_entry, slot = (found[key] for key in self.keys)
-        old, next_fire = pair(context, put.name, schedule_entry, next_entry)
-        waiting = slot_of(context, put.name, slot)
+        old, next_fire = read_pair(context, put.name, schedule_entry, next_entry)
+        waiting = read_slot(context, put.name, slot)
         if not _is_expected(put, old, next_fire):
-            self.row = None  # a step that was planned before met a conflict
+            self.row = None  # a step that was planned earlier had a conflict
             if old is not None and next_fire is not None and _is_same(put, old):
                 self.row = to_schedule_row(put.name, old, next_fire, waiting)
             self.is_done = True
@@ -205,16 +205,16 @@ class Putting:
             after = self._ledger.add_gap(after, record, ops)
         if old is not None:
             ops.append(Delete(place_at(context, keys.changed, old.revision, put.name)))
-        ops.append(Put(self._next, encode(after)))
+        ops.append(Put(self._next_fire, encode(after)))
         self.row = to_schedule_row(put.name, schedule, after, waiting)
-        return Step([Compare(self._next, mod=_mod(next_entry))], ops)
+        return Step([Compare(self._next_fire, mod=mod_of(next_entry))], ops)
 
     def written(self) -> None:
         self.is_done = True
 
 
-class Removing:
-    """A removal; `removed` is its answer. It is remembered by its request for as long as `lease` lasts."""
+class RemoveEdit:
+    """A removal; `removed` is its answer. A repeated request is recognized until `lease` ends."""
 
     removes = True
     size = 0
@@ -231,10 +231,10 @@ class Removing:
         self._request = keys.removal(request)
         self.keys = (keys.schedule(name), keys.next_fire(name), self._request)
 
-    def plan(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
+    def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         context, keys = self._context, self._context.keys
         schedule_entry, next_entry, known = (found[key] for key in self.keys)
-        old, _ = pair(context, self.name, schedule_entry, next_entry)
+        old, _ = read_pair(context, self.name, schedule_entry, next_entry)
         if known is not None or old is None or self._expected not in (None, old.revision):
             self.removed, self.is_done = known is not None, True
             return None
@@ -257,24 +257,24 @@ class Removing:
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-def pair(
+def read_pair(
     context: KVContext, name: str, schedule_entry: Entry | None, next_entry: Entry | None
 ) -> tuple[ScheduleState, NextFire] | tuple[None, None]:
-    """Both records of a schedule, if they can be read and belong together."""
-    schedule = context.value(schedule_entry, context.keys.schedule(name), decode_schedule)
-    next_fire = context.value(next_entry, context.keys.next_fire(name), decode_next_fire)
+    """Both records of a schedule, if they are readable and have the same revision."""
+    schedule = context.decoded(schedule_entry, context.keys.schedule(name), decode_schedule)
+    next_fire = context.decoded(next_entry, context.keys.next_fire(name), decode_next_fire)
     if schedule is None or next_fire is None or schedule.revision != next_fire.revision:
         return None, None
     return schedule, next_fire
 
 
-def slot_of(context: KVContext, name: str, entry: Entry | None) -> SlotRow:
-    """The slot of a schedule; an empty one if nothing is stored."""
-    return context.value(entry, context.keys.slot(name), decode_slot) or SlotRow()
+def read_slot(context: KVContext, name: str, entry: Entry | None) -> SlotRow:
+    """The slot of a schedule; an empty one if none is stored."""
+    return context.decoded(entry, context.keys.slot(name), decode_slot) or SlotRow()
 
 
 def revisions_of(entry: Entry | None) -> Revisions:
-    """Where the revisions stand; past all of them, and with no removal remembered, where that cannot be read."""
+    """The revisions. If they are unreadable: after all used ones, without stored removals."""
     if entry is None:
         return Revisions()
     try:
@@ -284,17 +284,13 @@ def revisions_of(entry: Entry | None) -> Revisions:
 
 
 def revision_scan(context: KVContext, queue: str, after: int, latest: int) -> Scan:
-    """A read of the places behind one revision, up to another."""
+    """A scan of the places after one revision, up to another."""
     return context.queues.scan(Head(queue, time_text(after + 1), 0), now_us=latest + 1, until=time_text(latest + 1))
 
 
 def place_at(context: KVContext, queue: str, revision: int, name: str) -> str:
-    """The key of a schedule in a queue that is ordered by revision."""
+    """The key of a schedule in a queue that is sorted by revision."""
     return f"{queue}{time_text(revision)}/{context.keys.kind(name)}"
-
-
-def _mod(entry: Entry | None) -> int:
-    return 0 if entry is None else entry.mod
 
 
 def _is_expected(put: SchedulePut, old: ScheduleState | None, next_fire: NextFire | None) -> bool:
@@ -304,7 +300,7 @@ def _is_expected(put: SchedulePut, old: ScheduleState | None, next_fire: NextFir
 
 
 def _is_same(put: SchedulePut, old: ScheduleState) -> bool:
-    """Whether what is stored was written by such a put."""
+    """Whether such a put wrote the stored schedule."""
     return (old.before, old.kind, old.definition, old.paused, old.note) == (
         put.expected,
         put.kind,

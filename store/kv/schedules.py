@@ -1,4 +1,4 @@
-"""ScheduleReads as they were put: each put and removal is a step that gives the namespace its next revision."""
+"""The verbs that put, remove and read schedules. Each put or removal gives the namespace its next revision."""
 
 from __future__ import annotations
 
@@ -6,67 +6,71 @@ from collections.abc import Sequence
 
 from peerjob.model.firing import MAX_SCHEDULES, SchedulePage, SchedulePut, ScheduleRow
 from peerjob.store.fire_rules import check_count
+from peerjob.store.retry import CallRetry
 
+from .commands import KVCommands, retried
 from .context import KVContext
-from .ledger import FireLedger
 from .schedule_rows import to_schedule_row
-from .schedule_writes import Putting, Removing, ScheduleCommands, pair, revision_scan, revisions_of, slot_of
+from .schedule_writes import PutEdit, RemoveEdit, ScheduleWriter, read_pair, read_slot, revision_scan, revisions_of
 from .writer import ROUNDS
 
 _READ_AT_ONCE = 100
 _LOADING = 1 << 31
-"""A revision below 0 says that the first load goes on: it holds where it began, times this, and how far it came."""
+"""A negative revision means that the first load continues: it is the revision at its begin, times this, plus the last
+revision that was loaded."""
 
 
-class ScheduleReads:
-    """The verbs that write and read schedules."""
+class ScheduleCommands(KVCommands):
+    """The verbs about schedules, besides those about fires."""
 
-    def __init__(self, context: KVContext, ledger: FireLedger) -> None:
-        self._context = context
-        self._ledger = ledger
-        self._writes = ScheduleCommands(context)
+    def __init__(self, context: KVContext, retry: CallRetry) -> None:
+        super().__init__(context, retry)
+        self._schedule_writer = ScheduleWriter(context)
 
-    # -- writing --------------------------------------------------------------------------------------------------
-
-    async def put(self, put: SchedulePut) -> ScheduleRow | None:
-        edit = Putting(self._context, self._ledger, put)
-        await self._writes.write(edit)
+    @retried
+    async def put_schedule(self, put: SchedulePut) -> ScheduleRow | None:
+        edit = PutEdit(self._context, put)
+        await self._schedule_writer.write(edit)
         return edit.row
 
-    async def remove(self, name: str, *, expected: int | None, request: str) -> bool:
-        lease = await self._context.writer.short_lease(self._context.clock.time_us())
-        edit = Removing(self._context, name, expected, request, lease)
-        await self._writes.write(edit)
+    @retried
+    async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
+        lease = await self._writer.short_lease(self._clock.time_us())
+        edit = RemoveEdit(self._context, name, expected, request, lease)
+        await self._schedule_writer.write(edit)
         return edit.removed
 
-    # -- reading --------------------------------------------------------------------------------------------------
+    @retried
+    async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
+        return await self._read_schedules(names)
 
-    async def get(self, names: Sequence[str]) -> list[ScheduleRow | None]:
+    async def _read_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         check_count(names, "schedules")
-        keys = self._context.keys
+        context, keys = self._context, self._keys
         found: dict[str, ScheduleRow] = {}
         pending = list(dict.fromkeys(names))
         for _ in range(ROUNDS):
             torn: list[str] = []
             for at in range(0, len(pending), _READ_AT_ONCE):
                 part = pending[at : at + _READ_AT_ONCE]
-                entries = await self._context.kv.get(
+                entries = await self._kv.get(
                     [key for name in part for key in (keys.schedule(name), keys.next_fire(name), keys.slot(name))]
                 )
                 for place, name in enumerate(part):
-                    schedule_entry, next_entry, slot = entries[3 * place : 3 * place + 3]
-                    schedule, next_fire = pair(self._context, name, schedule_entry, next_entry)
+                    schedule_entry, next_entry, slot_entry = entries[3 * place : 3 * place + 3]
+                    schedule, next_fire = read_pair(context, name, schedule_entry, next_entry)
                     if schedule is not None and next_fire is not None:
-                        found[name] = to_schedule_row(name, schedule, next_fire, slot_of(self._context, name, slot))
+                        found[name] = to_schedule_row(name, schedule, next_fire, read_slot(context, name, slot_entry))
                     elif schedule_entry is not None or next_entry is not None:
                         torn.append(name)
             pending = torn
         return [found.get(name) for name in names]
 
-    async def changed(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
-        context, keys = self._context, self._context.keys
+    @retried
+    async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
+        context, keys = self._context, self._keys
         limit = min(limit, MAX_SCHEDULES)
-        (counter,) = await context.kv.get([keys.revisions])
+        (counter,) = await self._kv.get([keys.revisions])
         revisions = revisions_of(counter)
         begun, after = divmod(-revision, _LOADING) if revision < 0 else (revision, revision)
         reset = 0 < begun < revisions.floor or begun > revisions.latest
@@ -77,22 +81,24 @@ class ScheduleReads:
         loading = reset or revision <= 0
         scans = [revision_scan(context, keys.changed, after, revisions.latest)]
         if revision != 0 and not reset:
-            # while the first load goes on, only what was removed since it began is of interest
+            # during the first load, only removals since its begin matter
             scans.append(revision_scan(context, keys.removed, max(after, begun), revisions.latest))
-        while going := [scan for scan in scans if not scan.done and len(scan.places) <= limit]:
-            await context.queues.read(going, limit + 1)
-        told = sorted((place, scan is not scans[0]) for scan in scans for place in scan.places)
-        more = len(told) > limit
-        told = told[:limit]
-        upto = int(told[-1][0][:18]) if more else revisions.latest
-        names = [keys.unescaped(place[19:]) for place, _ in told]
-        rows = await self.get([name for name, (_, removed) in zip(names, told, strict=True) if not removed])
+        while unfinished := [scan for scan in scans if not scan.done and len(scan.places) <= limit]:
+            await context.queues.read(unfinished, limit + 1)
+        changes = sorted((place, scan is not scans[0]) for scan in scans for place in scan.places)
+        more = len(changes) > limit
+        changes = changes[:limit]
+        upto = int(changes[-1][0][:18]) if more else revisions.latest
+        names = [keys.unescaped(place[19:]) for place, _ in changes]
+        rows = await self._read_schedules(
+            [name for name, (_, removed) in zip(names, changes, strict=True) if not removed]
+        )
         current = {row.name: row for row in rows if row is not None}
         page: list[ScheduleRow] = []
-        for name, (place, removed) in zip(names, told, strict=True):
+        for name, (place, removed) in zip(names, changes, strict=True):
             at = int(place[:18])
             row = _removed(name, at) if removed else current.get(name)
-            # what was written again since then is told under its later revision
+            # a schedule that was written again is reported under its later revision
             if row is not None and row.revision == at:
                 page.append(row)
         return SchedulePage(

@@ -1,7 +1,7 @@
-"""Which due instances come first: a merge of the queues of several kinds and priorities.
+"""Selects the first due instances: a merge of the queues of several kinds and priorities.
 
-Each queue is read window by window. What was read so far may be taken up to the *horizon*, the first place that some
-queue has not shown yet; then the queues that hold the horizon back are read on.
+Each queue is read window by window. Entries may be picked up to the *horizon*: the first place that some queue has not
+been read up to. To move the horizon, the queues that deterown_picks it are read further.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from peerjob.model.clock import Clock
 
 from .base import Step
 from .index_feed import IndexFeed
-from .queues import Head, Queues, Scan
+from .queues import Queues
+from .scan import Head, Scan
 
 _MAX_SCANS = 100
 """Most queues that are read in one request."""
-_FEW = 8
-"""Fewest queues that are opened at a time, and fewest entries that are read of one."""
-_CROWD = 32
-"""Queues that one claim looks at, above which each begins behind what was taken."""
+_MIN_READ = 8
+"""Fewest queues that are opened at a time, and fewest entries that are read of a queue."""
+_MANY_QUEUES = 32
+"""Above this number of queues in one claim, the head of each queue is moved behind the picks."""
 MAX_PASSED = 4
-"""Claims in which a node takes later instances before one that belongs to the part of another node."""
+"""How often a node takes later instances first before it takes an instance of another node's share."""
 
 
 class Pick(msgspec.Struct, frozen=True, gc=False):
-    """A due instance, as its queue shows it."""
+    """A due instance, as an entry of its queue."""
 
     priority: int
     place: str
@@ -48,7 +49,7 @@ class Pick(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Source:
-    """One queue, and what of it was read."""
+    """One queue, and the entries that were read."""
 
     def __init__(self, kind: str, head: Head, scan: Scan) -> None:
         side, priority = head.queue[:-1].rsplit("/", 2)[-2:]
@@ -60,7 +61,7 @@ class _Source:
         self.picks: list[Pick] = []
 
     def update(self) -> None:
-        """Turn what the scan has found since into picks."""
+        """Turn new entries of the scan into picks."""
         for at in range(len(self.picks), len(self.scan.places)):
             self.picks.append(
                 Pick(
@@ -74,7 +75,7 @@ class _Source:
             )
 
     def settled(self, queues: Queues, taken: Container[str]) -> Step | None:
-        """The step that lets the queue begin behind what was taken, or forgets it if nothing is left."""
+        """The step that moves the head behind the taken entries, or deletes the head if no entry is left."""
         left = next((pick.place for pick in self.picks if pick.key not in taken), None)
         if left is None and self.scan.done:
             return queues.drop(self.head)
@@ -82,12 +83,12 @@ class _Source:
 
     @property
     def open(self) -> bool:
-        """Whether there may be more in it that matters: of suspects, only the first does."""
+        """Whether further entries may matter. Of suspects, only the first one matters."""
         return not self.scan.done and not (self.suspect and self.picks)
 
 
 class Room:
-    """How many of each kind may be taken."""
+    """How many instances of each kind may be picked."""
 
     def __init__(self, caps: Mapping[str, int], taken: Mapping[str, int], spread: int = 1) -> None:
         self._caps = caps
@@ -95,7 +96,7 @@ class Room:
         self._spread = spread
 
     def of(self, kind: str) -> int:
-        """How many of a kind."""
+        """How many of this kind."""
         return (self._caps.get(kind, 0) - self._taken.get(kind, 0)) * self._spread
 
 
@@ -118,7 +119,7 @@ class Selection:
         self._sources: list[_Source] = []
         self._add((kind, head) for kind, its_heads in heads.items() for head in its_heads)
         self.left_kinds: tuple[str, ...] = ()
-        """Kinds of due instances that were seen and not picked."""
+        """Kinds of due instances that were read and not picked."""
 
     def _add(self, heads: Iterable[tuple[str, Head]]) -> list[_Source]:
         added: list[_Source] = []
@@ -132,43 +133,43 @@ class Selection:
         return added
 
     async def pick(self, limit: int, room: Room) -> list[Pick]:
-        """The first `limit` in order, of each kind at most so many; a suspect only first and alone."""
+        """The first `limit` instances within the limits of kinds. A suspect is picked only if first, and alone."""
         await self._open(limit + 1)
         await self._read(self._sources[:_MAX_SCANS], limit)
         while True:
             picks, rest, spent, horizon = self._merge(limit, room)
             full = len(picks) == limit or (len(picks) == 1 and picks[0].suspect)
-            open_ones = [source for source in self._sources if source.open]
+            unfinished = [source for source in self._sources if source.open]
             if full:
-                waiting = [] if rest else open_ones
+                waiting = [] if rest else unfinished
             else:
-                waiting = [source for source in open_ones if source.kind not in spent]
-                # the first of them decide how far the picks go; a few at a time, as each read is a round trip
-                waiting.sort(key=lambda one: (one.priority, one.scan.at))
-                waiting = waiting[:_FEW]
+                waiting = [source for source in unfinished if source.kind not in spent]
+                # the first queues deterown_picks the horizon; a few are read at a time, since each read is a round trip
+                waiting.sort(key=lambda source: (source.priority, source.scan.at))
+                waiting = waiting[:_MIN_READ]
                 if self._bound is not None and self._bound == horizon:
                     waiting = await self._open(limit + 1 - len(picks))
                     if not waiting:
                         continue
             if not waiting:
                 left = rest or (await self._open(1) if full else [])
-                self.left_kinds = tuple(dict.fromkeys(one.kind for one in left))
+                self.left_kinds = tuple(dict.fromkeys(pick.kind for pick in left))
                 return picks
             await self._read(waiting[:_MAX_SCANS], limit)
 
     @property
     def _bound(self) -> tuple[int, str] | None:
-        """Where the queues begin that were not looked at; None: there are no more."""
+        """A lower bound of the queues that were not opened; None if all were."""
         return None if self._feed is None else self._feed.bound
 
     async def _open(self, most: int) -> list[_Source]:
-        """Look at more queues."""
+        """Open more queues."""
         if self._feed is None:
             return []
-        return self._add(await self._feed.more(min(max(most, _FEW), _MAX_SCANS)))
+        return self._add(await self._feed.more(min(max(most, _MIN_READ), _MAX_SCANS)))
 
     def _merge(self, limit: int, room: Room) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
-        """What may be taken now, what else was seen, kinds that are used up, and the horizon."""
+        """The picks, the other entries that were read, the kinds at their limit, and the horizon."""
         pool = [pick for source in self._sources for pick in source.picks]
         if len(self._sources) > 1:
             pool.sort(key=lambda pick: (pick.priority, pick.place))
@@ -194,48 +195,48 @@ class Selection:
             spent |= more
 
     async def _read(self, sources: Sequence[_Source], limit: int) -> None:
-        open_ones = [source for source in sources if source.open]
-        if not open_ones:
+        unfinished = [source for source in sources if source.open]
+        if not unfinished:
             return
         if self._feed is not None:
-            # the more queues there are, the fewer of each are among the first
-            limit = min(limit, max(2 * limit // len(open_ones), _FEW))
-        await self._queues.read([source.scan for source in open_ones], limit + 1)
-        for source in open_ones:
+            # with more queues, fewer entries of each are among the first
+            limit = min(limit, max(2 * limit // len(unfinished), _MIN_READ))
+        await self._queues.read([source.scan for source in unfinished], limit + 1)
+        for source in unfinished:
             source.update()
 
     def settled(self, picks: Sequence[Pick]) -> list[Step | None]:
-        """The steps that let queues begin behind what was taken from them, once they are so many that it matters.
+        """With many queues, the steps that move their heads behind the picks.
 
-        Else each claim would look again at all queues that were the first once.
+        Without them, each claim would open all queues again that once had the first instance.
         """
-        if self._feed is None or len(self._sources) <= _CROWD:
+        if self._feed is None or len(self._sources) <= _MANY_QUEUES:
             return []
         taken = {pick.key for pick in picks}
         return [source.settled(self._queues, taken) for source in self._sources if source.scan.head.mod]
 
     def heads(self) -> list[Head]:
-        """Every queue that was looked at."""
+        """The heads of all opened queues."""
         return [source.head for source in self._sources]
 
     def empty(self) -> list[tuple[str, Head]]:
-        """Kinds and queues in which nothing is."""
+        """Kind and head of each empty queue."""
         return [(source.kind, source.head) for source in self._sources if source.scan.done and not source.picks]
 
 
-def shared(
+def share_of(
     picks: Sequence[Pick],
     limit: int,
     room: Room,
     incarnation: str,
     live: Sequence[str],
-    passed: dict[str, int],
+    passed_over: dict[str, int],
 ) -> tuple[list[Pick], list[Pick]]:
-    """The picks, in order, that are for one incarnation to take, and the others.
+    """The picks, in order, that one incarnation takes, and the others.
 
-    Each of the live ones has a part of all picks to itself. An incarnation whose part is too small takes from the parts
-    of others, from places that they most likely leave alone. It counts in `passed` which instances it has passed over
-    for later ones: after `MAX_PASSED` times an instance belongs to its part, as the other may be busy for long.
+    Each live incarnation has a share of all picks. If its share is too small, it also takes from the shares of others,
+    those picks that the others most likely do not take. `passed_over` counts how often the incarnation has taken later
+    instances first. After `MAX_PASSED` times, an instance belongs to its share, since the other node may be busy.
     """
     count = max(1, len(live))
     own = live.index(incarnation) if incarnation in live else 0
@@ -243,23 +244,25 @@ def shared(
     ranked: list[tuple[int, int, int]] = []
     for at, id in enumerate(ids):
         drawn, part = divmod(crc32(id.encode()), count)
-        is_own = part == own or (id in passed and passed[id] >= MAX_PASSED)
+        is_own = part == own or passed_over.get(id, 0) >= MAX_PASSED
         ranked.append((0, at, at) if is_own else ((part - own) % count, drawn, at))
     ranked.sort()
-    used, mine, others = Counter[str](), list[int](), list[int]()
+    used, own_picks, others = Counter[str](), list[int](), list[int]()
     for _, _, at in ranked:
         kind = picks[at].kind
-        if len(mine) < limit and used[kind] < room.of(kind):
+        if len(own_picks) < limit and used[kind] < room.of(kind):
             used[kind] += 1
-            mine.append(at)
+            own_picks.append(at)
         else:
             others.append(at)
-    mine.sort()
-    last = mine[-1] if mine else -1
-    counted = {ids[at]: passed.get(ids[at], 0) + (at < last) for at in others if at < last or ids[at] in passed}
-    passed.clear()
-    passed.update(counted)
-    return [picks[at] for at in mine], [picks[at] for at in others]
+    own_picks.sort()
+    last = own_picks[-1] if own_picks else -1
+    counted = {
+        ids[at]: passed_over.get(ids[at], 0) + (at < last) for at in others if at < last or ids[at] in passed_over
+    }
+    passed_over.clear()
+    passed_over.update(counted)
+    return [picks[at] for at in own_picks], [picks[at] for at in others]
 
 
 def _taken(

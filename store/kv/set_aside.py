@@ -1,42 +1,53 @@
-"""Records that cannot be read: set aside, counted and reported, so that everything else goes on."""
+"""Unreadable records are set aside, counted and logged, so that all other work continues."""
 
 from __future__ import annotations
 
 import logging
 
+from peerjob.model.clock import Clock
 from peerjob.model.state import State
 
-from .base import Compare, Delete, Entry, KeyValue, Op, Put, Range
+from .base import Compare, Delete, Entry, KeyValue, Op, Put
 from .counts import PROCESSING, SET_ASIDE, SLOT, Counts, Shift
-from .keys import Keys, prefix_end
+from .keys import Keys, below
 from .rows import owned_of
-from .slots import StepPlan
-from .writer import Change, Writer
+from .slots import Slots
+from .step_plan import Change, StepPlan
+from .writer import Writer
 
 logger = logging.getLogger("peerjob.store")
 
 
 class SetAside:
-    """Moves unreadable records out of the way."""
+    """Sets unreadable records aside."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, writer: Writer, counts: Counts) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, writer: Writer, counts: Counts, slots: Slots) -> None:
         self._kv = kv
         self._keys = keys
+        self._clock = clock
         self._writer = writer
         self._counts = counts
+        self._slots = slots
 
-    async def put(self, id: str, entry: Entry, error: Exception, plan: StepPlan, *, now_us: int) -> None:
-        """Set a record aside, with what else is planned; its entries in queues are dropped by whoever meets them."""
-        keys = self._keys
+    async def put(self, id: str, entry: Entry, error: Exception) -> None:
+        """Move a record that cannot be read out of the way, and out of its slot.
+
+        Entries of the instance in queues stay there. A read that finds such an entry deletes the entry.
+        """
+        keys, now_us = self._keys, self._clock.time_us()
+        plan = StepPlan(keys, now_us, await self._slots.find(id))
+        for name in plan.slots:
+            plan.pass_slot_on(name, id)
+        slot_change = plan.change()
         kinds = sorted(await self._counts.totals())
-        (nodes,) = await self._kv.read([Range(keys.node, prefix_end(keys.node), keys_only=True)])
+        (nodes,) = await self._kv.read([below(keys.node, keys_only=True)])
         places = [(kind, state) for kind in kinds for state in SLOT if state is not State.PROCESSING]
         indexes = [f"{keys.root}by/{kind}/{state:d}/{id}" for kind, state in places]
         owned = [keys.owned(key[len(keys.node) :]) + id for key, _ in nodes.items]
         present = await self._kv.get([*indexes, *owned])
-        ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *plan.ops]
+        ops: list[Op] = [Delete(keys.state + id), Put(keys.set_aside + id, entry.value), *slot_change.ops]
         ops.extend(Delete(key) for key, found in zip([*indexes, *owned], present, strict=True) if found)
-        shifts: list[Shift] = [("", SET_ASIDE, 1), *plan.shifts]
+        shifts: list[Shift] = [("", SET_ASIDE, 1), *slot_change.shifts]
         for (kind, state), found in zip(places, present, strict=False):
             if found is not None:
                 shifts.append((keys.unescaped(kind), SLOT[state], -1))
@@ -44,8 +55,7 @@ class SetAside:
             claim = None if found is None else owned_of(found.value)
             if claim is not None and not claim.releasing:
                 shifts.append((claim.kind, PROCESSING, -1))
-        compares = [Compare(keys.state + id, mod=entry.mod), *plan.compares]
-        change = Change(compares, ops, tuple(shifts), tuple(plan.adds))
-        written = await self._writer.write([change], now_us=now_us)
+        compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]
+        written = await self._writer.write([Change(compares, ops, tuple(shifts), slot_change.adds)], now_us=now_us)
         if written.revisions[0]:
             logger.error("instance %s cannot be read and was set aside: %s", id, error)

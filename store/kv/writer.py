@@ -1,8 +1,8 @@
-"""How changes are written: many at once, each of them whole or not at all.
+"""Writes changes: many in one request, each of them atomic.
 
-Every change of an instance is one step with its own compares, so that a conflict costs that instance and no other.
-What speaks of all of them (counters, the answers to a request, who is to be told) goes along if every step was
-applied; after a conflict it follows in a request of its own, for those that were.
+Each change of an instance is one step with its own compares, so a conflict delays that instance only. A further step,
+`also`, concerns all changes: it writes counters and answers, and reads which nodes wait. It is applied if all steps
+were applied. After a conflict, a second request writes it for the steps that were applied.
 """
 
 from __future__ import annotations
@@ -32,60 +32,45 @@ from .base import (
     Step,
     bytes_of,
 )
-from .counts import SLOTS, CounterShard, Counts, Shift
-from .keys import Keys, prefix_end
+from .counts import SLOTS, CounterShard, Counts
+from .keys import Keys, below, prefix_end
 from .queues import Opening, Queues
+from .step_plan import Change
 
 ROUNDS = 8
-"""How often a conflict is met again before a call gives up."""
+"""Attempts of a call that has conflicts."""
 IN_FLIGHT = 3
-"""Requests of one batch that are under way at a time: the next is made while the server is at work on the last."""
+"""Requests of one batch in flight: the next one is built while the server handles the last one."""
 _SHORT_LEASE_US = 600_000_000
 _NO_LEASE_US = 10_000_000
-"""How long no other lease is asked for after a server without space granted none."""
+"""How long the writer waits after a server without space refused a lease."""
 _REMOVAL_LEASE_US = 5_000_000
 _PLAIN_OPS = 100
 _LISTENER_READS = 2
-"""Reads that go along with every request, before those of who waits for the end of something."""
+"""Reads in each request, before the reads of nodes that wait for the end of instances."""
 _BURST = 10
-"""Characters that ids have in common which were made within four seconds."""
+"""Common characters of ids that were made within four seconds."""
 _MAX_WATCHED = 200
-"""Most of those who wait that one read answers."""
-
-
-class Change(msgspec.Struct, gc=False):
-    """One step, and what goes with it."""
-
-    compares: Sequence[Compare]
-    ops: Sequence[Op]
-    shifts: tuple[Shift, ...] = ()
-    adds: tuple[tuple[str, str], ...] = ()
-    """Queue and place of entries that `ops` put there; the writer adds the guards."""
-    ended: tuple[str, ...] = ()
-    """Instances that it makes final."""
-    answers: tuple[tuple[int, str], ...] = ()
-    """Which elements of the caller's batch it answers, and with what."""
-    opens: tuple[tuple[str, str], ...] = ()
-    """Queues that it begins, with the first place of its own entries there."""
+"""Most registrations in the answer of one such read."""
 
 
 class Written(msgspec.Struct):
-    """What became of a batch of changes."""
+    """The result of a batch of changes."""
 
     revisions: list[int]
-    """Per change the revision of its writes; 0: a compare did not hold and nothing was done."""
+    """Per change the revision of its writes; 0: a compare did not hold, and nothing was written."""
     ended: Sequence[str] = ()
-    """Instances that were made final."""
+    """Instances that became final."""
     watched: Sequence[Found] = ()
-    """Who waits for the end of these, and of others that were made at about the same time."""
+    """Incarnations that wait for the end of these instances, or of others with similar ids."""
     idle: Sequence[tuple[str, Entry]] = ()
-    """Incarnations that wait for work, as of the last write."""
+    """Idle incarnations, as of the last write."""
     listeners: Sequence[tuple[str, Entry]] = ()
-    """Incarnations that want to hear of every change."""
+    """Incarnations that want hints about all changes."""
 
 
 class Writer:
-    """Writes changes in requests that a server takes."""
+    """Writes changes, in requests that a server accepts."""
 
     def __init__(self, kv: KeyValue, keys: Keys, counts: Counts, queues: Queues, url: str) -> None:
         self._kv = kv
@@ -93,19 +78,16 @@ class Writer:
         self._counts = counts
         self._queues = queues
         self._url = url
-        self._listener_reads = (
-            Range(keys.idle, prefix_end(keys.idle)),
-            Range(keys.changes, prefix_end(keys.changes)),
-        )
+        self._listener_reads = (below(keys.idle), below(keys.changes))
         self.counts_in_doubt = False
-        """Whether something may not have been counted, since an answer never came."""
+        """Whether counters may be wrong, because an answer never arrived."""
         self._short_lease = 0
         self._short_lease_until_us = 0
         self._removal_lease = 0
         self._removal_lease_until_us = 0
 
     async def short_lease(self, now_us: int) -> int:
-        """A lease for keys that may be forgotten after five to ten minutes; 0, none, on a server without space."""
+        """A lease for keys that are needed for five minutes; 0 (no lease) on a server without space."""
         if now_us >= self._short_lease_until_us or now_us < self._short_lease_until_us - _SHORT_LEASE_US:
             old, self._short_lease = self._short_lease, 0
             try:
@@ -114,33 +96,33 @@ class Writer:
             except StoreUnavailableError:
                 if not self._kv.full:
                     raise
-                # a server without space grants no lease, but extends one, and takes what finishes work
+                # a server without space refuses new leases, but extends old ones
                 if old and await self._kv.keepalive(old):
                     self._short_lease = old
                 self._short_lease_until_us = now_us + _NO_LEASE_US
         return self._short_lease
 
     async def removal_lease(self, now_us: int) -> int:
-        """A lease for records of removed instances, which lasts as long as an enqueue may be repeated.
+        """A lease for the empty records of removed instances: it lasts while an enqueue may be repeated.
 
-        One serves for a few seconds, so that no lease ends with very many keys.
+        A lease is used for a few seconds only, so that few keys end at the same time.
         """
         if not self._removal_lease_until_us - _REMOVAL_LEASE_US <= now_us < self._removal_lease_until_us:
             self._removal_lease = await self._kv.grant(REPEAT_US + _REMOVAL_LEASE_US)
             self._removal_lease_until_us = now_us + _REMOVAL_LEASE_US
         return self._removal_lease
 
-    def _set_in_doubt(self) -> None:
-        """Take a request for neither done nor refused, and the lease for one that may have been the reason."""
+    def _note_doubt(self) -> None:
+        """Note that a request may or may not have been applied, possibly because of its lease."""
         self.counts_in_doubt = True
         self.forget_leases()
 
     def forget_leases(self) -> None:
-        """Grant leases anew for the next requests: the server may not have the last ones."""
+        """Get new leases for the next requests: the server may not have the last ones."""
         self._short_lease_until_us = self._removal_lease_until_us = 0
 
     async def plain(self, ops: Sequence[Op]) -> None:
-        """Do what depends on nothing, in as many requests as it takes."""
+        """Apply operations without compares, in as many requests as they need."""
         for at in range(0, len(ops), _PLAIN_OPS):
             await self._kv.txn([Step([], ops[at : at + _PLAIN_OPS])])
 
@@ -153,7 +135,7 @@ class Writer:
         extra_ops: Sequence[Op] = (),
         guards: Sequence[Compare] = (),
     ) -> Written:
-        """Write each change whose compares hold, where the guards hold too; `along` goes with the first request."""
+        """Write each change whose compares hold, if all guards hold; `extra_ops` is part of the first request."""
         if not changes:
             return Written([])
         parts = [_Part(changes) for changes in _parts(await self._opened(changes))]
@@ -181,7 +163,7 @@ class Writer:
         return _joined(parts)
 
     async def _opened(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """The changes, after every queue that they add to was begun, or with what begins it."""
+        """The changes, after the queues that they add to were opened. Some changes open a queue themselves."""
         places = _first_places(changes)
         if not places or self._queues.are_open(places):
             return changes
@@ -197,7 +179,7 @@ class Writer:
         if part.answer_log is not None and part.answer_log.guarded:
             common.append(part.answer_log.guard())
         adding = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
-        # what every step needs is compared once for all of them
+        # a guard that all steps need is compared once
         own = {queue: guard for queue, guard in adding.items() if part.adders[queue] < len(changes)}
         common += [guard for queue, guard in adding.items() if queue not in own]
         steps = [
@@ -209,7 +191,7 @@ class Writer:
             )
             for change in changes
         ]
-        shard = self._counts.shard()
+        shard = self._counts.take_shard()
         try:
             shifts = _summed(changes)
             await self._counts.load(shard, shifts)
@@ -217,7 +199,7 @@ class Writer:
             try:
                 part.applied = applied = await self._kv.txn(steps, also, common)
             except BaseException:
-                self._set_in_doubt()
+                self._note_doubt()
                 shard.refused()
                 raise
             if applied.also is not None:
@@ -239,7 +221,7 @@ class Writer:
     def _also(
         self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], shard: CounterShard, lease: int
     ) -> Step:
-        compares, puts = shard.plan(shifts)
+        compares, puts = shard.add(shifts)
         ops: list[Op] = [*puts, *part.extra_ops]
         if part.answer_log is not None:
             ops.append(part.answer_log.put((pair for change in changes for pair in change.answers), lease))
@@ -247,7 +229,7 @@ class Writer:
         return Step(compares, ops, (*self._listener_reads, *self._watched(part.ended)))
 
     def _watched(self, ended: Sequence[str]) -> list[Range]:
-        """The reads of who waits for the end of these: one for those that were made within a few seconds."""
+        """The reads of incarnations that wait for these instances: one read for ids of the same few seconds."""
         bursts: dict[str, tuple[str, str]] = {}
         for id in sorted(ended):
             first, _ = bursts.get(id[:_BURST], (id, id))
@@ -256,43 +238,43 @@ class Writer:
         return [Range(watch(first), prefix_end(watch(last)), _MAX_WATCHED, True) for first, last in bursts.values()]
 
     async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
-        """Write what goes along with the changes that were applied."""
+        """Write `also` for the changes that were applied."""
         guarded = part.answer_log is not None and part.answer_log.guarded
         if not done and (guarded or not part.extra_ops):
-            # where nothing was done since the guard did not hold, the answer must stay open
+            # nothing was written because a guard did not hold, so the request has no answer yet
             if part.answer_log is not None:
                 part.answer_log.unused()
             return
         shifts = _summed(done)
         for _ in range(4 * ROUNDS):
-            shard, crowded = self._counts.shard(), True
+            shard, contended = self._counts.take_shard(), True
             try:
                 await self._counts.load(shard, shifts)
                 applied = await self._kv.txn([], self._also(part, done, shifts, shard, lease))
                 if applied.also is not None:
                     part.set_written(applied, shard)
-                    crowded = False
+                    contended = False
                     return
                 shard.refused()
             except BaseException:
-                self._set_in_doubt()
+                self._note_doubt()
                 shard.refused()
                 raise
             finally:
-                self._counts.give_back(shard, crowded=crowded)
+                self._counts.give_back(shard, contended=contended)
         self.counts_in_doubt = True
         raise StoreUnavailableError(self._url, "too many writers at once")
 
 
 class _Part:
-    """The changes of one request, and what became of it."""
+    """The changes of one request, and its result."""
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
         self.places = _first_places(changes)
-        """Where the first entry of each queue goes."""
+        """Queue → place of its first entry."""
         self.adders = _adders(changes)
-        """How many changes add to each queue."""
+        """Queue → number of changes that add to it."""
         self.extra_ops: Sequence[Op] = ()
         self.answer_log: AnswerLogPart | None = None
         self.applied = Applied(0, ())
@@ -301,7 +283,7 @@ class _Part:
         self.found_revision = 0
 
     def set_written(self, applied: Applied, shard: CounterShard) -> None:
-        """What goes along is stored."""
+        """Note that `also` was written."""
         self.found, self.found_revision = applied.also or (), applied.revision
         shard.written(applied.revision)
         if self.answer_log is not None:
@@ -322,14 +304,14 @@ def _joined(parts: Sequence[_Part]) -> Written:
 
 
 def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
-    """A change that also begins the queues to which it alone adds."""
+    """A change that also opens the queues to which no other change adds."""
     opens = {queue: place for queue, place in _first_places([change]).items() if queue in openings}
     if not opens:
         return change
     begun = [openings[queue] for queue in opens]
     return msgspec.structs.replace(
         change,
-        compares=[*change.compares, *(one for opening in begun for one in opening.compares)],
+        compares=[*change.compares, *(compare for opening in begun for compare in opening.compares)],
         ops=[*change.ops, *(op for opening in begun for op in opening.ops)],
         adds=tuple(pair for pair in change.adds if pair[0] not in openings),
         opens=tuple(opens.items()),
@@ -337,7 +319,7 @@ def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
 
 
 def _first_places(changes: Iterable[Change]) -> dict[str, str]:
-    """The first place in each queue that gets entries."""
+    """Queue → place of the first new entry."""
     places: dict[str, str] = {}
     for change in changes:
         for queue, place in change.adds:
@@ -348,7 +330,7 @@ def _first_places(changes: Iterable[Change]) -> dict[str, str]:
 
 
 def _adders(changes: Iterable[Change]) -> dict[str, int]:
-    """How many changes add to each queue."""
+    """Queue → number of changes that add to it."""
     adders: dict[str, int] = {}
     for change in changes:
         adds = change.adds
@@ -358,7 +340,7 @@ def _adders(changes: Iterable[Change]) -> dict[str, int]:
 
 
 def _parts(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
-    """Cut a batch into requests, by number of steps, of compares, of operations and of bytes."""
+    """Cut a batch into requests, by the limits on steps, compares, operations and bytes."""
     start, size, compares = 0, 0, 0
     shared: set[str] = set()
     for at, change in enumerate(changes):

@@ -27,8 +27,9 @@ from peerjob.store.kv.base import (
 )
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.rows import SMALL
+from peerjob.store.kv.step_plan import Change
 from peerjob.store.kv.store import KVStore
-from peerjob.store.kv.writer import Change, _parts  # pyright: ignore[reportPrivateUsage]
+from peerjob.store.kv.writer import _parts  # pyright: ignore[reportPrivateUsage]
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock

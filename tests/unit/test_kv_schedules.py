@@ -10,7 +10,7 @@ import pytest
 
 from peerjob.model.errors import StoreFullError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import Candidate, Fire, FireOutcome, FireStatus, Overlap, SchedulePut, ScheduleRow, Term
-from peerjob.model.record import REPEAT_US, Ack, NewInstance, StoreLimits
+from peerjob.model.record import REPEAT_US, Ack, Action, NewInstance, StoreLimits
 from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Put, Range, Step
 from peerjob.store.kv.elections import KVElections
 from peerjob.store.kv.keys import Keys, prefix_end
@@ -18,7 +18,7 @@ from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing.clock import VirtualClock
-from peerjob.testing.factories import Factory, Peer
+from peerjob.testing.factories import Factory, Peer, outcome
 from support.records import told
 
 Result = TypeVar("Result")
@@ -402,3 +402,17 @@ async def test_asking_what_changed_costs_what_changed(bench: Bench) -> None:
     bench.costs.worst = 0
     assert [row.name for row in (await bench.store.changed_schedules(revision)).rows] == ["new"]
     assert bench.costs.worst <= 10, bench.costs.worst_range
+
+
+async def test_a_commit_that_ends_an_instance_and_adds_lines_to_the_last_one_writes_the_slot_once(bench: Bench) -> None:
+    row = await bench.schedule()
+    peer = await Peer(store=bench.store, info=bench.make.node(), make=bench.make).join()
+    _, _, third = [await bench.fired(row, number, Overlap.QUEUE) for number in range(3)]
+    first_claim = await peer.take_one()
+    await peer.end(first_claim)
+    second_claim = await peer.take_one()
+    lines = outcome(first_claim, Action.REPORT, logs=(bench.make.line("late"),))
+    assert await peer.commit(outcome(second_claim), lines) == [Ack.DONE, Ack.DONE]
+    (row_now,) = await bench.store.get_schedules([row.name])
+    assert row_now is not None
+    assert (row_now.holder, row_now.parked) == (third, ())

@@ -8,7 +8,7 @@ import pytest
 
 from peerjob.model.record import StoreLimits
 from peerjob.store.base import Store
-from peerjob.store.kv import claim
+from peerjob.store.kv import claim_queues
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
 from peerjob.store.memory.driver import MemoryKeyValue
@@ -61,4 +61,4 @@ class TestGroupedKinds(TestMemory):
 
     @pytest.fixture(autouse=True)
     def _no_few_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(claim, "FEW_KINDS", 0)
+        monkeypatch.setattr(claim_queues, "FEW_KINDS", 0)

@@ -1,0 +1,120 @@
+"""The verbs `join`, `nodes`, `publish_kinds` and `published_kinds`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from peerjob.model.record import NodeInfo, NodeView
+
+from .base import Compare, Delete, Op, Put, Step, apply_steps, mod_of
+from .commands import KVCommands, check_batch, retried
+from .keys import below
+from .rows import Live, Row, encode, live_of, node_of, number_of
+from .step_plan import Change
+from .writer import ROUNDS
+
+_MAX_CHARGES = 500
+_PUBLISHED_PARTS = 4
+"""A kind is published again when this fraction of its time has passed."""
+
+
+class NodeCommands(KVCommands):
+    """The verbs about nodes, besides those that end one."""
+
+    @retried
+    async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
+        kv, keys = self._kv, self._keys
+        node_key, live_key = keys.node + node.incarnation, keys.live + node.incarnation
+        ended_key = keys.ended + node.incarnation
+        for _ in range(ROUNDS):
+            entry, live, ended = await kv.get([node_key, live_key, ended_key])
+            if ended is not None or (entry is not None and node_of(entry.value).ended):
+                return self._clock.time_us()
+            old = None if live is None else live_of(live.value)
+            lease = await kv.grant(ttl_us)
+            new = Live(lease, ttl_us, 0 if old is None else old.running, claims=bool(node.kinds))
+            row, stored = await self._context.kind_sets.stored(node)
+            # in one step: a reaper treats a node without a lease as dead
+            ops = [Put(node_key, encode(row)), Put(live_key, encode(new), lease)]
+            same = Compare(node_key, mod=mod_of(entry))
+            applied = await kv.txn([Step([same, Compare(ended_key), *stored], ops)])
+            if applied.steps[0] is not None:
+                if old is not None:
+                    await kv.revoke(old.lease)
+                break
+            await kv.revoke(lease)
+        self._context.cache_name(node.incarnation, node.name)
+        if previous is not None and previous != node.incarnation:
+            await self._forgive(previous)
+        return self._clock.time_us()
+
+    async def _forgive(self, previous: str) -> None:
+        """Turn crashes that were charged to an incarnation that did not crash into losses."""
+        keys = self._keys
+        prefix = keys.charged(previous)
+        for _ in range(ROUNDS):
+            (found,) = await self._kv.read([below(prefix, _MAX_CHARGES)])
+            if not found.items:
+                return
+            charged = {key[len(prefix) :]: Compare(key, mod=entry.mod) for key, entry in found.items}
+            rows = await self._context.rows(list(charged))
+            changes = [_forgiven(keys.state + id, rows.get(id), charge) for id, charge in charged.items()]
+            await self._writer.write(changes, now_us=self._clock.time_us())
+            self._context.uncache(charged)
+
+    @retried
+    async def nodes(self) -> list[NodeView]:
+        keys = self._keys
+        nodes, lives = await self._kv.read([below(keys.node), below(keys.live)])
+        alive = {key[len(keys.live) :]: live_of(entry.value) for key, entry in lives.items}
+        left = await self._kv.remaining([live.lease for live in alive.values()])
+        # the time by the median clock: callers compare with that, and this node's clock may be off
+        now_us = self._context.clock_skew.median_us()
+        ends = {incarnation: now_us + left_us for incarnation, left_us in zip(alive, left, strict=True)}
+        rows = {key[len(keys.node) :]: node_of(entry.value) for key, entry in nodes.items}
+        shown = {incarnation: row for incarnation, row in rows.items() if incarnation in alive and not row.ended}
+        infos = await self._context.kind_sets.whole(shown.values())
+        views = [
+            NodeView(
+                info=info,
+                running=alive[incarnation].running,
+                renewed_us=ends[incarnation] - alive[incarnation].ttl_us,
+                expires_us=ends[incarnation],
+            )
+            for incarnation, info in zip(shown, infos, strict=True)
+        ]
+        return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
+
+    # -- published kinds: each is a key that ends with its lease --------------------------------------------------
+
+    @retried
+    async def publish_kinds(self, kinds: Sequence[str]) -> None:
+        check_batch(len(kinds))
+        kept_us, now_us = self._context.limits.kinds_kept_us, self._clock.time_us()
+        keys = [self._keys.catalogued(kind) for kind in kinds]
+        stale = [
+            key
+            for key, entry in zip(keys, await self._kv.get(keys), strict=True)
+            if entry is None or number_of(entry.value) < now_us - kept_us // _PUBLISHED_PARTS
+        ]
+        if stale:
+            lease = await self._kv.grant(kept_us)
+            await apply_steps(self._kv, [Step([], [Put(key, str(now_us).encode(), lease)]) for key in stale])
+
+    @retried
+    async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
+        check_batch(len(kinds))
+        entries = await self._kv.get([self._keys.catalogued(kind) for kind in kinds])
+        return [entry is not None for entry in entries]
+
+
+def _forgiven(state_key: str, stored: tuple[int, Row] | None, charge: Compare) -> Change:
+    compares, ops = [charge], list[Op]([Delete(charge.key)])
+    if stored is not None and stored[1].crashes > 0 and not stored[1].final:
+        revision, row = stored
+        forgiven = msgspec.structs.replace(row, crashes=row.crashes - 1, losses=row.losses + 1)
+        compares.append(Compare(state_key, mod=revision))
+        ops.append(Put(state_key, encode(forgiven)))
+    return Change(compares, ops)
