@@ -1,27 +1,45 @@
-"""Engine B: the contract of a store on any transactional key-value store.
+"""Engine B: a store on any transactional key-value store.
 
-A driver implements `base.KeyValue`; everything else here is written once, for all of them. The memory driver is one,
-and it can hold the engine to what etcd takes and charges (`etcd_limits`, `memory_data.Costs`). The ideas:
+A driver implements `base.KeyValue`. The rest is the same for all drivers, so the memory driver tests the code that runs
+on etcd. The memory driver can also enforce the limits of etcd, and count what etcd would charge.
 
-* **One step per instance.** A transition is a step that compares the revision of the instance's record and changes
-  record, indexes, ownership and key together. A batch is one request of many steps, so that a conflict costs one
-  instance, which is read again (`writer`). What speaks of the whole batch goes along if all steps were applied:
-  counters (`counts`), the answers for a request that is sent twice (`journal`), and the look at who waits for news.
-* **Records are small.** Large arguments and results, the progress and the log lines have keys of their own, which a
-  transition does not touch (`keys` lists all of them); small ones cost less in the record than as one more key.
-* **Claims hang on no lease.** Only `live/<incarnation>` does. A node is dead once its `node/` record says so; until
-  then it may come back with a new lease. Claims compare that record, commits compare the fence.
-* **No open range on a hot path.** Every queue has a head that moves with it, and is read from there in windows
-  (`queues`). The ready queues, the delayed instances, the ends of retention and the indexes of final instances are
-  such queues.
-* **Nothing in the background.** Due instances are moved by whoever claims (`delayed`), final ones removed by whoever
-  commits (`retention`), leases end when somebody looks, counters are compared with the indexes by who reads them
-  (`recount`).
-* **A schedule is fired by whoever knows how it stands.** A fire rewrites the small `next/` record that it compares, and
-  ledger, slot and instance go with it (`firing`). The slot of a schedule is passed on in the step that ends its holder,
-  whichever verb that is (`slots`); the leader is whose lease a key hangs on (`elections`).
-* **Clocks are compared**, as no server's clock decides; a node that is off leaves it to the others (`skew`).
-* **Hints are keys** below the incarnation they are for, read with a watch and forgotten with a lease (`hints`).
+To follow a job from enqueue to its end, read in this order:
 
-Whoever reads the path from claim to commit needs `claim`, `selection`, `commit` and `writer`, in this order.
+1. `base` (transactions), `keys` (the layout), `rows` and `schedule_rows` (the records)
+2. `commands` and `store`: `KVStore` inherits one group of verbs per file
+3. `step_plan`: how an instance enters and leaves indexes, queues, keys and slots; `enqueue` is its simplest user
+4. `writer`: many steps in one request; with `counts` (counters) and `answers` (repeated requests)
+5. `queues` and `scan`: queues whose first entries are cheap to read; `delayed` moves due instances between them
+6. `claim_queues`, `selection`, `claim`: which instances a node gets
+7. `commit`, `cancel`, `logs`, `retention`: how instances end and are removed
+
+Then by topic:
+
+* nodes: `liveness` (the lease), `nodes`, `recovery`, `clock_skew`; leader: `elections`
+* schedules: `schedules`, `schedule_writes`; fires: `firing`, `fire_reads`, `fire_plan`, `ledger`, `slots`
+* readers: `reading`, `watching`, `recount`; hints: `hints`
+* many kinds on one node: `kind_sets`, `kind_groups`, `index_feed`, `kind_cleanup`
+* damage and other releases: `set_aside`, `layout_guard`
+
+The layout, in short (`keys` has all keys): `state/<id>` is the record of an instance, `args/`, `out/`, `progress/` and
+`log/` its large parts. Due instances are in `ready/<kind>/…`, later ones in `due/…`, claims in `own/<incarnation>/<id>`,
+and all others in `by/<kind>/<state>/<id>`. `head/<queue>` is a lower bound of a queue. `node/` and `live/` are the
+record and the lease of a node. `schedule/`, `next/`, `slot/` and `ledger/` belong to schedules.
+
+The ideas:
+
+* **One step per instance.** A step compares the revision of the instance's record, and changes record, indexes,
+  ownership and unique key together. A request has many steps, so a conflict delays one instance only.
+* **Small records.** Transitions do not touch large arguments, results, progress and log lines: these have separate
+  keys. Small arguments and results are in the record, where they cost less than a key.
+* **Claims without a lease.** Only `live/<incarnation>` ends with a lease. A node is dead when its `node/` record says
+  so. Until then, the node may continue with a new lease. Claims compare this record; commits compare the fence.
+* **No open range on a hot path.** Each queue has a head, and reads begin there. The ready and delayed queues, the ends
+  of retention and the indexes of final instances are such queues.
+* **No background work.** Claims move due instances, commits remove final ones, reads of counters correct the counters.
+* **One fire per time.** A fire compares and rewrites the small `next/` record. Ledger, slot and instance change in the
+  same step. Any verb that ends the holder of a slot passes the slot on, also in the same step.
+* **Nodes compare their clocks**, because no server's clock decides what is due. A node whose clock is off leaves that
+  to others.
+* **Hints are keys** under the incarnation that they are for. A node reads them with a watch; a lease deletes the rest.
 """
