@@ -21,10 +21,11 @@ Then by topic:
 * many kinds on one node: `kind_sets`, `kind_groups`, `index_feed`, `kind_cleanup`
 * damage and other releases: `set_aside`, `layout_guard`
 
-The layout, in short (`keys` has all keys): `state/<id>` is the record of an instance, `args/`, `out/`, `progress/` and
-`log/` its large parts. Due instances are in `ready/<kind>/…`, later ones in `due/…`, claims in `own/<incarnation>/<id>`,
-and all others in `by/<kind>/<state>/<id>`. `head/<queue>` is a lower bound of a queue. `node/` and `live/` are the
-record and the lease of a node. `schedule/`, `next/`, `slot/` and `ledger/` belong to schedules.
+The layout, in short (`keys` has all keys): `state/<id>` is the record of an instance; `args/`, `out/`, `progress/` and
+`log/` are its large parts. Due instances are in `ready/<kind>/…`, later ones in `due/…`, claims in
+`own/<incarnation>/<id>`, and `by/<kind>/<state>/<id>` is the index of all other states. `head/<queue>` is a lower bound
+of a queue. `node/` and `live/` are the record and the lease of a node. `schedule/`, `next/`, `slot/` and `ledger/`
+belong to schedules.
 
 The ideas:
 
