@@ -33,11 +33,11 @@ PAGE = 200
 """Rows of one read, which takes a few milliseconds."""
 BATCH = 50
 """Most fires in one call. To plan them takes a few milliseconds, while earlier calls are under way."""
-CALLS = 4
+MAX_CALLS = 4
 """Most calls at a time."""
-LATE_CALLS = 2
+MAX_LATE_CALLS = 2
 """Most calls for late schedules, so that calls for schedules that are due now are always left."""
-SLICE = 0.005
+PLANNING_TIME = 0.005
 """Seconds of planning after which other tasks of the loop run."""
 BACKOFF_US = 1_000_000
 """Delay of a fire after an error of the store."""
@@ -74,16 +74,16 @@ class CronRole(BackgroundRole):
         self._now_us = now_us or clock.time_us
         self._on_made = on_made
         self._on_fired = on_fired
-        self._ability = UnservedKinds(clock, store)
+        self._unserved_kinds = UnservedKinds(clock, store)
         self._timetable = Timetable()
         self._revision = 0
         self._read_next = 0.0
         self._wake = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
         self._late_calls: set[asyncio.Task[None]] = set()
-        self._trouble = ""
+        self._logged_error = ""
         """The last error of the store, to log each error once."""
-        self._reported: dict[str, int] = {}
+        self._logged_unusable: dict[str, int] = {}
         """Unusable schedule → revision, to log each one once."""
 
     @property
@@ -131,11 +131,11 @@ class CronRole(BackgroundRole):
 
     def _send_due(self, term: Term) -> None:
         self._timetable.look(self._now_us())
-        while len(self._calls) + len(self._late_calls) < CALLS and (due := self._timetable.take_timely(BATCH)):
+        while len(self._calls) + len(self._late_calls) < MAX_CALLS and (due := self._timetable.take_timely(BATCH)):
             self._call(due, term, self._calls)
         while (
-            len(self._calls) + len(self._late_calls) < CALLS
-            and len(self._late_calls) < LATE_CALLS
+            len(self._calls) + len(self._late_calls) < MAX_CALLS
+            and len(self._late_calls) < MAX_LATE_CALLS
             and (due := self._timetable.take_late(BATCH))
         ):
             self._call(due, term, self._late_calls)
@@ -153,7 +153,7 @@ class CronRole(BackgroundRole):
     async def _wait(self) -> None:
         """Wait until a schedule is due, a call ends, or the next read is due."""
         seconds = self._read_next - self.clock.elapsed()
-        next_us = self._timetable.next_look_us()
+        next_us = self._timetable.next_due_us()
         if next_us is not None:
             seconds = min(seconds, (next_us - self._now_us()) / 1_000_000)
         with contextlib.suppress(TimeoutError):
@@ -174,7 +174,7 @@ class CronRole(BackgroundRole):
         planned: dict[TimetableEntry, Fire] = {}
         began = self.clock.elapsed()
         for entry, id in zip(due, self._ids.take(len(due)), strict=True):
-            if self.clock.elapsed() - began > SLICE:
+            if self.clock.elapsed() - began > PLANNING_TIME:
                 await asyncio.sleep(0)
                 began = self.clock.elapsed()
             try:
@@ -201,9 +201,9 @@ class CronRole(BackgroundRole):
             for entry in planned:
                 entry.alone = True
         except StoreError as error:
-            if repr(error) != self._trouble:
+            if repr(error) != self._logged_error:
                 logger.warning("cron: %d fire(s) wait until the store takes them: %s", len(planned), error)
-            self._trouble = repr(error)
+            self._logged_error = repr(error)
         except Exception:
             names = ", ".join(repr(entry.row.name) for entry in planned)
             logger.exception("cron: unexpected error in firing %s", names)
@@ -230,26 +230,26 @@ class CronRole(BackgroundRole):
             clock=self.clock,
         )
 
-    async def _without_hopeless(self, fires: list[Fire]) -> list[Fire]:
+    async def _skip_unserved(self, fires: list[Fire]) -> list[Fire]:
         """The fires, with those of unserved kinds recorded as skipped while an instance of the kind already waits."""
         kinds = {fire.instance.kind for fire in fires if fire.instance is not None}
-        hopeless = await self._ability.without(kinds) if kinds else kinds
-        return [_skipped(fire, hopeless) for fire in fires] if hopeless else fires
+        unserved = await self._unserved_kinds.without(kinds) if kinds else kinds
+        return [_skipped(fire, unserved) for fire in fires] if unserved else fires
 
     def _report(self, entry: TimetableEntry, error: Exception) -> None:
-        if self._reported.get(entry.row.name) != entry.row.revision:
-            self._reported[entry.row.name] = entry.row.revision
+        if self._logged_unusable.get(entry.row.name) != entry.row.revision:
+            self._logged_unusable[entry.row.name] = entry.row.revision
             logger.error("schedule %r cannot be used and does not fire: %s", entry.row.name, error)
 
     async def _settle(
         self, timetable: Timetable, planned: dict[TimetableEntry, Fire], open: set[TimetableEntry], term: Term
     ) -> None:
         """Send fires, and remove each schedule from `open` that is in the timetable again."""
-        fires = await self._without_hopeless(list(planned.values()))
+        fires = await self._skip_unserved(list(planned.values()))
         if self._election.term != term:
             return
         answers = await self._store.fire(fires, term=term, node=self._node)
-        self._trouble = ""
+        self._logged_error = ""
         stale: dict[TimetableEntry, Fire] = {}
         for entry, fire, answer in zip(planned, fires, answers, strict=True):
             if answer.status is FireStatus.DONE:

@@ -25,7 +25,7 @@ MIN_WAIT = 0.02
 """Least seconds between two campaigns."""
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
 """Seconds without a campaign after the second refusal of a term in a row. Each further refusal doubles the seconds."""
-CALM = 60.0
+REFUSAL_WINDOW = 60.0
 """Seconds after which a refusal no longer counts."""
 
 
@@ -58,21 +58,21 @@ class Election(BackgroundRole):
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
         self._client: Elections | None = None
-        self._calling = asyncio.Lock()
-        self._poke = asyncio.Event()
-        self._granted = asyncio.Event()
+        self._request_lock = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._elected = asyncio.Event()
         self._stopping = False
-        self._stood_as = ""
+        self._candidacy = ""
         """The incarnation of this node that may hold the leadership; "" for none."""
         self._leader: Leader | None = None
         self._known_until = 0.0
         self._term: Term | None = None
         self._trusted_until = 0.0
         self._refused: Term | None = None
-        self._refused_at = -CALM
+        self._refused_at = -REFUSAL_WINDOW
         self._refusals = 0
-        self._stands_from = 0.0
-        self._told: Leader | None = None
+        self._campaign_from = 0.0
+        self._reported_leader: Leader | None = None
         self._ending: asyncio.TimerHandle | None = None
 
     # -- for the node ----------------------------------------------------------------------------------------------
@@ -97,24 +97,24 @@ class Election(BackgroundRole):
     async def acting(self) -> Term:
         """Wait until this node may act as the leader, and return the term."""
         while (term := self.term) is None:
-            self._granted.clear()
-            await self._granted.wait()
+            self._elected.clear()
+            await self._elected.wait()
         return term
 
     def soon(self) -> None:
         """Campaign now: after a hint, or under a new incarnation."""
-        self._poke.set()
+        self._woken.set()
 
     def depose(self, term: Term) -> None:
         """Give up a term that the store refused. Campaign again at once; after more refusals, after a growing pause."""
         if term != self._term:
             return
         now = self.clock.elapsed()
-        first = now - self._refused_at >= CALM
+        first = now - self._refused_at >= REFUSAL_WINDOW
         self._refused, self._refused_at = term, now
         self._refusals = 0 if first else self._refusals + 1
         pause = 0.0 if first else min(FIRST_PAUSE * 2.0 ** (self._refusals - 1), MAX_PAUSE)
-        self._stands_from = now + pause
+        self._campaign_from = now + pause
         logger.log(
             logging.WARNING if first else logging.DEBUG,
             "the store has seen a later term of %s than term %d, in which this node led; it campaigns again in %.0f s",
@@ -135,22 +135,22 @@ class Election(BackgroundRole):
         self._distrust()
         try:
             # after the answer to a running campaign: the coordinator could serve the campaign after the resignation
-            async with asyncio.timeout(min(self._ttl / 2, MAX_STOP)), self._calling:
+            async with asyncio.timeout(min(self._ttl / 2, MAX_STOP)), self._request_lock:
                 await self._resign()
         except (StoreError, TimeoutError) as error:
             logger.info("could not resign, the leadership expires: %s", str(error) or "no answer")
         await super().stop()
         await self._disconnect()
-        self._stood_as, self._leader = "", None
-        self._look()
+        self._candidacy, self._leader = "", None
+        self._report_leader()
 
     # -- campaigns -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         while not self._stopping:
-            self._poke.clear()
+            self._woken.clear()
             try:
-                async with self._calling:
+                async with self._request_lock:
                     await self._round()
                 self.last_error = None
             except LayoutError:
@@ -165,7 +165,7 @@ class Election(BackgroundRole):
                 await self._disconnect()
                 raise
             finally:
-                self._look()
+                self._report_leader()
             await self._wait()
 
     async def _round(self) -> None:
@@ -173,40 +173,40 @@ class Election(BackgroundRole):
             return
         client = await self._connected()
         candidate = self._candidate()
-        eligible = self._eligible() and self.clock.elapsed() >= self._stands_from
-        if self._stood_as and (not eligible or self._stood_as != candidate.incarnation or self._refused is not None):
+        eligible = self._eligible() and self.clock.elapsed() >= self._campaign_from
+        if self._candidacy and (not eligible or self._candidacy != candidate.incarnation or self._refused is not None):
             await self._resign()
         leader: Leader | None
         asked_at = self.clock.elapsed()
         async with asyncio.timeout(self._ttl / 5):
             if eligible:
                 # until the answer arrives, this node may lead without its knowledge
-                self._stood_as = candidate.incarnation
+                self._candidacy = candidate.incarnation
                 leader = await client.campaign(candidate, ttl_us=round(self._ttl * 1_000_000))
             else:
                 leader = await client.leader()
-        self._heard(leader, candidate.incarnation, asked_at)
+        self._take_answer(leader, candidate.incarnation, asked_at)
 
-    def _heard(self, leader: Leader | None, incarnation: str, asked_at: float) -> None:
+    def _take_answer(self, leader: Leader | None, incarnation: str, asked_at: float) -> None:
         self._leader, self._known_until = leader, asked_at + self._ttl
         if leader is None or leader.incarnation != incarnation:
-            self._stood_as = ""
+            self._candidacy = ""
             self._distrust()
         elif not self._stopping:
-            self._stood_as = incarnation
+            self._candidacy = incarnation
             if leader.term != self._term:
                 logger.info("node %r leads in term %d (%s)", leader.name, leader.term.number, leader.term.coordinator)
             self._term, self._trusted_until = leader.term, asked_at + self._ttl - self._margin
-            self._granted.set()
+            self._elected.set()
 
     async def _resign(self) -> None:
         """Resign for the incarnation that may hold the leadership."""
         self._distrust()
-        if self._stood_as:
+        if self._candidacy:
             client = await self._connected()
             async with asyncio.timeout(self._ttl / 5):
-                await client.resign(self._stood_as, refused=self._refused)
-        self._stood_as = ""
+                await client.resign(self._candidacy, refused=self._refused)
+        self._candidacy = ""
         self._refused = None
         self._leader = None
 
@@ -233,7 +233,7 @@ class Election(BackgroundRole):
         """Wait for the next campaign, a call of `soon`, or a sign of a change of the leader."""
         seconds = self.interval * self.clock.random.uniform(0.75, 1.0)
         until = self.clock.elapsed() + seconds
-        signs: set[asyncio.Task[bool]] = {asyncio.create_task(self._poke.wait())}
+        signs: set[asyncio.Task[bool]] = {asyncio.create_task(self._woken.wait())}
         if self._client is not None:
             signs.add(asyncio.create_task(self._client.changed(seconds)))
         waiting = signs
@@ -248,7 +248,7 @@ class Election(BackgroundRole):
             await asyncio.wait(signs)
         await asyncio.sleep(max(0.0, min(MIN_WAIT, until - self.clock.elapsed())))
 
-    def _look(self) -> None:
+    def _report_leader(self) -> None:
         """Report a change of the leader, now and when the last answer becomes too old."""
         if self._ending is not None:
             self._ending.cancel()
@@ -256,7 +256,7 @@ class Election(BackgroundRole):
         leader = self.leader
         if leader is not None:
             left = self._known_until - self.clock.elapsed()
-            self._ending = asyncio.get_running_loop().call_later(left + 0.001, self._look)
-        if leader != self._told:
-            self._told = leader
+            self._ending = asyncio.get_running_loop().call_later(left + 0.001, self._report_leader)
+        if leader != self._reported_leader:
+            self._reported_leader = leader
             self._on_change(leader)

@@ -22,7 +22,7 @@ logger = logging.getLogger("peerjob.cluster")
 
 OPEN_TIMEOUT = 5.0
 """Most seconds to open the connection of the lease."""
-LAST_WORD = 5.0
+LEAVE_TIMEOUT = 5.0
 """Most seconds for a node whose loop was closed to leave the cluster."""
 SLACK = 10.0
 """Seconds by which a busy machine may delay a round beyond its limits."""
@@ -75,12 +75,12 @@ class Lease:
         self._last_answer = 0.0
         self.failures = 0
         """Renewals without an answer, counted in the thread of the lease."""
-        self._told_trusted = False
+        self._reported_trust = False
         self._stopping = False
         self._orphaned = False
         self._node_loop: asyncio.AbstractEventLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._poke: asyncio.Event | None = None
+        self._woken: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._thread_end: EndOfThread | None = None
         self._task: asyncio.Task[None] | None = None
@@ -130,7 +130,7 @@ class Lease:
         self._incarnation = incarnation
         self._steady_since = self._last_answer = asked_at
         self._trusted_until = asked_at + self._ttl - self._margin
-        self._told_trusted = True
+        self._reported_trust = True
         self.renew_soon()
 
     def start(self) -> None:
@@ -166,30 +166,30 @@ class Lease:
                 thread.join()  # returns at once, since the thread has made its last call
         self._trusted_until = 0.0
 
-    def part(self) -> None:
+    def leave_without_loop(self) -> None:
         """Let the thread of the lease leave the cluster, and wait for it. For a node whose loop no longer runs."""
         thread = self._thread
         if thread is not None:
             self._orphaned = True
             self.renew_soon()
-            thread.join(2 * LAST_WORD)
+            thread.join(2 * LEAVE_TIMEOUT)
 
     def renew_soon(self) -> None:
         """Renew now, as after a hint."""
-        loop, poke = self._loop, self._poke
-        if loop is not None and poke is not None:
+        loop, woken = self._loop, self._woken
+        if loop is not None and woken is not None:
             with contextlib.suppress(RuntimeError):  # the loop was just closed
-                loop.call_soon_threadsafe(poke.set)
+                loop.call_soon_threadsafe(woken.set)
 
     # -- renewals --------------------------------------------------------------------------------------------------
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._poke = asyncio.Event()
+        self._woken = asyncio.Event()
         liveness: Liveness | None = None
         try:
             while not self._stopping and not self._is_orphan:
-                self._poke.clear()
+                self._woken.clear()
                 self.watchdog.beat()
                 began = self._clock.elapsed()
                 # trust ends on time, also while a request is under way
@@ -201,7 +201,7 @@ class Lease:
                         await self._renew(liveness)
                 except LayoutError as error:
                     self._trusted_until, self._stopping = 0.0, True
-                    self._tell(functools.partial(self._listener.layout_changed, error))
+                    self._call_listener(functools.partial(self._listener.layout_changed, error))
                     return
                 except (StoreError, TimeoutError) as error:
                     self._steady_since = None
@@ -215,7 +215,7 @@ class Lease:
                     watch.cancel()
                 self._check_trust()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._poke.wait(), self._until_next(began))
+                    await asyncio.wait_for(self._woken.wait(), self._until_next(began))
             if self._is_orphan and self._farewell is not None:
                 await self._leave(self._farewell)
         finally:
@@ -231,7 +231,7 @@ class Lease:
     async def _leave(self, farewell: Callable[[str], Awaitable[None]]) -> None:
         self._trusted_until = 0.0
         try:
-            async with asyncio.timeout(LAST_WORD):
+            async with asyncio.timeout(LEAVE_TIMEOUT):
                 await farewell(self._incarnation)
         except Exception as error:  # noqa: BLE001  # the lease expires
             logger.info("the node could not be taken out of the cluster; its lease expires: %r", error)
@@ -267,7 +267,7 @@ class Lease:
         if reply.dead:
             self._trusted_until = 0.0
             self._steady_since = None
-            self._tell(lambda: self._listener.lease_dead(incarnation))
+            self._call_listener(lambda: self._listener.lease_dead(incarnation))
             return
         if self._steady_since is None or asked_at - self._last_answer > self._ttl / 2:
             self._steady_since = asked_at
@@ -275,15 +275,15 @@ class Lease:
         self._trusted_until = asked_at + self._ttl - self._margin
         if reply.clock_known:
             self.time.correct(reply.ahead_us)
-        self._tell(lambda: self._listener.lease_renewed(incarnation, reply))
+        self._call_listener(lambda: self._listener.lease_renewed(incarnation, reply))
 
     def _check_trust(self) -> None:
         trusted = self.trusted
-        if trusted != self._told_trusted:
-            self._told_trusted = trusted
-            self._tell(self._listener.trust_returned if trusted else self._listener.trust_ended)
+        if trusted != self._reported_trust:
+            self._reported_trust = trusted
+            self._call_listener(self._listener.trust_returned if trusted else self._listener.trust_ended)
 
-    def _tell(self, call: Callable[[], None]) -> None:
+    def _call_listener(self, call: Callable[[], None]) -> None:
         loop = self._node_loop
         if loop is None or loop is self._loop:
             call()

@@ -13,7 +13,7 @@ from peerjob.model.recurrence import Recurrence, recurrence_of
 
 from .misfire import MIN_TOLERANCE_US
 
-MOVED = 1_000
+MAX_MOVED = 1_000
 """Most schedules that become due in one call of `look`."""
 
 
@@ -90,7 +90,7 @@ class Timetable:
 
     def look(self, now_us: int) -> None:
         """Queue the schedules that are due now, at most 1,000."""
-        for _ in range(MOVED):
+        for _ in range(MAX_MOVED):
             if not self._order or self._order[0][0] > now_us:
                 return
             _, _, entry = heapq.heappop(self._order)
@@ -106,14 +106,14 @@ class Timetable:
         """Take the first late schedules."""
         return self._take(self._late, limit)
 
-    def next_look_us(self) -> int | None:
+    def next_due_us(self) -> int | None:
         """When the next schedule is due; None if no schedule is ordered."""
         return self._order[0][0] if self._order else None
 
-    def _take(self, line: deque[TimetableEntry], limit: int) -> list[TimetableEntry]:
+    def _take(self, queue: deque[TimetableEntry], limit: int) -> list[TimetableEntry]:
         taken: list[TimetableEntry] = []
-        while line and len(taken) < limit:
-            entry = line.popleft()
+        while queue and len(taken) < limit:
+            entry = queue.popleft()
             if self.holds(entry):
                 taken.append(entry)
         return taken

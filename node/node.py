@@ -137,9 +137,9 @@ class Node(NodeManager, StartableManager):
         self._observers: list[Observer] = []
         self._tracing: Tracing | None = None
         self._runtime: NodeRuntime | None = None
-        self._starting: _Starting | None = None
-        self._leaving: asyncio.Task[None] | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._pending_start: _PendingStart | None = None
+        self._stop_task: asyncio.Task[None] | None = None
+        self._loop_end_task: asyncio.Task[None] | None = None
         self._at_exit: AtExit | None = None
         self._lifespan_exit: AbstractAsyncContextManager[Any] | None = None
         self.register(jobs)
@@ -152,7 +152,7 @@ class Node(NodeManager, StartableManager):
         If a program ends without `stop`, the node still leaves the cluster: when the event loop ends, or at exit.
         """
         if self._runtime is not None:
-            state = "started already" if self._leaving is None else "still stopping"
+            state = "started already" if self._stop_task is None else "still stopping"
             raise NodeStateError(f"node {self.name!r} is {state}")
         refuse_green_threads()
         defined = self._scheduling.defined(self._registry.jobs())
@@ -175,24 +175,24 @@ class Node(NodeManager, StartableManager):
             farewell=self._farewell if self._given_store else None,
         )
         self._runtime = runtime
-        starting = self._starting = _Starting(self.name)
+        pending = self._pending_start = _PendingStart(self.name)
         runtime.job_schedules.add(defined)
         try:
-            await starting.unless_stopped(runtime.open())
+            await pending.unless_stopped(runtime.open())
             self._scheduling.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
             if self._lifespan is not None:
                 entering = self._lifespan(self)
                 await entering.__aenter__()
                 self._lifespan_exit = entering
-            starting.check()
+            pending.check()
             await runtime.begin()
         except BaseException:
             await self._abandon(runtime)
             raise
         finally:
-            self._starting = None
-            starting.ended.set()
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="peerjob-keeper")
+            self._pending_start = None
+            pending.ended.set()
+        self._loop_end_task = asyncio.get_running_loop().create_task(self._leave_at_loop_end(), name="peerjob-keeper")
         if not self.clock.virtual:
             loop = asyncio.get_running_loop()
             self._at_exit = AtExit(lambda: self._exit(runtime, loop))
@@ -217,22 +217,22 @@ class Node(NodeManager, StartableManager):
         await self._stop(to_seconds(grace, "grace"))
 
     async def _stop(self, grace: float, *, exiting: bool = False) -> None:
-        if self._starting is not None:
-            await self._starting.stop()
+        if self._pending_start is not None:
+            await self._pending_start.stop()
             return
         runtime = self._runtime
         if runtime is None:
             return
         leaves, self._lifespan_exit = self._lifespan_exit, None
-        if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(self._leave(runtime, grace, exiting=exiting))
-        leaving = self._leaving
+        if self._stop_task is None:
+            self._stop_task = asyncio.get_running_loop().create_task(self._leave(runtime, grace, exiting=exiting))
+        stop_task = self._stop_task
         try:
             try:
-                await asyncio.shield(leaving)
+                await asyncio.shield(stop_task)
             except asyncio.CancelledError:
                 runtime.hurry()
-                await leaving
+                await stop_task
                 raise
         finally:
             # the caller of `start` entered the lifespan, so the caller of `stop` leaves it, not a task of the node
@@ -243,35 +243,35 @@ class Node(NodeManager, StartableManager):
         try:
             await runtime.close(grace=grace, exiting=exiting)
         finally:
-            keeper, self._keeper = self._keeper, None
-            if keeper is not None:
-                keeper.cancel()
+            loop_end_task, self._loop_end_task = self._loop_end_task, None
+            if loop_end_task is not None:
+                loop_end_task.cancel()
             if self._at_exit is not None:
                 self._at_exit.cancel()
                 self._at_exit = None
-            self._runtime = self._leaving = None
+            self._runtime = self._stop_task = None
         logger.info("node %r has left", self.name)
 
     # -- a program that ends without a stop ---------------------------------------------------------------------------
 
-    async def _keep(self) -> None:
+    async def _leave_at_loop_end(self) -> None:
         """Leave when the loop ends: `asyncio.run` then cancels all tasks, and waits for them."""
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
-            if self._keeper is not None and self._leaving is None:
+            if self._loop_end_task is not None and self._stop_task is None:
                 await self._stop(GRACE, exiting=True)
             raise
 
     def _exit(self, runtime: NodeRuntime, loop: asyncio.AbstractEventLoop) -> None:
         """Leave at the exit of the process: the loop of the node may be closed, running or stopped."""
         if loop.is_closed():
-            runtime.lease.part()
+            runtime.lease.leave_without_loop()
         elif loop.is_running():
             try:
                 wait_on(loop, self._stop(GRACE, exiting=True), GRACE + EXIT_MARGIN, runtime.hurry)
             except TimeoutError:  # a body holds the loop
-                runtime.lease.part()
+                runtime.lease.leave_without_loop()
         else:
             if not isinstance(getattr(loop, "_default_executor", None), LastingExecutor):
                 loop.set_default_executor(LastingExecutor())
@@ -414,7 +414,7 @@ class Node(NodeManager, StartableManager):
         return made
 
 
-class _Starting:
+class _PendingStart:
     """A start under way. A stop can end it."""
 
     def __init__(self, name: str) -> None:

@@ -16,13 +16,13 @@ from peerjob.handles.manager import Event, Stats
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
+from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, LogPage, Record
 from peerjob.model.state import State
 
 from .base import NodeManagerBase
-from .record_reader import checked_id
 
 PAGE = 500
 FOLLOW_INTERVAL = 0.5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from peerjob.model.errors import OptionError, UnknownInstanceError
-from peerjob.model.ids import id_text
+from peerjob.model.errors import UnknownInstanceError
+from peerjob.model.ids import checked_id
 from peerjob.model.record import Record
 from peerjob.store.base import Store
 
@@ -29,14 +29,6 @@ class RecordReader:
         if found is None:
             raise UnknownInstanceError(id)
         return found
-
-
-def checked_id(uuid: object) -> str:
-    """The id as text; raises OptionError for a value that is no UUID."""
-    try:
-        return id_text(uuid)  # type: ignore[arg-type]  # anything else raises
-    except (ValueError, AttributeError, TypeError):
-        raise OptionError("uuid", uuid, "a UUID") from None
 
 
 def _batches(ids: Sequence[str]) -> list[Sequence[str]]:

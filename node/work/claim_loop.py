@@ -26,7 +26,7 @@ logger = logging.getLogger("peerjob.node")
 
 POLL = 1.0
 """Seconds after which an idle node claims without a hint. A lost hint delays work by this time at most."""
-BEAT = 10.0
+MAX_SLEEP = 10.0
 """Most seconds of a sleep. An idle claim loop wakes so often for its watchdog."""
 MAX_REFUSAL = 30.0
 """Most seconds before the loop repeats a claim that the store refused; the first wait is `POLL`."""
@@ -148,7 +148,7 @@ class ClaimLoop(BackgroundRole):
         """Wait for a wake-up, or until the next claim without a hint is due."""
         limit, _ = self._pool.room(self._kinds())
         claim_at = max(self._next_claim_at, self._no_claim_until)
-        timer = loop.call_at(claim_at, self._outbox.hint) if limit else loop.call_later(BEAT, self._outbox.wake)
+        timer = loop.call_at(claim_at, self._outbox.hint) if limit else loop.call_later(MAX_SLEEP, self._outbox.wake)
         try:
             await self._outbox.woken.wait()
         finally:

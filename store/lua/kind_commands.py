@@ -81,8 +81,8 @@ def claim_arguments(incarnation: str, command: str, request: str, set_name: str,
         set_name,
         default,
     ]
-    for kind, cap in others.items():
-        arguments += (kind, cap)
+    for kind in others:
+        arguments += (kind, others[kind])
     return arguments
 
 

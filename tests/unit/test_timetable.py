@@ -31,7 +31,7 @@ def test_what_is_due_comes_in_order_and_once() -> None:
     table.look(NOW)
     assert names(table.take_timely(2)) == ["a", "b"]
     assert names(table.take_timely(2)) == ["c"]
-    assert table.next_look_us() == NOW + SECOND
+    assert table.next_due_us() == NOW + SECOND
     table.look(NOW)
     assert table.take_timely(2) == []
 
@@ -72,7 +72,7 @@ def test_a_later_row_takes_the_place_of_what_is_under_way_or_lined_up() -> None:
     table.look(NOW + 4 * SECOND)
     assert table.take_late(9) == table.take_timely(9) == []
     table.put(row("s", NOW, revision=2))  # an answer that was overtaken
-    assert table.next_look_us() == NOW + 5 * SECOND
+    assert table.next_due_us() == NOW + 5 * SECOND
 
 
 def test_paused_removed_and_exhausted_ones_are_never_due() -> None:
@@ -134,6 +134,6 @@ def test_a_row_that_is_read_again_takes_its_place_anew() -> None:
     table.look(NOW)
     assert names(table.take_timely(9)) == ["a"]
     table.put(row("a", NOW + SECOND))
-    assert table.next_look_us() == NOW + SECOND
+    assert table.next_due_us() == NOW + SECOND
     table.look(NOW + SECOND)
     assert names(table.take_timely(9)) == ["a"]

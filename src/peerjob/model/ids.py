@@ -6,6 +6,7 @@ import threading
 from uuid import UUID
 
 from .clock import Clock
+from .errors import OptionError
 
 
 class IdSource:
@@ -49,6 +50,14 @@ class IdSource:
 def id_text(uuid: str | UUID) -> str:
     """The stored text of an id that a user gave; raises ValueError when it is no UUID."""
     return str(uuid) if isinstance(uuid, UUID) else str(UUID(uuid))
+
+
+def checked_id(uuid: object, option: str = "uuid") -> str:
+    """The stored text of an id; raises OptionError, which names the option, for a value that is no UUID."""
+    try:
+        return id_text(uuid)  # type: ignore[arg-type]  # anything else raises
+    except (ValueError, AttributeError, TypeError):
+        raise OptionError(option, uuid, "a UUID") from None
 
 
 def id_time_us(uuid: str) -> int:

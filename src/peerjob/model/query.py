@@ -11,7 +11,7 @@ from uuid import UUID
 from .clock import aware_us, to_us
 from .durations import Duration, to_seconds
 from .errors import OptionError
-from .ids import id_text
+from .ids import checked_id
 from .limits import MAX_KIND, MAX_TAG, checked_text
 from .state import Level, State
 
@@ -65,10 +65,10 @@ class Query:
         object.__setattr__(self, "state", _checked_state(self.state))
         _checked_level(self.level)
         if self.uuid is not None:
-            object.__setattr__(self, "uuid", _checked_id("uuid", self.uuid))
+            object.__setattr__(self, "uuid", checked_id(self.uuid))
         if self.instance is not None:
             given = getattr(self.instance, "id", self.instance)
-            object.__setattr__(self, "instance", _checked_id("instance", given))
+            object.__setattr__(self, "instance", checked_id(given, "instance"))
 
     @classmethod
     def all(cls) -> Self:
@@ -133,13 +133,6 @@ class Filter:
 def _checked_time(name: str, moment: datetime | None) -> None:
     if moment is not None:
         aware_us(name, moment)
-
-
-def _checked_id(name: str, given: object) -> str:
-    try:
-        return id_text(given)  # type: ignore[arg-type]  # anything else raises below
-    except (ValueError, AttributeError, TypeError):
-        raise OptionError(name, given, "a UUID") from None
 
 
 def _checked_level(given: object) -> None:

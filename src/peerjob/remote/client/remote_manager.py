@@ -17,10 +17,10 @@ from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
 from peerjob.model.firing import Leader
+from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
-from peerjob.node.manager.record_reader import checked_id
 from peerjob.node.manager.schedules import MAX_PREVIEW
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import rpcs
