@@ -22,6 +22,7 @@ from peerjob.model.worker import Worker
 from peerjob.store.base import Elections, Store
 from peerjob.store.drivers import open_elections, open_store
 
+from .body.registry import Registry
 from .exit import AtExit, stop_signals, wait_on
 from .manager.blocking import StartableManager
 from .manager.jobs import JobSource
@@ -31,7 +32,6 @@ from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer
 from .observe.probes import Probe, ProbeAnswer, answer_probe
 from .observe.tracing import ClaimLoopSpans, make_tracing
-from .registry import Registry
 from .runtime import NodeRuntime
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ from peerjob.store.base import Elections, Store
 from .body.context_vars import ContextVars
 from .body.executor import Executor
 from .body.injection import Resources
+from .body.registry import Registry
 from .manager.enqueuer import Enqueuer
 from .manager.job_schedules import JobSchedules
 from .manager.kind_catalogue import KindCatalogue
@@ -41,7 +42,6 @@ from .observe.loop_stalls import LoopWatch
 from .observe.node_info import node_info
 from .observe.observer import Observer
 from .observe.tracing import TracedRunner
-from .registry import Registry
 from .work.change_listener import ChangeListener
 from .work.claim_loop import ClaimLoop
 from .work.context_backend import NodeContextBackend

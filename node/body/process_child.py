@@ -29,27 +29,9 @@ from peerjob.model.policy import FinishedResult
 from peerjob.model.references import resolve
 from peerjob.model.worker import Worker
 
+from . import frames
 from .binding import Binding
 from .errors import clipped, describe_error, pack_error
-from .frames import (
-    MAX_FRAME,
-    AskOwner,
-    Cancel,
-    Ending,
-    FromNode,
-    FromProcess,
-    Line,
-    Owner,
-    ProgressReport,
-    Raised,
-    Returned,
-    Snoozed,
-    Start,
-    Started,
-    Unpacker,
-    decode_from_node,
-    pack,
-)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -85,19 +67,19 @@ class _Server:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
-        self._orders: queue.SimpleQueue[Start] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[frames.Start] = queue.SimpleQueue()
         self._bindings: dict[tuple[str, str], Binding] = {}
         self._questions: dict[int, Future[bool]] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._start: Start | None = None
+        self._start: frames.Start | None = None
         self._context: Context | None = None
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
 
     # -- listening, in a thread --------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        unpacker = Unpacker(decode_from_node)
+        unpacker = frames.Unpacker(frames.decode_from_node)
         try:
             while data := self._connection.recv(1 << 16):
                 for frame in unpacker.feed(data):
@@ -105,13 +87,13 @@ class _Server:
         finally:
             os._exit(0)  # the node is gone, so the body runs for nothing
 
-    def _received(self, frame: FromNode) -> None:
+    def _received(self, frame: frames.FromNode) -> None:
         match frame:
-            case Start():
+            case frames.Start():
                 self._orders.put(frame)
-            case Cancel(reason):
+            case frames.Cancel(reason):
                 self._cancel(reason)
-            case Owner(number, held):
+            case frames.Owner(number, held):
                 self._questions.pop(number).set_result(held)
 
     def _cancel(self, reason: Any) -> None:
@@ -151,31 +133,31 @@ class _Server:
                 stream.flush()  # os._exit does not
         self._send(ending)
 
-    def _ending(self, start: Start, context: Context) -> Ending:
+    def _ending(self, start: frames.Start, context: Context) -> frames.Ending:
         try:
             # import outside the body's context: variables that a module sets are meant for all of its jobs
             binding = self._binding(start.path, start.kind)
             return contextvars.copy_context().run(self._run, binding, start, context)
         except Snooze as snooze:
-            return Snoozed(snooze.seconds)
+            return frames.Snoozed(snooze.seconds)
         except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the process
-            return Raised(describe_error(error), pack_error(error))
+            return frames.Raised(describe_error(error), pack_error(error))
 
-    def _run(self, binding: Binding, start: Start, context: Context) -> Ending:
+    def _run(self, binding: Binding, start: frames.Start, context: Context) -> frames.Ending:
         current_run.set(context)
         args, kwargs = binding.arguments(start.data, context)
         if context.deadline_us is not None:
             context.deadline_us += (time.monotonic_ns() - start.sent_ns) // 1000
         context.raise_if_cancelled()
-        self._send(Started())
+        self._send(frames.Started())
         result = binding.executor(*args, **kwargs)
         if inspect.isawaitable(result):
             result = asyncio.run(self._awaited(result))
         finished = isinstance(result, FinishedResult)
         encoded = binding.result.encode(result.result if finished else result)
-        if encoded is not None and len(encoded) >= MAX_FRAME // 2:
-            raise PayloadTooLargeError(f"result of {start.kind!r}", len(encoded), MAX_FRAME // 2)
-        return Returned(encoded, finished)
+        if encoded is not None and len(encoded) >= frames.MAX_FRAME // 2:
+            raise PayloadTooLargeError(f"result of {start.kind!r}", len(encoded), frames.MAX_FRAME // 2)
+        return frames.Returned(encoded, finished)
 
     async def _awaited(self, result: Any) -> Any:
         task = asyncio.current_task()
@@ -193,22 +175,22 @@ class _Server:
             self._bindings[path, kind] = Binding(Job(kind, resolve(path)))
         return self._bindings[path, kind]
 
-    def _send(self, frame: FromProcess) -> None:
+    def _send(self, frame: frames.FromProcess) -> None:
         with self._sending:
-            self._connection.sendall(pack(frame))
+            self._connection.sendall(frames.pack(frame))
 
     # -- for contexts ------------------------------------------------------------------------------------------
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         if context is self._context:
-            self._send(ProgressReport(fraction, clipped(message)))
+            self._send(frames.ProgressReport(fraction, clipped(message)))
 
     async def check_owner(self, context: Context) -> bool:
         if context is not self._context:
             return False  # a thread that its body left behind: the node would answer for the body that runs now
         number = next(self._numbers)
         answer = self._questions[number] = Future[bool]()
-        self._send(AskOwner(number))
+        self._send(frames.AskOwner(number))
         return await asyncio.wrap_future(answer)
 
     def make_instance(self, context: Context) -> Instance[Any]:
@@ -221,5 +203,5 @@ class _Server:
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
         if context is not self._context:
             return False
-        self._send(Line(level, clipped(message), fields))
+        self._send(frames.Line(level, clipped(message), fields))
         return True

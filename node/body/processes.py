@@ -24,26 +24,9 @@ from peerjob.handles.context import Context
 from peerjob.model.errors import JobProcessDied, OwnershipLost, Snooze
 from peerjob.model.policy import FinishedResult
 
+from . import frames
 from .child_watcher import ChildWatcher
 from .errors import BodyError, unpack_error
-from .frames import (
-    AskOwner,
-    Cancel,
-    Ending,
-    FromNode,
-    FromProcess,
-    Line,
-    Owner,
-    ProgressReport,
-    Raised,
-    Returned,
-    Snoozed,
-    Start,
-    Started,
-    Unpacker,
-    decode_from_process,
-    pack,
-)
 from .results import Encoded
 from .threads import to_the_end
 
@@ -78,7 +61,7 @@ class ProcessPool:
         has imported the body.
         """
         worker = context.worker
-        start = Start(
+        start = frames.Start(
             path=binding.import_path,
             kind=binding.kind,
             data=data,
@@ -99,12 +82,12 @@ class ProcessPool:
             run = _Running(context, began)
             process = await self._run_once(start, run)
         match run.ending.result():
-            case Returned(result, finished):
+            case frames.Returned(result, finished):
                 return FinishedResult(Encoded(result)) if finished else Encoded(result)
-            case Raised(info, packed):
+            case frames.Raised(info, packed):
                 error = unpack_error(info, packed)
                 raise BodyError(error) if isinstance(error, StopIteration) else error
-            case Snoozed(seconds):
+            case frames.Snoozed(seconds):
                 raise Snooze(seconds)
             case None if context.asked is not None:
                 context.told = True
@@ -131,7 +114,7 @@ class ProcessPool:
             process.kill()
             await process.ended
 
-    async def _run_once(self, start: Start, run: _Running) -> _Process:
+    async def _run_once(self, start: frames.Start, run: _Running) -> _Process:
         """Run a body in a process, and return that process."""
         process = await self._take(run.context)
         process.will_load(start.path)
@@ -170,7 +153,7 @@ class _Running:
         self.context = context
         self._began = began
         self.started = self.overdue = False
-        self.ending: asyncio.Future[Ending | None] = asyncio.get_running_loop().create_future()
+        self.ending: asyncio.Future[frames.Ending | None] = asyncio.get_running_loop().create_future()
         """None if the process ended first."""
 
     def start(self) -> None:
@@ -178,7 +161,7 @@ class _Running:
         if self._began is not None:
             self._began()
 
-    def end(self, ending: Ending | None) -> None:
+    def end(self, ending: frames.Ending | None) -> None:
         if not self.ending.done():
             self.context.ended = ending is not None
             self.ending.set_result(ending)
@@ -190,7 +173,7 @@ class _Process(asyncio.Protocol):
     def __init__(self, on_ended: Callable[[_Process], None]) -> None:
         self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
-        self._unpacker = Unpacker(decode_from_process)
+        self._unpacker = frames.Unpacker(frames.decode_from_process)
         self._transport: asyncio.Transport | None = None
         self._notice: object | None = None
         """A new object for each notice; None if the current body was given none."""
@@ -238,7 +221,7 @@ class _Process(asyncio.Protocol):
         """The exit status; negative for the signal that ended the process."""
         return self._popen.returncode
 
-    def begin(self, run: _Running, start: Start) -> None:
+    def begin(self, run: _Running, start: frames.Start) -> None:
         self.running = run
         if self.alive and run.context.asked is None:
             self._send(start)
@@ -255,7 +238,7 @@ class _Process(asyncio.Protocol):
         if context.asked != "drain" or self._notice is not None:
             self.kill()
             return
-        self._send(Cancel("drain"))
+        self._send(frames.Cancel("drain"))
         notice = self._notice = object()
         self._watcher.call_later(NOTICE, lambda: self._notice_over(notice))
 
@@ -289,9 +272,9 @@ class _Process(asyncio.Protocol):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)
 
-    def _send(self, frame: FromNode) -> None:
+    def _send(self, frame: frames.FromNode) -> None:
         if self._transport is not None:
-            self._transport.write(pack(frame))
+            self._transport.write(frames.pack(frame))
 
     # -- the connection ----------------------------------------------------------------------------------------
 
@@ -322,18 +305,18 @@ class _Process(asyncio.Protocol):
         if self.running is not None:
             self.running.end(None)
 
-    def _received(self, frame: FromProcess) -> None:
+    def _received(self, frame: frames.FromProcess) -> None:
         run = self.running
         if run is None:
             return
         match frame:
-            case Started():
+            case frames.Started():
                 run.start()
-            case Line(level, message, fields):
+            case frames.Line(level, message, fields):
                 run.context.log_line(level, message, fields)
-            case ProgressReport(fraction, message):
+            case frames.ProgressReport(fraction, message):
                 run.context.progress(fraction, message)
-            case AskOwner(number):
+            case frames.AskOwner(number):
                 task = self._loop.create_task(self._answer(number, run.context))
                 self._answers.add(task)
                 task.add_done_callback(self._answers.discard)
@@ -346,4 +329,4 @@ class _Process(asyncio.Protocol):
             await context.assert_owner()
         except OwnershipLost:
             held = False
-        self._send(Owner(number, held))
+        self._send(frames.Owner(number, held))

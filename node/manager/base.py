@@ -11,7 +11,7 @@ from peerjob.cluster.lease import Lease
 from peerjob.handles.manager import Manager
 from peerjob.model.ids import IdSource
 from peerjob.model.injected import current_run
-from peerjob.node.registry import Registry
+from peerjob.node.body.registry import Registry
 from peerjob.node.work.change_listener import ChangeListener
 from peerjob.node.work.pool import Pool
 from peerjob.store.base import Store

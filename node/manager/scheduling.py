@@ -23,7 +23,7 @@ from peerjob.model.recurrence import drawn_us
 from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.model.state import State
 from peerjob.node.body.binding import Binding
-from peerjob.node.registry import Registry
+from peerjob.node.body.registry import Registry
 
 MAX_UNREGISTERED = 1_000
 """Bindings that are kept of jobs that are not registered here."""

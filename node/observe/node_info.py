@@ -6,7 +6,7 @@ import os
 import socket
 
 from peerjob.model.record import NodeInfo
-from peerjob.node.registry import Registry
+from peerjob.node.body.registry import Registry
 from peerjob.version import __version__
 
 

@@ -76,11 +76,7 @@ class Tracing:
     def scheduling(self, kinds: Sequence[str]) -> Generator[None]:
         """Make a span around the scheduling of one instance of each of these kinds."""
         one = len(set(kinds)) == 1
-        attributes: dict[str, str | int] = {
-            "messaging.system": "peerjob",
-            "messaging.operation.type": "send",
-            "messaging.operation.name": "schedule",
-        }
+        attributes = _operation("send", "schedule")
         if one:
             attributes["messaging.destination.name"] = kinds[0]
         if len(kinds) != 1:
@@ -105,9 +101,7 @@ class Tracing:
             context=_stored_context(claim),
             kind=SpanKind.CONSUMER,
             attributes={
-                "messaging.system": "peerjob",
-                "messaging.operation.type": "process",
-                "messaging.operation.name": "run",
+                **_operation("process", "run"),
                 "messaging.destination.name": claim.kind,
                 "messaging.message.id": claim.id,
                 "peerjob.attempt": claim.attempts,
@@ -160,12 +154,7 @@ class Tracing:
             name,
             context=Context(),
             kind=SpanKind.CLIENT,
-            attributes={
-                "messaging.system": "peerjob",
-                "messaging.operation.type": operation,
-                "messaging.operation.name": name,
-                "messaging.batch.message_count": len(contexts),
-            },
+            attributes={**_operation(operation, name), "messaging.batch.message_count": len(contexts)},
             links=[Link(one) for one in sampled[:MAX_LINKS]],
             start_time=now - round(seconds * 1_000_000_000),
         )
@@ -174,6 +163,10 @@ class Tracing:
     def _now(self) -> int:
         """The time in nanoseconds."""
         return self._clock.time_us() * 1_000
+
+
+def _operation(type: str, name: str) -> dict[str, str | int]:
+    return {"messaging.system": "peerjob", "messaging.operation.type": type, "messaging.operation.name": name}
 
 
 def _stored_context(claim: Claim) -> Context:

@@ -18,12 +18,12 @@ from peerjob.model.job import Job
 from peerjob.model.record import FINAL_STATE, Action, NewInstance, Outcome, Reaped, Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.state import State
+from peerjob.node.body.registry import Registry
 from peerjob.node.manager.log_lines import LogLineWriter
 from peerjob.node.manager.scheduling import fresh_record
 from peerjob.node.manager.waiting import Waiters
 from peerjob.node.observe.listeners import call_listener
 from peerjob.node.observe.observer import Observer
-from peerjob.node.registry import Registry
 
 from .context_backend import NodeContextBackend
 from .outbox import Outbox

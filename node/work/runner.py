@@ -22,7 +22,7 @@ from peerjob.node.body.binding import Binding, StoredArgumentError
 from peerjob.node.body.errors import BodyError, signal_in
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.injection import uncancelled
-from peerjob.node.registry import Registry
+from peerjob.node.body.registry import Registry
 
 from .context_backend import NodeContextBackend
 from .outbox import Outbox

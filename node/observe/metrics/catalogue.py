@@ -38,24 +38,27 @@ def _histogram(name: str, help: str, *labels: str, compat: str = "") -> Metric:
     return Metric(name=name, type="histogram", help=help, labels=labels, compat=compat)
 
 
-def _by_kind(event: str, help: str, *, in_go_job: bool = False) -> Metric:
+def _kind_counter(event: str, help: str, *, in_go_job: bool = False) -> Metric:
     return _counter(f"peerjob_{event}_total", help, "kind", compat=f"go_job_{event}_total" if in_go_job else "")
 
 
 # -- what happens on this node
-EXECUTED = _by_kind("executed", "Bodies that ran here and ended.", in_go_job=True)
-COMPLETED = _by_kind("completed", "Instances that became Completed here.", in_go_job=True)
-TERMINATED = _by_kind(
-    "terminated", "Instances that became Terminated here, or that this node ended as poison.", in_go_job=True
-)
-CANCELED = _by_kind(
-    "canceled", "Instances that were cancelled through this node, or cancelled themselves here.", in_go_job=True
-)
-TIMEDOUT = _by_kind("timedout", "Instances that became TimedOut here.", in_go_job=True)
-RETRIED = _by_kind("retried", "Attempts that failed here and are retried.")
-RETURNED = _by_kind("returned", "Claims that were handed back or snoozed; no attempt is counted.")
-LOST = _by_kind("lost", "Bodies that ended after another node had taken the instance over.")
-REAPED = _by_kind("reaped", "Claims that this node took back from dead peers.")
+KIND_COUNTERS = {
+    "executed": _kind_counter("executed", "Bodies that ran here and ended.", in_go_job=True),
+    "completed": _kind_counter("completed", "Instances that became Completed here.", in_go_job=True),
+    "terminated": _kind_counter(
+        "terminated", "Instances that became Terminated here, or that this node ended as poison.", in_go_job=True
+    ),
+    "canceled": _kind_counter(
+        "canceled", "Instances that were cancelled through this node, or cancelled themselves here.", in_go_job=True
+    ),
+    "timedout": _kind_counter("timedout", "Instances that became TimedOut here.", in_go_job=True),
+    "retried": _kind_counter("retried", "Attempts that failed here and are retried."),
+    "returned": _kind_counter("returned", "Claims that were handed back or snoozed; no attempt is counted."),
+    "lost": _kind_counter("lost", "Bodies that ended after another node had taken the instance over."),
+    "reaped": _kind_counter("reaped", "Claims that this node took back from dead peers."),
+}
+"""By the attribute of `KindCounts`."""
 DURATION = _histogram("peerjob_duration_seconds", "Run time of bodies.", "kind", compat="go_job_duration_seconds")
 WAIT = _histogram("peerjob_wait_seconds", "Time from due to claimed.", "kind")
 CLAIM = _histogram("peerjob_claim_seconds", "Time of round trips to the store that claimed.")
@@ -99,4 +102,4 @@ DELAYED = _gauge("peerjob_delayed", "Instances that are not due yet.")
 NODES = _gauge("peerjob_nodes", "Live nodes.")
 UNDECODABLE = _gauge("peerjob_undecodable", "Records that were set aside because they cannot be read.")
 
-ALL = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+ALL = (*KIND_COUNTERS.values(), *(value for value in list(globals().values()) if isinstance(value, Metric)))

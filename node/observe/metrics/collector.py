@@ -21,7 +21,7 @@ from peerjob.node.node import Node
 from peerjob.version import __version__
 
 from . import catalogue as of
-from .event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram, KindCounts
+from .event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
 
 logger = logging.getLogger("peerjob.metrics")
 
@@ -115,7 +115,7 @@ class Metrics(Collector):
         for job in self.node.jobs():
             events.kinds[job.kind]  # a series that begins at 0 shows its first event as an increase
         kinds = sorted(events.kinds.items())
-        for metric, attribute in KIND_COUNTERS.items():
+        for attribute, metric in of.KIND_COUNTERS.items():
             yield metric, [((kind,), getattr(counts, attribute)) for kind, counts in kinds]
         yield of.DURATION, [((kind,), counts.duration) for kind, counts in kinds]
         yield of.WAIT, [((kind,), counts.wait) for kind, counts in kinds]
@@ -166,20 +166,6 @@ class Metrics(Collector):
         yield of.DELAYED, [(NO_LABELS, stats.delayed)]
         yield of.NODES, [(NO_LABELS, stats.nodes)]
         yield of.UNDECODABLE, [(NO_LABELS, stats.undecodable)]
-
-
-KIND_COUNTERS: dict[of.Metric, str] = {
-    of.EXECUTED: "executed",
-    of.COMPLETED: "completed",
-    of.TERMINATED: "terminated",
-    of.CANCELED: "canceled",
-    of.TIMEDOUT: "timedout",
-    of.RETRIED: "retried",
-    of.RETURNED: "returned",
-    of.LOST: "lost",
-    of.REAPED: "reaped",
-}
-assert set(KIND_COUNTERS.values()) <= set(KindCounts.__slots__)
 
 
 def _by_kind(numbers: Mapping[str, int], shown: Set[str]) -> list[Row]:

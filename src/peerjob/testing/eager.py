@@ -29,9 +29,9 @@ from peerjob.model.spec import ErrorInfo, Progress, decode_error, decode_spec, e
 from peerjob.model.state import State
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.body.injection import Resources
+from peerjob.node.body.registry import Registry
 from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
-from peerjob.node.registry import Registry
 from peerjob.node.work.failure_log import FailureLog
 from peerjob.node.work.outcome_builder import OutcomeBuilder
 from peerjob.node.work.pool import Prefetch

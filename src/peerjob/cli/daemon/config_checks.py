@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from peerjob import Clock, PeerjobError
 from peerjob.model.findings import Finding, Severity
-from peerjob.node.registry import Registry
+from peerjob.node.body.registry import Registry
 
 from .modules import JobModules
 from .settings import OFF, DaemonSettings

@@ -16,13 +16,13 @@ from peerjob.model.job import Call, Job
 from peerjob.model.record import Record
 from peerjob.model.spec import decode_spec
 from peerjob.model.worker import Worker
+from peerjob.node.body.registry import Registry
 from peerjob.node.manager.blocking import StartableManager
 from peerjob.node.manager.jobs import JobSource
 from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.node.observe.tracing import make_tracing
-from peerjob.node.registry import Registry
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire import rpcs
 from peerjob.remote.wire.cluster import MAX_WORKERS, worker_of

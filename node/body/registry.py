@@ -1,4 +1,4 @@
-"""The jobs that a node can run, by kind and alias."""
+"""The jobs of a node, by kind and alias, with their bindings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peerjob.model.job import Job, collect_jobs
 from peerjob.model.limits import MAX_NODE_KINDS
 from peerjob.model.references import Trusted, module_name
 
-from .body.binding import Binding
+from .binding import Binding
 
 logger = logging.getLogger("peerjob.node")
 
