@@ -126,7 +126,7 @@ class BlockingSchedule(ScheduleView):
 ''',
         manager="self._manager",
         target="self._schedule",
-        refresh="self._took({call}.row)",
+        refresh="self._update({call}.row)",
     ),
     Twin(
         source="Manager",

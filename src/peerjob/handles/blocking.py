@@ -58,38 +58,38 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
         return self._instance.is_new
 
     def refresh(self) -> BlockingInstance[R_co]:
-        """Read the record again; raises UnknownInstanceError when retention has removed it."""
+        """Read the record again; raises UnknownInstanceError if retention has removed the instance."""
         self._manager.call(self._instance.refresh())
         return self
 
     def wait(self, timeout: Duration | None = None) -> BlockingInstance[R_co]:
-        """Wait until it is final, then return it, refreshed; raises TimeoutError, never for what it ended in."""
+        """Wait until the instance is final, and refresh it. Raises TimeoutError, but no error of the job."""
         self._manager.call_long(self._instance.wait(timeout))
         return self
 
     def result(self, timeout: Duration | None = None) -> R_co:
-        """Wait until it is final and return its result.
+        """Wait until the instance is final and return its result.
 
-        The result is converted by the job's return annotation where the job is known here, and plain data elsewhere.
-        Raises JobFailed, JobCancelled or JobTimedOut for what else it ended in, TimeoutError when `timeout` is over,
-        ResultTypeError for a stored result that does not fit the annotation.
+        The result is converted by the job's return annotation if the job is known here; otherwise it is plain data.
+        Raises JobFailed, JobCancelled or JobTimedOut if the instance did not complete, TimeoutError after `timeout`,
+        and ResultTypeError if the stored result does not fit the annotation.
         """
         return self._manager.call_long(self._instance.result(timeout))
 
     def cancel(self) -> bool:
-        """Cancel it, queued or running, on whatever node; False when it was final already."""
+        """Cancel the instance, queued or running, on any node; False if it was already final."""
         return self._manager.call(self._instance.cancel())
 
     def retry(self) -> BlockingInstance[R_co]:
-        """Schedule a new instance with the same arguments and options; its `retry_of` is this one."""
+        """Schedule a new instance with the same arguments and options; its `retry_of` names this one."""
         return BlockingInstance(self._manager, self._manager.call(self._instance.retry()))
 
     def history(self) -> list[HistoryEntry]:
-        """Its states so far, oldest first, read from the store."""
+        """Read the states so far, oldest first."""
         return self._manager.call(self._instance.history())
 
     def logs(self, *, level: Level | int | None = None) -> list[LogEntry]:
-        """Its log lines so far, oldest first, read from the store."""
+        """Read the log lines so far, oldest first."""
         return self._manager.call(self._instance.logs(level=level))
 
 
@@ -108,18 +108,18 @@ class BlockingSchedule(ScheduleView):
         return Schedule(self._manager.manager, self.row)
 
     def refresh(self) -> BlockingSchedule:
-        """Read it again; raises UnknownScheduleError when it was removed."""
-        self._took(self._manager.call(self._schedule.refresh()).row)
+        """Read the schedule again; raises UnknownScheduleError if it was removed."""
+        self._update(self._manager.call(self._schedule.refresh()).row)
         return self
 
     def pause(self, note: str = "") -> BlockingSchedule:
         """Like `Manager.pause_schedule`."""
-        self._took(self._manager.call(self._schedule.pause(note)).row)
+        self._update(self._manager.call(self._schedule.pause(note)).row)
         return self
 
     def resume(self) -> BlockingSchedule:
         """Like `Manager.resume_schedule`."""
-        self._took(self._manager.call(self._schedule.resume()).row)
+        self._update(self._manager.call(self._schedule.resume()).row)
         return self
 
     def trigger(self) -> BlockingInstance[Any] | None:
@@ -155,19 +155,19 @@ class BlockingVerbs(BlockingCalls):
     """The verbs of `Manager`, each waiting for its answer."""
 
     def register(self, source: Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object) -> None:
-        """Add jobs; the same kind again replaces the job, and warns when its signature differs."""
+        """Add jobs. A job of a known kind replaces the earlier one, with a warning if the signature differs."""
         return self.call_on_loop(lambda manager: manager.register(source))
 
     def unregister(self, kind: str) -> Job[..., Any, Any]:
-        """Remove a job; what is queued of it waits for a node that has it. Raises UnknownKindError."""
+        """Remove a job; its queued instances wait for a node that has it. Raises UnknownKindError."""
         return self.call_on_loop(lambda manager: manager.unregister(kind))
 
     def jobs(self) -> list[Job[..., Any, Any]]:
-        """The registered jobs, by kind."""
+        """Return the registered jobs by kind."""
         return self.manager.jobs()
 
     def job(self, kind: str) -> Job[..., Any, Any]:
-        """The job of a kind or alias; raises UnknownKindError."""
+        """Return the job of a kind or alias; raises UnknownKindError."""
         return self.manager.job(kind)
 
     @overload
@@ -182,15 +182,15 @@ class BlockingVerbs(BlockingCalls):
     ) -> BlockingInstance[Any]: ...
 
     def schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> BlockingInstance[Any]:
-        """Store one run of a job and return its instance; when this returns, the run cannot be lost.
+        """Store one run of a job and return its instance. After the return, the run cannot be lost.
 
-        Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError before anything is
-        stored, StoreUnavailableError or StoreFullError when the store cannot take it.
+        Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError for an invalid call,
+        which stores nothing. Raises StoreUnavailableError or StoreFullError if the store cannot take the run.
         """
         return BlockingInstance(self, self.call(self.manager.schedule(job, *args, **kwargs)))
 
     def schedule_many(self, calls: Iterable[Call[R]]) -> list[BlockingInstance[R]]:
-        """Store many runs, in batches; every call is checked before the first is stored."""
+        """Store many runs in batches. All calls are checked before the first is stored."""
         return [BlockingInstance(self, one) for one in self.call(self.manager.schedule_many(calls))]
 
     @overload
@@ -200,61 +200,61 @@ class BlockingVerbs(BlockingCalls):
     def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any]) -> BlockingInstance[R]: ...
 
     def lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None = None) -> BlockingInstance[Any]:
-        """One instance by id, and of this job if one is given; raises UnknownInstanceError."""
+        """Return one instance by id; raises UnknownInstanceError, also if it is not an instance of `job`."""
         return BlockingInstance(self, self.call(self.manager.lookup_instance(uuid, job)))
 
     def lookup_instances(self, query: Query | None = None) -> ResultPage[BlockingInstance[Any]]:
-        """A page of instances, by time of creation; go on with `query.at(page.cursor)`."""
+        """Return a page of instances by creation time. Continue with `query.at(page.cursor)`."""
         page = self.call(self.manager.lookup_instances(query))
         return ResultPage([BlockingInstance(self, one) for one in page], page.cursor)
 
     def iter_instances(self, query: Query | None = None) -> Iterator[BlockingInstance[Any]]:
-        """Every instance that matches, page by page."""
+        """Yield every instance that matches; reads page by page."""
         for page in self.read_pages(query):
             yield from [BlockingInstance(self, one) for one in page]
 
     def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
-        """State changes of a page of matching instances, each instance's oldest first; `state` picks entries."""
+        """Return the state changes of a page of instances, each instance's oldest first. `state` selects entries."""
         return self.call(self.manager.lookup_history(query))
 
     def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
-        """Log lines of a page of matching instances, each instance's oldest first; `level` picks lines."""
+        """Return the log lines of a page of instances, each instance's oldest first. `level` selects lines."""
         return self.call(self.manager.lookup_logs(query))
 
     def count(self, query: Query | None = None) -> int:
-        """How many instances match; without a scan when only kind and state are given."""
+        """Count the instances that match. A query with only kind and state needs no scan."""
         return self.call(self.manager.count(query))
 
     def stats(self) -> Stats:
-        """Counts per kind and state."""
+        """Return counts by kind and state."""
         return self.call(self.manager.stats())
 
     def cancel_instances(self, query: Query) -> list[BlockingInstance[Any]]:
-        """Cancel what matches and is not final, queued or running, on whatever node; returns those cancelled."""
+        """Cancel the instances that match and are not final, on any node; returns the cancelled ones."""
         return [BlockingInstance(self, one) for one in self.call(self.manager.cancel_instances(query))]
 
     def cancel_instance(self, uuid: str | UUID) -> bool:
-        """Cancel one; False when it was final already. Raises UnknownInstanceError."""
+        """Cancel one instance; False if it was already final. Raises UnknownInstanceError."""
         return self.call(self.manager.cancel_instance(uuid))
 
     def retry_instances(self, query: Query) -> list[BlockingInstance[Any]]:
-        """Schedule new instances for final ones that match; each has `retry_of`."""
+        """Schedule a new instance for each final one that matches; `retry_of` names the old one."""
         return [BlockingInstance(self, one) for one in self.call(self.manager.retry_instances(query))]
 
     def retry_instance(self, uuid: str | UUID) -> BlockingInstance[Any]:
-        """Schedule a new instance with the arguments and options of this one."""
+        """Schedule a new instance with the same arguments and options; its `retry_of` names the old one."""
         return BlockingInstance(self, self.call(self.manager.retry_instance(uuid)))
 
     def clear_instances(self, filter: Filter | None = None) -> int:
-        """Remove final instances that match, with all that belongs to them; how many."""
+        """Remove the final instances that match, with history and logs; returns how many."""
         return self.call(self.manager.clear_instances(filter))
 
     def clear_history(self, filter: Filter | None = None) -> int:
-        """Fold the history of final instances that match to its last entry; how many instances."""
+        """Reduce the history of final instances that match to its last entry; returns how many instances."""
         return self.call(self.manager.clear_history(filter))
 
     def clear_logs(self, filter: Filter | None = None) -> int:
-        """Remove the logs of final instances that match; how many instances."""
+        """Remove the logs of final instances that match; returns how many instances."""
         return self.call(self.manager.clear_logs(filter))
 
     def clear(self) -> None:
@@ -271,57 +271,58 @@ class BlockingVerbs(BlockingCalls):
     def add_schedule(self, job: str, /, *args: Any, **kwargs: Any) -> BlockingSchedule: ...
 
     def add_schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> BlockingSchedule:
-        """Make the schedule of a job with a recurrence, `job.with_options(cron=..., name=...)`, or change it.
+        """Create or change the schedule of a job with a recurrence, such as `job.with_options(cron=..., name=...)`.
 
-        Its name is `name=`, else the kind; there is one of a name in the cluster. A change takes effect at once and
-        keeps a pause; the same again changes nothing. Raises ScheduleError for a job without a recurrence, and
-        otherwise what `schedule` raises.
+        The name is `name=`, by default the kind; it is unique in the cluster. A change takes effect at once and keeps a
+        pause. The same definition again changes nothing. Raises ScheduleError for a job without a recurrence, and the
+        errors of `schedule`.
         """
         return BlockingSchedule(self, self.call(self.manager.add_schedule(job, *args, **kwargs)))
 
     def schedules(self) -> list[BlockingSchedule]:
-        """Every schedule, by name; also those whose definition cannot be read here."""
+        """Return all schedules by name, even if this release cannot read their definition."""
         return [BlockingSchedule(self, one) for one in self.call(self.manager.schedules())]
 
     def lookup_schedule(self, name: str) -> BlockingSchedule:
-        """One schedule; raises UnknownScheduleError."""
+        """Return one schedule; raises UnknownScheduleError."""
         return BlockingSchedule(self, self.call(self.manager.lookup_schedule(name)))
 
     def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> BlockingSchedule:
-        """Let it fire no more until `resume_schedule`, also across restarts and changes; `note` says why.
+        """Pause a schedule until `resume_schedule`; `note` says why. The pause outlives restarts and changes.
 
-        On a paused one only the note changes. What runs goes on. Raises UnknownScheduleError.
+        Running instances continue. On a paused schedule only the note changes. Raises UnknownScheduleError.
         """
         return BlockingSchedule(self, self.call(self.manager.pause_schedule(schedule, note)))
 
     def resume_schedule(self, schedule: ScheduleView | str) -> BlockingSchedule:
-        """Let it fire again, from its next nominal time on; those of the pause are recorded as paused.
+        """Let a paused schedule fire again, from its next nominal time on.
 
-        Does nothing to one that is not paused. Raises UnknownScheduleError.
+        Nominal times within the pause are recorded as paused. A schedule that is not paused does not change. Raises
+        UnknownScheduleError.
         """
         return BlockingSchedule(self, self.call(self.manager.resume_schedule(schedule)))
 
     def trigger_schedule(self, schedule: ScheduleView | str) -> BlockingInstance[Any] | None:
-        """Make one instance now, beside the nominal times, also while it is paused.
+        """Make one instance now, in addition to the nominal times, even while the schedule is paused.
 
-        `overlap` holds for it too: None when nothing was made because an instance of the schedule is not over, or has
-        the job's key; `fires` says which. Raises UnknownScheduleError.
+        Returns None if the `overlap` policy or the job's key does not allow an instance now; `fires` shows the reason.
+        Raises UnknownScheduleError.
         """
         made = self.call(self.manager.trigger_schedule(schedule))
         return None if made is None else BlockingInstance(self, made)
 
     def remove_schedule(self, schedule: ScheduleView | str) -> bool:
-        """Remove it with its ledger; False when there is none. Its instances stay.
+        """Remove a schedule with its ledger; False if it does not exist. Its instances stay.
 
-        That of a job that is defined with a recurrence comes back with the next start of a node that registers it.
+        If a job is defined with a recurrence, the next start of a node with this job creates the schedule again.
         """
         return self.call(self.manager.remove_schedule(schedule))
 
     def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
-        """Make an instance for each nominal time from `start` on and before `end` that never had one.
+        """Make an instance for each nominal time in [start, end) that never had one.
 
-        Goes by the present definition, in steps, also while it is paused; called again it goes on where it stopped.
-        Raises UnknownScheduleError, and ScheduleError for naive times or too many of them.
+        The present definition counts, even while the schedule is paused. Backfill works in steps: after an error, call
+        it again to continue. Raises UnknownScheduleError, and ScheduleError for naive times or too many of them.
         """
         return self.call(self.manager.backfill(schedule, start, end))
 
@@ -334,30 +335,30 @@ class BlockingVerbs(BlockingCalls):
         limit: int = 100,
         cursor: str | None = None,
     ) -> ResultPage[FireEntry]:
-        """A page of the ledger: what became of each nominal time, the latest first; go on with `cursor=page.cursor`.
+        """Return a page of the ledger: the outcome of each nominal time, latest first.
 
-        `after` is inclusive, `before` exclusive, `limit` at most 10,000. The pause that still goes on stands in the
-        first page, beyond the limit. Raises UnknownScheduleError.
+        Continue with `cursor=page.cursor`. `after` is inclusive, `before` exclusive, `limit` at most 10,000. The first
+        page also has an ongoing pause, beyond the limit. Raises UnknownScheduleError.
         """
         return self.call(self.manager.fires(schedule, after=after, before=before, limit=limit, cursor=cursor))
 
     def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
-        """The next `n` nominal times (1 to 1,000), without jitter; of a paused one, as if it were resumed now.
+        """Return the next `n` nominal times (1 to 1,000), without jitter; raises UnknownScheduleError.
 
-        Raises UnknownScheduleError.
+        Those of a paused schedule are as if it were resumed now.
         """
         return self.call(self.manager.next_fires(schedule, n))
 
     def nodes(self) -> list[NodeView]:
-        """The live nodes: what each can run, how busy it is, and when it was last heard of."""
+        """Return the live nodes: their kinds, load and last renewal."""
         return self.call(self.manager.nodes())
 
     def leader(self) -> Leader | None:
-        """The node that fires the schedules, as far as is known here; None while nobody is known to."""
+        """Return the node that fires the schedules, as far as known here, or None."""
         return self.call(self.manager.leader())
 
     def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
-        """Wait until nothing that matches is queued or running; raises TimeoutError."""
+        """Wait until no instance that matches is queued or running; raises TimeoutError."""
         self.call_long(self.manager.wait(query, timeout))
 
     def watch(self, query: Query | None = None) -> Iterator[Event]:

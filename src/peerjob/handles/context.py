@@ -1,4 +1,4 @@
-"""What a running job can ask and say: `Context`."""
+"""`Context`: the run of an instance, seen from inside the job."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .manager import Manager
 
 T = TypeVar("T")
 Reason = Literal["user", "timeout", "drain", "lost"]
-"""Why a run is cancelled."""
+"""Reasons for a cancellation."""
 _NO_INTERRUPTS: Any = frozenset[Any]()
 
 
 class ContextBackend(Protocol):
-    """What a node does for a context; a detached context has none."""
+    """The part of a node that serves contexts. A detached context has no backend."""
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None: ...
     async def check_owner(self, context: Context) -> bool: ...
@@ -34,9 +34,9 @@ class ContextBackend(Protocol):
 
 
 class Context(Injectable):
-    """The run of one instance, seen from inside; usable from threads.
+    """The run of one instance, seen from inside the job. Threads may use it.
 
-    Get it by annotating a parameter, or with `Context.current()`.
+    Annotate a parameter to get it, or call `Context.current()`.
     """
 
     injected_as: ClassVar[Injection] = "context"
@@ -75,19 +75,19 @@ class Context(Injectable):
         self.id = id
         self.kind = kind
         self.fence = fence
-        """Grows with every claim of the instance: pass it to your own storage to refuse a stale run."""
+        """A number that grows with each claim of the instance. Pass it to your own storage to refuse a stale run."""
         self.attempt = attempt
         self.deadline_us = deadline_us
         self.manager = manager
         self.schedule = schedule
-        """Name of the schedule that made the instance, if one did."""
+        """Name of the schedule that made the instance, or None."""
         self.nominal_us = nominal_us
         self.asked: Reason | None = None
-        """For the node: `reason`, read without telling the body."""
+        """For the node: like `reason`, but reading it does not tell the body."""
         self.told = False
-        """For the node: whether the body learned that it was asked to end. Decision 0012 defines it."""
+        """For the node: whether the body was told to end. Decision 0012 defines this."""
         self.ended = False
-        """For the node: whether the body has ended. A cancellation that comes later changes nothing."""
+        """For the node: whether the body has ended. A later cancellation has no effect."""
         self._backend = backend
         self._instance: Instance[Any] | None = None
         self._cancelled: threading.Event | None = None
@@ -95,7 +95,7 @@ class Context(Injectable):
 
     @classmethod
     def current(cls) -> Context:
-        """The context of the running job, or a detached one that is never cancelled."""
+        """Return the context of the running job, or a detached one, which is never cancelled."""
         run = current_run.get()
         return run if isinstance(run, Context) else cls()
 
@@ -105,57 +105,57 @@ class Context(Injectable):
 
     @property
     def detached(self) -> bool:
-        """Whether no node stands behind it: the function was called in place, outside a job."""
+        """Whether the context has no node, because the function was called outside of a job."""
         return self._backend is None
 
     @property
     def instance(self) -> Instance[Any] | None:
-        """The instance that runs, made when first asked for; None when detached."""
+        """The instance that runs; None if detached."""
         if self._instance is None and self._backend is not None:
             self._instance = self._backend.make_instance(self)
         return self._instance
 
     @property
     def worker(self) -> Worker | None:
-        """The worker that runs it; None when detached."""
+        """The worker that runs the instance; None if detached."""
         return None if self._backend is None else self._backend.make_worker(self)
 
     @property
     def deadline(self) -> datetime | None:
-        """When this attempt times out, or None."""
+        """Time at which this attempt times out, or None."""
         return None if self.deadline_us is None else to_datetime(self.deadline_us)
 
     @property
     def nominal_at(self) -> datetime | None:
-        """The nominal time that its schedule made the instance for (see `Instance.nominal_at`), or None."""
+        """The nominal time of the schedule's fire (see `Instance.nominal_at`), or None."""
         return to_datetime(self.nominal_us) if self.nominal_us else None
 
     # -- cancellation --------------------------------------------------------------------------------------------
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run was asked to end."""
+        """Whether the run is cancelled."""
         return self.reason is not None
 
     @property
     def reason(self) -> Reason | None:
-        """Why: "user", "timeout", "drain" or "lost"; None while it is not cancelled."""
+        """The reason of the cancellation: "user", "timeout", "drain" or "lost"; None without a cancellation."""
         if self.asked is not None and not self.ended:
             self.told = True
         return self.asked
 
     def raise_if_cancelled(self) -> None:
-        """Raise asyncio.CancelledError when the run was asked to end."""
+        """Raise asyncio.CancelledError if the run is cancelled."""
         reason = self.reason
         if reason is not None:
             raise asyncio.CancelledError(reason)
 
     async def sleep(self, duration: Duration) -> None:
-        """Sleep, on the loop; cancelled like any await."""
+        """Sleep on the event loop. A cancellation ends the sleep."""
         await asyncio.sleep(to_seconds(duration))
 
     def wait(self, duration: Duration) -> bool:
-        """Sleep in a thread until the run is cancelled or the time is over; True when it was cancelled."""
+        """Sleep in a thread until the run is cancelled or the time is over; True if it is cancelled."""
         if self._cancelled is None:
             self._cancelled = threading.Event()
             if self.asked is not None:
@@ -163,7 +163,7 @@ class Context(Injectable):
         return self._cancelled.wait(to_seconds(duration)) and self.cancelled
 
     def cancel(self, reason: Reason) -> bool:
-        """Ask the run to end. For the node; False when it was asked before, or has ended: the first reason stays."""
+        """Cancel the run; for the node. False if the run is already cancelled or has ended: the first reason stays."""
         if self.asked is not None or self.ended:
             return False
         self.asked = reason
@@ -174,15 +174,15 @@ class Context(Injectable):
         return True
 
     def interrupted_by(self, interrupt: Callable[[], object], *, until: Callable[[], T]) -> T:
-        """What `until()` returns; a cancellation meanwhile calls `interrupt`. For calls that block a thread.
+        """Return `until()`, a call that blocks a thread. A cancellation meanwhile calls `interrupt`.
 
-        A cancellation that the body was not told of yet interrupts at once.
+        If the run is cancelled already and the body was not told, `interrupt` is called at once.
         """
         if self._interrupts is _NO_INTERRUPTS:
             self._interrupts = set()
         self._interrupts.add(interrupt)
         try:
-            # after it was added: else a cancellation in between would interrupt nothing
+            # check after the add, so that a cancellation in between also interrupts
             if self.asked is not None and not self.told:
                 interrupt()
             return until()
@@ -196,26 +196,26 @@ class Context(Injectable):
     # -- ownership -----------------------------------------------------------------------------------------------
 
     async def assert_owner(self) -> None:
-        """Raise OwnershipLost unless the store still holds this very claim; asks the store."""
+        """Read the claim from the store, and raise OwnershipLost unless this run still holds it."""
         if self._backend is not None and not await self._backend.check_owner(self):
             raise OwnershipLost(f"instance {self.id} is not held under fence {self.fence} any more")
 
-    # -- saying something ----------------------------------------------------------------------------------------
+    # -- reports ----------------------------------------------------------------------------------------
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Show how far the run is: 0 to 1, and a short text. Written with the next group commit."""
+        """Report the progress of the run: a fraction from 0 to 1 and a short text. The next group commit writes it."""
         if not 0 <= fraction <= 1:
             raise OptionError("fraction", fraction, "a number from 0 to 1")
         if self._backend is not None:
             self._backend.report_progress(self, float(fraction), message)
 
     def log_line(self, level: int, message: str, fields: dict[str, object] | None = None) -> bool:
-        """Keep a line with the instance; `level` is a `logging` number. For the log handlers.
+        """Store a line with the instance; for log handlers. `level` is a `logging` number.
 
-        False says that the run takes no more lines.
+        False if the run takes no more lines.
         """
         return self._backend is not None and self._backend.log_line(self, level, message, fields)
 
     def snooze(self, duration: Duration) -> NoReturn:
-        """End this run and have the instance run again after `duration`; it is not counted as an attempt."""
+        """End this run and run the instance again after `duration`. This does not count as an attempt."""
         raise Snooze(to_seconds(duration))

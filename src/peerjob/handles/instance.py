@@ -1,4 +1,4 @@
-"""One execution of a job, as a handle: a snapshot of its record, and the verbs to act on it."""
+"""One execution of a job: a handle with a snapshot of the record, and verbs to act on the instance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ R_co = TypeVar("R_co", covariant=True, default=Any)
 
 
 class HistoryEntry:
-    """One state of an instance: which, when, on which node, and why."""
+    """One entry in the history of an instance: a state, its time, the node and the reason."""
 
     __slots__ = ("_entry", "instance_id", "kind")
 
@@ -59,12 +59,12 @@ class HistoryEntry:
 
     @property
     def note(self) -> str:
-        """Why, in a few words; "" for the plain course of things."""
+        """The reason in a few words; "" for the normal case."""
         return self._entry.note
 
     @property
     def count(self) -> int:
-        """Over 1 for the entry that stands for older ones that were folded."""
+        """Over 1 if the entry stands for older entries that were folded."""
         return self._entry.count
 
     @property
@@ -162,8 +162,8 @@ class InstanceManager(Protocol):
 class Instance(InstanceView, Injectable, Generic[R_co]):
     """One execution of a job with concrete arguments.
 
-    A handle: its properties show the record as it was last read (`refresh()` reads it again), its coroutines act on
-    the instance wherever it is. `R_co` is the type of the result.
+    Its properties show the record as it was last read; `refresh()` reads it again. Its coroutines act on the instance,
+    on any node. `R_co` is the type of the result.
     """
 
     injected_as: ClassVar[Injection] = "instance"
@@ -185,7 +185,7 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
         try:
             stored = encode_arguments(args, kwargs)
-        except EncodeError:  # an ordinary call may pass anything
+        except EncodeError:  # an ordinary call may pass values that cannot be stored
             stored = encode_arguments((), {})
         record = Record(
             id="00000000-0000-7000-8000-000000000000",
@@ -216,31 +216,31 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
     # -- acting --------------------------------------------------------------------------------------------------
 
     async def refresh(self) -> Instance[R_co]:
-        """Read the record again; raises UnknownInstanceError when retention has removed it."""
+        """Read the record again; raises UnknownInstanceError if retention has removed the instance."""
         self._record = (await self._need_manager().lookup_instance(self.id)).record
         return self
 
     async def wait(self, timeout: Duration | None = None) -> Instance[R_co]:
-        """Wait until it is final, then return it, refreshed; raises TimeoutError, never for what it ended in."""
+        """Wait until the instance is final, and refresh it. Raises TimeoutError, but no error of the job."""
         self._record = await self._need_manager().wait_final(self.id, timeout)
         return self
 
     async def result(self, timeout: Duration | None = None) -> R_co:
-        """Wait until it is final and return its result.
+        """Wait until the instance is final and return its result.
 
-        The result is converted by the job's return annotation where the job is known here, and plain data elsewhere.
-        Raises JobFailed, JobCancelled or JobTimedOut for what else it ended in, TimeoutError when `timeout` is over,
-        ResultTypeError for a stored result that does not fit the annotation.
+        The result is converted by the job's return annotation if the job is known here; otherwise it is plain data.
+        Raises JobFailed, JobCancelled or JobTimedOut if the instance did not complete, TimeoutError after `timeout`,
+        and ResultTypeError if the stored result does not fit the annotation.
         """
         if not self._record.state.is_final:
             await self.wait(timeout)
         return self.outcome()
 
     def outcome(self) -> R_co:
-        """As `result`, from this snapshot; raises NodeStateError while it is not final."""
+        """Like `result`, from this snapshot; raises NodeStateError if the snapshot is not final."""
         record = self._record
         if record.state is State.COMPLETED:
-            if self._manager is None:  # a bare snapshot, whose job nobody knows
+            if self._manager is None:  # a bare snapshot has no job
                 return cast("R_co", None if record.result is None else decode_value(record.result))
             return cast("R_co", self._manager.read_result(record, self._job))
         if record.state is State.CANCELLED:
@@ -253,36 +253,35 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         raise NodeStateError(f"instance {self.id} is {record.state!s}, it has no outcome yet")
 
     async def cancel(self) -> bool:
-        """Cancel it, queued or running, on whatever node; False when it was final already."""
+        """Cancel the instance, queued or running, on any node; False if it was already final."""
         return await self._need_manager().cancel_instance(self.id)
 
     async def retry(self) -> Instance[R_co]:
-        """Schedule a new instance with the same arguments and options; its `retry_of` is this one."""
+        """Schedule a new instance with the same arguments and options; its `retry_of` names this one."""
         made: Instance[R_co] = await self._need_manager().retry_instance(self.id)
         made._job = self._job
         return made
 
     async def history(self) -> list[HistoryEntry]:
-        """Its states so far, oldest first, read from the store."""
+        """Read the states so far, oldest first."""
         await self.refresh()
         return [HistoryEntry(self.id, self.kind, entry) for entry in self._record.history]
 
     async def logs(self, *, level: Level | int | None = None) -> list[LogEntry]:
-        """Its log lines so far, oldest first, read from the store."""
+        """Read the log lines so far, oldest first."""
         return [line async for line in self.iter_logs(level=level)]
 
     async def iter_logs(self, *, level: Level | int | None = None, follow: bool = False) -> AsyncIterator[LogEntry]:
-        """Its log lines one by one; with `follow`, those to come, too, until it is final."""
+        """Yield the log lines; with `follow`, yield new lines too until the instance is final."""
         async for line in self._need_manager().iter_logs(self.id, follow=follow):
             if level is None or int(level) & line.level:
                 yield LogEntry(self.id, self.kind, line)
 
     @property
     def log(self) -> logging.Logger:
-        """A logger whose lines are kept with this instance, whatever the root level is.
+        """A logger whose lines are stored with this instance, at any level of the root logger.
 
-        A line from outside the instance's run, such as of a processor on the node that scheduled it, is written in the
-        background, by a Node. A Client keeps no such lines.
+        A Node stores lines from outside the run in the background, such as lines of a processor. A Client drops them.
         """
         if self._log is None:
             self._log = instance_logger(self.id, None if self._manager is None else self._manager.keep_line)

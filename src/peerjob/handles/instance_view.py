@@ -67,17 +67,17 @@ class InstanceView(ABC):
 
     @property
     def attempts(self) -> int:
-        """Runs that count, the present one included."""
+        """Counted runs, the present one included."""
         return self.record.attempts
 
     @property
     def crashes(self) -> int:
-        """How often a node died while it ran."""
+        """How often a node died while the body ran."""
         return self.record.crashes
 
     @property
     def losses(self) -> int:
-        """How often a node died that had claimed it and not started it."""
+        """How often a node died between the claim and the start of the body."""
         return self.record.losses
 
     @property
@@ -90,27 +90,27 @@ class InstanceView(ABC):
 
     @property
     def due_at(self) -> datetime:
-        """When it is, or was, due."""
+        """Time at which the instance is, or was, due."""
         return to_datetime(self.record.due_us)
 
     @property
     def created_at(self) -> datetime:
-        """When its id was made, to the millisecond: what `Query(after=, before=)` goes by."""
+        """Creation time of the id, to the millisecond. `Query(after=, before=)` uses it."""
         return to_datetime(id_time_us(self.id))
 
     @property
     def scheduled_at(self) -> datetime:
-        """The same as `due_at`, by go-job's name."""
+        """The same as `due_at`, with go-job's name."""
         return self.due_at
 
     @property
     def queued_at(self) -> datetime | None:
-        """When it was last put into the queue."""
+        """Time of the latest entry into the queue."""
         return self._last(State.SCHEDULED)
 
     @property
     def processed_at(self) -> datetime | None:
-        """When it was last claimed."""
+        """Time of the latest claim."""
         return self._last(State.PROCESSING)
 
     @property
@@ -131,7 +131,7 @@ class InstanceView(ABC):
 
     @property
     def node(self) -> str | None:
-        """Name of the node that runs it or ran it last; None before the first run."""
+        """Name of the node with the latest run; None before the first run."""
         for entry in reversed(self.record.history):
             if entry.state is State.PROCESSING:
                 return entry.node
@@ -139,17 +139,17 @@ class InstanceView(ABC):
 
     @property
     def retry_of(self) -> UUID | None:
-        """The instance that this one repeats, when it was made by `retry()`."""
+        """The instance that this one repeats, if `retry()` made it."""
         return None if (old := self._decoded().retry_of) is None else UUID(old)
 
     @property
     def schedule(self) -> str | None:
-        """Name of the schedule that made it, if one did."""
+        """Name of the schedule that made the instance, or None."""
         return self._decoded().schedule or None
 
     @property
     def nominal_at(self) -> datetime | None:
-        """The nominal time that its schedule made it for (when, for a trigger); None without a schedule."""
+        """The nominal time of the schedule's fire; for a trigger, the time of the trigger; None without a schedule."""
         nominal = self._decoded().nominal_us
         return to_datetime(nominal) if nominal else None
 
@@ -159,17 +159,17 @@ class InstanceView(ABC):
 
     @property
     def key(self) -> str | None:
-        """Its idempotency key."""
+        """The idempotency key."""
         return self.record.key
 
     @property
     def error(self) -> ErrorInfo | None:
-        """Type, message and traceback of what ended the last failed run, or None."""
+        """Type, message and traceback of the last failed run's error, or None."""
         return None if self.record.error is None else decode_error(self.record.error)
 
     @property
     def progress(self) -> Progress | None:
-        """How far it said it was, or None."""
+        """The latest reported progress, or None."""
         return None if self.record.progress is None else decode_progress(self.record.progress)
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ _SHOWN = {"max_retries", "timeout"}
 
 
 def _readable(read: Callable[[], Any]) -> Any:
-    """What is read, or why it cannot be: one part that is damaged hides no other."""
+    """Read a part, or return the error as text, so that a damaged part does not hide the others."""
     try:
         return read()
     except (DecodeError, ValueError) as error:

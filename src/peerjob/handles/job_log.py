@@ -1,4 +1,4 @@
-"""Log lines of a running job: from `instance.log`, and from the `logging` calls made inside it."""
+"""Log lines of a running job: from `instance.log`, and from `logging` calls inside the job."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from peerjob.model.state import Level
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 MAX_MESSAGE = 16_384
-"""Longest message kept, in characters; the rest is cut and marked."""
+"""Longest stored message, in characters; longer ones are cut and marked."""
 
 
 def level_of(number: int) -> Level:
-    """The level for a `logging` number."""
+    """Convert a `logging` number to a level."""
     if number >= logging.ERROR:
         return Level.ERROR
     if number >= logging.WARNING:
@@ -24,7 +24,7 @@ def level_of(number: int) -> Level:
 
 
 class CaptureHandler(logging.Handler):
-    """Hands every record that is made inside a run of one node to that run. On the root logger while the node runs.
+    """Passes each record from inside a run to that run. A node installs it on the root logger.
 
     `backend` is that of the node's runs: each node of a process has a handler of its own.
     """
@@ -39,16 +39,16 @@ class CaptureHandler(logging.Handler):
             return
         try:
             context.log_line(record.levelno, _message(record), _fields(record))
-        except Exception:  # noqa: BLE001  # logging's own way: a handler never raises
+        except Exception:  # noqa: BLE001  # a handler of logging must not raise
             self.handleError(record)
 
 
 Keep = Callable[[str, int, str, Mapping[str, object] | None], None]
-"""Takes a line of an instance that does not run in the present context: id, level number, message, fields."""
+"""A function that stores a line from outside the instance's run: id, level number, message, fields."""
 
 
 class _InstanceLogger(logging.Logger):
-    """Keeps each line with its instance, and passes it on to the `peerjob.job` logger where that is enabled."""
+    """Stores each line with its instance, and passes it to the `peerjob.job` logger if its level is enabled."""
 
     def __init__(self, instance_id: str, keep: Keep | None) -> None:
         super().__init__("peerjob.job", logging.DEBUG)
@@ -63,12 +63,12 @@ class _InstanceLogger(logging.Logger):
         context = current_run.get()
         inside = context is not None and context.id == self._instance_id
         message, fields = _message(record), _fields(record)
-        # a processor that was told of the start may still log when the body has ended
+        # a processor may still log after the end of the body; the run then takes no more lines
         taken = context is not None and inside and context.log_line(record.levelno, message, fields)
         if not taken and self._keep is not None:
             self._keep(self._instance_id, record.levelno, message, fields)
         if self._process_log.isEnabledFor(record.levelno):
-            # the capture handler on the root must not keep the line a second time
+            # so that the capture handler on the root logger does not store the line again
             token = current_run.set(None) if inside else None
             try:
                 self._process_log.handle(record)
@@ -78,20 +78,20 @@ class _InstanceLogger(logging.Logger):
 
 
 def instance_logger(instance_id: str, keep: Keep | None = None) -> logging.Logger:
-    """The logger of one instance; `keep` takes what is logged outside its run."""
+    """Make the logger of one instance; `keep` takes lines from outside its run."""
     return _InstanceLogger(instance_id, keep)
 
 
 def make_line(
     at_us: int, level: int, message: str, *, attempt: int, node: str, fields: Mapping[str, object] | None = None
 ) -> LogLine:
-    """A line that every store can keep, whatever its message and fields hold; `level` is a `logging` number."""
+    """Make a line that every store can keep, from any message and fields. `level` is a `logging` number."""
     kept = None if not fields else {storable(name): _field(value) for name, value in fields.items()}
     return LogLine(at_us, int(level_of(level)), storable(message), attempt, node, kept)
 
 
 def storable(text: str, limit: int = MAX_MESSAGE) -> str:
-    """Text of at most `limit` characters, the cut marked, and with no half of a surrogate pair."""
+    """Cut text to `limit` characters with a mark, and escape lone surrogates."""
     if len(text) > limit:
         text = text[:limit] + " … [cut]"
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
@@ -102,7 +102,7 @@ def _field(value: object) -> str | int | float | bool | None:
         value = str(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool):
         return value
-    # a store cannot take a subclass, such as that of numpy
+    # a store cannot encode subclasses, such as those of numpy
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
@@ -113,7 +113,7 @@ def _field(value: object) -> str | int | float | bool | None:
 def _shown(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001  # the value's own code
+    except Exception:  # noqa: BLE001  # the code of the value may raise any error
         return f"<{type(value).__name__} that cannot be shown>"
 
 

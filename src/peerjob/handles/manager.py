@@ -1,4 +1,4 @@
-"""The interface to schedule, look up, wait for and cancel instances, the same in process and over the network."""
+"""The verbs to schedule, look up, wait for and cancel instances, the same in process and over the network."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One thing that `watch` saw: a state, a log line, or progress."""
+    """One change that `watch` reports: a state, a log line, or progress."""
 
     what: Literal["state", "log", "progress"]
     instance: Instance[Any]
-    """As it was just read."""
+    """A snapshot of the instance, read just now."""
     state: State
     log: LogEntry | None = None
     entry: HistoryEntry | None = None
@@ -41,19 +41,19 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Numbers of the whole namespace, without a scan."""
+    """Counts of the whole namespace; reading them needs no scan."""
 
     counts: dict[str, dict[State, int]] = field(default_factory=dict[str, dict[State, int]])
-    """Kind → state → instances."""
+    """Instances by kind and state."""
     delayed: int = 0
     nodes: int = 0
     undecodable: int = 0
-    """Records that were set aside because they could not be read."""
+    """Records that were set aside because they cannot be read."""
     unserved: dict[str, int] = field(default_factory=dict[str, int])
-    """Kinds with instances queued that no live node can run, and how many of them wait."""
+    """Queued instances by kind, for kinds that no live node can run."""
 
     def total(self, state: State = State.ALL, kind: str | None = None) -> int:
-        """Instances in a state (composites too), of one kind or of all."""
+        """Count the instances in a state (composites too), of one kind or (None) of all."""
         kinds = self.counts.values() if kind is None else [self.counts.get(kind, {})]
         return sum(count for states in kinds for one, count in states.items() if one & state)
 
@@ -69,19 +69,19 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     def register(self, source: Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object) -> None:
-        """Add jobs; the same kind again replaces the job, and warns when its signature differs."""
+        """Add jobs. A job of a known kind replaces the earlier one, with a warning if the signature differs."""
 
     @abstractmethod
     def unregister(self, kind: str) -> Job[..., Any, Any]:
-        """Remove a job; what is queued of it waits for a node that has it. Raises UnknownKindError."""
+        """Remove a job; its queued instances wait for a node that has it. Raises UnknownKindError."""
 
     @abstractmethod
     def jobs(self) -> list[Job[..., Any, Any]]:
-        """The registered jobs, by kind."""
+        """Return the registered jobs by kind."""
 
     @abstractmethod
     def job(self, kind: str) -> Job[..., Any, Any]:
-        """The job of a kind or alias; raises UnknownKindError."""
+        """Return the job of a kind or alias; raises UnknownKindError."""
 
     # -- scheduling --------------------------------------------------------------------------------------------------
 
@@ -92,10 +92,10 @@ class Manager(Injectable, ABC):
     @overload
     async def schedule(self, job: str, /, *args: Any, allow_unknown: bool = False, **kwargs: Any) -> Instance[Any]: ...
     async def schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> Instance[Any]:
-        """Store one run of a job and return its instance; when this returns, the run cannot be lost.
+        """Store one run of a job and return its instance. After the return, the run cannot be lost.
 
-        Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError before anything is
-        stored, StoreUnavailableError or StoreFullError when the store cannot take it.
+        Raises ArgumentError, UnknownKindError, PayloadTooLargeError, OptionError or ScheduleError for an invalid call,
+        which stores nothing. Raises StoreUnavailableError or StoreFullError if the store cannot take the run.
         """
         return await self._schedule(job, args, kwargs)
 
@@ -104,7 +104,7 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
-        """Store many runs, in batches; every call is checked before the first is stored."""
+        """Store many runs in batches. All calls are checked before the first is stored."""
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class Manager(Injectable, ABC):
     @overload
     async def lookup_instance(self, uuid: str | UUID, job: Job[..., R, Any]) -> Instance[R]: ...
     async def lookup_instance(self, uuid: str | UUID, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
-        """One instance by id, and of this job if one is given; raises UnknownInstanceError."""
+        """Return one instance by id; raises UnknownInstanceError, also if it is not an instance of `job`."""
         return await self._lookup_instance(uuid, job)
 
     @abstractmethod
@@ -121,10 +121,10 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def lookup_instances(self, query: Query | None = None) -> ResultPage[Instance[Any]]:
-        """A page of instances, by time of creation; go on with `query.at(page.cursor)`."""
+        """Return a page of instances by creation time. Continue with `query.at(page.cursor)`."""
 
     async def iter_instances(self, query: Query | None = None) -> AsyncIterator[Instance[Any]]:
-        """Every instance that matches, page by page."""
+        """Yield every instance that matches; reads page by page."""
         query = query or Query()
         while True:
             page = await self.lookup_instances(query)
@@ -136,62 +136,62 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def lookup_history(self, query: Query | None = None) -> ResultPage[HistoryEntry]:
-        """State changes of a page of matching instances, each instance's oldest first; `state` picks entries."""
+        """Return the state changes of a page of instances, each instance's oldest first. `state` selects entries."""
 
     @abstractmethod
     async def lookup_logs(self, query: Query | None = None) -> ResultPage[LogEntry]:
-        """Log lines of a page of matching instances, each instance's oldest first; `level` picks lines."""
+        """Return the log lines of a page of instances, each instance's oldest first. `level` selects lines."""
 
     @abstractmethod
     def iter_logs(self, uuid: str | UUID, *, follow: bool = False) -> AsyncIterator[LogLine]:
-        """The log lines of one instance, oldest first: those that are stored.
+        """Yield the stored log lines of one instance, oldest first.
 
-        With `follow` those to come, too, until it is final; it then raises UnknownInstanceError.
+        With `follow`, yield new lines too until the instance is final, and raise UnknownInstanceError if there is none.
         """
 
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
-        """Keep a log line of an instance that does not run here, in the background; `level` is a `logging` number.
+        """Store a log line of an instance that does not run here, in the background. `level` is a `logging` number.
 
-        May be called from any thread. A manager that cannot do so drops the line.
+        Any thread may call it. A manager that cannot store the line drops it.
         """
 
     @abstractmethod
     async def count(self, query: Query | None = None) -> int:
-        """How many instances match; without a scan when only kind and state are given."""
+        """Count the instances that match. A query with only kind and state needs no scan."""
 
     @abstractmethod
     async def stats(self) -> Stats:
-        """Counts per kind and state."""
+        """Return counts by kind and state."""
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
-        """Cancel what matches and is not final, queued or running, on whatever node; returns those cancelled."""
+        """Cancel the instances that match and are not final, on any node; returns the cancelled ones."""
 
     @abstractmethod
     async def cancel_instance(self, uuid: str | UUID) -> bool:
-        """Cancel one; False when it was final already. Raises UnknownInstanceError."""
+        """Cancel one instance; False if it was already final. Raises UnknownInstanceError."""
 
     @abstractmethod
     async def retry_instances(self, query: Query) -> list[Instance[Any]]:
-        """Schedule new instances for final ones that match; each has `retry_of`."""
+        """Schedule a new instance for each final one that matches; `retry_of` names the old one."""
 
     @abstractmethod
     async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
-        """Schedule a new instance with the arguments and options of this one."""
+        """Schedule a new instance with the same arguments and options; its `retry_of` names the old one."""
 
     @abstractmethod
     async def clear_instances(self, filter: Filter | None = None) -> int:
-        """Remove final instances that match, with all that belongs to them; how many."""
+        """Remove the final instances that match, with history and logs; returns how many."""
 
     @abstractmethod
     async def clear_history(self, filter: Filter | None = None) -> int:
-        """Fold the history of final instances that match to its last entry; how many instances."""
+        """Reduce the history of final instances that match to its last entry; returns how many instances."""
 
     @abstractmethod
     async def clear_logs(self, filter: Filter | None = None) -> int:
-        """Remove the logs of final instances that match; how many instances."""
+        """Remove the logs of final instances that match; returns how many instances."""
 
     @abstractmethod
     async def clear(self) -> None:
@@ -206,11 +206,11 @@ class Manager(Injectable, ABC):
     @overload
     async def add_schedule(self, job: str, /, *args: Any, **kwargs: Any) -> Schedule: ...
     async def add_schedule(self, job: Any, /, *args: Any, **kwargs: Any) -> Schedule:
-        """Make the schedule of a job with a recurrence, `job.with_options(cron=..., name=...)`, or change it.
+        """Create or change the schedule of a job with a recurrence, such as `job.with_options(cron=..., name=...)`.
 
-        Its name is `name=`, else the kind; there is one of a name in the cluster. A change takes effect at once and
-        keeps a pause; the same again changes nothing. Raises ScheduleError for a job without a recurrence, and
-        otherwise what `schedule` raises.
+        The name is `name=`, by default the kind; it is unique in the cluster. A change takes effect at once and keeps a
+        pause. The same definition again changes nothing. Raises ScheduleError for a job without a recurrence, and the
+        errors of `schedule`.
         """
         return await self._add_schedule(job, args, kwargs)
 
@@ -219,47 +219,48 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def schedules(self) -> list[Schedule]:
-        """Every schedule, by name; also those whose definition cannot be read here."""
+        """Return all schedules by name, even if this release cannot read their definition."""
 
     @abstractmethod
     async def lookup_schedule(self, name: str) -> Schedule:
-        """One schedule; raises UnknownScheduleError."""
+        """Return one schedule; raises UnknownScheduleError."""
 
     @abstractmethod
     async def pause_schedule(self, schedule: ScheduleView | str, note: str = "") -> Schedule:
-        """Let it fire no more until `resume_schedule`, also across restarts and changes; `note` says why.
+        """Pause a schedule until `resume_schedule`; `note` says why. The pause outlives restarts and changes.
 
-        On a paused one only the note changes. What runs goes on. Raises UnknownScheduleError.
+        Running instances continue. On a paused schedule only the note changes. Raises UnknownScheduleError.
         """
 
     @abstractmethod
     async def resume_schedule(self, schedule: ScheduleView | str) -> Schedule:
-        """Let it fire again, from its next nominal time on; those of the pause are recorded as paused.
+        """Let a paused schedule fire again, from its next nominal time on.
 
-        Does nothing to one that is not paused. Raises UnknownScheduleError.
+        Nominal times within the pause are recorded as paused. A schedule that is not paused does not change. Raises
+        UnknownScheduleError.
         """
 
     @abstractmethod
     async def trigger_schedule(self, schedule: ScheduleView | str) -> Instance[Any] | None:
-        """Make one instance now, beside the nominal times, also while it is paused.
+        """Make one instance now, in addition to the nominal times, even while the schedule is paused.
 
-        `overlap` holds for it too: None when nothing was made because an instance of the schedule is not over, or has
-        the job's key; `fires` says which. Raises UnknownScheduleError.
+        Returns None if the `overlap` policy or the job's key does not allow an instance now; `fires` shows the reason.
+        Raises UnknownScheduleError.
         """
 
     @abstractmethod
     async def remove_schedule(self, schedule: ScheduleView | str) -> bool:
-        """Remove it with its ledger; False when there is none. Its instances stay.
+        """Remove a schedule with its ledger; False if it does not exist. Its instances stay.
 
-        That of a job that is defined with a recurrence comes back with the next start of a node that registers it.
+        If a job is defined with a recurrence, the next start of a node with this job creates the schedule again.
         """
 
     @abstractmethod
     async def backfill(self, schedule: ScheduleView | str, start: datetime, end: datetime) -> Backfill:
-        """Make an instance for each nominal time from `start` on and before `end` that never had one.
+        """Make an instance for each nominal time in [start, end) that never had one.
 
-        Goes by the present definition, in steps, also while it is paused; called again it goes on where it stopped.
-        Raises UnknownScheduleError, and ScheduleError for naive times or too many of them.
+        The present definition counts, even while the schedule is paused. Backfill works in steps: after an error, call
+        it again to continue. Raises UnknownScheduleError, and ScheduleError for naive times or too many of them.
         """
 
     @abstractmethod
@@ -272,23 +273,23 @@ class Manager(Injectable, ABC):
         limit: int = 100,
         cursor: str | None = None,
     ) -> ResultPage[FireEntry]:
-        """A page of the ledger: what became of each nominal time, the latest first; go on with `cursor=page.cursor`.
+        """Return a page of the ledger: the outcome of each nominal time, latest first.
 
-        `after` is inclusive, `before` exclusive, `limit` at most 10,000. The pause that still goes on stands in the
-        first page, beyond the limit. Raises UnknownScheduleError.
+        Continue with `cursor=page.cursor`. `after` is inclusive, `before` exclusive, `limit` at most 10,000. The first
+        page also has an ongoing pause, beyond the limit. Raises UnknownScheduleError.
         """
 
     @abstractmethod
     async def next_fires(self, schedule: ScheduleView | str, n: int = 5) -> list[datetime]:
-        """The next `n` nominal times (1 to 1,000), without jitter; of a paused one, as if it were resumed now.
+        """Return the next `n` nominal times (1 to 1,000), without jitter; raises UnknownScheduleError.
 
-        Raises UnknownScheduleError.
+        Those of a paused schedule are as if it were resumed now.
         """
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
-        """The result of a Completed instance, converted by the return annotation of its job where that is known.
+        """Return the result of a Completed instance, converted by the job's return annotation if the job is known.
 
-        The job is `job`, else the one that is registered here. Raises DecodeError or ResultTypeError.
+        The job is `job`, by default the registered one. Raises DecodeError or ResultTypeError.
         """
         return None if record.result is None else decode_value(record.result)
 
@@ -296,21 +297,21 @@ class Manager(Injectable, ABC):
 
     @abstractmethod
     async def nodes(self) -> list[NodeView]:
-        """The live nodes: what each can run, how busy it is, and when it was last heard of."""
+        """Return the live nodes: their kinds, load and last renewal."""
 
     @abstractmethod
     async def leader(self) -> Leader | None:
-        """The node that fires the schedules, as far as is known here; None while nobody is known to."""
+        """Return the node that fires the schedules, as far as known here, or None."""
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     async def wait_final(self, uuid: str | UUID, timeout: Duration | None = None) -> Record:
-        """The record of one instance, once it is final; raises TimeoutError, UnknownInstanceError."""
+        """Wait until an instance is final and return its record; raises TimeoutError, UnknownInstanceError."""
 
     @abstractmethod
     async def wait(self, query: Query | None = None, timeout: Duration | None = None) -> None:
-        """Wait until nothing that matches is queued or running; raises TimeoutError."""
+        """Wait until no instance that matches is queued or running; raises TimeoutError."""
 
     @abstractmethod
     def watch(

@@ -1,4 +1,4 @@
-"""A schedule as a handle: a snapshot of what is stored about it, and the verbs to act on it."""
+"""One recurrence of a job: a handle with a snapshot of the schedule, and verbs to act on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .instance import Instance
 
 
 class FireEntry:
-    """What became of one nominal time, or of a stretch of them that had the same fate."""
+    """The outcome of one nominal time, or of a stretch of nominal times with the same outcome."""
 
     __slots__ = ("_record", "ongoing", "schedule")
 
@@ -28,7 +28,7 @@ class FireEntry:
         """Name of the schedule."""
         self._record = record
         self.ongoing = ongoing
-        """Whether it is the pause that still goes on: it is in no ledger yet, and grows."""
+        """Whether this is an ongoing pause, which is not in the ledger yet."""
 
     @property
     def record(self) -> FireRecord:
@@ -37,17 +37,17 @@ class FireEntry:
 
     @property
     def nominal(self) -> datetime:
-        """The nominal time (without jitter), or the first of a stretch; for a trigger, when it was."""
+        """The nominal time without jitter, or the first of a stretch; for a trigger, the time of the trigger."""
         return to_datetime(self._record.nominal_us)
 
     @property
     def until(self) -> datetime | None:
-        """The last nominal time of a stretch; None when it is about one."""
+        """The last nominal time of a stretch; None for a single time."""
         return to_datetime(self._record.until_us) if self._record.until_us else None
 
     @property
     def count(self) -> int:
-        """Nominal times that it accounts for."""
+        """Number of nominal times."""
         return self._record.count
 
     @property
@@ -56,17 +56,17 @@ class FireEntry:
 
     @property
     def recorded_at(self) -> datetime | None:
-        """When it was recorded, by the store's clock; None for an ongoing pause."""
+        """Time of the record, by the store's clock; None for an ongoing pause."""
         return to_datetime(self._record.at_us) if self._record.at_us else None
 
     @property
     def late(self) -> timedelta:
-        """How long after its (last) nominal time it was recorded."""
+        """Time from the (last) nominal time to the record."""
         return timedelta(microseconds=self._record.late_us)
 
     @property
     def instance_id(self) -> str | None:
-        """The instance that was made, if one was."""
+        """The instance that was made, or None."""
         return self._record.instance or None
 
     @property
@@ -76,12 +76,12 @@ class FireEntry:
 
     @property
     def replaced(self) -> str | None:
-        """The instance that had to make room, with `overlap="replace"`."""
+        """The instance that was cancelled for this one, with `overlap="replace"`, or None."""
         return self._record.cancelled or None
 
     @property
     def reason(self) -> str:
-        """Why nothing was made, or why late; "" for the plain course of things."""
+        """Why no instance was made, or why late; "" for the normal case."""
         return self._record.reason
 
     @property
@@ -91,12 +91,12 @@ class FireEntry:
 
     @property
     def term(self) -> int | None:
-        """The leadership that it was recorded in; None for what was asked for by hand."""
+        """The leader's term; None for triggers and backfills."""
         return self._record.term or None
 
     @property
     def coordinator(self) -> str | None:
-        """What counted the term, see `peerjob.model.firing.Term`; None where there is no term."""
+        """The coordinator of the term (see `peerjob.model.firing.Term`); None without a term."""
         return self._record.coordinator or None
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,30 +124,30 @@ class FireEntry:
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the nominal times of a backfill."""
+    """The outcome of a backfill: counts of nominal times."""
 
     times: int = 0
-    """How many there are in the range."""
+    """Times in the range."""
     made: int = 0
-    """Instances that were made."""
+    """Times for which an instance was made."""
     known: int = 0
-    """Times that have an instance already."""
+    """Times that already had an instance."""
     trimmed: int = 0
-    """Times so old that nobody can tell whether they had one; nothing was made for them."""
+    """Times older than the ledger, for which no instance was made: they may have had one."""
     skipped: int = 0
-    """Times for which nothing was made, because an earlier instance or the job's key was in the way."""
+    """Times for which no instance was made because of an earlier instance or the job's key."""
 
     @property
     def done(self) -> int:
-        """How many times are accounted for."""
+        """Number of times that the backfill has handled."""
         return self.made + self.known + self.trimmed + self.skipped
 
 
 class ScheduleView:
-    """What is known about a schedule, as it was last read.
+    """A schedule, as it was last read.
 
-    Of a definition that this release cannot read only what the store knows is shown (name, kind, times, pause); the
-    other properties raise DecodeError.
+    If this release cannot read the definition, only name, kind, times and pause are known. The other properties raise
+    DecodeError.
     """
 
     __slots__ = ("_definition", "_row", "_spec")
@@ -159,7 +159,7 @@ class ScheduleView:
 
     @property
     def row(self) -> ScheduleRow:
-        """What the store keeps, as last read."""
+        """The stored schedule as last read."""
         return self._row
 
     @property
@@ -168,7 +168,7 @@ class ScheduleView:
 
     @property
     def kind(self) -> str:
-        """The job that it runs."""
+        """The kind of its job."""
         return self._row.kind
 
     @property
@@ -177,17 +177,17 @@ class ScheduleView:
 
     @property
     def note(self) -> str:
-        """Why it is paused, as whoever paused it said."""
+        """The reason of the pause, as given to `pause`."""
         return self._row.note
 
     @property
     def next_at(self) -> datetime | None:
-        """The first nominal time that is not accounted for: the next fire, unless it is paused; None: there is none."""
+        """The first nominal time without an outcome: the next fire, unless paused. None: no further time."""
         return None if self._row.next_us is None else to_datetime(self._row.next_us)
 
     @property
     def last_at(self) -> datetime | None:
-        """The latest nominal time that is accounted for, whatever became of it."""
+        """The latest nominal time with an outcome, of any kind."""
         return to_datetime(self._row.last_us) if self._row.last_us else None
 
     @property
@@ -196,22 +196,22 @@ class ScheduleView:
 
     @property
     def updated_at(self) -> datetime:
-        """When it was last written: changed, paused or resumed."""
+        """Time of the last change, pause or resume."""
         return to_datetime(self._row.updated_us)
 
     @property
     def running(self) -> str | None:
-        """The instance that the next fire must not overlap, if there is one."""
+        """The instance that the next fire must not overlap, or None."""
         return self._row.holder or None
 
     @property
     def waiting(self) -> tuple[str, ...]:
-        """Instances that wait for the running one to end, with `overlap="queue"` or `"replace"`."""
+        """Instances that wait for the end of the running one, with `overlap="queue"` or `"replace"`."""
         return self._row.parked
 
     @property
     def definition(self) -> Definition:
-        """What was defined; raises DecodeError."""
+        """The definition; raises DecodeError."""
         if self._definition is None:
             self._definition = decode_definition(self._row.definition)
         return self._definition
@@ -242,7 +242,7 @@ class ScheduleView:
 
     @property
     def misfire(self) -> str:
-        """What becomes of times that nobody was there for: "skip", "run_once" or "run_all"."""
+        """What the leader does about missed times: "skip", "run_once" or "run_all"."""
         return self.definition.misfire
 
     @property
@@ -264,7 +264,7 @@ class ScheduleView:
 
     @property
     def version(self) -> int:
-        """Version of the job that wrote it."""
+        """Version of the job that wrote the definition."""
         return self.definition.version
 
     @property
@@ -282,7 +282,7 @@ class ScheduleView:
         return self._decoded().arguments()[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """The snapshot as plain values, with go-job's keys; `error` says why a definition cannot be read."""
+        """The snapshot as plain values, with go-job's keys. If the definition cannot be read, `error` says why."""
         shown: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
@@ -331,7 +331,7 @@ class ScheduleView:
     def __hash__(self) -> int:
         return hash(self.name)
 
-    def _took(self, row: ScheduleRow) -> None:
+    def _update(self, row: ScheduleRow) -> None:
         self._row, self._definition, self._spec = row, None, None
 
     def _decoded(self) -> Spec:
@@ -365,8 +365,8 @@ class ScheduleManager(Protocol):
 class Schedule(ScheduleView):
     """One cluster-wide recurrence of a job.
 
-    A handle: its properties show the schedule as it was last read (`refresh()` reads it again), its coroutines act on
-    the schedule itself.
+    Its properties show the schedule as it was last read; `refresh()` reads it again. Its coroutines act on the schedule
+    itself.
     """
 
     __slots__ = ("_manager",)
@@ -376,18 +376,18 @@ class Schedule(ScheduleView):
         self._manager = manager
 
     async def refresh(self) -> Schedule:
-        """Read it again; raises UnknownScheduleError when it was removed."""
-        self._took((await self._need_manager().lookup_schedule(self.name)).row)
+        """Read the schedule again; raises UnknownScheduleError if it was removed."""
+        self._update((await self._need_manager().lookup_schedule(self.name)).row)
         return self
 
     async def pause(self, note: str = "") -> Schedule:
         """Like `Manager.pause_schedule`."""
-        self._took((await self._need_manager().pause_schedule(self, note)).row)
+        self._update((await self._need_manager().pause_schedule(self, note)).row)
         return self
 
     async def resume(self) -> Schedule:
         """Like `Manager.resume_schedule`."""
-        self._took((await self._need_manager().resume_schedule(self)).row)
+        self._update((await self._need_manager().resume_schedule(self)).row)
         return self
 
     async def trigger(self) -> Instance[Any] | None:

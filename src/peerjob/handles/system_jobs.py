@@ -1,9 +1,9 @@
-"""Jobs that keep a namespace small: register them like your own, on as many nodes as you like.
+"""Jobs that remove old data from a namespace. Register them like your own jobs, on any number of nodes.
 
-Each is defined with a recurrence, so there is one schedule of each in the cluster. They touch final instances only, in
-bounded steps, and log on their own instance what they removed. `older_than` is the least age of an instance since it
-was made, judged at each run; a run by hand may have another: `schedule("system.log.cleaner", older_than="7d")`. Other
-options, such as `timezone=`, are given with `with_options`.
+Each is defined with a recurrence, so the cluster has one schedule of each. The jobs change only final instances, in
+bounded steps, and log what they removed. `older_than` is the minimum age of an instance since its creation, at each
+run. You can schedule a run with another value: `schedule("system.log.cleaner", older_than="7d")`. Pass other options,
+such as `timezone=`, to `with_options`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MIDNIGHT = "0 0 * * *"
 
 
 def history_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[..., int, Any]:
-    """The job `system.history.cleaner`: folds the history of old final instances down to its last entry."""
+    """Make the job `system.history.cleaner`: it reduces the history of old final instances to the last entry."""
     age = _age(older_than)
 
     async def clean(
@@ -32,13 +32,13 @@ def history_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> 
     ) -> int:
         """Fold the history of old final instances."""
         done = await manager.clear_history(Filter(older_than=older_than))
-        return _told(instance, "folded the history of", done, older_than)
+        return _logged(instance, "folded the history of", done, older_than)
 
     return Job("system.history.cleaner", clean, cron=cron)
 
 
 def log_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[..., int, Any]:
-    """The job `system.log.cleaner`: removes the log lines of old final instances."""
+    """Make the job `system.log.cleaner`: it removes the log lines of old final instances."""
     age = _age(older_than)
 
     async def clean(
@@ -46,15 +46,15 @@ def log_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[
     ) -> int:
         """Remove the log lines of old final instances."""
         done = await manager.clear_logs(Filter(older_than=older_than))
-        return _told(instance, "removed the logs of", done, older_than)
+        return _logged(instance, "removed the logs of", done, older_than)
 
     return Job("system.log.cleaner", clean, cron=cron)
 
 
 def instance_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) -> Job[..., int, Any]:
-    """The job `system.instance.cleaner`: removes old final instances, with all that belongs to them.
+    """Make the job `system.instance.cleaner`: it removes old final instances, with history and logs.
 
-    Only of use for instances with a `retention=` over `older_than`: by default a store keeps final ones for a day.
+    It helps only for instances with a `retention=` over `older_than`: by default a store keeps final ones for a day.
     """
     age = _age(older_than)
 
@@ -63,7 +63,7 @@ def instance_cleaner(older_than: Duration = OLDER_THAN, cron: str = MIDNIGHT) ->
     ) -> int:
         """Remove old final instances."""
         done = await manager.clear_instances(Filter(older_than=older_than))
-        return _told(instance, "removed", done, older_than)
+        return _logged(instance, "removed", done, older_than)
 
     return Job("system.instance.cleaner", clean, cron=cron)
 
@@ -72,6 +72,6 @@ def _age(older_than: Duration) -> timedelta:
     return timedelta(seconds=to_seconds(older_than, "older_than"))
 
 
-def _told(instance: Instance[int], what: str, count: int, older_than: timedelta) -> int:
+def _logged(instance: Instance[int], what: str, count: int, older_than: timedelta) -> int:
     instance.log.info("%s %d final instance(s) older than %s", what, count, format_seconds(older_than.total_seconds()))
     return count
