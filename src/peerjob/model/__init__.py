@@ -1,1 +1,11 @@
-"""Values that all layers share: jobs, records, policies, times, errors, and how each of them is encoded."""
+"""Values that all layers share. No module here does I/O.
+
+Read in this order:
+
+- `job`: `Job` and `Call`. `policy` and `timing` check the options; `definition` is the stored form of a schedule.
+- `state`, `record` and `firing`: what a store keeps about instances and schedules.
+- `query`: criteria for lookups. `errors`: all errors. `limits`: sizes of texts. `clock`, `durations`, `ids`: times.
+- `injected` and `signature`: parameters of a job that the node supplies; `in_place` calls a job outside of a node.
+- `spec`, `codec` and `bounds`: how arguments, results and errors are encoded. `references`: functions stored by name.
+- `cron` and `recurrence`: nominal times of schedules; `explain` describes a cron text.
+"""

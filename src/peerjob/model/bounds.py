@@ -1,7 +1,7 @@
-"""Limits of encoded values, and the checks that hold them before anything is decoded.
+"""Limits of encoded values, and their checks before decoding.
 
-Bytes from the store or from a client may be hostile: a small value can decode into one that takes minutes to hash or
-to convert. So sizes and counts are checked in the encoded form, and single values before Python makes them.
+Bytes from the store or a client may be hostile: a small encoded value can take minutes to hash or convert. So sizes and
+counts are checked in the encoded form, and single values before Python creates them.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from decimal import Decimal
 from typing import Any
 
 MAX_DEPTH = 100
-"""How deep containers may be nested."""
+"""Deepest nesting of containers."""
 MAX_ELEMENTS = 100_000
-"""How many parts a value may have. A container counts `CONTAINER`, a leaf with a tag (a UUID, a time) `LEAF`, a time
-in a named zone twice that, a key that is a number `NUMBER_KEY`, and another key 0.
+"""Most elements of a value, so that decoding blocks a node for less than 50 ms.
 
-So decoding takes less than 50 ms, which is the longest that one value may hold up everything else on a node.
+A container counts `CONTAINER`, a tagged leaf such as a UUID or a time counts `LEAF`, and a time in a named zone twice
+that. A numeric key counts `NUMBER_KEY` in addition, another key 0.
 """
 NUMBER_KEY = 8
 CONTAINER = 4
 LEAF = 16
 MAX_DIGITS = 4_300
-"""Digits of an integer, and of a Decimal before and after its point: what Python converts to text by default."""
+"""Digits of an integer, and of a Decimal before and after its point: the default limit of Python."""
 _TOO_LARGE = 10**MAX_DIGITS
 MAX_INT_BITS = (_TOO_LARGE - 1).bit_length()
 MAX_INT_BYTES = MAX_INT_BITS // 8 + 1
 MAX_ZONES = 100
-"""Different time zones in one value: each is read from a file."""
+"""Different time zones in one value, since each is read from a file."""
 MAX_EQUAL_HASHES = 32
-"""Keys of one map or set with the same hash. More make every look-up slow, and only an attack has them."""
+"""Keys of one map or set with the same hash. More would make lookups slow, and occur only in an attack."""
 MAX_MOMENT = 100
-"""Bytes of a date or a time as text, its zone included."""
+"""Bytes of a date or time as text, with its zone."""
 
 TRIVIAL = MAX_DEPTH
-"""A value of so few bytes, or with so few containers, cannot be too deep."""
+"""A value with at most this many bytes or containers cannot be nested too deep."""
 _SMALL = 4_096
-"""A value of so few bytes is cheap to decode, whatever its parts and keys are."""
+"""A value with at most this many bytes is always cheap to decode."""
 
 _CONTAINERS = bytes((*range(0x80, 0xA0), 0xC7, 0xC8, 0xC9, *range(0xD4, 0xD9), *range(0xDC, 0xE0)))
 """First bytes of maps, arrays and tagged values."""
 
 
 class BoundsError(ValueError):
-    """An encoded value is over a limit."""
+    """An encoded value exceeds a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +54,18 @@ class Bounds:
     """The check of encoded values, for a set of tags."""
 
     lists: frozenset[int]
-    """Tags of a list of values."""
+    """Tags of lists."""
     pairs: int
-    """The tag of a list of pairs."""
+    """The tag of lists of pairs."""
     wrapper: int
-    """The tag of one value."""
+    """The tag that wraps one value."""
     zoned: frozenset[int]
-    """Tags of text that may name a time zone."""
+    """Tags of text that can name a time zone."""
 
     def check(self, data: bytes | memoryview) -> None:
-        """Raise BoundsError for a value over a limit, or another error for bytes that are no MessagePack.
+        """Raise BoundsError for a value over a limit, and another error for invalid MessagePack.
 
-        Small values return at once: they cannot be over a limit.
+        Small values return at once, since they cannot exceed a limit.
         """
         size = len(data)
         if size <= TRIVIAL:
@@ -77,7 +77,7 @@ class Bounds:
 
 
 def check_json(text: str) -> None:
-    """Raise BoundsError for JSON with more parts, or a longer number, than a value may have."""
+    """Raise BoundsError for JSON with too many elements or a number that is too long."""
     if len(text) <= _SMALL:
         return
     bare = _JSON_TEXT.sub("", text) if '"' in text and _parts(text) > MAX_ELEMENTS else text
@@ -102,7 +102,7 @@ def check_integer(value: int) -> None:
 
 
 def check_decimal(value: Decimal) -> None:
-    """Raise BoundsError for a Decimal with too many digits when written out in full."""
+    """Raise BoundsError for a Decimal with too many digits in full notation."""
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int):
         return  # NaN and infinity
@@ -111,7 +111,7 @@ def check_decimal(value: Decimal) -> None:
 
 
 def check_hashes(keys: Collection[Any]) -> None:
-    """Raise BoundsError for keys of which many have the same hash; TypeError for one without a hash."""
+    """Raise BoundsError if too many keys have the same hash, and TypeError for a key without a hash."""
     if len(keys) <= MAX_EQUAL_HASHES:
         return
     same = max(Counter(map(hash, keys)).values())
@@ -120,7 +120,7 @@ def check_hashes(keys: Collection[Any]) -> None:
 
 
 class _Walk:
-    """Counts the parts of one encoded value, without making any of them."""
+    """Counts the elements of one encoded value without decoding them."""
 
     def __init__(self, data: bytes, bounds: Bounds) -> None:
         self._data = data
@@ -132,7 +132,7 @@ class _Walk:
         self._values(0, 1, 0)
 
     def _values(self, at: int, count: int, depth: int) -> int:
-        """Pass `count` values at this depth; where the next one starts."""
+        """Count `count` values at this depth; returns the start of the next value."""
         self._count(count)
         data, fixed = self._data, _FIXED
         for _ in range(count):
@@ -174,7 +174,7 @@ class _Walk:
             first = data[at]
             if size := fixed[first]:
                 at += size
-                numbers += not 0xA0 <= first <= 0xBF  # a short text is none
+                numbers += not 0xA0 <= first <= 0xBF  # 0xA0 to 0xBF: a short text
             elif (found := _SIZED.get(first)) is not None:
                 at += 1 + found + self._number(at + 1, found)
             else:
@@ -192,7 +192,7 @@ class _Walk:
         elif tag == bounds.pairs or tag in bounds.lists:
             if self._data[start] not in _ARRAYS:
                 raise ValueError(f"tag {tag} at {at} is not followed by a list")
-            # a map is one level, and its list of pairs two
+            # a map is one level, but its list of pairs is two
             found = self._values(start, 1, depth - 1 if tag == bounds.pairs else depth)
         else:
             self._count(LEAF - 1)
@@ -225,14 +225,14 @@ class _Walk:
 
 
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-"""First bytes of text and bytes whose size follows, in so many bytes."""
+"""First byte of text and bytes → width of the size that follows."""
 
 
 _ARRAYS = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
 
 
 def _fixed_sizes() -> list[int]:
-    """Size of a value by its first byte; 0 where that does not tell."""
+    """The size of a value by its first byte; 0 if the first byte does not determine it."""
     sizes = [0] * 256
     for first in (*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3):
         sizes[first] = 1

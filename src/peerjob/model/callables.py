@@ -1,4 +1,4 @@
-"""What kind of function is behind a callable of any shape."""
+"""Finds the function behind any callable, and its kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ExecutorHolder:
 
 
 def has_code(executor: Any, test: Callable[[Any], bool]) -> bool:
-    """Whether a test of `inspect` holds for a callable, or for the `__call__` of an object."""
+    """Whether a test of `inspect` is true for a callable, or for the `__call__` of an object."""
     executor = unpartial(executor)
     if test(executor):
         return True
@@ -27,7 +27,7 @@ def has_code(executor: Any, test: Callable[[Any], bool]) -> bool:
 
 
 def call_of(executor: object) -> Any:
-    """The method that a call of an object runs."""
+    """The `__call__` method of an object."""
     return getattr(type(executor), "__call__", executor)  # noqa: B004  # this wants the method itself
 
 
@@ -39,9 +39,9 @@ def unpartial(executor: Any) -> Any:
 
 
 def mark_coroutine_function(attributes: dict[str, Any], executor: Callable[..., Any]) -> None:
-    """Mark an object, by its attributes, as a coroutine function if its executor is one.
+    """Mark an object, by its attributes, as a coroutine function if its executor is a coroutine function.
 
-    Frameworks ask `inspect.iscoroutinefunction`, which knows no mark before Python 3.12, or that of asyncio.
+    Frameworks check with `inspect.iscoroutinefunction`, which knows the mark since Python 3.12, or with asyncio's.
     """
     if not has_code(executor, inspect.iscoroutinefunction):
         return

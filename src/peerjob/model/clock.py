@@ -1,4 +1,4 @@
-"""Wall-clock time and randomness, injected so that tests can run on virtual time."""
+"""Wall-clock time and randomness. They are injected, so that tests can run on virtual time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .errors import ScheduleError
 
 
 class Clock(Protocol):
-    """Source of wall-clock time, of a monotonic time that also counts suspension, and of randomness."""
+    """Source of wall-clock time, of a monotonic time that includes suspension, and of randomness."""
 
     @property
     def virtual(self) -> bool:
-        """Whether time only moves when a test moves it; roles then run as tasks, never as threads."""
+        """Whether time moves only when a test moves it. Roles then run as tasks, not in threads."""
         ...
 
     def time_us(self) -> int:
@@ -25,24 +25,24 @@ class Clock(Protocol):
         ...
 
     def elapsed(self) -> float:
-        """Seconds on a clock that never goes back and goes on while the machine sleeps."""
+        """Seconds on a monotonic clock that continues while the machine sleeps."""
         ...
 
     @property
     def random(self) -> random.Random:
-        """The generator for jitter and identifiers."""
+        """The generator for jitter and ids."""
         ...
 
     def outside(self) -> contextlib.AbstractContextManager[None]:
-        """Hold virtual time still while a thread or a process works for the loop."""
+        """Hold virtual time while a thread or a process works for the loop."""
         ...
 
     def inside(self) -> contextlib.AbstractContextManager[None]:
-        """Let virtual time pass again while work that is `outside` waits for the loop; entered on the loop."""
+        """Let virtual time pass while work that is `outside` waits for the loop. Enter it on the loop."""
         ...
 
     def passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
-        """Let virtual time pass while the caller waits; `timeout` is the wait's own, in seconds."""
+        """Let virtual time pass while the caller waits. `timeout` is that of the wait, in seconds."""
         ...
 
 
@@ -50,7 +50,7 @@ _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of the machine."""
 
     virtual = False
 
@@ -61,7 +61,7 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def elapsed(self) -> float:
-        # platforms without a clock that counts suspension have to do with the monotonic one
+        # some platforms have no clock that includes suspension
         return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
     @property
@@ -82,19 +82,19 @@ class SystemClock:
 
 
 class CorrectedTime:
-    """Wall-clock time by a clock that counts more than this one, and by this one until the two were compared.
+    """Wall-clock time of an authoritative clock: this node's clock, corrected by the last comparison.
 
-    It passes with the monotonic time since the last comparison, so a wall clock that is set meanwhile changes nothing.
+    It advances with the monotonic time, so a change of the node's wall clock has no effect.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.ahead_us = 0
-        """How far this node's clock was ahead at the last comparison."""
+        """Lead of this node's clock at the last comparison."""
         self.correct(0)
 
     def correct(self, ahead_us: int) -> None:
-        """Note how far this node's clock is ahead at this moment."""
+        """Store the present lead of this node's clock."""
         self.ahead_us = ahead_us
         self._zero_us = self._clock.time_us() - ahead_us - self._elapsed_us()
 
@@ -107,19 +107,19 @@ class CorrectedTime:
 
 
 def to_datetime(time_us: int) -> datetime:
-    """An aware UTC datetime for microseconds since the epoch."""
+    """Convert microseconds since the epoch to an aware UTC datetime."""
     seconds, micros = divmod(time_us, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=micros)
 
 
 def to_us(moment: datetime) -> int:
-    """Microseconds since the epoch of an aware datetime, without passing through a float."""
+    """Convert an aware datetime to microseconds since the epoch, exactly."""
     delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def aware_us(option: str, moment: datetime) -> int:
-    """Like `to_us`, of what was given for an option; raises ScheduleError for a moment without a time zone."""
+    """Like `to_us`, for the value of an option; raises ScheduleError for a naive datetime."""
     if moment.tzinfo is None:
         raise ScheduleError(f"{option}={moment.isoformat()} has no time zone; pass an aware datetime")
     return to_us(moment)

@@ -1,10 +1,10 @@
-"""Values on the wire: MessagePack, with tags for what MessagePack lacks.
+"""Encoding of arguments and results: MessagePack, with tags for types that MessagePack lacks.
 
-Numbers, text, bytes, lists and dicts are plain MessagePack, which any language reads. Tuples, sets, times,
-UUID, Decimal, complex and very large integers carry a tag, so they come back as they went, annotated or not.
-Enum members go by their value, and objects with fields (dataclass, pydantic, attrs, msgspec, NamedTuple) as a
-dict of these; the annotation of the parameter that they are for makes them whole again. Secrets carry a tag around
-their value, so whoever shows values can leave them out without knowing what they are for.
+- Numbers, text, bytes, lists and dicts are plain MessagePack, which any language can read.
+- Tuples, sets, times, UUID, Decimal, complex and very large integers have a tag, so they keep their type.
+- Enum members are stored by value, and objects with fields (dataclass, pydantic, attrs, msgspec, NamedTuple) as a dict.
+  The annotation of the parameter restores them.
+- Secrets have a tag around their value, so that views can mask them without the signature.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from .secret import MASK, Secret
 
 Path = tuple[object, ...]
 
-# Tags are stored for ever: never renumber, never reuse.
+# Stored values have these tags: do not change or reuse a number.
 _TUPLE, _SET, _FROZENSET, _MAPPING = 1, 2, 3, 4
 _DATETIME, _DATE, _TIME, _TIMEDELTA = 5, 6, 7, 8
 _UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
@@ -54,12 +54,12 @@ _bounds = Bounds(
 )
 _PLAIN = frozenset({int, str, float, bool, type(None), bytes})
 _HASHED = _PLAIN | {datetime, date, time, timedelta, UUID, Decimal, complex}
-"""Equal, with an equal hash, when they are read back."""
+"""Types whose values stay equal, with an equal hash, after encoding and decoding."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def encode_value(value: Any) -> bytes:
-    """A value of the types above as bytes; raises EncodeError, which names the part that cannot be stored."""
+    """Encode a value; raises EncodeError, which names the part that cannot be stored."""
     data = _encode_any(value)
     if len(data) <= TRIVIAL:
         return data
@@ -75,28 +75,28 @@ def _encode_any(value: Any) -> bytes:
         try:
             return _encode(value)
         except (OverflowError, UnicodeEncodeError):
-            pass  # an integer over 64 bits, or text with half a surrogate pair: both need a tag
+            pass  # an integer over 64 bits, or text with a lone surrogate: both need a tag
     return _encode(_tagged(value, (), MAX_DEPTH))
 
 
 def decode_value(data: bytes | memoryview) -> Any:
-    """The inverse of `encode_value`, secrets as their plain values; raises DecodeError."""
+    """Decode a value, with secrets as plain values; raises DecodeError."""
     return _read(_decode, data)
 
 
 def decode_shown(data: bytes | memoryview) -> Any:
-    """Like `decode_value`, for people: "***" stands for each secret."""
+    """Like `decode_value`, for views: "***" replaces each secret."""
     return _read(_decode_shown, data)
 
 
 def decode_kept(data: bytes | memoryview) -> Any:
-    """Like `decode_value`, to be encoded again: secrets come as `Secret`."""
+    """Like `decode_value`, for another encoding: secrets become `Secret`."""
     return _read(_decode_kept, data)
 
 
 def has_secret(data: bytes) -> bool:
-    """Whether there is a secret in an encoded value; raises DecodeError."""
-    if _SECRET not in data:  # as a tag is a byte of its own
+    """Whether an encoded value contains a secret; raises DecodeError."""
+    if _SECRET not in data:  # a tag is one byte
         return False
     found: list[memoryview] = []
     _read(_make_decoder(found.append), data)
@@ -107,7 +107,7 @@ def has_secret(data: bytes) -> bool:
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether MessagePack alone tells this value apart from every other."""
+    """Whether the value needs no tag."""
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is list:
         if _PLAIN.issuperset(map(type, value)):
@@ -123,7 +123,7 @@ def _is_plain(value: Any, depth: int) -> bool:
         return kind in _PLAIN
     if depth == 0:
         return False
-    for item in inner:  # noqa: SIM110  # half the time of all() over a generator, and this is the hot path
+    for item in inner:  # noqa: SIM110  # all() over a generator takes twice the time, and this is the hot path
         if not _is_plain(item, depth - 1):
             return False
     return True
@@ -149,12 +149,12 @@ def _tagged(value: Any, path: Path, depth: int) -> Any:
         return _reduced(value, path, depth)
     except EncodeError:
         raise
-    except Exception as error:  # the object's own code ran
+    except Exception as error:  # the code of the object may raise any error
         raise EncodeError(path, f"a {_type_name(value)} cannot be stored: {type(error).__name__}") from error
 
 
 def _reduced(value: Any, path: Path, depth: int) -> Any:
-    """Subclasses and objects, as the nearest plain value; the annotation makes them whole again."""
+    """Convert subclasses and objects to the nearest plain value. The annotation restores them."""
     if isinstance(value, Enum):
         return _tagged(value.value, path, depth - 1)
     if not isinstance(value, type) and (fields := stored_fields(value)) is not None:
@@ -172,7 +172,7 @@ def _reduced(value: Any, path: Path, depth: int) -> Any:
 
 
 def stored_fields(value: Any) -> Any:
-    """What an object with declared fields is stored as, or None for any other object."""
+    """Return the stored form of an object with declared fields, or None for other objects."""
     kind = _class(value)
     if dataclasses.is_dataclass(kind):
         return {one.name: getattr(value, one.name) for one in dataclasses.fields(kind) if one.init}
@@ -222,7 +222,7 @@ def _unordered(code: int) -> Callable[[Any, Path, int], Ext]:
 
 
 def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role: str) -> None:
-    """Refuse elements and keys that have no hash, or equal another one, once they are read back."""
+    """Refuse elements and keys that have no hash or equal another one after decoding."""
     if _HASHED.issuperset(map(type, values)):
         return
     seen: set[Any] = set()
@@ -283,7 +283,7 @@ def _bounded(check: Callable[[Any], None], value: Any, path: Path) -> None:
 
 
 def _moment(code: int) -> Callable[[Any, Path, int], Ext]:
-    """ISO 8601, followed by the zone's name where it has one (RFC 9557)."""
+    """ISO 8601, followed by the name of the zone if it has one (RFC 9557)."""
 
     def tag(value: datetime | time, path: Path, _depth: int) -> Ext:
         text, zone = value.isoformat(), value.tzinfo
@@ -297,7 +297,7 @@ def _moment(code: int) -> Callable[[Any, Path, int], Ext]:
 
 
 def _is_known(zone: str | None) -> bool:
-    """Whether a zone can be read back by its name; a zone that was made from a file may have any name, or none."""
+    """Whether a zone can be found by its name. A zone that was made from a file can have any name, or none."""
     if zone is None:
         return False
     try:
@@ -362,7 +362,7 @@ def _read_moment(data: memoryview) -> datetime:
     moment = datetime.fromisoformat(text)
     if zone is None:
         return moment
-    # the offset tells which of the two equal wall-clock times it was
+    # of two equal wall-clock times, the offset selects one
     for fold in (0, 1):
         found = moment.replace(tzinfo=zone, fold=fold)
         if found.utcoffset() == moment.utcoffset():
@@ -382,7 +382,7 @@ def _zone_of(data: memoryview) -> tuple[str, tzinfo | None]:
 
 
 def _short(data: memoryview, most: int = MAX_MOMENT) -> str:
-    """Text of a bounded size: errors quote it."""
+    """Read text of a limited size, since errors quote it."""
     if len(data) > most:
         raise BoundsError(f"{len(data):,} bytes where at most {most:,} are expected")
     return str(data, "utf-8")
@@ -395,7 +395,7 @@ def _read_decimal(data: memoryview) -> Decimal:
 
 
 _DECIMAL_BYTES = 2 * MAX_DIGITS + 20
-"""As many as the longest Decimal has, its sign, point and exponent included."""
+"""Bytes of the longest Decimal, with sign, point and exponent."""
 
 
 def _read_integer(data: memoryview) -> int:
@@ -418,7 +418,7 @@ def _list(items: Any) -> list[Any]:
 
 
 def _spread(keys: list[Any]) -> list[Any]:
-    """Keys that make no look-up slow."""
+    """Check that lookups of these keys are fast."""
     check_hashes(keys)
     return keys
 
@@ -443,7 +443,7 @@ _READERS: dict[int, Callable[[memoryview], Any]] = {
 
 
 def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes | memoryview], Any]:
-    """A decoder with its own view of secrets, in containers too."""
+    """Make a decoder that reads secrets with `read_secret`, in containers too."""
 
     def restore(code: int, data: memoryview) -> Any:
         read = readers.get(code)
@@ -463,7 +463,7 @@ def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes |
     return decode
 
 
-_decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda data: _decode(data))  # noqa: PLW0108  # its name has no value yet
+_decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda data: _decode(data))  # noqa: PLW0108  # _decode has no value yet
 _decode_shown = _make_decoder(lambda _data: MASK)
 _decode_kept = _make_decoder(lambda data: Secret(_decode(data)))
 
@@ -473,5 +473,5 @@ def _read(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview)
         if len(data) > TRIVIAL:
             _bounds.check(data)
         return decode(data)
-    except Exception as error:  # damaged bytes make the libraries raise more than they document; no code of users runs
+    except Exception as error:  # for damaged bytes, the libraries raise more than they document; no user code runs
         raise DecodeError(f"stored value cannot be read: {error}") from error

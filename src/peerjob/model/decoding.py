@@ -1,4 +1,4 @@
-"""Decoders of stored records: whatever is wrong with the bytes becomes a DecodeError, and no other record is hurt."""
+"""Decoders of stored records. Any error in the bytes becomes a DecodeError, so other records stay readable."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _bounds = Bounds(lists=frozenset(), pairs=-1, wrapper=-1, zoned=frozenset())
 
 
 def reader(kind: type[T], what: str, *, open: bool = False) -> Callable[[bytes], T]:
-    """A decoder of one kind of record, which errors call `what`.
+    """Make a decoder of one kind of record. `what` names it in errors.
 
-    `open` is for records that hold values of any type, which are checked against the bounds first.
+    With `open`, the record can hold values of any type, so the bounds are checked first.
     """
     decode = msgspec.msgpack.Decoder(kind, ext_hook=_refused).decode
 

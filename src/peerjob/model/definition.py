@@ -1,4 +1,4 @@
-"""The stored definition of a schedule: what it runs, when, and how it treats what was missed."""
+"""The stored definition of a schedule: its job, its times, and its policies."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from .firing import Overlap
 from .record import MAX_CRASHES
 
 MISFIRE_LIMIT = 100
-"""Default for how many missed times `misfire="run_all"` makes up for."""
+"""Default number of missed times that `misfire="run_all"` runs."""
 QUEUE_LIMIT = 1
-"""Default for how many instances `overlap="queue"` parks."""
+"""Default number of instances that `overlap="queue"` parks."""
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything a leader must know to fire a schedule, whoever wrote it."""
+    """All that a leader needs to fire a schedule."""
 
     kind: str
     spec: bytes
-    """Arguments and options of each instance, as in `spec.Spec`."""
+    """Arguments and options of each instance, an encoded `spec.Spec`."""
     cron: str | None = None
     every_us: int | None = None
     anchor_us: int = 0
-    """With `every_us`: the nominal times are this one and every multiple after it."""
+    """With `every_us`: the nominal times are `anchor_us + k * every_us`, for k ≥ 1."""
     timezone: str = "UTC"
     jitter_us: int = 0
     hashed: bool = False
-    """Whether the jitter is fixed per schedule (by a hash of its name) rather than drawn anew for each fire."""
+    """Whether a hash of the name gives a fixed jitter; otherwise each fire draws a random jitter."""
     overlap: Overlap = Overlap.SKIP
     queue_limit: int = QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"
     misfire_limit: int = MISFIRE_LIMIT
     start_deadline_us: int | None = None
-    """How late a fire may be; later ones are missed. None: any lateness."""
+    """Latest fire after the nominal time; later ones are missed. None: no limit."""
     priority: int = 5
     key: str | None = None
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
     max_crashes: int = MAX_CRASHES
     version: int = 0
-    """`Job(version=)` of the definition in code that wrote it; a lower one never overwrites a higher one."""
+    """`Job(version=)` of the job that wrote it. A lower version does not overwrite a higher one."""
     written: str = ""
-    """Digest of what code last wrote (see `digest`); kept when somebody changes the schedule at run time."""
+    """Digest of the last definition from code (see `digest`). A change at run time keeps it."""
     description: str = ""
 
 
@@ -54,11 +54,11 @@ decode_definition = reader(Definition, "stored schedule")
 
 
 def encode_definition(definition: Definition) -> bytes:
-    """A definition as it is stored."""
+    """Encode a definition for storage."""
     return _encoder.encode(definition)
 
 
 def digest(definition: Definition) -> str:
-    """What tells two definitions apart, except for who wrote them and where an interval is anchored."""
+    """A hash of the definition without `written` and `anchor_us`."""
     bare = msgspec.structs.replace(definition, written="", anchor_us=0)
     return hashlib.sha256(_encoder.encode(bare)).hexdigest()[:32]

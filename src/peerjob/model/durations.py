@@ -1,4 +1,4 @@
-"""Durations as users write them: seconds, timedelta, "1h30m" or ISO 8601."""
+"""Durations in user input: seconds, timedelta, "1h30m" or ISO 8601."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ISO = re.compile(
     re.IGNORECASE,
 )
 MAX_SECONDS = 1000 * 366 * 86400
-"""Longest duration: what is due after it is still a date that can be shown."""
+"""Longest duration, so that a due time after it is still a valid date."""
 _EXPECTED = 'a duration: seconds, a timedelta, or text like "5s", "1h30m", "PT1H30M"'
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read "5s", "1h30m", "-2m", plain seconds ("2.5") or ISO 8601 ("PT1H"); raises ValueError."""
+    """Parse "5s", "1h30m", "-2m", plain seconds ("2.5") or ISO 8601 ("PT1H"); raises ValueError."""
     body = text.strip()
     sign = 1.0
     if body[:1] in ("+", "-"):
@@ -38,7 +38,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def to_seconds(value: object, option: str = "duration", *, negative: bool = False) -> float:
-    """Seconds of a Duration; raises OptionError on text that cannot be read, NaN, infinity or a negative."""
+    """Convert a Duration to seconds; raises OptionError for invalid text, NaN, infinity or a negative value."""
     seconds: float
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
@@ -61,12 +61,12 @@ def to_seconds(value: object, option: str = "duration", *, negative: bool = Fals
 
 
 def to_micros(value: object, option: str = "duration") -> int:
-    """Microseconds of a Duration that may not be negative."""
+    """Convert a Duration to microseconds; raises OptionError, for a negative value too."""
     return round(to_seconds(value, option) * 1_000_000)
 
 
 def format_seconds(seconds: float) -> str:
-    """Short text for people: "250ms", "5s", "1h30m"."""
+    """Format seconds as short text, such as "250ms", "5s" or "1h30m"."""
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 60:

@@ -14,13 +14,13 @@ PeerjobError
 ├── ResultTypeError (TypeError)          a stored result that does not fit the job's return annotation
 ├── StoreError
 │   ├── StoreUnavailableError (ConnectionError)   the store cannot be reached
-│   │   └── StoreUnconfirmedError        it is written, but not yet where the store's `durability` wants it
-│   ├── StoreRefusedError                the store refuses this request, and would refuse it again
+│   │   └── StoreUnconfirmedError        written, but without the confirmation that `durability` requires
+│   ├── StoreRefusedError                the store refuses this request, and a retry would fail too
 │   ├── StoreFullError                   the store refuses to grow
 │   └── LayoutError                      the namespace has the layout of another release
 ├── NodeStateError (RuntimeError)        the node is not running, or runs already
-│   └── NodeStoppedError                 the node that was asked is stopping, or has stopped
-├── RemoteError                          a node gave an answer that is no error of this list
+│   └── NodeStoppedError                 the called node is stopping, or has stopped
+├── RemoteError                          a node answered with a status that is not in this list
 │   └── NodeUnavailableError (ConnectionError)   no node can be reached
 │       └── TlsMismatchError             the node speaks TLS and the client does not, or the reverse
 ├── JobFailed                            the instance was Terminated
@@ -31,7 +31,7 @@ PeerjobError
 └── AuthError (PermissionError)          not allowed
     └── UnauthenticatedError             no credentials, or wrong ones
 
-`Retry`, `Fail` and `Snooze` are signals that a job raises, not failures of peerjob.
+`Retry`, `Fail` and `Snooze` are signals that a job raises; they do not derive from PeerjobError.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from typing import Literal
 
 
 class PeerjobError(Exception):
-    """Base of every error of this package."""
+    """Base of all errors of this package."""
 
 
 class ArgumentError(PeerjobError, TypeError):
@@ -58,7 +58,7 @@ class ArgumentError(PeerjobError, TypeError):
 
 
 class OptionError(PeerjobError, ValueError):
-    """An option or setting has a value that it cannot take."""
+    """An option or setting has an invalid value."""
 
     def __init__(self, option: str, given: object, expected: str) -> None:
         self.option = option
@@ -68,7 +68,7 @@ class OptionError(PeerjobError, ValueError):
 
 
 class ScheduleError(PeerjobError, ValueError):
-    """A time, time zone or recurrence that cannot be used."""
+    """A time, time zone or recurrence is invalid."""
 
 
 class UnknownKindError(PeerjobError, LookupError):
@@ -85,7 +85,7 @@ class UnknownKindError(PeerjobError, LookupError):
 
 
 class JobConflictError(PeerjobError, ValueError):
-    """A job was scheduled under a kind that another function is registered for."""
+    """A scheduled job has the kind of another registered function."""
 
     def __init__(self, kind: str, registered: str, given: str) -> None:
         self.kind = kind
@@ -101,7 +101,7 @@ class JobConflictError(PeerjobError, ValueError):
 
 
 class UnknownInstanceError(PeerjobError, LookupError):
-    """No instance with this id is in the store."""
+    """The store has no instance with this id."""
 
     def __init__(self, uuid: str) -> None:
         self.uuid = uuid
@@ -109,7 +109,7 @@ class UnknownInstanceError(PeerjobError, LookupError):
 
 
 class UnknownScheduleError(PeerjobError, LookupError):
-    """No schedule with this name is in the store."""
+    """The store has no schedule with this name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -117,7 +117,7 @@ class UnknownScheduleError(PeerjobError, LookupError):
 
 
 class PayloadTooLargeError(PeerjobError, ValueError):
-    """Arguments or a result are larger than the limit; sizes are bytes."""
+    """Arguments or a result exceed the limit; sizes are in bytes."""
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         self.what = what
@@ -127,7 +127,7 @@ class PayloadTooLargeError(PeerjobError, ValueError):
 
 
 class EncodeError(PeerjobError, TypeError):
-    """A value cannot be stored: `path` leads to the part that cannot, by keys and indexes."""
+    """A value cannot be stored; `path` has the keys and indexes of the part at fault."""
 
     def __init__(self, path: tuple[object, ...], reason: str) -> None:
         self.path = path
@@ -139,10 +139,10 @@ class EncodeError(PeerjobError, TypeError):
 
 
 def path_text(path: Sequence[object]) -> str:
-    """A path into a value as it is written in code: `["x"][0]`."""
+    """Format a path into a value as in code: `["x"][0]`."""
     try:
         return "".join(f"[{key!r}]" for key in path)
-    except Exception:  # noqa: BLE001  # a key's own code, or an integer of over 4300 digits
+    except Exception:  # noqa: BLE001  # the key's repr() may raise any error
         return f" (at depth {len(path)})"
 
 
@@ -151,9 +151,9 @@ class DecodeError(PeerjobError, ValueError):
 
 
 class ResultTypeError(PeerjobError, TypeError):
-    """The instance is Completed, and its stored result does not fit the return annotation of the job as it is here.
+    """The stored result of a Completed instance does not fit the return annotation of the job in this process.
 
-    `raw` is the result as plain data, and `problems` lists every mismatch.
+    `raw` is the result as plain data; `problems` lists every mismatch.
     """
 
     def __init__(self, uuid: str, kind: str, expected: str, problems: Sequence[str], raw: object) -> None:
@@ -172,11 +172,11 @@ class ResultTypeError(PeerjobError, TypeError):
 
 
 class StoreError(PeerjobError):
-    """The store could not do what was asked."""
+    """The store could not execute a request."""
 
 
 class StoreUnavailableError(StoreError, ConnectionError):
-    """The store cannot be reached; `url` is redacted."""
+    """The store cannot be reached; `url` has no password."""
 
     def __init__(self, url: str, reason: str) -> None:
         self.url = url
@@ -185,9 +185,9 @@ class StoreUnavailableError(StoreError, ConnectionError):
 
 
 class StoreUnconfirmedError(StoreUnavailableError):
-    """What was asked for is done, but was not confirmed in time to be where the store's `durability` wants it.
+    """The request is written, but the confirmation that the store's `durability` requires did not come in time.
 
-    It may be lost if the server dies now. Nothing is half done.
+    A crash of the server now may lose the write. The request is never written in part.
     """
 
     def __init__(self, url: str, reason: str) -> None:
@@ -199,18 +199,18 @@ class StoreUnconfirmedError(StoreUnavailableError):
 
 
 class StoreRefusedError(StoreError):
-    """The store refuses a request because of its content (too large, a broken record), and would refuse it again.
+    """The store refuses a request because of its content (too large, a broken record); a retry would fail too.
 
-    An outage, a full server, missing rights and other causes outside the request are other errors.
+    Causes outside of the request, such as an outage, a full server or missing rights, raise other errors.
     """
 
 
 class StoreFullError(StoreError):
-    """The store refuses to grow; nothing of the request was written."""
+    """The store is full; no part of the request was written."""
 
 
 class LayoutError(StoreError):
-    """Another release writes the namespace: its layout is `found`, that of this release is `known`."""
+    """The namespace has the layout `found` of another release; this release uses the layout `known`."""
 
     def __init__(self, message: str, *, found: int | None = None, known: int | None = None) -> None:
         super().__init__(message)
@@ -219,15 +219,15 @@ class LayoutError(StoreError):
 
 
 class NodeStateError(PeerjobError, RuntimeError):
-    """The node is in the wrong state for this call (not started, stopped, or started twice)."""
+    """The node's state does not allow the call: it is not started, stopped, or started already."""
 
 
 class NodeStoppedError(NodeStateError):
-    """The node that was asked is stopping or has stopped; another one may serve."""
+    """The called node is stopping or has stopped; another node may serve."""
 
 
 class RemoteError(PeerjobError):
-    """A node ended a call with a status that says no more than its code and a text."""
+    """A node answered a call with a gRPC status that has no error class here."""
 
     def __init__(self, code: str, text: str) -> None:
         self.code = code
@@ -236,7 +236,7 @@ class RemoteError(PeerjobError):
 
 
 class NodeUnavailableError(RemoteError, ConnectionError):
-    """No node of `addresses` can be reached, or the one that was asked went away before it answered."""
+    """No node of `addresses` can be reached, or the called node disconnected before its answer."""
 
     def __init__(self, addresses: Sequence[str], reason: str) -> None:
         self.addresses = tuple(addresses)
@@ -244,9 +244,9 @@ class NodeUnavailableError(RemoteError, ConnectionError):
 
 
 class TlsMismatchError(NodeUnavailableError):
-    """The node listens, and expects another form of connection.
+    """The node expects another form of connection.
 
-    `wants` tells which: "tls", "plaintext", or a client's "certificate".
+    `wants` is "tls", "plaintext", or "certificate" for a certificate of the client.
     """
 
     def __init__(self, address: str, wants: Literal["tls", "plaintext", "certificate"]) -> None:
@@ -260,7 +260,7 @@ class TlsMismatchError(NodeUnavailableError):
 
 
 class JobFailed(PeerjobError):
-    """The instance ended in Terminated; carries the remote type, message and traceback."""
+    """The instance ended in Terminated; with the type, message and traceback of the error."""
 
     def __init__(self, uuid: str, type: str, message: str, traceback: str = "") -> None:
         self.uuid = uuid
@@ -279,7 +279,7 @@ class JobCancelled(PeerjobError):
 
 
 class JobTimedOut(PeerjobError, TimeoutError):
-    """The instance ended in TimedOut: its last attempt ran longer than its timeout."""
+    """The instance ended in TimedOut: its last attempt exceeded the timeout."""
 
     def __init__(self, uuid: str, message: str = "") -> None:
         self.uuid = uuid
@@ -287,7 +287,7 @@ class JobTimedOut(PeerjobError, TimeoutError):
 
 
 class JobProcessDied(PeerjobError):
-    """The child process that ran the job ended before the job did; `status` is negative for a signal."""
+    """The child process of the job ended before the job; `status` is negative for a signal."""
 
     def __init__(self, status: int | None) -> None:
         self.status = status
@@ -307,21 +307,21 @@ def _status_text(status: int | None) -> str:
 
 
 class OwnershipLost(PeerjobError):
-    """This run no longer holds its claim; another node may be running the instance."""
+    """This run no longer holds its claim; another node may run the instance."""
 
 
 class AuthError(PeerjobError, PermissionError):
-    """Not allowed: missing or wrong credentials, or a role without this right."""
+    """The call is not allowed: missing or wrong credentials, or a role without this right."""
 
 
 class UnauthenticatedError(AuthError):
-    """There are no credentials, or wrong ones."""
+    """The credentials are missing or wrong."""
 
 
 class Retry(Exception):
-    """Raised inside a job: end this attempt and try again, counted as a retry.
+    """A job raises it to end the attempt and retry; this counts as a retry.
 
-    `after` is a Duration (default: the job's backoff).
+    `after` is a Duration, by default the job's backoff.
     """
 
     def __init__(self, after: object = None, reason: str = "") -> None:
@@ -331,7 +331,7 @@ class Retry(Exception):
 
 
 class Fail(Exception):
-    """Raised inside a job: end in Terminated now, without a retry."""
+    """A job raises it to end in Terminated at once, without a retry."""
 
     def __init__(self, reason: str = "") -> None:
         self.reason = reason
@@ -339,9 +339,9 @@ class Fail(Exception):
 
 
 class Snooze(BaseException):
-    """Raised by `Context.snooze`: put the instance off without counting an attempt.
+    """`Context.snooze` raises it to run the instance again later, without counting an attempt.
 
-    A BaseException so that `except Exception` inside a job does not swallow it.
+    It is a BaseException, so that `except Exception` inside a job does not catch it.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What a cron text means, for people."""
+"""Explains a cron text: in words, by its next fires, and at changes of the clocks."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .errors import OptionError
 from .recurrence import Interval, Recurrence
 
 AHEAD = timedelta(days=400)
-"""How far ahead changes of the clocks are told: one of each kind lies within."""
+"""Period in which changes of the clocks are shown; it contains one of each kind."""
 MAX_COUNT = 1_000
 WIDTH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClockChange:
-    """A day on which the clocks of the zone change, and what a cron job does about it."""
+    """A change of the zone's clocks, and its effect on the cron job."""
 
     at: datetime
     """The first instant with the new offset, in the zone."""
     shift: timedelta
-    """How far clocks go on; negative when they go back."""
+    """Time by which the clocks go forward; negative if they go back."""
     effect: str
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class ClockChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What a cron text means; as text it is for people, at most 80 columns wide."""
+    """The meaning of a cron text. `str()` formats it for people, at most 80 columns wide."""
 
     spec: str
     timezone: str
@@ -48,7 +48,7 @@ class Explanation:
     fires: tuple[datetime, ...]
     """The next nominal times, in the zone."""
     changes: tuple[ClockChange, ...]
-    """The changes of the zone's clocks in the coming 400 days; none for an interval, which they do not touch."""
+    """Changes of the zone's clocks in the next 400 days. An interval has none, as they do not affect it."""
 
     def __str__(self) -> str:
         lines = textwrap.wrap(f"{self.spec}  ({self.timezone})", WIDTH)
@@ -63,17 +63,17 @@ class Explanation:
 
 
 def explain(spec: str, timezone: str = "UTC", *, start: datetime | None = None, count: int = 5) -> Explanation:
-    """Tell what a cron text means in a time zone: in words, by its next fires, and on days when clocks change.
+    """Explain a cron text in a time zone: in words, by its next fires, and at changes of the clocks.
 
-    `start` (aware; default: now) is what the `count` fires (up to 1,000) come after. A zone in the text itself counts,
-    rather than `timezone`. Raises ScheduleError for what cannot be used as `cron=`.
+    The `count` fires (at most 1,000) come after `start`, an aware datetime, by default now. A zone in the text itself
+    wins over `timezone`. Raises ScheduleError for a text that is not valid as `cron=`.
     """
     found, fires = explain_text(spec, timezone, start=start)
     return replace(found, fires=tuple(islice(fires, checked_count(count))))
 
 
 def checked_count(count: int) -> int:
-    """How many fires are to be told; raises OptionError."""
+    """Return a valid number of fires; raises OptionError."""
     if isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
         raise OptionError("count", count, f"a whole number from 0 to {MAX_COUNT:,}")
     return count
@@ -82,7 +82,7 @@ def checked_count(count: int) -> int:
 def explain_text(
     spec: str, timezone: str = "UTC", *, start: datetime | None = None
 ) -> tuple[Explanation, Iterator[datetime]]:
-    """An explanation without fires, and the fires: each of them may take milliseconds to find."""
+    """Return an explanation without fires, and an iterator of the fires: each can take milliseconds to find."""
     start_us = SystemClock().time_us() if start is None else aware_us("start", start)
     text = read_cron(spec)
     zone = zone_named(timezone)

@@ -1,4 +1,4 @@
-"""What is found when a store, a cluster or a configuration is looked at."""
+"""Results of checks of a store, a cluster or a configuration."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 
 class Severity(StrEnum):
-    """How good or bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
-    """It works, and something may be lost, be slow, or stop working."""
+    """It works, but data may be lost, or it may be slow or stop working."""
     FAIL = "fail"
     """It does not work."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     verdict: Severity
     text: str
-    """What is so, and what is to be done about it."""
+    """The state, and what to do about it."""

@@ -1,7 +1,7 @@
-"""Schedules as a store keeps them, and the ledger of what became of each nominal time. Values only.
+"""The stored form of schedules, and the ledger with the outcome of each nominal time.
 
-A *nominal time* is an instant at which a schedule is due by its definition, without jitter. A *fire* accounts for one,
-or for a stretch of them that had the same fate. To a store a definition is opaque bytes (see `definition`).
+A *nominal time* is an instant at which a schedule is due by its definition, without jitter. A *fire* decides about one
+nominal time, or about a stretch with the same outcome. To a store, a definition is opaque bytes (see `definition`).
 """
 
 from __future__ import annotations
@@ -19,109 +19,112 @@ MAX_SCHEDULES = 500
 
 
 class Overlap(StrEnum):
-    """What a fire does while an instance of an earlier one is not over (its body included)."""
+    """What a fire does while an earlier instance of the schedule, or its body, has not ended."""
 
     ALLOW = "allow"
     SKIP = "skip"
-    """Records `skipped`, and nothing runs."""
+    """Record `skipped`, and make no instance."""
     QUEUE = "queue"
-    """Parks the instance until the one before is over; `skipped` where `queue_limit` are parked already."""
+    """Park the instance until the earlier one ends; record `skipped` if `queue_limit` instances are parked already."""
     REPLACE = "replace"
-    """Cancels the one before, and what is parked behind it, and runs once its body has ended."""
+    """Cancel the earlier instance and the parked ones, and run after the end of the earlier body."""
 
 
 class FireOutcome(StrEnum):
-    """What became of a nominal time."""
+    """The outcome of a nominal time."""
 
     FIRED = "fired"
-    """An instance was made, at the time or within what misfire allows."""
+    """An instance was made, in time or by the misfire policy."""
     BACKFILLED = "backfilled"
-    """An instance was made later, because somebody asked for it."""
+    """An instance was made later, by a backfill."""
     TRIGGERED = "triggered"
-    """An instance was made by hand; the time is when, and no nominal one."""
+    """An instance was made by a trigger; the time is that of the trigger."""
     SKIPPED = "skipped"
-    """Nothing was made: the one before still ran, its key was taken, or no node can run the kind. `reason` says."""
+    """No instance was made: an earlier one had not ended, the key was taken, or no node can run the kind.
+
+    `reason` has the details.
+    """
     MISSED = "missed"
-    """Nobody was there in time, and the policy makes up for it no more."""
+    """No leader handled the time, and the misfire policy does not run it later."""
     COALESCED = "coalesced"
-    """Nobody was there in time; one later fire stands for it."""
+    """No leader handled the time; one later fire covers it."""
     PAUSED = "paused"
     """The schedule was paused."""
 
     @property
     def advances(self) -> bool:
-        """Whether it is about the schedule's next nominal time, which is accounted for by it."""
+        """Whether the fire decides about the schedule's next nominal time."""
         return self not in (FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
 
 
 class Term(msgspec.Struct, frozen=True):
-    """One leadership. Terms of one coordinator only grow; of two coordinators they cannot be compared."""
+    """One leadership. Terms of one coordinator ascend; terms of different coordinators cannot be compared."""
 
     coordinator: str
-    """What counted it: "etcd:<cluster id>:<token>", "memory:<token>", or "store" for the lease of Redis or Valkey.
+    """"etcd:<cluster id>:<token>", "memory:<token>", or "store" for the lease of Redis or Valkey.
 
-    The token is random. A coordinator that was wiped or restored gets another one, since it counts anew.
+    The token is random. A coordinator that was wiped or restored gets a new token, since its terms start again.
     """
     number: int
 
 
 class Leader(msgspec.Struct, frozen=True, kw_only=True):
-    """Who leads, as the coordinator tells."""
+    """The leader, as known to the coordinator."""
 
     incarnation: str
     name: str
     """Name of the node."""
     term: Term
     since_us: int = 0
-    """By the leader's clock; 0 where that is not known."""
+    """Start of the term, by the leader's clock; 0: unknown."""
 
     @property
     def since(self) -> datetime | None:
-        """When the term began, or None where that is not known."""
+        """Start of the term, or None if unknown."""
         return to_datetime(self.since_us) if self.since_us else None
 
 
 class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule, as read."""
+    """A stored schedule."""
 
     name: str
     kind: str
     definition: bytes
     """Opaque to the store."""
     revision: int
-    """Grows with every `put_schedule` and removal in the namespace, but not with a fire."""
+    """A number that grows with each `put_schedule` and removal in the namespace, but not with a fire."""
     next_us: int | None
-    """The first nominal time that no record accounts for; None: there is none any more."""
+    """The first nominal time without a record; None: no further time."""
     paused: bool = False
     note: str = ""
-    """Why it is paused, or the like."""
+    """The note of the last pause."""
     created_us: int = 0
     updated_us: int = 0
     last_us: int = 0
-    """The latest nominal time that a record accounts for; 0: none yet."""
+    """The latest nominal time with a record; 0: none yet."""
     trimmed_us: int = 0
     """The latest nominal time of an instance whose record was removed from the ledger; 0: none."""
     holder: str = ""
-    """The instance that has the schedule's slot (see `Overlap`); "" when it is free."""
+    """The instance that holds the schedule's slot (see `Overlap`); "" if the slot is free."""
     parked: tuple[str, ...] = ()
     """Instances that wait for the slot, in order."""
     removed: bool = False
-    """Only in `changed_schedules`: it was removed; nothing else is told but name and revision."""
+    """Only in `changed_schedules`: the schedule was removed. Only name and revision are set."""
 
 
 class SchedulePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Schedules in the order of their revisions, and how to go on."""
+    """Schedules by revision, and the position of the next page."""
 
     rows: tuple[ScheduleRow, ...] = ()
     revision: int = 0
-    """Ask with this the next time: everything up to it has been told. It may be below 0 while a first load goes on."""
+    """Pass it to the next call, which returns later changes. It can be negative during the first load."""
     more: bool = False
     reset: bool = False
-    """Too much happened since the revision that was asked for: forget all, and these are the first of all there are."""
+    """Too many changes since the given revision: drop all known schedules. These are the first of all schedules."""
 
 
 class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule to write: made, changed, paused or resumed."""
+    """A schedule to write: created, changed, paused or resumed."""
 
     name: str
     kind: str
@@ -130,31 +133,31 @@ class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     note: str = ""
     expected: int = 0
-    """The revision that is there now; 0: none is. With any other the put is refused."""
+    """The expected present revision; 0: no schedule. With another revision, the put is refused."""
     expected_next_us: int | None = None
-    """The `next_us` that is there now; compared when `expected` is not 0."""
+    """The expected present `next_us`; compared if `expected` is not 0."""
     account: FireRecord | None = None
-    """A record for nominal times that this put steps over, such as those of a pause."""
+    """A record for the nominal times that this put passes over, such as those of a pause."""
 
 
 class FireRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One record of the ledger."""
+    """A record of the ledger."""
 
     nominal_us: int
-    """The nominal time, or the first of a stretch of them."""
+    """The nominal time, or the first of a stretch."""
     outcome: FireOutcome
     at_us: int = 0
-    """When it was recorded, by the store's clock."""
+    """Time of the record, by the store's clock."""
     until_us: int = 0
-    """The last nominal time of the stretch; 0 when it is one time only."""
+    """The last nominal time of the stretch; 0 for a single time."""
     count: int = 1
-    """Nominal times that it accounts for."""
+    """Number of nominal times."""
     instance: str = ""
     """The instance that was made; "" for none."""
     parked: bool = False
     """Whether the instance had to wait for an earlier one."""
     cancelled: str = ""
-    """The instance that had to make room, with `Overlap.REPLACE`."""
+    """The instance that was cancelled for this one, with `Overlap.REPLACE`."""
     reason: str = ""
     node: str = ""
     term: int = 0
@@ -163,63 +166,63 @@ class FireRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def late_us(self) -> int:
-        """How long after its (last) nominal time it was recorded; times are of two clocks."""
+        """Time from the (last) nominal time to the record; the two times are from different clocks."""
         return max(0, self.at_us - max(self.nominal_us, self.until_us))
 
 
 class Fire(msgspec.Struct, frozen=True, kw_only=True):
-    """What a leader (or a caller, for a trigger or a backfill) wants done about a nominal time, in one step."""
+    """A decision about a nominal time, by a leader, a trigger or a backfill. The store executes it in one step."""
 
     schedule: str
     revision: int
-    """The revision that it was decided by."""
+    """The revision of the schedule that the decision is based on."""
     nominal_us: int
     outcome: FireOutcome
     request: str
-    """Chosen by the caller, unique to this fire; the instance's id where there is one."""
+    """An id that the caller chooses, unique to this fire; the id of the instance if it has one."""
     next_us: int | None = None
     """The nominal time after this one (or after `until_us`); only for outcomes that advance."""
     until_us: int = 0
     count: int = 1
     instance: NewInstance | None = None
-    """What to enqueue; needed by FIRED, BACKFILLED and TRIGGERED alone."""
+    """The instance to enqueue; only for FIRED, BACKFILLED and TRIGGERED."""
     overlap: Overlap = Overlap.ALLOW
     queue_limit: int = 1
     reason: str = ""
 
 
 class FireStatus(StrEnum):
-    """Answer to a fire."""
+    """The answer to a fire."""
 
     DONE = "done"
-    """Recorded, now or when the same request came before."""
+    """The fire is recorded, now or by an earlier send of the same request."""
     STALE = "stale"
-    """The schedule is not as it was believed (changed, paused, removed, or fired by somebody else): read it again."""
+    """The schedule was changed, paused, removed or fired meanwhile: read it again."""
     KNOWN = "known"
-    """This nominal time (of a backfill) has an instance already."""
+    """The nominal time of a backfill already has an instance."""
     TRIMMED = "trimmed"
-    """This nominal time (of a backfill) is so old that nobody can tell whether it had an instance."""
+    """The nominal time of a backfill is older than the ledger, so it may have had an instance."""
     DEPOSED = "deposed"
     """The store has seen a later term of the same coordinator: step down."""
 
 
 class FireAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one fire."""
+    """The result of one fire."""
 
     status: FireStatus
     record: FireRecord | None = None
-    """What was recorded, when DONE: its outcome is SKIPPED where an earlier instance was in the way."""
+    """The record, if DONE. Its outcome is SKIPPED if an earlier instance or the key did not allow a new one."""
 
 
 class FirePage(msgspec.Struct, frozen=True):
-    """A page of the ledger, latest nominal time first; `cursor` None means that this was the last."""
+    """A page of the ledger, latest nominal time first; `cursor` is None on the last page."""
 
     records: tuple[FireRecord, ...]
     cursor: str | None
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """Who stands for leader."""
+    """A candidate for the leadership."""
 
     incarnation: str
     name: str

@@ -1,7 +1,7 @@
-"""Loads gRPC without its handlers of fork, which are for processes that go on with gRPC in both halves.
+"""Imports gRPC without its fork handlers, which are for processes that use gRPC after a fork on both sides.
 
-Nobody does here, but uvloop forks to start a program, and while calls are under way one such program in ten died of
-those handlers before it began. gRPC can only be told in the environment, while it is imported.
+peerjob does not do so. But uvloop forks to start a program, and during calls one such program in ten died in these
+handlers before it began. gRPC reads this setting only from the environment, at its import.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ _FORK_SUPPORT = "GRPC_ENABLE_FORK_SUPPORT"
 
 
 def import_grpc() -> None:
-    """Import gRPC, unless somebody has already; what the environment says about its handlers counts."""
-    environment = os.environ  # noqa: TID251  # nothing is read from it; gRPC knows no other way
+    """Import gRPC, unless it is imported already. A setting of the environment wins."""
+    environment = os.environ  # noqa: TID251  # gRPC takes this setting only from the environment
     given = _FORK_SUPPORT in environment
     environment.setdefault(_FORK_SUPPORT, "0")
     try:

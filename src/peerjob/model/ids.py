@@ -1,4 +1,4 @@
-"""UUIDv7 identifiers that grow within a process (RFC 9562, section 6.2, method 1)."""
+"""UUIDv7 ids that ascend within a process (RFC 9562, section 6.2, method 1)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .errors import OptionError
 
 
 class IdSource:
-    """Makes UUIDv7 text ids that are strictly increasing, also within one millisecond.
+    """Makes UUIDv7 ids as text, strictly ascending even within a millisecond.
 
-    The 12 bits of rand_a and the top 14 bits of rand_b form a counter that starts at a random value each
-    millisecond; a counter that runs over borrows from the next millisecond.
+    The 12 bits of rand_a and the top 14 bits of rand_b are a counter, which starts at a random value each millisecond.
+    On overflow, the counter continues in the next millisecond.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -25,13 +25,13 @@ class IdSource:
         self._counter = 0
 
     def take(self, count: int = 1) -> list[str]:
-        """The next `count` ids, in order, as 36-character text."""
+        """Return the next `count` ids in order, as text of 36 characters."""
         with self._lock:
             millis = self._clock.time_us() // 1000
             return [self._next(millis) for _ in range(count)]
 
     def one(self) -> str:
-        """The next id."""
+        """Return the next id."""
         with self._lock:
             return self._next(self._clock.time_us() // 1000)
 
@@ -48,7 +48,7 @@ class IdSource:
 
 
 def id_text(uuid: str | UUID) -> str:
-    """The stored text of an id that a user gave; raises ValueError when it is no UUID."""
+    """Return the stored text of an id; raises ValueError if it is not a UUID."""
     return str(uuid) if isinstance(uuid, UUID) else str(UUID(uuid))
 
 
@@ -61,5 +61,5 @@ def checked_id(uuid: object, option: str = "uuid") -> str:
 
 
 def id_time_us(uuid: str) -> int:
-    """The creation time in a UUIDv7, in microseconds (its resolution is a millisecond)."""
+    """Return the creation time of a UUIDv7 in microseconds, with a resolution of a millisecond."""
     return int(uuid[:8] + uuid[9:13], 16) * 1000

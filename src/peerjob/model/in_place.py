@@ -1,4 +1,4 @@
-"""Calling a job's function here and now, as the ordinary function that it still is."""
+"""Calls the function of a job directly, like an ordinary function."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from .signature import Parameter, analyse
 
 
 def call_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call an executor as an ordinary function, with the running job's injected values in the open places.
+    """Call an executor like an ordinary function, and supply injected parameters from the running job.
 
-    Outside a job a Context, Instance or Worker is a detached one. Raises NodeStateError for a node, or for a
-    resource, that nobody passed and that cannot be None.
+    Outside of a job, a Context, Instance or Worker is detached. Raises NodeStateError for a node or a resource that was
+    not passed and that cannot be None.
     """
     result = _call(executor, args, kwargs)
-    return result if current_run.get() is None else _plain(result)
+    return result if current_run.get() is None else _unwrap(result)
 
 
-def _plain(result: Any) -> Any:
-    """The result without its `Finished`, which is meant for a node and not for another job that calls this one."""
+def _unwrap(result: Any) -> Any:
+    """Unwrap a `Finished` result: it is for the node of this job, not for another job that calls it."""
     if inspect.iscoroutine(result):
-        return _plain_later(result)
+        return _unwrap_later(result)
     return result.result if isinstance(result, FinishedResult) else result
 
 
-async def _plain_later(work: Coroutine[Any, Any, Any]) -> Any:
-    return _plain(await work)
+async def _unwrap_later(work: Coroutine[Any, Any, Any]) -> Any:
+    return _unwrap(await work)
 
 
 def _call(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     signature = analyse(executor)
     if not signature.supplied:
         return executor(*args, **kwargs)
-    readings = [signature.place(args), signature.place(args, text_placeholders=False), list(args)]
-    placed = next((one for one in readings if not signature.misfits(one, kwargs)), readings[-1])
+    placements = [signature.place(args), signature.place(args, text_placeholders=False), list(args)]
+    placed = next((one for one in placements if not signature.misfits(one, kwargs)), placements[-1])
 
     def supply(parameter: Parameter) -> Any:
         return _in_place(parameter, args, kwargs)
@@ -61,7 +61,7 @@ def _in_place(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def injected_value(parameter: Parameter, run: CurrentRun) -> Any:
-    """The value that a run has for an injected parameter; None for the blocking kinds, which need the node's loop."""
+    """The run's value for an injected parameter; None for the blocking kinds, which need the node's loop."""
     match parameter.injected:
         case "context":
             return run

@@ -1,4 +1,4 @@
-"""Parameters that the node supplies: the marker, resources, and the run that is going on."""
+"""Parameters that the node supplies: the marker, resources, and the present run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def detached_value(injection: Injection, args: tuple[Any, ...], kwargs: dict[str
 
 
 class _Injected:
-    """The one marker for a parameter that the node fills in."""
+    """The single marker for a parameter that the node supplies."""
 
     _instance: _Injected | None = None
 
@@ -58,11 +58,11 @@ class _Injected:
 INJECTED: Any = _Injected()
 """Default of a parameter that the node supplies by its annotation."""
 PLACEHOLDER: Any = INJECTED
-"""The same, in the place of an argument: `schedule(job, PLACEHOLDER, 5)`; "?" works too where text is not wanted."""
+"""The same marker as an argument: `schedule(job, PLACEHOLDER, 5)`. The text "?" works too."""
 
 
 class Resource:
-    """What `Depends` leaves as a default: how to make a value, and how long it lives."""
+    """The default that `Depends` returns: the factory of a value, and the lifetime of the value."""
 
     __slots__ = ("factory", "scope")
 
@@ -91,9 +91,10 @@ def Depends(factory: Callable[..., Awaitable[T]], *, scope: Literal["attempt", "
 @overload
 def Depends(factory: Callable[..., T], *, scope: Literal["attempt", "node"] = ...) -> T: ...
 def Depends(factory: Callable[..., Any], *, scope: Literal["attempt", "node"] = "attempt") -> Any:  # noqa: N802
-    """Default of a parameter that a factory makes: a function, coroutine function or (async) context manager.
+    """Declare a parameter whose value a factory makes: a function, coroutine function or (async) context manager.
 
-    `scope="attempt"` makes one per run and closes it after, "node" one per node, closed when it stops.
+    `scope="attempt"`: one value per run, closed after the run. `scope="node"`: one value per node, closed at its stop.
+    Raises OptionError.
     """
     if not callable(factory):
         raise OptionError("Depends", factory, "a callable")
@@ -122,4 +123,4 @@ class CurrentRun(Protocol):
 
 
 current_run: contextvars.ContextVar[CurrentRun | None] = contextvars.ContextVar("peerjob_run", default=None)
-"""The run that the present code belongs to; set by the executor, in threads too."""
+"""The run that executes the present code. The executor sets it, in threads too."""

@@ -1,12 +1,13 @@
-"""Job definitions: what runs, under which kind, with which options."""
+"""Job definitions: a kind, a function and options."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, Generic, Protocol, Self, cast, overload
 
 from typing_extensions import ParamSpec, TypeVar, Unpack
@@ -29,10 +30,10 @@ C_co = TypeVar("C_co", covariant=True, default=Any)
 
 
 class Job(ExecutorHolder, Generic[P, R_co, C_co]):
-    """An immutable definition: a kind, the callable that runs (its executor), and options.
+    """An immutable definition: a kind, a callable (the executor), and options.
 
-    `P` are the callable's parameters, `R_co` is what an instance results in, `C_co` what a call in place returns.
-    Without a callable it is a handle for work that other nodes run.
+    `P` are the parameters of the callable, `R_co` is the type of an instance's result, and `C_co` is the type that a
+    direct call returns. A job without a callable is a handle for work that other nodes run.
     """
 
     __slots__ = (
@@ -50,13 +51,13 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     kind: str
     executor: Callable[..., Any] | None
     options: dict[str, Any]
-    """The definition's options with the overrides over them, checked."""
+    """The checked options of the definition, with the overrides applied."""
     overrides: dict[str, Any]
-    """What `with_options` added: the part that travels with an instance."""
+    """The options of `with_options`, which are stored with each instance."""
     policy: Policy
     timing: Timing
     base: Job[..., Any, Any] | None
-    """The definition that this is a variant of; None for a definition."""
+    """The definition of a variant; None for a definition."""
 
     @overload
     def __init__(
@@ -82,7 +83,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         object.__setattr__(self, name, value)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C_co:
-        """Call the function here and now, as if it were not a job; injected parameters are filled in."""
+        """Call the function directly, like an ordinary function. Injected parameters are supplied."""
         if self.executor is None:
             raise TypeError(f"job {self.kind!r} is a handle for work that runs elsewhere; it cannot be called here")
         return cast(C_co, call_in_place(self.executor, args, kwargs))
@@ -97,7 +98,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By its name where it has one, else by that of its function; raises TypeError where there is neither."""
+        """Pickle the job by its importable name or that of its function; raises TypeError if neither exists."""
         executor = self.executor
         path = None if executor is None else import_path(executor)
         if path is not None and found_by_name(path) is self:
@@ -107,11 +108,11 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         return _restored, (self.kind, path or executor, self.options, self.overrides, self.base)
 
     def with_options(self, **options: Unpack[Options]) -> Job[P, R_co, C_co]:
-        """A variant of the same kind; its options win over the definition's and travel with its instances."""
+        """Return a variant of the same kind. Its options win, and are stored with its instances."""
         overrides = self.overrides | checked(cast(dict[str, Any], options))
         merged = self.options | checked(cast(dict[str, Any], options))
         if {"at", "after", "cron", "every"} & options.keys():
-            # a new time replaces the definition's, rather than adding to it
+            # a new time replaces that of the definition
             for name in ("at", "after", "cron", "every"):
                 if name not in options:
                     merged.pop(name, None)
@@ -121,7 +122,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         return variant
 
     def untimed(self) -> Job[P, R_co, C_co]:
-        """The definition behind a variant, without a time and a recurrence: all that a node needs to run the kind."""
+        """Return the definition without time and recurrence: the part that a node needs to run the kind."""
         base = self.base or self
         kept = {name: value for name, value in base.options.items() if name not in TIMING_OPTIONS and name != "name"}
         made: Job[P, R_co, C_co] = object.__new__(type(self))
@@ -129,12 +130,12 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         return made
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
-        """This job with arguments, to be scheduled with others by `schedule_many`."""
+        """Return this job with arguments, for `schedule_many`."""
         return Call(self, args, kwargs)
 
     @property
     def description(self) -> str:
-        """What it does, in a sentence: the option, else the first line of the callable's docstring."""
+        """The option `description`, by default the first line of the callable's docstring."""
         given = self.options.get("description")
         if given is not None:
             return cast(str, given)
@@ -143,7 +144,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Old kinds that this job still serves."""
+        """Old kinds that this job also runs."""
         return cast(tuple[str, ...], self.options.get("aliases", ()))
 
     @property
@@ -153,7 +154,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
 
     @property
     def schedule_name(self) -> str:
-        """Name of the schedule that its recurrence makes: `name=`, else the kind."""
+        """Name of the job's schedule: `name=`, by default the kind."""
         return cast(str, self.options.get("name") or self.kind)
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def _fill(
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R_co]):
-    """A job with its arguments, ready to be scheduled."""
+    """A job with its arguments, ready to schedule."""
 
     job: Job[..., R_co, Any]
     args: tuple[Any, ...]
@@ -235,9 +236,9 @@ def job(executor: Callable[Q, T], /) -> Job[Q, T, T]: ...
 @overload
 def job(*, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
 def job(executor: Any = None, /, *, kind: str | None = None, **options: Any) -> Any:
-    """Make a function a job: `@job`, or `@job(kind="sum", max_retries=3)`.
+    """Turn a function into a job: `@job`, or `@job(kind="sum", max_retries=3)`.
 
-    The kind defaults to `module:qualname`. Raises TypeError on a method, whose `self` no node could supply.
+    The kind is `module:qualname` by default. Raises TypeError for a method, since a node cannot supply `self`.
     """
 
     def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
@@ -248,7 +249,7 @@ def job(executor: Any = None, /, *, kind: str | None = None, **options: Any) -> 
 
 
 def default_kind(function: Callable[..., Any]) -> str:
-    """`module:qualname`, with a script's own name for `__main__`; raises OptionError where there is none."""
+    """Return `module:qualname`, with the name of the script for `__main__`; raises OptionError without such a name."""
     qualname = getattr(function, "__qualname__", None)
     module = module_name(getattr(function, "__module__", "__main__"))
     if qualname is None or "<lambda>" in qualname or module == "__main__":
@@ -271,7 +272,7 @@ def _refuse_method(function: Callable[..., Any]) -> None:
 
 
 class JobGroup:
-    """Jobs defined together, with a common prefix of their kinds and common options."""
+    """A group of jobs with a common prefix of their kinds and common options."""
 
     def __init__(self, prefix: str = "", **defaults: Unpack[Options]) -> None:
         self.prefix = prefix
@@ -285,7 +286,7 @@ class JobGroup:
     @overload
     def job(self, /, *, kind: str = ..., **options: Unpack[Options]) -> _Decorator: ...
     def job(self, executor: Any = None, /, *, kind: str | None = None, **options: Any) -> Any:
-        """Like `@peerjob.job`, with the group's prefix and defaults; the job is added to the group."""
+        """Like `@peerjob.job`, with the group's prefix and defaults; adds the job to the group."""
 
         def decorate(function: Callable[..., Any]) -> Job[..., Any, Any]:
             _refuse_method(function)
@@ -296,7 +297,7 @@ class JobGroup:
         return decorate if executor is None else decorate(executor)
 
     def add(self, job: Job[P, R_co, C_co]) -> Job[P, R_co, C_co]:
-        """Add a job that was defined elsewhere; the same kind again replaces it."""
+        """Add a job that was defined elsewhere. A job of the same kind replaces the earlier one."""
         self._jobs[job.kind] = job
         return job
 
@@ -308,13 +309,10 @@ class JobGroup:
 
 
 def collect_jobs(source: Job[..., Any, Any] | JobGroup | Iterable[Any] | object) -> list[Job[..., Any, Any]]:
-    """The jobs in a job, a group, a module, `"package.module"`, or an iterable of any of these.
+    """Return the jobs in a job, a group, a module, `"package.module"`, or an iterable of these.
 
-    Of a module: its attributes that are jobs or groups, wherever they were defined, each kind once.
+    In a module, all attributes that are jobs or groups count, imported ones included; each kind counts once.
     """
-    import importlib
-    from types import ModuleType
-
     if isinstance(source, Job):
         return [cast("Job[..., Any, Any]", source)]
     if isinstance(source, JobGroup):

@@ -1,4 +1,4 @@
-"""Values as JSON text, for people and other programs to read: what JSON lacks becomes text or a list."""
+"""Converts values to JSON text. Values that JSON does not have become text or lists."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import msgspec
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _EASY = frozenset({int, str, bool, type(None)})
-"""What JSON has, unless an integer or a text is unusual."""
+"""Types that JSON has, except for unusual integers and texts."""
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON. Never fails: a part that cannot be shown is replaced by a text that says so."""
+    """Convert a value to JSON. It never fails: text replaces a part that cannot be converted."""
     if _is_easy(value):
         try:
             return _encode(value).decode()
-        except (ValueError, RecursionError):  # too many digits, or half of a surrogate pair
+        except (ValueError, RecursionError):  # too many digits, or a lone surrogate
             pass
     try:
         return _encode(_plain(value)).decode()
-    except Exception as error:  # noqa: BLE001  # a view of many values must not fail because of one
+    except Exception as error:  # noqa: BLE001  # one value must not break a view of many
         return _encode(f"<{_name(value)} that cannot be shown: {type(error).__name__}>").decode()
 
 
 def _is_easy(value: Any) -> bool:
-    """Whether JSON has this type, and those of its items."""
+    """Whether JSON has this type, and the types of its items."""
     kind: Any = value.__class__
     if kind is list:
         return _EASY.issuperset(map(type, value))
@@ -60,7 +60,7 @@ def _integer(value: int) -> int | str:
         return value
     try:
         str(value)
-    except ValueError:  # more digits than this interpreter converts to text
+    except ValueError:  # too many digits for this interpreter to convert
         return f"<an integer of {value.bit_length():,} bits>"
     return value
 

@@ -1,6 +1,6 @@
-"""Limits of texts and counts, the same on every store; `docs/limits.md` has the whole table.
+"""Limits of texts and counts, the same on every store; `docs/limits.md` lists all limits.
 
-They keep each instance within what the smallest store takes in one step: etcd allows 128 operations and 1.5 MiB.
+With them, each instance fits into one step of the smallest store: etcd allows 128 operations and 1.5 MiB.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ MAX_KEY = 1_000
 MAX_TAG = 200
 """Characters of a tag."""
 MAX_TAGS = 50
-"""Tags of one instance: each is an index entry, written in one step with the instance."""
+"""Tags of one instance: one step writes the instance and an index entry for each tag."""
 MAX_ALIASES = 100
 """Aliases of one job."""
 MAX_NOTE = 1_000
-"""Characters of a note beside a pause, and of a description."""
+"""Characters of the note of a pause, and of a description."""
 MAX_ARGUMENTS = 1_000
-"""Arguments of one call; a list counts as one."""
+"""Arguments of one call; a list is one argument."""
 MAX_ERROR_TESTS = 100
 """Error classes and functions in `retry_on`, and in `no_retry_on`."""
 MAX_NODE_NAME = 200
@@ -30,12 +30,12 @@ MAX_NODE_KINDS = 5_000
 
 
 def is_text(value: object, most: int, *, least: int = 1) -> bool:
-    """Whether a value is text of so many characters that every store can keep: no NUL, and a form in UTF-8."""
+    """Whether a value is text of an allowed length that every store can keep: without NUL, and valid in UTF-8."""
     return isinstance(value, str) and least <= len(value) <= most and "\x00" not in value and encodable(value)
 
 
 def checked_text(option: str, value: object, most: int, *, least: int = 1) -> str:
-    """The text; raises OptionError, which shows no more than the beginning of a long one."""
+    """Return the text; raises OptionError, which shows only the beginning of a long text."""
     if isinstance(value, str) and is_text(value, most, least=least):
         return value
     given = f"{value[:100]}… ({len(value):,} characters)" if isinstance(value, str) and len(value) > most else value
@@ -43,10 +43,10 @@ def checked_text(option: str, value: object, most: int, *, least: int = 1) -> st
 
 
 def text_of(most: int, *, least: int = 1) -> str:
-    """What `checked_text` expects, in words."""
+    """Describe the text that `checked_text` expects."""
     return f"text of {least} to {most:,} characters, without a NUL or half of a surrogate pair"
 
 
 def encodable(text: str) -> bool:
-    """Whether text has a form in UTF-8: it holds no half of a surrogate pair."""
+    """Whether text is valid in UTF-8: it has no lone surrogate."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,7 +1,7 @@
-"""How an instance runs: priority, retries, backoff, timeout, and who is told.
+"""Options of jobs: priority, retries, backoff, timeout, processors and others.
 
-A job carries options of its definition; a schedule may override them, and the overrides travel with the instance. So an
-option given per schedule must be storable: a value, or something importable by name.
+A job has the options of its definition. `with_options` can override them, and the overrides are stored with the
+instance. So an override must be a value that can be stored, or something importable by name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 class Priority(IntEnum):
-    """Named priorities; any 32-bit int will do, and a lower number runs first."""
+    """Named priorities. Any 32-bit int is valid; the lowest number runs first."""
 
     HIGH = 0
     MEDIUM = 5
@@ -43,7 +43,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """How long a retry waits: initial × factor^(retry − 1), at most `max`, ± a share of `jitter`. In seconds."""
+    """The wait before a retry in seconds: initial × factor^(retry − 1), at most `max`, ± a share of `jitter`."""
 
     initial: float = 1.0
     factor: float = 2.0
@@ -60,7 +60,7 @@ class Backoff:
 
     @classmethod
     def exponential(cls, initial: Duration = 1, factor: float = 2, max: Duration = 300, jitter: float = 0.2) -> Backoff:
-        """Waits that grow by `factor`, up to `max`."""
+        """Make waits that grow by `factor`, up to `max`."""
         return cls(
             initial=to_seconds(initial, "backoff initial"),
             factor=factor,
@@ -70,13 +70,13 @@ class Backoff:
 
     @classmethod
     def fixed(cls, wait: Duration, jitter: float = 0.0) -> Backoff:
-        """The same wait each time."""
+        """Make equal waits."""
         seconds = to_seconds(wait, "backoff")
         return cls(initial=seconds, factor=1, max=seconds, jitter=jitter)
 
     def seconds(self, retry: int, clock: Clock) -> float:
-        """The wait before this retry (1 is the first)."""
-        # capped before it is raised: 2.0 ** 2000 overflows
+        """Return the wait before a retry; 1 is the first."""
+        # the exponent is limited, since 2.0 ** 2000 overflows
         wait = self.max
         if self.initial > 0 and self.factor > 1:
             growth = min(retry - 1, 1024)
@@ -91,23 +91,23 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Recovered:
-    """Returned by `on_terminate`: the instance counts as Completed, with this result."""
+    """A return value of `on_terminate`: the instance becomes Completed, with this result."""
 
     result: Any = None
 
 
 @dataclass(frozen=True)
 class FinishedResult:
-    """What `Finished` makes of a result. Internal: checkers and callers see the result's own type."""
+    """The value that `Finished` returns. Internal: type checkers and callers see the type of the result."""
 
     result: Any
 
 
 def Finished(result: R) -> R:  # noqa: N802  # reads as a class, like Recovered
-    """Returned by a job: this result is complete, also when the run was asked to end meanwhile.
+    """Mark the result of a job as complete, even if the run was cancelled meanwhile.
 
-    The instance is then Completed. Without it, a body that was told to end because its node stops or lost its lease
-    is handed back and runs again, whatever it returns. Outside a job it gives the result itself.
+    The instance becomes Completed. Without `Finished`, a body that was told to end, because its node stops or has lost
+    its lease, is handed back and runs again. Outside of a job, `Finished` returns the result itself.
     """
     return cast(R, FinishedResult(result)) if current_run.get() is not None else result
 
@@ -124,7 +124,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """Everything that may be said about a job, on its definition or per schedule."""
+    """All options of a job, for its definition and for `with_options`."""
 
     description: str
     name: str | None
@@ -160,7 +160,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Checked options of one job, or of one instance (the definition's with the schedule's over them)."""
+    """Checked options of a job, or of an instance (those of the definition with the overrides)."""
 
     priority: int = int(Priority.MEDIUM)
     max_retries: int | None = 0
@@ -179,9 +179,10 @@ class Policy:
     retention_us: int | None = None
 
     def retryable(self, error: BaseException) -> bool:
-        """Whether this error may be retried at all, the number of attempts aside; a group, if each of its errors may.
+        """Whether the options allow a retry after this error, regardless of the number of attempts.
 
-        A class may also name the group itself. A function is called with the errors in it, one by one.
+        For a group, each of its errors must allow a retry, unless a class names the group itself. Functions are called
+        with each error in the group.
         """
         leaves = errors_in(error)
         if leaves[0] is error:
@@ -192,7 +193,7 @@ class Policy:
 
 
 def errors_in(error: BaseException) -> list[BaseException]:
-    """The errors in a group and in the groups within it, in order; of any other error, itself."""
+    """Return the errors in a group and its inner groups, in order; for another error, the error itself."""
     found: list[BaseException] = []
     left = [error]
     while left:
@@ -205,7 +206,7 @@ def errors_in(error: BaseException) -> list[BaseException]:
 
 
 def _is_one_of(tests: tuple[Any, ...], error: BaseException) -> bool:
-    # a CancelledError that nobody asked for is a failure, though Python keeps it apart from Exception
+    # a CancelledError without a cancellation is a failure, though it is not an Exception in Python
     stray = isinstance(error, asyncio.CancelledError)
     return any(isinstance(test, type) and (isinstance(error, test) or (stray and test is Exception)) for test in tests)
 
@@ -215,11 +216,11 @@ def _any_matches(tests: tuple[Any, ...], error: BaseException) -> bool:
 
 
 DEFINITION_ONLY = frozenset({"aliases", "version", "description"})
-"""Options that say what a job is, so they make no sense per schedule; `with_options` still takes them."""
+"""Options that describe the job itself. `with_options` takes them, but they are not stored with instances."""
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options brought to the form that Policy keeps; raises OptionError or ScheduleError at the first bad one."""
+    """Convert options to the form of Policy; raises OptionError or ScheduleError at the first bad option."""
     known = Options.__annotations__
     result: dict[str, Any] = {}
     for option, value in options.items():
@@ -227,7 +228,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(option, value, f"one of the options {', '.join(sorted(known))}")
         check = _CHECKS.get(option)
         result[option] = value if check is None else check(option, value)
-    Timing.of(result)  # refuses bad times and combinations where they are given
+    Timing.of(result)  # raises for bad times and combinations
     return result
 
 
@@ -235,7 +236,7 @@ POLICY_FIELDS = frozenset(one.name for one in fields(Policy)) - {"retention_us"}
 
 
 def make_policy(options: Mapping[str, Any]) -> Policy:
-    """The policy of checked options."""
+    """Make the policy of checked options."""
     kept = {name: value for name, value in options.items() if name in POLICY_FIELDS}
     if "retention" in options:
         kept["retention_us"] = options["retention"]
@@ -245,13 +246,13 @@ def make_policy(options: Mapping[str, Any]) -> Policy:
 _ERROR_TESTS = frozenset({"retry_on", "no_retry_on"})
 _STORED_BY_REFERENCE = _ERROR_TESTS | {"on_complete", "on_terminate", "on_state_change"}
 _NOT_STORED = frozenset({"at", "after", "key", "tags", "priority", "name"})
-"""Decided when the instance is enqueued, and part of its record."""
+"""Options that the record itself has, so they are not stored among the overrides."""
 
 
 def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None, trusted: Trusted) -> dict[str, Any]:
-    """What of a schedule's overrides travels with the instance, as plain values.
+    """Convert the overrides that are stored with the instance to plain values.
 
-    `local` keeps callables that cannot be imported, for a store that lives in this process; None refuses them.
+    `local` holds callables that cannot be imported, for a store in this process; None refuses them.
     """
     stored: dict[str, Any] = {}
     for option, value in overrides.items():
@@ -272,7 +273,7 @@ def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None, 
 def load_overrides(stored: Mapping[str, Any], local: Mapping[str, Any] | None, trusted: Trusted) -> dict[str, Any]:
     """The inverse of `store_overrides`; raises DecodeError for a reference that cannot be resolved here.
 
-    That is a StoredReferenceError where another node may be able to.
+    It is a StoredReferenceError if another node may resolve the reference.
     """
     loaded: dict[str, Any] = {}
     for option, value in stored.items():

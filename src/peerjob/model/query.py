@@ -1,4 +1,4 @@
-"""What to look for, and what to clear."""
+"""Criteria of lookups and of the removal of old data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .state import Level, State
 T = TypeVar("T")
 MAX_LIMIT = 10_000
 LEVELS = sum(Level)
-"""All levels, added up."""
+"""The sum of all levels."""
 _STATES = "a State, its text, or several of them"
 
 
@@ -31,13 +31,14 @@ class HasId(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Criteria for instances, history and logs; all that are given must match.
+    """Criteria for instances, history and logs. An instance must match all given criteria.
 
-    `state` takes one state, a composite, or several; `level` takes levels added up. `before` and `after` mean the time
-    of creation (`before` exclusive, `after` inclusive). `limit` is the size of a page (default 100, at most 10,000),
-    `cursor` comes from the page before, `order` is that of creation.
+    - `state`: one state, a composite, or several. `level`: a sum of levels.
+    - `before` (exclusive) and `after` (inclusive): the time of creation.
+    - `limit`: the size of a page, by default 100, at most 10,000. `cursor`: from the previous page. `order`: by
+      creation.
 
-    A criterion that names nothing, such as `state=[]` or `kind=""`, raises OptionError: it would match everything.
+    An empty criterion, such as `state=[]` or `kind=""`, raises OptionError: it would match everything.
     """
 
     kind: str | None = None
@@ -72,17 +73,17 @@ class Query:
 
     @classmethod
     def all(cls) -> Self:
-        """Everything in the namespace."""
+        """A query that matches everything in the namespace."""
         return cls()
 
     @property
     def id(self) -> str | None:
-        """The one instance that is asked for, by `uuid` or `instance`."""
-        return self.uuid or self.instance  # type: ignore[return-value]  # both were made text above
+        """The id of the single instance that `uuid` or `instance` names, or None."""
+        return self.uuid or self.instance  # type: ignore[return-value]  # __post_init__ makes both text
 
     @property
     def states(self) -> State:
-        """The wanted states as one composite; ALL when none was given."""
+        """The states as one composite; ALL by default."""
         return self.state if isinstance(self.state, State) else State.ALL
 
     @property
@@ -94,12 +95,12 @@ class Query:
         return None if self.before is None else to_us(self.before)
 
     def at(self, cursor: str | None) -> Self:
-        """The same query, from a cursor on."""
+        """The same query, starting at a cursor."""
         return replace(self, cursor=cursor)
 
 
 class ResultPage(list[T]):
-    """A page of a lookup: a list, with the `cursor` for the next page (None: this was the last)."""
+    """A page of a lookup: a list with the `cursor` of the next page; None on the last page."""
 
     def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
         super().__init__(items)
@@ -108,7 +109,7 @@ class ResultPage(list[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which final instances, or parts of them, to clear: created before, after, or older than an age."""
+    """Criteria for the removal of final instances, histories and logs: time of creation or age."""
 
     before: datetime | None = None
     after: datetime | None = None
@@ -121,7 +122,7 @@ class Filter:
             to_seconds(self.older_than, "older_than")
 
     def bounds_us(self, now_us: int) -> tuple[int | None, int | None]:
-        """(after, before) in microseconds, with `older_than` judged at now."""
+        """Return (after, before) in microseconds, with `older_than` counted back from now."""
         after = None if self.after is None else to_us(self.after)
         before = None if self.before is None else to_us(self.before)
         if self.older_than is not None:

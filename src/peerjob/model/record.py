@@ -1,7 +1,7 @@
-"""What a store keeps about an instance, and what crosses the store's seam. Values only.
+"""The stored form of an instance, and the values of the store contract.
 
-Times are microseconds since the epoch (`…_us`), ids are UUIDv7 text, payloads are opaque bytes to a store.
-Values that come by the thousand hold plain values alone, so none is in a cycle: `gc=False` spares the collector.
+Times are microseconds since the epoch (`…_us`), ids are UUIDv7 text, and payloads are opaque bytes to a store. Classes
+with many objects hold only plain values, so no object is part of a cycle: `gc=False` saves work of the collector.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ PRIORITY_MAX = 2**31 - 1
 MAX_BATCH = 500
 """Most instances in one store call."""
 MAX_BATCH_BYTES = 1 << 20
-"""Most payload bytes in one store call of several instances (one instance may always go alone)."""
+"""Most payload bytes in one store call of several instances (a single instance may exceed it)."""
 HISTORY_LIMIT = 50
-"""Most history entries kept one by one; older ones are folded into one counted entry."""
+"""Most single history entries; older ones are folded into one entry with a count."""
 MAX_CRASHES = 3
-"""Default for how many crashes an instance survives before it is parked as a poison job."""
+"""Default number of crashes that an instance survives before it is poison."""
 
 
 Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
-"""Microseconds since the epoch, in the years 1 to 9999: others cannot be shown, and only damaged records have them."""
+"""Microseconds since the epoch, in the years 1 to 9999. Only damaged records have other times."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 REPEAT_US = 120_000_000
-"""How long after it was made an instance may be enqueued again, by a caller that got no answer.
+"""Time after its creation in which a caller without an answer may enqueue an instance again.
 
-A client asks for 30 s, and the node that it asks asks its store for 30 s more.
+A client retries for 30 s, and the node behind it retries its store for 30 s more.
 """
 
 
@@ -47,14 +47,14 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Arguments and options; immutable and opaque to the store."""
     priority: int = 5
     due_us: int | None = None
-    """When it falls due; None with delay_us None means now. A past time keeps its place in the order."""
+    """Due time; None without `delay_us` means now. A past time counts in the order of the queue."""
     delay_us: int | None = None
-    """Falls due so long after now, by the store's clock."""
+    """Delay until the due time, by the store's clock."""
     key: str | None = None
-    """Idempotency key, unique per kind while the instance that has it is not final."""
+    """Idempotency key, unique per kind among instances that are not final."""
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
-    """How long the final instance is kept; None: the store's default."""
+    """Time for which the final instance is kept; None: the store's default."""
     max_crashes: int = MAX_CRASHES
 
 
@@ -62,7 +62,7 @@ class Enqueued(msgspec.Struct, frozen=True, gc=False):
     """Answer for one enqueued instance."""
 
     id: str
-    """The new instance, or the one that already has its key."""
+    """The new instance, or the existing one with the same key."""
     is_new: bool
 
 
@@ -72,11 +72,11 @@ class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     state: State
     at_us: Moment
     node: str = ""
-    """Name of the node that caused it, or ""."""
+    """Name of the node that caused the transition, or ""."""
     note: str = ""
-    """Why, in a few words: "retry 2 in 5s", "node lost", "handed back", "cancelled by user"."""
+    """The reason in a few words: "retry 2 in 5s", "node lost", "handed back", "cancelled by user"."""
     count: Count = 1
-    """Over 1 only in the first entry, when it stands for older entries that were folded."""
+    """Over 1 only in the first entry, if it stands for older entries that were folded."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -89,13 +89,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int
     due_us: int
     attempts: int
-    """Runs that count, the current one included; hand-backs, snoozes and node losses are not counted."""
+    """Counted runs, the present one included; hand-backs, snoozes and losses do not count."""
     crashes: int
     losses: int
     fence: int
-    """Number of the latest claim; 0 before the first. Only grows."""
+    """Number of the latest claim; 0 before the first. It only grows."""
     owner: str
-    """Incarnation that holds the claim; once final, the one whose outcome made it so; else ""."""
+    """Incarnation that holds the claim. Of a final instance, the incarnation that ended it. Otherwise ""."""
     history: tuple[Transition, ...]
     result: bytes | None = None
     error: bytes | None = None
@@ -103,7 +103,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: str | None = None
     tags: tuple[str, ...] = ()
     slot: str = ""
-    """The schedule whose slot it takes, or waits for, until it is over; see `firing.Overlap`."""
+    """The schedule whose slot the instance holds or waits for; see `firing.Overlap`."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -116,17 +116,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int
     due_us: int
     attempts: int
-    """Counts this run."""
+    """Counted runs, this one included."""
     crashes: int
     losses: int
     at_us: int
-    """When it was claimed, by the clock that decides due-ness."""
+    """Time of the claim, by the clock that decides about due times."""
     key: str | None = None
     tags: tuple[str, ...] = ()
 
     @property
     def suspect(self) -> bool:
-        """Whether it may be what killed nodes before; see `is_suspect`."""
+        """Whether the instance may have killed nodes; see `is_suspect`."""
         return is_suspect(self.crashes, self.losses)
 
 
@@ -134,17 +134,17 @@ SUSPECT_AFTER = 2
 
 
 def is_suspect(crashes: int, losses: int) -> bool:
-    """Whether an instance that went down with nodes this often is to be claimed alone.
+    """Whether an instance with so many crashes and losses must be claimed alone.
 
-    One loss proves nothing: everything that a node held goes down with it. See docs/decisions/0001.
+    One loss proves nothing, since all claims of a node are lost with it. See docs/decisions/0001.
     """
     return crashes + losses >= SUSPECT_AFTER
 
 
 class Caps(Mapping[str, int]):
-    """Kind → most instances of it to take: `default`, unless `others` names the kind.
+    """Most instances to claim, by kind: `default`, unless `others` has the kind.
 
-    A claim for thousands of kinds then costs no more than one for few, as long as `kinds` is the same object each time.
+    With the same `kinds` object each time, a claim for thousands of kinds costs no more than a claim for few.
     """
 
     __slots__ = ("_known", "default", "kinds", "others")
@@ -170,48 +170,48 @@ class Caps(Mapping[str, int]):
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node asks for in a claim."""
+    """The request of a claim."""
 
     kinds: Mapping[str, int]
-    """Kind → most instances of it to take now (kinds with 0 are registered, but not claimed now)."""
+    """Most instances to claim now, by kind. Kinds with 0 are registered, but not claimed now."""
     limit: int
-    """Most instances in all, ≤ MAX_BATCH."""
+    """Most instances in total, ≤ MAX_BATCH."""
     suspects: bool = True
-    """Whether a suspect may be taken. One is taken alone, and only when it is first in order."""
+    """Whether a suspect may be claimed. A suspect is claimed alone, and only if it is first in order."""
     idle: bool = True
-    """Register as idle, in the same step, when nothing was found and `limit` > 0."""
+    """Register the node as idle in the same step if nothing was found and `limit` > 0."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to a claim."""
 
     claims: tuple[Claim, ...] = ()
-    """In the order in which they are to be started."""
+    """In the order in which they start."""
     now_us: int = 0
     next_due_us: int | None = None
-    """When nothing was found: when the earliest delayed instance falls due."""
+    """If nothing was found: the earliest due time of a delayed instance."""
     dead: bool = False
-    """This incarnation was marked dead (or never joined): nothing was claimed; join anew."""
+    """This incarnation is marked dead, or never joined: nothing was claimed. Join as a new incarnation."""
 
 
 class Action(StrEnum):
-    """What an outcome asks for. The first four are final states."""
+    """The requested transition. The first four lead to final states."""
 
     COMPLETE = "complete"
     TERMINATE = "terminate"
     TIME_OUT = "time_out"
     CANCEL = "cancel"
-    """The job ended itself as cancelled (Processing → Cancelled by its holder)."""
+    """The job ended itself as cancelled: the owner changes Processing to Cancelled."""
     RETRY = "retry"
-    """→ Scheduled after `delay_us`; the attempt stays counted."""
+    """→ Scheduled after `delay_us`; the attempt counts."""
     SNOOZE = "snooze"
-    """→ Scheduled after `delay_us`; the attempt is not counted."""
+    """→ Scheduled after `delay_us`; the attempt does not count."""
     HAND_BACK = "hand_back"
-    """→ Scheduled with its old due time, so it keeps its place; the attempt is not counted."""
+    """→ Scheduled with the same due time, so the place in the queue stays; the attempt does not count."""
     RELEASE = "release"
-    """The body of an instance that was cancelled while it ran has ended: drop the owner entry, free its key."""
+    """The body of a cancelled instance has ended: remove the owner entry, and free the key."""
     REPORT = "report"
-    """No change of state: the body started, made progress or logged."""
+    """No transition: a start of the body, progress or log lines."""
 
 
 FINAL_STATE: dict[Action, State] = {
@@ -235,7 +235,7 @@ class LogLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a holder says about one running instance; written only if (fence, incarnation) still own it."""
+    """The owner's report about a running instance. The store writes it only if (fence, incarnation) still own it."""
 
     id: str
     fence: int
@@ -244,34 +244,34 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: bytes | None = None
     progress: bytes | None = None
     started: bool = False
-    """The body has begun to run (with REPORT; implied by every action that ends a body)."""
+    """The body has started. Only REPORT needs it; actions that end a body imply it."""
     delay_us: int = 0
     note: str = ""
     logs: tuple[LogLine, ...] = ()
-    """Appended before the transition, in the same step."""
+    """Log lines, appended before the transition in the same step."""
 
 
 class Ack(StrEnum):
     """Answer to one outcome."""
 
     DONE = "done"
-    """Accepted, now or when the same request came before."""
+    """The outcome is written, now or by an earlier send of the same request."""
     LOST = "lost"
-    """Not the owner any more (reaped, claimed elsewhere, removed): nothing was changed."""
+    """The sender is no longer the owner (reaped, claimed elsewhere, removed): nothing was written."""
     CANCELLED = "cancelled"
-    """A user cancelled it first: it is Cancelled for good; the owner entry was dropped if the body has ended."""
+    """A user cancelled the instance first, so it stays Cancelled. If the body has ended, the owner entry is removed."""
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A node, as it shows itself to its peers."""
+    """A node's description for its peers."""
 
     name: str
     incarnation: str
-    """A fresh id for each start of a node; two nodes of one name never share it."""
+    """A new id for each start of a node, even with the same name."""
     kinds: tuple[str, ...] = ()
-    """What it can run; nothing when it has no workers."""
+    """Kinds that the node can run; empty without workers."""
     signatures: dict[str, str] = {}
-    """Kind → hash of the signature it has here, so that a peer can tell whether arguments may fit elsewhere."""
+    """Hash of the signature by kind, so that a peer can check whether arguments fit here."""
     workers: int = 0
     host: str = ""
     pid: int = 0
@@ -280,15 +280,15 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):
-    """A node, as the store sees it."""
+    """A node, as the store knows it."""
 
     info: NodeInfo
     running: int = 0
-    """Claims that it holds."""
+    """Number of claims that the node holds."""
     renewed_us: int = 0
     expires_us: int = 0
     age_us: int = 0
-    """How long ago it was heard of, by the store's clock; known in views that a manager gives."""
+    """Time since the last renewal, by the store's clock; set in the views of a manager."""
 
     @property
     def name(self) -> str:
@@ -296,17 +296,17 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def load(self) -> float:
-        """The share of its workers that is busy, 0 to 1 (more while it shrinks); 0 when it has none."""
+        """Share of busy workers, 0 to 1; over 1 while the node removes workers; 0 without workers."""
         return self.running / self.info.workers if self.info.workers else 0.0
 
     @property
     def heartbeat_age(self) -> float:
-        """Seconds since it was last heard of."""
+        """Seconds since the last renewal."""
         return self.age_us / 1_000_000
 
     @property
     def started_at(self) -> datetime:
-        """When it started, by its own clock."""
+        """Start of the node, by its own clock."""
         return to_datetime(self.info.started_us)
 
 
@@ -321,115 +321,121 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to a renewal."""
 
     dead: bool = False
-    """Marked dead (or unknown): every claim is void; join under a new incarnation."""
+    """The incarnation is marked dead, or unknown: all its claims are void. Join as a new incarnation."""
     now_us: int = 0
     held: tuple[Held, ...] | None = None
-    """All claims the store holds for this incarnation; given when count or digest did not match."""
+    """All claims of this incarnation in the store, if count or digest did not match."""
     cancelled: tuple[str, ...] = ()
-    """Instances that were cancelled while this incarnation ran them and are not released yet."""
+    """Instances that were cancelled while this incarnation ran them, and that are not released yet."""
     ahead_us: int = 0
-    """How far this node's clock is ahead of the store's, or of the median of its peers where those are the clock;
-    negative: behind; 0: not known."""
+    """Lead of this node's clock over the store's, or over the median of the peers if the nodes' clocks count.
+
+    Negative: it is behind. 0: unknown.
+    """
     clock_known: bool = True
-    """False while a node that has just joined waits for the clocks of its peers, where those are the clock."""
+    """False while a new node still waits for the clocks of its peers, if the nodes' clocks count."""
 
 
 DIGEST_SIZE = 2_147_483_647
 
 
 def digest(fences: list[int]) -> int:
-    """A number that two sides compare to see whether they hold the same claims."""
+    """Return a number that node and store compare, to check whether they know the same claims."""
     return sum(map(digest_share, fences)) % DIGEST_SIZE
 
 
 def digest_share(fence: int) -> int:
-    """The share of one claim in the sum that `digest` is made of."""
+    """Return the summand of one claim in `digest`."""
     return fence % 1_000_003
 
 
 class Reaped(msgspec.Struct, frozen=True, kw_only=True):
-    """An instance that was taken back from a dead incarnation."""
+    """An instance whose claim was taken back from a dead incarnation."""
 
     id: str
     kind: str
     state: State
-    """SCHEDULED, TERMINATED (poison), or CANCELLED (was cancelled while it ran; the entry is dropped now)."""
+    """SCHEDULED, TERMINATED (poison), or CANCELLED (a user cancelled it; its owner entry is removed now)."""
     node: str
     """Name of the node that died."""
 
 
 class Hint(msgspec.Struct, frozen=True):
-    """A wake-up for one incarnation. It may be lost or repeated; what it says must be read again."""
+    """A wake-up for one incarnation. It may be lost or repeated, so the receiver reads the store again."""
 
     what: str
-    """"work" (claim now), "cancel" (renew now to see which), "final" (id became final), "change" (id changed),
-    "schedule" (the schedule named by id was written or removed), "leader" (the leadership may be free)."""
+    """The reason of the wake-up.
+
+    "work": claim now. "cancel": renew now, to get the cancelled instances. "final": the instance `id` is final.
+    "change": the instance `id` has changed. "schedule": the schedule `id` was written or removed. "leader": the
+    leadership may be free.
+    """
     id: str = ""
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A page of records, and where to go on; `cursor` None means that this was the last."""
+    """A page of records, and the cursor of the next page; None on the last page."""
 
     records: tuple[Record, ...]
     cursor: str | None
 
 
 class LogPage(msgspec.Struct, frozen=True):
-    """Log lines of one instance, in the order stored, and where to go on reading (always given, for following)."""
+    """Log lines of one instance in stored order, and the cursor of the next lines, also on the last page."""
 
     lines: tuple[LogLine, ...]
     cursor: str
     dropped: int = 0
-    """Lines that were dropped at the cap, oldest first."""
+    """Number of lines that were dropped at the limit, oldest first."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers that need no scan."""
+    """Counts that need no scan."""
 
     counts: dict[str, dict[State, int]] = {}
-    """Kind → state → instances."""
+    """Instances by kind and state."""
     delayed: int = 0
     nodes: int = 0
     undecodable: int = 0
-    """Records set aside because they could not be read."""
+    """Records that were set aside because they cannot be read."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store promises."""
+    """Guarantees and limits of a store."""
 
     engine: str
     """"memory", "redis", "valkey", "etcd"."""
     durability: str
-    """"fsync", "everysec", "replicated", "none": what NO-LOSS means after the store itself crashed."""
+    """"fsync", "everysec", "replicated" or "none": the protection of stored data against a crash of the store."""
     confirmed_by: str = ""
-    """"aof" or "replicas:<n>": what each step waits for before it is answered; "": for nothing but the server."""
+    """"aof" or "replicas:<n>": the confirmation that each step waits for; "": only that of the server."""
     order: str = "strict"
     """"strict" or "windowed"."""
     clock: str = "server"
-    """"server" or "nodes": whose clock decides due-ness."""
+    """"server" or "nodes": the clock that decides about due times."""
     shared: bool = True
-    """Whether other processes can see it."""
+    """Whether other processes can use the store."""
     max_payload: int = 512 << 20
     warnings: tuple[str, ...] = ()
-    """What can be lost with the server's present settings, one sentence each."""
+    """Data that can be lost with the server's present settings, one sentence each."""
 
 
 class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds that a store keeps by itself."""
+    """Limits that a store enforces."""
 
     retention_us: int = 86_400_000_000
-    """How long final instances are kept by default: 1 day."""
+    """Time for which final instances are kept by default: 1 day."""
     max_final_per_kind: int = 100_000
-    """Most final instances kept per kind, the oldest removed first."""
+    """Most final instances per kind; the oldest are removed first."""
     max_log_lines: int = 1_000
-    """Most log lines kept per instance, the oldest dropped first."""
+    """Most log lines per instance; the oldest are dropped first."""
     max_log_bytes: int = 1 << 20
-    """Most bytes of log messages kept per instance."""
+    """Most bytes of log messages per instance."""
     max_fires: int = 1_000
-    """Most ledger records kept per schedule, the earliest nominal times removed first."""
+    """Most ledger records per schedule; the earliest nominal times are removed first."""
     fires_kept_us: int = 7 * 86_400_000_000
-    """How long a ledger record is kept: 7 days."""
+    """Time for which a ledger record is kept: 7 days."""
     max_kinds: int = 20_000
-    """Most kinds that have instances; a kind that no node has published is refused above it."""
+    """Most kinds with instances; above it, a kind that no node has published is refused."""
     kinds_kept_us: int = 30 * 86_400_000_000
-    """How long a kind that no node publishes any more is known: 30 days."""
+    """Time for which a kind stays known after the last node with it has left: 30 days."""

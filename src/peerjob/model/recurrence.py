@@ -1,4 +1,4 @@
-"""When a schedule is due: the nominal times of a definition, and the jitter of each."""
+"""The nominal times of a schedule's definition, and the jitter of each."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from .errors import ScheduleError
 if TYPE_CHECKING:
     from random import Random  # noqa: TID251  # only its type; callers pass a clock's
 
-CACHED = 20_000
-"""Most recurrences that are kept ready to use."""
+MAX_CACHED = 20_000
+"""Most recurrences in the cache."""
 
 
 class Recurrence(Protocol):
-    """The nominal times of a schedule, in microseconds since the epoch. Pure: it keeps nothing of who asked."""
+    """The nominal times of a schedule, in microseconds since the epoch. A recurrence has no state."""
 
     def next_after(self, moment_us: int) -> int | None:
-        """The first nominal time strictly after a moment; None: there is none any more."""
+        """Return the first nominal time strictly after a moment, or None."""
         ...
 
     def latest_at(self, moment_us: int) -> int | None:
-        """The last nominal time at or before a moment; None: there was none."""
+        """Return the last nominal time at or before a moment, or None."""
         ...
 
     def count(self, after_us: int, until_us: int) -> int:
-        """How many nominal times lie after the one and up to the other moment, the latter included."""
+        """Count the nominal times in (after, until]."""
         ...
 
     def times(self, after_us: int, until_us: int) -> Iterator[int]:
-        """The nominal times after the one and up to the other moment, the latter included, in order."""
+        """Yield the nominal times in (after, until], in order."""
         ...
 
 
 class Interval:
-    """Nominal times at anchor + k × every, with k of 1 and more."""
+    """Nominal times at anchor + k × every, for k ≥ 1."""
 
     def __init__(self, every_us: int, anchor_us: int) -> None:
         self._every = every_us
@@ -65,7 +65,7 @@ class Interval:
 
 
 def recurrence_of(definition: Definition) -> Recurrence:
-    """What a definition recurs by; raises ScheduleError where it holds no recurrence that can be used here."""
+    """Return the recurrence of a definition; raises ScheduleError if it has none that can be used here."""
     if definition.cron is not None:
         return cron_recurrence(definition.cron, definition.timezone)
     if definition.every_us is not None and definition.every_us > 0:
@@ -73,11 +73,11 @@ def recurrence_of(definition: Definition) -> Recurrence:
     raise ScheduleError(f"schedule of {definition.kind!r}: expected cron or every, got neither")
 
 
-@lru_cache(maxsize=CACHED)
+@lru_cache(maxsize=MAX_CACHED)
 def cron_recurrence(spec: str, timezone: str = "UTC") -> Recurrence:
-    """What a cron text recurs by in a time zone; raises ScheduleError for a text or zone that cannot be used.
+    """Return the recurrence of a cron text in a time zone; raises ScheduleError for a bad text or zone.
 
-    A zone in the text itself counts, rather than `timezone`.
+    A zone in the text itself wins over `timezone`.
     """
     text = read_cron(spec)
     if isinstance(text, EveryText):
@@ -86,15 +86,15 @@ def cron_recurrence(spec: str, timezone: str = "UTC") -> Recurrence:
 
 
 def jitter_us(definition: Definition, name: str, nominal_us: int, random: Random) -> int:
-    """How long after a nominal time the schedule of this name fires, from 0 to its jitter.
+    """Return the delay of a fire after its nominal time, from 0 to the schedule's jitter.
 
-    Hashed jitter depends on the name alone, so a schedule keeps its place in the spread, on every node and for ever.
+    Hashed jitter depends only on the name, so it is the same on every node and at every fire.
     """
     return drawn_us(definition.jitter_us, name if definition.hashed else None, random)
 
 
 def drawn_us(limit_us: int, name: str | None, random: Random) -> int:
-    """A delay from 0 to a limit: by a hash of the name if one is given, else by chance."""
+    """Draw a delay from 0 to a limit: by a hash of the name, or at random without a name."""
     if limit_us <= 0:
         return 0
     if name is None:

@@ -1,4 +1,4 @@
-"""Callables and classes stored by name, so that another process can find them again."""
+"""Callables and classes that are stored by name, so that another process can find them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCAL = "local:"
 
 
 def import_path(value: Any) -> str | None:
-    """`module:qualname` of something that can be imported by it, else None."""
+    """Return `module:qualname` of an importable object, or None."""
     module = getattr(value, "__module__", None)
     qualname = getattr(value, "__qualname__", None)
     if not module or not qualname or "<" in qualname:
@@ -33,7 +33,7 @@ def import_path(value: Any) -> str | None:
 
 
 def module_name(module: str) -> str:
-    """The name under which another process can import a module; `__main__` by its own name where it has one."""
+    """Return the name by which another process imports a module; for `__main__`, the name of its file."""
     if module != "__main__":
         return module
     spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -44,7 +44,7 @@ def module_name(module: str) -> str:
 
 
 def misnamed_script() -> str | None:
-    """The file of the running script, when an import of its name would not find it; None when it would."""
+    """Return the file of the running script if an import of its name does not find it, else None."""
     main = sys.modules["__main__"]
     file, name = getattr(main, "__file__", None), module_name("__main__")
     if not file or getattr(main, "__spec__", None) is not None:
@@ -58,21 +58,21 @@ def misnamed_script() -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Trusted:
-    """The modules whose functions a stored option may name, and that are imported for it."""
+    """Modules whose functions a stored option may name. Only these are imported for an option."""
 
     modules: frozenset[str] = frozenset()
-    """Those in which the functions of jobs are defined."""
+    """Modules that define the functions of jobs."""
     prefixes: tuple[str, ...] = ()
-    """Names of modules and packages, with everything below them."""
+    """Names of modules and packages; everything below them is trusted too."""
 
     def holds(self, module: str) -> bool:
-        """Whether functions of this module may be named."""
+        """Whether an option may name functions of this module."""
         below = f"{module}."
         return module in self.modules or any(below.startswith(f"{prefix}.") for prefix in self.prefixes)
 
 
 def to_stored(value: Any, option: str, local: dict[str, Any] | None, trusted: Trusted) -> Reference:
-    """The reference to store; raises OptionError for what no node may resolve, unless `local` can keep it."""
+    """Return the reference to store; raises OptionError if no node may resolve it and `local` is None."""
     path = import_path(value)
     if path is not None and not path.startswith("__main__:"):
         if _is_harmless(value, option) or trusted.holds(path.partition(":")[0]):
@@ -91,7 +91,7 @@ def to_stored(value: Any, option: str, local: dict[str, Any] | None, trusted: Tr
 
 
 def from_stored(reference: Reference, option: str, local: Mapping[str, Any] | None, trusted: Trusted) -> Any:
-    """What a reference names. Imports nothing but trusted modules; raises StoredReferenceError for anything else."""
+    """Resolve a reference. Imports only trusted modules; raises StoredReferenceError for others."""
     if reference.startswith(_LOCAL):
         if local is None or reference not in local:
             raise DecodeError(f"{reference} lives in another process")
@@ -108,7 +108,7 @@ def from_stored(reference: Reference, option: str, local: Mapping[str, Any] | No
         if module != module_name("__main__"):
             importlib.import_module(module)
         found = None if _imported(reference) is None else resolve(reference)
-    except Exception as error:  # importing runs code of the user's
+    except Exception as error:  # an import runs the user's code
         raise StoredReferenceError(f"{option}: cannot import {reference}: {type(error).__name__}: {error}") from error
     if found is None or import_path(found) != reference:
         raise StoredReferenceError(f"{option}: {module} defines no {reference.partition(':')[2]}")
@@ -120,7 +120,7 @@ class StoredReferenceError(DecodeError):
 
 
 def resolve_imported(path: str) -> Any:
-    """What `module:qualname` names in a module that is imported already; raises DecodeError."""
+    """Resolve `module:qualname` in a module that is already imported; raises DecodeError."""
     found = _imported(path)
     if found is None:
         raise DecodeError(f"{path} is not imported here")
@@ -128,18 +128,18 @@ def resolve_imported(path: str) -> Any:
 
 
 def _imported(path: str) -> Any:
-    """None for what is not there; runs no code of the module, not even its `__getattr__`."""
+    """Resolve without running code of the module, such as its `__getattr__`; None if the name does not exist."""
     module, _, qualname = path.partition(":")
     found: Any = sys.modules.get("__main__" if module == module_name("__main__") else module)
     for part in qualname.split("."):
         found = inspect.getattr_static(found, part, None)
-        if isinstance(found, ModuleType):  # another module than the one that is named
+        if isinstance(found, ModuleType):  # the name belongs to another module
             return None
     return found
 
 
 def _is_harmless(value: Any, option: str) -> bool:
-    """Whether it is a class that the option only compares with, or that only computes."""
+    """Whether the option only compares with this class, or only computes with it."""
     if not isinstance(value, type):
         return False
     if option in ("retry_on", "no_retry_on"):
@@ -151,7 +151,7 @@ _WAIT = "tenacity.wait.wait_base"
 
 
 def resolve(path: str) -> Any:
-    """Import `module:qualname`, of a job its function; raises DecodeError with the reason."""
+    """Import `module:qualname`; for a job, return its function. Raises DecodeError with the reason."""
     found = found_by_name(path)
     return getattr(found, "executor", found)
 
@@ -164,6 +164,6 @@ def found_by_name(path: str) -> Any:
         found: Any = main if module == module_name("__main__") else importlib.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
-    except Exception as error:  # importing runs code of the user's
+    except Exception as error:  # an import runs the user's code
         raise DecodeError(f"cannot import {path}: {type(error).__name__}: {error}") from error
     return found

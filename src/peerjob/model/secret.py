@@ -1,4 +1,4 @@
-"""Arguments that nobody is shown: how they are declared, and what stands in their place."""
+"""Arguments that no view shows: their declaration and their mask."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Annotated, Any, NewType
 import typing_extensions
 
 MASK = "***"
-"""What is shown in the place of a secret."""
+"""The text that views show for a secret."""
 
 
 class Secret:
-    """Marks an argument that is shown to nobody: `password: Annotated[str, Secret]`.
+    """Marks an argument that no view shows: `password: Annotated[str, Secret]`.
 
-    `Secret(value)` is a value that is one wherever it goes, for a job whose signature is not known where it is
-    scheduled; the job gets the plain value.
+    Pass `Secret(value)` to schedule a job whose signature is not known here. The job gets the plain value.
     """
 
     __slots__ = ("_value",)
@@ -26,7 +25,7 @@ class Secret:
         self._value = value
 
     def get_secret_value(self) -> Any:
-        """The plain value, by the name that pydantic's secrets have for it."""
+        """Return the plain value; the method has the same name as in pydantic."""
         return self._value
 
     def __repr__(self) -> str:
@@ -34,9 +33,9 @@ class Secret:
 
 
 def is_secret(annotation: Any, inside: frozenset[Any] = frozenset()) -> bool:
-    """Whether an annotation declares a secret: itself, in a part of it, or in a field of a class.
+    """Whether an annotation declares a secret: itself, in one of its parts, or in a field of a class.
 
-    Secrets are what is annotated with `Secret`, and pydantic's SecretStr, SecretBytes and Secret.
+    Secrets are annotated with `Secret`, or have pydantic's types SecretStr, SecretBytes or Secret.
     """
     if annotation is Secret or isinstance(annotation, Secret) or hasattr(annotation, "get_secret_value"):
         return True
@@ -58,6 +57,6 @@ def is_secret(annotation: Any, inside: frozenset[Any] = frozenset()) -> bool:
 
 
 def _hints(kind: type[Any]) -> Mapping[str, Any]:
-    with contextlib.suppress(Exception):  # annotations are code of the user's
+    with contextlib.suppress(Exception):  # annotations are the user's code
         return typing_extensions.get_type_hints(kind, include_extras=True)
     return {}

@@ -1,4 +1,4 @@
-"""What a callable of any shape takes: which arguments come from the caller, and which the node supplies."""
+"""The parameters of any callable: those of the caller, and those that the node supplies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .injected import INJECTED, Injectable, Injection, Resource
 from .references import module_name
 
 EMPTY: Any = inspect.Parameter.empty
-"""Stands for "no annotation" and "no default"."""
+"""Means "no annotation" and "no default"."""
 TEXT_PLACEHOLDER = "?"
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -37,23 +37,23 @@ class Parameter:
     kind: inspect._ParameterKind  # pyright: ignore[reportPrivateUsage]
     """As in `inspect.Parameter.kind`."""
     annotation: Any = EMPTY
-    """Resolved; EMPTY when there is none, or it names something that does not exist at run time."""
+    """The resolved annotation. EMPTY if there is none, or if it names something that does not exist at run time."""
     default: Any = EMPTY
     required: bool = True
-    """Whether a call without it is wrong."""
+    """Whether each call must pass it."""
     injected: Injection | None = None
     optional: bool = False
-    """Whether None will do where the node has nothing to inject."""
+    """Whether the node may supply None."""
     resource: Resource | None = None
 
     @property
     def supplied(self) -> bool:
-        """Whether the node supplies it, and callers leave it out."""
+        """Whether the node supplies the value, so that callers leave it out."""
         return self.injected is not None or self.resource is not None
 
 
 class Signature:
-    """The parameters of a callable, and how a call's arguments fall into their places."""
+    """The parameters of a callable, and the assignment of arguments to them."""
 
     def __init__(self, executor: Callable[..., Any], parameters: Sequence[Parameter], returns: Any = EMPTY) -> None:
         self.parameters = tuple(parameters)
@@ -64,11 +64,11 @@ class Signature:
         self.supplied = tuple(one for one in parameters if one.supplied)
         self.is_async = has_code(executor, inspect.iscoroutinefunction)
         self.returns = returns if self.is_async else _awaited(returns)
-        """What the annotation says about the result; EMPTY for nothing, and for None, which says nothing of a value."""
+        """The annotation of the result. EMPTY for none, and for None, which describes no value."""
         self.is_generator = has_code(executor, inspect.isgeneratorfunction)
         self.is_async_generator = has_code(executor, inspect.isasyncgenfunction)
         self._places_supplied = any(one.supplied for one in self.positional)
-        # some cannot be passed by name, so everything before them goes by position too
+        # positional-only parameters that are supplied need all parameters before them by position too
         self._reach = max(
             (
                 index + 1
@@ -81,7 +81,7 @@ class Signature:
 
     @functools.cached_property
     def hash(self) -> str:
-        """The same for callables that take the same arguments from their callers, in every process."""
+        """A hash of the caller's parameters, the same in every process."""
         parts = [
             f"{one.name}:{int(one.kind)}:{annotation_text(one.annotation)}:{one.required:d}"
             for one in self.parameters
@@ -90,9 +90,10 @@ class Signature:
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
     def place(self, args: Sequence[Any], *, text_placeholders: bool = True) -> list[Any]:
-        """Positional arguments in the places of the parameters, with INJECTED where the node supplies one.
+        """Assign positional arguments to the parameters, with INJECTED for parameters that the node supplies.
 
-        In such a place stands a placeholder ("?" too, unless told otherwise), a value of its own class, or nothing.
+        For such a parameter the caller may pass a placeholder ("?" too with `text_placeholders`), a value of its class,
+        or nothing.
         """
         if not self._places_supplied:
             return list(args)
@@ -117,7 +118,7 @@ class Signature:
         return placed
 
     def misfits(self, placed: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
-        """What is too much and what is missing, in sentences."""
+        """Describe the superfluous and the missing arguments, one sentence each."""
         problems: list[str] = []
         if self.var_positional is None and len(placed) > len(self.positional):
             takes = sum(not one.supplied for one in self.positional)
@@ -143,7 +144,7 @@ class Signature:
     def fill(
         self, placed: list[Any], kwargs: dict[str, Any], supply: Callable[[Parameter], Any]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Arguments for the call, with what `supply` gives in every place that is still open."""
+        """Return the arguments of the call; `supply` gives the value of each parameter that is still open."""
         if not self.supplied:
             return placed, kwargs
         by_position, by_name = self._open_places(len(placed))
@@ -159,7 +160,7 @@ class Signature:
         return args, filled
 
     def _open_places(self, count: int) -> tuple[list[tuple[int, Parameter]], list[Parameter]]:
-        """With `count` arguments placed: the parameters to fill by position, and those by name."""
+        """With `count` placed arguments: the parameters to fill by position, and those to fill by name."""
         if count not in self._places:
             reached = self.positional[: max(count, self._reach)]
             self._places[count] = (
@@ -170,7 +171,7 @@ class Signature:
 
 
 def is_placeholder(value: Any, *, text: bool = True) -> bool:
-    """Whether a value stands for "supplied by the node" in the place of a parameter that is."""
+    """Whether an argument means "supplied by the node"."""
     return value is INJECTED or (text and type(value) is str and value == TEXT_PLACEHOLDER)
 
 
@@ -178,7 +179,7 @@ def is_placeholder(value: Any, *, text: bool = True) -> bool:
 
 
 def analyse(executor: Callable[..., Any]) -> Signature:
-    """The signature of a callable; one that tells nothing about itself takes anything."""
+    """Return the signature of a callable. A callable without a known signature takes any arguments."""
     try:
         return _analysed(executor)
     except TypeError:  # not hashable
@@ -213,7 +214,7 @@ _AWAITABLES: tuple[Any, ...] = (abc.Awaitable, abc.Coroutine, asyncio.Future, as
 
 
 def _awaited(annotation: Any) -> Any:
-    """What comes of an awaitable that a sync function returns; any other annotation as it is."""
+    """The result type of an awaitable that a sync function returns; other annotations stay."""
     parts = typing.get_args(annotation)
     return parts[-1] if parts and typing.get_origin(annotation) in _AWAITABLES else annotation
 
@@ -245,7 +246,7 @@ def _parameters(found: inspect.Parameter, namespace: Mapping[str, Any]) -> Itera
 
 
 def injectable_of(annotation: Any) -> tuple[Injection, bool] | None:
-    """What an annotation asks the node for, and whether None will do; None for an ordinary annotation."""
+    """The injected kind that an annotation means, and whether None is allowed; None for other annotations."""
     if isinstance(annotation, TYPE_ALIAS):
         return injectable_of(annotation.__value__)
     origin = typing.get_origin(annotation)
@@ -273,20 +274,20 @@ _NAMES: dict[str, Injection] = {
 
 
 def _injectable_by_text(annotation: Any) -> tuple[Injection, bool] | None:
-    """As `injectable_of`, for a name that is imported for type checkers alone."""
+    """Like `injectable_of`, for a name that is imported only for type checkers."""
     words = re.findall(r"\w+", getattr(annotation, "__forward_arg__", str(annotation)))
     found: list[Injection] = [_NAMES[word] for word in words if word in _NAMES]
     return (found[0], "None" in words or "Optional" in words) if found else None
 
 
 def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
-    """What an annotation means, text included; EMPTY when it names something that does not exist."""
+    """Resolve an annotation, text included; EMPTY if it names something that does not exist."""
     if annotation is EMPTY:
         return EMPTY
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
         return typing.get_type_hints(holder, dict(namespace), {}, include_extras=True)["it"]
-    except Exception:  # noqa: BLE001  # an annotation is code of the user's, and may do anything
+    except Exception:  # noqa: BLE001  # an annotation is the user's code, and may raise any error
         return EMPTY
 
 
@@ -297,7 +298,7 @@ def _is_unpack(annotation: Any) -> bool:
 
 
 def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
-    """The keys of a TypedDict in `**kwargs: Unpack[...]`, each as a keyword parameter."""
+    """Yield the keys of a TypedDict in `**kwargs: Unpack[...]` as keyword parameters."""
     (keys,) = typing.get_args(annotation)
     for name, hint in typing_extensions.get_type_hints(keys, dict(namespace), include_extras=True).items():
         required = is_required(keys, name, hint)
@@ -307,9 +308,9 @@ def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Paramet
 
 
 def is_required(keys: Any, name: str, hint: Any) -> bool:
-    """Whether a key of a TypedDict must be there, by its resolved hint.
+    """Whether a key of a TypedDict is required, by its resolved hint.
 
-    Where annotations are postponed, the class counts keys as required that its text calls NotRequired.
+    With postponed annotations, the class itself counts NotRequired keys as required.
     """
     while (origin := typing.get_origin(hint)) is Annotated or origin in QUALIFIERS:
         if origin in (typing.Required, typing.NotRequired):
@@ -319,7 +320,7 @@ def is_required(keys: Any, name: str, hint: Any) -> bool:
 
 
 TYPE_ALIAS: tuple[Any, ...] = (typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", ()))
-"""`type X = ...`, in the standard library's form and in the older one."""
+"""The classes of `type X = ...`: in the standard library, and in typing_extensions."""
 QUALIFIERS: tuple[Any, ...] = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
 
 
@@ -332,7 +333,7 @@ def _inspect(executor: Callable[..., Any]) -> inspect.Signature:
 
 
 def _code_of(executor: Any) -> Any:
-    """The function that was written, below partials, decorators, methods, classes and instances."""
+    """The written function below partials, decorators, methods, classes and instances."""
     executor = unpartial(executor)
     if isinstance(executor, type):
         made = cast(Any, executor)
@@ -343,7 +344,7 @@ def _code_of(executor: Any) -> Any:
 
 
 def _namespace(function: Any) -> dict[str, Any]:
-    """The names that an annotation of this function can mean."""
+    """The names that an annotation of this function can use."""
     names = dict(getattr(function, "__globals__", {}))
     for one in getattr(function, "__type_params__", ()):
         names[one.__name__] = one
@@ -357,7 +358,7 @@ def _namespace(function: Any) -> dict[str, Any]:
 
 
 def _function_of(executor: Any) -> Any:
-    """The function of a job; any other callable is its own."""
+    """The function of a job; any other callable itself."""
     return (executor.executor or executor) if isinstance(executor, ExecutorHolder) else executor
 
 
@@ -366,7 +367,7 @@ def _first(parameters: Iterable[Parameter], kind: Any) -> Parameter | None:
 
 
 def annotation_text(annotation: Any) -> str:
-    """An annotation as text that is the same in every process."""
+    """Convert an annotation to text that is the same in every process."""
     if annotation is EMPTY:
         return ""
     if annotation.__class__ is list:  # the parameters of a Callable

@@ -1,4 +1,4 @@
-"""The immutable part of an instance: its arguments and the options that travel with it."""
+"""The immutable part of an instance: its arguments, and the options that are stored with it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .record import Moment
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Arguments are kept encoded, so that a record can be read without decoding them."""
+    """Arguments and overrides. The arguments stay encoded, so that reading a record does not decode them."""
 
     args: bytes
     """`[args, kwargs]`, by `codec.encode_value`."""
     overrides: dict[str, Any] = {}
-    """Options given per schedule, by `policy.store_overrides`."""
+    """Overrides of options, by `policy.store_overrides`."""
     retry_of: str | None = None
     created_us: int = 0
-    """When it was scheduled, by its scheduler's clock."""
+    """Time of scheduling, by the clock of the scheduling process."""
     version: int = 0
-    """Version of the definition it was scheduled with."""
+    """Version of the job's definition at scheduling."""
     schedule: str = ""
-    """The schedule that it is a fire of; "" for none."""
+    """The schedule that made the instance; "" for none."""
     nominal_us: int = 0
-    """The nominal time that it was fired for, without jitter; 0 for none."""
+    """The nominal time of the fire, without jitter; 0 for none."""
     trace: dict[str, str] = {}
-    """The context of a trace that it was scheduled in: `traceparent` and `tracestate`, as in W3C Trace Context."""
+    """The trace of the scheduling call: `traceparent` and `tracestate`, as in W3C Trace Context."""
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The positional and keyword arguments, "***" for those that are secret; raises DecodeError."""
+        """Return the positional and keyword arguments, with "***" for secrets; raises DecodeError."""
         value = decode_shown(self.args)
         try:
             args, kwargs = value
@@ -42,7 +42,7 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ErrorInfo(msgspec.Struct, frozen=True):
-    """What is kept of an exception that ended a run."""
+    """The stored form of an exception that ended a run."""
 
     type: str
     """`module.qualname` of its class, without `builtins.`."""
@@ -54,7 +54,7 @@ class ErrorInfo(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
-    """How far a run is."""
+    """The progress of a run: a fraction from 0 to 1, and a short text."""
 
     fraction: float
     message: str = ""
@@ -68,12 +68,12 @@ decode_progress = reader(Progress, "stored progress")
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Arguments as they are stored."""
+    """Encode arguments for storage."""
     return encode_value([list(args), kwargs])
 
 
 def redacted(data: bytes) -> bytes:
-    """An encoded Spec without its secrets, for whoever is no node; arguments that cannot be read are left out, too."""
+    """Remove the secrets from an encoded Spec, for readers that are not nodes; also arguments that cannot be read."""
     try:
         spec = decode_spec(data)
     except DecodeError:
@@ -88,5 +88,5 @@ def redacted(data: bytes) -> bytes:
 
 
 def encode(value: Spec | ErrorInfo | Progress) -> bytes:
-    """One of this module's values as MessagePack."""
+    """Encode a value of this module as MessagePack."""
     return _spec_encoder.encode(value)

@@ -1,4 +1,4 @@
-"""The states of an instance, their wire numbers, and the arrows between them."""
+"""The states of an instance, their wire numbers, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum, IntFlag
 
 
 class State(IntFlag):
-    """State of an instance; composite members match any of their parts in a query."""
+    """State of an instance. In a query, a composite member matches each of its parts."""
 
     UNSET = 0
     CREATED = 1
@@ -26,11 +26,11 @@ class State(IntFlag):
 
     @property
     def is_final(self) -> bool:
-        """Whether this state is one that no transition leaves."""
+        """Whether no transition leaves this state."""
         return bool(self) and not self & ~State.FINAL
 
     def parts(self) -> tuple[State, ...]:
-        """The single states that this one is made of, in order of their numbers."""
+        """Return the single states in this state, by number."""
         return tuple(single for single in SINGLE if single & self)
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class State(IntFlag):
 
     @classmethod
     def parse(cls, text: str) -> State:
-        """Read a state's text or alias, in any case: "Completed", "timedout", "final"."""
+        """Parse the text or alias of a state, in any case, such as "Completed", "timedout" or "final"."""
         found = _BY_TEXT.get(text.replace("_", "").replace(" ", "").casefold())
         if found is None:
             raise ValueError(f"unknown state {text!r}; expected one of {', '.join(sorted(_NAMES.values()))}")
@@ -87,11 +87,11 @@ ARROWS: dict[State, State] = {
     State.COMPLETED: State.UNSET,
     State.TERMINATED: State.UNSET,
 }
-"""For each single state, the states that may follow it."""
+"""For each single state, the states that can follow."""
 
 
 class Level(IntEnum):
-    """Level of a log line, with go-job's numbers; combine them in a query with `|`."""
+    """Level of a log line, with go-job's numbers. In a query, combine levels with `|`."""
 
     INFO = 1
     ERROR = 2

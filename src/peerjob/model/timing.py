@@ -1,4 +1,4 @@
-"""When a job runs: at a time, after a delay, or again and again."""
+"""Options for the time of a run: at a time, after a delay, or with a recurrence."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MAX_MISFIRE_LIMIT = 10_000
 
 @dataclass(frozen=True)
 class Jitter:
-    """How much later than its nominal times a schedule fires: made by `hashed` or `random`."""
+    """Delay of fires after their nominal times. Make it with `hashed` or `random`."""
 
     limit_us: int
-    """Most, in microseconds; the least is 0."""
+    """Longest delay in microseconds; the shortest is 0."""
     by_name: bool
-    """Whether it follows from the schedule's name rather than from chance."""
+    """Whether a hash of the schedule's name gives the delay; otherwise it is random."""
 
     def __post_init__(self) -> None:
         if self.limit_us < 0:
@@ -35,39 +35,39 @@ class Jitter:
 
     @classmethod
     def hashed(cls, limit: Duration) -> Jitter:
-        """Fixed per schedule, by a hash of its name: many schedules of one cron text spread evenly, each at its time.
+        """A fixed delay per schedule, by a hash of its name, so that many schedules of one cron text spread evenly.
 
-        Raises ScheduleError for what is not a duration.
+        Raises ScheduleError for an invalid duration.
         """
         return cls(_positive_us("jitter", limit, zero=True), by_name=True)
 
     @classmethod
     def random(cls, limit: Duration) -> Jitter:
-        """Drawn anew for each fire; a Duration alone as `jitter=` means this.
+        """A new random delay for each fire. A plain Duration as `jitter=` means the same.
 
-        Raises ScheduleError for what is not a duration.
+        Raises ScheduleError for an invalid duration.
         """
         return cls(_positive_us("jitter", limit, zero=True), by_name=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One run, now (the default), `at` a time or `after` a delay; or a recurrence by `cron` or `every`.
+    """One run: now (the default), `at` a time or `after` a delay. Or a recurrence: `cron` or `every`.
 
-    Without a recurrence the options about one are kept all the same: a variant of the job may be given it.
+    Options of a recurrence are kept even without one, since a variant of the job may add it.
     """
 
     at_us: int | None = None
     after_us: int | None = None
     cron: str | None = None
-    """The text without a zone, which stands in `timezone`, and never `@every`, which is `every_us`."""
+    """The cron text without its zone, which `timezone` has. For `@every`, `every_us` has the interval instead."""
     every_us: int | None = None
     timezone: str | None = None
-    """None: nobody said, so the node's counts."""
+    """None: the node's time zone."""
     jitter_us: int = 0
     hashed: bool = False
     draw_jitter: Callable[[], Duration] | None = None
-    """A function that says how much later one run is due, in place of `jitter_us`."""
+    """A function that returns the delay of one run, instead of `jitter_us`."""
     overlap: Overlap = Overlap.SKIP
     queue_limit: int = QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"
@@ -76,12 +76,12 @@ class Timing:
 
     @property
     def recurs(self) -> bool:
-        """Whether it fires again and again, and so belongs to the cluster rather than to one instance."""
+        """Whether this is a recurrence, which makes a schedule and not one instance."""
         return self.cron is not None or self.every_us is not None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Timing:
-        """The timing in a job's options; raises ScheduleError for a bad time, zone, recurrence or combination."""
+        """Read the timing from a job's options; raises ScheduleError for a bad value or combination."""
         given = [name for name in ("at", "after", "cron", "every") if options.get(name) is not None]
         if len(given) > 1:
             raise ScheduleError(f"{' and '.join(f'{name}=' for name in given)} exclude one another")

@@ -1,4 +1,4 @@
-"""A worker, as a job may see it."""
+"""`Worker`: the part of a worker that a job can see."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .injected import Injectable, Injection
 
 @dataclass(frozen=True, kw_only=True)
 class Worker(Injectable):
-    """One slot of a node: runs one instance at a time."""
+    """A slot of a node; it runs one instance at a time."""
 
     injected_as: ClassVar[Injection] = "worker"
 
     number: int
     node: str
     instance: str | None = None
-    """Id of the instance it runs, or None."""
+    """Id of the instance that it runs, or None."""
     kind: str | None = None
     stuck: bool = False
-    """Whether its body was told to end and does not, or its processors do not return."""
+    """Whether its body was told to end and still runs, or its processors do not return."""
 
     @classmethod
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Worker:

@@ -1,23 +1,22 @@
-"""Cron: which instants a text such as `30 2 * * MON-FRI` means in a time zone.
+"""Cron: the instants that a text such as `30 2 * * MON-FRI` means in a time zone.
 
-A text is read once (`text`) into the days it names (`days`) and the times of such a day (`daytime`). Those are wall
-times; what the wall clocks of a zone do is told by stretches of constant offset (`zones`), and `engine` joins the two.
-So a schedule keeps no state: any moment can be asked about, forwards and backwards, at the same cost.
+`text` parses a cron text into days (`days`) and times of the day (`daytime`). Both are wall times. `zones` describes a
+time zone as stretches of constant offset, and `engine` computes the instants from both. The engine has no state: it
+finds the next and the previous fire of any moment at the same cost. `words` and `changes` explain a text to people.
 
 Text: five fields (minute, hour, day of month, month, day of week), or six with leading seconds; or one of `@yearly
-@annually @monthly @weekly @daily @midnight @hourly`; before them `TZ=Zone` or `CRON_TZ=Zone`, if wanted. `@every` and a
-duration is an interval in cron's clothes. croniter expands the items of a field, one at a time, and we decide:
+@annually @monthly @weekly @daily @midnight @hourly`. `TZ=Zone` or `CRON_TZ=Zone` may precede them. `@every` with a
+duration is an interval. croniter expands single items of a field; peerjob has these rules:
 
-- A range of one value (`5-5`) is that value, as in every cron. croniter takes it for the whole field.
-- A day must match both day fields if one of them begins with `*` or is `?`, else it may match either. This is the rule
-  of Debian's cron, and of cronsim.
-- Nothing may depend on who reads it: croniter's `H` and `R` items, which it fills in at random, are refused.
+- A range of one value (`5-5`) means that value, as in every cron. croniter would expand it to the whole field.
+- A day must match both day fields if one of them begins with `*` or is `?`. Otherwise it must match one of them.
+  Debian's cron and cronsim have the same rule.
+- Each reader must get the same times, so croniter's random items `H` and `R` are refused.
 
-Where clocks change, a job of a *fixed time*, with neither minute nor hour beginning with `*`, runs once for each of its
-wall times: at the first of two, and right after the gap where clocks skip it (several that are skipped run once).
-Any other job follows the wall clock through: nothing in a gap, and twice in the hour that comes twice. Seconds do not
-matter for which of the two a job is.
+A *fixed time* is a job whose minute and hour do not begin with `*`. When clocks change, it runs once for each of its
+wall times: of a repeated time, at the first; of skipped times, once, right after the gap. Other jobs follow the wall
+clock: they do not run in a gap, and run twice in a repeated hour. Seconds make no difference.
 
-A text that means no day at all (`0 0 31 2 *`) is refused. 28 years in a row, away from a century, hold all kinds of
-month there are (its length, and its first day of the week), so a text that names none of their days names none ever.
+A text without any matching day (`0 0 31 2 *`) is refused. 28 successive years without a skipped leap year contain every
+kind of month (its length and first weekday), so a text that matches no day in them never matches.
 """

@@ -1,4 +1,4 @@
-"""What a change of the clocks does to a cron job."""
+"""The effects of clock changes on a cron job."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .engine import Cron
 from .words import clock
 from .zones import Span, transitions
 
-TOLD = 3
-"""Most wall times that are told one by one."""
+MAX_LISTED = 3
+"""Most wall times that are listed."""
 
 
 def clock_changes(cron: Cron, after: int, until: int) -> Iterator[tuple[int, int, str]]:
-    """Each change of the zone's clocks within (after, until]: its instant, by how many seconds, and the effect."""
+    """Yield each change of the zone's clocks in (after, until]: instant, shift in seconds, and effect."""
     for before, span in transitions(cron.zone, after, until):
         yield span.start, span.offset - before.offset, _effect(cron, span)
 
@@ -27,7 +27,7 @@ def _effect(cron: Cron, span: Span) -> str:
     if not cron.fixed:
         stretch = f"{clock(low)} to {clock(high)}"
         return f"{stretch} does not exist: nothing runs for it" if skipped else f"{stretch} happens twice: runs in both"
-    times = ", ".join(clock(wall) for wall in walls[:TOLD]) + (", …" if len(walls) > TOLD else "")
+    times = ", ".join(clock(wall) for wall in walls[:MAX_LISTED]) + (", …" if len(walls) > MAX_LISTED else "")
     if skipped:
         return f"{times} {'does' if len(walls) == 1 else 'do'} not exist: runs once, at {clock(span.wall)}"
     return f"{times} {'happens' if len(walls) == 1 else 'happen'} twice: runs at the first only"
@@ -35,7 +35,7 @@ def _effect(cron: Cron, span: Span) -> str:
 
 def _walls(cron: Cron, low: int, high: int) -> list[int]:
     walls: list[int] = []
-    while len(walls) <= TOLD and (wall := cron.first_wall(low, high)) is not None:
+    while len(walls) <= MAX_LISTED and (wall := cron.first_wall(low, high)) is not None:
         walls.append(wall)
         low = wall + 1
     return walls

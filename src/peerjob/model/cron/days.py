@@ -1,4 +1,4 @@
-"""The days that a cron text names."""
+"""The days that match a cron text."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from dataclasses import dataclass, field
 from datetime import date
 
 EPOCH = 719_163
-"""Ordinal of the day that is number 0."""
-FAR_YEARS = 50
-"""How far apart two days that match may be: the same kind of leap year comes again after 40 years at most."""
+"""Ordinal of day 0."""
+MAX_GAP_YEARS = 50
+"""Most years between two matching days: each kind of leap year repeats within 40 years."""
 FULL_CYCLE = range(2001, 2029)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Days:
-    """A rule for days. Weekdays are numbered from 0, Sunday; the days themselves from the epoch."""
+    """A rule for days. Weekdays count from 0 for Sunday; days count from the epoch."""
 
     months: frozenset[int]
     days: frozenset[int]
     last: bool = False
     """L: the last day of the month."""
     nearest: frozenset[int] = frozenset()
-    """15W: the working day nearest to each, within the month."""
+    """15W: the nearest working day within the month."""
     weekdays: frozenset[int] = frozenset()
     nth: frozenset[tuple[int, int]] = frozenset()
-    """5#2: weekday and number within the month."""
+    """5#2: a weekday and its number within the month."""
     last_weekdays: frozenset[int] = frozenset()
     """L5: the last such weekday of the month."""
     both: bool = False
-    """Whether a day must match by its number and by its weekday; else either is enough."""
+    """Whether a day must match by number and by weekday; otherwise one of them is enough."""
     _kinds: dict[tuple[int, int], tuple[int, ...]] = field(
         default_factory=dict[tuple[int, int], tuple[int, ...]], init=False, repr=False, compare=False
     )
 
     @property
     def ever(self) -> bool:
-        """Whether there is any such day."""
+        """Whether any day matches."""
         return any(self._of(year, month) for year in FULL_CYCLE for month in self.months)
 
     def next(self, day: int) -> int | None:
-        """The first day that matches, from this one on."""
+        """Return the first matching day at or after this day."""
         if not 0 < day + EPOCH <= date.max.toordinal():
             return None
         start = date.fromordinal(day + EPOCH)
@@ -56,7 +56,7 @@ class Days:
         return None
 
     def previous(self, day: int) -> int | None:
-        """The last day that matches, up to this one."""
+        """Return the last matching day at or before this day."""
         if not 0 < day + EPOCH <= date.max.toordinal():
             return None
         start = date.fromordinal(day + EPOCH)
@@ -70,16 +70,16 @@ class Days:
         return None
 
     def _months_from(self, year: int, month: int, step: int) -> Iterator[tuple[int, int]]:
-        """The months of the rule after (or before) this one, the nearest first."""
+        """Yield the months of the rule after (or before) this month, nearest first."""
         months = sorted(self.months, reverse=step < 0)
         rest = [other for other in months if (other - month) * step > 0]
-        for current in range(year, year + (FAR_YEARS + 1) * step, step):
+        for current in range(year, year + (MAX_GAP_YEARS + 1) * step, step):
             if not date.min.year <= current <= date.max.year:
                 return
             yield from ((current, other) for other in (rest if current == year else months))
 
     def _of(self, year: int, month: int) -> tuple[int, ...]:
-        """The days of a month that match: they depend on its first weekday and its length alone."""
+        """Return the matching days of a month. They depend only on its first weekday and its length."""
         if month not in self.months:
             return ()
         kind = monthrange(year, month)
@@ -106,7 +106,7 @@ class Days:
 
 
 def _nearest(day: int, first: int, length: int) -> int:
-    """The working day nearest to a day (or to the last one), without leaving the month."""
+    """Return the working day of the month that is nearest to a day."""
     day = min(day, length)
     weekday = (first + day - 1) % 7
     if weekday == 6:

@@ -1,4 +1,4 @@
-"""The times of a day that a cron text names."""
+"""The times of day that match a cron text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class DayTimes:
-    """All combinations of the given hours, minutes and seconds, numbered in order from 0."""
+    """All combinations of given hours, minutes and seconds, numbered in order from 0."""
 
     __slots__ = ("_per_hour", "_per_minute", "hours", "minutes", "seconds", "total")
 
@@ -18,7 +18,7 @@ class DayTimes:
         self.total = len(self.hours) * self._per_hour
 
     def before(self, second: int) -> int:
-        """How many lie before this second of the day: the number of the first that does not."""
+        """Count the times before this second of the day."""
         hour, rest = divmod(second, 3600)
         number = bisect_left(self.hours, hour)
         count = number * self._per_hour
@@ -32,7 +32,7 @@ class DayTimes:
         return count + bisect_left(self.seconds, rest)
 
     def at(self, number: int) -> int:
-        """The time of this number, in seconds of the day."""
+        """Return the time with this number, in seconds of the day."""
         hour, rest = divmod(number, self._per_hour)
         minute, second = divmod(rest, self._per_minute)
         return self.hours[hour] * 3600 + self.minutes[minute] * 60 + self.seconds[second]

@@ -1,4 +1,4 @@
-"""Cron texts as recurrences: wall times of a zone, turned into instants."""
+"""A cron text as a recurrence: converts wall times of a zone to instants."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Cron:
             for span in spans(self.zone, block):
                 if span.end > moment and (found := self._first(span, max(moment, span.start))) is not None:
                     return found * SECOND
-            # walls of a day can be skipped on the day before, in UTC
+            # the wall times of a day can begin on the previous day in UTC
             day = self._days.next(((block + 1) * BLOCK) // DAY - 1)
             if day is None:
                 return None
@@ -43,7 +43,7 @@ class Cron:
             for span in reversed(spans(self.zone, block)):
                 if span.start < end and (found := self._last(span, min(end, span.end))) is not None:
                     return found * SECOND
-            # walls of a day can be the first ones of the next, in UTC
+            # the wall times of a day can end on the next day in UTC
             day = self._days.previous((block * BLOCK) // DAY + 1)
             if day is None:
                 return None
@@ -58,7 +58,9 @@ class Cron:
                 low, high = max(start, span.start), min(end, span.end)
                 if low < high:
                     total += self._count(self._wall(span, low), high + span.offset)
-                    total += low == span.start and self._makes_up(span) and not self._count(span.wall, span.wall + 1)
+                    total += (
+                        low == span.start and self._replaces_skipped(span) and not self._count(span.wall, span.wall + 1)
+                    )
         return total
 
     def times(self, after_us: int, until_us: int) -> Iterator[int]:
@@ -70,31 +72,31 @@ class Cron:
     # -- one stretch of constant offset --------------------------------------------------------------------------
 
     def _first(self, span: Span, low: int) -> int | None:
-        """The first nominal instant of a stretch from `low` on."""
-        if low == span.start and self._makes_up(span):
+        """Return the first nominal instant of a stretch at or after `low`."""
+        if low == span.start and self._replaces_skipped(span):
             return low
         wall = self.first_wall(self._wall(span, low), span.end + span.offset)
         return None if wall is None else wall - span.offset
 
     def _last(self, span: Span, high: int) -> int | None:
-        """The last nominal instant of a stretch before `high`."""
+        """Return the last nominal instant of a stretch before `high`."""
         wall = self._last_wall(self._wall(span, span.start), high + span.offset)
         if wall is None:
-            return span.start if self._makes_up(span) else None
+            return span.start if self._replaces_skipped(span) else None
         return wall - span.offset
 
     def _wall(self, span: Span, instant: int) -> int:
-        """The wall time of an instant, or the first one after it that has not been before."""
+        """Return the wall time of an instant. A fixed time skips repeated wall times."""
         return max(instant + span.offset, span.reached) if self.fixed else instant + span.offset
 
-    def _makes_up(self, span: Span) -> bool:
-        """Whether the beginning of a stretch stands for wall times that were skipped just before."""
+    def _replaces_skipped(self, span: Span) -> bool:
+        """Whether the start of a stretch replaces wall times that the clocks skipped."""
         return self.fixed and span.reached < span.wall and self.first_wall(span.reached, span.wall) is not None
 
     # -- wall times ----------------------------------------------------------------------------------------------
 
     def first_wall(self, low: int, high: int) -> int | None:
-        """The first wall time of the text in [low, high), in seconds, whether clocks show it or not."""
+        """Return the first wall time of the text in [low, high), in seconds, skipped times included."""
         today, second = divmod(low, DAY)
         number = self._times.before(second)
         day = self._days.next(today if number < self._times.total else today + 1)
@@ -114,7 +116,7 @@ class Cron:
 
     def _count(self, low: int, high: int) -> int:
         total = 0
-        # a stretch can end before its repeated wall times do
+        # `low` can be after `high`: a stretch can end before its repeated wall times
         day = self._days.next(low // DAY) if low < high else None
         while day is not None and day * DAY < high:
             total += self._times.before(min(high - day * DAY, DAY)) - self._times.before(max(low - day * DAY, 0))

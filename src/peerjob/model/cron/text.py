@@ -1,4 +1,4 @@
-"""Reading cron texts."""
+"""The parser of cron texts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .days import Days
 from .daytime import DayTimes
 
 MAX_TEXT = 1_000
-"""Longest text; a list of every value of every field is shorter."""
+"""Longest text in characters; even a list of all values of all fields is shorter."""
 EXPECTED = (
     "expected five fields (minute, hour, day of month, month, day of week), six with leading seconds, "
     "@yearly, @monthly, @weekly, @daily, @hourly, or @every and a duration"
 )
 MIN_EVERY_US = 10_000
-"""Shortest interval: each fire is a step of the store, which cannot keep up with any rate."""
-ITEMS_KEPT = 5_000
+"""Shortest interval, since each fire is a step of the store."""
+MAX_ITEMS_CACHED = 5_000
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 ALIASES = {
@@ -37,19 +37,19 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class CronField:
-    """One field of a cron text, and what it takes."""
+    """One field of a cron text, and its valid values."""
 
     name: str
     low: int
     high: int
     place: int
-    """Which of croniter's fields reads it; it takes seconds as it takes minutes."""
+    """Index of the croniter field that parses it; seconds are parsed as minutes."""
     forms: str
     names: tuple[str, ...] = ()
     """Names for the numbers from `low` on."""
 
     def number(self, text: str) -> int | None:
-        """The number that is written as digits or a name."""
+        """Convert digits or a name to a number."""
         if text in self.names:
             return self.names.index(text) + self.low
         return int(text) if text.isdigit() else None
@@ -70,12 +70,12 @@ FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class CronText:
-    """A cron text that was read."""
+    """A parsed cron text."""
 
     text: str
-    """As given, without the zone."""
+    """The given text without the zone."""
     zone: str | None
-    """The zone that stands before it."""
+    """The zone before the text, or None."""
     fields: tuple[str, str, str, str, str, str]
     """Second, minute, hour, day of month, month, day of week, in capitals."""
     times: DayTimes
@@ -83,7 +83,7 @@ class CronText:
 
     @property
     def fixed(self) -> bool:
-        """Whether it is for fixed times of the day, which run once where clocks change (see the package)."""
+        """Whether this is a fixed time, for which clock changes have other rules (see the package)."""
         return not self.fields[1].startswith("*") and not self.fields[2].startswith("*")
 
 
@@ -93,11 +93,11 @@ class EveryText:
 
     every_us: int
     duration: str
-    """As given."""
+    """The given duration."""
 
 
 def read_cron(given: object) -> CronText | EveryText:
-    """Read a cron text; raises ScheduleError that names the field at fault."""
+    """Parse a cron text; raises ScheduleError, which names the field at fault."""
     if not isinstance(given, str):
         raise ScheduleError(f"cron={given!r}: {EXPECTED}")
     if len(given) > MAX_TEXT:
@@ -166,7 +166,7 @@ _LAST_WEEKDAY = re.compile(rf"(\d|{'|'.join(WEEKDAYS)})L", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class _Values:
-    """What an item of a field, or all of them, names."""
+    """The values of one item of a field, or of all items."""
 
     numbers: frozenset[int] = frozenset()
     last: bool = False
@@ -195,9 +195,9 @@ def _values(given: str, field: CronField, text: str) -> _Values:
     return found
 
 
-@lru_cache(maxsize=ITEMS_KEPT)
+@lru_cache(maxsize=MAX_ITEMS_CACHED)
 def _item_values(field: CronField, item: str) -> _Values | None:
-    """What one item names; None when it cannot be read."""
+    """Return the values of one item, or None for an invalid item."""
     if not _ITEM.fullmatch(item) or _CHANCE.match(item):
         return None
     if field.place == 2 and (match := _NEAREST.fullmatch(item)):
@@ -206,11 +206,11 @@ def _item_values(field: CronField, item: str) -> _Values | None:
     if field.place == 4 and (match := _LAST_WEEKDAY.fullmatch(item)):
         item = f"L{field.number(match[1])}"
     highest = 6 if field.place == 4 else field.high
-    # croniter takes a range of one value for the whole field, and before its release 7 steps from the last one too
+    # croniter expands a range of one value to the whole field, and before release 7 also steps from the last value
     if match := _STRETCH.fullmatch(item):
         first, last = field.number(match[1]), field.number(match[2]) if match[2] else highest
         item = match[1] if first is not None and first == last else item
-    # loaded with the first cron text; it has no types
+    # imported here, so that processes without cron texts do not load it; it has no types
     import croniter as croniter_  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
     words = ["*"] * 5

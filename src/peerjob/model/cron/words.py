@@ -1,4 +1,4 @@
-"""Cron texts in words: right rather than elegant."""
+"""Describes cron texts in words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MONTHS = (
 )  # fmt: skip
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
-FEW = 4
-"""Up to so many times of the day are told one by one."""
+MAX_LISTED = 4
+"""Most times of the day that are listed."""
 
 
 def in_words(text: CronText) -> str:
-    """What a text says: times of the day, days, months."""
+    """Describe a cron text: times of the day, days, months."""
     parts = [_times(text), _days(text.days)]
     if len(text.days.months) < len(MONTHS):
         parts.append(f"in {_listed(_named(text.days.months, MONTHS, 1))}")
@@ -27,14 +27,14 @@ def in_words(text: CronText) -> str:
 
 
 def clock(second: int) -> str:
-    """A time of the day: 02:30, or 02:30:15 where seconds are not 0."""
+    """Format a time of the day: 02:30, or 02:30:15 if the seconds are not 0."""
     minute, rest = divmod(second % 86_400, 60)
     return f"{minute // 60:02}:{minute % 60:02}" + (f":{rest:02}" if rest else "")
 
 
 def _times(text: CronText) -> str:
     times = text.times
-    if times.total <= FEW:
+    if times.total <= MAX_LISTED:
         return f"at {_listed([clock(times.at(number)) for number in range(times.total)])}"
     parts = [_units(times.minutes, "minute", 60)]
     if times.seconds != [0]:
@@ -72,10 +72,10 @@ def _days(days: Days) -> str:
 
 
 def _named(numbers: Iterable[int], names: Sequence[str] = (), first: int = 0) -> list[str]:
-    """Numbers (or their names), three and more in a row as "9 to 17", many at equal steps as "1, 3 … 31"."""
+    """Format numbers or their names: three or more in a row as "9 to 17", many at equal steps as "1, 3 … 31"."""
     ordered = sorted(numbers)
     steps = {after - before for before, after in pairwise(ordered)}
-    if not names and len(ordered) > FEW and len(steps) == 1 and 1 not in steps:
+    if not names and len(ordered) > MAX_LISTED and len(steps) == 1 and 1 not in steps:
         return [f"{ordered[0]}, {ordered[1]} … {ordered[-1]}"]
     rows: list[list[int]] = []
     for number in ordered:
@@ -83,11 +83,11 @@ def _named(numbers: Iterable[int], names: Sequence[str] = (), first: int = 0) ->
             rows[-1].append(number)
         else:
             rows.append([number])
-    told: list[str] = []
+    named: list[str] = []
     for row in rows:
         texts = [names[number - first] if names else str(number) for number in row]
-        told += [f"{texts[0]} to {texts[-1]}"] if len(texts) > 2 else texts
-    return told
+        named += [f"{texts[0]} to {texts[-1]}"] if len(texts) > 2 else texts
+    return named
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Time zones as stretches of constant offset: what the wall clocks of a zone do, and when."""
+"""Time zones as stretches of constant offset."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from peerjob.model.errors import ScheduleError
 
 DAY = 86_400
 BLOCK = 30 * DAY
-"""Stretches are found block by block, and kept by block."""
-BLOCKS_KEPT = 20_000
+"""Stretches are computed and cached per block of this length."""
+MAX_BLOCKS_CACHED = 20_000
 FIRST = -719_162 * DAY + 2 * DAY
-"""The years 1 to 9999, less the days that an offset could carry over the edge. In seconds since the epoch."""
+"""FIRST to LAST: the years 1 to 9999 in seconds since the epoch, without the days that an offset could move outside."""
 LAST = 2_932_897 * DAY - 2 * DAY
 
 
 class Span(NamedTuple):
-    """A stretch of instants with one offset, within a block. All in seconds: instants since the epoch, walls alike."""
+    """A stretch of instants with one offset, within a block. Instants and wall times are seconds since the epoch."""
 
     start: int
     end: int
-    """The first instant after it."""
+    """The first instant after the stretch."""
     offset: int
-    """Wall time less instant."""
+    """Wall time minus instant."""
     reached: int
-    """The wall time that clocks had come to before the stretch.
+    """The wall time that the clocks had reached before the stretch.
 
-    Walls from here to the stretch's first one are skipped; if it is later than that, walls up to here are repeated.
+    If it is before the stretch's first wall time, the times between are skipped. If it is later, the times up to it are
+    repeated.
     """
 
     @property
@@ -39,18 +40,18 @@ class Span(NamedTuple):
 
 
 def zone_named(name: object, option: str = "timezone") -> ZoneInfo:
-    """The time zone of this name; raises ScheduleError."""
+    """Return the time zone with this name; raises ScheduleError."""
     try:
         return ZoneInfo(cast(str, name))
     except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
         raise ScheduleError(f"{option}={name!r}: no such time zone (expected a name such as Europe/Berlin)") from None
 
 
-@lru_cache(maxsize=BLOCKS_KEPT)
+@lru_cache(maxsize=MAX_BLOCKS_CACHED)
 def spans(zone: tzinfo, block: int) -> tuple[Span, ...]:
-    """The stretches of one block, in order; block n starts n × BLOCK after the epoch."""
+    """Return the stretches of one block in order. Block n starts n × BLOCK after the epoch."""
     start, end = block * BLOCK, (block + 1) * BLOCK
-    # the day before can have repeated wall times that reach into the block
+    # a change on the previous day can repeat wall times within the block
     found = [Span(start - DAY, end, _offset(zone, start - DAY), start - DAY + _offset(zone, start - DAY))]
     for day in range(start, end + 1, DAY):
         before, offset = found[-1].offset, _offset(zone, day)
@@ -63,7 +64,7 @@ def spans(zone: tzinfo, block: int) -> tuple[Span, ...]:
 
 
 def transitions(zone: tzinfo, after: int, until: int) -> list[tuple[Span, Span]]:
-    """The stretches before and after each change of offset within (after, until]."""
+    """Return the stretches before and after each change of offset in (after, until]."""
     found: list[tuple[Span, Span]] = []
     previous: Span | None = None
     for block in range(after // BLOCK, until // BLOCK + 1):
@@ -75,14 +76,14 @@ def transitions(zone: tzinfo, after: int, until: int) -> list[tuple[Span, Span]]
 
 
 def _from(span: Span, start: int) -> Span:
-    """A stretch cut to what lies in the block; what it skips was before."""
+    """Cut a stretch to the part from `start` on. Wall times that it skips were before."""
     if span.start >= start:
         return span
     return span._replace(start=start, reached=max(span.reached, start + span.offset))
 
 
 def _change(zone: tzinfo, low: int, high: int) -> int:
-    """The first second in (low, high] with another offset than `low` has."""
+    """Return the first second in (low, high] with another offset than `low`."""
     before = _offset(zone, low)
     while high - low > 1:
         middle = (low + high) // 2
