@@ -202,11 +202,11 @@ class CronRole(BackgroundRole):
                 entry.alone = True
         except StoreError as error:
             if repr(error) != self._logged_error:
-                logger.warning("cron: %d fire(s) wait until the store takes them: %s", len(planned), error)
+                logger.warning("cron: %d fire(s) wait for the store: %s", len(planned), error)
             self._logged_error = repr(error)
         except Exception:
             names = ", ".join(repr(entry.row.name) for entry in planned)
-            logger.exception("cron: unexpected error in firing %s", names)
+            logger.exception("cron: unexpected error while firing %s", names)
             if len(planned) == 1:
                 wait_us = LONG_BACKOFF_US
             for entry in planned:
@@ -239,7 +239,7 @@ class CronRole(BackgroundRole):
     def _report(self, entry: TimetableEntry, error: Exception) -> None:
         if self._logged_unusable.get(entry.row.name) != entry.row.revision:
             self._logged_unusable[entry.row.name] = entry.row.revision
-            logger.error("schedule %r cannot be used and does not fire: %s", entry.row.name, error)
+            logger.error("schedule %r is unusable and does not fire: %s", entry.row.name, error)
 
     async def _settle(
         self, timetable: Timetable, planned: dict[TimetableEntry, Fire], open: set[TimetableEntry], term: Term

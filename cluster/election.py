@@ -117,7 +117,7 @@ class Election(BackgroundRole):
         self._campaign_from = now + pause
         logger.log(
             logging.WARNING if first else logging.DEBUG,
-            "the store has seen a later term of %s than term %d, in which this node led; it campaigns again in %.0f s",
+            "the store has seen a later term of %s than term %d, in which this node led; next campaign in %.0f s",
             term.coordinator,
             term.number,
             pause,
@@ -158,7 +158,8 @@ class Election(BackgroundRole):
                 raise
             except (StoreError, TimeoutError) as error:
                 if repr(error) != repr(self.last_error):
-                    logger.warning("election: %s; it goes on when the coordinator answers", str(error) or "no answer")
+                    told = str(error) or "no answer"
+                    logger.warning("election: %s; the node campaigns again when the coordinator answers", told)
                 self.last_error = error
                 await self._disconnect()
             except Exception:

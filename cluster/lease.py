@@ -234,7 +234,7 @@ class Lease:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await farewell(self._incarnation)
         except Exception as error:  # noqa: BLE001  # the lease expires
-            logger.info("the node could not be taken out of the cluster; its lease expires: %r", error)
+            logger.info("the node could not leave the cluster; its lease expires: %r", error)
 
     async def _opened(self) -> Liveness:
         liveness = self._make_liveness()

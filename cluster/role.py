@@ -118,10 +118,10 @@ class BackgroundRole:
                 self.watchdog.beat()
                 self.failures += 1
                 if repr(error) != repr(self.last_error):
-                    logger.warning("%s: %s; it goes on when the store answers", self.name, error)
+                    logger.warning("%s: %s; the role continues when the store answers", self.name, error)
                 self.last_error = error
             except Exception as error:
                 self.failures += 1
                 self.last_error = error
-                logger.exception("%s: unexpected error; it starts anew", self.name)
+                logger.exception("%s: unexpected error; the role starts again", self.name)
             await self.pause(self.restart_delay)

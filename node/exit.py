@@ -58,7 +58,7 @@ class AtExit:
 def stop_signals() -> Generator[tuple[asyncio.Event, asyncio.Event]]:
     """Events for the first and the second SIGTERM or SIGINT; raises NodeStateError outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
-        raise NodeStateError("run() waits for signals, which only the main thread gets; use `async with` elsewhere")
+        raise NodeStateError("run() needs the main thread, which gets the signals; use `async with` in other threads")
     loop = asyncio.get_running_loop()
     asked, again = asyncio.Event(), asyncio.Event()
 

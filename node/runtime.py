@@ -388,7 +388,7 @@ class NodeRuntime:
         self._incarnation_dead(incarnation)
 
     def trust_ended(self) -> None:
-        logger.warning("node %r: the lease was not renewed in time; nothing starts, what runs is cancelled", self._name)
+        logger.warning("node %r lost trust in its lease; it starts nothing and cancels running bodies", self._name)
         self.pool.cancel("lost", keep=lambda run: run.policy is not None and run.policy.on_store_loss == "continue")
         self.outbox.wake()
 
@@ -402,7 +402,7 @@ class NodeRuntime:
         """Another release writes the namespace: the store refuses everything that this node sends."""
         if not self.joined:
             return
-        logger.error("node %r: %s. It does nothing more; what runs is cancelled, and peers run it", self._name, error)
+        logger.error("node %r: %s. The node stops and cancels running bodies; peers run them again", self._name, error)
         self.joined = self.pool.accepting = False
         self._forget_claims()
         self._spawn(self._retire())
@@ -423,7 +423,7 @@ class NodeRuntime:
         """Peers took the claims over. Join under a new incarnation."""
         if incarnation != self.incarnation or self._joining is not None:
             return
-        logger.warning("node %r was taken for dead; it joins anew", self._name)
+        logger.warning("node %r was declared dead by a peer; it joins under a new incarnation", self._name)
         self._forget_claims()
         self.held_claims.incarnation = self.ids.one()
         self._joining = asyncio.get_running_loop().create_task(self._rejoin(incarnation))
@@ -435,7 +435,7 @@ class NodeRuntime:
                     await self._join(previous)
                     break
                 except StoreError as error:
-                    logger.warning("node %r cannot join anew yet: %s", self._name, error)
+                    logger.warning("node %r cannot join again yet: %s; next try in 1 s", self._name, error)
                     await asyncio.sleep(1.0)
             self.kinds_changed()
             self.job_schedules.check_again()

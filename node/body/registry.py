@@ -139,7 +139,7 @@ class Registry:
     def _warn_on_clash(self, job: Job[..., Any, Any], binding: Binding) -> None:
         old = self._bindings.get(job.kind)
         if old is not None and old.signature_hash != binding.signature_hash:
-            logger.warning("job %r is registered again with another signature; the new one replaces it", job.kind)
+            logger.warning("job %r is registered again with another signature; it replaces the old job", job.kind)
 
 
 def _is_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

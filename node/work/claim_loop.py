@@ -204,7 +204,7 @@ class ClaimLoop(BackgroundRole):
         if isinstance(error, StoreRefusedError):
             self._claim_wait = min(MAX_REFUSAL, 2 * self._claim_wait or POLL)
             self._no_claim_until = asyncio.get_running_loop().time() + self._claim_wait
-            logger.error("the store refuses the claim; it is sent again in %g s: %s", self._claim_wait, error)
+            logger.error("the store refuses the claim; the node repeats it in %g s: %s", self._claim_wait, error)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class ClaimLoop(BackgroundRole):
                     log_listener_failure(f"instance {run.claim.id}", error)
             elif ack is Ack.LOST:
                 logger.warning(
-                    "instance %s: its end (%s) came too late, another node has it now",
+                    "instance %s: its outcome (%s) came too late; another node owns the instance now",
                     run.claim.id,
                     outcome.action,
                 )

@@ -54,9 +54,9 @@ class Reconciler:
                 run.cancel("lost")
 
     def _hand_back(self, id: str, fence: int) -> None:
-        logger.warning("instance %s was claimed in a reply that never came; it is handed back", id)
+        logger.warning("instance %s: the answer to its claim was lost; the node hands it back", id)
         claim = Claim(
             id=id, kind="", fence=fence, spec=b"", priority=0, due_us=0, attempts=0, crashes=0, losses=0, at_us=0
         )
         run = Run(claim, self._held_claims.incarnation, 0.0)
-        self._outbox.add(run, self._outcome_builder.handed_back(run, "claimed in a reply that was lost"))
+        self._outbox.add(run, self._outcome_builder.handed_back(run, "the answer to the claim was lost"))

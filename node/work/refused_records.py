@@ -43,7 +43,7 @@ def parts_of(asked: StoreRequest, error: Exception, new_request: Callable[[], st
         less, reduced = _reduced(outcome, asked.reduced, error)
         if less is not None:
             logger.error(
-                "instance %s of %r: the store refuses its outcome (%s); it is sent %s: %s",
+                "instance %s of %r: the store refuses its outcome (%s); the node sends it again %s: %s",
                 run.claim.id,
                 run.claim.kind,
                 outcome.action,
@@ -52,7 +52,7 @@ def parts_of(asked: StoreRequest, error: Exception, new_request: Callable[[], st
             )
             return [replace(asked, entries=[(run, less)], request=new_request(), reduced=reduced, apart=True)]
         logger.error(
-            "instance %s of %r: the store refuses its outcome (%s) in every form; it is dropped: %s",
+            "instance %s of %r: the store refuses its outcome (%s) in every form; the node drops it: %s",
             run.claim.id,
             run.claim.kind,
             outcome.action,

@@ -33,7 +33,7 @@ from .run import Run
 
 logger = logging.getLogger("peerjob.node")
 
-HANDED_BACK = {"drain": "node stopped", "lost": "node lost touch with the store"}
+HANDED_BACK = {"drain": "node stopped", "lost": "node lost contact with the store"}
 """Reason for which the body was told to end → note of the outcome."""
 MISFIT_TRIES = 12
 """How often a node offers an instance that it cannot run to its peers before it terminates it: over 7 minutes."""
@@ -125,7 +125,7 @@ class InstanceRunner:
             return self._outcome_builder.terminated(run, error)
         binding, policy = run.binding, run.policy
         if binding is None or policy is None:
-            return self._outcome_builder.handed_back(run, "kind is not registered here any more")
+            return self._outcome_builder.handed_back(run, "kind is no longer registered here")
         timeout = policy.timeout
         deadline = None if timeout is None else self._clock.time_us() + round(timeout * 1_000_000)
         context = run.context = Context(
@@ -173,8 +173,8 @@ class InstanceRunner:
             return await self._cancelled(run, policy, reason)
         if context.told and reason is not None and not finished:
             logger.warning(
-                "instance %s of %r returned after it was told to end (%s), so it is handed back and runs again; "
-                "a job that has done all its work then returns Finished(result)",
+                "instance %s of %r returned after it was told to end (%s); the node hands it back, and it runs again. "
+                "If a job has done all its work, return Finished(result)",
                 run.claim.id,
                 run.claim.kind,
                 reason,

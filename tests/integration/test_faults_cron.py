@@ -97,7 +97,7 @@ async def lead_through_a_minute(group: Peers, setup: str) -> None:
         _, successor = await group.leading(after=known.term.number)
         await passed((group.client.clock.time_us() - start_us) // SECOND + 1)
         leader.resume()
-        await leader.line(r"joins anew")
+        await leader.line(r"joins under a new incarnation")
         assert (await group.leading())[1] == successor
     await passed(60)
     (entries,) = (await settled(group.client)).values()

@@ -73,7 +73,7 @@ async def test_a_poison_job_is_parked_and_its_neighbours_complete(
         assert bad.crashes == 4
         assert [(await one.refresh()).state for one in neighbours] == [State.COMPLETED] * 20
         # a node that stands still for a second loses its lease, and what it ran is charged
-        lapses = sum("joins anew" in line for child in group.children for line in child.lines)
+        lapses = sum("joins under a new incarnation" in line for child in group.children for line in child.lines)
         assert max(one.crashes for one in neighbours) <= 2 + lapses
 
 

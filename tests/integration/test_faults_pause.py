@@ -24,7 +24,7 @@ async def test_stale_writes_of_a_paused_node_are_refused(store_url: str, namespa
         lines = [line.message for line in await instance.logs()]
 
         paused.resume()
-        await paused.line(r"joins anew")
+        await paused.line(r"joins under a new incarnation")
 
         # it works again under a new incarnation
         taker.terminate()

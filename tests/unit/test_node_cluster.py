@@ -261,7 +261,7 @@ async def test_a_stranded_claim_is_handed_back_within_seconds(
         assert clock.elapsed() - at < node.lease_ttl + 1
         assert "never came" in caplog.text
         assert (instance.attempts, instance.crashes, instance.losses) == (1, 0, 0)
-        assert "Scheduled: claimed in a reply that was lost" in await notes_of(instance)
+        assert "Scheduled: the answer to the claim was lost" in await notes_of(instance)
 
 
 async def test_a_claim_that_the_store_has_forgotten_ends_its_body(clock: VirtualClock) -> None:

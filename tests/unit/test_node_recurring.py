@@ -417,7 +417,7 @@ async def test_what_was_removed_stays_so_when_the_node_joins_anew(
         await peer.leave(view.info.incarnation)
         await clock.advance(10)
 
-        assert "node 'one' was taken for dead; it joins anew" in caplog.text
+        assert "node 'one' was declared dead by a peer; it joins under a new incarnation" in caplog.text
         assert await node.schedules() == []
         await peer.close()
 

@@ -193,7 +193,7 @@ async def test_an_outcome_that_is_refused_in_every_form_is_dropped_and_others_go
         await clock.advance(3)
         good = await node.schedule(OK, 2)
         assert await clock.run(good.result(), 5) == 2
-        assert "in every form; it is dropped" in caplog.text
+        assert "in every form; the node drops it" in caplog.text
         fault.release()
         await drain(node)  # the store still has the claim, so it is handed back
         assert await bad.result() == 1

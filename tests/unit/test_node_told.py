@@ -20,7 +20,7 @@ from support.waiting import until
 
 WAYS = list(bodies.ENDINGS)
 NODE_REASONS: list[Reason] = ["drain", "lost"]
-NOTES = {"drain": "node stopped", "lost": "node lost touch with the store"}
+NOTES = {"drain": "node stopped", "lost": "node lost contact with the store"}
 
 # what becomes of a body that ends by itself
 PLAIN = {
