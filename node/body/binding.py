@@ -21,8 +21,8 @@ from peerjob.model.secret import Secret
 from peerjob.model.signature import TEXT_PLACEHOLDER, Parameter, analyse, is_placeholder
 from peerjob.model.spec import encode_arguments
 
+from .blocking import BlockingBodyManager
 from .injection import check_resource
-from .job_manager import InsideManager
 from .lost_parts import first_lost_part
 from .results import ResultType
 from .typed_places import ANYTHING, TypedPlace
@@ -300,7 +300,7 @@ def _supply(
         case "blocking manager" | "blocking instance" as what:
             if context.manager is None:
                 return None
-            manager = InsideManager(context.manager, loop or asyncio.get_running_loop(), context)
+            manager = BlockingBodyManager(context.manager, loop or asyncio.get_running_loop(), context)
             if what == "blocking manager":
                 return manager
             return None if context.instance is None else BlockingInstance(manager, context.instance)

@@ -119,7 +119,7 @@ def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
         return _prepared_class(annotation)
     if (fields := fields_of(annotation)) is not None:
         return Annotated[Any, pydantic.PlainValidator(_Rebuilder(base, fields))]
-    return _remade(base) or annotation
+    return _prepared_subclass(base) or annotation
 
 
 def _prepared_literal(annotation: Any) -> Any:
@@ -148,7 +148,7 @@ def _prepared_class(kind: type[Any]) -> Any:
         return Annotated[kind, pydantic.BeforeValidator(_any_text)]
     if (fields := fields_of(kind)) is not None:
         return Annotated[Any, pydantic.PlainValidator(_Rebuilder(kind, fields))]
-    return _remade(kind) or kind
+    return _prepared_subclass(kind) or kind
 
 
 _UNIONS = (Union, types.UnionType)
@@ -269,16 +269,16 @@ class _Chooser:
 # -- subclasses of builtin classes -----------------------------------------------------------------------------
 
 
-def _remade(kind: type[Any]) -> Any:
+def _prepared_subclass(kind: type[Any]) -> Any:
     """The annotation for a subclass of a builtin class that pydantic does not know; None for other classes."""
     if kind in (bytearray, memoryview):
-        return Annotated[Any, pydantic.PlainValidator(_Remade(kind, bytes))]
+        return Annotated[Any, pydantic.PlainValidator(_SubclassMaker(kind, bytes))]
     if hasattr(kind, "__get_pydantic_core_schema__") or kind.__module__ in ("builtins", "datetime"):
         return None
     base = next((one for one in _BUILTINS if issubclass(kind, one)), None)
     if base is None and hasattr(kind, "__index__"):
         base = int
-    return None if base is None or base is kind else Annotated[Any, pydantic.PlainValidator(_Remade(kind, base))]
+    return None if base is None or base is kind else Annotated[Any, pydantic.PlainValidator(_SubclassMaker(kind, base))]
 
 
 _BUILTINS: tuple[type[Any], ...] = (
@@ -287,7 +287,7 @@ _BUILTINS: tuple[type[Any], ...] = (
 )
 
 
-class _Remade:
+class _SubclassMaker:
     """Makes an object of a subclass from a value of its base; keeps the base if the constructor takes no value."""
 
     def __init__(self, kind: Any, base: Any) -> None:

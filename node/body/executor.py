@@ -15,7 +15,7 @@ from peerjob.model.injected import current_run
 
 from .binding import Binding, Mode
 from .errors import BodyError, as_exception
-from .injection import Attempt, Resources, uncancelled
+from .injection import Attempt, Resources, clear_cancellations
 from .processes import ProcessPool
 from .threads import ThreadPool
 
@@ -141,7 +141,7 @@ class Executor:
         try:
             return await self._body(context, "thread", body, on_cancel)
         except _ClosingGivenUpError:
-            attempt.given_up()
+            attempt.log_unclosed()
             failed, value = ending[0]
             if failed:
                 raise value from None
@@ -208,6 +208,6 @@ async def _end(context: Context, *, thrown: bool = True) -> None:
         except asyncio.CancelledError:
             heard = False
         if asked:
-            uncancelled()
+            clear_cancellations()
             context.told = heard if thrown else context.told
     context.ended = True

@@ -123,8 +123,8 @@ class Attempt:
         except BaseException as raised:  # noqa: BLE001  # a SystemExit must not end the loop
             if limit.expired():
                 logger.error("%s: its resources were not closed within %g s", self._run, CLOSING_LIMIT)  # noqa: TRY400
-            elif isinstance(raised, asyncio.CancelledError) and uncancelled():
-                self.given_up()
+            elif isinstance(raised, asyncio.CancelledError) and clear_cancellations():
+                self.log_unclosed()
             else:
                 self._failed_to_close(raised, error)
 
@@ -145,7 +145,7 @@ class Attempt:
         except BaseException as raised:  # noqa: BLE001  # an error of a resource must not end the thread
             self._failed_to_close(raised, error)
 
-    def given_up(self) -> None:
+    def log_unclosed(self) -> None:
         """Log that closing did not end in time."""
         logger.error("%s: its resources were not closed before the node stopped", self._run)
 
@@ -201,7 +201,7 @@ def _triple(error: BaseException | None) -> tuple[Any, Any, Any]:
     return (None, None, None) if error is None else (type(error), error, error.__traceback__)
 
 
-def uncancelled() -> bool:
+def clear_cancellations() -> bool:
     """Take back every cancellation of the current task, after its CancelledError; False if there is none."""
     task = asyncio.current_task()
     count = 0 if task is None else task.cancelling()

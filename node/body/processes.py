@@ -28,7 +28,7 @@ from . import frames
 from .child_watcher import ChildWatcher
 from .errors import BodyError, unpack_error
 from .results import Encoded
-from .threads import to_the_end
+from .threads import wait_to_end
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -75,11 +75,11 @@ class ProcessPool:
             schedule=context.schedule,
             nominal_us=context.nominal_us,
         )
-        run = _Running(context, began)
+        run = _BodyRun(context, began)
         process = await self._run_once(start, run)
         if run.ending.result() is None and not run.started and not run.overdue and context.asked is None:
             # the process died while it was idle, or before it read the order: the body did not begin
-            run = _Running(context, began)
+            run = _BodyRun(context, began)
             process = await self._run_once(start, run)
         match run.ending.result():
             case frames.Returned(result, finished):
@@ -114,16 +114,16 @@ class ProcessPool:
             process.kill()
             await process.ended
 
-    async def _run_once(self, start: frames.Start, run: _Running) -> _Process:
+    async def _run_once(self, start: frames.Start, run: _BodyRun) -> _Process:
         """Run a body in a process, and return that process."""
         process = await self._take(run.context)
         process.will_load(start.path)
         limit = asyncio.get_running_loop().call_later(START_LIMIT, process.give_up, run)
         try:
             process.begin(run, start)
-            ending = await to_the_end(run.ending, lambda: process.end(run))
+            ending = await wait_to_end(run.ending, lambda: process.end(run))
             if ending is None and not process.alive:
-                await to_the_end(process.ended, lambda: None)
+                await wait_to_end(process.ended, lambda: None)
             return process
         finally:
             limit.cancel()
@@ -142,11 +142,11 @@ class ProcessPool:
         process = _Process(self._all.discard)
         self._all.add(process)
         connecting = asyncio.get_running_loop().create_task(process.connect())
-        await to_the_end(connecting, lambda: context.cancel("drain"))
+        await wait_to_end(connecting, lambda: context.cancel("drain"))
         return process
 
 
-class _Running:
+class _BodyRun:
     """One body in a process."""
 
     def __init__(self, context: Context, began: Callable[[], None] | None) -> None:
@@ -179,7 +179,7 @@ class _Process(asyncio.Protocol):
         """A new object for each notice; None if the current body was given none."""
         self._answers: set[asyncio.Task[None]] = set()
         self._modules: dict[str, ModuleType | None] = {}
-        self.running: _Running | None = None
+        self.running: _BodyRun | None = None
         self.killed = False
         self.ended: asyncio.Future[None] = self._loop.create_future()
         """Done once the process has ended and is reaped."""
@@ -221,14 +221,14 @@ class _Process(asyncio.Protocol):
         """The exit status; negative for the signal that ended the process."""
         return self._popen.returncode
 
-    def begin(self, run: _Running, start: frames.Start) -> None:
+    def begin(self, run: _BodyRun, start: frames.Start) -> None:
         self.running = run
         if self.alive and run.context.asked is None:
             self._send(start)
         else:
             run.end(None)
 
-    def end(self, run: _Running) -> None:
+    def end(self, run: _BodyRun) -> None:
         """End the body: at once, or one second after a notice if the node drains."""
         context = run.context
         context.cancel("drain")
@@ -246,7 +246,7 @@ class _Process(asyncio.Protocol):
         if self._notice is notice:
             self.kill()
 
-    def give_up(self, run: _Running) -> None:
+    def give_up(self, run: _BodyRun) -> None:
         """Kill the process, unless the body has begun: from then on, the job's own timeout counts."""
         if not run.started:
             run.overdue = True

@@ -15,7 +15,7 @@ _Answer = tuple[bool, Any]
 """Whether the work raised, and the error or the result."""
 
 
-async def to_the_end(work: asyncio.Future[T], on_cancel: Callable[[], object]) -> T:
+async def wait_to_end(work: asyncio.Future[T], on_cancel: Callable[[], object]) -> T:
     """Wait for work that a cancellation does not end: a cancellation calls `on_cancel`, and the wait goes on.
 
     An exception from `on_cancel` ends the wait.
@@ -59,7 +59,7 @@ class ThreadPool:
         self._add(item)
         self._open.add(item)
         try:
-            failed, value = await to_the_end(item.done, on_cancel)
+            failed, value = await wait_to_end(item.done, on_cancel)
         except BaseException:
             if not item.done.cancelled():
                 self._replace_thread(item)
@@ -86,7 +86,7 @@ class ThreadPool:
             item.done.cancel()
 
     def _replace_thread(self, item: _Item) -> None:
-        """Allow a thread more while the given-up work holds its own."""
+        """Allow one more thread while the given-up work holds its own."""
         with self._lock:
             item.abandoned = True
             if item.began and not item.ended:

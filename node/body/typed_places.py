@@ -48,9 +48,9 @@ class TypedPlace:
         """Name two classes of a union whose stored objects look alike, and say why; None for no such classes."""
         if self.exact is not _NOTHING:
             return None
-        from .unions import confused
+        from .unions import find_confusion
 
-        return confused(self.annotation)
+        return find_confusion(self.annotation)
 
     def explain(self, error: Exception, *, hidden: bool, name: str | None = None) -> list[str]:
         """Say what `convert` found wrong, in sentences that begin with a name."""

@@ -17,10 +17,10 @@ from .fields import tag_of
 from .stored_shapes import StoredShape, bare, overlap
 
 
-def confused(annotation: Any) -> str | None:
+def find_confusion(annotation: Any) -> str | None:
     """Name two classes of a union inside an annotation whose stored objects look alike, and why; None for none."""
     with contextlib.suppress(Exception):  # an annotation may be any object
-        return next(_confused(annotation, set()), None)
+        return next(_confusions(annotation, set()), None)
     return None
 
 
@@ -32,11 +32,11 @@ def is_discriminated(additions: tuple[Any, ...]) -> bool:
     )
 
 
-def _confused(annotation: Any, seen: set[Any]) -> Iterator[str]:
+def _confusions(annotation: Any, seen: set[Any]) -> Iterator[str]:
     if typing.get_origin(annotation) is Annotated:
         whole, *additions = typing.get_args(annotation)
         if not is_discriminated(tuple(additions)):
-            yield from _confused(whole, seen)
+            yield from _confusions(whole, seen)
         return
     if isinstance(annotation, TYPE_ALIAS):
         if annotation in seen:
@@ -50,14 +50,14 @@ def _confused(annotation: Any, seen: set[Any]) -> Iterator[str]:
             if (reason := _confusion(one, other, ())) is not None:
                 yield reason
     for part in parts:
-        yield from _confused(part, seen)
+        yield from _confusions(part, seen)
     shape = StoredShape(annotation)
     if shape.fields is not None and annotation not in seen:
         seen.add(annotation)
         infos: Any = getattr(shape.kind, "__pydantic_fields__", {})
         for name, field in shape.fields.items():
             if getattr(infos.get(name), "discriminator", None) is None:
-                yield from _confused(field.annotation, seen)
+                yield from _confusions(field.annotation, seen)
 
 
 def _confusion(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:

@@ -83,11 +83,9 @@ class Waiters(BackgroundRole):
                 await self._wake.wait()
                 poll_at = loop.time() + POLL
                 continue
-            timer = loop.call_at(poll_at, self._wake.set)
-            try:
-                await self._wake.wait()
-            finally:
-                timer.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(poll_at):
+                    await self._wake.wait()
 
     async def _read(self, ids: list[str], *, register: bool) -> None:
         for start in range(0, len(ids), MAX_BATCH):

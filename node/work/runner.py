@@ -21,7 +21,7 @@ from peerjob.model.spec import Spec, decode_spec
 from peerjob.node.body.binding import Binding, StoredArgumentError
 from peerjob.node.body.errors import BodyError, signal_in
 from peerjob.node.body.executor import Executor
-from peerjob.node.body.injection import uncancelled
+from peerjob.node.body.injection import clear_cancellations
 from peerjob.node.body.registry import Registry
 
 from .context_backend import NodeContextBackend
@@ -193,7 +193,7 @@ class InstanceRunner:
             return await self._cancelled(run, policy, reason)
         if isinstance(error, StoredArgumentError):
             return await self._misfit(run, binding, error)
-        if reason is None and isinstance(error, asyncio.CancelledError) and uncancelled() and self._loop_ends():
+        if reason is None and isinstance(error, asyncio.CancelledError) and clear_cancellations() and self._loop_ends():
             reason = "drain"  # the loop is being closed
         elif signal is not None or not context.told:
             reason = None

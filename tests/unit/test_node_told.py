@@ -11,7 +11,7 @@ import pytest
 
 from peerjob import INJECTED, Context, Instance, Job, Node, SystemClock
 from peerjob.handles.context import Reason
-from peerjob.node.body.processes import _Running  # pyright: ignore[reportPrivateUsage]
+from peerjob.node.body.processes import _BodyRun  # pyright: ignore[reportPrivateUsage]
 from peerjob.node.runtime import NodeRuntime
 from peerjob.testing import running_node
 from support import bodies
@@ -228,15 +228,15 @@ async def test_a_body_in_a_process_that_is_killed(bench: Bench, reason: Reason, 
 
 
 async def test_a_body_in_a_process_whose_result_came_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    end = _Running.end
+    end = _BodyRun.end
     reasons: list[Reason] = ["drain", "lost", "timeout"]
     asked: list[Reason] = []
 
-    def end_and_ask(running: _Running, ending: Any) -> None:
+    def end_and_ask(running: _BodyRun, ending: Any) -> None:
         end(running, ending)
         bench.ask(asked[-1])
 
-    monkeypatch.setattr(_Running, "end", end_and_ask)
+    monkeypatch.setattr(_BodyRun, "end", end_and_ask)
     for reason in reasons:
         for way in WAYS:
             asked.append(reason)

@@ -20,7 +20,7 @@ from peerjob.model.state import State
 from peerjob.node.node import Node
 from peerjob.version import __version__
 
-from . import catalogue as of
+from . import catalogue
 from .event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
 
 logger = logging.getLogger("peerjob.metrics")
@@ -110,62 +110,62 @@ class Metrics(Collector):
             for name in (metric.name, metric.compat) if self._compat and metric.compat else (metric.name,):
                 yield _family(metric, name, rows)
 
-    def _event_rows(self) -> Iterator[tuple[of.Metric, list[Row]]]:
+    def _event_rows(self) -> Iterator[tuple[catalogue.Metric, list[Row]]]:
         events = self._events
         for job in self.node.jobs():
             events.kinds[job.kind]  # a series that begins at 0 shows its first event as an increase
         kinds = sorted(events.kinds.items())
-        for attribute, metric in of.KIND_COUNTERS.items():
+        for attribute, metric in catalogue.KIND_COUNTERS.items():
             yield metric, [((kind,), getattr(counts, attribute)) for kind, counts in kinds]
-        yield of.DURATION, [((kind,), counts.duration) for kind, counts in kinds]
-        yield of.WAIT, [((kind,), counts.wait) for kind, counts in kinds]
-        yield of.CLAIM, [(NO_LABELS, events.claim)]
-        yield of.COMMIT, [(NO_LABELS, events.commit)]
+        yield catalogue.DURATION, [((kind,), counts.duration) for kind, counts in kinds]
+        yield catalogue.WAIT, [((kind,), counts.wait) for kind, counts in kinds]
+        yield catalogue.CLAIM, [(NO_LABELS, events.claim)]
+        yield catalogue.COMMIT, [(NO_LABELS, events.commit)]
         yield (
-            of.FIRES,
+            catalogue.FIRES,
             [
                 ((schedule, outcome.value), count)
                 for schedule, outcomes in sorted(events.fires.items())
                 for outcome, count in sorted(outcomes.items())
             ],
         )
-        yield of.FIRE_DELAY, [(NO_LABELS, events.fire_delay)]
+        yield catalogue.FIRE_DELAY, [(NO_LABELS, events.fire_delay)]
 
-    def _node_rows(self) -> Iterator[tuple[of.Metric, list[Row]]]:
+    def _node_rows(self) -> Iterator[tuple[catalogue.Metric, list[Row]]]:
         node = self.node
-        yield of.RUNNING, [(NO_LABELS, int(node.running))]
-        yield of.REGISTERED, [(NO_LABELS, len(node.jobs()))]
+        yield catalogue.RUNNING, [(NO_LABELS, int(node.running))]
+        yield catalogue.REGISTERED, [(NO_LABELS, len(node.jobs()))]
         if not node.running:
             return
         stats = node.vitals()
-        yield of.INFO, [((node.name, node.namespace, __version__, node.capabilities.engine), 1)]
-        yield of.WORKERS, [(NO_LABELS, stats.workers)]
-        yield of.BUSY, [(NO_LABELS, stats.busy)]
-        yield of.STUCK, [(NO_LABELS, stats.stuck)]
-        yield of.HELD, [(NO_LABELS, stats.held)]
-        yield of.LEASE_AGE, [(NO_LABELS, stats.lease_age)]
-        yield of.TRUSTED, [(NO_LABELS, int(stats.trusted))]
-        yield of.AHEAD, [(NO_LABELS, stats.ahead)]
-        yield of.LEADER, [(NO_LABELS, int(stats.leads))]
-        yield of.TERM, [(NO_LABELS, stats.term)]
-        yield of.ERRORS, [((role,), count) for role, count in sorted(stats.failures.items())]
+        yield catalogue.INFO, [((node.name, node.namespace, __version__, node.capabilities.engine), 1)]
+        yield catalogue.WORKERS, [(NO_LABELS, stats.workers)]
+        yield catalogue.BUSY, [(NO_LABELS, stats.busy)]
+        yield catalogue.STUCK, [(NO_LABELS, stats.stuck)]
+        yield catalogue.HELD, [(NO_LABELS, stats.held)]
+        yield catalogue.LEASE_AGE, [(NO_LABELS, stats.lease_age)]
+        yield catalogue.TRUSTED, [(NO_LABELS, int(stats.trusted))]
+        yield catalogue.AHEAD, [(NO_LABELS, stats.ahead)]
+        yield catalogue.LEADER, [(NO_LABELS, int(stats.leads))]
+        yield catalogue.TERM, [(NO_LABELS, stats.term)]
+        yield catalogue.ERRORS, [((role,), count) for role, count in sorted(stats.failures.items())]
 
-    def _namespace_rows(self) -> Iterator[tuple[of.Metric, list[Row]]]:
+    def _namespace_rows(self) -> Iterator[tuple[catalogue.Metric, list[Row]]]:
         view = self._view
-        yield of.STORE_UP, [(NO_LABELS, int(view is not None))]
+        yield catalogue.STORE_UP, [(NO_LABELS, int(view is not None))]
         if view is None:
             return
         stats = view.stats
         queued = {kind: stats.total(State.SCHEDULED, kind) for kind in stats.counts}
         processing = {kind: stats.total(State.PROCESSING, kind) for kind in stats.counts}
         shown = set(nlargest(MAX_LABELS, stats.counts, key=lambda kind: (queued[kind] + processing[kind], kind)))
-        yield of.QUEUED, _by_kind(queued, shown)
-        yield of.PROCESSING, _by_kind(processing, shown)
-        yield of.UNSERVED, _by_kind(stats.unserved, shown)
-        yield of.QUEUE_AGE, [((kind,), seconds) for kind, seconds in view.ages.items()]
-        yield of.DELAYED, [(NO_LABELS, stats.delayed)]
-        yield of.NODES, [(NO_LABELS, stats.nodes)]
-        yield of.UNDECODABLE, [(NO_LABELS, stats.undecodable)]
+        yield catalogue.QUEUED, _by_kind(queued, shown)
+        yield catalogue.PROCESSING, _by_kind(processing, shown)
+        yield catalogue.UNSERVED, _by_kind(stats.unserved, shown)
+        yield catalogue.QUEUE_AGE, [((kind,), seconds) for kind, seconds in view.ages.items()]
+        yield catalogue.DELAYED, [(NO_LABELS, stats.delayed)]
+        yield catalogue.NODES, [(NO_LABELS, stats.nodes)]
+        yield catalogue.UNDECODABLE, [(NO_LABELS, stats.undecodable)]
 
 
 def _by_kind(numbers: Mapping[str, int], shown: Set[str]) -> list[Row]:
@@ -175,7 +175,7 @@ def _by_kind(numbers: Mapping[str, int], shown: Set[str]) -> list[Row]:
     return [*rows, ((OTHERS,), sum(numbers[kind] for kind in others))] if others else rows
 
 
-def _family(metric: of.Metric, name: str, rows: list[Row]) -> Metric:
+def _family(metric: catalogue.Metric, name: str, rows: list[Row]) -> Metric:
     if metric.type == "histogram":
         histogram = HistogramMetricFamily(name, metric.help, labels=metric.labels)
         for labels, value in rows:

@@ -18,9 +18,9 @@ T = TypeVar("T")
 MAX_LABELS = 1_000
 """Values of one label; later values are counted together, as OTHERS."""
 OTHERS = "(others)"
-SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+ROUND_TRIP_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Bounds in seconds, for round trips."""
-LONG = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+JOB_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 """Bounds in seconds, for jobs."""
 
 
@@ -47,8 +47,8 @@ class Histogram:
         return buckets
 
 
-def _long_histogram() -> Histogram:
-    return Histogram(LONG)
+def _job_histogram() -> Histogram:
+    return Histogram(JOB_BOUNDS)
 
 
 @dataclass(slots=True)
@@ -64,8 +64,8 @@ class KindCounts:
     returned: int = 0
     lost: int = 0
     reaped: int = 0
-    duration: Histogram = field(default_factory=_long_histogram)
-    wait: Histogram = field(default_factory=_long_histogram)
+    duration: Histogram = field(default_factory=_job_histogram)
+    wait: Histogram = field(default_factory=_job_histogram)
 
 
 class Labelled(dict[str, T], Generic[T]):
@@ -87,10 +87,10 @@ class EventCounts(Observer):
 
     def __init__(self) -> None:
         self.kinds: Labelled[KindCounts] = Labelled(KindCounts)
-        self.claim = Histogram(SHORT)
-        self.commit = Histogram(SHORT)
+        self.claim = Histogram(ROUND_TRIP_BOUNDS)
+        self.commit = Histogram(ROUND_TRIP_BOUNDS)
         self.fires: Labelled[dict[FireOutcome, int]] = Labelled(dict[FireOutcome, int])
-        self.fire_delay = Histogram(SHORT)
+        self.fire_delay = Histogram(ROUND_TRIP_BOUNDS)
 
     def round_ended(
         self, seconds: float, entries: Sequence[Entry], acks: Sequence[Ack], claims: Sequence[Claim]

@@ -15,7 +15,7 @@ from peerjob.handles.manager import Manager
 T = TypeVar("T")
 
 
-class InsideManager(BlockingVerbs):
+class BlockingBodyManager(BlockingVerbs):
     """The blocking verbs for a sync job: it runs in a thread of a node, and its calls run on the node's loop."""
 
     def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop, context: Context) -> None:
