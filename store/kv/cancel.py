@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.state import State
@@ -86,7 +86,7 @@ def plan_cancel(
     """
     keys = plan.keys
     runs = row.state is State.PROCESSING
-    cancelled = msgspec.structs.replace(
+    cancelled = replace(
         row,
         state=State.CANCELLED,
         releasing=runs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import Claim, Claimed, Want
@@ -119,7 +119,7 @@ class ClaimCommands(KVCommands):
             self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
             # the instance was due by another node's clock, which may be ahead of this one
             at_us = max(now_us, row.due_us)
-            taken = msgspec.structs.replace(
+            taken = replace(
                 row,
                 state=State.PROCESSING,
                 attempts=row.attempts + 1,

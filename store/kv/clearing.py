@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.query import Filter
 from peerjob.model.state import State
@@ -122,11 +122,11 @@ class ClearCommands(ReadCommands, RetentionCommands):
         if row.log_first == row.log_next:
             return None
         prefix = self._keys.log(id)
-        after = msgspec.structs.replace(row, log_first=row.log_next, log_bytes=0)
+        after = replace(row, log_first=row.log_next, log_bytes=0)
         return after, [Delete(prefix, prefix_end(prefix))]
 
 
 def _without_history(_id: str, row: Row) -> tuple[Row, list[Op]] | None:
     if len(row.history) < 2:
         return None
-    return msgspec.structs.replace(row, history=(folded(row.history),)), []
+    return replace(row, history=(folded(row.history),)), []

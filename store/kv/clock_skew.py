@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.clock import Clock, CorrectedTime
 from peerjob.model.errors import StoreUnavailableError
@@ -78,7 +79,7 @@ class ClockSkew:
     def set(self, judgement: SkewJudgement) -> None:
         """Store a judgement; warns once when the difference becomes too large."""
         if not judgement.known:
-            self.judgement = msgspec.structs.replace(self.judgement, known=False)
+            self.judgement = replace(self.judgement, known=False)
             return
         ahead_us = judgement.ahead_us
         self._time.correct(ahead_us)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import FINAL_STATE, Ack, Action, LogLine, Outcome
@@ -22,21 +23,18 @@ from .step_plan import Change, HeldSlot, StepPlan
 from .writer import ROUNDS
 
 
-class _InstanceUpdate:
+class _InstanceUpdate(msgspec.Struct):
     """The update of one instance by the outcomes of one call."""
 
-    __slots__ = ("acks", "id", "logs", "out", "places", "progress", "revision", "row", "stored")
-
-    def __init__(self, id: str, places: list[int], revision: int, stored: Row) -> None:
-        self.id = id
-        self.places = places
-        self.acks: list[Ack] = []
-        self.revision = revision
-        self.stored = stored
-        self.row = stored
-        self.logs: tuple[LogLine, ...] = ()
-        self.out: Out | None = None
-        self.progress: bytes | None = None
+    id: str
+    places: list[int]
+    revision: int
+    stored: Row
+    row: Row
+    acks: list[Ack] = []
+    logs: tuple[LogLine, ...] = ()
+    out: Out | None = None
+    progress: bytes | None = None
 
     @property
     def changed(self) -> bool:
@@ -111,7 +109,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         rows = await context.rows(list(pending), cached=cached)
         for id, places in pending.items():
             if id in rows:
-                update = source.check(_InstanceUpdate(id, places, *rows[id]), outcomes)
+                update = source.check(id, places, rows[id], outcomes)
                 if update.changed or not (cached and context.is_cached(id)):
                     updates.append(update)
                 else:
@@ -124,7 +122,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             rows = await context.rows(unchanged)
             for id in unchanged:
                 if id in rows:
-                    updates.append(source.check(_InstanceUpdate(id, pending[id], *rows[id]), outcomes))
+                    updates.append(source.check(id, pending[id], rows[id], outcomes))
                 else:
                     acks.update((place, Ack.LOST) for place in pending[id])
         for id in [id for id, places in pending.items() if places[0] in acks]:
@@ -173,8 +171,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                 return False
             revision, row = rows[id]
             now_us = self._clock.time_us()
-            update = _InstanceUpdate(id, [], revision, row)
-            update.logs = tuple(lines)
+            update = _InstanceUpdate(id, [], revision, row, row, logs=tuple(lines))
             written = await self._writer.write(
                 [await self._update_change(update, now_us, Wakeups(), {})], now_us=now_us
             )
@@ -220,8 +217,12 @@ class _OutcomeSource:
         self._request = request
         self.now_us = 0
 
-    def check(self, update: _InstanceUpdate, outcomes: Sequence[Outcome]) -> _InstanceUpdate:
+    def check(
+        self, id: str, places: list[int], stored: tuple[int, Row], outcomes: Sequence[Outcome]
+    ) -> _InstanceUpdate:
         """Apply the outcomes of one instance in order."""
+        revision, row = stored
+        update = _InstanceUpdate(id, places, revision, row, row)
         known = update.stored.request == self._request
         for place in update.places:
             outcome = outcomes[place]
@@ -243,11 +244,11 @@ class _OutcomeSource:
             return Ack.DONE
         if row.releasing:
             if outcome.action is not Action.REPORT:
-                update.row = msgspec.structs.replace(row, releasing=False, owner="", request=self._request)
+                update.row = replace(row, releasing=False, owner="", request=self._request)
             return Ack.CANCELLED
         if row.final and _is_only_logs(outcome):
             update.logs += outcome.logs
-            update.row = msgspec.structs.replace(row, request=self._request)
+            update.row = replace(row, request=self._request)
             return Ack.DONE
         return Ack.LOST
 
@@ -257,7 +258,7 @@ class _OutcomeSource:
             return
         update.logs += outcome.logs
         update.progress = update.progress if outcome.progress is None else outcome.progress
-        update.row = msgspec.structs.replace(
+        update.row = replace(
             row,
             started=row.started or outcome.started,
             has_progress=row.has_progress or outcome.progress is not None,
@@ -282,7 +283,7 @@ class _OutcomeSource:
                 due_us = self.now_us + max(0, outcome.delay_us)
                 if outcome.error is not None:
                     has_out, out = update.end_with(None, outcome.error)
-        update.row = msgspec.structs.replace(
+        update.row = replace(
             row,
             state=state,
             attempts=attempts,

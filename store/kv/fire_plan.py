@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.firing import Fire, FireAnswer, FireOutcome, FireRecord, FireStatus, Overlap, Term
 from peerjob.model.record import MAX_BATCH, NewInstance
@@ -49,7 +49,7 @@ class FirePlanner:
         answer = self._refusal(schedule, fire)
         if answer is None and self._is_known(schedule, fire):
             # a backfill has made the instance of this time
-            schedule.next_fire = msgspec.structs.replace(schedule.next_fire, next_us=fire.next_us, stretch=None)
+            schedule.next_fire = replace(schedule.next_fire, next_us=fire.next_us, stretch=None)
             schedule.moved = True
             answer = FireAnswer(status=FireStatus.KNOWN)
         if answer is None:
@@ -126,13 +126,13 @@ class FirePlanner:
         if not fire.outcome.advances:
             after = ledger.add(before, place, record, ops, is_new=self._recorded(schedule, fire) is None)
             if fire.outcome is FireOutcome.BACKFILLED:
-                after = msgspec.structs.replace(after, last_us=max(after.last_us, fire.nominal_us))
+                after = replace(after, last_us=max(after.last_us, fire.nominal_us))
         elif record.instance:
             after = ledger.add(before, place, record, ops)
             last_us = max(after.last_us, fire.until_us, fire.nominal_us)
-            after = msgspec.structs.replace(after, next_us=fire.next_us, stretch=None, last_us=last_us)
+            after = replace(after, next_us=fire.next_us, stretch=None, last_us=last_us)
         else:
-            after = msgspec.structs.replace(ledger.add_gap(before, record, ops), next_us=fire.next_us)
+            after = replace(ledger.add_gap(before, record, ops), next_us=fire.next_us)
             record = after.stretch or record
             schedule.fresh_us = min(schedule.fresh_us, record.nominal_us)
         schedule.next_fire = after
@@ -144,7 +144,7 @@ class FirePlanner:
         """Plan the instance of a fire; the record says why if there is none. None: wait for another step."""
         keys, reads, plan = self._keys, self._reads, schedule.plan
         if new.id in reads.made:
-            return msgspec.structs.replace(record, instance=new.id)
+            return replace(record, instance=new.id)
         state = keys.state + new.id
         unique = state if new.key is None else keys.unique(new.kind, new.key)
         if not reads.used.isdisjoint((state, unique)):
@@ -177,9 +177,7 @@ class FirePlanner:
         if with_slot:
             slot, waiting = schedule.held.slot, Parked(new.id, row.kind, row.priority, row.due_us)
             schedule.held.slot = (
-                msgspec.structs.replace(slot, parked=(*slot.parked, waiting))
-                if parked
-                else msgspec.structs.replace(slot, holder=new.id, parked=())
+                replace(slot, parked=(*slot.parked, waiting)) if parked else replace(slot, holder=new.id, parked=())
             )
             schedule.held.touched = True
         plan.compares.append(Compare(state))
@@ -187,7 +185,7 @@ class FirePlanner:
             plan.compares.append(Compare(unique, mod=mod))
         reads.used |= {state, unique}
         schedule.changed.append(new.id)
-        return msgspec.structs.replace(record, instance=new.id, parked=parked, cancelled=cancelled)
+        return replace(record, instance=new.id, parked=parked, cancelled=cancelled)
 
     # -- slots ----------------------------------------------------------------------------------------------------
 
@@ -234,4 +232,4 @@ class FirePlanner:
 
 
 def _skipped(record: FireRecord, reason: str) -> FireRecord:
-    return msgspec.structs.replace(record, outcome=FireOutcome.SKIPPED, reason=reason)
+    return replace(record, outcome=FireOutcome.SKIPPED, reason=reason)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.record import NodeInfo
 
@@ -50,7 +50,7 @@ class KindSets:
             digest, node.kinds, {kind: node.signatures[kind] for kind in node.kinds if kind in node.signatures}
         )
         others = {kind: hash for kind, hash in node.signatures.items() if kind not in set(node.kinds)}
-        short = msgspec.structs.replace(node, kinds=(), signatures=others)
+        short = replace(node, kinds=(), signatures=others)
         return NodeRow(short, kinds=digest), [Compare(stamp, mod=applied.revision)]
 
     async def whole(self, rows: Iterable[NodeRow]) -> list[NodeInfo]:
@@ -94,7 +94,7 @@ class KindSets:
 
 
 def _whole(row: NodeRow, kinds: tuple[str, ...], signatures: dict[str, str]) -> NodeInfo:
-    return msgspec.structs.replace(row.info, kinds=kinds, signatures=row.info.signatures | signatures)
+    return replace(row.info, kinds=kinds, signatures=row.info.signatures | signatures)
 
 
 def _parts(node: NodeInfo) -> Iterable[list[tuple[str, str | None]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.firing import FireOutcome, FireRecord
 
@@ -44,7 +44,7 @@ class FireLedger:
         if not is_new:
             return next_fire
         first = next_fire.records == 0 or record.nominal_us < next_fire.first_us
-        return msgspec.structs.replace(
+        return replace(
             next_fire,
             records=next_fire.records + 1,
             first_us=record.nominal_us if first else next_fire.first_us,
@@ -58,10 +58,10 @@ class FireLedger:
         joins = last is not None and (last.outcome, last.reason) == (record.outcome, record.reason)
         if last is not None and joins:
             count = last.count + record.count
-            joined = msgspec.structs.replace(record, nominal_us=last.nominal_us, until_us=until_us, count=count)
+            joined = replace(record, nominal_us=last.nominal_us, until_us=until_us, count=count)
         place = f"{time_text(joined.nominal_us)}{GAP}"
         after = self.add(next_fire, place, joined, ops, is_new=not joins)
-        return msgspec.structs.replace(after, stretch=joined, last_us=max(next_fire.last_us, until_us))
+        return replace(after, stretch=joined, last_us=max(next_fire.last_us, until_us))
 
     async def first_records(self, states: Sequence[NextFire], now_us: int) -> dict[int, FirstRecords]:
         """The first records of the ledgers that may have surplus records, by epoch."""
@@ -114,7 +114,7 @@ class FireLedger:
                 left = record
         if left is None and not removed:
             return next_fire
-        return msgspec.structs.replace(
+        return replace(
             next_fire,
             records=next_fire.records - removed,
             trimmed_us=trimmed_us,

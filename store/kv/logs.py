@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import LogLine, LogPage
@@ -51,7 +51,7 @@ class LogCommands(KVCommands):
             ops.append(Delete(_chunk_key(prefix, 0), await self._chunk_of(prefix, first)))
         if lines:
             ops.append(Put(_chunk_key(prefix, after - len(lines)), encode(lines)))
-        return msgspec.structs.replace(
+        return replace(
             row,
             log_first=first,
             log_next=after,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.record import NodeInfo, NodeView
 
@@ -114,7 +114,7 @@ def _forgiven(state_key: str, stored: tuple[int, Row] | None, charge: Compare) -
     compares, ops = [charge], list[Op]([Delete(charge.key)])
     if stored is not None and stored[1].crashes > 0 and not stored[1].final:
         revision, row = stored
-        forgiven = msgspec.structs.replace(row, crashes=row.crashes - 1, losses=row.losses + 1)
+        forgiven = replace(row, crashes=row.crashes - 1, losses=row.losses + 1)
         compares.append(Compare(state_key, mod=revision))
         ops.append(Put(state_key, encode(forgiven)))
     return Change(compares, ops)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step, apply_steps, mod_of
 from .keys import LATEST_US, Keys, below, prefix_end
@@ -78,7 +79,7 @@ class Queues:
                     self._note(queue, head.start)
                     continue
                 unreadable = head.mod and not head.start
-                new = msgspec.structs.replace(head, start=_FIRST if unreadable else place[:-1])
+                new = replace(head, start=_FIRST if unreadable else place[:-1])
                 opening = self._begun(head, new, guards, indexes)
                 if head.mod or queue not in alone:
                     steps.append(Step(opening.compares, opening.ops))
@@ -156,7 +157,7 @@ class Queues:
         indexes: dict[str, str] = {}
         moved: list[Head] = []
         for head, (group, mod) in heads.items():
-            new = msgspec.structs.replace(head, group=group)
+            new = replace(head, group=group)
             kind = keys.group + keys.ready_parts(head.queue)[0]
             guards = [Compare(keys.head(head.queue), mod=head.mod), Compare(kind, mod=mod)]
             opening = self._begun(head, new, guards, indexes)
@@ -241,7 +242,7 @@ class Queues:
         start = place[:-1]
         if not head.start < start:
             return None
-        key, new = self._keys.head(head.queue), msgspec.structs.replace(head, start=start)
+        key, new = self._keys.head(head.queue), replace(head, start=start)
         empty = Compare(head.queue + head.start, end=head.queue + start)
         return Step([Compare(key, mod=head.mod), empty], [Put(key, new.value), *self._moved(head, new)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.record import Reaped
 from peerjob.model.state import State
@@ -36,7 +36,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             row = node_of(node.value)
             if row.ended:
                 break
-            row = msgspec.structs.replace(row, ended="left")
+            row = replace(row, ended="left")
             if await self._mark_ended(incarnation, node, row):
                 if live is not None:
                     await self._kv.revoke(live_of(live.value).lease)
@@ -88,7 +88,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         suspects = [key[len(prefix) :] for key, entry in found.items if owned_of(entry.value).suspect]
         rows = await self._context.rows(suspects)
         ran = any(suspect.started and suspect.owner == incarnation for _, suspect in rows.values())
-        return msgspec.structs.replace(row, ended="dead", suspect_ran=ran)
+        return replace(row, ended="dead", suspect_ran=ran)
 
     async def _mark_ended(self, incarnation: str, node: Entry, row: NodeRow, guards: Sequence[Compare] = ()) -> bool:
         """Mark an incarnation as ended; False if its record has changed since it was read."""
@@ -158,14 +158,14 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
     def _row_after_loss(self, row: Row, node: NodeRow, now_us: int, by: str) -> Row:
         """The record after its claim was taken back."""
         if row.releasing:
-            return msgspec.structs.replace(row, releasing=False, owner="")
+            return replace(row, releasing=False, owner="")
         crashes, losses = row.crashes, row.losses
         if node.ended == "dead" and (row.suspect or not node.suspect_ran):
             crashes, losses = (crashes + 1, losses) if row.started else (crashes, losses + 1)
         poison = crashes > row.max_crashes
         state = State.TERMINATED if poison else State.SCHEDULED
         note = "poison" if poison else "node lost" if node.ended == "dead" else "handed back"
-        return msgspec.structs.replace(
+        return replace(
             row,
             state=state,
             attempts=row.attempts - 1,

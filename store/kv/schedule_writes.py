@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
-import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.errors import DecodeError, PeerjobError, StoreRefusedError, StoreUnavailableError
 from peerjob.model.firing import SchedulePut, ScheduleRow
@@ -35,30 +35,30 @@ _MAX_EDITS = 40
 """Most schedules that one transaction writes."""
 
 
-class Edit(Protocol):
+class ScheduleEdit(ABC):
     """The change of one schedule by one call."""
 
-    name: str
-    size: int
-    """Bytes of its large values."""
-    error: PeerjobError | None
-    """Why the transaction with it failed."""
-    is_done: bool
-    removes: bool
+    removes = False
     """Whether it adds a stored removal."""
 
-    @property
-    def keys(self) -> Sequence[str]:
+    def __init__(self, context: KVContext, name: str, further_key: str, size: int = 0) -> None:
+        self._context = context
+        self.name = name
+        self.size = size
+        """Bytes of its large values."""
+        self.keys = (context.keys.schedule(name), context.keys.next_fire(name), further_key)
         """The keys that it reads."""
-        ...
+        self.error: PeerjobError | None = None
+        """Why its transaction failed."""
+        self.is_done = False
 
+    @abstractmethod
     def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         """The step that writes it with this revision; None if there is nothing to write."""
-        ...
 
     def written(self) -> None:
         """Note that the step was applied."""
-        ...
+        self.is_done = True
 
 
 class ScheduleWriter:
@@ -67,9 +67,9 @@ class ScheduleWriter:
     def __init__(self, context: KVContext) -> None:
         self._context = context
         self._lock = asyncio.Lock()
-        self._waiting: list[Edit] = []
+        self._waiting: list[ScheduleEdit] = []
 
-    async def write(self, edit: Edit) -> None:
+    async def write(self, edit: ScheduleEdit) -> None:
         """Write an edit, together with those that wait behind it."""
         self._waiting.append(edit)
         try:
@@ -85,7 +85,7 @@ class ScheduleWriter:
         if not edit.is_done:
             raise StoreUnavailableError(self._context.url, "too many writers at once")
 
-    def _next_edits(self) -> Iterable[Edit]:
+    def _next_edits(self) -> Iterable[ScheduleEdit]:
         """The first edits of different schedules that fit into one transaction."""
         names: set[str] = set()
         size = 0
@@ -98,7 +98,7 @@ class ScheduleWriter:
             names.add(edit.name)
             yield edit
 
-    async def _write(self, edits: Sequence[Edit]) -> None:
+    async def _write(self, edits: Sequence[ScheduleEdit]) -> None:
         """Try once to write these; an edit that has a conflict keeps waiting."""
         try:
             await self._try(edits)
@@ -113,13 +113,13 @@ class ScheduleWriter:
             for edit in edits:
                 edit.error = error
 
-    async def _try(self, edits: Sequence[Edit]) -> None:
+    async def _try(self, edits: Sequence[ScheduleEdit]) -> None:
         context, counter = self._context, self._context.keys.revisions
         wanted = [counter, *dict.fromkeys(key for edit in edits for key in edit.keys)]
         found = dict(zip(wanted, await context.kv.get(wanted), strict=True))
         revisions = revisions_of(found[counter])
         revision, now_us, removals = revisions.latest, context.clock.time_us(), 0
-        planned: list[Edit] = []
+        planned: list[ScheduleEdit] = []
         steps: list[Step] = []
         for edit in edits:
             step = edit.step(revision + 1, now_us, found)
@@ -153,23 +153,13 @@ class ScheduleWriter:
         return {queue + place: int(place[:18]) for place in removed.places[:surplus]}
 
 
-class PutEdit:
+class PutEdit(ScheduleEdit):
     """A put; `row` is its answer."""
 
-    removes = False
-
     def __init__(self, context: KVContext, put: SchedulePut) -> None:
-        self._context = context
-        self._ledger = FireLedger(context)
+        super().__init__(context, put.name, context.keys.slot(put.name), len(put.definition))
         self._put = put
-        keys = context.keys
-        self.name = put.name
-        self.size = len(put.definition)
-        self.error: PeerjobError | None = None
-        self.is_done = False
         self.row: ScheduleRow | None = None
-        self._next_fire = keys.next_fire(put.name)
-        self.keys = (keys.schedule(put.name), self._next_fire, keys.slot(put.name))
 
     def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         context, keys, put = self._context, self._context.keys, self._put
@@ -199,37 +189,27 @@ class PutEdit:
             Put(place_at(context, keys.changed, revision, put.name), b""),
         ]
         after = next_fire or NextFire(revision, schedule.epoch, None, paused=False)
-        after = msgspec.structs.replace(after, revision=revision, next_us=put.next_us, paused=put.paused, stretch=None)
+        after = replace(after, revision=revision, next_us=put.next_us, paused=put.paused, stretch=None)
         if put.account is not None:
-            record = msgspec.structs.replace(put.account, at_us=now_us)
-            after = self._ledger.add_gap(after, record, ops)
+            record = replace(put.account, at_us=now_us)
+            after = FireLedger(context).add_gap(after, record, ops)
         if old is not None:
             ops.append(Delete(place_at(context, keys.changed, old.revision, put.name)))
-        ops.append(Put(self._next_fire, encode(after)))
+        ops.append(Put(self.keys[1], encode(after)))
         self.row = to_schedule_row(put.name, schedule, after, waiting)
-        return Step([Compare(self._next_fire, mod=mod_of(next_entry))], ops)
-
-    def written(self) -> None:
-        self.is_done = True
+        return Step([Compare(self.keys[1], mod=mod_of(next_entry))], ops)
 
 
-class RemoveEdit:
+class RemoveEdit(ScheduleEdit):
     """A removal; `removed` is its answer. A repeated request is recognized until `lease` ends."""
 
     removes = True
-    size = 0
 
     def __init__(self, context: KVContext, name: str, expected: int | None, request: str, lease: int) -> None:
-        self._context = context
+        super().__init__(context, name, context.keys.removal(request))
         self._expected = expected
         self._lease = lease
-        keys = context.keys
-        self.name = name
-        self.error: PeerjobError | None = None
-        self.is_done = False
         self.removed = False
-        self._request = keys.removal(request)
-        self.keys = (keys.schedule(name), keys.next_fire(name), self._request)
 
     def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
         context, keys = self._context, self._context.keys
@@ -247,7 +227,7 @@ class RemoveEdit:
             Delete(ledger, prefix_end(ledger)),
         ]
         if self._lease:
-            ops.append(Put(self._request, b"", self._lease))
+            ops.append(Put(self.keys[2], b"", self._lease))
         return Step([], ops)
 
     def written(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.state import State
 
@@ -206,10 +207,10 @@ class StepPlan(msgspec.Struct, gc=False):
         parked = tuple(other for other in slot.parked if other.id != id)
         if slot.holder == id:
             holder = parked[0].id if parked else ""
-            held.slot, held.touched = msgspec.structs.replace(slot, holder=holder, parked=parked[1:]), True
+            held.slot, held.touched = replace(slot, holder=holder, parked=parked[1:]), True
             return parked[0] if parked else None
         if len(parked) < len(slot.parked):
-            held.slot, held.touched = msgspec.structs.replace(slot, parked=parked), True
+            held.slot, held.touched = replace(slot, parked=parked), True
         return None
 
     def _write_slot(self, name: str, held: HeldSlot) -> None:

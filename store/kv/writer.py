@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import REPEAT_US
@@ -309,7 +310,7 @@ def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
     if not opens:
         return change
     begun = [openings[queue] for queue in opens]
-    return msgspec.structs.replace(
+    return replace(
         change,
         compares=[*change.compares, *(compare for opening in begun for compare in opening.compares)],
         ops=[*change.ops, *(op for opening in begun for op in opening.ops)],

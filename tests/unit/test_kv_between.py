@@ -1,7 +1,7 @@
-"""A verb keeps the promises when one other call comes between any two of its requests.
+"""A verb keeps the contract if another call comes between any two of its requests.
 
-Each test names a verb and an intruder. The verb runs once for each of its requests, in a namespace of its own, and the
-intruder runs just before that request. So no race between the two is left to chance.
+Each test has a verb and an intruder. The verb runs once for each of its requests, each time in a new namespace, and the
+intruder runs just before that request. So the test covers each order of the two.
 """
 
 import itertools
@@ -36,7 +36,7 @@ SECOND_US = 1_000_000
 
 
 class Interrupted(MemoryKeyValue):
-    """The memory driver, which awaits a call of others before one of its requests."""
+    """The memory driver, which awaits another call before one of its requests."""
 
     def __init__(self, data: MemoryData, clock: Clock) -> None:
         super().__init__(data, clock)
@@ -49,7 +49,7 @@ class Interrupted(MemoryKeyValue):
 
     @property
     def waits(self) -> bool:
-        """Whether the intruder has not had its turn."""
+        """Whether the intruder has not run yet."""
         return self._intruder is not None
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
@@ -81,7 +81,7 @@ class Interrupted(MemoryKeyValue):
 
 
 class Scene:
-    """A namespace with a store whose requests are interrupted, another store, and what was done through them."""
+    """A namespace with a store whose requests are interrupted, another store, and the ids that both have added."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
@@ -100,7 +100,7 @@ class Scene:
         return await Peer(store=store, info=self.make.node(name), make=self.make).join(ttl_us)
 
     async def add(self, store: KVStore, *instances: NewInstance) -> list[bool]:
-        """Enqueue; whether each was new."""
+        """Enqueue; the answer is whether each instance was new."""
         answers = await store.enqueue(instances)
         self.ids += [answer.id for answer in answers if answer.is_new]
         return [answer.is_new for answer in answers]
@@ -123,7 +123,7 @@ class Scene:
     async def fire(
         self, store: KVStore, row: ScheduleRow, *, overlap: Overlap = Overlap.QUEUE, term: Term | None = None
     ) -> FireStatus:
-        """Fire the next time of a schedule as it was in a row."""
+        """Fire the next time of a schedule, as given by a row."""
         assert row.next_us is not None
         new = self.make.instance()
         fire = Fire(
@@ -148,7 +148,7 @@ class Scene:
         return row
 
     async def end(self) -> None:
-        """Bring everything to its end with a fresh node, and hold that nothing was lost, doubled or left behind."""
+        """Complete all instances on a new node; check that none is lost or doubled, and that no keys are left."""
         await self.clock.advance(30)
         last = await self.join(self._open(MemoryKeyValue(self.data, self.clock)), "last")
         for view in await last.store.nodes():
@@ -168,7 +168,7 @@ class Scene:
 
 
 def assert_over(record: Record, *, cancelled: bool) -> None:
-    """Hold that an instance is final, along legal states, and owned by nobody."""
+    """Check that an instance is final, has a legal history and no owner."""
     assert record.state is State.CANCELLED if cancelled else record.state.is_final, record
     assert record.owner == "" or record.state is State.COMPLETED, record
     assert all(after.state in ARROWS[before.state] for before, after in pairwise(record.history)), record.history
@@ -180,7 +180,7 @@ Verb = Callable[[Scene], Awaitable[tuple[Call, Call, Call]]]
 
 
 async def everywhere(clock: VirtualClock, prepare: Verb) -> None:
-    """Run a verb with its intruder before each of its requests; `prepare` gives the verb, the intruder and a check."""
+    """Run a verb with its intruder before each of its requests; `prepare` returns verb, intruder and a check."""
     for before in itertools.count():
         scene = Scene(clock)
         verb, intruder, check = await prepare(scene)
@@ -194,7 +194,7 @@ async def everywhere(clock: VirtualClock, prepare: Verb) -> None:
 
 
 async def nothing() -> None:
-    """There is nothing more to check than what holds for all."""
+    """No further check: `Scene.end` checks what all tests have in common."""
 
 
 # -- each verb against each other
@@ -211,7 +211,7 @@ async def claiming_alive(scene: Scene, store: KVStore, _mortal: Peer, _claims: S
 
 
 async def moving(scene: Scene, store: KVStore, _mortal: Peer, _claims: Sequence[Claim]) -> Call:
-    """Claims nothing, and so only lets into the queues what fell due."""
+    """A claim that only moves due instances to the ready queues."""
     peer = await scene.join(store, "mover")
     return lambda: peer.claim(peer.want(kinds={"other": 1}))
 
@@ -302,7 +302,7 @@ async def test_any_call_may_come_between_the_requests_of_a_verb(
     clock: VirtualClock, verb: Callable[..., Awaitable[Call]], intruder: Callable[..., Awaitable[Call]]
 ) -> None:
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
-        """A node lapsed with claims, among them the holder of a slot; others are due, delayed, parked and over."""
+        """A node with claims has expired; one claim has a slot. Other instances are due, delayed, parked and final."""
         mortal = await scene.join(scene.other, "mortal", SHORT_US)
         await scene.schedule(scene.other)
         await scene.fire(scene.other, await scene.row())
@@ -332,7 +332,7 @@ async def test_any_call_may_come_between_the_requests_of_a_verb(
 # -- pairs that can be held to more
 
 
-async def test_who_renews_is_not_marked_dead(clock: VirtualClock) -> None:
+async def test_a_node_that_renews_is_not_marked_dead(clock: VirtualClock) -> None:
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         mortal = await scene.join(scene.other, "mortal", SHORT_US)
         reaper = await scene.join(scene.store, "reaper")
@@ -353,7 +353,7 @@ async def test_who_renews_is_not_marked_dead(clock: VirtualClock) -> None:
     await everywhere(clock, prepare)
 
 
-async def test_who_has_left_marks_nobody_dead(clock: VirtualClock) -> None:
+async def test_a_node_that_has_left_marks_no_node_dead(clock: VirtualClock) -> None:
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         mortal = await scene.join(scene.other, "mortal", SHORT_US)
         reaper = await scene.join(scene.store, "reaper")
@@ -376,8 +376,8 @@ async def test_who_has_left_marks_nobody_dead(clock: VirtualClock) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-async def test_who_is_reaped_meanwhile_neither_claims_nor_waits(clock: VirtualClock, count: int) -> None:
-    """Also with the first claim of an incarnation, of which nothing but its own record is stored."""
+async def test_a_node_that_is_reaped_meanwhile_neither_claims_nor_waits(clock: VirtualClock, count: int) -> None:
+    """Also with the first claim of an incarnation, when only the node's record is stored."""
 
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         mortal = await scene.join(scene.store, "mortal", SHORT_US)
@@ -392,7 +392,7 @@ async def test_who_is_reaped_meanwhile_neither_claims_nor_waits(clock: VirtualCl
 @pytest.mark.parametrize("idle", [False, True])
 @pytest.mark.parametrize("delay_us", [None, 300_000, 3_000_000])
 @pytest.mark.parametrize("before", [(), (2_000_000,)])
-async def test_an_idle_node_hears_of_what_comes_while_it_looks(
+async def test_an_idle_node_is_woken_for_an_instance_that_is_added_while_it_reads(
     clock: VirtualClock, before: Sequence[int], delay_us: int | None, idle: bool
 ) -> None:
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
@@ -426,7 +426,7 @@ def peer_claims(found: Sequence[object]) -> list[Claim]:
 
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_lookup_misses_nothing_that_changes_hands_meanwhile(clock: VirtualClock, count: int) -> None:
-    """A claim moves an instance to where those of its node are, which may have joined just now."""
+    """A claim moves an instance to the index of its node, which may have joined just before."""
 
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         before = await scene.join(scene.other, "before")
@@ -450,7 +450,7 @@ async def test_a_lookup_misses_nothing_that_changes_hands_meanwhile(clock: Virtu
     await everywhere(clock, prepare)
 
 
-async def test_one_of_two_gets_a_unique_key(clock: VirtualClock) -> None:
+async def test_one_of_two_instances_gets_a_unique_key(clock: VirtualClock) -> None:
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         new: list[bool] = []
 
@@ -465,7 +465,7 @@ async def test_one_of_two_gets_a_unique_key(clock: VirtualClock) -> None:
     await everywhere(clock, prepare)
 
 
-async def test_one_of_two_fires_a_time(clock: VirtualClock) -> None:
+async def test_one_of_two_leaders_fires_a_time(clock: VirtualClock) -> None:
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         row = await scene.schedule(scene.other)
         statuses: list[FireStatus] = []
@@ -484,7 +484,7 @@ async def test_one_of_two_fires_a_time(clock: VirtualClock) -> None:
 
 @pytest.mark.parametrize("knows", [False, True], ids=["first", "again"])
 async def test_nothing_is_fired_under_a_term_that_is_over(clock: VirtualClock, knows: bool) -> None:
-    """Also of a schedule that the next leader does not touch, and by a store that fired under the old term before."""
+    """Also for a schedule that the next leader does not fire, and by a store that has fired in the old term."""
 
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         old, new = Term(coordinator="c", number=1), Term(coordinator="c", number=2)

@@ -1,6 +1,6 @@
-"""The engine keeps the contract when every request of it is overtaken by others, as on a server.
+"""The engine keeps the contract if other requests come between its requests, as on a server.
 
-The memory driver answers without a pause, so nothing ever comes between two of its calls; here something does.
+The memory driver answers without a pause, so no call comes between two of its calls. Here, other calls do.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class Overtaken(MemoryKeyValue):
-    """The memory driver with pauses, so that calls of several stores mix; etcd's limits are held."""
+    """The memory driver with pauses, so that calls of several stores mix. It enforces the limits of etcd."""
 
     conflicts = 0
     """Steps that were not applied."""
@@ -84,7 +84,7 @@ class TestOvertaken(StoreConformance):
 
 
 class TestForgetful(TestOvertaken):
-    """The same by stores that keep hardly anything in mind, so that each forgets what another request has learned."""
+    """The same with tiny caches, so that a request clears what another request has just read."""
 
     @pytest.fixture(autouse=True)
     def _small_caches(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ class TestForgetful(TestOvertaken):
 
 
 class Windowed(Overtaken):
-    """A driver on which several nodes keep order within a window only."""
+    """A driver on which several nodes keep the order within a window only."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -103,7 +103,7 @@ class Windowed(Overtaken):
 
 
 async def conflicts(clock: VirtualClock, driver: type[Overtaken]) -> int:
-    """How many steps fail while four nodes take all there is."""
+    """The number of steps that fail while four nodes claim all instances."""
     make = Factory(clock)
     kv = driver(MemoryData(costs=Costs()), clock)
 
@@ -129,7 +129,7 @@ async def test_a_window_keeps_nodes_out_of_each_others_way(clock: VirtualClock) 
     assert await conflicts(clock, Windowed) * 2 < await conflicts(clock, Overtaken)
 
 
-async def test_a_node_alone_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:
+async def test_a_single_node_keeps_strict_order_in_a_window(clock: VirtualClock) -> None:
     kv, make = Windowed(MemoryData(), clock), Factory(clock)
     store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     peer = await Peer(store=store, info=make.node(), make=make).join()
@@ -164,7 +164,7 @@ async def test_an_instance_is_passed_over_a_few_times_while_the_node_of_its_part
 
 
 async def test_no_claim_takes_an_instance_twice_when_queues_move_while_they_are_read(clock: VirtualClock) -> None:
-    """The heads of many kinds stand in an index, which is read on while others claim."""
+    """The heads of many kinds are in an index, which is read further while other nodes claim."""
     kv, make = Overtaken(MemoryData(), clock), Factory(clock)
     kinds = [f"kind-{number}" for number in range(100)]
     taken: list[str] = []
@@ -189,7 +189,7 @@ async def test_no_claim_takes_an_instance_twice_when_queues_move_while_they_are_
 
 
 class Interrupted(MemoryKeyValue):
-    """The memory driver, which lets others work before its next transaction."""
+    """The memory driver, which awaits other calls before its next transaction."""
 
     others: Callable[[], Awaitable[None]] | None = None
 
@@ -201,7 +201,7 @@ class Interrupted(MemoryKeyValue):
 
 
 async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_meanwhile(clock: VirtualClock) -> None:
-    """A claim that is repeated may read the indexes of its kinds, after it had read their queues one by one."""
+    """A repeated claim may read the indexes of its kinds, after an earlier round has read their queues one by one."""
     data, make, kinds = MemoryData(costs=Costs()), Factory(clock), ["a", "b", "c"]
 
     async def join(kv: MemoryKeyValue) -> Peer:

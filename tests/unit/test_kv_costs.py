@@ -1,4 +1,4 @@
-"""No hot path pays for what it does not touch: etcd would charge every key in a range that is read."""
+"""The cost of a hot path depends only on what it uses: etcd charges every key in a range that is read."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.one_python
 QUEUED = 10_000
 BATCH = 100
 BEARABLE = 1_500
-"""Keys and tombstones that one read may meet, far below what is stored in each of these tests."""
+"""Keys and tombstones that one read may count; each of these tests stores far more."""
 
 
 class Counted(MemoryKeyValue):
-    """The memory driver, counting requests that read ranges."""
+    """The memory driver, which counts requests that read ranges."""
 
     requests = 0
     value_bytes = 0
@@ -45,7 +45,7 @@ class Counted(MemoryKeyValue):
 
 
 class Bench:
-    """A store whose reads are charged, and a node on it."""
+    """A store whose reads are counted, and a node on it."""
 
     def __init__(self, clock: VirtualClock, limits: StoreLimits) -> None:
         self.costs = Costs()
@@ -108,7 +108,7 @@ async def test_claiming_and_committing_from_a_long_queue(bench: Bench) -> None:
     bench.assert_cheap()
 
 
-async def test_a_queue_of_one_instant_is_told_apart(bench: Bench) -> None:
+async def test_a_queue_of_one_instant_is_read_in_pieces(bench: Bench) -> None:
     due_us = bench.clock.time_us()
     for _ in range(QUEUED // BATCH):
         await bench.store.enqueue([bench.make.instance(due_us=due_us) for _ in range(BATCH)])
@@ -152,7 +152,7 @@ async def test_a_far_future_costs_the_present_nothing(bench: Bench) -> None:
     bench.assert_cheap()
 
 
-async def test_what_falls_due_is_moved_in_pieces(bench: Bench) -> None:
+async def test_due_instances_are_moved_in_pieces(bench: Bench) -> None:
     await bench.fill(QUEUED, delay_us=60_000_000)
     await bench.clock.advance(61)
     claims = await bench.peer.take(BATCH)
@@ -161,7 +161,7 @@ async def test_what_falls_due_is_moved_in_pieces(bench: Bench) -> None:
     bench.assert_cheap(3_000)
 
 
-async def test_removing_what_expired_depends_on_what_is_removed(clock: VirtualClock) -> None:
+async def test_the_removal_of_expired_instances_costs_as_much_as_it_removes(clock: VirtualClock) -> None:
     bench = Bench(clock, StoreLimits(retention_us=60_000_000))
     await bench.store.open()
     await bench.peer.join()
@@ -176,7 +176,7 @@ async def test_removing_what_expired_depends_on_what_is_removed(clock: VirtualCl
     bench.assert_cheap()
 
 
-async def test_keeping_only_so_many_depends_on_what_is_removed(clock: VirtualClock) -> None:
+async def test_the_limit_on_final_instances_costs_as_much_as_it_removes(clock: VirtualClock) -> None:
     bench = Bench(clock, StoreLimits(max_final_per_kind=QUEUED // 4))
     await bench.store.open()
     await bench.peer.join()
@@ -236,7 +236,7 @@ async def test_a_claim_over_many_kinds_reads_several_queues_at_a_time(bench: Ben
 
 
 @pytest.mark.parametrize("kind", [None, "work"])
-async def test_looking_does_not_depend_on_what_waits(bench: Bench, kind: str | None) -> None:
+async def test_a_lookup_does_not_depend_on_the_queue(bench: Bench, kind: str | None) -> None:
     await bench.fill(QUEUED)
     newest = await bench.make_more(5)
     bench.costs.worst = 0

@@ -1,4 +1,4 @@
-"""What the engine does when the server's answers do not come, and what it leaves behind."""
+"""The engine when answers of the server are lost, and the keys that it leaves."""
 
 import asyncio
 import logging
@@ -39,20 +39,20 @@ from support.records import told
 Result = TypeVar("Result")
 
 LARGE = bytes(SMALL + 1)
-"""Arguments that have a key of their own."""
+"""Arguments with a separate key."""
 
 REMEMBERED = REPEAT_US / 1_000_000 + 10
-"""Seconds after which no enqueue is expected to come again."""
+"""Seconds after which no enqueue is repeated."""
 ENDS = (Action.COMPLETE, Action.COMPLETE, Action.RETRY, Action.HAND_BACK, Action.SNOOZE)
 
 
 class Unreliable(MemoryKeyValue):
-    """The memory driver over a line that drops transactions on their way there, or their answers on the way back."""
+    """The memory driver over a connection that drops transactions or their answers."""
 
     share = 0.0
-    """Of transactions that fail, half of them before they are applied."""
+    """The share of transactions that fail, half of them before they are applied."""
     lose_next = 0
-    """Answers to drop, whatever the share."""
+    """Answers to drop in any case."""
 
     async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
         chance = self._clock.random.random()
@@ -68,7 +68,7 @@ class Unreliable(MemoryKeyValue):
 
 
 class Bench:
-    """A namespace in a memory of its own, and what is needed to work on it."""
+    """A new namespace in memory, with a store and a factory."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
@@ -81,7 +81,7 @@ class Bench:
     def another(
         self, kv: MemoryKeyValue | None = None, limits: StoreLimits | None = None, retry_for: float = 0
     ) -> KVStore:
-        """One more store on the same namespace."""
+        """A further store on the same namespace."""
         return KVStore(
             kv or MemoryKeyValue(self.data, self.clock),
             url="memory://",
@@ -95,12 +95,12 @@ class Bench:
         return await Peer(store=store or self.store, info=self.make.node(name), make=self.make).join()
 
     async def tables(self) -> Counter[str]:
-        """How many keys each table of the namespace has."""
+        """The number of keys of each table of the namespace."""
         (found,) = await MemoryKeyValue(self.data, self.clock).read([Range("n/", "n0")])
         return Counter(key.split("/")[1] for key, _ in found.items)
 
     async def work(self, peer: Peer, number: str) -> list[str]:
-        """Claim and commit over a bad line; the ids that were completed."""
+        """Claim and commit over a bad connection; the answer is the completed ids."""
         want = Want(kinds={"work": 25}, limit=25)
         claim = partial(peer.store.claim, peer.incarnation, want, request=f"claim {number}")
         said = [outcome(claim, self.clock.random.choice(ENDS)) for claim in (await self.persist(claim)).claims]
@@ -110,7 +110,7 @@ class Bench:
         return [one.id for one in said if one.action is Action.COMPLETE]
 
     async def spoil(self, *ids: str) -> None:
-        """Write what no release can read over some records."""
+        """Make some records unreadable."""
         await self.kv.txn([Step([], [Put(self.keys.state + id, b"\xc1 spoilt") for id in ids])])
 
     async def persist(self, call: Callable[[], Awaitable[Result]]) -> Result:
@@ -133,7 +133,7 @@ async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
 # -- answers that never come
 
 
-async def test_a_claim_whose_answer_was_lost_is_given_again(bench: Bench) -> None:
+async def test_a_repeated_claim_whose_answer_was_lost_gets_the_same_instances(bench: Bench) -> None:
     peer = await bench.join()
     await bench.store.enqueue(bench.make.instances(100))
     want = Want(kinds={"work": 70}, limit=70)
@@ -146,7 +146,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_again(bench: Bench) -> Non
     assert (await peer.renew(*claimed.claims)).held is None
 
 
-async def test_a_commit_whose_answer_was_lost_is_answered_as_it_was(bench: Bench) -> None:
+async def test_a_repeated_commit_whose_answer_was_lost_gets_the_same_answer(bench: Bench) -> None:
     peer, thief = await bench.join(), await bench.join(name="thief")
     await bench.store.enqueue(bench.make.instances(120))
     claims = await peer.take()
@@ -173,7 +173,7 @@ async def test_verbs_are_tried_again_while_the_server_is_away(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])
-async def test_nothing_is_lost_or_done_twice_over_a_bad_line(bench: Bench, share: float) -> None:
+async def test_no_instance_is_lost_or_done_twice_over_a_bad_connection(bench: Bench, share: float) -> None:
     lines = [Unreliable(bench.data, bench.clock) for _ in range(4)]
     stores = [bench.another(line) for line in lines]
     peers = [await bench.join(store) for store in stores[:3]]
@@ -187,7 +187,7 @@ async def test_nothing_is_lost_or_done_twice_over_a_bad_line(bench: Bench, share
     for number in range(1000):
         peer = peers[number % 3]
         accepted.update(await bench.work(peer, str(number)))
-        # a node hands back what the store gave it under an answer that never came
+        # a node hands back claims whose answer was lost
         held = (await bench.persist(peer.renew)).held or ()
         back = [Outcome(id=one.id, fence=one.fence, action=Action.HAND_BACK) for one in held]
         await bench.persist(partial(peer.commit, *back, request=f"back {number}"))
@@ -224,9 +224,9 @@ async def test_a_wrong_counter_is_put_right_within_the_hour(bench: Bench) -> Non
         assert (health.counts, health.delayed) == ({"work": work, **rest}, 2)
 
 
-async def test_what_a_node_claims_that_joins_during_a_look_up_is_seen(bench: Bench) -> None:
+async def test_a_lookup_finds_claims_of_a_node_that_joins_meanwhile(bench: Bench) -> None:
     class Slow(MemoryKeyValue):
-        """Somebody joins and claims everything between the first two reads."""
+        """A node joins and claims all instances between the first two reads."""
 
         reads = 0
 
@@ -276,7 +276,7 @@ async def test_retention_leaves_nothing_of_an_instance(bench: Bench) -> None:
     assert (await bench.tables()).keys() <= NOT_OF_INSTANCES
 
 
-async def test_a_lookup_takes_what_was_set_aside_out_of_the_index_of_its_tag(bench: Bench) -> None:
+async def test_a_lookup_removes_instances_that_were_set_aside_from_the_index_of_a_tag(bench: Bench) -> None:
     peer = await bench.join()
     first, second, third = bench.make.instances(3, tags=("t",))
     await bench.store.enqueue([first, second, third])
@@ -289,8 +289,8 @@ async def test_a_lookup_takes_what_was_set_aside_out_of_the_index_of_its_tag(ben
     assert [key.rsplit("/", 1)[1] for key, _ in index.items] == [third.id]
 
 
-async def test_who_waited_and_is_gone_is_forgotten(bench: Bench) -> None:
-    """Also by an instance that waits for ever."""
+async def test_the_registration_of_a_dead_waiter_is_deleted(bench: Bench) -> None:
+    """Also for an instance that never ends."""
     peer = await bench.join()
     (late,) = bench.make.instances(1, delay_us=10**12)
     await bench.store.enqueue([late])
@@ -300,7 +300,7 @@ async def test_who_waited_and_is_gone_is_forgotten(bench: Bench) -> None:
     assert "watch" not in await bench.tables()
 
 
-async def test_who_leaves_is_forgotten(bench: Bench) -> None:
+async def test_a_node_that_leaves_has_no_keys(bench: Bench) -> None:
     peer = await bench.join()
     await bench.store.enqueue(bench.make.instances(5))
     claims = await peer.take()
@@ -312,7 +312,7 @@ async def test_who_leaves_is_forgotten(bench: Bench) -> None:
     assert not gone & (await bench.tables()).keys()
 
 
-async def test_what_passes_goes_by_itself(bench: Bench) -> None:
+async def test_temporary_keys_end_with_their_leases(bench: Bench) -> None:
     mortal, reaper = await bench.join(), await bench.join(name="reaper")
     await bench.store.enqueue(bench.make.instances(2))
     claims = await mortal.take(1)
@@ -347,13 +347,13 @@ async def test_an_unreadable_record_is_set_aside(bench: Bench, caplog: pytest.Lo
     assert (health.undecodable, health.counts) == (3, {"work": {State.PROCESSING: 1}})
     assert (await peer.renew()).held != ()
     assert [one.id for one in (await bench.store.lookup(Query())).records] == [good.id]
-    # the key of an instance that nobody can read is free
+    # the key of an unreadable instance is free
     again = bench.make.instance(key="k")
     assert (await bench.store.enqueue([again]))[0].is_new
 
 
 @pytest.mark.parametrize("size", [0, SMALL, SMALL + 1])
-async def test_what_is_large_has_a_key_of_its_own_and_goes_with_the_record(bench: Bench, size: int) -> None:
+async def test_large_values_have_separate_keys_and_are_removed_with_the_record(bench: Bench, size: int) -> None:
     brief = bench.another(limits=StoreLimits(retention_us=1_000_000))
     peer = await bench.join(brief)
     new = bench.make.instance(spec=bytes(size))
@@ -419,7 +419,7 @@ async def test_a_state_record_stays_small(bench: Bench) -> None:
     assert sum(step.count for step in record.history) == 2 + 2 * HISTORY_LIMIT
 
 
-async def test_what_processors_log_after_the_end_is_kept(bench: Bench) -> None:
+async def test_lines_that_processors_log_after_the_end_are_kept(bench: Bench) -> None:
     peer, other = await bench.join(), await bench.join(name="other")
     await bench.store.enqueue(bench.make.instances(1))
     claim = await peer.take_one()
@@ -474,7 +474,7 @@ NOT_OF_INSTANCES = {"layout", "counted", "count", "head", "node", "live", "idle"
 
 @pytest.mark.parametrize("size", [10, 10_000, MAX_REQUEST_BYTES // 3, MAX_REQUEST_BYTES * 2 // 3, MAX_REQUEST_BYTES])
 def test_a_batch_is_cut_where_the_next_change_does_not_fit(size: int) -> None:
-    """By bytes too, those of the first change of each request included."""
+    """Also by bytes, with those of the first change of each request."""
     changes = [Change([], [Put(f"key {number:03}", bytes(size))], adds=(("q", ""),)) for number in range(130)]
     parts = list(_parts(changes))
     assert [change for part in parts for change in part] == changes

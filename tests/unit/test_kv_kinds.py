@@ -1,4 +1,4 @@
-"""The number of kinds changes what no verb on the hot path costs, and kinds that are gone leave nothing behind."""
+"""The number of kinds does not change the cost of the hot path, and deleted kinds leave no keys."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -25,13 +25,13 @@ EACH = 4
 
 
 class Tally(MemoryKeyValue):
-    """The memory driver, counting requests and what is in them."""
+    """The memory driver, which counts requests, operations and entries."""
 
     requests = 0
     operations = 0
     entries = 0
     fails_at = 0
-    """The transaction that does not reach the store, counted from now on."""
+    """The transaction that does not reach the store, counted from here."""
 
     async def get(self, keys: Sequence[str]) -> list[Entry | None]:
         found = await super().get(keys)
@@ -64,7 +64,7 @@ class Tally(MemoryKeyValue):
 
 
 class Bench:
-    """A namespace with many kinds, half of which one node registers."""
+    """A namespace with many kinds; a node registers half of them."""
 
     def __init__(self, clock: VirtualClock, kinds: int) -> None:
         self.data = MemoryData(costs=Costs())
@@ -78,7 +78,7 @@ class Bench:
         self.peer = Peer(store=self.store, info=self.make.node(kinds=self.own), make=self.make)
 
     def another(self) -> KVStore:
-        """One more store on the same namespace."""
+        """A further store on the same namespace."""
         self.tallies.append(Tally(self.data, self.clock))
         return KVStore(self.tallies[-1], url="memory://", namespace="n", clock=self.clock, limits=StoreLimits())
 
@@ -103,7 +103,7 @@ async def opened(clock: VirtualClock, kinds: int) -> AsyncGenerator[Bench]:
 
 
 async def one_at_a_time(bench: Bench) -> tuple[int, int, int]:
-    """Instances of kinds that were not used for a while come one by one, and are claimed while nothing else waits."""
+    """Instances of kinds that were not used for a while are added one by one, and claimed while no other waits."""
     for kind in bench.own[:5]:
         await bench.enqueue([kind])
         await bench.peer.take()
@@ -117,7 +117,7 @@ async def one_at_a_time(bench: Bench) -> tuple[int, int, int]:
 
 
 async def from_long_queues(bench: Bench) -> tuple[int, int, int]:
-    """Claims of ten while instances of every kind wait, half of which are of kinds that the node has not."""
+    """Claims of ten instances while instances of all kinds wait. The node has half of the kinds."""
     await bench.fill(max(EACH, 1_000 // len(bench.own)))
     await bench.peer.take(10)
     bench.kv.spent()
@@ -129,7 +129,7 @@ async def from_long_queues(bench: Bench) -> tuple[int, int, int]:
 
 
 async def idle(bench: Bench) -> tuple[int, int, int]:
-    """Claims that find nothing."""
+    """Claims that find no instance."""
     for _ in range(2):
         await bench.peer.take()
     bench.kv.spent()
@@ -139,8 +139,8 @@ async def idle(bench: Bench) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("kinds", [20, 60, 200])
-async def test_an_idle_node_asks_no_more_in_one_step_than_etcd_takes(clock: VirtualClock, kinds: int) -> None:
-    """However many kinds it has, and priorities that their instances had; with delayed ones in every queue of these."""
+async def test_the_step_of_an_idle_node_has_no_more_reads_than_etcd_accepts(clock: VirtualClock, kinds: int) -> None:
+    """With any number of kinds and priorities, and with delayed instances in every delayed queue."""
     async with opened(clock, kinds) as bench:
         own = bench.own
         await bench.store.enqueue(
@@ -164,7 +164,7 @@ async def test_many_kinds_cost_no_more_than_twice_as_much(clock: VirtualClock, w
 
 
 @pytest.mark.parametrize("fails_at", range(1, 9))
-async def test_kinds_change_groups_whatever_becomes_of_the_node_that_began(clock: VirtualClock, fails_at: int) -> None:
+async def test_kinds_change_groups_also_if_the_node_that_began_fails(clock: VirtualClock, fails_at: int) -> None:
     async with opened(clock, 200) as bench:
         await bench.enqueue(bench.own)
         kinds = [*bench.own[::2], *bench.others]
@@ -201,7 +201,7 @@ async def test_groups_that_no_node_tells_apart_become_one(clock: VirtualClock) -
 
 
 def left_of(bench: Bench) -> set[str]:
-    """What the keys begin with that stand under a kind or a group."""
+    """The tables that have keys of kinds or groups."""
     return {key.split("/")[1] for key in bench.data.entries} & {
         "head",
         "count",
@@ -213,7 +213,7 @@ def left_of(bench: Bench) -> set[str]:
     }
 
 
-async def test_kinds_that_are_gone_leave_nothing(clock: VirtualClock) -> None:
+async def test_deleted_kinds_leave_no_keys(clock: VirtualClock) -> None:
     async with opened(clock, 10) as bench:
         other = bench.another()
         kinds = [f"once-{number}" for number in range(300)]
@@ -231,7 +231,7 @@ async def test_kinds_that_are_gone_leave_nothing(clock: VirtualClock) -> None:
         assert {key.split("/")[2] for key in bench.data.entries if key.startswith("n/head/")} == {"expiry"}
         assert left_of(bench) == {"head"}
 
-        # what both stores remember of the kinds is older, and must not mislead them
+        # both stores have old values in their caches, which must not mislead them
         again = await Peer(store=other, info=bench.make.node("again", kinds), make=bench.make).join()
         for store in (other, bench.store):
             await store.enqueue([bench.make.instance(kind=kind) for kind in kinds])
@@ -250,7 +250,7 @@ async def test_kinds_stay_that_a_node_has_or_that_wait(clock: VirtualClock) -> N
 
 
 class Racing(Tally):
-    """Lets another node come between two reads."""
+    """Lets another node write between two reads."""
 
     between: Callable[[], Awaitable[object]] | None = None
 
@@ -263,7 +263,7 @@ class Racing(Tally):
 
 
 async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(clock: VirtualClock) -> None:
-    """The marker shows the change already, so no later look would find it."""
+    """The marker already shows the change, so no later read would find the change."""
     data = MemoryData(costs=Costs())
 
     def grouping() -> tuple[Racing, Grouping]:
@@ -293,7 +293,7 @@ async def test_nodes_show_their_kinds_however_many_sets_of_kinds_there_are(clock
 async def test_requests_for_many_kinds_count_though_counters_are_forgotten(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests that are under way at a time use counters that one of them knows and another one forgets."""
+    """Requests in flight use counters that one of them has read and another one clears."""
     monkeypatch.setattr(counts, "_MAX_KNOWN", 3)
     make = Factory(clock)
     async with opened(clock, 2) as bench:

@@ -1,4 +1,4 @@
-"""The memory driver keeps what the engine counts on."""
+"""The memory driver keeps the protocol that the engine needs."""
 
 import asyncio
 import uuid
@@ -28,7 +28,7 @@ def keys_of(found: Found) -> list[str]:
     return [key for key, _ in found.items]
 
 
-async def test_a_step_whose_compare_fails_leaves_the_others(kv: MemoryKeyValue) -> None:
+async def test_a_step_whose_compare_fails_does_not_stop_the_others(kv: MemoryKeyValue) -> None:
     await kv.txn([put("n/a/taken")])
     applied = await kv.txn([put("n/a/1"), put("n/a/2", only_if=Compare("n/a/taken")), put("n/a/3")])
     assert [answer is not None for answer in applied.steps] == [True, False, True]
@@ -41,7 +41,7 @@ async def test_compares_see_the_state_before_the_transaction(kv: MemoryKeyValue)
     assert [answer is not None for answer in applied.steps] == [True, True, False]
 
 
-async def test_what_goes_along_needs_every_step(kv: MemoryKeyValue) -> None:
+async def test_also_needs_every_step(kv: MemoryKeyValue) -> None:
     along = Step([], [Put("n/b/count", b"1")], [Range("n/b/count")])
     await kv.txn([put("n/a/1")])
     refused = await kv.txn([put("n/a/2"), put("n/a/1", only_if=Compare("n/a/1"))], along)
@@ -142,7 +142,7 @@ async def test_a_revoked_lease_takes_its_keys_along(kv: MemoryKeyValue) -> None:
     assert await kv.get(["n/live/a"]) == [None]
 
 
-async def test_a_watch_tells_what_was_put(kv: MemoryKeyValue, clock: VirtualClock) -> None:
+async def test_a_watch_reports_keys_that_were_put(kv: MemoryKeyValue, clock: VirtualClock) -> None:
     watch = kv.watch("n/hint/a/")
     await kv.txn([put("n/hint/a/work/"), put("n/hint/ab/work/")])
     await kv.txn([put("n/hint/a/work/"), put("n/hint/a/final/1")])
@@ -212,7 +212,7 @@ async def test_names_share_and_no_name_does_not(clock: VirtualClock, namespace: 
     forget(url.removeprefix("memory://"))
 
 
-async def test_a_full_store_takes_nothing_new_and_finishes_what_it_has(clock: VirtualClock, namespace: str) -> None:
+async def test_a_full_store_refuses_new_instances_and_completes_the_others(clock: VirtualClock, namespace: str) -> None:
     make = Factory(clock)
     store = memory_store("memory://?max_keys=100", namespace=namespace, clock=clock, limits=StoreLimits())
     peer = await Peer(store=store, info=make.node(), make=make).join()

@@ -1,4 +1,4 @@
-"""Delayed entries below `due/@` and all of `clock/` are of later releases: they stay, and count nowhere."""
+"""Keys under `due/@` and `clock/` are reserved for later releases: they stay, and are not counted."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from peerjob.testing.factories import Factory, Peer
 
 
 class Bench:
-    """A namespace in which a later release keeps entries that fell due long ago."""
+    """A namespace in which a later release has entries that were due long ago."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.kv = MemoryKeyValue(MemoryData(costs=Costs()), clock)

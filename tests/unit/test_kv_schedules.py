@@ -1,4 +1,4 @@
-"""Schedules on the engine: when answers are lost, the store is full or records cannot be read; and what they cost."""
+"""Schedules on the engine: with lost answers, a full store and unreadable records; and their cost."""
 
 import asyncio
 import logging
@@ -27,11 +27,11 @@ SECOND_US = 1_000_000
 
 
 class Line(MemoryKeyValue):
-    """The memory driver over a line that drops transactions, or their answers."""
+    """The memory driver over a connection that drops transactions or their answers."""
 
     share = 0.0
     writes = 0
-    """How many transactions were sent."""
+    """Transactions that were sent."""
     refused = ""
     """A key that no transaction may write."""
 
@@ -50,7 +50,7 @@ class Line(MemoryKeyValue):
 
 
 class Bench:
-    """A namespace, schedules in it and somebody who fires them."""
+    """A namespace with schedules and a store that fires them."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
@@ -124,7 +124,7 @@ async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
 
 
 @pytest.mark.parametrize("nodes", [1, 50])
-async def test_what_is_put_at_once_is_written_together_whatever_the_number_of_nodes(bench: Bench, nodes: int) -> None:
+async def test_concurrent_puts_share_transactions_for_any_number_of_nodes(bench: Bench, nodes: int) -> None:
     joining = [Peer(store=bench.store, info=bench.make.node(), make=bench.make).join() for _ in range(nodes)]
     peers = await asyncio.gather(*joining)
     for peer in peers:
@@ -138,7 +138,7 @@ async def test_what_is_put_at_once_is_written_together_whatever_the_number_of_no
         assert [hint.what for hint in hints] == ["schedule"]
 
 
-async def test_one_put_that_collides_keeps_no_other_from_being_written(bench: Bench) -> None:
+async def test_a_put_with_a_conflict_does_not_stop_other_puts(bench: Bench) -> None:
     rows = await asyncio.gather(*(bench.schedule(str(number)) for number in range(10)))
     puts = [
         SchedulePut(
@@ -155,7 +155,7 @@ async def test_one_put_that_collides_keeps_no_other_from_being_written(bench: Be
     assert [row.name for row in written if row is not None] == [row.name for row in rows if row.name != "3"]
 
 
-async def test_one_put_that_the_store_refuses_keeps_no_other_from_being_written(bench: Bench) -> None:
+async def test_a_put_that_the_store_refuses_does_not_stop_other_puts(bench: Bench) -> None:
     bench.kv.refused = keys = bench.keys.schedule("3")
     written = await asyncio.gather(*(bench.schedule(str(number)) for number in range(10)), return_exceptions=True)
     assert [str(number) for number, row in enumerate(written) if isinstance(row, StoreRefusedError)] == ["3"]
@@ -163,7 +163,7 @@ async def test_one_put_that_the_store_refuses_keeps_no_other_from_being_written(
     assert await bench.kv.get([keys]) == [None]
 
 
-async def test_a_put_that_is_given_up_keeps_no_other_from_being_written(bench: Bench) -> None:
+async def test_a_put_that_is_given_up_does_not_stop_other_puts(bench: Bench) -> None:
     puts = [asyncio.create_task(bench.schedule(str(number))) for number in range(100)]
     for number in (0, 1, 50, 99):
         await asyncio.sleep(0)
@@ -176,7 +176,7 @@ async def test_a_put_that_is_given_up_keeps_no_other_from_being_written(bench: B
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
-async def test_nothing_is_fired_twice_or_lost_over_a_bad_line(bench: Bench, share: float) -> None:
+async def test_no_fire_is_lost_or_doubled_over_a_bad_connection(bench: Bench, share: float) -> None:
     bench.kv.share = share
     rows = [await bench.schedule(str(number)) for number in range(5)]
     assert sorted(row.revision for row in rows) == [1, 2, 3, 4, 5]
@@ -197,7 +197,7 @@ async def test_nothing_is_fired_twice_or_lost_over_a_bad_line(bench: Bench, shar
     assert sorted(await bench.keys_below(bench.keys.state)) == sorted(made)
 
 
-async def test_schedules_come_and_go_over_a_bad_line(bench: Bench) -> None:
+async def test_schedules_are_put_and_removed_over_a_bad_connection(bench: Bench) -> None:
     bench.kv.share = 0.3
     for number in range(30):
         row = await bench.schedule()
@@ -209,7 +209,7 @@ async def test_schedules_come_and_go_over_a_bad_line(bench: Bench) -> None:
     assert len((await bench.store.changed_schedules(1)).rows) == 30
 
 
-async def test_the_leadership_survives_a_bad_line(bench: Bench) -> None:
+async def test_the_leadership_survives_a_bad_connection(bench: Bench) -> None:
     line = Line(bench.data, bench.clock)
     line.share = 0.4
     elections = [KVElections(line, url="memory://", namespace="n", clock=bench.clock) for _ in range(3)]
@@ -267,7 +267,7 @@ async def test_a_full_store_takes_no_instance_but_every_record(bench: Bench) -> 
     assert answer.status is FireStatus.DONE
 
 
-async def test_who_cannot_be_read_passes_the_slot_on(bench: Bench) -> None:
+async def test_an_unreadable_instance_passes_the_slot_on(bench: Bench) -> None:
     row = await bench.schedule("a/b")
     ids = [await bench.fired(row, number, Overlap.QUEUE) for number in range(4)]
     await bench.kv.txn([Step([], [Put(bench.keys.state + id, b"\xc1") for id in (ids[0], ids[2])])])
@@ -290,7 +290,7 @@ async def test_a_slot_that_was_left_behind_is_free(bench: Bench, overlap: Overla
     assert (row_now.holder, row_now.parked) == (second, ())
 
 
-async def test_who_waits_behind_nobody_is_let_in(bench: Bench) -> None:
+async def test_an_instance_that_waits_for_a_free_slot_gets_the_slot(bench: Bench) -> None:
     row = await bench.schedule()
     first, second = [await bench.fired(row, number, Overlap.QUEUE) for number in range(2)]
     await bench.kv.txn([Step([], [Delete(bench.keys.state + first)])])
@@ -300,7 +300,7 @@ async def test_who_waits_behind_nobody_is_let_in(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("table", ["schedule", "next", "slot"])
-async def test_an_unreadable_schedule_is_told_once_and_put_anew(
+async def test_an_unreadable_schedule_is_logged_once_and_can_be_put_again(
     bench: Bench, table: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [await bench.schedule(name) for name in "ab"]
@@ -384,7 +384,7 @@ async def test_firing_depends_neither_on_other_schedules_nor_on_the_past(bench: 
     assert len((await small.fires("0", limit=500)).records) == 200
 
 
-async def test_asking_what_changed_costs_what_changed(bench: Bench) -> None:
+async def test_a_read_of_changes_costs_as_much_as_there_are_changes(bench: Bench) -> None:
     for number in range(2000):
         await bench.schedule(str(number))
     revision, pages = 0, 0

@@ -1,4 +1,4 @@
-"""Where nodes' own clocks decide, one that is off leaves it to others, and idle nodes write nothing."""
+"""The clocks of nodes decide what is due. A node whose clock is off leaves that to others; idle nodes write nothing."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ class Shifted(VirtualClock):
 
 
 class LateWatch(MemoryWatch):
-    """Tells what it is told too late, so many times."""
+    """A watch that reports its first messages too late."""
 
     def __init__(self, data: MemoryData, prefixes: tuple[str, ...], times: int) -> None:
         super().__init__(data, prefixes)
@@ -48,10 +48,10 @@ class LateWatch(MemoryWatch):
 
 
 class LateKeyValue(MemoryKeyValue):
-    """Of a node that is not scheduled for a while just as it begins to listen."""
+    """The driver of a node that the OS pauses just as the node begins to listen."""
 
     times = 1
-    """How often it hears too late."""
+    """Number of late messages."""
 
     def watch(self, *prefixes: str) -> LateWatch:
         return LateWatch(self._data, prefixes, self.times)
@@ -61,7 +61,7 @@ class LateKeyValue(MemoryKeyValue):
 
 
 class Bench:
-    """Nodes with clocks of their own on one server."""
+    """Nodes with different clocks on one server."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
@@ -80,7 +80,7 @@ class Bench:
         return self.peers
 
     async def make_silent(self, number: int) -> None:
-        """Let a node join that never renews."""
+        """Add a node that never renews its lease."""
         silent = Peer(store=self.store(self.clock), info=self.node(100 + number), make=self.make)
         await silent.join()
 
@@ -92,7 +92,7 @@ class Bench:
         return self.make.node(str(number))
 
     async def renew(self, rounds: int = 1) -> list[float]:
-        """Let every node renew; how many seconds each one believes to be ahead."""
+        """Let every node renew; the answer is by how many seconds each one judges itself to be ahead."""
         ahead: list[float] = []
         for _ in range(rounds):
             ahead = [(await peer.renew()).ahead_us / 1_000_000 for peer in self.peers]
@@ -109,7 +109,7 @@ async def bench(clock: VirtualClock) -> AsyncIterator[Bench]:
         await peer.store.close()
 
 
-async def test_who_is_alone_is_right(bench: Bench) -> None:
+async def test_a_single_node_is_right(bench: Bench) -> None:
     await bench.join(30)
     assert await bench.renew(3) == [0]
 
@@ -135,7 +135,7 @@ async def test_of_two_clocks_the_slower_one_counts_and_both_nodes_warn(
     assert len(told(caplog)) == 2
 
 
-async def test_of_two_halves_the_slower_one_counts(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_slower_half_of_the_nodes_counts(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     await bench.join(0, 30, 0, 30)
     assert await bench.renew(6) == [0, 30, 0, 30]
     assert [record.levelno for record in told(caplog)] == [logging.WARNING] * 4
@@ -161,8 +161,8 @@ async def test_a_node_that_joins_goes_by_no_clock_before_it_heard_its_peers(benc
     assert set(known) == {300}
 
 
-async def test_a_node_that_does_not_know_its_clock_yet_is_told_of_no_due_time(bench: Bench) -> None:
-    """It moves nothing by then, so it would ask for what is overdue again and again, a thousand times a second."""
+async def test_a_node_that_does_not_know_its_clock_yet_gets_no_due_time(bench: Bench) -> None:
+    """Such a node moves nothing. With a due time in the past, it would claim a thousand times a second."""
     await bench.make_silent(1)
     (node,) = await bench.join(0)
     await node.store.enqueue(bench.make.instances(1, delay_us=1))
@@ -184,7 +184,7 @@ async def test_a_node_waits_no_longer_for_peers_that_tell_nothing(bench: Bench) 
 
 
 async def test_many_nodes_compare_their_clocks_with_few_writes(bench: Bench) -> None:
-    """Not every node answers one that joins, and none writes while nothing happens."""
+    """Not every node answers a new node, and none writes in an idle cluster."""
     await bench.join(*[0] * 60)
     await bench.renew(4)
     revision = bench.data.revision
@@ -197,7 +197,7 @@ async def test_many_nodes_compare_their_clocks_with_few_writes(bench: Bench) -> 
 
 
 @pytest.mark.parametrize("order", [(0, 0, 30), (0, 30, 0), (30, 0, 0)])
-async def test_the_one_that_is_off_knows(bench: Bench, order: tuple[float, ...]) -> None:
+async def test_the_node_whose_clock_is_off_knows(bench: Bench, order: tuple[float, ...]) -> None:
     await bench.join(*order)
     assert await bench.renew(4) == list(order)
 
@@ -207,7 +207,7 @@ async def test_the_median_decides(bench: Bench) -> None:
     assert await bench.renew(3) == [0, 0.2, -0.3, -50, 40]
 
 
-async def test_a_clock_at_the_limit_is_told_of_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_clock_at_the_limit_is_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="peerjob")
     await bench.join(0, 0, 1.5)
     await bench.renew(4)
@@ -220,7 +220,7 @@ async def test_a_clock_at_the_limit_is_told_of_once(bench: Bench, caplog: pytest
     assert [record.levelno for record in told(caplog, logging.INFO)] == [logging.WARNING, logging.INFO]
 
 
-async def test_who_left_does_not_count(bench: Bench) -> None:
+async def test_a_node_that_left_does_not_count(bench: Bench) -> None:
     await bench.join(0, 0, 30)
     await bench.renew(2)
     for peer in bench.peers[:2]:
@@ -265,7 +265,7 @@ async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
     bench.clocks[2].off = 0
     assert await bench.renew() == [0, 0, 0]
     bench.clocks[0].off = -7
-    assert await bench.renew(3) == [-7, 0, 0]  # it asks its peers, and hears their answers
+    assert await bench.renew(3) == [-7, 0, 0]  # the node asks its peers, and receives their answers
 
 
 async def test_a_clock_that_was_heard_too_late_is_heard_again_before_it_counts(bench: Bench) -> None:
@@ -290,11 +290,11 @@ async def test_nothing_shows_as_claimed_before_it_was_due(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("ahead", [30, -30])
-async def test_what_nobody_moves_in_time_is_moved_by_who_is_off_though(bench: Bench, ahead: float) -> None:
+async def test_a_node_whose_clock_is_off_moves_what_no_other_node_moves_in_time(bench: Bench, ahead: float) -> None:
     right, _, off = await bench.join(0, 0, ahead)
     await bench.renew(4)
     await right.store.enqueue(bench.make.instances(1, delay_us=10_000_000))
-    bench.clocks[2].off = -ahead  # a step of the clock moves nothing, also before it is told
+    bench.clocks[2].off = -ahead  # a step of the clock moves nothing, also before it is reported
     assert (await off.claim()).claims == ()
     await bench.clock.advance(11.9)
     assert (await off.claim()).claims == ()
@@ -302,7 +302,7 @@ async def test_what_nobody_moves_in_time_is_moved_by_who_is_off_though(bench: Be
     assert len(await off.take()) == 1
 
 
-async def test_who_is_off_leaves_what_is_due_to_others_and_says_so_once(
+async def test_a_node_whose_clock_is_off_leaves_due_instances_to_others_and_logs_that_once(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     right, _, off = await bench.join(0, 0, 30)

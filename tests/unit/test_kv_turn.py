@@ -1,4 +1,4 @@
-"""A turn commits and claims at the same time, unless the commit lets something in, which the claim must find."""
+"""A turn commits and claims at the same time. If the commit adds to a queue, the claim must find the instance."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +18,7 @@ COMMIT, CLAIM = "turn-commit", "turn-claim"
 
 
 class Watched(MemoryKeyValue):
-    """The memory driver, which tells when a turn's commit or claim is written, holds one back or loses its answer."""
+    """The memory driver, which reports when a turn's commit or claim is written, delays one or loses its answer."""
 
     held = lost = ""
 
@@ -41,7 +41,7 @@ class Watched(MemoryKeyValue):
 
 
 class Turning:
-    """A node that holds two of four instances, and takes a turn."""
+    """A node that holds two of four instances, and calls `turn`."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
@@ -53,7 +53,7 @@ class Turning:
         self.left: list[str] = []
 
     def another(self) -> KVStore:
-        """A store that remembers nothing."""
+        """A store with empty caches."""
         return KVStore(self.kv, url="memory://", namespace="n", clock=self.clock, limits=StoreLimits(), retry_for=0)
 
     async def begin(self) -> None:
@@ -86,7 +86,7 @@ async def test_neither_the_commit_nor_the_claim_waits_for_the_other(turning: Tur
     assert await turn == ([Ack.DONE] * 2, turning.left)
 
 
-async def test_what_is_let_in_can_be_claimed_in_the_same_turn(turning: Turning) -> None:
+async def test_an_instance_that_a_commit_adds_to_a_queue_can_be_claimed_in_the_same_turn(turning: Turning) -> None:
     ended, again = turning.claims
     acks, ids = await turning.turn(outcome(ended), outcome(again, Action.RETRY))
     assert acks == [Ack.DONE] * 2
@@ -99,7 +99,7 @@ async def test_a_store_that_does_not_know_the_records_commits_first(turning: Tur
 
 
 @pytest.mark.parametrize("lost", [COMMIT, CLAIM])
-async def test_a_turn_is_answered_again_when_one_of_its_answers_was_lost(turning: Turning, lost: str) -> None:
+async def test_a_repeated_turn_gets_the_same_answers_if_one_was_lost(turning: Turning, lost: str) -> None:
     turning.kv.lost = lost
     said = [*map(outcome, turning.claims)]
     with pytest.raises(StoreUnavailableError):

@@ -1,4 +1,4 @@
-"""Who waits for the end of an instance is told of that one, however many wait for others."""
+"""A node that waits for the end of an instance gets a hint about it, for any number of other waiting nodes."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from peerjob.testing.factories import Factory, Peer, outcome
 
 @pytest.mark.parametrize("count", [20, 450])
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
-async def test_of_many_that_are_waited_for_those_that_end_are_told(
+async def test_of_many_awaited_instances_those_that_end_are_reported(
     clock: VirtualClock, count: int, seconds: float
 ) -> None:
     data, make = MemoryData(costs=Costs()), Factory(clock)
@@ -47,8 +47,8 @@ async def test_of_many_that_are_waited_for_those_that_end_are_told(
     assert data.range(Range("n/watch/", "n/watch0")).count == 0
 
 
-async def test_a_store_listens_for_those_alone_that_live(clock: VirtualClock) -> None:
-    """However often one node joins anew, as it does each time that its lease lapses."""
+async def test_a_store_listens_for_live_incarnations_only(clock: VirtualClock) -> None:
+    """Also if a node joins again many times, as it does each time that its lease expires."""
     data, make = MemoryData(costs=Costs()), Factory(clock)
     store = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
     listening: list[int] = []
