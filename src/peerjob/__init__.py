@@ -177,7 +177,7 @@ __all__ = [
     "serve_metrics",
 ]
 
-# gRPC takes 13 MB and a while to import, the Prometheus client less, which a node that serves nobody need not pay for
+# imported at first use: gRPC takes 13 MB and noticeable time, and a node without a server or metrics needs neither
 _LATER = {
     "Client": "remote.client.client",
     "ClientTls": "remote.wire.tls",
@@ -193,7 +193,7 @@ _LATER = {
     "serve_metrics": "node.observe.metrics",
 }
 
-# The type of a stored error and each traceback name a public error by the name under which users import it.
+# so that stored errors and tracebacks name a public error as users import it
 for _name in __all__:
     _public = globals().get(_name)
     if isinstance(_public, type) and issubclass(_public, BaseException):

@@ -10,10 +10,10 @@ import msgspec
 from peerjob.model.decoding import reader
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import (
-    HISTORY_LIMIT,
     MAX_CRASHES,
-    PRIORITY_MAX,
-    PRIORITY_MIN,
+    MAX_HISTORY,
+    MAX_PRIORITY,
+    MIN_PRIORITY,
     Claim,
     Count,
     LogLine,
@@ -42,7 +42,7 @@ SMALL = 256
 NOTHING_EXTRA = msgspec.Raw(b"\x80")
 """The last field of the rows of instances, nodes and schedules: a map of later releases, kept unchanged."""
 
-Priority = Annotated[int, msgspec.Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)]
+Priority = Annotated[int, msgspec.Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
 Attempts = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
@@ -261,7 +261,7 @@ def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple
     history = (*history, Transition(state, at_us, node, note[:NOTE_LIMIT]))
     if len(history) < _SMALL_HISTORY:
         return history
-    surplus = max(0, len(history) - HISTORY_LIMIT)
+    surplus = max(0, len(history) - MAX_HISTORY)
     size = sum(map(_size, history[surplus:]))
     while size > HISTORY_BYTES and surplus < len(history) - 2:
         size -= _size(history[surplus])

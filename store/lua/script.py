@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from peerjob.model.record import HISTORY_LIMIT, REPEAT_US, SUSPECT_AFTER
+from peerjob.model.record import MAX_HISTORY, REPEAT_US, SUSPECT_AFTER
 from peerjob.store.fire_rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 from peerjob.store.layout import LAYOUT
 
@@ -37,7 +37,7 @@ _PARTS = (
 )
 _CONSTANTS = {
     "LAYOUT": str(LAYOUT),
-    "HISTORY_LIMIT": HISTORY_LIMIT,
+    "MAX_HISTORY": MAX_HISTORY,
     "SUSPECT_AFTER": SUSPECT_AFTER,
     "REPEAT_MS": REPEAT_US // 1000,
     "STILL_RUNS": STILL_RUNS,

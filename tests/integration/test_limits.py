@@ -191,7 +191,7 @@ async def test_kinds_of_a_node_are_bounded(namespace: str) -> None:
 def test_each_documented_number_is_that_of_the_code() -> None:
     from peerjob.handles.job_log import MAX_MESSAGE
     from peerjob.model import bounds, limits, query
-    from peerjob.model.record import HISTORY_LIMIT
+    from peerjob.model.record import MAX_HISTORY
     from peerjob.node import node
     from peerjob.node.body import errors
     from peerjob.node.work import context_backend, failure_log
@@ -222,7 +222,7 @@ def test_each_documented_number_is_that_of_the_code() -> None:
         "text beside a progress": context_backend.MAX_PROGRESS,
         "error of an attempt in the history": failure_log.MAX_NOTE,
         "traceback of the last error": errors.MAX_TEXT,
-        "history entries of an instance": HISTORY_LIMIT,
+        "history entries of an instance": MAX_HISTORY,
         "final instances of a kind": store.max_final_per_kind,
         "fires of a schedule in the ledger": store.max_fires,
         "kinds and aliases of a node": limits.MAX_NODE_KINDS,

@@ -11,7 +11,7 @@ import pytest
 
 from peerjob.model.errors import LayoutError, StoreUnavailableError
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import HISTORY_LIMIT, REPEAT_US, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
+from peerjob.model.record import MAX_HISTORY, REPEAT_US, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
 from peerjob.model.state import State
 from peerjob.store.kv.base import (
     MAX_REQUEST_BYTES,
@@ -409,14 +409,14 @@ async def test_a_state_record_stays_small(bench: Bench) -> None:
     peer = await bench.join(name="a node with a name of some length")
     (new,) = bench.make.instances(1)
     await bench.store.enqueue([new])
-    for _ in range(HISTORY_LIMIT):
+    for _ in range(MAX_HISTORY):
         await peer.end(await peer.take_one(), Action.RETRY, note="retry 12 of 50 in 30s: " + "ü" * 1000)
     (entry,) = await bench.kv.get([bench.keys.state + new.id])
     assert entry is not None
     assert len(entry.value) <= 4096
     (record,) = await bench.store.get([new.id])
     assert record is not None
-    assert sum(step.count for step in record.history) == 2 + 2 * HISTORY_LIMIT
+    assert sum(step.count for step in record.history) == 2 + 2 * MAX_HISTORY
 
 
 async def test_lines_that_processors_log_after_the_end_are_kept(bench: Bench) -> None:

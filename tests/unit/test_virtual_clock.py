@@ -351,7 +351,7 @@ async def test_a_loop_has_one_clock(clock: VirtualClock) -> None:
 async def test_a_test_that_awaits_what_time_alone_brings_is_told_of(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peerjob.testing.loop.STILL", 0.01)
+    monkeypatch.setattr("peerjob.testing.loop.MAX_STANDSTILL", 0.01)
     told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     sleep = asyncio.create_task(asyncio.sleep(1))
 

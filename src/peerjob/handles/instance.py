@@ -30,15 +30,37 @@ from .job_log import instance_logger
 R_co = TypeVar("R_co", covariant=True, default=Any)
 
 
-class HistoryEntry:
-    """One entry in the history of an instance: a state, its time, the node and the reason."""
+E_co = TypeVar("E_co", bound=Transition | LogLine, covariant=True)
+
+
+class _Entry(Generic[E_co]):
+    """A stored entry of an instance, with the id and kind of the instance."""
 
     __slots__ = ("_entry", "instance_id", "kind")
 
-    def __init__(self, instance_id: str, kind: str, entry: Transition) -> None:
+    def __init__(self, instance_id: str, kind: str, entry: E_co) -> None:
         self.instance_id = instance_id
         self.kind = kind
         self._entry = entry
+
+    @property
+    def uuid(self) -> UUID:
+        """Id of the instance."""
+        return UUID(self.instance_id)
+
+    @property
+    def timestamp(self) -> datetime:
+        return to_datetime(self._entry.at_us)
+
+    @property
+    def node(self) -> str:
+        return self._entry.node
+
+
+class HistoryEntry(_Entry[Transition]):
+    """One entry in the history of an instance: a state, its time, the node and the reason."""
+
+    __slots__ = ()
 
     @property
     def transition(self) -> Transition:
@@ -50,14 +72,6 @@ class HistoryEntry:
         return self._entry.state
 
     @property
-    def timestamp(self) -> datetime:
-        return to_datetime(self._entry.at_us)
-
-    @property
-    def node(self) -> str:
-        return self._entry.node
-
-    @property
     def note(self) -> str:
         """The reason in a few words; "" for the normal case."""
         return self._entry.note
@@ -66,11 +80,6 @@ class HistoryEntry:
     def count(self) -> int:
         """Over 1 if the entry stands for older entries that were folded."""
         return self._entry.count
-
-    @property
-    def uuid(self) -> UUID:
-        """Id of the instance."""
-        return UUID(self.instance_id)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -86,50 +95,32 @@ class HistoryEntry:
         return f"<{self.state!s} at {self.timestamp.isoformat()}{' ' + self.note if self.note else ''}>"
 
 
-class LogEntry:
+class LogEntry(_Entry[LogLine]):
     """One log line of an instance."""
 
-    __slots__ = ("_line", "instance_id", "kind")
-
-    def __init__(self, instance_id: str, kind: str, line: LogLine) -> None:
-        self.instance_id = instance_id
-        self.kind = kind
-        self._line = line
+    __slots__ = ()
 
     @property
     def line(self) -> LogLine:
         """The line as it is stored."""
-        return self._line
+        return self._entry
 
     @property
     def level(self) -> Level:
-        return Level(self._line.level)
-
-    @property
-    def timestamp(self) -> datetime:
-        return to_datetime(self._line.at_us)
+        return Level(self._entry.level)
 
     @property
     def message(self) -> str:
-        return self._line.message
-
-    @property
-    def node(self) -> str:
-        return self._line.node
+        return self._entry.message
 
     @property
     def attempt(self) -> int:
-        return self._line.attempt
+        return self._entry.attempt
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What was passed as `extra=` to the logging call."""
-        return self._line.fields or {}
-
-    @property
-    def uuid(self) -> UUID:
-        """Id of the instance."""
-        return UUID(self.instance_id)
+        """The `extra=` of the logging call."""
+        return self._entry.fields or {}
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -11,9 +11,9 @@ from .decoding import reader
 from .firing import Overlap
 from .record import MAX_CRASHES
 
-MISFIRE_LIMIT = 100
+DEFAULT_MISFIRE_LIMIT = 100
 """Default number of missed times that `misfire="run_all"` runs."""
-QUEUE_LIMIT = 1
+DEFAULT_QUEUE_LIMIT = 1
 """Default number of instances that `overlap="queue"` parks."""
 
 
@@ -32,9 +32,9 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hashed: bool = False
     """Whether a hash of the name gives a fixed jitter; otherwise each fire draws a random jitter."""
     overlap: Overlap = Overlap.SKIP
-    queue_limit: int = QUEUE_LIMIT
+    queue_limit: int = DEFAULT_QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"
-    misfire_limit: int = MISFIRE_LIMIT
+    misfire_limit: int = DEFAULT_MISFIRE_LIMIT
     start_deadline_us: int | None = None
     """Latest fire after the nominal time; later ones are missed. None: no limit."""
     priority: int = 5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -18,7 +19,7 @@ from .durations import Duration, to_micros, to_seconds
 from .errors import OptionError
 from .injected import current_run
 from .limits import MAX_ALIASES, MAX_ERROR_TESTS, MAX_KEY, MAX_KIND, MAX_NOTE, MAX_TAG, MAX_TAGS, checked_text
-from .record import MAX_CRASHES, PRIORITY_MAX, PRIORITY_MIN
+from .record import MAX_CRASHES, MAX_PRIORITY, MIN_PRIORITY
 from .references import Trusted, from_stored, to_stored
 from .timing import Jitter, Timing
 
@@ -308,45 +309,32 @@ def _loaded_backoff(value: Any, local: Mapping[str, Any] | None, trusted: Truste
 # -- checks, one per option -----------------------------------------------------------------------------------------
 
 
-def _description(option: str, value: Any) -> str:
-    return checked_text(option, value, MAX_NOTE, least=0)
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda option, value: None if value is None else check(option, value)
 
 
-def _name(option: str, value: Any) -> str | None:
-    return None if value is None else checked_text(option, value, MAX_KEY)
+def _text(most: int, *, least: int = 1) -> Callable[[str, Any], str]:
+    return lambda option, value: checked_text(option, value, most, least=least)
 
 
-def _priority(option: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not PRIORITY_MIN <= value <= PRIORITY_MAX:
-        raise OptionError(option, value, "a 32-bit whole number (lower runs first)")
-    return int(value)
+def _whole(expected: str, low: int = 0, high: float = math.inf) -> Callable[[str, Any], int]:
+    def check(option: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise OptionError(option, value, expected)
+        return int(value)
+
+    return check
 
 
-def _max_retries(option: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise OptionError(option, value, "a whole number of 0 or more, or None for ever")
-    return value
-
-
-def _count(option: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise OptionError(option, value, "a whole number of 0 or more")
-    return value
-
-
-def _timeout(option: str, value: Any) -> float | None:
-    if value is None:
-        return None
+def _timeout(option: str, value: Any) -> float:
     seconds = to_seconds(value, option)
     if seconds == 0:
         raise OptionError(option, value, "a duration over zero, or None for no timeout")
     return seconds
 
 
-def _retention(option: str, value: Any) -> int | None:
-    return None if value is None else to_micros(value, option)
+def _retention(option: str, value: Any) -> int:
+    return to_micros(value, option)
 
 
 def _backoff(option: str, value: Any) -> Any:
@@ -362,10 +350,9 @@ def _error_tests(option: str, value: Any) -> tuple[Any, ...]:
     if len(given) > MAX_ERROR_TESTS:
         raise OptionError(option, f"{len(given):,} classes and functions", f"at most {MAX_ERROR_TESTS:,}")
     for test in given:
-        if isinstance(test, type) and not issubclass(cast(type[Any], test), BaseException):
+        wrong_class = isinstance(test, type) and not issubclass(cast(type[Any], test), BaseException)
+        if wrong_class or not callable(test):
             raise OptionError(option, cast(object, test), "error classes or functions of an error")
-        if not callable(test):
-            raise OptionError(option, test, "error classes or functions of an error")
     return given
 
 
@@ -391,35 +378,34 @@ def _texts(most: int, longest: int) -> Callable[[str, Any], tuple[str, ...]]:
 
 
 def _callback(option: str, value: Any) -> Any:
-    if value is not None and not callable(value):
+    if not callable(value):
         raise OptionError(option, value, "a function or None")
     return value
 
 
 def _key(option: str, value: Any) -> Any:
-    if value is None or (callable(value) and not inspect.isclass(value)):
-        return value
-    return checked_text(option, value, MAX_KEY)
+    is_function = callable(value) and not inspect.isclass(value)
+    return value if is_function else checked_text(option, value, MAX_KEY)
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "description": _description,
-    "name": _name,
+    "description": _text(MAX_NOTE, least=0),
+    "name": _optional(_text(MAX_KEY)),
     "aliases": _texts(MAX_ALIASES, MAX_KIND),
-    "version": _count,
-    "priority": _priority,
-    "max_retries": _max_retries,
+    "version": _whole("a whole number of 0 or more"),
+    "priority": _whole("a 32-bit whole number (lower runs first)", MIN_PRIORITY, MAX_PRIORITY),
+    "max_retries": _optional(_whole("a whole number of 0 or more, or None for ever")),
     "retry_on": _error_tests,
     "no_retry_on": _error_tests,
     "backoff": _backoff,
-    "timeout": _timeout,
+    "timeout": _optional(_timeout),
     "run_in": _choice("auto", "async", "thread", "process"),
     "on_store_loss": _choice("cancel", "continue"),
-    "max_crashes": _count,
-    "key": _key,
-    "on_complete": _callback,
-    "on_terminate": _callback,
-    "on_state_change": _callback,
+    "max_crashes": _whole("a whole number of 0 or more"),
+    "key": _optional(_key),
+    "on_complete": _optional(_callback),
+    "on_terminate": _optional(_callback),
+    "on_state_change": _optional(_callback),
     "tags": _texts(MAX_TAGS, MAX_TAG),
-    "retention": _retention,
+    "retention": _optional(_retention),
 }

@@ -16,13 +16,13 @@ import msgspec
 from .clock import to_datetime
 from .state import State
 
-PRIORITY_MIN = -(2**31)
-PRIORITY_MAX = 2**31 - 1
+MIN_PRIORITY = -(2**31)
+MAX_PRIORITY = 2**31 - 1
 MAX_BATCH = 500
 """Most instances in one store call."""
 MAX_BATCH_BYTES = 1 << 20
 """Most payload bytes in one store call of several instances (a single instance may exceed it)."""
-HISTORY_LIMIT = 50
+MAX_HISTORY = 50
 """Most single history entries; older ones are folded into one entry with a count."""
 MAX_CRASHES = 3
 """Default number of crashes that an instance survives before it is poison."""

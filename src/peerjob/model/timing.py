@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from .clock import to_us
 from .cron.text import MIN_EVERY_US, CronText, EveryText, read_cron
 from .cron.zones import zone_named
-from .definition import MISFIRE_LIMIT, QUEUE_LIMIT
+from .definition import DEFAULT_MISFIRE_LIMIT, DEFAULT_QUEUE_LIMIT
 from .durations import Duration, to_seconds
 from .errors import ScheduleError
 from .firing import Overlap
@@ -69,9 +69,9 @@ class Timing:
     draw_jitter: Callable[[], Duration] | None = None
     """A function that returns the delay of one run, instead of `jitter_us`."""
     overlap: Overlap = Overlap.SKIP
-    queue_limit: int = QUEUE_LIMIT
+    queue_limit: int = DEFAULT_QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"
-    misfire_limit: int = MISFIRE_LIMIT
+    misfire_limit: int = DEFAULT_MISFIRE_LIMIT
     start_deadline_us: int | None = None
 
     @property
@@ -103,9 +103,11 @@ class Timing:
             hashed=jitter.by_name,
             draw_jitter=draw,
             overlap=Overlap(_one_of("overlap", options.get("overlap", "skip"), ("allow", "skip", "queue", "replace"))),
-            queue_limit=_limit("queue_limit", options.get("queue_limit", QUEUE_LIMIT), MAX_QUEUE_LIMIT),
+            queue_limit=_limit("queue_limit", options.get("queue_limit", DEFAULT_QUEUE_LIMIT), MAX_QUEUE_LIMIT),
             misfire=_one_of("misfire", options.get("misfire", "run_once"), ("skip", "run_once", "run_all")),
-            misfire_limit=_limit("misfire_limit", options.get("misfire_limit", MISFIRE_LIMIT), MAX_MISFIRE_LIMIT),
+            misfire_limit=_limit(
+                "misfire_limit", options.get("misfire_limit", DEFAULT_MISFIRE_LIMIT), MAX_MISFIRE_LIMIT
+            ),
             start_deadline_us=(
                 None
                 if options.get("start_deadline") is None

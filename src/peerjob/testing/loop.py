@@ -9,7 +9,7 @@ import heapq
 import itertools
 import math
 import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, cast
@@ -80,7 +80,7 @@ class DrivenLoop:
         """Put the loop back on real time."""
         if self.loop.is_closed():
             return
-        self.loop._selector = cast(_IdleSelector, self.loop._selector).real
+        self.loop._selector = self.loop._selector.real
         self.loop._clock_resolution = self._real_resolution
         for name in self._methods():
             delattr(self.loop, name)
@@ -159,11 +159,11 @@ class _SelectorLoop(asyncio.SelectorEventLoop):
     """The attributes of a loop that this module uses."""
 
     _clock_resolution: float
-    _selector: selectors.BaseSelector
+    _selector: Any
     _scheduled: list[_Timer]
 
 
-class _IdleSelector(selectors.BaseSelector):
+class _IdleSelector:
     """A loop's selector that detects when the loop has nothing left to run, and never sleeps for a timer."""
 
     def __init__(
@@ -189,20 +189,5 @@ class _IdleSelector(selectors.BaseSelector):
             self._on_standstill()
         return events
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self.real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self.real.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self.real.modify(fileobj, events, data)
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        return self.real.get_key(fileobj)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self.real.get_map()
-
-    def close(self) -> None:
-        self.real.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from peerjob.model.record import HISTORY_LIMIT, Record, Transition
+from peerjob.model.record import MAX_HISTORY, Record, Transition
 from peerjob.model.state import ARROWS, State
 
 from .evidence import Evidence, Violation
@@ -49,8 +49,8 @@ def _problems(record: Record) -> Iterator[str]:
             yield f"time goes back at {after.state!s}"
     if any(state.is_final for state in states[:-1]):
         yield "a final state is left"
-    if len(history) > HISTORY_LIMIT:
-        yield f"it has {len(history)} entries, more than {HISTORY_LIMIT}"
+    if len(history) > MAX_HISTORY:
+        yield f"it has {len(history)} entries, more than {MAX_HISTORY}"
     if not _is_folded(history) and (record.fence > 0) != (State.PROCESSING in states):
         yield f"it does not fit fence {record.fence}"
 

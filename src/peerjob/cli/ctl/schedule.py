@@ -11,7 +11,7 @@ import typer
 
 from peerjob.handles.instance import Instance
 from peerjob.model import errors
-from peerjob.model.definition import MISFIRE_LIMIT, QUEUE_LIMIT
+from peerjob.model.definition import DEFAULT_MISFIRE_LIMIT, DEFAULT_QUEUE_LIMIT
 from peerjob.model.errors import OptionError
 from peerjob.model.job import Job
 from peerjob.model.policy import Backoff
@@ -85,7 +85,8 @@ async def schedule(
         ),
     ] = None,
     queue_limit: Annotated[
-        int | None, _option("Most that wait, with queue.", panel=RECURRENCE, default=str(QUEUE_LIMIT), metavar="N")
+        int | None,
+        _option("Most that wait, with queue.", panel=RECURRENCE, default=str(DEFAULT_QUEUE_LIMIT), metavar="N"),
     ] = None,
     misfire: Annotated[
         str | None,
@@ -97,7 +98,8 @@ async def schedule(
         ),
     ] = None,
     misfire_limit: Annotated[
-        int | None, _option("Most of them, with run_all.", panel=RECURRENCE, default=str(MISFIRE_LIMIT), metavar="N")
+        int | None,
+        _option("Most of them, with run_all.", panel=RECURRENCE, default=str(DEFAULT_MISFIRE_LIMIT), metavar="N"),
     ] = None,
     start_deadline: Annotated[
         str | None,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from peerjob.model.record import MAX_BATCH, PRIORITY_MAX, PRIORITY_MIN, Action, Enqueued
+from peerjob.model.record import MAX_BATCH, MAX_PRIORITY, MIN_PRIORITY, Action, Enqueued
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
@@ -127,10 +127,10 @@ class EnqueueRules(StoreSuite):
         assert await store.enqueue([third]) == [Enqueued(second.id, False)]
 
     async def test_priorities_reach_to_the_ends_of_their_range(self, store: Store) -> None:
-        ends = [self.make.instance(priority=edge) for edge in (PRIORITY_MAX, 0, PRIORITY_MIN)]
+        ends = [self.make.instance(priority=edge) for edge in (MAX_PRIORITY, 0, MIN_PRIORITY)]
         await store.enqueue(ends)
         peer = await self.join(store)
-        assert [claim.priority for claim in await peer.take()] == [PRIORITY_MIN, 0, PRIORITY_MAX]
+        assert [claim.priority for claim in await peer.take()] == [MIN_PRIORITY, 0, MAX_PRIORITY]
 
     @pytest.mark.parametrize("size", [0, 1, 70_000, 1 << 20])
     async def test_a_payload_comes_back_as_it_was(self, store: Store, size: int) -> None:

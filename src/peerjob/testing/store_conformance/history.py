@@ -2,7 +2,7 @@
 
 import pytest
 
-from peerjob.model.record import FINAL_STATE, HISTORY_LIMIT, Ack, Action
+from peerjob.model.record import FINAL_STATE, MAX_HISTORY, Ack, Action
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.testing.factories import outcome
@@ -59,31 +59,31 @@ class HistoryRules(StoreSuite):
     async def test_a_long_history_is_folded(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         peer = await self.join(store)
-        for _ in range(HISTORY_LIMIT):
+        for _ in range(MAX_HISTORY):
             await peer.end(await peer.take_one(), Action.RETRY)
         claim = await peer.take_one()
         await peer.end(claim)
 
         record = await self.read(store, claim.id)
-        assert len(record.history) <= HISTORY_LIMIT + 1
+        assert len(record.history) <= MAX_HISTORY + 1
         assert record.history[0].count > 1
-        assert sum(entry.count for entry in record.history) == 2 + 2 * HISTORY_LIMIT + 2
+        assert sum(entry.count for entry in record.history) == 2 + 2 * MAX_HISTORY + 2
         tail = states(record)[1:]
-        pattern = [State.PROCESSING, State.SCHEDULED] * HISTORY_LIMIT
+        pattern = [State.PROCESSING, State.SCHEDULED] * MAX_HISTORY
         assert tail[-2:] == [State.PROCESSING, State.COMPLETED]
         assert tail[:-2] in (
             pattern[: len(tail) - 2],
             pattern[1:][: len(tail) - 2],
         )
-        assert record.attempts == HISTORY_LIMIT + 1
+        assert record.attempts == MAX_HISTORY + 1
 
     async def test_a_history_that_fits_is_whole(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         peer = await self.join(store)
-        for _ in range((HISTORY_LIMIT - 2) // 2):
+        for _ in range((MAX_HISTORY - 2) // 2):
             await peer.end(await peer.take_one(), Action.RETRY)
         (record,) = (await self.first_page(store)).records
-        assert len(record.history) == HISTORY_LIMIT
+        assert len(record.history) == MAX_HISTORY
         assert {entry.count for entry in record.history} == {1}
 
     async def test_who_did_it_and_why(self, store: Store) -> None:

@@ -99,7 +99,7 @@ local function entry(state, at, node, note, count)
   return pack(ENTRY, state, at, count or 1, #node, node, #note, note)
 end
 
--- Above HISTORY_LIMIT, the two oldest entries become one that counts both.
+-- Above MAX_HISTORY, the two oldest entries become one that counts both.
 local function folded(history)
   local _, _, first, _, _, second = unpack_text(ENTRY, history)
   local state, at, count, node, note, rest = unpack_text(ENTRY, history, second)
@@ -115,7 +115,7 @@ local function add_transition(record, state, node, note)
   if latest.state ~= state or latest.at ~= at or latest.node ~= node or latest.note ~= note then
     latest = {state = state, at = at, node = node, note = note, text = entry(state, at, node, note)}
   end
-  if record.entries > HISTORY_LIMIT then
+  if record.entries > MAX_HISTORY then
     local whole, history = pcall(folded, record.history)
     if whole then
       record.history = history
