@@ -25,9 +25,9 @@ from peerjob.store.drivers import open_elections, open_store
 from .body.registry import Registry
 from .exit import AtExit, stop_signals, wait_on
 from .manager.blocking import StartableManager
+from .manager.call_encoder import CallEncoder
 from .manager.jobs import JobSource
 from .manager.manager import NodeManager
-from .manager.scheduling import Scheduling
 from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer
 from .observe.probes import Probe, ProbeAnswer, answer_probe
@@ -126,12 +126,12 @@ class Node(NodeManager, StartableManager):
             self._store = store
         self._elections = _elections_of(coordinator, self._store, namespace=namespace, clock=self.clock)
         self._registry = Registry(_checked_modules(allow_references))
-        self._scheduling = Scheduling(
+        self._call_encoder = CallEncoder(
             clock=self.clock,
             registry=self._registry,
             max_payload=self._max_payload,
             timezone=self.timezone,
-            local=lambda: self._store.local_objects,
+            local_objects=lambda: self._store.local_objects,
         )
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._observers: list[Observer] = []
@@ -155,7 +155,7 @@ class Node(NodeManager, StartableManager):
             state = "started already" if self._stop_task is None else "still stopping"
             raise NodeStateError(f"node {self.name!r} is {state}")
         refuse_green_threads()
-        defined = self._scheduling.defined(self._registry.jobs())
+        defined = self._call_encoder.defined(self._registry.jobs())
         if not self._is_named:
             self.name = _default_name()  # this process may be a fork of the process that made the node
         runtime = NodeRuntime(
@@ -179,7 +179,7 @@ class Node(NodeManager, StartableManager):
         runtime.job_schedules.add(defined)
         try:
             await pending.unless_stopped(runtime.open())
-            self._scheduling.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
+            self._call_encoder.max_payload = min(self._max_payload, self._store.capabilities.max_payload)
             if self._lifespan is not None:
                 entering = self._lifespan(self)
                 await entering.__aenter__()
@@ -388,7 +388,7 @@ class Node(NodeManager, StartableManager):
         if self._tracing is not None:
             self._observers = [one for one in self._observers if not isinstance(one, ClaimLoopSpans)]
         self._tracing = tracing
-        self._scheduling.carrier = tracing.carrier
+        self._call_encoder.carrier = tracing.carrier
         self.observe(ClaimLoopSpans(tracing))
 
     def in_trace_of(self, metadata: Callable[[], Iterable[tuple[str, Any]]]) -> AbstractContextManager[None]:

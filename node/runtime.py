@@ -36,8 +36,8 @@ from .manager.job_schedules import JobSchedules
 from .manager.kind_catalogue import KindCatalogue
 from .manager.log_lines import LogLineWriter
 from .manager.record_reader import RecordReader
-from .manager.waiting import Waiters
-from .manager.watching import Watchers
+from .manager.waiters import Waiters
+from .manager.watchers import Watchers
 from .observe.loop_stalls import LoopWatch
 from .observe.node_info import node_info
 from .observe.observer import Observer

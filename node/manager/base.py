@@ -16,14 +16,14 @@ from peerjob.node.work.change_listener import ChangeListener
 from peerjob.node.work.pool import Pool
 from peerjob.store.base import Store
 
+from .call_encoder import CallEncoder
 from .enqueuer import Enqueuer
 from .job_schedules import JobSchedules
 from .kind_catalogue import KindCatalogue
 from .log_lines import LogLineWriter
 from .record_reader import RecordReader
-from .scheduling import Scheduling
-from .waiting import Waiters
-from .watching import Watchers
+from .waiters import Waiters
+from .watchers import Watchers
 
 
 class ManagedRuntime(Protocol):
@@ -53,7 +53,7 @@ class NodeManagerBase(Manager):
     name: str
     _store: Store
     _registry: Registry
-    _scheduling: Scheduling
+    _call_encoder: CallEncoder
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ class NodeJobManager(NodeManagerBase):
 
     def register(self, source: JobSource) -> None:
         found = collect_jobs(source)
-        defined = self._scheduling.defined(found)  # raises before anything is added
+        defined = self._call_encoder.defined(found)  # raises before anything is added
         self._registry.add(found)
         if self.running:
             runtime = self._need_runtime()
@@ -67,7 +67,7 @@ class NodeJobManager(NodeManagerBase):
         self._need_runtime()
         if isinstance(target, str) and not kwargs.pop("allow_unknown", self._allow_unknown):
             await self.check_known([target])
-        return self._scheduling.resolve(target, args, kwargs)
+        return self._call_encoder.resolve(target, args, kwargs)
 
     def _adopt(self, jobs: Iterable[Job[..., Any, Any]]) -> None:
         """Serve jobs that are scheduled here and not registered, if this node has workers.

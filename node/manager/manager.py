@@ -15,10 +15,10 @@ from peerjob.model.job import Call, Job
 from peerjob.model.query import Query
 from peerjob.model.record import NodeView, Record
 
+from .call_encoder import fresh_record
 from .instances import NodeInstanceManager
 from .loop_pauses import map_with_pauses
 from .schedules import NodeScheduleManager
-from .scheduling import fresh_record
 
 if TYPE_CHECKING:
     from peerjob.node.observe.spans import Tracing
@@ -37,7 +37,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
         if isinstance(target, str):
             return await self._schedule_call(await self._resolve(target, args, kwargs))
         self._need_runtime()
-        return await self._schedule_call(self._scheduling.resolve(target, args, kwargs))
+        return await self._schedule_call(self._call_encoder.resolve(target, args, kwargs))
 
     async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
         """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance."""
@@ -52,7 +52,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
 
     async def _add(self, call: Call[R], id: str) -> Instance[R]:
         runtime = self._need_runtime()
-        new = self._scheduling.new(call)
+        new = self._call_encoder.new(call)
         checked = self._needs_no_check(runtime, call.job)
         if not checked:
             self._adopt([call.job])
@@ -70,7 +70,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
         """Store many runs, in batches; check every call before storing the first. `ids` as in `schedule_as`."""
         self._need_runtime()
         given: Iterable[Any] = calls  # a kind as text is taken, too
-        resolve = self._scheduling.resolve
+        resolve = self._call_encoder.resolve
         taken: list[Call[R]] = [
             await self._resolve(one, (), {}) if isinstance(one, str) else resolve(one, (), {}) for one in given
         ]
@@ -81,7 +81,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
 
     async def _add_many(self, calls: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
         runtime = self._need_runtime()
-        new = await map_with_pauses(calls, self._scheduling.new)
+        new = await map_with_pauses(calls, self._call_encoder.new)
         self._adopt({id(call.job): call.job for call in calls}.values())
         await self._admit({one.kind for one in new})
         if ids:
@@ -101,7 +101,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
     async def retry_instances(self, query: Query) -> list[Instance[Any]]:
         runtime = self._need_runtime()
         old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
-        new = [self._scheduling.again(instance.record) for instance in old]
+        new = [self._call_encoder.again(instance.record) for instance in old]
         await runtime.enqueuer.add_many(new)
         now = self.clock.time_us()
         return [runtime.changes.scheduled(self.find_job(one.kind), fresh_record(one, now)) for one in new]
@@ -111,12 +111,12 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
         old = await runtime.records.record(uuid)
         if not old.state.is_final:
             raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
-        new = self._scheduling.again(old)
+        new = self._call_encoder.again(old)
         await runtime.enqueuer.add(new)
         return runtime.changes.scheduled(self.find_job(new.kind), fresh_record(new, self.clock.time_us()))
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
-        return self._scheduling.read_result(record, job)
+        return self._call_encoder.read_result(record, job)
 
     # -- cluster -----------------------------------------------------------------------------------------------------
 

@@ -22,10 +22,10 @@ from peerjob.model.query import MAX_LIMIT, ResultPage
 from peerjob.model.recurrence import recurrence_of
 from peerjob.store.paging import all_schedules
 
+from .call_encoder import fresh_record
 from .job_schedules import MAX_CONFLICT_WAIT
 from .jobs import NodeJobManager
 from .schedule_changes import decoded, paused_for, put_of, unchanged
-from .scheduling import fresh_record
 
 MAX_ATTEMPTS = 50
 """How often a change is tried while other callers change the same schedule."""
@@ -89,7 +89,7 @@ class NodeScheduleManager(NodeJobManager):
 
     async def _add_schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Schedule:
         call = await self._resolve(target, args, kwargs)
-        name, definition = self._scheduling.definition(call)
+        name, definition = self._call_encoder.definition(call)
         self._adopt([call.job])
         await self._admit([definition.kind])
 

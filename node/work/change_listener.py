@@ -19,9 +19,9 @@ from peerjob.model.record import FINAL_STATE, Action, NewInstance, Outcome, Reap
 from peerjob.model.spec import decode_spec
 from peerjob.model.state import State
 from peerjob.node.body.registry import Registry
+from peerjob.node.manager.call_encoder import fresh_record
 from peerjob.node.manager.log_lines import LogLineWriter
-from peerjob.node.manager.scheduling import fresh_record
-from peerjob.node.manager.waiting import Waiters
+from peerjob.node.manager.waiters import Waiters
 from peerjob.node.observe.listeners import call_listener
 from peerjob.node.observe.observer import Observer
 

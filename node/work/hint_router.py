@@ -7,8 +7,8 @@ from peerjob.cluster.election import Election
 from peerjob.cluster.lease import Lease
 from peerjob.cluster.role import BackgroundRole
 from peerjob.model.clock import Clock
-from peerjob.node.manager.waiting import Waiters
-from peerjob.node.manager.watching import Watchers
+from peerjob.node.manager.waiters import Waiters
+from peerjob.node.manager.watchers import Watchers
 from peerjob.store.base import Store
 
 from .outbox import Outbox

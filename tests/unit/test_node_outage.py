@@ -289,4 +289,4 @@ async def test_local_callables_are_refused_for_a_store_that_others_share() -> No
     ]
     for one in options:
         with pytest.raises(OptionError, match="importable"):
-            node._scheduling.new(job.with_options(**one).call(1))  # pyright: ignore[reportPrivateUsage]
+            node._call_encoder.new(job.with_options(**one).call(1))  # pyright: ignore[reportPrivateUsage]

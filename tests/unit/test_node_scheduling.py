@@ -25,7 +25,7 @@ from peerjob import (
 )
 from peerjob.model.clock import to_datetime
 from peerjob.model.errors import EncodeError
-from peerjob.node.manager.scheduling import MAX_UNREGISTERED
+from peerjob.node.manager.call_encoder import MAX_UNREGISTERED
 from peerjob.testing.clock import VirtualClock
 from peerjob.testing.helpers import drain, running_node, scheduled
 from support.factories import flaky_store, running_nodes
@@ -566,7 +566,7 @@ async def test_variants_of_a_job_that_is_not_registered_share_one_binding(clock:
     async with running_node(clock=clock, workers=0) as node:
         for delay in range(50):
             await node.schedule(ADD.with_options(after=delay), 1, 2)
-        bindings = node._scheduling._unregistered  # pyright: ignore[reportPrivateUsage]
+        bindings = node._call_encoder._unregistered  # pyright: ignore[reportPrivateUsage]
         assert len(bindings) == 1
         for number in range(MAX_UNREGISTERED + 10):
             await node.schedule(Job(f"kind {number}", lambda: None))

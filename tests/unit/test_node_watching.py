@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peerjob import Event, Job, NodeStateError, Query, State, StoreError
-from peerjob.node.manager.watching import MAX_WAITING
+from peerjob.node.manager.watchers import MAX_WAITING
 from peerjob.testing import VirtualClock, drain, running_node
 from support.factories import flaky_store
 

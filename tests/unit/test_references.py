@@ -135,9 +135,9 @@ def test_allowed_packages_are_imported(package: str) -> None:
 def test_a_node_refuses_them_at_schedule() -> None:
     node = Node("redis://127.0.0.1:1", jobs=WORK)
     with pytest.raises(OptionError, match="on_complete: expected a function of a module that defines jobs"):
-        node._scheduling.new(WORK.with_options(**PIPE).call())  # pyright: ignore[reportPrivateUsage]
+        node._call_encoder.new(WORK.with_options(**PIPE).call())  # pyright: ignore[reportPrivateUsage]
     node = Node("redis://127.0.0.1:1", jobs=WORK, allow_references=["pydoc"])
-    node._scheduling.new(WORK.with_options(**PIPE).call())  # pyright: ignore[reportPrivateUsage]
+    node._call_encoder.new(WORK.with_options(**PIPE).call())  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("given", ["pydoc", ["not a module"], [""]])
@@ -149,7 +149,7 @@ def test_names_of_modules_are_checked(given: Any) -> None:
 async def test_a_misfit_goes_to_a_peer_and_ends_where_there_is_none(clock: VirtualClock) -> None:
     spec = encode(Spec(args=encode_arguments((), {}), overrides={"on_complete": "pydoc:locate"}))
     async with running_nodes(clock, "one", "two", jobs=WORK) as (one, two):
-        new = one._scheduling.new(WORK.call())  # pyright: ignore[reportPrivateUsage]
+        new = one._call_encoder.new(WORK.call())  # pyright: ignore[reportPrivateUsage]
         hostile = type(new)(id=new.id, kind="work", spec=spec)
         assert one._runtime is not None  # pyright: ignore[reportPrivateUsage]
         await one._runtime.enqueuer.add(hostile)  # pyright: ignore[reportPrivateUsage]

@@ -30,7 +30,7 @@ from peerjob.model.state import State
 from peerjob.node.body.context_vars import ContextVars
 from peerjob.node.body.injection import Resources
 from peerjob.node.body.registry import Registry
-from peerjob.node.manager.scheduling import Scheduling
+from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.work.failure_log import FailureLog
 from peerjob.node.work.outcome_builder import OutcomeBuilder
@@ -242,12 +242,12 @@ class _Attempts:
         registry = Registry()
         registry.add(call.job.untimed())
         local: dict[str, Any] = {}
-        scheduling = Scheduling(
-            clock=clock, registry=registry, max_payload=MAX_PAYLOAD, timezone="UTC", local=lambda: local
+        call_encoder = CallEncoder(
+            clock=clock, registry=registry, max_payload=MAX_PAYLOAD, timezone="UTC", local_objects=lambda: local
         )
         self._job = call.job
-        self._new = scheduling.new(call)
-        self._manager = cast(Manager, NoNode(clock, scheduling))
+        self._new = call_encoder.new(call)
+        self._manager = cast(Manager, NoNode(clock, call_encoder))
         context_vars = ContextVars()
         self._resources = Resources(overrides, context_vars)
         self._executor = InPlaceExecutor(clock=clock, threads=1, resources=self._resources, pool=pool)

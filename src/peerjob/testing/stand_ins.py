@@ -15,7 +15,7 @@ from peerjob.model.record import NodeView, Record
 from peerjob.node.body.binding import Binding
 from peerjob.node.body.executor import Executor
 from peerjob.node.body.threads import ThreadPool
-from peerjob.node.manager.scheduling import Scheduling
+from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.work.context_backend import NodeContextBackend
 from peerjob.node.work.outbox import Outbox
 
@@ -64,15 +64,15 @@ class InPlaceExecutor(Executor):
 class NoNode:
     """The manager of an eager job: verbs that need a node raise NodeStateError."""
 
-    def __init__(self, clock: Clock, scheduling: Scheduling) -> None:
+    def __init__(self, clock: Clock, call_encoder: CallEncoder) -> None:
         self.clock = clock
-        self._scheduling = scheduling
+        self._call_encoder = call_encoder
 
     async def nodes(self) -> list[NodeView]:
         return []
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
-        return self._scheduling.read_result(record, job)
+        return self._call_encoder.read_result(record, job)
 
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
         """Drop the line: lines from outside the run go only to the log of the process."""

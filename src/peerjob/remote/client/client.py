@@ -18,8 +18,8 @@ from peerjob.model.spec import decode_spec
 from peerjob.model.worker import Worker
 from peerjob.node.body.registry import Registry
 from peerjob.node.manager.blocking import StartableManager
+from peerjob.node.manager.call_encoder import CallEncoder
 from peerjob.node.manager.jobs import JobSource
-from peerjob.node.manager.scheduling import Scheduling
 from peerjob.node.node import MAX_PAYLOAD
 from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.node.observe.tracing import make_tracing
@@ -94,12 +94,12 @@ class Client(RemoteManager, StartableManager):
             max_message=max_message,
             clock=self.clock,
         )
-        self._scheduling = Scheduling(
+        self._call_encoder = CallEncoder(
             clock=self.clock,
             registry=self._registry,
             max_payload=max_payload,
             timezone="UTC",
-            local=lambda: None,
+            local_objects=lambda: None,
         )
         self._ids = IdSource(self.clock)
         self._started = False
@@ -221,11 +221,11 @@ class Client(RemoteManager, StartableManager):
         if isinstance(target, str) and self._registry.find(target) is None:
             allowed = bool(kwargs.pop("allow_unknown", False))
             return kind_request(target, args, kwargs, id=self._ids.one(), known=not allowed)
-        call = self._scheduling.resolve(target, args, kwargs)
+        call = self._call_encoder.resolve(target, args, kwargs)
         if recurs:
-            _, definition = self._scheduling.definition(call)
+            _, definition = self._call_encoder.definition(call)
             return job_request(call.job, decode_spec(definition.spec).args, definition.key, new=None, known=known)
-        new = self._scheduling.new(call)
+        new = self._call_encoder.new(call)
         return job_request(call.job, decode_spec(new.spec).args, new.key, new=new, known=known)
 
     async def _made(self, answer: pb.ScheduleJobResponse, job: Job[..., Any, Any] | None) -> Instance[Any]:
@@ -244,7 +244,7 @@ class Client(RemoteManager, StartableManager):
         logger.warning("no live node runs the kind %r: what is scheduled of it waits for a node that does", kind)
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
-        return self._scheduling.read_result(record, job)
+        return self._call_encoder.read_result(record, job)
 
     # -- the node that answers ---------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Arguments(Mapping[str, Any]):
         return len(self._named)
 
 
-class Scheduling:
+class CallEncoder:
     """Makes new instances and definitions of schedules; does not use the store."""
 
     def __init__(
@@ -71,14 +71,14 @@ class Scheduling:
         registry: Registry,
         max_payload: int,
         timezone: str,
-        local: Callable[[], dict[str, Any] | None],
+        local_objects: Callable[[], dict[str, Any] | None],
     ) -> None:
         self._clock = clock
         self._registry = registry
         self.max_payload = max_payload
         """Bytes of arguments; a store may lower the limit of its node."""
         self._timezone = timezone
-        self._local = local
+        self._local_objects = local_objects
         self._ids = IdSource(clock)
         self.carrier: Callable[[], dict[str, str]] = dict
         """Returns the current trace context, to be stored; empty on a node that does not trace."""
@@ -235,7 +235,7 @@ class Scheduling:
         if job.executor is None and registered is not None and registered is not job:
             # for a handle or a kind, the registered job gives the options that the handle leaves open
             policy, executor = make_policy(registered.options | job.options), registered.executor
-        stored = store_overrides(overrides, self._local(), self._registry.trusted(job)) if overrides else {}
+        stored = store_overrides(overrides, self._local_objects(), self._registry.trusted(job)) if overrides else {}
         spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))
         if len(spec) > self.max_payload:
             raise PayloadTooLargeError(f"arguments of {job.kind!r}", len(spec), self.max_payload)
