@@ -42,10 +42,7 @@ class CallRetry:
             return time() + state.upcoming_sleep >= until
 
         again = AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailableError),
-            stop=is_over,
-            wait=self._wait,
-            reraise=True,
+            retry=retry_if_exception_type(StoreUnavailableError), stop=is_over, wait=self._wait, reraise=True
         )
 
         async def attempt() -> T:

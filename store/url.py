@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -58,3 +59,18 @@ def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
         except ValueError:
             raise OptionError(f"store option {name!r}", text, f"a {wanted.__name__}") from None
     return found
+
+
+def file_options(url: str, options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Path]:
+    """The options that name files, the last two of them a certificate and its key; raises OptionError.
+
+    Each file must exist, and the certificate and its key come together.
+    """
+    paths = {name: Path(options[name]) for name in names if name in options}
+    for path in paths.values():
+        if not path.is_file():
+            raise OptionError("store", redact(url), f"a file at {path}")
+    certificate, key = names[-2:]
+    if (certificate in paths) != (key in paths):
+        raise OptionError("store", redact(url), f"{certificate} and {key} together")
+    return paths

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from peerjob.model.errors import OptionError
-from peerjob.store.url import query_options, redact, split_url
+from peerjob.store.url import file_options, query_options, redact, split_url
 
 DEFAULT_PORT = 2379
 DEFAULT_QUOTA = 2 << 30
@@ -39,12 +39,6 @@ def parse_address(url: str) -> EtcdAddress:
     parts = split_url(url)
     tls = parts.scheme == "etcds"
     options = query_options(url, {"quota": int} | (dict.fromkeys(_FILES, str) if tls else {}))
-    files = {name: Path(options[name]) for name in _FILES if name in options}
-    for path in files.values():
-        if not path.is_file():
-            raise OptionError("store", redact(url), f"a file at {path}")
-    if ("cert" in files) != ("key" in files):
-        raise OptionError("store", redact(url), "cert and key together")
     if options.get("quota", 1) <= 0:
         raise OptionError("store option 'quota'", options["quota"], "a number of bytes above 0")
     if parts.path.strip("/"):
@@ -58,7 +52,7 @@ def parse_address(url: str) -> EtcdAddress:
         password=unquote(password),
         tls=tls,
         quota=options.get("quota"),
-        **files,
+        **file_options(url, options, _FILES),
     )
 
 

@@ -27,11 +27,7 @@ OPEN_TIMEOUT = 4.5
 _CONFLICT_FREE = 8
 """After this many transactions without a conflict, the next one is sent as an AtomicRequest."""
 _CAPABILITIES = Capabilities(
-    engine="etcd",
-    durability="fsync",
-    order="windowed",
-    clock="nodes",
-    max_payload=MAX_PAYLOAD,
+    engine="etcd", durability="fsync", order="windowed", clock="nodes", max_payload=MAX_PAYLOAD
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from peerjob.model.errors import OptionError
-from peerjob.store.url import query_options, redact
+from peerjob.store.url import file_options, query_options, redact
 
 from .durability import Durability, parse_durability
 
@@ -49,10 +49,6 @@ def parse_address(url: str) -> Address:
     """Read `redis[s]://[user:password@]host[:port][/db][?options]` or the same with valkey; raises OptionError."""
     parts = urlsplit(url)
     options = query_options(url, _OPTIONS)
-    files = {name: Path(options[name]) for name in ("ca_certs", "cert_file", "key_file") if name in options}
-    for path in files.values():
-        if not path.is_file():
-            raise OptionError("store", redact(url), f"a file at {path}")
     address = Address(
         url=redact(url),
         scheme="valkey" if parts.scheme.startswith("valkey") else "redis",
@@ -64,12 +60,10 @@ def parse_address(url: str) -> Address:
         tls=parts.scheme in ("rediss", "valkeys"),
         cluster=options.get("cluster", False),
         durability=parse_durability(options.get("durability"), options.get("durability_timeout")),
-        **files,
+        **file_options(url, options, ("ca_certs", "cert_file", "key_file")),
     )
     if address.cluster and address.db:
         raise OptionError("store", address.url, "database 0, the only one that a cluster has")
-    if (address.cert_file is None) != (address.key_file is None):
-        raise OptionError("store", address.url, "cert_file and key_file together")
     return address
 
 

@@ -41,8 +41,7 @@ async def capabilities_of(driver: Driver, address: Address) -> Capabilities:
     if wanted is not None and (short := missing_replicas(wanted, info)) is not None:
         warnings.append(short)
     return _with_confirmation(
-        wanted,
-        Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings)),
+        wanted, Capabilities(engine=engine, durability=durability, max_payload=_payload(info), warnings=tuple(warnings))
     )
 
 

@@ -50,16 +50,7 @@ def enqueue_arguments(instances: Sequence[NewInstance], node: str) -> list[Argum
     numbers: dict[tuple[object, ...], int] = {}
     members: list[Argument] = []
     for one in instances:
-        shape = (
-            one.kind,
-            one.priority,
-            one.due_us,
-            one.delay_us,
-            one.key,
-            one.tags,
-            one.retention_us,
-            one.max_crashes,
-        )
+        shape = (one.kind, one.priority, one.due_us, one.delay_us, one.key, one.tags, one.retention_us, one.max_crashes)
         number = numbers.get(shape)
         if number is None:
             number = numbers[shape] = len(numbers) + 1
@@ -179,23 +170,8 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
 
 
 def _unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
-    (
-        record_format,
-        state,
-        flags,
-        _entries,
-        priority,
-        due,
-        fence,
-        _at,
-        attempts,
-        crashes,
-        losses,
-        _max_crashes,
-        _retention,
-        _log_total,
-        _log_bytes,
-    ) = _NUMBERS.unpack_from(raw)
+    numbers = _NUMBERS.unpack_from(raw)
+    record_format, state, flags, _entries, priority, due, fence, _at, attempts, crashes, losses, *_ = numbers
     if record_format != FORMAT:
         raise DecodeError(f"record of {id}: format {record_format}, {FORMAT} expected")
     (kind, owner, history), end = _texts(raw, _NUMBERS.size, 3)

@@ -24,6 +24,7 @@ class LuaCommands:
         self._driver = driver
         self._namespace = namespace
         self._limits = limits
+        self._clock = clock
         self._scripts = load_scripts()
         self._retry = CallRetry(clock=clock, retry_for=retry_for)
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from peerjob.model.clock import Clock
 from peerjob.model.firing import Candidate, Leader, Term
 
-from .driver import Driver
-from .script import Reply, load_scripts
+from .script import Reply
 from .separate_client import SeparateClient
 
 IDENTITY = "store"
@@ -19,11 +16,7 @@ FIRST_TIMEOUT = 2.0
 class LuaElections(SeparateClient):
     """Campaigns and resigns. The store hints a resignation to every node, so `changed` only waits."""
 
-    def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
-        super().__init__(url, make_driver)
-        self._clock = clock
-        self._scripts = load_scripts()
-        self._timeout = FIRST_TIMEOUT
+    _timeout = FIRST_TIMEOUT
 
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         self._timeout = ttl_us / 5_000_000
@@ -53,8 +46,5 @@ class LuaElections(SeparateClient):
 def _leader(reply: Reply) -> Leader:
     incarnation, name, term, since = reply
     return Leader(
-        incarnation=incarnation.decode(),
-        name=name.decode(),
-        term=Term(IDENTITY, int(term)),
-        since_us=int(since),
+        incarnation=incarnation.decode(), name=name.decode(), term=Term(IDENTITY, int(term)), since_us=int(since)
     )

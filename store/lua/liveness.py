@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from peerjob.model.clock import Clock
 from peerjob.model.record import Held, Renewed
 
-from .driver import Driver
-from .script import load_scripts
 from .separate_client import SeparateClient
 
 
 class LuaLiveness(SeparateClient):
     """Renews a lease, and compares this node's clock with that of the server."""
 
-    def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
-        super().__init__(url, make_driver)
-        self._clock = clock
-        self._script = load_scripts().renew
-        self._ahead_us: int | None = None
+    _ahead_us: int | None = None
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         sent_us = self._clock.time_us()
         reply = await self._run(
-            self._script, incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000
+            self._scripts.renew, incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000
         )
         if not reply:
             return Renewed(dead=True)

@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from peerjob.model.clock import Clock
-from peerjob.model.record import Ack, Action, Claimed, Enqueued, LogLine, NewInstance, Outcome, StoreLimits, Want
+from peerjob.model.record import Ack, Action, Claimed, Enqueued, LogLine, NewInstance, Outcome, Want
 from peerjob.model.state import State
 
-from .codec import (
-    acks,
-    check_id,
-    claimed,
-    enqueue_arguments,
-    outcome_arguments,
-    pack_line,
-    plain_arguments,
-)
+from .codec import acks, check_id, claimed, enqueue_arguments, outcome_arguments, pack_line, plain_arguments
 from .commands import check_batch, log_set_aside
-from .driver import Driver
 from .kind_commands import LuaKindCommands, claim_arguments
 from .script import Argument, Call, Reply
 
@@ -32,10 +22,8 @@ _UNCONFIRMED = frozenset({Action.REPORT, Action.HAND_BACK})
 class LuaQueueCommands(LuaKindCommands):
     """Commands that move instances from state to state."""
 
-    def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
-        super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-        self._use_cheap_script = True
-        """Whether the last enqueue met no idle node and no watcher, so that `enqueue_one` may be enough."""
+    _use_cheap_script = True
+    """Whether the last enqueue met no idle node and no watcher, so that `enqueue_one` may be enough."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         check_batch(instances)

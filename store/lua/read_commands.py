@@ -21,14 +21,7 @@ MAX_PAGE_BYTES = 4 << 20
 _MAX_SET_ASIDE = 4
 """The script searches many indexes for each."""
 _LOG_CURSOR = r"\d{1,15}"
-_INDEXED = (
-    State.SCHEDULED,
-    State.PROCESSING,
-    State.CANCELLED,
-    State.TIMED_OUT,
-    State.COMPLETED,
-    State.TERMINATED,
-)
+_INDEXED = (State.SCHEDULED, State.PROCESSING, State.CANCELLED, State.TIMED_OUT, State.COMPLETED, State.TERMINATED)
 
 
 _STATES = frozenset(_INDEXED)

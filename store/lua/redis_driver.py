@@ -150,10 +150,6 @@ def _connection_options(address: Address, connect_timeout: float) -> dict[str, A
         "client_name": "peerjob",
     }
     if address.tls:
-        files = {
-            "ssl_ca_certs": address.ca_certs,
-            "ssl_certfile": address.cert_file,
-            "ssl_keyfile": address.key_file,
-        }
+        files = {"ssl_ca_certs": address.ca_certs, "ssl_certfile": address.cert_file, "ssl_keyfile": address.key_file}
         options |= {name: str(path) for name, path in files.items() if path is not None}
     return options

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from peerjob.model.clock import Clock
 from peerjob.model.query import Filter
-from peerjob.model.record import MAX_BATCH, StoreLimits
+from peerjob.model.record import MAX_BATCH
 
 from .commands import LuaCommands, check_cursor, log_set_aside
-from .driver import Driver
 from .kind_commands import MAX_LOOKUPS
 from .read_commands import id_bounds
 from .script import Argument
@@ -20,10 +18,6 @@ _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
 class LuaRetentionCommands(LuaCommands):
     """Commands that remove instances, in bounded steps."""
-
-    def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
-        super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
-        self._clock = clock
 
     async def expire(self, limit: int) -> int:
         while await self._run(self._scripts.forget, MAX_BATCH):

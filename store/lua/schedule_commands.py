@@ -148,13 +148,7 @@ def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
         coordinator="" if term is None else term.coordinator,
         request=fire.request,
     )
-    arguments: list[Argument] = [
-        fire.schedule,
-        fire.revision,
-        fire.nominal_us,
-        _time(fire.next_us),
-        _encode(record),
-    ]
+    arguments: list[Argument] = [fire.schedule, fire.revision, fire.nominal_us, _time(fire.next_us), _encode(record)]
     new = fire.instance
     if new is None:
         return [*arguments, ""]

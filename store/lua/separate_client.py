@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.timeouts import answer_within
 
 from .driver import Driver
-from .script import Argument, Reply, Script
+from .script import Argument, Reply, Script, load_scripts
 
 
 class SeparateClient:
     """Runs scripts without retries, over a driver of its own; for one event loop."""
 
-    def __init__(self, url: str, make_driver: Callable[[], Driver]) -> None:
+    def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
         self._url = url
+        self._clock = clock
+        self._scripts = load_scripts()
         self._make_driver = make_driver
         self._driver: Driver | None = None
 

@@ -43,13 +43,12 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
     ) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._address = address
-        self._url = address.url
-        self._make_own_driver = make_separate_driver
+        self._make_separate_driver = make_separate_driver
         self._capabilities = Capabilities(engine=address.scheme, durability="none")
 
     @property
     def url(self) -> str:
-        return self._url
+        return self._driver.url
 
     @property
     def capabilities(self) -> Capabilities:
@@ -61,11 +60,11 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
 
     async def open(self) -> None:
         try:
-            async with answer_within(OPEN_TIMEOUT, url=self._url):
+            async with answer_within(OPEN_TIMEOUT, url=self.url):
                 await self._driver.open()
                 self._capabilities = await capabilities_of(self._driver, self._address)
                 (layout,) = await self._driver.run((self._scripts.open, ()))
-                check_layout(layout.decode(), namespace=self._namespace, url=self._url)
+                check_layout(layout.decode(), namespace=self._namespace, url=self.url)
         except BaseException:
             await self._driver.close()
             raise
@@ -83,10 +82,10 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         await self._driver.close()
 
     def liveness(self) -> LuaLiveness:
-        return LuaLiveness(self._url, self._make_own_driver, clock=self._clock)
+        return LuaLiveness(self.url, self._make_separate_driver, clock=self._clock)
 
     def elections(self) -> LuaElections:
-        return LuaElections(self._url, self._make_own_driver, clock=self._clock)
+        return LuaElections(self.url, self._make_separate_driver, clock=self._clock)
 
 
 def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float = 30.0) -> LuaStore:
