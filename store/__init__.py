@@ -2,8 +2,8 @@
 
 Read in this order:
 
-1. `base` is the contract: what each store does and promises. Nodes know nothing else of a store.
-2. `drivers` opens what a URL names; `url` reads URLs.
+1. `base` is the contract: the commands of a store and their guarantees. Nodes use a store only through it.
+2. `drivers` opens the store of a URL; `url` reads URLs.
 3. `lua` is engine A: Redis and Valkey, one Lua script a command.
 4. `kv` is engine B: the same commands over a transactional key-value store. `memory` and `etcd` are its drivers.
 

@@ -220,8 +220,8 @@ class Store(Protocol):
         """Append log lines to an instance in any state, in one step; False if there is no such instance.
 
         The caller does not run the instance: it is, for example, a processor on the node that scheduled the instance.
-        So no fence guards the lines, and nothing else of the instance changes. The driver does not retry, so that no
-        line comes twice; raises StoreUnavailableError.
+        So no fence guards the lines, and only the logs change. The driver does not retry, so that no line comes
+        twice; raises StoreUnavailableError.
         """
         ...
 

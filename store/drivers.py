@@ -1,7 +1,7 @@
-"""Opens what a store URL names: the store, its elections, its diagnosis.
+"""Opens the store of a URL, its elections and its diagnosis.
 
-The module of an engine is imported when its URL asks for it, and only here. So no client library is imported for
-nothing, and no module of `store` imports this one.
+The module of an engine is imported when its URL asks for it, and only here, so no unused client library is imported.
+No module of `store` imports this one.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def eviction_risk(info: Mapping[str, str]) -> str | None:
 
 
 def durability_of(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[Durability, list[str]]:
-    """What survives a crash of the server, and warnings about it."""
+    """The data that survives a crash of the server, and warnings about it."""
     if info.get("aof_enabled") == "1":
         policy = config.get("appendfsync", "everysec")
         if policy == "no":

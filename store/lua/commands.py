@@ -17,6 +17,10 @@ MAX_REPLY_BYTES = 1 << 20
 """The reply of a script ends after this many bytes, so that a call occupies the server only briefly."""
 
 
+MAX_LOOKUPS = 1600
+"""Counters and indexes that one script reads: about 1 µs each."""
+
+
 class LuaCommands:
     """A group of the store's commands over one driver."""
 

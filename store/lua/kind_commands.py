@@ -13,8 +13,6 @@ from .commands import LuaCommands
 from .driver import Driver
 from .script import Argument, Reply
 
-MAX_LOOKUPS = 1600
-"""Counters and indexes that one script reads: about 1 µs each."""
 _PART_SIZE = 500
 _MAX_ATTEMPTS = 3
 """How often a set is sent if the server loses parts of it."""

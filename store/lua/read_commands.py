@@ -12,8 +12,7 @@ from peerjob.model.state import State
 from peerjob.store.retry import LOGGER
 
 from .codec import unpack_line, unpack_record
-from .commands import MAX_REPLY_BYTES, LuaCommands, check_batch, check_cursor, log_set_aside
-from .kind_commands import MAX_LOOKUPS
+from .commands import MAX_LOOKUPS, MAX_REPLY_BYTES, LuaCommands, check_batch, check_cursor, log_set_aside
 from .script import Argument
 
 MAX_PAGE_BYTES = 4 << 20
@@ -22,8 +21,6 @@ _MAX_SET_ASIDE = 4
 """The script searches many indexes for each."""
 _LOG_CURSOR = r"\d{1,15}"
 _INDEXED = (State.SCHEDULED, State.PROCESSING, State.CANCELLED, State.TIMED_OUT, State.COMPLETED, State.TERMINATED)
-
-
 _STATES = frozenset(_INDEXED)
 
 
@@ -142,11 +139,11 @@ class LuaReadCommands(LuaCommands):
                 await self._run(self._scripts.untag, query.tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None
 
-    async def _read(self, ids: Sequence[str], most_bytes: int | None = None) -> list[bytes | None]:
-        """What is stored of each of these: its record and its spec; with `most_bytes`, until so many were read."""
+    async def _read(self, ids: Sequence[str], max_bytes: int | None = None) -> list[bytes | None]:
+        """The stored record and spec of each id; with `max_bytes`, until that many bytes are read."""
         pairs: list[bytes | None] = []
         size = 0
-        while len(pairs) < 2 * len(ids) and (most_bytes is None or size < most_bytes):
+        while len(pairs) < 2 * len(ids) and (max_bytes is None or size < max_bytes):
             some = await self._run(self._scripts.read, MAX_REPLY_BYTES, *ids[len(pairs) // 2 :])
             size += sum(len(part) for part in some if part is not None)
             pairs += some

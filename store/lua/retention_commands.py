@@ -5,8 +5,7 @@ from __future__ import annotations
 from peerjob.model.query import Filter
 from peerjob.model.record import MAX_BATCH
 
-from .commands import LuaCommands, check_cursor, log_set_aside
-from .kind_commands import MAX_LOOKUPS
+from .commands import MAX_LOOKUPS, LuaCommands, check_cursor, log_set_aside
 from .read_commands import id_bounds
 from .script import Argument
 

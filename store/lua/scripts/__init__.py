@@ -1,1 +1,1 @@
-"""The commands, one Lua file each; `lib` holds what they share."""
+"""The commands, one Lua file each; `lib` has their shared definitions."""
