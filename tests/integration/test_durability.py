@@ -1,4 +1,4 @@
-"""`?durability=`: what was acknowledged survives the server, its disk or its machine, as far as was asked for."""
+"""`?durability=`: acknowledged work survives the loss of the server, its disk or its machine, as the option says."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,7 +34,7 @@ async def cleanup() -> AsyncIterator[AsyncExitStack]:
 
 
 async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """End calls whose server has died; any that failed did so for that."""
+    """End calls whose server has died; a call may fail only for this reason."""
     for task in tasks:
         task.cancel()
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
@@ -42,7 +42,7 @@ async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 class Pair:
-    """A primary, its replica, and stores on whichever is the primary."""
+    """A primary, its replica, and stores on the current primary."""
 
     def __init__(self, start: StartServer, kind: ServerKind, cleanup: AsyncExitStack) -> None:
         self._start = start
@@ -54,14 +54,14 @@ class Pair:
         self.hasty = f"{self.primary.url}?durability=replicas:1&durability_timeout=300ms"
 
     def follow(self, primary: Server) -> Server:
-        """A new replica of a server, caught up."""
+        """A new replica of a server, in step with it."""
         replica = self._start(self.kind, config=(*AT_ONCE, "--replicaof", f"127.0.0.1 {primary.port}"))
-        # only a replica that has said how far it is counts
+        # a replica counts only after its first acknowledgement
         assert primary.command("WAIT", 1, 50_000) == 1
         return replica
 
     def fail_over(self) -> Server:
-        """Kill the primary, and let its replica take its place and its address; returns a new replica of that."""
+        """Kill the primary, and promote its replica on the same address; returns a new replica."""
         self.primary.kill()
         self.replica.command("REPLICAOF", "NO", "ONE")
         self.replica.command("CONFIG", "SET", "port", self.primary.port)
@@ -78,7 +78,7 @@ def pair(request: pytest.FixtureRequest, start_server: StartServer, cleanup: Asy
 
 
 async def test_a_power_cut_loses_what_was_not_on_disk(start_server: StartServer, cleanup: AsyncExitStack) -> None:
-    """Without the option. Else the next test would show nothing."""
+    """Without the option, work is lost; otherwise the next test would prove nothing."""
     here = Site(start_server("redis", appendonly=True, traced=True, config=EVERYSEC), cleanup)
     store = await here.open()
     lost = 0
@@ -207,14 +207,14 @@ async def test_a_replica_that_hangs_is_told_in_time_and_what_was_done_is_not_rep
     ]
 
     pair.replica.pause()
-    for _ in range(2):  # what comes again writes nothing, and must not be confirmed by that
+    for _ in range(2):  # a repeated call writes nothing, and must not be confirmed for that reason
         for call in calls:
             async with asyncio.timeout(IN_TIME):
                 with pytest.raises(StoreUnconfirmedError, match=r"1 replica did not confirm it within 0\.3 s"):
                     await call()
     with pytest.raises(StoreUnconfirmedError):
         await other.enqueue(queued)  # over connections that have written nothing at all
-    # what promises nothing goes on
+    # calls without a guarantee continue
     assert not (await peer.renew()).dead
     assert len(await peer.take(1)) == 1
     assert await peer.report(claims[0]) is Ack.LOST
@@ -294,11 +294,11 @@ async def test_a_failover_keeps_what_the_replica_confirmed(pair: Pair, durable: 
 
     tasks = [asyncio.create_task(work) for work in (tick(), *(schedule() for _ in range(5)))]
     await enough.wait()
-    # the link breaks a moment before the primary dies: what comes in between reaches nobody else
+    # the link breaks just before the primary dies: writes in between reach no replica
     pair.replica.command("REPLICAOF", "NO", "ONE")
     if not durable:
         seen = len(acknowledged)
-        # of each call under way, the write may have come before the break, and the answer after it
+        # the write of a running call may precede the break, and its answer follow it
         while len(acknowledged) < seen + 60:  # noqa: ASYNC110  # the list has no signal
             await asyncio.sleep(0.001)
     pair.fail_over()

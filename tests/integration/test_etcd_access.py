@@ -1,4 +1,4 @@
-"""Who may use an etcd: TLS, certificates of clients, passwords, tokens that end, and narrow rights."""
+"""Access to etcd: TLS, certificates of clients, passwords, tokens that expire, and narrow rights."""
 
 import asyncio
 import base64
@@ -17,12 +17,12 @@ from support.waiting import IN_TIME, PATIENCE
 
 
 async def works(site: EtcdSite, url: str) -> Store:
-    """Let an instance go its whole way, with a renewal and a hint."""
+    """Run an instance from enqueue to commit, with a renewal and a hint."""
     store = await site.open(url, retry_for=2)
     peer = await site.join(store)
     assert not (await peer.take())
     hints = asyncio.create_task(store.next_hints(peer.incarnation, PATIENCE))
-    await asyncio.sleep(0.1)  # the watch is there, most likely
+    await asyncio.sleep(0.1)  # most likely, the watch exists now
     await store.enqueue(site.make.instances(3))
     assert [hint.what for hint in await hints] == ["work"]
     for claim in await peer.take():
@@ -71,7 +71,7 @@ async def test_a_server_that_somebody_else_signed_is_not_trusted(
 
 @pytest.fixture
 def guarded(start_etcd: StartEtcd) -> EtcdServer:
-    """An etcd with users, whose tokens live for a second after they were last used."""
+    """An etcd with users, whose tokens expire a second after their last use."""
     server = start_etcd(config=("--auth-token", "simple", "--auth-token-ttl", "1"))
     server.enable_auth()
     return server
@@ -98,7 +98,7 @@ async def test_tokens_that_ended_are_renewed_unseen(guarded: EtcdServer, etcd_si
         if turn == 1:
             assert await kv.keepalive(lease)
         else:
-            # many at once, of which one renews
+            # many calls at once, one of which renews the token
             await asyncio.gather(*(kv.txn([Step([], [Put(f"in/{turn}/{number}", b"")])]) for number in range(20)))
     assert len(guarded.keys("in/")) == 40
     told = set[str]()
@@ -143,7 +143,7 @@ async def test_rights_on_the_namespace_are_enough(guarded: EtcdServer, etcd_site
     await store.clear()
 
     guarded.call("auth/role/revoke", role="jobs", key=start, range_end=end)
-    # a node that runs takes it for a fault of the store, and waits until it is mended
+    # a running node treats this as a fault of the store, and waits until it is corrected
     with pytest.raises(StoreError, match="permission denied"):
         await store.health()
 

@@ -1,4 +1,4 @@
-"""The etcd driver does what the engine asks of a key-value store: the memory driver says what that is."""
+"""The etcd driver behaves as the memory driver, the model of a key-value store."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ async def kv(etcd_url: str, etcd_site: EtcdSite) -> EtcdKeyValue:
 
 @pytest.fixture
 def root(etcd_site: EtcdSite) -> str:
-    """Below this, a test has all keys to itself."""
+    """A prefix that no other test uses."""
     return f"{etcd_site.namespace}/"
 
 
@@ -34,11 +34,11 @@ def root(etcd_site: EtcdSite) -> str:
 
 
 _Plan = tuple[list[Step], Step | None, list[Compare]]
-"""What a transaction is given."""
+"""The parts of a transaction."""
 
 
 class Both:
-    """The same keys on etcd and in memory, and transactions that ask the same of both."""
+    """The same keys on etcd and in memory, and the same transactions for both."""
 
     def __init__(self, etcd: EtcdKeyValue, root: str, chance: random.Random, *, calm: bool) -> None:
         self.stores: tuple[KeyValue, ...] = (etcd, MemoryKeyValue(MemoryData(), SystemClock()))
@@ -72,7 +72,7 @@ class Both:
         ]
 
     def choice(self) -> tuple[str, float, float]:
-        """A key, how to compare it, and whether that holds."""
+        """A key, its compare, and whether the compare holds."""
         chance = self.chance
         return chance.choice(self.names), 1.0 if self.calm else chance.random(), 0.0 if self.calm else chance.random()
 
@@ -145,7 +145,7 @@ async def test_the_server_takes_what_the_limits_take(kv: EtcdKeyValue, root: str
         try:
             await kv.txn(steps, also, guards)
         except StoreError as refused:
-            assert "too many operations" in str(refused)  # noqa: PT017  # any other error is one of the test
+            assert "too many operations" in str(refused)  # noqa: PT017  # any other error is a fault of the test
             accepted = False
         assert accepted is fits, (count, compares, reads, along, len(guards), also is not None)
         taken[fits] += 1
@@ -285,7 +285,7 @@ async def test_a_write_on_a_lease_that_has_ended_does_nothing(kv: EtcdKeyValue, 
 
 async def test_a_watch_tells_what_was_put_and_nothing_else(kv: EtcdKeyValue, root: str) -> None:
     watch = kv.watch(f"{root}in/")
-    # before the server knows of the watch, most likely, and told all the same
+    # most likely before the server knows the watch; the watch must see it nevertheless
     await kv.txn([Step([], [Put(f"{root}in/first", b""), Put(f"{root}in0", b""), Put(f"{root}out", b"")])])
     assert list(await watch.changed(PATIENCE) or ()) == [f"{root}in/first"]
     await kv.txn([Step([], [Delete(f"{root}in/first")])])

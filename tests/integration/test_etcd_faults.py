@@ -1,4 +1,4 @@
-"""An etcd that loses members, stands still, restarts and forgets its past, under nodes that notice nothing of it."""
+"""An etcd that loses members, pauses, restarts and is compacted, without effect on the nodes."""
 
 import asyncio
 import time
@@ -53,12 +53,12 @@ async def test_a_member_that_is_killed_disturbs_nobody(
         scheduled = await group.client.schedule_many(work.call(number, 0.02) for number in range(500))
         await progress(group, 50)
         victim.kill()
-        # no error reaches whoever schedules meanwhile
+        # a call to schedule meanwhile raises no error
         late = [await group.client.schedule(work, number, 0.02) for number in range(500, 550)]
         await group.client.wait(timeout=PATIENCE)
         await check_all_completed(group, {one.id for one in (*scheduled, *late)})
 
-        # a second one would be one too many, so the first comes back before it
+        # the first member returns before the second fails, so that a majority remains
         victim.start()
         others = [one for one in cluster.members if one is not victim]
         others[0].kill()
@@ -167,7 +167,7 @@ async def test_idle_nodes_write_nothing(start_etcd: StartEtcd, namespace: str) -
             )
         await _settled(server)
         before = server.revision
-        await asyncio.sleep(5)  # what is asked is that nothing happens
+        await asyncio.sleep(5)  # the test expects that nothing happens
         assert server.revision == before
 
 
@@ -191,7 +191,7 @@ async def test_who_is_idle_already_writes_nothing_and_is_woken_all_the_same(
 
 
 async def _settled(server: EtcdServer) -> None:
-    """Wait until nothing was written for a while, in which each node renewed its lease more than once."""
+    """Wait until nothing was written for a period in which each node renewed its lease more than once."""
 
     async def still() -> bool:
         before = server.revision
@@ -252,9 +252,9 @@ async def test_calls_wait_for_an_etcd_that_restarts(start_etcd: StartEtcd, etcd_
     added = asyncio.create_task(store.enqueue(etcd_site.make.instances(3)))
     acks = asyncio.create_task(peer.commit(*map(outcome, held)))
     cancelled = asyncio.create_task(store.cancel([batch[-1].id], request=etcd_site.make.request()))
-    await asyncio.sleep(0.3)  # nothing is answered meanwhile
+    await asyncio.sleep(0.3)  # no call is answered meanwhile
     assert not any(call.done() for call in (taken, added, acks, cancelled))
-    with pytest.raises(StoreUnavailableError):  # who may take back has to be asked anew
+    with pytest.raises(StoreUnavailableError):  # the reaper must check its own lease again
         await store.reap(10, reaper=peer.incarnation)
     server.start()
     assert [len(await taken), len(await added), len(await acks), len(await cancelled)] == [5, 3, 10, 1]
@@ -322,7 +322,7 @@ async def test_a_member_that_stands_still_keeps_nobody_from_opening(
 
 
 async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEtcdCluster, etcd_site: EtcdSite) -> None:
-    """Whichever member a store begins with: a connection that was refused has done nothing, so the next is asked."""
+    """For any first member: a refused connection has done nothing, so the next member gets the call."""
     cluster = start_etcd_cluster()
     drivers = [await etcd_site.driver(cluster.url) for _ in range(6)]
     watches = [kv.watch("in/") for kv in drivers]
@@ -332,7 +332,7 @@ async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEt
         try:
             await kv.txn([Step([], [Put(f"in/{number}", b"")])])
         except StoreUnavailableError:
-            # its connection broke with the request on it: nobody knows, and the next try goes elsewhere
+            # the connection broke during the request: the outcome is unknown, and the retry goes to another member
             await kv.txn([Step([], [Put(f"in/{number}", b"")])])
     late = [await etcd_site.driver(cluster.url) for _ in range(6)]
     assert all([await kv.get(["in/0"]) for kv in late])
@@ -342,7 +342,7 @@ async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEt
         while "in/last" not in told:
             keys = await watch.changed(PATIENCE)
             assert keys != {}
-            # what was missed is read again
+            # missed puts are read again
             told.update(["in/last"] if keys is None else keys)
         watch.close()
 

@@ -1,4 +1,4 @@
-"""Programs that a node on etcd starts live to say something."""
+"""Child processes of a node on etcd survive until their first output."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ import uvloop
 from peerjob import Job, Node
 
 PROGRAMS = 60
-"""With gRPC's handlers of fork, about six of them would die."""
+"""With the fork handlers of gRPC, about six of them would die."""
 
 
 async def start_programs(url: str) -> list[int | None]:

@@ -1,4 +1,4 @@
-"""An etcd that runs out of room: new work is refused in time, the old is finished, and nothing is lost."""
+"""An etcd that runs out of space: new work is refused in time, accepted work ends, and nothing is lost."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ QUOTA = 32 << 20
 
 
 async def fill(store: Store, site: EtcdSite) -> list[str]:
-    """Add instances of 50 kB until no more are taken; those that were."""
+    """Add instances of 50 kB until the store refuses; returns the accepted ones."""
     accepted: list[str] = []
     while True:
         batch = site.make.instances(4, spec=b"x" * 50_000)
@@ -38,7 +38,7 @@ async def fill(store: Store, site: EtcdSite) -> list[str]:
 
 
 def use_up(server: EtcdServer) -> None:
-    """Let somebody else write until etcd raises the alarm."""
+    """Write as another client until etcd raises the alarm."""
     value = base64.b64encode(b"y" * 400_000).decode()
     with contextlib.suppress(urllib.error.HTTPError):
         for number in range(200):
@@ -47,7 +47,7 @@ def use_up(server: EtcdServer) -> None:
 
 
 def make_room(server: EtcdServer) -> None:
-    """Remove what `use_up` wrote, and do what an operator does."""
+    """Remove the keys of `use_up`, then compact, defragment and clear the alarm."""
     server.call("kv/deleterange", key=_text("other/"), range_end=_text("other0"))
     server.make_room()
 
@@ -120,7 +120,7 @@ async def test_no_space_ends_nothing_and_passes(start_etcd: StartEtcd, etcd_site
     assert not (await peer.renew(*await peer.take(10))).dead
     assert (await store.cancel([batch[-1].id], request=etcd_site.make.request())) == [State.SCHEDULED]
 
-    # what needs a new lease waits, as in an outage
+    # calls that need a new lease wait, as in an outage
     other = asyncio.create_task(etcd_site.join(store))
     await asyncio.sleep(0.5)
     assert not other.done()
@@ -139,7 +139,7 @@ async def test_no_space_ends_nothing_and_passes(start_etcd: StartEtcd, etcd_site
 async def test_work_is_finished_however_long_there_is_no_space(
     start_etcd: StartEtcd, etcd_site: EtcdSite, kept: bool
 ) -> None:
-    """Answers to requests hang on a lease that is renewed every five minutes, which etcd grants no more."""
+    """Answers of requests use a lease that is replaced every five minutes, which a full etcd does not grant."""
     server = start_etcd(quota=QUOTA)
     clock = LaterClock()
     store = open_store(
@@ -164,7 +164,7 @@ async def test_work_is_finished_however_long_there_is_no_space(
 
 
 class LaterClock(SystemClock):
-    """The system's clock, but later."""
+    """The system's clock with an offset."""
 
     later = 0.0
 
@@ -173,7 +173,7 @@ class LaterClock(SystemClock):
 
 
 def revoke_all(server: EtcdServer, *, ttl: int) -> None:
-    """End the leases that were granted for so many seconds."""
+    """End the leases that were granted for this many seconds."""
     for lease in server.call("lease/leases").get("leases", ()):
         if server.call("lease/timetolive", ID=lease["ID"])["grantedTTL"] == str(ttl):
             server.call("lease/revoke", ID=lease["ID"])

@@ -123,7 +123,7 @@ async def test_no_verb_writes_to_a_namespace_of_another_layout(place: Place, sto
 
 
 async def test_a_layout_that_was_lost_is_written_again(place: Place, store: Store) -> None:
-    """As after FLUSHALL: else the namespace would be open to any release."""
+    """As after FLUSHALL; otherwise any release could write the namespace."""
     await place.set_layout(None)
     await store.enqueue(place.make.instances(1))
     await place.set_layout(NEWER)

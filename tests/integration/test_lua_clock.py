@@ -1,4 +1,4 @@
-"""The server's clock steps back, as in a failover to a host whose clock is slow: recovery and leadership go on."""
+"""The server's clock steps back, as in a failover to a slower host: recovery and leadership continue."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ BACK_US = 3_600_000_000
 
 
 def step_back(here: Site, *peers: Peer) -> None:
-    """Move every time that the server has written into the future, as they lie after its clock stepped back."""
+    """Move all times that the server wrote into the future, as if its clock had stepped back."""
     for peer in peers:
         here.server.command("ZINCRBY", here.key("leases"), BACK_US, peer.incarnation)
         for field in ("renewed", "steady"):
@@ -34,7 +34,7 @@ def step_back(here: Site, *peers: Peer) -> None:
 
 
 def put_ahead(here: Site, id: str) -> int:
-    """Move the fence and the last time of a record into the future, where a server whose clock was ahead wrote them."""
+    """Move the fence and the last time of a record into the future, as if the clock of the server had been ahead."""
     key = here.key(f"i:{id}")
     with redis.Redis(port=here.server.port) as client:
         raw = bytearray(cast(bytes, client.get(key)))
@@ -45,7 +45,7 @@ def put_ahead(here: Site, id: str) -> int:
 
 
 async def taken_back(store: LuaStore, reaper: Peer) -> list[Reaped]:
-    """Renew and reap as a node does, until something was taken back."""
+    """Renew and reap as a node does, until a claim was taken back."""
     reaped: list[Reaped] = []
 
     async def is_reaped() -> bool:
@@ -59,7 +59,7 @@ async def taken_back(store: LuaStore, reaper: Peer) -> list[Reaped]:
 
 @pytest.mark.parametrize("witness", [True, False])
 async def test_a_dead_node_is_reaped_in_its_ttl(site: MakeSite, witness: bool) -> None:
-    """Also where no node lived while the clock stepped back, and one joins later."""
+    """No node lived while the clock stepped back; a node joins later."""
     here = site()
     store = await here.open()
     dead = await here.join(store, TTL_US)
@@ -105,7 +105,7 @@ async def test_a_dead_leader_is_followed_in_its_ttl(site: MakeSite) -> None:
 
 
 async def test_a_repeated_enqueue_of_a_slow_clients_instance_is_known(site: MakeSite) -> None:
-    """Its id says that it was made long ago; the server knows when it came in."""
+    """The time in the id is long ago; the server uses its own creation time."""
     here = site()
     here.make = Factory(ShiftedClock(-3600))
     store = await here.open(limits=StoreLimits(max_final_per_kind=1))
@@ -121,7 +121,7 @@ async def test_a_repeated_enqueue_of_a_slow_clients_instance_is_known(site: Make
 
 
 async def test_who_was_cut_off_itself_marks_nobody_dead(site: MakeSite) -> None:
-    """A node that comes back within its own lease, but late, cannot tell from an outage that others did not renew."""
+    """A node that returns late, but within its lease, cannot distinguish dead peers from an outage."""
     here = site()
     store = await here.open()
     mortal, reaper = await here.join(store, TTL_US), await here.join(store, 5 * TTL_US)
@@ -176,7 +176,7 @@ async def test_terms_and_revisions_only_grow(site: MakeSite) -> None:
 
 
 class SlowClock(ShiftedClock):
-    """A clock by which answers come late: it goes ahead so many seconds between two looks."""
+    """A clock that advances by these seconds between two reads, so that answers seem late."""
 
     def __init__(self, ahead: float, *, late: Sequence[float]) -> None:
         super().__init__(ahead)
@@ -191,7 +191,7 @@ class SlowClock(ShiftedClock):
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_no_renewal_makes_less_known_of_the_clock(site: MakeSite, seed: int) -> None:
-    """The difference lies between the two that each renewal leaves possible, however late the later ones come."""
+    """The estimate stays within the bounds of every renewal, even if later renewals are slow."""
     here = site()
     chance = random.Random(seed)
     peer = await here.join(await here.open())

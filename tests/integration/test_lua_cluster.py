@@ -1,4 +1,4 @@
-"""A namespace in a real cluster of three shards: the contract, and what happens while its slot moves."""
+"""A namespace in a real cluster of three shards: the contract, also while its slot moves."""
 
 import asyncio
 import uuid
@@ -54,7 +54,7 @@ class OnCluster(StoreSuite):
 
 @on_cluster("redis")
 class TestRedisCluster(OnCluster, QueueRules, HintRules, LivenessRules, ElectionRules):
-    """Rules that use each way in which redis-py calls a cluster."""
+    """Rules that use each kind of call of redis-py to a cluster."""
 
 
 @on_cluster("valkey")
@@ -74,7 +74,7 @@ class TestValkeyCluster(
     OverlapRules,
     ElectionRules,
 ):
-    """The rules that between them run every script."""
+    """Rules that together run every script."""
 
 
 @pytest.fixture(params=KINDS)

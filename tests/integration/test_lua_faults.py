@@ -1,4 +1,4 @@
-"""What only Redis and Valkey can do to a store: restarts, full memory, lost scripts, foreign values, lost answers."""
+"""Faults of Redis and Valkey: restarts, full memory, lost scripts, foreign values, lost answers."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def test_calls_wait_for_a_server_that_restarts(site: MakeSite) -> None:
     ]
     done, _ = await asyncio.wait([asyncio.ensure_future(call) for call in calls], timeout=0.3)
     assert not done
-    with pytest.raises(StoreUnavailableError):  # who may take back has to be asked anew
+    with pytest.raises(StoreUnavailableError):  # the reaper must check its own lease again
         await store.reap(10, reaper=peer.incarnation)
     here.server.start()
     taken, added, acks, cancelled = await asyncio.gather(*calls)
@@ -179,7 +179,7 @@ async def test_a_full_server_takes_no_more_but_finishes_all(site: MakeSite) -> N
     assert len(await store.enqueue(here.make.instances(20, spec=b"x" * 5_000))) == 20
 
 
-# -- values that are not ours
+# -- foreign values
 
 
 @pytest.mark.parametrize("harm", ["text", "hash", "gone", "cut", "no arguments"])
@@ -293,7 +293,7 @@ async def test_a_driver_sends_nothing_twice(site: MakeSite) -> None:
     assert stats["cmdstat_evalsha"]["calls"] == 1
 
 
-# -- what a server promises, what it keeps
+# -- capabilities of a server, and its memory
 
 
 @with_each_driver
@@ -417,7 +417,7 @@ async def test_rubbish_among_the_delayed_is_set_aside(site: MakeSite) -> None:
 
 
 def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
-    """All GLIDE clients of a process are served by the loop of the first; ours must not die with it."""
+    """The event loop of the first GLIDE client serves all clients of a process; ours must survive its end."""
     script = load_scripts().nodes
 
     def new_driver() -> GlideDriver:

@@ -1,4 +1,4 @@
-"""Sets of kinds on Redis and Valkey: their indexes, how they come and go, and the time that a script takes."""
+"""Sets of kinds on Redis and Valkey: their indexes, their life, and the cost of scripts."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -54,7 +54,7 @@ return found
 
 
 def indexes(here: Site, prefix: str) -> dict[str, set[str]]:
-    """Set of kinds → entries, of the indexes of heads as stored; `prefix` is "head" or "shead"."""
+    """Set of kinds → entries of its stored index of heads; `prefix` is "head" or "shead"."""
     return {
         key.split(":")[-1]: set(cast("list[str]", here.server.command("EVAL", INDEX, 1, key)))
         for key in keys(here, f"{prefix}:")
@@ -72,10 +72,10 @@ def members(here: Site, command: str, key: str) -> set[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_an_index_tells_the_head_of_each_queue(  # noqa: C901  # its steps share what is held
+async def test_an_index_tells_the_head_of_each_queue(  # noqa: C901  # its steps share the claims
     site: MakeSite, seed: int
 ) -> None:
-    """Whatever is done, in whatever order, by nodes of two large sets and a small one."""
+    """Random operations of nodes with two large sets and a small one."""
     here = site()
     chance = random.Random(seed)
     store = await here.open()
@@ -118,7 +118,7 @@ async def test_an_index_tells_the_head_of_each_queue(  # noqa: C901  # its steps
         await replace(place)
 
     async def die() -> None:
-        """What it held becomes suspect when that happens to it again."""
+        """Its instances become suspects when they are lost a second time."""
         place = chance.randrange(len(peers))
         held.extend((peers[place], one) for one in await peers[place].take(20))
         here.server.command("ZADD", here.key("leases"), 1, peers[place].incarnation)
@@ -235,7 +235,7 @@ async def test_kinds_are_forgotten_with_their_last_instance_and_node(site: MakeS
 
 
 async def test_a_set_is_registered_again_where_it_was_forgotten(site: MakeSite) -> None:
-    """By the same store, which believes that it is registered, and while another one forgets it."""
+    """By the same store, which has the registration cached, and while another store forgets the set."""
     here = site()
     store = await here.open()
     kinds = names(700)
@@ -281,7 +281,7 @@ async def test_a_set_of_which_the_server_lost_a_part_is_sent_again(site: MakeSit
 
 
 async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> None:
-    """Counted in the commands of each script, as the time depends on the machine."""
+    """The test counts the commands of each script, as the time depends on the machine."""
     here = site()
     store = await here.open()
     kinds = names(MANY)
@@ -321,7 +321,7 @@ async def test_no_script_takes_long_at_ten_thousand_kinds(site: MakeSite) -> Non
 
 
 def asked(words: Sequence[str]) -> int:
-    """How many entries a script asks for with a command; all that there are count as very many."""
+    """The number of entries that a command reads; an unbounded read counts as very many."""
     if words[0] != "ZRANGE":
         return 0
     if "LIMIT" in words:
@@ -333,7 +333,7 @@ def asked(words: Sequence[str]) -> int:
 
 @pytest.mark.parametrize("count", [1, 10, 100])
 async def test_a_page_costs_what_it_holds_and_one_look_at_each_index(site: MakeSite, count: int) -> None:
-    """Whether its ids are in few of the indexes or in all of them, and on whichever side it begins."""
+    """For ids in few indexes or in all of them, and from both ends."""
     here = site()
     store = await here.open()
     kinds = names(60)
@@ -374,7 +374,7 @@ async def test_dead_idle_nodes_of_one_set_keep_no_hint_from_another(site: MakeSi
 
 
 async def test_clearing_sweeps_a_namespace_of_many_kinds(site: MakeSite) -> None:
-    """Entries without a record are left behind by damage; clearing takes them, and nothing else."""
+    """Damage leaves entries without a record; only clearing removes them."""
     here = site()
     store = await here.open()
     kinds = names(1_000)

@@ -1,4 +1,4 @@
-"""What damage, nodes that are gone and late calls leave behind goes, at the latest by itself."""
+"""Leftovers of damage, of nodes that are gone and of late calls are removed or expire."""
 
 from peerjob.model.query import Query
 from peerjob.model.record import Ack, Action
@@ -24,7 +24,7 @@ async def test_a_lookup_takes_what_was_set_aside_out_of_the_index_of_its_tag(sit
 
 
 async def test_waiters_that_are_gone_are_forgotten(site: MakeSite) -> None:
-    """Also by an instance that waits for ever, while one node after the other waits for it."""
+    """An instance that never ends does not collect the nodes that waited for it, one after the other."""
     here = site()
     store = await here.open()
     (late,) = here.make.instances(1, delay_us=3_600_000_000)

@@ -1,4 +1,4 @@
-"""What later releases add: members of the delayed set that begin with `@` stay and count nowhere; tails are bounded."""
+"""Data of later releases: delayed members that begin with `@` stay and are not counted; tails are bounded."""
 
 import struct
 from typing import cast
@@ -12,7 +12,7 @@ from support.lua_site import MakeSite, Site
 
 
 def reserve(here: Site, count: int, at: int = 1) -> None:
-    """Put so many members of a later release among the delayed, all of them long due."""
+    """Add members of a later release to the delayed ones, all of them long due."""
     words = [word for n in range(count) for word in (str(at), f"@stripe:{n:05d}")]
     here.server.command("ZADD", here.key("delayed"), *words)
 
@@ -24,7 +24,7 @@ def reserved(here: Site) -> int:
 
 
 async def test_they_hide_nothing_that_falls_due(site: MakeSite) -> None:
-    """More of them than a claim moves."""
+    """There are more members than a claim moves."""
     here = site()
     store = await here.open()
     peer, other = await here.join(store), await here.join(store)
@@ -60,7 +60,7 @@ async def test_they_count_nowhere_and_no_clearing_removes_them(site: MakeSite) -
     found = (await store.lookup(Query())).records
     await store.cancel([found[0].id], request=here.make.request())
     assert (await store.health()).delayed == 2
-    # a member of a foreign kind is left behind by a damaged record, and goes
+    # a damaged record has left a member of an unknown kind, which is removed
     here.server.command("ZADD", here.key("delayed"), 1, f"{here.make.id()}-5:gone")
     await store.clear()
     health = await store.health()

@@ -1,4 +1,4 @@
-"""What only Redis and Valkey can do to schedules: full memory, foreign values, lost answers, their clock."""
+"""Faults of Redis and Valkey that concern schedules: full memory, foreign values, lost answers, clock steps."""
 
 import asyncio
 import logging
@@ -20,20 +20,20 @@ from support.waiting import PATIENCE
 
 HOUR = 3_600.0
 LOOKS = 5
-"""Renewals of which one, at least, is answered quickly."""
+"""Renewals, at least one of which is answered quickly."""
 Call = Callable[[], Awaitable[object]]
 rules = ScheduleSuite()
 
 
 async def made(store: Store, number: int, overlap: Overlap, name: str = "s") -> str:
-    """Fire, and answer the instance that was made."""
+    """Fire, and return the new instance."""
     record = await rules.fired(store, number, name=name, overlap=overlap, queue_limit=5)
     assert record.instance
     return record.instance
 
 
 async def slot_of(store: Store, name: str = "s") -> list[str]:
-    """Who has a slot, and who waits for it."""
+    """The holder of a slot, and the waiting instances."""
     row = await rules.row(store, name)
     return [row.holder, *row.parked]
 
@@ -73,11 +73,11 @@ async def test_a_full_server_accounts_for_times_but_makes_no_instance(site: Make
     await elections.close()
 
 
-# -- values that are not ours
+# -- foreign values
 
 
 async def fails_unchanged(here: Site, foreign: str, *calls: Call) -> None:
-    """Put a foreign value where a key is: whatever needs it fails, and writes nothing."""
+    """Replace a key by a foreign value: a call that needs the key fails, and writes nothing."""
     with here.foreign(foreign):
         before = here.dump()
         for call in calls:

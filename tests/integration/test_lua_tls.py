@@ -1,4 +1,4 @@
-"""Redis and Valkey with TLS: each connection that a store opens is as its URL says."""
+"""Redis and Valkey with TLS: each connection of a store follows its URL."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -17,7 +17,7 @@ from support.servers import ServerKind, StartServer, free_port
 async def test_a_server_that_wants_certificates_is_served_on_each_connection(
     kind: ServerKind, start_server: StartServer, signed: Certificates
 ) -> None:
-    """Many calls at a time, hints, the lease and the leadership have connections of their own."""
+    """Many calls at a time, hints, the lease and the leadership each have their own connections."""
     port = free_port()
     files = ("--tls-cert-file", signed.server_cert, "--tls-key-file", signed.server_key)
     config = ("--tls-port", port, *files, "--tls-ca-cert-file", signed.ca, "--tls-auth-clients", "yes")

@@ -55,7 +55,7 @@ class Conformance(OnUrl, StoreConformance):
 
 
 class TestMemory(OnUrl, HintRules, LivenessRules):
-    """The memory store on the machine's own clock, held to what waits; the unit tests hold it to everything."""
+    """The memory store on the system's clock, with the rules that wait; the unit tests have all rules."""
 
     @pytest.fixture(autouse=True)
     def _url(self) -> None:
@@ -99,7 +99,7 @@ class TestEtcd(Conformance):
 
 
 class TestEtcdCluster(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
-    """An etcd of three members, held to what more than one may break first."""
+    """An etcd of three members, with the rules that several members may break."""
 
     short_ttl = 2.0
 
@@ -110,7 +110,7 @@ class TestEtcdCluster(OnUrl, OwnershipRules, IdempotencyRules, ElectionRules):
 
 @pytest.mark.soak
 class TestWholeEtcdCluster(Conformance):
-    """An etcd of three members, held to everything."""
+    """An etcd of three members, with all rules."""
 
     short_ttl = 2.0
 
@@ -121,7 +121,7 @@ class TestWholeEtcdCluster(Conformance):
 
 @pytest.mark.soak
 class TestConfirmedByDisk(Conformance):
-    """A Redis that confirms each promised step when its disk has it."""
+    """A Redis that confirms a step when its disk has it."""
 
     @pytest.fixture(autouse=True)
     def _url(self, disk_server: Server) -> None:
@@ -130,7 +130,7 @@ class TestConfirmedByDisk(Conformance):
 
 @pytest.mark.soak
 class TestConfirmedByReplica(Conformance):
-    """A Valkey that confirms each promised step when a replica has it."""
+    """A Valkey that confirms a step when a replica has it."""
 
     @pytest.fixture(autouse=True)
     def _url(self, replicated_server: Server) -> None:

@@ -1,4 +1,4 @@
-"""A store that comes back empty while nodes live: what they need of it is there again, without a restart."""
+"""A store that loses its data while nodes live: the nodes restore what they need, without a restart."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ DAILY = Job("daily", report, cron="0 3 * * *")
 
 @pytest.fixture(params=["redis", "valkey", "etcd"])
 def server(request: pytest.FixtureRequest, start_server: StartServer, start_etcd: StartEtcd) -> Server | EtcdServer:
-    """A store that keeps nothing when it is `emptied`."""
+    """A store that loses all data when it is `emptied`."""
     if request.param == "etcd":
         return start_etcd(config=SHORT_LEASES)
     return start_server(request.param)
@@ -32,7 +32,7 @@ def server(request: pytest.FixtureRequest, start_server: StartServer, start_etcd
 
 @pytest.fixture
 def emptied(server: Server | EtcdServer) -> Callable[[], None]:
-    """Ends the server, and starts it anew without its data."""
+    """Stops the server, and starts it without its data."""
 
     def empty() -> None:
         server.kill()

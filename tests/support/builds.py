@@ -42,7 +42,7 @@ def extend(store: KVStore, namespace: str) -> None:
 
 
 async def kept(store: Store, id: str) -> bytes | None:
-    """What a record has from the later release, byte for byte; None if there is no record."""
+    """The bytes of the later release in a record; None if there is no record."""
     if isinstance(store, LuaStore):
         private: Any = store
         ((raw, _),) = await private._driver.run((load_scripts().read, (1 << 20, id)))
@@ -54,7 +54,7 @@ async def kept(store: Store, id: str) -> bytes | None:
 
 
 def written(store: Store) -> bytes:
-    """What the later release adds to each record."""
+    """The bytes that the later release adds to each record."""
     return TAIL if isinstance(store, LuaStore) else EXTRA
 
 

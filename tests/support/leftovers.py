@@ -1,4 +1,4 @@
-"""What a namespace holds though nothing owns it, once no node lives and every instance was removed."""
+"""Leftovers: data of a namespace that nothing owns, after all nodes have left and all instances were removed."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -28,13 +28,13 @@ _OF_STORE = {
     "leader",
     "aside",
 }
-"""The same, by the first part of a key, on a key-value store."""
+"""The same on a key-value store, by the first part of a key."""
 _HEADS = {"head", "count", "group", "groups"}
 """Of kinds; retention removes them when they have not been used for a while."""
 
 
 async def leftovers_of(store: Store) -> Sequence[str]:
-    """Keys that should be gone; those that expire by themselves are none."""
+    """Keys that should be gone; keys that expire by themselves do not count."""
     private: Any = store
     if isinstance(store, LuaStore):
         return await _on_server(store.url, prefix(private._namespace))

@@ -1,4 +1,4 @@
-"""A Redis or Valkey server of a test's own with stores on it, and a connection that loses answers."""
+"""A Redis or Valkey server for one test, stores on it, and a connection that loses answers."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from support.servers import Server
 
 @dataclass
 class Site:
-    """A server of the test's own, and stores on it."""
+    """A server for one test, and stores on it."""
 
     server: Server
     cleanup: AsyncExitStack
@@ -65,7 +65,7 @@ class Site:
         return {str(key) for key in found}
 
     def dump(self) -> dict[str, str]:
-        """What every key holds, digested by the server; in whatever order it keeps the fields of a hash."""
+        """The value of every key as a digest of the server, independent of the order of a hash."""
         keys = sorted(self.all_keys())
         digests = self.server.command("DEBUG", "DIGEST-VALUE", *keys)
         assert isinstance(digests, list)
@@ -73,7 +73,7 @@ class Site:
 
     @contextlib.contextmanager
     def foreign(self, rest: str) -> Generator[None]:
-        """Meanwhile a value that is not ours is where a key was."""
+        """A context in which a foreign value replaces a key."""
         key = self.key(rest)
         self.server.command("COPY", key, f"{key}-saved", "REPLACE")
         self.server.command("DEL", key)
@@ -87,7 +87,7 @@ class Site:
 MakeSite = Callable[..., Site]
 
 with_each_driver = pytest.mark.parametrize("site", ["redis", "valkey"], indirect=True)
-"""For what a client may get wrong: scripts are the same on Redis and on Valkey, as the conformance suite shows."""
+"""For faults of a client: the scripts behave the same on Redis and Valkey, as the conformance suite shows."""
 
 
 class CuttingProxy:
@@ -145,7 +145,7 @@ class CuttingProxy:
 
 
 def first_layout_record(*, kind: str = "work", key: str = "", at_us: int = 1, slot: str = "") -> bytes:
-    """A Scheduled instance, byte for byte as the first release wrote it; with a slot, as later ones do."""
+    """A Scheduled instance, byte for byte as the first release wrote it; with a slot as in later releases."""
 
     def sized(*texts: bytes) -> bytes:
         return b"".join(struct.pack(">I", len(text)) + text for text in texts)

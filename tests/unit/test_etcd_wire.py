@@ -1,4 +1,4 @@
-"""Requests to etcd are put together byte by byte, and mean what protobuf would have made of them."""
+"""Requests to etcd are encoded by hand; protobuf decodes them as intended."""
 
 from collections.abc import Sequence
 from typing import Any

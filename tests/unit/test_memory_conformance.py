@@ -1,4 +1,4 @@
-"""The memory store keeps the contract, on virtual time, in transactions that etcd would take."""
+"""The memory store keeps the contract, on virtual time, with transactions that etcd would accept."""
 
 from collections.abc import Awaitable, Sequence
 from functools import cached_property
@@ -57,7 +57,7 @@ class TestMemory(StoreConformance):
 
 
 class TestGroupedKinds(TestMemory):
-    """The same for nodes that have so many kinds that they claim through indexes of queues."""
+    """The same for nodes with so many kinds that they claim through indexes of queues."""
 
     @pytest.fixture(autouse=True)
     def _no_few_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:

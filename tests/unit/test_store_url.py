@@ -35,7 +35,7 @@ async def test_a_url_that_cannot_be_read_is_no_surprise_to_a_diagnosis() -> None
     ("url", "shown"),
     [
         ("redis://h:1/2?cluster=true", "redis://h:1/2?cluster=true"),
-        ("redis://u@h", "redis://***@h"),  # as often a password in the wrong place
+        ("redis://u@h", "redis://***@h"),  # it may be a password in the wrong place
         ("redis://u:p@h:1/2", "redis://u:***@h:1/2"),
         ("etcd://u:p@a:1,b:2?quota=1", "etcd://u:***@a:1,b:2?quota=1"),
         ("redis://:a@b@h", "redis://:***@h"),
