@@ -40,6 +40,6 @@ class ServerCpu:
         replies: Sequence[Reply] = await self._run(*calls)
         spent = max(0.0, await self._read() - before - self._idle_ms)
         self.spent_ms += spent
-        name = "+".join(script.name for script, _ in calls)
+        name = "+".join(name for name, _ in calls)
         self.longest_ms[name] = max(self.longest_ms.get(name, 0), spent)
         return list(replies)

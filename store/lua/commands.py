@@ -11,7 +11,7 @@ from peerjob.model.record import MAX_BATCH, StoreLimits
 from peerjob.store.retry import LOGGER, CallRetry
 
 from .driver import Driver
-from .script import Argument, Call, Reply, Script, load_scripts
+from .script import Argument, Call, Reply
 
 MAX_REPLY_BYTES = 1 << 20
 """The reply of a script ends after this many bytes, so that a call occupies the server only briefly."""
@@ -29,10 +29,9 @@ class LuaCommands:
         self._namespace = namespace
         self._limits = limits
         self._clock = clock
-        self._scripts = load_scripts()
         self._retry = CallRetry(clock=clock, retry_for=retry_for)
 
-    async def _run(self, script: Script, *arguments: Argument) -> Reply:
+    async def _run(self, script: str, *arguments: Argument) -> Reply:
         """Run one script, with retries while the server is away."""
         (reply,) = await self._retry(lambda: self._driver.run((script, arguments)))
         return reply

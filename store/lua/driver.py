@@ -93,7 +93,7 @@ class Driver(ABC):
         durability = self._address.durability
         if durability is None:
             return await self.run(*calls), ""
-        commands = [*self._evalshas([*calls, (self._scripts.confirm, ())]), durability.command]
+        commands = [*self._evalshas([*calls, ("confirm", ())]), durability.command]
         async with self._durable_room:
             *replies, waited = await self._evaluate(commands, self._call_timeout + durability.timeout, alone=True)
         return self._checked(replies)[:-1], durability.missing(waited)
@@ -145,14 +145,15 @@ class Driver(ABC):
             replies = await self._send(commands, timeout, alone=alone)
         if any(isinstance(reply, Exception) and self._cause(reply) is Cause.NO_SCRIPT for reply in replies):
             # all of them again: a script must not run before the one in front of it, and each repeats its answer
-            loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.all()]
+            loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
             self._checked(await self._send(loads, self._call_timeout))
             replies = await self._send(commands, timeout, alone=alone)
         return replies
 
     def _evalshas(self, calls: Sequence[Call]) -> list[tuple[Argument, ...]]:
         keys = self._declared
-        return [("EVALSHA", script.sha, len(keys), *keys, *arguments) for script, arguments in calls]
+        scripts = self._scripts
+        return [("EVALSHA", scripts[name].sha, len(keys), *keys, *arguments) for name, arguments in calls]
 
     def _checked(self, replies: list[Any]) -> list[Reply]:
         for reply in replies:

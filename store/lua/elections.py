@@ -21,7 +21,7 @@ class LuaElections(SeparateClient):
     async def campaign(self, candidate: Candidate, *, ttl_us: int) -> Leader:
         self._timeout = ttl_us / 5_000_000
         reply = await self._run(
-            self._scripts.campaign,
+            "campaign",
             candidate.incarnation,
             candidate.name,
             ttl_us,
@@ -32,10 +32,10 @@ class LuaElections(SeparateClient):
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
         # `refused` needs no care: the next term is above every term that this server has seen
-        await self._run(self._scripts.resign, incarnation, timeout=self._timeout)
+        await self._run("resign", incarnation, timeout=self._timeout)
 
     async def leader(self) -> Leader | None:
-        reply = await self._run(self._scripts.leader, timeout=self._timeout)
+        reply = await self._run("leader", timeout=self._timeout)
         return _leader(reply) if reply else None
 
     async def changed(self, timeout: float) -> bool:

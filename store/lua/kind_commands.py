@@ -52,7 +52,7 @@ class LuaKindCommands(LuaCommands):
             part = kinds[start : start + _PART_SIZE]
             is_last = start + _PART_SIZE >= len(kinds)
             name, is_done = await self._run(
-                self._scripts.register, incarnation, digest.hexdigest()[:16], len(kinds), int(is_last), *part
+                "register", incarnation, digest.hexdigest()[:16], len(kinds), int(is_last), *part
             )
             if is_done or not name:
                 return str(name, "ascii")

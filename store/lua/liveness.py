@@ -14,9 +14,7 @@ class LuaLiveness(SeparateClient):
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
         sent_us = self._clock.time_us()
-        reply = await self._run(
-            self._scripts.renew, incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000
-        )
+        reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000)
         if not reply:
             return Renewed(dead=True)
         now, held, cancelled = reply

@@ -31,8 +31,8 @@ class LuaNodeCommands(LuaCommands):
         """Incarnation → time of its latest NodeInfo, and the NodeInfo."""
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
-        reply = await self._run(self._scripts.join, node.incarnation, node.name, msgspec.msgpack.encode(node), ttl_us)
-        while previous is not None and await self._run(self._scripts.forgive, previous) > 0:
+        reply = await self._run("join", node.incarnation, node.name, msgspec.msgpack.encode(node), ttl_us)
+        while previous is not None and await self._run("forgive", previous) > 0:
             pass
         return int(reply)
 
@@ -40,7 +40,7 @@ class LuaNodeCommands(LuaCommands):
         returned: int = 0
         while True:
             count, is_all, set_aside = await self._run(
-                self._scripts.leave,
+                "leave",
                 incarnation,
                 MAX_HANDED_BACK,
                 self._limits.retention_us,
@@ -55,7 +55,7 @@ class LuaNodeCommands(LuaCommands):
         limits = self._limits
         arguments = (min(limit, MAX_BATCH), reaper, limits.retention_us, limits.max_final_per_kind)
         # no retry: the reaper may have lost its own lease when the server is back
-        (reply,) = await self._driver.run((self._scripts.reap, arguments))
+        (reply,) = await self._driver.run(("reap", arguments))
         log_set_aside(reply[0])
         fields = iter(reply[1:])
         return [
@@ -64,7 +64,7 @@ class LuaNodeCommands(LuaCommands):
         ]
 
     async def nodes(self) -> list[NodeView]:
-        fields = iter(await self._run(self._scripts.nodes))
+        fields = iter(await self._run("nodes"))
         alive = list(zip(*[fields] * 5, strict=True))
         await self._refresh_shown([(name, shown) for name, shown, *_ in alive])
         views: list[NodeView] = []
@@ -85,7 +85,7 @@ class LuaNodeCommands(LuaCommands):
         self._shown = {name: known[name] for name, shown in alive if name in known and known[name][0] == shown}
         new = [name for name, _ in alive if name not in self._shown]
         while new:
-            found = await self._run(self._scripts.shown, MAX_REPLY_BYTES, *new[:MAX_BATCH])
+            found = await self._run("shown", MAX_REPLY_BYTES, *new[:MAX_BATCH])
             for name, info, shown in zip(new, found[::2], found[1::2], strict=False):
                 try:
                     if info is not None:  # None: it left meanwhile
@@ -96,13 +96,11 @@ class LuaNodeCommands(LuaCommands):
 
     async def publish_kinds(self, kinds: Sequence[str]) -> None:
         check_batch(kinds)
-        await self._run(self._scripts.publish_kinds, self._limits.kinds_kept_us, *kinds)
+        await self._run("publish_kinds", self._limits.kinds_kept_us, *kinds)
 
     async def published_kinds(self, kinds: Sequence[str]) -> list[bool]:
         check_batch(kinds)
-        return [
-            bool(known) for known in await self._run(self._scripts.published_kinds, self._limits.kinds_kept_us, *kinds)
-        ]
+        return [bool(known) for known in await self._run("published_kinds", self._limits.kinds_kept_us, *kinds)]
 
     async def next_hints(self, incarnation: str, timeout: float) -> list[Hint]:
         key = wake_list(self._namespace, incarnation)
@@ -110,4 +108,4 @@ class LuaNodeCommands(LuaCommands):
         return [Hint(_HINTS[text[0]], text[1:]) for text in map(bytes.decode, found)]
 
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
-        await self._run(self._scripts.watch_changes, incarnation, round(ttl * 1_000_000))
+        await self._run("watch_changes", incarnation, round(ttl * 1_000_000))

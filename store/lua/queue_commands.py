@@ -32,11 +32,11 @@ class LuaQueueCommands(LuaKindCommands):
         for one in instances:
             check_id(one.id)
         plain = plain_arguments(instances[0], node) if self._use_cheap_script and len(instances) == 1 else None
-        if plain is not None and (await self._run_durably((self._scripts.enqueue_one, plain)))[0]:
+        if plain is not None and (await self._run_durably(("enqueue_one", plain)))[0]:
             return [Enqueued(instances[0].id, True)]
         answers: list[Enqueued] = []
         for part in _by_kinds(instances):
-            (reply,) = await self._run_durably((self._scripts.enqueue, enqueue_arguments(part, node)))
+            (reply,) = await self._run_durably(("enqueue", enqueue_arguments(part, node)))
             self._use_cheap_script = reply == 1
             answers += _enqueued(part, reply)
         return answers
@@ -67,7 +67,7 @@ class LuaQueueCommands(LuaKindCommands):
             return [], await self._claim(incarnation, "turn-claim", request, want)
         set_name = await self._set_for(incarnation, want)
         claim = claim_arguments(incarnation, "turn-claim", request, set_name, want)
-        committed, found = await self._commit(outcomes, commit, (self._scripts.claim, claim))
+        committed, found = await self._commit(outcomes, commit, ("claim", claim))
         if self._knows_set(incarnation, found):
             return _acks(committed), _claimed(found)
         return _acks(committed), await self._claim(incarnation, "turn-claim", request, want)
@@ -76,9 +76,7 @@ class LuaQueueCommands(LuaKindCommands):
         check_batch(ids)
         if not ids:
             return []
-        ((set_aside, *states),) = await self._run_durably(
-            (self._scripts.cancel, (node, request, self._limits.retention_us, *ids))
-        )
+        ((set_aside, *states),) = await self._run_durably(("cancel", (node, request, self._limits.retention_us, *ids)))
         log_set_aside(set_aside)
         return [State(state) if state else None for state in states]
 
@@ -91,23 +89,21 @@ class LuaQueueCommands(LuaKindCommands):
             limits.max_log_bytes,
             *[pack_line(line) for line in lines],
         )
-        (added,) = await self._driver.run((self._scripts.add_lines, arguments))
+        (added,) = await self._driver.run(("add_lines", arguments))
         return bool(added)
 
     async def _claim(self, incarnation: str, command: str, request: str, want: Want) -> Claimed:
         while True:
             set_name = await self._set_for(incarnation, want)
-            found = await self._run(
-                self._scripts.claim, *claim_arguments(incarnation, command, request, set_name, want)
-            )
+            found = await self._run("claim", *claim_arguments(incarnation, command, request, set_name, want))
             if self._knows_set(incarnation, found):
                 return _claimed(found)
 
     async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
         """Commit, and run further calls behind it in the same round trip."""
         if any(outcome.action not in _UNCONFIRMED for outcome in outcomes):
-            return await self._run_durably((self._scripts.commit, arguments), *calls)
-        return await self._retry(lambda: self._driver.run((self._scripts.commit, arguments), *calls))
+            return await self._run_durably(("commit", arguments), *calls)
+        return await self._retry(lambda: self._driver.run(("commit", arguments), *calls))
 
     def _commit_arguments(
         self, incarnation: str, command: str, request: str, outcomes: Sequence[Outcome]

@@ -35,7 +35,7 @@ class LuaReadCommands(LuaCommands):
         check_batch(ids)
         if not ids:
             return []
-        states, *pairs = await self._run(self._scripts.watch_final, incarnation, MAX_REPLY_BYTES, *ids)
+        states, *pairs = await self._run("watch_final", incarnation, MAX_REPLY_BYTES, *ids)
         found: list[Record | State | None] = [State(state) if state in _STATES else None for state in states]
         final = [n for n, one in enumerate(found) if isinstance(one, State) and one.is_final][: len(pairs) // 2]
         for n, record in zip(final, await self._records([ids[n] for n in final], pairs), strict=True):
@@ -57,7 +57,7 @@ class LuaReadCommands(LuaCommands):
 
     async def logs(self, id: str, *, cursor: str | None = None, limit: int = 1000) -> LogPage:
         start = "0" if cursor is None else check_cursor(cursor, _LOG_CURSOR)
-        dropped, after, lines = await self._run(self._scripts.logs, id, start, limit, MAX_REPLY_BYTES)
+        dropped, after, lines = await self._run("logs", id, start, limit, MAX_REPLY_BYTES)
         readable: list[LogLine] = []
         for raw in lines:
             try:
@@ -72,7 +72,7 @@ class LuaReadCommands(LuaCommands):
         for part in parts:
             cursor: Argument = "0"
             while True:
-                cursor, *found = await self._run(self._scripts.due, cursor, MAX_LOOKUPS // 2, *part)
+                cursor, *found = await self._run("due", cursor, MAX_LOOKUPS // 2, *part)
                 due |= {kind.decode(): count for kind, count in zip(found[::2], found[1::2], strict=True) if count}
                 if cursor == b"0":
                     break
@@ -83,7 +83,7 @@ class LuaReadCommands(LuaCommands):
         cursor: Argument = "0"
         while True:
             cursor, delayed, nodes, undecodable, *kinds = await self._run(
-                self._scripts.health, cursor, MAX_LOOKUPS // len(_INDEXED)
+                "health", cursor, MAX_LOOKUPS // len(_INDEXED)
             )
             for kind, numbers in zip(kinds[::2], kinds[1::2], strict=True):
                 of_kind = {state: count for state, count in zip(_INDEXED, numbers, strict=True) if count}
@@ -105,7 +105,7 @@ class LuaReadCommands(LuaCommands):
         scanned: Argument = "0"
         while True:
             scanned, is_whole, has_more, *found = await self._run(
-                self._scripts.lookup,
+                "lookup",
                 what,
                 int(query.states),
                 first,
@@ -136,7 +136,7 @@ class LuaReadCommands(LuaCommands):
         records = await self._records(ids, pairs, kind=query.kind or "", indexed=True)
         if query.tag is not None and (gone := [id for id, record in zip(ids, records, strict=True) if record is None]):
             with contextlib.suppress(LayoutError):  # a release that may write the namespace does it
-                await self._run(self._scripts.untag, query.tag, *gone)
+                await self._run("untag", query.tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None
 
     async def _read(self, ids: Sequence[str], max_bytes: int | None = None) -> list[bytes | None]:
@@ -144,7 +144,7 @@ class LuaReadCommands(LuaCommands):
         pairs: list[bytes | None] = []
         size = 0
         while len(pairs) < 2 * len(ids) and (max_bytes is None or size < max_bytes):
-            some = await self._run(self._scripts.read, MAX_REPLY_BYTES, *ids[len(pairs) // 2 :])
+            some = await self._run("read", MAX_REPLY_BYTES, *ids[len(pairs) // 2 :])
             size += sum(len(part) for part in some if part is not None)
             pairs += some
         return pairs
@@ -167,7 +167,7 @@ class LuaReadCommands(LuaCommands):
             records.append(record)
         for start in range(0, len(unreadable), _MAX_SET_ASIDE):
             named = [part for one in unreadable[start : start + _MAX_SET_ASIDE] for part in one]
-            log_set_aside(await self._run(self._scripts.set_aside, *named))
+            log_set_aside(await self._run("set_aside", *named))
         return records
 
 

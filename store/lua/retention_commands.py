@@ -19,14 +19,14 @@ class LuaRetentionCommands(LuaCommands):
     """Commands that remove instances, in bounded steps."""
 
     async def expire(self, limit: int) -> int:
-        while await self._run(self._scripts.forget, MAX_BATCH):
+        while await self._run("forget", MAX_BATCH):
             pass
         removed = 0
         cursor: Argument = "0"
         while removed < limit:
             at_most = min(limit - removed, MAX_BATCH)
             count, cursor = await self._run(
-                self._scripts.expire, at_most, self._limits.max_final_per_kind, cursor, MAX_LOOKUPS // 6
+                "expire", at_most, self._limits.max_final_per_kind, cursor, MAX_LOOKUPS // 6
             )
             removed += int(count)
             if cursor == b"0":
@@ -51,19 +51,19 @@ class LuaRetentionCommands(LuaCommands):
         cursor: Argument = "0"
         while True:
             arguments = (_MAX_CLEARED, cursor, _MAX_CLEARED)
-            ((removed, cursor),) = await self._run_durably((self._scripts.clear, arguments))
+            ((removed, cursor),) = await self._run_durably(("clear", arguments))
             if not removed and cursor == b"0":
                 break
         for what in ("delayed", "slots", "watched"):
             cursor = "0"
             while cursor != b"0":
-                (cursor,) = await self._run_durably((self._scripts.sweep, (what, cursor, _MAX_CLEARED)))
+                (cursor,) = await self._run_durably(("sweep", (what, cursor, _MAX_CLEARED)))
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
         """A cursor has the cursor of the kinds, and the last id of these kinds, if any."""
         first, last = id_bounds(*filter.bounds_us(self._clock.time_us()))
         scanned, _, after = check_cursor(cursor or "0.", _CURSOR).partition(".")
         arguments = (what, f"({after}" if after else first, last, limit, scanned, MAX_LOOKUPS // _FINAL_STATES)
-        ((cleared, set_aside, scanned, after),) = await self._run_durably((self._scripts.clear_final, arguments))
+        ((cleared, set_aside, scanned, after),) = await self._run_durably(("clear_final", arguments))
         log_set_aside(set_aside)
         return cleared, None if (scanned, after) == (b"0", b"") else f"{scanned.decode()}.{after.decode()}"

@@ -61,27 +61,25 @@ class LuaScheduleCommands(LuaCommands):
             self._limits.fires_kept_us,
             b"" if put.account is None else _encode(put.account),
         )
-        (reply,) = await self._run_durably((self._scripts.put_schedule, arguments))
+        (reply,) = await self._run_durably(("put_schedule", arguments))
         return _row(reply)
 
     async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
         arguments = (name, "" if expected is None else expected, MAX_REMOVALS, request)
-        (reply,) = await self._run_durably((self._scripts.remove_schedule, arguments))
+        (reply,) = await self._run_durably(("remove_schedule", arguments))
         return bool(reply)
 
     async def get_schedules(self, names: Sequence[str]) -> list[ScheduleRow | None]:
         check_count(names, "schedules")
         rows: list[ScheduleRow | None] = []
         while len(rows) < len(names):
-            rows += map(
-                _readable_row, await self._run(self._scripts.get_schedules, MAX_REPLY_BYTES, *names[len(rows) :])
-            )
+            rows += map(_readable_row, await self._run("get_schedules", MAX_REPLY_BYTES, *names[len(rows) :]))
         return rows
 
     async def changed_schedules(self, revision: int, *, limit: int = MAX_SCHEDULES) -> SchedulePage:
         since, loaded = divmod(-revision, _LOADING) if revision < 0 else (revision, "")
         reset, began, upto, more, *rows = await self._run(
-            self._scripts.changed_schedules, since, loaded, min(limit, MAX_SCHEDULES), MAX_REPLY_BYTES
+            "changed_schedules", since, loaded, min(limit, MAX_SCHEDULES), MAX_REPLY_BYTES
         )
         return SchedulePage(
             rows=tuple(filter(None, map(_readable_row, rows))),
@@ -107,7 +105,7 @@ class LuaScheduleCommands(LuaCommands):
             arguments += _fire_arguments(fire, term, node)
         # without a new instance, a full memory is no reason to refuse
         has_instances = any(fire.instance is not None for fire in fires)
-        script = self._scripts.fire if has_instances else self._scripts.account
+        script = "fire" if has_instances else "account"
         (replies,) = await self._run_durably((script, arguments))
         return [
             FireAnswer(status=_STATUSES[status], record=_decode(record) if record else None)
@@ -128,7 +126,7 @@ class LuaScheduleCommands(LuaCommands):
         told = "0"
         if cursor is not None:
             last, _, told = check_cursor(cursor, _FIRE_CURSOR).partition(":")
-        at, told, more, *records = await self._run(self._scripts.fires, name, first, last, told, min(limit, MAX_FIRES))
+        at, told, more, *records = await self._run("fires", name, first, last, told, min(limit, MAX_FIRES))
         return FirePage(tuple(_readable_records(records)), f"{at.decode()}:{told}" if more else None)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,26 +15,10 @@ from peerjob.store.fire_rules import KEY_TAKEN, QUEUE_FULL, REPLACED, STILL_RUNS
 from peerjob.store.layout import LAYOUT
 
 _PARTS = (
-    "base",
-    "keys",
-    "kinds",
-    "heap",
-    "record",
-    "claims",
-    "lease",
-    "queue",
-    "hints",
-    "slot",
-    "aside",
-    "outcome",
-    "takeback",
-    "payloads",
-    "pages",
-    "arrival",
-    "schedule",
-    "ledger",
-    "firing",
+    *("base", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside", "outcome"),
+    *("takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
 )
+"""The files of `lib`, in this order: a definition uses only earlier ones."""
 _CONSTANTS = {
     "LAYOUT": str(LAYOUT),
     "MAX_HISTORY": MAX_HISTORY,
@@ -65,77 +49,21 @@ class Script:
 
 
 Argument = str | bytes | int
-Call = tuple[Script, Sequence[Argument]]
+Call = tuple[str, Sequence[Argument]]
+"""The name of a script, and its arguments."""
 Reply = Any
 """Bytes, integers, None, or lists of them, as in the script's header."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scripts:
-    """Every command of the engine."""
-
-    open: Script
-    confirm: Script
-    enqueue: Script
-    enqueue_one: Script
-    claim: Script
-    register: Script
-    forget: Script
-    commit: Script
-    join: Script
-    renew: Script
-    leave: Script
-    reap: Script
-    forgive: Script
-    nodes: Script
-    add_lines: Script
-    shown: Script
-    publish_kinds: Script
-    published_kinds: Script
-    cancel: Script
-    watch_final: Script
-    watch_changes: Script
-    read: Script
-    lookup: Script
-    logs: Script
-    due: Script
-    health: Script
-    set_aside: Script
-    untag: Script
-    expire: Script
-    clear_final: Script
-    clear: Script
-    sweep: Script
-    wipe: Script
-    put_schedule: Script
-    remove_schedule: Script
-    get_schedules: Script
-    changed_schedules: Script
-    fire: Script
-    account: Script
-    fires: Script
-    campaign: Script
-    resign: Script
-    leader: Script
-
-    def all(self) -> Iterable[Script]:
-        """All scripts, to load them into a server."""
-        return [getattr(self, field.name) for field in fields(self)]
-
-
 @cache
-def load_scripts() -> Scripts:
-    """Read every script from the package; the files never change while a process runs."""
+def load_scripts() -> Mapping[str, Script]:
+    """Every script of the package by its name; the files never change while a process runs."""
     folder = files("peerjob.store.lua") / "scripts"
     constants = "".join(f"local {name} = {value!r}\n" for name, value in _CONSTANTS.items())
     parts = [(folder / "lib" / f"{part}.lua").read_text() for part in _PARTS]
     definitions = [definition for part in (constants, *parts) for definition in _definitions(part)]
-    return Scripts(
-        **{
-            field.name: _script(field.name, (folder / f"{field.name}.lua").read_text(), definitions)
-            for field in fields(Scripts)
-        }
-    )
+    texts = {path.name[:-4]: path.read_text() for path in folder.iterdir() if path.name.endswith(".lua")}
+    return {name: _script(name, text, definitions) for name, text in texts.items()}
 
 
 def _definitions(part: str) -> Iterable[tuple[list[str], str]]:

@@ -9,7 +9,7 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.store.timeouts import answer_within
 
 from .driver import Driver
-from .script import Argument, Reply, Script, load_scripts
+from .script import Argument, Reply
 
 
 class SeparateClient:
@@ -18,7 +18,6 @@ class SeparateClient:
     def __init__(self, url: str, make_driver: Callable[[], Driver], *, clock: Clock) -> None:
         self._url = url
         self._clock = clock
-        self._scripts = load_scripts()
         self._make_driver = make_driver
         self._driver: Driver | None = None
 
@@ -36,7 +35,7 @@ class SeparateClient:
         if driver is not None:
             await driver.close()
 
-    async def _run(self, script: Script, *arguments: Argument, timeout: float) -> Reply:
+    async def _run(self, script: str, *arguments: Argument, timeout: float) -> Reply:
         """Run a script; raises StoreUnavailableError after `timeout` seconds."""
         if self._driver is None:
             raise StoreUnavailableError(self._url, "the client is not open")

@@ -63,7 +63,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
             async with answer_within(OPEN_TIMEOUT, url=self.url):
                 await self._driver.open()
                 self._capabilities = await capabilities_of(self._driver, self._address)
-                (layout,) = await self._driver.run((self._scripts.open, ()))
+                (layout,) = await self._driver.run(("open", ()))
                 check_layout(layout.decode(), namespace=self._namespace, url=self.url)
         except BaseException:
             await self._driver.close()
@@ -73,7 +73,7 @@ class LuaStore(LuaQueueCommands, LuaNodeCommands, LuaScheduleCommands, LuaReadCo
         await self._driver.open()
         cursor, removed = b"0", 0
         while True:
-            reply = await self._run(self._scripts.wipe, cursor, _MAX_WIPED)
+            reply = await self._run("wipe", cursor, _MAX_WIPED)
             cursor, removed = reply[0], removed + int(reply[1])
             if cursor == b"0":
                 return removed

@@ -16,7 +16,6 @@ from peerjob.model.state import State
 from peerjob.store.lua.address import parse_address
 from peerjob.store.lua.glide_driver import GlideDriver
 from peerjob.store.lua.keys import prefix, wake_list
-from peerjob.store.lua.script import load_scripts
 from peerjob.testing.factories import LONG_TTL_US, Peer, outcome
 from support.lua_site import MakeSite, with_each_driver
 from support.records import told
@@ -418,7 +417,6 @@ async def test_rubbish_among_the_delayed_is_set_aside(site: MakeSite) -> None:
 
 def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
     """The event loop of the first GLIDE client serves all clients of a process; ours must survive its end."""
-    script = load_scripts().nodes
 
     def new_driver() -> GlideDriver:
         return GlideDriver(parse_address(valkey_url), prefix=prefix(f"loops-{uuid.uuid4().hex[:8]}"), call_timeout=0.3)
@@ -426,7 +424,7 @@ def test_glide_outlives_the_loop_that_read_its_answers(valkey_url: str) -> None:
     async def use(driver: GlideDriver) -> None:
         for _ in range(100):
             with contextlib.suppress(StoreUnavailableError):
-                await driver.run((script, ()))
+                await driver.run(("nodes", ()))
                 return
         raise AssertionError("it never answered again")
 

@@ -1,7 +1,7 @@
 """Stores of a later release, which add a tail or an `extra` map to each record that they write."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from peerjob.store.drivers import open_store
 from peerjob.store.kv.base import Applied, Compare, KeyValue, Put, Step
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.store import KVStore
-from peerjob.store.lua.script import Script, Scripts, load_scripts
+from peerjob.store.lua.script import Script, load_scripts
 from peerjob.store.lua.store import LuaStore
 
 TAIL = b"\x07\x00\x05later\x08\x00\x02\x00\xff"
@@ -29,7 +29,7 @@ def newer_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits) 
     store = open_store(url, namespace=namespace, clock=clock, limits=limits)
     if isinstance(store, LuaStore):
         private: Any = store
-        private._scripts = private._driver._scripts = _with_tails(load_scripts())
+        private._driver._scripts = _with_tails(load_scripts())
     elif isinstance(store, KVStore):
         extend(store, namespace)
     return store
@@ -45,7 +45,7 @@ async def kept(store: Store, id: str) -> bytes | None:
     """The bytes of the later release in a record; None if there is no record."""
     if isinstance(store, LuaStore):
         private: Any = store
-        ((raw, _),) = await private._driver.run((load_scripts().read, (1 << 20, id)))
+        ((raw, _),) = await private._driver.run(("read", (1 << 20, id)))
         return None if raw is None else bytes(raw[-len(TAIL) :])
     private = store
     context = private._context
@@ -58,16 +58,16 @@ def written(store: Store) -> bytes:
     return TAIL if isinstance(store, LuaStore) else EXTRA
 
 
-def _with_tails(scripts: Scripts) -> Scripts:
+def _with_tails(scripts: Mapping[str, Script]) -> Mapping[str, Script]:
     changed: dict[str, Script] = {}
     literal = "".join(f"\\{byte:03d}" for byte in TAIL)
-    for script in scripts.all():
+    for script in scripts.values():
         source = script.source.replace(_ENCODE, f"{_ENCODE}  record.tail = record.tail or '{literal}'\n")
         if _NEW_RECORD in source:
             source = _with_tail_from_birth(source, literal)
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         changed[script.name] = Script(script.name, source, sha)
-    return Scripts(**changed)
+    return changed
 
 
 def _with_tail_from_birth(source: str, literal: str) -> str:

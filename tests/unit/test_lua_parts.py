@@ -110,13 +110,22 @@ def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
 
 def test_a_script_gets_what_it_names_and_nothing_else() -> None:
     scripts = load_scripts()
-    assert "local function decode(" in scripts.claim.source
-    assert "local function decode(" not in scripts.read.source
-    assert len({script.sha for script in scripts.all()}) == len(list(scripts.all()))
-    for script in scripts.all():
+    assert "local function decode(" in scripts["claim"].source
+    assert "local function decode(" not in scripts["read"].source
+    assert len({script.sha for script in scripts.values()}) == len(scripts)
+    for script in scripts.values():
         shebang = script.source.splitlines()[0]
         grows = script.name in ("enqueue", "enqueue_one", "fire", "put_schedule")
         assert shebang == "#!lua" if grows else shebang in ("#!lua flags=allow-oom", "#!lua flags=no-writes")
+
+
+def test_every_script_is_run_and_every_run_script_exists() -> None:
+    texts = [path.read_text() for path in Path(peerjob.store.lua.__file__).parent.glob("*.py")]
+    quoted = {name for text in texts for name in re.findall(r'"(\w+)"', text)}
+    run = {name for text in texts for name in re.findall(r'run(?:_durably)?\(\(?\s*"(\w+)"', text)}
+    assert set(load_scripts()) <= quoted
+    assert run <= set(load_scripts())
+    assert len(run) > 30
 
 
 def test_no_local_name_is_that_of_a_definition() -> None:
