@@ -118,9 +118,7 @@ class MemoryData:
         held = [self._holds(step.compares) for step in steps]
         with_also = also is not None and all(held) and self._holds(also.compares)
         revision = self.revision + 1
-        answers: list[Sequence[Found] | None] = []
-        for step, holds in zip(steps, held, strict=True):
-            answers.append(self._do(step, revision) if holds else None)
+        answers = [self._do(step, revision) if holds else None for step, holds in zip(steps, held, strict=True)]
         last = self._do(also, revision) if with_also and also is not None else None
         self.revision = revision
         return Applied(revision, answers, last)

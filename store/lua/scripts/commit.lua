@@ -20,43 +20,35 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   return {sub(answered, #request + 2), {}}
 end
 
-local ids, keys, starts = {}, {}, {}
-local cursor = 9
-for n = 1, tonumber(ARGV[8]) do
-  local id, what = ARGV[cursor], ARGV[cursor + 2]
-  ids[n], keys[n], starts[n] = id, record_key(id), cursor
-  cursor = cursor + 3
-  for at = 2, #what do
-    local letter = byte(what, at)
-    if letter == LOGS then
-      cursor = cursor + tonumber(ARGV[cursor])
-    end
-    if letter ~= STARTED then
-      cursor = cursor + 1
-    end
-  end
-end
-
--- The action of an outcome, and its arguments by letter.
-local function read_outcome(start)
-  local what, at_argument, fields = ARGV[start + 2], start + 3, {}
-  for at = 2, #what do
-    local letter = byte(what, at)
+-- The next position in ARGV behind an outcome, its action, and its arguments by letter.
+local function read_outcome(position)
+  local letters, fields = ARGV[position + 2], {}
+  position = position + 3
+  for at = 2, #letters do
+    local letter = byte(letters, at)
     if letter == STARTED then
       fields[STARTED] = true
     elseif letter == LOGS then
       local lines = {}
-      for n = 1, tonumber(ARGV[at_argument]) do
-        lines[n] = ARGV[at_argument + n]
+      for n = 1, tonumber(ARGV[position]) do
+        lines[n] = ARGV[position + n]
       end
       fields[LOGS] = lines
-      at_argument = at_argument + #lines + 1
+      position = position + #lines + 1
     else
-      fields[letter] = ARGV[at_argument]
-      at_argument = at_argument + 1
+      fields[letter] = ARGV[position]
+      position = position + 1
     end
   end
-  return sub(what, 1, 1), fields
+  return position, sub(letters, 1, 1), fields
+end
+
+local ids, keys, fences, actions, arguments = {}, {}, {}, {}, {}
+local position = 9
+for n = 1, tonumber(ARGV[8]) do
+  ids[n], fences[n] = ARGV[position], ARGV[position + 1]
+  keys[n] = record_key(ids[n])
+  position, actions[n], arguments[n] = read_outcome(position)
 end
 
 local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys))
@@ -69,6 +61,13 @@ for n, id in ipairs(ids) do
   owns[id] = claims[n]
 end
 local started = {}
+
+local function keep_lines(id, lines)
+  new_logs[id] = new_logs[id] or {}
+  for _, line in ipairs(lines) do
+    table.insert(new_logs[id], line)
+  end
+end
 
 local function report(id, claim, record, fields)
   if fields[STARTED] and not has_flag(claim, 's') then
@@ -112,18 +111,15 @@ local function late_logs(id, raw, fence, action, fields)
     return 'L'
   end
   records[id], written[id] = record, record
-  new_logs[id] = new_logs[id] or {}
-  for _, line in ipairs(fields[LOGS]) do
-    table.insert(new_logs[id], line)
-  end
+  keep_lines(id, fields[LOGS])
   return 'D'
 end
 
 local function apply(n, id)
-  local claim, fence = owns[id], ARGV[starts[n] + 1]
+  local claim, fence, action, fields = owns[id], fences[n], actions[n], arguments[n]
   local flags = ''
   if not claim then
-    return late_logs(id, raws[n], fence, read_outcome(starts[n]))
+    return late_logs(id, raws[n], fence, action, fields)
   elseif claim ~= claim_entry(fence, '') then
     local owns_fence
     owns_fence, flags = claim_parts(claim)
@@ -136,7 +132,6 @@ local function apply(n, id)
     record = decode(raws[n]) or false
     records[id] = record
   end
-  local action, fields = read_outcome(starts[n])
   if has_flag(flags, 'r') then
     if action ~= 'P' then
       owns[id] = false
@@ -158,10 +153,7 @@ local function apply(n, id)
     return 'L'
   end
   if fields[LOGS] then
-    new_logs[id] = new_logs[id] or {}
-    for _, line in ipairs(fields[LOGS]) do
-      table.insert(new_logs[id], line)
-    end
+    keep_lines(id, fields[LOGS])
   end
   record.progress = fields[PROGRESS] or record.progress
   if action == 'P' or action == 'L' then
