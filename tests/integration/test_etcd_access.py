@@ -55,7 +55,7 @@ async def test_servers_that_want_certificates_get_them(start_etcd: StartEtcd, et
         await etcd_site.open(f"etcds://127.0.0.1:{server.port}?ca={server.certificates.ca}")
 
 
-async def test_a_server_that_somebody_else_signed_is_not_trusted(
+async def test_a_server_with_a_foreign_certificate_is_not_trusted(
     start_etcd: StartEtcd, etcd_site: EtcdSite, tmp_path: Path
 ) -> None:
     server, other = start_etcd(tls="server"), other_ca(tmp_path)

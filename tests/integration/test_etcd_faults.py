@@ -41,7 +41,7 @@ async def check_all_completed(group: Peers, ids: set[str], *, once: bool = True)
 
 
 @pytest.mark.parametrize("whom", ["the leader", "a follower"])
-async def test_a_member_that_is_killed_disturbs_nobody(
+async def test_a_killed_member_disturbs_no_node(
     start_etcd_cluster: StartEtcdCluster, namespace: str, tmp_path: Path, whom: str
 ) -> None:
     cluster = start_etcd_cluster()
@@ -171,7 +171,7 @@ async def test_idle_nodes_write_nothing(start_etcd: StartEtcd, namespace: str) -
         assert server.revision == before
 
 
-async def test_who_is_idle_already_writes_nothing_and_is_woken_all_the_same(
+async def test_an_idle_node_that_claims_again_writes_nothing_and_is_woken(
     start_etcd: StartEtcd, etcd_site: EtcdSite
 ) -> None:
     server = start_etcd()
@@ -310,7 +310,7 @@ async def test_a_lease_that_cannot_be_renewed_says_so_in_time(start_etcd: StartE
     assert not (await peer.renew(ttl_us=15_000_000)).dead
 
 
-async def test_a_member_that_stands_still_keeps_nobody_from_opening(
+async def test_a_paused_member_does_not_keep_a_store_from_opening(
     start_etcd_cluster: StartEtcdCluster, etcd_site: EtcdSite
 ) -> None:
     cluster = start_etcd_cluster()
@@ -347,7 +347,7 @@ async def test_members_that_are_gone_are_passed_over(start_etcd_cluster: StartEt
         watch.close()
 
 
-async def test_a_lease_that_somebody_revokes_holds_up_nothing(start_etcd: StartEtcd, namespace: str) -> None:
+async def test_a_lease_that_another_client_revokes_blocks_nothing(start_etcd: StartEtcd, namespace: str) -> None:
     server = start_etcd()
     async with Node(server.url, jobs=[work], namespace=namespace, lease_ttl=5.0) as node:
         await (await node.schedule(work, 1, 0.0)).result(timeout=PATIENCE)

@@ -120,7 +120,7 @@ async def test_a_repeated_enqueue_of_a_slow_clients_instance_is_known(site: Make
     assert await store.get([first.id]) == [None]
 
 
-async def test_who_was_cut_off_itself_marks_nobody_dead(site: MakeSite) -> None:
+async def test_a_reaper_that_was_cut_off_marks_no_node_dead(site: MakeSite) -> None:
     """A node that returns late, but within its lease, cannot distinguish dead peers from an outage."""
     here = site()
     store = await here.open()

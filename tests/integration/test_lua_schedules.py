@@ -323,7 +323,7 @@ async def test_nothing_is_left_of_a_schedule_that_went(site: MakeSite) -> None:
 # -- the server's clock, and a server that lost its last second
 
 
-async def test_the_server_s_clock_ends_a_term_whatever_a_node_s_says(site: MakeSite) -> None:
+async def test_the_server_s_clock_ends_a_term_not_that_of_a_node(site: MakeSite) -> None:
     here = site()
     fast = await here.open(retry_for=0, clock=ShiftedClock(HOUR))
     one, two = (await here.open()).elections(), fast.elections()

@@ -118,7 +118,7 @@ class ChangeRules(ScheduleSuite):
         assert sorted(name for name, row in known.items() if not row.removed) == ["1", "2", "3", "5", "new"]
         assert known["2"].note == "changed"
 
-    async def test_who_was_away_for_too_many_removals_starts_anew(self, store: Store) -> None:
+    async def test_a_reader_that_missed_too_many_removals_starts_again(self, store: Store) -> None:
         for name in "abcde":
             await self.schedule(store, name)
         revision = (await store.changed_schedules(0)).revision
@@ -143,7 +143,7 @@ class ChangeRules(ScheduleSuite):
         return await store.remove_schedule(name, request=self.make.id())
 
     @pytest.mark.parametrize("seed", range(3))
-    async def test_who_follows_sees_what_is_there(self, store: Store, seed: int) -> None:
+    async def test_a_follower_sees_the_current_schedules(self, store: Store, seed: int) -> None:
         chance = random.Random(seed)
         mirrors = [Mirror(store, chance), Mirror(store, chance)]
         there: dict[str, ScheduleRow] = {}

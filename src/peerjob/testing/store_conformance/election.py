@@ -50,12 +50,12 @@ class ElectionRules(StoreSuite):
                 return await elections.campaign(candidate, ttl_us=ttl_us)
         raise AssertionError("no campaign was answered in time")
 
-    async def test_nobody_leads_at_first(self, elections: Elections) -> None:
+    async def test_at_first_there_is_no_leader(self, elections: Elections) -> None:
         assert await elections.leader() is None
         await elections.resign(self.make.id())
         assert await elections.leader() is None
 
-    async def test_who_campaigns_first_leads(self, store: Store, elections: Elections) -> None:
+    async def test_the_first_candidate_leads(self, store: Store, elections: Elections) -> None:
         one = self.candidate("one")
         leader = await self.elected(elections, one)
         assert (leader.incarnation, leader.name) == (one.incarnation, "one")
@@ -66,7 +66,7 @@ class ElectionRules(StoreSuite):
         for _ in range(2):
             assert await other.campaign(self.candidate("two"), ttl_us=TTL_US) == leader
 
-    async def test_who_campaigns_again_keeps_its_term(self, elections: Elections) -> None:
+    async def test_a_leader_that_campaigns_again_keeps_its_term(self, elections: Elections) -> None:
         one = self.candidate()
         leader = await self.elected(elections, one)
         for _ in range(3):
@@ -89,7 +89,7 @@ class ElectionRules(StoreSuite):
             assert leader == str(await clients[0].leader())
             await clients[3].resign(answers[0].incarnation)
 
-    async def test_who_resigns_makes_room(self, store: Store, elections: Elections) -> None:
+    async def test_a_resignation_frees_the_leadership(self, store: Store, elections: Elections) -> None:
         one, other = self.candidate("one"), await self.election(store)
         first = await self.elected(elections, one)
         await elections.resign(one.incarnation)
@@ -120,14 +120,14 @@ class ElectionRules(StoreSuite):
             await elections.resign(one.incarnation)
         assert terms == sorted(set(terms))
 
-    async def test_nobody_resigns_for_another(self, store: Store, elections: Elections) -> None:
+    async def test_a_candidate_resigns_only_for_itself(self, store: Store, elections: Elections) -> None:
         leader = await self.elected(elections)
         other = await self.election(store)
         await other.resign(self.make.id())
         assert await elections.leader() == leader
         assert await other.leader() == leader
 
-    async def test_a_late_resignation_hurts_nobody(self, elections: Elections) -> None:
+    async def test_a_late_resignation_ends_no_other_term(self, elections: Elections) -> None:
         one = self.candidate("one")
         await self.elected(elections, one)
         await elections.resign(one.incarnation)
@@ -135,7 +135,7 @@ class ElectionRules(StoreSuite):
         await elections.resign(one.incarnation)
         assert await elections.leader() == leader
 
-    async def test_who_falls_silent_loses_the_leadership(self, store: Store, elections: Elections) -> None:
+    async def test_a_silent_leader_loses_the_leadership(self, store: Store, elections: Elections) -> None:
         ttl_us = round(self.short_ttl * 1_000_000)
         one, two = self.candidate("one"), self.candidate("two")
         first = await self.elected(elections, one, ttl_us=ttl_us)
@@ -162,7 +162,7 @@ class ElectionRules(StoreSuite):
                 leader, kept = now, 0
             asked = asking
 
-    async def test_who_comes_back_in_time_keeps_its_term_elsewhere(self, store: Store, elections: Elections) -> None:
+    async def test_a_leader_that_returns_in_time_keeps_its_term(self, store: Store, elections: Elections) -> None:
         """A client that lost its connection campaigns over a new connection."""
         one = self.candidate()
         leader = await self.elected(elections, one)

@@ -65,7 +65,7 @@ class EnqueueRules(StoreSuite):
         assert await self.everything(store, running.id, done.id) == before
         assert await peer.take() == ()
 
-    async def test_a_taken_key_answers_who_has_it(self, store: Store) -> None:
+    async def test_a_taken_key_answers_with_its_holder(self, store: Store) -> None:
         first, second = self.make.instances(2, key="only one")
         await store.enqueue([first])
         assert await store.enqueue([second]) == [Enqueued(first.id, False)]

@@ -329,7 +329,7 @@ class TermRules(ScheduleSuite):
             FireStatus.DEPOSED
         )
 
-    async def test_who_acts_by_hand_needs_no_term(self, store: Store) -> None:
+    async def test_a_fire_by_hand_needs_no_term(self, store: Store) -> None:
         row = await self.schedule(store)
         await self.done(store, self.a_fire(row), term=Term(coordinator="c", number=9))
         (record,) = await self.done(store, self.a_fire(row, 1))

@@ -44,7 +44,7 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(3))
         assert len(await self.woken(peers, 1)) == 1
 
-    async def test_each_kind_wakes_those_who_can(self, store: Store) -> None:
+    async def test_each_kind_wakes_nodes_that_can_run_it(self, store: Store) -> None:
         peers = [
             await self.idle(store, "a", ("a",)),
             await self.idle(store, "b", ("b",)),
@@ -53,7 +53,7 @@ class HintRules(StoreSuite):
         await store.enqueue([self.make.instance(kind="b"), self.make.instance(kind="d")])
         assert await self.woken(peers, 2) == ["b", "c"]
 
-    async def test_who_is_busy_is_not_woken(self, store: Store) -> None:
+    async def test_a_busy_node_is_not_woken(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         busy = await self.join(store, "busy")
         await busy.take_one()
@@ -64,7 +64,7 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(3))
         assert await self.woken([busy, deaf, full]) == []
 
-    async def test_who_found_work_is_no_longer_idle(self, store: Store) -> None:
+    async def test_a_node_that_found_work_is_no_longer_idle(self, store: Store) -> None:
         peers = {name: await self.idle(store, name) for name in ("0", "1")}
         await store.enqueue(self.make.instances(1))
         [woken] = await self.woken(list(peers.values()), 1)
@@ -73,7 +73,7 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(1))
         assert await self.woken(list(peers.values())) == []
 
-    async def test_who_was_woken_for_one_kind_is_not_idle_for_another(self, store: Store) -> None:
+    async def test_a_node_woken_for_one_kind_is_not_idle_for_another(self, store: Store) -> None:
         for _ in range(4):
             peers = [await self.idle(store, str(number), ("a", "b")) for number in range(2)]
             await store.enqueue(self.make.instances(1, kind="a"))
@@ -88,7 +88,7 @@ class HintRules(StoreSuite):
             assert await self.woken(peers, 2) == ["0", "1"]
             assert len(await peers[0].take()) == 2
 
-    async def test_one_sleeper_is_found_among_many_who_woke(self, store: Store) -> None:
+    async def test_one_idle_node_is_found_among_many_woken_ones(self, store: Store) -> None:
         both = [await self.idle(store, f"both {number}", ("a", "b")) for number in range(40)]
         await store.enqueue(self.make.instances(40, kind="a"))
         assert len(await self.woken(both, 40)) == 40
@@ -98,7 +98,7 @@ class HintRules(StoreSuite):
             assert await self.woken([sleeper], 1) == ["sleeper"]
             await sleeper.end(await sleeper.take_one())
 
-    async def test_a_repeated_or_refused_instance_wakes_nobody(self, store: Store) -> None:
+    async def test_a_repeated_or_refused_instance_wakes_no_node(self, store: Store) -> None:
         (new,) = self.make.instances(1, key="k")
         await store.enqueue([new])
         sleeper = await self.join(store)
@@ -108,7 +108,7 @@ class HintRules(StoreSuite):
         await store.enqueue(self.make.instances(1, key="k"))
         assert await self.woken([sleeper]) == []
 
-    async def test_who_left_is_not_woken_in_place_of_others(self, store: Store) -> None:
+    async def test_a_node_that_left_is_not_woken_instead_of_others(self, store: Store) -> None:
         peers = [await self.idle(store, str(number)) for number in range(3)]
         await store.leave(peers[0].incarnation)
         await store.leave(peers[2].incarnation)

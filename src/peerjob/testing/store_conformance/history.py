@@ -86,7 +86,7 @@ class HistoryRules(StoreSuite):
         assert len(record.history) == MAX_HISTORY
         assert {entry.count for entry in record.history} == {1}
 
-    async def test_who_did_it_and_why(self, store: Store) -> None:
+    async def test_the_history_names_node_and_reason(self, store: Store) -> None:
         new = self.make.instance()
         await store.enqueue([new], node="sender")
         worker = await self.join(store, "worker")

@@ -49,7 +49,7 @@ class IsolationRules(StoreSuite):
             assert await stranger.end(claim) is Ack.LOST
         assert await peer.end(claim) is Ack.DONE
 
-    async def test_work_wakes_nobody_next_door(self, store: Store) -> None:
+    async def test_work_wakes_no_node_of_another_namespace(self, store: Store) -> None:
         sleepers = [await self.join(neighbour) for neighbour in await self.neighbours(store)]
         for sleeper in sleepers:
             assert await sleeper.take() == ()

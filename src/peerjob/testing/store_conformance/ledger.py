@@ -17,7 +17,7 @@ BACKFILLED, TRIGGERED = FireOutcome.BACKFILLED, FireOutcome.TRIGGERED
 class LedgerRules(ScheduleSuite):
     """Rules of `fires`, of stretches, of triggers and backfills, and of trimming."""
 
-    async def test_the_ledger_of_nobody_is_empty(self, store: Store) -> None:
+    async def test_the_ledger_of_an_unknown_schedule_is_empty(self, store: Store) -> None:
         page = await store.fires("nobody")
         assert (page.records, page.cursor) == ((), None)
         await self.schedule(store)

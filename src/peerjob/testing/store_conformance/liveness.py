@@ -17,7 +17,7 @@ from .suite import StoreSuite, ids_of, states
 class LivenessRules(StoreSuite):
     """Rules of `join`, `renew`, `leave`, `reap` and `nodes`."""
 
-    async def test_nodes_shows_who_joined(self, store: Store) -> None:
+    async def test_nodes_lists_joined_nodes(self, store: Store) -> None:
         zeta = await self.join(store, "zeta", ("mail", "töne"))
         alpha = await self.join(store, "alpha")
         first, second = await store.nodes()
@@ -137,7 +137,7 @@ class LivenessRules(StoreSuite):
         assert await store.reap(10, reaper=reaper.incarnation) == []
         assert await peer.end(claim) is Ack.DONE
 
-    async def test_who_lapsed_itself_takes_nothing_back(self, store: Store) -> None:
+    async def test_a_reaper_with_an_expired_lease_takes_nothing_back(self, store: Store) -> None:
         """The same outage may have kept the others from renewing."""
         await store.enqueue(self.make.instances(1))
         dead, reaper = await self.join_briefly(store, "dead"), await self.join_briefly(store, "reaper")

@@ -153,7 +153,7 @@ class LogRules(StoreSuite):
         assert [int(message[:3]) for message in kept] == [*range(30 - len(kept), 30)]
         assert page.dropped == 30 - len(kept)
 
-    async def test_who_ended_it_may_still_log(self, store: Store) -> None:
+    async def test_the_node_that_ended_an_instance_may_still_log(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         peer, other = await self.join(store), await self.join(store)
         claim = await peer.take_one()
@@ -168,7 +168,7 @@ class LogRules(StoreSuite):
         assert [line.message for line in (await store.logs(claim.id)).lines] == ["after"]
         assert await self.read(store, claim.id) == before
 
-    async def test_who_gave_it_back_may_not_log(self, store: Store) -> None:
+    async def test_a_node_that_gave_an_instance_back_may_not_log(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         peer = await self.join(store)
         claim = await peer.take_one()

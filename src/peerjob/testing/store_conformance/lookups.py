@@ -47,7 +47,7 @@ class ReadingRules(StoreSuite):
         ]
         assert await store.get([]) == []
 
-    async def test_large_records_come_whole_whatever_the_verb(self, store: Store) -> None:
+    async def test_large_records_come_whole_from_each_command(self, store: Store) -> None:
         """More than the bounded reply of a store can hold."""
         peer, waiter = await self.join(store, "peer"), await self.join(store, "waiter")
         batch = self.make.instances(40, spec=LARGE)
@@ -237,7 +237,7 @@ class ReadingRules(StoreSuite):
         await peer.commit(outcome(first), outcome(second, Action.RETRY))
         assert await store.due(["a"]) == {"a": 2}
 
-    async def test_what_fell_due_counts_also_where_nobody_claims(self, store: Store) -> None:
+    async def test_due_instances_count_even_if_no_node_claims(self, store: Store) -> None:
         soon = self.make.instances(3, kind="soon", delay_us=3_000_000)
         await store.enqueue([*soon, *self.make.instances(2, kind="late", delay_us=600_000_000)])
         assert await store.due() == {}

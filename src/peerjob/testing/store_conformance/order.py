@@ -66,7 +66,7 @@ class OrderRules(StoreSuite):
         claimed = await peer.claim(peer.want(4, {"a": 2, "b": 10}))
         assert ids_of(claimed.claims) == [new.id for new in (*urgent[:2], *other[:2])]
 
-    async def test_far_future_instances_delay_nobody(self, store: Store) -> None:
+    async def test_far_future_instances_delay_no_other(self, store: Store) -> None:
         peer = await self.join(store)
         far = self.make.instances(300, priority=-100, due_us=peer.joined_us + 10**15)
         due = self.make.instances(3, priority=100)

@@ -105,7 +105,7 @@ class OverlapRules(ScheduleSuite):
         assert await self.held(store) == (records[0].instance, (records[2].instance,))
 
     @pytest.mark.parametrize("action", [Action.RETRY, Action.SNOOZE, Action.HAND_BACK])
-    async def test_who_comes_back_keeps_the_slot(self, store: Store, action: Action) -> None:
+    async def test_a_holder_that_returns_to_the_queue_keeps_the_slot(self, store: Store, action: Action) -> None:
         await self.schedule(store)
         holder = await self.fired(store, overlap=SKIP)
         peer = await self.join(store)
@@ -115,7 +115,7 @@ class OverlapRules(ScheduleSuite):
         await peer.end(await peer.take_one())
         assert (await self.fired(store, 2, overlap=SKIP)).outcome is FIRED
 
-    async def test_who_is_taken_back_keeps_the_slot(self, store: Store) -> None:
+    async def test_an_instance_that_is_taken_back_keeps_the_slot(self, store: Store) -> None:
         await self.schedule(store)
         holder = await self.fired(store, overlap=SKIP)
         reaper = await self.join(store)
@@ -143,7 +143,7 @@ class OverlapRules(ScheduleSuite):
     # -- in any order
 
     @pytest.mark.parametrize("seed", range(4))
-    async def test_whatever_happens_one_at_a_time_is_at_work(self, store: Store, seed: int) -> None:
+    async def test_at_any_time_at_most_one_instance_holds_the_slot(self, store: Store, seed: int) -> None:
         chance = random.Random(seed)
         await self.schedule(store)
         peer = await self.join(store)

@@ -55,7 +55,7 @@ class OwnershipRules(StoreSuite):
         await self.assert_lost(thief, claim.id, claim.fence)
         assert await owner.end(claim) is Ack.DONE
 
-    async def test_who_never_joined_owns_nothing(self, store: Store) -> None:
+    async def test_an_unknown_incarnation_owns_nothing(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         claim = await (await self.join(store)).take_one()
         stranger = Peer(store=store, info=self.make.node("stranger"), make=self.make)

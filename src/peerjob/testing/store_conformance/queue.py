@@ -100,7 +100,7 @@ class QueueRules(StoreSuite):
         claimed = await peer.claim(peer.want(10, {}))
         assert (claimed.claims, claimed.dead) == ((), False)
 
-    async def test_who_never_joined_claims_nothing(self, store: Store) -> None:
+    async def test_an_unknown_incarnation_claims_nothing(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         claimed = await store.claim(self.make.id(), (await self.join(store)).want(), request=self.make.request())
         assert claimed.dead

@@ -114,7 +114,7 @@ class PassingRules(ScheduleSuite):
         assert acks == [Ack.DONE]
         assert [claim.id for claim in claimed.claims] == [second]
 
-    async def test_who_is_let_in_keeps_its_due_time(self, store: Store) -> None:
+    async def test_a_parked_instance_keeps_its_due_time(self, store: Store) -> None:
         await self.schedule(store)
         await self.parked(store, 1)
         later = self.make.instance(delay_us=3_000_000)
@@ -129,7 +129,7 @@ class PassingRules(ScheduleSuite):
         await self.pass_time(3.1)
         assert (await peer.take_one()).id == later.id
 
-    async def test_who_waits_frees_its_place_when_it_is_cancelled(self, store: Store) -> None:
+    async def test_a_waiting_instance_that_is_cancelled_frees_its_place(self, store: Store) -> None:
         await self.schedule(store)
         holder, *waiting = await self.parked(store, 4)
         assert await self.cancel(store, waiting[1]) == [State.SCHEDULED]
@@ -187,7 +187,7 @@ class PassingRules(ScheduleSuite):
         assert (await self.fired(store, 5, overlap=SKIP)).outcome is FIRED
         assert len(await peer.take()) == 1
 
-    async def test_an_end_and_a_fire_at_once_leave_nobody_behind(self, store: Store) -> None:
+    async def test_an_end_and_a_fire_at_once_leave_no_instance_behind(self, store: Store) -> None:
         other = await self.open()
         await self.schedule(store)
         peer = await self.join(other)
@@ -199,7 +199,7 @@ class PassingRules(ScheduleSuite):
             assert (ack, record.outcome) == (Ack.DONE, FIRED)
             assert await self.held(store) == (record.instance, ())
 
-    async def test_an_end_and_a_cancel_at_once_leave_nobody_behind(self, store: Store) -> None:
+    async def test_an_end_and_a_cancel_at_once_leave_no_instance_behind(self, store: Store) -> None:
         other = await self.open()
         await self.schedule(store)
         holder, *waiting = await self.parked(store, 15)

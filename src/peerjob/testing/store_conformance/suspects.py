@@ -79,7 +79,7 @@ class SuspectRules(StoreSuite):
         for new in neighbours:
             assert await self.charges(store, new.id) == (0, 0)
 
-    async def test_a_suspect_that_did_not_start_shields_nobody(self, store: Store) -> None:
+    async def test_a_suspect_that_did_not_start_shields_no_instance(self, store: Store) -> None:
         reaper = await self.join(store)
         (suspect,) = self.make.instances(1)
         await self.make_suspects(store, reaper, [suspect])
@@ -131,7 +131,7 @@ class SuspectRules(StoreSuite):
             await self.lose(store, reaper, started=False)
         assert len(await reaper.take()) == 3
 
-    async def test_suspects_hide_nobody(self, store: Store) -> None:
+    async def test_suspects_hide_no_other_instance(self, store: Store) -> None:
         reaper = await self.join(store)
         suspects = self.make.instances(230, priority=0)
         await self.make_suspects(store, reaper, suspects)
@@ -193,7 +193,7 @@ class SuspectRules(StoreSuite):
 
     # -- an expired lease without a crash
 
-    async def test_who_comes_back_turns_its_crashes_into_losses(self, store: Store) -> None:
+    async def test_a_return_turns_crashes_into_losses(self, store: Store) -> None:
         started, waiting = self.make.instances(2)
         await store.enqueue([started, waiting])
         reaper = await self.join(store)
@@ -207,7 +207,7 @@ class SuspectRules(StoreSuite):
         assert await self.charges(store, started.id) == (0, 1)
         assert await self.charges(store, waiting.id) == (0, 1)
 
-    async def test_who_comes_back_changes_nothing_that_is_final(self, store: Store) -> None:
+    async def test_a_return_changes_no_final_instance(self, store: Store) -> None:
         await store.enqueue(self.make.instances(1))
         reaper = await self.join(store)
         lapsed = await self.join_briefly(store, "lapsed")
