@@ -18,5 +18,5 @@ wall times: of a repeated time, at the first; of skipped times, once, right afte
 clock: they do not run in a gap, and run twice in a repeated hour. Seconds make no difference.
 
 A text without any matching day (`0 0 31 2 *`) is refused. 28 successive years without a skipped leap year contain every
-kind of month (its length and first weekday), so a text that matches no day in them never matches.
+kind of month, by length and first weekday. So a text that matches no day in them never matches.
 """

@@ -4,8 +4,8 @@ Read in this order:
 
 - `cluster`: `TestCluster`, the class that tests use. Its base classes are `operations` (kill, pause, partition, skew),
   `members` (start, find and stop nodes) and `assertions`.
-- `member`: one start of a node. It has a clock (`clocks`), links to the store and to the coordinator (`connections`),
-  and its tasks (`node_tasks`), which can stand still or vanish as a process can.
+- `member`: one start of a node. It has a clock (`clocks`), and links to the store and the coordinator (`connections`).
+  Its tasks (`node_tasks`) can stand still or vanish, as a process can.
 - `faults`: a layer over any store, on which calls fail, arrive late or run twice.
 - `journal`: a record of all events, for assertions and traces.
 - `time_jumps`: skips stretches of virtual time in which the nodes only poll.
