@@ -3,8 +3,7 @@
 Read in this order:
 
 1. `binding`: the compiled signature of a job. It encodes arguments before a run is stored, and decodes them before it
-   runs. `typed_places` is one parameter or the result; `results` encodes and reads results. `registry` holds the jobs
-   of a node with their bindings.
+   runs. `typed_places` is one parameter or the result. `registry` holds the jobs of a node with their bindings.
 2. `conversion`: from stored values to annotated types, by pydantic. `fields` lists the fields of a class.
    `stored_shapes` and `unions` find the member of a union; `lost_parts` finds what the store would lose.
 3. `injection`: the resources of `Depends`. `blocking` is the blocking manager of a sync job.

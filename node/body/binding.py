@@ -24,8 +24,7 @@ from peerjob.model.spec import encode_arguments
 from .blocking import BlockingBodyManager
 from .injection import check_resource
 from .lost_parts import first_lost_part
-from .results import ResultType
-from .typed_places import ANYTHING, TypedPlace
+from .typed_places import ANYTHING, ResultType, TypedPlace
 
 Mode = Literal["async", "thread", "process"]
 

@@ -27,8 +27,8 @@ from peerjob.model.policy import FinishedResult
 from . import frames
 from .child_watcher import ChildWatcher
 from .errors import BodyError, unpack_error
-from .results import Encoded
 from .threads import wait_to_end
+from .typed_places import Encoded
 
 if TYPE_CHECKING:
     from .binding import Binding

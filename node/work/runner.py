@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from peerjob.handles.context import Context
-from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.durations import format_seconds
@@ -230,35 +229,23 @@ class InstanceRunner:
         wait = MISFIT_WAIT.seconds(tries, self._clock)
         return self._outcome_builder.put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
-    async def _failed(self, run: Run, policy: Policy, error: BaseException) -> Outcome:
+    async def _failed(self, run: Run, policy: Policy, error: BaseException, *, timed_out: bool = False) -> Outcome:
+        """The outcome of a failed attempt; `on_terminate` may turn it into a success or into another error."""
         instance = self._context_backend.instance_of(run)
-        decided = await self._decided(run, policy, error, instance)
-        if isinstance(decided, Recovered):
-            return self._outcome_builder.completed(run, decided.result)
-        return self._outcome_builder.failed(run, policy, decided, instance)
-
-    async def _timed_out(self, run: Run, policy: Policy) -> Outcome:
-        instance = self._context_backend.instance_of(run)
-        error = JobTimedOut(run.claim.id, f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}")
-        decided = await self._decided(run, policy, error, instance)
-        if isinstance(decided, Recovered):
-            return self._outcome_builder.completed(run, decided.result)
-        if isinstance(decided, TimeoutError):
+        decision: object = None
+        if policy.on_terminate is not None:
+            decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
+        if isinstance(decision, Recovered):
+            return self._outcome_builder.completed(run, decision.result)
+        decided = decision if isinstance(decision, BaseException) else error
+        if timed_out and isinstance(decided, TimeoutError):
             return self._outcome_builder.timed_out(run, policy, error, instance)
         return self._outcome_builder.failed(run, policy, decided, instance)
 
-    async def _decided(
-        self, run: Run, policy: Policy, error: BaseException, instance: Instance[Any]
-    ) -> Recovered | BaseException:
-        """The decision of `on_terminate` about a failed attempt: success, another error, or the same error."""
-        if policy.on_terminate is None:
-            return error
-        decision = await self._processors.terminate(run, policy.on_terminate, instance, error)
-        return decision if isinstance(decision, Recovered | BaseException) else error
-
     async def _cancelled(self, run: Run, policy: Policy, reason: Literal["user", "timeout"]) -> Outcome:
         if reason == "timeout":
-            return await self._timed_out(run, policy)
+            text = f"ran longer than its timeout of {format_seconds(policy.timeout or 0)}"
+            return await self._failed(run, policy, JobTimedOut(run.claim.id, text), timed_out=True)
         if policy.on_terminate is not None:
             error = JobCancelled(run.claim.id)
             await self._processors.terminate(run, policy.on_terminate, self._context_backend.instance_of(run), error)
