@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from peerjob.cli.ctl.commands import SHARED
+from peerjob.cli.ctl.settings import OPTIONS
 from peerjob.cli.jobctl import app
 from support.jobctl import Jobctl
 
@@ -92,12 +92,12 @@ def own_options(path: tuple[str, ...]) -> list[Any]:
     command: Any = ROOT
     for name in path:
         command = command.commands[name]
-    return [one for one in command.params if one.name not in SHARED and one.opts[0].startswith("-")]
+    return [one for one in command.params if one.name not in OPTIONS and one.opts[0].startswith("-")]
 
 
 def test_the_help_tells_the_connection_and_the_exit_statuses() -> None:
     text = plain(jobctl("--help").out)
-    for name in SHARED.keys() - {"output"}:
+    for name in set(OPTIONS) - {"output"}:
         assert f"--{name.replace('_', '-')} " in text
     for word in ("127.0.0.1:59051", "PEERJOB_ADDRESS", "3 not found", "4 no node", "--install-completion"):
         assert word in text

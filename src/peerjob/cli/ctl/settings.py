@@ -1,34 +1,100 @@
-"""Where to connect and as whom: from options, the environment and a file of contexts, in that order."""
+"""The table of the options that all verbs of jobctl share, and the settings that result from them.
+
+An option overrides the environment, and the environment overrides a context of the file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from peerjob.cli.settings import merged, read_setting, setting, variable_of
 from peerjob.model.errors import OptionError
 from peerjob.node.observe.listen_address import GRPC_PORT
 from peerjob.remote.wire.tls import ClientTls
 
 from .output import Format
 
-PREFIX = "PEERJOB_"
+CONNECTION = "Connection"
+"""The panel of the help, whose options a context of the file may set."""
 HOST = "127.0.0.1"
 TIMEOUT = "30s"
-PATHS = frozenset({"tls_ca", "tls_cert", "tls_key", "token_file"})
-CONNECTION = PATHS | {"address", "host", "port", "tls", "tls_server_name", "token", "request_timeout"}
-"""What a context in the file may say; the environment, too, in capitals and with a prefix."""
 EXCLUSIVE = (({"address"}, {"host", "port"}), ({"token"}, {"token_file"}))
-"""Two ways to say the same: what is said in one way leaves nothing of what was said in the other."""
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
+class CtlOptions:
+    """The options of jobctl and of each verb, as given on the command line."""
+
+    output: Annotated[
+        Format | None,
+        setting("The format of results; wide adds columns.", "-o", "--output", variable=None, default="table"),
+    ] = None
+    address: Annotated[
+        str | None,
+        setting(
+            "The nodes. jobctl uses the first one that answers.",
+            metavar="HOST:PORT,…",
+            panel=CONNECTION,
+            default=f"{HOST}:{GRPC_PORT}",
+        ),
+    ] = None
+    host: Annotated[str | None, setting("One node, in two parts.", panel=CONNECTION, default=HOST)] = None
+    port: Annotated[
+        int | None, setting("The port of --host.", min=1, max=65_535, panel=CONNECTION, default=str(GRPC_PORT))
+    ] = None
+    tls: Annotated[
+        bool | None, setting("Use TLS.", "--tls/--no-tls", panel=CONNECTION, default="with any --tls-… option")
+    ] = None
+    tls_ca: Annotated[
+        Path | None,
+        setting("The CA that signed the nodes' certificates, as PEM.", panel=CONNECTION, default="well-known CAs"),
+    ] = None
+    tls_cert: Annotated[
+        Path | None, setting("The client's certificate, if nodes ask for one.", panel=CONNECTION, default="none")
+    ] = None
+    tls_key: Annotated[Path | None, setting("The key of --tls-cert.", panel=CONNECTION, default="none")] = None
+    tls_server_name: Annotated[
+        str | None, setting("The name in the nodes' certificates.", panel=CONNECTION, default="the address")
+    ] = None
+    token: Annotated[
+        str | None,
+        setting(
+            "The token. Other users of this machine can see it in the list of processes. A file or the variable is "
+            "safer.",
+            panel=CONNECTION,
+            default="none",
+        ),
+    ] = None
+    token_file: Annotated[Path | None, setting("A file that contains the token.", panel=CONNECTION, default="none")] = (
+        None
+    )
+    request_timeout: Annotated[
+        str | None, setting("The time limit for one answer.", metavar="DURATION", panel=CONNECTION, default=TIMEOUT)
+    ] = None
+    context: Annotated[
+        str | None,
+        setting("The context of the file to use.", panel=CONNECTION, default="`context` in the file, else none"),
+    ] = None
+    config: Annotated[
+        Path | None, setting("The file of contexts.", panel=CONNECTION, default="~/.config/peerjob/config.toml")
+    ] = None
+
+
+OPTIONS = tuple(one.name for one in fields(CtlOptions))
+IN_CONTEXTS = frozenset(OPTIONS) - {"output", "context", "config"}
+"""The options that a context of the file may set, and that have an environment variable."""
+PATHS = frozenset({"tls_ca", "tls_cert", "tls_key", "token_file"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class CtlSettings:
-    """What a verb needs to know before it connects."""
+    """The connection and the output of a verb."""
 
     target: str
     token: str | None
@@ -38,16 +104,14 @@ class CtlSettings:
 
 
 def settings_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> CtlSettings:
-    """`given` are the options, None where nothing was said. Raises OptionError."""
-    named = given.get("context") or environment.get(f"{PREFIX}CONTEXT")
+    """The settings of a command line; an option that is None or missing was not given. Raises OptionError."""
+    named = given.get("context") or environment.get(variable_of("context"))
     layers = [
         _context(named, _config_file(given.get("config"), environment)),
-        {name: environment[key] for name in CONNECTION if environment.get(key := f"{PREFIX}{name.upper()}")},
-        {name: given[name] for name in CONNECTION if given.get(name) is not None},
+        {name: environment[key] for name in IN_CONTEXTS if environment.get(key := variable_of(name))},
+        {name: given[name] for name in IN_CONTEXTS if given.get(name) is not None},
     ]
-    found: dict[str, Any] = {}
-    for layer in layers:
-        _lay(found, layer)
+    found = merged(layers, EXCLUSIVE)
     return CtlSettings(
         target=str(found.get("address") or f"{_host(found.get('host', HOST))}:{found.get('port', GRPC_PORT)}"),
         token=_token(found),
@@ -55,18 +119,6 @@ def settings_of(given: Mapping[str, Any], environment: Mapping[str, str]) -> Ctl
         timeout=str(found.get("request_timeout", TIMEOUT)),
         output=given.get("output") or Format.TABLE,
     )
-
-
-def _lay(found: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for one, other in EXCLUSIVE:
-        if layer.keys() & one and layer.keys() & other:
-            said = sorted(layer.keys() & (one | other))
-            raise OptionError(said[0], " and ".join(said), "one of them")
-        for mine, theirs in ((one, other), (other, one)):
-            if layer.keys() & mine:
-                for name in theirs:
-                    found.pop(name, None)
-    found.update(layer)
 
 
 def _host(host: str) -> str:
@@ -79,10 +131,7 @@ def _token(found: Mapping[str, Any]) -> str | None:
     if found.get("token_file") is None:
         return None
     path = Path(found["token_file"]).expanduser()
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError("token_file", str(path), f"a file with a token that can be read ({error})") from None
+    return read_setting("token_file", path, "a file with a token that can be read")
 
 
 def _tls(found: Mapping[str, Any]) -> ClientTls | None:
@@ -98,12 +147,12 @@ def _tls(found: Mapping[str, Any]) -> ClientTls | None:
     )
 
 
-def _flag(said: Any) -> bool:
-    if isinstance(said, bool):
-        return said
-    text = str(said).casefold()
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).casefold()
     if text not in TRUE + FALSE:
-        raise OptionError("tls", said, "true or false")
+        raise OptionError("tls", value, "true or false")
     return text in TRUE
 
 
@@ -111,11 +160,11 @@ def _flag(said: Any) -> bool:
 
 
 def _config_file(given: Path | None, environment: Mapping[str, str]) -> tuple[Path, bool]:
-    """The file, and whether it has to be there."""
+    """The path of the file, and whether the file must exist."""
     if given is not None:
         return given, True
-    if environment.get(f"{PREFIX}CONFIG"):
-        return Path(environment[f"{PREFIX}CONFIG"]), True
+    if named := environment.get(variable_of("config")):
+        return Path(named), True
     home = environment.get("XDG_CONFIG_HOME")
     base = Path(home) if home else Path("~/.config").expanduser()
     return base / "peerjob" / "config.toml", False
@@ -123,7 +172,7 @@ def _config_file(given: Path | None, environment: Mapping[str, str]) -> tuple[Pa
 
 class _File(msgspec.Struct):
     context: str | None = None
-    """The one to use when none is named."""
+    """The context to use if no context is named."""
     contexts: dict[str, dict[str, str | int | bool]] = {}
 
 
@@ -143,10 +192,10 @@ def _context(named: str | None, file: tuple[Path, bool]) -> dict[str, Any]:
     if named not in read.contexts:
         known = ", ".join(sorted(read.contexts)) or "none"
         raise OptionError("context", named, f"a context of {path} (there: {known})")
-    said = {name.replace("-", "_"): value for name, value in read.contexts[named].items()}
-    if unknown := sorted(said.keys() - CONNECTION):
-        raise OptionError(f"{path}, context {named}", unknown[0], f"one of {', '.join(sorted(CONNECTION))}")
-    # a path in the file is meant from there
+    values = {name.replace("-", "_"): value for name, value in read.contexts[named].items()}
+    if unknown := sorted(values.keys() - IN_CONTEXTS):
+        raise OptionError(f"{path}, context {named}", unknown[0], f"one of {', '.join(sorted(IN_CONTEXTS))}")
+    # a path in the file is relative to the file
     return {
-        name: path.parent / Path(str(value)).expanduser() if name in PATHS else value for name, value in said.items()
+        name: path.parent / Path(str(value)).expanduser() if name in PATHS else value for name, value in values.items()
     }

@@ -1,4 +1,4 @@
-"""Everything that a daemon can be told: the one list of its options, their defaults and their help."""
+"""The table of jobd's options, with their defaults and their help, and what a daemon makes of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from peerjob import Clock, Node, OptionError
+from peerjob.cli.settings import (
+    declare,
+    given_layers,
+    merged,
+    parameters_of,
+    read_setting,
+    setting,
+    use_file,
+    variable_of,
+)
 from peerjob.model.durations import to_seconds
 
-from .config import use_file
-
-if TYPE_CHECKING:  # what needs gRPC is loaded when it is used
+if TYPE_CHECKING:  # modules that need gRPC are loaded when they are used
     from peerjob import ScalerServer, Server, ServerTls, Tokens
     from peerjob.node.observe.metrics import MetricsServer
 
@@ -27,24 +35,19 @@ STORE, SERVICE, LOGS = "Store", "Service", "Logs"
 
 
 class LogFormat(StrEnum):
-    """How the log is written."""
+    """The format of log lines."""
 
     HUMAN = "human"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
-    """The least level that is logged."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-def _option(name: str, help: str, *, panel: str | None = None, **more: Any) -> Any:
-    variable = f"PEERJOB_{name.removeprefix('--').replace('-', '_').upper()}"
-    return typer.Option(name, envvar=variable, help=help, rich_help_panel=panel, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,187 +58,146 @@ class DaemonSettings:
         list[str],
         typer.Argument(
             metavar="MODULE...",
-            envvar="PEERJOB_JOBS",
-            help="Modules whose jobs to run, such as app.jobs; imported from --app-dir and from what is installed.",
+            envvar=variable_of("jobs"),
+            help="The modules of the jobs, such as app.jobs. jobd looks in --app-dir, then among installed packages.",
             show_default=False,
         ),
     ] = field(default_factory=list[str])
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            envvar="PEERJOB_JOBD_CONFIG",
+        setting(
+            "A TOML file with any of these options. Flags and the environment override it.",
+            variable="PEERJOB_JOBD_CONFIG",
             metavar="FILE",
-            show_default="none",
+            default="none",
             is_eager=True,
             callback=use_file,
-            help="A TOML file with any of these options; flags and the environment win over it.",
         ),
     ] = None
     app_dir: Annotated[
-        Path, _option("--app-dir", "Where modules are looked for first.", metavar="DIR", show_default="here")
+        Path, setting("The folder in which jobd looks for modules first.", metavar="DIR", default="the current folder")
     ] = Path()
     name: Annotated[
-        str | None,
-        _option("--name", "The node's name, for people.", metavar="NAME", show_default="host name and process id"),
+        str | None, setting("The node's name, for people.", metavar="NAME", default="host name and process id")
     ] = None
     workers: Annotated[
-        int,
-        _option("--workers", "How many jobs run at a time; 0: none, this node only serves.", min=0, metavar="N"),
+        int, setting("The number of jobs that run at a time. With 0, the node only serves.", min=0, metavar="N")
     ] = 10
-    grace: Annotated[
-        str,
-        _option("--grace", "How long running jobs may go on when the daemon is asked to stop.", metavar="DURATION"),
-    ] = "30s"
+    grace: Annotated[str, setting("How long running jobs may continue when the node stops.", metavar="DURATION")] = (
+        "30s"
+    )
     lease_ttl: Annotated[
         str,
-        _option("--lease-ttl", "How soon peers take over from a node that vanished, 1s or more.", metavar="DURATION"),
+        setting("The time after which peers take over the jobs of a dead node; 1s or more.", metavar="DURATION"),
     ] = "5s"
     allow_references: Annotated[
         list[str] | None,
-        _option(
-            "--allow-references",
-            "A module or package whose functions may be options of single runs; those with jobs always are.",
+        setting(
+            "A module or package whose functions options of single runs may name. Modules with jobs are always "
+            "allowed.",
             metavar="MODULE",
-            show_default="none",
+            default="none",
         ),
     ] = None
-    timezone: Annotated[str, _option("--timezone", "The zone of cron schedules that name none.", metavar="ZONE")] = (
-        "UTC"
-    )
+    timezone: Annotated[str, setting("The time zone of cron schedules that name none.", metavar="ZONE")] = "UTC"
 
     store: Annotated[
         str,
-        _option(
-            "--store",
-            "What the nodes share: redis://, valkey:// or etcd://, with TLS rediss:// and so on. memory:// is gone "
-            "with this process.",
+        setting(
+            "The store that the nodes share: redis://, valkey:// or etcd://, with TLS rediss:// and so on. memory:// "
+            "ends with this process.",
             metavar="URL",
             panel=STORE,
         ),
-    ] = field(default="memory://", repr=False)  # it may hold a password
+    ] = field(default="memory://", repr=False)  # it may contain a password
     store_file: Annotated[
         Path | None,
-        _option(
-            "--store-file",
-            "A file that holds the store's URL, so that its password stands in no list of processes.",
+        setting(
+            "A file that contains the store's URL. The list of processes then shows no password.",
             metavar="FILE",
-            show_default="none",
+            default="none",
             panel=STORE,
         ),
     ] = None
     coordinator: Annotated[
         str | None,
-        _option(
-            "--coordinator",
-            "Who elects the node that fires schedules, such as etcd://host.",
+        setting(
+            "The service that elects the leader, which fires schedules; such as etcd://host.",
             metavar="URL",
-            show_default="the store",
+            default="the store",
             panel=STORE,
         ),
     ] = field(default=None, repr=False)
     coordinator_file: Annotated[
         Path | None,
-        _option(
-            "--coordinator-file",
-            "A file that holds the coordinator's URL.",
-            metavar="FILE",
-            show_default="none",
-            panel=STORE,
-        ),
+        setting("A file that contains the coordinator's URL.", metavar="FILE", default="none", panel=STORE),
     ] = None
-    namespace: Annotated[
-        str, _option("--namespace", "What keeps applications apart in one store.", metavar="NAME", panel=STORE)
-    ] = "default"
+    namespace: Annotated[str, setting("Separates the applications of one store.", metavar="NAME", panel=STORE)] = (
+        "default"
+    )
 
     listen: Annotated[
         str,
-        _option(
-            "--listen",
-            f"Where to serve gRPC, for jobctl and clients; {OFF}: nowhere.",
-            metavar="HOST:PORT",
-            panel=SERVICE,
-        ),
+        setting(f"The address for gRPC: jobctl and clients. {OFF} disables it.", metavar="HOST:PORT", panel=SERVICE),
     ] = "127.0.0.1:59051"
     insecure: Annotated[
-        bool,
-        _option(
-            "--insecure",
-            "Serve everybody who reaches an address off loopback, without TLS or tokens.",
-            panel=SERVICE,
-        ),
+        bool, setting("Accept all callers on an address off loopback, without TLS or tokens.", panel=SERVICE)
     ] = False
     tls_cert: Annotated[
-        Path | None,
-        _option("--tls-cert", "The certificate to show, as PEM.", metavar="FILE", show_default="no TLS", panel=SERVICE),
+        Path | None, setting("The node's certificate, as PEM.", metavar="FILE", default="no TLS", panel=SERVICE)
     ] = None
     tls_key: Annotated[
-        Path | None,
-        _option("--tls-key", "The certificate's key, as PEM.", metavar="FILE", show_default="none", panel=SERVICE),
+        Path | None, setting("The key of the certificate, as PEM.", metavar="FILE", default="none", panel=SERVICE)
     ] = None
     tls_client_ca: Annotated[
         Path | None,
-        _option(
-            "--tls-client-ca",
-            "Let in only clients with a certificate of this CA.",
-            metavar="FILE",
-            show_default="none",
-            panel=SERVICE,
-        ),
+        setting("Accept only clients with a certificate of this CA.", metavar="FILE", default="none", panel=SERVICE),
     ] = None
     tokens_file: Annotated[
         Path | None,
-        _option(
-            "--tokens-file",
-            "Let in only callers with a token of this file; see `jobd token create`.",
+        setting(
+            "Accept only callers with a token of this file; see `jobd token create`.",
             metavar="FILE",
-            show_default="none",
+            default="none",
             panel=SERVICE,
         ),
     ] = None
     rate: Annotated[
         float | None,
-        _option(
-            "--rate",
-            "Most calls per second from one address.",
+        setting(
+            "The maximum of calls per second from one address.",
             min=0.001,
             metavar="N",
-            show_default="unlimited",
+            default="unlimited",
             panel=SERVICE,
         ),
     ] = None
     metrics_listen: Annotated[
         str,
-        _option(
-            "--metrics-listen",
-            f"Where to serve metrics over HTTP, for Prometheus, and to answer probes; {OFF}: nowhere.",
+        setting(
+            f"The address for metrics (HTTP, for Prometheus) and for probes. {OFF} disables both.",
             metavar="HOST:PORT",
             panel=SERVICE,
         ),
     ] = f"127.0.0.1:{METRICS_PORT}"
-    metrics_compat: Annotated[
-        bool, _option("--metrics-compat", "Serve metrics under go-job's names, too.", panel=SERVICE)
-    ] = False
+    metrics_compat: Annotated[bool, setting("Also export metrics under go-job's names.", panel=SERVICE)] = False
 
     scaler_listen: Annotated[
         str,
-        _option(
-            "--scaler-listen",
-            f"Where to answer KEDA, as an external scaler, with the TLS of the service; {OFF}: nowhere.",
+        setting(
+            f"The address for KEDA, as an external scaler, with the TLS of the service. {OFF} disables it.",
             metavar="HOST:PORT",
             panel=SERVICE,
         ),
     ] = OFF
 
     log_format: Annotated[
-        LogFormat, _option("--log-format", "Lines for people, or one JSON object a line.", panel=LOGS)
+        LogFormat, setting("Lines for people (human), or one JSON object a line (json).", panel=LOGS)
     ] = LogFormat.HUMAN
-    log_level: Annotated[LogLevel, _option("--log-level", "The least level that is logged.", panel=LOGS)] = (
-        LogLevel.INFO
-    )
+    log_level: Annotated[LogLevel, setting("The lowest level that is logged.", panel=LOGS)] = LogLevel.INFO
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be; raises OptionError."""
+        """Raise OptionError for options that contradict each other, and for bad durations."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise OptionError("--tls-cert", "one of --tls-cert and --tls-key", "both, or none of them")
         if self.tls_client_ca is not None and self.tls_cert is None:
@@ -249,7 +211,7 @@ class DaemonSettings:
 
     @property
     def tls(self) -> ServerTls | None:
-        """What the gRPC service shows."""
+        """The TLS of the gRPC service."""
         from peerjob import ServerTls
 
         if self.tls_cert is None or self.tls_key is None:
@@ -257,7 +219,7 @@ class DaemonSettings:
         return ServerTls(certificate=self.tls_cert, key=self.tls_key, client_ca=self.tls_client_ca)
 
     def node(self, jobs: Sequence[Any], clock: Clock) -> Node:
-        """The node that these ask for, not started."""
+        """The node of these settings, not started."""
         return Node(
             self.store,
             jobs=jobs,
@@ -273,7 +235,7 @@ class DaemonSettings:
         )
 
     def server(self, node: Node, tokens: Tokens | None) -> Server | None:
-        """The gRPC service of a node, not started; None when there is to be none."""
+        """The gRPC service of a node, not started; None if it is off."""
         from peerjob import Server
 
         if self.listen == OFF:
@@ -281,7 +243,7 @@ class DaemonSettings:
         return Server(node, self.listen, tls=self.tls, tokens=tokens, insecure=self.insecure, rate=self.rate)
 
     def metrics(self, node: Node) -> MetricsServer | None:
-        """What shows the metrics of a node, not started; None when nothing is to."""
+        """The server of a node's metrics, not started; None if it is off."""
         from peerjob.node.observe.metrics import Metrics, MetricsServer
 
         if self.metrics_listen == OFF:
@@ -289,55 +251,43 @@ class DaemonSettings:
         return MetricsServer(Metrics(node, compat=self.metrics_compat), self.metrics_listen)
 
     def scaler(self, node: Node) -> ScalerServer | None:
-        """What tells KEDA of the work that there is, not started; None when nothing is to."""
+        """The external scaler of KEDA, not started; None if it is off."""
         from peerjob import ScalerServer
 
         return None if self.scaler_listen == OFF else ScalerServer(node, self.scaler_listen, tls=self.tls)
 
 
+EXCLUSIVE = (({"--store"}, {"--store-file"}), ({"--coordinator"}, {"--coordinator-file"}))
+
+
 def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
-    """A command whose options are the fields of DaemonSettings, and what else it takes by keyword."""
-    hints = get_type_hints(DaemonSettings, include_extras=True)
-    own = get_type_hints(command, include_extras=True)
-    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-    for one in fields(DaemonSettings):
-        default = one.default_factory() if callable(one.default_factory) else one.default
-        parameters.append(
-            inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[one.name])
-        )
-    more = list(inspect.signature(command).parameters.values())[1:]
-    parameters += [parameter.replace(annotation=own[parameter.name]) for parameter in more]
+    """Make a command of a function that takes DaemonSettings, and other options by keyword."""
+    hints = get_type_hints(command, include_extras=True)
+    own = list(inspect.signature(command).parameters.values())[1:]
 
-    def run(*, context: typer.Context, **given: Any) -> int:
-        of_settings = {one.name: given.pop(one.name) for one in fields(DaemonSettings)}
-        for name in ("store", "coordinator"):
-            of_settings[name] = _read_url(context, name, of_settings[name], of_settings[f"{name}_file"])
-        return command(DaemonSettings(**of_settings), **given)
+    def run(*, ctx: typer.Context, **given: Any) -> int:
+        values = {one.name: given.pop(one.name) for one in fields(DaemonSettings)}
+        return command(DaemonSettings(**values | _urls(ctx)), **given)
 
-    vars(run)["__signature__"] = inspect.Signature(parameters)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    declare(
+        run,
+        [
+            *parameters_of(DaemonSettings, environment=True),
+            *(one.replace(annotation=hints[one.name]) for one in own),
+        ],
+    )
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
 
 
-_STRENGTH = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
-
-
-def _read_url(context: typer.Context, name: str, url: str | None, file: Path | None) -> str | None:
-    """The URL, or what the file holds when that was given at a stronger place."""
-    if file is None:
-        return url
-    of_url, of_file = (_strength(context, one) for one in (name, f"{name}_file"))
-    if of_url > of_file:
-        return url
-    if of_url == of_file:
-        raise OptionError(f"--{name}", f"--{name} and --{name}-file", "one of them")
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"--{name}-file", str(file), f"a file that can be read ({error})") from None
-
-
-def _strength(context: typer.Context, name: str) -> int:
-    source = context.get_parameter_source(name)
-    return 0 if source is None or source.name not in _STRENGTH else _STRENGTH.index(source.name)
+def _urls(context: typer.Context) -> dict[str, str]:
+    """The URLs of the store and of the coordinator, each from its option or its file, whichever is stronger."""
+    names = {one: f"--{one.replace('_', '-')}" for one in ("store", "store_file", "coordinator", "coordinator_file")}
+    found = merged(given_layers(context, names), EXCLUSIVE)
+    urls: dict[str, str] = {}
+    for name in ("store", "coordinator"):
+        if (file := found.get(f"--{name}-file")) is not None:
+            urls[name] = read_setting(f"--{name}-file", file)
+        elif f"--{name}" in found:
+            urls[name] = found[f"--{name}"]
+    return urls
