@@ -266,8 +266,9 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
     own = list(inspect.signature(command).parameters.values())[1:]
 
     def run(*, ctx: typer.Context, **given: Any) -> int:
-        values = {one.name: given.pop(one.name) for one in fields(DaemonSettings)}
-        return command(DaemonSettings(**values | _urls(ctx)), **given)
+        values: dict[str, Any] = {one.name: given.pop(one.name) for one in fields(DaemonSettings)}
+        values.update(_urls(ctx))
+        return command(DaemonSettings(**values), **given)
 
     declare(
         run,
