@@ -1,78 +1,71 @@
-"""The live picture fits its terminal, and elsewhere there is a line a second."""
+"""The demo's view: a live table that fits a terminal, and a line a second without one."""
 
 import io
 
 import pytest
 from rich.console import Console
 
+from peerjob import NodeView, State, Stats
 from peerjob.cli.demo import workload
-from peerjob.cli.demo.monitor import KindFigures, NodeFigures, Picture
-from peerjob.cli.demo.view import LineView, LiveView
+from peerjob.cli.demo.view import DemoView
+from peerjob.model.record import NodeInfo
+from peerjob.testing.clock import VirtualClock
+
+STATS = Stats(
+    counts={job.kind: {State.SCHEDULED: 1_000, State.PROCESSING: 2, State.COMPLETED: 1_234} for job in workload.JOBS}
+)
 
 
-def picture(nodes: int = 3, *, elapsed: float = 7.0, killed: int | None = None) -> Picture:
-    rows = tuple(
-        NodeFigures(
-            name=f"node-{number}",
-            pid=1000 + number,
-            workers=4,
+def nodes(count: int) -> list[NodeView]:
+    return [
+        NodeView(
+            info=NodeInfo(name=f"node-{number}", incarnation=str(number), workers=4, pid=1000 + number),
             running=2,
-            heartbeat=0.5,
-            status="killed" if number == killed else "alive",
+            renewed_us=0,
+            expires_us=0,
+            age_us=500_000,
         )
-        for number in range(1, nodes + 1)
-    )
-    kinds = tuple(
-        KindFigures(kind=job.kind, waiting=1_000, running=2, completed=1_234, failed=0) for job in workload.JOBS
-    )
-    return Picture(elapsed=elapsed, nodes=rows, kinds=kinds, total=2_000, active=500, rate=321.4)
-
-
-def screen_of(picture: Picture, width: int, height: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-    view = LiveView(console, "peerjob demo on redis, namespace demo-12345678")
-    for number in range(40):
-        view.tell(number / 10, f"slow {number} completed on node-2 " + "x" * 100)
-    view.headline(3.0, "kill -9 of node-1 (process 1001), at work on 4 slow jobs " + "y" * 100)
-    with console.capture() as shown:
-        console.print(view.render(picture))
-    return shown.get().splitlines()
+        for number in range(1, count + 1)
+    ]
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (200, 60)])
-@pytest.mark.parametrize("nodes", [1, 3, 32])
-def test_the_picture_fits_the_terminal(nodes: int, width: int, height: int) -> None:
-    lines = screen_of(picture(nodes), width, height)
-
-    assert len(lines) < height
-    assert max(map(len, lines)) <= width
-
-
-def test_the_picture_shows_nodes_kinds_progress_and_the_latest_events() -> None:
-    shown = "\n".join(screen_of(picture(killed=1), 80, 24))
-
-    for word in ("node-1", "killed", "demo.slow", "1,234", "1,500 of 2,000", "321 jobs/s", "kill -9", "slow 39"):
-        assert word in shown
-    assert "slow 9 " not in shown
-
-
-def test_a_killed_node_is_shown_even_if_not_all_fit() -> None:
-    shown = "\n".join(screen_of(picture(32, killed=20), 80, 24))
-
-    assert "node-20" in shown
-    assert "more" in shown
-
-
-def test_without_a_terminal_there_is_a_line_a_second_and_one_for_each_event() -> None:
+@pytest.mark.parametrize("count", [1, 3, 32])
+def test_the_live_table_fits_the_terminal(count: int, width: int, height: int, clock: VirtualClock) -> None:
     out = io.StringIO()
-    view = LineView(Console(file=out, width=40))
+    view = DemoView(Console(file=out, width=width, height=height, force_terminal=True, color_system=None), clock)
+    assert view.live is not None
+    with view.live:
+        view.show(STATS, nodes(count))
+        lines = out.getvalue().splitlines()
 
-    with view:
-        for tenth in range(25):
-            view.show(picture(elapsed=tenth / 10))
-        view.tell(2.45, "slow 1: node lost")
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width + 20  # with the codes that move the cursor
+    assert any("node-1" in line and "1001" in line for line in lines)
+
+
+def test_the_live_table_shows_nodes_and_kinds_below_the_events(clock: VirtualClock) -> None:
+    out = io.StringIO()
+    view = DemoView(Console(file=out, width=80, height=24, force_terminal=True, color_system=None), clock)
+    assert view.live is not None
+    with view.live:
+        view.event("kill -9 of node-2")
+        view.show(STATS, nodes(3))
+
+    for word in ("node-3", "1003", "0.5 s ago", "demo.slow", "1,234", "kill -9 of node-2"):
+        assert word in out.getvalue()
+
+
+async def test_without_a_terminal_there_is_a_line_a_second_and_one_for_each_event(clock: VirtualClock) -> None:
+    out = io.StringIO()
+    view = DemoView(Console(file=out, width=40), clock)
+    assert view.live is None
+
+    for _ in range(25):
+        view.show(STATS, nodes(3))
+        await clock.advance(0.1)
+    view.event("slow 1 is scheduled on node-2: node lost")
 
     lines = out.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["0.0s", "1.0s", "2.0s", "2.5s"]
-    assert "3 nodes" in lines[0]
-    assert "1,500 of 2,000 done" in lines[0]
+    assert lines[0].endswith("3 nodes, 3,000 waiting, 6 running, 3,702 of 6,708 done")

@@ -1,4 +1,4 @@
-"""`jobd`: runs peers, and shows what they can do."""
+"""`jobd`: runs a node as a service."""
 
 from __future__ import annotations
 
@@ -51,51 +51,55 @@ def show_version() -> None:
 
 
 @app.command(
-    help="Watch a cluster of peers do real work, lose a node to kill -9, and lose no job.\n\n"
-    "One job counts one source file of Python's standard library; others are slow, delayed or urgent, or fail before "
-    "they succeed. At the end everything is checked against the recorded history and against the same count in one "
-    "process. The exit status is 1 when a check fails."
+    help="Show a cluster that works, loses a node to kill -9, and loses no job.\n\n"
+    "Each count job counts one source file of Python's standard library. Half way, the demo adds slow jobs, and kills "
+    "a node that runs some of them. At the end, it checks the history of all instances, and compares the sum of all "
+    "counts with the count of one process. The exit status is 1 if a check fails."
 )
 def demo(
     store: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            show_default="an embedded Valkey, gone at the end",
-            help="Use this store: redis://, valkey:// or etcd://, with TLS rediss:// and so on. "
+            show_default="an embedded Valkey, removed at the end",
+            help="The store: redis://, valkey:// or etcd://, with TLS rediss:// and so on. "
             "memory:// runs one node in this process.",
         ),
     ] = None,
     nodes: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MAX_NODES, metavar="N", show_default="3; 1 on memory://", help="Start so many node processes."
+            min=1, max=MAX_NODES, metavar="N", show_default="3; 1 on memory://", help="The number of node processes."
         ),
     ] = None,
     no_kill: Annotated[
         bool,
         typer.Option(
-            "--no-kill", help="Kill no node; else one of two or more is killed half way, while slow jobs run there."
+            "--no-kill", help="Kill no node. By default, one of two or more is killed while it runs slow jobs."
         ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many jobs each node runs at a time.")] = 4,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="The number of jobs per node that run at a time.")
+    ] = 4,
     files: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", show_default="all", help="Count only so many files of the standard library."),
+        typer.Option(
+            min=1, metavar="N", show_default="all", help="The number of files of the standard library to count."
+        ),
     ] = None,
     namespace: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             show_default="a fresh one",
-            help="Keep everything under this name in the store; it has to be empty, and is cleared at the end.",
+            help="The namespace in the store. It must be empty; the demo removes it at the end.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Show nothing but the result, as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the result, as one JSON object.")] = False,
 ) -> int:
-    """Run the demo with what the options ask for."""
-    from .demo import command
-    from .demo.conductor import DemoSettings
+    """Run the demo."""
+    from .demo.course import DemoSettings
+    from .demo.course import run as run_demo
 
     clock = SystemClock()
     in_process = store is not None and store.startswith("memory://")
@@ -109,31 +113,32 @@ def demo(
         workers=workers,
         namespace=f"demo-{clock.random.getrandbits(32):08x}" if namespace is None else namespace,
         files=files,
+        clock=clock,
     )
-    settings.observer("memory://" if store is None else store, clock)  # refuses what no node would take
-    return command.run(settings, as_json=as_json)
+    settings.observer("memory://" if store is None else store)  # refuses options that no node accepts
+    return run_demo(settings, as_json=as_json)
 
 
 @app.command(
     help="Run a node with the jobs of some modules, until SIGTERM.\n\n"
-    "Options come from flags, then from the environment, then from the file of --config, then from the defaults below. "
-    "SIGTERM and SIGINT let running jobs end, for as long as --grace says, and hand back the others; a second one "
-    "cancels what runs. SIGUSR1 drains: nothing more is claimed, and what runs goes on to its end. SIGHUP imports the "
-    "modules anew, and reads the tokens again.\n\n"
-    "The exit status: 0 after an orderly end, 2 for a wrong configuration, 4 for a store that cannot be reached, 5 for "
-    "one that refuses us, 1 for other errors, 128 and the signal's number when the end was cut short."
+    "Flags override the environment, the environment overrides the file of --config, and the file overrides the "
+    "defaults below. On SIGTERM or SIGINT, running jobs have --grace to end, and all other claims return to the queue; "
+    "a second signal cancels running jobs. On SIGUSR1, the node drains: it claims nothing more, and running jobs "
+    "continue to their end. On SIGHUP, jobd imports the modules and reads the tokens file again.\n\n"
+    "The exit status: 0 after an orderly end, 2 for an invalid configuration, 4 if the store cannot be reached, 5 if "
+    "the store refuses the credentials, 1 for other errors, 128 + n if a second signal n ended the stop early."
 )
 @takes_settings
 def run(settings: DaemonSettings) -> int:
-    """Run a daemon."""
+    """Run a node."""
     from .daemon import daemon
 
     return daemon.run(settings)
 
 
 @app.command(
-    help="Remove a whole namespace from its store: instances, schedules, the ledger, and what nodes left there.\n\n"
-    "It works also where a node refuses the layout of the namespace. Stop all nodes of the namespace before."
+    help="Remove a whole namespace from its store: instances, schedules and ledgers.\n\n"
+    "This also works if nodes refuse the layout of the namespace. Stop all nodes of the namespace before."
 )
 @takes_settings
 def clear(
@@ -148,19 +153,21 @@ def clear(
 
 
 @app.command(
-    help="Check a configuration, its store and its cluster, and tell what is good and what is not.\n\n"
-    "Takes the options of `jobd run`, and runs nothing; it joins the cluster for a moment, without workers. "
-    "The exit status: 0 when nothing fails, 1 when something does (with --strict, also for a warning), 2 for options "
-    "that are wrong in themselves."
+    help="Report problems of a configuration, its store and its cluster.\n\n"
+    "Takes the options of `jobd run` and runs no job. It joins the cluster for a moment, without workers. "
+    "The exit status: 0 if nothing failed, 1 if a check failed (with --strict, also for a warning), 2 for an invalid "
+    "option."
 )
 @takes_settings
 def check(
     settings: DaemonSettings,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of subject, verdict and text.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail for warnings, too.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list of objects with subject, verdict and text.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
 ) -> int:
-    """Check what a daemon would run with."""
+    """Check a configuration."""
     from .daemon import check
 
     return check.check(settings, as_json=as_json, strict=strict)
@@ -171,37 +178,39 @@ MetricsListen = Annotated[
     typer.Option(
         envvar="PEERJOB_METRICS_LISTEN",
         metavar="HOST:PORT",
-        help="Where the daemon serves its metrics; one that listens on every address is asked on loopback.",
+        help="The address of the daemon's metrics. For 0.0.0.0, jobd asks on loopback.",
     ),
 ]
 
 
 @app.command(
     help="Ask a daemon of this machine whether it is live, ready, started or drained.\n\n"
-    "live: a restart would heal nothing. ready: it takes work. started: it has joined the cluster. drained: it takes "
-    "no more work, and nothing runs on it. The exit status: 0 for yes, 1 for no, and when it does not answer."
+    "live: a restart would not help. ready: the node takes work. started: it has joined the cluster. drained: it takes "
+    "no more work, and runs nothing. The exit status: 0 for yes, 1 for no or for no answer."
 )
 def probe(
     what: Annotated[Probe, typer.Argument(metavar="PROBE", show_default=False)],
     metrics_listen: MetricsListen = peerjob_probe.LISTEN,
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait for an answer.")] = "2s",
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="The time limit for an answer.")] = "2s",
 ) -> int:
     """Ask a daemon a probe."""
     from .daemon.drain import probed_address
 
     host, port = probed_address(metrics_listen)
-    return peerjob_probe.tell(what.value, peerjob_probe.ask(what.value, host, port, to_seconds(timeout, "--timeout")))
+    return peerjob_probe.print_answer(
+        what.value, peerjob_probe.ask(what.value, host, port, to_seconds(timeout, "--timeout"))
+    )
 
 
 @app.command(
-    help="Tell a daemon of this machine to claim nothing more, and wait until nothing runs on it.\n\n"
-    "It is not ready from then on, stays in the cluster, and ends with SIGTERM as ever; a drain is not taken back, and "
-    "may be asked for again. The exit status: 0 when nothing runs any more, 1 when the time is over first."
+    help="Let a daemon of this machine claim nothing more, and wait until nothing runs on it.\n\n"
+    "The daemon is then not ready, stays in the cluster, and waits for SIGTERM. You cannot cancel a drain, but you may "
+    "run this command again. The exit status: 0 if nothing runs, or the daemon has ended; 1 if the time is over."
 )
 def drain(
     pid: Annotated[int, typer.Option(min=1, metavar="N", help="The daemon's process id: 1 in a container.")] = 1,
     metrics_listen: MetricsListen = peerjob_probe.LISTEN,
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = "30s",
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="The time limit.")] = "30s",
 ) -> int:
     """Drain a daemon."""
     from .daemon import drain as draining
@@ -209,12 +218,12 @@ def drain(
     return draining.drain(pid, metrics_listen, to_seconds(timeout, "--timeout"))
 
 
-tokens = typer.Typer(name="token", help="Make tokens for callers of the gRPC service.", no_args_is_help=True)
+tokens = typer.Typer(name="token", help="Create tokens for callers of the gRPC service.", no_args_is_help=True)
 app.add_typer(tokens)
 
 
 class RoleName(StrEnum):
-    """What the bearer of a token may do."""
+    """The role of a token."""
 
     READER = "reader"
     OPERATOR = "operator"
@@ -223,18 +232,21 @@ class RoleName(StrEnum):
 
 @tokens.command(
     "create",
-    help="Make a token, add its hash to the file of --tokens-file, and print it: it is shown this once only.\n\n"
-    "A reader looks, an operator also schedules, cancels and changes schedules, and an admin also clears, resizes and "
-    "drains. Running daemons read the file again at SIGHUP.",
+    help="Create a token, add its hash to the file of --tokens-file, and print the token, only this once.\n\n"
+    "A reader reads. An operator also schedules, cancels and changes schedules. An admin also clears, resizes and "
+    "drains. Running daemons read the file again on SIGHUP.",
 )
 def create_token(
     tokens_file: Annotated[
-        Path, typer.Option(envvar="PEERJOB_TOKENS_FILE", metavar="FILE", help="The file, made when it is not there.")
+        Path,
+        typer.Option(
+            envvar="PEERJOB_TOKENS_FILE", metavar="FILE", help="The tokens file. jobd creates it if it does not exist."
+        ),
     ],
-    role: Annotated[RoleName, typer.Option(help="What the bearer may do.")] = RoleName.READER,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Whose it is, for people.", show_default="none")] = "",
+    role: Annotated[RoleName, typer.Option(help="The role of the token.")] = RoleName.READER,
+    name: Annotated[str, typer.Option(metavar="NAME", help="The owner, for people.", show_default="none")] = "",
 ) -> None:
-    """Make a token."""
+    """Create a token."""
     from peerjob import Role
 
     from .daemon.tokens import create

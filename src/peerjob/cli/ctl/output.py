@@ -1,4 +1,4 @@
-"""Results on standard output: tables fitted to the terminal, JSON, YAML or bare names."""
+"""Results on standard output: tables that fit the terminal, JSON, YAML or names."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .yaml import to_yaml
 
 T = TypeVar("T")
 
-LEGIBLE = 5
-"""Columns of a terminal that a column of a table keeps of its text; in a narrow one it is the last columns that go."""
-UNCUT = 100_000
-"""Columns of an output that is no terminal."""
+MIN_WIDTH = 5
+"""Characters that each column keeps. In a narrow terminal, the last columns are left out."""
+MAX_WIDTH = 100_000
+"""The width of an output that is not a terminal."""
 
 
 class Format(StrEnum):
-    """How results are shown."""
+    """The format of results."""
 
     TABLE = "table"
     WIDE = "wide"
@@ -42,7 +42,7 @@ class Format(StrEnum):
 class Column(Generic[T]):
     """One column of a table.
 
-    A `wide` one is shown with `-o wide` alone, and one that is `whole` is not cut to fit the terminal before others.
+    A `wide` column is shown only with `-o wide`. A `whole` column is cut only after the others.
     """
 
     title: str
@@ -54,24 +54,24 @@ class Column(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class TableView(Generic[T]):
-    """How things of one kind are shown."""
+    """How objects of one type are shown."""
 
     columns: Sequence[Column[T]]
     name: Callable[[T], str]
     plain: Callable[[T], Any]
-    """As values for JSON and YAML."""
+    """The object as values for JSON and YAML."""
     nothing: str = "nothing found"
 
 
 class Printer:
-    """Shows results in the format that was asked for."""
+    """Prints results in one format."""
 
     def __init__(self, format: Format) -> None:
         self.format = format
-        self.console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else UNCUT)
+        self.console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else MAX_WIDTH)
 
     def many(self, things: Sequence[T], view: TableView[T]) -> None:
-        """A list of things."""
+        """Print a list of objects."""
         match self.format:
             case Format.JSON | Format.YAML:
                 self._plain([view.plain(one) for one in things])
@@ -85,7 +85,7 @@ class Printer:
                     note(view.nothing)
 
     def one(self, thing: T, view: TableView[T]) -> None:
-        """One thing: as a table, all that is known about it."""
+        """Print one object; as a table, all its fields."""
         match self.format:
             case Format.JSON | Format.YAML:
                 self._plain(view.plain(thing))
@@ -95,14 +95,14 @@ class Printer:
                 self.fields(view.plain(thing))
 
     def row(self, thing: T, view: TableView[T]) -> None:
-        """One thing: as a table, one row."""
+        """Print one object; as a table, one row."""
         if self.format in (Format.TABLE, Format.WIDE):
             self.many([thing], view)
         else:
             self.one(thing, view)
 
     def fields(self, values: dict[str, Any]) -> None:
-        """Names and values below one another, a text of several lines indented; what is empty is left out."""
+        """Print names and values, one below the other, without empty ones. Further lines of a text are indented."""
         width = max((len(name) for name in values), default=0)
         for name, value in json.loads(to_json(values)).items():
             if value not in (None, "", [], {}):
@@ -113,21 +113,21 @@ class Printer:
                     print(f"{'':<{width}}  {printable(line)}")
 
     def text(self, text: str, plain: Any) -> None:
-        """Something that is a text for people, and values for programs."""
+        """Print a text for people, or values for programs."""
         if self.format in (Format.JSON, Format.YAML):
             self._plain(plain)
         else:
             print(printable(text, lines=True))
 
     def summary(self, plain: Any, rows: Sequence[T], view: TableView[T]) -> None:
-        """Rows that sum up what programs get as other values."""
+        """Print rows for people, or other values for programs."""
         if self.format in (Format.JSON, Format.YAML):
             self._plain(plain)
         else:
             self.many(rows, view)
 
     def event(self, plain: Callable[[], Any], text: str, name: str) -> None:
-        """One of many that come one by one, on a line of its own (in YAML, a document)."""
+        """Print one event of a stream, on one line (in YAML, as a document)."""
         match self.format:
             case Format.JSON:
                 print(printable_json(to_json(plain())), flush=True)
@@ -139,13 +139,13 @@ class Printer:
                 print(text, flush=True)
 
     def table(self, things: Iterable[T], view: TableView[T]) -> Table:
-        """What `many` shows as a table."""
+        """The table that `many` prints."""
         columns = [one for one in view.columns if self.format is Format.WIDE or not one.wide]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         rows = [[Text(printable(one.text(thing))) for one in columns] for thing in things]
         for number, one in enumerate(columns):
             width = max((row[number].cell_len for row in rows), default=0)
-            least = width if one.whole else min(width, LEGIBLE)
+            least = width if one.whole else min(width, MIN_WIDTH)
             table.add_column(one.title, no_wrap=True, min_width=least, justify="right" if one.right else "left")
         for row in rows:
             table.add_row(*row)
@@ -160,12 +160,12 @@ class Printer:
 
 
 def note(text: str) -> None:
-    """Say something that is no result."""
+    """Print a note on standard error."""
     complain("jobctl", printable(text))
 
 
 def age(then: datetime | None, now: datetime) -> str:
-    """How long ago, or how long until: "5s", "in 3m"; "-" for never."""
+    """The time since then, or until then: "5s", "in 3m"; "-" for never."""
     if then is None:
         return "-"
     passed = now - then
@@ -173,7 +173,7 @@ def age(then: datetime | None, now: datetime) -> str:
 
 
 def span(time: timedelta) -> str:
-    """A stretch of time in its one or two largest units: "4s", "12m", "3h20m", "5d"."""
+    """A duration in its one or two largest units: "4s", "12m", "3h20m", "5d"."""
     seconds = int(time.total_seconds())
     if seconds < 120:
         return f"{seconds}s"
@@ -187,8 +187,3 @@ def span(time: timedelta) -> str:
 def moment(at: datetime | None) -> str:
     """A time in UTC, to the second; "-" for none."""
     return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%SZ}"
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things: "1 node", "3 nodes"."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

