@@ -1,4 +1,4 @@
-"""A web application that is a node of the cluster: what one replica accepts, any replica may run.
+"""A web application that is a node of the cluster: any replica may run the jobs that one replica accepts.
 
     PEERJOB_STORE=redis://localhost uvicorn --app-dir examples fastapi_app:app
 
@@ -6,8 +6,8 @@
     curl localhost:8000/jobs/<uuid>
     curl localhost:8000/jobs/<uuid>/result
 
-Start it as often as you like: each replica is a peer, and when one dies, the others finish its work. Without
-PEERJOB_STORE the store is the process's own memory, and so good for a single replica only.
+You may start several replicas. Each one is a node, and if one dies, the others finish its jobs. Without PEERJOB_STORE,
+the store is the memory of the process, which is enough for a single replica only.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from peerjob import (
 class Text(BaseModel):
     text: str
     seconds: float = 0
-    """How long to take over it, to see it run."""
+    """How long the job takes, so that you can see it run."""
 
 
 @job(kind="count_words", max_retries=3, backoff="1s", timeout="5m")
@@ -59,9 +59,9 @@ node = Node(os.environ.get("PEERJOB_STORE", "memory://"), jobs=[count_words])
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
     listen = os.environ.get("PEERJOB_METRICS_LISTEN")
-    # metrics, and what Kubernetes asks: /livez and its like
+    # metrics, and the probes of Kubernetes, such as /livez
     shown = MetricsServer(Metrics(node), listen) if listen else nullcontext()
-    async with shown, node:  # at the end, what still runs is handed back, and another replica takes it
+    async with shown, node:  # at the end, running jobs return to the queue, and another replica runs them
         yield
 
 
@@ -70,7 +70,7 @@ app = FastAPI(title="Words", lifespan=lifespan)
 
 @app.post("/words", status_code=202)
 async def accept(text: Text) -> dict[str, str]:
-    """Schedule the work and answer at once; from here on it cannot be lost."""
+    """Schedule a job and answer at once. From now on, the job cannot be lost."""
     instance = await node.schedule(count_words, text)
     return {"uuid": instance.id, "state": str(instance.state)}
 
@@ -85,7 +85,7 @@ async def show(uuid: str) -> dict[str, Any]:
 
 @app.get("/jobs/{uuid}/result")
 async def result(uuid: str, wait: Annotated[float, Query(ge=0, le=60)] = 10) -> dict[str, int]:
-    """The result, once it is there; waits for it up to `wait` seconds."""
+    """The result; waits for it up to `wait` seconds."""
     instance = await find(uuid)
     try:
         return await instance.result(timeout=wait)
@@ -97,7 +97,7 @@ async def result(uuid: str, wait: Annotated[float, Query(ge=0, le=60)] = 10) -> 
 
 @app.delete("/jobs/{uuid}")
 async def cancel(uuid: str) -> dict[str, bool]:
-    """Cancel it, on whatever replica it runs."""
+    """Cancel the job, on any replica."""
     return {"cancelled": await (await find(uuid)).cancel()}
 
 

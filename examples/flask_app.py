@@ -1,12 +1,12 @@
-"""The blocking facade: a node inside an application that has no event loop.
+"""The blocking API: a node inside an application that has no event loop.
 
     PEERJOB_STORE=redis://localhost flask --app examples/flask_app.py run
 
     curl -X POST 'localhost:5000/primes?below=100000'
     curl localhost:5000/jobs/<uuid>/result
 
-The node starts with the first request, in each process that gets one, so it is safe behind servers that fork. Without
-PEERJOB_STORE the store is the process's own memory.
+The node starts with the first request of each process, so it works behind servers that fork. Without PEERJOB_STORE, the
+store is the memory of the process.
 """
 
 import os
@@ -19,7 +19,7 @@ from peerjob import JobCancelled, JobFailed, JobTimedOut, Node, UnknownInstanceE
 
 @job(kind="count_primes", run_in="process", timeout="5m")
 def count_primes(below: int) -> int:
-    """Count the primes below a number, in a process of its own: the application's threads stay free."""
+    """Count the primes below a number, in a separate process, so that the application's threads stay free."""
     sieve = bytearray([1]) * below
     sieve[:2] = bytes(min(2, below))
     for number in range(2, int(below**0.5) + 1):
@@ -34,7 +34,7 @@ manager = Node(os.environ.get("PEERJOB_STORE", "memory://"), jobs=[count_primes]
 
 @app.post("/primes")
 def accept() -> ResponseReturnValue:
-    """Schedule the work and answer at once."""
+    """Schedule a job and answer at once."""
     instance = manager.schedule(count_primes, request.args.get("below", 1_000_000, type=int))
     return {"uuid": instance.id, "state": str(instance.state)}, 202
 
@@ -50,7 +50,7 @@ def show(uuid: str) -> ResponseReturnValue:
 
 @app.get("/jobs/<uuid:uuid>/result")
 def result(uuid: str) -> ResponseReturnValue:
-    """The result, once it is there; waits for it up to ten seconds."""
+    """The result; waits for it up to ten seconds."""
     try:
         return {"primes": manager.lookup_instance(uuid, count_primes).result(timeout=10)}
     except UnknownInstanceError:

@@ -1,7 +1,7 @@
-"""Two nodes, and one to lose.
+"""Two nodes, one of which you can kill.
 
-`python examples/hello.py` is a node: start two. `python examples/hello.py 100` schedules a hundred jobs and waits for
-them.
+`python examples/hello.py` runs a node: start two. `python examples/hello.py 100` schedules a hundred jobs and waits for
+their results.
 """
 
 import asyncio

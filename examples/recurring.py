@@ -1,7 +1,7 @@
-"""Work that recurs: a job with its own schedule, one that is added at run time, a pause, a run by hand, the ledger.
+"""Schedules: one in a job's definition, one added at run time, a pause, a manual run, and the ledger.
 
-Run it with `python examples/recurring.py`; with PEERJOB_STORE=redis://localhost in two terminals at once, and each
-second still has one heartbeat.
+Run it with `python examples/recurring.py`. With PEERJOB_STORE=redis://localhost, run it in two terminals: each second
+still has one heartbeat.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import os
 from peerjob import INJECTED, Context, Node, Query, Schedule, State, job, log_cleaner
 
 
-@job(kind="heartbeat", cron="* * * * * *")  # six fields: the first one is seconds
+@job(kind="heartbeat", cron="* * * * * *")  # six fields, of which the first is the seconds
 async def heartbeat(context: Context = INJECTED) -> str:
     return f"the heartbeat of {context.nominal_at}"
 
@@ -42,11 +42,11 @@ async def main() -> None:
         await greetings.pause("enough for now")
         print("paused:", greetings.note)
         by_hand = await greetings.trigger()
-        if by_hand is not None:  # with another overlap=, the one before may be in the way
+        if by_hand is not None:  # with another overlap=, an earlier instance may prevent this one
             print("by hand:", await by_hand.result())
         await greetings.remove()
 
-        while len(fires := await node.fires("heartbeat")) < 2:  # noqa: ASYNC110  # nobody tells of a fire
+        while len(fires := await node.fires("heartbeat")) < 2:  # noqa: ASYNC110  # there is no event for a fire
             await asyncio.sleep(0.1)
         seconds = [entry.nominal for entry in fires]
         print("heartbeat:", fires[0].outcome, "once for each second:", len(set(seconds)) == len(seconds))

@@ -1,4 +1,4 @@
-"""What happens when work fails: retries, backoff, giving up, putting off, timeouts, and a last word.
+"""Failures: retries, backoff, final errors, snoozing, timeouts, and a processor of the last error.
 
 Run it with `python examples/retries.py`.
 """
@@ -31,11 +31,11 @@ async def rate_limited(context: Context = INJECTED) -> str:
 
 @job(kind="hopeless", max_retries=5)
 async def hopeless() -> None:
-    raise Fail("this address cannot exist")  # not retried, whatever max_retries says
+    raise Fail("this address cannot exist")  # no retry, whatever max_retries is
 
 
 def fall_back(instance: Instance[Any], error: BaseException) -> Recovered:
-    """Runs where an attempt failed; what it returns may turn the failure into a result."""
+    """Runs where an attempt failed. Its return value may turn the failure into a result."""
     return Recovered(f"a guess, because of {error}")
 
 

@@ -2,8 +2,8 @@
 
     python examples/script.py
 
-All of it happens in this process, unless PEERJOB_STORE names a store that others share, such as redis://localhost:
-then the work spreads over every node that knows these jobs.
+Everything happens in this process, unless PEERJOB_STORE names a shared store, such as redis://localhost. Then all nodes
+with these jobs share the work.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ async def main() -> None:
         print("concat:", await two.result(timeout=10))
         print("count_down:", await three.result(timeout=10))
 
-        # arguments as text, as they come from a form or a command line, are converted to what the function takes
+        # text arguments, such as those of a form, are converted to the types of the function's parameters
         print("sum of text:", await (await node.schedule("sum", "1", "2")).result(timeout=10))
 
         calls = [sum_job.call(number, number) for number in range(100)]

@@ -1,7 +1,7 @@
 """Check that mypy and pyright, as configured, look into every linked folder of src/peerjob.
 
-pyright does not walk into links: told to check "src" it silently checks half of the package. So an error is
-planted in each folder of a copy that has our configuration and links and nothing else, and both must find it.
+pyright does not follow links: `pyright src` silently checks half of the package. So the script makes a copy with only
+the configuration and the links, plants an error in each folder, and expects both checkers to find it.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""Make the PrometheusRule of the manifests out of the alerts that Prometheus reads.
+"""Generate the PrometheusRule of the manifests from the alerts of Prometheus.
 
-kustomize cannot take a file from outside its folder, so the rules stand twice; this keeps them the same.
+kustomize reads no file outside its folder, so the rules exist twice. This script keeps them the same.
 """
 
 import sys

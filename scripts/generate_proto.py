@@ -1,4 +1,4 @@
-"""Generate the Python messages and their types from the .proto files; --check only tells whether they are stale."""
+"""Generate the Python messages and their types from the .proto files; --check only reports stale files."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ PROTOS = [path.relative_to(ROOT) for path in sorted((ROOT / "proto").rglob("*.pr
 
 
 def generate(home: Path) -> list[Path]:
-    """Generate from a copy, in which the files stand where Python will import them from, and name what was made."""
+    """Generate in a copy with the layout of the Python packages; the generated files."""
     for proto in PROTOS:
         (home / "peerjob" / proto).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / proto, home / "peerjob" / proto)
@@ -32,7 +32,7 @@ def main() -> int:
         orphans = kept - set(made)
         if check:
             for path in (*stale, *orphans):
-                print(f"{path} is not what the .proto files say; run scripts/generate_proto.py")
+                print(f"{path} differs from the .proto files; run scripts/generate_proto.py")
             return 1 if stale or orphans else 0
         for path in stale:
             shutil.copy(home / "peerjob" / path, ROOT / path)

@@ -1,8 +1,7 @@
 #!/bin/sh
-# Install the servers that the tests and benchmarks use, the openssl that makes their certificates, the promtool that reads
-# our alerts, the kubectl that builds our manifests and the strace that tells what is on disk, where they are missing and we
-# may: as root on Debian.
-# A failure here is no error: Valkey then comes out of PyPI, and a test says which server it lacks.
+# Install missing programs of the tests and benchmarks, as root on Debian: the servers, openssl for certificates, promtool
+# for the alerts, kubectl for the manifests, and strace for the tests of durability.
+# A failure here is not an error: Valkey then comes from PyPI, and a test that lacks a server names it.
 
 missing=
 for server in redis-server valkey-server openssl promtool strace; do
@@ -16,10 +15,10 @@ if [ -z "$missing" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; 
 fi
 
 echo "installing$missing"
-# runlevel 1 keeps the packages from starting system services: every test starts its own server
+# with runlevel 1, the packages start no system services: every test starts its own server
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 apt-get -qq update </dev/null || true
 for server in $missing; do
-    # one at a time, so that a release that lacks one still gets the other
+    # one at a time, so that a missing package does not prevent the others
     apt-get -qq install --yes --no-install-recommends "$server" </dev/null >/dev/null || echo "could not install $server"
 done

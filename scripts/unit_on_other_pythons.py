@@ -1,7 +1,7 @@
-"""Run the unit tests on every supported Python on the PATH other than the one that runs this.
+"""Run the unit tests on every other supported Python on the PATH.
 
-Tests that are marked `one_python` search for long, and what they search does not depend on Python: they are left out.
-Each has a virtual environment in .venvs/, made again when pyproject.toml changes. Arguments go to pytest.
+Tests with the marker `one_python` are left out: they search for a long time, and do not depend on the Python version.
+Each Python has a virtual environment in .venvs/, which is renewed when pyproject.toml changes. Arguments go to pytest.
 """
 
 import os
@@ -16,7 +16,7 @@ ASK_VERSION = "import sys; print(*sys.version_info[:2])"
 
 
 def interpreter(version: tuple[int, int]) -> Path | None:
-    """Find a Python of this version that really runs: a pyenv shim may only say that it can't."""
+    """A Python of this version that runs: a pyenv shim may exist without one."""
     name = f"python{version[0]}.{version[1]}"
     for folder in os.get_exec_path():
         path = Path(folder, name)
@@ -28,11 +28,11 @@ def interpreter(version: tuple[int, int]) -> Path | None:
 
 
 def environment(version: tuple[int, int], python: Path) -> Path:
-    """Make or refresh the virtual environment of a Python and return its bin folder."""
+    """Create or renew the virtual environment of a Python; its bin folder."""
     home = ROOT / ".venvs" / f"{version[0]}.{version[1]}"
     stamp, config = home / ".installed", ROOT / "pyproject.toml"
     if not stamp.exists() or stamp.stat().st_mtime < config.stat().st_mtime:
-        # pip of this environment serves the other one too, since Debian's Pythons come without ensurepip
+        # this environment's pip installs into the other one, since Debian's Pythons have no ensurepip
         subprocess.run([python, "-m", "venv", "--clear", "--without-pip", home], check=True)
         install = ["install", "--quiet", "--editable", f"{ROOT}[test,local]"]
         subprocess.run([sys.executable, "-m", "pip", "--python", home, *install], check=True)

@@ -1,4 +1,4 @@
-"""Jobs for `jobd run tasks`, as compose files and manifests run it: some to try things out, and one that recurs.
+"""The jobs of `jobd run tasks` in the compose files and manifests: some to try, and one with a schedule.
 
 jobctl schedule add 40 2 --wait
 jobctl schedule sleep 30
@@ -22,7 +22,7 @@ def add(x: int, y: int) -> int:
 
 @job(kind="sleep", timeout="1h")
 async def sleep(seconds: float, context: Context = INJECTED) -> str:
-    """Sleep, and tell how far it is."""
+    """Sleep, and report progress."""
     steps = max(1, round(seconds))
     for step in range(steps):
         await asyncio.sleep(seconds / steps)
@@ -32,7 +32,7 @@ async def sleep(seconds: float, context: Context = INJECTED) -> str:
 
 @job(kind="flaky", max_retries=5, backoff=Backoff.exponential())
 async def flaky(chance: float) -> str:
-    """Fail with this chance, from 0 to 1."""
+    """Fail with this probability, from 0 to 1."""
     if random.random() < chance:
         raise RuntimeError("bad luck")
     return "good luck"

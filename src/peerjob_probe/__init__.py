@@ -1,12 +1,12 @@
-"""The door of `jobd` and `jobctl`: asks a daemon's probes by itself, and leaves everything else to `peerjob.cli`.
+"""The entry point of `jobd` and `jobctl`: answers `jobd probe` itself, and loads `peerjob.cli` for everything else.
 
-A probe is run every few seconds for as long as a container lives. Loading the package takes half a second of processor
-time, more than ten times what the question does, so this stands beside it and uses next to nothing.
+A container runs a probe every few seconds. Loading the package `peerjob` takes half a second of CPU time, more than ten
+times as much as the probe. So this package is separate and imports little.
 """
 
 from __future__ import annotations
 
-from . import quiet as _first  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
+from . import interrupt as _first  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
 import os
 import re
 import signal
@@ -21,24 +21,24 @@ PATHS = {"live": "/livez", "ready": "/readyz", "started": "/startupz", "drained"
 LISTEN = "127.0.0.1:9090"
 TIMEOUT = 2.0
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as of every command."""
+"""The exit status after Ctrl-C."""
 VARIABLE = "PEERJOB_METRICS_LISTEN"
 MAX_ANSWER = 65_536
-"""Most bytes of an answer."""
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what a daemon may have been told, not where we listen
+"""The most bytes of an answer."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # an address of a daemon; this program does not listen
 
 
 class ProbeAnswer(NamedTuple):
-    """What came of a question: whether the answer is yes, and if not, why."""
+    """The answer to a probe: yes, or no with the reason."""
 
     ok: bool
     why: str
 
 
 def ask(probe: str, host: str, port: int, timeout: float) -> ProbeAnswer:
-    """Ask a daemon whether it is live, ready, started or drained, for at most so many seconds.
+    """Ask a daemon whether it is live, ready, started or drained; `timeout` is in seconds.
 
-    A host that stands for every address of the machine is asked on loopback.
+    A host that means all addresses of the machine is asked on loopback.
     """
     host = host.strip("[]")
     host = _LOOPBACK.get(host, host)
@@ -72,7 +72,7 @@ def _get(host: str, port: int, path: str, until: float) -> tuple[int, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     found = re.match(rb"HTTP/1\.[01] (\d{3})", head)
     if found is None:
-        raise ValueError("what it answers is not HTTP" if answer else "it closed the connection")
+        raise ValueError("the answer is not HTTP" if answer else "it closed the connection")
     return int(found[1]), body.decode("utf-8", "replace")
 
 
@@ -83,17 +83,17 @@ def _left(until: float) -> float:
     return left
 
 
-def tell(probe: str, heard: ProbeAnswer) -> int:
-    """One line about an answer; the exit status."""
-    if heard.ok:
+def print_answer(probe: str, answer: ProbeAnswer) -> int:
+    """Print one line about an answer; the exit status."""
+    if answer.ok:
         print("ok")
         return 0
-    print(f"jobd: not {probe}: {heard.why}", file=sys.stderr)
+    print(f"jobd: not {probe}: {answer.why}", file=sys.stderr)
     return 1
 
 
-def plain(arguments: list[str]) -> tuple[str, str, int, float] | None:
-    """(probe, host, port, timeout) of a command line that asks for a probe and is plain; None for any other."""
+def parse_probe(arguments: list[str]) -> tuple[str, str, int, float] | None:
+    """(probe, host, port, timeout) of a simple `probe` command line; None for any other one."""
     if len(arguments) < 2 or arguments[0] != "probe" or arguments[1] not in PATHS:
         return None
     given = {"--metrics-listen": os.environ.get(VARIABLE) or LISTEN, "--timeout": str(TIMEOUT)}
@@ -111,8 +111,8 @@ def plain(arguments: list[str]) -> tuple[str, str, int, float] | None:
 
 def main() -> None:
     """The console command `jobd`."""
-    asked = plain(sys.argv[1:])
-    _run("jobd" if asked is None else lambda: sys.exit(tell(asked[0], ask(*asked))))
+    asked = parse_probe(sys.argv[1:])
+    _run("jobd" if asked is None else lambda: sys.exit(print_answer(asked[0], ask(*asked))))
 
 
 def jobctl() -> None:
@@ -121,15 +121,15 @@ def jobctl() -> None:
 
 
 def _run(command: str | Callable[[], None]) -> None:
-    """Load a command and run it; Ctrl-C ends it without a traceback, unless the command was started to ignore it."""
-    # quiet.py has the default of the system in place of Python's
-    heeds = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL)
+    """Load a command and run it. Ctrl-C ends it without a traceback, unless the process ignores SIGINT."""
+    # interrupt.py has replaced Python's handler by the default of the system
+    interruptible = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL)
     if isinstance(command, str):
-        if heeds:
-            # a KeyboardInterrupt could be raised, and be lost, in any module that is loaded
+        if interruptible:
+            # a KeyboardInterrupt inside an import could be lost
             signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
         command = cast("Callable[[], None]", import_module(f"peerjob.cli.{command}").main)
-    if heeds:
+    if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command()

@@ -74,7 +74,7 @@ async def test_a_pair_that_is_renewed_is_shown_from_the_next_connection_on(
         assert not await connects(child, own(old), within=1)
         assert not await connects(child, ClientTls(ca=new.ca), within=1) or not mutual
         assert await connected.count() == 0, "who is connected stays so"
-        await child.line("a new certificate is shown")
+        await child.line("the server uses a new certificate")
 
         mounted.show(old.server_cert, old.server_key, old.ca)
         assert await connects(child, own(old))

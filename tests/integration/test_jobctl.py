@@ -129,7 +129,7 @@ def test_every_option_of_a_run_reaches_the_node(jobctl: Jobctl) -> None:
 
     again = jobctl("schedule", "add", "1", "2", "--key", "k", "-o", "name")
     assert again.lines == [made["uuid"]]
-    assert again.err == "jobctl: there is an instance with this key already\n"
+    assert again.err == "jobctl: an instance with this key exists already\n"
 
     at = jobctl("schedule", "add", "1", "2", "--at", "2099-01-01T00:00+01:00", "-o", "json").json
     assert at["schedule_at"] == "2098-12-31T23:00:00+00:00"
@@ -239,7 +239,7 @@ def test_whoever_waits_for_instances_learns_when_they_are_over(jobctl: Jobctl) -
 
     long = jobctl("schedule", "slow", "1", "30", "--tag", "waited", "-o", "name").out.strip()
     late = jobctl("wait", long, "--within", "0.1s")
-    assert (late.status, late.err) == (6, "jobctl: not all of them are over after 0.1s\n")
+    assert (late.status, late.err) == (6, "jobctl: not all of them are final after 0.1s\n")
     assert jobctl("wait", "--tag", "waited", "--within", "0.1s").status == 6
     assert jobctl("wait").status == 2
     assert jobctl("wait", str(uuid4())).status == 3
@@ -287,7 +287,7 @@ def test_nothing_is_cleared_unless_somebody_says_yes(jobctl: Jobctl, target: str
 
     screen, status = at_terminal(*clear, typed=b"n\n")
     assert (status, "nothing was removed" in screen) == (1, True)
-    assert "that are over and were made at or after 2026-01-01 00:00:00Z? [y/N]" in screen
+    assert "all final instances that were created at or after 2026-01-01 00:00:00Z? [y/N]" in screen
     assert at_terminal(*clear, typed=b"\x03")[1] == 130
     assert jobctl("get", "instance", uuid).status == 0
 
@@ -411,7 +411,7 @@ def test_a_trigger_that_makes_nothing_says_why(jobctl: Jobctl) -> None:
     uuid = jobctl("schedules", "trigger", name, "-o", "name").out.strip()
     again = jobctl("schedules", "trigger", name)
     assert (again.status, again.out) == (1, "")
-    assert "nothing was made: " in again.err
+    assert "no instance was created: " in again.err
     jobctl("cancel", "instances", uuid)
 
 
@@ -504,10 +504,10 @@ def test_why_tells_what_an_instance_waits_for(jobctl: Jobctl) -> None:
 
     assert reasons("add", "1", "1", "--after", "1h")[0].startswith("it is delayed: due in 59m")
     assert reasons("nobody", "--allow-unknown")[0].startswith("no live node runs jobs of kind 'nobody' (one runs add")
-    assert reasons("add", "1", "1", "--wait")[0] == "it is over: Completed after 1 try"
+    assert reasons("add", "1", "1", "--wait")[0] == "it is final: Completed after 1 try"
     failed = jobctl("schedule", "fail", "why not", "--wait", "-o", "name").out.strip()
     _, over, ended, _, *traceback = jobctl("why", failed).lines
-    assert [over, ended] == ["  it is over: Terminated after 1 try", "  it ended with ValueError: why not"]
+    assert [over, ended] == ["  it is final: Terminated after 1 try", "  it ended with ValueError: why not"]
     assert (traceback[0], traceback[-1]) == ("Traceback (most recent call last):", "ValueError: why not")
     assert jobctl("get", "instance", failed, "-o", "json").json["traceback"].splitlines() == traceback
     assert f"{'traceback':<15}Traceback (most recent call last):" in jobctl("get", "instance", failed).out
@@ -531,9 +531,9 @@ def test_why_tells_which_instance_is_in_the_way(jobctl: Jobctl) -> None:
     jobctl("schedule", "slow", "1", "30", "--cron", "0 3 * * *", "--name", name, "--overlap", "queue")
     first, second = (jobctl("schedules", "trigger", name, "-o", "name").out.strip() for _ in range(2))
     try:
-        told = f"it is parked: schedule {name} runs one at a time, and {first} is not over"
+        told = f"it is parked: schedule {name} runs one at a time, and {first} is not final"
         assert told in jobctl("why", second).out
-        assert f"instance {first} of it is not over" in jobctl("why", name).out
+        assert f"its instance {first} is not final" in jobctl("why", name).out
     finally:
         jobctl("cancel", "instances", second, first)
 

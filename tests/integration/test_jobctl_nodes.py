@@ -37,7 +37,7 @@ def test_whom_a_daemon_with_tls_and_tokens_refuses_is_told_why(
     reader = jobctl("cancel", "instances", "--all", *ca, "--token", "reads")
     assert (reader.status, "needs the role operator" in reader.err) == (5, True)
     plain = jobctl("list", "jobs", "--token", "acts")
-    assert (plain.status, "speaks TLS, and was called without: give --tls-ca" in plain.err) == (4, True)
+    assert (plain.status, "uses TLS, and jobctl does not: set --tls-ca" in plain.err) == (4, True)
     for refused in (nobody, reader, plain):
         assert (refused.out, len(refused.err.splitlines())) == ("", 1)
 

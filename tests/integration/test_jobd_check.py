@@ -258,7 +258,7 @@ async def test_a_file_of_tokens_that_others_can_write_fails(jobd: Jobd) -> None:
 
     found = await check(jobd, "--tokens-file", "tokens", status=1)
 
-    assert ("fail", "others can write tokens, and so let themselves in; chmod go-w") in found["service"]
+    assert ("fail", "other users can write tokens, and so give themselves access; chmod go-w") in found["service"]
 
 
 async def test_people_are_shown_a_table(jobd: Jobd) -> None:

@@ -182,7 +182,7 @@ async def test_a_drain_ends_with_the_daemon(jobd: Jobd, tmp_path: Path, buried: 
         held = await client.schedule("held", str(tmp_path / "never"))
         await until(lambda: has_begun(held))
         drain = probed.launch("drain", "--pid", str(probed.child.pid), "--timeout", f"{PATIENCE:g}s")
-        await probed.child.line("SIGUSR1: nothing more is claimed")
+        await probed.child.line("SIGUSR1: the node claims nothing more")
 
     if buried:
         probed.child.kill()

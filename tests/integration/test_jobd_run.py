@@ -95,7 +95,7 @@ async def test_a_hangup_picks_up_new_jobs_and_drops_those_that_are_gone(
         jobd.module.write_text(changed)
 
         child.signal(signal.SIGHUP)
-        await child.line(r"job modules are reloaded: 2 kind\(s\); new: kept; gone: held")
+        await child.line(r"reloaded the job modules: 2 kind\(s\); new: kept; removed: held")
 
         assert await (await client.schedule("double", 4)).result(timeout=PATIENCE) == 80
         assert [job.kind for job in await client.registered_jobs()] == ["double", "kept"]
@@ -225,7 +225,7 @@ async def test_a_hangup_takes_the_tokens_as_they_are_now(jobd: Jobd) -> None:
         jobd.module.write_text("def broken(:\n")  # a token is withdrawn all the same
 
         child.signal(signal.SIGHUP)
-        await child.line("the tokens are read again: 0")
+        await child.line("reloaded the tokens: 0")
 
         with pytest.raises(UnauthenticatedError):
             await client.nodes()
@@ -239,6 +239,6 @@ async def test_a_hangup_reaches_bodies_in_processes(jobd: Jobd) -> None:
         jobd.module.write_text(jobd.module.read_text().replace("2 * x", "200 * x"))
 
         child.signal(signal.SIGHUP)
-        await child.line("job modules are reloaded")
+        await child.line("reloaded the job modules")
 
         assert await (await client.schedule("double", 4)).result(timeout=PATIENCE) == 800

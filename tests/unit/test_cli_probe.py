@@ -19,7 +19,7 @@ from peerjob.cli.console import run
 from peerjob.cli.daemon.drain import check_daemon
 from peerjob.cli.daemon.errors import error_report
 from peerjob.node.observe.metrics.server import PROBES
-from peerjob_probe import ask, plain
+from peerjob_probe import ask, parse_probe
 from support.processes import ChildProcess
 
 
@@ -54,11 +54,11 @@ def answering(answer: bytes | None, host: str = "127.0.0.1") -> Generator[int]:
 
 
 def test_a_plain_probe_is_understood_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert plain(["probe", "live"]) == ("live", "127.0.0.1", 9090, 2.0)
-    assert plain(["probe", "ready", "--timeout", "0.5s", "--metrics-listen=[::]:1"]) == ("ready", "[::]", 1, 0.5)
+    assert parse_probe(["probe", "live"]) == ("live", "127.0.0.1", 9090, 2.0)
+    assert parse_probe(["probe", "ready", "--timeout", "0.5s", "--metrics-listen=[::]:1"]) == ("ready", "[::]", 1, 0.5)
     monkeypatch.setenv(peerjob_probe.VARIABLE, "0.0.0.0:9191")
-    assert plain(["probe", "started"]) == ("started", "0.0.0.0", 9191, 2.0)
-    assert plain(["probe", "drained", "--metrics-listen", "host:1"]) == ("drained", "host", 1, 2.0)
+    assert parse_probe(["probe", "started"]) == ("started", "0.0.0.0", 9191, 2.0)
+    assert parse_probe(["probe", "drained", "--metrics-listen", "host:1"]) == ("drained", "host", 1, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_plain_probe_is_understood_without_the_package(monkeypatch: pytest.Mon
     ],
 )
 def test_what_is_not_plain_is_left_to_the_whole_command(words: str) -> None:
-    assert plain(words.split()) is None
+    assert parse_probe(words.split()) is None
 
 
 def test_a_plain_probe_loads_nothing_of_the_package() -> None:

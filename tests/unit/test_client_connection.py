@@ -105,7 +105,7 @@ class Unasked(Client):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address is not passed over because this machine stood still for a moment; one that refuses is, at once."""
-    monkeypatch.setattr(connection, "TRY", 20.0)
+    monkeypatch.setattr(connection, "MAX_CONNECT", 20.0)
 
 
 @pytest.fixture
@@ -443,8 +443,8 @@ async def _open(server: Server, count: int) -> bool:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that hangs is soon asked whether it is there; it has nearly as long as by default to say so."""
-    monkeypatch.setattr(connection, "PATIENCE", 2.0)
-    monkeypatch.setattr(node_address, "SILENCE", 0.1)
+    monkeypatch.setattr(connection, "MAX_SILENCE", 2.0)
+    monkeypatch.setattr(node_address, "PROBE_SHARE", 0.1)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -453,7 +453,7 @@ async def test_what_can_be_asked_again_goes_on_while_a_node_hangs(stub: Stub) ->
         acts: list[Callable[[], Any]] = [client.nodes, client.count, lambda: client.schedule(WORK, 1)]
         for act in acts:
             client._connection._current = 0  # pyright: ignore[reportPrivateUsage]
-            client._connection._peers[0]._hear()  # pyright: ignore[reportPrivateUsage]
+            client._connection._nodes[0]._note_answer()  # pyright: ignore[reportPrivateUsage]
             stub.hangs = True
             await act()
         assert stub.calls == ["ListNodes", "GetVersion", "CountInstances", "GetVersion", "ScheduleJob", "GetVersion"]
@@ -490,7 +490,7 @@ async def test_what_is_done_once_is_not_sent_to_a_node_that_hangs(stub: Stub, ve
     recurring = WORK.with_options(every=3600)
     async with served() as (node, server), Client(f"{stub.target},{server.target}") as client:
         await node.add_schedule(recurring, 1)
-        client._connection._peers[0]._heard -= 60  # pyright: ignore[reportPrivateUsage]  # nothing was asked for a minute
+        client._connection._nodes[0]._last_answer -= 60  # pyright: ignore[reportPrivateUsage]  # nothing was asked for a minute
         stub.hangs = True
 
         await acting(client, verb)
@@ -501,7 +501,7 @@ async def test_what_is_done_once_is_not_sent_to_a_node_that_hangs(stub: Stub, ve
 @pytest.mark.parametrize("verb", LAST)
 async def test_what_is_done_once_is_not_asked_again_when_a_node_begins_to_hang(stub: Stub, verb: str) -> None:
     async with served(WORK) as (_, server), Unasked(f"{stub.target},{server.target}", timeout=0.6) as client:
-        client._connection._peers[0]._heard = float("inf")  # pyright: ignore[reportPrivateUsage]  # it is there
+        client._connection._nodes[0]._last_answer = float("inf")  # pyright: ignore[reportPrivateUsage]  # it is there
         stub.hangs = True
 
         with pytest.raises(TimeoutError, match=r"was not answered within 0\.6 s"):
@@ -528,7 +528,7 @@ async def test_a_node_that_hung_is_avoided_while_another_can_be_asked(stub: Stub
 
 
 async def test_when_all_nodes_hang_a_call_ends_in_time(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PATIENCE", 0.2)  # so that both have their turn early on
+    monkeypatch.setattr(connection, "MAX_SILENCE", 0.2)  # so that both have their turn early on
     async with Stub().listening() as other, Unasked(f"{stub.target},{other.target}", timeout=3) as client:
         stub.hangs = other.hangs = True
         with pytest.raises(TimeoutError, match="CountInstances was not answered within 3 s"):

@@ -34,7 +34,7 @@ def told(instance: Instance[Any], *nodes: NodeView, **facts: Any) -> list[str]:
         ([a_node("one", "other")], 0, "no live node runs jobs of kind 'work' (one runs other)"),
         ([a_node("web", workers=0)], 0, "no live node runs jobs of kind 'work' (web runs nothing)"),
         ([a_node("one", "work")], 2, "it is the next in the queue: 2 of the 2 workers that run its kind"),
-        ([a_node("one", "work")], 0, "it is due, and 2 of 2 workers are free (on one): it should begin at once"),
+        ([a_node("one", "work")], 0, "it is due, and 2 of 2 workers are free (on one): it should start at once"),
     ],
 )
 def test_an_instance_that_is_due_waits_for_a_worker(nodes: Sequence[NodeView], busy: int, reason: str) -> None:
@@ -56,7 +56,7 @@ def test_all_reasons_of_a_delayed_instance_are_told() -> None:
     assert told(retried, a_node("one", "work")) == [
         "it is delayed: due in 5m, at " + f"{to_datetime(CLOCK.time_us() + 5 * MINUTE):%Y-%m-%d %H:%M:%SZ}",
         "no live node runs jobs of kind 'rare' (one runs work)",
-        "it was put back by one: retry 1 in 5m",
+        "one returned it to the queue: retry 1 in 5m",
         "its last try ended with OSError: no route",
     ]
 
@@ -66,26 +66,24 @@ def test_a_parked_instance_names_what_it_waits_for() -> None:
     slot = a_schedule(holder=first.id, parked=(second.id, third.id))
     node = a_node("one", "work")
     assert told(third, node, slot_of=slot) == [
-        f"it is parked: schedule nightly runs one at a time, and {first.id} is not over, nor is one before it"
+        f"it is parked: schedule nightly runs one at a time, and {first.id} is not final, nor is one before it"
     ]
     assert told(first, node, slot_of=slot)[0].startswith("it is due")
 
 
 def test_what_may_have_killed_nodes_is_taken_alone() -> None:
-    assert told(an_instance(State.SCHEDULED, crashes=2), a_node("one", "work"))[0].startswith(
-        "it went down with nodes 2"
-    )
+    assert told(an_instance(State.SCHEDULED, crashes=2), a_node("one", "work"))[0].startswith("nodes died 2")
 
 
 def test_a_running_instance_is_told_with_its_progress_and_whether_its_node_lives() -> None:
     running = an_instance(State.PROCESSING, progress=Progress(0.25, "half of half"))
     assert told(running, a_node("one", "work")) == [
         "it runs: on node one, for 0s, try 1",
-        "it says that it is at 25% half of half",
+        "it reports 25% half of half",
     ]
-    assert told(running)[-1].startswith("node one is not heard of")
+    assert told(running)[-1].startswith("node one does not renew its lease")
     ahead = told(an_instance(State.PROCESSING), a_node("one", "work"), busy={"one": 3})
-    assert ahead[-1].startswith("node one has taken 3 instances for 2 workers: it may still wait")
+    assert ahead[-1].startswith("node one has claimed 3 instances for 2 workers: it may still wait")
 
 
 def a_schedule(**row: Any) -> ScheduleView:
@@ -110,8 +108,8 @@ def test_all_that_keeps_a_schedule_from_firing_is_told() -> None:
     found = why_schedule(a_schedule(paused=True, holder="x"), now=NOW, nodes=[], leader=None, last=None)
     assert [one.partition(":")[0] for one in found] == [
         "it is paused",
-        "no node is known to lead",
+        "no leader is known",
         "no live node runs jobs of kind 'work'",
-        "instance x of it is not over",
-        "it has no time to come",
+        "its instance x is not final",
+        "it has no next time",
     ]

@@ -1,4 +1,4 @@
-"""How every command of the package ends: with a status, and with one line on standard error for each error."""
+"""The end of every command: an exit status, and one line on standard error for an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 
 class ExitStatus(IntEnum):
-    """Exit statuses, as `jobctl` and `jobd` share them."""
+    """The exit statuses of `jobctl` and `jobd`."""
 
     OK = 0
     FAILED = 1
@@ -24,7 +24,7 @@ class ExitStatus(IntEnum):
 
 
 class ErrorReport(NamedTuple):
-    """What is said about an error, and the exit status."""
+    """The text about an error, and the exit status."""
 
     message: str
     status: int
@@ -32,7 +32,7 @@ class ErrorReport(NamedTuple):
 
 @runtime_checkable
 class ParserError(Protocol):
-    """What the option parser raises; its class is at another place in each few releases of typer."""
+    """An error of the option parser. Its class moves between releases of typer, so this is a protocol."""
 
     exit_code: int
 
@@ -42,9 +42,9 @@ class ParserError(Protocol):
 def run(
     app: typer.Typer, name: str, arguments: list[str] | None, refuse: Callable[[Exception], ErrorReport | None]
 ) -> int:
-    """Run a command to its exit status; what `refuse` has no words for is raised. `arguments`: default, the process's.
+    """Run a command and return its exit status, which is the result of its function.
 
-    A command's status is what its function returns.
+    `refuse` describes errors; an error for which it returns None is raised. `arguments` defaults to the process's.
     """
     status: Any
     try:
@@ -63,21 +63,21 @@ def run(
 
 
 def complain(name: str, message: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error."""
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _misused(name: str, error: ParserError) -> int:
     where: str = getattr(getattr(error, "ctx", None), "command_path", name)
     message = error.format_message().rstrip(".")
-    if not message:  # then it was the help that was shown
+    if not message:  # the parser has shown the help
         return ExitStatus.USAGE
     complain(name, f"{message}{_origin(error)} (see {where} --help)")
     return error.exit_code
 
 
 def _origin(error: Any) -> str:
-    """Where a value comes from when that is a file: the parser speaks of flags and the environment only."""
+    """The file of a bad value: the parser itself names only flags and environment variables."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     source = None if context is None or parameter is None else context.get_parameter_source(parameter.name)
     return ", in the file of --config" if source is not None and source.name == "DEFAULT_MAP" else ""

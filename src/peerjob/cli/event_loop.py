@@ -1,4 +1,4 @@
-"""The event loop that the commands run on."""
+"""The event loop of the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """The event loop to use: that of uvloop where there is one, else asyncio's own."""
+    """The event loop of uvloop if it is installed, else asyncio's own."""
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""`jobctl`: manages a cluster of peers from outside."""
+"""`jobctl`: manages a cluster from outside."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from .ctl.commands import shared_options
 from .ctl.errors import error_report
 
 STATUSES = (
-    "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no node or store answers, 5 refused (token), "
+    "Exit status: 0 success, 1 failed, 2 wrong usage, 3 not found, 4 no node or store answers, 5 refused (token), "
     "6 the time was over, 130 interrupted."
 )
 
 app = typer.Typer(
     name="jobctl",
     help="Manage a cluster of peerjob nodes, through any node that serves gRPC.\n\n"
-    "What the connection options say may also stand in the environment (PEERJOB_…) or in a context of "
-    "~/.config/peerjob/config.toml: a table contexts.NAME with the options' names, without the dashes before them.",
+    "The connection options may also come from the environment (PEERJOB_…), or from a context in the file "
+    "~/.config/peerjob/config.toml. A context is a table contexts.NAME with the options' names, without the leading "
+    "dashes.",
     epilog=STATUSES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""Imported before gRPC is, which would write to standard error what the commands tell in words of their own."""
+"""Silences gRPC's own messages on standard error. Import this module before gRPC."""
 
 from __future__ import annotations
 

@@ -1,19 +1,24 @@
 """`jobctl`: manages a cluster from outside, through any node that serves gRPC.
 
-Every verb is a coroutine that takes a `Session` (where to connect, how to show) and its own arguments; `verb` makes a
-command of it and adds the options that all verbs share. These may stand before the verb or after it; the latter win.
+Read `commands` first: each verb is a coroutine that takes a `ClientSession` (the connection and the output) and its own
+arguments. `verb` makes a command of it, with the shared options of `settings`. These may stand before or after the
+verb; the latter override the former. `query_options` are the options that select instances.
 
-Results go to standard output, everything else to standard error. A table is fitted to the terminal, and never cut where
-the output is no terminal. What nodes tell is shown without control characters, which could command a terminal.
+The verbs are in `lookups` (get, list, count), `schedule`, `events` (logs, history, watch), `instances` (cancel, retry,
+wait), `clear`, `schedules`, `cluster` (workers, drain, leader, stats, top) and `why`, with `reasons`. `output` prints
+results, `tables` has the columns of each kind of object, and `errors` the texts of errors.
+
+Results go to standard output, everything else to standard error. A table fits the terminal; without a terminal it is
+never cut. Control characters in the output of jobs are escaped.
 
 Exit statuses:
 
-0    done
-1    failed: an instance that was waited for did not complete, or something could not be done
+0    success
+1    failed: an instance that jobctl waited for did not complete, or an operation failed
 2    wrong usage: an option, an argument, or a setting
 3    not found: no such instance, schedule or job
 4    unreachable: no node answers, or its store does not
-5    refused: no token, a wrong one, or one without this right
+5    refused: no token, a wrong token, or a token without this right
 6    the time was over
 130  interrupted
 """

@@ -1,4 +1,4 @@
-"""`jobctl clear …`: removes what is over, or everything, once somebody has said yes."""
+"""`jobctl clear …`: removes data of final instances, or all instances, after a confirmation."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from typing import Annotated
 import typer
 
 from peerjob.cli.console import ExitStatus
+from peerjob.cli.printable import counted
 from peerjob.model.durations import to_seconds
 from peerjob.model.query import Filter
 from peerjob.remote.client.client import Client
 
 from .commands import ClientSession, group, verb
 from .errors import CommandError
-from .output import counted, moment, note
+from .output import moment, note
 from .query_options import After, Before, time_of
 
 OlderThan = Annotated[
-    str | None, typer.Option(metavar="DURATION", show_default="no bound", help="Made longer ago than this, such as 7d.")
+    str | None,
+    typer.Option(metavar="DURATION", show_default="no bound", help="Created longer ago than this, such as 7d."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where no terminal can answer.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required without a terminal.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
-    verbs = group(app, "clear", "Remove what is over, or everything.")
+    verbs = group(app, "clear", "Remove data of final instances, or all instances.")
     verb(verbs, "instances")(clear_instances)
     verb(verbs, "history")(clear_history)
     verb(verbs, "logs")(clear_logs)
@@ -38,30 +40,30 @@ def add_to(app: typer.Typer) -> None:
 async def clear_instances(
     session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
-    """Remove instances that are over, with their results, logs and history."""
+    """Remove final instances, with their results, logs and histories."""
     await _clear(session, Client.clear_instances, "", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_history(
     session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
-    """Keep no more than the last state in the history of instances that are over."""
+    """Remove all but the last state from the histories of final instances."""
     await _clear(session, Client.clear_history, "history of ", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_logs(
     session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
 ) -> None:
-    """Remove the logs of instances that are over."""
+    """Remove the logs of final instances."""
     await _clear(session, Client.clear_logs, "logs of ", _filter(before, after, older_than), yes=yes)
 
 
 async def clear_all(session: ClientSession, yes: Yes = False) -> None:
-    """Remove every instance of the namespace, also those that are queued or run."""
-    _ask("Remove every instance of the namespace, also those that are queued or run?", yes=yes)
+    """Remove all instances of the namespace, queued and running ones too."""
+    _ask("Remove all instances of the namespace, queued and running ones too?", yes=yes)
     async with session.client() as client:
         await client.clear()
-    note("the namespace has no instances any more")
+    note("removed all instances of the namespace")
 
 
 async def _clear(
@@ -72,8 +74,8 @@ async def _clear(
     *,
     yes: bool,
 ) -> None:
-    """Ask, remove a part of what is chosen ("": all of it), and tell of how many instances."""
-    _ask(f"Remove {part and f'the {part}'}all instances that are over{_bounds(chosen)}?", yes=yes)
+    """Ask for confirmation, remove a part of the chosen instances ("": all of each), and print their number."""
+    _ask(f"Remove {part and f'the {part}'}all final instances{_bounds(chosen)}?", yes=yes)
     async with session.client() as client:
         count = await clear(client, chosen)
     session.out.text(f"{part}{counted(count, 'instance')} removed", {"count": count})
@@ -86,20 +88,20 @@ def _filter(before: str | None, after: str | None, older_than: str | None) -> Fi
 
 
 def _bounds(chosen: Filter) -> str:
-    """What they are restricted to, as words for a question."""
+    """The limits of a filter, as text for the question."""
     after = "" if chosen.after is None else f" at or after {moment(chosen.after)}"
     before = "" if chosen.before is None else f" before {moment(chosen.before)}"
     older = "" if chosen.older_than is None else f" more than {chosen.older_than} ago"
     bounds = " and".join(filter(None, (after, before, older)))
-    return f" and were made{bounds}" if bounds else ""
+    return f" that were created{bounds}" if bounds else ""
 
 
 def _ask(question: str, *, yes: bool) -> None:
-    """Go on if whoever sits at the terminal says yes."""
+    """Ask for confirmation; raises CommandError unless the user agrees."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError("there is no terminal to ask whether this is meant: give --yes", ExitStatus.USAGE)
+        raise CommandError("there is no terminal for a confirmation: use --yes", ExitStatus.USAGE)
     with _interruptible():
         agreed = typer.confirm(question, err=True)
     if not agreed:
@@ -108,7 +110,7 @@ def _ask(question: str, *, yes: bool) -> None:
 
 @contextmanager
 def _interruptible() -> Generator[None]:
-    """Let Ctrl-C end what blocks: the event loop would take note of it, and wait."""
+    """Let Ctrl-C end a blocking call: the event loop would only set a flag, and wait."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from peerjob.cli.printable import counted
 from peerjob.handles.manager import Stats
 from peerjob.model.durations import to_seconds
 from peerjob.model.firing import Leader
@@ -22,7 +23,7 @@ from peerjob.remote.client.client import Client
 from . import tables
 from .commands import ClientSession, group, verb
 from .errors import CommandError
-from .output import Column, TableView, age, counted, moment, note
+from .output import Column, TableView, age, moment, note
 
 LEADERS: TableView[Leader] = TableView(
     columns=(
@@ -61,7 +62,7 @@ WORKERS: TableView[Worker] = TableView(
 )
 
 Tallies = tuple[str, dict[State, int], int]
-"""A kind, its instances by state, and how many of them wait though no live node can run them."""
+"""A kind, its instances by state, and how many of them wait although no live node can run them."""
 
 COUNTED = tuple(state for state in SINGLE if state is not State.CREATED)
 
@@ -94,16 +95,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def list_workers(session: ClientSession) -> None:
-    """List the workers of the node that answers, and what each is doing."""
+    """List the workers of the node that answers, each with the instance that it runs."""
     async with session.client() as client:
         session.out.many(await client.workers(), WORKERS)
 
 
 async def resize_workers(
     session: ClientSession,
-    count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many, from now on.", show_default=False)],
+    count: Annotated[int, typer.Argument(metavar="N", min=1, help="The new number of workers.", show_default=False)],
 ) -> None:
-    """Change the number of workers of the node that answers; what runs goes on."""
+    """Change the number of workers of the node that answers. Running jobs continue."""
     async with session.client() as client:
         await client.resize_workers(count)
     note(f"the node has {counted(count, 'worker')} now")
@@ -112,12 +113,12 @@ async def resize_workers(
 async def drain(
     session: ClientSession,
     within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="How long to wait for it at most.")
+        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="The time limit.")
     ] = None,
 ) -> None:
-    """Have the node that answers claim nothing more, and wait until nothing runs there.
+    """Let the node that answers claim nothing more, and wait until nothing runs there.
 
-    It goes on answering; status 6 when something still runs at the end.
+    The node continues to answer. The exit status is 6 if jobs still run when the time is over.
     """
     async with session.client() as client:
         await client.drain(within)
@@ -125,23 +126,23 @@ async def drain(
 
 
 async def leader(session: ClientSession) -> None:
-    """Show which node fires the schedules; status 1 while none is known to."""
+    """Show the leader, which fires the schedules. The exit status is 1 if no leader is known."""
     async with session.client() as client:
         found = await client.leader()
     if found is None:
-        raise CommandError("no node is known to lead: schedules do not fire until one does")
+        raise CommandError("no leader is known: schedules do not fire until there is one")
     session.out.row(found, LEADERS)
 
 
 async def stats(session: ClientSession) -> None:
-    """Show how many instances there are, by kind and state."""
+    """Show the numbers of instances, by kind and state."""
     async with session.client() as client:
         found = await client.stats()
     session.out.summary(_plain(found), tallies(found), KINDS)
 
 
 def tallies(found: Stats) -> list[Tallies]:
-    """A row for each kind that has instances, and one for all where there are several."""
+    """A row for each kind with instances, and one for all kinds if there are several."""
     kinds = sorted(kind for kind in found.counts if found.total(kind=kind))
     rows: list[Tallies] = [(kind, found.counts[kind], found.unserved.get(kind, 0)) for kind in kinds]
     if len(rows) > 1:
@@ -163,15 +164,17 @@ def _plain(found: Stats) -> dict[str, Any]:
 
 async def top(
     session: ClientSession,
-    interval: Annotated[str, typer.Option("--interval", "-d", metavar="DURATION", help="How often to look.")] = "1s",
+    interval: Annotated[
+        str, typer.Option("--interval", "-d", metavar="DURATION", help="The time between two updates.")
+    ] = "1s",
     count: Annotated[
         int | None,
         typer.Option(
-            "--count", "-n", min=1, show_default="until Ctrl-C; 1 where it is no terminal", help="Look so often."
+            "--count", "-n", min=1, show_default="until Ctrl-C; 1 without a terminal", help="The number of updates."
         ),
     ] = None,
 ) -> None:
-    """Show nodes, queues and the leader, live."""
+    """Show the nodes, the queues and the leader, live."""
     seconds = to_seconds(interval, "--interval")
     console = session.out.console
     rounds = range(count or 1) if count or not console.is_terminal else itertools.count()
@@ -180,14 +183,14 @@ async def top(
             for number in rounds:
                 if number:
                     await asyncio.sleep(seconds)
-                picture = await _picture(session, client)
+                overview = await _overview(session, client)
                 if live is None:
-                    console.print(picture)
+                    console.print(overview)
                 else:
-                    live.update(picture, refresh=True)
+                    live.update(overview, refresh=True)
 
 
-async def _picture(session: ClientSession, client: Client) -> Group:
+async def _overview(session: ClientSession, client: Client) -> Group:
     found, nodes, lead = await client.stats(), await client.nodes(), await client.leader()
     who = (
         "no leader" if lead is None else f"{lead.name} leads (term {lead.term.number}, {age(lead.since, session.now)})"

@@ -1,4 +1,4 @@
-"""Errors as one line that says what to do, and as exit statuses."""
+"""The text of an error, which says what to do, and its exit status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from peerjob.model import errors
 
 
 class CommandError(Exception):
-    """A verb could not do what it was asked for; the text is for its user."""
+    """A verb failed; the text is for its user."""
 
     def __init__(self, message: str, status: ExitStatus = ExitStatus.FAILED) -> None:
         self.status = status
@@ -15,7 +15,7 @@ class CommandError(Exception):
 
 
 _STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
-    # those that end a wait for an instance stand first: one of them is a TimeoutError, too
+    # errors that end a wait for an instance are first, since one of them is also a TimeoutError
     (errors.JobFailed, ExitStatus.FAILED),
     (errors.JobCancelled, ExitStatus.FAILED),
     (errors.JobTimedOut, ExitStatus.FAILED),
@@ -37,24 +37,24 @@ _STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
 )
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
-    (errors.UnauthenticatedError, "give one with --token-file, or PEERJOB_TOKEN"),
-    (errors.AuthError, "ask for a token with that role"),
+    (errors.UnauthenticatedError, "set one with --token-file, or PEERJOB_TOKEN"),
+    (errors.AuthError, "you need a token with that role"),
     (errors.TlsMismatchError, ""),
-    (errors.NodeUnavailableError, "is --address right, does the node listen there, and does it want --tls-ca?"),
+    (errors.NodeUnavailableError, "check --address, and whether the node listens there and needs --tls-ca"),
     (errors.NodeStoppedError, "ask another node with --address"),
-    (errors.UnknownInstanceError, "`jobctl list instances` shows those there are"),
-    (errors.UnknownScheduleError, "`jobctl list schedules` shows those there are"),
+    (errors.UnknownInstanceError, "`jobctl list instances` shows the instances"),
+    (errors.UnknownScheduleError, "`jobctl list schedules` shows the schedules"),
 )
 
 _MISMATCHES = {
-    "tls": "the node speaks TLS, and was called without: give --tls-ca FILE (or --tls, for well-known CAs)",
-    "plaintext": "the node speaks no TLS, and was called with it: leave the --tls… options out, or give --no-tls",
-    "certificate": "the node asks for a certificate: give --tls-cert FILE and --tls-key FILE",
+    "tls": "the node uses TLS, and jobctl does not: set --tls-ca FILE (or --tls, for well-known CAs)",
+    "plaintext": "the node does not use TLS, and jobctl does: leave the --tls… options out, or set --no-tls",
+    "certificate": "the node requires a client certificate: set --tls-cert FILE and --tls-key FILE",
 }
 
 
 def error_report(error: Exception) -> ErrorReport | None:
-    """What to say about an error; None for one that is a defect."""
+    """The report of an error; None for a defect of jobctl."""
     if isinstance(error, CommandError):
         return ErrorReport(str(error), error.status)
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
@@ -67,7 +67,7 @@ def error_report(error: Exception) -> ErrorReport | None:
 def _text(error: Exception) -> str:
     if isinstance(error, errors.UnknownKindError):
         known = ", ".join(sorted(error.known)) or "none"
-        return f"no node has a job of kind {error.kind!r} (known: {known}); --allow-unknown schedules it all the same"
+        return f"no node has a job of kind {error.kind!r} (known: {known}); --allow-unknown schedules it anyway"
     if isinstance(error, errors.TlsMismatchError):
         return f"{_MISMATCHES[error.wants]} ({error.addresses[0]})"
     return str(error) or type(error).__name__

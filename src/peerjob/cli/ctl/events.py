@@ -1,4 +1,4 @@
-"""`jobctl logs`, `history`, `watch`: what happened to instances, and what happens."""
+"""`jobctl logs`, `history` and `watch`: past and present events of instances."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .live_table import LiveTable
 from .output import Column, Format, Printer, TableView, moment
 from .query_options import After, Before, Kind, Limit, States, Tag, Uuid, level_of, query_of
 
-LOOKED_AT = 100
-"""Instances that a watch begins with, the latest ones."""
+MAX_FIRST = 100
+"""The number of latest instances that a live watch shows first."""
 
 ENTRIES: TableView[HistoryEntry] = TableView(
     columns=(
@@ -64,11 +64,11 @@ async def logs(
     session: ClientSession,
     uuid: Uuid,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until it is over, whatever node runs it.")
+        bool, typer.Option("--follow", "-f", help="Continue until the instance is final, on any node.")
     ] = False,
     level: Levels = None,
 ) -> None:
-    """Show the log lines of an instance, a line each; with -o json, an object each."""
+    """Show the log lines of an instance; with -o json, one JSON object a line."""
     wanted = level_of(level)
     async with session.client() as client:
         kind = (await client.lookup_instance(uuid)).kind
@@ -87,7 +87,7 @@ def log_text(entry: LogEntry, out: Printer) -> str:
 
 
 async def history(session: ClientSession, uuid: Uuid) -> None:
-    """Show the states that an instance went through: when, where and why."""
+    """Show the states of an instance: when, on which node and why."""
     async with session.client() as client:
         session.out.many(await (await client.lookup_instance(uuid)).history(), ENTRIES)
 
@@ -102,7 +102,7 @@ async def list_logs(
     level: Levels = None,
     limit: Limit = 100,
 ) -> None:
-    """Show the log lines of several instances, those of the latest one first."""
+    """Show the log lines of several instances, the latest instance first."""
     query = replace(query_of(kind, state, tag, before, after, limit=limit, newest=True), level=level_of(level))
     async with session.client() as client:
         for line in await client.lookup_logs(query):
@@ -119,30 +119,30 @@ async def list_history(
     after: After = None,
     limit: Limit = 100,
 ) -> None:
-    """Show the states that several instances went through, those of the latest one first; --state picks states."""
+    """Show the states of several instances, the latest instance first; --state selects states."""
     query = query_of(kind, state, tag, before, after, limit=limit, newest=True)
     async with session.client() as client:
         session.out.many(await client.lookup_history(query), CHANGES)
 
 
-class _OverError(Exception):
-    """The one instance that is watched is over."""
+class _FinalError(Exception):
+    """The only watched instance is final."""
 
 
 async def watch(
     session: ClientSession,
     uuid: Annotated[
         str | None,
-        typer.Argument(metavar="[UUID]", help="One instance; ends with it.", show_default="by the options"),
+        typer.Argument(metavar="[UUID]", help="Watch one instance until it is final.", show_default="by the options"),
     ] = None,
     kind: Kind = None,
     state: States = None,
     tag: Tag = None,
     lines: Annotated[bool, typer.Option("--lines", help="A line for each event, also in a terminal.")] = False,
 ) -> None:
-    """Watch instances: a live table in a terminal, else a line for each change of state, log line and progress.
+    """Watch instances: a live table in a terminal, else a line for each state, log line and progress.
 
-    Ends with Ctrl-C, or with the one instance that is watched.
+    Ends with Ctrl-C, or when the only watched instance is final.
     """
     query = Query(uuid=uuid) if uuid is not None else query_of(kind, state, tag)
     live = sys.stdout.isatty() and not lines and session.out.format in (Format.TABLE, Format.WIDE)
@@ -152,47 +152,47 @@ async def watch(
                 await _show_live(session, client, query)
             else:
                 await _show_lines(session, client, query)
-        except _OverError:
+        except _FinalError:
             pass
 
 
 async def _show_lines(session: ClientSession, client: Client, query: Query) -> None:
     async def begin() -> None:
         if query.id is not None:
-            _end_when_over(query, await client.lookup_instance(query.id))
+            _end_if_final(query, await client.lookup_instance(query.id))
 
     async for event in client.watch(query, on_begin=begin):
         session.out.event(partial(_plain, event), _text(event), event.instance.id)
-        _end_when_over(query, event.instance)
+        _end_if_final(query, event.instance)
 
 
 async def _show_live(session: ClientSession, client: Client, query: Query) -> None:
-    board = LiveTable(session.out)
-    with Live(console=session.out.console, refresh_per_second=4, get_renderable=lambda: board.table(session.now)):
+    live_table = LiveTable(session.out)
+    with Live(console=session.out.console, refresh_per_second=4, get_renderable=lambda: live_table.table(session.now)):
 
         async def begin() -> None:
             for instance in await _present(client, query):
-                board.see(instance)
-                _end_when_over(query, instance)
+                live_table.update(instance)
+                _end_if_final(query, instance)
 
         async for event in client.watch(query, on_begin=begin):
-            board.see(event.instance, "" if event.log is None else event.log.message)
-            _end_when_over(query, event.instance)
+            live_table.update(event.instance, "" if event.log is None else event.log.message)
+            _end_if_final(query, event.instance)
 
 
 async def _present(client: Client, query: Query) -> list[Instance[Any]]:
-    """What there is when a watch begins, the oldest first."""
+    """The instances at the start of a watch, the oldest first."""
     if query.id is not None:
         return [await client.lookup_instance(query.id)]
     states = State.ACTIVE if query.state is None else query.states
-    latest = Query(kind=query.kind, tag=query.tag, state=states, limit=LOOKED_AT, order="desc")
+    latest = Query(kind=query.kind, tag=query.tag, state=states, limit=MAX_FIRST, order="desc")
     return list(await client.lookup_instances(latest))[::-1]
 
 
-def _end_when_over(query: Query, instance: Instance[Any]) -> None:
-    """End a watch of one instance with it; one of several goes on."""
+def _end_if_final(query: Query, instance: Instance[Any]) -> None:
+    """End the watch of one instance when it is final."""
     if query.id is not None and instance.state.is_final:
-        raise _OverError
+        raise _FinalError
 
 
 def _plain(event: Event) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`jobctl cancel …`, `retry …`, `wait`: what becomes of instances."""
+"""`jobctl cancel …`, `retry …` and `wait`: instances selected by id or by options."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from .output import note
 from .query_options import After, Before, Kind, States, Tag, query_of
 
 Uuids = Annotated[
-    list[str] | None, typer.Argument(metavar="[UUID]...", help="Which ones, by id.", show_default="by the options")
+    list[str] | None,
+    typer.Argument(metavar="[UUID]...", help="The ids of the instances.", show_default="by the options"),
 ]
-Every = Annotated[bool, typer.Option("--all", help="All there are in the namespace.")]
+Every = Annotated[bool, typer.Option("--all", help="All instances of the namespace.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,9 +48,9 @@ async def cancel_instances(
     after: After = None,
     every: Every = False,
 ) -> int:
-    """Cancel instances, queued or running, on whatever node.
+    """Cancel queued or running instances, on any node, and show them.
 
-    Those that are cancelled are shown. ExitStatus 1 when one that was named is over already.
+    The exit status is 1 if an instance that was given by id is final already.
     """
     query = _query(uuids, kind, state, tag, before, after, every=every)
     async with session.client() as client:
@@ -68,9 +69,9 @@ async def retry_instances(
     after: After = None,
     every: Every = False,
 ) -> int:
-    """Schedule new instances with the arguments and options of old ones that are over.
+    """Schedule new instances with the arguments and options of final ones, and show the new ones.
 
-    The new ones are shown. ExitStatus 1 when one that was named is not over.
+    The exit status is 1 if an instance that was given by id is not final.
     """
     query = _query(uuids, kind, state, tag, before, after, every=every)
     async with session.client() as client:
@@ -89,12 +90,12 @@ async def wait(
     after: After = None,
     every: Every = False,
     within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="How long to wait at most.")
+        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="The time limit.")
     ] = None,
 ) -> int:
-    """Wait until instances are over: those that are named, or all that match.
+    """Wait until instances are final: those given by id, or all that match.
 
-    Those that were named are shown; status 1 unless all of them completed, status 6 when the time was over before.
+    Shows the instances given by id. The exit status is 1 unless all of them completed, and 6 if the time was over.
     """
     query = _query(uuids, kind, state, tag, before, after, every=every)
     seconds = None if within is None else to_seconds(within, "--within")
@@ -108,7 +109,7 @@ async def wait(
                 for one in named:
                     await one.wait()
         except TimeoutError:
-            raise CommandError(f"not all of them are over after {within}", ExitStatus.TIME_OVER) from None
+            raise CommandError(f"not all of them are final after {within}", ExitStatus.TIME_OVER) from None
     incomplete = any(one.state is not State.COMPLETED for one in named)
     return _show(session, named, ExitStatus.FAILED if incomplete else ExitStatus.OK)
 
@@ -158,7 +159,7 @@ def _query(
     *,
     every: bool,
 ) -> Query | None:
-    """What the options ask for; None when ids do."""
+    """The query of the options; None if ids are given."""
     query = query_of(kind, state, tag, before, after)
     chosen = query != Query()
     if bool(uuids) + chosen + every != 1:

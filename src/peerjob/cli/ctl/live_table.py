@@ -12,18 +12,18 @@ from peerjob.handles.instance import Instance
 from .output import Column, Printer, TableView, age
 
 MARGIN = 3
-"""Lines of the terminal that the table leaves free, its header's included."""
+"""Lines of the terminal that the rows leave free, for the header among others."""
 
 
 class LiveTable:
-    """The instances that were seen last, those that still do something above the others."""
+    """The instances of the latest events. If the terminal is full, final ones are dropped first."""
 
     def __init__(self, out: Printer) -> None:
         self._out = out
         self._seen: dict[str, tuple[Instance[Any], str]] = {}
 
-    def see(self, instance: Instance[Any], line: str = "") -> None:
-        """Take in how an instance is now; `line` is what it logged."""
+    def update(self, instance: Instance[Any], line: str = "") -> None:
+        """Add or update an instance; `line` is its latest log line."""
         _, before = self._seen.pop(instance.id, (None, ""))
         self._seen[instance.id] = instance, line or before
         rows = max(1, self._out.console.height - MARGIN)
@@ -32,7 +32,7 @@ class LiveTable:
             del self._seen[next(over, next(iter(self._seen)))]
 
     def table(self, now: datetime) -> Table:
-        """As of now, in the order of creation."""
+        """The table as of now, in the order of creation."""
         rows = [self._seen[id] for id in sorted(self._seen)]
         return self._out.table(rows, _view(now))
 

@@ -1,4 +1,4 @@
-"""`jobctl get …`, `list …`: what there is."""
+"""`jobctl get …`, `list …` and `count`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .events import list_history, list_logs
 from .output import Column, Format, TableView, note
 from .query_options import After, Before, Kind, Limit, States, Tag, Uuid, query_of
 
-ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.", show_default=False)]
+ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.", show_default=False)]
 
 VERSIONS: TableView[dict[str, str]] = TableView(
     columns=(
@@ -28,14 +28,14 @@ VERSIONS: TableView[dict[str, str]] = TableView(
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
-    get = group(app, "get", "Show one thing.")
+    get = group(app, "get", "Show one object.")
     verb(get, "version")(get_version)
     verb(get, "instance")(get_instance)
     verb(get, "schedule")(get_schedule)
-    listing = group(app, "list", "Show what there is.")
+    listing = group(app, "list", "List objects.")
     verb(listing, "jobs")(list_jobs)
     verb(listing, "instances")(list_instances)
-    verb(listing, "instance", hidden=True)(list_instances)  # go-job's jobctl takes the singular, too
+    verb(listing, "instance", hidden=True)(list_instances)  # go-job's jobctl accepts the singular too
     verb(listing, "schedules")(list_schedules)
     verb(listing, "nodes")(list_nodes)
     verb(listing, "logs")(list_logs)
@@ -50,13 +50,13 @@ async def get_version(session: ClientSession) -> None:
 
 
 async def get_instance(session: ClientSession, uuid: Uuid) -> None:
-    """Show all that is known about one instance."""
+    """Show all fields of one instance."""
     async with session.client() as client:
         session.out.one(await client.lookup_instance(uuid), tables.instances(session.now))
 
 
 async def get_schedule(session: ClientSession, name: ScheduleName) -> None:
-    """Show all that is known about one schedule."""
+    """Show all fields of one schedule."""
     async with session.client() as client:
         session.out.one(await client.lookup_schedule(name), tables.schedules(session.now))
 
@@ -75,7 +75,7 @@ async def list_instances(
     before: Before = None,
     after: After = None,
     limit: Limit = 100,
-    oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first, rather than the latest.")] = False,
+    oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first.")] = False,
 ) -> None:
     """List instances, the latest first."""
     query = query_of(kind, state, tag, before, after, limit=limit, newest=not oldest)
@@ -94,7 +94,7 @@ async def count(
     before: Before = None,
     after: After = None,
 ) -> None:
-    """Tell how many instances there are."""
+    """Print the number of instances."""
     query = query_of(kind, state, tag, before, after)
     async with session.client() as client:
         found = await client.count(query)

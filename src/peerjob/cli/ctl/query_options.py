@@ -1,4 +1,4 @@
-"""Options that say which instances are meant."""
+"""The options that select instances."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from peerjob.model.errors import OptionError
 from peerjob.model.query import Query
 from peerjob.model.state import Level
 
-Kind = Annotated[str | None, typer.Option("--kind", "-k", show_default="any", help="Of this kind.")]
+Kind = Annotated[str | None, typer.Option("--kind", "-k", show_default="any", help="Only this kind.")]
 States = Annotated[
     list[str] | None,
     typer.Option(
         "--state",
         "-s",
         show_default="any",
-        help="In this state, or one of several (repeat it): created, scheduled, processing, cancelled, timedout, "
-        "completed, terminated; active, error, final.",
+        help="Only this state; may be repeated: created, scheduled, processing, cancelled, timedout, completed, "
+        "terminated; active, error, final.",
     ),
 ]
-Tag = Annotated[str | None, typer.Option("--tag", "-t", show_default="any", help="With this tag.")]
+Tag = Annotated[str | None, typer.Option("--tag", "-t", show_default="any", help="Only with this tag.")]
 Before = Annotated[
     str | None,
-    typer.Option(metavar="TIME", show_default="no bound", help="Made before this time, such as 2026-01-31T08:00Z."),
+    typer.Option(metavar="TIME", show_default="no bound", help="Created before this time, such as 2026-01-31T08:00Z."),
 ]
 After = Annotated[
-    str | None, typer.Option(metavar="TIME", show_default="no bound", help="Made at this time or after it.")
+    str | None, typer.Option(metavar="TIME", show_default="no bound", help="Created at this time or after it.")
 ]
-Uuid = Annotated[str, typer.Argument(metavar="UUID", help="Id of the instance.", show_default=False)]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Show at most so many.")]
+Uuid = Annotated[str, typer.Argument(metavar="UUID", help="The id of the instance.", show_default=False)]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="The maximum to show.")]
 
 
 def query_of(
@@ -45,7 +45,7 @@ def query_of(
     limit: int = 100,
     newest: bool = False,
 ) -> Query:
-    """The query that these options make; raises OptionError."""
+    """The query of these options; raises OptionError."""
     return Query(
         kind=kind,
         state=tuple(states) if states else None,
@@ -58,7 +58,7 @@ def query_of(
 
 
 def time_of(option: str, text: str | None) -> datetime | None:
-    """A time in ISO 8601 with its zone, where one is given; raises OptionError."""
+    """Like `given_time`; None for no text."""
     return None if text is None else given_time(option, text)
 
 
@@ -74,7 +74,7 @@ def given_time(option: str, text: str) -> datetime:
 
 
 def level_of(names: Iterable[str] | None) -> int | None:
-    """Levels by their names, as one composite; raises OptionError."""
+    """The levels with these names, combined; raises OptionError."""
     if not names:
         return None
     combined = 0

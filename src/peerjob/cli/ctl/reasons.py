@@ -1,4 +1,4 @@
-"""Why something does not run, from what a node tells about it: no input or output here."""
+"""Why an instance does not run, or a schedule does not fire. This module has no input or output."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .output import age, moment
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """What is known around one instance."""
+    """The state of the cluster around one instance."""
 
     now: datetime
     instance: Instance[Any]
     nodes: Sequence[NodeView]
     slot_of: ScheduleView | None = None
-    """The schedule whose slot it takes, or waits for."""
+    """The schedule whose slot the instance has, or waits for."""
     busy: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Node → instances that it has taken; what nodes say of themselves is as old as their last renewal."""
+    """Node → instances that it has claimed. A node's own number is as old as its last renewal."""
     before: int = 0
-    """Instances that are due, and that nodes which run its kind take first."""
+    """Due instances that nodes of this kind claim first."""
     counted_all: bool = True
-    """False when there may be more of them."""
+    """False if there may be more of them."""
 
     @property
     def able(self) -> list[NodeView]:
-        """The live nodes that run its kind."""
+        """The live nodes that run the kind."""
         return able(self.instance.kind, self.nodes)
 
 
@@ -44,80 +44,79 @@ def able(kind: str, nodes: Iterable[NodeView]) -> list[NodeView]:
 
 
 def rank(record: Record) -> tuple[int, int, str]:
-    """The order in which what is due is claimed."""
+    """The order in which due instances are claimed."""
     return record.priority, record.due_us, record.id
 
 
-def why_instance(facts: Observations) -> list[str]:
-    """Sentences, the reason first."""
-    instance = facts.instance
+def why_instance(observations: Observations) -> list[str]:
+    """Sentences about an instance, the reason first."""
+    instance = observations.instance
     if instance.state.is_final:
         return list(_why_over(instance))
     if instance.state is State.PROCESSING:
-        return list(_why_running(facts))
-    return [*_why_waiting(facts), *_what_was(instance)]
+        return list(_why_running(observations))
+    return [*_why_waiting(observations), *_what_was(instance)]
 
 
 def _why_over(instance: Instance[Any]) -> Iterator[str]:
     last = instance.record.history[-1]
-    # the note of a failure is its error, which has a line of its own
+    # the note of a failure is its error, which has its own line
     note = f" ({last.note})" if last.note and instance.error is None else ""
-    yield f"it is over: {instance.state!s}{note} after {_times(instance.attempts)}"
+    yield f"it is final: {instance.state!s}{note} after {_times(instance.attempts)}"
     if instance.error is not None:
         yield f"it ended with {instance.error}"
 
 
-def _why_running(facts: Observations) -> Iterator[str]:
-    instance = facts.instance
-    yield f"it runs: on node {instance.node}, for {age(instance.processed_at, facts.now)}, try {instance.attempts}"
+def _why_running(observations: Observations) -> Iterator[str]:
+    instance = observations.instance
+    since = age(instance.processed_at, observations.now)
+    yield f"it runs: on node {instance.node}, for {since}, try {instance.attempts}"
     if instance.progress is not None:
-        yield f"it says that it is at {instance.progress.fraction:.0%} {instance.progress.message}".rstrip()
-    node = next((node for node in facts.nodes if node.name == instance.node), None)
+        yield f"it reports {instance.progress.fraction:.0%} {instance.progress.message}".rstrip()
+    node = next((node for node in observations.nodes if node.name == instance.node), None)
     if node is None:
-        yield f"node {instance.node} is not heard of: its peers take the instance back when its lease has run out"
-    elif (held := facts.busy.get(node.name, 0)) > node.info.workers:
+        yield f"node {instance.node} does not renew its lease: the instance returns to the queue when the lease expires"
+    elif (held := observations.busy.get(node.name, 0)) > node.info.workers:
         yield (
-            f"node {node.name} has taken {held} instances for {node.info.workers} workers: it may still wait for one "
-            "of them, and is put back if that takes long"
+            f"node {node.name} has claimed {held} instances for {node.info.workers} workers: it may still wait for a "
+            "worker, and returns to the queue if that takes long"
         )
 
 
-def _why_waiting(facts: Observations) -> Iterator[str]:
-    instance = facts.instance
+def _why_waiting(observations: Observations) -> Iterator[str]:
+    instance = observations.instance
     waits = False
-    if instance.due_at > facts.now:
+    if instance.due_at > observations.now:
         waits = True
-        yield f"it is delayed: due {age(instance.due_at, facts.now)}, at {moment(instance.due_at)}"
-    if (slot := facts.slot_of) is not None and slot.running != instance.id and instance.id in slot.waiting:
+        yield f"it is delayed: due {age(instance.due_at, observations.now)}, at {moment(instance.due_at)}"
+    if (slot := observations.slot_of) is not None and slot.running != instance.id and instance.id in slot.waiting:
         waits = True
         place = slot.waiting.index(instance.id)
         others = f", nor are {_others(place)} before it" if place > 1 else ", nor is one before it" if place else ""
-        yield f"it is parked: schedule {slot.name} runs one at a time, and {slot.running} is not over{others}"
-    if not facts.nodes:
+        yield f"it is parked: schedule {slot.name} runs one at a time, and {slot.running} is not final{others}"
+    if not observations.nodes:
         yield "no node is live"
-    elif not facts.able:
-        names = ", ".join(f"{node.name} runs {', '.join(node.info.kinds) or 'nothing'}" for node in facts.nodes)
+    elif not observations.able:
+        names = ", ".join(f"{node.name} runs {', '.join(node.info.kinds) or 'nothing'}" for node in observations.nodes)
         yield f"no live node runs jobs of kind {instance.kind!r} ({names})"
     elif not waits:
-        yield from _why_queued(facts)
+        yield from _why_queued(observations)
 
 
-def _why_queued(facts: Observations) -> Iterator[str]:
-    workers = sum(node.info.workers for node in facts.able)
-    free = sum(max(0, node.info.workers - facts.busy.get(node.name, 0)) for node in facts.able)
-    names = ", ".join(node.name for node in facts.able)
-    least = "" if facts.counted_all else "at least "
-    place = f"queued behind {least}{_others(facts.before)}" if facts.before else "the next in the queue"
-    if not free or facts.before:
+def _why_queued(observations: Observations) -> Iterator[str]:
+    workers = sum(node.info.workers for node in observations.able)
+    free = sum(max(0, node.info.workers - observations.busy.get(node.name, 0)) for node in observations.able)
+    names = ", ".join(node.name for node in observations.able)
+    least = "" if observations.counted_all else "at least "
+    place = f"queued behind {least}{_others(observations.before)}" if observations.before else "the next in the queue"
+    if not free or observations.before:
         yield (f"it is {place}: {workers - free} of the {workers} workers that run its kind are busy (on {names})")
-    elif is_suspect(facts.instance.crashes, facts.instance.losses):
-        yield (
-            f"it went down with nodes {facts.instance.crashes + facts.instance.losses} times, and so is taken alone, "
-            "by a node that runs nothing else"
-        )
+    elif is_suspect(observations.instance.crashes, observations.instance.losses):
+        deaths = observations.instance.crashes + observations.instance.losses
+        yield f"nodes died {deaths} times while they ran it, so only a node that runs nothing else claims it"
     else:
         yield (
-            f"it is due, and {free} of {workers} workers are free (on {names}): it should begin at once, unless these "
+            f"it is due, and {free} of {workers} workers are free (on {names}): it should start at once, unless these "
             "nodes drain or their clocks are wrong"
         )
 
@@ -125,7 +124,7 @@ def _why_queued(facts: Observations) -> Iterator[str]:
 def _what_was(instance: Instance[Any]) -> Iterator[str]:
     last = instance.record.history[-1]
     if last.note:
-        yield f"it was put back by {last.node or 'a peer'}: {last.note}"
+        yield f"{last.node or 'a peer'} returned it to the queue: {last.note}"
     if instance.error is not None:
         yield f"its last try ended with {instance.error}"
 
@@ -143,13 +142,13 @@ def why_schedule(
     if schedule.paused:
         found.append(f"it is paused{': ' + schedule.note if schedule.note else ''}")
     if leader is None:
-        found.append("no node is known to lead: schedules do not fire until one does")
+        found.append("no leader is known: schedules do not fire until there is one")
     if not able(schedule.kind, nodes):
         found.append(f"no live node runs jobs of kind {schedule.kind!r}: its times are recorded as skipped")
     if schedule.running is not None:
-        found.append(f"instance {schedule.running} of it is not over")
+        found.append(f"its instance {schedule.running} is not final")
     if schedule.next_at is None:
-        found.append("it has no time to come")
+        found.append("it has no next time")
     elif not schedule.paused:
         found.append(f"its next time is {age(schedule.next_at, now)}, at {moment(schedule.next_at)}")
     if last is not None:

@@ -1,4 +1,4 @@
-"""`jobctl schedule`: runs of a job, now or later, and schedules that recur."""
+"""`jobctl schedule`: schedules one run of a job, now or later, or adds a schedule."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def add_to(app: typer.Typer) -> None:
 
 async def schedule(
     session: ClientSession,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="Which job.", show_default=False)],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="The kind of the job.", show_default=False)],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[ARGS]...",
-            help="Its arguments as text, converted by its signature; after -- where one begins with a dash.",
+            help="The arguments as text, converted by the job's signature; after -- if one begins with a dash.",
             show_default=False,
         ),
     ] = None,
     json_args: Annotated[
         str | None,
-        _option("All arguments: a JSON array, or an object of keyword ones.", metavar="JSON", default="none"),
+        _option("All arguments as a JSON array, or as an object of keyword arguments.", metavar="JSON", default="none"),
     ] = None,
     keyword: Annotated[
         list[str] | None,
@@ -57,19 +57,24 @@ async def schedule(
     ] = None,
     at: Annotated[str | None, _option("Run at this time.", panel=WHEN, metavar="TIME", default="now")] = None,
     after: Annotated[
-        str | None, _option("Run so long from now.", panel=WHEN, metavar="DURATION", default="now")
+        str | None, _option("Run after this delay.", panel=WHEN, metavar="DURATION", default="now")
     ] = None,
-    cron: Annotated[str | None, _option("Make or change a schedule.", panel=RECURRENCE, default="none")] = None,
+    cron: Annotated[
+        str | None, _option("Add or change a schedule with a cron text.", panel=RECURRENCE, default="none")
+    ] = None,
     every: Annotated[
-        str | None, _option("Make or change a schedule.", panel=RECURRENCE, metavar="DURATION", default="none")
+        str | None,
+        _option("Add or change a schedule with an interval.", panel=RECURRENCE, metavar="DURATION", default="none"),
     ] = None,
-    timezone: Annotated[str | None, _option("Zone of --cron, and of --at.", panel=WHEN, default="UTC")] = None,
-    name: Annotated[str | None, _option("Name of the schedule.", panel=RECURRENCE, default="the kind")] = None,
-    description: Annotated[str | None, _option("What the schedule is for.", panel=RECURRENCE, default="none")] = None,
+    timezone: Annotated[str | None, _option("The time zone of --cron and --at.", panel=WHEN, default="UTC")] = None,
+    name: Annotated[str | None, _option("The name of the schedule.", panel=RECURRENCE, default="the kind")] = None,
+    description: Annotated[
+        str | None, _option("The purpose of the schedule.", panel=RECURRENCE, default="none")
+    ] = None,
     jitter: Annotated[
         str | None,
         _option(
-            "Run up to so much later than --at, --after or --cron say.",
+            "The maximum random delay after the time of --at, --after or --cron.",
             panel=WHEN,
             metavar="DURATION",
             default="0",
@@ -78,7 +83,7 @@ async def schedule(
     overlap: Annotated[
         str | None,
         _option(
-            "While the one before runs: allow, skip, queue or replace.",
+            "If the previous instance is not final: allow, skip, queue or replace.",
             panel=RECURRENCE,
             default="skip",
             metavar="WHAT",
@@ -86,12 +91,14 @@ async def schedule(
     ] = None,
     queue_limit: Annotated[
         int | None,
-        _option("Most that wait, with queue.", panel=RECURRENCE, default=str(DEFAULT_QUEUE_LIMIT), metavar="N"),
+        _option(
+            "The most instances that wait, with queue.", panel=RECURRENCE, default=str(DEFAULT_QUEUE_LIMIT), metavar="N"
+        ),
     ] = None,
     misfire: Annotated[
         str | None,
         _option(
-            "For times that nobody was there for: skip, run_once or run_all.",
+            "For times that no leader fired: skip, run_once or run_all.",
             panel=RECURRENCE,
             default="run_once",
             metavar="WHAT",
@@ -99,45 +106,58 @@ async def schedule(
     ] = None,
     misfire_limit: Annotated[
         int | None,
-        _option("Most of them, with run_all.", panel=RECURRENCE, default=str(DEFAULT_MISFIRE_LIMIT), metavar="N"),
+        _option(
+            "The most missed times that run, with run_all.",
+            panel=RECURRENCE,
+            default=str(DEFAULT_MISFIRE_LIMIT),
+            metavar="N",
+        ),
     ] = None,
     start_deadline: Annotated[
         str | None,
-        _option("How late a fire may still start.", panel=RECURRENCE, metavar="DURATION", default="no bound"),
+        _option("The maximum lateness of a fire.", panel=RECURRENCE, metavar="DURATION", default="no bound"),
     ] = None,
-    priority: Annotated[int | None, _option("Lower runs first.", "--priority", "-p", metavar="N")] = None,
-    max_retries: Annotated[str | None, _option("Runs after the first: a number, or forever.", metavar="N")] = None,
-    retry_on: Annotated[list[str] | None, _option("Errors to retry, by class.", metavar="ERROR")] = None,
-    no_retry_on: Annotated[list[str] | None, _option("Errors never to retry, by class.", metavar="ERROR")] = None,
-    backoff: Annotated[str | None, _option("Wait before a retry, or before the first.", metavar="DURATION")] = None,
-    backoff_factor: Annotated[
-        float | None, _option("By how much each next wait is longer.", metavar="X", default="1")
+    priority: Annotated[int | None, _option("Lower numbers run first.", "--priority", "-p", metavar="N")] = None,
+    max_retries: Annotated[str | None, _option("The most retries: a number, or forever.", metavar="N")] = None,
+    retry_on: Annotated[list[str] | None, _option("The class of an error to retry.", metavar="ERROR")] = None,
+    no_retry_on: Annotated[list[str] | None, _option("The class of an error never to retry.", metavar="ERROR")] = None,
+    backoff: Annotated[
+        str | None, _option("The wait before a retry, or before the first one.", metavar="DURATION")
     ] = None,
+    backoff_factor: Annotated[float | None, _option("The factor between two waits.", metavar="X", default="1")] = None,
     backoff_max: Annotated[str | None, _option("The longest wait.", metavar="DURATION", default="5m")] = None,
-    backoff_jitter: Annotated[
-        float | None, _option("Share of a wait that is left to chance.", metavar="0..1", default="0")
+    backoff_jitter: Annotated[float | None, _option("The random share of a wait.", metavar="0..1", default="0")] = None,
+    timeout: Annotated[str | None, _option("The time limit of one run.", metavar="DURATION")] = None,
+    run_in: Annotated[
+        str | None, _option("Where the job runs: auto, async, thread or process.", metavar="WHERE")
     ] = None,
-    timeout: Annotated[str | None, _option("Most for one run.", metavar="DURATION")] = None,
-    run_in: Annotated[str | None, _option("auto, async, thread or process.", metavar="WHERE")] = None,
-    on_store_loss: Annotated[str | None, _option("cancel or continue.", metavar="WHAT")] = None,
-    max_crashes: Annotated[int | None, _option("Node deaths that it survives.", metavar="N")] = None,
+    on_store_loss: Annotated[
+        str | None, _option("If the node loses the store: cancel or continue.", metavar="WHAT")
+    ] = None,
+    max_crashes: Annotated[int | None, _option("The node deaths that the instance survives.", metavar="N")] = None,
     key: Annotated[
         str | None,
-        _option("One instance of a kind and key at a time; scheduling again gives that one.", default="none"),
+        _option(
+            "At most one instance of a kind and key at a time; a second call returns that instance.", default="none"
+        ),
     ] = None,
     tag: Annotated[list[str] | None, _option("A label; may be repeated.", "--tag", "-t", default="none")] = None,
     retention: Annotated[
-        str | None, _option("How long it is kept once it is over.", metavar="DURATION", default="as the store is set")
+        str | None,
+        _option("How long the final instance is kept.", metavar="DURATION", default="as the store is configured"),
     ] = None,
-    allow_unknown: Annotated[bool, typer.Option("--allow-unknown", help="Also when no node has such a job.")] = False,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Accept a kind that no node has published.")
+    ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", "-w", help="Wait until it is over, and show it; status 1 unless it completed.")
+        bool,
+        typer.Option("--wait", "-w", help="Wait until it is final, and show it; exit status 1 unless it completed."),
     ] = False,
     within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="How long to --wait at most.")
+        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="The time limit of --wait.")
     ] = None,
 ) -> None:
-    """Schedule one run of a job, or with --cron or --every make a schedule.
+    """Schedule one run of a job; with --cron or --every, add or change a schedule.
 
     Examples: jobctl schedule add 1 2 --wait; jobctl schedule report --json-args '{"day": "2026-01-31"}' --after 5m;
     jobctl schedule report --cron "0 3 * * *" --name nightly
@@ -159,11 +179,11 @@ async def schedule(
         options["backoff"] = wanted
     recurs = cron is not None or every is not None
     if not recurs and (misplaced := [option for option in RECURRENT if option in options]):
-        raise OptionError(f"--{misplaced[0].replace('_', '-')}", options[misplaced[0]], "--cron or --every beside it")
+        raise OptionError(f"--{misplaced[0].replace('_', '-')}", options[misplaced[0]], "--cron or --every with it")
     if jitter is not None and not recurs and at is None and after is None:
-        raise OptionError("--jitter", jitter, "--at, --after, --cron or --every beside it")
+        raise OptionError("--jitter", jitter, "--at, --after, --cron or --every with it")
     if wait and recurs:
-        raise OptionError("--wait", "--cron or --every", "one run: a schedule is never over")
+        raise OptionError("--wait", "--cron or --every", "one run: a schedule has no end")
     args, kwargs = _arguments(arguments or [], keyword or [], json_args)
     job: Job[..., Any] = Job(kind)
     if options:
@@ -176,7 +196,7 @@ async def schedule(
             return
         instance = await (client.schedule if allow_unknown else client.schedule_known)(call)
         if not instance.is_new:
-            note("there is an instance with this key already")
+            note("an instance with this key exists already")
         if wait:
             await _show_end(session, instance, within)
         else:
@@ -195,7 +215,7 @@ def _arguments(texts: list[str], keyword: list[str], json: str | None) -> tuple[
     if json is None:
         return tuple(texts), dict(_pair(one) for one in keyword)
     if texts or keyword:
-        raise OptionError("--json-args", json, "no other arguments beside it")
+        raise OptionError("--json-args", json, "no other arguments with it")
     try:
         value = msgspec.json.decode(json, type=cast("type[list[Any] | dict[str, Any]]", list[Any] | dict[str, Any]))
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -222,7 +242,7 @@ def _backoff(wait: str | None, factor: float | None, longest: str | None, jitter
     if factor is None and longest is None and jitter is None:
         return wait
     if wait is None:
-        raise OptionError("--backoff", None, "the first wait, since more is said about the next ones")
+        raise OptionError("--backoff", None, "the first wait, since other --backoff options are set")
     return Backoff.exponential(
         initial=wait,
         factor=1.0 if factor is None else factor,

@@ -1,4 +1,4 @@
-"""`jobctl schedules …`: what recurs."""
+"""`jobctl schedules …`: manages schedules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BACKFILLS: TableView[Backfill] = TableView(
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
-    verbs = group(app, "schedules", "Show schedules, and act on them.")
+    verbs = group(app, "schedules", "Show and change schedules.")
     verb(verbs, "list")(list_schedules)
     verb(verbs, "get")(get_schedule)
     for function in (pause, resume, trigger, remove, backfill, fires):
@@ -49,48 +49,51 @@ def add_to(app: typer.Typer) -> None:
 async def pause(
     session: ClientSession,
     name: ScheduleName,
-    why: Annotated[str, typer.Option("--note", show_default="none", help="Why, for others to read.")] = "",
+    why: Annotated[str, typer.Option("--note", show_default="none", help="The reason, for other users.")] = "",
 ) -> None:
-    """Let a schedule fire no more until it is resumed; what runs goes on."""
+    """Pause a schedule until it is resumed. Running instances continue."""
     async with session.client() as client:
         session.out.row(await client.pause_schedule(name, why), tables.schedules(session.now))
 
 
 async def resume(session: ClientSession, name: ScheduleName) -> None:
-    """Let a paused schedule fire again, from its next time on."""
+    """Resume a paused schedule, from its next time on."""
     async with session.client() as client:
         session.out.row(await client.resume_schedule(name), tables.schedules(session.now))
 
 
 async def trigger(session: ClientSession, name: ScheduleName) -> None:
-    """Make one instance of a schedule now, also while it is paused; status 1 when one is in the way."""
+    """Create one instance of a schedule now, even while it is paused.
+
+    The exit status is 1 if an earlier instance prevents it.
+    """
     async with session.client() as client:
         instance = await client.trigger_schedule(name)
         if instance is None:
             last = await client.fires(name, limit=1)
             why = last[0].reason if last else ""
-            raise CommandError(f"nothing was made{': ' if why else ''}{why}")
+            raise CommandError(f"no instance was created{': ' if why else ''}{why}")
         session.out.row(instance, tables.instances(session.now))
 
 
 async def remove(session: ClientSession, name: ScheduleName) -> None:
-    """Remove a schedule with its ledger; its instances stay.
+    """Remove a schedule with its ledger. Its instances stay.
 
-    That of a job that is defined with a recurrence comes back with the next start of a node: rather pause it.
+    If the job's definition has a recurrence, the next start of a node adds the schedule again. Pause it instead.
     """
     async with session.client() as client:
         if not await client.remove_schedule(name):
             raise UnknownScheduleError(name)
-    note(f"schedule {name} is removed")
+    note(f"removed schedule {name}")
 
 
 async def backfill(
     session: ClientSession,
     name: ScheduleName,
-    start: Annotated[str, typer.Option("--from", metavar="TIME", help="The first time.", show_default=False)],
-    end: Annotated[str, typer.Option("--to", metavar="TIME", help="Where to end, exclusive.", show_default=False)],
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="The start, inclusive.", show_default=False)],
+    end: Annotated[str, typer.Option("--to", metavar="TIME", help="The end, exclusive.", show_default=False)],
 ) -> None:
-    """Make an instance for each time in a range that never had one; may be called again to go on."""
+    """Create an instance for each time in a range that had none. Repeat the command to continue."""
     first, last = given_time("from", start), given_time("to", end)
     async with session.client() as client:
         session.out.row(await client.backfill(name, first, last), BACKFILLS)
@@ -99,13 +102,15 @@ async def backfill(
 async def fires(
     session: ClientSession,
     name: ScheduleName,
-    after: Annotated[str | None, typer.Option(metavar="TIME", show_default="no bound", help="From this time.")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="TIME", show_default="no bound", help="At this time or after it.")
+    ] = None,
     before: Annotated[
         str | None, typer.Option(metavar="TIME", show_default="no bound", help="Before this time.")
     ] = None,
     limit: Limit = 20,
 ) -> None:
-    """Show what became of each time of a schedule, the latest first."""
+    """Show the outcome of each time of a schedule, the latest first."""
     async with session.client() as client:
         page = await client.fires(name, after=time_of("after", after), before=time_of("before", before), limit=limit)
     session.out.many(page, tables.FIRES)
@@ -116,12 +121,14 @@ async def explain_schedule(
     what: Annotated[
         str, typer.Argument(metavar="NAME|CRON", help="A schedule, or a cron text in quotes.", show_default=False)
     ],
-    timezone: Annotated[str | None, typer.Option(show_default="the schedule's, else UTC", help="In this zone.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, max=1_000, help="How many times to show.")] = 5,
+    timezone: Annotated[
+        str | None, typer.Option(show_default="the schedule's, else UTC", help="The time zone.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, max=1_000, help="The number of next times.")] = 5,
 ) -> None:
-    """Tell what a schedule or a cron text means: in words, by its next times, and on days when clocks change.
+    """Explain a schedule or a cron text: in words, its next times, and the days when clocks change.
 
-    A cron text is explained without asking a node.
+    The explanation of a cron text needs no node.
     """
     if " " in what.strip() or what.startswith("@"):
         _show(session, explain(what, timezone or "UTC", count=count))
@@ -132,7 +139,7 @@ async def explain_schedule(
         if cron is not None:
             _show(session, explain(cron, timezone or schedule.timezone, count=count))
         elif schedule.every is None:
-            raise CommandError(f"schedule {what} has no recurrence that can be read here")
+            raise CommandError(f"this release cannot read the recurrence of schedule {what}")
         else:
             if count < 1:
                 raise OptionError("--count", count, "1 or more for a schedule with an interval")

@@ -1,4 +1,4 @@
-"""How instances, jobs, nodes and schedules are shown."""
+"""The columns of instances, jobs, nodes, schedules and fires."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .output import Column, TableView, age, moment, span
 
 
 def instances(now: datetime) -> TableView[Instance[Any]]:
-    """Instances, with ages as of now."""
+    """The table of instances, with ages as of now."""
     return TableView(
         columns=(
             Column(title="UUID", text=lambda one: one.id, whole=True),
@@ -43,7 +43,7 @@ def _arguments(one: Instance[Any]) -> str:
     try:
         return to_json(one.arguments)
     except DecodeError:
-        return "(cannot be read here)"
+        return "(unreadable)"
 
 
 JOBS: TableView[RegisteredJob] = TableView(
@@ -54,7 +54,7 @@ JOBS: TableView[RegisteredJob] = TableView(
         Column(title="PRIORITY", text=lambda one: str(one.priority), wide=True, right=True),
         Column(
             title="RETRIES",
-            text=lambda one: "for ever" if one.max_retries is None else str(one.max_retries),
+            text=lambda one: "forever" if one.max_retries is None else str(one.max_retries),
             wide=True,
             right=True,
         ),
@@ -79,12 +79,12 @@ JOBS: TableView[RegisteredJob] = TableView(
         "version": one.version,
         "runs_here": one.runs_here,
     },
-    nothing="the node that answers has no job",
+    nothing="the node that answers has no jobs",
 )
 
 
 def recurrence_text(cron: str | None, every: timedelta | None, timezone: str | None) -> str:
-    """When something recurs, in short."""
+    """A recurrence in short."""
     if cron is not None:
         return cron if timezone in (None, "UTC") else f"{cron} ({timezone})"
     return "-" if every is None else f"every {format_seconds(every.total_seconds())}"
@@ -121,7 +121,7 @@ NODES: TableView[NodeView] = TableView(
 
 
 def schedules(now: datetime) -> TableView[Schedule]:
-    """Schedules, with ages as of now."""
+    """The table of schedules, with ages as of now."""
     return TableView(
         columns=(
             Column(title="NAME", text=lambda one: one.name),
@@ -144,7 +144,7 @@ def _recurs(one: Schedule) -> str:
     try:
         return recurrence_text(one.cron, one.every, one.timezone)
     except DecodeError:
-        return "(cannot be read here)"
+        return "(unreadable)"
 
 
 FIRES: TableView[FireEntry] = TableView(

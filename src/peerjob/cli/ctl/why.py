@@ -1,4 +1,4 @@
-"""`jobctl why`: why something does not run."""
+"""`jobctl why`: why an instance does not run, or a schedule does not fire."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .reasons import Observations, able, rank, why_instance, why_schedule
 
 PAGE = 1_000
 MAX_SEARCHED = 10_000
-"""Queued instances that are looked at to tell how many come first."""
+"""The most queued instances that are read to count those that come first."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,10 +32,10 @@ def add_to(app: typer.Typer) -> None:
 async def why(
     session: ClientSession,
     what: Annotated[
-        str, typer.Argument(metavar="UUID|NAME", help="An instance, or a schedule by name.", show_default=False)
+        str, typer.Argument(metavar="UUID|NAME", help="An instance, or the name of a schedule.", show_default=False)
     ],
 ) -> None:
-    """Tell why an instance is not running, or why a schedule does not fire."""
+    """Explain why an instance does not run, or why a schedule does not fire."""
     async with session.client() as client:
         if not _is_id(what):
             schedule = await client.lookup_schedule(what)
@@ -50,12 +50,12 @@ async def why(
             _show(session, f"schedule {schedule.name} of {schedule.kind}", reasons)
             return
         instance = await client.lookup_instance(what)
-        reasons = why_instance(await _facts(session, client, instance))
+        reasons = why_instance(await _observe(session, client, instance))
         traceback = "" if instance.error is None else instance.error.traceback
         _show(session, f"{instance.id} of {instance.kind}: {instance.state!s}", reasons, traceback)
 
 
-async def _facts(session: ClientSession, client: Client, instance: Instance[object]) -> Observations:
+async def _observe(session: ClientSession, client: Client, instance: Instance[object]) -> Observations:
     nodes = await client.nodes()
     busy: Counter[str] = Counter()
     if not instance.state.is_final:
@@ -81,14 +81,14 @@ async def _schedule(client: Client, name: str) -> Schedule | None:
         return None
     try:
         return await client.lookup_schedule(name)
-    except UnknownScheduleError:  # removed meanwhile
+    except UnknownScheduleError:  # removed in the meantime
         return None
 
 
 async def _before(
     session: ClientSession, client: Client, instance: Instance[object], nodes: list[NodeView]
 ) -> tuple[int, bool]:
-    """How many instances come first, and whether that is all of them."""
+    """How many instances come first, and whether all were counted."""
     kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.kinds}
     query, seen, found = Query(state=State.SCHEDULED, limit=PAGE), 0, 0
     mine, now = rank(instance.record), session.now

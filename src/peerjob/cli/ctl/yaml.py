@@ -1,4 +1,4 @@
-"""Plain values as YAML, for people to read: block style, and every doubtful text in quotes."""
+"""Plain values as YAML in block style, with quotes around every ambiguous text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, cast
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "none"})
-"""What some reader or other takes for a value that is no text."""
+"""Words that some YAML parsers do not read as text."""
 
 
 def to_yaml(value: Any) -> str:
-    """What JSON can say, as a YAML document."""
+    """A JSON value as a YAML document."""
     return "\n".join(_block(value)) + "\n"
 
 
@@ -39,5 +39,5 @@ def _item(value: Any) -> list[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.casefold() not in _WORDS:
         return value
-    # what is not ASCII is escaped, and so are the line ends that only YAML knows
+    # JSON escapes characters outside ASCII, and so the line ends that only YAML knows
     return json.dumps(value)

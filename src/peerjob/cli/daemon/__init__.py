@@ -1,9 +1,9 @@
-"""`jobd run` and `jobd check`: a node as a service.
+"""The parts of `jobd`: a node as a service.
 
-`settings` is everything that can be set, from flags, the environment and a file; `modules` imports jobs, and imports
-them again; `service` runs the node and what serves it, and minds signals; `logs` is what it says meanwhile; `tokens`
-makes tokens. `doctor` looks at a configuration and its store, with `config_checks` and `cluster_checks`.
+Read `settings` (the table of options), then `daemon` (the node, its servers and its signals). `modules` imports jobs,
+and imports them again on SIGHUP. `logs` formats log lines, and `tokens` creates and reads tokens. `check` is `jobd
+check`, with `config_checks` and `cluster_checks`; `drain` and `clear` are the commands of these names.
 
-A failure before the node runs is one line and an exit status: 2 for what is configured wrong, 4 for a store that
-cannot be reached, 5 for one that refuses us, 1 for anything else.
+An error before the node runs is one line and an exit status (`errors`): 2 for an invalid configuration, 4 if the store
+cannot be reached, 5 if the store refuses the credentials, 1 for any other error.
 """

@@ -1,4 +1,4 @@
-"""`jobd check`: looks at a configuration, its store and its cluster, and tells what is good and what is not."""
+"""`jobd check`: reports problems of a configuration, its store and its cluster."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ STYLES = {Severity.OK: "green", Severity.WARN: "yellow", Severity.FAIL: "bold re
 
 
 def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
-    """Print what is found; the exit status: 0, or 1 when something fails (with `strict`, also for a warning)."""
+    """Print the findings; the exit status: 0, or 1 if a check fails (with `strict`, also for a warning)."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
-    logging.basicConfig(handlers=[logging.NullHandler()])  # all that matters is a finding
+    logging.basicConfig(handlers=[logging.NullHandler()])  # findings replace log lines
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         findings = runner.run(examine(settings, SystemClock()))
     if as_json:
@@ -41,7 +41,7 @@ def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
 
 
 async def examine(settings: DaemonSettings, clock: Clock) -> Sequence[Finding]:
-    """Everything that is found; what cannot be reached is a finding, too."""
+    """All findings; a store that cannot be reached is a finding too."""
     own, findings = check_configuration(settings, clock)
     where = redact(settings.store)
     try:

@@ -1,4 +1,4 @@
-"""`jobd clear`: removes a whole namespace, also one whose layout this release cannot read."""
+"""`jobd clear`: removes a whole namespace, even if this release cannot read its layout."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .settings import DaemonSettings
 
 
 def clear(settings: DaemonSettings, *, yes: bool) -> int:
-    """Ask, unless `yes`, and remove every key of the namespace; the exit status."""
+    """Ask for confirmation unless `yes`, then remove every key of the namespace; the exit status."""
     where = f"namespace {settings.namespace} at {redact(settings.store)}"
-    if not yes and not typer.confirm(f"Remove everything in {where}? No node may run on it.", err=True):
+    if not yes and not typer.confirm(f"Remove everything in {where}? Stop its nodes before.", err=True):
         return 1
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         removed = runner.run(wipe_namespace(settings.store, namespace=settings.namespace, clock=SystemClock()))

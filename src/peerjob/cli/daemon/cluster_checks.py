@@ -1,4 +1,4 @@
-"""Whether a store and the nodes that share it work together: speed, clocks, kinds, schedules, the leader."""
+"""Checks of a store and of the nodes that share it: speed, clocks, kinds, schedules, the leader."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from peerjob.model.record import NodeInfo, NodeView
 from peerjob.store.base import Elections, Store
 from peerjob.store.paging import all_schedules
 
-from .config_checks import Own
+from .config_checks import OwnKinds
 
 NAME = "jobd-check"
-_LOOKS = 5
+_SAMPLES = 5
 _SLOW = 0.02
-"""Seconds of a round trip from which on a node is slow."""
+"""Seconds of a round trip above which nodes are slow."""
 _TTL_US = 5_000_000
-_LISTENING, _AGAIN = 3.0, 0.5
-"""Seconds for peers to tell what time it is, where no server does."""
+_LISTEN_SECONDS, _READ_PAUSE = 3.0, 0.5
+"""Seconds to listen for the clocks of peers, and between two reads, if the store has no clock of its own."""
 _OFF, _FAR_OFF = 0.1, 1.0
-"""Seconds that a clock may be off; from the second on, such a node neither leads nor moves delayed work."""
+"""Seconds that a clock may be off. Above the second limit, a node neither leads nor moves delayed jobs."""
 _SHOWN = 5
 
 
 async def check_speed(store: Store, clock: Clock) -> list[Finding]:
-    """How long the store takes to answer."""
+    """Measure how long the store takes to answer."""
     took: list[float] = []
-    for _ in range(_LOOKS):
+    for _ in range(_SAMPLES):
         asked = clock.elapsed()
         await store.health()
         took.append(clock.elapsed() - asked)
     median = statistics.median(took)
     verdict = Severity.WARN if median > _SLOW else Severity.OK
-    advice = "; every job waits for several" if verdict is Severity.WARN else ""
+    advice = "; every job waits for several answers" if verdict is Severity.WARN else ""
     return [Finding("speed", verdict, f"answers in {median * 1000:.1f} ms{advice}")]
 
 
 async def check_clock(store: Store, clock: Clock, *, peers: int) -> list[Finding]:
-    """Whether the store can be written, and how far the clock here is off: joins for a moment, without workers."""
+    """Check that the store accepts writes, and measure the local clock. Joins for a moment, without workers."""
     incarnation = IdSource(clock).one()
     await store.join(
         NodeInfo(
@@ -59,13 +59,15 @@ async def check_clock(store: Store, clock: Clock, *, peers: int) -> list[Finding
         ttl_us=_TTL_US,
     )
     try:
-        ahead = await _ahead(store, clock, incarnation, _LISTENING if peers else 0.0) / 1_000_000
+        ahead = await _ahead(store, clock, incarnation, _LISTEN_SECONDS if peers else 0.0) / 1_000_000
     finally:
-        with contextlib.suppress(PeerjobError):  # then its lease runs out
+        with contextlib.suppress(PeerjobError):  # otherwise its lease expires
             await store.leave(incarnation)
     others = "the server's" if store.capabilities.clock == "server" else "the nodes'"
     if store.capabilities.clock == "nodes" and peers < 2 and abs(ahead) < _OFF:
-        return [Finding("clock", Severity.OK, "the nodes' clocks decide, and there are not two others to compare with")]
+        return [
+            Finding("clock", Severity.OK, "the nodes' clocks decide, and there are no two other nodes to compare with")
+        ]
     if abs(ahead) < _OFF:
         return [Finding("clock", Severity.OK, f"within {abs(ahead) * 1000:.0f} ms of {others}")]
     text = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} {others}"
@@ -82,16 +84,16 @@ async def _ahead(store: Store, clock: Clock, incarnation: str, listening: float)
         while True:
             reply = await liveness.renew(incarnation, ttl_us=_TTL_US, running=0, count=0, fences_digest=0)
             looks += 1
-            # a slow answer blurs what the server's clock says, and the quickest of several tells
-            if looks >= _LOOKS if by_server else reply.ahead_us or clock.elapsed() > until:
+            # a slow answer distorts the comparison, and the fastest of several counts
+            if looks >= _SAMPLES if by_server else reply.ahead_us or clock.elapsed() > until:
                 return reply.ahead_us
-            await asyncio.sleep(0.0 if by_server else _AGAIN)
+            await asyncio.sleep(0.0 if by_server else _READ_PAUSE)
     finally:
         await liveness.close()
 
 
-async def check_cluster(store: Store, own: Own, nodes: Sequence[NodeView]) -> list[Finding]:
-    """Nodes, kinds that wait for one, and schedules that none can serve."""
+async def check_cluster(store: Store, own: OwnKinds, nodes: Sequence[NodeView]) -> list[Finding]:
+    """Check the nodes, kinds without a node, and schedules without a node."""
     health = await store.health()
     served = {kind for view in nodes for kind in view.info.kinds}
     findings = [*_nodes(nodes), *_signatures(nodes, own)]
@@ -112,25 +114,27 @@ def _nodes(nodes: Sequence[NodeView]) -> Iterator[Finding]:
     yield Finding("nodes", Severity.OK, f"{_listed(view.name for view in nodes)}; {workers} worker(s)")
     other = sorted({view.info.version for view in nodes} - {__version__})
     if other:
-        text = f"some run peerjob {', '.join(other)}, this is {__version__}; meant for a while only, in a deploy"
+        text = f"some run peerjob {', '.join(other)}, this is {__version__}; normal only during a deployment"
         yield Finding("versions", Severity.WARN, text)
     names = [view.name for view in nodes]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        yield Finding("nodes", Severity.WARN, f"several are called {_listed(twice)}; give each a --name")
+        yield Finding("nodes", Severity.WARN, f"several nodes have the name {_listed(twice)}; give each its own --name")
 
 
-def _signatures(nodes: Sequence[NodeView], own: Own) -> Iterator[Finding]:
+def _signatures(nodes: Sequence[NodeView], own: OwnKinds) -> Iterator[Finding]:
     differing = sorted(
         kind
         for kind, signature in own.signatures.items()
         if any(view.info.signatures.get(kind, signature) != signature for view in nodes)
     )
     if differing:
-        text = f"nodes run other signatures of {_listed(differing)} than these modules have; meant in a deploy only"
+        text = (
+            f"nodes have other signatures of {_listed(differing)} than these modules; normal only during a deployment"
+        )
         yield Finding("signatures", Severity.WARN, text)
 
 
-def _unserved(waiting: dict[str, int], own: Own) -> Iterator[Finding]:
+def _unserved(waiting: dict[str, int], own: OwnKinds) -> Iterator[Finding]:
     for kind, count in sorted(waiting.items()):
         if kind in own.signatures:
             yield Finding("kinds", Severity.OK, f"{kind}: {count} wait for a node with these modules")
@@ -140,10 +144,10 @@ def _unserved(waiting: dict[str, int], own: Own) -> Iterator[Finding]:
         yield Finding("kinds", Severity.OK, "a node runs every kind that waits")
 
 
-def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: Own) -> Iterator[Finding]:
+def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: OwnKinds) -> Iterator[Finding]:
     lost = [row for row in rows if row.kind not in served and row.kind not in own.signatures and not row.paused]
     for row in lost:
-        text = f"{row.name}: no node runs its kind {row.kind}, so it does not fire; deploy one, or remove or pause it"
+        text = f"{row.name}: no node runs its kind {row.kind}, so it does not fire; start one, or remove or pause it"
         yield Finding("schedules", Severity.WARN, text)
     if not lost:
         paused = sum(row.paused for row in rows)
@@ -151,20 +155,20 @@ def _schedules(rows: Sequence[ScheduleRow], served: set[str], own: Own) -> Itera
 
 
 async def check_leader(elections: Elections, *, nodes_run: bool) -> list[Finding]:
-    """Who fires schedules now."""
+    """Check that a node leads."""
     leader = await elections.leader()
     if leader is not None:
         return [Finding("leader", Severity.OK, f"{leader.name}, term {leader.term.number}")]
     if nodes_run:
         text = (
-            "no node leads, so no schedule fires: one is just being elected, or --coordinator is not that of the nodes"
+            "no node leads, so no schedule fires: an election is in progress, or the nodes have another --coordinator"
         )
         return [Finding("leader", Severity.WARN, text)]
-    return [Finding("leader", Severity.OK, "none, as no node runs")]
+    return [Finding("leader", Severity.OK, "none, since no node runs")]
 
 
 async def nodes_of(store: Store) -> list[NodeView]:
-    """The live nodes that are not such a check."""
+    """The live nodes, without other runs of this check."""
     return [view for view in await store.nodes() if view.name != NAME]
 
 

@@ -1,4 +1,4 @@
-"""Whether a configuration can be run, as far as that shows without a server."""
+"""Checks of a configuration that need no server."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _READABLE_BY_ALL = 0o004
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own:
-    """What a node with this configuration would bring to the cluster."""
+class OwnKinds:
+    """The kinds of a node with this configuration."""
 
     signatures: dict[str, str] = field(default_factory=dict[str, str])
     """Kind → hash of its signature."""
 
 
-def check_configuration(settings: DaemonSettings, clock: Clock) -> tuple[Own, list[Finding]]:
-    """What the configuration brings, and what is wrong with it."""
+def check_configuration(settings: DaemonSettings, clock: Clock) -> tuple[OwnKinds, list[Finding]]:
+    """The kinds of the configuration, and its problems."""
     own, findings = _jobs(settings, clock)
     findings += _service(settings, clock)
     return own, findings
 
 
-def _jobs(settings: DaemonSettings, clock: Clock) -> tuple[Own, list[Finding]]:
+def _jobs(settings: DaemonSettings, clock: Clock) -> tuple[OwnKinds, list[Finding]]:
     registry = Registry()
     try:
         jobs = registry.add(JobModules(settings.jobs).load())
         settings.node(jobs, clock)
     except PeerjobError as error:
-        return Own(), [Finding("configuration", Severity.FAIL, str(error))]
+        return OwnKinds(), [Finding("configuration", Severity.FAIL, str(error))]
     kinds = sorted(registry.signatures())
     listed = f"{len(kinds)} kind(s): {', '.join(kinds)}" if kinds else "no module was given"
-    return Own(signatures=registry.signatures()), [Finding("jobs", Severity.OK, listed)]
+    return OwnKinds(signatures=registry.signatures()), [Finding("jobs", Severity.OK, listed)]
 
 
 def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
@@ -66,17 +66,17 @@ def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
 
 
 def exposed_files(settings: DaemonSettings) -> list[str]:
-    """What is wrong with the rights of the files of the service: who may write them, and who may read its key."""
+    """Problems of the files' permissions: other users can write them, or read the key."""
     files = {
-        settings.tokens_file: (_WRITABLE_BY_OTHERS, "write {}, and so let themselves in; chmod go-w"),
+        settings.tokens_file: (_WRITABLE_BY_OTHERS, "write {}, and so give themselves access; chmod go-w"),
         settings.tls_key: (
             _WRITABLE_BY_OTHERS | _READABLE_BY_ALL,
             "read or write {}, the key of the service; chmod 0600",
         ),
-        settings.tls_client_ca: (_WRITABLE_BY_OTHERS, "write {}, and so let themselves in; chmod go-w"),
+        settings.tls_client_ca: (_WRITABLE_BY_OTHERS, "write {}, and so give themselves access; chmod go-w"),
     }
     return [
-        f"others can {text.format(path)}"
+        f"other users can {text.format(path)}"
         for path, (rights, text) in files.items()
         if path is not None and path.exists() and path.stat().st_mode & rights
     ]

@@ -1,4 +1,4 @@
-"""Runs a node and what serves it, and minds signals."""
+"""The daemon: a node with its servers, and its signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .settings import DaemonSettings
 from .tokens import TokensFile
 
 SERVER_GRACE = 5.0
-"""Most seconds for calls that are under way when the daemon stops; waits and streams are ended at once."""
+"""Seconds that open calls get when the daemon stops. Waits and streams end at once."""
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR1)
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("peerjob.daemon")
 
 
 def run(settings: DaemonSettings) -> int:
-    """Run a daemon until it is asked to stop; the exit status. Raises PeerjobError when it cannot run."""
+    """Run a daemon until a signal stops it; the exit status. Raises PeerjobError if it cannot run."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
     daemon = Daemon(settings)
     configure(settings.log_format, settings.log_level.value, daemon.node.name)
@@ -36,7 +36,7 @@ def run(settings: DaemonSettings) -> int:
 
 
 class Daemon:
-    """A node as a process of its own. Raises OptionError for what cannot be run."""
+    """A node as a process of its own. Raises OptionError for invalid settings."""
 
     def __init__(self, settings: DaemonSettings) -> None:
         if not settings.jobs and settings.workers:
@@ -51,17 +51,17 @@ class Daemon:
         self._draining: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
-        """Run until SIGTERM or SIGINT, then let running jobs end; a second one cuts that short.
+        """Run until SIGTERM or SIGINT, then let running jobs end; a second signal cancels them.
 
-        The exit status: 0 after an orderly end, 128 and the signal's number after one that was cut short. SIGHUP
-        reloads the job modules and the tokens, and SIGUSR1 drains the node.
+        The exit status: 0 after an orderly end, 128 + n if a second signal n ended the stop early. SIGHUP reloads the
+        job modules and the tokens, and SIGUSR1 drains the node.
         """
         with _received(SIGNALS) as signals:
             try:
                 if self._server is not None:
                     for text in exposed_files(self._settings):
                         logger.warning("%s", text)
-                # before the node claims anything, since a port may be taken
+                # before the node claims jobs, since a port may be in use
                 if self._metrics is not None:
                     await self._metrics.start()
                 if self._server is not None:
@@ -70,14 +70,14 @@ class Daemon:
                     await self._scaler.start()
                 await self.node.start()
                 logger.info(
-                    "ready to run %s", ", ".join(job.kind for job in self.node.jobs()) or "nothing, as asked for"
+                    "ready to run %s", ", ".join(job.kind for job in self.node.jobs()) or "nothing, as configured"
                 )
                 number = await self._until_asked(signals)
             except BaseException:
                 await self._leave(0)
                 raise
             logger.info(
-                "%s: running jobs have %g s to end; a second signal cuts that short",
+                "%s: running jobs have %g s to end; a second signal cancels them",
                 number.name,
                 self._settings.grace_seconds,
             )
@@ -92,24 +92,24 @@ class Daemon:
         return number
 
     async def _drain(self) -> None:
-        logger.info("SIGUSR1: nothing more is claimed; running jobs go on to their end")
+        logger.info("SIGUSR1: the node claims nothing more; running jobs continue to their end")
         await self.node.drain()
-        logger.info("drained: nothing runs here")
+        logger.info("drained: nothing runs on this node")
 
     def _reload(self) -> None:
-        # apart, so that a module that cannot be imported keeps nobody's token alive
+        # separately, so that a bad module does not keep a withdrawn token valid
         try:
             self._modules.reload(self.node)
         except PeerjobError as error:
-            logger.error("the job modules stay as they were: %s", error)  # noqa: TRY400  # the text tells where
+            logger.error("the job modules stay as they were: %s", error)  # noqa: TRY400  # the text names the place
         if self._tokens is None:
             return
         try:
             self._tokens.reload()
         except PeerjobError as error:
-            logger.error("the tokens stay as they were: %s", error)  # noqa: TRY400  # the text tells where
+            logger.error("the tokens stay as they were: %s", error)  # noqa: TRY400  # the text names the place
         else:
-            logger.info("the tokens are read again: %d", len(self._tokens))
+            logger.info("reloaded the tokens: %d", len(self._tokens))
 
     async def _stop(self, signals: asyncio.Queue[signal.Signals]) -> int:
         loop = asyncio.get_running_loop()
@@ -122,16 +122,16 @@ class Daemon:
             await asyncio.wait({leaving, asking}, return_when=asyncio.FIRST_COMPLETED)
             asking.cancel()
             if leaving.done():
-                with contextlib.suppress(asyncio.CancelledError):  # when it was cut short
+                with contextlib.suppress(asyncio.CancelledError):  # after a second signal
                     leaving.result()
                 return status
             if status == 0 and (number := asking.result()) in STOPPING:
-                logger.warning("%s again: running jobs are cancelled and handed back", number.name)
+                logger.warning("%s again: the node cancels running jobs and returns them to the queue", number.name)
                 status = 128 + number
                 leaving.cancel()
 
     async def _leave(self, grace: float) -> None:
-        # callers go elsewhere at once, and the metrics and probes answer until the end
+        # callers ask other nodes at once; metrics and probes answer until the end
         loop, patience = asyncio.get_running_loop(), min(grace, SERVER_GRACE)
         serving = [server for server in (self._server, self._scaler) if server is not None]
         stopping = [loop.create_task(server.stop(patience)) for server in serving]
@@ -146,7 +146,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def _received(numbers: tuple[signal.Signals, ...]) -> Generator[asyncio.Queue[signal.Signals]]:
-    """The signals that come, one after the other, instead of what they do by themselves."""
+    """A queue of the received signals, which then have no other effect."""
     loop = asyncio.get_running_loop()
     received: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in numbers:

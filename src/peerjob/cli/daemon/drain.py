@@ -1,4 +1,4 @@
-"""`jobd drain`: tells a daemon to take no more work, and waits until nothing runs on it."""
+"""`jobd drain`: stops the claims of a daemon, and waits until nothing runs on it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from peerjob_probe import ProbeAnswer, ask
 from .settings import METRICS_PORT, OFF
 
 PROC = Path("/proc")
-INTERVAL = 0.1
-"""Seconds between two questions."""
-PATIENCE = 2.0
-"""Most seconds for an answer."""
+PROBE_PAUSE = 0.1
+"""Seconds between two probes."""
+MAX_ANSWER = 2.0
+"""Seconds for the answer to one probe."""
 
 
 def probed_address(listen: str) -> tuple[str, int]:
-    """Where the daemon whose metrics are served there answers probes; raises OptionError."""
+    """The host and port for probes of the daemon with this address for metrics; raises OptionError."""
     if listen == OFF:
-        raise OptionError("--metrics-listen", OFF, "where the daemon serves its metrics: it answers probes there")
+        raise OptionError("--metrics-listen", OFF, "the address of the daemon's metrics, which also answers probes")
     return parse_listen("--metrics-listen", listen, example=METRICS_PORT)
 
 
 def drain(pid: int, listen: str, timeout: float) -> int:
-    """Drain the daemon with this process id; the exit status. Raises OptionError where there is none."""
+    """Drain the daemon with this process id; the exit status. Raises OptionError if there is none."""
     host, port = probed_address(listen)
     check_daemon(pid)
     until = time.monotonic() + timeout
@@ -37,24 +37,24 @@ def drain(pid: int, listen: str, timeout: float) -> int:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError:
         raise OptionError("--pid", pid, "a daemon of the same user, or root's rights") from None
-    heard = ProbeAnswer(False, "no time was given for it")
+    answer = ProbeAnswer(False, "the time limit is zero")
     while (left := until - time.monotonic()) > 0:
-        heard = ask("drained", host, port, min(left, PATIENCE))
-        if heard.ok:
+        answer = ask("drained", host, port, min(left, MAX_ANSWER))
+        if answer.ok:
             print("drained")
             return 0
         if not _exists(pid):
             print("the daemon has ended")
             return 0
-        time.sleep(min(INTERVAL, max(0.0, until - time.monotonic())))
-    complain("jobd", f"not drained after {timeout:g} s: {heard.why}")
+        time.sleep(min(PROBE_PAUSE, max(0.0, until - time.monotonic())))
+    complain("jobd", f"not drained after {timeout:g} s: {answer.why}")
     return 1
 
 
 def check_daemon(pid: int) -> None:
-    """Raise OptionError unless this is a `jobd run`, and NodeStateError when it is not ready for signals.
+    """Raise OptionError unless this process is a `jobd run`, and NodeStateError if it does not handle signals.
 
-    Any other program is ended by the signal that a daemon is told with.
+    The signal would end any other program.
     """
     try:
         words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
@@ -69,7 +69,7 @@ def check_daemon(pid: int) -> None:
         raise OptionError("--pid", f"{pid} ({names[0] or 'no program'})", "the process id of a jobd run")
     (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
     if not int(caught, 16) >> (signal.SIGUSR1 - 1) & 1:
-        raise NodeStateError(f"the daemon {pid} has only just begun, or is at its very end: it takes no signals")
+        raise NodeStateError(f"the daemon {pid} is starting or ending, and does not handle signals")
 
 
 def _exists(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What is said about an error that keeps a daemon from running, and with which status it ends."""
+"""The text and the exit status of an error that prevents jobd from running."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ADVICE = {
 
 
 def error_report(error: Exception) -> ErrorReport | None:
-    """Words for an error of ours; None for any other."""
+    """The report of an error of peerjob; None for any other error."""
     if isinstance(error, OptionError):
         return ErrorReport(f"{error}{_ADVICE.get(error.option, '')}", ExitStatus.USAGE)
     if isinstance(error, ScheduleError):

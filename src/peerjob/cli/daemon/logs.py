@@ -1,4 +1,4 @@
-"""What a daemon logs, on standard error: lines for people, or one JSON object a line."""
+"""The log lines of a daemon on standard error: for people, or one JSON object a line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def configure(format: LogFormat, level: str, node: str) -> None:
-    """Send every logger's records of this level and up to standard error, and to nowhere else."""
+    """Send all records of this level and above to standard error only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(node) if format is LogFormat.JSON else HumanFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
@@ -25,9 +25,9 @@ def configure(format: LogFormat, level: str, node: str) -> None:
 
 
 class HumanFormatter(logging.Formatter):
-    """Time (UTC), level, logger and message; a traceback on lines of its own, which are indented.
+    """Time (UTC), level, logger and message; a traceback on indented lines.
 
-    So no message can look like a line of its own, or command a terminal.
+    So no message can look like another log line, or control a terminal.
     """
 
     def __init__(self) -> None:
@@ -41,10 +41,10 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object with time (UTC), level, logger, message and node, and what more is known.
+    """An object with time (UTC), level, logger, message and node.
 
-    Of a record that a job makes, `instance`, `kind` and `attempt`; of one with a traceback, `exception`; and what was
-    given with `extra=`.
+    Records of a job also have `instance`, `kind` and `attempt`, records with a traceback `exception`, and values of
+    `extra=` keep their names.
     """
 
     def __init__(self, node: str) -> None:

@@ -1,4 +1,4 @@
-"""The modules of a daemon's jobs, which can be imported again while it runs."""
+"""The modules with a daemon's jobs, which it can import again while it runs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Jobs = list[Job[..., Any, Any]]
 
 
 class JobModules:
-    """Modules by name. What they define is read once at the start, and again when it is asked for."""
+    """Modules by name. They are imported at the start, and again at a reload."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
 
     def load(self) -> Jobs:
-        """Import them; raises OptionError for one that cannot be imported, or that holds no job."""
+        """Import the modules; raises OptionError for a module that cannot be imported or has no job."""
         return [job for name in self._names for job in _jobs_of(name)]
 
     def reload(self, node: Node) -> None:
-        """Import them anew, with their submodules and the modules their jobs stand in, and register what they hold.
+        """Import the modules again, with their submodules and the modules of their jobs, and register the jobs.
 
-        Kinds that are gone are registered no more, and what runs goes on as it began. When anything fails, everything
-        stays as it was; raises OptionError, or ScheduleError for a recurrence that cannot be.
+        Removed kinds are no longer registered, and running jobs continue with the old code. If the reload fails,
+        nothing changes; raises OptionError, or ScheduleError for an invalid recurrence.
         """
         old = node.jobs()
         removed = self._forget(old)
@@ -47,14 +47,14 @@ class JobModules:
         for kind in sorted(before - after):
             node.unregister(kind)
         logger.info(
-            "job modules are reloaded: %d kind(s); new: %s; gone: %s",
+            "reloaded the job modules: %d kind(s); new: %s; removed: %s",
             len(after),
             ", ".join(sorted(after - before)) or "none",
             ", ".join(sorted(before - after)) or "none",
         )
 
     def _forget(self, jobs: Jobs) -> dict[str, ModuleType]:
-        """Have the next import run the modules again; what was forgotten."""
+        """Remove the modules from sys.modules, so that the next import runs them again; the removed modules."""
         homes = {str(getattr(job.executor, "__module__", "")) for job in jobs if job.executor is not None}
         ours = {
             name
@@ -67,7 +67,7 @@ class JobModules:
 def _jobs_of(name: str) -> Jobs:
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # the code is the user's
+    except (Exception, SystemExit) as error:  # user code may raise anything
         raise OptionError("MODULE", name, f"a module that can be imported ({_reason(name, error)})") from error
     found = collect_jobs(module)
     if not found:

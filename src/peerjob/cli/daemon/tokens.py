@@ -1,4 +1,4 @@
-"""Tokens: made once, kept as hashes in a file, and read again while a daemon runs."""
+"""The tokens file: jobd adds tokens to it as hashes, and reads it again on SIGHUP."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ TOKEN_BYTES = 32
 
 
 class TokensFile(Tokens):
-    """The tokens of a file, as of the last look. Raises OptionError when it cannot be read."""
+    """The tokens of a file, as of the last read. Raises OptionError if it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(())
         self._path = path
-        self._now = Tokens.load(path)
+        self._current = Tokens.load(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         return cls(Path(path))
 
     def reload(self) -> None:
-        """Look again; raises OptionError, and then what was known before stays."""
-        self._now = Tokens.load(self._path)
+        """Read the file again; raises OptionError, and then keeps the tokens of the last read."""
+        self._current = Tokens.load(self._path)
 
     def role_of(self, token: str) -> Role | None:
-        return self._now.role_of(token)
+        return self._current.role_of(token)
 
     def __len__(self) -> int:
-        return len(self._now)
+        return len(self._current)
 
 
 def create(path: Path, role: Role, name: str) -> str:
-    """Add a new token to a file, which is made for its owner's eyes when it is not there; returns the token."""
+    """Add a new token to a file and return it. A new file is readable by its owner only."""
     if len(name.split()) > 1 or not name.isprintable():
         raise OptionError("--name", name, "a word")
     if path.exists():
-        Tokens.load(path)  # what cannot be read is no file of tokens, and is not added to
+        Tokens.load(path)  # raises an error for a file that has no tokens, before changing it
     token = f"pj_{secrets.token_urlsafe(TOKEN_BYTES)}"
     line = Token.of(token, role, name).line()
     try:

@@ -1,4 +1,4 @@
-"""The manager for a process that is no node."""
+"""The client: a manager for a process that is not a node."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ logger = logging.getLogger("peerjob.client")
 
 MAX_MESSAGE = 16 << 20
 CHUNK_BYTES = 2 << 20
-"""About how many bytes go into one request of a bulk."""
+"""The approximate size of one request of a bulk."""
 MAX_WARNED = 1_000
-"""Most kinds that are remembered as warned about."""
+"""The number of kinds for which the client remembers that it has warned."""
 
 
 class Client(RemoteManager, StartableManager):
     """Manages a cluster from outside, through any node that serves gRPC.
 
-    Use it as an async context manager, or `start()` and `stop()` it. `target` is "host:port", or several of them with
-    commas between: one is used, the others when it goes away. `token` says who calls, `tls` protects the way.
-    `jobs` are those whose calls are to be checked here, as on a node; nothing runs here. `timeout` bounds one call, and
-    `connect_timeout` the search for a node that answers; verbs that wait have timeouts of their own. `max_payload`
-    bounds the arguments of one call and `max_message` a whole request, in bytes.
+    Use the client as an async context manager, or with `start()` and `stop()`. `target` is "host:port", or several of
+    them separated by commas: the client uses one, and the next when that node goes away. `token` identifies the caller,
+    and `tls` encrypts the connection. The client checks calls of `jobs` as a node does; it runs none of them. `timeout`
+    limits one call, and `connect_timeout` the search for a node that answers; verbs that wait have their own timeouts.
+    `max_payload` limits the arguments of one call and `max_message` a whole request, in bytes.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class Client(RemoteManager, StartableManager):
         self.register(jobs)
 
     def trace(self) -> None:
-        """Send the context of the caller's OpenTelemetry trace along, for nodes that trace to go on with.
+        """Send the context of the caller's OpenTelemetry trace, so that nodes continue the trace.
 
-        Raises OptionError where peerjob[otel] is not installed.
+        Raises OptionError if peerjob[otel] is not installed.
         """
         self._connection.carrier = make_tracing(self.clock).carrier
         self._traces = True
@@ -118,7 +118,7 @@ class Client(RemoteManager, StartableManager):
     # -- starting and stopping ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect, and learn whether this client is let in; raises NodeUnavailableError or AuthError."""
+        """Connect, and check that a node accepts this client; raises NodeUnavailableError or AuthError."""
         if self._started:
             raise NodeStateError("this client is started already")
         self._started = True
@@ -130,7 +130,7 @@ class Client(RemoteManager, StartableManager):
             raise
 
     async def stop(self, grace: Duration = 0.0) -> None:
-        """Disconnect; what is under way is cancelled. Idempotent. `grace` is there for the sake of what takes nodes."""
+        """Disconnect and cancel open calls; idempotent. `grace` has no effect: a node takes it too."""
         self._started = False
         await self._connection.close()
 
@@ -142,7 +142,7 @@ class Client(RemoteManager, StartableManager):
         await self.stop()
 
     def remake(self) -> Client:
-        """A fresh client with the same settings and jobs, not started."""
+        """A new client with the same settings and jobs, not started."""
         made = self._remake()
         if self._traces:
             made.trace()
@@ -151,14 +151,14 @@ class Client(RemoteManager, StartableManager):
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     def register(self, source: JobSource) -> None:
-        """Add jobs whose calls are to be checked here; nodes learn nothing of it."""
+        """Add jobs whose calls the client checks. Nodes do not see them."""
         self._registry.add(source)
 
     def unregister(self, kind: str) -> Job[..., Any, Any]:
         return self._registry.remove(kind)
 
     def jobs(self) -> list[Job[..., Any, Any]]:
-        """The jobs that were registered here, by kind; `registered_jobs` asks a node for its own."""
+        """The jobs that were registered here, by kind; `registered_jobs` asks a node for its jobs."""
         return self._registry.jobs()
 
     def job(self, kind: str) -> Job[..., Any, Any]:
@@ -183,7 +183,7 @@ class Client(RemoteManager, StartableManager):
         return await self._made(await self._connection.call(rpcs.SCHEDULE_JOB, request), job)
 
     async def schedule_many(self, calls: Iterable[Call[R]]) -> list[Instance[R]]:
-        """Store many runs, in requests of up to 1,000; every call is checked here before the first is sent."""
+        """Store many runs, in requests of up to 1,000. All calls are checked before the first request."""
         taken = list(calls)
         requests = [self._request(call, (), {}) for call in taken]
         jobs = iter(taken)
@@ -217,7 +217,7 @@ class Client(RemoteManager, StartableManager):
         recurs: bool = False,
         known: bool = False,
     ) -> pb.ScheduleJobRequest:
-        """What to ask a node for; whatever is wrong with a job that is known here is raised here."""
+        """The request for a call. Raises an error here for an invalid call of a registered job."""
         if isinstance(target, str) and self._registry.find(target) is None:
             allowed = bool(kwargs.pop("allow_unknown", False))
             return kind_request(target, args, kwargs, id=self._ids.one(), known=not allowed)
@@ -241,7 +241,7 @@ class Client(RemoteManager, StartableManager):
         if len(self._warned) >= MAX_WARNED:
             self._warned.clear()
         self._warned.add(kind)
-        logger.warning("no live node runs the kind %r: what is scheduled of it waits for a node that does", kind)
+        logger.warning("no live node runs the kind %r; its instances wait until one does", kind)
 
     def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
         return self._call_encoder.read_result(record, job)
@@ -253,7 +253,7 @@ class Client(RemoteManager, StartableManager):
         return (await self._connection.call(rpcs.GET_VERSION, pb.VersionRequest())).version
 
     async def workers(self) -> list[Worker]:
-        """The workers of the node that answers, and what each is doing."""
+        """The workers of the node that answers, each with the instance that it runs."""
         answer = await self._connection.call(rpcs.LIST_WORKERS, pb.ListWorkersRequest())
         return [worker_of(one, answer.node) for one in answer.workers]
 
@@ -263,7 +263,7 @@ class Client(RemoteManager, StartableManager):
         await self._connection.call(rpcs.RESIZE_WORKERS, request)
 
     async def drain(self, timeout: Duration | None = None) -> None:
-        """Have the node that answers claim nothing more, and wait until its bodies have ended; raises TimeoutError."""
+        """Stop claims on the node that answers, and wait until its jobs have ended; raises TimeoutError."""
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
 
         async def wait(left: float) -> bool | None:

@@ -1,4 +1,4 @@
-"""Connections to nodes: to one at a time, and to the next when it goes away."""
+"""The connection to the nodes: to one at a time, and to the next when that node goes away."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ from .tls_mismatch import mismatch
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
-TRY = 1.0
-"""Seconds for one address to connect, before the next is tried."""
-PAUSE = 0.1
+MAX_CONNECT = 1.0
+"""Seconds to connect to one address, before the client tries the next."""
+ROUND_PAUSE = 0.1
 """Seconds between two rounds over all addresses."""
-PATIENCE = 5.0
-"""Most seconds with a node that hangs, while there are others."""
+MAX_SILENCE = 5.0
+"""Seconds after which the client leaves a node that hangs, if there are other addresses."""
 
 
 class LostError(NodeUnavailableError):
-    """The node that answered a stream went away; another one may be reached."""
+    """The node of a stream went away; another node may answer."""
 
 
 class Connection:
-    """Makes calls, to whichever node answers.
+    """Sends calls to a node that answers.
 
-    `timeout` bounds one call and `connect_timeout` the search for a node, in seconds; `max_message` bounds a request.
+    `timeout` limits one call and `connect_timeout` the search for a node, in seconds; `max_message` limits a request,
+    in bytes.
     """
 
     def __init__(
@@ -70,68 +71,68 @@ class Connection:
         self._max_message = max_message
         self._clock = clock
         self.carrier: Callable[[], dict[str, str]] = dict
-        """The context of the trace in which a call is made; only a client that traces sends one."""
-        self._peers: list[NodeAddress] = []
+        """The trace context of a call; empty unless the client traces."""
+        self._nodes: list[NodeAddress] = []
         self._current = 0
 
     def open(self) -> None:
-        """Within the event loop that will make the calls; connects with the first of them."""
+        """Create the channels, in the event loop that makes the calls. The first call connects."""
         credentials = None if self._tls is None else self._tls.credentials()
         for address in self.addresses:
             if credentials is None:
                 channel = grpc.aio.insecure_channel(address, options=self._options())
             else:
                 channel = grpc.aio.secure_channel(address, credentials, options=self._options())
-            self._peers.append(NodeAddress(address, channel, self._metadata))
+            self._nodes.append(NodeAddress(address, channel, self._metadata))
 
     async def close(self) -> None:
-        """Cancel what is under way; idempotent."""
-        peers, self._peers = self._peers, []
-        for peer in peers:
-            await peer.channel.close()
+        """Cancel open calls; idempotent."""
+        nodes, self._nodes = self._nodes, []
+        for node in nodes:
+            await node.channel.close()
 
     async def call(self, rpc: Rpc[Q, A], request: Q, *, timeout: float | None = None) -> A:
-        """One call to its answer; raises what the node raised, NodeUnavailableError, TimeoutError or RemoteError."""
+        """The answer to one call; raises the node's error, NodeUnavailableError, TimeoutError or RemoteError."""
         data = self._sized(rpc, request)
         loop = asyncio.get_running_loop()
         seconds = self._timeout if timeout is None else timeout
         deadline, late = loop.time() + seconds, f"{rpc.name} was not answered within {seconds:g} s"
-        patience = self._patience(seconds)
+        max_silence = self._max_silence(seconds)
         while True:
-            peer = await self._ready()
+            node = await self._ready()
             try:
-                answer = await peer.ask(
+                answer = await node.ask(
                     rpc,
                     data,
                     timeout=max(deadline - loop.time(), 0.001),
                     more=tuple(self.carrier().items()),
-                    patience=patience,
+                    max_silence=max_silence,
                     repeatable=rpc.resend is Resend.ALWAYS,
                 )
             except SilentError:
-                self._leave(peer, hangs=True)
+                self._leave(node, hangs=True)
                 if loop.time() >= deadline:
                     raise TimeoutError(late) from None
             except grpc.aio.AioRpcError as error:
                 failure = self._failure(error, late)
                 if isinstance(failure, TimeoutError):
-                    self._leave(peer, hangs=True)  # the next call need not wait for it
+                    self._leave(node, hangs=True)  # so that the next call does not wait for this node
                 if not _elsewhere(failure, rpc) or loop.time() >= deadline:
                     raise failure from None
-                self._leave(peer)
+                self._leave(node)
             else:
                 return _answer(rpc, answer)
 
     async def stream(
         self, rpc: Rpc[Q, A], request: Q, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncGenerator[A, None]:
-        """The answers of one call, to one node; raises LostError when that node goes away.
+        """The answers to one call, from one node; raises LostError if that node goes away.
 
-        `on_begin` is called when the node says that it has begun.
+        `on_begin` is called when the node has begun to watch.
         """
         data = self._sized(rpc, request)
-        peer = await self._ready()
-        call = peer.channel.unary_stream(rpc.path)(data, metadata=self._metadata)
+        node = await self._ready()
+        call = node.channel.unary_stream(rpc.path)(data, metadata=self._metadata)
         try:
             if on_begin is not None and await call.initial_metadata():
                 await on_begin()
@@ -140,53 +141,55 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             failure = self._failure(error, f"{rpc.name} was not answered in time")
             if isinstance(failure, NodeUnavailableError | NodeStoppedError):
-                self._leave(peer)
+                self._leave(node)
                 raise LostError(self.addresses, str(failure)) from None
             raise failure from None
         finally:
             call.cancel()
 
     async def _ready(self) -> NodeAddress:
-        """A node that is connected, rather one that did not hang lately; raises NodeUnavailableError."""
+        """A connected node, preferably one that did not hang recently; raises NodeUnavailableError."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._connect_timeout
         while True:
             for avoided in (False, True):
-                for _ in self._peers:
-                    peer = self._peers[self._current]
-                    if peer.avoided is avoided and await _connected(peer.channel, min(until, loop.time() + TRY)):
-                        return peer
-                    self._current = (self._current + 1) % len(self._peers)
-            if not self._peers:
+                for _ in self._nodes:
+                    node = self._nodes[self._current]
+                    if node.avoided is avoided and await _connected(
+                        node.channel, min(until, loop.time() + MAX_CONNECT)
+                    ):
+                        return node
+                    self._current = (self._current + 1) % len(self._nodes)
+            if not self._nodes:
                 raise NodeStateError("this client is not started, or was stopped; use `async with`")
             if loop.time() >= until:
                 raise await self._unreachable()
-            await asyncio.sleep(PAUSE * (1 + self._clock.random.uniform(-0.1, 0.1)))
+            await asyncio.sleep(ROUND_PAUSE * (1 + self._clock.random.uniform(-0.1, 0.1)))
 
     async def _unreachable(self) -> NodeUnavailableError:
-        """Why an address cannot be reached; what gRPC says about it, it tells only whoever makes a call."""
+        """Why an address cannot be reached. gRPC gives the reason only in the error of a call, so this makes one."""
         tls = self._tls
         shown = tls is not None and tls.certificate is not None
-        peer = self._peers[self._current]
-        found = await mismatch(peer.address, tls=tls is not None, certificate=shown, within=TRY)
+        node = self._nodes[self._current]
+        found = await mismatch(node.address, tls=tls is not None, certificate=shown, within=MAX_CONNECT)
         if found is not None:
             return found
         try:
-            await peer.ask(rpcs.GET_VERSION, b"", timeout=TRY)
+            await node.ask(rpcs.GET_VERSION, b"", timeout=MAX_CONNECT)
         except grpc.aio.AioRpcError as error:
             return NodeUnavailableError(self.addresses, f"no node can be reached: {error.details()}")
         return NodeUnavailableError(self.addresses, "no node could be reached in time")
 
-    def _patience(self, seconds: float) -> float | None:
-        """How long a node may hang before the next gets its turn; None when there is no other."""
-        return min(PATIENCE, seconds / (len(self._peers) + 1)) if len(self._peers) > 1 else None
+    def _max_silence(self, seconds: float) -> float | None:
+        """How long a node may hang before the client asks the next one; None if there is no other."""
+        return min(MAX_SILENCE, seconds / (len(self._nodes) + 1)) if len(self._nodes) > 1 else None
 
-    def _leave(self, peer: NodeAddress, *, hangs: bool = False) -> None:
-        """Let the next call go to another node."""
+    def _leave(self, node: NodeAddress, *, hangs: bool = False) -> None:
+        """Send the next call to another node."""
         if hangs:
-            peer.avoid()
-        if self._peers and self._peers[self._current] is peer:
-            self._current = (self._current + 1) % len(self._peers)
+            node.avoid()
+        if self._nodes and self._nodes[self._current] is node:
+            self._current = (self._current + 1) % len(self._nodes)
 
     def _sized(self, rpc: Rpc[Q, A], request: Q) -> bytes:
         data = request.SerializeToString()
@@ -201,7 +204,7 @@ class Connection:
         code, text = error.code(), error.details() or ""
         match code:
             case Code.UNAVAILABLE | Code.CANCELLED:
-                # CANCELLED is said by a server that drops calls; calls that are cancelled here do not come here
+                # a server that drops calls sends CANCELLED; a call that the caller cancels does not get here
                 return NodeUnavailableError(self.addresses, text)
             case Code.DEADLINE_EXCEEDED:
                 return TimeoutError(late)
@@ -214,13 +217,13 @@ class Connection:
 
     def _options(self) -> list[tuple[str, Any]]:
         options: list[tuple[str, Any]] = [
-            ("grpc.max_receive_message_length", -1),  # a node bounds what it sends
-            ("grpc.max_send_message_length", -1),  # bounded by us, so that the error tells the sizes
+            ("grpc.max_receive_message_length", -1),  # a node limits its responses
+            ("grpc.max_send_message_length", -1),  # _sized() limits requests, so that the error names the sizes
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 5_000),  # how long one attempt may take, far away or on a busy machine
+            ("grpc.min_reconnect_backoff_ms", 5_000),  # the time for one attempt, far away or on a busy machine
             ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.use_local_subchannel_pool", 1),
-            # how streams find out about a node that hangs; without ping_timeout gRPC waits 60 s for its answer
+            # detects a node that hangs during a stream; without ping_timeout, gRPC waits 60 s
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.ping_timeout_ms", 10_000),
@@ -236,7 +239,8 @@ def _answer(rpc: Rpc[Q, A], data: bytes) -> A:
     try:
         return parsed(rpc.response, data)
     except OptionError:
-        text = f"the answer to {rpc.name} is no {rpc.response.DESCRIPTOR.full_name}: who answers is no node of peerjob"
+        expected = rpc.response.DESCRIPTOR.full_name
+        text = f"the answer to {rpc.name} is not a {expected}: the server is not a node of peerjob"
         raise RemoteError("DATA_LOSS", text) from None
 
 
@@ -255,14 +259,14 @@ async def _connected(channel: Any, until: float) -> bool:
 
 
 def _elsewhere(failure: Exception, rpc: Rpc[Any, Any]) -> bool:
-    """Whether another node may be asked instead."""
+    """Whether the client may send the request to another node."""
     if isinstance(failure, NodeStoppedError):
-        return True  # said by a node that did nothing
+        return True  # the node refused the call, and did nothing
     return isinstance(failure, NodeUnavailableError) and rpc.resend is not Resend.NEVER
 
 
 def split_target(target: str) -> list[str]:
-    """The addresses in "host:port,host:port"; the port may be left out. Raises OptionError."""
+    """The addresses in "host:port,host:port". The port is optional. Raises OptionError."""
     addresses = [_address(target, part.strip()) for part in target.split(",")]
     return list(dict.fromkeys(addresses))
 

@@ -1,4 +1,4 @@
-"""One address of a client, and what is known of the node behind it."""
+"""One address of a client, and whether its node hangs."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ import grpc
 
 from peerjob.remote.wire.rpcs import GET_VERSION, Rpc
 
-SILENCE = 0.4
-"""Which part of a caller's patience may pass without an answer, before the node is asked whether it is there."""
-AVOIDED = 30.0
-"""Seconds for which a node that hung is asked only when no other can be."""
+PROBE_SHARE = 0.4
+"""The share of `max_silence` after which the client checks whether the node answers at all."""
+AVOID_SECONDS = 30.0
+"""After a node hung, the client prefers other nodes for this time."""
 
 Code = grpc.StatusCode
-_UNHEARD = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
-"""What a call ends with though the node said nothing; whatever else it says, it says something."""
+_NO_ANSWER = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+"""Codes that gRPC itself sets. Every other code comes from the node."""
 Metadata = Sequence[tuple[str, str]]
 
 
 class SilentError(Exception):
-    """The node kept a caller waiting, and did not even say that it is there."""
+    """The node hangs: it answers neither the call nor a call for its version."""
 
 
 class NodeAddress:
-    """Asks one node. A node that takes its time is told from one that hangs by a question that costs nothing."""
+    """Sends calls to one node. A cheap call for the version distinguishes a slow node from one that hangs."""
 
     def __init__(self, address: str, channel: Any, metadata: Metadata) -> None:
         self.address = address
         self.channel = channel
         self._metadata = tuple(metadata)
-        self._heard = -float("inf")
+        self._last_answer = -float("inf")
         self._avoided_until = -float("inf")
-        self._asking: asyncio.Task[bool] | None = None
+        self._version_call: asyncio.Task[bool] | None = None
 
     @property
     def avoided(self) -> bool:
-        """Whether it hung lately."""
+        """Whether the node hung recently."""
         return asyncio.get_running_loop().time() < self._avoided_until
 
     def avoid(self) -> None:
-        """Rather ask others for a while."""
-        self._avoided_until = asyncio.get_running_loop().time() + AVOIDED
+        """Prefer other nodes for a while."""
+        self._avoided_until = asyncio.get_running_loop().time() + AVOID_SECONDS
 
     async def ask(
         self,
@@ -52,54 +52,56 @@ class NodeAddress:
         *,
         timeout: float,
         more: Metadata = (),
-        patience: float | None = None,
+        max_silence: float | None = None,
         repeatable: bool = True,
     ) -> bytes:
-        """One call to its answer; raises AioRpcError.
+        """The answer to one call; raises AioRpcError.
 
-        With `patience` it raises SilentError for a node that hangs for so long: before what is not repeatable is sent,
-        which is then waited for until it times out, and at any time while what is repeatable is waited for.
+        With `max_silence`, raises SilentError for a node that hangs for so many seconds. A call that is not repeatable
+        is checked before it is sent, and then waits until its timeout. A repeatable call is checked while it waits.
         """
-        if patience is not None and not repeatable:
-            if not await self.is_there(patience):
+        if max_silence is not None and not repeatable:
+            if not await self.is_there(max_silence):
                 raise SilentError
-            patience = None
+            max_silence = None
         call = self.channel.unary_unary(rpc.path)(data, timeout=timeout, metadata=(*self._metadata, *more))
         try:
-            answer: bytes = await (call if patience is None else self._watched(call, patience))
+            answer: bytes = await (call if max_silence is None else self._watched(call, max_silence))
         except grpc.aio.AioRpcError as error:
-            if error.code() not in _UNHEARD:
-                self._hear()
+            if error.code() not in _NO_ANSWER:
+                self._note_answer()
             raise
-        self._hear()
+        self._note_answer()
         return answer
 
-    async def is_there(self, patience: float) -> bool:
-        """Whether the node answers, or did so a moment ago; everybody who asks at the same time asks once."""
-        quiet = asyncio.get_running_loop().time() - self._heard
-        if quiet < patience * SILENCE:
+    async def is_there(self, max_silence: float) -> bool:
+        """Whether the node answers, or answered a moment ago. Concurrent checks share one call."""
+        quiet = asyncio.get_running_loop().time() - self._last_answer
+        if quiet < max_silence * PROBE_SHARE:
             return True
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._ask_whether_there(patience * (1 - SILENCE)))
-        return await asyncio.shield(self._asking)
+        if self._version_call is None or self._version_call.done():
+            self._version_call = asyncio.get_running_loop().create_task(
+                self._ask_version(max_silence * (1 - PROBE_SHARE))
+            )
+        return await asyncio.shield(self._version_call)
 
-    async def _watched(self, call: Any, patience: float) -> bytes:
+    async def _watched(self, call: Any, max_silence: float) -> bytes:
         asked: asyncio.Future[bytes] = asyncio.ensure_future(call)
         try:
-            while not (await asyncio.wait({asked}, timeout=patience * SILENCE))[0]:
-                if not await self.is_there(patience) and not asked.done():
+            while not (await asyncio.wait({asked}, timeout=max_silence * PROBE_SHARE))[0]:
+                if not await self.is_there(max_silence) and not asked.done():
                     raise SilentError
             return asked.result()
         finally:
             asked.cancel()
 
-    async def _ask_whether_there(self, within: float) -> bool:
+    async def _ask_version(self, within: float) -> bool:
         try:
             await self.ask(GET_VERSION, b"", timeout=within)
         except grpc.aio.AioRpcError as error:
-            return error.code() not in _UNHEARD
+            return error.code() not in _NO_ANSWER
         return True
 
-    def _hear(self) -> None:
-        self._heard = asyncio.get_running_loop().time()
+    def _note_answer(self) -> None:
+        self._last_answer = asyncio.get_running_loop().time()
         self._avoided_until = -float("inf")

@@ -1,4 +1,4 @@
-"""Jobs as the node that answers has them."""
+"""A job as the node that answers lists it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from peerjob.remote.wire.values import span_us, stamp_us
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredJob:
-    """A job that a node has registered, as far as others can know it."""
+    """A job that a node has registered."""
 
     kind: str
     description: str
     registered_at: datetime
-    """On that node."""
+    """By the clock of that node."""
     priority: int
     max_retries: int | None
-    """None: for ever."""
+    """None: without limit."""
     timeout: timedelta | None
     cron: str | None
     every: timedelta | None
@@ -31,11 +31,11 @@ class RegisteredJob:
     aliases: tuple[str, ...]
     version: int
     runs_here: bool
-    """Whether that node can run it; False for a handle."""
+    """Whether that node can run the job; False for a handle."""
 
 
 def job_of(message: pb.Job) -> RegisteredJob:
-    """What a node tells about a job."""
+    """The job in a message."""
     return RegisteredJob(
         kind=message.kind,
         description=message.description,

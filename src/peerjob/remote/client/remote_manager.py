@@ -1,4 +1,4 @@
-"""The manager's verbs as calls to a node."""
+"""The verbs of the manager, as calls to a node."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 WAIT = 20.0
-"""Seconds of one wait at a node; it is asked again until the caller's own time is over."""
+"""Seconds of one wait on a node. The client repeats it until the caller's timeout."""
 ANSWER = 10.0
-"""Seconds more for the answer."""
+"""Extra seconds for the answer to a wait."""
 
 
 class RemoteManager(Manager):
-    """Reads, waits and acts through a connection. What a handle does, it does through here."""
+    """The verbs of the manager through a connection. Handles of the client use them too."""
 
     _connection: Connection
 
@@ -67,7 +67,7 @@ class RemoteManager(Manager):
         found: list[Instance[Any]] = []
         cursor = query.cursor
         while True:
-            # a node sends no more than fits into a message
+            # a node sends at most one message
             wanted = replace(query, cursor=cursor, limit=query.limit - len(found))
             request = pb.LookupInstancesRequest(query=query_message(wanted))
             answer = await self._connection.call(rpcs.LOOKUP_INSTANCES, request)
@@ -204,7 +204,7 @@ class RemoteManager(Manager):
         await self._run(rpcs.CLEAR, None)
 
     async def _whole_instance(self, message: pb.JobInstance, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
-        """An instance of a long list, the later ones of which are only named."""
+        """An instance of a long list, in which the later ones have only an id."""
         if message.HasField("spec"):
             return Instance(self, record_of(message), job=job)
         return await self._lookup_instance(message.uuid, job)
@@ -238,10 +238,10 @@ class RemoteManager(Manager):
     async def watch(
         self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
-        """State changes, logs and progress of what matches, as they happen, from now on.
+        """State changes, log lines and progress of matching instances, from now on.
 
-        When the node goes away it goes on with another, and `on_begin` is called again: what happened in between is not
-        told, and can be looked up then.
+        If the node goes away, the watch continues on another, and calls `on_begin` again. Events in between are
+        missing; look them up then.
         """
         request = pb.WatchRequest(query=query_message(query))
         while True:
@@ -266,7 +266,7 @@ class RemoteManager(Manager):
 
 
 async def wait_in_turns(wait: Callable[[float], Awaitable[T | None]], seconds: float | None) -> T | None:
-    """Wait in turns that a node takes, until it says more than None or the time is over."""
+    """Repeat a wait on a node until it returns a value, or until the time is over."""
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds
     while True:
@@ -274,7 +274,7 @@ async def wait_in_turns(wait: Callable[[float], Awaitable[T | None]], seconds: f
         try:
             answer = await wait(left)
         except TimeoutError:
-            answer = None  # the node hangs; the next turn is another's
+            answer = None  # the node hangs; the next wait goes to another one
         if answer is not None or (until is not None and loop.time() >= until):
             return answer
 

@@ -1,7 +1,7 @@
-"""Why a node that listens does not answer: it speaks TLS and was called without, or the other way round.
+"""Finds out whether a connection fails because one side uses TLS and the other does not.
 
-gRPC tells of both only that a socket was closed, so that the address is asked once more, without gRPC. Nothing that is
-secret is sent, and nothing that is heard is trusted: it only makes a better error.
+In both cases gRPC reports only a closed socket. So the client connects once more, without gRPC. It sends no secret, and
+uses the answer only for a better error.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import ssl
 from peerjob.model.errors import TlsMismatchError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""How a client begins in HTTP/2, with a frame of settings that has none."""
+"""The start of an HTTP/2 connection: the preface, and an empty frame of settings."""
 FRAME, SETTINGS = 9, 4
-"""Bytes of a frame's head, and the type of the frame that comes first from whoever speaks HTTP/2."""
+"""The size of a frame's head, and the type of the first frame of an HTTP/2 server."""
 LACKING = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")
-"""How OpenSSL names what a server may say that wants to see a certificate, by TLS 1.3 and before."""
+"""The OpenSSL reasons of a server that requires a client certificate, by TLS 1.3 and before."""
 
 
 async def mismatch(address: str, *, tls: bool, certificate: bool, within: float) -> TlsMismatchError | None:
-    """What is wrong with how the address was called, if that can be told in so many seconds."""
+    """The mismatch of an address, if the check finds one within so many seconds."""
     with contextlib.suppress(OSError, EOFError, TimeoutError):
         async with asyncio.timeout(within):
             if not tls:
@@ -42,7 +42,7 @@ async def _speaks_tls(address: str) -> bool:
 
 
 async def _asks_for_certificate(address: str) -> bool:
-    """Whether it ends the connection when the client believes in it, as TLS 1.3 refuses; who does not says more."""
+    """Whether the server closes the connection after the handshake, as TLS 1.3 refuses a missing certificate."""
     try:
         reader, writer = await _connect(address, _unverified())
         try:
@@ -79,7 +79,7 @@ async def _close(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> 
 
 
 def _unverified() -> ssl.SSLContext:
-    """Whoever it is may answer."""
+    """A context that accepts every certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

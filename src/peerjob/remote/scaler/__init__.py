@@ -1,7 +1,7 @@
-"""An external scaler for KEDA: how many nodes the work of a namespace needs, over gRPC.
+"""An external scaler for KEDA: how many nodes the jobs of a namespace need, over gRPC.
 
-`server.ScalerServer` listens and stops, `handlers` answers KEDA's RPCs, `metadata` reads what stands at a trigger, and
-`demand` counts.
+Read `server` (the public class), `handlers` (KEDA's RPCs), `metadata` (the options of a trigger) and `demand` (the
+numbers of jobs).
 """
 
 import peerjob.remote.wire as _loads_grpc_first  # noqa: F401  # pyright: ignore[reportUnusedImport]

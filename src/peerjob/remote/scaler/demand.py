@@ -1,4 +1,4 @@
-"""How much there is to be done: what waits and what runs, read at most once a second however often somebody asks."""
+"""The demand: the numbers of jobs that wait and run. They are read at most once a second."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from peerjob.node.node import Node
 from .metadata import Trigger
 
 FRESH = 1.0
-"""Seconds for which what was read is told again."""
+"""Seconds for which a read is used again."""
 READ_TIMEOUT = 3.0
-"""Most seconds for the store to answer; KEDA would rather hear of it than wait."""
+"""The time for the store to answer, in seconds. KEDA handles an error better than a wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What there is to be done in a namespace, by kind."""
+    """The jobs of a namespace that wait and run, by kind."""
 
     due: dict[str, int]
     stats: Stats
 
     def jobs(self, trigger: Trigger) -> int:
-        """Jobs that count for a trigger: those that run on any node, and those that could."""
+        """The jobs that count for a trigger: those that run on any node, and those that are due."""
         kinds = trigger.kinds or (None,)
         if trigger.include_delayed:
             return sum(self.stats.total(State.ACTIVE, kind) for kind in kinds)
@@ -43,11 +43,11 @@ class DemandReader:
         self._read_at = 0.0
 
     async def read(self) -> Demand:
-        """The demand of a second ago at most; raises StoreError, NodeStateError, or TimeoutError."""
+        """The demand, at most a second old; raises StoreError, NodeStateError, or TimeoutError."""
         async with self._reading:
             if self._read is None or self._node.clock.elapsed() - self._read_at >= FRESH:
                 async with asyncio.timeout(READ_TIMEOUT):
-                    # in this order: what is claimed in between is counted twice for a moment, rather than not at all
+                    # in this order, a job that is claimed in between counts twice for a moment, rather than not at all
                     due = await self._node.due()
                     self._read = Demand(due=due, stats=await self._node.stats())
                 self._read_at = self._node.clock.elapsed()

@@ -1,4 +1,4 @@
-"""Answers KEDA's RPCs."""
+"""Handlers of KEDA's RPCs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .demand import FRESH, DemandReader
 from .metadata import Trigger, read_trigger
 
 METRIC = "peerjob-jobs"
-"""The name of the one metric; the kinds that count are told by the trigger, and KEDA numbers triggers."""
+"""The name of the only metric. A trigger names the kinds that count, and KEDA numbers the triggers."""
 
 logger = logging.getLogger("peerjob.scaler")
 
 
 class ScalerRpcs:
-    """Shows the demand of a node's namespace, as a trigger asks for it."""
+    """Returns the demand of a node's namespace for a trigger."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -37,17 +37,17 @@ class ScalerRpcs:
     async def stream_is_active(
         self, request: pb.ScaledObjectRef, context: Context
     ) -> AsyncGenerator[pb.IsActiveResponse, None]:
-        """Tells at once, and whenever it changes; a store that is away changes nothing."""
+        """Sends the state at once and after each change. An outage of the store changes nothing."""
         trigger = self._trigger(request)
-        told: bool | None = None
+        sent: bool | None = None
         while True:
             try:
                 active = trigger.active((await self._demand.read()).jobs(trigger))
             except (StoreError, TimeoutError) as error:
                 logger.debug("the demand cannot be read: %r", error)
             else:
-                if active is not told:
-                    told = active
+                if active is not sent:
+                    sent = active
                     yield pb.IsActiveResponse(result=active)
             await asyncio.sleep(FRESH)
 
@@ -67,8 +67,8 @@ class ScalerRpcs:
         try:
             return (await self._demand.read()).jobs(trigger)
         except (StoreError, TimeoutError) as error:
-            logger.info("KEDA cannot be answered: %s", str(error) or "the store does not answer in time")
-            # whoever asks need not know where the store is
+            logger.info("KEDA gets no answer: %s", str(error) or "the store does not answer in time")
+            # the text does not reveal the address of the store
             text = f"the store of node {self._node.name!r} does not answer"
             await context.abort(grpc.StatusCode.UNAVAILABLE, text)
             raise AssertionError("abort raises") from None

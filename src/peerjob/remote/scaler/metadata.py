@@ -1,4 +1,4 @@
-"""What a trigger says in its metadata: which kinds count, and for how many of their jobs there is to be a node."""
+"""The metadata of a trigger: the kinds that count, and the number of jobs for each node."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from peerjob.model.errors import OptionError
 
 FOR_KEDA = frozenset({"scalerAddress", "enableTLS", "unsafeSsl", "tlsCertFile", "insecureSkipVerify"})
-"""What tells KEDA how to reach us, and comes along."""
+"""Options for KEDA itself, which it also sends."""
 FROM_ENVIRONMENT = "FromEnv"
-"""How a name ends whose value KEDA took from the environment of the container that is scaled."""
+"""The suffix of a name whose value KEDA took from the environment of the scaled container."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +19,20 @@ class Trigger:
     """The metadata of a trigger, checked."""
 
     kinds: tuple[str, ...] = ()
-    """The kinds that count; none: all."""
+    """The kinds that count; empty: all."""
     jobs_per_replica: float
     activation_jobs: float = 0.0
-    """A target that is scaled to zero is woken by more jobs than that."""
+    """More jobs than this start a target that is scaled to zero."""
     include_delayed: bool = False
-    """Whether jobs count that are not due yet, or wait behind another one of their schedule."""
+    """Whether jobs count that are not due yet, or that wait for another one of their schedule."""
 
     def active(self, jobs: int) -> bool:
-        """Whether there are enough jobs to wake a target that is scaled to zero."""
+        """Whether there are enough jobs to start a target that is scaled to zero."""
         return jobs > self.activation_jobs
 
 
 def read_trigger(metadata: Mapping[str, str], workers: int) -> Trigger:
-    """Check metadata; raises OptionError, which names what is wrong. `workers` is the default of jobsPerReplica."""
+    """Check metadata; raises OptionError that names the bad value. `workers` is the default of jobsPerReplica."""
     given = {name.removesuffix(FROM_ENVIRONMENT): value for name, value in metadata.items() if name not in FOR_KEDA}
     kinds = _kinds(given.pop("kinds", None))
     per_replica = given.pop("jobsPerReplica", None)

@@ -1,9 +1,14 @@
-"""A node's gRPC service: the verbs of its manager for clients elsewhere.
+"""A node's gRPC service: the verbs of its manager for clients.
 
-`listener.Server` is what users start, and `endpoint` listens and stops. `door` looks at calls before they come in,
-`rpc` turns handlers into what gRPC calls and errors into statuses, and `instances`, `streams`, `schedules` and
-`cluster` hold the handlers: one method for each RPC of the service, by its name. A handler only translates; what it
-asks is checked by `wire` and by the node, the same as for a caller in process.
+Read in this order:
+
+* `server` (the public class) and `grpc_server` (its base: start, stop, TLS),
+* `interceptor`, with `rate_limiter` and `roles`: which calls are accepted,
+* `rpc_service`: from handlers to gRPC methods, and from errors to statuses,
+* the handlers: `verb_handlers` from the table of RPCs (`wire.rpcs`), and `instances`, `streams`, `schedules` and
+  `cluster`, one method for each other RPC.
+
+A handler only translates. `wire` and the node check a request as they check a call in process.
 """
 
 import peerjob.remote.wire as _loads_grpc_first  # noqa: F401  # pyright: ignore[reportUnusedImport]

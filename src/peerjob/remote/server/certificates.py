@@ -1,4 +1,4 @@
-"""What a server shows to those who connect: read again when its files change, for every new connection."""
+"""The certificate of a server. For every new connection, changed files are read again."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ logger = logging.getLogger("peerjob.server")
 
 
 class Certificates:
-    """Keeps gRPC at what the files of a server hold. To be kept for as long as the server.
+    """Gives gRPC the present files of a server. It must live as long as the server.
 
-    What cannot be used is told once in the log, and what was shown before stays. Raises OptionError when it cannot be
-    used from the beginning.
+    If new files are invalid, the old certificate stays, and one log line says why. Raises OptionError if the first
+    files are invalid.
     """
 
     def __init__(self, tls: ServerTls) -> None:
         self._tls = tls
         self._shown = tls.read()
         self._complaint = ""
-        self._lock = threading.Lock()  # gRPC asks in threads of its own
+        self._lock = threading.Lock()  # gRPC calls _changed() in its own threads
         self.credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
             _configuration(self._shown),
             cast(Any, self._changed),
             require_client_authentication=tls.client_ca is not None,
         )
-        """As gRPC takes them."""
+        """The credentials for gRPC."""
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What to show from now on; None for the same as before."""
+        """The new configuration; None if nothing changed."""
         with self._lock:
             try:
                 found = self._tls.read(self._shown)
             except OptionError as error:
                 if str(error) != self._complaint:
                     self._complaint = str(error)
-                    logger.error("the certificate stays as it was: %s", error)  # noqa: TRY400  # the text tells where
+                    logger.error("the certificate stays as it was: %s", error)  # noqa: TRY400  # the text names the file
                 return None
             self._complaint = ""
             if found == self._shown:
                 return None
             self._shown = found
-        logger.info("a new certificate is shown: that of %s", self._tls.name)
+        logger.info("the server uses a new certificate: that of %s", self._tls.name)
         return _configuration(found)
 
 

@@ -1,4 +1,4 @@
-"""Tells whoever asks by grpc.health.v1 whether this node serves, and whether it is alive and ready."""
+"""Answers grpc.health.v1: whether this node serves, is alive and is ready."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from peerjob.remote.wire.rpcs import SERVICE
 
 INTERVAL = 0.5
 NAMES = ("", SERVICE.full_name)
-"""Those that serve while the lease is trusted; the store must have answered for it to be."""
+"""The services that are SERVING while the node trusts its lease."""
 PROBES = {"liveness": Probe.LIVE, "readiness": Probe.READY}
-"""Names that kubelets are told to ask for."""
+"""The services for the probes of Kubernetes."""
 
 
 class HealthReporter(BackgroundRole):
-    """Keeps the health service at what the node's lease and probes say."""
+    """Updates the health service from the node's lease and probes."""
 
     name = "health"
 
@@ -35,7 +35,7 @@ class HealthReporter(BackgroundRole):
             await self.pause(INTERVAL)
 
     async def show(self) -> None:
-        """Tell how it is now."""
+        """Update the health service now."""
         healthy = self._node.is_healthy
         found = dict.fromkeys(NAMES, healthy) | {name: self._node.probe(probe).ok for name, probe in PROBES.items()}
         for name, good in found.items():
@@ -45,6 +45,6 @@ class HealthReporter(BackgroundRole):
         self._shown = found
 
     async def stop(self) -> None:
-        """Stop, and tell that this node serves no more."""
+        """Stop, and report that this node no longer serves."""
         await super().stop()
         await self.servicer.enter_graceful_shutdown()

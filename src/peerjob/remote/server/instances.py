@@ -28,11 +28,11 @@ from .rpc_service import Context
 
 API_VERSION = "v1"
 MAX_WAIT = 30.0
-"""Seconds; whoever wants to wait longer asks again, so that no dead connection is waited on."""
+"""Seconds. A client that waits longer asks again, so that a dead connection ends soon."""
 
 
 class InstanceRpcs:
-    """Schedules, looks up, waits for, cancels, repeats and clears, as the node's manager does."""
+    """Schedules, looks up, waits for, cancels and retries instances."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -85,12 +85,12 @@ class InstanceRpcs:
 
     async def get_instance(self, request: pb.GetInstanceRequest, context: Context) -> pb.GetInstanceResponse:
         instance = await self._node.lookup_instance(request.uuid)
-        return pb.GetInstanceResponse(instance=_shown_as(request.view)(instance))
+        return pb.GetInstanceResponse(instance=_message_in(request.view)(instance))
 
     async def lookup_instances(
         self, request: pb.LookupInstancesRequest, context: Context
     ) -> pb.LookupInstancesResponse:
-        instances, end = await page_of(self._node.lookup_instances, _shown_as(request.query.view), request.query)
+        instances, end = await page_of(self._node.lookup_instances, _message_in(request.query.view), request.query)
         return pb.LookupInstancesResponse(instances=instances, **end)
 
     async def lookup_history(self, request: pb.LookupHistoryRequest, context: Context) -> pb.LookupHistoryResponse:
@@ -131,22 +131,22 @@ class InstanceRpcs:
         self, request: pb.CancelInstancesRequest, context: Context
     ) -> pb.CancelInstancesResponse:
         cancelled = await self._node.cancel_instances(acting_query_of(request.query))
-        return pb.CancelInstancesResponse(instances=await bounded(cancelled, _shown_as(request.query.view), _bare))
+        return pb.CancelInstancesResponse(instances=await bounded(cancelled, _message_in(request.query.view), _bare))
 
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
         query = acting_query_of(request.query)
         await self._check_retry(query)
         made = await self._node.retry_instances(query)
-        return pb.RetryInstancesResponse(instances=await bounded(made, _shown_as(request.query.view), _bare))
+        return pb.RetryInstancesResponse(instances=await bounded(made, _message_in(request.query.view), _bare))
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
         if not may_use_system():
             check_kind((await self._node.lookup_instance(request.uuid)).kind)
         made = await self._node.retry_instance(request.uuid)
-        return pb.RetryInstanceResponse(instance=_shown_as(request.view)(made))
+        return pb.RetryInstanceResponse(instance=_message_in(request.view)(made))
 
     async def _check_retry(self, query: Query) -> None:
-        """Raise AuthError when a query finds instances that the caller may not repeat."""
+        """Raise AuthError if a query matches instances that the caller may not retry."""
         if may_use_system():
             return
         kinds = (await self._node.stats()).counts if query.kind is None else (query.kind,)
@@ -156,7 +156,7 @@ class InstanceRpcs:
 
 
 async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> None:
-    """Raise UnknownKindError for a kind that no node has published, unless its request allows that.
+    """Raise UnknownKindError for a kind that no node has published, unless the request allows it.
 
     Raises AuthError for a kind that the caller may not use.
     """
@@ -168,13 +168,13 @@ async def check_kinds(node: Node, requests: Iterable[pb.ScheduleJobRequest]) -> 
 
 
 def wait_seconds(request: pb.WaitInstanceRequest | pb.WaitInstancesRequest | pb.DrainRequest) -> float:
-    """How long a client lets us wait; raises OptionError."""
+    """The timeout of a wait, in seconds; raises OptionError."""
     if not request.HasField("timeout"):
         return MAX_WAIT
     return min(MAX_WAIT, to_seconds(given_span("timeout", request.timeout), "timeout"))
 
 
-def _shown_as(view: int) -> Callable[[Instance[Any]], pb.JobInstance]:
+def _message_in(view: int) -> Callable[[Instance[Any]], pb.JobInstance]:
     return lambda instance: instance_message(instance.record, encoded=view == ENCODED)
 
 
@@ -183,7 +183,7 @@ def _bare(instance: Instance[Any]) -> pb.JobInstance:
 
 
 def _scheduled(instance: Instance[Any], view: int, *, unserved: bool) -> pb.ScheduleJobResponse:
-    return pb.ScheduleJobResponse(instance=_shown_as(view)(instance), existed=not instance.is_new, unserved=unserved)
+    return pb.ScheduleJobResponse(instance=_message_in(view)(instance), existed=not instance.is_new, unserved=unserved)
 
 
 def _scheduled_bare(instance: Instance[Any], *, unserved: bool) -> pb.ScheduleJobResponse:

@@ -1,4 +1,4 @@
-"""The door of a server: every call passes it before anything else looks at it, refused ones included."""
+"""The access check of a server: every call passes it before any handler."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from .rate_limiter import RateLimiter, host_of
 from .roles import Tokens, called_by, role_in
 from .rpc_service import Context
 
-OPEN = "/grpc.health."
-"""Whoever checks whether the node serves has no token, and is not counted."""
+OPEN_PREFIX = "/grpc.health."
+"""Health checks need no token, and do not count for the rate."""
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Lets in who does not call too often, and then who has a token whose role suffices.
+    """Refuses calls above the rate, and then calls without a token whose role suffices.
 
-    The rate comes first, so that guessing tokens is bounded by it, and costs nobody but the address that guesses.
+    The rate is checked first. So it also limits attempts to guess a token, and only for the address that guesses.
     """
 
     def __init__(self, *, tokens: Tokens | None, limiter: RateLimiter | None) -> None:
         self._tokens = tokens
         self._limiter = limiter
         self._guarded: dict[str, tuple[Any, Any]] = {}
-        """What gRPC calls, by path; there are no more of them than RPCs."""
+        """The checked handlers, by path; at most one for each RPC."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
-        """The handler, behind the door."""
+        """The handler, with the check before it."""
         handler = await continuation(handler_call_details)
         method = cast(Any, handler_call_details.method)
         path = method.decode() if isinstance(method, bytes) else str(method)
-        if handler is None or path.startswith(OPEN):
+        if handler is None or path.startswith(OPEN_PREFIX):
             return handler
         known = self._guarded.get(path)
         if known is None or known[0] is not handler:
-            known = self._guarded[path] = handler, self._behind(path, handler)
+            known = self._guarded[path] = handler, self._checked(path, handler)
         return known[1]
 
-    async def _let_in(self, path: str, context: Context) -> None:
-        """Return, or end the call."""
+    async def _check(self, path: str, context: Context) -> None:
+        """Return if the call is accepted; abort it otherwise."""
         if self._limiter is not None and not self._limiter.allows(host_of(context.peer())):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
         if self._tokens is None:
@@ -59,7 +59,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         else:
             called_by(role)
 
-    def _behind(self, path: str, handler: Any) -> Any:
+    def _checked(self, path: str, handler: Any) -> Any:
         forms: tuple[Any, ...] = (
             handler.unary_unary,
             handler.unary_stream,
@@ -69,11 +69,11 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         serve: Any = next(form for form in forms if form is not None)
 
         async def one(request: Any, context: Context) -> Any:
-            await self._let_in(path, context)
+            await self._check(path, context)
             return await serve(request, context)
 
         async def many(request: Any, context: Context) -> AsyncIterator[Any]:
-            await self._let_in(path, context)
+            await self._check(path, context)
             async with aclosing(cast("AsyncGenerator[Any]", serve(request, context))) as messages:
                 async for message in messages:
                     yield message
@@ -83,6 +83,6 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             (grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler),
         )
         make = makers[handler.request_streaming][handler.response_streaming]
-        # a coroutine that streams writes by itself
+        # a streaming handler may also be a coroutine that writes its messages itself
         guarded = many if inspect.isasyncgenfunction(serve) else one
         return make(guarded, handler.request_deserializer, handler.response_serializer)

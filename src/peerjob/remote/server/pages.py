@@ -1,4 +1,4 @@
-"""Pages of a lookup that fit into a message."""
+"""Pages of a lookup that fit into one message."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ T = TypeVar("T")
 logger = logging.getLogger("peerjob.server")
 
 MAX_BYTES = 3_500_000
-"""Below the 4 MB that clients of other languages take by default."""
+"""Below the default limit of gRPC clients, 4 MB."""
 FIRST_STEP = 16
 MAX_STEP = 250
-"""Most instances that are read at once: each may have megabytes."""
+"""The most instances of one read: each may have megabytes."""
 
 
 async def page_of(
@@ -43,10 +43,10 @@ async def page_of(
 async def fitting(
     look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
 ) -> tuple[list[M], str | None]:
-    """What matches, up to the query's limit of instances or to what fits, and where to go on.
+    """The matches, up to the query's limit or to the size of a message, and the cursor of the next page.
 
-    Looks in steps, of as many instances as are likely to fit: a cursor stands between steps only. A step that brought
-    too much is read once more, as far as it fits. A single instance always fits.
+    Reads in steps of as many instances as probably fit, since only the end of a step has a cursor. A step that is too
+    large is read again with fewer instances. A single instance always fits.
     """
     messages: list[M] = []
     size, left, step = 0, query.limit, FIRST_STEP
@@ -70,7 +70,7 @@ async def fitting(
 
 
 def _leading(messages: Sequence[M]) -> int:
-    """How many of the first instances fit, at least one."""
+    """How many of the first instances fit; at least one."""
     size = 0
     for number, (_, group) in enumerate(groupby(messages, key=lambda one: one.uuid)):
         size += sum(one.ByteSize() + 8 for one in group)
@@ -82,9 +82,9 @@ def _leading(messages: Sequence[M]) -> int:
 async def unlimited(
     look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
 ) -> tuple[list[M], bool]:
-    """What matches a query of a client that knows no pages, oldest instance first; True if the oldest are left out.
+    """The matches for a client that does not know pages, the oldest instance first; True if the oldest are left out.
 
-    Messages of one instance stay in their order.
+    The messages of one instance stay in their order.
     """
     messages, cursor = await fitting(look, show, replace(query, order="desc"))
     if cursor is not None:
@@ -97,7 +97,10 @@ async def unlimited(
 
 
 async def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T], B]) -> list[B]:
-    """All of what was done, which cannot be asked for again: with all that is known as long as that fits, then bare."""
+    """Messages of all changed instances: whole ones as long as they fit, then only the ids.
+
+    The caller cannot ask for this list again, so no instance may be left out.
+    """
     size = 0
 
     def fitted(item: T) -> B:

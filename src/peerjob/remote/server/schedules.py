@@ -22,7 +22,7 @@ from .rpc_service import Context
 
 
 class ScheduleRpcs:
-    """Shows, changes and tries out schedules, as the node's manager does."""
+    """Lists, changes and triggers schedules, and explains cron texts."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -23,15 +23,15 @@ from .rpc_service import Context
 
 BEGUN = (("peerjob-watch", "begun"),)
 SHARED = 8
-"""Messages that are kept for the streams that are about to tell the same."""
+"""Messages kept for other streams that send the same event."""
 
 
 class StreamRpcs:
-    """Tells what happens and what was logged. A slow reader holds up its own stream only."""
+    """Streams events and log lines. A slow reader delays only its own stream."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        # with the event, so that no other has its id meanwhile
+        # keeps the event too, so that no other object gets its id
         self._made: dict[tuple[int, bool], tuple[Event, pb.WatchResponse]] = {}
 
     async def read_logs(self, request: pb.ReadLogsRequest, context: Context) -> AsyncIterator[pb.ReadLogsResponse]:
@@ -49,7 +49,7 @@ class StreamRpcs:
                 yield self._message(event, encoded=encoded)
 
     def _message(self, event: Event, *, encoded: bool) -> pb.WatchResponse:
-        """The event's message, made once for all the streams that tell it at about the same time."""
+        """The event's message, made once for all streams that send it at about the same time."""
         key = (id(event), encoded)
         made = self._made.get(key)
         if made is None:

@@ -1,4 +1,4 @@
-"""Nodes, the leader, workers and numbers, on the wire."""
+"""Nodes, the leader, workers and statistics, on the wire."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from .values import optional_stamp, span, span_us, stamp_us, state_number
 
 MAX_WORKERS = 10_000
-"""Most workers that a client may ask a node for: making them is work of the node."""
+"""The most workers that a client may request, since a node must create them."""
 
 
 def node_message(view: NodeView) -> pb.Node:
-    """A node as its peers see it."""
+    """The message of a node."""
     info = view.info
     return pb.Node(
         name=info.name,
@@ -57,7 +57,7 @@ def node_of(message: pb.Node) -> NodeView:
 
 
 def leader_message(leader: Leader) -> pb.Leader:
-    """Who leads, and since when."""
+    """The message of the leader."""
     return pb.Leader(
         incarnation=leader.incarnation,
         name=leader.name,
@@ -78,7 +78,7 @@ def leader_of(message: pb.Leader) -> Leader:
 
 
 def worker_message(worker: Worker) -> pb.Worker:
-    """A worker and what it runs; its node is told once, beside it."""
+    """The message of a worker, without its node."""
     return pb.Worker(number=worker.number, instance=worker.instance, kind=worker.kind, stuck=worker.stuck)
 
 
@@ -94,7 +94,7 @@ def worker_of(message: pb.Worker, node: str) -> Worker:
 
 
 def stats_message(stats: Stats) -> pb.GetStatsResponse:
-    """Numbers of the namespace."""
+    """The message of the statistics of a namespace."""
     return pb.GetStatsResponse(
         counts=[
             pb.StateCount(kind=kind, state=state_number(state), count=count)

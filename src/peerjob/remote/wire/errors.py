@@ -1,4 +1,4 @@
-"""Errors on the wire: a status code and a text for anybody, and what it takes to raise the same exception again."""
+"""Errors on the wire: a status code, a text, and the fields from which a client makes the same exception."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .values import is_tuple
 
 DETAIL_KEY = "peerjob-error-bin"
 MAX_DETAIL = 6_000
-"""Bytes: clients take 8 KiB of metadata unless told otherwise."""
+"""Bytes. By default, clients accept 8 KiB of metadata."""
 MAX_TEXT = 1_000
-"""Characters of the status text, which some take three bytes for."""
+"""Characters of the status text. One character takes up to three bytes."""
 _BOUNDS = ((4_000, 100), (1_000, 20), (200, 10), (50, 5))
-"""Characters of a text, and items of a list, from generous to what surely fits."""
+"""Characters of a text and items of a list: the generous limits first, and the ones that always fit last."""
 
 Code = grpc.StatusCode
 
@@ -31,7 +31,7 @@ Code = grpc.StatusCode
 class _Known:
     code: grpc.StatusCode
     fields: tuple[str, ...] = ()
-    """What the class is made from; nothing: the message alone."""
+    """The arguments of the class; empty: the message alone."""
 
 
 _KNOWN: dict[type[Exception], _Known] = {
@@ -42,7 +42,7 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.JobConflictError: _Known(Code.INVALID_ARGUMENT, ("kind", "registered", "given")),
     errors.UnknownInstanceError: _Known(Code.NOT_FOUND, ("uuid",)),
     errors.UnknownScheduleError: _Known(Code.NOT_FOUND, ("name",)),
-    # no status of its own says so; RESOURCE_EXHAUSTED would invite to try again
+    # gRPC has no better status: a client would retry RESOURCE_EXHAUSTED
     errors.PayloadTooLargeError: _Known(Code.INVALID_ARGUMENT, ("what", "size", "limit")),
     errors.EncodeError: _Known(Code.INVALID_ARGUMENT, ("path", "reason")),
     errors.DecodeError: _Known(Code.DATA_LOSS),
@@ -63,7 +63,7 @@ _BY_NAME = {kind.__name__: (kind, known) for kind, known in _KNOWN.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorStatus:
-    """How a call ended that failed."""
+    """The status of a failed call."""
 
     code: grpc.StatusCode
     text: str
@@ -71,7 +71,7 @@ class ErrorStatus:
 
 
 def status_of(error: Exception) -> ErrorStatus:
-    """The status for an error; INTERNAL, and no more than its name, for one that is not ours."""
+    """The status for an error. For an error that is not of peerjob: INTERNAL, with the name alone."""
     for kind in type(error).__mro__:
         known = _KNOWN.get(cast("type[Exception]", kind))
         if known is not None:
@@ -79,11 +79,11 @@ def status_of(error: Exception) -> ErrorStatus:
             return ErrorStatus(code=known.code, text=_cut(str(error), MAX_TEXT), metadata=((DETAIL_KEY, detail),))
     if isinstance(error, PeerjobError):
         return ErrorStatus(code=Code.FAILED_PRECONDITION, text=_cut(str(error), MAX_TEXT))
-    return ErrorStatus(code=Code.INTERNAL, text=f"internal error: {type(error).__name__}; the node's log tells more")
+    return ErrorStatus(code=Code.INTERNAL, text=f"internal error: {type(error).__name__}; see the log of the node")
 
 
 def error_in(metadata: Sequence[tuple[str, str | bytes]] | None) -> Exception | None:
-    """The exception that a server told in its trailing metadata, or None where it told none that is known here."""
+    """The exception in the trailing metadata of a server; None if there is none, or none that this release knows."""
     for key, value in metadata or ():
         if key == DETAIL_KEY and isinstance(value, bytes):
             return _raised_again(value)

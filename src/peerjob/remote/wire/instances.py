@@ -1,4 +1,4 @@
-"""Instances, their history and their logs, on the wire."""
+"""Instances, their history and their log lines, on the wire."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MOMENTS = {
     State.CANCELLED: "canceled_at",
     State.TIMED_OUT: "timed_out_at",
 }
-"""The fields that tell when an instance last came to a state."""
+"""The fields with the time at which an instance last entered a state."""
 
 
 def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
-    """An instance as a client sees it: its values encoded or as text. What cannot be read of it is left out."""
+    """The message of an instance, with its values encoded or as text. Unreadable parts are left out."""
     try:
         return _message(record, encoded=encoded)
-    except (ValueError, ArithmeticError):  # a number or a text that no message can hold: only a damaged record has it
+    except (ValueError, ArithmeticError):  # a damaged record has a number or a text that no message can hold
         return bare_message(record)
 
 
@@ -59,8 +59,8 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
         slot=record.slot,
         **moments,
     )
-    # each part for itself: one that cannot be read hides no other
-    for part in (_tell_creation, _tell_failure, _tell_progress, _tell_origin):
+    # each part alone, so that an unreadable one hides no other
+    for part in (_set_creation, _set_failure, _set_progress, _set_origin):
         with contextlib.suppress(ValueError):
             part(message, record, shown)
     if encoded:
@@ -68,7 +68,7 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
         if record.result is not None:
             message.encoded_result = record.result
         return message
-    for name, told in (("arguments", _tell_arguments), ("results", _tell_results)):
+    for name, told in (("arguments", _set_arguments), ("results", _set_results)):
         try:
             told(message, record, shown)
         except DecodeError as error:
@@ -77,12 +77,12 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
 
 
 def bare_message(record: Record) -> pb.JobInstance:
-    """Just which instance it is, for a response that would be too large otherwise."""
+    """Only the id, kind and state of an instance, for a response that would be too large otherwise."""
     return pb.JobInstance(kind=record.kind, uuid=record.id, state=state_number(record.state))
 
 
 def record_of(message: pb.JobInstance) -> Record:
-    """The record in a message with the encoded view; the inverse of `instance_message`, but for secrets."""
+    """The record in a message with the encoded view: the inverse of `instance_message`, except for secrets."""
     error = progress = None
     if message.HasField("failure"):
         failure = message.failure
@@ -112,7 +112,7 @@ def record_of(message: pb.JobInstance) -> Record:
 
 
 def history_message(entry: HistoryEntry) -> pb.HistoryEntry:
-    """A state change with the instance that it is of."""
+    """The message of a state change, with its instance."""
     message = _transition_message(entry.transition)
     message.uuid, message.kind = entry.instance_id, entry.kind
     return message
@@ -124,7 +124,7 @@ def history_of(message: pb.HistoryEntry) -> HistoryEntry:
 
 
 def line_message(line: LogLine, *, encoded: bool) -> pb.LogLine:
-    """A log line, without its instance."""
+    """The message of a log line, without its instance."""
     message = pb.LogLine(
         at=stamp(line.at_us), level=line.level, message=line.message, attempt=line.attempt, node=line.node
     )
@@ -138,7 +138,7 @@ def line_message(line: LogLine, *, encoded: bool) -> pb.LogLine:
 
 
 def line_of(message: pb.LogLine) -> LogLine:
-    """The inverse of `line_message`, of an encoded one."""
+    """The inverse of `line_message` with `encoded`."""
     return LogLine(
         at_us=stamp_us(message.at),
         level=message.level,
@@ -150,19 +150,19 @@ def line_of(message: pb.LogLine) -> LogLine:
 
 
 def log_message(entry: LogEntry, *, encoded: bool) -> pb.LogLine:
-    """A log line with the instance that it is of."""
+    """The message of a log line, with its instance."""
     message = line_message(entry.line, encoded=encoded)
     message.uuid, message.kind = entry.instance_id, entry.kind
     return message
 
 
 def log_of(message: pb.LogLine) -> LogEntry:
-    """The inverse of `log_message`, of an encoded one."""
+    """The inverse of `log_message` with `encoded`."""
     return LogEntry(message.uuid, message.kind, line_of(message))
 
 
 def progress_message(progress: Progress) -> pb.Progress:
-    """How far a run is."""
+    """The message of a run's progress."""
     return pb.Progress(fraction=progress.fraction, message=progress.message, at=optional_stamp(progress.at_us))
 
 
@@ -174,11 +174,11 @@ def progress_of(message: pb.Progress) -> Progress:
 # -- parts of an instance --------------------------------------------------------------------------------------------
 
 
-def _tell_creation(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+def _set_creation(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
     message.created_at.CopyFrom(stamp(to_us(shown.created_at)))
 
 
-def _tell_failure(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+def _set_failure(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
     if record.error is None:
         return
     info = decode_error(record.error)
@@ -186,12 +186,12 @@ def _tell_failure(message: pb.JobInstance, record: Record, shown: Instance[Any])
     message.failure.CopyFrom(pb.Failure(type=info.type, message=info.message, traceback=info.traceback))
 
 
-def _tell_progress(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+def _set_progress(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
     if record.progress is not None:
         message.progress.CopyFrom(progress_message(decode_progress(record.progress)))
 
 
-def _tell_origin(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+def _set_origin(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
     if shown.schedule is not None:
         message.schedule = shown.schedule
     if shown.nominal_at is not None:
@@ -200,11 +200,11 @@ def _tell_origin(message: pb.JobInstance, record: Record, shown: Instance[Any]) 
         message.retry_of = str(shown.retry_of)
 
 
-def _tell_arguments(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+def _set_arguments(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
     message.arguments.extend(map(value_text, shown.arguments))
 
 
-def _tell_results(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
+def _set_results(message: pb.JobInstance, record: Record, shown: Instance[Any]) -> None:
     if record.state is not State.COMPLETED or record.result is None:
         return
     result = decode_value(record.result)

@@ -27,22 +27,22 @@ _BOUNDS: tuple[_Bound, ...] = ("before", "after", "older_than")
 
 
 def query_of(message: pb.Query) -> Query:
-    """The query of a lookup; raises OptionError. Without a limit it wants everything.
+    """The query of a lookup; raises OptionError. Without a limit it matches everything.
 
-    As in go-job, an empty text and the number 0 mean that the criterion is not set.
+    As in go-job, a criterion that is an empty text or the number 0 is not set.
     """
     return _query(message, lambda name: message.HasField(name) and bool(getattr(message, name)))
 
 
 def knows_no_pages(message: pb.Query) -> bool:
-    """Whether a lookup is of a client that expects everything in one response, as go-job's do."""
+    """Whether the client expects everything in one response, as go-job's clients do."""
     return not message.HasField("limit") and not message.cursor and not message.descending
 
 
 def acting_query_of(message: pb.Query) -> Query:
-    """The instances to cancel or to repeat; raises OptionError for a criterion that names nothing.
+    """The instances to cancel or to retry; raises OptionError for an empty criterion.
 
-    A message without any criterion must say `all`.
+    A message without any criterion must set `all`.
     """
     given = [name for name in _CRITERIA if message.HasField(name)]
     if not given and not message.all:
@@ -67,7 +67,7 @@ def _query(message: pb.Query, is_set: Callable[[_Field], bool]) -> Query:
 
 
 def query_message(query: Query | None) -> pb.Query:
-    """The inverse of `query_of`; it wants the encoded view, and means everything where nothing is said."""
+    """The inverse of `query_of`, with the encoded view; an empty query matches everything."""
     query = query or Query()
     return pb.Query(
         kind=query.kind,
@@ -86,7 +86,7 @@ def query_message(query: Query | None) -> pb.Query:
 
 
 def filter_of(message: pb.Filter) -> Filter:
-    """The final instances to clear; raises OptionError. A message without any criterion must say `all`."""
+    """The final instances to clear; raises OptionError. A message without any criterion must set `all`."""
     if not message.all and not any(message.HasField(name) for name in _BOUNDS):
         raise OptionError("filter", None, "before, after or older_than, or all = true for everything that is final")
     return Filter(

@@ -1,4 +1,4 @@
-"""What is to be scheduled, on the wire: a request from a call, and a call from a request."""
+"""Requests to schedule, on the wire: a request from a call, and a call from a request."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from .values import given_moment, given_span, span, stamp
 
 FOREVER = -1
 MAX_BULK = 1_000
-"""Most jobs in one request: checking them holds up everything else on the node."""
+"""The most jobs of one request, since their check delays all other work of the node."""
 MAX_SKEW_US = 86_400_000_000
-"""How far the clocks of a client and a node may be apart."""
+"""The largest difference between the clocks of a client and a node, in microseconds."""
 NOT_SENT = frozenset({"on_complete", "on_terminate", "on_state_change"})
-"""Functions: they run where the job is defined, and nobody outside may name one."""
+"""Options that hold functions. These run where the job is defined, and a client cannot name them."""
 _Arguments = tuple[list[Any], dict[str, Any]]
 _AS_IT_IS = ("version", "run_in", "on_store_loss", "max_crashes", "description", "name")
 _RECURRENCE = ("cron", "timezone", "overlap", "queue_limit", "misfire", "misfire_limit")
@@ -44,7 +44,7 @@ _RECURRENCE = ("cron", "timezone", "overlap", "queue_limit", "misfire", "misfire
 def kind_request(
     kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, id: str, known: bool
 ) -> pb.ScheduleJobRequest:
-    """A request for a kind that only the nodes know; `known`: one of them must."""
+    """A request for a kind that only the nodes know; with `known`, a node must have published it."""
     return pb.ScheduleJobRequest(
         uuid=id,
         kind=kind,
@@ -57,12 +57,12 @@ def kind_request(
 def job_request(
     job: Job[..., Any, Any], arguments: bytes, key: str | None, *, new: NewInstance | None, known: bool = False
 ) -> pb.ScheduleJobRequest:
-    """A request for a job that is known to the client, whose arguments are checked and encoded already.
+    """A request for a job that the client knows; `arguments` are checked and encoded.
 
-    `new` is what a node would store for one run; without it, the request is for a schedule. With `known`, the nodes
-    refuse a kind that none of them has published.
+    `new` is the instance that a node would store for one run; without it, the request is for a schedule. With `known`,
+    the nodes refuse a kind that none of them has published.
 
-    Of a job with an executor only what a node would store with the instance is sent; of a handle, all that it says.
+    A job with an executor sends only the options that a node stores with the instance; a handle sends all its options.
     """
     sent = dict(job.options if job.executor is None else job.overrides)
     for name in ("tags", "retention", "max_crashes", "priority", "at", "after"):
@@ -70,7 +70,7 @@ def job_request(
             sent[name] = job.options[name]
     options = options_message(sent, job, key)
     if new is None:
-        _tell_recurrence(options, job)
+        _set_recurrence(options, job)
     elif new.due_us is not None:
         options.at.CopyFrom(stamp(new.due_us))
     elif job.timing.after_us is not None:
@@ -87,7 +87,7 @@ def job_request(
 
 
 def options_message(sent: Mapping[str, Any], job: Job[..., Any, Any], key: str | None) -> pb.JobOptions:
-    """Checked options of one run; raises OptionError for those that cannot leave this process."""
+    """The message of checked options; raises OptionError for options that cannot leave this process."""
     message = pb.JobOptions(key=key, version=job.version or None)
     for name in NOT_SENT & sent.keys():
         if sent[name] is not None:
@@ -105,7 +105,7 @@ def options_message(sent: Mapping[str, Any], job: Job[..., Any, Any], key: str |
     return message
 
 
-def _tell_recurrence(message: pb.JobOptions, job: Job[..., Any, Any]) -> None:
+def _set_recurrence(message: pb.JobOptions, job: Job[..., Any, Any]) -> None:
     timing = job.timing
     message.name = job.schedule_name
     if "description" in job.options:
@@ -163,7 +163,7 @@ def _error_class(name: str) -> type[BaseException] | None:
 
 
 def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, Any] | None]) -> Call[Any]:
-    """The call that a client asks for, of the job that is known here where one is.
+    """The call in a request, of the node's own job if the node has one.
 
     Raises OptionError or ScheduleError.
     """
@@ -178,7 +178,7 @@ def call_of(request: pb.ScheduleJobRequest, find: Callable[[str], Job[..., Any, 
 def ids_of(requests: Sequence[pb.ScheduleJobRequest], now_us: int) -> list[str]:
     """The ids that a client chose, or none; raises OptionError.
 
-    An id tells when its instance was made, which lookups and retention go by: so it must be of about now.
+    An id contains the time of its instance, which lookups and retention use. So it must be close to now.
     """
     given = [request.uuid for request in requests if request.HasField("uuid")]
     if given and len(given) != len(requests):
@@ -229,7 +229,7 @@ def _json(option: str, text: str, kind: Any) -> Any:
     try:
         check_json(text)
         return msgspec.json.decode(text, type=kind)
-    except (ValueError, ArithmeticError, RecursionError) as error:  # msgspec's own errors are ValueErrors
+    except (ValueError, ArithmeticError, RecursionError) as error:  # errors of msgspec are ValueErrors
         wanted = "a JSON array" if option == "json_arguments" else "a JSON object"
         raise OptionError(option, text[:100], f"{wanted} ({error})") from None
 

@@ -15,7 +15,7 @@ from .values import optional_stamp, span, stamp, stamp_us, value_text
 
 
 def schedule_message(view: ScheduleView) -> pb.Schedule:
-    """A schedule as a client sees it, also one whose definition cannot be read here."""
+    """The message of a schedule, even if this release cannot read its definition."""
     row = view.row
     message = pb.Schedule(
         name=row.name,
@@ -46,7 +46,7 @@ def schedule_message(view: ScheduleView) -> pb.Schedule:
 
 
 def row_of(message: pb.Schedule) -> ScheduleRow:
-    """The inverse of `schedule_message`, but for secrets."""
+    """The inverse of `schedule_message`, except for secrets."""
     return ScheduleRow(
         name=message.name,
         kind=message.kind,
@@ -65,7 +65,7 @@ def row_of(message: pb.Schedule) -> ScheduleRow:
 
 
 def fire_message(entry: FireEntry) -> pb.Fire:
-    """A record of the ledger; its schedule is the one that was asked about."""
+    """The message of a ledger record, without its schedule."""
     record = entry.record
     return pb.Fire(
         nominal_at=stamp(record.nominal_us),
@@ -106,7 +106,7 @@ def fire_of(schedule: str, message: pb.Fire) -> FireEntry:
 
 
 def backfill_of(message: pb.BackfillResponse) -> Backfill:
-    """What became of the times of a backfill."""
+    """The result of a backfill."""
     return Backfill(
         times=message.times,
         made=message.made,

@@ -1,4 +1,4 @@
-"""TLS of both sides."""
+"""The TLS settings of servers and clients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import grpc
 from peerjob.model.errors import OptionError
 
 Pem = str | Path | bytes
-"""A file in PEM format, or what is in one."""
+"""A file in PEM format, or its content."""
 
 
 class Pems(NamedTuple):
-    """What a server needs of its files."""
+    """The contents of a server's files."""
 
     certificate: bytes
     key: bytes
@@ -25,11 +25,11 @@ class Pems(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerTls:
-    """What a server shows, and whom it lets in.
+    """The certificate of a server, and the CA of its clients.
 
-    With `client_ca` a client must show a certificate that this CA has signed (mutual TLS). A file that is missing or
-    cannot be used raises OptionError when the server starts. Files are read again for each new connection: one that is
-    renewed needs no restart, and while it cannot be used the one before it stays.
+    With `client_ca`, a client must have a certificate that this CA has signed (mutual TLS). A missing or invalid file
+    raises OptionError when the server starts. Files are read again for each new connection: a renewed certificate needs
+    no restart. If the new file is invalid, the old certificate stays.
     """
 
     certificate: Pem
@@ -37,13 +37,13 @@ class ServerTls:
     client_ca: Pem | None = None
 
     def read(self, known: Pems | None = None) -> Pems:
-        """What the files hold now; raises OptionError for what cannot be used, unless it is `known`."""
+        """The present contents of the files; raises OptionError for invalid ones, unless they are `known`."""
         while True:
             found = self._pems()
             if found == known:
                 return found
             wrong = self._wrong(found)
-            if found == self._pems():  # else somebody is about to renew them
+            if found == self._pems():  # otherwise another program is writing them
                 break
         if wrong is not None:
             raise wrong
@@ -54,7 +54,10 @@ class ServerTls:
         return Pems(_read("certificate", self.certificate), _read("key", self.key), ca)
 
     def _wrong(self, found: Pems) -> OptionError | None:
-        """Why gRPC would refuse them. It would not tell; and a pair that is not in files nobody but gRPC looks at."""
+        """The reason for which gRPC would refuse the contents; gRPC itself gives none.
+
+        A certificate and key that are not in files are not checked here.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             if not isinstance(self.certificate, bytes) and not isinstance(self.key, bytes):
@@ -71,16 +74,16 @@ class ServerTls:
 
     @property
     def name(self) -> str:
-        """Where the certificate comes from."""
+        """The file of the certificate."""
         return _name(self.certificate)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientTls:
-    """Which servers a client trusts, and what it shows them.
+    """The servers that a client trusts, and the client's certificate.
 
-    `ca` is who signed the servers' certificates (default: the CAs that gRPC brings), `certificate` and `key` are for
-    servers that ask for them, `server_name` is the name in the servers' certificates where it is not their address.
+    `ca` signed the servers' certificates (default: the CAs of gRPC). `certificate` and `key` are for servers that
+    require them. `server_name` is the name in the servers' certificates, if it is not their address.
     """
 
     ca: Pem | None = None
@@ -89,7 +92,7 @@ class ClientTls:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """As gRPC takes them; raises OptionError."""
+        """The credentials for gRPC; raises OptionError."""
         if (self.certificate is None) != (self.key is None):
             raise OptionError("tls", "one of certificate and key", "both, or none of them")
         return grpc.ssl_channel_credentials(

@@ -32,7 +32,7 @@ def stamp(time_us: int) -> Timestamp:
 
 
 def optional_stamp(time_us: int | None) -> Timestamp | None:
-    """None for 0, which stands for "never" in stored values."""
+    """Like `stamp`; None for 0, which means "never" in stored values."""
     return stamp(time_us) if time_us else None
 
 
@@ -47,7 +47,7 @@ def stamp_us(message: Timestamp) -> int:
 
 
 def given_moment(option: str, message: Timestamp) -> datetime:
-    """A time that somebody asked for; raises OptionError for one that no calendar has."""
+    """The time in a request; raises OptionError for a time outside the calendar."""
     time_us = stamp_us(message)
     if not 0 <= message.nanos < 1_000_000_000 or not FIRST_US <= time_us <= LAST_US:
         raise OptionError(option, f"{message.seconds} s {message.nanos} ns", "a time in the years 1 to 9999")
@@ -67,7 +67,7 @@ def span_us(message: Duration) -> int:
 
 
 def given_span(option: str, message: Duration) -> timedelta:
-    """A duration that somebody asked for; raises OptionError for a negative or an endless one."""
+    """The duration in a request; raises OptionError for a negative or too long one."""
     if not 0 <= message.nanos < 1_000_000_000 or not 0 <= message.seconds <= MAX_SECONDS:
         raise OptionError(option, f"{message.seconds} s {message.nanos} ns", "a duration of zero to 1,000 years")
     return timedelta(microseconds=span_us(message))
@@ -81,23 +81,23 @@ def given_count(option: str, value: Any, most: int) -> int:
 
 
 def state_number(state: State) -> pb.JobState.ValueType:
-    """A state's number on the wire, which is its own."""
+    """The number of a state on the wire."""
     return cast("pb.JobState.ValueType", int(state))
 
 
 def is_tuple(value: object) -> TypeIs[tuple[Any, ...]]:
-    """Whether it is a tuple, in a way that both type checkers follow."""
+    """Like `isinstance`, with a type that both type checkers understand."""
     return isinstance(value, tuple)
 
 
 def value_text(value: Any) -> str:
-    """As JSON, but what is text in JSON (text itself, times, ids, decimals) without its quotes."""
+    """The value as JSON; values that are strings in JSON (text, times, ids, decimals) have no quotes."""
     text = to_json(value)
     return cast(str, msgspec.json.decode(text)) if text.startswith('"') else text
 
 
 def parsed(kind: type[M], data: bytes) -> M:
-    """The message in these bytes; raises OptionError for what is none."""
+    """The message in these bytes; raises OptionError if they are not one."""
     try:
         return kind.FromString(data)
     except MalformedError:

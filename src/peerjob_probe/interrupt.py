@@ -1,6 +1,6 @@
-"""Ends the command without a traceback on Ctrl-C while the modules of the command are loaded.
+"""Lets Ctrl-C end the command without a traceback while its modules are loaded.
 
-Imported before everything else. Python's own handler would raise KeyboardInterrupt within an import.
+Import this module first. Python's own handler would raise KeyboardInterrupt inside an import.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def test_rows_stand_in_the_order_of_creation_however_they_are_seen() -> None:
     board, console = a_board(20)
     first, second = an_instance(State.PROCESSING), an_instance(State.SCHEDULED)
     for one in (second, first, second):
-        board.see(one)
+        board.update(one)
     assert [row[0] for row in rows(board, console)] == [first.id, second.id]
 
 
@@ -38,9 +38,9 @@ def test_what_is_over_makes_room_first_and_then_what_was_seen_longest_ago() -> N
         an_instance(state) for state in (State.PROCESSING, State.COMPLETED, State.SCHEDULED, State.SCHEDULED)
     )
     for one in (running, done, new):
-        board.see(one)
+        board.update(one)
     assert [row[0] for row in rows(board, console)] == [running.id, new.id]
-    board.see(newer)
+    board.update(newer)
     assert [row[0] for row in rows(board, console)] == [new.id, newer.id]
 
 
@@ -49,9 +49,9 @@ def test_a_terminal_that_shrinks_leaves_room_for_fewer_rows() -> None:
     states = (State.COMPLETED, State.PROCESSING, State.TERMINATED, State.SCHEDULED, State.PROCESSING)
     _, running, _, queued, latest = seen = [an_instance(state) for state in states]
     for one in seen:
-        board.see(one)
+        board.update(one)
     console.height = 6
-    board.see(latest)
+    board.update(latest)
     assert [row[0] for row in rows(board, console)] == [running.id, queued.id, latest.id]
 
 
@@ -59,15 +59,15 @@ def test_the_latest_line_stays_and_progress_stands_before_it() -> None:
     board, console = a_board(20)
     plain, measured = an_instance(State.PROCESSING), an_instance(State.PROCESSING, progress=Progress(0.4))
     for one in (plain, measured):
-        board.see(one, "line 7")
-        board.see(one)
+        board.update(one, "line 7")
+        board.update(one)
     assert [row[5:] for row in rows(board, console)] == [["line", "7"], ["40%", "line", "7"]]
 
 
 def test_ids_are_whole_in_a_narrow_terminal() -> None:
     board, console = a_board(20, width=60)
     one = an_instance(State.PROCESSING)
-    board.see(one, "a long line " * 9)
+    board.update(one, "a long line " * 9)
     (row,) = rows(board, console)
     assert row[0] == one.id
     assert sum(map(len, row)) < 60
