@@ -79,7 +79,7 @@ class ClaimQueues:
     def __init__(self, context: KVContext) -> None:
         self._context = context
         self._delayed = DelayedQueue(context)
-        self._grouping = Grouping(context.kv, context.keys, context.queues, context.kind_sets)
+        self._grouping = Grouping(context)
         self._groups: dict[str, Groups] = {}
         """Incarnation → groups of its kinds, for nodes with many kinds or queues."""
 

@@ -22,10 +22,9 @@ import msgspec
 
 from peerjob.model.errors import StoreUnavailableError
 
-from .base import Compare, Delete, Entry, Found, KeyValue, Op, Put, Range, Step, mod_of
-from .keys import Keys, below, prefix_end
-from .kind_sets import KindSets
-from .queues import Queues
+from .base import Compare, Delete, Entry, Found, Op, Put, Range, Step, mod_of
+from .context import KVContext
+from .keys import below, prefix_end
 from .rows import count_of, encode, node_of
 from .scan import Head
 from .writer import ROUNDS
@@ -59,11 +58,11 @@ class _Kind(msgspec.Struct, frozen=True):
 class Grouping:
     """Puts kinds into groups."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, queues: Queues, kind_sets: KindSets) -> None:
-        self._kv = kv
-        self._keys = keys
-        self._queues = queues
-        self._kind_sets = kind_sets
+    def __init__(self, context: KVContext) -> None:
+        self._kv = context.kv
+        self._keys = context.keys
+        self._queues = context.queues
+        self._kind_sets = context.kind_sets
 
     def marks(self, groups: Groups) -> list[Range]:
         """The reads of the markers."""

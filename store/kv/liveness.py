@@ -39,17 +39,13 @@ class KVLiveness:
         await self._kv.close()
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
+        now_us, prefix = self._clock.time_us(), self._keys.owned(incarnation)
         async with answer_within(ttl_us / 5_000_000, url=self._url):
-            return await self._renew(incarnation, ttl_us, running, count, fences_digest)
-
-    async def _renew(self, incarnation: str, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        keys, now_us = self._keys, self._clock.time_us()
-        found = await self._extend(incarnation, ttl_us, running)
-        if found is None:
-            return Renewed(dead=True, now_us=now_us)
-        judgement = await self._clocks.judge()
+            found = await self._extend(incarnation, ttl_us, running)
+            if found is None:
+                return Renewed(dead=True, now_us=now_us)
+            judgement = await self._clocks.judge()
         self._clock_skew.set(judgement)
-        prefix = keys.owned(incarnation)
         claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in found.items]
         fences = [owned.fence for _, owned in claims]
         same = len(fences) == count and digest(fences) == fences_digest

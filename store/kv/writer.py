@@ -29,6 +29,7 @@ from .base import (
     Found,
     KeyValue,
     Op,
+    Put,
     Range,
     Step,
     bytes_of,
@@ -192,23 +193,7 @@ class Writer:
             )
             for change in changes
         ]
-        shard = self._counts.take_shard()
-        try:
-            shifts = _summed(changes)
-            await self._counts.load(shard, shifts)
-            also = self._also(part, changes, shifts, shard, lease)
-            try:
-                part.applied = applied = await self._kv.txn(steps, also, common)
-            except BaseException:
-                self._note_doubt()
-                shard.refused()
-                raise
-            if applied.also is not None:
-                part.set_written(applied, shard)
-            else:
-                shard.refused()
-        finally:
-            self._counts.give_back(shard)
+        part.applied = applied = await self._send(part, changes, lease, steps, common)
         for change, answer in zip(changes, applied.steps, strict=True):
             if change.opens and answer is not None:
                 self._queues.opened(change.opens)
@@ -219,10 +204,40 @@ class Writer:
             done = [change for change, answer in zip(changes, applied.steps, strict=True) if answer is not None]
             await self._settle(part, done, lease)
 
+    async def _send(
+        self,
+        part: _Part,
+        changes: Sequence[Change],
+        lease: int,
+        steps: Sequence[Step] = (),
+        guards: Sequence[Compare] = (),
+    ) -> Applied:
+        """Send steps, and `also` for these changes."""
+        shard, shifts = self._counts.take_shard(), _summed(changes)
+        # without steps, only a conflict in the shard can refuse the request
+        contended = not steps
+        try:
+            await self._counts.load(shard, shifts)
+            also = self._also(part, changes, shard.add(shifts), lease)
+            try:
+                applied = await self._kv.txn(steps, also, guards)
+            except BaseException:
+                self._note_doubt()
+                shard.refused()
+                raise
+            if applied.also is None:
+                shard.refused()
+            else:
+                part.set_written(applied, shard)
+                contended = False
+            return applied
+        finally:
+            self._counts.give_back(shard, contended=contended)
+
     def _also(
-        self, part: _Part, changes: Sequence[Change], shifts: dict[str, list[int]], shard: CounterShard, lease: int
+        self, part: _Part, changes: Sequence[Change], counting: tuple[list[Compare], list[Put]], lease: int
     ) -> Step:
-        compares, puts = shard.add(shifts)
+        compares, puts = counting
         ops: list[Op] = [*puts, *part.extra_ops]
         if part.answer_log is not None:
             ops.append(part.answer_log.put((pair for change in changes for pair in change.answers), lease))
@@ -246,25 +261,14 @@ class Writer:
             if part.answer_log is not None:
                 part.answer_log.unused()
             return
-        shifts = _summed(done)
-        for _ in range(4 * ROUNDS):
-            shard, contended = self._counts.take_shard(), True
-            try:
-                await self._counts.load(shard, shifts)
-                applied = await self._kv.txn([], self._also(part, done, shifts, shard, lease))
-                if applied.also is not None:
-                    part.set_written(applied, shard)
-                    contended = False
+        try:
+            for _ in range(4 * ROUNDS):
+                if (await self._send(part, done, lease)).also is not None:
                     return
-                shard.refused()
-            except BaseException:
-                self._note_doubt()
-                shard.refused()
-                raise
-            finally:
-                self._counts.give_back(shard, contended=contended)
-        self.counts_in_doubt = True
-        raise StoreUnavailableError(self._url, "too many writers at once")
+            raise StoreUnavailableError(self._url, "too many writers at once")
+        except BaseException:
+            self._note_doubt()
+            raise
 
 
 class _Part:

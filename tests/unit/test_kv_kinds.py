@@ -269,7 +269,7 @@ async def test_a_kind_that_leaves_its_group_before_the_marker_is_read_is_found(c
     def grouping() -> tuple[Racing, Grouping]:
         kv = Racing(data, clock)
         context = KVContext(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
-        return kv, Grouping(kv, context.keys, context.queues, context.kind_sets)
+        return kv, Grouping(context)
 
     (kv, node), (_, other) = grouping(), grouping()
     await node.settled(("a", "b"))
