@@ -1,9 +1,11 @@
 """Resources of `Depends`: made before an attempt or once per node, shared, and closed in reverse order.
 
 A factory is a function, a coroutine function, a generator function, or a function that returns a context manager. It
-may have injected parameters and resources itself. If a job runs in a thread, the resources that its sync factories
-make for one attempt are made, used and closed in that thread, because some connections only work in the thread that
-opened them. All other resources are made on the event loop, and must not block it.
+may have injected parameters and resources itself.
+
+If a job runs in a thread, its sync factories make the resources of one attempt in that thread, and they are closed
+there. Some connections only work in the thread that opened them. All other resources are made on the event loop, and
+must not block it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writes the schedules of jobs whose code defines a recurrence. All nodes write the same schedules.
 
 A node writes a definition only if it differs from the definition that code wrote last, and its version is not lower.
-So a restart does not undo a change that was made at run time, an older replica does not undo a newer definition, and
-pauses survive both.
+So a restart does not undo a change that was made at run time. An older replica does not undo a newer definition. A
+pause survives both.
 
 When a node joins again, its store may have lost data. The node then writes missing schedules again, except schedules
 that were removed on purpose.
@@ -178,7 +178,7 @@ class JobSchedules(BackgroundRole):
             return False
         if old.written and definition.version == old.version:
             logger.warning(
-                "schedule %r is defined anew, with the version that it had before (%d): the last start wins; "
+                "schedule %r has a new definition, with the version of the old one (%d): the last start wins; "
                 "raise version= of job %r with each change, so that an older replica cannot undo it",
                 name,
                 old.version,

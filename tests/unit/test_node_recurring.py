@@ -310,7 +310,7 @@ async def test_equal_versions_differ_and_the_last_start_wins_with_a_warning(
         async with running_node(tick("0 2 * * *"), clock=clock, store=url, name="new") as new:
             assert (await the_schedule(new)).cron == "0 2 * * *"
     (warning,) = [one.getMessage() for one in told(caplog)]
-    assert "'tick' is defined anew" in warning
+    assert "'tick' has a new definition" in warning
     assert "raise version=" in warning
 
 
