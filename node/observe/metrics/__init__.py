@@ -6,8 +6,8 @@ There are three sources, so that a scrape costs a node little:
   `Observer`. One round of the claim loop is one call for any number of instances.
 * The state of the node (workers, lease, leader) is read at the scrape, from `NodeStats`.
 * The state of the namespace (queues, nodes) is read from the store at the scrape, at most once a second. The read needs
-  no scan, and has a time limit. All nodes export the same values, so a query uses `max by (kind)` and not a sum. While the
-  store does not answer, these series are left out, and `peerjob_store_up` is 0.
+  no scan, and has a time limit. While the store does not answer, these series are left out, and `peerjob_store_up` is
+  0. All nodes export the same values, so a query uses `max by (kind)` and not a sum.
 
 `catalogue` lists all metrics; `collector` makes samples of the three sources; `server` shows them over HTTP (`http`).
 Each `Metrics` has its own registry, so several nodes in one process do not mix.
