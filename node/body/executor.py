@@ -64,7 +64,7 @@ class Executor:
             if isinstance(error, asyncio.CancelledError | Snooze) or as_exception(error) is error:
                 raise
             raise BodyError(error) from error
-        if context.asked is None:
+        if context.cancel_reason is None:
             context.ended = True
         else:
             await _end(context)
@@ -95,9 +95,9 @@ class Executor:
         attempt = self._resources.attempt(binding.resources, context, in_thread=mode == "thread")
         values = await attempt.open()
         try:
-            if context.asked is not None:  # a factory suppressed the CancelledError, or it is still to come
+            if context.cancel_reason is not None:  # a factory suppressed the CancelledError, or it is still to come
                 await asyncio.sleep(0)
-                raise asyncio.CancelledError(context.asked)
+                raise asyncio.CancelledError(context.cancel_reason)
             if mode == "thread":
                 result = await self._with_resources(attempt, binding, placed, kwargs, context)
             else:
@@ -161,7 +161,7 @@ class Executor:
                 )
         if not inspect.isawaitable(result):
             return result
-        asked = context.asked
+        asked = context.cancel_reason
         try:
             value = await result
         except BaseException as error:
@@ -200,7 +200,7 @@ async def _end(context: Context, *, thrown: bool = True) -> None:
     if context.ended:
         return
     task = asyncio.current_task()
-    asked = context.asked is not None
+    asked = context.cancel_reason is not None
     if (asked and thrown) or (task is not None and task.cancelling()):
         try:
             await asyncio.sleep(0)

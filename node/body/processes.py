@@ -77,7 +77,7 @@ class ProcessPool:
         )
         run = _BodyRun(context, began)
         process = await self._run_once(start, run)
-        if run.ending.result() is None and not run.started and not run.overdue and context.asked is None:
+        if run.ending.result() is None and not run.started and not run.overdue and context.cancel_reason is None:
             # the process died while it was idle, or before it read the order: the body did not begin
             run = _BodyRun(context, began)
             process = await self._run_once(start, run)
@@ -89,9 +89,9 @@ class ProcessPool:
                 raise BodyError(error) if isinstance(error, StopIteration) else error
             case frames.Snoozed(seconds):
                 raise Snooze(seconds)
-            case None if context.asked is not None:
+            case None if context.cancel_reason is not None:
                 context.told = True
-                raise asyncio.CancelledError(context.asked)
+                raise asyncio.CancelledError(context.cancel_reason)
             case None if run.overdue:
                 module = start.path.partition(":")[0]
                 raise TimeoutError(f"a process did not start and import {module!r} within {START_LIMIT:g} s")
@@ -223,7 +223,7 @@ class _Process(asyncio.Protocol):
 
     def begin(self, run: _BodyRun, start: frames.Start) -> None:
         self.running = run
-        if self.alive and run.context.asked is None:
+        if self.alive and run.context.cancel_reason is None:
             self._send(start)
         else:
             run.end(None)
@@ -235,7 +235,7 @@ class _Process(asyncio.Protocol):
         if run.ending.done():
             return
         context.told = True
-        if context.asked != "drain" or self._notice is not None:
+        if context.cancel_reason != "drain" or self._notice is not None:
             self.kill()
             return
         self._send(frames.Cancel("drain"))

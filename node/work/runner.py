@@ -167,7 +167,7 @@ class InstanceRunner:
 
     async def _returned(self, run: Run, policy: Policy, context: Context, result: Any) -> Outcome:
         finished = isinstance(result, FinishedResult)
-        reason = context.asked
+        reason = context.cancel_reason
         if reason == "timeout" or reason == "user":
             return await self._cancelled(run, policy, reason)
         if context.told and reason is not None and not finished:
@@ -187,7 +187,7 @@ class InstanceRunner:
         signal = signal_in(error)
         if isinstance(signal, Snooze):
             return self._outcome_builder.snoozed(run, signal)
-        reason = context.asked
+        reason = context.cancel_reason
         if reason == "timeout" or reason == "user":
             return await self._cancelled(run, policy, reason)
         if isinstance(error, StoredArgumentError):

@@ -46,8 +46,8 @@ class Context(Injectable):
         "_cancelled",
         "_instance",
         "_interrupts",
-        "asked",
         "attempt",
+        "cancel_reason",
         "deadline_us",
         "ended",
         "fence",
@@ -82,7 +82,7 @@ class Context(Injectable):
         self.schedule = schedule
         """Name of the schedule that made the instance, or None."""
         self.nominal_us = nominal_us
-        self.asked: Reason | None = None
+        self.cancel_reason: Reason | None = None
         """For the node: like `reason`, but reading it does not tell the body."""
         self.told = False
         """For the node: whether the body was told to end. Decision 0012 defines this."""
@@ -140,9 +140,9 @@ class Context(Injectable):
     @property
     def reason(self) -> Reason | None:
         """The reason of the cancellation: "user", "timeout", "drain" or "lost"; None without a cancellation."""
-        if self.asked is not None and not self.ended:
+        if self.cancel_reason is not None and not self.ended:
             self.told = True
-        return self.asked
+        return self.cancel_reason
 
     def raise_if_cancelled(self) -> None:
         """Raise asyncio.CancelledError if the run is cancelled."""
@@ -158,15 +158,15 @@ class Context(Injectable):
         """Sleep in a thread until the run is cancelled or the time is over; True if it is cancelled."""
         if self._cancelled is None:
             self._cancelled = threading.Event()
-            if self.asked is not None:
+            if self.cancel_reason is not None:
                 self._cancelled.set()
         return self._cancelled.wait(to_seconds(duration)) and self.cancelled
 
     def cancel(self, reason: Reason) -> bool:
         """Cancel the run; for the node. False if the run is already cancelled or has ended: the first reason stays."""
-        if self.asked is not None or self.ended:
+        if self.cancel_reason is not None or self.ended:
             return False
-        self.asked = reason
+        self.cancel_reason = reason
         if self._cancelled is not None:
             self._cancelled.set()
         for interrupt in tuple(self._interrupts):
@@ -183,7 +183,7 @@ class Context(Injectable):
         self._interrupts.add(interrupt)
         try:
             # check after the add, so that a cancellation in between also interrupts
-            if self.asked is not None and not self.told:
+            if self.cancel_reason is not None and not self.told:
                 interrupt()
             return until()
         finally:

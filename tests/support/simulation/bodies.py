@@ -94,7 +94,7 @@ class Bodies:
             return returned
         finally:
             run.end_us = self._now_us()
-            run.asked = context.asked
+            run.asked = context.cancel_reason
 
     async def _do(self, step: str, run: Run, context: Context) -> Any:
         verb, _, number = step.partition(" ")

@@ -107,7 +107,7 @@ class Member:
                 result = await call(binding, data, context, run_in, began)
             except BaseException as error:
                 if not isinstance(error, GeneratorExit):
-                    journal.body_ends(run, context.asked or type(error).__name__)
+                    journal.body_ends(run, context.cancel_reason or type(error).__name__)
                 raise
             journal.body_ends(run, "returned")
             return result
