@@ -52,6 +52,8 @@ class Owner(msgspec.Struct, tag=True, frozen=True):
 
     number: int
     held: bool
+    trouble: Raised | None = None
+    """The error that the question ended with, instead of an answer."""
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):

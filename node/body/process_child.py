@@ -31,7 +31,7 @@ from peerjob.model.worker import Worker
 
 from . import frames
 from .binding import Binding
-from .errors import clipped, describe_error, pack_error
+from .errors import clipped, describe_error, pack_error, unpack_error
 
 _PR_SET_PDEATHSIG = 1
 
@@ -69,7 +69,7 @@ class _Server:
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[frames.Start] = queue.SimpleQueue()
         self._bindings: dict[tuple[str, str], Binding] = {}
-        self._questions: dict[int, Future[bool]] = {}
+        self._questions: dict[int, Future[frames.Owner]] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._start: frames.Start | None = None
@@ -93,8 +93,11 @@ class _Server:
                 self._orders.put(frame)
             case frames.Cancel(reason):
                 self._cancel(reason)
-            case frames.Owner(number, held):
-                self._questions.pop(number).set_result(held)
+            case frames.Owner(number):
+                question = self._questions.pop(number)
+                # a body that gave up its question has cancelled it
+                if question.set_running_or_notify_cancel():
+                    question.set_result(frame)
 
     def _cancel(self, reason: Any) -> None:
         with self._lock:
@@ -126,7 +129,7 @@ class _Server:
         try:
             ending = self._ending(start, context)
         finally:
-            with self._lock:
+            with self._lock, self._sending:
                 self._context = None
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -176,22 +179,34 @@ class _Server:
         return self._bindings[path, kind]
 
     def _send(self, frame: frames.FromProcess) -> None:
+        data = frames.pack(frame)
         with self._sending:
-            self._connection.sendall(frames.pack(frame))
+            self._connection.sendall(data)
+
+    def _send_for(self, context: Context, frame: frames.FromProcess) -> bool:
+        """Send a frame of a body, unless the body has ended: the node takes a frame for one of the body that runs."""
+        data = frames.pack(frame)
+        with self._sending:
+            if context is not self._context:
+                return False  # of a thread that the body left behind
+            self._connection.sendall(data)
+            return True
 
     # -- for contexts ------------------------------------------------------------------------------------------
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
-        if context is self._context:
-            self._send(frames.ProgressReport(fraction, clipped(message)))
+        self._send_for(context, frames.ProgressReport(fraction, clipped(message)))
 
     async def check_owner(self, context: Context) -> bool:
-        if context is not self._context:
-            return False  # a thread that its body left behind: the node would answer for the body that runs now
         number = next(self._numbers)
-        answer = self._questions[number] = Future[bool]()
-        self._send(frames.AskOwner(number))
-        return await asyncio.wrap_future(answer)
+        question = self._questions[number] = Future[frames.Owner]()
+        if not self._send_for(context, frames.AskOwner(number)):
+            del self._questions[number]
+            return False
+        answer = await asyncio.wrap_future(question)
+        if answer.trouble is not None:
+            raise unpack_error(answer.trouble.info, answer.trouble.packed)
+        return answer.held
 
     def make_instance(self, context: Context) -> Instance[Any]:
         raise NodeStateError("a job that runs in a process has a Context, and no Instance")
@@ -201,7 +216,4 @@ class _Server:
         return Worker(number=number, node=node, instance=context.id, kind=context.kind)
 
     def log_line(self, context: Context, level: int, message: str, fields: dict[str, object] | None) -> bool:
-        if context is not self._context:
-            return False
-        self._send(frames.Line(level, clipped(message), fields))
-        return True
+        return self._send_for(context, frames.Line(level, clipped(message), fields))

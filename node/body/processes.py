@@ -26,7 +26,7 @@ from peerjob.model.policy import FinishedResult
 
 from . import frames
 from .child_watcher import ChildWatcher
-from .errors import BodyError, unpack_error
+from .errors import BodyError, describe_error, pack_error, unpack_error
 from .threads import wait_to_end
 from .typed_places import Encoded
 
@@ -324,9 +324,11 @@ class _Process(asyncio.Protocol):
                 run.end(frame)
 
     async def _answer(self, number: int, context: Context) -> None:
-        held = True
         try:
             await context.assert_owner()
+            answer = frames.Owner(number, held=True)
         except OwnershipLost:
-            held = False
-        self._send(frames.Owner(number, held))
+            answer = frames.Owner(number, held=False)
+        except Exception as error:  # noqa: BLE001  # the body that asked gets it
+            answer = frames.Owner(number, held=False, trouble=frames.Raised(describe_error(error), pack_error(error)))
+        self._send(answer)

@@ -197,6 +197,16 @@ async def asks_owner(ctx: Context) -> None:
     await ctx.assert_owner()
 
 
+async def gives_up_asking(ctx: Context) -> str:
+    """Cancels its question before the answer comes, and asks again."""
+    task = asyncio.create_task(ctx.assert_owner())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await ctx.assert_owner()
+    return "cancelled" if task.cancelled() else "answered"
+
+
 MAX_FILES = 4096
 """What this process has open has the numbers that it had in its node, which may have many more files open."""
 

@@ -27,6 +27,7 @@ from peerjob.model.errors import (
     PayloadTooLargeError,
     Retry,
     Snooze,
+    StoreUnavailableError,
 )
 from peerjob.model.job import Job
 from peerjob.model.spec import encode_arguments
@@ -55,12 +56,14 @@ class Recorder:
     def __init__(self) -> None:
         self.progress: list[tuple[float, str]] = []
         self.lines: list[tuple[int, str, Any]] = []
-        self.owner = True
+        self.owner: bool | Exception = True
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         self.progress.append((fraction, message))
 
     async def check_owner(self, context: Context) -> bool:
+        if isinstance(self.owner, Exception):
+            raise self.owner
         return self.owner
 
     def make_instance(self, context: Context) -> Instance[Any]:
@@ -557,6 +560,19 @@ def test_on_uvloop(tmp_path: Path) -> None:
         await executor.close()
 
     uvloop.run(main())
+
+
+async def test_a_body_may_give_up_its_question_for_the_owner(executor: Executor, recorder: Recorder) -> None:
+    context = Context(id="run", backend=recorder)
+    assert await run(executor, bodies.gives_up_asking, context=context) == "cancelled"
+
+
+async def test_a_question_for_the_owner_ends_with_the_error_of_the_store(
+    executor: Executor, recorder: Recorder
+) -> None:
+    recorder.owner = StoreUnavailableError("memory://", "no answer")
+    with pytest.raises(StoreUnavailableError, match="no answer"):
+        await run(executor, bodies.asks_owner, context=Context(id="run", backend=recorder))
 
 
 async def test_a_thread_that_a_body_leaves_behind_speaks_for_nobody(
