@@ -145,8 +145,9 @@ class BlockingManager(BlockingVerbs):
         verb = _Verb(work, self._timed(work))
         try:
             return self._result(verb, loop)
-        except KeyboardInterrupt:
-            # the interrupt may have come before there was a future to cancel
+        except BaseException:
+            # Ctrl-C, or whatever else a signal handler raises; it may come before there is a future to cancel. A verb
+            # that ended with this error itself is not changed.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(verb.give_up)
             raise

@@ -45,6 +45,16 @@ async def leftovers_of(store: Store) -> Sequence[str]:
     return [key for key, _ in left if key.split("/")[0] not in _OF_STORE | _HEADS]
 
 
+async def kinds_left(store: KVStore) -> Sequence[str]:
+    """Keys of kinds, in a namespace in which retention has had the time to forget every kind."""
+    private: Any = store
+    keys, kv = private._context.keys, private._context.kv
+    prefixes = [f"{keys.root}{part}/" for part in ("count", "group", "groups", "head/ready", "head/order", "head/by")]
+    found = await kv.read([Range(prefix, prefix_end(prefix), keys_only=True) for prefix in prefixes])
+    of_no_kind = f"{keys.count}/"
+    return [key[len(keys.root) :] for one in found for key, _ in one.items if not key.startswith(of_no_kind)]
+
+
 async def _on_server(url: str, start: str) -> Sequence[str]:
     client = redis.asyncio.Redis.from_url(url.replace("valkey", "redis"), decode_responses=True)
     left: list[str] = []

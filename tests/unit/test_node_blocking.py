@@ -324,7 +324,9 @@ def test_green_threads_are_refused_without_a_loop() -> None:
             manager.nodes()
 
 
-def test_a_verb_that_ctrl_c_interrupts_is_given_up(manager: BlockingManager) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, TimeoutError])
+def test_a_verb_that_ctrl_c_interrupts_is_given_up(manager: BlockingManager, error: type[BaseException]) -> None:
+    """Or any other signal, by the error that its handler raises."""
     given_up = threading.Event()
 
     async def work() -> None:
@@ -335,9 +337,12 @@ def test_a_verb_that_ctrl_c_interrupts_is_given_up(manager: BlockingManager) -> 
             given_up.set()
             raise
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    def interrupt(_number: int, _frame: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error):
             manager.call(work())
     finally:
         signal.signal(signal.SIGINT, before)

@@ -20,7 +20,7 @@ from peerjob.store.memory.driver import MemoryKeyValue
 from peerjob.testing import TestCluster
 from peerjob.testing.cluster.members import NAMESPACE
 from support.leaders import read_ledger
-from support.leftovers import leftovers_of
+from support.leftovers import kinds_left, leftovers_of
 
 from .bodies import Bodies
 from .calls import Calls
@@ -28,8 +28,10 @@ from .evidence import Evidence, Ledger
 from .faults import Faults
 
 T = TypeVar("T")
-FORGOTTEN = "15m"
-"""Virtual time after which an answer that the store keeps for a repeated request has expired."""
+FORGOTTEN = "65m"
+"""Virtual time after which answers that the store keeps for repeated requests have expired, and counters are checked."""
+ROUNDS = 10
+"""Calls in which counters are compared with indexes, and in which kinds are forgotten: each does a few hundred kinds."""
 
 
 async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T]) -> T:
@@ -88,8 +90,11 @@ async def gather(
         await cluster.stop(node)
     await store.clear()
     await cluster.advance(FORGOTTEN)
-    await store.expire(1000)
-    evidence.leftovers = await leftovers_of(store)
+    for _ in range(ROUNDS):
+        await store.health()
+    for _ in range(ROUNDS):
+        await store.expire(1000)
+    evidence.leftovers = [*await leftovers_of(store), *await kinds_left(store)]
     await store.close()
     return evidence
 
