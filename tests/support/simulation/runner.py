@@ -79,8 +79,7 @@ class Runner:
             limits=StoreLimits(),
         ) as cluster:
             self._cluster = cluster
-            if program.seed % 4 == 0:
-                hold_to_etcd(cluster)
+            hold_to_etcd(cluster)
             self._calls = Calls(self._bodies, jobs, cluster.clock.time_us)
             self._faults = Faults(cluster)
             definitions = Definitions(cluster)
