@@ -29,9 +29,9 @@ from .faults import Faults
 
 T = TypeVar("T")
 FORGOTTEN = "65m"
-"""Virtual time after which answers that the store keeps for repeated requests have expired, and counters are checked."""
+"""Virtual time after which answers for repeated requests have expired, and counters are compared with indexes."""
 ROUNDS = 10
-"""Calls in which counters are compared with indexes, and in which kinds are forgotten: each does a few hundred kinds."""
+"""Calls in which counters are compared with indexes, and in which kinds are forgotten; each does some of the kinds."""
 
 
 async def within(cluster: TestCluster, node: Node, work: Coroutine[Any, Any, T]) -> T:
