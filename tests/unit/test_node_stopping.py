@@ -525,5 +525,5 @@ def test_run_is_refused_outside_the_main_thread() -> None:
     """Before, it raised RuntimeError: set_wakeup_fd only works in main thread."""
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(asyncio.run, Node().run())
-        with pytest.raises(NodeStateError, match="only the main thread gets"):
+        with pytest.raises(NodeStateError, match="needs the main thread"):
             running.result(timeout=30)
