@@ -44,7 +44,7 @@ class CancelCommands(KVCommands):
                 if id not in rows:
                     answers[id] = None
                 elif (row := rows[id][1]).final:
-                    answers[id] = row.was if row.cancel == request else row.state
+                    answers[id] = row.state_before_cancel if row.cancel == request else row.state
                 elif not row.slot or row.slot not in used:
                     live.append(id)
                     used.add(row.slot)
@@ -91,7 +91,7 @@ def plan_cancel(
         state=State.CANCELLED,
         releasing=runs,
         cancel=request,
-        was=row.state,
+        state_before_cancel=row.state,
         expires_us=context.expires_us(row, plan.now_us),
         history=extended(row, State.CANCELLED, plan.now_us, node, note),
     )

@@ -54,25 +54,25 @@ class IndexFeed:
         """A lower bound (priority and place) of the heads that were not returned yet; None if there are none."""
         return min((bound for index in self._indexes if (bound := index.bound) is not None), default=None)
 
-    async def more(self, most: int) -> list[tuple[str, Head]]:
+    async def more(self, limit: int) -> list[tuple[str, Head]]:
         """Kind and head of the next queues, about as many as asked for; [] if there are no more."""
         heads: list[tuple[str, Head]] = []
-        while len(heads) < most and self.bound is not None:
+        while len(heads) < limit and self.bound is not None:
             unfinished = sorted(
                 (index for index in self._indexes if index.bound is not None), key=lambda index: index.bound or (0, "")
             )
             unread = [index for index in unfinished[:_MAX_READ] if not index.waiting]
             if unread:
-                await self._queues.read([index.scan for index in unread], most)
+                await self._queues.read([index.scan for index in unread], limit)
                 for index in unread:
                     self._found(index)
-            heads += self._next(most - len(heads))
+            heads += self._next(limit - len(heads))
         return heads
 
-    def _next(self, most: int) -> list[tuple[str, Head]]:
+    def _next(self, limit: int) -> list[tuple[str, Head]]:
         """The heads that can be returned without a further read."""
         heads: list[tuple[str, Head]] = []
-        while len(heads) < most:
+        while len(heads) < limit:
             index = min(
                 (index for index in self._indexes if index.bound is not None),
                 key=lambda index: index.bound or (0, ""),
@@ -112,9 +112,8 @@ class IndexFeed:
     def has_new(self, found: Sequence[Found]) -> bool:
         """Whether `repeated_reads` found new entries."""
         return any(
-            one.count > len(one.items)
-            or any(key[len(index.head.queue) :] not in index.scan.places for key, _ in one.items)
-            for index, one in zip(self._indexes, found, strict=True)
+            entries.more or any(key[len(index.head.queue) :] not in index.scan.places for key, _ in entries.items)
+            for index, entries in zip(self._indexes, found, strict=True)
         )
 
     def heads(self) -> list[Head]:

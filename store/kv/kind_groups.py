@@ -72,7 +72,7 @@ class Grouping:
         """The groups of these kinds. A kind without a group gets one."""
         for _ in range(8 * ROUNDS):
             found = await self._groups_of(kinds)
-            groups = list(dict.fromkeys(one.group for one in found.values() if one.group))
+            groups = list(dict.fromkeys(kind.group for kind in found.values() if kind.group))
             marks = dict(zip(groups, await self._kv.get([self._keys.groups + group for group in groups]), strict=True))
             moves = _moves(kinds, found, marks)
             if not moves and len(groups) > _MANY_GROUPS:
@@ -134,11 +134,11 @@ class Grouping:
     async def _followed(self, kinds: Sequence[str], found: Mapping[str, _Kind]) -> bool:
         """Move the heads of these kinds to the indexes of their groups; False after a conflict."""
         keys = self._keys
-        of = {keys.kind(kind): one for kind, one in found.items()}
+        group_of = {keys.kind(kind): group for kind, group in found.items()}
         late = {
-            head: (one.group, one.mod)
+            head: (group.group, group.mod)
             for head in await self._heads(kinds)
-            if (one := of.get(keys.ready_parts(head.queue)[0])) is not None and one.group != head.group
+            if (group := group_of.get(keys.ready_parts(head.queue)[0])) is not None and group.group != head.group
         }
         return not late or await self._queues.regroup(late)
 

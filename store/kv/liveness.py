@@ -65,7 +65,7 @@ class KVLiveness:
         prefix = keys.owned(incarnation)
         for _ in range(ROUNDS):
             *found, owned = await kv.read([*singles, below(prefix)])
-            node, live, layout = (one.items[0][1] if one.items else None for one in found)
+            node, live, layout = (single.items[0][1] if single.items else None for single in found)
             if layout is not None:
                 # the extension of a lease is no transaction, so it does not compare the layout
                 check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)

@@ -91,7 +91,7 @@ class ReadCommands(KVCommands):
     async def lookup(self, query: Query) -> Page:
         if query.id is not None:
             records = await self._read_records([query.id]) if query.cursor is None else []
-            return Page(tuple(one for one in records if one is not None and _matches(one, query)), None)
+            return Page(tuple(record for record in records if record is not None and _matches(record, query)), None)
         if query.tag is None:
             ids, more = await self._find_ids(
                 query.kind,
@@ -109,14 +109,14 @@ class ReadCommands(KVCommands):
         last = ""
         for at in range(0, len(ids), _MAX_RANGES):
             part = ids[at : at + _MAX_RANGES]
-            for id, one in zip(part, await self._read_records(part), strict=True):
+            for id, record in zip(part, await self._read_records(part), strict=True):
                 if len(found) == query.limit:
                     await self._untag(query, gone)
                     return Page(tuple(found), last)
                 last = id
-                if one is not None and _matches(one, query):
-                    found.append(one)
-                elif one is None:
+                if record is not None and _matches(record, query):
+                    found.append(record)
+                elif record is None:
                     gone.append(id)
         await self._untag(query, gone)
         return Page(tuple(found), last if more else None)
@@ -240,7 +240,7 @@ class ReadCommands(KVCommands):
         )
         entries = [delayed_of(entry.value) for found in now_due for _, entry in found.items][:_MAX_DUE_READ]
         wanted = frozenset(kinds)
-        due.update(one.kind for one in entries if one is not None and (not wanted or one.kind in wanted))
+        due.update(entry.kind for entry in entries if entry is not None and (not wanted or entry.kind in wanted))
         return {kind: count for kind, count in due.items() if count > 0}
 
     @retried

@@ -79,7 +79,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The last accepted commit, so that a repeated one is recognized."""
     cancel: str = ""
     """The request that cancelled it."""
-    was: State = State.UNSET
+    state_before_cancel: State = State.UNSET
     """The state before the cancellation."""
     key: str | None = None
     tags: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Selects the first due instances: a merge of the queues of several kinds and priorities.
 
 Each queue is read window by window. Entries may be picked up to the *horizon*: the first place that some queue has not
-been read up to. To move the horizon, the queues that deterown_picks it are read further.
+been read up to. To move the horizon, the queues that determine it are read further.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Selection:
                 waiting = [] if rest else unfinished
             else:
                 waiting = [source for source in unfinished if source.kind not in spent]
-                # the first queues deterown_picks the horizon; a few are read at a time, since each read is a round trip
+                # the first queues determine the horizon; a few are read at a time, since each read is a round trip
                 waiting.sort(key=lambda source: (source.priority, source.scan.at))
                 waiting = waiting[:_MIN_READ]
                 if self._bound is not None and self._bound == horizon:
@@ -162,11 +162,11 @@ class Selection:
         """A lower bound of the queues that were not opened; None if all were."""
         return None if self._feed is None else self._feed.bound
 
-    async def _open(self, most: int) -> list[_Source]:
+    async def _open(self, count: int) -> list[_Source]:
         """Open more queues."""
         if self._feed is None:
             return []
-        return self._add(await self._feed.more(min(max(most, _MIN_READ), _MAX_SCANS)))
+        return self._add(await self._feed.more(min(max(count, _MIN_READ), _MAX_SCANS)))
 
     def _merge(self, limit: int, room: Room) -> tuple[list[Pick], list[Pick], set[str], tuple[int, str] | None]:
         """The picks, the other entries that were read, the kinds at their limit, and the horizon."""

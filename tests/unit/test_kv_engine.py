@@ -25,6 +25,7 @@ from peerjob.store.kv.base import (
     Step,
     bytes_of,
 )
+from peerjob.store.kv.commands import KVCommands
 from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.rows import SMALL
 from peerjob.store.kv.step_plan import Change
@@ -486,3 +487,11 @@ def test_a_batch_is_cut_where_the_next_change_does_not_fit(size: int) -> None:
         total + one > MAX_REQUEST_BYTES or len(part) == MAX_STEPS
         for total, part in zip(sizes, parts[:-1], strict=False)
     )
+
+
+def test_the_verb_groups_define_different_names() -> None:
+    """`KVStore` inherits all groups, so of two methods with the same name, one would be hidden."""
+    groups = [base for base in KVStore.__mro__ if issubclass(base, KVCommands)]
+    names = Counter(name for group in groups for name in vars(group) if not name.startswith("__"))
+    assert len(groups) > 10
+    assert [name for name, count in names.items() if count > 1] == []
