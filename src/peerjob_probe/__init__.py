@@ -28,14 +28,14 @@ MAX_ANSWER = 65_536
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # an address of a daemon; this program does not listen
 
 
-class ProbeAnswer(NamedTuple):
+class ProbeReply(NamedTuple):
     """The answer to a probe: yes, or no with the reason."""
 
     ok: bool
     why: str
 
 
-def ask(probe: str, host: str, port: int, timeout: float) -> ProbeAnswer:
+def ask(probe: str, host: str, port: int, timeout: float) -> ProbeReply:
     """Ask a daemon whether it is live, ready, started or drained; `timeout` is in seconds.
 
     A host that means all addresses of the machine is asked on loopback.
@@ -46,17 +46,17 @@ def ask(probe: str, host: str, port: int, timeout: float) -> ProbeAnswer:
     try:
         status, text = _get(host, port, f"{PATHS[probe]}", time.monotonic() + timeout)
     except TimeoutError:
-        return ProbeAnswer(False, f"{where} did not answer within {timeout:g} s")
+        return ProbeReply(False, f"{where} did not answer within {timeout:g} s")
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return ProbeAnswer(False, f"{where} cannot be asked ({reason})")
+        return ProbeReply(False, f"{where} cannot be asked ({reason})")
     lines = text.splitlines()
     if status == 200:
-        return ProbeAnswer(True, "")
+        return ProbeReply(True, "")
     failed = [line[4:].strip() for line in lines if line.startswith("fail ")]
     if status == 503 and failed:
-        return ProbeAnswer(False, "; ".join(failed))
-    return ProbeAnswer(False, f"{where} answered {status} {' '.join(lines)[:200]}".rstrip())
+        return ProbeReply(False, "; ".join(failed))
+    return ProbeReply(False, f"{where} answered {status} {' '.join(lines)[:200]}".rstrip())
 
 
 def _get(host: str, port: int, path: str, until: float) -> tuple[int, str]:
@@ -83,7 +83,7 @@ def _left(until: float) -> float:
     return left
 
 
-def print_answer(probe: str, answer: ProbeAnswer) -> int:
+def print_answer(probe: str, answer: ProbeReply) -> int:
     """Print one line about an answer; the exit status."""
     if answer.ok:
         print("ok")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
@@ -75,6 +75,33 @@ def _option(name: str, row: Setting, *, environment: bool, hidden: str | None) -
     left_out = hidden is not None and row.more["rich_help_panel"] == hidden
     envvar = variable if environment else None
     return typer.Option(*flags, help=f"{row.help}{told}", envvar=envvar, hidden=left_out, **row.more)
+
+
+def options_of(function: Callable[..., Any], *, environment: bool) -> list[inspect.Parameter]:
+    """The parameters of a function after the first one, with the options of a table in place of the table."""
+    found: list[inspect.Parameter] = []
+    for one in _parameters(function):
+        options = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        found += parameters_of(one.annotation, environment=environment) if _is_table(one.annotation) else options
+    return found
+
+
+def arguments_of(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a function after the first one, from the values of `options_of`."""
+    made: dict[str, Any] = {}
+    for one in _parameters(function):
+        table = one.annotation
+        values = {row.name: given[row.name] for row in fields(table)} if _is_table(table) else {}
+        made[one.name] = table(**values) if values else given[one.name]
+    return made
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and is_dataclass(kind)
 
 
 def declare(command: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> None:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -28,6 +29,22 @@ OlderThan = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required without a terminal.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ages:
+    """The options that select final instances by their age."""
+
+    before: Before = None
+    after: After = None
+    older_than: OlderThan = None
+
+    def filter(self) -> Filter:
+        """The filter of these options; raises OptionError."""
+        if self.older_than is not None:
+            to_seconds(self.older_than, "--older-than")
+        before, after = time_of("before", self.before), time_of("after", self.after)
+        return Filter(before=before, after=after, older_than=self.older_than)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these verbs."""
     verbs = group(app, "clear", "Remove data of final instances, or all instances.")
@@ -37,25 +54,19 @@ def add_to(app: typer.Typer) -> None:
     verb(verbs, "all")(clear_all)
 
 
-async def clear_instances(
-    session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
-) -> None:
+async def clear_instances(session: ClientSession, chosen: Ages, yes: Yes = False) -> None:
     """Remove final instances, with their results, logs and histories."""
-    await _clear(session, Client.clear_instances, "", _filter(before, after, older_than), yes=yes)
+    await _clear(session, Client.clear_instances, "", chosen.filter(), yes=yes)
 
 
-async def clear_history(
-    session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
-) -> None:
+async def clear_history(session: ClientSession, chosen: Ages, yes: Yes = False) -> None:
     """Remove all but the last state from the histories of final instances."""
-    await _clear(session, Client.clear_history, "history of ", _filter(before, after, older_than), yes=yes)
+    await _clear(session, Client.clear_history, "history of ", chosen.filter(), yes=yes)
 
 
-async def clear_logs(
-    session: ClientSession, before: Before = None, after: After = None, older_than: OlderThan = None, yes: Yes = False
-) -> None:
+async def clear_logs(session: ClientSession, chosen: Ages, yes: Yes = False) -> None:
     """Remove the logs of final instances."""
-    await _clear(session, Client.clear_logs, "logs of ", _filter(before, after, older_than), yes=yes)
+    await _clear(session, Client.clear_logs, "logs of ", chosen.filter(), yes=yes)
 
 
 async def clear_all(session: ClientSession, yes: Yes = False) -> None:
@@ -79,12 +90,6 @@ async def _clear(
     async with session.client() as client:
         count = await clear(client, chosen)
     session.out.text(f"{part}{counted(count, 'instance')} removed", {"count": count})
-
-
-def _filter(before: str | None, after: str | None, older_than: str | None) -> Filter:
-    if older_than is not None:
-        to_seconds(older_than, "--older-than")
-    return Filter(before=time_of("before", before), after=time_of("after", after), older_than=older_than)
 
 
 def _bounds(chosen: Filter) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -51,13 +52,7 @@ WORKERS: TableView[Worker] = TableView(
         Column(title="KIND", text=lambda one: one.kind or "-"),
     ),
     name=lambda one: str(one.number),
-    plain=lambda one: {
-        "number": one.number,
-        "node": one.node,
-        "instance": one.instance,
-        "kind": one.kind,
-        "stuck": one.stuck,
-    },
+    plain=asdict,
     nothing="the node that answers has no workers",
 )
 

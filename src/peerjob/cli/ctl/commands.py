@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from peerjob.cli.settings import declare, parameters_of
+from peerjob.cli.settings import arguments_of, declare, options_of, parameters_of
 from peerjob.model.clock import SystemClock, to_datetime
 from peerjob.remote.client import client as remote
 
@@ -51,19 +50,22 @@ declare(shared_options, parameters_of(CtlOptions, environment=False))
 
 
 def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]:
-    """Make a command of a coroutine that takes a ClientSession and its own options, and returns a status or None."""
+    """Make a command of a coroutine that takes a ClientSession and its own options, and returns a status or None.
+
+    An option may also be a table of options, such as `Selection`.
+    """
 
     def make(function: Verb) -> Verb:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        own = options_of(function, environment=False)
 
         def command(ctx: typer.Context, **given: Any) -> int | None:
             before: dict[str, Any] = ctx.find_root().obj or {}
             after = {one: given.pop(one) for one in OPTIONS}
             both = {one: before.get(one) if value is None else value for one, value in after.items()}
-            return asyncio.run(function(ClientSession(settings_of(both, os.environ)), **given))
+            return asyncio.run(function(ClientSession(settings_of(both, os.environ)), **arguments_of(function, given)))
 
         shared = parameters_of(CtlOptions, environment=False, hidden=CONNECTION)
-        declare(command, [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *shared])
+        declare(command, [*own, *shared])
         command.__doc__ = function.__doc__
         app.command(name, epilog=EPILOG, **settings)(command)
         return function

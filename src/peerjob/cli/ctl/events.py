@@ -21,7 +21,7 @@ from . import tables
 from .commands import ClientSession, verb
 from .live_table import LiveTable
 from .output import Column, Format, Printer, TableView, moment
-from .query_options import After, Before, Kind, Limit, States, Tag, Uuid, level_of, query_of
+from .query_options import Kind, Limit, Selection, States, Tag, Uuid, level_of
 
 MAX_FIRST = 100
 """The number of latest instances that a live watch shows first."""
@@ -94,16 +94,12 @@ async def history(session: ClientSession, uuid: Uuid) -> None:
 
 async def list_logs(
     session: ClientSession,
-    kind: Kind = None,
-    state: States = None,
-    tag: Tag = None,
-    before: Before = None,
-    after: After = None,
+    chosen: Selection,
     level: Levels = None,
     limit: Limit = 100,
 ) -> None:
     """Show the log lines of several instances, the latest instance first."""
-    query = replace(query_of(kind, state, tag, before, after, limit=limit, newest=True), level=level_of(level))
+    query = replace(chosen.query(limit=limit, newest=True), level=level_of(level))
     async with session.client() as client:
         for line in await client.lookup_logs(query):
             text = f"{line.instance_id} {printable(line.kind)} {log_text(line, session.out)}"
@@ -112,15 +108,11 @@ async def list_logs(
 
 async def list_history(
     session: ClientSession,
-    kind: Kind = None,
-    state: States = None,
-    tag: Tag = None,
-    before: Before = None,
-    after: After = None,
+    chosen: Selection,
     limit: Limit = 100,
 ) -> None:
     """Show the states of several instances, the latest instance first; --state selects states."""
-    query = query_of(kind, state, tag, before, after, limit=limit, newest=True)
+    query = chosen.query(limit=limit, newest=True)
     async with session.client() as client:
         session.out.many(await client.lookup_history(query), CHANGES)
 
@@ -144,7 +136,7 @@ async def watch(
 
     Ends with Ctrl-C, or when the only watched instance is final.
     """
-    query = Query(uuid=uuid) if uuid is not None else query_of(kind, state, tag)
+    query = Query(uuid=uuid) if uuid is not None else Selection(kind=kind, state=state, tag=tag).query()
     live = sys.stdout.isatty() and not lines and session.out.format in (Format.TABLE, Format.WIDE)
     async with session.client() as client:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -20,13 +21,29 @@ from . import tables
 from .commands import ClientSession, group, verb
 from .errors import CommandError
 from .output import note
-from .query_options import After, Before, Kind, States, Tag, query_of
+from .query_options import Selection
 
 Uuids = Annotated[
     list[str] | None,
     typer.Argument(metavar="[UUID]...", help="The ids of the instances.", show_default="by the options"),
 ]
 Every = Annotated[bool, typer.Option("--all", help="All instances of the namespace.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets(Selection):
+    """The options that select instances by id, by a query, or all of them."""
+
+    uuids: Uuids = None
+    every: Every = False
+
+    def query_unless_ids(self) -> Query | None:
+        """The query of the options; None if ids are given. Raises OptionError unless exactly one way is used."""
+        query = self.query()
+        ways = bool(self.uuids) + (query != Query()) + self.every
+        if ways != 1:
+            raise OptionError("instances", "several of them" if ways else "nothing", "ids, options, or --all")
+        return None if self.uuids else query
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,55 +57,37 @@ def add_to(app: typer.Typer) -> None:
 
 async def cancel_instances(
     session: ClientSession,
-    uuids: Uuids = None,
-    kind: Kind = None,
-    state: States = None,
-    tag: Tag = None,
-    before: Before = None,
-    after: After = None,
-    every: Every = False,
+    chosen: Targets,
 ) -> int:
     """Cancel queued or running instances, on any node, and show them.
 
     The exit status is 1 if an instance that was given by id is final already.
     """
-    query = _query(uuids, kind, state, tag, before, after, every=every)
+    query = chosen.query_unless_ids()
     async with session.client() as client:
         if query is not None:
             return _show(session, await client.cancel_instances(query), ExitStatus.OK)
-        return await _each(session, client, uuids or [], _cancelled)
+        return await _each(session, client, chosen.uuids or [], _cancelled)
 
 
 async def retry_instances(
     session: ClientSession,
-    uuids: Uuids = None,
-    kind: Kind = None,
-    state: States = None,
-    tag: Tag = None,
-    before: Before = None,
-    after: After = None,
-    every: Every = False,
+    chosen: Targets,
 ) -> int:
     """Schedule new instances with the arguments and options of final ones, and show the new ones.
 
     The exit status is 1 if an instance that was given by id is not final.
     """
-    query = _query(uuids, kind, state, tag, before, after, every=every)
+    query = chosen.query_unless_ids()
     async with session.client() as client:
         if query is not None:
             return _show(session, await client.retry_instances(query), ExitStatus.OK)
-        return await _each(session, client, uuids or [], _retried)
+        return await _each(session, client, chosen.uuids or [], _retried)
 
 
 async def wait(
     session: ClientSession,
-    uuids: Uuids = None,
-    kind: Kind = None,
-    state: States = None,
-    tag: Tag = None,
-    before: Before = None,
-    after: After = None,
-    every: Every = False,
+    chosen: Targets,
     within: Annotated[
         str | None, typer.Option(metavar="DURATION", show_default="for ever", help="The time limit.")
     ] = None,
@@ -97,13 +96,13 @@ async def wait(
 
     Shows the instances given by id. The exit status is 1 unless all of them completed, and 6 if the time was over.
     """
-    query = _query(uuids, kind, state, tag, before, after, every=every)
+    query = chosen.query_unless_ids()
     seconds = None if within is None else to_seconds(within, "--within")
     async with session.client() as client:
         if query is not None:
             await client.wait(query, seconds)
             return ExitStatus.OK
-        named = [await client.lookup_instance(uuid) for uuid in uuids or []]
+        named = [await client.lookup_instance(uuid) for uuid in chosen.uuids or []]
         try:
             async with asyncio.timeout(seconds):
                 for one in named:
@@ -147,23 +146,3 @@ def _show(session: ClientSession, done: list[Instance[Any]], status: ExitStatus)
     if done or status is ExitStatus.OK:
         session.out.many(done, tables.instances(session.now))
     return status
-
-
-def _query(
-    uuids: list[str] | None,
-    kind: str | None,
-    state: list[str] | None,
-    tag: str | None,
-    before: str | None,
-    after: str | None,
-    *,
-    every: bool,
-) -> Query | None:
-    """The query of the options; None if ids are given."""
-    query = query_of(kind, state, tag, before, after)
-    chosen = query != Query()
-    if bool(uuids) + chosen + every != 1:
-        raise OptionError(
-            "instances", "nothing" if not (uuids or chosen or every) else "several of them", "ids, options, or --all"
-        )
-    return None if uuids else query

@@ -12,7 +12,7 @@ from . import tables
 from .commands import ClientSession, group, verb
 from .events import list_history, list_logs
 from .output import Column, Format, TableView, note
-from .query_options import After, Before, Kind, Limit, States, Tag, Uuid, query_of
+from .query_options import Limit, Selection, Uuid
 
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.", show_default=False)]
 
@@ -69,16 +69,12 @@ async def list_jobs(session: ClientSession) -> None:
 
 async def list_instances(
     session: ClientSession,
-    kind: Kind = None,
-    state: States = None,
-    tag: Tag = None,
-    before: Before = None,
-    after: After = None,
+    chosen: Selection,
     limit: Limit = 100,
     oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first.")] = False,
 ) -> None:
     """List instances, the latest first."""
-    query = query_of(kind, state, tag, before, after, limit=limit, newest=not oldest)
+    query = chosen.query(limit=limit, newest=not oldest)
     async with session.client() as client:
         page = await client.lookup_instances(query)
     session.out.many(page, tables.instances(session.now))
@@ -88,14 +84,10 @@ async def list_instances(
 
 async def count(
     session: ClientSession,
-    kind: Kind = None,
-    state: States = None,
-    tag: Tag = None,
-    before: Before = None,
-    after: After = None,
+    chosen: Selection,
 ) -> None:
     """Print the number of instances."""
-    query = query_of(kind, state, tag, before, after)
+    query = chosen.query()
     async with session.client() as client:
         found = await client.count(query)
     session.out.text(str(found), {"count": found})

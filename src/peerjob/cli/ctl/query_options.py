@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -35,26 +36,27 @@ Uuid = Annotated[str, typer.Argument(metavar="UUID", help="The id of the instanc
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="The maximum to show.")]
 
 
-def query_of(
-    kind: str | None,
-    states: Iterable[str] | None,
-    tag: str | None,
-    before: str | None = None,
-    after: str | None = None,
-    *,
-    limit: int = 100,
-    newest: bool = False,
-) -> Query:
-    """The query of these options; raises OptionError."""
-    return Query(
-        kind=kind,
-        state=tuple(states) if states else None,
-        tag=tag,
-        before=time_of("before", before),
-        after=time_of("after", after),
-        limit=limit,
-        order="desc" if newest else "asc",
-    )
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The options that select instances."""
+
+    kind: Kind = None
+    state: States = None
+    tag: Tag = None
+    before: Before = None
+    after: After = None
+
+    def query(self, *, limit: int = 100, newest: bool = False) -> Query:
+        """The query of these options; raises OptionError."""
+        return Query(
+            kind=self.kind,
+            state=tuple(self.state) if self.state else None,
+            tag=self.tag,
+            before=time_of("before", self.before),
+            after=time_of("after", self.after),
+            limit=limit,
+            order="desc" if newest else "asc",
+        )
 
 
 def time_of(option: str, text: str | None) -> datetime | None:

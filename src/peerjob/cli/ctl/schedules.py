@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from msgspec import structs
 
 from peerjob.handles.schedule import Backfill
 from peerjob.model.errors import OptionError, UnknownScheduleError
@@ -26,13 +27,7 @@ BACKFILLS: TableView[Backfill] = TableView(
         Column(title="SKIPPED", text=lambda one: str(one.skipped), right=True),
     ),
     name=lambda one: str(one.made),
-    plain=lambda one: {
-        "times": one.times,
-        "made": one.made,
-        "known": one.known,
-        "trimmed": one.trimmed,
-        "skipped": one.skipped,
-    },
+    plain=structs.asdict,
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from peerjob import NodeStateError, OptionError
 from peerjob.cli.console import complain
 from peerjob.node.observe.listen_address import parse_listen
-from peerjob_probe import ProbeAnswer, ask
+from peerjob_probe import ProbeReply, ask
 
 from .settings import METRICS_PORT, OFF
 
@@ -37,7 +37,7 @@ def drain(pid: int, listen: str, timeout: float) -> int:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError:
         raise OptionError("--pid", pid, "a daemon of the same user, or root's rights") from None
-    answer = ProbeAnswer(False, "the time limit is zero")
+    answer = ProbeReply(False, "the time limit is zero")
     while (left := until - time.monotonic()) > 0:
         answer = ask("drained", host, port, min(left, MAX_ANSWER))
         if answer.ok:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +15,7 @@ from peerjob.cli.settings import (
     declare,
     given_layers,
     merged,
+    options_of,
     parameters_of,
     read_setting,
     setting,
@@ -262,21 +262,14 @@ EXCLUSIVE = (({"--store"}, {"--store-file"}), ({"--coordinator"}, {"--coordinato
 
 def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
     """Make a command of a function that takes DaemonSettings, and other options by keyword."""
-    hints = get_type_hints(command, include_extras=True)
-    own = list(inspect.signature(command).parameters.values())[1:]
+    own = options_of(command, environment=True)
 
     def run(*, ctx: typer.Context, **given: Any) -> int:
         values: dict[str, Any] = {one.name: given.pop(one.name) for one in fields(DaemonSettings)}
         values.update(_urls(ctx))
         return command(DaemonSettings(**values), **given)
 
-    declare(
-        run,
-        [
-            *parameters_of(DaemonSettings, environment=True),
-            *(one.replace(annotation=hints[one.name]) for one in own),
-        ],
-    )
+    declare(run, [*parameters_of(DaemonSettings, environment=True), *own])
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import shutil
 import socket
@@ -103,7 +102,6 @@ def at_end_of_demo(act: Callable[[], object]) -> None:
 def run_node(name: str, store: str, namespace: str, workers: str) -> None:
     """Run a node."""
     at_end_of_demo(lambda: os._exit(1))
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     node = Node(store, jobs=workload.JOBS, workers=int(workers), namespace=namespace, name=name)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(node.run())
