@@ -108,7 +108,7 @@ async def resize_workers(
 async def drain(
     session: ClientSession,
     within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="The time limit.")
+        str | None, typer.Option(metavar="DURATION", show_default="no limit", help="The time limit.")
     ] = None,
 ) -> None:
     """Let the node that answers claim nothing more, and wait until nothing runs there.

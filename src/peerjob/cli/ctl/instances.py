@@ -89,7 +89,7 @@ async def wait(
     session: ClientSession,
     chosen: Targets,
     within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="The time limit.")
+        str | None, typer.Option(metavar="DURATION", show_default="no limit", help="The time limit.")
     ] = None,
 ) -> int:
     """Wait until instances are final: those given by id, or all that match.

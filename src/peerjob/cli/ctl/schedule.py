@@ -154,7 +154,7 @@ async def schedule(
         typer.Option("--wait", "-w", help="Wait until it is final, and show it; exit status 1 unless it completed."),
     ] = False,
     within: Annotated[
-        str | None, typer.Option(metavar="DURATION", show_default="for ever", help="The time limit of --wait.")
+        str | None, typer.Option(metavar="DURATION", show_default="no limit", help="The time limit of --wait.")
     ] = None,
 ) -> None:
     """Schedule one run of a job; with --cron or --every, add or change a schedule.
