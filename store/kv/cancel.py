@@ -60,15 +60,14 @@ class CancelCommands(KVCommands):
                 plan_cancel(context, plan, id, row, mod_of(entry), node=node, request=request, note=note)
                 wakeups.add_queued(plan)
                 changes.append(plan.change())
-            written = await self._writer.write(changes, now_us=now_us)
+            written = await self._writer.write(changes)
             failures += not all(written.revisions)
-            for id, revision in zip(live, written.revisions, strict=True):
-                if revision:
-                    row = rows[id][1]
-                    answers[id] = row.state
-                    wakeups.changed.append(id)
-                    if row.state is State.PROCESSING:
-                        wakeups.cancelled.add(row.owner)
+            for id, _ in written.applied(live):
+                row = rows[id][1]
+                answers[id] = row.state
+                wakeups.changed.append(id)
+                if row.state is State.PROCESSING:
+                    wakeups.cancelled.add(row.owner)
             context.uncache(live)
             pending = [id for id in pending if id not in answers]
             await context.hints.send(wakeups, written)

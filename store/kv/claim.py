@@ -143,20 +143,17 @@ class ClaimCommands(KVCommands):
                 )
             )
             planned.append((call.picked, id, taken, specs[id]))
-        await self._writer.write(stale, now_us=now_us)
+        await self._writer.write(stale)
         extra_ops = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
-        written = await self._writer.write(
-            changes, now_us=now_us, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive]
-        )
+        written = await self._writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive])
         if any(written.revisions):
             self._idle.pop(call.incarnation, None)
         wakeups = Wakeups(any_of=selection.left_kinds, except_for=call.incarnation)
-        for (place, id, taken, spec), revision in zip(planned, written.revisions, strict=True):
-            if revision:
-                call.places.add(place)
-                context.cache(id, revision, taken)
-                call.add(to_claim(id, taken, spec))
-                wakeups.changed.append(id)
+        for (place, id, taken, spec), revision in written.applied(planned):
+            call.places.add(place)
+            context.cache(id, revision, taken)
+            call.add(to_claim(id, taken, spec))
+            wakeups.changed.append(id)
         await context.hints.send(wakeups, written)
         if stale or not all(written.revisions):
             return False
@@ -228,7 +225,7 @@ class ClaimCommands(KVCommands):
             compares.append(Compare(idle, mod=known.revision))
             part.unused()
         else:
-            ops.append(part.put((), await self._writer.short_lease(now_us)))
+            ops.append(part.put((), await self._writer.short_lease()))
             if waits:
                 ops.append(Put(idle, encode(Idle(kinds, groups))))
         reads = reader.repeated_reads(call, selection, next_due_us)

@@ -82,9 +82,9 @@ class ClearCommands(ReadCommands, RetentionCommands):
             plan.remove(id, row, mod_of(entry), lease=await context.removal_lease(row, now_us))
             changes.append(plan.change([Compare(keys.state + id, mod=revision)]))
             planned.append(id)
-        written = await self._writer.write(changes, now_us=now_us)
+        written = await self._writer.write(changes)
         context.uncache(rows)
-        done = {id for id, revision in zip(planned, written.revisions, strict=True) if revision}
+        done = {id for id, _ in written.applied(planned)}
         return [id for id in rows if id not in done]
 
     async def _remove_set_aside(self) -> None:
@@ -100,7 +100,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
                 ops: list[Op] = [Delete(key), *(Delete(part + id) for part in (keys.args, keys.out, keys.progress))]
                 ops.append(Delete(keys.log(id), prefix_end(keys.log(id))))
                 changes.append(Change([], ops, (("", SET_ASIDE, -1),)))
-            await self._writer.write(changes, now_us=self._clock.time_us())
+            await self._writer.write(changes)
 
     async def _edit_final(self, filter: Filter, cursor: str | None, edit: Edit) -> tuple[int, str | None]:
         """Rewrite a page of final instances."""
@@ -114,7 +114,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
                 after, ops = edited
                 compare = Compare(keys.state + id, mod=revision)
                 changes.append(Change([compare], [*ops, Put(keys.state + id, encode(after))]))
-        written = await self._writer.write(changes, now_us=self._clock.time_us())
+        written = await self._writer.write(changes)
         self._context.uncache(rows)
         return sum(revision > 0 for revision in written.revisions), ids[-1] if more else None
 

@@ -146,7 +146,7 @@ class CommitCommands(LogCommands, RetentionCommands):
                 acks.update(zip(update.places, update.acks, strict=True))
                 answer_log.extra += update.answers
         changes = [await self._update_change(update, source.now_us, wakeups, slots) for update in changing]
-        written = await self._writer.write(changes, now_us=source.now_us, answer_log=answer_log)
+        written = await self._writer.write(changes, answer_log=answer_log)
         for update, revision in zip(changing, written.revisions, strict=True):
             if not revision:
                 context.uncache((update.id,))
@@ -172,9 +172,7 @@ class CommitCommands(LogCommands, RetentionCommands):
             revision, row = rows[id]
             now_us = self._clock.time_us()
             update = _InstanceUpdate(id, [], revision, row, row, logs=tuple(lines))
-            written = await self._writer.write(
-                [await self._update_change(update, now_us, Wakeups(), {})], now_us=now_us
-            )
+            written = await self._writer.write([await self._update_change(update, now_us, Wakeups(), {})])
             context.uncache((id,))
             if all(written.revisions):
                 await context.hints.send(Wakeups(changed=[id]), written)

@@ -41,7 +41,7 @@ class KVContext:
         self.keys = Keys(namespace)
         self.queues = Queues(kv, self.keys)
         self.counts = Counts(kv, self.keys, clock)
-        self.writer = Writer(kv, self.keys, self.counts, self.queues, url)
+        self.writer = Writer(kv, self.keys, clock, self.counts, self.queues, url)
         self.hints = Hints(kv, self.keys, clock, self.writer, self.queues)
         self.answer_logs = AnswerLogs(kv, self.keys)
         self.slots = Slots(kv, self.keys)
@@ -151,7 +151,7 @@ class KVContext:
         """
         if now_us >= row.history[0].at_us + REPEAT_US or self.kv.full:
             return 0
-        return await self.writer.removal_lease(now_us)
+        return await self.writer.removal_lease()
 
     def expires_us(self, row: Row, now_us: int) -> int:
         """When retention removes an instance that becomes final now."""

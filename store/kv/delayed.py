@@ -69,10 +69,10 @@ class DelayedQueue:
                 plan.add_to_queue(id, delayed.kind, delayed.priority, int(place[:18]), suspect=delayed.suspect)
                 kinds.append(delayed.kind)
             changes.append(plan.change([Compare(queue + place, mod=entry.mod)]))
-        written = await context.writer.write(changes, now_us=now_us)
+        written = await context.writer.write(changes)
         moved: dict[str, int] = {}
-        for kind, revision in zip(kinds, written.revisions, strict=True):
-            if revision and kind:
+        for kind, _ in written.applied(kinds):
+            if kind:
                 moved[kind] = moved.get(kind, 0) + 1
         if len(due) <= MAX_MOVED:
             await context.queues.move_on(context.queues.advance(head, until) for head in begun)

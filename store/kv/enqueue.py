@@ -59,10 +59,9 @@ class EnqueueCommands(KVCommands):
             wakeups.changed.append(new.id)
             changes.append(plan.change(compares))
             places.append(place)
-        written = await self._writer.write(changes, now_us=now_us)
-        for place, revision in zip(places, written.revisions, strict=True):
-            if revision:
-                answers[place] = Enqueued(pending.pop(place).id, True)
+        written = await self._writer.write(changes)
+        for place, _ in written.applied(places):
+            answers[place] = Enqueued(pending.pop(place).id, True)
         await self._context.hints.send(wakeups, written)
 
     async def _answer_known(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:

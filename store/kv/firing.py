@@ -77,12 +77,12 @@ class FireCommands(CancelCommands):
         changes = [self._fire_change(reads, schedule) for schedule in schedules]
         for schedule in schedules:
             wakeups.add_queued(schedule.plan)
-        written = await self._writer.write(changes, now_us=reads.now_us)
-        for schedule, revision in zip(schedules, written.revisions, strict=True):
-            if revision:
-                answers.update(schedule.answers)
-                wakeups.changed += schedule.changed
-                wakeups.cancelled |= schedule.cancelled
+        written = await self._writer.write(changes)
+        for schedule, _ in written.applied(schedules):
+            answers.update(schedule.answers)
+            wakeups.changed += schedule.changed
+            wakeups.cancelled |= schedule.cancelled
+        for schedule in schedules:
             self._context.uncache(schedule.changed)
         await self._context.hints.send(wakeups, written)
         return all(written.revisions)

@@ -70,7 +70,7 @@ class Hints:
         watchers = await self._watchers(written)
         if not (wakes or listeners or watchers or wakeups.cancelled):
             return
-        lease = await self._writer.short_lease(self._clock.time_us())
+        lease = await self._writer.short_lease()
         hints = {self._keys.hint(owner) + "cancel/" for owner in wakeups.cancelled}
         hints.update(f"{self._keys.hint(watcher)}final/{id}" for id, watcher in watchers)
         hints.update(f"{self._keys.hint(listener)}change/{id}" for listener in listeners for id in wakeups.changed)

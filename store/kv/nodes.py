@@ -61,7 +61,7 @@ class NodeCommands(KVCommands):
             charged = {key[len(prefix) :]: Compare(key, mod=entry.mod) for key, entry in found.items}
             rows = await self._context.rows(list(charged))
             changes = [_forgiven(keys.state + id, rows.get(id), charge) for id, charge in charged.items()]
-            await self._writer.write(changes, now_us=self._clock.time_us())
+            await self._writer.write(changes)
             self._context.uncache(charged)
 
     @retried

@@ -118,7 +118,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
     ) -> list[Reaped]:
         context, keys, now_us = self._context, self._keys, self._clock.time_us()
         rows = await context.rows(list(owned))
-        lease = await self._writer.short_lease(now_us)
+        lease = await self._writer.short_lease()
         wakeups = Wakeups(except_for=incarnation)
         changes: list[Change] = []
         planned: list[tuple[str, Row, Row]] = []
@@ -139,13 +139,11 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             wakeups.add_queued(plan)
             planned.append((id, row, after))
         await self._writer.plain(stale)
-        written = await self._writer.write(changes, now_us=now_us)
+        written = await self._writer.write(changes)
         context.uncache(owned)
         reaped: list[Reaped] = []
         ended: dict[str, int] = {}
-        for (id, row, after), revision in zip(planned, written.revisions, strict=True):
-            if not revision:
-                continue
+        for (id, row, after), _ in written.applied(planned):
             reaped.append(Reaped(id=id, kind=row.kind, state=after.state, node=node.info.name))
             if not row.releasing:
                 wakeups.changed.append(id)
@@ -184,7 +182,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
             Delete(prefix, prefix_end(prefix)) for prefix in (keys.hint(incarnation), keys.answers(incarnation))
         ]
         ops += [Delete(prefix + incarnation) for prefix in (keys.node, keys.live, keys.idle, keys.changes)]
-        if lease := await self._writer.short_lease(self._clock.time_us()):
+        if lease := await self._writer.short_lease():
             # a join that arrives late or is repeated must not bring the incarnation back
             ops.append(Put(keys.ended + incarnation, b"", lease))
         await self._kv.txn([Step([], ops)])

@@ -135,5 +135,5 @@ class RetentionCommands(KVCommands):
                 plan.remove(id, row, 0, lease=await self._context.removal_lease(row, now_us))
                 changes.append(plan.change([Compare(self._keys.state + id, mod=revision)]))
                 removable.append(id)
-        written = await self._writer.write(changes, now_us=now_us)
-        return [id for id, revision in zip(removable, written.revisions, strict=True) if revision]
+        written = await self._writer.write(changes)
+        return [id for id, _ in written.applied(removable)]

@@ -35,7 +35,7 @@ class ScheduleCommands(KVCommands):
 
     @retried
     async def remove_schedule(self, name: str, *, expected: int | None = None, request: str) -> bool:
-        lease = await self._writer.short_lease(self._clock.time_us())
+        lease = await self._writer.short_lease()
         edit = RemoveEdit(self._context, name, expected, request, lease)
         await self._schedule_writer.write(edit)
         return edit.removed

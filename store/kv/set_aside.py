@@ -56,6 +56,6 @@ class SetAside:
             if claim is not None and not claim.releasing:
                 shifts.append((claim.kind, PROCESSING, -1))
         compares = [Compare(keys.state + id, mod=entry.mod), *slot_change.compares]
-        written = await self._writer.write([Change(compares, ops, tuple(shifts), slot_change.adds)], now_us=now_us)
+        written = await self._writer.write([Change(compares, ops, tuple(shifts), slot_change.adds)])
         if written.revisions[0]:
             logger.error("instance %s cannot be read and was set aside: %s", id, error)

@@ -83,7 +83,7 @@ class WatchCommands(ReadCommands):
         unique = list(dict.fromkeys(ids))
         states: dict[str, State | None] = {}
         # a waiting node registers again each second, so the registration of a dead node ends with the lease
-        lease = await self._writer.short_lease(self._clock.time_us())
+        lease = await self._writer.short_lease()
         for at in range(0, len(unique), _WATCHED_AT_ONCE):
             part = unique[at : at + _WATCHED_AT_ONCE]
             # the state is read in the step that registers

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from peerjob.model.clock import Clock
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import REPEAT_US
 
@@ -38,6 +40,8 @@ from .counts import SLOTS, CounterShard, Counts
 from .keys import Keys, below, prefix_end
 from .queues import Opening, Queues
 from .step_plan import Change
+
+T = TypeVar("T")
 
 ROUNDS = 8
 """Attempts of a call that has conflicts."""
@@ -70,13 +74,18 @@ class Written(msgspec.Struct):
     listeners: Sequence[tuple[str, Entry]] = ()
     """Incarnations that want hints about all changes."""
 
+    def applied(self, items: Iterable[T]) -> Iterator[tuple[T, int]]:
+        """The items whose changes were written, each with its revision; `items` has one item per change."""
+        return (pair for pair in zip(items, self.revisions, strict=True) if pair[1])
+
 
 class Writer:
     """Writes changes, in requests that a server accepts."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, counts: Counts, queues: Queues, url: str) -> None:
+    def __init__(self, kv: KeyValue, keys: Keys, clock: Clock, counts: Counts, queues: Queues, url: str) -> None:
         self._kv = kv
         self._keys = keys
+        self._clock = clock
         self._counts = counts
         self._queues = queues
         self._url = url
@@ -88,8 +97,9 @@ class Writer:
         self._removal_lease = 0
         self._removal_lease_until_us = 0
 
-    async def short_lease(self, now_us: int) -> int:
+    async def short_lease(self) -> int:
         """A lease for keys that are needed for five minutes; 0 (no lease) on a server without space."""
+        now_us = self._clock.time_us()
         if now_us >= self._short_lease_until_us or now_us < self._short_lease_until_us - _SHORT_LEASE_US:
             old, self._short_lease = self._short_lease, 0
             try:
@@ -104,11 +114,12 @@ class Writer:
                 self._short_lease_until_us = now_us + _NO_LEASE_US
         return self._short_lease
 
-    async def removal_lease(self, now_us: int) -> int:
+    async def removal_lease(self) -> int:
         """A lease for the empty records of removed instances: it lasts while an enqueue may be repeated.
 
         A lease is used for a few seconds only, so that few keys end at the same time.
         """
+        now_us = self._clock.time_us()
         if not self._removal_lease_until_us - _REMOVAL_LEASE_US <= now_us < self._removal_lease_until_us:
             self._removal_lease = await self._kv.grant(REPEAT_US + _REMOVAL_LEASE_US)
             self._removal_lease_until_us = now_us + _REMOVAL_LEASE_US
@@ -132,7 +143,6 @@ class Writer:
         self,
         changes: Sequence[Change],
         *,
-        now_us: int,
         answer_log: AnswerLog | None = None,
         extra_ops: Sequence[Op] = (),
         guards: Sequence[Compare] = (),
@@ -142,7 +152,7 @@ class Writer:
             return Written([])
         parts = [_Part(changes) for changes in _parts(await self._opened(changes))]
         parts[0].extra_ops = extra_ops
-        lease = 0 if answer_log is None else await self.short_lease(now_us)
+        lease = 0 if answer_log is None else await self.short_lease()
         waiting = deque(parts)
 
         async def work() -> None:
