@@ -107,6 +107,7 @@ class NodeRuntime:
         now_us = self.lease.time.time_us
 
         # from a claim to its commit
+        self.log_lines = LogLineWriter(clock=clock, store=store, node=name)
         self.held_claims = HeldClaims(self.ids.one())
         self._failure_log = FailureLog(name)
         self._outcome_builder = OutcomeBuilder(clock, max_payload, node=name, failures=self._failure_log)
@@ -138,7 +139,6 @@ class NodeRuntime:
             prefetch=prefetch,
             context_vars=self._context_vars,
         )
-        self.log_lines = LogLineWriter(clock=clock, store=store, node=name)
         self.waiters = Waiters(clock=clock, store=store, incarnation=self.held_claims.current_incarnation)
         self.changes = ChangeListener(
             clock=clock,
@@ -240,8 +240,8 @@ class NodeRuntime:
         return self._registry.kinds() if self.pool.size else ()
 
     def _loop_ends(self) -> bool:
-        """Whether the event loop is being closed, which cancels the tasks of all roles."""
-        return self.claim_loop.ending
+        """Whether the event loop is being closed, which cancels the task of each role, such as this one."""
+        return self.log_lines.ending
 
     # -- start and stop -----------------------------------------------------------------------------------------------
 
