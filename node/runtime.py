@@ -31,11 +31,10 @@ from .body.context_vars import ContextVars
 from .body.executor import Executor
 from .body.injection import Resources
 from .body.registry import Registry
-from .manager.enqueuer import Enqueuer
+from .manager.batches import Enqueuer, RecordReader
 from .manager.job_schedules import JobSchedules
 from .manager.kind_catalogue import KindCatalogue
 from .manager.log_lines import LogLineWriter
-from .manager.record_reader import RecordReader
 from .manager.waiters import Waiters
 from .manager.watchers import Watchers
 from .observe.loop_stalls import LoopWatch

@@ -5,7 +5,7 @@ Read in this order:
 1. `base`: what the verbs need: the store, the registry, and the runtime of a node that runs. Then the verbs for
    `instances`, `jobs` and `schedules`; `manager` puts them together and adds the verbs that store new instances.
 2. `call_encoder`: from a call to the stored instance. `schedule_changes`: from a definition to the stored schedule.
-3. What the runtime holds for the verbs: `enqueuer` and `record_reader` share requests to the store (`batcher`);
+3. What the runtime holds for the verbs: `batches` sends concurrent requests to the store together;
    `kind_catalogue` knows the kinds of the namespace; `waiters` and `watchers` read changes for waiters and streams;
    `job_schedules` writes the schedules that code defines; `log_lines` writes lines of instances that run elsewhere.
 4. `blocking`: the same verbs for code without an event loop. `loop_pauses` divides long work on the loop.

@@ -16,12 +16,11 @@ from peerjob.node.work.change_listener import ChangeListener
 from peerjob.node.work.pool import Pool
 from peerjob.store.base import Store
 
+from .batches import Enqueuer, RecordReader
 from .call_encoder import CallEncoder
-from .enqueuer import Enqueuer
 from .job_schedules import JobSchedules
 from .kind_catalogue import KindCatalogue
 from .log_lines import LogLineWriter
-from .record_reader import RecordReader
 from .waiters import Waiters
 from .watchers import Watchers
 

@@ -9,9 +9,8 @@ import pytest
 from peerjob import Store, StoreFullError, StoreRefusedError, UnknownInstanceError
 from peerjob.model.clock import SystemClock
 from peerjob.model.record import MAX_BATCH, Enqueued, NewInstance, Record
+from peerjob.node.manager.batches import MAX_READ, Enqueuer, RecordReader
 from peerjob.node.manager.call_encoder import fresh_record
-from peerjob.node.manager.enqueuer import Enqueuer
-from peerjob.node.manager.record_reader import MAX_READ, RecordReader
 from peerjob.testing.factories import Factory
 
 make = Factory(SystemClock())

@@ -1,15 +1,24 @@
-"""Sends concurrent requests to the store in batches."""
+"""Sends concurrent requests of a node to the store in batches: new instances, and reads of records."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
+from uuid import UUID
 
-from peerjob.model.errors import StoreError, StoreRefusedError
+from peerjob.model.errors import StoreError, StoreRefusedError, UnknownInstanceError
+from peerjob.model.ids import checked_id
+from peerjob.model.record import MAX_BATCH, MAX_BATCH_BYTES, Enqueued, NewInstance, Record
+from peerjob.store.base import Store
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+MAX_REQUESTS = 4
+"""Batches of one bulk that are sent at a time."""
+MAX_READ = 32
+"""Instances in one read: each may be as large as a payload."""
 
 
 class Batcher(Generic[Q, A]):
@@ -76,3 +85,65 @@ class Batcher(Generic[Q, A]):
             for future, answer in zip(futures, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
+
+
+class Enqueuer:
+    """Stores instances for a node."""
+
+    def __init__(self, store: Store, node: str) -> None:
+        self._store = store
+        self._node = node
+        self.add = Batcher(self._enqueue, _batches_of).ask
+        """Store one instance; returns once the store has it."""
+
+    async def add_many(self, instances: Sequence[NewInstance]) -> list[Enqueued]:
+        """Store many instances, in batches; returns answers in their order."""
+        limit = asyncio.Semaphore(MAX_REQUESTS)
+
+        async def enqueue(batch: Sequence[NewInstance]) -> list[Enqueued]:
+            async with limit:
+                return await self._enqueue(batch)
+
+        answers = await asyncio.gather(*map(enqueue, _batches_of(instances)), return_exceptions=True)
+        results: list[Enqueued] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            results += answer
+        return results
+
+    async def _enqueue(self, batch: Sequence[NewInstance]) -> list[Enqueued]:
+        return await self._store.enqueue(batch, node=self._node)
+
+
+def _batches_of(instances: Sequence[NewInstance]) -> list[list[NewInstance]]:
+    """Split by number and by bytes."""
+    batches: list[list[NewInstance]] = []
+    size = MAX_BATCH_BYTES
+    for instance in instances:
+        weight = len(instance.spec)
+        if not batches or len(batches[-1]) >= MAX_BATCH or size + weight > MAX_BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(instance)
+        size += weight
+    return batches
+
+
+class RecordReader:
+    """Reads records for a node."""
+
+    def __init__(self, store: Store) -> None:
+        self._batcher = Batcher(store.get, _reads_of)
+
+    async def record(self, uuid: str | UUID) -> Record:
+        """One record; raises UnknownInstanceError, or OptionError for text that is no UUID."""
+        id = checked_id(uuid)
+        found = await self._batcher.ask(id)
+        if found is None:
+            raise UnknownInstanceError(id)
+        return found
+
+
+def _reads_of(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[at : at + MAX_READ] for at in range(0, len(ids), MAX_READ)]
