@@ -28,12 +28,7 @@ class Check(NamedTuple):
 
 
 def evaluate(
-    instances: Sequence[Instance[Any]],
-    scheduled: set[str],
-    single: Count,
-    kill: Kill | None,
-    *,
-    kill_wanted: bool,
+    instances: Sequence[Instance[Any]], scheduled: set[str], single: Count, kill: Kill | None, *, kill_wanted: bool
 ) -> tuple[dict[str, Any], list[Check]]:
     """The result as `--json` prints it, with times in seconds, and the checks."""
     done = [one for one in instances if one.state is State.COMPLETED]
@@ -43,22 +38,17 @@ def evaluate(
     ended = [one.record.history[-1].at_us for one in instances if one.state.is_final]
     seconds = (max(ended, default=0) - min((entry.at_us for entry in entries), default=0)) / 1_000_000
     stale = sum((one["fence"], one["node"]) != (of.fence, of.node) for one, of in zip(receipts, done, strict=True))
-    completions = sum(entry.state is State.COMPLETED for entry in entries)
-    twice = (
-        stale + completions - sum(State.COMPLETED in {entry.state for entry in one.record.history} for one in instances)
-    )
+    completed = [one.id for one in instances for entry in one.record.history if entry.state is State.COMPLETED]
+    twice = stale + len(completed) - len(set(completed))
     failed, lost = len(ended) - len(done), len(scheduled - {one.id for one in instances if one.state.is_final})
     claimed_again = [] if kill is None else _takeovers(instances, kill.node)
     recovery = None
     if kill is not None and claimed_again and None not in claimed_again:
         recovery = round((max(at_us or 0 for at_us in claimed_again) - kill.at_us) / 1_000_000, 3)
+    found = f"{len(done):,} of {len(scheduled):,}, {failed:,} failed"
     checks = [
         Check("totals equal those of one process", count == single, f"{count.tokens:,} and {single.tokens:,} tokens"),
-        Check(
-            "all that was scheduled completed",
-            len(done) == len(scheduled),
-            f"{len(done):,} of {len(scheduled):,}, {failed:,} failed",
-        ),
+        Check("all that was scheduled completed", len(done) == len(scheduled), found),
         Check("nothing lost", not lost, f"{lost:,}"),
         Check("nothing completed twice", not twice, f"{twice:,}"),
     ]

@@ -83,8 +83,10 @@ class Demo(logging.Handler):
         async with AsyncExitStack() as stack:
             stack.enter_context(self._view.live or nullcontext())
             if url is None:
-                server = self._start(stack, "the embedded server", "server", find_server())
-                url = f"valkey://127.0.0.1:{await server.line()}"
+                binary = find_server()
+                server = self._start(stack, "the embedded server", "server", binary)
+                scheme = "redis" if "redis-server" in binary else "valkey"
+                url = f"{scheme}://127.0.0.1:{await server.line()}"
             self._observer = settings.observer(url)
             await self._observer.start()
             stack.push_async_callback(self._observer.stop, 0)
