@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from peerjob.cli.ctl.settings import CONNECTION
+from peerjob.cli.ctl.settings import IN_CONTEXTS
 from peerjob.cli.daemon.settings import DaemonSettings
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ COMPOSE_FILES = sorted(ROOT.glob("docker-compose*.yml"))
 Tree = dict[str, Any]
 
 JOBD_VARIABLES = {f"PEERJOB_{one.name.upper()}" for one in fields(DaemonSettings)} | {"PEERJOB_JOBD_CONFIG"}
-JOBCTL_VARIABLES = {f"PEERJOB_{name.upper()}" for name in CONNECTION} | {"PEERJOB_CONTEXT", "PEERJOB_CONFIG"}
+JOBCTL_VARIABLES = {f"PEERJOB_{name.upper()}" for name in IN_CONTEXTS} | {"PEERJOB_CONTEXT", "PEERJOB_CONFIG"}
 
 
 def program(*names: str, package: str) -> str:
