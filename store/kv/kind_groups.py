@@ -1,7 +1,7 @@
 """Groups of kinds: an index of ready queues for each set of kinds that nodes register together.
 
-A node with many kinds cannot read the head of each queue in each claim. So each of its kinds has a group, and the ready
-queues of a group are entries of one index per priority, sorted by their heads (`queues`). A claim reads the first
+A node with many kinds cannot read the head of each queue in each claim. So each of its kinds has a group. The ready
+queues of a group are entries of an index for each priority, sorted by their heads (`queues`). A claim reads the first
 entries of the indexes of its groups.
 
 The groups of a node have only kinds of that node. A node that finds other kinds in a group moves its own kinds to

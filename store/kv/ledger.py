@@ -1,7 +1,7 @@
 """The ledger of a schedule: the outcome of each nominal time, within limits.
 
 A step that writes a record also writes the schedule's `NextFire`. So `NextFire` has the number of records and a lower
-bound of their times, and its revision shows whether the ledger has changed since it was read.
+bound of their times. Its revision shows whether the ledger has changed since it was read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compares the counters with the indexes now and then.
 
 A request writes its counters together with its changes, unless it had a conflict: then the counters follow in a second
-request. If the server or the process fails in between, they are lost. So once an hour, and after an answer that never
-arrived, a read of the counters compares them with the indexes, as of one moment, and writes the difference.
+request. If the server or the process fails in between, they are lost. So a read of the counters compares them with the
+indexes once an hour, and after an answer that never arrived. It reads as of one moment, and writes the difference.
 """
 
 from __future__ import annotations
