@@ -50,10 +50,10 @@ class ClaimCommands(KVCommands):
 
     def __init__(self, context: KVContext, retry: CallRetry) -> None:
         super().__init__(context, retry)
-        self._queues_of_claims = ClaimQueues(context)
+        self._claim_queues = ClaimQueues(context)
         self._passed_over: dict[str, dict[str, int]] = {}
         """Incarnation → instance → number of claims that took later instances first."""
-        self._idle: dict[str, _IdleEntry] = {}
+        self._idle_entries: dict[str, _IdleEntry] = {}
         self._claims_since_move: dict[str, int] = {}
         """Queue → claims since its head was moved."""
         self._last_fence = 0
@@ -71,7 +71,7 @@ class ClaimCommands(KVCommands):
             if attempt:
                 await context.answer_logs.refresh(log)
             now_us = log.now_us = self._clock.time_us()
-            if not await self._queues_of_claims.find(call, now_us):
+            if not await self._claim_queues.find(call, now_us):
                 self._passed_over.pop(incarnation, None)
                 return Claimed(now_us=now_us, dead=True)
             if call.answered:
@@ -144,10 +144,10 @@ class ClaimCommands(KVCommands):
             )
             planned.append((call.picked, id, taken, specs[id]))
         await self._writer.write(stale)
-        extra_ops = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle else []
+        extra_ops = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle_entries else []
         written = await self._writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive])
         if any(written.revisions):
-            self._idle.pop(call.incarnation, None)
+            self._idle_entries.pop(call.incarnation, None)
         wakeups = Wakeups(any_of=selection.left_kinds, except_for=call.incarnation)
         for (place, id, taken, spec), revision in written.applied(planned):
             call.places.add(place)
@@ -182,7 +182,7 @@ class ClaimCommands(KVCommands):
         if large:
             for (id, entry), args in zip(large, await self._kv.get([keys.args + id for id, _ in large]), strict=True):
                 if args is None:
-                    await context.unreadable.put(id, entry, DecodeError("it has no arguments"))
+                    await context.set_aside.put(id, entry, DecodeError("it has no arguments"))
                 else:
                     specs[id] = args.value
         return rows, specs
@@ -211,7 +211,7 @@ class ClaimCommands(KVCommands):
 
     async def _register_idle(self, call: ClaimCall, selection: Selection, now_us: int) -> bool:
         """Register as idle in the step that finds nothing to claim; False if something was added meanwhile."""
-        log, reader = call.answer_log, self._queues_of_claims
+        log, reader = call.answer_log, self._claim_queues
         await self._tidy_empty_queues(call, selection, now_us)
         next_due_us = log.next_due_us = await reader.next_due(call)
         kinds, groups = (call.kinds, ()) if call.groups is None else ((), tuple(call.groups.marks))
@@ -219,7 +219,7 @@ class ClaimCommands(KVCommands):
         alive = Compare(self._keys.node + call.incarnation, mod=call.node.mod)
         part = log.part()
         compares, ops, idle = [alive, part.guard()], list[Op](), self._keys.idle + call.incarnation
-        known = self._idle.get(call.incarnation) if waits else None
+        known = self._idle_entries.get(call.incarnation) if waits else None
         if known is not None and (known.kinds, known.groups) == (kinds, groups):
             # the registration still exists, unless a wakeup has deleted it: there is nothing to write
             compares.append(Compare(idle, mod=known.revision))
@@ -238,18 +238,18 @@ class ClaimCommands(KVCommands):
         if answer is None:
             if known is not None:
                 # the registration may still exist
-                self._idle[call.incarnation] = known._replace(revision=-1, kinds=(), groups=())
+                self._idle_entries[call.incarnation] = known._replace(revision=-1, kinds=(), groups=())
             return False
         call.waited = True
         if ops:
             part.written(applied.revision)
             if waits:
-                self._idle[call.incarnation] = _IdleEntry(kinds, groups, applied.revision)
+                self._idle_entries[call.incarnation] = _IdleEntry(kinds, groups, applied.revision)
         if not reader.has_new(call, selection, answer):
             return True
         if waits:
             await self._kv.txn([Step([], [Delete(idle)])])
-            self._idle.pop(call.incarnation, None)
+            self._idle_entries.pop(call.incarnation, None)
         return False
 
     async def _tidy_empty_queues(self, call: ClaimCall, selection: Selection, now_us: int) -> None:

@@ -47,7 +47,7 @@ class KVContext:
         self.slots = Slots(kv, self.keys)
         self.kind_sets = KindSets(kv, self.keys)
         self.clock_skew = ClockSkew(clock)
-        self.unreadable = SetAside(kv, self.keys, clock, self.writer, self.counts, self.slots)
+        self.set_aside = SetAside(kv, self.keys, clock, self.writer, self.counts, self.slots)
         self._rows: dict[str, tuple[int, Row]] = {}
         self._names: dict[str, str] = {}
         self._logged: set[tuple[str, int]] = set()
@@ -82,7 +82,7 @@ class KVContext:
         try:
             return decode_row(entry.value)
         except DecodeError as error:
-            await self.unreadable.put(id, entry, error)
+            await self.set_aside.put(id, entry, error)
             return None
 
     def cache(self, id: str, revision: int, row: Row) -> None:

@@ -28,14 +28,14 @@ class KVLiveness:
         self._keys = keys
         self._clock = clock
         self._clock_skew = clock_skew
-        self._clocks = PeerClocks(kv, keys, clock)
+        self._peer_clocks = PeerClocks(kv, keys, clock)
 
     async def open(self) -> None:
         await self._kv.open()
-        self._clocks.start()
+        self._peer_clocks.start()
 
     async def close(self) -> None:
-        await self._clocks.stop()
+        await self._peer_clocks.stop()
         await self._kv.close()
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
@@ -44,7 +44,7 @@ class KVLiveness:
             found = await self._extend(incarnation, ttl_us, running)
             if found is None:
                 return Renewed(dead=True, now_us=now_us)
-            judgement = await self._clocks.judge()
+            judgement = await self._peer_clocks.judge()
         self._clock_skew.set(judgement)
         claims = [(key[len(prefix) :], owned_of(entry.value)) for key, entry in found.items]
         fences = [owned.fence for _, owned in claims]
@@ -60,7 +60,7 @@ class KVLiveness:
     async def _extend(self, incarnation: str, ttl_us: int, running: int) -> Found | None:
         """Extend or replace the lease of an incarnation; the answer is its claims, None if it is dead or unknown."""
         kv, keys = self._kv, self._keys
-        self._clocks.report_as(incarnation)
+        self._peer_clocks.report_as(incarnation)
         singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
         prefix = keys.owned(incarnation)
         for _ in range(ROUNDS):
@@ -75,14 +75,14 @@ class KVLiveness:
             lease = 0
             if old is not None and old.ttl_us == ttl_us and await kv.keepalive(old.lease):
                 lease = old.lease
-                if running == old.running and not self._clocks.must_report:
+                if running == old.running and not self._peer_clocks.must_report:
                     return owned
             fresh = lease or await kv.grant(ttl_us)
             alive = Compare(keys.node + incarnation, mod=node.mod)
             ops: list[Op] = [Put(keys.live + incarnation, encode(Live(fresh, ttl_us, running, row.claims)), fresh)]
             on_written: Callable[[], None] | None = None
-            if self._clocks.must_report:
-                report, on_written = self._clocks.report()
+            if self._peer_clocks.must_report:
+                report, on_written = self._peer_clocks.report()
                 ops.append(Put(keys.clocks + incarnation, encode(report), fresh))
             applied = await kv.txn([Step([alive], ops)])
             if applied.steps[0] is not None:

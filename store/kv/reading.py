@@ -81,7 +81,7 @@ class ReadCommands(KVCommands):
         try:
             found = None if out is None else decode_out(out.value)
         except DecodeError as error:
-            await self._context.unreadable.put(id, state, error)
+            await self._context.set_aside.put(id, state, error)
             return None
         return to_record(id, row, spec, found, None if progress is None else progress.value)
 
