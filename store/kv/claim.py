@@ -102,19 +102,19 @@ class ClaimCommands(KVCommands):
     async def _take(self, call: ClaimCall, selection: Selection, picks: Sequence[Pick], now_us: int) -> bool:
         """Claim these; False if other nodes took some or some are unreadable, so that more may be picked."""
         context, keys = self._context, self._keys
-        rows, specs = await self._claimable(picks)
+        found = await self._claimable(picks)
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
         owned = keys.owned(call.incarnation)
         changes: list[Change] = []
         planned: list[tuple[int, str, Row, bytes]] = []
         stale: list[Change] = []
-        for pick in picks:
+        for pick, claimable in zip(picks, found, strict=True):
             id = pick.id
-            if id not in specs:
+            if claimable is None:
                 compares = [Compare(pick.key, mod=pick.mod)]
                 stale.append(Change(compares, [Delete(pick.key)], ((pick.kind, READY, -1),)))
                 continue
-            revision, row = rows[id]
+            revision, row, spec = claimable
             call.picked += 1
             self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
             # the instance was due by another node's clock, which may be ahead of this one
@@ -142,7 +142,7 @@ class ClaimCommands(KVCommands):
                     answers=((call.picked, f"{taken.fence} {id}"),),
                 )
             )
-            planned.append((call.picked, id, taken, specs[id]))
+            planned.append((call.picked, id, taken, spec))
         await self._writer.write(stale)
         extra_ops = [Delete(keys.idle + call.incarnation)] if call.incarnation in self._idle_entries else []
         written = await self._writer.write(changes, answer_log=call.answer_log, extra_ops=extra_ops, guards=[alive])
@@ -160,32 +160,36 @@ class ClaimCommands(KVCommands):
         await self._move_heads(call, selection, picks)
         return True
 
-    async def _claimable(self, picks: Sequence[Pick]) -> tuple[dict[str, tuple[int, Row]], dict[str, bytes]]:
-        """Records and arguments of the picks whose queue entries match their records."""
+    async def _claimable(self, picks: Sequence[Pick]) -> list[tuple[int, Row, bytes] | None]:
+        """Revision, record and arguments of each pick; None if its queue entry does not match its record.
+
+        An instance that moves to another queue during the claim can be picked twice; only one of the entries matches.
+        """
         context, keys = self._context, self._keys
-        rows: dict[str, tuple[int, Row]] = {}
-        specs: dict[str, bytes] = {}
-        large: list[tuple[str, Entry]] = []
+        found: list[tuple[int, Row, bytes] | None] = []
+        large: list[tuple[int, Entry, Row]] = []
         entries = await self._kv.get([keys.state + pick.id for pick in picks])
         for pick, entry in zip(picks, entries, strict=True):
             row = None if entry is None else await context.row_of(pick.id, entry)
-            if entry is None or row is None or row.state is not State.SCHEDULED:
+            if (
+                entry is None
+                or row is None
+                or row.state is not State.SCHEDULED
+                or pick.queue != keys.ready(row.kind, row.priority, suspect=row.suspect)
+                or int(pick.place[:18]) != row.due_us
+            ):
+                found.append(None)
                 continue
-            queue = keys.ready(row.kind, row.priority, suspect=row.suspect)
-            if queue != pick.queue or row.due_us != int(pick.place[:18]):
-                continue
-            rows[pick.id] = entry.mod, row
             if row.spec is None:
-                large.append((pick.id, entry))
-            else:
-                specs[pick.id] = row.spec
+                large.append((len(found), entry, row))
+            found.append((entry.mod, row, row.spec or b""))
         if large:
-            for (id, entry), args in zip(large, await self._kv.get([keys.args + id for id, _ in large]), strict=True):
+            stored = await self._kv.get([keys.args + picks[at].id for at, _, _ in large])
+            for (at, entry, row), args in zip(large, stored, strict=True):
                 if args is None:
-                    await context.set_aside.put(id, entry, DecodeError("it has no arguments"))
-                else:
-                    specs[id] = args.value
-        return rows, specs
+                    await context.set_aside.put(picks[at].id, entry, DecodeError("it has no arguments"))
+                found[at] = None if args is None else (entry.mod, row, args.value)
+        return found
 
     async def _move_heads(self, call: ClaimCall, selection: Selection, picks: Sequence[Pick]) -> None:
         """Move the heads of the queues now and then, or at once if there are many queues."""

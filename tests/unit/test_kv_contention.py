@@ -16,7 +16,8 @@ from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.model.state import State
 from peerjob.store.base import Store
 from peerjob.store.kv import answers, context, counts, hints, kind_sets, queues
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.base import Applied, Compare, Entry, Found, Put, Range, Step
+from peerjob.store.kv.keys import Keys
 from peerjob.store.kv.selection import MAX_PASSED
 from peerjob.store.kv.store import KVStore
 from peerjob.store.memory.data import Costs, MemoryData
@@ -224,3 +225,21 @@ async def test_no_claim_takes_an_instance_twice_when_its_queues_become_too_many_
     for states in (await other.store.health()).counts.values():
         totals.update(states)
     assert totals == {State.SCHEDULED: 75, State.PROCESSING: 35}
+
+
+async def test_a_claim_takes_an_instance_once_if_another_queue_still_has_an_entry_of_it(clock: VirtualClock) -> None:
+    """A claim reads its queues one after another, so an instance that moves meanwhile can be found in two of them."""
+    data, make, keys = MemoryData(costs=Costs()), Factory(clock), Keys("n")
+    kv = MemoryKeyValue(data, clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    peer = await Peer(store=store, info=make.node(), make=make).join()
+    other, moved = make.instance(priority=6), make.instance(priority=5)
+    await store.enqueue([other, moved])
+    old, new = (keys.ready("work", priority, suspect=False) for priority in (6, 5))
+    (entry,) = (key for key in data.entries if key.startswith(new))
+    await kv.txn([Step([], [Put(old + entry.removeprefix(new), b"")])])
+
+    claims = await peer.take(3)
+
+    assert [claim.id for claim in claims] == [moved.id, other.id]
+    assert [key for key in data.entries if key.startswith((old, new))] == []
