@@ -7,7 +7,7 @@ from peerjob.cli.daemon.tokens import TOKEN_BYTES
 from peerjob.model import bounds
 from peerjob.node.observe.metrics import http as metrics
 from peerjob.remote.server import grpc_server, instances, server
-from peerjob.remote.server.roles import NEEDED
+from peerjob.remote.server.roles import NEEDED_ROLES
 from peerjob.remote.wire.requests import MAX_BULK
 from peerjob.remote.wire.rpcs import SERVICE, Role
 
@@ -18,7 +18,7 @@ def test_every_rpc_stands_with_its_role() -> None:
     rows = dict(re.findall(r"^\| (reader|operator|admin) \| ([A-Z].*) \|$", TEXT, re.MULTILINE))
     told = {name: Role[role.upper()] for role, names in rows.items() for name in names.split(", ")}
     paths = {method.name: f"/{SERVICE.full_name}/{method.name}" for method in SERVICE.methods}
-    assert told == {name: NEEDED.get(path, Role.ADMIN) for name, path in paths.items()}
+    assert told == {name: NEEDED_ROLES.get(path, Role.ADMIN) for name, path in paths.items()}
 
 
 def test_the_limits_are_those_of_the_code() -> None:

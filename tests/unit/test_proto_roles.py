@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from peerjob import AuthError, Job, instance_cleaner
 from peerjob.model.errors import OptionError, UnauthenticatedError
 from peerjob.proto.job.v1 import service_pb2 as pb
-from peerjob.remote.server.roles import NEEDED, Token, Tokens, role_in
+from peerjob.remote.server.roles import NEEDED_ROLES, Token, Tokens, role_in
 from peerjob.remote.wire.errors import error_in
 from peerjob.remote.wire.rpcs import SERVICE, Role
 from support.rpc import RawClient, health_client, raw_client, served
@@ -21,10 +21,10 @@ TOKENS = Tokens([Token.of("read", Role.READER), Token.of("act", Role.OPERATOR, "
 
 
 def test_every_rpc_has_a_role_and_what_only_looks_needs_the_least() -> None:
-    assert {path.rpartition("/")[2] for path, one in NEEDED.items() if one is not Role.READER} <= {
+    assert {path.rpartition("/")[2] for path, one in NEEDED_ROLES.items() if one is not Role.READER} <= {
         method.name for method in SERVICE.methods
     }
-    by_role = {role: {path.rpartition("/")[2] for path, one in NEEDED.items() if one is role} for role in Role}
+    by_role = {role: {path.rpartition("/")[2] for path, one in NEEDED_ROLES.items() if one is role} for role in Role}
 
     unlisted = {method.name for method in SERVICE.methods} - by_role[Role.READER] - by_role[Role.OPERATOR]
     assert unlisted == {"Clear", "ClearInstances", "ClearHistory", "ClearLogs", "ResizeWorkers", "Drain"}
@@ -73,7 +73,7 @@ async def test_a_token_opens_what_its_role_may(token: str | None, codes: list[Co
     ],
 )
 def test_the_last_token_of_a_call_counts(given: list[str], role: Role | None) -> None:
-    path = next(path for path, needed in NEEDED.items() if needed is Role.READER)
+    path = next(path for path, needed in NEEDED_ROLES.items() if needed is Role.READER)
     metadata = [("other", "Bearer all"), *(("authorization", value) for value in given), ("last", "Bearer all")]
     found = role_in(TOKENS, path, metadata)
     assert found is role if role is not None else isinstance(found, UnauthenticatedError)

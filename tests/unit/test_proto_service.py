@@ -20,7 +20,7 @@ from peerjob.model.errors import OptionError
 from peerjob.model.ids import IdSource
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.server import grpc_server
-from peerjob.remote.server.pages import MAX_BYTES, bounded, fitting
+from peerjob.remote.server.pages import MAX_BYTES, messages_that_fit, page_that_fits
 from peerjob.remote.server.server import Server
 from peerjob.remote.wire.instances import instance_message
 from peerjob.remote.wire.rpcs import SERVICE
@@ -324,7 +324,7 @@ async def test_a_page_of_large_instances_reads_little_more_than_it_tells(node: N
         read.append(len(page))
         return page
 
-    messages, cursor = await fitting(
+    messages, cursor = await page_that_fits(
         look, lambda one: instance_message(one.record, encoded=False), Query(limit=10_000, order="asc")
     )
 
@@ -620,6 +620,6 @@ async def test_what_was_done_is_told_in_an_answer_that_fits() -> None:
     def whole(number: int) -> pb.JobInstance:
         return pb.JobInstance(uuid=str(number), kind="k" * 400_000)
 
-    told = await bounded(range(20), whole, lambda number: pb.JobInstance(uuid=str(number)))
+    told = await messages_that_fit(range(20), whole, lambda number: pb.JobInstance(uuid=str(number)))
     assert [one.uuid for one in told] == [str(number) for number in range(20)]
     assert MAX_BYTES - 400_000 < sum(one.ByteSize() for one in told) < MAX_BYTES + 500_000

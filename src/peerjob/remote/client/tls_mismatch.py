@@ -14,9 +14,9 @@ from peerjob.model.errors import TlsMismatchError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The start of an HTTP/2 connection: the preface, and an empty frame of settings."""
-FRAME, SETTINGS = 9, 4
+FRAME_HEAD, SETTINGS_TYPE = 9, 4
 """The size of a frame's head, and the type of the first frame of an HTTP/2 server."""
-LACKING = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")
+CERTIFICATE_REASONS = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")
 """The OpenSSL reasons of a server that requires a client certificate, by TLS 1.3 and before."""
 
 
@@ -37,7 +37,7 @@ async def _speaks_tls(address: str) -> bool:
     try:
         await _close(await _connect(address, _unverified()))
     except ssl.SSLError as error:
-        return str(error.reason).endswith(LACKING)
+        return str(error.reason).endswith(CERTIFICATE_REASONS)
     return True
 
 
@@ -52,19 +52,19 @@ async def _asks_for_certificate(address: str) -> bool:
     except ConnectionResetError:
         return True
     except ssl.SSLError as error:
-        return str(error.reason).endswith(LACKING)
+        return str(error.reason).endswith(CERTIFICATE_REASONS)
 
 
 async def _speaks_plaintext(address: str) -> bool:
     reader, writer = await _connect(address, None)
     try:
         writer.write(PREFACE)
-        head = await reader.readexactly(FRAME)
+        head = await reader.readexactly(FRAME_HEAD)
     except (OSError, EOFError):
         return False
     finally:
         await _close((reader, writer))
-    return head[3] == SETTINGS and not any(head[5:])
+    return head[3] == SETTINGS_TYPE and not any(head[5:])
 
 
 async def _connect(address: str, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

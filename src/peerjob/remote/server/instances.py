@@ -22,7 +22,7 @@ from peerjob.remote.wire.requests import FOREVER, MAX_BULK, call_of, ids_of
 from peerjob.remote.wire.values import given_span, optional_stamp, span
 from peerjob.version import __version__
 
-from .pages import bounded, page_of
+from .pages import messages_that_fit, page_of
 from .roles import SYSTEM, check_kind, may_use_system
 from .rpc_service import Context
 
@@ -74,7 +74,7 @@ class InstanceRpcs:
         ids = ids_of(request.jobs, self._node.clock.time_us())
         instances = await self._node.schedule_many(calls, ids=ids)
         unserved = {kind for kind in {one.kind for one in instances} if not await self._node.is_served(kind)}
-        scheduled = await bounded(
+        scheduled = await messages_that_fit(
             instances,
             lambda one: _scheduled(one, request.view, unserved=one.kind in unserved),
             lambda one: _scheduled_bare(one, unserved=one.kind in unserved),
@@ -131,13 +131,17 @@ class InstanceRpcs:
         self, request: pb.CancelInstancesRequest, context: Context
     ) -> pb.CancelInstancesResponse:
         cancelled = await self._node.cancel_instances(acting_query_of(request.query))
-        return pb.CancelInstancesResponse(instances=await bounded(cancelled, _message_in(request.query.view), _bare))
+        return pb.CancelInstancesResponse(
+            instances=await messages_that_fit(cancelled, _message_in(request.query.view), _bare)
+        )
 
     async def retry_instances(self, request: pb.RetryInstancesRequest, context: Context) -> pb.RetryInstancesResponse:
         query = acting_query_of(request.query)
         await self._check_retry(query)
         made = await self._node.retry_instances(query)
-        return pb.RetryInstancesResponse(instances=await bounded(made, _message_in(request.query.view), _bare))
+        return pb.RetryInstancesResponse(
+            instances=await messages_that_fit(made, _message_in(request.query.view), _bare)
+        )
 
     async def retry_instance(self, request: pb.RetryInstanceRequest, context: Context) -> pb.RetryInstanceResponse:
         if not may_use_system():

@@ -13,7 +13,7 @@ from peerjob.model.errors import AuthError
 from peerjob.remote.wire.errors import status_of
 
 from .rate_limiter import RateLimiter, host_of
-from .roles import Tokens, called_by, role_in
+from .roles import Tokens, role_in, set_caller_role
 from .rpc_service import Context
 
 OPEN_PREFIX = "/grpc.health."
@@ -57,7 +57,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             status = status_of(role)
             await context.abort(status.code, status.text, status.metadata)
         else:
-            called_by(role)
+            set_caller_role(role)
 
     def _checked(self, path: str, handler: Any) -> Any:
         forms: tuple[Any, ...] = (

@@ -29,19 +29,19 @@ MAX_STEP = 250
 
 
 async def page_of(
-    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], message: pb.Query
+    look_up: Callable[[Query], Awaitable[ResultPage[T]]], to_message: Callable[[T], M], message: pb.Query
 ) -> tuple[list[M], dict[str, Any]]:
     """The messages of a lookup, and the fields of its response that say whether there are more."""
     query = query_of(message)
     if knows_no_pages(message):
-        messages, cut = await unlimited(look, show, query)
+        messages, cut = await latest_that_fit(look_up, to_message, query)
         return messages, {"cut": cut}
-    messages, cursor = await fitting(look, show, query)
+    messages, cursor = await page_that_fits(look_up, to_message, query)
     return messages, {"cursor": cursor}
 
 
-async def fitting(
-    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
+async def page_that_fits(
+    look_up: Callable[[Query], Awaitable[ResultPage[T]]], to_message: Callable[[T], M], query: Query
 ) -> tuple[list[M], str | None]:
     """The matches, up to the query's limit or to the size of a message, and the cursor of the next page.
 
@@ -53,8 +53,8 @@ async def fitting(
     cursor = query.cursor
     while True:
         asked = min(step, left)
-        page = await look(replace(query, limit=asked, cursor=cursor))
-        shown = await map_with_pauses(page, show)
+        page = await look_up(replace(query, limit=asked, cursor=cursor))
+        shown = await map_with_pauses(page, to_message)
         added = sum(one.ByteSize() + 8 for one in shown)
         if size + added > MAX_BYTES:
             if messages:
@@ -79,14 +79,14 @@ def _leading(messages: Sequence[M]) -> int:
     return 1
 
 
-async def unlimited(
-    look: Callable[[Query], Awaitable[ResultPage[T]]], show: Callable[[T], M], query: Query
+async def latest_that_fit(
+    look_up: Callable[[Query], Awaitable[ResultPage[T]]], to_message: Callable[[T], M], query: Query
 ) -> tuple[list[M], bool]:
     """The matches for a client that does not know pages, the oldest instance first; True if the oldest are left out.
 
     The messages of one instance stay in their order.
     """
-    messages, cursor = await fitting(look, show, replace(query, order="desc"))
+    messages, cursor = await page_that_fits(look_up, to_message, replace(query, order="desc"))
     if cursor is not None:
         logger.warning(
             "a lookup without a limit matched more than fits into one response; the latest %d entries were sent",
@@ -96,7 +96,7 @@ async def unlimited(
     return [one for group in reversed(by_instance) for one in group], cursor is not None
 
 
-async def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T], B]) -> list[B]:
+async def messages_that_fit(items: Sequence[T], to_message: Callable[[T], B], to_short: Callable[[T], B]) -> list[B]:
     """Messages of all changed instances: whole ones as long as they fit, then only the ids.
 
     The caller cannot ask for this list again, so no instance may be left out.
@@ -105,7 +105,7 @@ async def bounded(items: Sequence[T], show: Callable[[T], B], bare: Callable[[T]
 
     def fitted(item: T) -> B:
         nonlocal size
-        message = show(item) if size <= MAX_BYTES else bare(item)
+        message = to_message(item) if size <= MAX_BYTES else to_short(item)
         size += message.ByteSize()
         return message
 

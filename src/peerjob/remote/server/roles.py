@@ -16,28 +16,28 @@ from peerjob.node.node import Node
 from peerjob.remote.wire.rpcs import RPCS, Role
 
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-NEEDED: dict[str, Role] = {REFLECTION: Role.READER} | {rpc.path: rpc.role for rpc in RPCS.values()}
+NEEDED_ROLES: dict[str, Role] = {REFLECTION: Role.READER} | {rpc.path: rpc.role for rpc in RPCS.values()}
 """The role that a call needs, by path. Any other path needs `Role.ADMIN`."""
 SYSTEM = "system."
 """The prefix of the kinds of peerjob's own jobs: they remove what only an admin may remove."""
-_caller: ContextVar[Role] = ContextVar("caller", default=Role.ADMIN)
+_caller_role: ContextVar[Role] = ContextVar("caller_role", default=Role.ADMIN)
 """The role of the caller of this task's RPC. Without tokens, each caller is an admin."""
 
 
-def called_by(role: Role) -> None:
+def set_caller_role(role: Role) -> None:
     """Set the role of the caller for the rest of this RPC."""
-    _caller.set(role)
+    _caller_role.set(role)
 
 
 def may_use_system() -> bool:
     """Whether the caller may act on the kinds that begin with `SYSTEM`."""
-    return _caller.get() >= Role.ADMIN
+    return _caller_role.get() >= Role.ADMIN
 
 
 def check_kind(kind: str) -> None:
     """Raise AuthError for a kind that the caller may not act on."""
     if kind.startswith(SYSTEM) and not may_use_system():
-        raise AuthError(f"kind {kind!r} needs the role admin, and this token has {_caller.get().name.lower()}")
+        raise AuthError(f"kind {kind!r} needs the role admin, and this token has {_caller_role.get().name.lower()}")
 
 
 async def check_schedule(node: Node, name: str) -> None:
@@ -119,7 +119,7 @@ def role_in(tokens: Tokens, path: str, metadata: Iterable[tuple[str, Any]]) -> R
     role = tokens.role_of(token.strip()) if scheme.casefold() == "bearer" else None
     if role is None:
         return UnauthenticatedError("the token is not known here")
-    needed = NEEDED.get(path, Role.ADMIN)
+    needed = NEEDED_ROLES.get(path, Role.ADMIN)
     if role < needed:
         name = path.rpartition("/")[2]
         return AuthError(f"{name} needs the role {needed.name.lower()}, and this token has {role.name.lower()}")

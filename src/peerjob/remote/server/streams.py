@@ -21,8 +21,8 @@ from peerjob.remote.wire.queries import query_of
 
 from .rpc_service import Context
 
-BEGUN = (("peerjob-watch", "begun"),)
-SHARED = 8
+WATCH_BEGUN = (("peerjob-watch", "begun"),)
+MAX_SHARED = 8
 """Messages kept for other streams that send the same event."""
 
 
@@ -32,7 +32,7 @@ class StreamRpcs:
     def __init__(self, node: Node) -> None:
         self._node = node
         # keeps the event too, so that no other object gets its id
-        self._made: dict[tuple[int, bool], tuple[Event, pb.WatchResponse]] = {}
+        self._messages: dict[tuple[int, bool], tuple[Event, pb.WatchResponse]] = {}
 
     async def read_logs(self, request: pb.ReadLogsRequest, context: Context) -> AsyncIterator[pb.ReadLogsResponse]:
         encoded, cursor = request.view == ENCODED, request.cursor if request.HasField("cursor") else None
@@ -42,7 +42,7 @@ class StreamRpcs:
 
     async def watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         encoded = request.query.view == ENCODED
-        begin = cast("Callable[[], Awaitable[None]]", lambda: context.send_initial_metadata(BEGUN))
+        begin = cast("Callable[[], Awaitable[None]]", lambda: context.send_initial_metadata(WATCH_BEGUN))
         events = cast(Any, self._node.watch(query_of(request.query), on_begin=begin))
         async with aclosing(events):
             async for event in events:
@@ -51,11 +51,11 @@ class StreamRpcs:
     def _message(self, event: Event, *, encoded: bool) -> pb.WatchResponse:
         """The event's message, made once for all streams that send it at about the same time."""
         key = (id(event), encoded)
-        made = self._made.get(key)
+        made = self._messages.get(key)
         if made is None:
-            made = self._made[key] = (event, _event_message(event, encoded=encoded))
-            if len(self._made) > SHARED:
-                del self._made[next(iter(self._made))]
+            made = self._messages[key] = (event, _event_message(event, encoded=encoded))
+            if len(self._messages) > MAX_SHARED:
+                del self._messages[next(iter(self._messages))]
         return made[1]
 
 

@@ -34,7 +34,7 @@ MAX_SKEW_US = 86_400_000_000
 NOT_SENT = frozenset({"on_complete", "on_terminate", "on_state_change"})
 """Options that hold functions. These run where the job is defined, and a client cannot name them."""
 _Arguments = tuple[list[Any], dict[str, Any]]
-_AS_IT_IS = ("version", "run_in", "on_store_loss", "max_crashes", "description", "name")
+_UNCHANGED = ("version", "run_in", "on_store_loss", "max_crashes", "description", "name")
 _RECURRENCE = ("cron", "timezone", "overlap", "queue_limit", "misfire", "misfire_limit")
 
 
@@ -236,7 +236,7 @@ def _json(option: str, text: str, kind: Any) -> Any:
 
 def _options_of(message: pb.JobOptions) -> dict[str, Any]:
     options: dict[str, Any] = {
-        name: getattr(message, name) for name in (*_AS_IT_IS, *_RECURRENCE, "key") if message.HasField(cast(Any, name))
+        name: getattr(message, name) for name in (*_UNCHANGED, *_RECURRENCE, "key") if message.HasField(cast(Any, name))
     }
     if message.HasField("max_retries"):
         options["max_retries"] = None if message.max_retries == FOREVER else message.max_retries

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -115,6 +116,11 @@ def _by_verb(
 # -- criteria and results --------------------------------------------------------------------------------------------
 
 
+def _field(name: str, _: type[C]) -> Fields[C, C]:
+    """One field, whose value is the same in the message."""
+    return Fields(lambda value: {name: value}, attrgetter(name))
+
+
 def _range_of(message: pb.BackfillRequest) -> tuple[str, datetime, datetime]:
     if not message.HasField("start") or not message.HasField("end"):
         raise OptionError("end" if message.HasField("start") else "start", None, "a time")
@@ -126,8 +132,7 @@ _QUERY = Fields[Query | None, Query](lambda query: {"query": query_message(query
 _FILTER = Fields[Filter | None, Filter](
     lambda chosen: {"filter": filter_message(chosen)}, lambda one: filter_of(one.filter)
 )
-_UUID = Fields[str, str](lambda uuid: {"uuid": uuid}, lambda one: one.uuid)
-_NAME = Fields[str, str](lambda name: {"name": name}, lambda one: one.name)
+_UUID, _NAME = _field("uuid", str), _field("name", str)
 _NOTED_NAME = Fields[tuple[str, str], tuple[str, str]](
     lambda given: {"name": given[0], "note": given[1]}, lambda one: (one.name, one.note)
 )
@@ -143,9 +148,7 @@ _RANGE = Fields[tuple[str, datetime, datetime], tuple[str, datetime, datetime]](
     },
     _range_of,
 )
-_COUNT = Fields[int, int](lambda count: {"count": count}, lambda one: one.count)
-_CANCELLED = Fields[bool, bool](lambda done: {"cancelled": done}, lambda one: one.cancelled)
-_REMOVED = Fields[bool, bool](lambda done: {"removed": done}, lambda one: one.removed)
+_COUNT, _CANCELLED, _REMOVED = _field("count", int), _field("cancelled", bool), _field("removed", bool)
 _NODES = Fields[list[NodeView], list[NodeView]](
     lambda views: {"nodes": map(node_message, views)}, lambda one: [node_of(node) for node in one.nodes]
 )
