@@ -1,4 +1,4 @@
-"""Jobs that recur, their schedules, the ledger, and who leads."""
+"""Jobs that recur, their schedules, the ledger, and the leader."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

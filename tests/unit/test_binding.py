@@ -666,7 +666,7 @@ async def test_blocking_twins() -> None:
     assert kwargs["one"].instance is AN_INSTANCE
 
 
-def test_nobody_else_supplies_them() -> None:
+def test_a_caller_cannot_pass_injected_values() -> None:
     assert problems(last, 5, Context()) == ["ctx: supplied by the node; leave it out"]
     assert problems(last, 5, ctx=Context()) == ["ctx: supplied by the node; leave it out"]
     assert problems(last, 5, 6) == ["takes at most 1 positional arguments, 2 given"]

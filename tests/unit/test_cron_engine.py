@@ -60,7 +60,7 @@ def fires(spec: str, zone: str, start: str, count: int) -> list[str]:
     return [f"{to_datetime(moment).astimezone(place):%m-%d %H:%M%z}" for moment in islice(moments, count)]
 
 
-# -- against cronsim, and against somebody who watches a clock ---------------------------------------------------------
+# -- against cronsim, and against a step through wall-clock times ------------------------------------------------------
 
 
 @given(SPECS, st.sampled_from(WHOLE_HOUR), DECADE)

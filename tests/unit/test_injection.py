@@ -444,7 +444,7 @@ async def test_made_once_when_many_ask_at_once(executor: Executor, resources: Re
 
     tasks = [asyncio.create_task(run(executor, body)) for _ in range(5)]
     await asyncio.sleep(0)
-    tasks[0].cancel()  # whoever asked first and goes away leaves it to the others
+    tasks[0].cancel()  # a cancelled first request must not end the creation for the others
     await asyncio.sleep(0)
     made.set()
     first, *others = await asyncio.gather(*tasks, return_exceptions=True)

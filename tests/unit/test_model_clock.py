@@ -56,7 +56,7 @@ def test_elapsed_time_goes_on_and_never_back() -> None:
     assert 0.015 < clock.elapsed() - began < time.monotonic() - before + 0.001
 
 
-def test_real_time_waits_for_nobody() -> None:
+def test_the_system_clock_does_not_wait() -> None:
     clock = SystemClock()
     with clock.outside():
         assert clock.time_us() > 0

@@ -1,4 +1,4 @@
-"""Secret arguments: the job has them, and nobody else is shown them."""
+"""Secret arguments: the job gets them, and all views mask them."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -172,7 +172,7 @@ def shown_nowhere(instance: Instance[Any]) -> None:
 
 
 @pytest.mark.parametrize("by", ["node", "client"])
-async def test_an_instance_shows_it_to_nobody_and_its_retry_has_it(site: tuple[Node, Server], by: str) -> None:
+async def test_an_instance_masks_it_and_its_retry_has_it(site: tuple[Node, Server], by: str) -> None:
     node, server = site
     async with Client(server.target) as client:
         manager = node if by == "node" else client
@@ -191,7 +191,7 @@ async def test_an_instance_shows_it_to_nobody_and_its_retry_has_it(site: tuple[N
 
 
 @pytest.mark.parametrize("wrap", [Secret, SecretStr])
-async def test_a_value_is_secret_where_nobody_knows_the_signature(
+async def test_a_value_is_secret_if_the_signature_is_unknown(
     site: tuple[Node, Server], wrap: Callable[[str], Any]
 ) -> None:
     node, server = site
@@ -213,7 +213,7 @@ async def test_text_from_any_client_is_secret_by_the_signature(site: tuple[Node,
 
 
 @pytest.mark.parametrize("by", ["node", "client"])
-async def test_a_schedule_shows_it_to_nobody_and_its_instances_have_it(site: tuple[Node, Server], by: str) -> None:
+async def test_a_schedule_masks_it_and_its_instances_have_it(site: tuple[Node, Server], by: str) -> None:
     node, server = site
     async with Client(server.target) as client:
         manager = node if by == "node" else client

@@ -156,7 +156,7 @@ async def test_a_day_of_ticks_takes_seconds(clock: VirtualClock) -> None:
     assert took < 10  # about one second on an idle machine
 
 
-async def test_nothing_moves_while_nobody_advances(clock: VirtualClock) -> None:
+async def test_time_stands_still_without_advance(clock: VirtualClock) -> None:
     loop = asyncio.get_running_loop()
     fired: list[str] = []
     loop.call_later(0.001, fired.append, "by itself")
