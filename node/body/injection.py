@@ -124,7 +124,8 @@ class Attempt:
             raise  # the loop is gone
         except BaseException as raised:  # noqa: BLE001  # a SystemExit must not end the loop
             if limit.expired():
-                logger.error("%s: its resources were not closed within %g s", self._run, CLOSING_LIMIT)  # noqa: TRY400
+                text = "%s: its resources were not closed within %g s; it ends without them"
+                logger.error(text, self._run, CLOSING_LIMIT)  # noqa: TRY400
             elif isinstance(raised, asyncio.CancelledError) and clear_cancellations():
                 self.log_unclosed()
             else:
@@ -153,7 +154,7 @@ class Attempt:
 
     def _failed_to_close(self, raised: BaseException, error: BaseException | None) -> None:
         if raised is not error:
-            logger.error("%s: a resource failed to close", self._run, exc_info=raised)
+            logger.error("%s: a resource failed to close; the outcome stays", self._run, exc_info=raised)
 
     @property
     def _run(self) -> str:

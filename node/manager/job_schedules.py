@@ -170,7 +170,7 @@ class JobSchedules(BackgroundRole):
             return False
         if definition.version < old.version:
             logger.info(
-                "schedule %r stays as version %d of its job defined it; here is version %d",
+                "schedule %r keeps the definition of version %d; version %d of this node is older and is not written",
                 name,
                 old.version,
                 definition.version,

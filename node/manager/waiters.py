@@ -61,7 +61,7 @@ class Waiters(BackgroundRole):
         """Stop, and raise NodeStateError in the remaining waiters."""
         await super().stop()
         for id in list(self._waiting):
-            self._resolve(id, NodeStateError("the node that waited for this instance has stopped"))
+            self._resolve(id, NodeStateError("the node has stopped, so the wait for this instance ends"))
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -126,15 +126,15 @@ class Watchers(BackgroundRole):
         self._stopped = True
         await super().stop()
         for stream in self._streams:
-            stream.end("the node that watched has stopped")
-        self._refuse(self._joining, NodeStateError("the node that watched has stopped"))
+            stream.end("the node has stopped, so watch() ends")
+        self._refuse(self._joining, NodeStateError("the node has stopped, so watch() ends"))
 
     async def events(
         self, query: Query, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
         """Yield the events of matching instances from now on."""
         if self._stopped:
-            raise NodeStateError("the node that watched has stopped")
+            raise NodeStateError("the node has stopped, so watch() ends")
         stream = _Stream(query)
         joined = self._joining[stream] = asyncio.get_running_loop().create_future()
         self._wake.set()

@@ -112,7 +112,7 @@ class HttpListener:
                     writer.write(answer)
                     await writer.drain()
         except Exception:
-            logger.exception("a request could not be answered")
+            logger.exception("a request got no answer; its connection is closed")
 
     async def _respond(self, head: str) -> bytes:
         request, *fields = head.split("\r\n")
