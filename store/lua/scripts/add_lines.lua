@@ -17,5 +17,4 @@ put_string(record_key(id), encode(record))
 hint_change(id)
 write_logs(plan)
 write_all()
-bound_hints()
 return 1

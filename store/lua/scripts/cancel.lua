@@ -34,10 +34,8 @@ for n, raw in ipairs(call('MGET', unpack(keys))) do
   end
 end
 hint_end(finals)
-pass_slots_on()
-wake_for_new_work()
+pass_slots_and_wake()
 
 call('SET', cancelled_key(request), table.concat(states, ','), 'PX', ANSWER_MS)
 write_all()
-bound_hints()
 return {write_set_aside(), unpack(states)}

@@ -315,8 +315,7 @@ elseif bad == 0 then
     add_idle(incarnation, set_name, without)
   end
 end
-pass_slots_on()
-wake_for_new_work()
+pass_slots_and_wake()
 add_pair('HSET', requests_key(incarnation), command,
   request .. '\n' .. now_text .. '\n' .. digits(reply[3]) .. '\n' .. table.concat(ids))
 
@@ -334,6 +333,5 @@ for key, count in pairs(taken) do
   call('ZREMRANGEBYRANK', key, 0, count - 1)
 end
 write_all()
-bound_hints()
 reply[4] = write_set_aside()
 return reply

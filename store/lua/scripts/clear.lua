@@ -38,8 +38,7 @@ for _, kind in ipairs(kinds) do
   end
 end
 hint_end(ids)
-pass_slots_on()
-wake_for_new_work()
+pass_slots_and_wake()
 for _, kind in ipairs(emptied) do
   -- these kinds have no instances any more
   call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
@@ -48,5 +47,4 @@ for _, kind in ipairs(emptied) do
   end
 end
 write_all()
-bound_hints()
 return {#ids, #emptied == #kinds and cursor or ARGV[2]}

@@ -54,8 +54,6 @@ local done = read_payloads(ids, false, MAX_BYTES, function(n, raw)
   end
 end)
 more = more or done < #ids
-pass_slots_on()
-wake_for_new_work()
+pass_slots_and_wake()
 write_all()
-bound_hints()
 return {cleared, write_set_aside(), more and ARGV[5] or next_cursor, more and ids[done] or ''}

@@ -199,5 +199,4 @@ write_all()
 if not alive then
   call('PEXPIRE', requests_key(incarnation), REQUESTS_MS)
 end
-bound_hints()
 return {acks, write_set_aside()}

@@ -53,6 +53,5 @@ end
 if any_new then
   wake_for_new_work()
   write_all()
-  bound_hints()
 end
 return refused and answers or (were_idle > 0 or changes_wanted) and 0 or 1

@@ -92,11 +92,9 @@ local function make(at, name, record, overlap)
       add_instance(one, id, key, spec, waits)
     end
   end
-  pass_slots_on()
-  wake_for_new_work()
+  pass_slots_and_wake()
   key_holders = {}
 end
 
 local replies = fire_all(make)
-bound_hints()
 return replies

@@ -25,5 +25,4 @@ if all then
 end
 write_all()
 call('PEXPIRE', charged_key(incarnation), CHARGED_MS)  -- it may have been marked dead before
-bound_hints()
 return {#taken, all and 1 or 0, write_set_aside()}

@@ -50,6 +50,5 @@ write_all()
 for n = 1, #dead, 2 do
   call('PEXPIRE', charged_key(dead[n]), CHARGED_MS)
 end
-bound_hints()
 reply[1] = write_set_aside()
 return reply

@@ -29,5 +29,4 @@ if surplus > 0 then
   call('ZREMRANGEBYRANK', REMOVED, 0, surplus - 1)
 end
 write_all()
-bound_hints()
 return 1

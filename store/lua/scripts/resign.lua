@@ -10,5 +10,4 @@ end
 hint_all('l')
 call('UNLINK', LEADER)
 write_all()
-bound_hints()
 return 1

@@ -31,8 +31,6 @@ for n = 1, #ARGV, 3 do
     end
   end
 end
-pass_slots_on()
-wake_for_new_work()
+pass_slots_and_wake()
 write_all()
-bound_hints()
 return write_set_aside()

@@ -23,8 +23,6 @@ for n, record in ipairs(#keys > 0 and call('MGET', unpack(keys)) or {}) do
     add(what == 'delayed' and 'ZREM' or 'HDEL', PREFIX .. what, member)
   end
 end
-pass_slots_on()
-wake_for_new_work()
+pass_slots_and_wake()
 write_all()
-bound_hints()
 return found[1]

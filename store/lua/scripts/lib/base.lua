@@ -90,6 +90,10 @@ end
 -- Removed instances, each with the milliseconds in which its enqueue may come again.
 local gone = {}
 
+-- Wake lists that get hints. A list that no node reads must stay short and expire.
+local hinted = {}
+local WAKE_LIMIT, WAKE_MS = 1000, 60000
+
 local function unlink(key)
   keys_to_unlink[#keys_to_unlink + 1] = key
 end
@@ -143,5 +147,9 @@ local function write_all()
       call('SET', KEYS[1] .. 'gone', '', 'PX', REPEAT_MS)
     end
   end
-  records_to_set, keys_to_unlink, gone = {}, {}, {}
+  for key in pairs(hinted) do
+    call('LTRIM', key, -WAKE_LIMIT, -1)
+    call('PEXPIRE', key, WAKE_MS)
+  end
+  records_to_set, keys_to_unlink, gone, hinted = {}, {}, {}, {}
 end

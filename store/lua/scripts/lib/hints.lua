@@ -1,5 +1,4 @@
 -- Hints, each to the wake list of its node: work for idle nodes, the end or a change of an instance for watchers.
-local hinted = {}
 local idle_left = call('HLEN', IDLE)
 local watched_any = call('HLEN', WATCHED) > 0
 local watchers = has_watchers and call('ZRANGE', CHANGES, now, '+inf', 'BYSCORE') or {}
@@ -131,14 +130,5 @@ local function hint_end(ids)
       end
       add('HDEL', WATCHED, ids[n])
     end
-  end
-end
-
--- After write_all: a wake list that no node reads stays short and expires.
-local function bound_hints()
-  local WAKE_LIMIT, WAKE_MS = 1000, 60000
-  for key in pairs(hinted) do
-    call('LTRIM', key, -WAKE_LIMIT, -1)
-    call('PEXPIRE', key, WAKE_MS)
   end
 end

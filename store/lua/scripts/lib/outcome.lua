@@ -146,8 +146,7 @@ local function after_claims(max_final)
   for kind, added in pairs(ended_kinds) do
     remove_expired(kind, added, 2 * added, max_final)
   end
-  pass_slots_on()
-  wake_for_new_work()
+  pass_slots_and_wake()
 end
 
 local function message_size(line)

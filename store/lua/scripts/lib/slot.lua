@@ -1,6 +1,7 @@
 -- The slot of a schedule, which its instances take one at a time. Instances that wait for it are Scheduled, indexed, and in
--- no queue. A script notes an instance that leaves a slot as {schedule, id}, and passes the slot on when it has planned
--- everything else. Few calls have a slot to pass on, so this is one function, which costs the other calls little.
+-- no queue. A script notes an instance that leaves a slot as {schedule, id}. It passes the slot on when it has planned
+-- everything else, and then wakes nodes for new work. Few calls have a slot to pass on, so this is one function, which costs
+-- the other calls little.
 local leaving = nil
 
 local function note_slot_left(schedule, id)
@@ -8,7 +9,7 @@ local function note_slot_left(schedule, id)
   leaving[#leaving + 1] = {schedule, id}
 end
 
-local function pass_slots_on()
+local function pass_slots_and_wake()
   local leavers = {}
   for _, one in ipairs(leaving or {}) do
     local schedule, id = one[1], one[2]
@@ -39,4 +40,5 @@ local function pass_slots_on()
       add('HDEL', SLOTS, id)
     end
   end
+  wake_for_new_work()
 end
