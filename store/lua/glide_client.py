@@ -106,18 +106,10 @@ async def connect(address: Address, *, key: str, call_timeout: float, connect_ti
         "protocol": ProtocolVersion.RESP2,
         "lazy_connect": True,
     }
-    connection_timeout = round(connect_timeout * 1000)
+    advanced: dict[str, Any] = {"connection_timeout": round(connect_timeout * 1000), "tls_config": tls}
     if address.cluster:
-        clustered = GlideClusterClientConfiguration(
-            **common,
-            advanced_config=AdvancedGlideClusterClientConfiguration(
-                connection_timeout=connection_timeout, tls_config=tls
-            ),
-        )
-        return GlideConnection(await GlideClusterClient.create(clustered), route=SlotKeyRoute(SlotType.PRIMARY, key))
-    single = GlideClientConfiguration(
-        **common,
-        database_id=address.db,
-        advanced_config=AdvancedGlideClientConfiguration(connection_timeout=connection_timeout, tls_config=tls),
-    )
-    return GlideConnection(await GlideClient.create(single), route=None)
+        common["advanced_config"] = AdvancedGlideClusterClientConfiguration(**advanced)
+        clustered = await GlideClusterClient.create(GlideClusterClientConfiguration(**common))
+        return GlideConnection(clustered, route=SlotKeyRoute(SlotType.PRIMARY, key))
+    common |= {"database_id": address.db, "advanced_config": AdvancedGlideClientConfiguration(**advanced)}
+    return GlideConnection(await GlideClient.create(GlideClientConfiguration(**common)), route=None)
