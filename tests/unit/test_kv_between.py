@@ -392,15 +392,24 @@ async def test_a_node_that_is_reaped_meanwhile_neither_claims_nor_waits(clock: V
 @pytest.mark.parametrize("idle", [False, True])
 @pytest.mark.parametrize("delay_us", [None, 300_000, 3_000_000])
 @pytest.mark.parametrize("before", [(), (2_000_000,)])
+@pytest.mark.parametrize("emptied", [False, True])
 async def test_an_idle_node_is_woken_for_an_instance_that_is_added_while_it_reads(
-    clock: VirtualClock, before: Sequence[int], delay_us: int | None, idle: bool
+    clock: VirtualClock, emptied: bool, before: Sequence[int], delay_us: int | None, idle: bool
 ) -> None:
+    """Also if the head of its delayed queue is low already, because an earlier instance was cancelled."""
+
     async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
         peer = await scene.join(scene.store)
         if idle:
             await peer.claim()
         await scene.add(scene.other, *(scene.make.instance(delay_us=one) for one in before))
         new = scene.make.instance(delay_us=delay_us)
+        if emptied:
+            earlier = scene.make.instance(delay_us=200_000)
+            while earlier.id[-1] != new.id[-1]:
+                earlier = scene.make.instance(delay_us=200_000)
+            await scene.add(scene.other, earlier)
+            await scene.cancel(scene.other, earlier.id)
         found: list[object] = []
         hears: list[bool] = []
 
