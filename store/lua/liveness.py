@@ -13,16 +13,19 @@ class LuaLiveness(SeparateClient):
     _ahead_us: int | None = None
 
     async def renew(self, incarnation: str, *, ttl_us: int, running: int, count: int, fences_digest: int) -> Renewed:
-        sent_us = self._clock.time_us()
+        sent = self._clock.elapsed()
         reply = await self._run("renew", incarnation, ttl_us, running, count, fences_digest, timeout=ttl_us / 5_000_000)
         if not reply:
             return Renewed(dead=True)
         now, held, cancelled = reply
+        # the round trip is measured in monotonic time, since the wall clock may be set while the request is under way
+        answered_us, round_trip_us = self._clock.time_us(), round((self._clock.elapsed() - sent) * 1_000_000)
+        max_us = answered_us - int(now)
         return Renewed(
             now_us=int(now),
             held=tuple(map(_held, held[::2], held[1::2])) if held != b"" else None,
             cancelled=tuple(map(bytes.decode, cancelled)),
-            ahead_us=self._compare(sent_us - int(now), self._clock.time_us() - int(now)),
+            ahead_us=self._compare(max_us - round_trip_us, max_us),
         )
 
     def _compare(self, min_us: int, max_us: int) -> int:

@@ -1,16 +1,18 @@
+# pyright: reportPrivateUsage=false
 """The server's clock steps back, as in a failover to a slower host: recovery and leadership continue."""
 
 import asyncio
 import random
 import struct
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import redis
 
 from peerjob.model.firing import Candidate, SchedulePut
 from peerjob.model.record import Action, Reaped, StoreLimits
+from peerjob.store.lua.liveness import LuaLiveness
 from peerjob.store.lua.store import LuaStore
 from peerjob.testing.factories import LONG_TTL_US, Factory, Peer
 from support.lua_site import MakeSite, Site
@@ -175,18 +177,38 @@ async def test_terms_and_revisions_only_grow(site: MakeSite) -> None:
         await elections.close()
 
 
-class SlowClock(ShiftedClock):
-    """A clock that advances by these seconds between two reads, so that answers seem late."""
+class MovedClock(ShiftedClock):
+    """A clock that moves while a renewal is under way: time passes, or the wall clock is set."""
 
-    def __init__(self, ahead: float, *, late: Sequence[float]) -> None:
+    def __init__(self, ahead: float) -> None:
         super().__init__(ahead)
-        self._late = [0, *late]
-        self.seen: list[int] = []
+        self.passed = 0.0
+
+    def elapsed(self) -> float:
+        return super().elapsed() + self.passed
 
     def time_us(self) -> int:
-        late_us = round(self._late[len(self.seen)] * 1_000_000) if len(self.seen) < len(self._late) else 0
-        self.seen.append(super().time_us() + late_us)
-        return self.seen[-1]
+        return super().time_us() + round(self.passed * 1_000_000)
+
+    def set_by(self, seconds: float) -> None:
+        self._ahead_us += round(seconds * 1_000_000)
+
+
+async def lively(here: Site, clock: MovedClock, meanwhile: Callable[[], None]) -> LuaLiveness:
+    """A liveness; `meanwhile` is called while each renewal is under way."""
+    liveness = (await here.open(clock=clock)).liveness()
+    assert isinstance(liveness, LuaLiveness)
+    await liveness.open()
+    here.cleanup.push_async_callback(liveness.close)
+    run = liveness._run
+
+    async def answered_late(*args: Any, **options: Any) -> Any:
+        reply = await run(*args, **options)
+        meanwhile()
+        return reply
+
+    liveness._run = answered_late  # type: ignore[method-assign]
+    return liveness
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -195,16 +217,28 @@ async def test_no_renewal_makes_less_known_of_the_clock(site: MakeSite, seed: in
     here = site()
     chance = random.Random(seed)
     peer = await here.join(await here.open())
-    # sent when it is, answered late
-    late = [share for _ in range(8) for share in (chance.choice((0, 0, 0.2, 5)), 0)]
-    clock = SlowClock(chance.uniform(-100, 100), late=late)
-    liveness = (await here.open(clock=clock)).liveness()
-    await liveness.open()
-    here.cleanup.push_async_callback(liveness.close)
-    clock.seen.clear()
+    clock = MovedClock(chance.uniform(-100, 100))
+
+    def pass_time() -> None:
+        clock.passed = chance.choice((0, 0, 0.2, 5))
+
+    liveness = await lively(here, clock, pass_time)
     possible: list[tuple[int, int]] = []
     for _ in range(8):
+        clock.passed = 0  # the server has not seen this time pass
+        sent_us = clock.time_us()
         renewed = await liveness.renew(peer.incarnation, ttl_us=LONG_TTL_US, running=0, count=0, fences_digest=0)
-        sent_us, answered_us = clock.seen[-2:]
-        possible.append((sent_us - renewed.now_us, answered_us - renewed.now_us))
+        possible.append((sent_us - renewed.now_us, clock.time_us() - renewed.now_us))
         assert all(least <= renewed.ahead_us <= most for least, most in possible)
+
+
+@pytest.mark.parametrize("step", [366 * 86_400, -3_600, 2])
+async def test_a_clock_that_is_set_during_a_renewal_is_compared_as_it_is_now(site: MakeSite, step: float) -> None:
+    here = site()
+    peer = await here.join(await here.open())
+    clock = MovedClock(0)
+    steps = [0.0, step]
+    liveness = await lively(here, clock, lambda: clock.set_by(steps.pop(0)))
+    for ahead in (0.0, step):
+        renewed = await liveness.renew(peer.incarnation, ttl_us=LONG_TTL_US, running=0, count=0, fences_digest=0)
+        assert abs(renewed.ahead_us / 1_000_000 - ahead) < 0.5
