@@ -37,6 +37,12 @@ class StoredArgumentError(ArgumentError):
     """Arguments of a stored instance do not fit the job that is registered here; the body did not run."""
 
 
+def check_count(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise ArgumentError for a call with too many arguments."""
+    if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
+        raise ArgumentError(kind, [_TOO_MANY.format(count)])
+
+
 class Binding:
     """The signature of a job's callable, compiled once; raises OptionError for a callable that cannot run."""
 
@@ -104,8 +110,7 @@ class Binding:
         return self._encode_checked(args, kwargs)
 
     def _encode_checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        if (count := len(args) + len(kwargs)) > MAX_ARGUMENTS:
-            raise ArgumentError(self.kind, [_TOO_MANY.format(count)])
+        check_count(self.kind, args, kwargs)
         placed, problems = self._placed(args, kwargs)
         for name, value, place in self._given(placed, kwargs, problems):
             stored = b""

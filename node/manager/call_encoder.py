@@ -22,7 +22,7 @@ from peerjob.model.record import NewInstance, Record, Transition
 from peerjob.model.recurrence import drawn_us
 from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments
 from peerjob.model.state import State
-from peerjob.node.body.binding import Binding
+from peerjob.node.body.binding import Binding, check_count
 from peerjob.node.body.registry import Registry
 
 MAX_UNREGISTERED = 1_000
@@ -226,6 +226,7 @@ class CallEncoder:
         job = call.job
         binding = self._binding(job)
         if binding is None:
+            check_count(job.kind, call.args, call.kwargs)
             arguments = encode_arguments(call.args, call.kwargs)
         else:
             binding.mode(job.policy.run_in)  # raises for a job that cannot run there

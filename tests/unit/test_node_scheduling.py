@@ -579,3 +579,11 @@ async def test_a_handle_has_the_key_of_the_definition_that_is_known_here(clock: 
         first = await node.schedule(keyed, 1)
         same, other = await node.schedule(Job("keyed"), 1), await node.schedule(Job("keyed"), 2)
         assert (same.id, same.is_new, other.is_new) == (first.id, False, True)
+
+
+async def test_a_call_of_a_kind_without_a_function_here_has_a_limit_of_arguments_too(clock: VirtualClock) -> None:
+    async with running_node(clock=clock, workers=0) as node:
+        await node.schedule("elsewhere", *range(1_000), allow_unknown=True)
+        for target in ("elsewhere", Job("elsewhere")):
+            with pytest.raises(ArgumentError, match="1,001 arguments, over the limit of 1,000"):
+                await node.schedule(target, *range(1_001), **({"allow_unknown": True} if target == "elsewhere" else {}))
