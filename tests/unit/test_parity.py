@@ -1,6 +1,6 @@
 """Where go-job is wrong and peerjob must be right: one test for each point that this release covers.
 
-Those that need servers, processes or kills stand in tests/integration/test_node_parity.py and test_faults_*.py.
+Points that need servers, processes or kills are tested in tests/integration, mostly in test_faults_*.py.
 """
 
 import asyncio
