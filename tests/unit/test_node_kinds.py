@@ -183,4 +183,4 @@ async def test_a_client_follows_the_same_rules(caplog: pytest.LogCaptureFixture)
         await client.schedule("double", 1, allow_unknown=True)
         assert (await client.stats()).unserved == {"double": 3}
         own = [record for record in caplog.records if record.name == "peerjob.client"]
-        assert [record.getMessage().split(":")[0] for record in own] == ["no live node runs the kind 'double'"]
+        assert [record.getMessage().split(";")[0] for record in own] == ["no live node runs the kind 'double'"]
