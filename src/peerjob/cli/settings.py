@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
@@ -40,7 +40,7 @@ def setting(
 ) -> Setting:
     """A row of a table. `flags` and `variable` default to the field's name; a `variable` of None means none.
 
-    `default` is the text in the help if the value itself does not say enough; `more` goes to typer.
+    `default` is the text in the help if the value itself does not say enough ("none" for None); `more` goes to typer.
     """
     shown = {} if default is None else {"show_default": default}
     return Setting(help=help, flags=flags, variable=variable, more={"rich_help_panel": panel, **shown, **more})
@@ -61,9 +61,12 @@ def parameters_of(table: type[Any], *, environment: bool, hidden: str | None = N
     made: list[inspect.Parameter] = []
     for one in fields(table):
         kind: Any = hints[one.name]
-        if isinstance(row := kind.__metadata__[0], Setting):
-            kind = Annotated[kind.__origin__, _option(one.name, row, environment=environment, hidden=hidden)]
         default = one.default_factory() if callable(one.default_factory) else one.default
+        if isinstance(row := kind.__metadata__[0], Setting):
+            texts = {"metavar": "FILE"} if kind.__origin__ == Path | None else {}
+            texts |= {"show_default": "none"} if default is None else {}
+            row = replace(row, more={**texts, **row.more})
+            kind = Annotated[kind.__origin__, _option(one.name, row, environment=environment, hidden=hidden)]
         made.append(inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     return made
 

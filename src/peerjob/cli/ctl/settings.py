@@ -55,10 +55,10 @@ class CtlOptions:
         Path | None,
         setting("The CA that signed the nodes' certificates, as PEM.", panel=CONNECTION, default="well-known CAs"),
     ] = None
-    tls_cert: Annotated[
-        Path | None, setting("The client's certificate, if nodes ask for one.", panel=CONNECTION, default="none")
-    ] = None
-    tls_key: Annotated[Path | None, setting("The key of --tls-cert.", panel=CONNECTION, default="none")] = None
+    tls_cert: Annotated[Path | None, setting("The client's certificate, if nodes ask for one.", panel=CONNECTION)] = (
+        None
+    )
+    tls_key: Annotated[Path | None, setting("The key of --tls-cert.", panel=CONNECTION)] = None
     tls_server_name: Annotated[
         str | None, setting("The name in the nodes' certificates.", panel=CONNECTION, default="the address")
     ] = None
@@ -68,12 +68,9 @@ class CtlOptions:
             "The token. Other users of this machine can see it in the list of processes. A file or the variable is "
             "safer.",
             panel=CONNECTION,
-            default="none",
         ),
     ] = None
-    token_file: Annotated[Path | None, setting("A file that contains the token.", panel=CONNECTION, default="none")] = (
-        None
-    )
+    token_file: Annotated[Path | None, setting("A file that contains the token.", panel=CONNECTION)] = None
     request_timeout: Annotated[
         str | None, setting("The time limit for one answer.", metavar="DURATION", panel=CONNECTION, default=TIMEOUT)
     ] = None

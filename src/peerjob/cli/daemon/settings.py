@@ -68,8 +68,6 @@ class DaemonSettings:
         setting(
             "A TOML file with any of these options. Flags and the environment override it.",
             variable="PEERJOB_JOBD_CONFIG",
-            metavar="FILE",
-            default="none",
             is_eager=True,
             callback=use_file,
         ),
@@ -87,8 +85,7 @@ class DaemonSettings:
         "30s"
     )
     lease_ttl: Annotated[
-        str,
-        setting("The time after which peers take over the jobs of a dead node; 1s or more.", metavar="DURATION"),
+        str, setting("The time after which peers take over the jobs of a dead node; 1s or more.", metavar="DURATION")
     ] = "5s"
     allow_references: Annotated[
         list[str] | None,
@@ -96,7 +93,6 @@ class DaemonSettings:
             "A module or package whose functions options of single runs may name. Modules with jobs are always "
             "allowed.",
             metavar="MODULE",
-            default="none",
         ),
     ] = None
     timezone: Annotated[str, setting("The time zone of cron schedules that name none.", metavar="ZONE")] = "UTC"
@@ -112,12 +108,7 @@ class DaemonSettings:
     ] = field(default="memory://", repr=False)  # it may contain a password
     store_file: Annotated[
         Path | None,
-        setting(
-            "A file that contains the store's URL. The list of processes then shows no password.",
-            metavar="FILE",
-            default="none",
-            panel=STORE,
-        ),
+        setting("A file that contains the store's URL. The list of processes then shows no password.", panel=STORE),
     ] = None
     coordinator: Annotated[
         str | None,
@@ -128,10 +119,7 @@ class DaemonSettings:
             panel=STORE,
         ),
     ] = field(default=None, repr=False)
-    coordinator_file: Annotated[
-        Path | None,
-        setting("A file that contains the coordinator's URL.", metavar="FILE", default="none", panel=STORE),
-    ] = None
+    coordinator_file: Annotated[Path | None, setting("A file that contains the coordinator's URL.", panel=STORE)] = None
     namespace: Annotated[str, setting("Separates the applications of one store.", metavar="NAME", panel=STORE)] = (
         "default"
     )
@@ -143,24 +131,13 @@ class DaemonSettings:
     insecure: Annotated[
         bool, setting("Accept all callers on an address off loopback, without TLS or tokens.", panel=SERVICE)
     ] = False
-    tls_cert: Annotated[
-        Path | None, setting("The node's certificate, as PEM.", metavar="FILE", default="no TLS", panel=SERVICE)
-    ] = None
-    tls_key: Annotated[
-        Path | None, setting("The key of the certificate, as PEM.", metavar="FILE", default="none", panel=SERVICE)
-    ] = None
+    tls_cert: Annotated[Path | None, setting("The node's certificate, as PEM.", default="no TLS", panel=SERVICE)] = None
+    tls_key: Annotated[Path | None, setting("The key of the certificate, as PEM.", panel=SERVICE)] = None
     tls_client_ca: Annotated[
-        Path | None,
-        setting("Accept only clients with a certificate of this CA.", metavar="FILE", default="none", panel=SERVICE),
+        Path | None, setting("Accept only clients with a certificate of this CA.", panel=SERVICE)
     ] = None
     tokens_file: Annotated[
-        Path | None,
-        setting(
-            "Accept only callers with a token of this file; see `jobd token create`.",
-            metavar="FILE",
-            default="none",
-            panel=SERVICE,
-        ),
+        Path | None, setting("Accept only callers with a token of this file; see `jobd token create`.", panel=SERVICE)
     ] = None
     rate: Annotated[
         float | None,
