@@ -170,7 +170,7 @@ def test_a_recurrence_makes_a_schedule(jobctl: Jobctl) -> None:
         (["add", "1", "2", "--at", "2099-01-01"], 2, "time zone"),
         (["add", "1", "2", "--cron", "* *"], 2, "* *"),
         (["add", "1", "2", "--name", "x"], 2, "--cron or --every"),
-        (["add", "1", "2", "--every", "1h", "--wait"], 2, "never over"),
+        (["add", "1", "2", "--every", "1h", "--wait"], 2, "has no end"),
         (["add", "1", "2", "--max-retries", "many"], 2, "forever"),
         (["add", "1", "2", "--retry-on", "Nope"], 2, "Nope"),
         (["add", "1", "2", "--backoff-max", "1m"], 2, "--backoff"),

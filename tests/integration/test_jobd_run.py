@@ -173,7 +173,7 @@ def test_a_port_in_use_is_told_in_one_line(jobd: Jobd, option: str) -> None:
     assert all(" INFO " in logged for logged in log)
     assert line.startswith("jobd: ")
     assert address in line
-    assert "no other program uses" in line
+    assert "no other program listens on" in line
 
 
 def test_options_come_from_flags_then_the_environment_then_a_file(jobd: Jobd, redis_server: Server) -> None:

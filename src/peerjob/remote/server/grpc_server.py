@@ -76,7 +76,9 @@ class GrpcServer(ABC):
                 self._certificates = Certificates(self._tls)
                 self._port = server.add_secure_port(address, self._certificates.credentials)
         except RuntimeError:
-            raise OptionError(self.option, address, "an address of this machine that no other program uses") from None
+            raise OptionError(
+                self.option, address, "an address of this machine that no other program listens on"
+            ) from None
         await self._prepare(server)
         await server.start()
         self._server, self._service = server, service
