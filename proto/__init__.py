@@ -1,1 +1,1 @@
-"""The wire format spoken between clients and nodes."""
+"""The messages between clients and nodes: `job.v1` is the service, and `externalscaler` is that of KEDA."""

@@ -1,1 +1,1 @@
-"""The wire format of package `job`."""
+"""The gRPC package `job`."""

@@ -1,1 +1,1 @@
-"""Version 1 of the wire format: messages and service of `job.v1.JobService`."""
+"""The messages of `job.v1.JobService`, generated from service.proto by `make proto`."""

@@ -1,1 +1,5 @@
-"""gRPC: the client, the server, the messages that both share, and the external scaler for KEDA."""
+"""gRPC: everything that a process sends to another process's node.
+
+Read `wire.rpcs` (the table of all RPCs), `server` (a node's service), `client` (the manager for other processes),
+`wire` (the messages that both share), and `scaler` (the external scaler for KEDA).
+"""
