@@ -422,10 +422,10 @@ def test_there_is_no_detached_node_or_resource() -> None:
     def uses(db: str = Depends(lambda: "db")) -> str:
         return db
 
-    with pytest.raises(NodeStateError, match="node is the node that runs the job"):
+    with pytest.raises(NodeStateError, match="node: no node runs this direct call"):
         in_place(needs)
     assert in_place(may) == "none"
-    with pytest.raises(NodeStateError, match="db is made by Depends"):
+    with pytest.raises(NodeStateError, match="db: only a node makes Depends"):
         in_place(uses)
     assert in_place(uses, db="mine") == "mine"
 

@@ -49,14 +49,16 @@ def _call(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 def _in_place(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if parameter.injected is None:
-        raise NodeStateError(f"{parameter.name} is made by {parameter.resource!r} for a job; pass it yourself here")
+        raise NodeStateError(
+            f"{parameter.name}: a node makes {parameter.resource!r} only for a run; pass a value in a direct call"
+        )
     run = current_run.get()
     value = None if run is None else injected_value(parameter, run)
     if value is not None or (parameter.optional and parameter.injected != "context"):
         return value
     value = detached_value(parameter.injected, args, kwargs)
     if value is None:
-        raise NodeStateError(f"{parameter.name} is the node that runs the job, and none does; pass it yourself here")
+        raise NodeStateError(f"{parameter.name}: no node runs this direct call; pass a value")
     return value
 
 
