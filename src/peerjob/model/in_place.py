@@ -50,7 +50,7 @@ def _call(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 def _in_place(parameter: Parameter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if parameter.injected is None:
         raise NodeStateError(
-            f"{parameter.name}: a node makes {parameter.resource!r} only for a run; pass a value in a direct call"
+            f"{parameter.name}: only a node makes {parameter.resource!r}; pass a value to a direct call"
         )
     run = current_run.get()
     value = None if run is None else injected_value(parameter, run)
