@@ -74,10 +74,10 @@ def parameters_of(table: type[Any], *, environment: bool, hidden: str | None = N
 def _option(name: str, row: Setting, *, environment: bool, hidden: str | None) -> Any:
     flags = row.flags or (f"--{name.replace('_', '-')}",)
     variable = variable_of(name) if row.variable == "" else row.variable
-    told = "" if environment or variable is None else f" {variable}."
+    named = "" if environment or variable is None else f" {variable}."
     left_out = hidden is not None and row.more["rich_help_panel"] == hidden
     envvar = variable if environment else None
-    return typer.Option(*flags, help=f"{row.help}{told}", envvar=envvar, hidden=left_out, **row.more)
+    return typer.Option(*flags, help=f"{row.help}{named}", envvar=envvar, hidden=left_out, **row.more)
 
 
 def options_of(function: Callable[..., Any], *, environment: bool) -> list[inspect.Parameter]:

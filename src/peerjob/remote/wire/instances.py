@@ -68,9 +68,9 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
         if record.result is not None:
             message.encoded_result = record.result
         return message
-    for name, told in (("arguments", _set_arguments), ("results", _set_results)):
+    for name, set_part in (("arguments", _set_arguments), ("results", _set_results)):
         try:
-            told(message, record, shown)
+            set_part(message, record, shown)
         except DecodeError as error:
             getattr(message, name).append(f"<{error}>")
     return message
