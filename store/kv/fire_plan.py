@@ -103,10 +103,12 @@ class FirePlanner:
 
     def _plan(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
         """Plan a fire; None if it must wait for another step."""
+        # the leader found the fire due by its own clock, which can be ahead of the one that is read here
+        at_us = max(self._reads.now_us, fire.nominal_us if fire.outcome is FireOutcome.FIRED else 0)
         record = FireRecord(
             nominal_us=fire.nominal_us,
             outcome=fire.outcome,
-            at_us=self._reads.now_us,
+            at_us=at_us,
             until_us=fire.until_us,
             count=fire.count,
             reason=fire.reason,

@@ -290,6 +290,10 @@ ILLEGAL: dict[str, tuple[str, Callable[[], Evidence]]] = {
         lambda: fires(msgspec.structs.replace(FIRED, instance="", outcome=FireOutcome.MISSED)),
     ),
     "a fire before its time": ("ONE-FIRE", lambda: fires(msgspec.structs.replace(FIRED, at_us=SECOND - 1))),
+    "a body before the time of its fire": (
+        "ONE-FIRE",
+        lambda: fires(msgspec.structs.replace(FIRED, nominal_us=4 * SECOND, at_us=4 * SECOND)),
+    ),
     "two bodies of a schedule that skips": (
         "ONE-FIRE",
         lambda: two_of_one_schedule(a_run(), a_run(OTHER, begin_us=18, end_us=25)),

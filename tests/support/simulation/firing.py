@@ -14,6 +14,8 @@ from .evidence import Evidence, Ledger, Run, Violation
 from .owners import lost_touch, told
 
 MADE = (FireOutcome.FIRED, FireOutcome.BACKFILLED)
+CLOCK_ERROR_US = 2_000_000
+"""How far the clocks of nodes may be off that compare them over slow connections."""
 JUDGED = (FireOutcome.FIRED, FireOutcome.TRIGGERED)
 """Fires that `overlap` holds for; a backfill does not ask it."""
 
@@ -103,9 +105,15 @@ def _unknown(evidence: Evidence, ledger: Ledger, made: Mapping[int, list[str]]) 
 
 
 def _early(evidence: Evidence, ledger: Ledger) -> Iterator[str]:
+    begun = {run.id: run.begin_us for run in reversed(evidence.runs)}
+    tolerance_us = evidence.skew_us + CLOCK_ERROR_US
     for record in ledger.records:
-        if record.outcome is FireOutcome.FIRED and record.at_us + evidence.skew_us < record.nominal_us:
+        if record.outcome is not FireOutcome.FIRED:
+            continue
+        if record.at_us < record.nominal_us:
             yield f"{record.nominal_us} was fired at {record.at_us}, before it came"
+        elif begun.get(record.instance, record.nominal_us) + tolerance_us < record.nominal_us:
+            yield f"{record.nominal_us} was fired before it came: its body began at {begun[record.instance]}"
 
 
 def _side_by_side(evidence: Evidence, ledger: Ledger) -> Iterator[str]:

@@ -52,7 +52,8 @@ local function fire_one(at, deposed, make)
     return {no, ''}
   end
   local answer = {'D', ''}
-  record.at_us = now
+  -- the leader found the fire due by its own clock, which can be ahead of the server's
+  record.at_us = outcome == 'fired' and max(now, record.nominal_us) or now
   if outcome == 'fired' and has_instance then
     -- the nominal time was backfilled before it came
     answer[1], stretch = 'K', ''
