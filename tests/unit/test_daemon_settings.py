@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from peerjob import OptionError
+from peerjob import OptionError, SystemClock
 from peerjob.cli import jobd
 from peerjob.cli.console import run
 from peerjob.cli.daemon import daemon
-from peerjob.cli.daemon.config_checks import exposed_files
+from peerjob.cli.daemon.config_checks import check_configuration, exposed_files
 from peerjob.cli.daemon.errors import error_report
 from peerjob.cli.daemon.settings import DaemonSettings, LogFormat
+from peerjob.model.findings import Severity
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "jobd.md"
 FLAGS = [f"--{one.name.replace('_', '-')}" for one in fields(DaemonSettings) if one.name != "jobs"]
@@ -145,6 +146,16 @@ def test_the_document_tells_every_option_with_its_default() -> None:
             assert default == f"`{one.default}`"
         else:
             assert one.default in (None, False, Path())
+
+
+@pytest.mark.parametrize("service", [[], ["--listen", "off"]], ids=["service", "no-service"])
+@pytest.mark.parametrize(
+    "bad", [f"--{one.name.replace('_', '-')}" for one in fields(DaemonSettings) if one.name.endswith("listen")]
+)
+def test_the_check_refuses_each_address_that_a_start_refuses(given: Given, bad: str, service: list[str]) -> None:
+    settings = given(*service, bad, "nowhere")
+    _, findings = check_configuration(settings, SystemClock())
+    assert [one.text for one in findings if one.verdict is Severity.FAIL]
 
 
 def test_files_that_others_can_write_or_read_are_named(tmp_path: Path) -> None:

@@ -44,8 +44,6 @@ def _jobs(settings: DaemonSettings, clock: Clock) -> tuple[OwnKinds, list[Findin
 
 
 def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
-    if settings.listen == OFF:
-        return [Finding("service", Severity.OK, "no gRPC service")]
     try:
         tokens = None if settings.tokens_file is None else TokensFile(settings.tokens_file)
         if settings.tls is not None:
@@ -56,13 +54,15 @@ def _service(settings: DaemonSettings, clock: Clock) -> list[Finding]:
         settings.scaler(node)
     except PeerjobError as error:
         return [Finding("service", Severity.FAIL, str(error))]
+    exposed = [Finding("service", Severity.FAIL, text) for text in exposed_files(settings)]
+    if settings.listen == OFF:
+        return [Finding("service", Severity.OK, "no gRPC service"), *exposed]
     callers = "everybody who reaches it" if tokens is None else f"{len(tokens)} token(s)"
     if tokens is None and settings.tls_client_ca is not None:
         callers = "clients with a certificate"
     verdict = Severity.WARN if settings.insecure else Severity.OK
     secured = "TLS" if settings.tls is not None else "no TLS"
-    findings = [Finding("service", verdict, f"gRPC on {settings.listen}, {secured}, for {callers}")]
-    return findings + [Finding("service", Severity.FAIL, text) for text in exposed_files(settings)]
+    return [Finding("service", verdict, f"gRPC on {settings.listen}, {secured}, for {callers}"), *exposed]
 
 
 def exposed_files(settings: DaemonSettings) -> list[str]:
