@@ -91,7 +91,7 @@ class AnswerLogs:
         """The answer log of a verb, with the answers of an earlier run of the request."""
         prefix = self._keys.answers(incarnation, verb)
         last, revisions = self._known.get(prefix, ("", {}))
-        answer_log = AnswerLog(prefix, request, revisions, [])
+        answer_log = AnswerLog(prefix, request, dict(revisions), [])
         if last in ("", request):
             await self.refresh(answer_log)
         if len(self._known) > _MAX_KNOWN:

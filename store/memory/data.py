@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from peerjob.store.etcd.limits import check
-from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, Op, Put, Range, Step
+from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, LeaseEndedError, Op, Put, Range, Step
 
 from .sorted_keys import SortedKeys
 
@@ -113,6 +113,7 @@ class MemoryData:
     def apply(self, steps: Sequence[Step], also: Step | None, guards: Sequence[Compare] = ()) -> Applied:
         if self.costs is not None:
             check(steps, also, guards)
+            self._check_leases([*steps, also] if also is not None else steps)
         if not self._holds(guards):
             return Applied(self.revision, [None] * len(steps), refused=True)
         held = [self._holds(step.compares) for step in steps]
@@ -122,6 +123,13 @@ class MemoryData:
         last = self._do(also, revision) if with_also and also is not None else None
         self.revision = revision
         return Applied(revision, answers, last)
+
+    def _check_leases(self, steps: Sequence[Step]) -> None:
+        """Raise LeaseEndedError for a lease that has ended, as etcd does."""
+        for step in steps:
+            for op in step.ops:
+                if isinstance(op, Put) and op.lease and op.lease not in self._leases:
+                    raise LeaseEndedError("memory://", "the lease has ended")
 
     def _do(self, step: Step, revision: int) -> Sequence[Found]:
         for op in step.ops:

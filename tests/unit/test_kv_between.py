@@ -540,3 +540,32 @@ async def test_an_entry_before_the_beginning_of_a_queue_is_found(clock: VirtualC
         return claim, lambda: scene.add(scene.other, late), check
 
     await everywhere(clock, prepare)
+
+
+# -- a request that comes again while it is under way
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same-store", "other-store"])
+@pytest.mark.parametrize("count", [0, 1, 5])
+async def test_a_claim_that_comes_again_meanwhile_takes_its_instances_once(
+    clock: VirtualClock, count: int, same: bool
+) -> None:
+    async def prepare(scene: Scene) -> tuple[Call, Call, Call]:
+        peer = await scene.join(scene.store)
+        await scene.add(scene.other, *scene.make.instances(count))
+        again = Peer(store=scene.store if same else scene.other, info=peer.info, make=scene.make)
+        request, found = scene.make.request(), list[list[tuple[str, int]]]()
+
+        async def claim(peer: Peer) -> None:
+            claimed = await peer.claim(peer.want(2), request=request)
+            found.append([(claim.id, claim.fence) for claim in claimed.claims])
+
+        async def check() -> None:
+            assert found[0] == found[1]
+            assert len(found[0]) == min(2, count)
+            held = await scene.other.lookup(Query(state=State.PROCESSING))
+            assert {record.id for record in held.records} == {id for id, _ in found[0]}
+
+        return lambda: claim(peer), lambda: claim(again), check
+
+    await everywhere(clock, prepare)

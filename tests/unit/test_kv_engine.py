@@ -1,6 +1,7 @@
 """The engine when answers of the server are lost, and the keys that it leaves."""
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,8 +11,9 @@ from typing import TypeVar
 import pytest
 
 from peerjob.model.errors import LayoutError, StoreUnavailableError
+from peerjob.model.firing import SchedulePut
 from peerjob.model.query import Filter, Query
-from peerjob.model.record import MAX_HISTORY, REPEAT_US, Ack, Action, Outcome, Renewed, StoreLimits, Want, digest
+from peerjob.model.record import MAX_HISTORY, REPEAT_US, Ack, Action, Claim, Outcome, Renewed, StoreLimits, Want, digest
 from peerjob.model.state import State
 from peerjob.store.kv.base import (
     MAX_REQUEST_BYTES,
@@ -328,6 +330,37 @@ async def test_temporary_keys_end_with_their_leases(bench: Bench) -> None:
 
 
 # -- records
+
+
+@pytest.mark.parametrize("verb", ["claim", "commit", "cancel", "watch_changes", "put_schedule"])
+async def test_a_verb_works_again_after_the_server_has_ended_its_leases(bench: Bench, verb: str) -> None:
+    """Such as an etcd that was restored from a snapshot. The first try may fail, as it is what learns of it."""
+    peer = await bench.join()
+    await bench.store.enqueue(bench.make.instances(2))
+    first, second = await peer.take(2)
+    put = SchedulePut(name="s", kind="work", definition=b"", next_us=bench.clock.time_us())
+
+    async def use(claim: Claim, request: str) -> object:
+        match verb:
+            case "claim":
+                await bench.join(name=request)  # it wakes none, and so each claim registers anew
+                return await peer.claim(peer.want(kinds={request: 1}))
+            case "commit":
+                return await peer.commit(outcome(claim), request=request)
+            case "cancel":
+                return await bench.store.cancel([claim.id], request=request)
+            case "watch_changes":
+                return await bench.store.watch_changes(peer.incarnation, 60)
+            case _:
+                return await bench.store.put_schedule(put)
+
+    await use(first, "first")
+    live = bench.keys.live
+    for lease in {entry.lease for key, entry in bench.data.entries.items() if entry.lease and not key.startswith(live)}:
+        await bench.kv.revoke(lease)
+    with contextlib.suppress(StoreUnavailableError):
+        await use(second, "second")
+    await use(second, "third")
 
 
 async def test_an_unreadable_record_is_set_aside(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
