@@ -4,11 +4,12 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer.main
 
 from peerjob.cli.console import run
 from peerjob.cli.ctl.errors import error_report
@@ -18,6 +19,19 @@ from support.processes import ChildProcess
 from support.waiting import PATIENCE
 
 TESTS = Path(__file__).parents[1]
+ROOT = typer.main.get_command(app)
+
+
+def verbs(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """The verbs below a command, each as the words that name it."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path
+    for name, one in (below or {}).items():
+        yield from verbs(one, *path, name)
+
+
+VERBS = sorted(verbs(ROOT))
 
 
 class Answer(NamedTuple):

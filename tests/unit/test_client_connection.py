@@ -420,6 +420,26 @@ async def test_a_request_over_the_limit_is_not_sent(stub: Stub) -> None:
     assert stub.calls == []
 
 
+async def test_a_request_of_exactly_the_limit_is_sent(stub: Stub) -> None:
+    query = Query(kind="x" * 200)
+    async with Client(stub.target, max_message=100) as client:
+        with pytest.raises(PayloadTooLargeError) as caught:
+            await client.count(query)
+    for most, sent in ((caught.value.size - 1, False), (caught.value.size, True)):
+        async with Client(stub.target, max_message=most) as client:
+            with contextlib.suppress(PayloadTooLargeError, RemoteError):
+                await client.count(query)
+        assert bool(stub.calls) is sent
+
+
+@pytest.mark.parametrize("count", [0, -1, 2**31, 2.5, True, "3"])
+async def test_a_number_that_cannot_be_is_refused_without_a_call(stub: Stub, count: Any) -> None:
+    async with Client(stub.target) as client:
+        with pytest.raises(OptionError, match="resize_workers"):
+            await client.resize_workers(count)
+    assert stub.calls == []
+
+
 async def test_a_call_that_is_cancelled_here_is_cancelled_there() -> None:
     async with served(WORK, HANG) as (node, server), Client(server.target) as client:
         made: Instance[None] = await client.schedule(HANG)

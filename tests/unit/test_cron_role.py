@@ -437,6 +437,18 @@ async def test_a_fire_that_spoils_its_call_is_found_out(
     assert 1 <= len([one for one in told(caplog, logging.ERROR) if "'bad'" in one.getMessage()]) <= 4
 
 
+async def test_fires_go_together_again_after_a_call_that_was_refused(clock: VirtualClock, bench: Bench) -> None:
+    node = await bench.stand("a")
+    await clock.advance(1)
+    for name in ("a", "b", "c"):
+        await bench.put(name)
+    node.flaky.refuse(StoreRefusedError("too large"), "fire", times=1)
+    await clock.advance(3.5)
+    before = node.flaky.calls["fire"]
+    await clock.advance(10)
+    assert node.flaky.calls["fire"] - before == 10
+
+
 # -- what is in the way --------------------------------------------------------------------------------------------
 
 

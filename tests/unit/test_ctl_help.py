@@ -1,29 +1,14 @@
 """What jobctl tells about itself, without a node."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer.main
 
 from peerjob.cli.ctl.settings import OPTIONS
-from peerjob.cli.jobctl import app
-from support.jobctl import Jobctl
+from support.jobctl import ROOT, VERBS, Jobctl
 
-ROOT = typer.main.get_command(app)
 jobctl = Jobctl({})
-
-
-def verbs(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
-    below = getattr(command, "commands", None)
-    if below is None:
-        yield path
-    for name, one in (below or {}).items():
-        yield from verbs(one, *path, name)
-
-
-VERBS = sorted(verbs(ROOT))
 
 
 def plain(text: str) -> str:

@@ -268,6 +268,23 @@ async def test_a_clock_that_is_put_right_counts_at_once(bench: Bench) -> None:
     assert await bench.renew(3) == [-7, 0, 0]  # the node asks its peers, and receives their answers
 
 
+@pytest.mark.parametrize("step", [-0.8, 0.8, 30])
+@pytest.mark.parametrize("renewals", range(1, 10))
+async def test_clocks_that_are_set_and_set_back_count_as_they_are(
+    bench: Bench, clock: VirtualClock, step: float, renewals: int
+) -> None:
+    """At whatever moment they are set back: each node hears of each renewal before the next one."""
+    await bench.join(0, 0, 0)
+    await bench.renew(6)
+    for off, count in ((step, renewals), (0, 24)):
+        for shifted in bench.clocks[1:]:
+            shifted.off = off
+        for number in range(count):
+            await bench.peers[number % 3].renew()
+            await clock.advance(0.3)
+    assert await bench.renew() == pytest.approx([0, 0, 0], abs=0.01)
+
+
 async def test_a_clock_that_was_heard_too_late_is_heard_again_before_it_counts(bench: Bench) -> None:
     await bench.join(0, 0)
     await bench.renew(3)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -374,6 +375,25 @@ def test_a_verb_is_given_up_that_ctrl_c_interrupts_before_it_is_waited_for(
         manager.call(work())
     monkeypatch.undo()
     assert given_up.wait(60)
+
+
+async def test_a_verb_that_is_refused_in_an_event_loop_leaves_nothing_open(recwarn: pytest.WarningsRecorder) -> None:
+    """A coroutine that is never awaited would be a warning."""
+
+    def asks(manager: BlockingManager = INJECTED) -> str:
+        async def ask() -> str:
+            with pytest.raises(RuntimeError, match="event loop") as refused:
+                manager.count()
+            return str(refused.value)
+
+        return asyncio.run(ask())
+
+    async with running_node(Job("asks", asks), clock=SystemClock(), store=shared_url()) as node:
+        assert await (await node.schedule("asks")).result(timeout=60)
+        with pytest.raises(RuntimeError, match="event loop"):
+            node.blocking().count()
+    gc.collect()
+    assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
 
 
 async def test_a_body_that_waits_for_another_one_is_told_to_end_when_its_node_stops() -> None:

@@ -384,6 +384,18 @@ async def test_a_watch_tells_what_happens_once_it_has_begun(client: RawClient, n
     assert seen == [State.CREATED, State.SCHEDULED, State.PROCESSING, State.TERMINATED]
 
 
+async def test_each_watch_gets_the_values_in_the_form_that_it_asks_for(client: RawClient, node: Node) -> None:
+    views = [pb.INSTANCE_VIEW_UNSPECIFIED, pb.INSTANCE_VIEW_ENCODED] * 2
+    streams = [client.stream("Watch", pb.WatchRequest(query=pb.Query(kind="sum", view=view))) for view in views]
+    for stream in streams:
+        await stream.initial_metadata()
+    await node.schedule("sum", 1, 2)
+    for view, stream in zip(views, streams, strict=True):
+        shown = pb.WatchResponse.FromString(await stream.read()).instance
+        assert shown.HasField("spec") is (view == pb.INSTANCE_VIEW_ENCODED)
+        assert bool(shown.arguments) is (view != pb.INSTANCE_VIEW_ENCODED)
+
+
 async def test_logs_go_on_from_a_cursor(client: RawClient, node: Node) -> None:
     made = await node.schedule("talk", 5)
     await made.wait()

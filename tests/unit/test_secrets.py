@@ -14,6 +14,7 @@ from typing_extensions import TypeAliasType
 
 from peerjob import ArgumentError, Client, Instance, Job, Node, Schedule, Secret, Server
 from peerjob.model.codec import decode_kept, decode_shown, decode_value, encode_value, has_secret
+from peerjob.model.errors import EncodeError
 from peerjob.model.secret import is_secret
 from peerjob.model.spec import Spec, decode_spec, encode, encode_arguments, redacted
 from peerjob.node.body.binding import Binding, StoredArgumentError
@@ -123,6 +124,30 @@ def test_an_error_does_not_tell_it(annotation: Any, value: Any) -> None:
         binding.encode((value,), {})
     assert VALUE not in repr(caught.value) + str(caught.value)
     assert caught.value.problems[0].startswith("x: ")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Annotated[int, Secret], VALUE),
+        (Annotated[str, Secret, pydantic.AfterValidator(failing)], VALUE),
+        (int, Secret(VALUE)),
+        (int, SecretStr(VALUE)),
+        (dict[str, int], {"a": Secret(VALUE)}),
+        (Account, {"password": SecretStr(VALUE), "more": 1}),
+    ],
+    ids=map(str, range(6)),
+)
+def test_neither_does_one_about_a_result(annotation: Any, value: Any) -> None:
+    """Whether its type says that it is secret, or the value alone."""
+
+    def executor() -> Any: ...
+
+    executor.__annotations__ = {"return": annotation}
+    binding = Binding(Job("kind", executor))
+    with pytest.raises(EncodeError) as caught:
+        binding.result.encode(value)
+    assert VALUE not in repr(caught.value) + str(caught.value) + repr(caught.value.__cause__)
 
 
 def test_neither_does_one_about_what_was_stored() -> None:

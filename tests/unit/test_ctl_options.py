@@ -1,0 +1,89 @@
+"""`jobctl`: an option of a verb changes what the verb asks the node for."""
+
+from typing import Any
+
+import pytest
+
+from peerjob.cli.ctl.commands import ClientSession
+from peerjob.cli.ctl.settings import OPTIONS
+from support.jobctl import ROOT, VERBS
+
+VALUES: dict[str, list[str]] = {
+    "--kind": ["k"],
+    "--state": ["completed"],
+    "--tag": ["t"],
+    "--before": ["2026-01-02T00:00Z"],
+    "--after": ["2025-01-02T00:00Z"],
+    "--older-than": ["1d"],
+    "--limit": ["7"],
+    "--oldest": [],
+    "--within": ["5s"],
+    "--note": ["n"],
+}
+"""Each option that the first call shows, and a value that is not its default."""
+BASE: dict[str, list[str]] = {
+    "wait": ["--kind", "other"],
+    "cancel instance": ["--kind", "other"],
+    "cancel instances": ["--kind", "other"],
+    "retry instance": ["--kind", "other"],
+    "retry instances": ["--kind", "other"],
+    "clear instances": ["--yes"],
+    "clear history": ["--yes"],
+    "clear logs": ["--yes"],
+    "schedules pause": ["name"],
+    "schedules fires": ["name"],
+}
+"""What else a verb needs."""
+ELSEWHERE = {"schedule", "schedules explain"}
+"""Verbs with tests of their own: one has an option for each option of a job, the other asks no node."""
+
+
+class Asked(Exception):  # it ends the command where the first call is made
+    """The verb that is called, and its arguments."""
+
+
+class Client:
+    """A client that asks nobody."""
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def __getattr__(self, verb: str) -> Any:
+        def ask(*args: Any, **kwargs: Any) -> None:
+            raise Asked(verb, args, kwargs)
+
+        return ask
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClientSession, "client", lambda _: Client())
+
+
+def asked(verb: str, *arguments: str) -> tuple[Any, ...]:
+    with pytest.raises(Asked) as caught:
+        ROOT.main([*verb.split(), *arguments], standalone_mode=False)
+    return caught.value.args
+
+
+def options() -> list[tuple[str, str]]:
+    """Verbs, and their options that change what is asked for."""
+    found: list[tuple[str, str]] = []
+    for path in VERBS:
+        command: Any = ROOT
+        for name in path:
+            command = command.commands[name]
+        verb = " ".join(path)
+        if verb not in ELSEWHERE:
+            own = [one.opts[0] for one in command.params if one.name not in OPTIONS]
+            found += [(verb, one) for one in own if one in VALUES]
+    return found
+
+
+@pytest.mark.parametrize(("verb", "option"), options())
+def test_an_option_changes_what_is_asked_for(verb: str, option: str) -> None:
+    base = BASE.get(verb, [])
+    assert asked(verb, *base, option, *VALUES[option]) != asked(verb, *base)
