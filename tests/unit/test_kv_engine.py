@@ -350,7 +350,8 @@ async def test_a_verb_works_again_after_the_server_has_ended_its_leases(bench: B
             case "cancel":
                 return await bench.store.cancel([claim.id], request=request)
             case "watch_changes":
-                return await bench.store.watch_changes(peer.incarnation, 60)
+                await bench.store.watch_changes(peer.incarnation, 60)
+                return None
             case _:
                 return await bench.store.put_schedule(put)
 
