@@ -177,7 +177,8 @@ __all__ = [
     "serve_metrics",
 ]
 
-# imported at first use: gRPC takes 13 MB and noticeable time, and a node without a server or metrics needs neither
+# # these names are imported at first use: gRPC takes 13 MB and noticeable time, and a node without a server or metrics
+# does not need gRPC
 _LATER = {
     "Client": "remote.client.client",
     "ClientTls": "remote.wire.tls",
@@ -193,7 +194,8 @@ _LATER = {
     "serve_metrics": "node.observe.metrics",
 }
 
-# so that stored errors and tracebacks name a public error as users import it
+# # make `peerjob` the module of each public error, so that stored errors and tracebacks name the error as users import
+# it
 for _name in __all__:
     _public = globals().get(_name)
     if isinstance(_public, type) and issubclass(_public, BaseException):

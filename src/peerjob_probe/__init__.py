@@ -24,8 +24,8 @@ INTERRUPTED = 130
 """The exit status after Ctrl-C."""
 VARIABLE = "PEERJOB_METRICS_LISTEN"
 MAX_ANSWER = 65_536
-"""The most bytes of an answer."""
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # an address of a daemon; this program does not listen
+"""Most bytes of an answer that the probe reads."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # a daemon listens on these, the probe only connects
 
 
 class ProbeReply(NamedTuple):
@@ -121,12 +121,12 @@ def jobctl() -> None:
 
 
 def _run(command: str | Callable[[], None]) -> None:
-    """Load a command and run it. Ctrl-C ends it without a traceback, unless the process ignores SIGINT."""
-    # interrupt.py has replaced Python's handler by the default of the system
+    """Load a command and run it. Ctrl-C ends the command without a traceback, unless the process ignores SIGINT."""
+    # # interrupt.py has replaced Python's SIGINT handler by the system's default, so both count as interruptible
     interruptible = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL)
     if isinstance(command, str):
         if interruptible:
-            # a KeyboardInterrupt inside an import could be lost
+            # # exit directly: a KeyboardInterrupt that is raised inside an import could be lost
             signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
         command = cast("Callable[[], None]", import_module(f"peerjob.cli.{command}").main)
     if interruptible:

@@ -35,13 +35,13 @@ _MARKER = (
     "peerjob_manager: those of TestCluster and Node, such as workers, lease_ttl and timezone"
 )
 _SUMMARY = pytest.StashKey[Callable[[], str]]()
-"""Returns the seed and the last events of a test."""
+"""Key of the function that returns the seed and the last events of a test."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and, for each plugin that runs async tests, the async fixtures."""
     config.addinivalue_line("markers", _MARKER)
-    # in a module, as pytest would bind the fixtures of a class as methods
+    # # put the fixtures into a module: pytest would bind fixtures of a class as methods
     made = ModuleType("peerjob_async_fixtures")
     for kind, fixed in (("node", {"nodes": 1}), ("cluster", {})):
         setattr(made, f"_peerjob_{kind}", pytest.fixture(name=f"_peerjob_{kind}")(_cluster(**fixed)))
@@ -60,7 +60,7 @@ def pytest_runtest_makereport(
     """Add the seed and the last events of the cluster to the report of a failed test."""
     report = yield
     summary = item.stash.get(_SUMMARY, None)
-    # the message of a cluster's assertion has them already
+    # # the message of a failed cluster assertion already contains the last events
     if summary is not None and call.when == "call" and report.failed and "the last events:" not in report.longreprtext:
         report.sections.append(("peerjob", summary()))
     return report
@@ -156,7 +156,7 @@ def peerjob_manager(peerjob_clock: VirtualClock, _peerjob_settings: dict[str, An
         yield manager
 
 
-# -- inside ------------------------------------------------------------------------------------------------------------
+# -- helpers of the fixtures -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -189,13 +189,13 @@ def _clock_of(made: TestCluster | Node) -> VirtualClock:
 
 
 def _node_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options of a single node, without those of the clock and the cluster."""
+    """Return the options of a single node, without those that only a clock or a cluster takes."""
     others = ("jobs", "start", "seed", "nodes", "jumps", "latency")
     return {name: value for name, value in settings.items() if name not in others}
 
 
 def _variant(request: pytest.FixtureRequest, kind: str) -> str:
-    """Name of the async fixture that runs on the loop of the test."""
+    """Return the name of the async fixture that runs on the event loop of the test."""
     item = request.node
     if not inspect.iscoroutinefunction(inspect.unwrap(item.obj)):
         pytest.fail(f"peerjob_{kind} is for async tests; a sync test takes peerjob_manager", pytrace=False)

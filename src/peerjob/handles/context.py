@@ -19,7 +19,7 @@ from .manager import Manager
 
 T = TypeVar("T")
 Reason = Literal["user", "timeout", "drain", "lost"]
-"""Reasons for a cancellation."""
+"""Reasons for which a run is cancelled."""
 _NO_INTERRUPTS: Any = frozenset[Any]()
 
 
@@ -83,11 +83,11 @@ class Context(Injectable):
         """Name of the schedule that made the instance, or None."""
         self.nominal_us = nominal_us
         self.cancel_reason: Reason | None = None
-        """For the node: like `reason`, but reading it does not tell the body."""
+        """For the node: the same value as `reason`. Reading `cancel_reason` does not mark the body as told."""
         self.told = False
-        """For the node: whether the body was told to end. Decision 0012 defines this."""
+        """For the node: whether the body was told to end. Decision 0012 defines which events tell a body."""
         self.ended = False
-        """For the node: whether the body has ended. A later cancellation has no effect."""
+        """For the node: whether the body has ended. A cancellation after the end of the body has no effect."""
         self._backend = backend
         self._instance: Instance[Any] | None = None
         self._cancelled: threading.Event | None = None
@@ -182,7 +182,8 @@ class Context(Injectable):
             self._interrupts = set()
         self._interrupts.add(interrupt)
         try:
-            # check after the add, so that a cancellation in between also interrupts
+            # # check after the add: a cancellation before the check is then seen here, and a later cancellation calls
+            # `interrupt` itself
             if self.cancel_reason is not None and not self.told:
                 interrupt()
             return until()

@@ -170,13 +170,14 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         self._record = record
         self._log: logging.Logger | None = None
         self.is_new = is_new
-        """False when `schedule()` found this instance by its idempotency key."""
+        """Whether the call made this instance. False when `schedule()` found the instance by its idempotency key."""
 
     @classmethod
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
         try:
             stored = encode_arguments(args, kwargs)
-        except EncodeError:  # an ordinary call may pass values that cannot be stored
+        # a direct call of a job accepts values that cannot be stored; the snapshot then shows no arguments
+        except EncodeError:
             stored = encode_arguments((), {})
         record = Record(
             id="00000000-0000-7000-8000-000000000000",
@@ -204,7 +205,7 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
     def __hash__(self) -> int:
         return hash(self.id)
 
-    # -- acting --------------------------------------------------------------------------------------------------
+    # -- verbs that read or change the stored instance -----------------------------------------------------------
 
     async def refresh(self) -> Instance[R_co]:
         """Read the record again; raises UnknownInstanceError if retention has removed the instance."""
@@ -231,7 +232,8 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         """Like `result`, from this snapshot; raises NodeStateError if the snapshot is not final."""
         record = self._record
         if record.state is State.COMPLETED:
-            if self._manager is None:  # a bare snapshot has no job
+            # an instance without a manager is a bare snapshot: its job, which converts the result, is unknown
+            if self._manager is None:
                 return cast("R_co", None if record.result is None else decode_value(record.result))
             return cast("R_co", self._manager.read_result(record, self._job))
         if record.state is State.CANCELLED:

@@ -237,7 +237,7 @@ _SHOWN = {"max_retries", "timeout"}
 
 
 def _readable(read: Callable[[], Any]) -> Any:
-    """Read a part, or return the error as text, so that a damaged part does not hide the others."""
+    """Return a part of the view, or the error as text, so that a damaged part does not hide the other parts."""
     try:
         return read()
     except (DecodeError, ValueError) as error:

@@ -11,7 +11,7 @@ from peerjob.model.state import Level
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 MAX_MESSAGE = 16_384
-"""Longest stored message, in characters; longer ones are cut and marked."""
+"""Longest log message that is stored, in characters. Longer messages are cut and marked."""
 
 
 def level_of(number: int) -> Level:
@@ -39,12 +39,12 @@ class CaptureHandler(logging.Handler):
             return
         try:
             context.log_line(record.levelno, _message(record), _fields(record))
-        except Exception:  # noqa: BLE001  # a handler of logging must not raise
+        except Exception:  # noqa: BLE001  # a logging handler must not raise into the code that logs
             self.handleError(record)
 
 
 Keep = Callable[[str, int, str, Mapping[str, object] | None], None]
-"""A function that stores a line from outside the instance's run: id, level number, message, fields."""
+"""A function that stores a log line from outside the instance's run: id, level number, message, fields."""
 
 
 class _InstanceLogger(logging.Logger):
@@ -56,19 +56,20 @@ class _InstanceLogger(logging.Logger):
         self._keep = keep
         self._process_log = logging.getLogger("peerjob.job")
 
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's name
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging defines this name
         return True
 
     def handle(self, record: logging.LogRecord) -> None:
         context = current_run.get()
         inside = context is not None and context.id == self._instance_id
         message, fields = _message(record), _fields(record)
-        # a processor may still log after the end of the body; the run then takes no more lines
+        # # a processor can log after the end of the body, when the run takes no more lines: `_keep` stores such a line
+        # directly
         taken = context is not None and inside and context.log_line(record.levelno, message, fields)
         if not taken and self._keep is not None:
             self._keep(self._instance_id, record.levelno, message, fields)
         if self._process_log.isEnabledFor(record.levelno):
-            # so that the capture handler on the root logger does not store the line again
+            # # hide the run from the capture handler on the root logger, which would store the same line again
             token = current_run.set(None) if inside else None
             try:
                 self._process_log.handle(record)
@@ -102,7 +103,8 @@ def _field(value: object) -> str | int | float | bool | None:
         value = str(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool):
         return value
-    # a store cannot encode subclasses, such as those of numpy
+    # # convert subclasses of int and float, such as those of numpy, to the plain type: a store cannot encode the
+    # subclass
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
@@ -113,7 +115,7 @@ def _field(value: object) -> str | int | float | bool | None:
 def _shown(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001  # the code of the value may raise any error
+    except Exception:  # noqa: BLE001  # str() runs the value's own code, which can raise any error
         return f"<{type(value).__name__} that cannot be shown>"
 
 

@@ -33,7 +33,7 @@ class Event:
 
     what: Literal["state", "log", "progress"]
     instance: Instance[Any]
-    """A snapshot of the instance, read just now."""
+    """A snapshot of the instance, read after the change."""
     state: State
     log: LogEntry | None = None
     entry: HistoryEntry | None = None
@@ -44,13 +44,13 @@ class Stats:
     """Counts of the whole namespace; reading them needs no scan."""
 
     counts: dict[str, dict[State, int]] = field(default_factory=dict[str, dict[State, int]])
-    """Instances by kind and state."""
+    """Number of instances by kind and state."""
     delayed: int = 0
     nodes: int = 0
     undecodable: int = 0
-    """Records that were set aside because they cannot be read."""
+    """Number of records that the store set aside because they cannot be decoded."""
     unserved: dict[str, int] = field(default_factory=dict[str, int])
-    """Queued instances by kind, for kinds that no live node can run."""
+    """Number of queued instances by kind, only for kinds that no live node can run."""
 
     def total(self, state: State = State.ALL, kind: str | None = None) -> int:
         """Count the instances in a state (composites too), of one kind or (None) of all."""
@@ -163,7 +163,7 @@ class Manager(Injectable, ABC):
     async def stats(self) -> Stats:
         """Return counts by kind and state."""
 
-    # -- acting ------------------------------------------------------------------------------------------------------
+    # -- acting on instances -----------------------------------------------------------------------------------------
 
     @abstractmethod
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:

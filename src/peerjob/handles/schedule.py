@@ -28,7 +28,10 @@ class FireEntry:
         """Name of the schedule."""
         self._record = record
         self.ongoing = ongoing
-        """Whether this is an ongoing pause, which is not in the ledger yet."""
+        """Whether the record stands for a pause that still lasts.
+
+        The ledger gets the record of a pause when the pause ends.
+        """
 
     @property
     def record(self) -> FireRecord:
@@ -127,15 +130,18 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a backfill: counts of nominal times."""
 
     times: int = 0
-    """Times in the range."""
+    """Number of nominal times in the range."""
     made: int = 0
-    """Times for which an instance was made."""
+    """Number of times for which the backfill made an instance."""
     known: int = 0
-    """Times that already had an instance."""
+    """Number of times that already had an instance."""
     trimmed: int = 0
-    """Times older than the ledger, for which no instance was made: they may have had one."""
+    """Number of times older than the ledger.
+
+    The backfill makes no instance for them, because each could have had one.
+    """
     skipped: int = 0
-    """Times for which no instance was made because of an earlier instance or the job's key."""
+    """Number of times without a new instance because an earlier instance or the job's key did not allow one."""
 
     @property
     def done(self) -> int:

@@ -14,35 +14,35 @@ from decimal import Decimal
 from typing import Any
 
 MAX_DEPTH = 100
-"""Deepest nesting of containers."""
+"""Deepest nesting of containers that is accepted."""
 MAX_ELEMENTS = 100_000
-"""Most elements of a value, so that decoding blocks a node for less than 50 ms.
+"""Most elements of one value, so that decoding the value blocks a node for less than 50 ms.
 
-A container counts `CONTAINER`, a tagged leaf such as a UUID or a time counts `LEAF`, and a time in a named zone twice
-that. A numeric key counts `NUMBER_KEY` in addition, another key 0.
+A container counts as `CONTAINER` elements, and a tagged leaf, such as a UUID or a time, as `LEAF`. A time in a named
+zone counts as two leaves. A numeric key adds `NUMBER_KEY`; any other key adds 0.
 """
 NUMBER_KEY = 8
 CONTAINER = 4
 LEAF = 16
 MAX_DIGITS = 4_300
-"""Digits of an integer, and of a Decimal before and after its point: the default limit of Python."""
+"""Most digits of an integer, and of a Decimal before and after its point. This is Python's default limit."""
 _TOO_LARGE = 10**MAX_DIGITS
 MAX_INT_BITS = (_TOO_LARGE - 1).bit_length()
 MAX_INT_BYTES = MAX_INT_BITS // 8 + 1
 MAX_ZONES = 100
-"""Different time zones in one value, since each is read from a file."""
+"""Most different time zones in one value. The limit is low because each zone is read from a file."""
 MAX_EQUAL_HASHES = 32
-"""Keys of one map or set with the same hash. More would make lookups slow, and occur only in an attack."""
+"""Most keys of one map or set with the same hash. More equal hashes make lookups slow, and occur only in an attack."""
 MAX_MOMENT = 100
-"""Bytes of a date or time as text, with its zone."""
+"""Most bytes of a date or time as text, including its zone."""
 
 TRIVIAL = MAX_DEPTH
-"""A value with at most this many bytes or containers cannot be nested too deep."""
+"""A value with at most this many bytes or containers cannot be nested deeper than MAX_DEPTH."""
 _SMALL = 4_096
-"""A value with at most this many bytes is always cheap to decode."""
+"""A value with at most this many bytes is always cheap to decode, so only its nesting needs a check."""
 
 _CONTAINERS = bytes((*range(0x80, 0xA0), 0xC7, 0xC8, 0xC9, *range(0xD4, 0xD9), *range(0xDC, 0xE0)))
-"""First bytes of maps, arrays and tagged values."""
+"""First bytes of MessagePack maps, arrays and tagged values: the values that can contain others."""
 
 
 class BoundsError(ValueError):
@@ -54,13 +54,13 @@ class Bounds:
     """The check of encoded values, for a set of tags."""
 
     lists: frozenset[int]
-    """Tags of lists."""
+    """Tags whose content is a list."""
     pairs: int
-    """The tag of lists of pairs."""
+    """The tag whose content is a list of key-value pairs."""
     wrapper: int
-    """The tag that wraps one value."""
+    """The tag that wraps exactly one value."""
     zoned: frozenset[int]
-    """Tags of text that can name a time zone."""
+    """Tags whose content is text that can name a time zone."""
 
     def check(self, data: bytes | memoryview) -> None:
         """Raise BoundsError for a value over a limit, and another error for invalid MessagePack.
@@ -105,7 +105,8 @@ def check_decimal(value: Decimal) -> None:
     """Raise BoundsError for a Decimal with too many digits in full notation."""
     exponent = value.as_tuple().exponent
     if not isinstance(exponent, int):
-        return  # NaN and infinity
+        # the exponent of NaN and infinity is a letter: neither has digits to limit
+        return
     if not exponent >= -MAX_DIGITS or not -MAX_DIGITS <= value.adjusted() < MAX_DIGITS:
         raise BoundsError(f"a Decimal with an exponent of {exponent:,}, over the limit of {MAX_DIGITS:,} digits")
 
@@ -132,7 +133,7 @@ class _Walk:
         self._values(0, 1, 0)
 
     def _values(self, at: int, count: int, depth: int) -> int:
-        """Count `count` values at this depth; returns the start of the next value."""
+        """Count `count` values at this depth, and return the position after the last one."""
         self._count(count)
         data, fixed = self._data, _FIXED
         for _ in range(count):
@@ -141,7 +142,8 @@ class _Walk:
         return at
 
     def _other(self, first: int, at: int, depth: int) -> int:
-        if (found := _SIZED.get(first)) is not None:  # text or bytes
+        # first bytes in `_SIZED` begin text or bytes, which are skipped by their size
+        if (found := _SIZED.get(first)) is not None:
             return at + 1 + found + self._number(at + 1, found)
         if first < 0x90:
             return self._map(at + 1, first & 0x0F, depth)
@@ -174,7 +176,8 @@ class _Walk:
             first = data[at]
             if size := fixed[first]:
                 at += size
-                numbers += not 0xA0 <= first <= 0xBF  # 0xA0 to 0xBF: a short text
+                # first bytes 0xA0 to 0xBF begin a short text; every other key of fixed size is a number, a bool or None
+                numbers += not 0xA0 <= first <= 0xBF
             elif (found := _SIZED.get(first)) is not None:
                 at += 1 + found + self._number(at + 1, found)
             else:
@@ -192,7 +195,7 @@ class _Walk:
         elif tag == bounds.pairs or tag in bounds.lists:
             if self._data[start] not in _ARRAYS:
                 raise ValueError(f"tag {tag} at {at} is not followed by a list")
-            # a map is one level, but its list of pairs is two
+            # # a map stored as a list of pairs counts as one level, like a plain map, so subtract the level of the list
             found = self._values(start, 1, depth - 1 if tag == bounds.pairs else depth)
         else:
             self._count(LEAF - 1)
@@ -225,14 +228,14 @@ class _Walk:
 
 
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-"""First byte of text and bytes → width of the size that follows."""
+"""For each first byte of text or bytes: the number of bytes that hold the size."""
 
 
 _ARRAYS = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
 
 
 def _fixed_sizes() -> list[int]:
-    """The size of a value by its first byte; 0 if the first byte does not determine it."""
+    """Return, for each first byte, the size of the value; 0 if the first byte does not determine the size."""
     sizes = [0] * 256
     for first in (*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3):
         sizes[first] = 1

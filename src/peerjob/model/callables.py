@@ -28,7 +28,7 @@ def has_code(executor: Any, test: Callable[[Any], bool]) -> bool:
 
 def call_of(executor: object) -> Any:
     """The `__call__` method of an object."""
-    return getattr(type(executor), "__call__", executor)  # noqa: B004  # this wants the method itself
+    return getattr(type(executor), "__call__", executor)  # noqa: B004  # callable() does not return the method
 
 
 def unpartial(executor: Any) -> Any:

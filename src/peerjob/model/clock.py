@@ -61,7 +61,8 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def elapsed(self) -> float:
-        # some platforms have no clock that includes suspension
+        # # some platforms have no clock that keeps counting while the machine is suspended: use the monotonic clock
+        # there
         return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
     @property
@@ -90,7 +91,7 @@ class CorrectedTime:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.ahead_us = 0
-        """Lead of this node's clock at the last comparison."""
+        """Lead of this node's clock over the authoritative clock at the last comparison, in microseconds."""
         self.correct(0)
 
     def correct(self, ahead_us: int) -> None:

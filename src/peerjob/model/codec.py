@@ -43,7 +43,7 @@ from .secret import MASK, Secret
 
 Path = tuple[object, ...]
 
-# Stored values have these tags: do not change or reuse a number.
+# # stored values contain these tag numbers: do not change or reuse a number
 _TUPLE, _SET, _FROZENSET, _MAPPING = 1, 2, 3, 4
 _DATETIME, _DATE, _TIME, _TIMEDELTA = 5, 6, 7, 8
 _UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
@@ -75,7 +75,8 @@ def _encode_any(value: Any) -> bytes:
         try:
             return _encode(value)
         except (OverflowError, UnicodeEncodeError):
-            pass  # an integer over 64 bits, or text with a lone surrogate: both need a tag
+            # an integer over 64 bits and text with a lone surrogate need a tag, which the call below adds
+            pass
     return _encode(_tagged(value, (), MAX_DEPTH))
 
 
@@ -96,7 +97,8 @@ def decode_kept(data: bytes | memoryview) -> Any:
 
 def has_secret(data: bytes) -> bool:
     """Whether an encoded value contains a secret; raises DecodeError."""
-    if _SECRET not in data:  # a tag is one byte
+    # a tag is one byte, so data without this byte contains no secret
+    if _SECRET not in data:
         return False
     found: list[memoryview] = []
     _read(_make_decoder(found.append), data)
@@ -107,7 +109,7 @@ def has_secret(data: bytes) -> bool:
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether the value needs no tag."""
+    """Whether MessagePack can store the value without any of the tags above."""
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is list:
         if _PLAIN.issuperset(map(type, value)):
@@ -123,7 +125,7 @@ def _is_plain(value: Any, depth: int) -> bool:
         return kind in _PLAIN
     if depth == 0:
         return False
-    for item in inner:  # noqa: SIM110  # all() over a generator takes twice the time, and this is the hot path
+    for item in inner:  # noqa: SIM110  # all() over a generator takes twice the time for each stored value
         if not _is_plain(item, depth - 1):
             return False
     return True
@@ -149,12 +151,13 @@ def _tagged(value: Any, path: Path, depth: int) -> Any:
         return _reduced(value, path, depth)
     except EncodeError:
         raise
-    except Exception as error:  # the code of the object may raise any error
+    # encoding runs the object's own code, which can raise any error
+    except Exception as error:
         raise EncodeError(path, f"a {_type_name(value)} cannot be stored: {type(error).__name__}") from error
 
 
 def _reduced(value: Any, path: Path, depth: int) -> Any:
-    """Convert subclasses and objects to the nearest plain value. The annotation restores them."""
+    """Convert a subclass or an object to the nearest plain value. Decoding restores the type from the annotation."""
     if isinstance(value, Enum):
         return _tagged(value.value, path, depth - 1)
     if not isinstance(value, type) and (fields := stored_fields(value)) is not None:
@@ -222,7 +225,7 @@ def _unordered(code: int) -> Callable[[Any, Path, int], Ext]:
 
 
 def _check_hashed(values: Iterable[Any], stored: Iterable[Any], path: Path, role: str) -> None:
-    """Refuse elements and keys that have no hash or equal another one after decoding."""
+    """Refuse set elements and map keys that have no hash, or that equal another one after decoding."""
     if _HASHED.issuperset(map(type, values)):
         return
     seen: set[Any] = set()
@@ -283,7 +286,10 @@ def _bounded(check: Callable[[Any], None], value: Any, path: Path) -> None:
 
 
 def _moment(code: int) -> Callable[[Any, Path, int], Ext]:
-    """ISO 8601, followed by the name of the zone if it has one (RFC 9557)."""
+    """Return a function that encodes a moment as ISO 8601.
+
+    A zone's name follows the moment, if there is one (RFC 9557).
+    """
 
     def tag(value: datetime | time, path: Path, _depth: int) -> Ext:
         text, zone = value.isoformat(), value.tzinfo
@@ -297,7 +303,7 @@ def _moment(code: int) -> Callable[[Any, Path, int], Ext]:
 
 
 def _is_known(zone: str | None) -> bool:
-    """Whether a zone can be found by its name. A zone that was made from a file can have any name, or none."""
+    """Whether a zone can be found by its name. A zone that was made from a file can have any name or none."""
     if zone is None:
         return False
     try:
@@ -362,7 +368,7 @@ def _read_moment(data: memoryview) -> datetime:
     moment = datetime.fromisoformat(text)
     if zone is None:
         return moment
-    # of two equal wall-clock times, the offset selects one
+    # # when the clocks go back, one wall-clock time occurs twice: the stored offset selects which of the two is meant
     for fold in (0, 1):
         found = moment.replace(tzinfo=zone, fold=fold)
         if found.utcoffset() == moment.utcoffset():
@@ -382,7 +388,7 @@ def _zone_of(data: memoryview) -> tuple[str, tzinfo | None]:
 
 
 def _short(data: memoryview, most: int = MAX_MOMENT) -> str:
-    """Read text of a limited size, since errors quote it."""
+    """Read text of a limited size. The limit keeps errors short, since errors quote the text."""
     if len(data) > most:
         raise BoundsError(f"{len(data):,} bytes where at most {most:,} are expected")
     return str(data, "utf-8")
@@ -395,7 +401,7 @@ def _read_decimal(data: memoryview) -> Decimal:
 
 
 _DECIMAL_BYTES = 2 * MAX_DIGITS + 20
-"""Bytes of the longest Decimal, with sign, point and exponent."""
+"""Most bytes of a Decimal as text, including sign, point and exponent."""
 
 
 def _read_integer(data: memoryview) -> int:
@@ -418,7 +424,7 @@ def _list(items: Any) -> list[Any]:
 
 
 def _spread(keys: list[Any]) -> list[Any]:
-    """Check that lookups of these keys are fast."""
+    """Refuse keys of which too many have the same hash, because lookups of such keys are slow."""
     check_hashes(keys)
     return keys
 
@@ -443,7 +449,7 @@ _READERS: dict[int, Callable[[memoryview], Any]] = {
 
 
 def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes | memoryview], Any]:
-    """Make a decoder that reads secrets with `read_secret`, in containers too."""
+    """Make a decoder that passes each secret to `read_secret`, also the secrets inside containers."""
 
     def restore(code: int, data: memoryview) -> Any:
         read = readers.get(code)
@@ -463,7 +469,8 @@ def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes |
     return decode
 
 
-_decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda data: _decode(data))  # noqa: PLW0108  # _decode has no value yet
+# the lambda looks up `_decode` when a secret is read: this line itself assigns `_decode`
+_decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda data: _decode(data))  # noqa: PLW0108
 _decode_shown = _make_decoder(lambda _data: MASK)
 _decode_kept = _make_decoder(lambda data: Secret(_decode(data)))
 
@@ -473,5 +480,6 @@ def _read(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview)
         if len(data) > TRIVIAL:
             _bounds.check(data)
         return decode(data)
-    except Exception as error:  # for damaged bytes, the libraries raise more than they document; no user code runs
+    # for damaged bytes, the libraries raise more errors than they document; decoding runs no user code
+    except Exception as error:
         raise DecodeError(f"stored value cannot be read: {error}") from error

@@ -27,7 +27,8 @@ def reader(kind: type[T], what: str, *, open: bool = False) -> Callable[[bytes],
             if open and len(data) > TRIVIAL:
                 _bounds.check(data)
             return decode(data)
-        # besides its own errors, msgspec raises UnicodeDecodeError, OverflowError, RecursionError and others
+        # # for damaged data, msgspec raises UnicodeDecodeError, OverflowError, RecursionError and others besides its
+        # own errors
         except Exception as error:
             raise DecodeError(f"{what} cannot be read: {error}") from error
 

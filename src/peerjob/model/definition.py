@@ -12,7 +12,7 @@ from .firing import Overlap
 from .record import MAX_CRASHES
 
 DEFAULT_MISFIRE_LIMIT = 100
-"""Default number of missed times that `misfire="run_all"` runs."""
+"""Default number of missed nominal times that `misfire="run_all"` runs."""
 DEFAULT_QUEUE_LIMIT = 1
 """Default number of instances that `overlap="queue"` parks."""
 
@@ -22,30 +22,30 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: str
     spec: bytes
-    """Arguments and options of each instance, an encoded `spec.Spec`."""
+    """Arguments and options of each instance, as an encoded `spec.Spec`."""
     cron: str | None = None
     every_us: int | None = None
     anchor_us: int = 0
-    """With `every_us`: the nominal times are `anchor_us + k * every_us`, for k ≥ 1."""
+    """Start of the interval, only with `every_us`. The nominal times are `anchor_us + k * every_us`, for k ≥ 1."""
     timezone: str = "UTC"
     jitter_us: int = 0
     hashed: bool = False
-    """Whether a hash of the name gives a fixed jitter; otherwise each fire draws a random jitter."""
+    """Whether a hash of the schedule's name gives a fixed jitter. If False, each fire draws a random jitter."""
     overlap: Overlap = Overlap.SKIP
     queue_limit: int = DEFAULT_QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"
     misfire_limit: int = DEFAULT_MISFIRE_LIMIT
     start_deadline_us: int | None = None
-    """Latest fire after the nominal time; later ones are missed. None: no limit."""
+    """Longest delay of a fire after its nominal time; a later fire counts as missed. None: no limit."""
     priority: int = 5
     key: str | None = None
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
     max_crashes: int = MAX_CRASHES
     version: int = 0
-    """`Job(version=)` of the job that wrote it. A lower version does not overwrite a higher one."""
+    """`Job(version=)` of the job that wrote this definition. A lower version does not overwrite a higher one."""
     written: str = ""
-    """Digest of the last definition from code (see `digest`). A change at run time keeps it."""
+    """Digest of the last definition that came from code (see `digest`). A change at run time keeps this digest."""
     description: str = ""
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from .errors import OptionError
 
 Duration = float | int | timedelta | str
-"""Seconds, a timedelta, or text such as "5s", "1h30m", "250ms" or "PT1H30M"."""
+"""A length of time: seconds, a timedelta, or text such as "5s", "1h30m", "250ms" or "PT1H30M"."""
 
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(us|µs|ms|s|m|h|d|w)", re.IGNORECASE)
@@ -19,7 +19,7 @@ _ISO = re.compile(
     re.IGNORECASE,
 )
 MAX_SECONDS = 1000 * 366 * 86400
-"""Longest duration, so that a due time after it is still a valid date."""
+"""Longest duration, in seconds. The limit keeps a due time at the end of the duration a valid date."""
 _EXPECTED = 'a duration: seconds, a timedelta, or text like "5s", "1h30m", "PT1H30M"'
 
 

@@ -142,7 +142,7 @@ def path_text(path: Sequence[object]) -> str:
     """Format a path into a value as in code: `["x"][0]`."""
     try:
         return "".join(f"[{key!r}]" for key in path)
-    except Exception:  # noqa: BLE001  # the key's repr() may raise any error
+    except Exception:  # noqa: BLE001  # repr() runs the key's own code, which can raise any error
         return f" (at depth {len(path)})"
 
 

@@ -18,7 +18,7 @@ from .errors import OptionError
 from .recurrence import Interval, Recurrence
 
 AHEAD = timedelta(days=400)
-"""Period in which changes of the clocks are shown; it contains one of each kind."""
+"""Period whose clock changes an explanation lists. 400 days contain one change of each kind."""
 MAX_COUNT = 1_000
 WIDTH = 80
 
@@ -28,7 +28,7 @@ class ClockChange:
     """A change of the zone's clocks, and its effect on the cron job."""
 
     at: datetime
-    """The first instant with the new offset, in the zone."""
+    """The first instant with the new offset, as a time in the zone."""
     shift: timedelta
     """Time by which the clocks go forward; negative if they go back."""
     effect: str

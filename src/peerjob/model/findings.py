@@ -11,9 +11,9 @@ class Severity(StrEnum):
 
     OK = "ok"
     WARN = "warn"
-    """It works, but data may be lost, or it may be slow or stop working."""
+    """The checked thing works, but data may be lost, or the thing may be slow or stop working."""
     FAIL = "fail"
-    """It does not work."""
+    """The checked thing does not work."""
 
 
 class Finding(NamedTuple):
@@ -22,4 +22,4 @@ class Finding(NamedTuple):
     subject: str
     verdict: Severity
     text: str
-    """The state, and what to do about it."""
+    """The state of the checked thing, and the step that mends it if the check did not pass."""

@@ -15,7 +15,7 @@ from .clock import to_datetime
 from .record import NewInstance
 
 MAX_SCHEDULES = 500
-"""Most schedules, and most fires, in one store call."""
+"""Most schedules in one store call, and most fires in one store call."""
 
 
 class Overlap(StrEnum):
@@ -23,33 +23,33 @@ class Overlap(StrEnum):
 
     ALLOW = "allow"
     SKIP = "skip"
-    """Record `skipped`, and make no instance."""
+    """Record the fire as `skipped`, and make no instance."""
     QUEUE = "queue"
-    """Park the instance until the earlier one ends; record `skipped` if `queue_limit` instances are parked already."""
+    """Park the instance until the earlier one ends. If `queue_limit` instances are parked already, record `skipped`."""
     REPLACE = "replace"
-    """Cancel the earlier instance and the parked ones, and run after the end of the earlier body."""
+    """Cancel the earlier instance and all parked ones. The new instance runs after the earlier body has ended."""
 
 
 class FireOutcome(StrEnum):
     """The outcome of a nominal time."""
 
     FIRED = "fired"
-    """An instance was made, in time or by the misfire policy."""
+    """The fire made an instance, either in time or later by the misfire policy."""
     BACKFILLED = "backfilled"
-    """An instance was made later, by a backfill."""
+    """A backfill made an instance for a past nominal time."""
     TRIGGERED = "triggered"
-    """An instance was made by a trigger; the time is that of the trigger."""
+    """A trigger made an instance. The time of the record is the time of the trigger."""
     SKIPPED = "skipped"
-    """No instance was made: an earlier one had not ended, the key was taken, or no node can run the kind.
+    """The fire made no instance.
 
-    `reason` has the details.
+    An earlier instance had not ended, the key was taken, or no node can run the kind: `reason` has the details.
     """
     MISSED = "missed"
-    """No leader handled the time, and the misfire policy does not run it later."""
+    """No leader handled the nominal time, and the misfire policy does not run it later."""
     COALESCED = "coalesced"
-    """No leader handled the time; one later fire covers it."""
+    """No leader handled the nominal time, and one later fire stands for several such times."""
     PAUSED = "paused"
-    """The schedule was paused."""
+    """The schedule was paused at the nominal time."""
 
     @property
     def advances(self) -> bool:
@@ -63,7 +63,7 @@ class Term(msgspec.Struct, frozen=True):
     coordinator: str
     """"etcd:<cluster id>:<token>", "memory:<token>", or "store" for the lease of Redis or Valkey.
 
-    The token is random. A coordinator that was wiped or restored gets a new token, since its terms start again.
+    The token is random. A coordinator that was wiped or restored gets a new token, since its term numbers start again.
     """
     number: int
 
@@ -73,10 +73,10 @@ class Leader(msgspec.Struct, frozen=True, kw_only=True):
 
     incarnation: str
     name: str
-    """Name of the node."""
+    """Name of the leader's node."""
     term: Term
     since_us: int = 0
-    """Start of the term, by the leader's clock; 0: unknown."""
+    """Start of the term in microseconds, by the leader's clock; 0: unknown."""
 
     @property
     def since(self) -> datetime | None:
@@ -90,26 +90,32 @@ class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: str
     definition: bytes
-    """Opaque to the store."""
+    """The encoded definition, which the store does not read."""
     revision: int
-    """A number that grows with each `put_schedule` and removal in the namespace, but not with a fire."""
+    """A number that grows with each `put_schedule` and each removal in the namespace.
+
+    A fire does not change the number.
+    """
     next_us: int | None
-    """The first nominal time without a record; None: no further time."""
+    """The first nominal time without a ledger record; None: no further time."""
     paused: bool = False
     note: str = ""
-    """The note of the last pause."""
+    """The note that was given with the last pause."""
     created_us: int = 0
     updated_us: int = 0
     last_us: int = 0
-    """The latest nominal time with a record; 0: none yet."""
+    """The latest nominal time that has a ledger record; 0: none yet."""
     trimmed_us: int = 0
-    """The latest nominal time of an instance whose record was removed from the ledger; 0: none."""
+    """The latest nominal time that had an instance and whose ledger record was removed; 0: none."""
     holder: str = ""
-    """The instance that holds the schedule's slot (see `Overlap`); "" if the slot is free."""
+    """Id of the instance that holds the schedule's slot (see `Overlap`); "" if the slot is free."""
     parked: tuple[str, ...] = ()
-    """Instances that wait for the slot, in order."""
+    """Ids of the instances that wait for the slot, in order."""
     removed: bool = False
-    """Only in `changed_schedules`: the schedule was removed. Only name and revision are set."""
+    """Whether the schedule was removed; then only name and revision are set.
+
+    Only `changed_schedules` returns such rows.
+    """
 
 
 class SchedulePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,10 +123,13 @@ class SchedulePage(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: tuple[ScheduleRow, ...] = ()
     revision: int = 0
-    """Pass it to the next call, which returns later changes. It can be negative during the first load."""
+    """The revision to pass to the next call, which returns later changes. It is negative during the first load."""
     more: bool = False
     reset: bool = False
-    """Too many changes since the given revision: drop all known schedules. These are the first of all schedules."""
+    """Whether too many changes followed the given revision.
+
+    The caller must drop all known schedules: these rows begin anew.
+    """
 
 
 class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,31 +142,31 @@ class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     note: str = ""
     expected: int = 0
-    """The expected present revision; 0: no schedule. With another revision, the put is refused."""
+    """The revision that the schedule must have now; 0: no schedule may exist. Otherwise the put is refused."""
     expected_next_us: int | None = None
-    """The expected present `next_us`; compared if `expected` is not 0."""
+    """The `next_us` that the schedule must have now. The store compares it only if `expected` is not 0."""
     account: FireRecord | None = None
-    """A record for the nominal times that this put passes over, such as those of a pause."""
+    """A ledger record for the nominal times that this put passes over, such as those of a pause."""
 
 
 class FireRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A record of the ledger."""
 
     nominal_us: int
-    """The nominal time, or the first of a stretch."""
+    """The nominal time, or the first nominal time of a stretch."""
     outcome: FireOutcome
     at_us: int = 0
-    """Time of the record, by the store's clock."""
+    """Time at which the record was written, by the store's clock."""
     until_us: int = 0
     """The last nominal time of the stretch; 0 for a single time."""
     count: int = 1
-    """Number of nominal times."""
+    """Number of nominal times that the record covers."""
     instance: str = ""
-    """The instance that was made; "" for none."""
+    """Id of the instance that the fire made; "" for none."""
     parked: bool = False
     """Whether the instance had to wait for an earlier one."""
     cancelled: str = ""
-    """The instance that was cancelled for this one, with `Overlap.REPLACE`."""
+    """Id of the instance that the fire cancelled, with `Overlap.REPLACE`; "" for none."""
     reason: str = ""
     node: str = ""
     term: int = 0
@@ -175,17 +184,20 @@ class Fire(msgspec.Struct, frozen=True, kw_only=True):
 
     schedule: str
     revision: int
-    """The revision of the schedule that the decision is based on."""
+    """The revision of the schedule on which the caller based the fire.
+
+    With another revision, the store answers STALE.
+    """
     nominal_us: int
     outcome: FireOutcome
     request: str
-    """An id that the caller chooses, unique to this fire; the id of the instance if it has one."""
+    """An id that the caller chooses, unique to this fire. A fire with an instance uses the id of the instance."""
     next_us: int | None = None
-    """The nominal time after this one (or after `until_us`); only for outcomes that advance."""
+    """The nominal time after this fire (or after `until_us`). Only outcomes that advance the schedule use it."""
     until_us: int = 0
     count: int = 1
     instance: NewInstance | None = None
-    """The instance to enqueue; only for FIRED, BACKFILLED and TRIGGERED."""
+    """The instance to enqueue. Only FIRED, BACKFILLED and TRIGGERED have one."""
     overlap: Overlap = Overlap.ALLOW
     queue_limit: int = 1
     reason: str = ""
@@ -195,15 +207,15 @@ class FireStatus(StrEnum):
     """The answer to a fire."""
 
     DONE = "done"
-    """The fire is recorded, now or by an earlier send of the same request."""
+    """The fire is recorded, by this call or by an earlier call with the same request."""
     STALE = "stale"
-    """The schedule was changed, paused, removed or fired meanwhile: read it again."""
+    """The schedule was changed, paused, removed or fired after the caller read it. The caller must read it again."""
     KNOWN = "known"
-    """The nominal time of a backfill already has an instance."""
+    """The nominal time of a backfill already has an instance, so no other is made."""
     TRIMMED = "trimmed"
-    """The nominal time of a backfill is older than the ledger, so it may have had an instance."""
+    """The nominal time of a backfill is older than the ledger. No instance is made, since the time may have had one."""
     DEPOSED = "deposed"
-    """The store has seen a later term of the same coordinator: step down."""
+    """The store has seen a later term of the same coordinator, so the caller must step down as leader."""
 
 
 class FireAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +223,10 @@ class FireAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     status: FireStatus
     record: FireRecord | None = None
-    """The record, if DONE. Its outcome is SKIPPED if an earlier instance or the key did not allow a new one."""
+    """The ledger record, if DONE.
+
+    Its outcome is SKIPPED if an earlier instance or the key did not allow a new instance.
+    """
 
 
 class FirePage(msgspec.Struct, frozen=True):

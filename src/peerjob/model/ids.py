@@ -21,7 +21,7 @@ class IdSource:
         self._lock = threading.Lock()
         self._millis = 0
         self._head = "00000000-0000"
-        """The text of `_millis`."""
+        """The hexadecimal text of `_millis`, cached for ids of the same millisecond."""
         self._counter = 0
 
     def take(self, count: int = 1) -> list[str]:
@@ -55,7 +55,7 @@ def id_text(uuid: str | UUID) -> str:
 def checked_id(uuid: object, option: str = "uuid") -> str:
     """The stored text of an id; raises OptionError, which names the option, for a value that is no UUID."""
     try:
-        return id_text(uuid)  # type: ignore[arg-type]  # anything else raises
+        return id_text(uuid)  # type: ignore[arg-type]  # id_text() raises for a value of another type
     except (ValueError, AttributeError, TypeError):
         raise OptionError(option, uuid, "a UUID") from None
 

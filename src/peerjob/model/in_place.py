@@ -23,7 +23,10 @@ def call_in_place(executor: Callable[..., Any], args: tuple[Any, ...], kwargs: d
 
 
 def _unwrap(result: Any) -> Any:
-    """Unwrap a `Finished` result: it is for the node of this job, not for another job that calls it."""
+    """Unwrap a `Finished` result.
+
+    The mark is for the node that runs the job, not for another job that calls the job.
+    """
     if inspect.iscoroutine(result):
         return _unwrap_later(result)
     return result.result if isinstance(result, FinishedResult) else result

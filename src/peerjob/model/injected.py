@@ -11,7 +11,7 @@ from .errors import OptionError
 
 T = TypeVar("T")
 Injection = Literal["context", "manager", "worker", "instance", "blocking manager", "blocking instance"]
-"""Kinds of values that a node can supply by annotation. The "manager" is the node itself."""
+"""Kinds of values that a node can supply for an annotated parameter. The "manager" is the node itself."""
 
 
 class Injectable:
@@ -56,9 +56,9 @@ class _Injected:
 
 
 INJECTED: Any = _Injected()
-"""Default of a parameter that the node supplies by its annotation."""
+"""Default of a parameter whose value the node supplies. The annotation of the parameter selects the value."""
 PLACEHOLDER: Any = INJECTED
-"""The same marker as an argument: `schedule(job, PLACEHOLDER, 5)`. The text "?" works too."""
+"""Argument that leaves its place to the node: `schedule(job, PLACEHOLDER, 5)`. The text "?" does the same."""
 
 
 class Resource:
@@ -123,4 +123,4 @@ class CurrentRun(Protocol):
 
 
 current_run: contextvars.ContextVar[CurrentRun | None] = contextvars.ContextVar("peerjob_run", default=None)
-"""The run that executes the present code. The executor sets it, in threads too."""
+"""The run to which the present code belongs. The executor sets this variable, also in the threads of sync bodies."""

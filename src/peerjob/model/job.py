@@ -51,13 +51,13 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     kind: str
     executor: Callable[..., Any] | None
     options: dict[str, Any]
-    """The checked options of the definition, with the overrides applied."""
+    """The checked options of the definition, replaced by the overrides where given."""
     overrides: dict[str, Any]
-    """The options of `with_options`, which are stored with each instance."""
+    """The options that `with_options` received. They are stored with each instance."""
     policy: Policy
     timing: Timing
     base: Job[..., Any, Any] | None
-    """The definition of a variant; None for a definition."""
+    """The definition from which `with_options` made this variant; None if this job is the definition."""
 
     @overload
     def __init__(
@@ -83,7 +83,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         object.__setattr__(self, name, value)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C_co:
-        """Call the function directly, like an ordinary function. Injected parameters are supplied."""
+        """Call the function directly, like an ordinary function. peerjob supplies the injected parameters."""
         if self.executor is None:
             raise TypeError(f"job {self.kind!r} is a handle for work that runs elsewhere; it cannot be called here")
         return cast(C_co, call_in_place(self.executor, args, kwargs))
@@ -98,7 +98,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the job by its importable name or that of its function; raises TypeError if neither exists."""
+        """Pickle the job by its importable name, or by the name of its function; raises TypeError if neither exists."""
         executor = self.executor
         path = None if executor is None else import_path(executor)
         if path is not None and found_by_name(path) is self:
@@ -112,7 +112,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         overrides = self.overrides | checked(cast(dict[str, Any], options))
         merged = self.options | checked(cast(dict[str, Any], options))
         if {"at", "after", "cron", "every"} & options.keys():
-            # a new time replaces that of the definition
+            # # a time given here replaces the definition's time: `at`, `after`, `cron` and `every` exclude each other
             for name in ("at", "after", "cron", "every"):
                 if name not in options:
                     merged.pop(name, None)

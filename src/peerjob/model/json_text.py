@@ -10,7 +10,7 @@ import msgspec
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _EASY = frozenset({int, str, bool, type(None)})
-"""Types that JSON has, except for unusual integers and texts."""
+"""Types that JSON has too, except for integers with too many digits and text with a lone surrogate."""
 
 
 def to_json(value: Any) -> str:
@@ -18,16 +18,18 @@ def to_json(value: Any) -> str:
     if _is_easy(value):
         try:
             return _encode(value).decode()
-        except (ValueError, RecursionError):  # too many digits, or a lone surrogate
+        # msgspec cannot write an integer with too many digits or text with a lone surrogate: `_plain` replaces such
+        # values
+        except (ValueError, RecursionError):
             pass
     try:
         return _encode(_plain(value)).decode()
-    except Exception as error:  # noqa: BLE001  # one value must not break a view of many
+    except Exception as error:  # noqa: BLE001  # one value that cannot be shown must not break a view of many
         return _encode(f"<{_name(value)} that cannot be shown: {type(error).__name__}>").decode()
 
 
 def _is_easy(value: Any) -> bool:
-    """Whether JSON has this type, and the types of its items."""
+    """Whether JSON has the type of the value and the types of its items."""
     kind: Any = value.__class__
     if kind is list:
         return _EASY.issuperset(map(type, value))
@@ -60,7 +62,8 @@ def _integer(value: int) -> int | str:
         return value
     try:
         str(value)
-    except ValueError:  # too many digits for this interpreter to convert
+    # the integer has more digits than this interpreter converts to text
+    except ValueError:
         return f"<an integer of {value.bit_length():,} bits>"
     return value
 

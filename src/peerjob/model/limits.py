@@ -8,25 +8,25 @@ from __future__ import annotations
 from .errors import OptionError
 
 MAX_KIND = 200
-"""Characters of a kind."""
+"""Most characters of a kind."""
 MAX_KEY = 1_000
-"""Characters of an idempotency key, and of the name of a schedule."""
+"""Most characters of an idempotency key, and of the name of a schedule."""
 MAX_TAG = 200
-"""Characters of a tag."""
+"""Most characters of a tag."""
 MAX_TAGS = 50
-"""Tags of one instance: one step writes the instance and an index entry for each tag."""
+"""Most tags of one instance. One step of the store writes the instance and an index entry for each tag."""
 MAX_ALIASES = 100
-"""Aliases of one job."""
+"""Most aliases of one job."""
 MAX_NOTE = 1_000
-"""Characters of the note of a pause, and of a description."""
+"""Most characters of the note of a pause, and of a description."""
 MAX_ARGUMENTS = 1_000
-"""Arguments of one call; a list is one argument."""
+"""Most arguments of one call. A list counts as one argument."""
 MAX_ERROR_TESTS = 100
-"""Error classes and functions in `retry_on`, and in `no_retry_on`."""
+"""Most error classes and functions in `retry_on`, and the same for `no_retry_on`."""
 MAX_NODE_NAME = 200
-"""Characters of a node's name."""
+"""Most characters of a node's name."""
 MAX_NODE_KINDS = 5_000
-"""Kinds and aliases that one node runs."""
+"""Most kinds and aliases that one node runs."""
 
 
 def is_text(value: object, most: int, *, least: int = 1) -> bool:

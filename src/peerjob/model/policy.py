@@ -77,7 +77,7 @@ class Backoff:
 
     def seconds(self, retry: int, clock: Clock) -> float:
         """Return the wait before a retry; 1 is the first."""
-        # the exponent is limited, since 2.0 ** 2000 overflows
+        # # limit the exponent: Python raises OverflowError for a power such as 2.0 ** 2000
         wait = self.max
         if self.initial > 0 and self.factor > 1:
             growth = min(retry - 1, 1024)
@@ -104,7 +104,7 @@ class FinishedResult:
     result: Any
 
 
-def Finished(result: R) -> R:  # noqa: N802  # reads as a class, like Recovered
+def Finished(result: R) -> R:  # noqa: N802  # this function reads as a class, like Recovered
     """Mark the result of a job as complete, even if the run was cancelled meanwhile.
 
     The instance becomes Completed. Without `Finished`, a body that was told to end, because its node stops or has lost
@@ -207,7 +207,8 @@ def errors_in(error: BaseException) -> list[BaseException]:
 
 
 def _is_one_of(tests: tuple[Any, ...], error: BaseException) -> bool:
-    # a CancelledError without a cancellation is a failure, though it is not an Exception in Python
+    # # Python does not make CancelledError an Exception, but a body that raises it without a cancellation has failed:
+    # let a test for Exception match
     stray = isinstance(error, asyncio.CancelledError)
     return any(isinstance(test, type) and (isinstance(error, test) or (stray and test is Exception)) for test in tests)
 
@@ -217,7 +218,7 @@ def _any_matches(tests: tuple[Any, ...], error: BaseException) -> bool:
 
 
 DEFINITION_ONLY = frozenset({"aliases", "version", "description"})
-"""Options that describe the job itself. `with_options` takes them, but they are not stored with instances."""
+"""Options that describe the job itself. `with_options` takes them, but instances do not store them."""
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +230,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(option, value, f"one of the options {', '.join(sorted(known))}")
         check = _CHECKS.get(option)
         result[option] = value if check is None else check(option, value)
-    Timing.of(result)  # raises for bad times and combinations
+    # Timing.of raises OptionError for bad times and for times that exclude each other; its result is not needed
+    Timing.of(result)
     return result
 
 
@@ -247,7 +249,7 @@ def make_policy(options: Mapping[str, Any]) -> Policy:
 _ERROR_TESTS = frozenset({"retry_on", "no_retry_on"})
 _STORED_BY_REFERENCE = _ERROR_TESTS | {"on_complete", "on_terminate", "on_state_change"}
 _NOT_STORED = frozenset({"at", "after", "key", "tags", "priority", "name"})
-"""Options that the record itself has, so they are not stored among the overrides."""
+"""Options that have their own fields in the record, so the stored overrides leave them out."""
 
 
 def store_overrides(overrides: Mapping[str, Any], local: dict[str, Any] | None, trusted: Trusted) -> dict[str, Any]:

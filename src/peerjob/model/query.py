@@ -18,7 +18,7 @@ from .state import Level, State
 T = TypeVar("T")
 MAX_LIMIT = 10_000
 LEVELS = sum(Level)
-"""The sum of all levels."""
+"""The sum of all levels, which matches log lines of any level."""
 _STATES = "a State, its text, or several of them"
 
 
@@ -79,7 +79,7 @@ class Query:
     @property
     def id(self) -> str | None:
         """The id of the single instance that `uuid` or `instance` names, or None."""
-        return self.uuid or self.instance  # type: ignore[return-value]  # __post_init__ makes both text
+        return self.uuid or self.instance  # type: ignore[return-value]  # __post_init__ converts both to text
 
     @property
     def states(self) -> State:

@@ -21,20 +21,20 @@ MAX_PRIORITY = 2**31 - 1
 MAX_BATCH = 500
 """Most instances in one store call."""
 MAX_BATCH_BYTES = 1 << 20
-"""Most payload bytes in one store call of several instances (a single instance may exceed it)."""
+"""Most payload bytes in one store call of several instances. A call with a single instance may have more."""
 MAX_HISTORY = 50
-"""Most single history entries; older ones are folded into one entry with a count."""
+"""Most single entries in a history. Older entries are folded into one entry with a count."""
 MAX_CRASHES = 3
-"""Default number of crashes that an instance survives before it is poison."""
+"""Default number of crashes after which an instance still runs again. One more crash makes the instance poison."""
 
 
 Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
 """Microseconds since the epoch, in the years 1 to 9999. Only damaged records have other times."""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 REPEAT_US = 120_000_000
-"""Time after its creation in which a caller without an answer may enqueue an instance again.
+"""Period after an instance's creation in which a caller that got no answer may enqueue the instance again.
 
-A client retries for 30 s, and the node behind it retries its store for 30 s more.
+A client retries for 30 s, and the node behind the client retries its store for 30 s more.
 """
 
 
@@ -44,17 +44,17 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     id: str
     kind: str
     spec: bytes
-    """Arguments and options; immutable and opaque to the store."""
+    """Arguments and options of the instance. The store neither reads nor changes them."""
     priority: int = 5
     due_us: int | None = None
-    """Due time; None without `delay_us` means now. A past time counts in the order of the queue."""
+    """Due time; None without `delay_us` means now. A past due time still counts in the order of the queue."""
     delay_us: int | None = None
-    """Delay until the due time, by the store's clock."""
+    """Delay from the store's present time to the due time."""
     key: str | None = None
-    """Idempotency key, unique per kind among instances that are not final."""
+    """Idempotency key. Of the instances of one kind that are not final, only one can have the key."""
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
-    """Time for which the final instance is kept; None: the store's default."""
+    """Time for which the store keeps the final instance; None: the store's default."""
     max_crashes: int = MAX_CRASHES
 
 
@@ -62,7 +62,7 @@ class Enqueued(msgspec.Struct, frozen=True, gc=False):
     """Answer for one enqueued instance."""
 
     id: str
-    """The new instance, or the existing one with the same key."""
+    """Id of the new instance, or of the existing instance with the same key."""
     is_new: bool
 
 
@@ -72,11 +72,14 @@ class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     state: State
     at_us: Moment
     node: str = ""
-    """Name of the node that caused the transition, or ""."""
+    """Name of the node that caused the transition; "" if no node did."""
     note: str = ""
     """The reason in a few words: "retry 2 in 5s", "node lost", "handed back", "cancelled by user"."""
     count: Count = 1
-    """Over 1 only in the first entry, if it stands for older entries that were folded."""
+    """Number of transitions that the entry stands for.
+
+    Only the first entry can stand for several, which were folded.
+    """
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -89,13 +92,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int
     due_us: int
     attempts: int
-    """Counted runs, the present one included; hand-backs, snoozes and losses do not count."""
+    """Number of counted runs, including the present one. Hand-backs, snoozes and losses do not count."""
     crashes: int
     losses: int
     fence: int
-    """Number of the latest claim; 0 before the first. It only grows."""
+    """Number of the latest claim; 0 before the first claim. The fence never decreases."""
     owner: str
-    """Incarnation that holds the claim. Of a final instance, the incarnation that ended it. Otherwise ""."""
+    """Incarnation that holds the claim, or that ended the final instance. "" if neither exists."""
     history: tuple[Transition, ...]
     result: bytes | None = None
     error: bytes | None = None
@@ -103,7 +106,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: str | None = None
     tags: tuple[str, ...] = ()
     slot: str = ""
-    """The schedule whose slot the instance holds or waits for; see `firing.Overlap`."""
+    """Name of the schedule whose slot the instance holds or waits for; see `firing.Overlap`."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -116,7 +119,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int
     due_us: int
     attempts: int
-    """Counted runs, this one included."""
+    """Number of counted runs, including this one."""
     crashes: int
     losses: int
     at_us: int
@@ -173,25 +176,28 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     """The request of a claim."""
 
     kinds: Mapping[str, int]
-    """Most instances to claim now, by kind. Kinds with 0 are registered, but not claimed now."""
+    """Most instances to claim in this call, by kind.
+
+    The node is registered for a kind with 0, but claims none of it.
+    """
     limit: int
-    """Most instances in total, ≤ MAX_BATCH."""
+    """Most instances to claim in total, at most MAX_BATCH."""
     suspects: bool = True
-    """Whether a suspect may be claimed. A suspect is claimed alone, and only if it is first in order."""
+    """Whether a suspect may be claimed. A suspect is claimed alone, and only if it is first in the queue's order."""
     idle: bool = True
-    """Register the node as idle in the same step if nothing was found and `limit` > 0."""
+    """Whether the store registers the node as idle in the same step if nothing was found and `limit` > 0."""
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to a claim."""
 
     claims: tuple[Claim, ...] = ()
-    """In the order in which they start."""
+    """The claimed instances, in the order in which they start."""
     now_us: int = 0
     next_due_us: int | None = None
-    """If nothing was found: the earliest due time of a delayed instance."""
+    """The earliest due time of a delayed instance. Set only if no instance was found."""
     dead: bool = False
-    """This incarnation is marked dead, or never joined: nothing was claimed. Join as a new incarnation."""
+    """Whether this incarnation is marked dead or never joined. Nothing was claimed: join as a new incarnation."""
 
 
 class Action(StrEnum):
@@ -201,17 +207,17 @@ class Action(StrEnum):
     TERMINATE = "terminate"
     TIME_OUT = "time_out"
     CANCEL = "cancel"
-    """The job ended itself as cancelled: the owner changes Processing to Cancelled."""
+    """The job ended itself as cancelled, so the owner changes Processing to Cancelled."""
     RETRY = "retry"
-    """→ Scheduled after `delay_us`; the attempt counts."""
+    """Return to Scheduled with a due time after `delay_us`. The attempt counts."""
     SNOOZE = "snooze"
-    """→ Scheduled after `delay_us`; the attempt does not count."""
+    """Return to Scheduled with a due time after `delay_us`. The attempt does not count."""
     HAND_BACK = "hand_back"
-    """→ Scheduled with the same due time, so the place in the queue stays; the attempt does not count."""
+    """Return to Scheduled with the same due time, so that the place in the queue stays. The attempt does not count."""
     RELEASE = "release"
-    """The body of a cancelled instance has ended: remove the owner entry, and free the key."""
+    """The body of a cancelled instance has ended, so the store removes the owner entry and frees the key."""
     REPORT = "report"
-    """No transition: a start of the body, progress or log lines."""
+    """Store a start of the body, progress or log lines, without a transition."""
 
 
 FINAL_STATE: dict[Action, State] = {
@@ -227,7 +233,7 @@ class LogLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     at_us: Moment
     level: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
-    """A `Level` number."""
+    """The number of a `Level`."""
     message: str
     attempt: Count = 0
     node: str = ""
@@ -244,20 +250,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: bytes | None = None
     progress: bytes | None = None
     started: bool = False
-    """The body has started. Only REPORT needs it; actions that end a body imply it."""
+    """Whether the body has started. Only REPORT needs this field, since actions that end a body imply the start."""
     delay_us: int = 0
     note: str = ""
     logs: tuple[LogLine, ...] = ()
-    """Log lines, appended before the transition in the same step."""
+    """Log lines, which the store appends before the transition in the same step."""
 
 
 class Ack(StrEnum):
     """Answer to one outcome."""
 
     DONE = "done"
-    """The outcome is written, now or by an earlier send of the same request."""
+    """The outcome is written, by this call or by an earlier call with the same request."""
     LOST = "lost"
-    """The sender is no longer the owner (reaped, claimed elsewhere, removed): nothing was written."""
+    """Nothing was written: the sender does not own the instance any more (reaped, claimed elsewhere or removed)."""
     CANCELLED = "cancelled"
     """A user cancelled the instance first, so it stays Cancelled. If the body has ended, the owner entry is removed."""
 
@@ -267,11 +273,11 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     incarnation: str
-    """A new id for each start of a node, even with the same name."""
+    """Id of one start of a node. Each start has a new id, even with the same name."""
     kinds: tuple[str, ...] = ()
-    """Kinds that the node can run; empty without workers."""
+    """Kinds that the node can run; empty for a node without workers."""
     signatures: dict[str, str] = {}
-    """Hash of the signature by kind, so that a peer can check whether arguments fit here."""
+    """Hash of each kind's signature, so that a peer can check whether arguments fit the jobs of this node."""
     workers: int = 0
     host: str = ""
     pid: int = 0
@@ -288,7 +294,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     renewed_us: int = 0
     expires_us: int = 0
     age_us: int = 0
-    """Time since the last renewal, by the store's clock; set in the views of a manager."""
+    """Time since the last renewal, by the store's clock. Only the views of a manager set it."""
 
     @property
     def name(self) -> str:
@@ -321,19 +327,23 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to a renewal."""
 
     dead: bool = False
-    """The incarnation is marked dead, or unknown: all its claims are void. Join as a new incarnation."""
+    """Whether the incarnation is marked dead or unknown. All its claims are void: join as a new incarnation."""
     now_us: int = 0
     held: tuple[Held, ...] | None = None
-    """All claims of this incarnation in the store, if count or digest did not match."""
+    """All claims of this incarnation in the store. Set only if the sent count or digest did not match the store's."""
     cancelled: tuple[str, ...] = ()
-    """Instances that were cancelled while this incarnation ran them, and that are not released yet."""
+    """Ids of instances that were cancelled while this incarnation ran them, and that it has not released yet."""
     ahead_us: int = 0
-    """Lead of this node's clock over the store's, or over the median of the peers if the nodes' clocks count.
+    """Lead of this node's clock; negative: the clock is behind; 0: unknown.
 
-    Negative: it is behind. 0: unknown.
+    The clock is compared with the store's. If the nodes' clocks decide about due times, it is compared with the peers'
+    median.
     """
     clock_known: bool = True
-    """False while a new node still waits for the clocks of its peers, if the nodes' clocks count."""
+    """False while a new node still waits for the clocks of its peers.
+
+    Always True if the store's clock decides about due times.
+    """
 
 
 DIGEST_SIZE = 2_147_483_647
@@ -355,9 +365,9 @@ class Reaped(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     kind: str
     state: State
-    """SCHEDULED, TERMINATED (poison), or CANCELLED (a user cancelled it; its owner entry is removed now)."""
+    """SCHEDULED, TERMINATED (poison), or CANCELLED (by a user; the reap removes the owner entry)."""
     node: str
-    """Name of the node that died."""
+    """Name of the node whose lease expired."""
 
 
 class Hint(msgspec.Struct, frozen=True):
@@ -386,56 +396,59 @@ class LogPage(msgspec.Struct, frozen=True):
     lines: tuple[LogLine, ...]
     cursor: str
     dropped: int = 0
-    """Number of lines that were dropped at the limit, oldest first."""
+    """Number of lines that the store dropped at the limit. It drops the oldest lines first."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Counts that need no scan."""
 
     counts: dict[str, dict[State, int]] = {}
-    """Instances by kind and state."""
+    """Number of instances by kind and state."""
     delayed: int = 0
     nodes: int = 0
     undecodable: int = 0
-    """Records that were set aside because they cannot be read."""
+    """Number of records that the store set aside because they cannot be decoded."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Guarantees and limits of a store."""
 
     engine: str
-    """"memory", "redis", "valkey", "etcd"."""
+    """The kind of store: "memory", "redis", "valkey" or "etcd"."""
     durability: str
-    """"fsync", "everysec", "replicated" or "none": the protection of stored data against a crash of the store."""
+    """The protection of stored data against a crash of the store: "fsync", "everysec", "replicated" or "none"."""
     confirmed_by: str = ""
-    """"aof" or "replicas:<n>": the confirmation that each step waits for; "": only that of the server."""
+    """The confirmation that each step waits for: "aof" or "replicas:<n>".
+
+    "": each step waits only for the server's answer.
+    """
     order: str = "strict"
-    """"strict" or "windowed"."""
+    """The order of claims across nodes: "strict" or "windowed"."""
     clock: str = "server"
-    """"server" or "nodes": the clock that decides about due times."""
+    """The clock that decides about due times: "server" or "nodes"."""
     shared: bool = True
-    """Whether other processes can use the store."""
+    """Whether other processes can use the same store."""
     max_payload: int = 512 << 20
     warnings: tuple[str, ...] = ()
-    """Data that can be lost with the server's present settings, one sentence each."""
+    """Data that the server's present settings can lose, one sentence for each."""
 
 
 class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits that a store enforces."""
 
     retention_us: int = 86_400_000_000
-    """Time for which final instances are kept by default: 1 day."""
+    """Time for which the store keeps final instances by default: 1 day."""
     max_final_per_kind: int = 100_000
-    """Most final instances per kind; the oldest are removed first."""
+    """Most final instances of one kind. The store removes the oldest first."""
     max_log_lines: int = 1_000
-    """Most log lines per instance; the oldest are dropped first."""
+    """Most log lines of one instance. The store drops the oldest first."""
     max_log_bytes: int = 1 << 20
-    """Most bytes of log messages per instance."""
+    """Most bytes of the log messages of one instance."""
     max_fires: int = 1_000
-    """Most ledger records per schedule; the earliest nominal times are removed first."""
+    """Most ledger records of one schedule. The store removes the earliest nominal times first."""
     fires_kept_us: int = 7 * 86_400_000_000
-    """Time for which a ledger record is kept: 7 days."""
+    """Time for which the store keeps a ledger record: 7 days."""
     max_kinds: int = 20_000
-    """Most kinds with instances; above it, a kind that no node has published is refused."""
+    """Most kinds that have instances. At the limit, the store refuses a kind that no node has published."""
     kinds_kept_us: int = 30 * 86_400_000_000
-    """Time for which a kind stays known after the last node with it has left: 30 days."""
+    """Time for which the store remembers a kind after the last node with that kind has left: 30 days."""

@@ -14,10 +14,10 @@ from .definition import Definition
 from .errors import ScheduleError
 
 if TYPE_CHECKING:
-    from random import Random  # noqa: TID251  # only its type; callers pass a clock's
+    from random import Random  # noqa: TID251  # only the type is used; callers pass a clock's random
 
 MAX_CACHED = 20_000
-"""Most recurrences in the cache."""
+"""Most recurrences that the cache keeps."""
 
 
 class Recurrence(Protocol):

@@ -61,9 +61,9 @@ class Trusted:
     """Modules whose functions a stored option may name. Only these are imported for an option."""
 
     modules: frozenset[str] = frozenset()
-    """Modules that define the functions of jobs."""
+    """Names of modules that define the functions of jobs."""
     prefixes: tuple[str, ...] = ()
-    """Names of modules and packages; everything below them is trusted too."""
+    """Names of modules and packages. Everything inside a named package is trusted too."""
 
     def holds(self, module: str) -> bool:
         """Whether an option may name functions of this module."""
@@ -108,7 +108,8 @@ def from_stored(reference: Reference, option: str, local: Mapping[str, Any] | No
         if module != module_name("__main__"):
             importlib.import_module(module)
         found = None if _imported(reference) is None else resolve(reference)
-    except Exception as error:  # an import runs the user's code
+    # importing a module runs the user's code, which can raise any error
+    except Exception as error:
         raise StoredReferenceError(f"{option}: cannot import {reference}: {type(error).__name__}: {error}") from error
     if found is None or import_path(found) != reference:
         raise StoredReferenceError(f"{option}: {module} defines no {reference.partition(':')[2]}")
@@ -128,18 +129,19 @@ def resolve_imported(path: str) -> Any:
 
 
 def _imported(path: str) -> Any:
-    """Resolve without running code of the module, such as its `__getattr__`; None if the name does not exist."""
+    """Resolve a name without running code of its module, such as a `__getattr__`; None if the name does not exist."""
     module, _, qualname = path.partition(":")
     found: Any = sys.modules.get("__main__" if module == module_name("__main__") else module)
     for part in qualname.split("."):
         found = inspect.getattr_static(found, part, None)
-        if isinstance(found, ModuleType):  # the name belongs to another module
+        # the path leads through another module, so the module that the path begins with does not define the object
+        if isinstance(found, ModuleType):
             return None
     return found
 
 
 def _is_harmless(value: Any, option: str) -> bool:
-    """Whether the option only compares with this class, or only computes with it."""
+    """Whether peerjob only compares errors with this class, or only computes waits with it."""
     if not isinstance(value, type):
         return False
     if option in ("retry_on", "no_retry_on"):
@@ -164,6 +166,7 @@ def found_by_name(path: str) -> Any:
         found: Any = main if module == module_name("__main__") else importlib.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
-    except Exception as error:  # an import runs the user's code
+    # importing a module runs the user's code, which can raise any error
+    except Exception as error:
         raise DecodeError(f"cannot import {path}: {type(error).__name__}: {error}") from error
     return found

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NewType
 import typing_extensions
 
 MASK = "***"
-"""The text that views show for a secret."""
+"""The text that views show in place of a secret."""
 
 
 class Secret:
@@ -47,7 +47,8 @@ def is_secret(annotation: Any, inside: frozenset[Any] = frozenset()) -> bool:
     if any(is_secret(part, inside) for part in parts):
         return True
     named = origin or annotation
-    with contextlib.suppress(TypeError):  # an annotation need not be hashable
+    # an annotation without a hash cannot be in the set
+    with contextlib.suppress(TypeError):
         if named in inside:
             return False
         inside |= {named}
@@ -57,6 +58,7 @@ def is_secret(annotation: Any, inside: frozenset[Any] = frozenset()) -> bool:
 
 
 def _hints(kind: type[Any]) -> Mapping[str, Any]:
-    with contextlib.suppress(Exception):  # annotations are the user's code
+    # reading annotations runs the user's code, which can raise any error
+    with contextlib.suppress(Exception):
         return typing_extensions.get_type_hints(kind, include_extras=True)
     return {}

@@ -22,7 +22,7 @@ from .injected import INJECTED, Injectable, Injection, Resource
 from .references import module_name
 
 EMPTY: Any = inspect.Parameter.empty
-"""Means "no annotation" and "no default"."""
+"""Stands for "no annotation" and for "no default"."""
 TEXT_PLACEHOLDER = "?"
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -35,15 +35,15 @@ class Parameter:
 
     name: str
     kind: inspect._ParameterKind  # pyright: ignore[reportPrivateUsage]
-    """As in `inspect.Parameter.kind`."""
+    """The kind of the parameter, as in `inspect.Parameter.kind`."""
     annotation: Any = EMPTY
     """The resolved annotation. EMPTY if there is none, or if it names something that does not exist at run time."""
     default: Any = EMPTY
     required: bool = True
-    """Whether each call must pass it."""
+    """Whether each call must pass the parameter."""
     injected: Injection | None = None
     optional: bool = False
-    """Whether the node may supply None."""
+    """Whether the node may supply None for the parameter."""
     resource: Resource | None = None
 
     @property
@@ -64,11 +64,12 @@ class Signature:
         self.supplied = tuple(one for one in parameters if one.supplied)
         self.is_async = has_code(executor, inspect.iscoroutinefunction)
         self.returns = returns if self.is_async else _awaited(returns)
-        """The annotation of the result. EMPTY for none, and for None, which describes no value."""
+        """The annotation of the result. EMPTY if there is none, and for `-> None`, which describes no value."""
         self.is_generator = has_code(executor, inspect.isgeneratorfunction)
         self.is_async_generator = has_code(executor, inspect.isasyncgenfunction)
         self._places_supplied = any(one.supplied for one in self.positional)
-        # positional-only parameters that are supplied need all parameters before them by position too
+        # # a supplied positional-only parameter is passed by position, so all parameters before it must be passed by
+        # position too
         self._reach = max(
             (
                 index + 1
@@ -160,7 +161,7 @@ class Signature:
         return args, filled
 
     def _open_places(self, count: int) -> tuple[list[tuple[int, Parameter]], list[Parameter]]:
-        """With `count` placed arguments: the parameters to fill by position, and those to fill by name."""
+        """Return the parameters to fill by position and by name, for a call that has placed `count` arguments."""
         if count not in self._places:
             reached = self.positional[: max(count, self._reach)]
             self._places[count] = (
@@ -182,7 +183,8 @@ def analyse(executor: Callable[..., Any]) -> Signature:
     """Return the signature of a callable. A callable without a known signature takes any arguments."""
     try:
         return _analysed(executor)
-    except TypeError:  # not hashable
+    # the cache needs a hash, and this callable has none: analyse it without the cache
+    except TypeError:
         return _analyse(executor)
 
 
@@ -190,7 +192,8 @@ def _analyse(executor: Callable[..., Any]) -> Signature:
     executor = _function_of(executor)
     try:
         found = _inspect(executor)
-    except (ValueError, TypeError):  # written in C
+    # a callable written in C can lack a signature: it takes any arguments
+    except (ValueError, TypeError):
         return Signature(executor, _ANYTHING)
     namespace = _namespace(_code_of(executor))
     parameters: list[Parameter] = []
@@ -214,7 +217,7 @@ _AWAITABLES: tuple[Any, ...] = (abc.Awaitable, abc.Coroutine, asyncio.Future, as
 
 
 def _awaited(annotation: Any) -> Any:
-    """The result type of an awaitable that a sync function returns; other annotations stay."""
+    """Return the result type of an awaitable that a sync function returns. Other annotations stay as they are."""
     parts = typing.get_args(annotation)
     return parts[-1] if parts and typing.get_origin(annotation) in _AWAITABLES else annotation
 
@@ -274,7 +277,7 @@ _NAMES: dict[str, Injection] = {
 
 
 def _injectable_by_text(annotation: Any) -> tuple[Injection, bool] | None:
-    """Like `injectable_of`, for a name that is imported only for type checkers."""
+    """Do the work of `injectable_of` for an annotation whose name is imported only for type checkers."""
     words = re.findall(r"\w+", getattr(annotation, "__forward_arg__", str(annotation)))
     found: list[Injection] = [_NAMES[word] for word in words if word in _NAMES]
     return (found[0], "None" in words or "Optional" in words) if found else None
@@ -287,7 +290,7 @@ def resolve(annotation: Any, namespace: Mapping[str, Any]) -> Any:
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
         return typing.get_type_hints(holder, dict(namespace), {}, include_extras=True)["it"]
-    except Exception:  # noqa: BLE001  # an annotation is the user's code, and may raise any error
+    except Exception:  # noqa: BLE001  # an annotation is the user's code, which can raise any error
         return EMPTY
 
 
@@ -298,7 +301,7 @@ def _is_unpack(annotation: Any) -> bool:
 
 
 def _unpacked(annotation: Any, namespace: Mapping[str, Any]) -> Iterator[Parameter]:
-    """Yield the keys of a TypedDict in `**kwargs: Unpack[...]` as keyword parameters."""
+    """Yield the keys of the TypedDict in `**kwargs: Unpack[...]` as keyword parameters."""
     (keys,) = typing.get_args(annotation)
     for name, hint in typing_extensions.get_type_hints(keys, dict(namespace), include_extras=True).items():
         required = is_required(keys, name, hint)
@@ -320,7 +323,7 @@ def is_required(keys: Any, name: str, hint: Any) -> bool:
 
 
 TYPE_ALIAS: tuple[Any, ...] = (typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", ()))
-"""The classes of `type X = ...`: in the standard library, and in typing_extensions."""
+"""The classes of `type X = ...`: one in the standard library, one in typing_extensions."""
 QUALIFIERS: tuple[Any, ...] = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
 
 
@@ -333,7 +336,7 @@ def _inspect(executor: Callable[..., Any]) -> inspect.Signature:
 
 
 def _code_of(executor: Any) -> Any:
-    """The written function below partials, decorators, methods, classes and instances."""
+    """Return the function that the user wrote, from inside partials, decorators, methods, classes and instances."""
     executor = unpartial(executor)
     if isinstance(executor, type):
         made = cast(Any, executor)
@@ -344,7 +347,7 @@ def _code_of(executor: Any) -> Any:
 
 
 def _namespace(function: Any) -> dict[str, Any]:
-    """The names that an annotation of this function can use."""
+    """Return the names that an annotation of this function can use, with their values."""
     names = dict(getattr(function, "__globals__", {}))
     for one in getattr(function, "__type_params__", ()):
         names[one.__name__] = one
@@ -352,13 +355,14 @@ def _namespace(function: Any) -> dict[str, Any]:
     for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
         try:
             names[name] = cell.cell_contents
-        except ValueError:  # not bound yet
+        # a variable of the enclosing function has no value yet: leave its name out
+        except ValueError:
             continue
     return names
 
 
 def _function_of(executor: Any) -> Any:
-    """The function of a job; any other callable itself."""
+    """Return the function of a job, or any other callable itself."""
     return (executor.executor or executor) if isinstance(executor, ExecutorHolder) else executor
 
 
@@ -370,7 +374,8 @@ def annotation_text(annotation: Any) -> str:
     """Convert an annotation to text that is the same in every process."""
     if annotation is EMPTY:
         return ""
-    if annotation.__class__ is list:  # the parameters of a Callable
+    # the parameters of a `Callable[[...], ...]` are a plain list
+    if annotation.__class__ is list:
         return f"[{', '.join(map(annotation_text, annotation))}]"
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return f"{module_name(annotation.__module__)}.{annotation.__qualname__}".removeprefix("builtins.")

@@ -16,18 +16,18 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Arguments and overrides. The arguments stay encoded, so that reading a record does not decode them."""
 
     args: bytes
-    """`[args, kwargs]`, by `codec.encode_value`."""
+    """The list `[args, kwargs]`, encoded by `codec.encode_value`."""
     overrides: dict[str, Any] = {}
-    """Overrides of options, by `policy.store_overrides`."""
+    """Overrides of the job's options, as `policy.store_overrides` returns them."""
     retry_of: str | None = None
     created_us: int = 0
-    """Time of scheduling, by the clock of the scheduling process."""
+    """Time of the scheduling call, by the clock of the scheduling process."""
     version: int = 0
-    """Version of the job's definition at scheduling."""
+    """Version of the job's definition at the scheduling call."""
     schedule: str = ""
-    """The schedule that made the instance; "" for none."""
+    """Name of the schedule that made the instance; "" for none."""
     nominal_us: int = 0
-    """The nominal time of the fire, without jitter; 0 for none."""
+    """The nominal time of the fire that made the instance, without jitter; 0 for none."""
     trace: dict[str, str] = {}
     """The trace of the scheduling call: `traceparent` and `tracestate`, as in W3C Trace Context."""
 
@@ -45,7 +45,7 @@ class ErrorInfo(msgspec.Struct, frozen=True):
     """The stored form of an exception that ended a run."""
 
     type: str
-    """`module.qualname` of its class, without `builtins.`."""
+    """Name of the error's class, as `module.qualname`, without `builtins.`."""
     message: str
     traceback: str = ""
 

@@ -87,7 +87,7 @@ ARROWS: dict[State, State] = {
     State.COMPLETED: State.UNSET,
     State.TERMINATED: State.UNSET,
 }
-"""For each single state, the states that can follow."""
+"""For each single state: the states to which an instance can change next."""
 
 
 class Level(IntEnum):

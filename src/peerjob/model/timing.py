@@ -25,9 +25,9 @@ class Jitter:
     """Delay of fires after their nominal times. Make it with `hashed` or `random`."""
 
     limit_us: int
-    """Longest delay in microseconds; the shortest is 0."""
+    """Longest jitter in microseconds. The shortest is 0."""
     by_name: bool
-    """Whether a hash of the schedule's name gives the delay; otherwise it is random."""
+    """Whether a hash of the schedule's name gives the jitter. If False, the jitter is random."""
 
     def __post_init__(self) -> None:
         if self.limit_us < 0:
@@ -60,14 +60,14 @@ class Timing:
     at_us: int | None = None
     after_us: int | None = None
     cron: str | None = None
-    """The cron text without its zone, which `timezone` has. For `@every`, `every_us` has the interval instead."""
+    """The cron text without its zone, which `timezone` holds. For `@every`, `every_us` holds the interval instead."""
     every_us: int | None = None
     timezone: str | None = None
-    """None: the node's time zone."""
+    """Name of the time zone; None: the node's time zone."""
     jitter_us: int = 0
     hashed: bool = False
     draw_jitter: Callable[[], Duration] | None = None
-    """A function that returns the delay of one run, instead of `jitter_us`."""
+    """A function that returns the jitter of one run, used instead of `jitter_us`."""
     overlap: Overlap = Overlap.SKIP
     queue_limit: int = DEFAULT_QUEUE_LIMIT
     misfire: Literal["skip", "run_once", "run_all"] = "run_once"

@@ -17,10 +17,10 @@ class Worker(Injectable):
     number: int
     node: str
     instance: str | None = None
-    """Id of the instance that it runs, or None."""
+    """Id of the instance that the worker runs, or None."""
     kind: str | None = None
     stuck: bool = False
-    """Whether its body was told to end and still runs, or its processors do not return."""
+    """Whether the worker's body was told to end and still runs, or the body's processors do not return."""
 
     @classmethod
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Worker:

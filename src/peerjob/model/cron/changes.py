@@ -9,7 +9,7 @@ from .words import clock
 from .zones import Span, transitions
 
 MAX_LISTED = 3
-"""Most wall times that are listed."""
+"""Most wall times that the text of one clock change lists; further ones are shown as "…"."""
 
 
 def clock_changes(cron: Cron, after: int, until: int) -> Iterator[tuple[int, int, str]]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import date
 
 EPOCH = 719_163
-"""Ordinal of day 0."""
+"""`date.toordinal()` of 1970-01-01, which is day 0 in this module."""
 MAX_GAP_YEARS = 50
-"""Most years between two matching days: each kind of leap year repeats within 40 years."""
+"""Most years between two matching days. 50 is enough, since each kind of leap year repeats within 40 years."""
 FULL_CYCLE = range(2001, 2029)
 
 
@@ -22,16 +22,16 @@ class Days:
     months: frozenset[int]
     days: frozenset[int]
     last: bool = False
-    """L: the last day of the month."""
+    """Cron text "L": the last day of the month."""
     nearest: frozenset[int] = frozenset()
-    """15W: the nearest working day within the month."""
+    """Cron text "15W": the working day of the same month that is nearest to day 15."""
     weekdays: frozenset[int] = frozenset()
     nth: frozenset[tuple[int, int]] = frozenset()
-    """5#2: a weekday and its number within the month."""
+    """Cron text "5#2": a weekday and its number within the month, here the second Friday."""
     last_weekdays: frozenset[int] = frozenset()
-    """L5: the last such weekday of the month."""
+    """Cron text "L5": the last Friday of the month."""
     both: bool = False
-    """Whether a day must match by number and by weekday; otherwise one of them is enough."""
+    """Whether a day must match by its number and by its weekday. If False, one of the two is enough."""
     _kinds: dict[tuple[int, int], tuple[int, ...]] = field(
         default_factory=dict[tuple[int, int], tuple[int, ...]], init=False, repr=False, compare=False
     )
@@ -70,7 +70,10 @@ class Days:
         return None
 
     def _months_from(self, year: int, month: int, step: int) -> Iterator[tuple[int, int]]:
-        """Yield the months of the rule after (or before) this month, nearest first."""
+        """Yield the months of the rule after this month, nearest first.
+
+        With a negative step, yield the months before this month.
+        """
         months = sorted(self.months, reverse=step < 0)
         rest = [other for other in months if (other - month) * step > 0]
         for current in range(year, year + (MAX_GAP_YEARS + 1) * step, step):
@@ -79,7 +82,7 @@ class Days:
             yield from ((current, other) for other in (rest if current == year else months))
 
     def _of(self, year: int, month: int) -> tuple[int, ...]:
-        """Return the matching days of a month. They depend only on its first weekday and its length."""
+        """Return the matching days of a month. They depend only on the month's first weekday and its length."""
         if month not in self.months:
             return ()
         kind = monthrange(year, month)
@@ -106,7 +109,7 @@ class Days:
 
 
 def _nearest(day: int, first: int, length: int) -> int:
-    """Return the working day of the month that is nearest to a day."""
+    """Return the working day of the same month that is nearest to a day."""
     day = min(day, length)
     weekday = (first + day - 1) % 7
     if weekday == 6:

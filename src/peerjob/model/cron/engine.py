@@ -29,7 +29,7 @@ class Cron:
             for span in spans(self.zone, block):
                 if span.end > moment and (found := self._first(span, max(moment, span.start))) is not None:
                     return found * SECOND
-            # the wall times of a day can begin on the previous day in UTC
+            # # start the search one day early, since the wall times of a day can begin on the previous day in UTC
             day = self._days.next(((block + 1) * BLOCK) // DAY - 1)
             if day is None:
                 return None
@@ -43,7 +43,7 @@ class Cron:
             for span in reversed(spans(self.zone, block)):
                 if span.start < end and (found := self._last(span, min(end, span.end))) is not None:
                     return found * SECOND
-            # the wall times of a day can end on the next day in UTC
+            # # start the search one day late, since the wall times of a day can end on the next day in UTC
             day = self._days.previous((block * BLOCK) // DAY + 1)
             if day is None:
                 return None
@@ -69,7 +69,7 @@ class Cron:
             yield moment
             moment = self.next_after(moment)
 
-    # -- one stretch of constant offset --------------------------------------------------------------------------
+    # -- one stretch of time in which the zone's offset is constant ----------------------------------------------
 
     def _first(self, span: Span, low: int) -> int | None:
         """Return the first nominal instant of a stretch at or after `low`."""
@@ -86,14 +86,14 @@ class Cron:
         return wall - span.offset
 
     def _wall(self, span: Span, instant: int) -> int:
-        """Return the wall time of an instant. A fixed time skips repeated wall times."""
+        """Return the wall time of an instant. A text with fixed times skips the wall times that the clocks repeat."""
         return max(instant + span.offset, span.reached) if self.fixed else instant + span.offset
 
     def _replaces_skipped(self, span: Span) -> bool:
-        """Whether the start of a stretch replaces wall times that the clocks skipped."""
+        """Whether the start of a stretch stands for wall times of the cron text that the clocks skipped."""
         return self.fixed and span.reached < span.wall and self.first_wall(span.reached, span.wall) is not None
 
-    # -- wall times ----------------------------------------------------------------------------------------------
+    # -- wall times of the cron text -----------------------------------------------------------------------------
 
     def first_wall(self, low: int, high: int) -> int | None:
         """Return the first wall time of the text in [low, high), in seconds, skipped times included."""
@@ -116,7 +116,8 @@ class Cron:
 
     def _count(self, low: int, high: int) -> int:
         total = 0
-        # `low` can be after `high`: a stretch can end before its repeated wall times
+        # # `low` can be after `high`, since a stretch of constant offset can end before all repeated wall times have
+        # passed
         day = self._days.next(low // DAY) if low < high else None
         while day is not None and day * DAY < high:
             total += self._times.before(min(high - day * DAY, DAY)) - self._times.before(max(low - day * DAY, 0))

@@ -14,13 +14,13 @@ from .days import Days
 from .daytime import DayTimes
 
 MAX_TEXT = 1_000
-"""Longest text in characters; even a list of all values of all fields is shorter."""
+"""Most characters of a cron text. Even a text that lists all values of all fields is shorter."""
 EXPECTED = (
     "expected five fields (minute, hour, day of month, month, day of week), six with leading seconds, "
     "@yearly, @monthly, @weekly, @daily, @hourly, or @every and a duration"
 )
 MIN_EVERY_US = 10_000
-"""Shortest interval, since each fire is a step of the store."""
+"""Shortest interval of `@every`, in microseconds. The limit protects the store, which does one step for each fire."""
 MAX_ITEMS_CACHED = 5_000
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
@@ -43,10 +43,10 @@ class CronField:
     low: int
     high: int
     place: int
-    """Index of the croniter field that parses it; seconds are parsed as minutes."""
+    """Index of the field in the text for croniter that parses this field. Seconds are parsed as minutes."""
     forms: str
     names: tuple[str, ...] = ()
-    """Names for the numbers from `low` on."""
+    """Names for the numbers of the field, the first one for `low`."""
 
     def number(self, text: str) -> int | None:
         """Convert digits or a name to a number."""
@@ -73,11 +73,11 @@ class CronText:
     """A parsed cron text."""
 
     text: str
-    """The given text without the zone."""
+    """The cron text as given, without its zone."""
     zone: str | None
-    """The zone before the text, or None."""
+    """The zone that the text begins with, or None."""
     fields: tuple[str, str, str, str, str, str]
-    """Second, minute, hour, day of month, month, day of week, in capitals."""
+    """The fields second, minute, hour, day of month, month and day of week, in capital letters."""
     times: DayTimes
     days: Days
 
@@ -93,7 +93,7 @@ class EveryText:
 
     every_us: int
     duration: str
-    """The given duration."""
+    """The duration as given after `@every`."""
 
 
 def read_cron(given: object) -> CronText | EveryText:
@@ -197,7 +197,7 @@ def _values(given: str, field: CronField, text: str) -> _Values:
 
 @lru_cache(maxsize=MAX_ITEMS_CACHED)
 def _item_values(field: CronField, item: str) -> _Values | None:
-    """Return the values of one item, or None for an invalid item."""
+    """Return the values of one item of a field, or None for an invalid item."""
     if not _ITEM.fullmatch(item) or _CHANCE.match(item):
         return None
     if field.place == 2 and (match := _NEAREST.fullmatch(item)):
@@ -206,11 +206,13 @@ def _item_values(field: CronField, item: str) -> _Values | None:
     if field.place == 4 and (match := _LAST_WEEKDAY.fullmatch(item)):
         item = f"L{field.number(match[1])}"
     highest = 6 if field.place == 4 else field.high
-    # croniter expands a range of one value to the whole field, and before release 7 also steps from the last value
+    # # replace a range of one value, such as "5-5", by the value: croniter expands the range to the whole field, and
+    # croniter before version 7 also steps from the last value
     if match := _STRETCH.fullmatch(item):
         first, last = field.number(match[1]), field.number(match[2]) if match[2] else highest
         item = match[1] if first is not None and first == last else item
-    # imported here, so that processes without cron texts do not load it; it has no types
+    # # import croniter only when a cron text is parsed, so that other processes do not load it; croniter has no type
+    # annotations
     import croniter as croniter_  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
     words = ["*"] * 5

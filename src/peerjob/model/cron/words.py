@@ -15,7 +15,7 @@ MONTHS = (
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 MAX_LISTED = 4
-"""Most times of the day that are listed."""
+"""Most times of the day that a description lists one by one."""
 
 
 def in_words(text: CronText) -> str:

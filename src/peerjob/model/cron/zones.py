@@ -11,10 +11,13 @@ from peerjob.model.errors import ScheduleError
 
 DAY = 86_400
 BLOCK = 30 * DAY
-"""Stretches are computed and cached per block of this length."""
+"""Length of a block, in seconds. Stretches of constant offset are computed and cached per block."""
 MAX_BLOCKS_CACHED = 20_000
 FIRST = -719_162 * DAY + 2 * DAY
-"""FIRST to LAST: the years 1 to 9999 in seconds since the epoch, without the days that an offset could move outside."""
+"""FIRST to LAST are the supported seconds since the epoch.
+
+They cover the years 1 to 9999, except for the days that an offset could move outside these years.
+"""
 LAST = 2_932_897 * DAY - 2 * DAY
 
 
@@ -23,14 +26,14 @@ class Span(NamedTuple):
 
     start: int
     end: int
-    """The first instant after the stretch."""
+    """The first instant after the stretch, in seconds since the epoch."""
     offset: int
-    """Wall time minus instant."""
+    """Wall time minus UTC time during the stretch, in seconds."""
     reached: int
-    """The wall time that the clocks had reached before the stretch.
+    """The wall time that the clocks had reached when the stretch began.
 
-    If it is before the stretch's first wall time, the times between are skipped. If it is later, the times up to it are
-    repeated.
+    If `reached` is before the stretch's first wall time, the clocks skip the times between the two. If `reached` is
+    later, the clocks repeat the times up to it.
     """
 
     @property
@@ -51,7 +54,7 @@ def zone_named(name: object, option: str = "timezone") -> ZoneInfo:
 def spans(zone: tzinfo, block: int) -> tuple[Span, ...]:
     """Return the stretches of one block in order. Block n starts n × BLOCK after the epoch."""
     start, end = block * BLOCK, (block + 1) * BLOCK
-    # a change on the previous day can repeat wall times within the block
+    # # begin one day before the block, since a clock change on that day can repeat wall times within the block
     found = [Span(start - DAY, end, _offset(zone, start - DAY), start - DAY + _offset(zone, start - DAY))]
     for day in range(start, end + 1, DAY):
         before, offset = found[-1].offset, _offset(zone, day)
@@ -76,14 +79,17 @@ def transitions(zone: tzinfo, after: int, until: int) -> list[tuple[Span, Span]]
 
 
 def _from(span: Span, start: int) -> Span:
-    """Cut a stretch to the part from `start` on. Wall times that it skips were before."""
+    """Cut a stretch to the part from `start` on.
+
+    The wall times that the clocks skipped belong to the part that is cut off.
+    """
     if span.start >= start:
         return span
     return span._replace(start=start, reached=max(span.reached, start + span.offset))
 
 
 def _change(zone: tzinfo, low: int, high: int) -> int:
-    """Return the first second in (low, high] with another offset than `low`."""
+    """Return the first second in (low, high] whose offset differs from the offset at `low`."""
     before = _offset(zone, low)
     while high - low > 1:
         middle = (low + high) // 2
