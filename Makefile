@@ -35,6 +35,7 @@ lint: $(VENV)/.installed ## style, types, the direction of imports, and whether 
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_rings.py
+	$(BIN)/python scripts/check_words.py
 	$(BIN)/python scripts/check_typecheckers_see_links.py
 	$(BIN)/python scripts/generate_proto.py --check
 	$(BIN)/python scripts/generate_blocking.py --check

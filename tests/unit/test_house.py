@@ -37,6 +37,12 @@ def test_pyright_is_told_of_every_link() -> None:
     assert links <= set(config["tool"]["pyright"]["include"])
 
 
+def test_the_room_of_a_node_has_few_doors() -> None:
+    entries = {path.name for path in (ROOT / "node").iterdir() if not path.name.startswith(("_", "."))}
+
+    assert len(entries) <= 8
+
+
 def test_a_file_holds_one_idea() -> None:
     long = {str(path.relative_to(ROOT)): lines for path in SOURCES if (lines := _lines(path)) > 500}
 

@@ -52,7 +52,7 @@ declare(shared_options, parameters_of(CtlOptions, environment=False))
 def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Verb], Verb]:
     """Make a command of a coroutine that takes a ClientSession and its own options, and returns a status or None.
 
-    An option may also be a table of options, such as `Selection`.
+    An option may also be a table of options, such as `InstanceSelection`.
     """
 
     def make(function: Verb) -> Verb:

@@ -21,7 +21,7 @@ from . import tables
 from .commands import ClientSession, verb
 from .live_table import LiveTable
 from .output import Column, Format, Printer, TableView, moment
-from .query_options import Kind, Limit, Selection, States, Tag, Uuid, level_of
+from .query_options import InstanceSelection, Kind, Limit, States, Tag, Uuid, level_of
 
 MAX_FIRST = 100
 """The number of latest instances that a live watch shows first."""
@@ -94,7 +94,7 @@ async def history(session: ClientSession, uuid: Uuid) -> None:
 
 async def list_logs(
     session: ClientSession,
-    chosen: Selection,
+    chosen: InstanceSelection,
     level: Levels = None,
     limit: Limit = 100,
 ) -> None:
@@ -108,7 +108,7 @@ async def list_logs(
 
 async def list_history(
     session: ClientSession,
-    chosen: Selection,
+    chosen: InstanceSelection,
     limit: Limit = 100,
 ) -> None:
     """Show the states of several instances, the latest instance first; --state selects states."""
@@ -136,7 +136,7 @@ async def watch(
 
     Ends with Ctrl-C, or when the only watched instance is final.
     """
-    query = Query(uuid=uuid) if uuid is not None else Selection(kind=kind, state=state, tag=tag).query()
+    query = Query(uuid=uuid) if uuid is not None else InstanceSelection(kind=kind, state=state, tag=tag).query()
     live = sys.stdout.isatty() and not lines and session.out.format in (Format.TABLE, Format.WIDE)
     async with session.client() as client:
         try:

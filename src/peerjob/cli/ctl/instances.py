@@ -21,7 +21,7 @@ from . import tables
 from .commands import ClientSession, group, verb
 from .errors import CommandError
 from .output import note
-from .query_options import Selection
+from .query_options import InstanceSelection
 
 Uuids = Annotated[
     list[str] | None,
@@ -31,7 +31,7 @@ Every = Annotated[bool, typer.Option("--all", help="All instances of the namespa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Targets(Selection):
+class Targets(InstanceSelection):
     """The options that select instances by id, by a query, or all of them."""
 
     uuids: Uuids = None

@@ -12,7 +12,7 @@ from . import tables
 from .commands import ClientSession, group, verb
 from .events import list_history, list_logs
 from .output import Column, Format, TableView, note
-from .query_options import Limit, Selection, Uuid
+from .query_options import InstanceSelection, Limit, Uuid
 
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.", show_default=False)]
 
@@ -69,7 +69,7 @@ async def list_jobs(session: ClientSession) -> None:
 
 async def list_instances(
     session: ClientSession,
-    chosen: Selection,
+    chosen: InstanceSelection,
     limit: Limit = 100,
     oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first.")] = False,
 ) -> None:
@@ -84,7 +84,7 @@ async def list_instances(
 
 async def count(
     session: ClientSession,
-    chosen: Selection,
+    chosen: InstanceSelection,
 ) -> None:
     """Print the number of instances."""
     query = chosen.query()

@@ -37,7 +37,7 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Th
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class InstanceSelection:
     """The options that select instances."""
 
     kind: Kind = None
