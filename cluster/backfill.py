@@ -24,7 +24,7 @@ MAX_TIMES = 100_000
 """Most nominal times in one backfill."""
 BATCH = 100
 CHUNK = 500
-"""Nominal times to compute before other tasks of the loop run."""
+"""Nominal times to compute before the event loop runs other tasks."""
 
 
 async def backfill(
@@ -44,8 +44,8 @@ async def backfill(
 
     The leader fires the next time of the schedule and all later ones, so backfill ends before it. For a paused
     schedule, backfill ends now. `overlap` replaces the policy of the definition. Raises ScheduleError, with nothing
-    made, for more than 100,000 times. Also raises ScheduleError if a caller changes or removes the schedule meanwhile;
-    the instances that were made stay.
+    made, for more than 100,000 times. Also raises ScheduleError if a caller changes or removes the schedule during
+    the backfill; the instances that were made stay.
     """
     definition = decode_definition(row.definition)
     over_us = now_us + 1 if row.paused or row.next_us is None else min(now_us + 1, row.next_us)
@@ -102,7 +102,7 @@ def _counted(counts: Backfill, answers: Sequence[FireAnswer]) -> Backfill:
 
 
 async def _bounded(times: Iterator[int], name: str) -> list[int]:
-    """All times, or ScheduleError for too many. Other tasks of the loop run in between."""
+    """All times; raises ScheduleError for too many. The event loop runs other tasks after each chunk."""
     found: list[int] = []
     while chunk := list(islice(times, CHUNK)):
         found += chunk
@@ -116,7 +116,7 @@ async def _bounded(times: Iterator[int], name: str) -> list[int]:
 
 
 async def _read_again(store: Store, old: ScheduleRow) -> ScheduleRow:
-    """The current row, if it has the same definition: for example, if a caller paused the schedule meanwhile."""
+    """The current row after the store called a fire stale; raises ScheduleError if the definition has changed."""
     (row,) = await store.get_schedules([old.name])
     if row is None:
         raise ScheduleError(f"backfill of {old.name!r}: the schedule was removed meanwhile")

@@ -30,19 +30,19 @@ POLL = 1.0
 MIN_WAIT = 0.001
 """Least seconds between two checks of the timetable."""
 PAGE = 200
-"""Rows of one read, which takes a few milliseconds."""
+"""Most schedules in one read, so that a read takes only a few milliseconds."""
 BATCH = 50
-"""Most fires in one call. To plan them takes a few milliseconds, while earlier calls are under way."""
+"""Most fires in one call of `Store.fire`, so that planning a call takes only a few milliseconds."""
 MAX_CALLS = 4
-"""Most calls at a time."""
+"""Most calls of `Store.fire` that are under way at a time."""
 MAX_LATE_CALLS = 2
-"""Most calls for late schedules, so that calls for schedules that are due now are always left."""
+"""Most calls for late schedules at a time. The other calls are kept for schedules that are due now."""
 PLANNING_TIME = 0.005
-"""Seconds of planning after which other tasks of the loop run."""
+"""Seconds of planning after which the event loop runs other tasks."""
 BACKOFF_US = 1_000_000
-"""Delay of a fire after an error of the store."""
+"""Microseconds after an error of the store before the node tries a fire again."""
 LONG_BACKOFF_US = 60_000_000
-"""Delay of a fire that the store refuses alone, or that raises an unexpected error alone."""
+"""Microseconds before the node tries a fire again that failed in a call of its own: refused, or unexpected error."""
 
 
 class CronRole(BackgroundRole):
@@ -82,9 +82,9 @@ class CronRole(BackgroundRole):
         self._calls: set[asyncio.Task[None]] = set()
         self._late_calls: set[asyncio.Task[None]] = set()
         self._logged_error = ""
-        """The last error of the store, to log each error once."""
+        """The last logged error of the store. A repeated error is not logged again."""
         self._logged_unusable: dict[str, int] = {}
-        """Unusable schedule → revision, to log each one once."""
+        """Name of an unusable schedule → revision, so that each unusable revision is logged once."""
 
     @property
     def schedules(self) -> int:
@@ -163,7 +163,7 @@ class CronRole(BackgroundRole):
     # -- one call --------------------------------------------------------------------------------------------------
 
     async def _account(self, timetable: Timetable, due: Sequence[TimetableEntry], term: Term) -> None:
-        """Fire the first times of some schedules."""
+        """Plan and send the next fire of each due schedule."""
         planned = await self._plan(timetable, due)
         for entry in [entry for entry in planned if entry.alone]:
             await self._send(timetable, {entry: planned.pop(entry)}, term)
@@ -189,7 +189,7 @@ class CronRole(BackgroundRole):
         return planned
 
     async def _send(self, timetable: Timetable, planned: dict[TimetableEntry, Fire], term: Term) -> None:
-        """Make one call. Each schedule then returns to the timetable, also after an error."""
+        """Send the fires in one call. After the call, even after an error, each schedule is in the timetable again."""
         open, wait_us = set(planned), BACKOFF_US
         try:
             await self._settle(timetable, planned, open, term)
@@ -231,7 +231,7 @@ class CronRole(BackgroundRole):
         )
 
     async def _skip_unserved(self, fires: list[Fire]) -> list[Fire]:
-        """The fires, with those of unserved kinds recorded as skipped while an instance of the kind already waits."""
+        """The fires. A fire becomes skipped if no live node runs its kind and an instance of the kind already waits."""
         kinds = {fire.instance.kind for fire in fires if fire.instance is not None}
         unserved = await self._unserved_kinds.without(kinds) if kinds else kinds
         return [_skipped(fire, unserved) for fire in fires] if unserved else fires
@@ -244,7 +244,7 @@ class CronRole(BackgroundRole):
     async def _settle(
         self, timetable: Timetable, planned: dict[TimetableEntry, Fire], open: set[TimetableEntry], term: Term
     ) -> None:
-        """Send fires, and remove each schedule from `open` that is in the timetable again."""
+        """Send the fires. Remove from `open` each schedule that was put back into the timetable."""
         fires = await self._skip_unserved(list(planned.values()))
         if self._election.term != term:
             return
@@ -275,13 +275,13 @@ class CronRole(BackgroundRole):
             if row is None:
                 timetable.drop(entry)
             else:
-                # if the store calls its own row stale, wait before the next try
+                # a fire that matches the current row, and that the store still calls stale, waits before the next try
                 same = row.revision == fire.revision and row.next_us == fire.nominal_us
                 timetable.put(row, self._now_us() + BACKOFF_US if same else 0)
 
 
 def _skipped(fire: Fire, kinds: Set[str]) -> Fire:
-    """The fire without its instance, if the instance is of one of these kinds."""
+    """The fire as skipped, without an instance, if the kind of its instance is in `kinds`; otherwise the same fire."""
     if fire.instance is None or fire.instance.kind not in kinds:
         return fire
     reason = f"no node can run {fire.instance.kind}"

@@ -24,13 +24,16 @@ MAX_CLOSE = 1.0
 MIN_WAIT = 0.02
 """Least seconds between two campaigns."""
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
-"""Seconds without a campaign after the second refusal of a term in a row. Each further refusal doubles the seconds."""
+"""Seconds before the next campaign, after the store refused the terms of this node twice in a row.
+
+Each further refusal doubles the seconds, up to MAX_PAUSE.
+"""
 REFUSAL_WINDOW = 60.0
-"""Seconds after which a refusal no longer counts."""
+"""Seconds after which a refusal of a term no longer counts as one of several in a row."""
 
 
 class Election(BackgroundRole):
-    """Campaigns on the loop of the node, as often as the lease is renewed.
+    """Campaigns on the event loop of the node, as often as the lease is renewed.
 
     `candidate` is called for each campaign, since the incarnation may change. `eligible` says whether this node may
     lead: it trusts its lease, and its clock is right. Otherwise the node resigns. `on_change` is called with each new
@@ -63,7 +66,7 @@ class Election(BackgroundRole):
         self._elected = asyncio.Event()
         self._stopping = False
         self._candidacy = ""
-        """The incarnation of this node that may hold the leadership; "" for none."""
+        """The incarnation under which this node possibly holds the leadership; "" for none."""
         self._leader: Leader | None = None
         self._known_until = 0.0
         self._term: Term | None = None
@@ -106,7 +109,7 @@ class Election(BackgroundRole):
         self._woken.set()
 
     def depose(self, term: Term) -> None:
-        """Give up a term that the store refused. Campaign again at once; after more refusals, after a growing pause."""
+        """Give up a term that the store refused. Campaign again: first without a pause, then after a growing pause."""
         if term != self._term:
             return
         now = self.clock.elapsed()
@@ -130,11 +133,11 @@ class Election(BackgroundRole):
         super().start(on_layout_change)
 
     async def stop(self) -> None:
-        """Resign, so that a peer can lead at once, and stop. Takes half a TTL or 5 s at most; idempotent."""
+        """Resign, so that a peer can lead immediately, and stop. Takes half a TTL or 5 s at most; idempotent."""
         self._stopping = True
         self._distrust()
         try:
-            # after the answer to a running campaign: the coordinator could serve the campaign after the resignation
+            # wait for the answer to a running campaign: the coordinator could serve a campaign after the resignation
             async with asyncio.timeout(min(self._ttl / 2, MAX_STOP)), self._request_lock:
                 await self._resign()
         except (StoreError, TimeoutError) as error:
@@ -181,7 +184,7 @@ class Election(BackgroundRole):
         asked_at = self.clock.elapsed()
         async with asyncio.timeout(self._ttl / 5):
             if eligible:
-                # until the answer arrives, this node may lead without its knowledge
+                # set before the request: if the answer is lost, this node can be the leader without knowing
                 self._candidacy = candidate.incarnation
                 leader = await client.campaign(candidate, ttl_us=round(self._ttl * 1_000_000))
             else:
@@ -201,7 +204,7 @@ class Election(BackgroundRole):
             self._elected.set()
 
     async def _resign(self) -> None:
-        """Resign for the incarnation that may hold the leadership."""
+        """Resign for the incarnation that possibly holds the leadership."""
         self._distrust()
         if self._candidacy:
             client = await self._connected()
@@ -231,7 +234,7 @@ class Election(BackgroundRole):
                     await client.close()
 
     async def _wait(self) -> None:
-        """Wait for the next campaign, a call of `soon`, or a sign of a change of the leader."""
+        """Wait until the next campaign is due, `soon` is called, or the coordinator reports a change of the leader."""
         seconds = self.interval * self.clock.random.uniform(0.75, 1.0)
         until = self.clock.elapsed() + seconds
         signs: set[asyncio.Task[bool]] = {asyncio.create_task(self._woken.wait())}
@@ -250,7 +253,7 @@ class Election(BackgroundRole):
         await asyncio.sleep(max(0.0, min(MIN_WAIT, until - self.clock.elapsed())))
 
     def _report_leader(self) -> None:
-        """Report a change of the leader, now and when the last answer becomes too old."""
+        """Call `on_change` if the leader changed. A timer calls this method again when the last answer is too old."""
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None

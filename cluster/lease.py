@@ -23,16 +23,16 @@ logger = logging.getLogger("peerjob.cluster")
 OPEN_TIMEOUT = 5.0
 """Most seconds to open the connection of the lease."""
 LEAVE_TIMEOUT = 5.0
-"""Most seconds for a node whose loop was closed to leave the cluster."""
+"""Most seconds for leaving the cluster after the event loop of the node was closed."""
 SLACK = 10.0
-"""Seconds by which a busy machine may delay a round beyond its limits."""
+"""Seconds added to the time limits of a round before the watchdog objects, because a busy machine delays rounds."""
 
 
 class LeaseListener(Protocol):
-    """Hears of the lease, on the loop of the node."""
+    """Gets the events of a lease, on the event loop of the node."""
 
     def lease_summary(self) -> tuple[int, int, int]:
-        """(running, count, digest) of the held claims. The thread of the lease calls it."""
+        """(running, count, digest) of the held claims; called in the thread of the lease."""
         ...
 
     def lease_renewed(self, incarnation: str, reply: Renewed) -> None: ...
@@ -43,10 +43,12 @@ class LeaseListener(Protocol):
 
 
 class Lease:
-    """Renews the lease of an incarnation in a thread with its own loop and connection. Under virtual time it is a task.
+    """Renews the lease of an incarnation in a thread with its own event loop and connection.
 
-    If the loop of the node is closed without a stop, the thread still runs. It then awaits `farewell(incarnation)`,
-    which leaves the cluster, and ends.
+    Under virtual time, a task on the event loop of the node renews the lease instead.
+
+    If the event loop of the node is closed without a stop, the thread still runs. The thread awaits
+    `farewell(incarnation)`, which leaves the cluster, and ends.
     """
 
     def __init__(
@@ -65,16 +67,16 @@ class Lease:
         self._farewell = farewell
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
-        # each step of a round has a time limit, so a round ends even if the store does not answer
+        # each step of a round has a time limit, so a longer round hangs, whether the store answers or not
         self.watchdog = Watchdog(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
         self.time = CorrectedTime(clock)
-        """The time of the clock of the store, by the last renewal."""
+        """The time of the store's clock, computed from the last renewal."""
         self._incarnation = ""
         self._trusted_until = 0.0
         self._steady_since: float | None = None
         self._last_answer = 0.0
         self.failures = 0
-        """Renewals without an answer, counted in the thread of the lease."""
+        """Renewals without an answer. Only the thread of the lease changes the number."""
         self._reported_trust = False
         self._stopping = False
         self._orphaned = False
@@ -163,11 +165,11 @@ class Lease:
             ended, thread, self._thread, self._thread_end = self._thread_end, self._thread, None, None
             await ended.wait()
             if thread is not None:
-                thread.join()  # returns at once, since the thread has made its last call
+                thread.join()  # does not block the event loop: the thread has made its last call
         self._trusted_until = 0.0
 
     def leave_without_loop(self) -> None:
-        """Let the thread of the lease leave the cluster, and wait for it. For a node whose loop no longer runs."""
+        """Let the thread of the lease leave the cluster, and wait. For a node whose event loop no longer runs."""
         thread = self._thread
         if thread is not None:
             self._orphaned = True
@@ -178,7 +180,7 @@ class Lease:
         """Renew now, as after a hint."""
         loop, woken = self._loop, self._woken
         if loop is not None and woken is not None:
-            with contextlib.suppress(RuntimeError):  # the loop was just closed
+            with contextlib.suppress(RuntimeError):  # the event loop of the lease was just closed
                 loop.call_soon_threadsafe(woken.set)
 
     # -- renewals --------------------------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ class Lease:
                 self._woken.clear()
                 self.watchdog.beat()
                 began = self._clock.elapsed()
-                # trust ends on time, also while a request is under way
+                # the timer reports the end of trust on time, even while a renewal waits for an answer
                 watch = self._loop.call_later(self._trust_left() + 0.001, self._check_trust)
                 try:
                     if liveness is None:
@@ -225,7 +227,7 @@ class Lease:
 
     @property
     def _is_orphan(self) -> bool:
-        """Whether the loop of the node is gone without a stop."""
+        """Whether the event loop of the node was closed, or no longer runs, without a stop of the node."""
         return self._orphaned or (self._node_loop is not None and self._node_loop.is_closed())
 
     async def _leave(self, farewell: Callable[[str], Awaitable[None]]) -> None:
@@ -233,7 +235,7 @@ class Lease:
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await farewell(self._incarnation)
-        except Exception as error:  # noqa: BLE001  # the lease expires
+        except Exception as error:  # noqa: BLE001  # after any error, the lease expires
             logger.info("the node could not leave the cluster; its lease expires: %r", error)
 
     async def _opened(self) -> Liveness:
@@ -246,7 +248,7 @@ class Lease:
         return max(0.0, self._trusted_until - self._clock.elapsed())
 
     def _until_next(self, began: float) -> float:
-        """Seconds until the next round, less the seconds that this round has waited for an answer."""
+        """Seconds until the next round: the rest of the interval, or of the trust in the lease if that is less."""
         left = max(0.0, began + self.interval - self._clock.elapsed())
         trust_left = self._trust_left()
         return min(left, max(trust_left, 0.01)) if trust_left > 0 else left
@@ -288,5 +290,5 @@ class Lease:
         if loop is None or loop is self._loop:
             call()
         else:
-            with contextlib.suppress(RuntimeError):  # the loop of the node is gone
+            with contextlib.suppress(RuntimeError):  # the event loop of the node is closed
                 loop.call_soon_threadsafe(call)

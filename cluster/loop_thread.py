@@ -51,11 +51,11 @@ def refuse_running_loop() -> None:
 class LastingExecutor(ThreadPoolExecutor):
     """Runs calls in daemon threads, also while the interpreter exits. If no thread can start, the caller runs them.
 
-    The base class is ThreadPoolExecutor because loops accept no other class.
+    The base class is ThreadPoolExecutor because event loops accept no other class.
     """
 
     def __init__(self, most: int = MAX_THREADS, name: str = "peerjob-executor") -> None:
-        super().__init__(max_workers=1)  # the base class never starts a thread
+        super().__init__(max_workers=1)  # unused: `submit` is replaced, so the base class starts no thread
         self._most = most
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -69,7 +69,7 @@ class LastingExecutor(ThreadPoolExecutor):
         if not self._idle_threads.acquire(blocking=False) and self._started < self._most:
             try:
                 threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
-            except RuntimeError:  # the interpreter exits
+            except RuntimeError:  # no thread can start while the interpreter exits, so the caller runs the call
                 self._serve_one()
             else:
                 self._started += 1
@@ -105,7 +105,7 @@ def _settle(future: Future[T], work: Callable[[], T]) -> None:
         return
     try:
         result = work()
-    except BaseException as error:  # noqa: BLE001  # the caller gets it
+    except BaseException as error:  # noqa: BLE001  # the future passes the error to the caller
         future.set_exception(error)
     else:
         future.set_result(result)
@@ -140,15 +140,15 @@ def end_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class EndOfThread:
-    """Lets a loop wait for the end of a thread without an executor."""
+    """Lets an event loop wait for the end of a thread without an executor."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ended: asyncio.Future[None] = loop.create_future()
 
     def tell(self) -> None:
-        """The thread ends: its last call."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        """End `wait`. The thread makes this call last, before its end."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, so no task waits
             self._loop.call_soon_threadsafe(self._set)
 
     async def wait(self) -> None:

@@ -25,7 +25,7 @@ class MisfireStep(msgspec.Struct, frozen=True, kw_only=True):
     outcome: FireOutcome
     nominal_us: int
     until_us: int
-    """The last nominal time of the stretch; equal to `nominal_us` for a single time."""
+    """The last nominal time that the step covers; equal to `nominal_us` if the step covers only one time."""
     count: int
     next_us: int | None
     reason: str = ""
@@ -64,7 +64,8 @@ def _first_timely(recurrence: Recurrence, next_us: int, now_us: int) -> int | No
     recent_us = recurrence.next_after(max(next_us, now_us - MIN_TOLERANCE_US) - 1)
     if recent_us is not None and recent_us <= now_us:
         return recent_us
-    # with such gaps only the latest time can be on time, since a time is late half-way to the next time
+    # the last second has no nominal time: only the latest nominal time can still be on time, because each one is late
+    # half-way to the next one
     latest_us = max(next_us, recurrence.latest_at(now_us) or 0)
     following_us = recurrence.next_after(latest_us)
     gap_us = 2 * MAX_TOLERANCE_US if following_us is None else following_us - latest_us
@@ -101,7 +102,7 @@ def _made_up(recurrence: Recurrence, next_us: int, late_us: int, limit: int) -> 
     """Fire one missed time; if more than the limit are missed, drop the oldest ones first."""
     if recurrence.count(next_us, late_us) < limit:
         return _fired(recurrence, next_us)
-    # the last moment after which as many times as the limit are left
+    # search for the last moment that at least `limit` nominal times follow, so that only older times are dropped
     moments = range(next_us, late_us)
     dropped = bisect_left(moments, True, key=lambda moment_us: recurrence.count(moment_us, late_us) < limit)
     return _stretch(FireOutcome.MISSED, recurrence, next_us, next_us + dropped - 1, "misfire limit")

@@ -14,7 +14,7 @@ logger = logging.getLogger("peerjob.cluster")
 
 
 class Watchdog:
-    """Tells a loop that hangs from a loop that waits. The loop beats after each round; any thread may ask.
+    """Tells a role that hangs from a role that waits. The role calls `beat` after each round; any thread may ask.
 
     `patience` is the most seconds that a round may take while the store answers. None: a round may wait for ever.
     """
@@ -25,7 +25,7 @@ class Watchdog:
         self._last = clock.elapsed()
 
     def beat(self) -> None:
-        """A round ended."""
+        """Record the end of a round."""
         self._last = self._clock.elapsed()
 
     def missing(self, since: float = 0.0) -> float:
@@ -46,8 +46,8 @@ class BackgroundRole:
     patience: float | None = None
     """Most seconds between two beats of the watchdog while the store answers; None for no limit.
 
-    A role with a limit beats at the end of each round. A round that the store refuses ends, too. A round with an
-    unexpected error does not: only a restart of the process may help.
+    A role with a limit beats at the end of each round, even if the store refused the request of the round. After an
+    unexpected error, the role does not beat, because possibly only a restart of the process helps.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -79,13 +79,13 @@ class BackgroundRole:
         return self._task is None or self._task.done() or self._task.cancelling() > 0
 
     def start(self, on_layout_change: Callable[[LayoutError], None] | None = None) -> None:
-        """Start the loop. If another release writes the namespace, the role calls `on_layout_change` and ends."""
+        """Start the task. If another version writes the namespace, the role calls `on_layout_change` and ends."""
         self._on_layout_change = on_layout_change
         self.watchdog.beat()
         self._task = asyncio.get_running_loop().create_task(self._supervise(), name=f"peerjob-{self.name}")
 
     async def stop(self) -> None:
-        """Cancel the loop and wait for it; idempotent."""
+        """Cancel the task of the role, and wait for its end; idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -14,7 +14,7 @@ from peerjob.model.recurrence import Recurrence, recurrence_of
 from .misfire import MIN_TOLERANCE_US
 
 MAX_MOVED = 1_000
-"""Most schedules that become due in one call of `look`."""
+"""Most schedules that one call of `look` moves into the queues, so that each call is short."""
 
 
 class TimetableEntry:
@@ -24,18 +24,18 @@ class TimetableEntry:
         self.row = row
         self.next_us = row.next_us
         self.alone = False
-        """Whether the schedule needs its own call, since the store refused a call with others as a whole."""
+        """Whether the schedule is fired in a call of its own, since the store refused a call with several schedules."""
 
-    # decoded when needed: a new leader loads thousands of rows before its first fire
+    # a definition is decoded only when needed, because a new leader loads thousands of schedules before its first fire
 
     @cached_property
     def definition(self) -> Definition:
-        """Raises DecodeError."""
+        """The decoded definition; raises DecodeError."""
         return decode_definition(self.row.definition)
 
     @cached_property
     def recurrence(self) -> Recurrence:
-        """Raises DecodeError, or ScheduleError for a recurrence that this node cannot use."""
+        """The nominal times; raises DecodeError, or ScheduleError for a recurrence that this node cannot use."""
         return recurrence_of(self.definition)
 
 
@@ -57,7 +57,7 @@ class Timetable:
         return len(self._entries)
 
     def put(self, row: ScheduleRow, not_before_us: int = 0) -> None:
-        """Take a row that was read, unless a later row is here. The row of a removed schedule removes the entry."""
+        """Take a row that was read, unless a later row is known. The row of a removed schedule removes the entry."""
         old = self._entries.get(row.name)
         if old is not None and row.revision < old.row.revision:
             return

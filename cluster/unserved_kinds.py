@@ -9,8 +9,9 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 
 FRESH = 2.0
-"""Seconds for which the kinds of the nodes are cached; `FRESH_UNKNOWN` for a kind that no node had registered."""
+"""Seconds for which the kinds of live nodes are cached, if the cache has every kind that a caller asks for."""
 FRESH_UNKNOWN = 0.5
+"""Seconds for which the kinds of live nodes are cached, if a caller asks for a kind that the cache lacks."""
 
 
 class UnservedKinds:

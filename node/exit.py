@@ -33,7 +33,8 @@ class AtExit:
         atexit.register(self._run)
         process = sys.modules.get("multiprocessing.process")
         if process is not None and process.parent_process() is not None:
-            # a child of multiprocessing ends with os._exit: it runs finalizers, but no exit handlers
+            # a child process of multiprocessing ends with os._exit, which skips the handlers of atexit, but runs the
+            # finalizers of multiprocessing
             from multiprocessing.util import Finalize
 
             self._finalizer = Finalize(None, self._run, exitpriority=100)
@@ -50,7 +51,7 @@ class AtExit:
         self.cancel()
         try:
             self._call()
-        except (Exception, KeyboardInterrupt, asyncio.CancelledError):  # see the docstring
+        except (Exception, KeyboardInterrupt, asyncio.CancelledError):
             logger.debug("could not leave the cluster at exit; the lease expires", exc_info=True)
 
 
@@ -77,7 +78,7 @@ def stop_signals() -> Generator[tuple[asyncio.Event, asyncio.Event]]:
 def wait_on(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], timeout: float, hurry: Callable[[], None]
 ) -> None:
-    """Run a coroutine on a loop that runs in another thread, and wait for its end. Ctrl-C calls `hurry` on that loop.
+    """Run a coroutine on an event loop of another thread, and wait for its end. Ctrl-C calls `hurry` in that thread.
 
     Raises TimeoutError, and KeyboardInterrupt at the second Ctrl-C.
     """
@@ -95,5 +96,6 @@ def abandon(task: asyncio.Task[Any]) -> None:
     `asyncio.run` waits for every task that it knows. When the interpreter destroys a task, it raises GeneratorExit in
     the coroutine. A coroutine that catches all errors in a loop then never ends, because awaits no longer work.
     """
-    asyncio._unregister_task(task)  # part of the documented API for extensions of asyncio
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))  # so the interpreter never destroys the task
+    asyncio._unregister_task(task)  # asyncio documents `_unregister_task` for other libraries
+    # the extra reference is never given back, so the interpreter never destroys the task
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))

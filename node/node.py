@@ -49,9 +49,9 @@ Coordinator = str | Callable[[], Elections]
 
 MAX_PAYLOAD = 1 << 20
 GRACE = 5.0
-"""Default seconds that running bodies get when a node stops."""
+"""Default seconds that a stopping node gives running bodies to end."""
 EXIT_MARGIN = 7.0
-"""Seconds beyond the grace for which an exiting process waits for a loop in another thread."""
+"""Seconds, added to the grace, that an exiting process waits for a node whose event loop runs in another thread."""
 
 
 class Node(NodeManager, StartableManager):
@@ -157,7 +157,7 @@ class Node(NodeManager, StartableManager):
         refuse_green_threads()
         defined = self._call_encoder.defined(self._registry.jobs())
         if not self._is_named:
-            self.name = _default_name()  # this process may be a fork of the process that made the node
+            self.name = _default_name()  # a forked process has another id than the process that made the node
         runtime = NodeRuntime(
             store=self._store,
             elections=self._elections,
@@ -235,7 +235,8 @@ class Node(NodeManager, StartableManager):
                 await stop_task
                 raise
         finally:
-            # the caller of `start` entered the lifespan, so the caller of `stop` leaves it, not a task of the node
+            # `start` entered the lifespan in the task of its caller, so `stop` leaves the lifespan in the task of its
+            # caller, and not in a task of the node
             if leaves is not None:
                 await leaves.__aexit__(None, None, None)
 
@@ -255,7 +256,7 @@ class Node(NodeManager, StartableManager):
     # -- a program that ends without a stop ---------------------------------------------------------------------------
 
     async def _leave_at_loop_end(self) -> None:
-        """Leave when the loop ends: `asyncio.run` then cancels all tasks, and waits for them."""
+        """Leave the cluster when this task is cancelled: `asyncio.run` cancels all tasks at its end, and waits."""
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
@@ -264,13 +265,13 @@ class Node(NodeManager, StartableManager):
             raise
 
     def _exit(self, runtime: NodeRuntime, loop: asyncio.AbstractEventLoop) -> None:
-        """Leave at the exit of the process: the loop of the node may be closed, running or stopped."""
+        """Leave the cluster at the exit of the process, whether the node's event loop is closed, runs or is stopped."""
         if loop.is_closed():
             runtime.lease.leave_without_loop()
         elif loop.is_running():
             try:
                 wait_on(loop, self._stop(GRACE, exiting=True), GRACE + EXIT_MARGIN, runtime.hurry)
-            except TimeoutError:  # a body holds the loop
+            except TimeoutError:  # a body blocks the event loop, so only the thread of the lease can leave the cluster
                 runtime.lease.leave_without_loop()
         else:
             if not isinstance(getattr(loop, "_default_executor", None), LastingExecutor):
@@ -278,7 +279,7 @@ class Node(NodeManager, StartableManager):
             loop.run_until_complete(self._stop(GRACE, exiting=True))
 
     async def _farewell(self, incarnation: str) -> None:
-        """Hand back the claims of an incarnation over a new connection, since the loop of the node is gone."""
+        """Hand back the claims of an incarnation over a new connection, because the node's event loop is closed."""
         store = self._remake()._store
         await store.open()
         try:
@@ -415,7 +416,7 @@ class Node(NodeManager, StartableManager):
 
 
 class _PendingStart:
-    """A start under way. A stop can end it."""
+    """A call of `start` that has not returned yet. A call of `stop` can end the start."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -425,7 +426,7 @@ class _PendingStart:
         self.ended = asyncio.Event()
 
     async def unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await the work; raises NodeStateError at once when `stop` is called."""
+        """Await the work; raises NodeStateError immediately when `stop` is called."""
         opening = self._opening = asyncio.get_running_loop().create_task(work)
         try:
             await asyncio.wait([opening])
@@ -446,7 +447,7 @@ class _PendingStart:
         self._stopped = True
         if self._opening is not None:
             self._opening.cancel()
-        # a lifespan may stop the node that is entering it
+        # a lifespan runs inside `start`, so a `stop` that the lifespan calls must not wait for the end of `start`
         if asyncio.current_task() is not self._starter:
             await self.ended.wait()
 
@@ -458,13 +459,13 @@ def _elections_of(
         return store.elections
     if isinstance(coordinator, str):
         return open_elections(coordinator, namespace=namespace, clock=clock)
-    if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # callers without a checker
+    if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # callers can omit type checks
         raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
     return coordinator
 
 
 def _default_name() -> str:
-    """The host name and the process id. Process 1 is alone in its container, so it needs no id."""
+    """The host name and the process id. Process 1 is alone in its container, so the host name is enough."""
     host, pid = socket.gethostname(), os.getpid()
     return host if pid == 1 else f"{host}-{pid}"
 

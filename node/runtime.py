@@ -60,11 +60,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("peerjob.node")
 
 MIN_WAIT, MAX_WAIT = 2.0, 5.0
-"""Least and most seconds that a stopping node gives cancelled bodies. It kills bodies in processes after one second."""
+"""Least and most seconds that a stopping node gives cancelled bodies to end; bodies in processes get one second."""
 MAX_AHEAD_US = 1_000_000
-"""Most microseconds that the clock of a leader may be off, with a store that has no clock."""
+"""If the store has no clock of its own, a node whose clock is off by more microseconds does not lead."""
 LAST_COMMIT = 5.0
-"""Seconds that a stopping node gives its last commits."""
+"""Most seconds that a stopping or drained node waits for each of its last commits."""
 
 
 class NodeRuntime:
@@ -105,7 +105,7 @@ class NodeRuntime:
         self.lease = Lease(clock=clock, ttl=lease_ttl, liveness=store.liveness, listener=self, farewell=farewell)
         now_us = self.lease.time.time_us
 
-        # from a claim to its commit
+        # the parts below take each instance from its claim to its commit
         self.log_lines = LogLineWriter(clock=clock, store=store, node=name)
         self.held_claims = HeldClaims(self.ids.one())
         self._failure_log = FailureLog(name)
@@ -174,7 +174,7 @@ class NodeRuntime:
             outcome_builder=self._outcome_builder,
         )
 
-        # the verbs of the manager
+        # the parts below do the work of the public methods of the manager
         self.enqueuer = Enqueuer(store, name)
         self.records = RecordReader(store)
         self.catalogue = KindCatalogue(
@@ -185,7 +185,7 @@ class NodeRuntime:
             clock=clock, store=store, incarnation=self.held_claims.current_incarnation, manager=manager
         )
 
-        # the roles of the cluster
+        # the roles below run in the background, and coordinate this node with its peers
         self.election = Election(
             clock=clock,
             elections=elections,
@@ -225,10 +225,10 @@ class NodeRuntime:
             self.election,
             self._cron,
         )
-        # another coordinator has its own layout
+        # a separate coordinator has its own layout, so a layout error of the coordinator must not stop the node
         self._foreign_roles = () if elections == store.elections else (self.election,)
         self._capture = CaptureHandler(self.context_backend)
-        # under virtual time, the lease has no thread that could watch the loop
+        # the thread of the lease watches the event loop, but under virtual time, the lease has no thread
         self._loop_watch = None if clock.virtual else LoopWatch(self.pool, name)
 
     @property
@@ -239,7 +239,7 @@ class NodeRuntime:
         return self._registry.kinds() if self.pool.size else ()
 
     def _loop_ends(self) -> bool:
-        """Whether the event loop is being closed, which cancels the task of each role, such as this one."""
+        """Whether the event loop is being closed: the close cancels the tasks of all roles, so one role is checked."""
         return self.log_lines.ending
 
     # -- start and stop -----------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class NodeRuntime:
         promises = self._store.capabilities
         self._outcome_builder.max_payload = min(self._outcome_builder.max_payload, promises.max_payload)
         for warning in promises.warnings:
-            # a user who chooses a private store knows that the data ends with the process
+            # for a store inside this process, INFO is enough: the user knows that the data ends with the process
             logger.log(logging.WARNING if promises.shared else logging.INFO, "%s: %s", self._store.url, warning)
         await self._join()
         self.lease.start()
@@ -262,7 +262,8 @@ class NodeRuntime:
 
     async def begin(self) -> None:
         """Start to claim."""
-        self._context_vars.capture()  # with the variables that the lifespan has set
+        # captured after the start of the lifespan, so that bodies see the context variables that the lifespan set
+        self._context_vars.capture()
         logging.getLogger().addHandler(self._capture)
         self._start(self.claim_loop)
 
@@ -271,7 +272,7 @@ class NodeRuntime:
 
     async def close(self, grace: float, *, exiting: bool = False) -> None:
         """Stop in this order: claims and fires, bodies, commits, roles, the lease."""
-        # a peer fires the schedules while the bodies here end
+        # resign first, so that a peer fires the schedules while this node waits for its bodies
         resigning = asyncio.get_running_loop().create_task(self._resign())
         self.pool.accepting = False
         self.pool.empty_backlog("node stopped")
@@ -281,7 +282,7 @@ class NodeRuntime:
                 text = "node %r stops with %d body(ies) that ignore cancellation"
                 logger.log(logging.INFO if exiting else logging.WARNING, text, self._name, self.pool.abandon())
         await self.claim_loop.revive()
-        # processors run after the commit of an outcome, and their log lines need a second commit
+        # flush twice: processors run after the commit of an outcome, and log lines of processors need a second commit
         flushed = self.joined and await self.claim_loop.flush(LAST_COMMIT)
         await self.processors.close()
         if self.joined:
@@ -299,7 +300,7 @@ class NodeRuntime:
             task.cancel()
         await self.lease.stop()
         if self.joined:
-            with contextlib.suppress(StoreError, TimeoutError):  # the lease expires
+            with contextlib.suppress(StoreError, TimeoutError):  # if `leave` fails, the lease expires
                 async with asyncio.timeout(LAST_COMMIT):
                     await self._store.leave(self.incarnation)
         await self._executor.close()
@@ -341,7 +342,7 @@ class NodeRuntime:
         self.lease.begin(self.incarnation, asked_at)
 
     async def _show(self) -> None:
-        with contextlib.suppress(StoreError):  # the next change or join publishes it
+        with contextlib.suppress(StoreError):  # after an error, the next change or join publishes the node info
             await self._store.join(self._info(), ttl_us=self._ttl_us)
 
     def _info(self) -> NodeInfo:
@@ -398,7 +399,7 @@ class NodeRuntime:
         self.election.soon()
 
     def layout_changed(self, error: LayoutError) -> None:
-        """Another release writes the namespace: the store refuses everything that this node sends."""
+        """Stop the node: another version of peerjob writes the namespace, so the store refuses all its requests."""
         if not self.joined:
             return
         logger.error("node %r: %s. The node stops and cancels running bodies; peers run them again", self._name, error)
@@ -407,7 +408,7 @@ class NodeRuntime:
         self._spawn(self._retire())
 
     def _forget_claims(self) -> None:
-        """Cancel running bodies. Their claims belong to peers, now or when the lease has expired."""
+        """Cancel running bodies and forget all claims: peers own the claims now, or when the lease has expired."""
         self.pool.forget_backlog()
         for run in self.held_claims.clear():
             run.lost = True
@@ -419,7 +420,7 @@ class NodeRuntime:
         await self.lease.stop()
 
     def _incarnation_dead(self, incarnation: str) -> None:
-        """Peers took the claims over. Join under a new incarnation."""
+        """Forget the claims, which peers took over, and join under a new incarnation."""
         if incarnation != self.incarnation or self._joining is not None:
             return
         logger.warning("node %r was declared dead by a peer; it joins under a new incarnation", self._name)

@@ -15,7 +15,7 @@ from peerjob.model.policy import Backoff, Policy
 from .run import Run
 
 FALLBACK = Backoff()
-"""Used if the backoff of the job fails: from 1 s up to 5 minutes."""
+"""Replaces a backoff that raises an error or returns no duration: from 1 s up to 5 minutes."""
 
 
 class BackoffFailed(Exception):
@@ -53,7 +53,7 @@ def isolated(run: Run, call: Callable[..., Any], *args: object) -> Any:
 
 
 def _takes_two(backoff: Callable[..., Any]) -> bool:
-    """Whether a function takes the instance and the error. With the instance alone, it has the form of go-job."""
+    """Whether a backoff function takes the instance and the error. A function in the form of go-job takes no error."""
     try:
         signature = inspect.signature(backoff)
     except (TypeError, ValueError):
@@ -66,7 +66,7 @@ def _takes_two(backoff: Callable[..., Any]) -> bool:
 
 
 def _tenacity_wait(strategy: Any, attempt: int, error: BaseException) -> float:
-    """The wait of a tenacity strategy before this attempt."""
+    """The seconds that a tenacity strategy waits after this failed attempt."""
     from tenacity import Future, RetryCallState
 
     state = RetryCallState(cast(Any, None), None, (), {})

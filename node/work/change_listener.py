@@ -35,7 +35,7 @@ from .runner import InstanceRunner
 
 
 class ChangeListener:
-    """`spawn` runs a read of the store in the background."""
+    """Passes changes on to waiters, processors and observers. `spawn` runs a read of the store in the background."""
 
     def __init__(
         self,
@@ -75,18 +75,18 @@ class ChangeListener:
     # -- runs of this node -------------------------------------------------------------------------------------------
 
     def claimed(self, run: Run) -> None:
-        """This node claimed the instance."""
+        """Call the processors of an instance that this node has claimed."""
         job = self._registry.find(run.claim.kind)
         if job is None or not (job.policy.on_state_change or b"on_state_change" in run.claim.spec):
             return
-        with contextlib.suppress(ValueError):  # the runner terminates an instance whose record is unreadable
+        with contextlib.suppress(ValueError):  # ignored: the runner terminates an instance with an unreadable record
             self._runner.prepare(run)
             callback = run.policy.on_state_change if run.policy is not None else None
             if callback is not None:
                 self._processors.tell(run, self._context_backend.instance_of(run), (callback, State.PROCESSING))
 
     def accepted(self, run: Run, outcome: Outcome) -> None:
-        """The store accepted the outcome of a run."""
+        """Tell waiters and processors that the store accepted the outcome of a run."""
         state = FINAL_STATE.get(outcome.action)
         if state is not None:
             self._waiters.ended(run.claim.id)
@@ -110,7 +110,7 @@ class ChangeListener:
         if on_complete is not None:
             try:
                 told.append((on_complete, instance.outcome()))
-            except Exception as error:  # noqa: BLE001  # the result of one instance must not stop the claim loop
+            except Exception as error:  # noqa: BLE001  # an unreadable result must not stop the claim loop
                 self._processors.note(run, on_complete, "was not called: the result cannot be read:", error)
         context = run.context
         if context is not None:
@@ -124,7 +124,7 @@ class ChangeListener:
         if run.logs and ended:
             self._outbox.add(run, self._outcome_builder.report(run))
         elif run.logs:
-            # the instance is in the queue again, so the old claim cannot write
+            # the instance is in the queue again, so the store refuses log lines that are sent with the old claim
             self._log_lines.keep_all(run.claim.id, run.take_logs())
 
     # -- callers of this node ----------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class ChangeListener:
     # -- dead peers and schedules ------------------------------------------------------------------------------------
 
     def reaped(self, reaped: Sequence[Reaped]) -> None:
-        """This node took claims back from a dead peer."""
+        """Tell observers, waiters and processors of the claims that this node took back from a dead peer."""
         for observer in self._observers:
             call_listener("reaper", observer.reaped, reaped)
         self._outbox.hint()
@@ -171,26 +171,26 @@ class ChangeListener:
                 self._read(one.id, self._changed, one.state)
 
     def fired(self, fire: Fire, record: FireRecord) -> None:
-        """This node, as the leader, recorded a fire."""
+        """Tell the observers of a fire that this node recorded as the leader."""
         for observer in self._observers:
             call_listener(f"schedule {fire.schedule!r}", observer.fired, fire, record)
         if record.cancelled:
             self.replaced(record.cancelled)
 
     def replaced(self, id: str) -> None:
-        """A fire of a schedule cancelled the instance of an earlier fire."""
+        """Tell observers, waiters and processors that a fire cancelled the instance of an earlier fire."""
         self._read(id, self.cancelled)
 
     def made(self, new: NewInstance) -> None:
-        """A fire or a trigger of this node made an instance."""
+        """Call the processors of an instance that a fire or a trigger of this node made."""
         job = self._registry.find(new.kind)
         if job is not None and (job.policy.on_state_change or b"on_state_change" in new.spec):
             instance: Instance[Any] = Instance(self._manager, fresh_record(new, self._clock.time_us()))
             call_listener(f"instance {new.id}", self._changed, instance, State.CREATED, State.SCHEDULED)
 
     def _changed(self, instance: Instance[Any], *states: State) -> None:
-        """Call the processors of an instance that this node brought into these states without running it."""
-        with contextlib.suppress(ValueError):  # unreadable options name no processor
+        """Call the processors of an instance for each of the states, which this node set without running the body."""
+        with contextlib.suppress(ValueError):  # ignored: unreadable options name no processor to call
             policy = self._runner.policy_of(instance.kind, decode_spec(instance.record.spec))
             if policy is not None and policy.on_state_change is not None:
                 callback = policy.on_state_change

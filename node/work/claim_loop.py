@@ -25,13 +25,13 @@ from .run import HeldClaims, Run
 logger = logging.getLogger("peerjob.node")
 
 POLL = 1.0
-"""Seconds after which an idle node claims without a hint. A lost hint delays work by this time at most."""
+"""Seconds after which an idle node claims without a hint, so a lost hint does not delay work for longer."""
 MAX_SLEEP = 10.0
-"""Most seconds of a sleep. An idle claim loop wakes so often for its watchdog."""
+"""Most seconds that the claim loop sleeps, so that an idle claim loop still proves to its watchdog that it runs."""
 MAX_REFUSAL = 30.0
-"""Most seconds before the loop repeats a claim that the store refused; the first wait is `POLL`."""
+"""Most seconds before the claim loop repeats a refused claim. The wait starts at `POLL` and doubles each time."""
 MAX_FAILURES = 3
-"""Tries after which the loop drops an outcome that the store refuses, or a request that raises an unexpected error."""
+"""Tries before the claim loop drops an outcome that the store refuses, or a request with an unexpected error."""
 
 
 class ClaimLoop(BackgroundRole):
@@ -43,7 +43,7 @@ class ClaimLoop(BackgroundRole):
     name = "claim loop"
     restart_delay = 0.2
     patience = 60.0
-    """The store repeats a request for 30 s, and its last try may take a while."""
+    """Longer than the 30 s for which the client of the store repeats a request, plus the time of the last try."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class ClaimLoop(BackgroundRole):
         self._next_claim_at = 0.0
         self._serial = 0
         self._asked: deque[StoreRequest] = deque()
-        """Requests without an answer: one, or the parts of one that the store refused."""
+        """Requests that the store has not answered: a single request, or the parts of a refused request."""
         self._failures = 0
-        """How often in a row the first of these requests was refused, or raised an unexpected error."""
+        """How often in a row the first request in `_asked` was refused, or raised an unexpected error."""
         self._claim_wait = 0.0
         self._no_claim_until = 0.0
         self.rounds = 0
-        """Rounds that the store answered. A claim that the node does not know after a whole round is stranded."""
+        """Rounds that the store answered. The reconciler counts rounds to find claims whose answer was lost."""
 
     @property
     def unsettled(self) -> bool:
@@ -119,7 +119,7 @@ class ClaimLoop(BackgroundRole):
                 self.watchdog.beat()
                 continue
             except StoreError:
-                raise  # the store may answer later
+                raise  # the request stays in `_asked`, so the next call of `run` sends the request again
             except Exception as error:
                 self._failures += 1
                 if self._failures < MAX_FAILURES and (asked.alone or not asked.apart):
@@ -129,7 +129,8 @@ class ClaimLoop(BackgroundRole):
                     raise
                 continue
             found = await self._found_done(asked.entries, acks) if asked.apart else acks
-            # only after every answer is known: the runs of a request that is dropped earlier never settle
+            # remove the request only when every answer is known: if an error came after the removal, the runs of the
+            # request would never settle
             self._asked.popleft()
             self._failures = 0
             self.rounds += 1
@@ -145,7 +146,7 @@ class ClaimLoop(BackgroundRole):
             self.watchdog.beat()
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for a wake-up, or until the next claim without a hint is due."""
+        """Sleep until the outbox wakes the claim loop, or until a claim without a hint is due."""
         limit, _ = self._pool.room(self._kinds())
         claim_at = max(self._next_claim_at, self._no_claim_until)
         timer = loop.call_at(claim_at, self._outbox.hint) if limit else loop.call_later(MAX_SLEEP, self._outbox.wake)
@@ -162,7 +163,8 @@ class ClaimLoop(BackgroundRole):
         entries = self._outbox.take()
         want: Want | None = None
         if entries and entries[0][0].incarnation != incarnation:
-            incarnation = entries[0][0].incarnation  # of a dead incarnation: the store answers LOST
+            # outcomes of a dead incarnation are sent under that incarnation: the store answers LOST to each of them
+            incarnation = entries[0][0].incarnation
         else:
             if self._outbox.has_reports:
                 entries += self._outbox.take_reports(entries, now)
@@ -186,7 +188,7 @@ class ClaimLoop(BackgroundRole):
         return f"{incarnation}/{self._serial}"
 
     def _refused(self, asked: StoreRequest, error: Exception) -> None:
-        """Replace a request that the store refuses for good by its parts, or drop it if it has none."""
+        """Split or reduce a request that the store refuses for good, or drop the request if no part is left to send."""
         self._asked.popleft()
         self._failures = 0
         parts = parts_of(asked, error, lambda: self._request(asked.incarnation))
@@ -209,9 +211,9 @@ class ClaimLoop(BackgroundRole):
     # -- answers -----------------------------------------------------------------------------------------------------
 
     async def _found_done(self, entries: Sequence[Entry], acks: Sequence[Ack]) -> Sequence[Ack]:
-        """The answers, with DONE for each outcome that the store committed before it refused the whole request.
+        """The answers, with DONE instead of LOST for each outcome that the store committed before an earlier refusal.
 
-        The store answers LOST to such an outcome when the loop sends it again.
+        The store answers LOST if the claim loop sends a committed outcome again under another request id.
         """
         lost = [outcome for (_, outcome), ack in zip(entries, acks, strict=True) if ack is Ack.LOST]
         try:
@@ -237,7 +239,7 @@ class ClaimLoop(BackgroundRole):
             if ack is Ack.DONE:
                 try:
                     self._changes.accepted(run, outcome)
-                except Exception as error:  # noqa: BLE001  # it is logged
+                except Exception as error:  # noqa: BLE001  # no processor or waiter may stop the claim loop
                     log_listener_failure(f"instance {run.claim.id}", error)
             elif ack is Ack.LOST:
                 logger.warning(
@@ -256,13 +258,14 @@ class ClaimLoop(BackgroundRole):
             run.cancel("user")
 
     def _take(self, incarnation: str, claimed: Claimed, now: float) -> None:
-        """Give the pool what the store has claimed for this node."""
+        """Give the pool the instances that the store has claimed for this node."""
         if claimed.dead:
             self._next_claim_at = now + POLL
             call_listener("claim", self._on_dead, incarnation)
             return
         if incarnation != self._held_claims.incarnation:
-            return  # the node joined under a new incarnation meanwhile: a peer reaps these claims
+            # the node joined under a new incarnation during the request, so a peer reaps claims of the old incarnation
+            return
         if not claimed.claims:
             wait = POLL * (1 + self.clock.random.uniform(-0.1, 0.1))
             if claimed.next_due_us is not None:
@@ -270,13 +273,13 @@ class ClaimLoop(BackgroundRole):
                 wait = min(wait, max(0.001, (claimed.next_due_us - claimed.now_us) / 1_000_000 * spread))
             self._next_claim_at = now + wait
             return
-        self._outbox.hinted = True  # there may be more: only an empty answer says that there is none
+        self._outbox.hinted = True  # claim again: only an empty answer proves that no instance is due
         runs = [Run(claim, incarnation, now) for claim in claimed.claims]
         for run in runs:
             self._held_claims.add(run)
             try:
                 self._changes.claimed(run)
-            except Exception as error:  # noqa: BLE001  # it is logged
+            except Exception as error:  # noqa: BLE001  # no processor may stop the claim loop
                 log_listener_failure(f"instance {run.claim.id}", error)
         self._pool.take(runs)
 

@@ -19,13 +19,13 @@ from peerjob.store.base import Store
 from .run import Run, record_of
 
 MAX_UNSENT_LINES = 1_000
-"""Most log lines of a run that wait for a commit. Beyond it, a marker with a count replaces the oldest lines."""
+"""If more log lines of a run wait for a commit, a marker with a count replaces the oldest lines."""
 MAX_PROGRESS = 1_000
-"""Most characters of the text of a progress; the rest is cut and marked."""
+"""Most characters of a progress message; the end of a longer message is cut off and marked."""
 
 
 class NodeContextBackend:
-    """Serves contexts on the loop and in threads."""
+    """Answers calls on job contexts, from the event loop and from threads."""
 
     def __init__(self, *, clock: Clock, name: str, store: Store, manager: Manager) -> None:
         self._clock = clock
@@ -34,7 +34,7 @@ class NodeContextBackend:
         self._manager = manager
         self._loop = asyncio.get_running_loop()
         self.runs: dict[Context, Run] = {}
-        """The run of each context, while its body or a processor of the run may use it."""
+        """The run of each job context, while the body or a processor of the run can use the job context."""
 
     def instance_of(self, run: Run) -> Instance[Any]:
         """The instance as its processors and its body see it."""

@@ -13,9 +13,9 @@ from .run import Run
 logger = logging.getLogger("peerjob.job")
 
 MAX_PER_SECOND = 20
-"""Most failures of one kind that have their own entry in a second. One entry counts the others."""
+"""Most failures of one kind that are logged one by one in a second. One log entry counts the rest."""
 MAX_NOTE = 200
-"""Most bytes of the type and the message of an error in an entry of the history."""
+"""Most bytes of an error, with type and message, in the history of an instance."""
 
 
 class FailureLog:

@@ -15,11 +15,11 @@ from .outbox import Outbox
 from .run import HeldClaims
 
 WAIT = 5.0
-"""Seconds for which one call waits. The next call may be for a new incarnation."""
+"""Most seconds that one call waits for hints. After a change of the incarnation, the next call uses the new one."""
 
 
 class HintRouter(BackgroundRole):
-    """Waits for hints. A hint only wakes: each part reads the store again."""
+    """Waits for hints. A hint only wakes a part of the node, which reads the store again."""
 
     name = "hints"
     restart_delay = 0.2
@@ -64,4 +64,4 @@ class HintRouter(BackgroundRole):
                     case "leader":
                         self._election.soon()
                     case _:
-                        pass  # of a later release
+                        pass  # a later version of peerjob can send hints that this version does not know

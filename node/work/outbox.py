@@ -31,13 +31,13 @@ class StoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     want: Want | None
     request: str
     reduced: int = 0
-    """How often the loop made the only outcome of this request smaller."""
+    """How often the claim loop made the only outcome of this request smaller, because the store refused the outcome."""
     apart: bool = False
-    """Whether it is part of a request that the store refused, and may have done in part."""
+    """Whether this is a part of a refused request. The store can have committed some outcomes before the refusal."""
 
     @property
     def alone(self) -> bool:
-        """Whether it is a single outcome."""
+        """Whether the request is a single outcome without a claim."""
         return len(self.entries) == 1 and self.want is None
 
 
@@ -50,13 +50,13 @@ class Outbox:
         self._entries: deque[Entry] = deque()
         self._bytes = 0
         self._starts: list[Run] = []
-        """Runs that wait until the store has their start."""
+        """Runs whose bodies wait until the store has recorded the start."""
         self._report_due = False
         self._report_timer: asyncio.TimerHandle | None = None
         self.woken = asyncio.Event()
-        """Set when there is something to send or to claim; the claim loop clears it."""
+        """Set when an outcome can be sent or a claim can be made; the claim loop clears the event."""
         self.hinted = True
-        """Whether the store may have work; the claim loop clears it when it claims."""
+        """Whether the store may have instances to run; the claim loop clears the flag when a claim is sent."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -67,7 +67,7 @@ class Outbox:
 
     @property
     def unsent(self) -> bool:
-        """Whether an outcome or an awaited start waits here."""
+        """Whether an outcome, or a start that a run waits for, was not sent yet."""
         return bool(self._entries or self._starts)
 
     @property
@@ -98,12 +98,12 @@ class Outbox:
         return await run.acked is Ack.DONE
 
     def watch_reports(self) -> None:
-        """A body runs: report its start, progress and log lines soon, if it still runs then."""
+        """Report starts, progress and log lines after REPORT_EVERY. A body that ends earlier needs no report."""
         if self._report_timer is None:
             self._report_timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report)
 
     def close(self) -> None:
-        """Report no more running bodies."""
+        """Stop the reports of running bodies."""
         if self._report_timer is not None:
             self._report_timer.cancel()
             self._report_timer = None

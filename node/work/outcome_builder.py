@@ -33,11 +33,11 @@ class OutcomeBuilder:
         self._node = node
         self._failures = failures
         self.max_payload = max_payload
-        """Most bytes of a result. The node lowers the limit if the store takes less."""
+        """Most bytes of a result. The node lowers the limit if the store accepts fewer bytes."""
 
     def completed(self, run: Run, result: Any) -> Outcome:
         """The body returned. If the result cannot be stored, the run fails without a retry."""
-        assert run.binding is not None  # the body ran
+        assert run.binding is not None  # a body has run, so the run has a binding
         try:
             encoded = result.data if type(result) is Encoded else run.binding.result.encode(result)
             if encoded is not None and len(encoded) > self.max_payload:
@@ -92,7 +92,7 @@ class OutcomeBuilder:
             id=run.claim.id,
             fence=run.claim.fence,
             action=Action.REPORT,
-            # after the end, a report has log lines only: see `Store.commit`
+            # a report after the end of the run carries only log lines: `Store.commit` accepts no start of an ended run
             started=run.reported and not run.ended,
             progress=run.take_progress(),
             logs=run.take_logs(),
@@ -127,7 +127,7 @@ class OutcomeBuilder:
             return True
         try:
             return bool(isolated(run, policy.retryable, error))
-        except Exception:  # noqa: BLE001  # the test of the user may raise anything
+        except Exception:  # noqa: BLE001  # the user's `retryable` can raise any error
             return False
 
     def _retry(

@@ -23,11 +23,11 @@ from .run import PROBATION, Run
 logger = logging.getLogger("peerjob.node")
 
 MAX_QUICK = 100
-"""Most kinds of which the node claims several instances ahead."""
+"""Most kinds that have their own cap in a claim, so that the size of a claim is limited."""
 WORTH = 0.020
-"""Seconds of measured work per worker that the node claims ahead."""
+"""For kinds with short runs, the node claims ahead about this many seconds of work per worker."""
 HOLD = 0.100
-"""Seconds after which the pool hands back a claim that no worker started."""
+"""Seconds after which the pool hands back a claim that no worker started, so that a peer can run the instance."""
 
 
 class Trust(Protocol):
@@ -53,7 +53,7 @@ class Prefetch:
 
     def measured(self, kind: str, seconds: float) -> None:
         mean = self._mean.get(kind)
-        self._mean.pop(kind, None)  # the last key is the latest kind
+        self._mean.pop(kind, None)  # the next line adds the kind at the end, so the last key is the latest kind
         self._mean[kind] = seconds if mean is None else mean + (seconds - mean) * 0.2
 
     def stalled(self, kind: str) -> None:
@@ -166,12 +166,14 @@ class Pool:
         best = min((self._prefetch.ahead(kind, self._size) for kind in self._latest), default=0)
         if free <= held and held > best // 2:
             return 0, Caps(kinds, 0)
-        # quick kinds may keep every worker busy: then each claim may bring one instance of any other kind, which waits
-        # for a moment and not until the backlog of quick kinds in the store is empty
+        # while quick kinds keep every worker busy, each claim can still bring one instance of another kind. Otherwise
+        # the other kinds would wait until the store has no more instances of quick kinds.
         least = 1 if best else 0
         default = max(least, free - held)
         quick: dict[str, int] = {}
-        if best:  # named one by one; the default is for all other kinds, so a claim does not grow with their number
+        # only quick kinds have their own cap. The default is for all other kinds, so a claim does not grow with the
+        # number of kinds.
+        if best:
             known, prefetch = self._known(kinds), self._prefetch
             ahead = {kind: prefetch.ahead(kind, self._size) for kind in prefetch.latest(MAX_QUICK) if kind in known}
             quick = {kind: max(least, free + min(best, more) - held) for kind, more in ahead.items() if more}
@@ -184,7 +186,7 @@ class Pool:
 
     @property
     def may_take_suspect(self) -> bool:
-        """Whether no suspect is on probation here (`Run.on_probation`)."""
+        """Whether no suspect of this node is on probation (`Run.on_probation`)."""
         now = self._loop.time()
         return not any(run.on_probation(now) for run in (*self._running.values(), *self._backlog))
 
@@ -211,7 +213,7 @@ class Pool:
         run.slot = heapq.heappop(self._free)
         self._running[run.slot] = run
         self._quiet.clear()
-        # the current context may be that of a run that has just ended
+        # use the captured context variables: the current ones can belong to a run that has just ended
         run.variables = self._context_vars.captured
         run.task = self._loop.create_task(self._work(run), context=run.variables.copy())
         if run.claim.suspect:
@@ -221,7 +223,8 @@ class Pool:
         try:
             await self._runner.run(run)
         except asyncio.CancelledError:
-            # the loop is being closed before the body began or after it ended: the executor absorbs other cancellations
+            # the event loop is being closed, before the body began or after the body ended: the executor absorbs all
+            # other cancellations
             if run.outcome is None:
                 self._runner.hand_back(run, "node stopped")
         except Exception:
@@ -246,7 +249,7 @@ class Pool:
 
     def _hand_back_stale(self) -> None:
         self._sweep = None
-        now = self._loop.time() + 0.001  # a timer may fire early by the resolution of the clock
+        now = self._loop.time() + 0.001  # a timer can fire early, by up to the resolution of the clock
         while self._backlog and now - self._backlog[0].claimed_at >= HOLD:
             run = self._backlog.popleft()
             self._prefetch.stalled(run.claim.kind)
@@ -308,7 +311,7 @@ class Pool:
             await asyncio.wait({quiet, hurry})
 
     def abandon(self) -> int:
-        """Let the loop and the interpreter end without the bodies that still run, and return their number."""
+        """Let the event loop and the interpreter end without the bodies that still run, and return their number."""
         for run in self._running.values():
             if run.task is not None:
                 abandon(run.task)

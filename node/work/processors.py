@@ -25,10 +25,10 @@ logger = logging.getLogger("peerjob.node")
 
 THREADS = 4
 LIMIT = 60.0
-"""Seconds that a processor may take. After that the node continues as if the processor had returned None."""
+"""Most seconds that the node waits for a processor. After that, the answer counts as None."""
 
 LAST_PATIENCE = 1.0
-"""Seconds that a closing node gives a cancelled processor."""
+"""Seconds that a closing node waits for cancelled processors to end."""
 
 
 class Processors:
@@ -58,7 +58,7 @@ class Processors:
             await asyncio.wait([before], timeout=LIMIT)
         try:
             return await self._call(run, callback, instance, error)
-        except Exception as raised:  # noqa: BLE001  # any error is an answer
+        except Exception as raised:  # noqa: BLE001  # an error that `on_terminate` raises is its answer
             self.note(run, callback, "raised", raised)
             return raised
 
@@ -77,13 +77,13 @@ class Processors:
             for callback, argument in calls:
                 try:
                     await self._call(run, callback, instance, argument)
-                except Exception as raised:  # noqa: BLE001  # a processor must not hurt the node
+                except Exception as raised:  # noqa: BLE001  # an error of a processor must not stop the node
                     self.note(run, callback, "raised", raised)
 
         return self._track(instance.id, chain())
 
     def _track(self, id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # the current context may be that of a body which schedules
+        # the caller can be a body, and processors must not see the context variables of that body
         task = asyncio.get_running_loop().create_task(work, context=self._context_vars.copy())
         self._chains[id] = task
 
@@ -113,7 +113,8 @@ class Processors:
         work = asyncio.get_running_loop().create_task(self._answer(callback, args, variables), context=variables)
         self._calls.add(work)
         work.add_done_callback(self._calls.discard)
-        work.add_done_callback(lambda work: work.cancelled() or work.exception())  # the caller may have given up
+        # read the error of the call: asyncio warns of an unread error if the caller stopped waiting before the error
+        work.add_done_callback(lambda work: work.cancelled() or work.exception())
         try:
             await asyncio.wait({work}, timeout=LIMIT)
             if work.cancelled():
@@ -131,7 +132,7 @@ class Processors:
         if inspect.iscoroutinefunction(callback):
             return await _harmless(callback(*args))
         with self._clock.outside():
-            # a copy, since the loop runs this task in the context itself
+            # the thread needs a copy: this task runs in `variables`, and two threads cannot enter the same context
             call = functools.partial(variables.copy().run, _called, callback, *args)
             answer = await self._threads.run(call, on_cancel=_give_up)
         return await _harmless(answer) if inspect.isawaitable(answer) else answer
@@ -159,12 +160,12 @@ def _give_up() -> None:
 def _called(callback: Callable[..., Any], *args: object) -> Any:
     try:
         return callback(*args)
-    except BaseException as error:  # noqa: BLE001  # a SystemExit would end the loop
+    except BaseException as error:  # noqa: BLE001  # a SystemExit would end the event loop
         raise as_exception(error) from error.__cause__
 
 
 async def _harmless(work: Awaitable[Any]) -> Any:
-    """Await a callback. Wrap an error that would end the loop, or that looks like a cancellation, in a BodyError."""
+    """Await a callback. Wrap errors that would end the event loop, or look like a cancellation, in a BodyError."""
     task = asyncio.current_task()
     try:
         return await work
@@ -172,5 +173,5 @@ async def _harmless(work: Awaitable[Any]) -> Any:
         if task is not None and task.cancelling():
             raise
         raise BodyError(error) from error
-    except BaseException as error:  # noqa: BLE001  # as in _called
+    except BaseException as error:  # noqa: BLE001  # a SystemExit would end the event loop
         raise as_exception(error) from error.__cause__

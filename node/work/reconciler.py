@@ -30,10 +30,10 @@ class Reconciler:
         self._claim_loop = claim_loop
         self._outcome_builder = outcome_builder
         self._suspected: dict[tuple[str, int], int] = {}
-        """Id and fence of each difference → the rounds of the claim loop when it was first seen."""
+        """Id and fence of each claim that only one side holds → `ClaimLoop.rounds` at the first comparison."""
 
     def compare(self, held: Sequence[Held] | None) -> None:
-        """`held` are the claims in the store; None: both sides hold the same."""
+        """Compare claims. `held` are the claims that the store has; None if store and node hold the same claims."""
         if held is None:
             self._suspected.clear()
             return

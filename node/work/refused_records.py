@@ -21,14 +21,14 @@ from .outbox import StoreRequest
 logger = logging.getLogger("peerjob.node")
 
 MAX_MESSAGE = 500
-"""Most characters of the message of the store that an instance keeps."""
+"""Most characters of the store's error message that are kept as the error of the instance."""
 
 
 def parts_of(asked: StoreRequest, error: Exception, new_request: Callable[[], str]) -> list[StoreRequest]:
     """The requests to send instead of a refused request; none if nothing is left of it."""
     replace = msgspec.structs.replace
     if asked.entries and asked.want is not None:
-        # the same request id: if the store has done the commit, it repeats its answer
+        # the commit keeps its request id: if the store has already committed, the store repeats its first answer
         return [
             replace(asked, want=None, apart=True),
             replace(asked, entries=[], request=new_request(), apart=True),

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 PROBATION = 2.0
-"""Seconds for which a suspect is the only running suspect of its node."""
+"""Seconds after its start for which a suspect is the only running suspect of its node."""
 STUCK_AFTER = 5.0
-"""Seconds after which a run counts as stuck: since the body was told to end, or since the body ended."""
+"""Seconds until a run counts as stuck, counted from the moment when the body was told to end, or ended."""
 
 
 class Run:
-    """A claim and the state of its run. It belongs to the loop, but threads may append to `logs` and set `progress`."""
+    """A claim and the state of its run. Only the event loop uses a Run; threads add to `logs` and set `progress`."""
 
     __slots__ = (
         "acked",
@@ -64,20 +64,20 @@ class Run:
         self.claim = claim
         self.incarnation = incarnation
         self.claimed_at = claimed_at
-        """Loop time when the claim arrived."""
+        """Time of the event loop when the claim arrived."""
         self.started_at: float | None = None
-        """Loop time when the body began, or None."""
+        """Time of the event loop when the body began; None before."""
         self.seconds: float | None = None
-        """How long the body ran; None while it runs."""
+        """Seconds that the body ran; None until the body has ended."""
         self.ended = False
         self.ended_at: float | None = None
-        """Loop time when the body and its resources ended. Processors may still run."""
+        """Time of the event loop when the body and its resources had ended; processors may still be running."""
         self.variables: contextvars.Context | None = None
-        """The context that the body begins with. Other code of the user runs in copies of it."""
+        """The context variables with which the body begins. Other code of the user runs in copies of them."""
         self.reported = False
-        """Whether the store knows of the start, or the report is on its way."""
+        """Whether a report with the start of the body was made for the store."""
         self.outcome: Outcome | None = None
-        """The outcome; None until the runner has decided."""
+        """The outcome; None until the runner has decided on the outcome."""
         self.trace: SpanContext | None = None
         """The span of the run, if the node traces."""
         self.lost = False
@@ -93,11 +93,11 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.told_at: float | None = None
-        """Loop time when the body was asked to end, or None."""
+        """Time of the event loop when the body was told to end; None before."""
         self.logs: list[LogLine] = []
         self.progress: bytes | None = None
         self.acked: asyncio.Future[Any] | None = None
-        """The answer to the next report of this run, if a caller waits for it."""
+        """The answer to the report of the start; None unless the body waits for that answer."""
 
     def cancel(self, reason: Reason) -> None:
         """Ask the body to end; the first reason stays. After its end, a drain cancels the close of its resources."""
@@ -151,7 +151,7 @@ class HeldClaims:
 
     def __init__(self, incarnation: str) -> None:
         self.incarnation = incarnation
-        """The incarnation that claims now. A node that was declared dead gets a new one."""
+        """The current incarnation of this node. A node that was declared dead gets a new incarnation."""
         self._runs: dict[str, Run] = {}
         self._sum = 0
 
@@ -159,7 +159,7 @@ class HeldClaims:
         return len(self._runs)
 
     def current_incarnation(self) -> str:
-        """`incarnation`, for a part that takes a function."""
+        """The current incarnation, as a method for parts that ask again before each use."""
         return self.incarnation
 
     def add(self, run: Run) -> None:
@@ -186,7 +186,7 @@ class HeldClaims:
         return runs
 
     def summary(self) -> tuple[int, int]:
-        """(count, digest) for `Liveness.renew`. Any thread may call it: a torn read only costs a comparison."""
+        """(count, digest) for `Liveness.renew`. Any thread may call it: a wrong pair costs one comparison."""
         return len(self._runs), self._sum % DIGEST_SIZE
 
 

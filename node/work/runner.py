@@ -33,12 +33,12 @@ from .run import Run
 logger = logging.getLogger("peerjob.node")
 
 HANDED_BACK = {"drain": "node stopped", "lost": "node lost contact with the store"}
-"""Reason for which the body was told to end → note of the outcome."""
+"""Reason why the body was told to end → note of the outcome that hands the instance back."""
 MISFIT_TRIES = 12
-"""How often a node offers an instance that it cannot run to its peers before it terminates it: over 7 minutes."""
+"""How often a node offers peers an instance that does not fit, over 7 minutes. After that, the node terminates it."""
 MISFITS_KNOWN = 1_000
 MISFIT_WAIT = Backoff(initial=1, max=60, jitter=0)
-"""The delay before such an instance is offered again."""
+"""The delay before an instance that this node cannot run is offered to peers again."""
 
 
 class InstanceRunner:
@@ -86,7 +86,7 @@ class InstanceRunner:
         self._outbox.add(run, self._outcome_builder.handed_back(run, note))
 
     def put_off(self, run: Run, note: str) -> None:
-        """Give back a claim that this node cannot run, with a delay, so that it does not return at once."""
+        """Give back a claim that this node cannot run, with a delay before the next claim."""
         run.ended = True
         self._outbox.add(run, self._outcome_builder.put_off(run, MISFIT_WAIT.initial, note))
 
@@ -110,7 +110,8 @@ class InstanceRunner:
     async def _outcome(self, run: Run) -> Outcome:
         loop = asyncio.get_running_loop()
         claim = run.claim
-        # before the node reads the record: if that kills or freezes the node, the crash must count for this instance
+        # the start of a suspect is committed before the node decodes the record: if decoding kills or freezes the node,
+        # the crash must count for this instance
         if claim.suspect and not await self._outbox.commit_start(run):
             run.lost = True
             return self._outcome_builder.handed_back(run, "lost before it began")
@@ -144,7 +145,7 @@ class InstanceRunner:
         self._outbox.watch_reports()
         try:
             result = await self._executor.call(binding, run.arguments, context, policy.run_in, began)
-        except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not hurt the node
+        except (asyncio.CancelledError, Snooze, Exception) as raised:  # noqa: BLE001  # a job must not stop the node
             self._ended(run, started, loop.time())
             cause = raised.cause if isinstance(raised, BodyError) else raised
             return await self._raised(run, binding, policy, context, cause)
@@ -152,12 +153,12 @@ class InstanceRunner:
         return await self._returned(run, policy, context, result)
 
     def _began(self, run: Run, context: Context, timeout: float) -> None:
-        """The attempt begins: start its timeout."""
+        """Start the timeout of an attempt that begins now."""
         context.deadline_us = self._clock.time_us() + round(timeout * 1_000_000)
         run.timer = asyncio.get_running_loop().call_later(timeout, run.cancel, "timeout")
 
     def _ended(self, run: Run, started: float, now: float) -> None:
-        """The body ended. A cancellation no longer has an effect, since the outcome is being decided."""
+        """Record the end of the body. A later cancellation has no effect: the runner now decides the outcome."""
         run.ended = True
         if run.timer is not None:
             run.timer.cancel()
@@ -193,7 +194,7 @@ class InstanceRunner:
         if isinstance(error, StoredArgumentError):
             return await self._misfit(run, binding, error)
         if reason is None and isinstance(error, asyncio.CancelledError) and clear_cancellations() and self._loop_ends():
-            reason = "drain"  # the loop is being closed
+            reason = "drain"  # the event loop is being closed, so the node stops
         elif signal is not None or not context.told:
             reason = None
         if reason is not None:
@@ -201,7 +202,7 @@ class InstanceRunner:
         return await self._failed(run, policy, error)
 
     async def _misfit(self, run: Run, binding: Binding, error: ArgumentError) -> Outcome:
-        """The arguments do not fit the job, so no body ran. Offer the instance to live peers with another signature."""
+        """The arguments do not fit the job, so no body ran. Offer the instance to peers with another signature."""
         kind, own = run.claim.kind, binding.signature_hash
         others = [node.info for node in await self._manager.nodes()]
         names = [info.name for info in others if info.signatures.get(kind, own) != own]
@@ -219,7 +220,7 @@ class InstanceRunner:
         return self._outcome_builder.terminated(run, error)
 
     def _offered(self, run: Run, names: Sequence[str]) -> Outcome | None:
-        """Offer the instance to these peers again; None if there is no peer, or after too many tries."""
+        """Put the instance off, for the named peers; None if there is no peer, or after too many tries."""
         tries = self._misfits.pop(run.claim.id, 0) + 1
         if not names or tries > MISFIT_TRIES:
             return None
@@ -230,7 +231,7 @@ class InstanceRunner:
         return self._outcome_builder.put_off(run, wait, f"does not fit here; {names[0]} may run it")
 
     async def _failed(self, run: Run, policy: Policy, error: BaseException, *, timed_out: bool = False) -> Outcome:
-        """The outcome of a failed attempt; `on_terminate` may turn it into a success or into another error."""
+        """The outcome of a failed attempt. `on_terminate` can turn the failure into a success or into another error."""
         instance = self._context_backend.instance_of(run)
         decision: object = None
         if policy.on_terminate is not None:
