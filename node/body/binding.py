@@ -67,7 +67,7 @@ class Binding:
 
     @property
     def signature_hash(self) -> str:
-        """Equal for callables that take the same arguments."""
+        """A hash that is equal for callables that take the same arguments."""
         return self.signature.hash
 
     @functools.cached_property
@@ -98,7 +98,7 @@ class Binding:
             case _:
                 return cast(Mode, run_in)
 
-    # -- before it is stored -----------------------------------------------------------------------------------
+    # -- before a call is stored -------------------------------------------------------------------------------
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Encode the given arguments as they are stored; raises ArgumentError with every reason why they do not fit."""
@@ -106,7 +106,7 @@ class Binding:
             try:
                 return encode_arguments(args, kwargs)
             except EncodeError:
-                pass  # _encode_checked names it, with the other problems
+                pass  # _encode_checked raises an error that names this value and every other bad one
         return self._encode_checked(args, kwargs)
 
     def _encode_checked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -115,7 +115,7 @@ class Binding:
         for name, value, place in self._given(placed, kwargs, problems):
             stored = b""
             try:
-                # the run gets the stored value, so the stored value must convert
+                # convert the stored form and not `value`, because the body gets what the store returns
                 stored = encode_value(value)
                 lost = first_lost_part(value, place.convert(decode_value(stored)))
                 if lost is not None:
@@ -123,7 +123,7 @@ class Binding:
                     problems.append(f"{name}{'' if hidden else path_text(lost[0])}: {lost[1]}")
             except EncodeError as error:
                 problems.append(f"{name}{'' if place.secret else path_text(error.path)}: {error.reason}")
-            except Exception as error:  # noqa: BLE001  # conversion runs code of users
+            except Exception as error:  # noqa: BLE001  # conversion runs code of users, which can raise anything
                 problems += place.explain(error, hidden=place.secret or has_secret(stored), name=name)
         if problems:
             raise ArgumentError(self.kind, problems)
@@ -134,7 +134,7 @@ class Binding:
         }
         given = [_hidden(value, self._place_at(index)) for index, value in enumerate(placed)]
         if TEXT_PLACEHOLDER in [one for one in placed if type(one) is str]:
-            # the run then reads the text by its position, not as a placeholder
+            # keep the placeholders of supplied parameters, so that the node does not read the text "?" as a placeholder
             return self._encode_all(given, kept)
         return self._encode_all([one for one in given if one is not INJECTED], kept)
 
@@ -144,7 +144,7 @@ class Binding:
         except EncodeError as error:
             raise ArgumentError(self.kind, [error.reason]) from error
 
-    # -- before it runs ----------------------------------------------------------------------------------------
+    # -- before a body runs ------------------------------------------------------------------------------------
 
     def arguments(
         self, data: bytes, context: Context, resources: Mapping[str, Any] = _NO_RESOURCES
@@ -185,7 +185,7 @@ class Binding:
         for name, value, place in self._given(placed, kwargs, problems):
             try:
                 values.append(place.convert(value))
-            except Exception as error:  # noqa: BLE001  # conversion runs code of users
+            except Exception as error:  # noqa: BLE001  # conversion runs code of users, which can raise anything
                 problems += place.explain(error, hidden=place.secret or has_secret(data), name=name)
         if problems:
             raise StoredArgumentError(self.kind, problems)
@@ -193,10 +193,10 @@ class Binding:
         filled = [one if self._is_open(index, one) else next(found) for index, one in enumerate(placed)]
         return filled, {name: next(found) for name in kwargs if not self._supplies(name)}
 
-    # -- matching ----------------------------------------------------------------------------------------------
+    # -- matching arguments and parameters ---------------------------------------------------------------------
 
     def _simple_calls(self) -> tuple[int, int]:
-        """The minimum and maximum of positional arguments that `_fits` may take as they stand."""
+        """Return the least and the most positional arguments that `_fits` can accept; (1, 0) if it accepts no call."""
         signature = self.signature
         if any(one.required and not one.supplied for one in signature.parameters if one not in signature.positional):
             return 1, 0
@@ -205,16 +205,16 @@ class Binding:
         return max(needed, default=0), leading
 
     def _fits(self, args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any]) -> bool:
-        """Whether the callable takes these arguments without conversion. This is the hot path."""
+        """Whether the arguments fit without conversion. The check must be fast, because each call and run needs it."""
         if kwargs or not self._min_args <= len(args) <= self._max_args:
             return False
-        for value, place in zip(args, self._places):  # noqa: B905  # parameters with defaults may be left out
+        for value, place in zip(args, self._places):  # noqa: B905  # a call can omit parameters with defaults
             if type(value) is not place.exact and (place.exact is not ANYTHING or value is INJECTED):
                 return False
         return True
 
     def _placed(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
-        """Put positional arguments in their places. A "?" is read as a placeholder if that fits, else as text."""
+        """Match positional arguments to parameters. A "?" is a placeholder if the call is valid with it, else text."""
         placed = self.signature.place(args)
         problems = self.signature.misfits(placed, kwargs)
         if problems and TEXT_PLACEHOLDER in [one for one in args if type(one) is str]:
@@ -226,11 +226,11 @@ class Binding:
     def _given(
         self, placed: list[Any], kwargs: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[str, Any, TypedPlace]]:
-        """Name, value and place of each argument that has a parameter; adds misplaced placeholders to `problems`."""
+        """Yield name, value and place of each argument with a parameter; add misplaced placeholders to `problems`."""
         for index, value in enumerate(placed):
             place = self._place_at(index)
             if place is None:
-                break  # `problems` already says that there are too many
+                break  # `problems` already says that the call has too many arguments
             name = place.name if place is not self._rest else f"{place.name}[{index - len(self._places)}]"
             if not self._is_open(index, value):
                 yield from _checked(name, place, value, problems)
@@ -270,7 +270,7 @@ class Binding:
                 check_resource(one.resource)
 
     def _check_process(self) -> None:
-        self.import_path  # noqa: B018  # raises
+        self.import_path  # noqa: B018  # the property raises OptionError if a process cannot import the callable
         for one in self.signature.supplied:
             if one.injected not in ("context", "worker"):
                 raise OptionError(one.name, one.resource or one.annotation, "Context alone: the body runs in a process")

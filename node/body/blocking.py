@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class BlockingBodyManager(BlockingVerbs):
-    """The blocking verbs for a sync job: it runs in a thread of a node, and its calls run on the node's loop."""
+    """The blocking verbs for a sync job, which runs in a thread; its calls run on the event loop of the node."""
 
     def __init__(self, manager: Manager, loop: asyncio.AbstractEventLoop, context: Context) -> None:
         self._manager = manager

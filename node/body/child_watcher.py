@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 
 class ChildWatcher:
-    """Calls back on the loop that made it. Its seconds are real, because virtual time stands still for bodies."""
+    """Calls back on the event loop that made the watcher, after real seconds: virtual time stands still for bodies."""
 
     def __init__(self, child: subprocess.Popen[bytes], *, on_reaped: Callable[[], None]) -> None:
         self._child = child
@@ -44,5 +44,5 @@ class ChildWatcher:
         self._call(self._on_reaped)
 
     def _call(self, call: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, so no task waits for the call
             self._loop.call_soon_threadsafe(call)

@@ -19,8 +19,9 @@ class ContextVars:
     def capture(self) -> None:
         """Keep the current context from now on."""
         self.captured = contextvars.copy_context()
-        """No code runs in this context itself, only in copies of it."""
-        self.captured.run(current_run.set, None)  # a job may start a node
+        """The kept context variables. Code of users runs only in copies, so that no job changes those of other jobs."""
+        # a job can start a node, and the bodies of that node do not belong to the run of that job
+        self.captured.run(current_run.set, None)
 
     def copy(self) -> contextvars.Context:
         """Make a new copy of the kept context."""

@@ -34,7 +34,7 @@ from .stored_shapes import StoredShape
 from .unions import is_discriminated
 
 Converter = Callable[[Any], Any]
-"""Returns the converted value, or raises; `explain` says what was wrong."""
+"""Returns the converted value, or raises an error, which `explain` turns into sentences."""
 
 _CONFIG = pydantic.ConfigDict(arbitrary_types_allowed=True)
 
@@ -42,7 +42,7 @@ _CONFIG = pydantic.ConfigDict(arbitrary_types_allowed=True)
 def make_converter(annotation: Any) -> Converter:
     """Make a converter to an annotated type; it changes nothing if pydantic has no schema for the annotation."""
     for candidate in (_prepared(annotation, frozenset()), annotation):
-        # an annotation may be any object, and its schema is code of the user
+        # pydantic can raise anything for an annotation, which can be any object, with a schema made by code of the user
         with contextlib.suppress(Exception):
             return functools.partial(_adapter(candidate).validate_python, by_alias=True, by_name=True)
     return lambda value: value
@@ -69,7 +69,7 @@ def located(error: Exception) -> tuple[tuple[object, ...], str]:
 def _short(value: Any) -> str:
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001  # the value's own code
+    except Exception:  # noqa: BLE001  # `__repr__` of a user's class can raise anything
         return f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -80,14 +80,14 @@ def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
     except pydantic.PydanticUserError as error:
         if error.code != "type-adapter-config-unused":
             raise
-        return pydantic.TypeAdapter(annotation)  # a class with its own configuration
+        return pydantic.TypeAdapter(annotation)  # the class has a configuration, and pydantic refuses a second one
 
 
 # -- annotations that pydantic gets instead of those of users --------------------------------------------------
 
 
 def _prepared(annotation: Any, inside: frozenset[Any]) -> Any:
-    """The annotation, with parsing of our own before each part that needs it."""
+    """Return the annotation, with a validator of this module around each part that pydantic would refuse or misread."""
     if annotation is EMPTY or annotation is object:
         return Any
     if annotation is typing.LiteralString:
@@ -162,7 +162,8 @@ _OBJECTS: set[Any] = {
     *(dict, collections.OrderedDict, collections.defaultdict, collections.Counter),
     *(abc.Mapping, abc.MutableMapping),
 }
-# pydantic would check the items of these when the body reads them, which is too late
+# A value of one of these types is converted to a list, set or tuple. Otherwise pydantic would check the items only
+# when the body reads them, which is too late.
 _STREAMS: set[Any] = {abc.Iterable, abc.Collection, abc.Iterator, abc.Generator}
 
 
@@ -180,7 +181,7 @@ def _duration(value: Any) -> Any:
 
 
 def _member(kind: type[Enum], value: Any) -> Any:
-    """Find a member by value, by name, or by its value as text; leave other values for pydantic to explain."""
+    """Find an enum member by value, by name, or by its value as text; leave other values for pydantic to refuse."""
     try:
         return kind(value)
     except (ValueError, TypeError):
@@ -195,7 +196,7 @@ def _member(kind: type[Enum], value: Any) -> Any:
 
 
 def _literal_member(literals: tuple[Any, ...], value: Any) -> Any:
-    """Find the member among literals that is stored as this value."""
+    """Return the enum member, among literals, that is stored as this value; return the value if there is none."""
     for one in literals:
         if isinstance(one, Enum) and type(one.value) is type(value) and one.value == value:
             return one
@@ -203,7 +204,7 @@ def _literal_member(literals: tuple[Any, ...], value: Any) -> Any:
 
 
 def _parsed(value: Any, openings: str) -> Any:
-    """Parse JSON text that begins with one of the openings; return other values unchanged."""
+    """Parse JSON text that begins with one of the brackets in `openings`; return other values unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in openings and value.strip():
         try:
             return msgspec.json.decode(value)
@@ -251,7 +252,7 @@ class _Chooser:
         for index, shape in likely[:1]:
             with contextlib.suppress(pydantic.ValidationError):
                 return self._converter(index, shape)(value)
-        # a ValidationError of pydantic passes: its paths continue the path to this value
+        # do not wrap a ValidationError: pydantic adds the path to this value before the paths inside the error
         return self._whole(value)
 
     def _converter(self, index: int, shape: StoredShape) -> Converter:
@@ -261,7 +262,7 @@ class _Chooser:
 
     @functools.cached_property
     def _whole(self) -> Converter:
-        # made at the first use, so that a class may have fields of its own type
+        # made at the first use: a class can have a field of the same class, so making converters early would never end
         adapter = _adapter(self._whole_annotation)
         return functools.partial(adapter.validate_python, by_alias=True, by_name=True)
 
@@ -302,7 +303,7 @@ class _SubclassMaker:
             made = self._kind(plain)
         except TypeError:
             return plain
-        except Exception as error:  # a check in the class's own constructor
+        except Exception as error:  # the constructor of the user's class refuses the value
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if made != plain:
             raise ValueError(f"{self._kind.__name__} does not keep the value that it is made of")
@@ -326,7 +327,7 @@ class _Rebuilder:
         if not self._plain and isinstance(value, self._kind):
             return value
         given = self._named(_any_text(value) if self._positional else _object_text(value))
-        # a ValidationError of pydantic passes: its paths continue the path to this value
+        # do not wrap a ValidationError: pydantic adds the path to this value before the paths inside the error
         found = self._model.model_validate(given, by_alias=True, by_name=True)
         values = {
             one.name: getattr(found, name)
@@ -337,7 +338,7 @@ class _Rebuilder:
             return values
         try:
             return self._kind(**values)
-        except Exception as error:  # a check in the class's own constructor
+        except Exception as error:  # the constructor of the user's class refuses the value
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _named(self, value: Any) -> dict[str, Any]:
@@ -358,11 +359,11 @@ class _Rebuilder:
 
     @functools.cached_property
     def _model(self) -> type[pydantic.BaseModel]:
-        # made at the first use, so that a class may have fields of its own type
+        # made at the first use: a class can have a field of the same class, so making converters early would never end
         prepared = [_prepared(one.annotation, frozenset()) for one in self._fields]
         try:
             return self._make_model(prepared)
-        except Exception:  # noqa: BLE001  # as in make_converter
+        except Exception:  # noqa: BLE001  # code of users can raise anything while pydantic makes a schema
             return self._make_model([one if _is_understood(one) else Any for one in prepared])
 
     def _make_model(self, annotations: list[Any]) -> type[pydantic.BaseModel]:
@@ -377,6 +378,6 @@ class _Rebuilder:
 def _is_understood(annotation: Any) -> bool:
     try:
         _adapter(annotation)
-    except Exception:  # noqa: BLE001  # as in make_converter
+    except Exception:  # noqa: BLE001  # code of users can raise anything while pydantic makes a schema
         return False
     return True

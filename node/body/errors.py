@@ -20,7 +20,7 @@ from peerjob.model.references import import_path, resolve_imported
 from peerjob.model.spec import ErrorInfo
 
 MAX_TEXT = 16 * 1024
-"""Characters that are kept of a message, and of a traceback."""
+"""Most characters of the message, and of the traceback, of a stored error; longer text loses its middle."""
 
 
 class BodyError(Exception):
@@ -85,7 +85,7 @@ def type_name(error: BaseException) -> str:
     kind: Any = type(error)
     try:
         return clipped(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."))
-    except Exception:  # noqa: BLE001  # a metaclass of the user's
+    except Exception:  # noqa: BLE001  # a metaclass of the user can raise anything
         return "Exception"
 
 
@@ -94,7 +94,7 @@ def message_of(error: BaseException) -> str:
     for text in (str, repr):
         try:
             return clipped(text(error))
-        except BaseException:  # noqa: BLE001, S112  # a method of the user's error may raise anything
+        except BaseException:  # noqa: BLE001, S112  # a method of the user's error can raise anything
             continue
     return f"<{type(error).__name__} that cannot be shown>"
 
@@ -104,7 +104,7 @@ def traceback_of(error: BaseException) -> str:
     try:
         lines = traceback.TracebackException(type(error), error, _from_body(error.__traceback__), compact=True).format()
         return clipped("".join(lines))
-    except BaseException as problem:  # noqa: BLE001  # as in message_of
+    except BaseException as problem:  # noqa: BLE001  # a method of the user's error can raise anything
         return f"<no traceback: {type(problem).__name__}>"
 
 
@@ -139,7 +139,7 @@ def pack_error(error: BaseException) -> bytes | None:
         return _pack_group(cast("BaseExceptionGroup[BaseException]", error))
     kind = type(error)
     path = import_path(kind)
-    # __reduce__ names the parts of an error, as for pickle: its class, its arguments, and other attributes
+    # __reduce__ returns the parts that pickle would store: the class, the arguments, and other attributes of the error
     with contextlib.suppress(Exception):
         made: Any = error.__reduce__()
         if path is not None and made[0] is kind:
@@ -150,7 +150,7 @@ def pack_error(error: BaseException) -> bytes | None:
 
 
 def _pack_group(group: BaseExceptionGroup[BaseException]) -> bytes | None:
-    with contextlib.suppress(Exception):  # a group may be nested too deep
+    with contextlib.suppress(Exception):  # a group can be nested too deep to be encoded
         parts = [(type_name(one), message_of(one), pack_error(one)) for one in group.exceptions]
         return encode_value([clipped(group.message), parts])
     return None
@@ -163,7 +163,7 @@ def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
         return remote
     try:
         error = _unpacked(decode_value(packed))
-    except Exception:  # noqa: BLE001  # a module or constructor of the user's
+    except Exception:  # noqa: BLE001  # the module or constructor of the user's error can raise anything
         return remote
     error.__cause__ = remote
     return error
@@ -172,7 +172,7 @@ def unpack_error(info: ErrorInfo, packed: bytes | None) -> BaseException:
 def _unpacked(made: list[Any]) -> BaseException:
     if len(made) == 2:
         message, parts = made
-        # the traceback of the group holds those of its parts
+        # make the parts without tracebacks, because the traceback of the group contains the tracebacks of all parts
         return BaseExceptionGroup(message, [unpack_error(ErrorInfo(kind, text), one) for kind, text, one in parts])
     path, args, holds = made
     error = _made_again(resolve_imported(path), args)
@@ -185,8 +185,8 @@ def _made_again(kind: type[Any], args: Iterable[Any]) -> Any:
         raise TypeError(f"{kind} is not an error")
     if kind.__reduce__ is not BaseException.__reduce__:
         with contextlib.suppress(TypeError):
-            return kind(*args)  # as its own __reduce__ says
-    # the constructors of most errors take other arguments than `args`
+            return kind(*args)  # a class with its own __reduce__ takes these arguments
+    # do not call the constructor of the user's class, because most constructors take other arguments than `args`
     error = kind.__new__(kind, *args)
     for base in kind.__mro__:
         init: Any = vars(base).get("__init__")

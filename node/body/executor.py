@@ -58,7 +58,8 @@ class Executor:
                 result = await self._run(binding, data, context, mode, began)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and current_run.get() is not context:
-                raise  # not from the body: the loop is gone, and this coroutine is being destroyed
+                # the GeneratorExit is not from the body: Python destroys this coroutine because the event loop is gone
+                raise
             await _end(context)
             current_run.reset(token)
             if isinstance(error, asyncio.CancelledError | Snooze) or as_exception(error) is error:
@@ -79,7 +80,8 @@ class Executor:
     async def close(self) -> None:
         """End the threads and processes; no body may run in a process."""
         self._threads.close()
-        with self._clock.outside():  # processes end in real time
+        # processes end in real time, so virtual time must stand still until they have ended
+        with self._clock.outside():
             await self._processes.close()
 
     async def _run(
@@ -95,7 +97,9 @@ class Executor:
         attempt = self._resources.attempt(binding.resources, context, in_thread=mode == "thread")
         values = await attempt.open()
         try:
-            if context.cancel_reason is not None:  # a factory suppressed the CancelledError, or it is still to come
+            # the run was cancelled, but no CancelledError was raised: a factory suppressed the error, or the event loop
+            # has not raised the error yet
+            if context.cancel_reason is not None:
                 await asyncio.sleep(0)
                 raise asyncio.CancelledError(context.cancel_reason)
             if mode == "thread":
@@ -134,7 +138,8 @@ class Executor:
             return result
 
         def on_cancel() -> None:
-            context.cancel("drain")  # a cancellation without a reason comes from the end of the loop
+            # a cancellation without a reason comes from the end of the event loop, which counts as a drain
+            context.cancel("drain")
             if ending:
                 raise _ClosingGivenUpError
 
@@ -153,7 +158,7 @@ class Executor:
         if mode == "async":
             result = _called(body, context)
         else:
-            # no wait in a thread is virtual, so virtual time stands still
+            # a thread waits in real time, so virtual time must stand still until the body returns
             variables = contextvars.copy_context()
             with self._clock.outside():
                 result = await self._threads.run(
@@ -174,15 +179,15 @@ class Executor:
 
 
 class _ClosingGivenUpError(Exception):
-    """The body has ended in its thread, and its resources take longer to close than the node can wait."""
+    """The body has ended in its thread, but the node cannot wait until the resources of the body are closed."""
 
 
 def _called(body: Callable[[], Any], context: Context) -> Any:
-    """Call the body, unless the run was asked to end before. The body has ended unless it returns an awaitable."""
+    """Call the body, unless the run is cancelled. Set `context.ended`, unless the body returns an awaitable."""
     try:
         context.raise_if_cancelled()
         result = body()
-    except StopIteration as error:  # a coroutine cannot raise it
+    except StopIteration as error:  # a StopIteration would leave the coroutine as a RuntimeError
         context.ended = True
         raise BodyError(error) from error
     except BaseException:
@@ -193,9 +198,9 @@ def _called(body: Callable[[], Any], context: Context) -> Any:
 
 
 async def _end(context: Context, *, thrown: bool = True) -> None:
-    """Note that the body has ended, and whether CancelledError was thrown into it: a pending one was not.
+    """Note that the body has ended, and whether a CancelledError reached the body: a pending error did not.
 
-    `thrown` is False if the cancellation came before there was an async body to throw it into.
+    `thrown` is False if the cancellation came before there was an async body to cancel.
     """
     if context.ended:
         return

@@ -21,11 +21,11 @@ class ClassField:
     """One field that the constructor takes."""
 
     name: str
-    """As in the constructor, and as the codec stores it."""
+    """The name of the constructor's parameter, under which the codec stores the field."""
     annotation: Any
     required: bool
     other: str | None = None
-    """A second name that stored values may use."""
+    """A second name under which a stored value can contain the field; None for no such name."""
 
 
 def fields_of(annotation: Any) -> list[ClassField] | None:
@@ -107,7 +107,7 @@ def _with_hints(kind: Any, fields: Mapping[str, Any]) -> Iterable[tuple[Any, Any
 def _hints(kind: Any) -> Mapping[str, Any]:
     try:
         return typing_extensions.get_type_hints(kind, include_extras=True)
-    except Exception:  # noqa: BLE001  # annotations are the user's; use those that can be resolved
+    except Exception:  # noqa: BLE001  # an annotation cannot be resolved, so resolve each one alone
         namespace = dict(vars(sys.modules[kind.__module__]))
         return {
             name: resolve(hint, namespace)
@@ -117,7 +117,7 @@ def _hints(kind: Any) -> Mapping[str, Any]:
 
 
 def _bare(hint: Any) -> Any:
-    """A hint without Required, NotRequired and ReadOnly."""
+    """Strip Required, NotRequired and ReadOnly from a type hint."""
     origin = typing.get_origin(hint)
     if origin in QUALIFIERS:
         return _bare(typing.get_args(hint)[0])

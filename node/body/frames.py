@@ -13,7 +13,7 @@ from peerjob.model.decoding import reader
 from peerjob.model.spec import ErrorInfo
 
 MAX_FRAME = 64 << 20
-"""Bytes in one frame."""
+"""Most bytes in one frame; a reader refuses a longer frame."""
 _LENGTH = struct.Struct(">I")
 
 T = TypeVar("T")
@@ -23,20 +23,20 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     """Node: run this body."""
 
     path: str
-    """`module:qualname` of the executor."""
+    """The function of the body, as `module:qualname`."""
     kind: str
     data: bytes
-    """The arguments, as stored."""
+    """The encoded arguments, as the store has them."""
     id: str
     fence: int
     attempt: int
     deadline_us: int | None
     worker: tuple[int, str] | None
-    """Number and node of the worker."""
+    """The worker that runs the body: its number, and the name of its node."""
     log_level: int
-    """Level of the node's root logger."""
+    """The level of the node's root logger, which the process sets on its own root logger."""
     sent_ns: int
-    """When the node sent this frame, on the machine's monotonic clock. The deadline moves until the body begins."""
+    """Monotonic time of sending; the process adds the time until the body begins to `deadline_us`."""
     schedule: str | None = None
     nominal_us: int = 0
 
@@ -53,7 +53,7 @@ class Owner(msgspec.Struct, tag=True, frozen=True):
     number: int
     held: bool
     trouble: Raised | None = None
-    """The error that the question ended with, instead of an answer."""
+    """The error that prevented an answer; None if `held` is the answer."""
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
@@ -86,7 +86,7 @@ class Returned(msgspec.Struct, tag=True, frozen=True):
 
     result: bytes | None
     finished: bool = False
-    """Whether it returned `Finished`."""
+    """Whether the body returned `Finished`."""
 
 
 class Raised(msgspec.Struct, tag=True, frozen=True):
@@ -94,7 +94,7 @@ class Raised(msgspec.Struct, tag=True, frozen=True):
 
     info: ErrorInfo
     packed: bytes | None
-    """Made by `pack_error`."""
+    """The error, encoded by `pack_error`; None for an error that cannot be encoded."""
 
 
 class Snoozed(msgspec.Struct, tag=True, frozen=True):

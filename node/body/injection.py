@@ -33,7 +33,7 @@ logger = logging.getLogger("peerjob.node")
 Factory = Callable[..., Any]
 
 CLOSING_LIMIT = 60.0
-"""Seconds that the resources of one attempt may take to close; then the attempt goes on without them."""
+"""Seconds in which the resources of one attempt must close; after this time, the attempt ends without closing more."""
 
 
 class Resources:
@@ -68,10 +68,12 @@ class Resources:
         if self._closed:
             raise NodeStateError("the node has stopped")
         opened = self._of_node.get(factory)
-        if opened is None or opened.failed:  # after a failure, the next attempt tries again
+        # the factory of a failed resource is called again for the next attempt
+        if opened is None or opened.failed:
             opened = self._of_node[factory] = _OpenResource(
                 _managed(factory, lambda one: needs[one.name] if one.name in needs else injected_value(one, context)),
-                self._context_vars.copy(),  # the resource outlives this attempt
+                # the context variables of the node, because the resource outlives this attempt
+                self._context_vars.copy(),
             )
         return await opened.value()
 
@@ -121,8 +123,8 @@ class Attempt:
             async with limit:
                 await self._stack.__aexit__(*_triple(error))
         except GeneratorExit:
-            raise  # the loop is gone
-        except BaseException as raised:  # noqa: BLE001  # a SystemExit must not end the loop
+            raise  # Python destroys this coroutine because the event loop is gone
+        except BaseException as raised:  # noqa: BLE001  # a SystemExit of a resource must not end the event loop
             if limit.expired():
                 text = "%s: its resources were not closed within %g s; it ends without them"
                 logger.error(text, self._run, CLOSING_LIMIT)  # noqa: TRY400
@@ -215,11 +217,12 @@ def clear_cancellations() -> bool:
 
 
 class _OpenResource:
-    """One resource of the node. Its own task opens and closes it, because some resources require the same task."""
+    """One resource of the node. The same task opens and closes the resource, because some libraries require that."""
 
     def __init__(self, resource: AbstractAsyncContextManager[Any], variables: contextvars.Context) -> None:
         self._made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._made.add_done_callback(lambda made: made.cancelled() or made.exception())  # asyncio logs unread errors
+        # read the error of the future, because asyncio logs an error that is never read
+        self._made.add_done_callback(lambda made: made.cancelled() or made.exception())
         self._end = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(resource), context=variables)
 
@@ -245,7 +248,7 @@ class _OpenResource:
             if self._made.done():
                 raise
             self._made.set_exception(NodeStateError("the node has stopped"))
-        except BaseException as error:  # a SystemExit in a task must not end the loop
+        except BaseException as error:  # a SystemExit of a resource must not end the event loop
             kept = as_exception(error)
             if self._made.done():
                 raise kept from error
@@ -312,12 +315,13 @@ def _needs(factory: Factory) -> dict[str, Resource]:
 
 
 def _is_async(factory: Factory) -> bool:
-    """Whether a factory is async, as far as this is known before the call."""
+    """Whether a factory is known to be async before its first call."""
     signature = analyse(factory)
     return (
         signature.is_async
         or signature.is_async_generator
-        or inspect.isasyncgenfunction(getattr(factory, "__wrapped__", None))  # under @asynccontextmanager
+        # @asynccontextmanager keeps the async generator function in `__wrapped__`
+        or inspect.isasyncgenfunction(getattr(factory, "__wrapped__", None))
     )
 
 

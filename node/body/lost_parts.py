@@ -49,7 +49,7 @@ def _lost_in_fields(before: Any, fields: Any, after: Any, path: Path) -> LostPar
         arrived = stored_fields(after)
     elif not isinstance(after, type) and stored_fields(after) is not None:
         return path, f"a {_name(before)} would arrive as a {_name(after)}"
-    if not isinstance(fields, dict):  # a RootModel of pydantic
+    if not isinstance(fields, dict):  # a RootModel of pydantic is stored as its one value, without fields
         return first_lost_part(fields, arrived, path)
     if not isinstance(arrived, Mapping):
         return None

@@ -39,12 +39,13 @@ _PR_SET_PDEATHSIG = 1
 def main(fd: int, parent: int) -> NoReturn:
     """Serve a node over a socket until the node closes it or dies."""
     _die_with(parent)
-    # the node decides when this process ends; unlike SIG_IGN, programs that a body starts do not inherit a handler
+    # The node decides when this process ends, so both signals have no effect. A handler is used instead of SIG_IGN,
+    # because programs that a body starts would inherit SIG_IGN.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: None)
     os.set_inheritable(fd, False)
     connection = socket.socket(fileno=fd)
-    # a fork of this process must not keep the connection open after its death
+    # close the connection in each fork: an open copy would hide the death of this process from the node
     os.register_at_fork(after_in_child=connection.close)
     server = _Server(connection)
     threading.Thread(target=server.listen, name="peerjob-node", daemon=True).start()
@@ -57,7 +58,7 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the node died before the call
+    if os.getppid() != parent:  # the node died before prctl was called, so the kernel sends no signal
         os._exit(0)
 
 
@@ -76,7 +77,7 @@ class _Server:
         self._context: Context | None = None
         self._task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
 
-    # -- listening, in a thread --------------------------------------------------------------------------------
+    # -- listening to the node, in a thread --------------------------------------------------------------------
 
     def listen(self) -> None:
         unpacker = frames.Unpacker(frames.decode_from_node)
@@ -85,7 +86,7 @@ class _Server:
                 for frame in unpacker.feed(data):
                     self._received(frame)
         finally:
-            os._exit(0)  # the node is gone, so the body runs for nothing
+            os._exit(0)  # the node is gone, so no process waits for the outcome of the body
 
     def _received(self, frame: frames.FromNode) -> None:
         match frame:
@@ -95,7 +96,7 @@ class _Server:
                 self._cancel(reason)
             case frames.Owner(number):
                 question = self._questions.pop(number)
-                # a body that gave up its question has cancelled it
+                # a body that stopped waiting has cancelled the future, which accepts no result after that
                 if question.set_running_or_notify_cancel():
                     question.set_result(frame)
 
@@ -105,10 +106,10 @@ class _Server:
                 self._context.cancel(reason)
             if self._task is not None:
                 loop, task = self._task
-                with contextlib.suppress(RuntimeError):  # the loop has just ended
+                with contextlib.suppress(RuntimeError):  # the event loop of the body has ended, and its tasks with it
                     loop.call_soon_threadsafe(task.cancel, reason)
 
-    # -- serving, in the main thread ---------------------------------------------------------------------------
+    # -- running bodies, in the main thread --------------------------------------------------------------------
 
     def serve(self) -> None:
         """Run the next body."""
@@ -133,17 +134,17 @@ class _Server:
                 self._context = None
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()  # os._exit does not
+                stream.flush()  # this process ends by os._exit, which does not flush
         self._send(ending)
 
     def _ending(self, start: frames.Start, context: Context) -> frames.Ending:
         try:
-            # import outside the body's context: variables that a module sets are meant for all of its jobs
+            # import the module before the context variables are copied, so that variables it sets stay for later bodies
             binding = self._binding(start.path, start.kind)
             return contextvars.copy_context().run(self._run, binding, start, context)
         except Snooze as snooze:
             return frames.Snoozed(snooze.seconds)
-        except BaseException as error:  # noqa: BLE001  # nothing that a body raises may end the process
+        except BaseException as error:  # noqa: BLE001  # an error of a body must not end the process
             return frames.Raised(describe_error(error), pack_error(error))
 
     def _run(self, binding: Binding, start: frames.Start, context: Context) -> frames.Ending:
@@ -184,15 +185,16 @@ class _Server:
             self._connection.sendall(data)
 
     def _send_for(self, context: Context, frame: frames.FromProcess) -> bool:
-        """Send a frame of a body, unless the body has ended: the node takes a frame for one of the body that runs."""
+        """Send a frame of a body, unless the body has ended: the node assigns each frame to the body that runs."""
         data = frames.pack(frame)
         with self._sending:
             if context is not self._context:
-                return False  # of a thread that the body left behind
+                # a thread of an earlier body sends this frame; the node would assign the frame to the present body
+                return False
             self._connection.sendall(data)
             return True
 
-    # -- for contexts ------------------------------------------------------------------------------------------
+    # -- the backend of job contexts ---------------------------------------------------------------------------
 
     def report_progress(self, context: Context, fraction: float, message: str) -> None:
         self._send_for(context, frames.ProgressReport(fraction, clipped(message)))

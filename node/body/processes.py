@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from .binding import Binding
 
 START_LIMIT = 300.0
-"""Seconds in which a process must start and import a body."""
+"""Seconds in which a process must start and import a body; a slower process is killed."""
 NOTICE = 1.0
-"""Real seconds that a body gets to end by itself when its node drains."""
+"""Real seconds between the notice to a body that its node drains, and the kill of the process."""
 
 _BOOT = (
     "import json, sys; fd, parent, sys.path[:] = json.loads(sys.argv[1]); "
@@ -78,7 +78,7 @@ class ProcessPool:
         run = _BodyRun(context, began)
         process = await self._run_once(start, run)
         if run.ending.result() is None and not run.started and not run.overdue and context.cancel_reason is None:
-            # the process died while it was idle, or before it read the order: the body did not begin
+            # run the body in another process: this one died idle or before it read the order, so no body began
             run = _BodyRun(context, began)
             process = await self._run_once(start, run)
         match run.ending.result():
@@ -154,7 +154,7 @@ class _BodyRun:
         self._began = began
         self.started = self.overdue = False
         self.ending: asyncio.Future[frames.Ending | None] = asyncio.get_running_loop().create_future()
-        """None if the process ended first."""
+        """The last frame of the body; None if the process ended before the body."""
 
     def start(self) -> None:
         self.started = True
@@ -176,7 +176,7 @@ class _Process(asyncio.Protocol):
         self._unpacker = frames.Unpacker(frames.decode_from_process)
         self._transport: asyncio.Transport | None = None
         self._notice: object | None = None
-        """A new object for each notice; None if the current body was given none."""
+        """Identifies the notice to the current body, so that the timer of an older notice kills nothing; or None."""
         self._answers: set[asyncio.Task[None]] = set()
         self._modules: dict[str, ModuleType | None] = {}
         self.running: _BodyRun | None = None
@@ -265,7 +265,7 @@ class _Process(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
             else:
-                # without a connection, connection_lost is not called
+                # without a connection, asyncio does not call connection_lost, which otherwise reaps the process
                 self._watcher.reap()
 
     def _kill_group(self) -> None:
@@ -276,10 +276,11 @@ class _Process(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(frames.pack(frame))
 
-    # -- the connection ----------------------------------------------------------------------------------------
+    # -- callbacks of the connection ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # a transport of uvloop does not inherit from it
+        # cast without a check, because a transport of uvloop does not inherit from asyncio.Transport
+        self._transport = cast(asyncio.Transport, transport)
         if self.killed:
             self._transport.abort()
 
@@ -287,11 +288,11 @@ class _Process(asyncio.Protocol):
         try:
             for frame in self._unpacker.feed(data):
                 self._received(frame)
-        except ValueError:  # the body wrote into the connection
+        except ValueError:  # the body wrote other bytes into the connection, so later frames cannot be read
             self.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # kill before the process is reaped: until then, no other process gets its number
+        # kill before reaping: as long as the process is not reaped, no other process gets the same number
         self.killed = True
         self._kill_group()
         self._watcher.reap()
@@ -329,6 +330,6 @@ class _Process(asyncio.Protocol):
             answer = frames.Owner(number, held=True)
         except OwnershipLost:
             answer = frames.Owner(number, held=False)
-        except Exception as error:  # noqa: BLE001  # the body that asked gets it
+        except Exception as error:  # noqa: BLE001  # the answer carries the error to the body that asked
             answer = frames.Owner(number, held=False, trouble=frames.Raised(describe_error(error), pack_error(error)))
         self._send(answer)

@@ -43,7 +43,7 @@ class Registry:
                 self._aliases[alias] = job.kind
         self._kinds = None
         for job in found:
-            if job.executor is None:  # a handle: this node schedules the job, but does not run it
+            if job.executor is None:  # a handle has no function, so this node only schedules the job
                 self._jobs.setdefault(job.kind, job)
         return found
 
@@ -77,7 +77,7 @@ class Registry:
         return job
 
     def job(self, kind: str) -> Job[..., Any, Any]:
-        """Raises UnknownKindError."""
+        """Return the job of a kind or alias; raises UnknownKindError."""
         found = self._jobs.get(kind) or self._jobs.get(self._aliases.get(kind, ""))
         if found is None:
             raise UnknownKindError(kind, list(self._jobs))

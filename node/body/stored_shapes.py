@@ -23,7 +23,7 @@ from peerjob.model.signature import EMPTY, TYPE_ALIAS
 from .fields import ClassField, fields_of, is_model, model_fields, tag_of
 
 Form = type[Any] | tuple[type[Any], Any]
-"""All values of a class, or one value of it."""
+"""A class, for all of its values; or a class and a value, for this value alone."""
 
 _SCALARS: Mapping[Any, frozenset[Form]] = {
     one: frozenset({one})
@@ -42,7 +42,7 @@ _CONTAINERS: Mapping[Any, frozenset[Form]] = {one: frozenset({one}) for one in (
     abc.MutableMapping: frozenset({dict}),
 }
 _STORED_AS_TEXT = (PurePath, IPv4Address, IPv4Network, IPv6Address, IPv6Network, IPv4Interface, IPv6Interface)
-# a subclass of the first is stored as the second
+# pairs of classes: a value of a subclass of the first class is stored as a value of the second class
 _BASES: tuple[tuple[Any, type[Any]], ...] = (
     *((one, one) for one in (str, int, float, bytes, datetime, date, timedelta, UUID, Decimal, tuple)),
     (abc.Mapping, dict),
@@ -61,7 +61,7 @@ class StoredShape:
 
     @functools.cached_property
     def members(self) -> tuple[StoredShape, ...]:
-        """The members of a union; for another annotation, itself."""
+        """The members of a union. Any other annotation is its own only member."""
         if self.kind in (Union, types.UnionType):
             return tuple(one for part in self.parts for one in StoredShape(part).members)
         return (self,)
@@ -90,7 +90,7 @@ class StoredShape:
         return next((frozenset({plain}) for base, plain in _BASES if issubclass(kind, base)), None)
 
     def forms_beside(self, kind: Any) -> frozenset[Form] | None:
-        """The forms, without literals of this enumeration."""
+        """The forms of stored values, without those of literals that are members of the enumeration `kind`."""
         if self.kind is not Literal:
             return self.forms
         return frozenset(_form_of(one) for one in typing.get_args(self.annotation) if not isinstance(one, kind))
@@ -185,7 +185,7 @@ def bare(annotation: Any) -> Any:
 
 
 def overlap(one: frozenset[Form] | None, other: frozenset[Form] | None) -> bool:
-    """Whether a stored value may have a form of each."""
+    """Whether one stored value can have a form of both sets."""
     if one is None or other is None:
         return True
     return any(_same_form(a, b) for a in one for b in other)
@@ -198,7 +198,7 @@ def _same_form(one: Form, other: Form) -> bool:
 
 
 def _form_of(value: Any) -> Form:
-    """The form of one value; of an Enum member, that of its value."""
+    """The form of one value. An Enum member has the form of its value."""
     plain: Any = value.value if isinstance(value, Enum) else value
     kind: Any = cast("Any", type)(plain)
     return (kind, plain) if kind in _SCALARS else kind

@@ -43,11 +43,11 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
-        """Threads that wait for work, minus work that waits for a thread."""
+        """Number of threads that wait for work, minus number of items that wait for a thread."""
         self._held = 0
-        """Threads that run work that was given up."""
+        """Number of threads whose caller has given up waiting; the limit of threads does not count them."""
         self._open: set[_Item] = set()
-        """Work whose caller waits for it."""
+        """Items whose caller still waits for an answer."""
 
     async def run(self, work: Work, on_cancel: Callable[[], object]) -> Any:
         """Return or raise what the function does, once it has ended.
@@ -71,7 +71,7 @@ class ThreadPool:
         try:
             raise value
         finally:
-            del value, item  # the error refers to this frame
+            del value, item  # break a reference cycle: the error refers to this frame, and the frame to the error
 
     def resize(self, size: int) -> None:
         """Change the limit of threads; surplus threads end after their present work."""
@@ -86,7 +86,7 @@ class ThreadPool:
             item.done.cancel()
 
     def _replace_thread(self, item: _Item) -> None:
-        """Allow one more thread while the given-up work holds its own."""
+        """Allow one more thread for as long as work that its caller gave up occupies a thread."""
         with self._lock:
             item.abandoned = True
             if item.began and not item.ended:
@@ -118,7 +118,8 @@ class ThreadPool:
         while (item := self._work.get()) is not None:
             item.began = True
             answer = _done(item.work) if not item.abandoned else (False, None)
-            with self._lock:  # before the answer, because its reader may add work at once
+            # count the thread as idle before the caller gets the answer, because the caller can add work immediately
+            with self._lock:
                 item.ended = True
                 self._held -= item.held
                 self._idle += 1
@@ -128,7 +129,7 @@ class ThreadPool:
 
 
 class _Item:
-    """Work on its way through a thread."""
+    """One piece of work, with its state and a future for its answer."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -137,7 +138,7 @@ class _Item:
         self.done: asyncio.Future[_Answer] = self._loop.create_future()
 
     def post(self, answer: _Answer) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, so no caller waits
             self._loop.call_soon_threadsafe(self._finish, answer)
 
     def _finish(self, answer: _Answer) -> None:
@@ -146,7 +147,7 @@ class _Item:
 
 
 def _done(work: Work) -> _Answer:
-    """Call the work in its own frame: an error refers to the frames that it passed, and must not hold the caller."""
+    """Call the work in a separate frame, so that the traceback of an error keeps no variables of the caller alive."""
     try:
         return False, work()
     except BaseException as error:  # noqa: BLE001  # an error of a body must not end the thread

@@ -19,9 +19,9 @@ from peerjob.model.signature import EMPTY, annotation_text
 from .lost_parts import Path, first_lost_part
 
 ANYTHING: Any = object()
-"""As `TypedPlace.exact`: every value fits."""
+"""The value of `TypedPlace.exact` for an annotation that every value fits."""
 _NOTHING: Any = object()
-"""As `TypedPlace.exact`: every value is converted."""
+"""The value of `TypedPlace.exact` for an annotation to which every value must be converted."""
 _BUILTINS = frozenset({int, str, float, bool, bytes, complex, type(None), list, dict, tuple, set, frozenset})
 _EXACT = _BUILTINS | {datetime, date, time, timedelta, UUID, Decimal}
 
@@ -34,7 +34,7 @@ class TypedPlace:
         self.annotation = annotation
         self.supplied = supplied
         self.exact = _exact(annotation)
-        """The type whose values need no conversion, or ANYTHING."""
+        """The type whose values need no conversion; ANYTHING for all values, _NOTHING for none."""
         self.secret = is_secret(annotation)
 
     def takes(self, value: Any) -> bool:
@@ -58,7 +58,8 @@ class TypedPlace:
 
     def explain(self, error: Exception, *, hidden: bool, name: str | None = None) -> list[str]:
         """Say what `convert` found wrong, in sentences that begin with a name."""
-        if hidden:  # show neither the value nor a message of the user's code
+        # show neither the secret value nor a message of the user's code, which can contain the value
+        if hidden:
             return [f"{name or self.name}: does not fit its annotation (got {MASK})"]
         from .conversion import explain
 
@@ -72,7 +73,8 @@ class TypedPlace:
 
     @functools.cached_property
     def _converter(self) -> Callable[[Any], Any]:
-        from .conversion import make_converter  # loads pydantic, so only if a value needs conversion
+        # import only if a value needs conversion, because the import loads pydantic
+        from .conversion import make_converter
 
         return make_converter(self.annotation)
 
@@ -88,7 +90,7 @@ class Encoded:
     """A result that the process of its body checked and encoded."""
 
     data: bytes | None
-    """None for no result."""
+    """The encoded result; None if the body returned None."""
 
 
 class ResultType:
@@ -104,7 +106,7 @@ class ResultType:
         data = encode_value(value)
         if not self.place.takes(value):
             stored = decode_value(data)
-            # an object of a subclass, such as a NamedTuple for a tuple, may be stored as something else
+            # check the stored form too: an object of a subclass can be stored as another class, as a NamedTuple is
             if not self.place.admits(value) or not self.place.admits(stored):
                 self._check(value, data, stored)
         return data
@@ -118,7 +120,7 @@ class ResultType:
             return raw
         try:
             return self.place.convert(raw)
-        except Exception as error:  # noqa: BLE001  # conversion runs code of users
+        except Exception as error:  # noqa: BLE001  # conversion runs code of users, which can raise anything
             hidden = self.place.secret or has_secret(record.result)
             problems = self.place.explain(error, hidden=hidden)
             raise ResultTypeError(record.id, record.kind, self._text, problems, raw) from (None if hidden else error)
@@ -126,7 +128,7 @@ class ResultType:
     def _check(self, value: Any, data: bytes, stored: Any) -> None:
         try:
             problem = first_lost_part(value, self.place.convert(stored))
-        except Exception as error:  # conversion runs code of users
+        except Exception as error:  # conversion runs code of users, which can raise anything
             if self.place.secret or has_secret(data):
                 raise EncodeError((), f"does not fit the result type {self._text} (got {MASK})") from None
             path, reason = self.place.located(error)

@@ -19,7 +19,7 @@ from .stored_shapes import StoredShape, bare, overlap
 
 def find_confusion(annotation: Any) -> str | None:
     """Name two classes of a union inside an annotation whose stored objects look alike, and why; None for none."""
-    with contextlib.suppress(Exception):  # an annotation may be any object
+    with contextlib.suppress(Exception):  # an annotation can be any object, whose methods can raise anything
         return next(_confusions(annotation, set()), None)
     return None
 
@@ -61,7 +61,7 @@ def _confusions(annotation: Any, seen: set[Any]) -> Iterator[str]:
 
 
 def _confusion(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
-    """Why an object of one shape may be read as the other; None if it cannot, or if this does no harm."""
+    """Say why an object of one shape can be read as the other shape; None if that is impossible or harmless."""
     if one.kind is other.kind and not one.items:
         return None
     if not overlap(one.forms, other.forms) or one.forms is None or other.forms is None:
@@ -80,7 +80,7 @@ def _confusion(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) ->
 
 
 def _confusion_inside(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -> str | None:
-    """The same for the items of two containers. One item that always differs tells tuples and mappings apart."""
+    """Like `_confusion`, for the items of two containers. Items that always differ tell the containers apart."""
     if one.fields is not None or other.fields is not None or len(one.items) != len(other.items):
         return None
     found: str | None = None
@@ -113,7 +113,7 @@ def _told_apart(one: StoredShape, other: StoredShape, inside: tuple[Any, ...]) -
 
 
 def _is_plain(shape: StoredShape) -> bool:
-    """Whether this is a TypedDict, whose values have no class to lose."""
+    """Whether a shape is that of a TypedDict, whose values are plain mappings and have no class to lose."""
     return bool(typing_extensions.is_typeddict(shape.kind))
 
 

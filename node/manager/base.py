@@ -61,10 +61,10 @@ class NodeManagerBase(Manager):
 
     @abstractmethod
     def _need_runtime(self) -> ManagedRuntime:
-        """The runtime; raises NodeStateError while the node is not running."""
+        """Return the runtime; raises NodeStateError while the node is not running."""
 
     def _open_store(self) -> Store:
-        """The store; raises NodeStateError while the node is not running."""
+        """Return the store; raises NodeStateError while the node is not running."""
         self._need_runtime()
         return self._store
 
@@ -72,5 +72,5 @@ class NodeManagerBase(Manager):
         return self._need_runtime().lease.time.time_us()
 
     def _passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
-        """Let virtual time pass while a test waits. A wait inside a job leaves the time to the test."""
+        """Let virtual time pass while the caller waits. A wait inside a job moves no time: only the test does."""
         return self.clock.passing(timeout) if current_run.get() is None else contextlib.nullcontext()

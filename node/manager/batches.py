@@ -16,9 +16,9 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 MAX_REQUESTS = 4
-"""Batches of one bulk that are sent at a time."""
+"""How many batches of one `add_many` call are sent to the store concurrently."""
 MAX_READ = 32
-"""Instances in one read: each may be as large as a payload."""
+"""Most instances in one read. The number is low because each record can be as large as a payload."""
 
 
 class Batcher(Generic[Q, A]):
@@ -71,9 +71,9 @@ class Batcher(Generic[Q, A]):
     async def _answer(self, batch: Sequence[Q], futures: Sequence[asyncio.Future[A]]) -> None:
         try:
             answers = await self._send(batch)
-        except Exception as error:  # noqa: BLE001  # each caller gets it
+        except Exception as error:  # noqa: BLE001  # each caller of the batch gets the error
             if len(batch) > 1 and (isinstance(error, StoreRefusedError) or not isinstance(error, StoreError)):
-                # one bad request must not fail the other requests of its batch
+                # send each half again, because one bad request must not fail the other requests of the batch
                 half = len(batch) // 2
                 await self._answer(batch[:half], futures[:half])
                 await self._answer(batch[half:], futures[half:])
@@ -94,7 +94,7 @@ class Enqueuer:
         self._store = store
         self._node = node
         self.add = Batcher(self._enqueue, _batches_of).ask
-        """Store one instance; returns once the store has it."""
+        """Store one instance; returns once the store has the instance."""
 
     async def add_many(self, instances: Sequence[NewInstance]) -> list[Enqueued]:
         """Store many instances, in batches; returns answers in their order."""
@@ -117,7 +117,7 @@ class Enqueuer:
 
 
 def _batches_of(instances: Sequence[NewInstance]) -> list[list[NewInstance]]:
-    """Split by number and by bytes."""
+    """Split instances into batches of at most MAX_BATCH instances and MAX_BATCH_BYTES bytes."""
     batches: list[list[NewInstance]] = []
     size = MAX_BATCH_BYTES
     for instance in instances:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Verb(Generic[T]):
-    """A verb that runs on the loop, and that the waiting thread may give up at any moment."""
+    """A verb that runs on the event loop, and that the waiting thread can give up at any moment."""
 
     def __init__(self, work: Coroutine[Any, Any, T], timed: Coroutine[Any, Any, T]) -> None:
         self._work = work
@@ -34,7 +34,7 @@ class _Verb(Generic[T]):
         self._given_up = False
 
     async def run(self) -> T:
-        """Run the verb; called on the loop."""
+        """Run the verb; called on the event loop."""
         if self._given_up:
             self.close()
             raise asyncio.CancelledError
@@ -42,7 +42,7 @@ class _Verb(Generic[T]):
         return await self._timed
 
     def give_up(self) -> None:
-        """Cancel the verb, or keep it from beginning; called on the loop."""
+        """Cancel the verb, or keep it from beginning; called on the event loop."""
         self._given_up = True
         if self._task is not None:
             self._task.cancel()
@@ -118,7 +118,7 @@ class BlockingManager(BlockingVerbs):
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            # calls that began while the loop ended
+            # cancel calls that began while the event loop ended, so that their threads do not wait forever
             for call in list(self._calls):
                 call.cancel()
 
@@ -146,8 +146,8 @@ class BlockingManager(BlockingVerbs):
         try:
             return self._result(verb, loop)
         except BaseException:
-            # Ctrl-C, or whatever else a signal handler raises; it may come before there is a future to cancel. A verb
-            # that ended with this error itself is not changed.
+            # Ctrl-C or a signal handler can raise before there is a future to cancel, so tell the verb to give up. If
+            # the error comes from the verb, the verb has ended, and `give_up` has no effect.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(verb.give_up)
             raise
@@ -173,15 +173,15 @@ class BlockingManager(BlockingVerbs):
             self._calls.discard(future)
 
     def _timed(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Let virtual time pass during the work: the caller is blocked, so it cannot move the time itself."""
+        """Let virtual time pass during the work: the caller is blocked, so the caller cannot move the time."""
         return self._passing(work) if self._node.clock.virtual else work
 
     async def _passing(self, work: Coroutine[Any, Any, T]) -> T:
-        async with self._node.clock.passing(math.inf):  # a verb that waits has its own limit
+        async with self._node.clock.passing(math.inf):  # no limit, because each verb has its own limit
             return await work
 
     def _forked(self) -> None:
-        # a thread of the parent may have held the lock, and no thread of the child releases it
+        # if a thread of the parent held the lock during the fork, no thread of the child would ever unlock it
         self._lock = threading.Lock()
 
     def _started_loop(self) -> asyncio.AbstractEventLoop:
@@ -192,14 +192,15 @@ class BlockingManager(BlockingVerbs):
                 return self._loop
             refuse_green_threads()
             if self._pid not in (0, os.getpid()):
-                # a forked child must not use the loop and the connections of its parent
+                # a forked child must not use the event loop and the connections of its parent, so make a new node
                 self._node = self._node.remake()
             self._pid = os.getpid()
             self._calls = set()
             loop = new_loop()
             thread = threading.Thread(target=_run_loop, args=(loop,), name="peerjob-blocking", daemon=True)
             thread.start()
-            # register before the start, because exit handlers are called in reverse order
+            # Register before the node registers its own handler: Python calls exit handlers in reverse order, and the
+            # node must leave the cluster first.
             at_exit = AtExit(self._exit)
             try:
                 asyncio.run_coroutine_threadsafe(self._timed(self._node.start()), loop).result()
@@ -213,7 +214,7 @@ class BlockingManager(BlockingVerbs):
             return loop
 
     def _exit(self) -> None:
-        """Stop at the exit of the process; a node has left the cluster by its own handler before."""
+        """Stop at the exit of the process. The exit handler of a node has already left the cluster."""
         loop, thread = self._loop, self._thread
         self._closed = True
         if loop is not None and thread is not None:

@@ -26,7 +26,7 @@ from peerjob.node.body.binding import Binding, check_count
 from peerjob.node.body.registry import Registry
 
 MAX_UNREGISTERED = 1_000
-"""Bindings that are kept of jobs that are not registered here."""
+"""Most bindings that are cached for jobs that are not registered; the oldest is dropped first."""
 
 
 class Arguments(Mapping[str, Any]):
@@ -39,7 +39,7 @@ class Arguments(Mapping[str, Any]):
             try:
                 bound = inspect.signature(executor).bind_partial(*args, **kwargs)
             except (TypeError, ValueError):
-                return  # a callable without a signature has arguments only by position
+                return  # the callable has no signature, so positional arguments have no names
             bound.apply_defaults()
             self._named = bound.arguments
 
@@ -76,12 +76,12 @@ class CallEncoder:
         self._clock = clock
         self._registry = registry
         self.max_payload = max_payload
-        """Bytes of arguments; a store may lower the limit of its node."""
+        """Most bytes of the arguments of a call. A store with a lower limit lowers this number when the node starts."""
         self._timezone = timezone
         self._local_objects = local_objects
         self._ids = IdSource(clock)
         self.carrier: Callable[[], dict[str, str]] = dict
-        """Returns the current trace context, to be stored; empty on a node that does not trace."""
+        """Returns the trace context to store with a new instance; empty on a node that makes no traces."""
         self._unregistered: dict[tuple[str, int], Binding] = {}
 
     def resolve(self, target: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
@@ -125,7 +125,7 @@ class CallEncoder:
         )
 
     def _jitter_us(self, job: Job[..., Any, Any]) -> int:
-        """Draw how much later than `at` or `after` one run is due."""
+        """Draw the microseconds by which one run is due later than `at` or `after` says."""
         timing = job.timing
         if timing.draw_jitter is not None:
             return to_micros(timing.draw_jitter(), "jitter")
@@ -182,7 +182,7 @@ class CallEncoder:
         old = decode_spec(record.spec)
         spec = structs.replace(old, retry_of=record.id, created_us=self._clock.time_us(), trace=self.carrier())
         definition = self._registry.find(record.kind)
-        # the node that runs the instance reads the other options
+        # a store needs only these two options; the node that runs the instance reads the other options from the spec
         kept = {name: old.overrides[name] for name in old.overrides.keys() & {"retention", "max_crashes"}}
         policy = make_policy(kept if definition is None else definition.options | kept)
         return NewInstance(
@@ -209,8 +209,8 @@ class CallEncoder:
         known = self._registry.find(job.kind)
         if registered is not None and known is not None and known.executor is job.executor:
             return registered
-        # the calls of an unregistered job are checked, too. Its variants share a binding. The binding refers to the
-        # executor, so no other object gets its id
+        # Calls of an unregistered job are checked too, by one binding for all variants of the job. The binding keeps
+        # the executor alive, so that no other object gets the same id().
         cached_by = job.kind, id(job.executor)
         binding = self._unregistered.get(cached_by)
         if binding is None:
@@ -222,19 +222,19 @@ class CallEncoder:
     def _encode(
         self, call: Call[Any], overrides: dict[str, Any], created_us: int, trace: dict[str, str]
     ) -> tuple[Policy, bytes, str | None]:
-        """Policy, spec and idempotency key of a call."""
+        """Make the policy, the encoded spec and the idempotency key of a call."""
         job = call.job
         binding = self._binding(job)
         if binding is None:
             check_count(job.kind, call.args, call.kwargs)
             arguments = encode_arguments(call.args, call.kwargs)
         else:
-            binding.mode(job.policy.run_in)  # raises for a job that cannot run there
+            binding.mode(job.policy.run_in)  # raises OptionError for a job that cannot run as `run_in` says
             arguments = binding.encode(call.args, call.kwargs)
         registered = self._registry.find(job.kind)
         policy, executor = job.policy, job.executor
         if job.executor is None and registered is not None and registered is not job:
-            # for a handle or a kind, the registered job gives the options that the handle leaves open
+            # a handle, or a kind as text, takes the options that it does not set from the registered job
             policy, executor = make_policy(registered.options | job.options), registered.executor
         stored = store_overrides(overrides, self._local_objects(), self._registry.trusted(job)) if overrides else {}
         spec = encode(Spec(args=arguments, overrides=stored, created_us=created_us, version=job.version, trace=trace))

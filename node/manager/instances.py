@@ -26,7 +26,7 @@ from .base import NodeManagerBase
 
 PAGE = 500
 FOLLOW_INTERVAL = 0.5
-"""Seconds between two reads of a log that is followed."""
+"""Seconds between two reads of a log with `follow=True`."""
 
 
 class NodeInstanceManager(NodeManagerBase):
@@ -88,14 +88,15 @@ class NodeInstanceManager(NodeManagerBase):
         ended = not follow
         while True:
             while (page := await store.logs(id, cursor=cursor)).lines:
-                # a processor and the body write their lines apart, so the store may have them out of order
+                # the body and the processors of an instance write separately, so the store can have lines out of order
                 yield structs.replace(page, lines=tuple(sorted(page.lines, key=lambda line: line.at_us)))
                 cursor = page.cursor
             if ended:
                 return
             with contextlib.suppress(TimeoutError):
                 await self.wait_final(id, FOLLOW_INTERVAL)
-                ended = True  # the lines are stored no later than the end, so the next read gets all of them
+                # the store gets every line before the final state of the instance, so one more read gets all lines
+                ended = True
 
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
         if self.running:
@@ -173,6 +174,7 @@ class NodeInstanceManager(NodeManagerBase):
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
         """Cancel page by page, in the order of ids; an older id that comes meanwhile is not found."""
         runtime = self._need_runtime()
+        # a caller without a type checker can pass any object
         if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError("query", query, "a Query; Query.all() cancels everything")
         cancelled: list[Instance[Any]] = []
@@ -229,7 +231,7 @@ async def _clear_pages(clear: Callable[..., Awaitable[tuple[int, str | None]]], 
 
 
 def _at_one_moment(filter: Filter | None, clock: Clock) -> Filter:
-    """The filter with its age as a time, so that each step compares with the same moment."""
+    """Replace the age in a filter by a time, so that each page of a clear compares with the same moment."""
     if filter is None:
         return Filter()
     if filter.older_than is None:

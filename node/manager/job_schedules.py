@@ -29,7 +29,7 @@ from .schedule_changes import decoded, put_of
 logger = logging.getLogger("peerjob.node")
 
 MAX_CONFLICT_WAIT = 0.05
-"""Seconds before a schedule that another node changed at the same time is read again."""
+"""Most seconds before a schedule that another node changed at the same time is read again."""
 
 
 class JobSchedules(BackgroundRole):
@@ -45,9 +45,9 @@ class JobSchedules(BackgroundRole):
         self._pending: dict[str, Definition] = {}
         self._registered: dict[str, Definition] = {}
         self._revision = 0
-        """The highest revision of these schedules that this node has seen."""
+        """The highest revision of a schedule that this node has read or written."""
         self._check_needed = False
-        """Whether the store may have lost schedules."""
+        """Whether the store has possibly lost schedules, so that `run` must look for missing schedules."""
         self._added = asyncio.Event()
         self._writing = asyncio.Lock()
 
@@ -78,7 +78,7 @@ class JobSchedules(BackgroundRole):
                 await self._added.wait()
 
     async def _find_lost(self) -> None:
-        """Add to the pending schedules those that are missing and were not removed on purpose; raises StoreError."""
+        """Make schedules pending that are missing and were not removed on purpose; raises StoreError."""
         names, missing = list(self._registered), set[str]()
         for at in range(0, len(names), MAX_SCHEDULES):
             part = names[at : at + MAX_SCHEDULES]
@@ -98,7 +98,7 @@ class JobSchedules(BackgroundRole):
             )
 
     async def _removed(self) -> set[str]:
-        """The schedules that were removed since the last revision that this node has seen, if the store knows them."""
+        """Return the schedules that were removed after the last revision this node has seen, if still known."""
         removed, revision, more = set[str](), self._revision, True
         while more:
             page = await self._store.changed_schedules(revision)
@@ -120,7 +120,7 @@ class JobSchedules(BackgroundRole):
     async def _write(self) -> None:
         while names := list(self._pending)[:MAX_SCHEDULES]:
             rows = await self._store.get_schedules(names)
-            # concurrently, because a store can write concurrent changes together
+            # write the schedules concurrently, because a store can combine concurrent writes
             settled = await asyncio.gather(
                 *(self._settle_one(name, row) for name, row in zip(names, rows, strict=True)), return_exceptions=True
             )
@@ -144,7 +144,7 @@ class JobSchedules(BackgroundRole):
         return settled
 
     async def _settled(self, name: str, definition: Definition, row: ScheduleRow | None) -> bool:
-        """Write a schedule if necessary; False if another node changed it meanwhile, so it must be read again."""
+        """Write a schedule if necessary; False if another node changed the schedule after it was read."""
         written = digest(definition)
         if row is not None:
             self._revision = max(self._revision, row.revision)

@@ -23,7 +23,8 @@ class NodeJobManager(NodeManagerBase):
 
     def register(self, source: JobSource) -> None:
         found = collect_jobs(source)
-        defined = self._call_encoder.defined(found)  # raises before anything is added
+        # make the definitions first, so that an invalid definition raises before any job is added
+        defined = self._call_encoder.defined(found)
         self._registry.add(found)
         if self.running:
             runtime = self._need_runtime()
@@ -93,5 +94,5 @@ class NodeJobManager(NodeManagerBase):
                 await self._need_runtime().catalogue.admit(kind)
 
     def _needs_no_check(self, runtime: ManagedRuntime, job: Job[..., Any, Any]) -> bool:
-        """Whether a job runs here or, on a node without workers, its kind was looked up just now."""
+        """Whether this node runs the job or, without workers, has looked up the kind in the last few seconds."""
         return self._registry.runs(job) if runtime.pool.size else runtime.catalogue.needs_no_look(job.kind)

@@ -16,13 +16,13 @@ from peerjob.store.base import Store
 logger = logging.getLogger("peerjob.node")
 
 PUBLISH_INTERVAL = 6 * 3600.0
-"""Seconds between two publications, so that the catalogue keeps the kinds."""
+"""Seconds between two publications. The store forgets a kind that was not published for a long time."""
 MAX_SERVED_AGE = 5.0
-"""Seconds for which the kinds of live nodes are not read again."""
+"""Seconds for which one read of the kinds of live nodes is used."""
 MAX_COUNT_AGE = 60.0
-"""Seconds for which the kinds of the namespace are not counted again."""
+"""Seconds for which one count of the kinds of the namespace is used."""
 MAX_REMEMBERED = 20_000
-"""Kinds that are remembered as known, and kinds that are remembered as warned about."""
+"""Most kinds that are remembered as known, and most that are remembered as warned about; a full set is emptied."""
 
 
 class KindCatalogue(BackgroundRole):
@@ -81,7 +81,7 @@ class KindCatalogue(BackgroundRole):
         (known,) = await self._store.published_kinds([kind])
         if known:
             _remember(self._known, kind)
-        # a live node may run a kind that it could not publish, or that the store has lost
+        # ask the live nodes too: a node can run a kind that it failed to publish, or that the store has lost
         return known or kind in await self.served()
 
     async def admit(self, kind: str) -> None:
@@ -113,7 +113,8 @@ class KindCatalogue(BackgroundRole):
             if kind in await self.served():
                 return True
         except StoreError:
-            return True  # unknown, so do not warn
+            # the store does not answer, so a live node possibly runs the kind: do not warn
+            return True
         if kind not in self._warned:
             _remember(self._warned, kind)
             logger.warning(

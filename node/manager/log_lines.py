@@ -18,7 +18,7 @@ from peerjob.store.base import Store
 logger = logging.getLogger("peerjob.node")
 
 MAX_WAITING = 10_000
-"""Lines that wait to be written; the oldest are dropped first."""
+"""Most log lines that wait to be written; above this number, the oldest lines are dropped."""
 
 
 class LogLineWriter(BackgroundRole):
@@ -45,7 +45,7 @@ class LogLineWriter(BackgroundRole):
     def keep_all(self, id: str, lines: Sequence[LogLine]) -> None:
         """Add lines."""
         self._waiting.extend((id, line) for line in lines)
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and the node has stopped
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, because the node has stopped
             self._loop.call_soon_threadsafe(self._added.set)
 
     async def run(self) -> None:

@@ -10,15 +10,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_STRETCH = 0.01
-"""Seconds of work between two pauses."""
+"""Seconds of work after which the event loop runs other tasks."""
 MAX_SMALL = 4_096
-"""Bytes of a value that needs no pause."""
+"""Most bytes of a value that needs no pause."""
 
 
 async def map_with_pauses(items: Iterable[T], make: Callable[[T], R]) -> list[R]:
     """Call `make` for each item, with pauses between the calls; return the results."""
     made: list[R] = []
-    # virtual time stands still meanwhile, so the load of the machine does not change a test
+    # Measure with the time of the event loop. In a test, this time is virtual and stands still during the work, so that
+    # the load of the machine does not change the test.
     now = asyncio.get_running_loop().time
     began = now()
     for item in items:

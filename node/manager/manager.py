@@ -69,7 +69,7 @@ class NodeManager(NodeInstanceManager, NodeScheduleManager):
     async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
         """Store many runs, in batches; check every call before storing the first. `ids` as in `schedule_as`."""
         self._need_runtime()
-        given: Iterable[Any] = calls  # a kind as text is taken, too
+        given: Iterable[Any] = calls  # an item can also be a kind as text, although the signature does not say so
         resolve = self._call_encoder.resolve
         taken: list[Call[R]] = [
             await self._resolve(one, (), {}) if isinstance(one, str) else resolve(one, (), {}) for one in given

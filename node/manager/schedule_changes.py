@@ -13,7 +13,7 @@ CHANGED = "the schedule was changed"
 
 
 def decoded(row: ScheduleRow) -> Definition | None:
-    """The definition in a row; None if this release cannot read it."""
+    """Return the definition in a row; None if this version of peerjob cannot read the definition."""
     try:
         return decode_definition(row.definition)
     except DecodeError:
@@ -73,7 +73,9 @@ def _skipped(row: ScheduleRow, now_us: int, outcome: FireOutcome, reason: str, n
         try:
             recurrence = recurrence_of(definition)
         except ScheduleError:
-            pass  # such as a zone that this machine lacks; then only the time that the store names is sure
+            # This machine cannot compute the recurrence, for example because it lacks the time zone. So the record
+            # counts only the next time that the store has.
+            pass
         else:
             count, last_us = max(1, recurrence.count(first_us - 1, now_us)), recurrence.latest_at(now_us)
     return FireRecord(

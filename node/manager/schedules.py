@@ -97,7 +97,7 @@ class NodeScheduleManager(NodeJobManager):
             old = None if row is None else decoded(row)
             wanted = definition
             if row is not None and old is not None:
-                # the digest and version that code wrote last decide what code may write next
+                # keep the digest and the highest version that code wrote: nodes compare them before they write again
                 version = max(old.version, definition.version)
                 wanted = structs.replace(definition, written=old.written, version=version)
                 if digest(wanted) == digest(old):
@@ -182,7 +182,7 @@ class NodeScheduleManager(NodeJobManager):
         )
 
     async def _change(self, name: str, change: Callable[[ScheduleRow | None], SchedulePut | ScheduleRow]) -> Schedule:
-        """Write what `change` makes of the stored row, until no other change comes between; a row means no change."""
+        """Write the result of `change`, a row for no change; call `change` again if another change came first."""
         await self._need_runtime().job_schedules.settle()
         for _ in range(MAX_ATTEMPTS):
             (row,) = await self._store.get_schedules([name])
@@ -210,7 +210,8 @@ class NodeScheduleManager(NodeJobManager):
 def _name_of(schedule: ScheduleView | str) -> str:
     if isinstance(schedule, str):
         return schedule
-    if not isinstance(schedule, ScheduleView):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a checker
+    # a caller without a type checker can pass any object
+    if not isinstance(schedule, ScheduleView):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"expected a Schedule or its name, not {type(schedule).__name__}")
     return schedule.name
 

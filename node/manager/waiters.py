@@ -99,7 +99,8 @@ class Waiters(BackgroundRole):
                 else:
                     found = await self._store.get(part)
             except BaseException:
-                self._new.update(ids[start:])  # the role reads them when it runs again
+                # `run` reads these instances when the role runs again after the error
+                self._new.update(ids[start:])
                 raise
             for id, answer in zip(part, found, strict=True):
                 if answer is None:

@@ -19,13 +19,13 @@ from peerjob.model.state import State
 from peerjob.store.base import Store
 
 POLL = 1.0
-"""Seconds between two polls."""
+"""Seconds between two polls, which read all active instances that a stream wants."""
 WATCH_TTL = 10.0
-"""Seconds for which the store sends change hints after a registration."""
+"""Seconds for which the store sends change hints after one call of `watch_changes`."""
 MAX_WAITING = 10_000
-"""Changed ids that wait to be read (the next poll finds more), and events that a reader may be behind."""
+"""Most changed ids that wait to be read (a poll finds the others), and most unread events of one reader."""
 MAX_FINAL = 10_000
-"""Final instances that are remembered, so that late log lines of them are sent once."""
+"""Most final instances that are remembered, so that their late log lines are sent once."""
 
 
 class _Sent:
@@ -45,7 +45,7 @@ class _Stream:
     def __init__(self, query: Query) -> None:
         self.scope = (query.kind, query.id, query.tag)
         self.newest = ""
-        """The newest instance at the start of the stream."""
+        """The id of the newest instance when the stream began."""
         self._between = (query.after_us, query.before_us)
         self._states = query.states
         self._level = None if query.level is None else int(query.level)
@@ -167,7 +167,7 @@ class Watchers(BackgroundRole):
                     await self._wake.wait()
 
     async def _read(self, *, poll: bool) -> None:
-        """Read changed instances, and on a poll the active ones; then the joining streams begin."""
+        """Read the changed instances, and on a poll also the active ones; let the joining streams begin after that."""
         joining, self._joining = self._joining, {}
         changed, self._changed = self._changed, {}
         ids = changed
@@ -208,7 +208,7 @@ class Watchers(BackgroundRole):
         return page.records[0].id if page.records else ""
 
     async def _lookup(self, scopes: set[tuple[str | None, str | None]]) -> dict[str, Record]:
-        """The active instances of these pairs of kind and tag."""
+        """Return the active instances, by id, of these pairs of kind and tag."""
         if (None, None) in scopes:
             scopes = {(None, None)}
         records: dict[str, Record] = {}
@@ -238,7 +238,7 @@ class Watchers(BackgroundRole):
         if not streams:
             self._active.pop(record.id, None)
             if any(stream.matches(record) for stream in joining):
-                # a stream does not send what happened before it began
+                # remember the present state, because a joining stream sends only later changes
                 sent = sent or _Sent()
                 _, cursor = await self._new_lines(record, sent)
                 self._remember(record, sent, cursor)
@@ -259,7 +259,7 @@ class Watchers(BackgroundRole):
         ]
         for stream in streams:
             if unknown and record.state.is_final and record.id <= stream.newest:
-                # the instance was probably final when the stream began, so only its last state may be new
+                # an instance this old was probably final when the stream began, so at most its last state is new
                 stream.send(events + states[-1:] if hinted else ())
             else:
                 stream.send(events + states)
@@ -277,10 +277,10 @@ class Watchers(BackgroundRole):
             del self._final[next(iter(self._final))]
 
     async def _new_lines(self, record: Record, sent: _Sent) -> tuple[list[LogLine], str | None]:
-        """The lines that were not sent, and the cursor after them."""
+        """Return the log lines that were not sent, and the cursor after the last line."""
         lines: list[LogLine] = []
         cursor = sent.log_cursor
-        while record.fence:  # an instance that was never claimed has no lines
+        while record.fence:  # a fence of 0 means that the instance was never claimed and has no log lines
             page = await self._store.logs(record.id, cursor=cursor)
             cursor = page.cursor
             if not page.lines:

@@ -7,7 +7,7 @@ import ipaddress
 from peerjob.model.errors import OptionError
 
 GRPC_PORT = 59051
-"""The default port of nodes."""
+"""The default port on which a node serves gRPC."""
 
 
 def parse_listen(option: str, listen: str, *, example: int) -> tuple[str, int]:
@@ -19,7 +19,7 @@ def parse_listen(option: str, listen: str, *, example: int) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Whether only programs on this machine can reach the host."""
     if host == "localhost":
         return True
     try:

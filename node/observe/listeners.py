@@ -19,7 +19,7 @@ def call_listener(about: str, listener: Callable[P, object], *args: P.args, **kw
     """
     try:
         listener(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  # it is logged
+    except Exception as error:  # noqa: BLE001  # the error is logged, and the caller goes on
         log_listener_failure(about, error)
 
 

@@ -15,9 +15,9 @@ from peerjob.node.work.pool import Pool
 logger = logging.getLogger("peerjob.node")
 
 BLOCKED_AFTER = 1.0
-"""Seconds without an answer of the loop, after which it counts as blocked."""
+"""Seconds without an answer, after which the event loop counts as blocked."""
 PAUSED_AFTER = 3.0
-"""Seconds between two checks, after which the process itself was probably paused."""
+"""If more seconds pass between two checks, the whole process was probably paused, so no warning is logged."""
 
 
 class LoopWatch:
@@ -36,14 +36,15 @@ class LoopWatch:
         self._warned = False
 
     def check(self) -> None:
-        """Ask the loop to answer, or warn once if it did not answer the last time."""
+        """Ask the event loop to answer, or warn once if it did not answer the last time."""
         now, checked_at, self._checked_at = time.monotonic(), self._checked_at, time.monotonic()
         if self._asked_at is None:
             self._asked_at = now
-            with contextlib.suppress(RuntimeError):  # the loop is closed
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so it cannot be blocked
                 self._loop.call_soon_threadsafe(self._answered)
         elif now - checked_at > PAUSED_AFTER:
-            self._asked_at = now  # the whole process may have been paused
+            # measure again from now on, because the whole process was probably paused, not only the event loop
+            self._asked_at = now
         elif not self._warned and (seconds := now - self._asked_at) >= BLOCKED_AFTER:
             self._warned = True
             logger.warning(
@@ -67,7 +68,7 @@ class LoopWatch:
         name = "a callback" if task is None else f"task {task.get_name()!r}"
         if run is not None:
             name = f"instance {run.claim.id} of {run.claim.kind!r}"
-        # the documented way to read the frames of another thread
+        # sys._current_frames is public in spite of its name: Python documents the function for reading other threads
         frame = sys._current_frames().get(self._thread)  # pyright: ignore[reportPrivateUsage]
         if frame is None:
             return name

@@ -18,13 +18,13 @@ class NodeStats:
     stuck: int
     """Workers that a body still occupies 5 s after it was told to end, or that processors occupy for over 5 s."""
     held: int
-    """Claims that wait here for a worker."""
+    """Claims of this node that wait for a free worker."""
     lease_age: float
     """Seconds since the store last answered a renewal."""
     trusted: bool
-    """Whether the node trusts its lease, so that bodies may start."""
+    """Whether the node trusts its lease; without trust, no body starts."""
     ahead: float
-    """Seconds that this node's clock is ahead of the store's, or of its peers'."""
+    """Seconds by which the clock of this node is ahead of the store's clock or of the peers' clocks."""
     leads: bool
     term: int
     """The number of the current term; 0 if no leader is known."""

@@ -18,13 +18,13 @@ class Probe(StrEnum):
     """A question about a node."""
 
     LIVE = "live"
-    """Whether it can go on; False if only a restart helps."""
+    """Whether the node can go on; the answer is no if only a restart helps."""
     READY = "ready"
-    """Whether it takes work: it is started, its lease is trusted, and it neither drains nor stops."""
+    """Whether the node takes work: it is started, its lease is trusted, and it neither drains nor stops."""
     STARTED = "started"
-    """Whether it has joined the cluster."""
+    """Whether the node has joined the cluster."""
     DRAINED = "drained"
-    """Whether it takes no more work, runs nothing, and has all outcomes in the store."""
+    """Whether the node takes no more work, runs nothing, and has all outcomes in the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def answer_probe(runtime: ObservedRuntime | None, probe: Probe) -> ProbeAnswer:
 
 def _findings(runtime: ObservedRuntime | None, probe: Probe) -> list[Finding]:
     if runtime is None:
-        # a process whose node has not started is alive; a start that never ends is for the other probes
+        # a process is live before its node runs; the other probes detect a start that never ends
         return [_finding("start", probe is Probe.LIVE, "is not running")]
     match probe:
         case Probe.LIVE:
@@ -68,7 +68,8 @@ def _findings(runtime: ObservedRuntime | None, probe: Probe) -> list[Finding]:
 
 def _live(runtime: ObservedRuntime) -> list[Finding]:
     pool = runtime.pool
-    # without trust, bodies were told to end because the store is away; they may end before it is back
+    # Without a trusted lease, stuck bodies do not count: the node told them to end because the store is away, and they
+    # can end by themselves before the store is back.
     all_stuck = 0 < pool.size <= pool.stuck_bodies and runtime.lease.trusted
     findings = [_finding("workers", not all_stuck, f"{pool.running} of {pool.size} busy, {pool.stuck} stuck")]
     if runtime.lease.started:
@@ -91,7 +92,8 @@ def _claim_loop(runtime: ObservedRuntime) -> tuple[bool, str]:
     claim_loop, since = runtime.claim_loop, runtime.lease.answered_since
     if claim_loop.died:
         return False, "has ended"
-    if since is None:  # the store does not answer the lease either
+    # the store does not answer the lease either, so the claim loop is not the cause
+    if since is None:
         return True, "waits for the store, as the lease does"
     if claim_loop.watchdog.stopped(since):
         hung = claim_loop.watchdog.missing(since)

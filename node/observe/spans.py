@@ -39,7 +39,7 @@ from peerjob.model.spec import decode_error, decode_spec
 from peerjob.version import __version__
 
 MAX_LINKS = 128
-"""Instances that a span of a batch links to; exporters take no more by default."""
+"""Most instances that the span of a batch links to: by default, exporters take no more links."""
 FAILED = (Action.TERMINATE, Action.TIME_OUT, Action.RETRY)
 
 _propagator = TraceContextTextMapPropagator()
@@ -88,7 +88,7 @@ class Tracing:
             start_time=self._now(),
         )
         try:
-            with use_span(span):  # an error becomes the status of the span
+            with use_span(span):  # an error inside the block becomes the status of the span
                 yield
         finally:
             span.end(self._now())
@@ -161,7 +161,7 @@ class Tracing:
         span.end(now)
 
     def _now(self) -> int:
-        """The time in nanoseconds."""
+        """Return the time of the clock in nanoseconds, the unit of OpenTelemetry."""
         return self._clock.time_us() * 1_000
 
 
@@ -170,10 +170,10 @@ def _operation(type: str, name: str) -> dict[str, str | int]:
 
 
 def _stored_context(claim: Claim) -> Context:
-    """The context in which an instance was scheduled, or an empty context; never the one of the node's start."""
+    """Return the trace context in which an instance was scheduled, or an empty one; never that of the node's start."""
     if b"traceparent" not in claim.spec:
         return Context()
     try:
         return _propagator.extract(decode_spec(claim.spec).trace, Context())
-    except DecodeError:  # the attempt ends with this error
+    except DecodeError:  # the spec cannot be decoded, which the attempt itself reports
         return Context()

@@ -46,7 +46,8 @@ class TracedRunner:
     async def run(self, run: Run) -> None:
         with self._tracing.running(run.claim, self._node) as span:
             run.trace = span.get_span_context()
-            run.variables = contextvars.copy_context()  # with the span
+            # copy inside the span, so that callbacks of the run also see the span as the current span
+            run.variables = contextvars.copy_context()
             await self._runner.run(run)
             if run.outcome is not None:
                 self._tracing.ended(span, run.outcome)

@@ -15,11 +15,11 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     compat: str = ""
-    """Its name in go-job; "" for none."""
+    """The name of the same metric in go-job; "" if go-job has no such metric."""
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names under which it can be queried."""
+        """The names under which the metric can be queried."""
         names = (self.name, self.compat) if self.compat else (self.name,)
         if self.type != "histogram":
             return names
@@ -42,7 +42,7 @@ def _kind_counter(event: str, help: str, *, in_go_job: bool = False) -> Metric:
     return _counter(f"peerjob_{event}_total", help, "kind", compat=f"go_job_{event}_total" if in_go_job else "")
 
 
-# -- what happens on this node
+# -- events on this node
 KIND_COUNTERS = {
     "executed": _kind_counter("executed", "Bodies that ran here and ended.", in_go_job=True),
     "completed": _kind_counter("completed", "Instances that became Completed here.", in_go_job=True),
@@ -58,7 +58,7 @@ KIND_COUNTERS = {
     "lost": _kind_counter("lost", "Bodies that ended after another node had taken the instance over."),
     "reaped": _kind_counter("reaped", "Claims that this node took back from dead peers."),
 }
-"""By the attribute of `KindCounts`."""
+"""Attribute of `KindCounts` → the metric that shows the attribute."""
 DURATION = _histogram("peerjob_duration_seconds", "Run time of bodies.", "kind", compat="go_job_duration_seconds")
 WAIT = _histogram("peerjob_wait_seconds", "Time from due to claimed.", "kind")
 CLAIM = _histogram("peerjob_claim_seconds", "Time of round trips to the store that claimed.")
@@ -71,7 +71,7 @@ ERRORS = _counter(
     "role",
 )
 
-# -- how this node is
+# -- the state of this node
 INFO = _gauge("peerjob_node_info", "Always 1; the labels describe the node.", "node", "namespace", "version", "engine")
 REGISTERED = _gauge("peerjob_registered", "Kinds registered here.", compat="go_job_registered")
 RUNNING = _gauge("peerjob_node_up", "Whether the node is started (1) or not (0).")
@@ -88,7 +88,7 @@ AHEAD = _gauge("peerjob_clock_ahead_seconds", "How far this node's clock is ahea
 LEADER = _gauge("peerjob_leader", "Whether this node leads (1) and so fires the schedules.")
 TERM = _gauge("peerjob_term", "Number of the current leader's term; 0 if none is known.")
 
-# -- the namespace: the same values on every node
+# -- the state of the namespace: every node shows the same values
 STORE_UP = _gauge("peerjob_store_up", "Whether the store answered this scrape (1).")
 QUEUED = _gauge(
     "peerjob_queued", "Instances that are Scheduled: due, delayed or parked.", "kind", compat="go_job_queued"

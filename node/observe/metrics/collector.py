@@ -26,13 +26,13 @@ from .event_counts import MAX_LABELS, OTHERS, EventCounts, Histogram
 logger = logging.getLogger("peerjob.metrics")
 
 MAX_AGE = 1.0
-"""Seconds for which the state of the namespace is not read again."""
+"""Seconds for which one read of the state of the namespace is used for all scrapes."""
 READ_TIMEOUT = 3.0
-"""Seconds that a scrape waits for the store."""
+"""Seconds that a scrape waits for the store; after this time, the scrape leaves out the namespace."""
 MAX_AGES = 100
-"""Kinds whose queue's age is read."""
+"""Most kinds for which a scrape reads the age of the queue."""
 MAX_OLDEST = 10
-"""The oldest queued instances of a kind that are read for its queue's age."""
+"""How many of the oldest queued instances of a kind are read, to find the age of the queue."""
 
 Row = tuple[Sequence[str], float | Histogram]
 NO_LABELS: Sequence[str] = ()
@@ -70,7 +70,7 @@ class Metrics(Collector):
         await self.refresh()
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # the header has a version that is not a number
+        except (TypeError, ValueError):  # a version in the Accept header is not a number
             encode, content_type = choose_encoder("")
         return content_type, encode(self.registry)
 
@@ -98,7 +98,7 @@ class Metrics(Collector):
             ages[kind] = max(0, now_us - due_us) / 1_000_000
         return MetricsView(stats=stats, ages=ages)
 
-    # -- for the registry ---------------------------------------------------------------------------------------------
+    # -- called by the registry ---------------------------------------------------------------------------------------
 
     def describe(self) -> Iterator[Metric]:
         """Return nothing, so that the registry does not collect samples when the collector is registered."""
@@ -113,7 +113,8 @@ class Metrics(Collector):
     def _event_rows(self) -> Iterator[tuple[catalogue.Metric, list[Row]]]:
         events = self._events
         for job in self.node.jobs():
-            events.kinds[job.kind]  # a series that begins at 0 shows its first event as an increase
+            # make the counts before the first event: Prometheus shows an increase only if the series begins at 0
+            events.kinds[job.kind]
         kinds = sorted(events.kinds.items())
         for attribute, metric in catalogue.KIND_COUNTERS.items():
             yield metric, [((kind,), getattr(counts, attribute)) for kind, counts in kinds]

@@ -16,12 +16,12 @@ from peerjob.node.work.outbox import Entry
 T = TypeVar("T")
 
 MAX_LABELS = 1_000
-"""Values of one label; later values are counted together, as OTHERS."""
+"""Most values of one label; further values are counted together, as OTHERS."""
 OTHERS = "(others)"
 ROUND_TRIP_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-"""Bounds in seconds, for round trips."""
+"""Upper bounds, in seconds, of the buckets for round trips to the store and for late fires."""
 JOB_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
-"""Bounds in seconds, for jobs."""
+"""Upper bounds, in seconds, of the buckets for the waits and run times of jobs."""
 
 
 class Histogram:

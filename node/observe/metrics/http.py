@@ -15,9 +15,9 @@ from peerjob.node.observe.listen_address import parse_listen
 logger = logging.getLogger("peerjob.metrics")
 
 MAX_HEAD = 16_384
-"""Bytes of a request."""
+"""Most bytes of a request; a longer request is refused."""
 MAX_CONNECTIONS = 32
-"""Requests at a time; more connections are closed."""
+"""Most requests at a time; a further connection is closed without an answer."""
 IO_TIMEOUT = 5.0
 """Seconds to receive a request, and again to send its answer."""
 
@@ -30,7 +30,7 @@ class Answer:
     content_type: str = "text/plain; charset=utf-8"
     body: bytes
     extra: str = ""
-    """More lines of the head, each with its line end."""
+    """Further header lines, each with its line end."""
 
     def encoded(self, *, head_only: bool = False) -> bytes:
         """The bytes to send."""
@@ -42,7 +42,7 @@ class Answer:
 
 
 Page = Callable[[str], Awaitable[Answer]]
-"""Answers a request for a path. The argument is its Accept header, or ""."""
+"""Answers a request for a path. The argument is the Accept header of the request, or ""."""
 
 
 class HttpListener:
@@ -99,7 +99,7 @@ class HttpListener:
         task = asyncio.get_running_loop().create_task(self._answer(reader, writer), name="peerjob-http")
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
-        # a task that is cancelled before its first step would not close the connection itself
+        # close the connection in a callback: a task that is cancelled before its first step runs no code
         task.add_done_callback(lambda _: writer.close())
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
