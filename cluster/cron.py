@@ -26,9 +26,9 @@ from .unserved_kinds import UnservedKinds
 logger = logging.getLogger("peerjob.cluster")
 
 POLL = 1.0
-"""Seconds between two reads of changed schedules without a hint."""
+"""Seconds between two reads of changed schedules, unless a hint of the store leads to an earlier read."""
 MIN_WAIT = 0.001
-"""Least seconds between two checks of the timetable."""
+"""Least seconds that the leader waits between two checks of the timetable."""
 PAGE = 200
 """Most schedules in one read, so that a read takes only a few milliseconds."""
 BATCH = 50
@@ -42,7 +42,7 @@ PLANNING_TIME = 0.005
 BACKOFF_US = 1_000_000
 """Microseconds after an error of the store before the node tries a fire again."""
 LONG_BACKOFF_US = 60_000_000
-"""Microseconds before the node tries a fire again that failed in a call of its own: refused, or unexpected error."""
+"""Microseconds before the node repeats a fire that failed in a call without other fires."""
 
 
 class CronRole(BackgroundRole):

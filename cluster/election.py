@@ -22,7 +22,7 @@ MAX_STOP = 5.0
 """Most seconds for which a stopping node tries to resign. After that, its leadership expires."""
 MAX_CLOSE = 1.0
 MIN_WAIT = 0.02
-"""Least seconds between two campaigns."""
+"""Least seconds between two campaigns, however often the coordinator reports a change of the leader."""
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
 """Seconds before the next campaign, after the store refused the terms of this node twice in a row.
 
@@ -137,7 +137,7 @@ class Election(BackgroundRole):
         self._stopping = True
         self._distrust()
         try:
-            # wait for the answer to a running campaign: the coordinator could serve a campaign after the resignation
+            # resign after the answer to a running campaign: otherwise the coordinator could serve the campaign later
             async with asyncio.timeout(min(self._ttl / 2, MAX_STOP)), self._request_lock:
                 await self._resign()
         except (StoreError, TimeoutError) as error:
@@ -184,7 +184,7 @@ class Election(BackgroundRole):
         asked_at = self.clock.elapsed()
         async with asyncio.timeout(self._ttl / 5):
             if eligible:
-                # set before the request: if the answer is lost, this node can be the leader without knowing
+                # the candidacy is set first: if the answer is lost, this node can be the leader without knowing
                 self._candidacy = candidate.incarnation
                 leader = await client.campaign(candidate, ttl_us=round(self._ttl * 1_000_000))
             else:

@@ -67,7 +67,7 @@ class Lease:
         self._farewell = farewell
         self.interval = min(1.0, ttl / 5)
         self._margin = min(1.0, ttl / 5)
-        # each step of a round has a time limit, so a longer round hangs, whether the store answers or not
+        # each step of a round has a time limit, so a round that exceeds the sum of these limits hangs
         self.watchdog = Watchdog(clock, OPEN_TIMEOUT + ttl / 5 + self.interval + SLACK)
         self.time = CorrectedTime(clock)
         """The time of the store's clock, computed from the last renewal."""
@@ -101,7 +101,7 @@ class Lease:
 
     @property
     def may_reap(self) -> bool:
-        """Whether the store answered all renewals of a full TTL. This protects live peers after an outage."""
+        """Whether the store answered all renewals of a full TTL. The wait protects live peers after an outage."""
         since = self._steady_since
         return since is not None and self.trusted and self._clock.elapsed() - since >= self._ttl
 
@@ -165,7 +165,7 @@ class Lease:
             ended, thread, self._thread, self._thread_end = self._thread_end, self._thread, None, None
             await ended.wait()
             if thread is not None:
-                thread.join()  # does not block the event loop: the thread has made its last call
+                thread.join()  # `join` returns immediately, because the thread has made its last call
         self._trusted_until = 0.0
 
     def leave_without_loop(self) -> None:
@@ -180,7 +180,7 @@ class Lease:
         """Renew now, as after a hint."""
         loop, woken = self._loop, self._woken
         if loop is not None and woken is not None:
-            with contextlib.suppress(RuntimeError):  # the event loop of the lease was just closed
+            with contextlib.suppress(RuntimeError):  # raised if the event loop of the lease was just closed
                 loop.call_soon_threadsafe(woken.set)
 
     # -- renewals --------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ class Lease:
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await farewell(self._incarnation)
-        except Exception as error:  # noqa: BLE001  # after any error, the lease expires
+        except Exception as error:  # noqa: BLE001  # not retried: if the node cannot leave, the lease expires
             logger.info("the node could not leave the cluster; its lease expires: %r", error)
 
     async def _opened(self) -> Liveness:
@@ -290,5 +290,5 @@ class Lease:
         if loop is None or loop is self._loop:
             call()
         else:
-            with contextlib.suppress(RuntimeError):  # the event loop of the node is closed
+            with contextlib.suppress(RuntimeError):  # raised if the event loop of the node is closed
                 loop.call_soon_threadsafe(call)

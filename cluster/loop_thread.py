@@ -55,7 +55,7 @@ class LastingExecutor(ThreadPoolExecutor):
     """
 
     def __init__(self, most: int = MAX_THREADS, name: str = "peerjob-executor") -> None:
-        super().__init__(max_workers=1)  # unused: `submit` is replaced, so the base class starts no thread
+        super().__init__(max_workers=1)  # unused: this class replaces `submit`, so the base class starts no thread
         self._most = most
         self._name = name
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

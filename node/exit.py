@@ -78,7 +78,7 @@ def stop_signals() -> Generator[tuple[asyncio.Event, asyncio.Event]]:
 def wait_on(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], timeout: float, hurry: Callable[[], None]
 ) -> None:
-    """Run a coroutine on an event loop of another thread, and wait for its end. Ctrl-C calls `hurry` in that thread.
+    """Run a coroutine on the event loop of another thread, and wait. Ctrl-C calls `hurry` on that event loop.
 
     Raises TimeoutError, and KeyboardInterrupt at the second Ctrl-C.
     """
@@ -96,6 +96,6 @@ def abandon(task: asyncio.Task[Any]) -> None:
     `asyncio.run` waits for every task that it knows. When the interpreter destroys a task, it raises GeneratorExit in
     the coroutine. A coroutine that catches all errors in a loop then never ends, because awaits no longer work.
     """
-    asyncio._unregister_task(task)  # asyncio documents `_unregister_task` for other libraries
-    # the extra reference is never given back, so the interpreter never destroys the task
+    asyncio._unregister_task(task)  # asyncio documents this private function for other libraries
+    # the call adds a reference that no code removes, so the interpreter never destroys the task
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))

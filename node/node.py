@@ -157,7 +157,7 @@ class Node(NodeManager, StartableManager):
         refuse_green_threads()
         defined = self._call_encoder.defined(self._registry.jobs())
         if not self._is_named:
-            self.name = _default_name()  # a forked process has another id than the process that made the node
+            self.name = _default_name()  # the name contains the process id, which differs in a fork
         runtime = NodeRuntime(
             store=self._store,
             elections=self._elections,
@@ -459,7 +459,7 @@ def _elections_of(
         return store.elections
     if isinstance(coordinator, str):
         return open_elections(coordinator, namespace=namespace, clock=clock)
-    if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # callers can omit type checks
+    if not callable(coordinator):  # pyright: ignore[reportUnnecessaryComparison]  # untyped callers pass any object
         raise OptionError("coordinator", coordinator, "a URL, or a function that makes a client of elections")
     return coordinator
 

@@ -399,7 +399,7 @@ class NodeRuntime:
         self.election.soon()
 
     def layout_changed(self, error: LayoutError) -> None:
-        """Stop the node: another version of peerjob writes the namespace, so the store refuses all its requests."""
+        """Stop the node: another version of peerjob writes the namespace, so the store refuses this node's requests."""
         if not self.joined:
             return
         logger.error("node %r: %s. The node stops and cancels running bodies; peers run them again", self._name, error)

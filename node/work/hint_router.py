@@ -15,7 +15,7 @@ from .outbox import Outbox
 from .run import HeldClaims
 
 WAIT = 5.0
-"""Most seconds that one call waits for hints. After a change of the incarnation, the next call uses the new one."""
+"""Most seconds that one call waits for hints. After a change of incarnation, the next call uses the new incarnation."""
 
 
 class HintRouter(BackgroundRole):

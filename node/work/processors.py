@@ -132,7 +132,7 @@ class Processors:
         if inspect.iscoroutinefunction(callback):
             return await _harmless(callback(*args))
         with self._clock.outside():
-            # the thread needs a copy: this task runs in `variables`, and two threads cannot enter the same context
+            # the thread needs a copy of `variables`: only one thread at a time can enter a contextvars context
             call = functools.partial(variables.copy().run, _called, callback, *args)
             answer = await self._threads.run(call, on_cancel=_give_up)
         return await _harmless(answer) if inspect.isawaitable(answer) else answer

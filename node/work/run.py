@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 PROBATION = 2.0
-"""Seconds after its start for which a suspect is the only running suspect of its node."""
+"""Seconds after the start of a suspect during which its node starts no other suspect."""
 STUCK_AFTER = 5.0
 """Seconds until a run counts as stuck, counted from the moment when the body was told to end, or ended."""
 

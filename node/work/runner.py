@@ -35,7 +35,7 @@ logger = logging.getLogger("peerjob.node")
 HANDED_BACK = {"drain": "node stopped", "lost": "node lost contact with the store"}
 """Reason why the body was told to end → note of the outcome that hands the instance back."""
 MISFIT_TRIES = 12
-"""How often a node offers peers an instance that does not fit, over 7 minutes. After that, the node terminates it."""
+"""How often a node offers an unfit instance to peers, over 7 minutes, before the node terminates the instance."""
 MISFITS_KNOWN = 1_000
 MISFIT_WAIT = Backoff(initial=1, max=60, jitter=0)
 """The delay before an instance that this node cannot run is offered to peers again."""
@@ -86,7 +86,7 @@ class InstanceRunner:
         self._outbox.add(run, self._outcome_builder.handed_back(run, note))
 
     def put_off(self, run: Run, note: str) -> None:
-        """Give back a claim that this node cannot run, with a delay before the next claim."""
+        """Give back a claim that this node cannot run, with a delay, because an immediate retry would fail again."""
         run.ended = True
         self._outbox.add(run, self._outcome_builder.put_off(run, MISFIT_WAIT.initial, note))
 
