@@ -177,7 +177,7 @@ __all__ = [
     "serve_metrics",
 ]
 
-# # these names are imported at first use: gRPC takes 13 MB and noticeable time, and a node without a server or metrics
+# these names are imported at first use: gRPC takes 13 MB and noticeable time, and a node without a server or metrics
 # does not need gRPC
 _LATER = {
     "Client": "remote.client.client",
@@ -194,8 +194,7 @@ _LATER = {
     "serve_metrics": "node.observe.metrics",
 }
 
-# # make `peerjob` the module of each public error, so that stored errors and tracebacks name the error as users import
-# it
+# set `peerjob` as the module of each public error: stored errors and tracebacks show the name that users import
 for _name in __all__:
     _public = globals().get(_name)
     if isinstance(_public, type) and issubclass(_public, BaseException):

@@ -122,11 +122,11 @@ def jobctl() -> None:
 
 def _run(command: str | Callable[[], None]) -> None:
     """Load a command and run it. Ctrl-C ends the command without a traceback, unless the process ignores SIGINT."""
-    # # interrupt.py has replaced Python's SIGINT handler by the system's default, so both count as interruptible
+    # interrupt.py has replaced Python's SIGINT handler by the system's default, so both count as interruptible
     interruptible = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL)
     if isinstance(command, str):
         if interruptible:
-            # # exit directly: a KeyboardInterrupt that is raised inside an import could be lost
+            # exit directly: a KeyboardInterrupt that is raised inside an import could be lost
             signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
         command = cast("Callable[[], None]", import_module(f"peerjob.cli.{command}").main)
     if interruptible:

@@ -41,7 +41,7 @@ _SUMMARY = pytest.StashKey[Callable[[], str]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and, for each plugin that runs async tests, the async fixtures."""
     config.addinivalue_line("markers", _MARKER)
-    # # put the fixtures into a module: pytest would bind fixtures of a class as methods
+    # put the fixtures into a module: pytest would bind fixtures of a class as methods
     made = ModuleType("peerjob_async_fixtures")
     for kind, fixed in (("node", {"nodes": 1}), ("cluster", {})):
         setattr(made, f"_peerjob_{kind}", pytest.fixture(name=f"_peerjob_{kind}")(_cluster(**fixed)))
@@ -60,7 +60,7 @@ def pytest_runtest_makereport(
     """Add the seed and the last events of the cluster to the report of a failed test."""
     report = yield
     summary = item.stash.get(_SUMMARY, None)
-    # # the message of a failed cluster assertion already contains the last events
+    # the message of a failed cluster assertion already contains the last events
     if summary is not None and call.when == "call" and report.failed and "the last events:" not in report.longreprtext:
         report.sections.append(("peerjob", summary()))
     return report

@@ -75,7 +75,7 @@ class Context(Injectable):
         self.id = id
         self.kind = kind
         self.fence = fence
-        """A number that grows with each claim of the instance. Pass it to your own storage to refuse a stale run."""
+        """A number that grows with each claim. Pass the fence to your own storage to refuse a stale run."""
         self.attempt = attempt
         self.deadline_us = deadline_us
         self.manager = manager
@@ -182,8 +182,7 @@ class Context(Injectable):
             self._interrupts = set()
         self._interrupts.add(interrupt)
         try:
-            # # check after the add: a cancellation before the check is then seen here, and a later cancellation calls
-            # `interrupt` itself
+            # check after the add: the check finds an earlier cancellation, and a later cancellation calls `interrupt`
             if self.cancel_reason is not None and not self.told:
                 interrupt()
             return until()

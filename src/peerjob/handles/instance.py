@@ -176,7 +176,7 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
     def detached_value(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
         try:
             stored = encode_arguments(args, kwargs)
-        # a direct call of a job accepts values that cannot be stored; the snapshot then shows no arguments
+        # a direct call of a job accepts values that cannot be stored: the snapshot of that call shows no arguments
         except EncodeError:
             stored = encode_arguments((), {})
         record = Record(

@@ -63,13 +63,12 @@ class _InstanceLogger(logging.Logger):
         context = current_run.get()
         inside = context is not None and context.id == self._instance_id
         message, fields = _message(record), _fields(record)
-        # # a processor can log after the end of the body, when the run takes no more lines: `_keep` stores such a line
-        # directly
+        # a processor can log after the end of the body, when the run takes no more lines: `_keep` stores that line
         taken = context is not None and inside and context.log_line(record.levelno, message, fields)
         if not taken and self._keep is not None:
             self._keep(self._instance_id, record.levelno, message, fields)
         if self._process_log.isEnabledFor(record.levelno):
-            # # hide the run from the capture handler on the root logger, which would store the same line again
+            # hide the run from the capture handler on the root logger, which would store the same line again
             token = current_run.set(None) if inside else None
             try:
                 self._process_log.handle(record)
@@ -103,8 +102,7 @@ def _field(value: object) -> str | int | float | bool | None:
         value = str(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool):
         return value
-    # # convert subclasses of int and float, such as those of numpy, to the plain type: a store cannot encode the
-    # subclass
+    # a store cannot encode subclasses of int and float, such as those of numpy: convert the value to the plain type
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):

@@ -25,7 +25,7 @@ NUMBER_KEY = 8
 CONTAINER = 4
 LEAF = 16
 MAX_DIGITS = 4_300
-"""Most digits of an integer, and of a Decimal before and after its point. This is Python's default limit."""
+"""Most digits of an integer, and of a Decimal before and after its point. Python's default limit is the same."""
 _TOO_LARGE = 10**MAX_DIGITS
 MAX_INT_BITS = (_TOO_LARGE - 1).bit_length()
 MAX_INT_BYTES = MAX_INT_BITS // 8 + 1
@@ -195,7 +195,7 @@ class _Walk:
         elif tag == bounds.pairs or tag in bounds.lists:
             if self._data[start] not in _ARRAYS:
                 raise ValueError(f"tag {tag} at {at} is not followed by a list")
-            # # a map stored as a list of pairs counts as one level, like a plain map, so subtract the level of the list
+            # a map stored as a list of pairs counts as one level, like a plain map, so subtract the level of the list
             found = self._values(start, 1, depth - 1 if tag == bounds.pairs else depth)
         else:
             self._count(LEAF - 1)

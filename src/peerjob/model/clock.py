@@ -61,8 +61,7 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def elapsed(self) -> float:
-        # # some platforms have no clock that keeps counting while the machine is suspended: use the monotonic clock
-        # there
+        # without a clock that counts on while the machine is suspended, as on some platforms, use the monotonic clock
         return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
     @property

@@ -43,7 +43,7 @@ from .secret import MASK, Secret
 
 Path = tuple[object, ...]
 
-# # stored values contain these tag numbers: do not change or reuse a number
+# stored values contain these tag numbers: do not change or reuse a number
 _TUPLE, _SET, _FROZENSET, _MAPPING = 1, 2, 3, 4
 _DATETIME, _DATE, _TIME, _TIMEDELTA = 5, 6, 7, 8
 _UUID, _DECIMAL, _INT, _COMPLEX, _TEXT, _INJECTED = 9, 10, 11, 12, 13, 14
@@ -75,7 +75,7 @@ def _encode_any(value: Any) -> bytes:
         try:
             return _encode(value)
         except (OverflowError, UnicodeEncodeError):
-            # an integer over 64 bits and text with a lone surrogate need a tag, which the call below adds
+            # an integer over 64 bits and text with a lone surrogate need a tag, which `_tagged` adds
             pass
     return _encode(_tagged(value, (), MAX_DEPTH))
 
@@ -368,7 +368,7 @@ def _read_moment(data: memoryview) -> datetime:
     moment = datetime.fromisoformat(text)
     if zone is None:
         return moment
-    # # when the clocks go back, one wall-clock time occurs twice: the stored offset selects which of the two is meant
+    # when the clocks go back, one wall-clock time occurs twice: the stored offset selects which of the two is meant
     for fold in (0, 1):
         found = moment.replace(tzinfo=zone, fold=fold)
         if found.utcoffset() == moment.utcoffset():
@@ -469,7 +469,7 @@ def _make_decoder(read_secret: Callable[[memoryview], Any]) -> Callable[[bytes |
     return decode
 
 
-# the lambda looks up `_decode` when a secret is read: this line itself assigns `_decode`
+# a lambda, since `_decode` has no value until this assignment is done; the lambda looks up `_decode` at each secret
 _decode: Callable[[bytes | memoryview], Any] = _make_decoder(lambda data: _decode(data))  # noqa: PLW0108
 _decode_shown = _make_decoder(lambda _data: MASK)
 _decode_kept = _make_decoder(lambda data: Secret(_decode(data)))
@@ -480,6 +480,6 @@ def _read(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview)
         if len(data) > TRIVIAL:
             _bounds.check(data)
         return decode(data)
-    # for damaged bytes, the libraries raise more errors than they document; decoding runs no user code
+    # for damaged bytes, the libraries also raise errors that their documentation omits; decoding runs no user code
     except Exception as error:
         raise DecodeError(f"stored value cannot be read: {error}") from error

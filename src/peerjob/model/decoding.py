@@ -27,8 +27,7 @@ def reader(kind: type[T], what: str, *, open: bool = False) -> Callable[[bytes],
             if open and len(data) > TRIVIAL:
                 _bounds.check(data)
             return decode(data)
-        # # for damaged data, msgspec raises UnicodeDecodeError, OverflowError, RecursionError and others besides its
-        # own errors
+        # damaged data makes msgspec raise UnicodeDecodeError, OverflowError, RecursionError and errors of other classes
         except Exception as error:
             raise DecodeError(f"{what} cannot be read: {error}") from error
 

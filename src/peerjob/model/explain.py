@@ -48,7 +48,7 @@ class Explanation:
     fires: tuple[datetime, ...]
     """The next nominal times, in the zone."""
     changes: tuple[ClockChange, ...]
-    """Changes of the zone's clocks in the next 400 days. An interval has none, as they do not affect it."""
+    """Changes of the zone's clocks in the next 400 days. An interval has none, as clock changes do not affect it."""
 
     def __str__(self) -> str:
         lines = textwrap.wrap(f"{self.spec}  ({self.timezone})", WIDTH)

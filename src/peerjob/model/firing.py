@@ -45,9 +45,9 @@ class FireOutcome(StrEnum):
     An earlier instance had not ended, the key was taken, or no node can run the kind: `reason` has the details.
     """
     MISSED = "missed"
-    """No leader handled the nominal time, and the misfire policy does not run it later."""
+    """No leader handled the nominal time, and the misfire policy does not run the job later."""
     COALESCED = "coalesced"
-    """No leader handled the nominal time, and one later fire stands for several such times."""
+    """No leader handled the nominal time, and one later fire stands for several missed times."""
     PAUSED = "paused"
     """The schedule was paused at the nominal time."""
 
@@ -112,7 +112,7 @@ class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
     parked: tuple[str, ...] = ()
     """Ids of the instances that wait for the slot, in order."""
     removed: bool = False
-    """Whether the schedule was removed; then only name and revision are set.
+    """Whether the schedule was removed. A removed schedule has only name and revision.
 
     Only `changed_schedules` returns such rows.
     """
@@ -123,12 +123,12 @@ class SchedulePage(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: tuple[ScheduleRow, ...] = ()
     revision: int = 0
-    """The revision to pass to the next call, which returns later changes. It is negative during the first load."""
+    """The revision to pass to the next call, which returns later changes. Negative during the first load."""
     more: bool = False
     reset: bool = False
     """Whether too many changes followed the given revision.
 
-    The caller must drop all known schedules: these rows begin anew.
+    The caller must drop all known schedules: the rows are the first of all present schedules.
     """
 
 
@@ -144,7 +144,7 @@ class SchedulePut(msgspec.Struct, frozen=True, kw_only=True):
     expected: int = 0
     """The revision that the schedule must have now; 0: no schedule may exist. Otherwise the put is refused."""
     expected_next_us: int | None = None
-    """The `next_us` that the schedule must have now. The store compares it only if `expected` is not 0."""
+    """The `next_us` that the schedule must have now. The store compares `next_us` only if `expected` is not 0."""
     account: FireRecord | None = None
     """A ledger record for the nominal times that this put passes over, such as those of a pause."""
 
@@ -193,11 +193,11 @@ class Fire(msgspec.Struct, frozen=True, kw_only=True):
     request: str
     """An id that the caller chooses, unique to this fire. A fire with an instance uses the id of the instance."""
     next_us: int | None = None
-    """The nominal time after this fire (or after `until_us`). Only outcomes that advance the schedule use it."""
+    """The nominal time after this fire (or after `until_us`). Only outcomes that advance the schedule need a time."""
     until_us: int = 0
     count: int = 1
     instance: NewInstance | None = None
-    """The instance to enqueue. Only FIRED, BACKFILLED and TRIGGERED have one."""
+    """The instance to enqueue. Only FIRED, BACKFILLED and TRIGGERED have an instance."""
     overlap: Overlap = Overlap.ALLOW
     queue_limit: int = 1
     reason: str = ""
@@ -209,11 +209,11 @@ class FireStatus(StrEnum):
     DONE = "done"
     """The fire is recorded, by this call or by an earlier call with the same request."""
     STALE = "stale"
-    """The schedule was changed, paused, removed or fired after the caller read it. The caller must read it again."""
+    """The schedule was changed, paused, removed or fired after the caller's read. The caller must read again."""
     KNOWN = "known"
     """The nominal time of a backfill already has an instance, so no other is made."""
     TRIMMED = "trimmed"
-    """The nominal time of a backfill is older than the ledger. No instance is made, since the time may have had one."""
+    """The nominal time of a backfill is older than the ledger. No instance is made: the time may have had one."""
     DEPOSED = "deposed"
     """The store has seen a later term of the same coordinator, so the caller must step down as leader."""
 

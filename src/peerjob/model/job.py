@@ -53,7 +53,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
     options: dict[str, Any]
     """The checked options of the definition, replaced by the overrides where given."""
     overrides: dict[str, Any]
-    """The options that `with_options` received. They are stored with each instance."""
+    """The options that `with_options` received, which are stored with each instance."""
     policy: Policy
     timing: Timing
     base: Job[..., Any, Any] | None
@@ -112,7 +112,7 @@ class Job(ExecutorHolder, Generic[P, R_co, C_co]):
         overrides = self.overrides | checked(cast(dict[str, Any], options))
         merged = self.options | checked(cast(dict[str, Any], options))
         if {"at", "after", "cron", "every"} & options.keys():
-            # # a time given here replaces the definition's time: `at`, `after`, `cron` and `every` exclude each other
+            # the variant's time replaces the definition's time: `at`, `after`, `cron` and `every` exclude each other
             for name in ("at", "after", "cron", "every"):
                 if name not in options:
                     merged.pop(name, None)

@@ -18,8 +18,7 @@ def to_json(value: Any) -> str:
     if _is_easy(value):
         try:
             return _encode(value).decode()
-        # msgspec cannot write an integer with too many digits or text with a lone surrogate: `_plain` replaces such
-        # values
+        # msgspec cannot write an integer with too many digits or a lone surrogate in text: `_plain` replaces both
         except (ValueError, RecursionError):
             pass
     try:

@@ -77,7 +77,7 @@ class Backoff:
 
     def seconds(self, retry: int, clock: Clock) -> float:
         """Return the wait before a retry; 1 is the first."""
-        # # limit the exponent: Python raises OverflowError for a power such as 2.0 ** 2000
+        # limit the exponent: Python raises OverflowError for a power such as 2.0 ** 2000
         wait = self.max
         if self.initial > 0 and self.factor > 1:
             growth = min(retry - 1, 1024)
@@ -104,7 +104,7 @@ class FinishedResult:
     result: Any
 
 
-def Finished(result: R) -> R:  # noqa: N802  # this function reads as a class, like Recovered
+def Finished(result: R) -> R:  # noqa: N802  # named like a class, as Recovered is
     """Mark the result of a job as complete, even if the run was cancelled meanwhile.
 
     The instance becomes Completed. Without `Finished`, a body that was told to end, because its node stops or has lost
@@ -207,8 +207,8 @@ def errors_in(error: BaseException) -> list[BaseException]:
 
 
 def _is_one_of(tests: tuple[Any, ...], error: BaseException) -> bool:
-    # # Python does not make CancelledError an Exception, but a body that raises it without a cancellation has failed:
-    # let a test for Exception match
+    # a body that raises CancelledError without a cancellation has failed: a test for Exception matches this error,
+    # although CancelledError is not a subclass of Exception
     stray = isinstance(error, asyncio.CancelledError)
     return any(isinstance(test, type) and (isinstance(error, test) or (stray and test is Exception)) for test in tests)
 
@@ -218,7 +218,7 @@ def _any_matches(tests: tuple[Any, ...], error: BaseException) -> bool:
 
 
 DEFINITION_ONLY = frozenset({"aliases", "version", "description"})
-"""Options that describe the job itself. `with_options` takes them, but instances do not store them."""
+"""Options that describe the job itself. `with_options` takes these options, but instances do not store them."""
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(option, value, f"one of the options {', '.join(sorted(known))}")
         check = _CHECKS.get(option)
         result[option] = value if check is None else check(option, value)
-    # Timing.of raises OptionError for bad times and for times that exclude each other; its result is not needed
+    # Timing.of is called for the errors that it raises: a bad time, or two times that exclude each other
     Timing.of(result)
     return result
 

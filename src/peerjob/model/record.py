@@ -44,7 +44,7 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     id: str
     kind: str
     spec: bytes
-    """Arguments and options of the instance. The store neither reads nor changes them."""
+    """Arguments and options of the instance. The store neither reads nor changes the bytes."""
     priority: int = 5
     due_us: int | None = None
     """Due time; None without `delay_us` means now. A past due time still counts in the order of the queue."""
@@ -294,7 +294,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     renewed_us: int = 0
     expires_us: int = 0
     age_us: int = 0
-    """Time since the last renewal, by the store's clock. Only the views of a manager set it."""
+    """Time since the last renewal, by the store's clock. Only the views of a manager set the age."""
 
     @property
     def name(self) -> str:
@@ -336,11 +336,11 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     ahead_us: int = 0
     """Lead of this node's clock; negative: the clock is behind; 0: unknown.
 
-    The clock is compared with the store's. If the nodes' clocks decide about due times, it is compared with the peers'
-    median.
+    The clock is compared with the store's. If the nodes' clocks decide about due times, the clock is compared with the
+    median of the peers.
     """
     clock_known: bool = True
-    """False while a new node still waits for the clocks of its peers.
+    """False while a new node still waits to learn the clocks of its peers.
 
     Always True if the store's clock decides about due times.
     """
@@ -396,7 +396,7 @@ class LogPage(msgspec.Struct, frozen=True):
     lines: tuple[LogLine, ...]
     cursor: str
     dropped: int = 0
-    """Number of lines that the store dropped at the limit. It drops the oldest lines first."""
+    """Number of lines that the store dropped at the limit. The store drops the oldest lines first."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

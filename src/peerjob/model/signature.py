@@ -37,7 +37,7 @@ class Parameter:
     kind: inspect._ParameterKind  # pyright: ignore[reportPrivateUsage]
     """The kind of the parameter, as in `inspect.Parameter.kind`."""
     annotation: Any = EMPTY
-    """The resolved annotation. EMPTY if there is none, or if it names something that does not exist at run time."""
+    """The resolved annotation. EMPTY if there is none, or if its names do not exist at run time."""
     default: Any = EMPTY
     required: bool = True
     """Whether each call must pass the parameter."""
@@ -68,8 +68,7 @@ class Signature:
         self.is_generator = has_code(executor, inspect.isgeneratorfunction)
         self.is_async_generator = has_code(executor, inspect.isasyncgenfunction)
         self._places_supplied = any(one.supplied for one in self.positional)
-        # # a supplied positional-only parameter is passed by position, so all parameters before it must be passed by
-        # position too
+        # a supplied positional-only parameter forces all parameters before that parameter to be passed by position too
         self._reach = max(
             (
                 index + 1
@@ -183,7 +182,7 @@ def analyse(executor: Callable[..., Any]) -> Signature:
     """Return the signature of a callable. A callable without a known signature takes any arguments."""
     try:
         return _analysed(executor)
-    # the cache needs a hash, and this callable has none: analyse it without the cache
+    # a callable without a hash cannot be a key of the cache: analyse the callable at each call
     except TypeError:
         return _analyse(executor)
 
@@ -192,7 +191,7 @@ def _analyse(executor: Callable[..., Any]) -> Signature:
     executor = _function_of(executor)
     try:
         found = _inspect(executor)
-    # a callable written in C can lack a signature: it takes any arguments
+    # a callable written in C can lack a signature: accept any arguments
     except (ValueError, TypeError):
         return Signature(executor, _ANYTHING)
     namespace = _namespace(_code_of(executor))
@@ -355,7 +354,7 @@ def _namespace(function: Any) -> dict[str, Any]:
     for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
         try:
             names[name] = cell.cell_contents
-        # a variable of the enclosing function has no value yet: leave its name out
+        # the enclosing function has not assigned this variable yet: leave the name out
         except ValueError:
             continue
     return names

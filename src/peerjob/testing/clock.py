@@ -8,7 +8,7 @@ import contextvars
 import heapq
 import itertools
 import logging
-import random  # noqa: TID251  # randomness that a test can repeat
+import random  # noqa: TID251  # seeded, so that a test can repeat the random choices
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Generator
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 WAIT_LIMIT = 3600.0
-"""Virtual seconds after which a wait without a timeout fails, so that no test waits forever."""
+"""Virtual seconds after which a wait without a timeout fails. The limit ends a test that would wait forever."""
 
 
 class VirtualClock:
@@ -55,7 +55,7 @@ class VirtualClock:
         self._outside = 0
         self._outside_lock = threading.Lock()
 
-    # -- the Clock of the code under test
+    # -- the Clock that the code under test uses
 
     def time_us(self) -> int:
         """Microseconds since the epoch."""
@@ -119,7 +119,7 @@ class VirtualClock:
         finally:
             mover.arrive()
 
-    # -- verbs for tests
+    # -- methods that tests call to move time
 
     async def advance(self, duration: Duration) -> None:
         """Move time on by a Duration. At every timer on the way, let the loop come to rest."""
@@ -191,10 +191,10 @@ class VirtualClock:
     def __exit__(self, *_: object) -> None:
         self.uninstall()
 
-    # -- inside
+    # -- helpers
 
     def _install_where_a_loop_runs(self) -> None:
-        # after `uninstall`, a call of time_us() must not put the loop of another test on virtual time
+        # a late call of time_us() after `uninstall` must not put the event loop of another test on virtual time
         if self._driven is None and not self._uninstalled:
             try:
                 asyncio.get_running_loop()
@@ -229,7 +229,10 @@ class VirtualClock:
         return True
 
     def _warn_of_standstill(self) -> None:
-        """Warn that the test hangs. The loop of a blocking node runs in its own thread, where waiting is normal."""
+        """Warn that the test hangs.
+
+        Only the main thread is checked: in the thread of a blocking node, waiting is normal.
+        """
         if not self._movers and self._outside <= 0 and threading.current_thread() is threading.main_thread():
             logger.warning(
                 "virtual time stands still and nothing moves it: if the test awaits a sleep or an event, it must await "
@@ -244,13 +247,13 @@ class VirtualClock:
         with self._outside_lock:
             self._outside -= 1
         if self._driven is not None:
-            # RuntimeError: the loop is closed, so it needs no wake-up
+            # a closed event loop raises RuntimeError, and needs no wake-up
             with contextlib.suppress(RuntimeError):
                 self._driven.loop.call_soon_threadsafe(_wake_up)
 
 
 def _wake_up() -> None:
-    """Wake a loop that waits for I/O, so that it checks again whether it is at rest."""
+    """Wake an event loop that waits for I/O, so that the loop checks again whether it is at rest."""
 
 
 @dataclass(order=True)
@@ -269,4 +272,4 @@ class _Mover:
 
 
 _running: contextvars.ContextVar[_Mover | None] = contextvars.ContextVar("peerjob_virtual_run", default=None)
-"""The mover of the `run` that runs the present code."""
+"""The mover of the `VirtualClock.run` call that the present code belongs to."""

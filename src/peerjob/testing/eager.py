@@ -52,13 +52,13 @@ class Verdict(StrEnum):
 
     COMPLETED = "completed"
     TERMINATED = "terminated"
-    """The attempt failed, and the policy or `Fail` allows no retry."""
+    """The attempt failed, and the job's policy or `Fail` allows no retry."""
     TIMED_OUT = "timed out"
-    """The attempt exceeded its `timeout`, and the policy allows no retry."""
+    """The attempt exceeded its `timeout`, and the job's policy allows no retry."""
     RETRIED = "retried"
     """The attempt failed, and the job runs again after a wait."""
     SNOOZED = "snoozed"
-    """The job delayed itself; this does not count as an attempt."""
+    """The job delayed itself. The run does not count as an attempt."""
 
 
 _VERDICTS = {
@@ -77,10 +77,10 @@ class EagerAttempt:
     number: int
     verdict: Verdict
     wait: float
-    """Seconds until the next run, by backoff or snooze; 0 at the end."""
+    """Seconds until the next run, by backoff or snooze; 0 after the last run."""
     error: ErrorInfo | None
     note: str
-    """The note of the history entry."""
+    """The note that a node would write into the history entry of the run."""
     logs: tuple[LogEntry, ...]
 
 
@@ -91,7 +91,7 @@ class EagerRun(Generic[R_co]):
     attempts: tuple[EagerAttempt, ...]
     """All runs of the body, in order."""
     instance: Instance[R_co]
-    """A snapshot of the instance that a node would have stored. Its verbs fail, since there is no node."""
+    """A snapshot of the instance as a node would have stored it. Verbs of the snapshot fail, since there is no node."""
 
     @property
     def verdict(self) -> Verdict:
@@ -187,14 +187,14 @@ class Eager:
         return await self._run(_call(job, args, kwargs), None)
 
     def _run_sync(self, call: Call[Any]) -> EagerRun[Any]:
-        """Run a sync body in this thread and the loop in another thread, so that the body sees no running loop."""
+        """Run a sync body in this thread and the event loop in another, so that the body sees no running event loop."""
         here = CallersThread(1)
         made: list[EagerRun[Any] | BaseException] = []
 
         async def main() -> None:
             try:
                 made.append(await self._run(call, here))
-            except BaseException as error:  # noqa: BLE001  # raised in the test's thread
+            except BaseException as error:  # noqa: BLE001  # _run_sync raises the error in the test's thread
                 made.append(error)
 
         def beside() -> None:
@@ -218,7 +218,8 @@ class Eager:
             while True:
                 attempt = await attempts.next(self._nominal_us)
                 if attempt.error is not None and attempt.error.type == KeyboardInterrupt.__name__:
-                    raise KeyboardInterrupt  # Ctrl-C must end the test run
+                    # Ctrl-C must end the test run, not count as a failed attempt
+                    raise KeyboardInterrupt
                 if attempt.verdict is not Verdict.RETRIED or attempt.number >= self._max_attempts:
                     return EagerRun(attempts=tuple(attempts.ended), instance=attempts.instance())
                 if isinstance(clock, SkippingClock):

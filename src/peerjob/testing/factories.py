@@ -112,7 +112,7 @@ class Peer:
     info: NodeInfo
     make: Factory
     joined_us: int = 0
-    """The store's time when it joined."""
+    """The store's time when the node joined, in microseconds."""
     _liveness: Liveness | None = field(default=None, init=False)
 
     @property

@@ -107,7 +107,8 @@ async def drain(node: Node, limit: Duration = "1h") -> None:
     """
     await node.wait(Query.all(), limit)
     if (time := _virtual(node)) is not None:
-        await time.settle()  # cancelled bodies and processors end after their instances
+        # a cancelled body and its processors end after the instance is final: let time pass until both have ended
+        await time.settle()
 
 
 @overload
@@ -136,7 +137,7 @@ def _virtual(node: Node) -> VirtualClock | None:
 
 
 async def _passing(clock: Clock, work: Coroutine[Any, Any, None]) -> None:
-    """Await a start or stop of a node, which needs time to pass."""
+    """Await the start or stop of a node. A virtual clock must move on until the work ends."""
     if isinstance(clock, VirtualClock):
         await clock.run(work)
     else:

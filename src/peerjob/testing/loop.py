@@ -1,5 +1,5 @@
 # pyright: reportPrivateUsage=false
-# only this file and cluster/node_tasks.py use the internals of asyncio's selector loop
+# only this file and cluster/node_tasks.py use the internals of asyncio's selector event loop
 """Puts the timers of a running event loop on virtual time."""
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from contextvars import Context
 from typing import Any, cast
 
 MAX_STANDSTILL = 5.0
-"""Real seconds without an event after which a standstill of time is reported."""
+"""Real seconds without an event after which the clock reports that time stands still."""
 _RESOLUTION = 0.5e-6
-"""Seconds by which a timer may be early; all are set to whole microseconds."""
+"""Seconds by which a timer may fire early.
+
+Half a microsecond is safe, since all timers are set to whole microseconds.
+"""
 
 
 def whole_us(when: float, now: float) -> float:
@@ -25,7 +28,8 @@ def whole_us(when: float, now: float) -> float:
 
     Wall-clock times are whole microseconds, so a timer for one of them must not fire a fraction too late.
     """
-    micros = math.ceil(when * 1_000_000 - 0.1)  # subtract the rounding error of sums of floats
+    # subtract 0.1 first: the rounding error of a sum of floats must not round the time up to the next microsecond
+    micros = math.ceil(when * 1_000_000 - 0.1)
     if when > now >= micros / 1_000_000:
         micros += 1
     return micros / 1_000_000
@@ -71,7 +75,8 @@ class DrivenLoop:
         for timer in self.loop._scheduled:
             timer._when = whole_us(timer._when + ahead, now)
         self.loop._selector = _IdleSelector(self.loop._selector, at_rest, on_standstill)
-        # the resolution of the machine's clock is too small for a float of hundreds of days: no timer would become due
+        # set a coarser resolution: after hundreds of virtual days, the machine's resolution is too fine for a float,
+        # and no timer would become due
         self._real_resolution, self.loop._clock_resolution = self.loop._clock_resolution, _RESOLUTION
         for name, method in self._methods().items():
             setattr(self.loop, name, method)
@@ -125,7 +130,7 @@ class DrivenLoop:
     def _run_outside(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         future = self._run_in_executor(executor, func, *args)
         self._enter()
-        # in an empty context, so that the callback runs even if the calling node is paused or dead
+        # call back in an empty context: in the context of a paused or dead node, the callback would not run
         future.add_done_callback(lambda _: self._leave(), context=Context())
         return future
 
@@ -174,7 +179,7 @@ class _IdleSelector:
         self._on_standstill = on_standstill
         self._reported = False
         self.error: BaseException | None = None
-        """An error to raise at the next iteration of the loop."""
+        """An error that the event loop raises at its next iteration."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if (error := self.error) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random  # noqa: TID251  # randomness that a test can repeat
+import random  # noqa: TID251  # seeded, so that a test can repeat the random choices
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from peerjob.node.work.context_backend import NodeContextBackend
 from peerjob.node.work.outbox import Outbox
 
 NAME = "eager"
-"""Name of the node that an eager job sees."""
+"""Name of the node that a job sees when it runs eagerly."""
 
 
 class SkippingClock(SystemClock):
@@ -51,7 +51,7 @@ class CallersThread(ThreadPool):
         self._work.put(None)
 
     def _start_thread(self) -> None:
-        """Start none: the caller's thread does the work."""
+        """Start no thread, since the caller's thread does the work."""
 
 
 class InPlaceExecutor(Executor):

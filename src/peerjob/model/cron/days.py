@@ -82,7 +82,7 @@ class Days:
             yield from ((current, other) for other in (rest if current == year else months))
 
     def _of(self, year: int, month: int) -> tuple[int, ...]:
-        """Return the matching days of a month. They depend only on the month's first weekday and its length."""
+        """Return the matching days of a month, which depend only on the month's first weekday and length."""
         if month not in self.months:
             return ()
         kind = monthrange(year, month)

@@ -29,7 +29,7 @@ class Cron:
             for span in spans(self.zone, block):
                 if span.end > moment and (found := self._first(span, max(moment, span.start))) is not None:
                     return found * SECOND
-            # # start the search one day early, since the wall times of a day can begin on the previous day in UTC
+            # start the search one day early, since the wall times of a day can begin on the previous day in UTC
             day = self._days.next(((block + 1) * BLOCK) // DAY - 1)
             if day is None:
                 return None
@@ -43,7 +43,7 @@ class Cron:
             for span in reversed(spans(self.zone, block)):
                 if span.start < end and (found := self._last(span, min(end, span.end))) is not None:
                     return found * SECOND
-            # # start the search one day late, since the wall times of a day can end on the next day in UTC
+            # start the search one day late, since the wall times of a day can end on the next day in UTC
             day = self._days.previous((block * BLOCK) // DAY + 1)
             if day is None:
                 return None
@@ -116,8 +116,7 @@ class Cron:
 
     def _count(self, low: int, high: int) -> int:
         total = 0
-        # # `low` can be after `high`, since a stretch of constant offset can end before all repeated wall times have
-        # passed
+        # `low` can be after `high`: a stretch of constant offset can end before all repeated wall times have passed
         day = self._days.next(low // DAY) if low < high else None
         while day is not None and day * DAY < high:
             total += self._times.before(min(high - day * DAY, DAY)) - self._times.before(max(low - day * DAY, 0))

@@ -54,7 +54,7 @@ def zone_named(name: object, option: str = "timezone") -> ZoneInfo:
 def spans(zone: tzinfo, block: int) -> tuple[Span, ...]:
     """Return the stretches of one block in order. Block n starts n × BLOCK after the epoch."""
     start, end = block * BLOCK, (block + 1) * BLOCK
-    # # begin one day before the block, since a clock change on that day can repeat wall times within the block
+    # begin one day before the block, since a clock change on that day can repeat wall times within the block
     found = [Span(start - DAY, end, _offset(zone, start - DAY), start - DAY + _offset(zone, start - DAY))]
     for day in range(start, end + 1, DAY):
         before, offset = found[-1].offset, _offset(zone, day)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random  # noqa: TID251  # randomness that a test can repeat
+import random  # noqa: TID251  # seeded, so that a test can repeat the random choices
 from collections.abc import Callable, Generator
 from datetime import datetime
 
@@ -25,11 +25,14 @@ class ClusterClock(VirtualClock):
         super().__init__(start, seed)
         self.start_us = to_us(start)
         self._shift_us = 0
-        """Difference between the wall clock and the monotonic clock since the start."""
+        """Change of the difference between the wall clock and the monotonic clock since the start, in microseconds."""
         self._stands_us: int | None = None
         self._jumped = 0.0
         self.before_rest: Callable[[], bool] = lambda: False
-        """Called when the loop is at rest and time may move on; True if the call has given the loop work."""
+        """Called when the event loop is at rest, before time moves on.
+
+        Returns True if the call has given the loop work.
+        """
         self._awaited: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -55,7 +58,8 @@ class ClusterClock(VirtualClock):
         self.uninstall()
 
     def _install_where_a_loop_runs(self) -> None:
-        return  # only `open` installs the clock
+        # only `open` installs the clock of a cluster; `VirtualClock` would install the clock in any running event loop
+        return
 
     async def until(self, condition: Callable[[], bool], limit: Duration) -> bool:
         """Move time on until a condition holds while the loop is at rest; False if that takes over `limit`."""

@@ -40,7 +40,8 @@ class TestCluster(ClusterOperations):
     - `jumps=False`: do not skip stretches of time in which the nodes only poll.
     """
 
-    __test__: ClassVar[bool] = False  # pytest must not collect it as a class of tests
+    # the name begins with "Test", but pytest must not collect this class
+    __test__: ClassVar[bool] = False
 
     @cached_property
     def _manager(self) -> _ReachableManager:
@@ -74,7 +75,7 @@ class TestCluster(ClusterOperations):
         await self.clock.settle()
 
     async def _ask(self, verb: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
-        """Call a verb of a reachable node, and move time on until it answers."""
+        """Call a method of a reachable node, and move time on until the node answers."""
         member = self._reachable()
         return await self._run(self._run_on(member, verb(member.node)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random  # noqa: TID251  # randomness that a test can repeat
+import random  # noqa: TID251  # seeded, so that a test can repeat the random choices
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -50,7 +50,7 @@ class Link:
     def __init__(self, latency: float = 0.0, seed: str = "") -> None:
         self.cut = False
         self.under_way = 0
-        """Requests without an answer yet."""
+        """Number of requests that have no answer yet."""
         self.latency = latency
         self._random = random.Random(seed)
         self.watches: list[LinkedWatch] = []
@@ -99,7 +99,7 @@ class LinkedKeyValue:
 
     @property
     def capabilities(self) -> Capabilities:
-        # as on etcd: with latency, two nodes that claim at once may not get the instances in strict order
+        # report the weaker order of etcd: with latency, two nodes that claim together can get instances out of order
         order = "windowed" if self._link.latency else "strict"
         return msgspec.structs.replace(self._kv.capabilities, clock="nodes", order=order, warnings=())
 

@@ -18,17 +18,17 @@ from peerjob.model.errors import OptionError, StoreUnavailableError
 from peerjob.store.base import Elections, Liveness, Store
 
 FaultKind = Literal["error", "lost answer", "late", "repeated"]
-"""Kinds of faults.
+"""Kinds of faults of a store call.
 
 "error": the call has no effect, and raises StoreUnavailableError. "lost answer": the call takes effect, and raises
-StoreUnavailableError. "late": the call takes effect at once, and the answer comes later. "repeated": the same call
-reaches the store twice, and the second answer counts.
+StoreUnavailableError. "late": the call takes effect without delay, and its answer arrives late. "repeated": the same
+call reaches the store twice, and the caller gets the second answer.
 """
 LATE: Duration = "2s"
 ANY = "*"
-"""Stands for every verb."""
+"""Stands for every verb of the store, except those in WAITING_VERBS."""
 WAITING_VERBS = frozenset({"next_hints", "changed"})
-"""Verbs that wait for changes. "*" does not include them."""
+"""Verbs that wait for changes. The verb "*" does not include these verbs."""
 
 
 def _verbs() -> frozenset[str]:
@@ -38,7 +38,7 @@ def _verbs() -> frozenset[str]:
 
 
 VERBS = _verbs()
-"""Verbs of the store contract that can fail, those of leases ("renew") and elections ("campaign") included."""
+"""Verbs of the store contract that can fail, including those of leases ("renew") and elections ("campaign")."""
 
 
 class _Rule(msgspec.Struct):
@@ -58,9 +58,9 @@ class Faults:
         self._rules: list[_Rule] = []
         self._on_fault = on_fault
         self.calls: Counter[str] = Counter()
-        """Calls by verb."""
+        """Number of calls by verb."""
         self.happened: Counter[tuple[str, FaultKind]] = Counter()
-        """Faults by verb and kind."""
+        """Number of faults that happened, by verb and kind of fault."""
 
     @property
     def planned(self) -> bool:
@@ -79,7 +79,8 @@ class Faults:
             raise OptionError("verb", verb, f"a verb of the store contract ({', '.join(sorted(VERBS))}) or '*'")
         if how not in get_args(FaultKind):
             raise OptionError("how", how, f"one of {', '.join(map(repr, get_args(FaultKind)))}")
-        given = cast(Any, times)  # tests may pass wrong types
+        # the check below rejects wrong types, which tests may pass; the cast lets type checkers accept the check
+        given = cast(Any, times)
         if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
             raise OptionError("times", times, "a whole number of 1 or more, or None")
         self._rules.append(_Rule(verb, how, node, times, to_seconds(by, "by")))
@@ -159,7 +160,8 @@ class _Faulty:
                 await gate()
             return await faults.call(name, self._node, self._url, found, args, named)
 
-        setattr(self, name, verb)  # so that the next lookup does not come here
+        # store the wrapped verb as an attribute, so that the next use of the verb skips `__getattr__`
+        setattr(self, name, verb)
         return verb
 
 

@@ -17,16 +17,16 @@ from peerjob.store.memory.data import MemoryData, MemoryWatch
 from .clocks import ClusterClock
 
 MAX_SHOWN = 60
-"""Most events of a trace that a failed assertion shows."""
+"""Most events that the message of a failed assertion shows."""
 
 
 class TraceEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event: a fault, a change of an instance, or a fire."""
 
     at_us: int
-    """Wall-clock time of the cluster's clock, microseconds since the epoch."""
+    """Wall-clock time of the event by the cluster's clock, in microseconds since the epoch."""
     elapsed: float
-    """Virtual seconds since the cluster was created."""
+    """Virtual seconds between the creation of the cluster and the event."""
     text: str
 
     def __str__(self) -> str:
@@ -41,13 +41,16 @@ class BodyRun(msgspec.Struct, kw_only=True):
     node: str
     attempt: int
     began: int
-    """Position of the event in the trace."""
+    """Position in the trace of the event that reports the start of the body."""
     began_us: int
-    """Time of the cluster's clock, microseconds since the epoch."""
+    """Start of the body by the cluster's clock, in microseconds since the epoch."""
     ended: int | None = None
     ended_us: int | None = None
     end: str = ""
-    """"returned", the reason of a cancellation, the class of the error, or "killed"; "" while the body runs."""
+    """The end of the body: "returned", a cancellation's reason, an error's class, or "killed".
+
+    "" while the body runs.
+    """
 
     def __str__(self) -> str:
         until = "now" if self.ended_us is None else f"{to_datetime(self.ended_us):%Y-%m-%d %H:%M:%S.%f} ({self.end})"
@@ -76,16 +79,16 @@ class EventJournal(MemoryWatch):
         self._next = f"{keys.root}next/"
         self._ledger = f"{keys.root}ledger/"
         self._names: dict[int, str] = {}
-        """Epoch of a ledger → name of its schedule."""
+        """Name of the schedule, by the epoch that identifies the schedule's ledger."""
         self._last: dict[str, bytes] = {}
         self._active: set[str] = set()
-        """Ids of instances that had not ended at their last write."""
+        """Ids of instances that had not ended when they were last written."""
         self._due: list[tuple[int, str]] = []
-        """A heap of due times and the keys of delayed instances; removed keys are skipped."""
+        """A heap of due times and keys of delayed instances. Reads skip the keys of instances that were removed."""
         self._nominal: list[tuple[int, str]] = []
-        """A heap of next nominal times and the keys of their schedules; outdated ones are skipped."""
+        """A heap of next nominal times and the keys of their schedules. Reads skip entries that are outdated."""
         self.bodies: list[BodyRun] = []
-        """Every run of a body, by start."""
+        """All runs of bodies, in the order in which they started."""
         self._running: set[int] = set()
         """Positions in `bodies` of the runs that have not ended."""
         super().__init__(data, (keys.state, self._next, self._ledger))
@@ -168,7 +171,8 @@ class EventJournal(MemoryWatch):
         for one in list(self._active) if id is None else self._active & {id}:
             if self._keys.state + one in self._data.entries:
                 return True
-            self._active.discard(one)  # it was cleared
+            # the store was cleared, so the instance does not exist any more
+            self._active.discard(one)
         return False
 
     def active(self) -> list[str]:

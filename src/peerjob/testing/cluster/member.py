@@ -1,5 +1,5 @@
 # pyright: reportPrivateUsage=false
-# only this file uses the internals of a node, to end it as the death of its process does
+# only this file uses the internals of a node, to end the node as the death of a process does
 """One start of a node in a test cluster: its tasks, its clock and its links to the store."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .journal import EventJournal
 from .node_tasks import NodeTasks, TaskSorter
 
 RETRY_FOR = 30.0
-"""Seconds for which a node that is cut off retries a call, as with a store on the network."""
+"""Seconds for which a node that is cut off retries a store call. A store on the network uses the same period."""
 
 
 class Member:
@@ -48,7 +48,7 @@ class Member:
     ) -> None:
         self.name = name
         self.starting = True
-        """True until the node has started, or has failed to start."""
+        """True until the node has started or has failed to start."""
         self.tasks = NodeTasks(name)
         self.clock = NodeClock(driver, seed)
         self.store_link = Link(latency, f"{seed}/store")
@@ -86,7 +86,7 @@ class Member:
         self.coordinator_link.cut = before.coordinator_link.cut
 
     async def _gate(self) -> None:
-        """Hold a call that the test makes through a paused node."""
+        """Hold a call that the test makes through a paused node. The call ends when the node resumes or is killed."""
         while self.tasks.paused:
             await self.tasks.moved.wait()
         if self.tasks.dropped:
@@ -112,7 +112,7 @@ class Member:
             journal.body_ends(run, "returned")
             return result
 
-        setattr(executor, "call", watched)  # noqa: B010  # a method, on purpose
+        setattr(executor, "call", watched)  # noqa: B010  # type checkers refuse an assignment to a method
 
     @property
     def lives(self) -> bool:
@@ -152,7 +152,7 @@ class Member:
             and not runtime.pool.waiting
             and not self.store_link.under_way
             and not self.coordinator_link.under_way
-            # a waiter whose instance has ended notices this at its next poll
+            # a waiter notices the end of its instance at the next poll: until that poll, the node is not at rest
             and all(map(self._journal.is_active, runtime.waiters._waiting))
             and not runtime.watchers._streams
             and not runtime.watchers._joining
@@ -172,7 +172,8 @@ class Member:
         runtime = self.node._runtime
         if runtime is not None:
             time = runtime.lease.time
-            time.correct(time.ahead_us)  # a jump moves only the wall clock
+            # a time jump moves only the wall clock, so compute the lease's wall-clock time again
+            time.correct(time.ahead_us)
             runtime._cron._wake.set()
             if claim:
                 runtime.outbox.hint()

@@ -33,7 +33,7 @@ T = TypeVar("T")
 START = "2026-01-01T00:00:00+00:00"
 NAMESPACE = "default"
 MAX_BOOT = 60.0
-"""Virtual seconds in which the first nodes must start and elect their leader."""
+"""Virtual seconds in which the first nodes must start and elect a leader."""
 
 
 class ClusterMembers(Assertions):
@@ -66,7 +66,7 @@ class ClusterMembers(Assertions):
         self._entered = False
         self._task_sorter: TaskSorter
         self.clock = ClusterClock(moment_of(start), seed)
-        """The cluster's clock. It is right, and it drives the clocks of the nodes."""
+        """The cluster's clock, which has no error. The clocks of the nodes follow the cluster's clock."""
         self._journal = EventJournal(self._data, NAMESPACE, self.clock)
         self._faults = Faults(self._journal.note)
         self._time_jumps = TimeJumps(
@@ -79,7 +79,7 @@ class ClusterMembers(Assertions):
             ttl_us=round(to_seconds(options.get("lease_ttl", 5.0), "lease_ttl") * 1_000_000),
         )
 
-    # -- coming and going ---------------------------------------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -95,7 +95,8 @@ class ClusterMembers(Assertions):
             await self._close()
             raise
         for member in self._members.values():
-            member.poll(claim=False)  # from here on, the wall clock moves
+            # the wall clock moves again after the start of all nodes: let each node check which schedules are due
+            member.poll(claim=False)
         self._time_jumps.note_disturbance()
         if self._jumps_allowed:
             self.clock.before_rest = self._time_jumps.jump_if_idle
@@ -215,7 +216,7 @@ class ClusterMembers(Assertions):
         return self._faults.planned or any(member.is_disturbed for member in self._members.values() if member.lives)
 
     def _note(self, text: str) -> None:
-        """Record a fault. Time jumps stay off until the cluster had time to recover."""
+        """Record a fault. Time jumps stay off until the cluster has had time to recover."""
         self.clock.check()
         self._journal.note(text)
         self._time_jumps.note_disturbance()
@@ -225,13 +226,13 @@ class ClusterMembers(Assertions):
         """Planned faults of store calls, and counts of those that happened."""
         return self._faults
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- helpers ------------------------------------------------------------------------------------------------------
 
     async def _run(self, work: Coroutine[Any, Any, T], limit: Duration = "1h") -> T:
         return await self.clock.run(work, limit)
 
     async def _run_on(self, member: Member, work: Coroutine[Any, Any, T]) -> T:
-        """Await work as a task of a node; raises NodeStoppedError if the node is killed meanwhile."""
+        """Await work as a task of a node; raises NodeStoppedError if the node is killed before the work ends."""
         task = self._task_sorter.start(member.tasks, work)
         try:
             await asyncio.wait(

@@ -1,5 +1,5 @@
 # pyright: reportPrivateUsage=false
-# only this file and ../loop.py use the internals of asyncio's selector loop
+# only this file and ../loop.py use the internals of asyncio's selector event loop
 """The tasks of each node on a shared event loop, so that a node can stand still or vanish as a process can.
 
 A context variable holds the `NodeTasks`. Tasks, callbacks and timers inherit it from the code that makes them. While
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _NODE_TASKS: ContextVar[NodeTasks | None] = ContextVar("peerjob-node-tasks", default=None)
 _ROLE: ContextVar[str] = ContextVar("peerjob-role", default="")
 _MAX_AWAITS = 100
-"""Most awaits in the `finally` of a coroutine that is closed."""
+"""Most awaits that the `finally` blocks of a coroutine can do while the coroutine is closed."""
 _ROLES_WITH_HELPERS = ("lease", "election")
 """Roles whose helper tasks count as the role itself."""
 
@@ -37,10 +37,10 @@ class NodeTasks:
         self.runs = True
         self.dropped = False
         self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done after the drop."""
+        """A future that is done after the drop."""
         self.tasks: set[asyncio.Task[Any]] = set()
         self.steps: list[asyncio.Handle] = []
-        """Steps that are ready to run, while paused."""
+        """Steps that became ready to run while the node is paused."""
         self.timers: list[asyncio.TimerHandle] = []
         self.moved: asyncio.Event = asyncio.Event()
         self.moved.set()
@@ -64,16 +64,18 @@ class TaskSorter:
         """Begin. The loop must already be on virtual time."""
         self._call_soon = self._loop.call_soon
         self._make_task = cast("Callable[..., asyncio.Task[Any]] | None", self._loop.get_task_factory())
-        setattr(self._loop, "call_soon", self._soon)  # noqa: B010  # a method, on purpose
+        setattr(self._loop, "call_soon", self._soon)  # noqa: B010  # type checkers refuse an assignment to a method
         self._loop.set_task_factory(cast(Any, self._new_task))
 
     def uninstall(self) -> None:
         """End, and close the coroutines of dropped nodes: their `finally` blocks run, except for awaits."""
         level = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # coroutines that are closed may log errors
+        # closing the coroutines of dropped nodes may log errors, which would disturb the test's output
+        logging.disable(logging.CRITICAL)
         dropped: dict[NodeTasks, None] = {}
         try:
-            while self._dropped:  # a `finally` may start more tasks
+            # the `finally` block of a closed coroutine may start more tasks
+            while self._dropped:
                 node_tasks, task = self._dropped.popleft()
                 dropped[node_tasks] = None
                 _close(node_tasks, task)
@@ -122,7 +124,7 @@ class TaskSorter:
         node_tasks.moved.set()
         node_tasks.end.set_result(None)
 
-    # -- inside
+    # -- helpers
 
     def _soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         node_tasks = _NODE_TASKS.get() if context is None else context.get(_NODE_TASKS)
@@ -151,23 +153,24 @@ class TaskSorter:
             self._keep(node_tasks, task)
         elif node_tasks is not None:
             node_tasks.tasks.add(task)
-            # in an empty context, so that the callback also runs while the node is paused
+            # call back in an empty context: a callback in the node's context would wait while the node is paused
             task.add_done_callback(node_tasks.tasks.discard, context=Context())
         return task
 
     def _keep(self, node_tasks: NodeTasks, task: asyncio.Task[Any]) -> None:
-        """Keep a task that never runs again until `uninstall`: freeing it would run its `finally`."""
-        # so that the end of the loop neither cancels the task nor warns about it
+        """Keep a task of a dropped node until `uninstall`: freeing the task would run its `finally` blocks."""
+        # unregister the task, so that the end of the event loop neither cancels the task nor logs a warning
         asyncio._unregister_task(task)
         cast("_Task", task)._log_destroy_pending = False
         self._dropped.append((node_tasks, task))
 
     def _take_out(self, node_tasks: NodeTasks) -> tuple[list[asyncio.Handle], list[asyncio.TimerHandle]]:
-        """Remove the ready steps and the timers of a node from the loop, and return them."""
+        """Remove the ready steps and the timers of a node from the event loop, and return them."""
         loop = self._loop
         steps = [step for step in loop._ready if _node_tasks_of(step) is node_tasks]
         if steps:
-            # the loop has already counted the ready steps, so an empty step replaces each
+            # asyncio has counted the ready steps of this iteration already: put an empty step in place of each removed
+            # step
             left = [_empty_step(loop) if _node_tasks_of(step) is node_tasks else step for step in loop._ready]
             loop._ready.clear()
             loop._ready.extend(left)
@@ -182,9 +185,9 @@ class TaskSorter:
 
 
 def _close(node_tasks: NodeTasks, task: asyncio.Task[Any]) -> None:
-    """Close the coroutine of a task of a dropped node."""
+    """Close the coroutine of a task that belongs to a dropped node."""
     coroutine = cast("Coroutine[Any, Any, Any]", task.get_coro())
-    # in this context, peerjob does not report the end of a run, and no new task runs
+    # in a context of the dropped node, peerjob does not report the end of a run, and new tasks never run
     context = Context()
     context.run(_NODE_TASKS.set, node_tasks)
     for _ in range(_MAX_AWAITS):
@@ -193,12 +196,12 @@ def _close(node_tasks: NodeTasks, task: asyncio.Task[Any]) -> None:
 
 
 def _close_once(coroutine: Coroutine[Any, Any, Any]) -> bool:
-    """Close a coroutine; False if a `finally` awaits, so that the coroutine has not ended."""
+    """Close a coroutine. Return False if the coroutine has not ended, because a `finally` block awaits."""
     try:
         coroutine.close()
     except RuntimeError as error:
         return "ignored GeneratorExit" not in str(error)
-    except BaseException:  # noqa: BLE001  # whatever it ends with
+    except BaseException:  # noqa: BLE001  # a coroutine can end with any error when it is closed
         return True
     return True
 
@@ -210,7 +213,7 @@ def role_of(timer: asyncio.TimerHandle) -> str:
 
 
 def _role_of(work: Coroutine[Any, Any, Any]) -> str:
-    """The name of the role whose main coroutine this is, or ""."""
+    """Return the name of the role whose main coroutine `work` is, or "" for all other coroutines."""
     code = getattr(work, "cr_code", None)
     if code is Lease._main.__code__:
         return "lease"

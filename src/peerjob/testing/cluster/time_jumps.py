@@ -1,5 +1,5 @@
 # pyright: reportPrivateUsage=false
-# the timer that reports log lines and progress is private
+# this file recognizes the timer that reports log lines and progress by the private method that the timer calls
 """Jumps over stretches of time in which a cluster only polls.
 
 Time jumps to just before the next due time while nothing is claimed, committed or overdue, and no fault is in effect.
@@ -23,17 +23,17 @@ from .member import Member
 from .node_tasks import role_of
 
 POLLS = frozenset({"lease", "election", "reaper", "claim loop", "hints", "cron", "waiters", "watchers", "retention"})
-"""Roles whose timers move with a jump."""
+"""Roles whose timers move with a time jump, so that the timers keep their remaining time."""
 MIN_JUMP = 2.0
-"""Shortest jump in seconds; polls are never further apart."""
+"""Shortest jump in seconds. Polls of a role are at most this far apart."""
 EARLY = 0.005
-"""Seconds between the end of a jump and the due time, so that the nodes wait for it as usual."""
+"""Seconds by which a jump ends before the due time. The nodes wait through these seconds as without jumps."""
 SOON = 1.2
-"""Seconds in which a node may not poll by itself."""
+"""Seconds that can pass before a node polls. If an instance is due earlier, the jump wakes the claim loops."""
 MIN_QUIET = 15.0
-"""Seconds after a fault without a jump; longer for long leases."""
+"""Seconds without a jump after a fault. With long leases, the period is longer."""
 MAX_READY = 50
-"""Keys of ready instances that are read; with more, a jump is not allowed."""
+"""Most keys of ready instances that are read. With as many ready instances, no jump is made."""
 
 
 class TimeJumps:
@@ -61,9 +61,9 @@ class TimeJumps:
         self._quiet = max(MIN_QUIET, 4 * ttl_us / 1_000_000)
         self._quiet_until = clock.steady + self._quiet
         self.count = 0
-        """Jumps so far."""
+        """Number of jumps."""
         self.skipped = 0.0
-        """Skipped seconds so far."""
+        """Total of the skipped seconds."""
 
     def note_disturbance(self) -> None:
         """Allow no jump until the cluster had time to recover from a fault."""
@@ -97,7 +97,7 @@ class TimeJumps:
 
         def moved(timer: asyncio.TimerHandle) -> float:
             if not retention and role_of(timer) == "retention" and not timer.cancelled():
-                # one node removes expired instances right after the jump, before a reader can see them
+                # one retention timer does not move: its node removes expired instances before a reader can see them
                 retention.append(timer)
                 return 0.0
             return seconds if _is_poll(timer) else 0.0
@@ -109,7 +109,7 @@ class TimeJumps:
             member.poll(claim=claim)
 
     def _is_ready(self, claimed: set[str]) -> bool:
-        """Whether an instance is ready that a node would claim."""
+        """Whether an instance is ready whose kind a node would claim."""
         ready = self._data.first(self._ready, MAX_READY)
         if len(ready) == MAX_READY:
             return True
@@ -117,9 +117,9 @@ class TimeJumps:
         return not kinds.isdisjoint(claimed)
 
     def _until_due(self, *, claims: bool) -> float:
-        """Seconds until just before the next due time in the store; less than MIN_JUMP if something is due."""
+        """Return the seconds until just before the store's next due time. Below MIN_JUMP, no jump is made."""
         clock, now = self._clock, self._clock.elapsed()
-        # while no node has a free worker, overdue instances wait for the end of a body
+        # ignore overdue instances while no node has a free worker: the instances wait for the end of a body
         due_us = self._journal.next_due_us(0 if claims else clock.time_us())
         times = [clock.at(us) for us in (due_us, self._journal.next_nominal_us()) if us is not None]
         return min(times, default=float("inf")) - EARLY - now

@@ -5,7 +5,7 @@ Two namespaces see the same walk; in one of them, each call has one item and fol
 
 from __future__ import annotations
 
-import random  # noqa: TID251  # a walk that a seed repeats
+import random  # noqa: TID251  # seeded, so that a failed walk can be repeated
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,7 +39,7 @@ class Twin:
     singly: bool
     peer: Peer
     held: dict[str, Claim] = field(default_factory=dict[str, Claim])
-    """Claims of the peer, by instance."""
+    """Claims that the peer holds, by instance id."""
 
     async def each(self, call: Callable[[Sequence[One]], Awaitable[list[Answer]]], all: Sequence[One]) -> list[Answer]:
         """All answers so far."""
@@ -118,7 +118,7 @@ class BatchWalk:
 
     async def fire(self) -> None:
         names = [self.chance.choice(NAMES) for _ in range(self.chance.randint(1, 6))]
-        # each schedule has its own key: several fires for one key may take it in any order
+        # each schedule has its own key: if fires of one batch shared a key, the store could give the key to any fire
         wanted = [(name, self.options(name)) for name in names]
         numbers = [next(self.numbers[name]) for name, _ in wanted]
         answers: list[list[FireRecord | None]] = []
@@ -172,7 +172,8 @@ class BatchWalk:
         for twin in self.twins:
             await twin.store.leave(twin.peer.incarnation)
             twin.peer = await self.suite.join(twin.store)
-            # it claims before housekeeping finds that the previous peer has left
+            # as a node that restarts quickly, the new peer claims before housekeeping finds that the previous peer has
+            # left
             twin.held = {claim.id: claim for claim in await twin.peer.take(1)}
         assert list(self.twins[0].held) == list(self.twins[1].held)
 

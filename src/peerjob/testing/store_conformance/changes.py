@@ -1,7 +1,7 @@
 """A reader that follows the changes of schedules sees the current schedules, at any time."""
 
 import asyncio
-import random  # noqa: TID251  # a walk that a seed repeats
+import random  # noqa: TID251  # seeded, so that a failed walk can be repeated
 from dataclasses import dataclass, field
 
 import pytest
@@ -133,7 +133,7 @@ class ChangeRules(ScheduleSuite):
         rest = await self.pages(store, page.revision, 2)
         assert [row.name for page in rest for row in page.rows if not row.removed] == ["d", "e"]
         assert not any(page.reset for page in rest)
-        # a reader that misses only the last few removals needs no reset
+        # a reader that missed only the last few removals continues from its revision, without a reset
         latest = (await self.pages(store, 0, 2))[-1].revision
         await self._put_briefly(store, "last")
         assert [(row.name, row.removed) for row in (await store.changed_schedules(latest)).rows] == [("last", True)]

@@ -158,7 +158,8 @@ class ElectionRules(StoreSuite):
             if self.clock.elapsed() - asked < ttl:
                 assert now == seen == leader
                 kept += 1
-            else:  # the machine or the server was paused for longer than the ttl
+            # a pause of the machine or the server outlasted the leadership, so another term is correct: count anew
+            else:
                 leader, kept = now, 0
             asked = asking
 
@@ -187,7 +188,7 @@ class ElectionRules(StoreSuite):
         assert (await elections.leader(), await other.leader()) == (one, two)
 
     async def _soon(self, elections: Elections, candidate: Candidate) -> Leader:
-        """Campaign until the expired leadership is free."""
+        """Campaign until the expired leadership is free and the candidate has it."""
         for _ in range(50):
             leader = await elections.campaign(candidate, ttl_us=TTL_US)
             if leader.incarnation == candidate.incarnation:

@@ -90,7 +90,7 @@ class FiringRules(ScheduleSuite):
         assert (await self.row(store)).next_us is None
         assert await self.refused(store, self.a_fire(row, 1)) is FireStatus.STALE
 
-    # -- schedules that have changed
+    # -- fires for schedules that have changed or do not exist
 
     async def test_nothing_is_fired_of_what_is_not_there(self, store: Store) -> None:
         row = await self.schedule(store)
@@ -225,7 +225,7 @@ class FiringRules(ScheduleSuite):
         with pytest.raises(ValueError, match=str(MAX_SCHEDULES)):
             await self.send(store, *fires)
 
-    # -- requests that are sent again
+    # -- requests that are sent a second time
 
     @pytest.mark.parametrize("outcome", list(FireOutcome))
     async def test_a_fire_sent_again_is_answered_as_it_was(self, store: Store, outcome: FireOutcome) -> None:

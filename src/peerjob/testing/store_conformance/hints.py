@@ -1,7 +1,7 @@
 """HINTS: the right number of idle nodes is woken, and no idle node misses work."""
 
 import asyncio
-import random  # noqa: TID251  # a walk that a seed repeats
+import random  # noqa: TID251  # seeded, so that a failed walk can be repeated
 
 import pytest
 

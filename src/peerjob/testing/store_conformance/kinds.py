@@ -37,7 +37,7 @@ class KindRules(StoreSuite):
         batch = [self.make.instance(kind=name, priority=priority) for priority in range(priorities) for name in names]
         await self.fill(store, batch)
         assert await self.drain(peer) == [new.id for new in batch]
-        # the queues are empty now, and the node is registered as idle
+        # all queues are empty now, so the last claim has registered the node as idle
         late = self.make.instance(kind=names[-1], priority=priorities)
         await store.enqueue([late])
         assert await self.hinted(peer, "work")

@@ -53,7 +53,7 @@ class LedgerRules(ScheduleSuite):
         instances = [one.instance for name in ("s", "s/", "t") for one in await self.ledger(store, name)]
         assert len(set(instances)) == len(instances) == 3
 
-    # -- stretches
+    # -- records that cover several nominal times
 
     async def test_what_follows_directly_with_the_same_fate_is_one_stretch(self, store: Store) -> None:
         row = await self.schedule(store)
@@ -98,7 +98,7 @@ class LedgerRules(ScheduleSuite):
         await self.fired(store, 1, MISSED)
         assert sorted(await self.numbers(store)) == [(0, BACKFILLED, 1), (0, MISSED, 2), (0, TRIGGERED, 1)]
 
-    # -- by hand
+    # -- triggers and backfills
 
     async def test_a_trigger_is_about_no_nominal_time(self, store: Store) -> None:
         row = await self.schedule(store)
@@ -149,7 +149,7 @@ class LedgerRules(ScheduleSuite):
         assert done.outcome is BACKFILLED
         assert await self.state(store, done.instance) == State.SCHEDULED
 
-    # -- bounds
+    # -- limits of the ledger
 
     async def test_only_so_many_records_are_kept(self, store: Store) -> None:
         small = await self.open(StoreLimits(max_fires=5))

@@ -14,7 +14,7 @@ from .suite import ids_of
 from .timetable import ScheduleSuite
 
 WIDE_CHARACTER = "\U0001f600"
-"""A character of four bytes, which are twelve in a key of etcd."""
+"""A character of four bytes in UTF-8. In a key of etcd, the escaped character takes twelve bytes."""
 
 
 class LimitRules(ScheduleSuite):

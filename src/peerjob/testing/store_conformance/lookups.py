@@ -245,7 +245,8 @@ class ReadingRules(StoreSuite):
         assert await store.due() == {"soon": 3}
 
         await store.cancel([soon[0].id], request=self.make.request())
-        await (await self.join(store, kinds=("late",))).take(1)  # moves it to its queue
+        # the claim moves the due instances from the delayed ones to their queue
+        await (await self.join(store, kinds=("late",))).take(1)
         assert await store.due() == {"soon": 2}
 
     async def test_health_is_calm(self, store: Store) -> None:

@@ -1,6 +1,6 @@
 """ORDER: lowest priority number first, then due time, then id."""
 
-import random  # noqa: TID251  # a walk that a seed repeats
+import random  # noqa: TID251  # seeded, so that a failed walk can be repeated
 
 import pytest
 

@@ -1,6 +1,6 @@
 """A schedule without overlap has one slot: the effect on its fires."""
 
-import random  # noqa: TID251  # a walk that a seed repeats
+import random  # noqa: TID251  # seeded, so that a failed walk can be repeated
 
 import pytest
 
@@ -140,7 +140,7 @@ class OverlapRules(ScheduleSuite):
         assert await peer.report(claim) is Ack.CANCELLED
         assert await self.held(store) == (holder.instance, ())
 
-    # -- in any order
+    # -- random commands
 
     @pytest.mark.parametrize("seed", range(4))
     async def test_at_any_time_at_most_one_instance_holds_the_slot(self, store: Store, seed: int) -> None:

@@ -1,7 +1,7 @@
 """ONE-OWNER: only the holder of the claim changes the instance."""
 
 import asyncio
-import random  # noqa: TID251  # a walk that a seed repeats
+import random  # noqa: TID251  # seeded, so that a failed walk can be repeated
 from collections import Counter
 
 import pytest
@@ -129,7 +129,7 @@ class OwnershipRules(StoreSuite):
                 last[claim.id] = claim.fence
             await peer.commit(*(outcome(claim, Action.HAND_BACK) for claim in claims))
 
-    # -- under contention
+    # -- several peers at the same time
 
     async def test_no_two_peers_get_the_same_instance(self, store: Store) -> None:
         batch = self.make.instances(200)

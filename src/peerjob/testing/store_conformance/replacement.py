@@ -86,7 +86,7 @@ class ReplacingRules(ScheduleSuite):
         assert (record.outcome, record.cancelled) == (FIRED, first.id)
         (taken,) = await store.enqueue([self.make.instance(key="k")])
         assert taken.id == second.id
-        # a running instance keeps its key until its body has ended, so nothing is cancelled
+        # a running instance keeps its key until the body has ended: a replacement with the same key cancels nothing
         peer = await self.join(store)
         await peer.take_one()
         record = await self.fired(store, 2, overlap=REPLACE, instance=third)

@@ -12,7 +12,7 @@ from peerjob.testing.factories import Peer, outcome
 from .suite import StoreSuite, ids_of
 
 SOON = 200_000
-"""Microseconds that a test can wait."""
+"""Microseconds that are short enough for a test to wait."""
 
 
 class RetentionRules(StoreSuite):
@@ -59,7 +59,7 @@ class RetentionRules(StoreSuite):
         await peer.end(retried, Action.RETRY, delay_us=60_000_000, logs=(self.make.line("line"),))
         return final, active
 
-    # -- by age
+    # -- removal by age
 
     async def test_an_instance_is_removed_when_its_time_is_over(self, store: Store) -> None:
         peer = await self.join(store)
@@ -148,7 +148,7 @@ class RetentionRules(StoreSuite):
         assert await store.watch_final(peer.incarnation, [plain.id]) == [None]
         assert (await self.counts(store)).get(State.COMPLETED) == before.get(State.COMPLETED)
         assert (await store.health()).undecodable == 0
-        # clearing has nothing to do, and ends
+        # nothing is left to remove, and `clear` must still return
         await store.clear()
         await self.assert_gone(store, plain, keyed)
 
@@ -211,7 +211,7 @@ class RetentionRules(StoreSuite):
             left = now_left
         assert left == 0
 
-    # -- by number
+    # -- removal above the number of final instances
 
     async def test_only_so_many_are_kept_per_kind(self, store: Store) -> None:
         few = await self.open(StoreLimits(max_final_per_kind=5))
@@ -226,7 +226,7 @@ class RetentionRules(StoreSuite):
         assert await self.found(few, Query(kind="other")) == [new.id for new in others]
         await self.assert_gone(few, *batch[:-5])
 
-    # -- on request
+    # -- removal on request
 
     async def test_clear_instances_takes_the_final_ones(self, store: Store) -> None:
         final, active = await self.crowd(store)

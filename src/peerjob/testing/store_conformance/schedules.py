@@ -167,7 +167,7 @@ class ScheduleRules(ScheduleSuite):
         for peer in peers:
             assert await self.hinted(peer, "schedule")
 
-    # -- removing
+    # -- removal of schedules
 
     async def test_a_removed_schedule_is_gone(self, store: Store) -> None:
         row = await self.schedule(store)

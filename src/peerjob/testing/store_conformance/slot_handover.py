@@ -225,6 +225,7 @@ class PassingRules(ScheduleSuite):
         await store.expire(10)
         assert await store.get([new.id]) == [None]
         await store.leave(peer.incarnation)
-        for _ in range(3):  # these calls also forget the kinds of the node that left
+        # several calls of `expire` are needed to forget the kinds of the node that left
+        for _ in range(3):
             await store.expire(10)
         assert list(await self.leftovers(store)) == []

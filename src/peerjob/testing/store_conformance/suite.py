@@ -25,13 +25,16 @@ class StoreSuite:
     """Base of the parts: it makes stores and lets time pass."""
 
     short_ttl: ClassVar[float] = 0.1
-    """Seconds of a lease that a test lets expire; a store with coarser leases raises it."""
+    """Seconds of a lease that a test lets expire. A store that needs longer leases sets a higher value."""
 
     hint_wait: ClassVar[float] = 0.05
-    """Seconds in which a hint arrives, for tests that expect none."""
+    """Seconds for which a test that expects no hint waits for one."""
 
     patience: ClassVar[float] = 20.0
-    """Seconds in which an expected event must come, even if the machine is paused for a while."""
+    """Seconds in which an expected event must come.
+
+    The period is long, because the machine may be paused for a while.
+    """
 
     def make_store(self, namespace: str, limits: StoreLimits) -> Store:
         """A new store, not opened yet."""
@@ -60,7 +63,7 @@ class StoreSuite:
         """
         return ()
 
-    # -- stores and peers
+    # -- stores and peers of a test
 
     @cached_property
     def make(self) -> Factory:
@@ -129,7 +132,7 @@ class StoreSuite:
             reaped = reaped + more
         return reaped
 
-    # -- readers
+    # -- reads of the store, with checks
 
     async def read(self, store: Store, id: str) -> Record:
         """The record of an instance that must exist; its history must be legal."""

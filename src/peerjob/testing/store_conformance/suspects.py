@@ -32,7 +32,7 @@ class SuspectRules(StoreSuite):
         record = await self.read(store, id)
         return record.crashes, record.losses
 
-    # -- which instances are charged
+    # -- charges of a crash or a loss
 
     async def test_a_started_body_counts_as_a_crash_others_as_losses(self, store: Store) -> None:
         started, waiting = self.make.instances(2)
@@ -150,7 +150,7 @@ class SuspectRules(StoreSuite):
         got = [(await reaper.take())[0].priority for _ in suspects]
         assert got == [1, 2, 3]
 
-    # -- poison
+    # -- instances that crash too often
 
     async def test_too_many_crashes_park_it(self, store: Store) -> None:
         (poison,) = self.make.instances(1, key="k", max_crashes=1)

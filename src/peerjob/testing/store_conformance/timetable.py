@@ -26,7 +26,7 @@ from .suite import StoreSuite
 
 SECOND_US = 1_000_000
 START_US = 1_764_000_000_000_000
-"""The first nominal time; a store gives it no meaning."""
+"""The first nominal time of the test schedules. A store must work with any value."""
 MAKES = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
 
 
@@ -67,7 +67,8 @@ class ScheduleSuite(StoreSuite):
     async def schedule(self, store: Store, name: str = "s", **options: Unpack[PutOptions]) -> ScheduleRow:
         """A new schedule that is next due at the first nominal time; removed after the test."""
         given: PutOptions = {"kind": "work", "definition": b"definition", "next_us": nth(0), **options}
-        row = await store.put_schedule(SchedulePut(name=name, **given))  # pyright: ignore[reportArgumentType]  # kind, definition and next_us are there
+        # the pyright rule is off, since `given` always has kind, definition and next_us
+        row = await store.put_schedule(SchedulePut(name=name, **given))  # pyright: ignore[reportArgumentType]
         assert row is not None
         self._cleanup.push_async_callback(store.remove_schedule, name, request=self.make.id())
         return row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random  # noqa: TID251  # a walk that a seed repeats
+import random  # noqa: TID251  # seeded, so that a failed walk can be repeated
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -30,9 +30,9 @@ class Expected:
     attempts: int = 0
     fence: int = 0
     holder: str = ""
-    """Incarnation that runs the instance, or has not released it after a cancel."""
+    """Incarnation that runs the instance, or that has not released the cancelled instance yet."""
     ended_by: str = ""
-    """Incarnation of the latest outcome."""
+    """Incarnation that committed the latest outcome."""
 
     @property
     def state(self) -> State:
@@ -83,7 +83,7 @@ class Walk:
     async def join(self) -> None:
         self.peers.append(await self.suite.join(self.store, f"peer {len(self.peers)}", KINDS))
 
-    # -- commands
+    # -- commands of the walk
 
     async def enqueue(self) -> None:
         batch = [
@@ -210,7 +210,7 @@ class Walk:
             del self.model[id]
         self.stale = [(peer, said) for peer, said in self.stale if said.id in self.model]
 
-    # -- readers
+    # -- reads that are compared with the model
 
     async def look(self) -> None:
         wanted = State(self.chance.randint(1, int(State.ALL))) & State.ALL
