@@ -104,7 +104,7 @@ class BlockingSchedule(ScheduleView):
 
     @property
     def _schedule(self) -> Schedule:
-        # a process that was forked has another manager
+        # take the manager at each use, since a forked process has another manager than its parent
         return Schedule(self._manager.manager, self.row)
 
     def refresh(self) -> BlockingSchedule:

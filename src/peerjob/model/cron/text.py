@@ -207,11 +207,11 @@ def _item_values(field: CronField, item: str) -> _Values | None:
         item = f"L{field.number(match[1])}"
     highest = 6 if field.place == 4 else field.high
     # replace a range of one value, such as "5-5", by the value: croniter expands the range to the whole field.
-    # Before version 7, croniter also does so for a step from the last value, such as "59/2"
+    # Before version 7, croniter also expands a step from the last value, such as "59/2"
     if match := _STRETCH.fullmatch(item):
         first, last = field.number(match[1]), field.number(match[2]) if match[2] else highest
         item = match[1] if first is not None and first == last else item
-    # import croniter when the first cron text is parsed, so that other processes do not load the module
+    # import croniter when a cron text is parsed, so that other processes stay small. croniter has no type annotations
     import croniter as croniter_  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
     words = ["*"] * 5
