@@ -26,17 +26,18 @@ class AnswerLog(msgspec.Struct, gc=False):
     prefix: str
     request: str
     revisions: dict[int, int]
-    """Part → revision of its last write."""
+    """Number of a part → revision at which that part was last written; the next write of the
+    part compares the revision."""
     parts: list[Answers]
-    """Answers of an earlier run of the same request."""
+    """Answers that an earlier run of the same request stored; a repeated request returns the same answers."""
     used: int = 0
-    """The number of the next part."""
+    """The number that the next part of the answers gets."""
     now_us: int = 0
     next_due_us: int | None = None
     guarded: bool = False
-    """Whether each change requires that no other run has answered this request."""
+    """Whether a change is applied only if no other run of the same request has written the same part of the answers."""
     extra: tuple[tuple[int, str], ...] = ()
-    """Answers without a change, stored with the next part."""
+    """Answers for which no instance changes. No step stores them, so the next part of the log does."""
 
     @property
     def answers(self) -> dict[int, str]:
@@ -61,7 +62,7 @@ class AnswerLogPart:
         self.guarded = answer_log.guarded
 
     def guard(self) -> Compare:
-        """Holds if no other run has written this part."""
+        """A compare that holds if no other run of the request has written this part of the answers."""
         return Compare(self._key, mod=self._answer_log.revisions.get(self._number, 0))
 
     def put(self, answers: Iterable[tuple[int, str]], lease: int) -> Put:
@@ -110,7 +111,8 @@ class AnswerLogs:
             try:
                 part = decode_answers(entry.value)
             except DecodeError:
-                continue  # the repeated request then decides by the records
+                # an unreadable part counts as absent: the repeated request decides by the records of the instances
+                continue
             if part.request == answer_log.request:
                 answer_log.parts.append(part)
                 answer_log.used = max(answer_log.used, number + 1)

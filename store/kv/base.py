@@ -21,15 +21,17 @@ from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import Capabilities
 
 MAX_STEPS = 60
-"""Most steps in one transaction."""
+"""Most steps in one transaction; the engine cuts a larger batch into several requests."""
 MAX_WIDTH = 122
-"""Most steps and compares in one transaction, `also` included, unless it has one step only: etcd accepts 128."""
+"""Most steps plus compares in a transaction of several steps, the step `also` included: etcd accepts 128."""
 MAX_STEP_OPS = 24
-"""Most operations in a step, unless it is the only one."""
+"""Most operations in a step that shares a transaction with other steps."""
 MAX_REQUEST_BYTES = 512 << 10
-"""Most bytes in one transaction: a driver that sends steps twice still stays within etcd's 1.5 MiB."""
+"""Most bytes in a transaction of several steps. A driver that puts each step twice into a
+request still stays within etcd's limit of 1.5 MiB."""
 MAX_ALONE_BYTES = 5 << 18
-"""Most bytes of the payload of one instance in a step: a result of 1 MiB and 256 KiB of log lines."""
+"""Most bytes of result, error, progress and log lines that one step stores for an instance: a
+result of 1 MiB and 256 KiB of lines."""
 
 
 class LeaseEndedError(StoreUnavailableError):
@@ -41,7 +43,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     value: bytes
     mod: int
-    """Revision of the last write."""
+    """The revision at which the value was last written."""
     lease: int = 0
 
 
@@ -51,9 +53,9 @@ class Range(msgspec.Struct, frozen=True, gc=False):
     start: str
     end: str = ""
     limit: int = 0
-    """Most entries in the answer; 0: all."""
+    """Most entries in the answer; with 0, the answer has all entries of the range."""
     keys_only: bool = False
-    """Whether the answer has no values."""
+    """Whether the answer has keys without values, so that the answer is smaller."""
     reverse: bool = False
 
 
@@ -62,11 +64,11 @@ class Found(msgspec.Struct, frozen=True):
 
     items: Sequence[tuple[str, Entry]]
     count: int
-    """Entries in the range, without the limit."""
+    """Number of entries in the range, even if the limit of the read cut the answer."""
 
     @property
     def more(self) -> bool:
-        """Whether the limit cut the answer."""
+        """Whether the range has further entries, which the limit of the read cut off."""
         return self.count > len(self.items)
 
     @property
@@ -80,9 +82,10 @@ class Compare(msgspec.Struct, frozen=True, gc=False):
 
     key: str
     mod: int = 0
-    """Holds if the key was last written at this revision; 0: if it is absent."""
+    """The compare holds if the key was last written at this revision. With 0, the compare
+    holds if the key does not exist."""
     below: str = ""
-    """If set, the compare holds if the key exists and its value is smaller than this text."""
+    """If set, the compare holds if the key exists and the value of the key sorts before this text."""
     end: str = ""
     """If set, the compare holds if no key is in [key, end)."""
 
@@ -96,7 +99,7 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """Delete a key, or the keys in [key, end); there need not be any."""
+    """Delete a key, or all keys in [key, end). A key that does not exist is no error."""
 
     key: str
     end: str = ""
@@ -127,13 +130,13 @@ class Applied(msgspec.Struct, frozen=True):
     """The result of a transaction."""
 
     revision: int
-    """Revision of all its writes."""
+    """The revision of all writes of the transaction."""
     steps: Sequence[Sequence[Found] | None]
-    """Per step the answers to its reads, or None if a compare did not hold."""
+    """For each step, the answers to the reads of the step, or None if a compare of the step did not hold."""
     also: Sequence[Found] | None = None
-    """The same for the step `also`."""
+    """The answers to the reads of the step `also`, or None if `also` was not applied."""
     refused: bool = False
-    """Whether nothing was applied, possibly because of a guard."""
+    """Whether no step was applied, possibly because a guard did not hold."""
 
 
 class Watch(Protocol):

@@ -26,15 +26,18 @@ from .step_plan import Change
 from .writer import ROUNDS
 
 _CLAIMS_PER_HEAD_MOVE = 200
-"""Claims from a queue after which its head is moved."""
+"""A claim moves the head of a queue after this number of claims from the queue: each move costs a request."""
 _MANY_QUEUES = 16
-"""Above this number of queues of one kind, empty queues are deleted."""
+"""If one kind has more queues than this, a claim deletes the heads of empty queues, so that
+later claims read fewer heads."""
 _MAX_WINDOW = 1000
-"""Most instances among which a node picks its share."""
+"""A claim reads at most this number of due instances to pick the share of the node, unless the claim wants more."""
 _MAX_STEP_READS = 100
-"""Most reads in the step that registers an idle node: etcd counts them with the step's operations."""
+"""Most reads in the step that registers an idle node: etcd counts reads as operations, and
+limits the operations of a step."""
 _LAG_US = 5_000_000
-"""How far the head of an empty queue stays behind the time, for nodes whose clocks are late."""
+"""The head of an empty queue stays this far behind the current time, so that a node with a
+slow clock can add entries without lowering the head."""
 
 
 class _IdleEntry(NamedTuple):
@@ -52,10 +55,10 @@ class ClaimCommands(KVCommands):
         super().__init__(context, retry)
         self._claim_queues = ClaimQueues(context)
         self._passed_over: dict[str, dict[str, int]] = {}
-        """Incarnation → instance → number of claims that took later instances first."""
+        """Incarnation → instance → number of claims in which the incarnation left that instance and took later ones."""
         self._idle_entries: dict[str, _IdleEntry] = {}
         self._claims_since_move: dict[str, int] = {}
-        """Queue → claims since its head was moved."""
+        """Queue → number of claims from the queue since the last move of the queue's head."""
         self._last_fence = 0
 
     @retried
@@ -87,7 +90,7 @@ class ClaimCommands(KVCommands):
         return Claimed(claims=tuple(call.claims), now_us=log.now_us, next_due_us=log.next_due_us)
 
     async def _pick(self, call: ClaimCall, selection: Selection) -> list[Pick]:
-        """The first due instances. If the order is kept within a window only: this node's share of the window."""
+        """The first due instances; only this node's share of them if the store keeps the order within a window only."""
         spread = 2 * len(call.live) if len(call.live) > 1 else 1
         window = min(call.limit * spread, max(call.limit, _MAX_WINDOW))
         picks = await selection.pick(window, Room(call.want.kinds, call.taken, spread)) if window else []
@@ -100,7 +103,7 @@ class ClaimCommands(KVCommands):
         return share
 
     async def _take(self, call: ClaimCall, selection: Selection, picks: Sequence[Pick], now_us: int) -> bool:
-        """Claim these; False if other nodes took some or some are unreadable, so that more may be picked."""
+        """Claim the picks; False if other nodes took some or some are unreadable, so that the caller picks again."""
         context, keys = self._context, self._keys
         found = await self._claimable(picks)
         alive = Compare(keys.node + call.incarnation, mod=call.node.mod)
@@ -117,7 +120,8 @@ class ClaimCommands(KVCommands):
             revision, row, spec = claimable
             call.picked += 1
             self._last_fence = max(row.fence, self._last_fence, now_us - 1) + 1
-            # the instance was due by another node's clock, which may be ahead of this one
+            # another node's clock found the instance due and can be ahead of this node's: no history shows a claim
+            # before the due time
             at_us = max(now_us, row.due_us)
             taken = replace(
                 row,
@@ -192,7 +196,7 @@ class ClaimCommands(KVCommands):
         return found
 
     async def _move_heads(self, call: ClaimCall, selection: Selection, picks: Sequence[Pick]) -> None:
-        """Move the heads of the queues now and then, or at once if there are many queues."""
+        """Move the heads of queues behind the picks: of many queues after each claim, else after a number of claims."""
         queues, claims = self._context.queues, self._claims_since_move
         settled = [step for step in selection.settled(picks) if step is not None]
         await queues.move_on(settled)
@@ -214,7 +218,7 @@ class ClaimCommands(KVCommands):
         await queues.move_on(steps)
 
     async def _register_idle(self, call: ClaimCall, selection: Selection, now_us: int) -> bool:
-        """Register as idle in the step that finds nothing to claim; False if something was added meanwhile."""
+        """Register the node as idle in the step that finds nothing to claim; False if an instance was added before."""
         log, reader = call.answer_log, self._claim_queues
         await self._tidy_empty_queues(call, selection, now_us)
         next_due_us = log.next_due_us = await reader.next_due(call)
@@ -225,7 +229,8 @@ class ClaimCommands(KVCommands):
         compares, ops, idle = [alive, part.guard()], list[Op](), self._keys.idle + call.incarnation
         known = self._idle_entries.get(call.incarnation) if waits else None
         if known is not None and (known.kinds, known.groups) == (kinds, groups):
-            # the registration still exists, unless a wakeup has deleted it: there is nothing to write
+            # an earlier claim wrote the same registration: the step only compares that no wakeup has deleted the
+            # registration
             compares.append(Compare(idle, mod=known.revision))
             part.unused()
         else:
@@ -237,11 +242,13 @@ class ClaimCommands(KVCommands):
         applied = await self._kv.txn([Step(compares, ops, step_reads)])
         answer = applied.steps[0]
         if answer is not None and step_reads != reads:
-            # after the registration: later instances find the registration, and earlier ones are found here
+            # read after the registration was written: the read finds earlier instances, and later instances find the
+            # registration
             answer = await self._kv.read(reads)
         if answer is None:
             if known is not None:
-                # the registration may still exist
+                # the failed step does not show whether the registration still exists: keep a note, so that the next
+                # claim deletes or rewrites the registration
                 self._idle_entries[call.incarnation] = known._replace(revision=-1, kinds=(), groups=())
             return False
         call.waited = True
@@ -257,7 +264,7 @@ class ClaimCommands(KVCommands):
         return False
 
     async def _tidy_empty_queues(self, call: ClaimCall, selection: Selection, now_us: int) -> None:
-        """Move the heads of empty queues. If there are many empty queues, delete them."""
+        """Move the heads of empty queues forward. If a kind has many queues, delete the heads of the empty ones."""
         queues, lag = self._context.queues, time_text(now_us - _LAG_US)
         steps = selection.settled(())
         empty = [] if steps else [(head, len(call.heads.get(kind, ()))) for kind, head in selection.empty()]
@@ -272,7 +279,7 @@ class ClaimCommands(KVCommands):
         await queues.move_on(steps)
 
     async def _repeat_answer(self, call: ClaimCall) -> Claimed:
-        """The first answer to a repeated request, without the claims that were taken back since."""
+        """The answer of the first run of a repeated request, without claims that were taken back after that run."""
         keys, log = self._keys, call.answer_log
         answers = [answer.split(" ") for _, answer in sorted(log.answers.items())]
         rows = await self._context.rows([id for _, id in answers])

@@ -22,9 +22,10 @@ from .selection import Selection
 from .writer import ROUNDS
 
 FEW_KINDS = 32
-"""Up to this number of kinds, a claim reads the head of each queue."""
+"""A claim for at most this number of kinds reads the heads of all ready queues of each kind."""
 _MAX_HEADS = 64
-"""Most heads that such a claim reads. For more heads or kinds, a claim uses the indexes of `kind_groups`."""
+"""A claim for few kinds reads at most this number of heads. A claim with more heads or more
+kinds reads the indexes of `kind_groups`."""
 
 
 class ClaimCall:
@@ -35,22 +36,23 @@ class ClaimCall:
         self.want = want
         self.registered = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
         self.answer_log = answer_log
-        # the sum over many kinds would take longer than the claim, and each kind's limit is checked in any case
+        # for many kinds, the sum of the limits takes longer than the claim; the limit of each kind is checked in any
+        # case
         few = len(want.kinds) <= FEW_KINDS
         self.limit = min(want.limit, sum(want.kinds.values())) if few else want.limit
         self.taken = Counter[str]()
         self.groups: Groups | None = None
-        """The groups of the kinds, for a node with many kinds."""
+        """The groups of the node's kinds; None while the claim reads the heads of all queues directly."""
         self.feed: IndexFeed | None = None
         self.node = Entry(b"", 0)
         self.name = ""
         self.live: list[str] = []
-        """Incarnations that claim, if the order is kept within a window only."""
+        """Incarnations that share the due instances; empty unless the store keeps the order within a window only."""
         self.heads: dict[str, list[Head]] = {}
         self.delayed: list[Head] = []
         self.claims: list[Claim] = []
         self.places: set[int] = set()
-        """Places of the claims in the answer log."""
+        """Numbers under which this call has stored its claims in the answer log."""
         self.picked = 0
         self.waited = False
         self.answer_log.guarded = True
@@ -81,7 +83,7 @@ class ClaimQueues:
         self._delayed = DelayedQueue(context)
         self._grouping = Grouping(context)
         self._groups: dict[str, Groups] = {}
-        """Incarnation → groups of its kinds, for nodes with many kinds or queues."""
+        """Incarnation → groups of the incarnation's kinds, for nodes with many kinds or queues."""
 
     async def find(self, call: ClaimCall, now_us: int) -> bool:
         """Move delayed instances that are due, and read the heads; False if the node is not alive."""
@@ -118,14 +120,14 @@ class ClaimQueues:
         raise StoreUnavailableError(context.url, "too many nodes register kinds at once")
 
     def _head_reads(self, call: ClaimCall) -> list[Range]:
-        """The reads of the heads of the wanted kinds."""
+        """The reads that find the heads of the ready queues of all wanted kinds."""
         keys = self._context.keys
         if call.groups is None:
             return [below(keys.ready_heads(kind), _MAX_HEADS + 1) for kind in call.kinds]
         return [*self._grouping.marks(call.groups), *(below(keys.order_heads(group)) for group in call.groups.marks)]
 
     async def _set_heads(self, call: ClaimCall, ready: Sequence[Found], now_us: int) -> bool:
-        """Set what `_head_reads` found; False if the claim must read groups instead, or other groups."""
+        """Store the heads that were read; False if heads are too many or groups changed, so the caller reads again."""
         queues = self._context.queues
         if call.groups is None:
             if sum(found.count for found in ready) > _MAX_HEADS:
@@ -138,7 +140,7 @@ class ClaimQueues:
             call.groups = await self._read_groups(call)
             return False
         indexes = [head for found in heads for head in queues.heads(found)]
-        # an earlier round may have read the same queues one by one
+        # an earlier attempt of the claim may have read the same heads without indexes, and each queue must count once
         call.heads = {}
         call.feed = IndexFeed(queues, self._context.keys, indexes, call.groups.names, now_us)
         return True
@@ -148,11 +150,11 @@ class ClaimQueues:
         return groups
 
     async def next_due(self, call: ClaimCall) -> int | None:
-        """When the next delayed instance is due; None if there is none, or if other nodes decide."""
+        """The time at which the next delayed instance is due; None without one, or while other nodes' clocks decide."""
         return await self._delayed.next_due(call.delayed)
 
     def repeated_reads(self, call: ClaimCall, selection: Selection, next_due_us: int | None) -> list[Range]:
-        """The reads that find what was added to the queues since the claim read them."""
+        """The reads that find entries added to the queues after the claim has read the queues."""
         return [
             *self._head_reads(call),
             *(call.feed.repeated_reads() if call.feed is not None else ()),

@@ -32,7 +32,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
         cursor: str | None = None
         removed = 0
         while removed < limit:
-            # a page may have only instances whose body still runs, so further pages are read
+            # a page can have only instances whose body still runs, which cannot be removed: read further pages
             page = min(limit - removed, _PAGE)
             ids, more = await self._find_ids(None, State.FINAL, bounds_us, cursor=cursor, limit=page)
             removed += len(await self._remove_final(ids))
@@ -51,7 +51,8 @@ class ClearCommands(ReadCommands, RetentionCommands):
 
     @retried
     async def clear(self) -> None:
-        # instance by instance, so that the counts stay right; instances that are added meanwhile may stay
+        # each instance is removed by its own step, so that the counters stay right; an instance added during the call
+        # may remain
         keys = self._keys
         start, left = keys.state, list[str]()
         while start:
@@ -63,7 +64,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
         await self._remove_set_aside()
 
     async def _remove_any(self, ids: Sequence[str]) -> list[str]:
-        """Remove instances in any state; the answer is those that share a slot or had a conflict."""
+        """Remove instances in any state; the answer is the ids to try again, which share a slot or had a conflict."""
         context, keys = self._context, self._keys
         rows = await context.rows(ids)
         slots = await context.slots.held_by(row for _, row in rows.values())
@@ -88,7 +89,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
         return [id for id in rows if id not in done]
 
     async def _remove_set_aside(self) -> None:
-        """Remove the records that were set aside, and what belongs to them."""
+        """Remove the records that were set aside, with the arguments, results, progress and logs of the instances."""
         keys = self._keys
         while True:
             (found,) = await self._kv.read([below(keys.set_aside, _PAGE, keys_only=True)])
@@ -103,7 +104,7 @@ class ClearCommands(ReadCommands, RetentionCommands):
             await self._writer.write(changes)
 
     async def _edit_final(self, filter: Filter, cursor: str | None, edit: Edit) -> tuple[int, str | None]:
-        """Rewrite a page of final instances."""
+        """Edit one page of final instances; the answer is the number of edits and the cursor of the next page."""
         keys, now_us = self._keys, self._clock.time_us()
         ids, more = await self._find_ids(None, State.FINAL, filter.bounds_us(now_us), cursor=cursor, limit=_PAGE)
         rows = await self._context.rows(ids)

@@ -28,20 +28,23 @@ from .rows import ClockReport, clock_report_of
 
 LOGGER = logging.getLogger("peerjob.store")
 MAX_OFF_US = 1_000_000
-"""How far from the median a clock may be that decides what is due."""
+"""A node whose clock differs from the median by more than this leaves due instances to other nodes."""
 _MAX_RIGHT_US = 750_000
-"""How far from the median a clock must be to count as right again. Less than MAX_OFF_US, to avoid repeated warnings."""
+"""A clock that was off counts as right again below this difference to the median. The limit is less than MAX_OFF_US, so
+that warnings do not repeat."""
 ALL_PEERS = ("*",)
 _STEP_US = 250_000
-"""A correction that peers must know, and a difference that two messages must confirm."""
+"""A node reports a correction of its clock above this size. Two messages must confirm a larger
+difference to a peer's clock."""
 _SAMPLE = 16
-"""About how many peers answer a node that asks all of them."""
+"""If a node asks all peers for their clocks, about this number of peers answer, so that few messages are written."""
 _MAX_ASKED = 8
-"""Most peers that a node asks by name. For more, the node asks all peers."""
+"""A node asks at most this number of peers by name for their clocks. To ask more peers, the node asks all."""
 _ASK_AGAIN = 5.0
-"""Seconds after which a node whose clock seems to be off asks again: each message may have been late."""
+"""A node whose clock seems to be off asks its peers again after this number of seconds: each
+message may have been late."""
 _UNKNOWN = 5.0
-"""Seconds after which a node that received no peer's clock relies on its own."""
+"""After this number of seconds without a usable clock of a peer, a node relies on its own clock."""
 _WAIT = 3600.0
 _PAUSE = 1.0
 
@@ -50,11 +53,12 @@ class SkewJudgement(msgspec.Struct, frozen=True):
     """The result of a comparison of clocks."""
 
     ahead_us: int = 0
-    """How far this node's clock is ahead of the median; negative: behind."""
+    """Microseconds by which this node's clock is ahead of the median of all clocks; negative if the clock is behind."""
     apart_us: int = 0
-    """How far the two middle clocks are apart, if their number is even."""
+    """Microseconds between the two middle clocks, if the number of clocks is even; otherwise 0."""
     known: bool = True
-    """False while a node waits for the clocks of its peers, after its start or after its clock was set."""
+    """False while the node waits for the clocks of its peers: after the start of the node, and
+    after its clock was set."""
 
 
 class ClockSkew:
@@ -63,7 +67,7 @@ class ClockSkew:
     def __init__(self, clock: Clock) -> None:
         self.judgement = SkewJudgement()
         self.is_off = False
-        """Whether other nodes should decide what is due."""
+        """Whether this node's clock is so far off that other nodes must decide which instances are due."""
         self._is_apart = False
         self._time = CorrectedTime(clock)
 
@@ -73,7 +77,7 @@ class ClockSkew:
         return self.judgement.known and not self.is_off
 
     def median_us(self) -> int:
-        """The time by the median clock, as of the last renewal. Corrections of this node's clock do not change it."""
+        """The time by the median clock, as of the last renewal; corrections of this node's clock have no effect."""
         return self._time.time_us()
 
     def set(self, judgement: SkewJudgement) -> None:
@@ -115,16 +119,17 @@ class PeerClocks:
         self._clock = clock
         self._own = ""
         self._offsets: dict[str, tuple[int, ...]] = {}
-        """Peer → its last two clocks."""
+        """Peer → the clocks in the last two messages of the peer, as differences to this node's monotonic clock."""
         self._reported: tuple[int, int] | None = None
-        """This node's clock in its last report, and the number of requests before it."""
+        """This node's clock at the last report, and how often peers had asked for the clock by
+        then; None: a report is needed."""
         self._began = 0.0
         self._requests = 0
         self._doubtful: set[str] = set()
-        """Peers that are asked again."""
+        """Peers that the next report asks for their clocks, because one message of a peer is not enough to judge by."""
         self._ask_from = 0.0
         self._may_be_gone = True
-        """Whether peers may have stopped since the live ones were read."""
+        """Whether a peer may have stopped since the live peers were last read, so that they must be read again."""
         self._known = False
         self._task: asyncio.Task[None] | None = None
 
@@ -169,7 +174,8 @@ class PeerClocks:
             self._reported = now
             self._doubtful -= doubtful
             if was_set:
-                # one further message of each peer is needed; until then, the time continues from the last judgement
+                # this node's clock was set: until one further message of each peer arrives, the time continues from the
+                # last judgement
                 self._offsets = {peer: offsets[-1:] for peer, offsets in self._offsets.items()}
                 self._known, self._began = False, self._clock.elapsed()
 
@@ -198,7 +204,7 @@ class PeerClocks:
         return SkewJudgement(ahead[middle], apart_us, self._known)
 
     def _is_usable(self, offsets: tuple[int, ...]) -> bool:
-        """Whether a clock agrees with this node's, or two messages confirm it."""
+        """Whether a peer's clock agrees with this node's clock, or two messages of the peer confirm the difference."""
         return len(offsets) > 1 or not self._disagrees(max(offsets))
 
     def _disagrees(self, offset_us: int) -> bool:
@@ -208,7 +214,7 @@ class PeerClocks:
         return self._clock.time_us() - round(self._clock.elapsed() * 1_000_000), self._requests
 
     async def _live(self) -> set[str]:
-        """The live incarnations."""
+        """The incarnations whose lease has not ended."""
         live = self._keys.live
         (found,) = await self._kv.read([below(live, keys_only=True)])
         return {key[len(live) :] for key, _ in found.items}
@@ -225,7 +231,7 @@ class PeerClocks:
             watch.close()
 
     def _receive(self, reports: Mapping[str, bytes] | None) -> None:
-        """Store reports that just arrived. None: some were missed, so this node reports its clock and asks again."""
+        """Store the clocks in new reports. None: reports were missed, so this node reports and asks all peers."""
         if reports is None:
             self._reported = None
             return
@@ -236,7 +242,8 @@ class PeerClocks:
                 continue
             offset_us, known = report.clock_us - at_us, self._offsets.get(peer)
             self._may_be_gone |= known is None
-            # after a clock was set, the larger one of two offsets may be the old one, so a third is needed
+            # after a peer's clock was set, the larger of the last two differences may be the old one, so a third
+            # message is needed
             if self._disagrees(offset_us) if known is None else abs(offset_us - known[-1]) > _STEP_US:
                 self._doubtful.add(peer)
             self._offsets[peer] = (offset_us,) if known is None else (known[-1], offset_us)
@@ -244,5 +251,5 @@ class PeerClocks:
                 self._requests += 1
 
     def _is_in_sample(self) -> bool:
-        """Whether this node answers a node that asks all peers."""
+        """Whether this node answers a peer that asks all nodes: a random sample of the nodes is enough."""
         return self._clock.random.random() * len(self._offsets) < _SAMPLE

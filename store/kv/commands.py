@@ -31,7 +31,7 @@ def retried(verb: V) -> V:
 
     @functools.wraps(verb)
     async def call(self: KVCommands, /, *args: Any, **kwargs: Any) -> Any:
-        # the decorator belongs to the class
+        # `retried` decorates only methods of KVCommands, so the use of a private attribute is safe
         return await self._retry(lambda: verb(self, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
 
     return cast("V", call)

@@ -41,7 +41,7 @@ class _InstanceUpdate(msgspec.Struct):
         return self.row is not self.stored
 
     def end_with(self, result: bytes | None, error: bytes | None) -> tuple[bool, Out | None]:
-        """Set result and error, in the record or, if large, under a separate key: `has_out` and `out` of the record."""
+        """Set result and error, under a separate key if large; the answer is `has_out` and `out` for the record."""
         out = None if result is None and error is None else Out(result, error)
         if out is None or out.size <= SMALL:
             self.out = None
@@ -86,7 +86,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         raise StoreUnavailableError(context.url, "too many writers at once")
 
     def _may_add_to_queue(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether these may add to a queue: the instance itself, or the next instance of its schedule."""
+        """Whether an outcome can add an instance to a queue: the same one again, or the next one of its schedule."""
         return not all(
             outcome.action is Action.REPORT or (outcome.action in FINAL_STATE and self._context.has_no_slot(outcome.id))
             for outcome in outcomes
@@ -101,7 +101,7 @@ class CommitCommands(LogCommands, RetentionCommands):
         *,
         cached: bool,
     ) -> list[_InstanceUpdate]:
-        """The updates that the pending outcomes make. Outcomes of instances that do not exist are answered here."""
+        """The updates for the pending outcomes. Outcomes of instances that do not exist are answered with LOST."""
         context = self._context
         source.now_us = self._clock.time_us()
         updates: list[_InstanceUpdate] = []
@@ -117,7 +117,8 @@ class CommitCommands(LogCommands, RetentionCommands):
             else:
                 acks.update((place, Ack.LOST) for place in places)
         if unchanged:
-            # an update without a change is never compared, so the stored record must decide and not the cached one
+            # an outcome that changes no record is not compared with the stored record, so a cached record could be old:
+            # read again
             context.uncache(unchanged)
             rows = await context.rows(unchanged)
             for id in unchanged:

@@ -101,12 +101,12 @@ class KVContext:
         return known is not None and not known[1].slot
 
     def uncache(self, ids: Iterable[str]) -> None:
-        """Read these records from the server the next time."""
+        """Forget some records, so that the next use reads them from the server."""
         for id in ids:
             self._rows.pop(id, None)
 
     def decoded(self, entry: Entry | None, key: str, decode: Callable[[bytes], T]) -> T | None:
-        """A record of a schedule; None if it is missing or unreadable. The latter is logged once."""
+        """A record of a schedule; None if missing or unreadable. An unreadable record is logged once."""
         if entry is None:
             return None
         try:
@@ -121,7 +121,7 @@ class KVContext:
     # -- nodes ----------------------------------------------------------------------------------------------------
 
     def name(self, incarnation: str, entry: Entry | None) -> tuple[str, bool]:
-        """A node's name, and whether its record shows it alive."""
+        """A node's name, and whether the node's record shows that the node is alive."""
         if entry is None:
             return self._names.get(incarnation, ""), False
         row = node_of(entry.value)

@@ -19,11 +19,13 @@ from .rows import decode_counts, encode
 
 COUNTER_SHARDS = 16
 _PAGE = 2_000
-"""Most counters in one read."""
+"""Most counters that one read returns; the store reads further counters with further requests."""
 _MAX_KNOWN = 50_000
-"""Above this number of known counters, the store reads counters again."""
+"""A store that remembers more counters than this forgets all of them, and reads each counter
+again before the next use."""
 SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED, DELAYED, SET_ASIDE, READY = range(9)
-"""The numbers of a counter; READY is the number of entries in the ready queues of a kind."""
+"""Positions of the numbers in a stored counter; the number at READY counts the entries in the
+ready queues of a kind."""
 SLOTS = 9
 SLOT: dict[State, int] = {
     State.SCHEDULED: SCHEDULED,
@@ -36,7 +38,7 @@ SLOT: dict[State, int] = {
 FINAL_SLOTS = (CANCELLED, TIMED_OUT, COMPLETED, TERMINATED)
 
 Shift = tuple[str, int, int]
-"""Kind, slot and difference. Records that were set aside count under the kind ""."""
+"""Kind, position in the counter (`SLOT`), and difference. Records that were set aside count under the kind ""."""
 
 
 class Counts:
@@ -65,7 +67,7 @@ class Counts:
 
     async def load(self, shard: CounterShard, kinds: Collection[str]) -> None:
         """Read the counters of a shard that this store does not know."""
-        # another request may clear the known counters during the read
+        # repeated, because another request can clear the known counters while this request waits for the server
         while missing := [kind for kind in kinds if (shard.number, kind) not in self._known]:
             if len(self._known) > _MAX_KNOWN:
                 self._known.clear()
@@ -152,7 +154,7 @@ def add_up(keys: Keys, found: Found, sums: dict[str, list[int]]) -> dict[str, li
 
 
 def _counted(data: bytes) -> list[int]:
-    """A counter; zeros if it is unreadable, until the next recount."""
+    """The numbers of a stored counter. An unreadable counter counts as zeros until the next recount."""
     try:
         values = decode_counts(data)
     except DecodeError:

@@ -22,9 +22,10 @@ from .step_plan import Change, StepPlan
 from .writer import Written
 
 MAX_MOVED = 500
-"""Instances that one claim moves. A thousand, of 10,000 kinds, blocked a Redis server for 20 ms."""
+"""Most instances that one claim moves to ready queues. A move of a thousand, of 10,000 kinds,
+blocked a Redis server for 20 ms."""
 LEFT_TO_OTHERS_US = 2_000_000
-"""How long a node whose clock is off leaves due instances to other nodes."""
+"""A node whose clock is off leaves due instances to other nodes for this long, and then moves the instances itself."""
 
 
 class DelayedQueue:
@@ -38,7 +39,7 @@ class DelayedQueue:
         context = self._context
         if not context.clock_skew.judgement.known:
             return {}, None
-        # not this node's wall clock: it may have been set since it was last compared with other clocks
+        # the median clock decides: this node's wall clock may have been set since the last comparison with other clocks
         now_us = context.clock_skew.median_us() - (LEFT_TO_OTHERS_US if context.clock_skew.is_off else 0)
         until = time_text(now_us + 1)
         begun = [head for head in context.queues.heads(found) if head.start < until]
@@ -61,7 +62,8 @@ class DelayedQueue:
             plan.ops.append(Delete(queue + place))
             delayed = await self._delayed(id, entry)
             if delayed is None:
-                # only a new count shows which kind's counter included the entry
+                # the kind of an unreadable entry is unknown, so only a recount can correct the counter that included
+                # the entry
                 context.writer.counts_in_doubt = True
                 kinds.append("")
             else:
@@ -79,7 +81,7 @@ class DelayedQueue:
         return moved, written
 
     async def _delayed(self, id: str, entry: Entry) -> Delayed | None:
-        """An entry of a delayed queue, or the same from the instance's record; None if neither can be read."""
+        """Decode an entry of a delayed queue. If the entry is unreadable, the instance's record is used, if any."""
         try:
             return decode_delayed(entry.value)
         except DecodeError as error:
@@ -88,14 +90,14 @@ class DelayedQueue:
         return None if found is None else Delayed(found[1].kind, found[1].priority, found[1].suspect)
 
     async def next_due(self, heads: Sequence[Head]) -> int | None:
-        """When the earliest instance is due; None if there is none, or if other nodes decide. Moves the heads."""
+        """The time at which the earliest instance is due; None without one, or if other nodes decide. Moves heads."""
         if not self._context.clock_skew.decides:
             return None
         place = await self._context.queues.earliest(heads)
         return None if place == AFTER_ALL else int(place[:18])
 
     def before(self, heads: Sequence[Head], next_due_us: int | None) -> list[Range]:
-        """Reads that find nothing while no delayed instance is due before that time."""
+        """Reads that find nothing while no delayed instance is due before `next_due_us`."""
         if not self._context.clock_skew.decides:
             return []
         stop = None if next_due_us is None else time_text(next_due_us)

@@ -86,7 +86,7 @@ class KVElections:
             if refused is not None and refused == self._leader(row, entry.mod, token).term:
                 await self._kv.txn([Step([Compare(self._now, mod=entry.mod)], [self._new_token()])])
             await self._kv.revoke(row.lease)
-            # a watch reports keys that were put, and not deleted ones
+            # a watch does not report deleted keys, so this write tells the other nodes that the leader has resigned
             await self._kv.txn([Step([], [Put(self._left, entry.value)])])
 
     async def leader(self) -> Leader | None:
@@ -113,7 +113,7 @@ class KVElections:
 
 
 def _leader_row(data: bytes) -> LeaderRow:
-    """The leader; a placeholder if the entry is unreadable, until the lease of that entry ends."""
+    """The stored leader. An unreadable entry counts as an unknown leader, until the lease of the entry ends."""
     try:
         return decode_leader(data)
     except DecodeError:

@@ -37,7 +37,7 @@ class EnqueueCommands(KVCommands):
     async def _add_pending(
         self, pending: dict[int, NewInstance], answers: dict[int, Enqueued], unowned: dict[str, int], node: str
     ) -> None:
-        """Try to add the pending instances, but only the first one of each id and each key."""
+        """Try to add the pending instances; of those with the same id or the same unique key, only the first."""
         keys, now_us = self._keys, self._clock.time_us()
         wakeups = Wakeups()
         changes: list[Change] = []
@@ -67,7 +67,7 @@ class EnqueueCommands(KVCommands):
     async def _answer_known(self, pending: dict[int, NewInstance], answers: dict[int, Enqueued]) -> dict[str, int]:
         """Answer for instances that exist, or whose unique key is taken.
 
-        The result has the unique keys whose instance is gone, with their revisions: the next round may take them.
+        The result has the unique keys whose instance is gone, with their revisions: the next round takes these keys.
         """
         keys, order = self._keys, list(pending.items())
         states = await self._kv.get([keys.state + new.id for _, new in order])

@@ -18,11 +18,11 @@ from .ledger import FireLedger
 from .schedule_rows import Parked
 
 _MAX_OPS = 80
-"""Most operations of a step that has several fires."""
+"""Most operations in a step with several fires; further fires of the schedule wait for the next step."""
 _OPS_PER_FIRE = 12
-"""Most operations of a fire, without those for tags and for replaced instances."""
+"""A fire needs at most this number of operations, besides those for tags and for replaced instances."""
 _MAX_REPLACED = 4
-"""Most parked instances that a fire cancels in its own step."""
+"""A fire cancels at most this number of parked instances in its own step; an earlier step cancels the others."""
 
 
 class FirePlanner:
@@ -36,7 +36,8 @@ class FirePlanner:
         self._term = term
         self._node = node
         self.answers: dict[int, FireAnswer] = {}
-        """Answers that depend on no step."""
+        """Answers to fires of schedules that do not exist: no step has to be applied before
+        the caller gets these answers."""
 
     def add(self, place: int, fire: Fire) -> None:
         """Answer a fire or plan it. A fire that must wait for another step gets no answer yet."""
@@ -48,7 +49,7 @@ class FirePlanner:
             return
         answer = self._refusal(schedule, fire)
         if answer is None and self._is_known(schedule, fire):
-            # a backfill has made the instance of this time
+            # a backfill has already made the instance of this nominal time, so the schedule only moves to the next time
             schedule.next_fire = replace(schedule.next_fire, next_us=fire.next_us, stretch=None)
             schedule.moved = True
             answer = FireAnswer(status=FireStatus.KNOWN)
@@ -69,7 +70,7 @@ class FirePlanner:
         return len(ops) + more > _MAX_OPS or 2 * (bytes_of((), ops) + len(new.spec)) > MAX_REQUEST_BYTES
 
     def _refusal(self, schedule: ScheduleFires, fire: Fire) -> FireAnswer | None:
-        """The answer to a fire that is repeated or impossible."""
+        """The answer to a fire that is repeated or cannot be applied; None if the fire must be planned."""
         next_fire = schedule.next_fire
         known = self._recorded(schedule, fire)
         for record in (known, next_fire.stretch):
@@ -98,12 +99,13 @@ class FirePlanner:
         return known is not None and bool(known.instance)
 
     def _recorded(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
-        """The stored record of an instance, or of an attempt to make one, for this time."""
+        """The ledger's record for the nominal time of a fire: of an instance, or of an attempt to make one."""
         return self._reads.ledger.get(self._keys.ledger(schedule.next_fire.epoch) + place_of(fire))
 
     def _plan(self, schedule: ScheduleFires, fire: Fire) -> FireRecord | None:
-        """Plan a fire; None if it must wait for another step."""
-        # the leader found the fire due by its own clock, which can be ahead of the one that is read here
+        """Plan a fire in the step of the schedule; None if the fire must wait for another step."""
+        # the leader's clock found the fire due and can be ahead of this node's: no record shows a fire before its
+        # nominal time
         at_us = max(self._reads.now_us, fire.nominal_us if fire.outcome is FireOutcome.FIRED else 0)
         record = FireRecord(
             nominal_us=fire.nominal_us,
@@ -143,7 +145,7 @@ class FirePlanner:
     def _plan_instance(
         self, schedule: ScheduleFires, fire: Fire, new: NewInstance, record: FireRecord
     ) -> FireRecord | None:
-        """Plan the instance of a fire; the record says why if there is none. None: wait for another step."""
+        """Plan a fire's instance. The record has the reason for a skip; None if the fire must wait for another step."""
         keys, reads, plan = self._keys, self._reads, schedule.plan
         if new.id in reads.made:
             return replace(record, instance=new.id)
@@ -192,13 +194,13 @@ class FirePlanner:
     # -- slots ----------------------------------------------------------------------------------------------------
 
     def _repair_slot(self, schedule: ScheduleFires) -> None:
-        """Pass the slot on if its holder has ended without doing so."""
+        """Pass the schedule's slot on if the holder of the slot has ended without passing the slot on."""
         holder = schedule.held.slot.holder
         if holder and not schedule.held.touched and not self._keeps(holder):
             schedule.plan.pass_slot_on(schedule.name, holder)
 
     def _replace(self, schedule: ScheduleFires, fire: Fire) -> str:
-        """Cancel the instance that holds the slot, and those that wait for it; the answer is the last one cancelled."""
+        """Cancel the holder of the slot and all parked instances; the answer is the id of the last cancelled one."""
         reads, plan, last_cancelled = self._reads, schedule.plan, ""
         slot = schedule.held.slot
         for id in (*(parked.id for parked in reversed(slot.parked)), slot.holder):
@@ -216,7 +218,8 @@ class FirePlanner:
             last_cancelled = id
             schedule.changed.append(id)
             if row.key is not None and row.state is State.SCHEDULED:
-                # the key is free once the step is written, so later fires of the call with this key wait
+                # the unique key becomes free when the step is written, so later fires of the call with the same key
+                # wait for a further step
                 reads.used.add(self._keys.unique(row.kind, row.key))
             if row.state is State.PROCESSING:
                 schedule.cancelled.add(row.owner)
@@ -227,7 +230,7 @@ class FirePlanner:
         return id in self._reads.rows and self._reads.rows[id][1].keeps
 
     def _frees_key(self, schedule: ScheduleFires, owner: str) -> bool:
-        """Whether the replacement frees the unique key of this instance at once."""
+        """Whether the replacing step itself frees the unique key of the owner: a running owner keeps the key longer."""
         held, rows = schedule.held, self._reads.rows
         replaced = owner == held.slot.holder or held.parks(owner)
         return replaced and owner in rows and rows[owner][1].state is State.SCHEDULED

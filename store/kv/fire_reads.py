@@ -30,17 +30,17 @@ class ScheduleFires(msgspec.Struct):
     answers: dict[int, FireAnswer] = {}
     changed: list[str] = []
     cancelled: set[str] = set()
-    """Incarnations that run cancelled instances."""
+    """Incarnations that run an instance which the step cancels; each of them gets a hint."""
     fresh_us: int = LATEST_US
-    """The earliest nominal time of its records."""
+    """The earliest nominal time of the ledger records that the step writes."""
     moved: bool = False
-    """Whether the next time changes without a record."""
+    """Whether the step changes the next time of the schedule without a new record in the ledger."""
     closed: bool = False
-    """Whether further fires must wait for another step."""
+    """Whether the step takes no more fires, so that further fires of the schedule wait for another step."""
     excess: tuple[str, ...] = ()
-    """Parked instances that are too many for one step, so that they must be cancelled first."""
+    """Parked instances for which the step of the replacing fire has no room; they are cancelled before that step."""
     excess_request: str = ""
-    """The request of the fire that replaces them."""
+    """The request id of the fire that replaces the instances in `excess`."""
 
     @property
     def held(self) -> HeldSlot:
@@ -53,27 +53,29 @@ class FireReads(msgspec.Struct):
 
     now_us: int
     schedules: dict[str, ScheduleFires]
-    """Name → planned step, for schedules that exist."""
+    """Name of a schedule → planned step of the schedule; without schedules that do not exist."""
     term_compare: Compare | None = None
-    """Holds while the term of the fires is the latest one."""
+    """A compare that holds while the term of the fires is the latest one; None without a term,
+    or if a later term exists."""
     deposed: bool = False
     ledger: dict[str, FireRecord] = {}
-    """Records of the times of the fires, by key."""
+    """Key of a ledger record → record, for the nominal times of the fires."""
     made: set[str] = set()
-    """Instances of the fires that have a record, even if the ledger no longer has one."""
+    """Ids of the fires' instances that already exist, even if the ledger no longer has a record of the fire."""
     uniques: dict[str, tuple[int, str]] = {}
-    """Unique keys that are taken: revision and instance, "" if the instance is gone."""
+    """Unique key that is taken → revision of the key and id of the instance; the id is "" if the instance is gone."""
     rows: dict[str, tuple[int, Row]] = {}
-    """Instances that hold or wait for a slot."""
+    """Id → revision and record of an instance that holds a slot or waits for a slot."""
     delayed: dict[str, int] = {}
-    """Revisions of their entries in delayed queues."""
+    """Id → revision of the entry in a delayed queue, for each Scheduled instance that a fire replaces."""
     first_records: dict[int, FirstRecords] = {}
     used: set[str] = set()
-    """Keys of instances and unique keys that a planned step writes."""
+    """Keys of instance records and unique keys that a planned step writes; no other step of
+    the request can write them."""
 
 
 def place_of(fire: Fire) -> str:
-    """The place of a fire's record in the ledger. A trigger has no nominal time, so its request makes it unique."""
+    """The place of a fire's record in the ledger. The place of a trigger contains the request, to be unique."""
     suffix = f"{TRIGGER}{escaped(fire.request)}" if fire.outcome is FireOutcome.TRIGGERED else INSTANCE
     return f"{time_text(fire.nominal_us)}{suffix}"
 
@@ -85,7 +87,7 @@ async def read_for_fires(
     kv, keys = context.kv, context.keys
     names = list(dict.fromkeys(fire.schedule for fire in fires))
     entries = await kv.get([*map(keys.next_fire, names), *map(keys.slot, names)])
-    # the time by which the leader found the fires due: its wall clock may have been set since
+    # the median of the nodes' clocks: the leader's wall clock may have been set since the leader found the fires due
     reads = FireReads(context.clock_skew.median_us(), {})
     for name, next_entry, slot_entry in zip(names, entries, entries[len(names) :], strict=False):
         next_fire = context.decoded(next_entry, keys.next_fire(name), decode_next_fire)
@@ -125,7 +127,7 @@ async def _term_compare(context: KVContext, term: Term) -> Compare | None:
 
 
 async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fire]) -> None:
-    """Read existing records of these times, and the holders of the unique keys."""
+    """Read the ledger records of the fires' nominal times, and the instances that have the fires' unique keys."""
     keys = context.keys
     records: list[str] = []
     states: list[str] = []
@@ -160,7 +162,7 @@ async def _read_entries(context: KVContext, reads: FireReads, fires: Iterable[Fi
 
 
 async def _read_rows(context: KVContext, reads: FireReads, fires: Iterable[Fire]) -> None:
-    """Read the instances that hold or wait for the slots."""
+    """Read the records of the instances that hold the schedules' slots or wait for the slots."""
     ids: list[str] = []
     replaced: list[str] = []
     for fire in fires:

@@ -36,7 +36,8 @@ class FireCommands(CancelCommands):
     def __init__(self, context: KVContext, retry: CallRetry) -> None:
         super().__init__(context, retry)
         self._term_compares: dict[Term, Compare] = {}
-        """The compare of the last term, until a conflict."""
+        """Last term → compare that holds while the term is the latest one. A conflict empties the dict, so that the
+        next round reads the term again."""
 
     @retried
     async def fire(self, fires: Sequence[Fire], *, term: Term | None, node: str = "") -> list[FireAnswer]:

@@ -21,7 +21,7 @@ from .step_plan import StepPlan
 from .writer import ROUNDS, Writer, Written
 
 _GROUP = "\0"
-"""Prefix of a group's name among the kinds of an idle node; no kind begins with it."""
+"""Marks the name of a group in a set of kinds: no kind begins with this character."""
 _GROUPS_KEPT_US = 5_000_000
 _MAX_GROUPED = 50_000
 _MAX_ENTRIES = 1_000
@@ -31,16 +31,16 @@ class Wakeups(msgspec.Struct):
     """The events of one verb that other nodes must hear of."""
 
     ready: dict[str, int] = {}
-    """Kind → instances that can be claimed now."""
+    """Kind → number of instances that became claimable."""
     delayed: list[tuple[int, str]] = []
-    """Due time and kind of new delayed instances."""
+    """Due time and kind of each instance that was added to a delayed queue."""
     any_of: tuple[str, ...] = ()
-    """Kinds of due instances that a full claim left; these wake one node."""
+    """Kinds of the due instances that a full claim left; one idle node is woken for all of these kinds."""
     changed: list[str] = []
     cancelled: set[str] = set()
-    """Owners of running instances that were cancelled."""
+    """Incarnations that run an instance which was cancelled."""
     except_for: str = ""
-    """An incarnation that is not woken."""
+    """The incarnation that the events do not wake, because the incarnation itself claims or ends."""
 
     def add_queued(self, plan: StepPlan) -> None:
         """Add the instances that a plan adds to queues."""
@@ -60,11 +60,12 @@ class Hints:
         self._writer = writer
         self._idle_kinds: dict[bytes, frozenset[str]] = {}
         self._group_of: dict[str, str] = {}
-        """Kind → its group. With an old group, the wrong node is woken; the right one then finds the instance later."""
+        """Kind → group of the kind. If a remembered group is old, the wrong node is woken, and
+        the right node finds the instance later."""
         self._groups_until_us = 0
 
     async def send(self, wakeups: Wakeups, written: Written) -> None:
-        """Send hints to the nodes concerned, according to what the write read."""
+        """Send hints about the events to the nodes that wait for them, according to the registrations in `written`."""
         wakes = bool(written.idle and (wakeups.ready or wakeups.delayed or wakeups.any_of))
         listeners = self._listeners(written.listeners) if wakeups.changed and written.listeners else []
         watchers = await self._watchers(written)
@@ -81,7 +82,7 @@ class Hints:
             await self._wake(wakeups, written.idle, lease)
 
     async def _watchers(self, written: Written) -> list[tuple[str, str]]:
-        """Pairs of an instance that ended and an incarnation that waits for it."""
+        """Pairs of an instance that ended and an incarnation that waits for the end of the instance."""
         if not any(found.count for found in written.watched):
             return []
         watched = written.watched
@@ -132,7 +133,7 @@ class Hints:
         return await self._queues.earliest(self._queues.heads(found)) >= time_text(due_us)
 
     async def _deregister(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
-        """Wake these idle nodes; per node whether its registration had changed or was deleted before."""
+        """Wake the chosen idle nodes; the answer says for each node whether its registration had changed or ended."""
         steps = [
             Step(
                 [Compare(key, mod=entry.mod)],
@@ -151,12 +152,12 @@ class Hints:
         return known
 
     async def _groups(self, kinds: Iterable[str]) -> set[str]:
-        """The groups of some kinds, with the prefix that they have in `_kinds_of`."""
+        """The groups of some kinds, each name with the prefix `_GROUP`, as `_kinds_of` gives them."""
         now_us = self._clock.time_us()
         if now_us >= self._groups_until_us or len(self._group_of) > _MAX_GROUPED:
             self._group_of.clear()
             self._groups_until_us = now_us + _GROUPS_KEPT_US
-        # another call may clear the known groups during the read
+        # a copy, because another call can clear the known groups while this call waits for the server
         known = {kind: self._group_of[kind] for kind in kinds if kind in self._group_of}
         if missing := [kind for kind in kinds if kind not in known]:
             entries = await self._kv.get([self._keys.group_of(kind) for kind in missing])
@@ -168,7 +169,7 @@ class Hints:
 
 
 def _kinds_of(idle: bytes) -> frozenset[str]:
-    """The kinds and prefixed groups of an idle node; none if its entry cannot be read."""
+    """The kinds of an idle node, and its groups with the prefix `_GROUP`; empty if the entry is unreadable."""
     try:
         node = decode_idle(idle)
     except DecodeError:

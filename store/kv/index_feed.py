@@ -11,7 +11,7 @@ from .queues import Queues
 from .scan import Head, Scan
 
 _MAX_READ = 50
-"""Most indexes that are read in one request."""
+"""One request reads at most this number of indexes."""
 
 
 class _Index:
@@ -26,7 +26,7 @@ class _Index:
 
     @property
     def bound(self) -> tuple[int, str] | None:
-        """A lower bound of the heads that were not returned yet; None if there are none."""
+        """A lower bound of the heads that were not returned yet; None if all heads were returned."""
         if self.waiting:
             return self.priority, self.waiting[0][1].start
         return None if self.scan.done else (self.priority, self.scan.at)
@@ -41,9 +41,9 @@ class IndexFeed:
         self._queues = queues
         self._keys = keys
         self._kinds = kinds
-        """Escaped kind → kind, for the wanted kinds."""
+        """Kind as escaped in keys → kind, for each kind that the node wants."""
         self._known: set[str] = set()
-        """Queues that were found. An entry that moves during the read would be found twice."""
+        """Queues that the feed has found: an entry that moves during the read is found twice, and must count once."""
         self._indexes = [
             _Index(int(head.queue[:-1].rsplit("/", 1)[1], 16), head, queues.scan(head, now_us=now_us, whole=True))
             for head in heads
@@ -51,7 +51,7 @@ class IndexFeed:
 
     @property
     def bound(self) -> tuple[int, str] | None:
-        """A lower bound (priority and place) of the heads that were not returned yet; None if there are none."""
+        """A lower bound (priority and place) of the heads that were not returned yet; None if all were returned."""
         return min((bound for index in self._indexes if (bound := index.bound) is not None), default=None)
 
     async def more(self, limit: int) -> list[tuple[str, Head]]:
@@ -84,7 +84,7 @@ class IndexFeed:
         return heads
 
     def _found(self, index: _Index) -> None:
-        """Add the heads that new entries name. An entry has the revision of its head: one step writes both."""
+        """Add the heads that new index entries name. One step writes entry and head, so both have the same revision."""
         places = index.scan.places
         for at in range(index.taken, len(places)):
             head = self._queues.ordered(index.head, places[at], index.scan.entries[at].mod)

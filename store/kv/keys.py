@@ -140,7 +140,7 @@ class Keys:
         return f"{self.due}{id[-1]}/"
 
     def expiring(self, expires_us: int) -> str:
-        """The queue of final instances whose retention ends then; it depends on the second."""
+        """The queue of final instances whose retention ends at this time; the second of the time selects the queue."""
         return f"{self.expiry}{SHARDS[expires_us // 1_000_000 % len(SHARDS)]}/"
 
     def by(self, kind: str, state: int) -> str:

@@ -12,7 +12,7 @@ from .kind_groups import size_of
 from .rows import encode, node_of
 
 _MAX_KINDS = 500
-"""Most kinds per call."""
+"""Most kinds that one call of `delete` checks or deletes; the next call continues with further kinds."""
 
 
 class UnusedKinds:
@@ -22,7 +22,8 @@ class UnusedKinds:
         self._context = context
         self._counter = ""
         self._grouped = ""
-        """The keys with which the next call continues."""
+        """The next call continues with the counter at the key `_counter` and the group at the
+        key `_grouped`; "" means the first."""
 
     async def delete(self) -> None:
         """Delete heads, counters and groups of some kinds that no node has and that have no instances.

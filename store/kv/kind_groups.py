@@ -30,9 +30,9 @@ from .scan import Head
 from .writer import ROUNDS
 
 _MAX_MOVED = 100
-"""Most kinds whose group one step changes."""
+"""One step moves at most this number of kinds to another group, so that a server accepts the step."""
 _MANY_GROUPS = 8
-"""Above this number of groups of a node, groups that all nodes have together are merged."""
+"""If a node has more groups than this, groups whose kinds always occur together on nodes are merged."""
 _PAGE = 1_000
 
 
@@ -41,12 +41,12 @@ class Groups(msgspec.Struct, frozen=True):
 
     kinds: tuple[str, ...]
     names: Mapping[str, str]
-    """Escaped kind → kind."""
+    """Kind as escaped in keys → kind."""
     marks: Mapping[str, int]
-    """Group → revision of its marker."""
+    """Group → revision of the group's marker. A claim that finds another revision reads the groups again."""
 
     def hold(self, marks: Iterable[Found]) -> bool:
-        """Whether these reads show unchanged markers."""
+        """Whether the markers that were read have the revisions in `marks`."""
         return [found.items[0][1].mod if found.items else 0 for found in marks] == [*self.marks.values()]
 
 
@@ -79,7 +79,8 @@ class Grouping:
                 moves = _merges(kinds, found, await self._others())
             if moves:
                 await self._move(moves, found, marks)
-            # the second read finds groups that changed before the markers were read; `hold` finds later changes
+            # the second read finds groups that changed before the markers were read, and `hold` finds groups that
+            # change later
             elif await self._followed(kinds, found) and await self._groups_of(kinds) == found:
                 names = {self._keys.kind(kind): kind for kind in kinds}
                 mods = {group: mod_of(entry) for group, entry in marks.items()}
@@ -87,7 +88,7 @@ class Grouping:
         raise StoreUnavailableError(self._keys.root[:-1], "too many nodes register kinds at once")
 
     async def _others(self) -> set[frozenset[str]]:
-        """The different sets of kinds of the nodes."""
+        """The sets of kinds that the nodes have; nodes with the same kinds have one set."""
         (rows,) = await self._kv.read([below(self._keys.node)])
         infos = await self._kind_sets.whole([node_of(entry.value) for _, entry in rows.items])
         return {frozenset(info.kinds) for info in infos}
@@ -132,7 +133,7 @@ class Grouping:
                 known |= {group: (count, applied.revision if count else 0) for group, count in counts.items()}
 
     async def _followed(self, kinds: Sequence[str], found: Mapping[str, _Kind]) -> bool:
-        """Move the heads of these kinds to the indexes of their groups; False after a conflict."""
+        """Move the queue heads of the kinds to the indexes of their groups; False after a conflict."""
         keys = self._keys
         group_of = {keys.kind(kind): group for kind, group in found.items()}
         late = {
@@ -143,7 +144,7 @@ class Grouping:
         return not late or await self._queues.regroup(late)
 
     async def _heads(self, kinds: Sequence[str]) -> list[Head]:
-        """The heads of the ready queues of these kinds, and possibly of others."""
+        """The heads of the ready queues of the kinds; if the kinds are many, the heads of all kinds."""
         keys, heads = self._keys, list[Head]()
         if len(kinds) <= _MAX_MOVED:
             for found in await self._kv.read([below(keys.ready_heads(kind)) for kind in kinds]):
@@ -167,14 +168,15 @@ def size_of(entry: Entry | None) -> int:
 def _moves(
     kinds: Sequence[str], found: Mapping[str, _Kind], marks: Mapping[str, Entry | None]
 ) -> dict[tuple[str, str], list[str]]:
-    """(Old group, new group) → kinds to move: those without a group, and those in a group with other nodes' kinds."""
+    """(Old group, new group) → kinds to move: kinds without a group, or in a group with kinds of other nodes."""
     name = hashlib.sha256("\0".join(sorted(kinds)).encode()).hexdigest()[:12]
     moves: dict[tuple[str, str], list[str]] = {}
     for group, members in _by_group(kinds, found).items():
         if not group:
             moves["", name] = members
         elif len(members) < size_of(marks[group]):
-            # all nodes with these kinds compute the same name, so their moves agree
+            # all nodes with the same kinds compute the same name for the new group, so those nodes do not move kinds
+            # apart
             moves[group, hashlib.sha256(f"{name} {group}".encode()).hexdigest()[:12]] = members
     return moves
 
@@ -182,7 +184,7 @@ def _moves(
 def _merges(
     kinds: Sequence[str], found: Mapping[str, _Kind], others: Iterable[frozenset[str]]
 ) -> dict[tuple[str, str], list[str]]:
-    """Merges of groups: no node has the kinds of one of them without those of the other."""
+    """(Old group, new group) → kinds to move: groups are merged if each node has all of their kinds or none."""
     own, sets = _by_group(kinds, found), list(others)
     classes: dict[tuple[bool, ...], list[str]] = {}
     for group, members in own.items():

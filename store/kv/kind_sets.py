@@ -23,7 +23,7 @@ _MAX_KINDS_IN_ROW = 16
 _MAX_KNOWN = 100
 _PART_BYTES = MAX_REQUEST_BYTES // 2
 _KindSet = tuple[tuple[str, ...], dict[str, str]]
-"""Kinds, and their known signatures."""
+"""The kinds of a set, and the signatures of those kinds that have a signature."""
 
 
 class KindSets:
@@ -56,7 +56,8 @@ class KindSets:
     async def whole(self, rows: Iterable[NodeRow]) -> list[NodeInfo]:
         """The nodes, with their kinds."""
         rows = list(rows)
-        # not from the cache, which may keep fewer sets than these nodes have
+        # each set is read once and kept until the end of the call, because the nodes can have more sets than the cache
+        # keeps
         sets = {digest: await self._read_set(digest) for digest in dict.fromkeys(row.kinds for row in rows) if digest}
         return [_whole(row, *sets[row.kinds]) if row.kinds else row.info for row in rows]
 

@@ -27,7 +27,8 @@ class GuardedKeyValue:
         self._url = url
         self._guard: Compare | None = None
         self.on_lease_ended: Callable[[], None] = lambda: None
-        """Called if the server does not have the lease of a put, for example after it was wiped or restored."""
+        """Called when the server does not know the lease of a put, for example after the
+        server was wiped or restored."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -69,7 +70,7 @@ class GuardedKeyValue:
             guard = now
 
     async def read_layout(self) -> Compare:
-        """A compare that holds while the namespace has our layout. A new namespace gets the layout here."""
+        """A compare that holds while the namespace has this version's layout. A new namespace gets that layout."""
         while True:
             (entry,) = await self._kv.get([self._key])
             if entry is not None:

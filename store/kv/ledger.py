@@ -21,10 +21,10 @@ from .schedule_rows import NextFire, decode_fire
 
 INSTANCE, GAP, TRIGGER = "f", "g", "t"
 MAX_TRIMMED = 8
-"""Most records that one fire removes."""
+"""Most old records that one fire removes from the ledger; later fires remove the rest."""
 
 FirstRecords = Sequence[tuple[str, FireRecord]]
-"""The first records of a ledger, by place."""
+"""The first records of a ledger in order, each with the place of the record."""
 
 
 class FireLedger:
@@ -38,7 +38,8 @@ class FireLedger:
     ) -> NextFire:
         """Plan the write of a record in `ops`; the answer is `NextFire` afterwards."""
         key = self._context.keys.ledger(next_fire.epoch) + place
-        # a step writes a key once, but several fires may join the same record
+        # several fires of a step can extend the same record, but a step must write a key only once: the last write
+        # replaces the others
         ops[:] = [op for op in ops if op.key != key]
         ops.append(Put(key, encode(record)))
         if not is_new:
@@ -52,7 +53,7 @@ class FireLedger:
         )
 
     def add_gap(self, next_fire: NextFire, record: FireRecord, ops: list[Op]) -> NextFire:
-        """The same for times without an instance. Alike records that follow each other become one."""
+        """Plan the record of times without an instance. Alike records that follow each other become one record."""
         until_us = record.until_us or record.nominal_us
         last, joined = next_fire.stretch, record
         joins = last is not None and (last.outcome, last.reason) == (record.outcome, record.reason)
@@ -84,7 +85,7 @@ class FireLedger:
         }
 
     def _read(self, epoch: int, place: str, entry: Entry) -> FireRecord:
-        """A record. An unreadable one becomes the oldest possible record, so that it is removed first."""
+        """Decode a record. An unreadable record counts as the oldest possible one, so that it is removed first."""
         record = self._context.decoded(entry, self._context.keys.ledger(epoch) + place, decode_fire)
         return record or FireRecord(nominal_us=int(place[:18]), outcome=FireOutcome.MISSED)
 

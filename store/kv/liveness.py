@@ -58,7 +58,7 @@ class KVLiveness:
         )
 
     async def _extend(self, incarnation: str, ttl_us: int, running: int) -> Found | None:
-        """Extend or replace the lease of an incarnation; the answer is its claims, None if it is dead or unknown."""
+        """Extend or replace an incarnation's lease; the answer is its claims, or None if the incarnation has ended."""
         kv, keys = self._kv, self._keys
         self._peer_clocks.report_as(incarnation)
         singles = [Range(keys.node + incarnation), Range(keys.live + incarnation), Range(keys.layout)]
@@ -67,7 +67,8 @@ class KVLiveness:
             *found, owned = await kv.read([*singles, below(prefix)])
             node, live, layout = (single.items[0][1] if single.items else None for single in found)
             if layout is not None:
-                # the extension of a lease is no transaction, so it does not compare the layout
+                # a lease is extended without a transaction, and only transactions compare the layout: check the layout
+                # separately
                 check_layout(layout.value.decode(errors="replace"), namespace=keys.root[:-1], url=self._url)
             if node is None or (row := node_of(node.value)).ended:
                 return None

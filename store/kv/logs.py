@@ -17,7 +17,7 @@ from .rows import Row, decode_lines, encode
 
 _CHUNKS_READ = 100
 _CHUNK_BYTES = 16
-"""Bytes of a chunk besides its lines."""
+"""Bytes that a chunk needs besides the log lines in the chunk."""
 
 
 class LogCommands(KVCommands):
@@ -78,7 +78,7 @@ class LogCommands(KVCommands):
         return row.log_first + drop, total
 
     async def _read_lines(self, prefix: str, row: Row, at: int, limit: int) -> list[tuple[int, LogLine]]:
-        """Numbered lines, from the chunk of line `at` on: `limit` or more, if there are so many; with limit 0, all."""
+        """Numbered lines from the chunk with line `at` on: `limit` or more if so many are stored; with limit 0, all."""
         numbered: list[tuple[int, LogLine]] = []
         if at >= row.log_next:
             return numbered
@@ -89,7 +89,8 @@ class LogCommands(KVCommands):
                 try:
                     numbered.extend(enumerate(decode_lines(entry.value), int(key[len(prefix) :])))
                 except DecodeError as error:
-                    LOGGER.error("%s: %s; its lines are left out", key, error)  # the error names its cause
+                    # without a traceback: the message of a DecodeError names the cause
+                    LOGGER.error("%s: %s; its lines are left out", key, error)
             enough = limit and numbered and numbered[-1][0] + 1 - at >= limit
             if enough or not found.more:
                 return numbered
@@ -108,12 +109,12 @@ def _chunk_key(prefix: str, number: int) -> str:
 
 
 def _size(lines: Sequence[LogLine]) -> int:
-    """Bytes of the messages."""
+    """The number of bytes in the messages of the lines."""
     return sum(len(line.message.encode(errors="surrogatepass")) for line in lines)
 
 
 def _fitting(lines: Sequence[LogLine], room: int) -> int:
-    """How many of the last lines fit into so many bytes."""
+    """The number of lines, counted from the last line back, that fit into `room` bytes."""
     for count, line in enumerate(reversed(lines)):
         room -= len(encode(line))
         if room < _CHUNK_BYTES:

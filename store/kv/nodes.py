@@ -17,7 +17,7 @@ from .writer import ROUNDS
 
 _MAX_CHARGES = 500
 _PUBLISHED_PARTS = 4
-"""A kind is published again when this fraction of its time has passed."""
+"""A kind is published again when its lease time, `kinds_kept_us`, divided by this number has passed."""
 
 
 class NodeCommands(KVCommands):
@@ -36,7 +36,7 @@ class NodeCommands(KVCommands):
             lease = await kv.grant(ttl_us)
             new = Live(lease, ttl_us, 0 if old is None else old.running, claims=bool(node.kinds))
             row, stored = await self._context.kind_sets.stored(node)
-            # in one step: a reaper treats a node without a lease as dead
+            # one step writes record and lease, because a reaper treats a node that has a record without a lease as dead
             ops = [Put(node_key, encode(row)), Put(live_key, encode(new), lease)]
             same = Compare(node_key, mod=mod_of(entry))
             applied = await kv.txn([Step([same, Compare(ended_key), *stored], ops)])
@@ -51,7 +51,7 @@ class NodeCommands(KVCommands):
         return self._clock.time_us()
 
     async def _forgive(self, previous: str) -> None:
-        """Turn crashes that were charged to an incarnation that did not crash into losses."""
+        """Turn crashes that a reaper charged because of `previous` into losses: the process did not crash."""
         keys = self._keys
         prefix = keys.charged(previous)
         for _ in range(ROUNDS):
@@ -70,7 +70,8 @@ class NodeCommands(KVCommands):
         nodes, lives = await self._kv.read([below(keys.node), below(keys.live)])
         alive = {key[len(keys.live) :]: live_of(entry.value) for key, entry in lives.items}
         left = await self._kv.remaining([live.lease for live in alive.values()])
-        # the time by the median clock: callers compare with that, and this node's clock may be off
+        # times are given by the median clock: callers compare them with the median clock, and this node's clock may be
+        # off
         now_us = self._context.clock_skew.median_us()
         ends = {incarnation: now_us + left_us for incarnation, left_us in zip(alive, left, strict=True)}
         rows = {key[len(keys.node) :]: node_of(entry.value) for key, entry in nodes.items}

@@ -22,12 +22,12 @@ from .keys import LATEST_US, Keys, below, prefix_end
 from .scan import AFTER_ALL, Head, Scan, WindowWidth
 
 _FIRST = "0"
-"""Sorts before every place."""
+"""A text that sorts before every place in a queue."""
 _ATTEMPTS = 8
 _MAX_KNOWN = 50_000
-"""Queues whose head and window widths a store keeps in memory."""
+"""A store remembers the heads and the window widths of at most this number of queues."""
 _NO_ID = "00000000-0000-0000"
-"""Used in an index for a head without an id."""
+"""An index entry contains this id if the head of the queue is a time without an id."""
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ class Queues:
         return Compare(self._keys.head(queue), below=place)
 
     def forget(self, queues: Iterable[str]) -> None:
-        """Read these heads before the next write to them, because a guard did not hold."""
+        """Forget the heads of queues after a conflict, so that the next write to the queues reads the heads."""
         for queue in queues:
             self._known.pop(queue, None)
 
@@ -89,11 +89,11 @@ class Queues:
             if indexes:
                 await self.open(indexes)
             await self._apply(steps, lowered, indexes)
-        # steps that add entries compare the heads, and call this again if heads were moved meanwhile
+        # a head that still moves is no error: after a conflict with the head, the writer calls `open` again
         return openings
 
     def are_open(self, places: Mapping[str, str]) -> bool:
-        """Whether the heads of these queues are known to be below these places."""
+        """Whether the head of each queue is known to be below the place that is given for the queue."""
         return not self._unopened(places)
 
     def _unopened(self, places: Mapping[str, str]) -> list[str]:
@@ -106,7 +106,7 @@ class Queues:
             self._note(queue, place[:-1])
 
     def reread(self, compares: Iterable[Compare]) -> None:
-        """Read the heads again that a step compared without success."""
+        """Forget the heads that a step with a conflict compared, so that the next write reads the heads again."""
         self.forget(self._keys.queue_of(compare.key) for compare in compares if compare.below)
 
     async def _writable_heads(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
@@ -131,7 +131,7 @@ class Queues:
         return heads
 
     def _begun(self, old: Head, new: Head, guards: Sequence[Compare], indexes: dict[str, str]) -> Opening:
-        """The write of a head, with its entry in the index; `indexes` gets the place of that entry."""
+        """The compares and writes of a new head and of its index entry; `indexes` gets the place of the entry."""
         compares, ops = [*guards], list[Op]([Put(self._keys.head(new.queue), new.value)])
         if new.group:
             index, place = self._entry(new)
@@ -141,7 +141,7 @@ class Queues:
         return Opening(compares, ops)
 
     async def _apply(self, steps: Sequence[Step], heads: Sequence[Head], indexes: Iterable[str]) -> list[bool]:
-        """Write heads; the answer is whether each one was written."""
+        """Write heads; the answer says for each head whether the step was applied."""
         done = [answer is not None for answer in await apply_steps(self._kv, steps)]
         for head, is_done in zip(heads, done, strict=True):
             if is_done:
@@ -167,13 +167,13 @@ class Queues:
         return all(await self._apply(steps, moved, indexes))
 
     def _entry(self, head: Head) -> tuple[str, str]:
-        """The index of a ready queue, and its place in the index."""
+        """The index of a ready queue, and the place of the queue's entry in the index."""
         kind, side, priority = self._keys.ready_parts(head.queue)
         time, _, id = head.start.partition("/")
         return self._keys.order(head.group, priority), f"{time:0<18}/{id or _NO_ID}/{kind}/{side}"
 
     def _moved(self, old: Head, new: Head | None) -> list[Op]:
-        """The change of the index after a change of a head; None: the head is deleted."""
+        """The change of the index after a head changed from `old` to `new`; with None, the head is deleted."""
         ops: list[Op] = []
         if old.mod and old.group:
             ops.append(Delete("".join(self._entry(old))))
@@ -200,7 +200,7 @@ class Queues:
         return heads
 
     def _head(self, queue: str, entry: Entry) -> Head:
-        """A stored head; an unreadable one is below all places."""
+        """Decode a head. An unreadable head counts as below all places, so that reads begin with the first entry."""
         start, _, group = entry.value.decode(errors="replace").partition(" ")
         return Head(queue, start, entry.mod, group) if start[:1].isdigit() else Head(queue, "", entry.mod)
 
@@ -218,7 +218,7 @@ class Queues:
         return Scan(head, until, now_us, self._window_widths, whole=whole)
 
     async def read(self, scans: Sequence[Scan], limit: int) -> None:
-        """Read the next window of each of these."""
+        """Read the next window of each scan."""
         for scan, found in zip(scans, await self._kv.read([scan.window(limit) for scan in scans]), strict=True):
             scan.take(found, limit)
 
@@ -228,7 +228,7 @@ class Queues:
             await self.read([scan], limit - len(scan.places))
 
     async def earliest(self, heads: Sequence[Head]) -> str:
-        """The first place in these queues, or AFTER_ALL. Moves the heads to the first entries that were found."""
+        """The first place in some queues, or AFTER_ALL. Moves each head to the first entry that was found."""
         best = AFTER_ALL
         scans = [self.scan(head, now_us=LATEST_US) for head in heads]
         while unfinished := [scan for scan in scans if not (scan.done or scan.places) and scan.at < best]:
@@ -238,7 +238,7 @@ class Queues:
         return best
 
     def advance(self, head: Head, place: str) -> Step | None:
-        """The step that moves a head to just before a place, if no entry was added before the place meanwhile."""
+        """The step that moves a head to just before a place, unless an entry was added before that place."""
         start = place[:-1]
         if not head.start < start:
             return None
@@ -253,7 +253,7 @@ class Queues:
         return Step([Compare(key, mod=head.mod), empty], [Delete(key), *self._moved(head, None)])
 
     async def move_on(self, steps: Iterable[Step | None]) -> None:
-        """Apply such steps. A step with a conflict is dropped: the next read then needs a wider window."""
+        """Apply steps that move or delete heads. A step with a conflict is dropped: later reads only cost more."""
         wanted = [step for step in steps if step is not None]
         await apply_steps(self._kv, wanted)
         self.forget(self._keys.queue_of(step.ops[0].key) for step in wanted)

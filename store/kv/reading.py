@@ -22,14 +22,15 @@ from .recount import Recount
 from .rows import decode_out, delayed_of, to_record
 
 FIRST_RECORDS = 16
-"""Records in the first request of a read, while their size is unknown."""
+"""Most records in the first request of a read: the size of the records, which limits later
+requests, is still unknown."""
 _MAX_READ_BYTES = 4 << 20
 _MAX_DUE_READ = 1_000
 _MAX_PAGE_READ = 500
-"""Most records that a page reads if it must filter them."""
+"""Most records that the store reads for one page if only some of the records match the query."""
 _MAX_RANGES = 100
 _MAX_WHOLE_READ = 2_000
-"""Up to this number of instances, indexes are read without windows."""
+"""Indexes with at most this number of ids are read as one range, instead of in windows."""
 _MIN_WINDOW_US = 20_000
 _MAX_WINDOW_US = 100 * 86_400_000_000
 _WINDOW_FACTOR = 8
@@ -122,13 +123,14 @@ class ReadCommands(KVCommands):
         return Page(tuple(found), last if more else None)
 
     async def _untag(self, query: Query, ids: Sequence[str]) -> None:
-        """Remove ids without a record from the index of a tag: an unreadable record did not show its tags."""
+        """Remove ids without a record from a tag's index: the tags of a record that was unreadable are unknown."""
         if query.tag is None or not ids:
             return
         keys = self._keys
         tag = keys.tag(query.tag)
         steps = [Step([Compare(keys.state + id)], [Delete(tag + id)]) for id in ids]
-        with contextlib.suppress(LayoutError):  # another release owns the namespace, and does this
+        # LayoutError: nodes of another version own the namespace, and those nodes remove the ids
+        with contextlib.suppress(LayoutError):
             await apply_steps(self._kv, steps)
 
     async def _find_ids(
@@ -148,7 +150,8 @@ class ReadCommands(KVCommands):
         """
         indexes, held, every = await self._state_indexes(kind, states)
         if len(indexes) > _MAX_RANGES and held * _MAX_RANGES >= every:
-            # with so many kinds, to read the beginning of each index takes longer than to filter all instances
+            # with many kinds, the first ids of each index take longer to read than all instances take to read and
+            # filter
             return await self._read_ids([self._keys.state], bounds_us, cursor, max(limit, among), reverse, every)
         claims = await self._claim_indexes(states)
         while True:
@@ -156,7 +159,8 @@ class ReadCommands(KVCommands):
             before, claims = claims, await self._claim_indexes(states)
             if set(claims) <= set(before):
                 return ids, more
-            # a node that joined meanwhile may have claimed Scheduled instances that the read did not find
+            # a node that joined during the read may have claimed a Scheduled instance that the read did not find: read
+            # again
 
     async def _read_ids(
         self,
@@ -193,13 +197,13 @@ class ReadCommands(KVCommands):
         return [keys.owned(key[len(keys.node) :]) for key, _ in found.items]
 
     async def _state_indexes(self, kind: str | None, states: State) -> tuple[list[str], int, int]:
-        """The indexes of a kind and states besides Processing, the count in these, and the count of all instances."""
+        """Indexes of a kind and states besides Processing, the number of ids in them, and of all instances."""
         context, keys = self._context, self._keys
         wanted = [(state, slot) for state, slot in SLOT.items() if state & states and state is not State.PROCESSING]
         if kind is not None:
             (found,) = await self._kv.read([context.counts.of(kind)])
             values = totals(keys, found).get(keys.kind(kind), [0] * SLOTS)
-            # the counters only decide how to read, so a wrong counter hides no instance
+            # the counters only decide how the indexes are read, so a wrong counter hides no instance
             return [keys.by(kind, state) for state, _ in wanted], sum(values[slot] for _, slot in wanted), 0
         sums = await context.counts.totals()
         indexes = [
@@ -231,7 +235,8 @@ class ReadCommands(KVCommands):
         else:
             sums = await context.counts.totals()
         due = Counter({keys.unescaped(part): values[READY] for part, values in sums.items()})
-        # the next claim moves due instances; until then, they are counted in the delayed queues
+        # an instance that became due stays in its delayed queue until the next claim moves it, so delayed queues count
+        # too
         until = time_text(self._clock.time_us() + 1)
         (found,) = await self._kv.read([context.queues.delayed_heads()])
         heads = [head for head in context.queues.heads(found) if head.start < until]
@@ -246,7 +251,8 @@ class ReadCommands(KVCommands):
     @retried
     async def health(self) -> Health:
         context, keys = self._context, self._keys
-        with contextlib.suppress(LayoutError):  # another release owns the namespace, and does this
+        # LayoutError: nodes of another version own the namespace, and those nodes correct the counters
+        with contextlib.suppress(LayoutError):
             await self._recount.if_due()
         sums = await context.counts.totals()
         (lives,) = await self._kv.read([below(keys.live, 1, keys_only=True)])

@@ -22,9 +22,9 @@ from .slots import slot_of
 _STATES = [state for state in SLOT if state is not State.PROCESSING]
 _PERIOD_US = 3_600_000_000
 _AT_ONCE = 12
-"""Kinds that one request compares, as of one moment."""
+"""Most kinds that one request compares: the counters and indexes of a kind must be read as of one moment."""
 _MAX_COUNTED = 10 * _AT_ONCE
-"""Kinds that one call compares; the next call continues."""
+"""Most kinds that one call of `if_due` compares; the next call continues with further kinds."""
 
 
 class Recount:
@@ -47,7 +47,7 @@ class Recount:
             began, start = str(now_us), context.keys.count
         elif not start:
             return
-        # of two stores, the second one has a conflict and stops
+        # if two stores begin a round together, the second store has a conflict and leaves the round to the first store
         put = Put(key, f"{began} {start}".encode())
         applied = await context.kv.txn([Step([Compare(key, mod=mod_of(entry))], [put])])
         if applied.steps[0] is None:
@@ -55,7 +55,7 @@ class Recount:
         await self._round(applied.revision, began, start)
 
     async def _round(self, mod: int, began: str, start: str) -> None:
-        """Compare kinds, beginning with a counter."""
+        """Compare the counters of some kinds with the indexes, beginning with the counter at the key `start`."""
         context, keys = self._context, self._context.keys
         parts = dict.fromkeys([""] if start == keys.count else [])
         while start and len(parts) <= _MAX_COUNTED:

@@ -48,16 +48,18 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         return count
 
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
-        # not retried: after an outage the lease of the reaper may have expired
+        # not retried: after an outage, the reaper's own lease may have expired, and a reaper without a lease must not
+        # reap
         context, keys = self._context, self._keys
-        # every node calls this twice a second, and a count costs the server less than a list of keys
+        # every node calls `reap` twice a second: two counts, which show that no node is dead, cost less than lists of
+        # keys
         known, alive_now = await self._kv.read([below(prefix, 1, keys_only=True) for prefix in (keys.node, keys.live)])
         if known.count == alive_now.count:
             return []
         nodes, lives = await self._kv.read([below(prefix, keys_only=True) for prefix in (keys.node, keys.live)])
         alive = {key[len(keys.live) :]: entry.mod for key, entry in lives.items}
         guards = [Compare(keys.live + reaper, mod=alive[reaper])] if reaper in alive else None
-        # only the rows of the few nodes without a lease are read
+        # only a node without a lease can be dead, so only the rows of those few nodes are read
         silent = [key for key, _ in nodes.items if key[len(keys.node) :] not in alive]
         if not silent:
             return []
@@ -82,7 +84,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         return reaped
 
     async def _dead_row(self, incarnation: str, row: NodeRow) -> NodeRow:
-        """The row that marks a node as dead. If a suspect was running there, only suspects are charged."""
+        """The row that marks a node as dead. If a suspect was running on the node, only suspects are charged."""
         prefix = self._keys.owned(incarnation)
         (found,) = await self._kv.read([below(prefix)])
         suspects = [key[len(prefix) :] for key, entry in found.items if owned_of(entry.value).suspect]
@@ -91,7 +93,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         return replace(row, ended="dead", suspect_ran=ran)
 
     async def _mark_ended(self, incarnation: str, node: Entry, row: NodeRow, guards: Sequence[Compare] = ()) -> bool:
-        """Mark an incarnation as ended; False if its record has changed since it was read."""
+        """Mark an incarnation as ended; False if the incarnation's record has changed since the last read."""
         keys = self._keys
         compares = [Compare(keys.node + incarnation, mod=node.mod), *guards]
         deletes = [Delete(prefix + incarnation) for prefix in (keys.live, keys.idle)]
@@ -99,7 +101,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         return applied.steps[0] is not None
 
     async def _take_back(self, incarnation: str, node: NodeRow, limit: int, by: str) -> tuple[list[Reaped], bool]:
-        """Take back up to `limit` claims, and tell whether there are more. Without claims, delete the incarnation."""
+        """Take back up to `limit` claims; the answer says whether more may be left. Without claims, delete all keys."""
         prefix = self._keys.owned(incarnation)
         taken: list[Reaped] = []
         for _ in range(ROUNDS):
@@ -154,7 +156,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         return reaped
 
     def _row_after_loss(self, row: Row, node: NodeRow, now_us: int, by: str) -> Row:
-        """The record after its claim was taken back."""
+        """The record of an instance after a reaper or a leaving node took back the claim."""
         if row.releasing:
             return replace(row, releasing=False, owner="")
         crashes, losses = row.crashes, row.losses
@@ -176,13 +178,13 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         )
 
     async def _delete_incarnation(self, incarnation: str) -> None:
-        """Delete what is left of an incarnation that has no claims."""
+        """Delete all keys of an incarnation that has no claims left."""
         keys = self._keys
         ops: list[Op] = [
             Delete(prefix, prefix_end(prefix)) for prefix in (keys.hint(incarnation), keys.answers(incarnation))
         ]
         ops += [Delete(prefix + incarnation) for prefix in (keys.node, keys.live, keys.idle, keys.changes)]
         if lease := await self._writer.short_lease():
-            # a join that arrives late or is repeated must not bring the incarnation back
+            # a join that arrives late or is repeated finds the key `ended`, and so does not bring the incarnation back
             ops.append(Put(keys.ended + incarnation, b"", lease))
         await self._kv.txn([Step([], ops)])

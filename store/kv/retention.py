@@ -17,7 +17,7 @@ from .scan import Head, Scan
 from .step_plan import Change, StepPlan
 
 _EMPTY_AHEAD_US = 3_600_000_000
-"""How far in the future the head of an empty queue may be."""
+"""The head of an empty expiry queue is moved at most this far into the future."""
 _FINAL_STATES = [int(state) for state, slot in SLOT.items() if slot in FINAL_SLOTS]
 
 
@@ -39,7 +39,7 @@ class RetentionCommands(KVCommands):
         return removed
 
     async def _remove_surplus(self, ended: Mapping[str, int]) -> None:
-        """Remove up to twice as many instances as have ended, which are given by kind."""
+        """Remove expired and surplus instances, at most twice as many as have just ended; `ended` counts by kind."""
         if not ended:
             return
         context, keys, kinds = self._context, self._keys, list(ended)
@@ -59,7 +59,7 @@ class RetentionCommands(KVCommands):
         queues, now_us = self._context.queues, self._clock.time_us()
         until = time_text(now_us + 1)
         heads = [head for head in queues.heads(found) if head.start < until]
-        # nodes that remove at the same time begin with different queues
+        # in random order, so that nodes that remove instances at the same time begin with different queues
         self._clock.random.shuffle(heads)
         removed = 0
         for head in heads:
@@ -74,7 +74,7 @@ class RetentionCommands(KVCommands):
         return removed
 
     async def _move_expiry_head(self, scan: Scan, ids: Sequence[str], gone: Sequence[str]) -> None:
-        """Move the head of a queue to the first entry that is left."""
+        """Move the head of an expiry queue to the first entry that is left."""
         context, queues, head = self._context, self._context.queues, scan.head
         if len(gone) < len(ids):
             at = {place[19:]: place for place in scan.places}

@@ -31,16 +31,19 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 NOTE_LIMIT = 200
-"""Most characters of a note that are stored, so that a record stays small."""
+"""Most characters of a note that a record stores: a longer note is cut, so that the record stays small."""
 HISTORY_BYTES = 3000
-"""About the largest size of a history."""
+"""About the largest number of bytes of a stored history: in a longer one, the oldest entries become one entry."""
 _SMALL_HISTORY = 10
 GONE = b""
-"""The record of a removed instance while its enqueue may be repeated. All other verbs treat it as no record."""
+"""The record of a removed instance, kept while a client can repeat the enqueue. All other
+verbs treat the record as absent."""
 SMALL = 256
-"""Up to this number of bytes, arguments or result and error are in the record: a separate key would cost more."""
+"""Arguments, or result and error, of at most this number of bytes are stored in the record: a
+separate key would cost more."""
 NOTHING_EXTRA = msgspec.Raw(b"\x80")
-"""The last field of the rows of instances, nodes and schedules: a map of later releases, kept unchanged."""
+"""The empty value of the last field of stored rows. The field is a map that later versions can
+fill, and is kept unchanged."""
 
 Priority = Annotated[int, msgspec.Meta(ge=MIN_PRIORITY, le=MAX_PRIORITY)]
 Attempts = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -71,22 +74,22 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     losses: Count = 0
     fence: Count = 0
     owner: str = ""
-    """The incarnation that holds the claim, still runs the cancelled instance, or made it final."""
+    """The incarnation that holds the claim, still runs the cancelled instance, or made the instance final."""
     started: bool = False
     releasing: bool = False
-    """Whether it is cancelled while its body still runs at the owner."""
+    """Whether the instance is cancelled while the owner still runs the body of the instance."""
     request: str = ""
-    """The last accepted commit, so that a repeated one is recognized."""
+    """The request id of the last accepted commit, so that a repeated commit is recognized."""
     cancel: str = ""
-    """The request that cancelled it."""
+    """The request id of the cancellation, so that a repeated cancellation is recognized."""
     state_before_cancel: State = State.UNSET
-    """The state before the cancellation."""
+    """The state before the cancellation: a repeated cancellation returns the same state."""
     key: str | None = None
     tags: tuple[str, ...] = ()
     retention_us: int | None = None
     max_crashes: int = MAX_CRASHES
     has_out: bool = False
-    """Whether its result and error have a separate key."""
+    """Whether result and error are stored under a separate key, because they are large."""
     has_progress: bool = False
     expires_us: int = 0
     log_first: int = 0
@@ -95,11 +98,11 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     log_bytes: int = 0
     log_dropped: int = 0
     slot: str = ""
-    """The schedule whose slot it holds or waits for while `keeps` is true."""
+    """The schedule whose slot the instance holds or waits for, while `keeps` is true."""
     spec: bytes | None = None
-    """Its arguments, if they are small."""
+    """The arguments of the instance, if they are small; None if they have a separate key."""
     out: Out | None = None
-    """Its result and error, if they are small."""
+    """Result and error of the instance, if they are small; None if they have a separate key or do not exist."""
     extra: msgspec.Raw = NOTHING_EXTRA
 
     @property
@@ -108,12 +111,12 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def final(self) -> bool:
-        # final states have the highest numbers, and this comparison is many times faster than `is_final`
+        # final states have the highest numbers, and a comparison of numbers is many times faster than `is_final`
         return self.state >= State.CANCELLED
 
     @property
     def keeps(self) -> bool:
-        """Whether it, or its body, has not ended yet, so that it keeps its key and its slot."""
+        """Whether the instance or its body has not ended, so that the instance keeps its unique key and its slot."""
         return not self.final or self.releasing
 
 
@@ -139,16 +142,18 @@ class NodeRow(msgspec.Struct, frozen=True, array_like=True):
 
     info: NodeInfo
     ended: str = ""
-    """"" while it is alive; "left": it stopped; "dead": its lease expired and a reaper marked it."""
+    """Empty while the node is alive. "left": the node stopped; "dead": the lease expired and a
+    reaper marked the node."""
     suspect_ran: bool = False
-    """For a dead node: whether a suspect was running there."""
+    """Whether a suspect was running on the node when the node died, so that only suspects are
+    charged with the crash."""
     kinds: str = ""
-    """The digest of its kinds (`kind_sets`); "" if they are few, and in `info`."""
+    """The digest of the node's kinds (`kind_sets`); "" if the kinds are few, and stored in `info`."""
     extra: msgspec.Raw = NOTHING_EXTRA
 
     @property
     def claims(self) -> bool:
-        """Whether it has kinds, so that it claims a share of the due instances."""
+        """Whether the node has kinds, so that the node claims a share of the due instances."""
         return bool(self.kinds or self.info.kinds)
 
 
@@ -159,16 +164,16 @@ class Live(msgspec.Struct, frozen=True, array_like=True):
     ttl_us: int
     running: int = 0
     claims: bool = True
-    """Whether it has workers and kinds, so that other nodes leave it a share of the due instances."""
+    """Whether the node has workers and kinds, so that other nodes leave a share of the due instances to the node."""
 
 
 class ClockReport(msgspec.Struct, frozen=True, array_like=True):
     """A message of an incarnation about its clock."""
 
     clock_us: int
-    """The node's clock when it wrote the message."""
+    """The wall-clock time of the node at which the node wrote the message."""
     asks: tuple[str, ...] = ()
-    """Incarnations that must report their clocks; "*": all."""
+    """Incarnations that must report their clocks in answer to the message; "*" asks all incarnations."""
 
 
 class Idle(msgspec.Struct, frozen=True, array_like=True):
@@ -176,7 +181,7 @@ class Idle(msgspec.Struct, frozen=True, array_like=True):
 
     kinds: tuple[str, ...]
     groups: tuple[str, ...] = ()
-    """The groups of its kinds, if it has many; then `kinds` is empty."""
+    """The groups of the node's kinds, if the node has many kinds; `kinds` is empty in that case."""
 
 
 class Answers(msgspec.Struct, frozen=True, array_like=True):
@@ -191,7 +196,8 @@ class Answers(msgspec.Struct, frozen=True, array_like=True):
 UNREADABLE_NODE = NodeRow(
     NodeInfo(name="?", incarnation="", kinds=(), signatures={}, workers=0, host="?", pid=0, version="?", started_us=0)
 )
-"""The row of a node whose record is unreadable, so that its claims are taken back when its lease has ended."""
+"""Replaces a node's unreadable record, so that a reaper takes back the node's claims after the
+node's lease has ended."""
 
 
 _NOTHING = Out()
@@ -228,10 +234,10 @@ node_of = _or_default(decode_node, UNREADABLE_NODE)
 live_of = _or_default(decode_live, Live(lease=0, ttl_us=0))
 clock_report_of = _or_default(decode_clock_report, None)
 owned_of = _or_default(decode_owned, Owned(fence=0))
-"""The entry of a claim; if it is unreadable, the record decides."""
+"""Decodes the index entry of a claim; if the entry is unreadable, the record of the instance decides."""
 delayed_of = _or_default(decode_delayed, None)
 kinds_of = _or_default(decode_kinds, list[tuple[str, str | None]]())
-"""Kinds and signatures of nodes."""
+"""Decodes one part of a set of kinds: pairs of kind and signature; no pairs if the part is unreadable."""
 count_of = _or_default(decode_count, 0)
 
 
@@ -244,13 +250,13 @@ def number_of(data: bytes) -> int:
 
 
 def start_of(data: bytes) -> str:
-    """The start of a queue, in its head; before all places if it is unreadable."""
+    """The place in a stored head; "", which is before all places, if the head is unreadable."""
     text = data.decode(errors="replace")
     return text if text[:1].isdigit() else ""
 
 
 def is_gone(entry: Entry | None) -> bool:
-    """Whether an instance does not exist; the empty record of a removed one may."""
+    """Whether an instance does not exist. The empty record of a removed instance counts as no instance."""
     return entry is None or entry.value == GONE
 
 
@@ -270,13 +276,13 @@ def extended(row: Row, state: State, now_us: int, node: str, note: str) -> tuple
 
 
 def _size(entry: Transition) -> int:
-    """About the size of an entry in bytes."""
+    """The approximate size of a history entry in bytes."""
     note = len(entry.note) if entry.note.isascii() else len(entry.note.encode(errors="replace"))
     return 20 + len(entry.node) + note
 
 
 def folded(history: tuple[Transition, ...]) -> Transition:
-    """The last entry, with the count of all."""
+    """The last entry of a history, with the sum of the counts of all entries."""
     last = history[-1]
     return Transition(last.state, last.at_us, last.node, last.note, sum(entry.count for entry in history))
 

@@ -13,12 +13,14 @@ from .base import Entry, Found, Range
 from .keys import prefix_end
 
 AFTER_ALL = "~"
-"""Sorts after every place."""
+"""A text that sorts after every place in a queue."""
 _ID_BITS = 64
 _EMPTY_FACTOR = 8
-"""Growth of the window after an empty one: the read gets at most so many times more entries than wanted."""
+"""After an empty window, the next window is this many times wider: a read gets at most so many
+times more entries than wanted."""
 _MAX_GAP_MS = 100
-"""The widest gap that a scan expects again: it then reads at once what was added within that time."""
+"""The widest gap, in milliseconds, that a scan expects again: after a wider window, a read
+could get too many new entries."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -28,11 +30,11 @@ class Head(msgspec.Struct, frozen=True):
     start: str
     mod: int
     group: str = ""
-    """The group whose index has the queue as an entry."""
+    """The group of kinds whose index has an entry for the queue; "" if no index has one."""
 
     @property
     def value(self) -> bytes:
-        """The value of its key."""
+        """The value of the key that stores the head."""
         return (f"{self.start} {self.group}" if self.group else self.start).encode()
 
 
@@ -40,13 +42,14 @@ class WindowWidth(msgspec.Struct):
     """The widths of the windows on a queue, as numbers that sort like places."""
 
     coarse: int
-    """The width of a window over several instants."""
+    """The width of a window that spans several instants."""
     fine: int = 0
-    """If not 0, many entries have the same instant, so windows of this width are read first."""
+    """The width of a window within one instant; 0 unless many entries have the same instant."""
     gap: int = 0
-    """The width of the last gap. The instances of a batch have one time, so there is a gap between two batches."""
+    """The width of the last gap without entries: the instances of a batch have one time, so
+    there is a gap between two batches."""
     short: bool = False
-    """Whether the last read reached the end, so that the whole queue is read until it is too long."""
+    """Whether the last read reached the end of the queue, so that the next scan reads the whole queue at a time."""
 
 
 class Scan:
@@ -72,14 +75,15 @@ class Scan:
         self._width = self._widths.fine or self._widths.coarse
         self._end = ""
         self._gap_from: int | None = None
-        """Where the current gap begins."""
+        """The number of the place at which the current gap begins; None outside a gap."""
 
     def window(self, limit: int) -> Range:
         """The next window."""
         at = self._number(self.at)
         end = at + self._width
         if self._width < self._instant and end % self._instant > self._newest:
-            # ids contain their time, and no further ids of this instant can be made
+            # ids contain their creation time, so no new ids of this instant can appear: the window ends with the
+            # instant
             end = (at // self._instant + 1) * self._instant
         whole = self._widths.short or end >= self._now
         self._end = self._until if whole else min(self._place(end), self._until)
@@ -103,12 +107,12 @@ class Scan:
         self._adapt(found, start, 2 * max(limit, 8))
 
     def _adapt(self, found: Found, start: str, wanted: int) -> None:
-        """Set the next width by what was found, so that the window has about as many entries as are wanted."""
+        """Set the width of the next window by the entries of the last one, so that the next one has about `wanted`."""
         widths, seen = self._widths, len(found.items)
         over_gap = self._width == widths.gap
         widths.short = found.count <= 4 * wanted and (widths.short or self.done)
         if seen == 0:
-            # only this scan widens its windows over the gap further, as the next scan meets another gap
+            # the wider window is for this scan only: the next scan meets another gap
             if self._gap_from is None:
                 self._gap_from = self._number(start)
             self._width = self._width * 2 if over_gap else max(self._width * _EMPTY_FACTOR, widths.gap)

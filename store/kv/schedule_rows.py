@@ -21,7 +21,8 @@ class Revisions(msgspec.Struct, frozen=True, array_like=True):
     removals: int = 0
     """Number of stored removals."""
     floor: int = 0
-    """The latest revision of a removal that is no longer stored."""
+    """The latest revision of a removal that is no longer stored; a reader that is further
+    behind must load all schedules again."""
 
 
 class ScheduleState(msgspec.Struct, frozen=True, array_like=True):
@@ -29,7 +30,7 @@ class ScheduleState(msgspec.Struct, frozen=True, array_like=True):
 
     revision: int
     epoch: int
-    """Revision of the first put of this schedule; a part of the key of its ledger."""
+    """The revision of the first put of the schedule; a part of the keys of the schedule's ledger."""
     before: int
     """The revision before the last put, so that a repeated put is recognized."""
     kind: str
@@ -51,13 +52,14 @@ class NextFire(msgspec.Struct, frozen=True, array_like=True):
     last_us: int = 0
     trimmed_us: int = 0
     stretch: FireRecord | None = None
-    """The latest record, if the next record may be joined with it: one of a gap."""
+    """The latest ledger record if the record is of a gap, so that a similar gap extends the
+    same record; otherwise None."""
     records: int = 0
-    """Records in the ledger."""
+    """The number of records in the ledger of the schedule."""
     first_us: int = 0
-    """A lower bound of the nominal times of the records."""
+    """A lower bound of the nominal times of the records in the ledger."""
     oldest_us: int = 0
-    """When the record with the earliest nominal time was written, if known."""
+    """The time at which the record with the earliest nominal time was written, if known."""
     extra: msgspec.Raw = NOTHING_EXTRA
 
 

@@ -32,29 +32,29 @@ from .schedule_rows import (
 
 _ATTEMPTS = 64
 _MAX_EDITS = 40
-"""Most schedules that one transaction writes."""
+"""Most schedules that one transaction writes; further puts and removals wait for the next transaction."""
 
 
 class ScheduleEdit(ABC):
     """The change of one schedule by one call."""
 
     removes = False
-    """Whether it adds a stored removal."""
+    """Whether the edit removes a schedule, so that the store adds a record of the removal."""
 
     def __init__(self, context: KVContext, name: str, further_key: str, size: int = 0) -> None:
         self._context = context
         self.name = name
         self.size = size
-        """Bytes of its large values."""
+        """Bytes of the large values that the edit writes."""
         self.keys = (context.keys.schedule(name), context.keys.next_fire(name), further_key)
-        """The keys that it reads."""
+        """The keys that must be read before the step of the edit can be planned."""
         self.error: PeerjobError | None = None
-        """Why its transaction failed."""
+        """The error of the transaction that contained the edit; None while no transaction has failed."""
         self.is_done = False
 
     @abstractmethod
     def step(self, revision: int, now_us: int, found: Mapping[str, Entry | None]) -> Step | None:
-        """The step that writes it with this revision; None if there is nothing to write."""
+        """The step that writes the edit with this revision; None if the edit has nothing to write."""
 
     def written(self) -> None:
         """Note that the step was applied."""
@@ -70,7 +70,7 @@ class ScheduleWriter:
         self._waiting: list[ScheduleEdit] = []
 
     async def write(self, edit: ScheduleEdit) -> None:
-        """Write an edit, together with those that wait behind it."""
+        """Write an edit; edits that wait behind the edit share the transaction."""
         self._waiting.append(edit)
         try:
             async with self._lock:
@@ -99,14 +99,15 @@ class ScheduleWriter:
             yield edit
 
     async def _write(self, edits: Sequence[ScheduleEdit]) -> None:
-        """Try once to write these; an edit that has a conflict keeps waiting."""
+        """Try once to write the edits in one transaction; an edit that has a conflict keeps waiting."""
         try:
             await self._try(edits)
         except StoreRefusedError as error:
             if len(edits) == 1:
                 edits[0].error = error
                 return
-            # the server may have refused the transaction because of one edit
+            # the server may have refused the transaction because of one edit only, so each edit gets a transaction of
+            # its own
             for edit in edits:
                 await self._write([edit])
         except PeerjobError as error:
@@ -135,7 +136,7 @@ class ScheduleWriter:
             revision, revisions.removals + removals - len(dropped), max([revisions.floor, *dropped.values()])
         )
         count = Step([], [Put(counter, encode(after)), *(Delete(key) for key in dropped)])
-        # all writes about schedules compare this key, except fires
+        # each put and each removal compares the revision counter, so that no two writes get the same revision
         guard = Compare(counter, mod=mod_of(found[counter]))
         applied = await context.kv.txn([count, *steps], guards=[guard])
         for edit, answer in zip(planned, applied.steps[1:], strict=True):
@@ -143,7 +144,7 @@ class ScheduleWriter:
                 edit.written()
 
     async def _dropped(self, revisions: Revisions, more: int) -> dict[str, int]:
-        """The stored removals that exceed the limit after `more` further ones: key → revision."""
+        """The stored removals to delete, so that `more` further ones stay within the limit: key → revision."""
         surplus = revisions.removals + more - MAX_REMOVALS
         if surplus <= 0:
             return {}
@@ -167,7 +168,8 @@ class PutEdit(ScheduleEdit):
         old, next_fire = read_pair(context, put.name, schedule_entry, next_entry)
         waiting = read_slot(context, put.name, slot)
         if not _is_expected(put, old, next_fire):
-            self.row = None  # a step that was planned earlier had a conflict
+            # an earlier attempt may have set a row, but the step of that attempt had a conflict
+            self.row = None
             if old is not None and next_fire is not None and _is_same(put, old):
                 self.row = to_schedule_row(put.name, old, next_fire, waiting)
             self.is_done = True
@@ -254,7 +256,7 @@ def read_slot(context: KVContext, name: str, entry: Entry | None) -> SlotRow:
 
 
 def revisions_of(entry: Entry | None) -> Revisions:
-    """The revisions. If they are unreadable: after all used ones, without stored removals."""
+    """Decode the revisions. Unreadable ones count as a revision after all used ones, without stored removals."""
     if entry is None:
         return Revisions()
     try:
@@ -280,7 +282,7 @@ def _is_expected(put: SchedulePut, old: ScheduleState | None, next_fire: NextFir
 
 
 def _is_same(put: SchedulePut, old: ScheduleState) -> bool:
-    """Whether such a put wrote the stored schedule."""
+    """Whether a put with the same values wrote the stored schedule, so that the put is a repetition."""
     return (old.before, old.kind, old.definition, old.paused, old.note) == (
         put.expected,
         put.kind,

@@ -16,8 +16,8 @@ from .writer import ROUNDS
 
 _READ_AT_ONCE = 100
 _LOADING = 1 << 31
-"""A negative revision means that the first load continues: it is the revision at its begin, times this, plus the last
-revision that was loaded."""
+"""A negative revision continues the first load. The number without the sign is the revision at the start of the load,
+times this constant, plus the last loaded revision."""
 
 
 class ScheduleCommands(KVCommands):
@@ -81,7 +81,8 @@ class ScheduleCommands(KVCommands):
         loading = reset or revision <= 0
         scans = [revision_scan(context, keys.changed, after, revisions.latest)]
         if revision != 0 and not reset:
-            # during the first load, only removals since its begin matter
+            # during the first load, only removals after the start of the load matter: schedules removed before are not
+            # loaded
             scans.append(revision_scan(context, keys.removed, max(after, begun), revisions.latest))
         while unfinished := [scan for scan in scans if not scan.done and len(scan.places) <= limit]:
             await context.queues.read(unfinished, limit + 1)
@@ -98,7 +99,7 @@ class ScheduleCommands(KVCommands):
         for name, (place, removed) in zip(names, changes, strict=True):
             at = int(place[:18])
             row = _removed(name, at) if removed else current.get(name)
-            # a schedule that was written again is reported under its later revision
+            # a schedule that was written again after the scan is reported later, under the new revision
             if row is not None and row.revision == at:
                 page.append(row)
         return SchedulePage(

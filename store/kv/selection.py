@@ -20,13 +20,13 @@ from .queues import Queues
 from .scan import Head, Scan
 
 _MAX_SCANS = 100
-"""Most queues that are read in one request."""
+"""One request reads at most this number of queues."""
 _MIN_READ = 8
-"""Fewest queues that are opened at a time, and fewest entries that are read of a queue."""
+"""A claim opens at least this number of queues at a time, and reads at least this number of entries of each queue."""
 _MANY_QUEUES = 32
-"""Above this number of queues in one claim, the head of each queue is moved behind the picks."""
+"""If one claim reads more queues than this, the claim moves the head of each queue behind the picked instances."""
 MAX_PASSED = 4
-"""How often a node takes later instances first before it takes an instance of another node's share."""
+"""After a node has passed over an instance of another node's share this often, the node takes the instance itself."""
 
 
 class Pick(msgspec.Struct, frozen=True, gc=False):
@@ -83,7 +83,7 @@ class _Source:
 
     @property
     def open(self) -> bool:
-        """Whether further entries may matter. Of suspects, only the first one matters."""
+        """Whether the selection can need further entries of the queue. Of suspects, only the first one is needed."""
         return not self.scan.done and not (self.suspect and self.picks)
 
 
@@ -96,7 +96,7 @@ class Room:
         self._spread = spread
 
     def of(self, kind: str) -> int:
-        """How many of this kind."""
+        """The number of instances of this kind that can be picked."""
         return (self._caps.get(kind, 0) - self._taken.get(kind, 0)) * self._spread
 
 
@@ -144,7 +144,8 @@ class Selection:
                 waiting = [] if rest else unfinished
             else:
                 waiting = [source for source in unfinished if source.kind not in spent]
-                # the first queues determine the horizon; a few are read at a time, since each read is a round trip
+                # the queues with the earliest unread places determine the horizon; a few are read together, since each
+                # read is a round trip
                 waiting.sort(key=lambda source: (source.priority, source.scan.at))
                 waiting = waiting[:_MIN_READ]
                 if self._bound is not None and self._bound == horizon:
@@ -159,11 +160,11 @@ class Selection:
 
     @property
     def _bound(self) -> tuple[int, str] | None:
-        """A lower bound of the queues that were not opened; None if all were."""
+        """A lower bound of the places in queues that were not opened; None if all queues were opened."""
         return None if self._feed is None else self._feed.bound
 
     async def _open(self, count: int) -> list[_Source]:
-        """Open more queues."""
+        """Open about `count` further queues from the feed; the answer is the opened ones."""
         if self._feed is None:
             return []
         return self._add(await self._feed.more(min(max(count, _MIN_READ), _MAX_SCANS)))
@@ -199,7 +200,7 @@ class Selection:
         if not unfinished:
             return
         if self._feed is not None:
-            # with more queues, fewer entries of each are among the first
+            # with many queues, few entries of each queue are among the first instances, so each read gets fewer entries
             limit = min(limit, max(2 * limit // len(unfinished), _MIN_READ))
         await self._queues.read([source.scan for source in unfinished], limit + 1)
         for source in unfinished:
@@ -208,7 +209,7 @@ class Selection:
     def settled(self, picks: Sequence[Pick]) -> list[Step | None]:
         """With many queues, the steps that move their heads behind the picks.
 
-        Without them, each claim would open all queues again that once had the first instance.
+        Without the moves, each claim would open all queues again that once had the first instance.
         """
         if self._feed is None or len(self._sources) <= _MANY_QUEUES:
             return []

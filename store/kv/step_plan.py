@@ -28,17 +28,17 @@ class Change(msgspec.Struct, gc=False):
     ops: Sequence[Op]
     shifts: tuple[Shift, ...] = ()
     adds: tuple[tuple[str, str], ...] = ()
-    """Queue and place of entries that `ops` puts there; the writer adds the guards."""
+    """Queue and place of each queue entry that `ops` adds; the writer adds the compares of the heads of the queues."""
     ended: tuple[str, ...] = ()
-    """Instances that become final."""
+    """Ids of the instances that the step makes final."""
     answers: tuple[tuple[int, str], ...] = ()
-    """Places in the caller's batch that this step answers, each with its answer."""
+    """Places in the caller's batch, each with the answer that is valid if the step is applied."""
     opens: tuple[tuple[str, str], ...] = ()
-    """Queues that the step opens, each with the first place of its own entries."""
+    """Queues that the step opens, each with the first place that the step adds to the queue."""
 
 
 class HeldSlot(msgspec.Struct):
-    """A slot, as it was read and then changed by the plan."""
+    """A slot as read from the server, with the changes of the plan."""
 
     mod: int
     slot: SlotRow
@@ -55,17 +55,17 @@ class StepPlan(msgspec.Struct, gc=False):
     keys: Keys
     now_us: int
     slots: dict[str, HeldSlot] = {}
-    """Schedule → slot that instances of this plan may take or leave."""
+    """Schedule → slot of the schedule, for each slot that an instance of the plan can take or leave."""
     ops: list[Op] = []
     shifts: list[Shift] = []
     adds: list[tuple[str, str]] = []
     compares: list[Compare] = []
     ended: list[str] = []
-    """Instances that become final."""
+    """Ids of the instances that the step makes final."""
     ready: list[str] = []
-    """Kinds of the instances that enter ready queues."""
+    """The kind of each instance that enters a ready queue."""
     delayed: list[tuple[int, str]] = []
-    """Due time and kind of the instances that enter delayed queues."""
+    """The due time and kind of each instance that enters a delayed queue."""
 
     @classmethod
     def for_row(cls, keys: Keys, now_us: int, row: Row, slots: Mapping[str, HeldSlot]) -> StepPlan:
@@ -93,7 +93,7 @@ class StepPlan(msgspec.Struct, gc=False):
         self.shifts.append((row.kind, SCHEDULED, 1))
 
     def add_to_queue(self, id: str, kind: str, priority: int, due_us: int, *, suspect: bool = False) -> None:
-        """Add a Scheduled instance to its queue. No other code adds to these queues."""
+        """Add a Scheduled instance to a ready or delayed queue; no other code adds to those queues."""
         keys, place = self.keys, timed(due_us, id)
         if due_us <= self.now_us:
             queue = keys.ready(kind, priority, suspect=suspect)
@@ -152,7 +152,7 @@ class StepPlan(msgspec.Struct, gc=False):
             self._release(id, row)
 
     def _release(self, id: str, row: Row) -> None:
-        """Free the key and slot of a final instance, and start its retention."""
+        """Free the unique key and the slot of a final instance, and start the retention of the instance."""
         queue, place = self.keys.expiring(row.expires_us), timed(row.expires_us, id)
         self.ops.append(Put(queue + place, b""))
         self.adds.append((queue, place))

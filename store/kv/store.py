@@ -106,6 +106,6 @@ class KVStore(
             return await commit(), Claimed(now_us=self._clock.time_us())
         if not outcomes or self._may_add_to_queue(outcomes):
             return await commit(), await claim(want)
-        # the claim is sent first, so that the server works on it while the commit is built
+        # the claim is sent first, so that the server handles the claim while this process builds the commit
         claimed, acks = await both(claim(want), commit())
         return acks, claimed

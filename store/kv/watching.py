@@ -32,7 +32,8 @@ class WatchCommands(ReadCommands):
         try:
             return await self._fetch_hints(incarnation, timeout)
         except StoreUnavailableError:
-            # hints that the watch has reported may still be stored, so the next call reads them
+            # hints that the watch has reported may still be stored, so the next call opens a new watch and reads all
+            # stored hints
             self._stop_watch(incarnation)
             raise
 
@@ -40,7 +41,8 @@ class WatchCommands(ReadCommands):
         prefix = self._keys.hint(incarnation)
         watch = self._watches.get(incarnation)
         if watch is None:
-            # changed schedules concern all nodes, so each node watches their key instead of a hint of its own
+            # changed schedules concern all nodes, so each node watches the one key of all revisions instead of a hint
+            # of its own
             watch = self._watches[incarnation] = self._kv.watch(prefix, self._keys.schedules)
             found = await self._stored_hints(prefix)
         else:
@@ -66,12 +68,10 @@ class WatchCommands(ReadCommands):
         return [key for key, _ in found.items]
 
     def _stop_watches(self) -> None:
-        """Stop watching the hints of all incarnations."""
         for incarnation in list(self._watches):
             self._stop_watch(incarnation)
 
     def _stop_watch(self, incarnation: str) -> None:
-        """Stop watching the hints of an incarnation."""
         watch = self._watches.pop(incarnation, None)
         if watch is not None:
             watch.close()
@@ -82,18 +82,18 @@ class WatchCommands(ReadCommands):
         check_batch(len(ids))
         unique = list(dict.fromkeys(ids))
         states: dict[str, State | None] = {}
-        # a waiting node registers again each second, so the registration of a dead node ends with the lease
+        # a waiting node registers again each second; the lease deletes the registration of a node that has died
         lease = await self._writer.short_lease()
         for at in range(0, len(unique), _WATCHED_AT_ONCE):
             part = unique[at : at + _WATCHED_AT_ONCE]
-            # the state is read in the step that registers
+            # the step that registers the node also reads the state, so that no end of the instance is missed in between
             steps = [Step([], [Put(keys.watch(id) + incarnation, b"", lease)], [Range(keys.state + id)]) for id in part]
             applied = await self._kv.txn(steps)
             for id, answers in zip(part, applied.steps, strict=True):
                 rows = [answer.items[0][1] for answer in answers or () if answer.items]
                 row = await self._context.row_of(id, rows[0]) if rows else None
                 states[id] = None if row is None else row.state
-            # final and unknown instances need no registration
+            # a final or unknown instance causes no further hint, so the registration is deleted again
             settled = [id for id in part if (state := states[id]) is None or state.is_final]
             if settled:
                 await self._kv.txn([Step([], [Delete(keys.watch(id) + incarnation) for id in settled])])
@@ -108,6 +108,7 @@ class WatchCommands(ReadCommands):
     async def watch_changes(self, incarnation: str, ttl: float) -> None:
         ttl_us = round(ttl * 1_000_000)
         until = str(self._clock.time_us() + ttl_us).encode()
-        # the lease only deletes the key later: the leases of some servers are coarser than `ttl`
+        # the stored time ends the registration, and the lease only deletes the key later: some servers have coarser
+        # leases than `ttl`
         lease = await self._kv.grant(ttl_us)
         await self._kv.txn([Step([], [Put(self._keys.changes + incarnation, until, lease)])])

@@ -44,35 +44,35 @@ from .step_plan import Change
 T = TypeVar("T")
 
 ROUNDS = 8
-"""Attempts of a call that has conflicts."""
+"""A call whose changes conflict with other writers makes this number of attempts before the call fails."""
 IN_FLIGHT = 3
-"""Requests of one batch in flight: the next one is built while the server handles the last one."""
+"""Most requests of one batch in flight: the store builds the next request while the server handles earlier ones."""
 _SHORT_LEASE_US = 600_000_000
 _NO_LEASE_US = 10_000_000
-"""How long the writer waits after a server without space refused a lease."""
+"""After a server without space has refused a lease, the writer waits this long before the next try."""
 _REMOVAL_LEASE_US = 5_000_000
 _PLAIN_OPS = 100
 _LISTENER_READS = 2
-"""Reads in each request, before the reads of nodes that wait for the end of instances."""
+"""Number of reads in each request that come before the reads of nodes that wait for the end of instances."""
 _BURST = 10
-"""Common characters of ids that were made within four seconds."""
+"""Ids that were made within the same four seconds begin with this number of equal characters."""
 _MAX_WATCHED = 200
-"""Most registrations in the answer of one such read."""
+"""Most registrations of waiting nodes in the answer to one read."""
 
 
 class Written(msgspec.Struct):
     """The result of a batch of changes."""
 
     revisions: list[int]
-    """Per change the revision of its writes; 0: a compare did not hold, and nothing was written."""
+    """For each change, the revision of its writes; 0 if a compare did not hold and nothing was written."""
     ended: Sequence[str] = ()
-    """Instances that became final."""
+    """Ids of the instances that the batch made final."""
     watched: Sequence[Found] = ()
-    """Incarnations that wait for the end of these instances, or of others with similar ids."""
+    """Registrations of incarnations that wait for the end of instances in `ended`, or of instances with similar ids."""
     idle: Sequence[tuple[str, Entry]] = ()
-    """Idle incarnations, as of the last write."""
+    """Registrations of idle incarnations, as of the last request of the batch."""
     listeners: Sequence[tuple[str, Entry]] = ()
-    """Incarnations that want hints about all changes."""
+    """Registrations of incarnations that want hints about all changes."""
 
     def applied(self, items: Iterable[T]) -> Iterator[tuple[T, int]]:
         """The items whose changes were written, each with its revision; `items` has one item per change."""
@@ -91,7 +91,8 @@ class Writer:
         self._url = url
         self._listener_reads = (below(keys.idle), below(keys.changes))
         self.counts_in_doubt = False
-        """Whether counters may be wrong, because an answer never arrived."""
+        """Whether counters may be wrong, because the answer to a request never arrived; the
+        next recount corrects them."""
         self._short_lease = 0
         self._short_lease_until_us = 0
         self._removal_lease = 0
@@ -126,7 +127,7 @@ class Writer:
         return self._removal_lease
 
     def _note_doubt(self) -> None:
-        """Note that a request may or may not have been applied, possibly because of its lease."""
+        """Note that the effect of a request is unknown: counters may be wrong, and the leases may have ended."""
         self.counts_in_doubt = True
         self.forget_leases()
 
@@ -175,7 +176,7 @@ class Writer:
         return _joined(parts)
 
     async def _opened(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """The changes, after the queues that they add to were opened. Some changes open a queue themselves."""
+        """Open the queues to which the changes add, and return the changes. Some changes open a queue themselves."""
         places = _first_places(changes)
         if not places or self._queues.are_open(places):
             return changes
@@ -191,7 +192,7 @@ class Writer:
         if part.answer_log is not None and part.answer_log.guarded:
             common.append(part.answer_log.guard())
         adding = {queue: self._queues.guard(queue, place) for queue, place in part.places.items()}
-        # a guard that all steps need is compared once
+        # a guard that all steps need is compared once for the whole request, since the number of compares is limited
         own = {queue: guard for queue, guard in adding.items() if part.adders[queue] < len(changes)}
         common += [guard for queue, guard in adding.items() if queue not in own]
         steps = [
@@ -222,9 +223,9 @@ class Writer:
         steps: Sequence[Step] = (),
         guards: Sequence[Compare] = (),
     ) -> Applied:
-        """Send steps, and `also` for these changes."""
+        """Send steps, and the step `also` with the counters and answers of the changes."""
         shard, shifts = self._counts.take_shard(), _summed(changes)
-        # without steps, only a conflict in the shard can refuse the request
+        # a request without steps has one cause of refusal: another store has written the same shard of the counters
         contended = not steps
         try:
             await self._counts.load(shard, shifts)
@@ -255,7 +256,7 @@ class Writer:
         return Step(compares, ops, (*self._listener_reads, *self._watched(part.ended)))
 
     def _watched(self, ended: Sequence[str]) -> list[Range]:
-        """The reads of incarnations that wait for these instances: one read for ids of the same few seconds."""
+        """The reads that find incarnations waiting for the instances: one read for all ids of the same four seconds."""
         bursts: dict[str, tuple[str, str]] = {}
         for id in sorted(ended):
             first, _ = bursts.get(id[:_BURST], (id, id))
@@ -264,10 +265,10 @@ class Writer:
         return [Range(watch(first), prefix_end(watch(last)), _MAX_WATCHED, True) for first, last in bursts.values()]
 
     async def _settle(self, part: _Part, done: Sequence[Change], lease: int) -> None:
-        """Write `also` for the changes that were applied."""
+        """Write the step `also` for those changes that the first request has applied."""
         guarded = part.answer_log is not None and part.answer_log.guarded
         if not done and (guarded or not part.extra_ops):
-            # nothing was written because a guard did not hold, so the request has no answer yet
+            # a guard did not hold, so the request wrote nothing and has no answer to store yet
             if part.answer_log is not None:
                 part.answer_log.unused()
             return
@@ -287,9 +288,9 @@ class _Part:
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
         self.places = _first_places(changes)
-        """Queue → place of its first entry."""
+        """Queue → first place that the changes add to the queue."""
         self.adders = _adders(changes)
-        """Queue → number of changes that add to it."""
+        """Queue → number of changes that add entries to the queue."""
         self.extra_ops: Sequence[Op] = ()
         self.answer_log: AnswerLogPart | None = None
         self.applied = Applied(0, ())
@@ -334,7 +335,7 @@ def _with(change: Change, openings: Mapping[str, Opening]) -> Change:
 
 
 def _first_places(changes: Iterable[Change]) -> dict[str, str]:
-    """Queue → place of the first new entry."""
+    """Queue → first place that the changes add to the queue."""
     places: dict[str, str] = {}
     for change in changes:
         for queue, place in change.adds:
@@ -345,7 +346,7 @@ def _first_places(changes: Iterable[Change]) -> dict[str, str]:
 
 
 def _adders(changes: Iterable[Change]) -> dict[str, int]:
-    """Queue → number of changes that add to it."""
+    """Queue → number of changes that add entries to the queue."""
     adders: dict[str, int] = {}
     for change in changes:
         adds = change.adds
