@@ -8,7 +8,7 @@ from peerjob.model.injected import current_run
 
 
 class ContextVars:
-    """Keeps the context of its creation, and gives a copy to each body, processor and resource of a node.
+    """Keeps context variables, and gives a copy of them to each body, processor and resource of a node.
 
     Without the copies, a body would inherit variables that other jobs set: a tenant, a decimal precision, a span.
     """

@@ -229,7 +229,7 @@ def _any_text(value: Any) -> Any:
 
 
 def _needs_choice(shapes: list[StoredShape]) -> bool:
-    """Whether pydantic may take a stored value for a wrong member of the union.
+    """Whether pydantic can take a stored value for a wrong member of the union.
 
     pydantic tries the prepared members in order, and cannot prefer an exact value to a converted one.
     """

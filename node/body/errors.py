@@ -36,7 +36,7 @@ class BodyError(Exception):
 
 
 class RemoteBodyError(Exception):
-    """Stands for an error of another process whose class cannot be made again here."""
+    """Stands for an error of another process, if this process cannot make an object of the same class."""
 
     def __init__(self, info: ErrorInfo) -> None:
         self.info = info
@@ -44,7 +44,7 @@ class RemoteBodyError(Exception):
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The error itself if it may pass through coroutines and tasks, else a BodyError with it."""
+    """Return the error if coroutines and tasks pass it on unchanged, else a BodyError with the error as its cause."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return BodyError(error)

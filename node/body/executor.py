@@ -78,7 +78,7 @@ class Executor:
         self._processes.resize(threads)
 
     async def close(self) -> None:
-        """End the threads and processes; no body may run in a process."""
+        """End the threads and processes. Call it only while no body runs in a process."""
         self._threads.close()
         # processes end in real time, so virtual time must stand still until they have ended
         with self._clock.outside():

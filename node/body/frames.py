@@ -57,7 +57,7 @@ class Owner(msgspec.Struct, tag=True, frozen=True):
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """Process: the body begins; from now on it may have effects."""
+    """Process: the body begins, and can have effects from now on."""
 
 
 class Line(msgspec.Struct, tag=True, frozen=True):

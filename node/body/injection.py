@@ -91,7 +91,7 @@ class Resources:
 class Attempt:
     """The resources of one attempt.
 
-    `open` and `close` run on the loop; between them, `open_here` and `close_here` run in the thread of the body.
+    `open` and `close` run on the event loop; between them, `open_here` and `close_here` run in the thread of the body.
     Errors while closing are only logged: the end of the body decides the outcome.
     """
 
@@ -107,7 +107,7 @@ class Attempt:
         self._stack_here = ExitStack()
 
     async def open(self) -> dict[str, Any]:
-        """Make the resources, and return values by parameter; with `in_thread`, only those that belong on the loop."""
+        """Make the resources, and return values by parameter; with `in_thread`, only those of the event loop."""
         try:
             for resource in self._wanted.values():
                 await self._make(resource, on_loop=not self._in_thread)
@@ -117,7 +117,7 @@ class Attempt:
         return self._values()
 
     async def close(self, error: BaseException | None) -> None:
-        """Close the resources that were made on the loop; their context managers get the error of the body."""
+        """Close the resources that were made on the event loop; their context managers get the error of the body."""
         limit = asyncio.timeout(CLOSING_LIMIT)
         try:
             async with limit:

@@ -22,8 +22,8 @@ _LEAVES = frozenset({int, str, float, bool, type(None), bytes, complex, datetime
 def first_lost_part(before: Any, after: Any, path: Path = ()) -> LostPart | None:
     """The first part that lost fields, or became an object of another class of the user; None for no such part.
 
-    Plain data is not a loss: an object may arrive as a mapping of its fields, and an Enum member as its value. A
-    subclass of a builtin scalar or container may arrive as its base.
+    Plain data is not a loss: an object can arrive as a mapping of its fields, and an Enum member as its value. An
+    object of a subclass of a builtin scalar or container can arrive as an object of the base.
     """
     kind = cast(Any, type(before))
     if kind in _LEAVES:

@@ -63,7 +63,7 @@ def _die_with(parent: int) -> None:
 
 
 class _Server:
-    """Runs one body after the other, and answers their contexts."""
+    """Runs one body after the other, and is the backend of the job context of each body."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -106,7 +106,7 @@ class _Server:
                 self._context.cancel(reason)
             if self._task is not None:
                 loop, task = self._task
-                with contextlib.suppress(RuntimeError):  # the event loop of the body has ended, and its tasks with it
+                with contextlib.suppress(RuntimeError):  # the event loop has ended, so no task is left to cancel
                     loop.call_soon_threadsafe(task.cancel, reason)
 
     # -- running bodies, in the main thread --------------------------------------------------------------------
@@ -139,7 +139,7 @@ class _Server:
 
     def _ending(self, start: frames.Start, context: Context) -> frames.Ending:
         try:
-            # import the module before the context variables are copied, so that variables it sets stay for later bodies
+            # import before the context variables are copied, so that values that the module sets stay for later bodies
             binding = self._binding(start.path, start.kind)
             return contextvars.copy_context().run(self._run, binding, start, context)
         except Snooze as snooze:

@@ -78,7 +78,7 @@ class ProcessPool:
         run = _BodyRun(context, began)
         process = await self._run_once(start, run)
         if run.ending.result() is None and not run.started and not run.overdue and context.cancel_reason is None:
-            # run the body in another process: this one died idle or before it read the order, so no body began
+            # run the body in another process: the first one died before it read the order, so the body did not begin
             run = _BodyRun(context, began)
             process = await self._run_once(start, run)
         match run.ending.result():
@@ -147,7 +147,7 @@ class ProcessPool:
 
 
 class _BodyRun:
-    """One body in a process."""
+    """One run of a body in a process, and the future of its last frame."""
 
     def __init__(self, context: Context, began: Callable[[], None] | None) -> None:
         self.context = context
@@ -229,7 +229,7 @@ class _Process(asyncio.Protocol):
             run.end(None)
 
     def end(self, run: _BodyRun) -> None:
-        """End the body: at once, or one second after a notice if the node drains."""
+        """End the body: immediately, or one second after a notice if the node drains."""
         context = run.context
         context.cancel("drain")
         if run.ending.done():

@@ -68,7 +68,7 @@ class StoredShape:
 
     @functools.cached_property
     def forms(self) -> frozenset[Form] | None:
-        """The classes that a stored value may have; None for any class."""
+        """The forms that a stored value can have; None for any form."""
         if len(self.members) > 1:
             found = [one.forms for one in self.members]
             return None if None in found else frozenset[Form]().union(*(one for one in found if one is not None))
@@ -126,7 +126,7 @@ class StoredShape:
 
     @property
     def is_plain_enum(self) -> bool:
-        """Whether this is an enumeration whose members differ from their values, so a body must get members."""
+        """Whether the class is an Enum whose members differ from their values, so that a body must get members."""
         return self.is_enum and not issubclass(self.kind, int | str | float | bytes)
 
     def accepts(self, value: Any) -> bool:

@@ -52,8 +52,8 @@ class ThreadPool:
     async def run(self, work: Work, on_cancel: Callable[[], object]) -> Any:
         """Return or raise what the function does, once it has ended.
 
-        A cancellation does not end the wait, because a thread cannot be ended: `on_cancel` may tell the function. Only
-        `close` and an exception from `on_cancel` end it. Then another thread may replace that of the function.
+        A cancellation does not end the wait, because a thread cannot be ended: `on_cancel` can tell the function. Only
+        `close` and an exception from `on_cancel` end the wait. After that, another thread can replace the occupied one.
         """
         item = _Item(work)
         self._add(item)

@@ -22,7 +22,7 @@ MAX_READ = 32
 
 
 class Batcher(Generic[Q, A]):
-    """Sends the first request at once, and the requests that arrive meanwhile as batches after its answer.
+    """Sends the first request immediately; sends requests that arrive before the answer as batches after the answer.
 
     `send` answers a batch in its order. `split` makes batches of any number of requests.
     """

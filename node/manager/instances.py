@@ -172,7 +172,7 @@ class NodeInstanceManager(NodeManagerBase):
     # -- acting ------------------------------------------------------------------------------------------------------
 
     async def cancel_instances(self, query: Query) -> list[Instance[Any]]:
-        """Cancel page by page, in the order of ids; an older id that comes meanwhile is not found."""
+        """Cancel page by page, in the order of ids; an instance with an older id that is added later stays."""
         runtime = self._need_runtime()
         # a caller without a type checker can pass any object
         if not isinstance(query, Query):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -87,7 +87,7 @@ class KindCatalogue(BackgroundRole):
     async def admit(self, kind: str) -> None:
         """Raise StoreFullError if a kind that no node has published would exceed the limit of kinds.
 
-        Each node counts the kinds once a minute, so several nodes together may exceed the limit for a minute.
+        Each node counts the kinds once a minute, so several nodes together can exceed the limit for a minute.
         """
         if kind in self._admitted or await self.knows(kind):
             return

@@ -22,7 +22,7 @@ MAX_WAITING = 10_000
 
 
 class LogLineWriter(BackgroundRole):
-    """Writes lines in the background. Any thread may add lines. They are lost if the store does not answer."""
+    """Writes lines in the background. Any thread can add lines. Lines are lost if the store does not answer."""
 
     name = "lines"
 

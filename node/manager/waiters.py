@@ -52,7 +52,7 @@ class Waiters(BackgroundRole):
             await self.final(id)
 
     def ended(self, id: str) -> None:
-        """Read an instance soon: a hint or a commit of this node says that it is final."""
+        """Read an instance soon: a hint or a commit of this node says that the instance is final."""
         if id in self._waiting:
             self._final.add(id)
             self._wake.set()

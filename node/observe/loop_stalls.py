@@ -21,7 +21,7 @@ PAUSED_AFTER = 3.0
 
 
 class LoopWatch:
-    """Checks the event loop that it is made on.
+    """Checks the event loop on which the watch was made.
 
     Another thread calls `check` about once a second, for as long as the node runs.
     """
@@ -40,7 +40,7 @@ class LoopWatch:
         now, checked_at, self._checked_at = time.monotonic(), self._checked_at, time.monotonic()
         if self._asked_at is None:
             self._asked_at = now
-            with contextlib.suppress(RuntimeError):  # the event loop is closed, so it cannot be blocked
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so no warning is needed
                 self._loop.call_soon_threadsafe(self._answered)
         elif now - checked_at > PAUSED_AFTER:
             # measure again from now on, because the whole process was probably paused, not only the event loop

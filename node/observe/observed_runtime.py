@@ -13,7 +13,7 @@ from peerjob.node.work.pool import Pool
 
 
 class ObservedRuntime(Protocol):
-    """A `NodeRuntime`, as far as it is observed."""
+    """The parts of a `NodeRuntime` that probes and statistics read."""
 
     joined: bool
     lease: Lease

@@ -10,7 +10,7 @@ from peerjob.node.work.outbox import Entry
 
 
 class Observer:
-    """Is called on the node's own loop, between two steps of its work, so a method must be fast and not raise.
+    """Is called on the event loop of the node, between two steps of work. A method must be fast and must not raise.
 
     Each method does nothing until it is overridden.
     """

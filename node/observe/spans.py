@@ -54,14 +54,14 @@ class Tracing:
         self._tracer = get_tracer("peerjob", __version__, provider)
 
     def carrier(self) -> dict[str, str]:
-        """The current context, as it is stored; empty if there is none."""
+        """The current trace context in its stored form; empty if there is none."""
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
         return carrier
 
     @contextlib.contextmanager
     def within(self, metadata: Iterable[tuple[str, Any]]) -> Generator[None]:
-        """Enter the context in the metadata of a remote call, if it has one."""
+        """Enter the trace context in the metadata of a remote call, if the metadata has one."""
         sent = {name: value for name, value in metadata if name in _propagator.fields and isinstance(value, str)}
         if not sent:
             yield
@@ -95,7 +95,7 @@ class Tracing:
 
     @contextlib.contextmanager
     def running(self, claim: Claim, node: str) -> Generator[Span]:
-        """Make a span around one attempt, current within; `ended` adds the outcome."""
+        """Make a span around one attempt, as the current span; `ended` adds the outcome."""
         span = self._tracer.start_span(
             f"run {claim.kind}",
             context=_stored_context(claim),

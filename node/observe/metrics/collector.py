@@ -49,8 +49,8 @@ class MetricsView:
 class Metrics(Collector):
     """The metrics of one node from now on, over its stops and starts.
 
-    `compat` adds go-job's names for metrics that both have. An application may export `registry` itself; the samples of
-    the namespace are then those of the last `refresh`.
+    `compat` adds go-job's names for metrics that both have. An application can export `registry` itself, with the
+    samples of the namespace from the last `refresh`.
     """
 
     def __init__(self, node: Node, *, compat: bool = False) -> None:

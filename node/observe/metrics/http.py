@@ -1,4 +1,4 @@
-"""Answers GET over HTTP, one request a connection. It runs on the node's loop, so a stalled loop does not answer."""
+"""Answers GET over HTTP, one request a connection, on the node's event loop: a blocked event loop does not answer."""
 
 from __future__ import annotations
 
