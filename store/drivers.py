@@ -108,7 +108,7 @@ def _unknown(url: str) -> OptionError:
 
 @contextlib.contextmanager
 def _etcd_extra(url: str) -> Generator[None]:
-    """Raise OptionError if an import fails because the extra `etcd` is not installed."""
+    """Raise OptionError if the block fails with an import error because the extra `etcd` is not installed."""
     try:
         yield
     except ModuleNotFoundError as missing:

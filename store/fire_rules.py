@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from peerjob.model.firing import MAX_SCHEDULES, Fire, FireOutcome
 
 MAX_REMOVALS = 1_000
-"""The store remembers this many removals of schedules."""
+"""The store remembers this many removals of schedules; a reader that missed more removals loads all schedules again."""
 STILL_RUNS = "an earlier instance is not over"
 QUEUE_FULL = "the queue is full"
 KEY_TAKEN = "the key is taken"
-"""Reasons of a record that the store made SKIPPED."""
+"""STILL_RUNS, QUEUE_FULL and KEY_TAKEN are the reasons in the record of a fire that the store skipped."""
 REPLACED = "replaced by a later fire"
-"""Note of an instance that REPLACE cancelled."""
+"""The note of an instance that a later fire cancelled, because the schedule has the overlap policy REPLACE."""
 
 _MAKES_INSTANCE = (FireOutcome.FIRED, FireOutcome.BACKFILLED, FireOutcome.TRIGGERED)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from peerjob.model.errors import LayoutError
 
 LAYOUT = 2
-"""Layout 1 was written before release 0.1 and cannot be read."""
+"""The layout that the running version of peerjob writes. Layout 1 was written before version 0.1 and cannot be read."""
 
 
 def check_layout(found: str, *, namespace: str, url: str) -> None:

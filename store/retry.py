@@ -38,7 +38,7 @@ class CallRetry:
         until = time() + self._retry_for
 
         def is_over(state: RetryCallState) -> bool:
-            # the clock of the loop, as the waits use it
+            # Read the clock of the event loop, because the waits between the tries use that clock.
             return time() + state.upcoming_sleep >= until
 
         again = AsyncRetrying(

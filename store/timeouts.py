@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from peerjob.model.errors import StoreUnavailableError
 
 LATE = 1.0
-"""A loop that sees a timeout this many seconds late was blocked."""
+"""If the event loop notices a timeout this many seconds late, other code blocked the event loop."""
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -40,7 +40,7 @@ def redact(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    # a single credential may be a password in the wrong place
+    # A single credential can be a password in the place of the user name, so hide the credential.
     shown = f"{user}:***" if colon else "***" if at else ""
     return f"{scheme}{slashes}{shown}{at}{host}"
 
@@ -50,7 +50,8 @@ def query_options(url: str, known: Mapping[str, type[Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in parse_qsl(split_url(url).query, keep_blank_values=True):
         if name not in known:
-            if "@" in name + text:  # the rest of a password
+            # An option with `@` is a part of a password with an unescaped `?`, so the error must not show the option.
+            if "@" in name + text:
                 raise OptionError("store", redact(url), _ESCAPED)
             raise OptionError(f"store option {name!r}", text, f"one of {', '.join(sorted(known)) or 'none'}")
         wanted = known[name]

@@ -11,7 +11,7 @@ from peerjob.store.url import file_options, query_options, redact, split_url
 
 DEFAULT_PORT = 2379
 DEFAULT_QUOTA = 2 << 30
-"""The default quota of etcd."""
+"""The limit on the size of the database, in bytes, that etcd has by default."""
 _FILES = ("ca", "cert", "key")
 
 
@@ -21,17 +21,17 @@ class EtcdAddress:
 
     url: str
     endpoints: tuple[str, ...]
-    """`host:port` of each member."""
+    """The `host:port` of each member of the etcd cluster."""
     username: str = ""
     password: str = ""
     tls: bool = False
     ca: Path | None = None
-    """`?ca=file`: authorities for the servers' certificates; None: those that gRPC trusts."""
+    """`?ca=file`: the authorities that sign the certificates of the servers. None: the authorities that gRPC trusts."""
     cert: Path | None = None
-    """`?cert=file&key=file`: the certificate of the client, and its key."""
+    """`?cert=file&key=file`: the certificate of the client, and the private key of that certificate."""
     key: Path | None = None
     quota: int | None = None
-    """`?quota=bytes`: the quota of the servers, if they do not report it."""
+    """`?quota=bytes`: the quota of the servers; used only if the servers do not report a quota."""
 
 
 def parse_address(url: str) -> EtcdAddress:

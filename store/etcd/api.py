@@ -1,4 +1,4 @@
-"""The only module that uses gRPC and the messages of etcd, neither of which has types.
+"""The only module that uses gRPC and the messages of etcd, both of which lack type annotations.
 
 etcd3aio has the generated messages in a private module. Its client is not used: it repeats writes, accepts only IP
 addresses, and sends calls to members that do not answer.
@@ -25,23 +25,23 @@ def _loaded() -> tuple[Any, Any]:
 
 
 etcd, grpc = _loaded()
-"""The messages and stubs, with their names in etcd's rpc.proto; and gRPC."""
+"""`etcd` has the generated messages and stubs, named as in etcd's rpc.proto; `grpc` is the library."""
 aio: Any = grpc.aio
 codes: Any = grpc.StatusCode
 Metadata = tuple[tuple[str, str], ...]
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
-    # the answer to a range may exceed gRPC's default of 4 MiB
+    # The answer to a range can be larger than 4 MiB, the default limit of gRPC.
     ("grpc.max_receive_message_length", -1),
-    # gRPC must not repeat a write
+    # gRPC must not repeat a write: etcd would apply the write twice.
     ("grpc.enable_retries", 0),
-    # otherwise, renewals would share the connection of the store
+    # Each channel has its own connection. Otherwise, lease renewals would share the connection of the store.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # etcd accepts at most one ping in 5 s, and only with a stream
+    # etcd accepts at most one ping in 5 s, and only while a stream is open.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
@@ -102,7 +102,7 @@ class EtcdEndpoint:
 
 
 async def _first_reply(stream: Any, requests: Sequence[Any]) -> Any:
-    # if the stream has failed, the read raises the reason
+    # If the stream has failed, the write raises InvalidStateError, and the read below raises the reason.
     with contextlib.suppress(asyncio.InvalidStateError):
         for request in requests:
             await stream.write(request)

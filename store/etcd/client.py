@@ -15,11 +15,12 @@ from .errors import bad_token, never_sent, no_space, translated
 
 CALL_TIMEOUT = 5.0
 CALL_TIMEOUT_OF_SEVERAL = 2.5
-"""Shorter, as another member may answer."""
+"""Seconds for a call if there are several members: shorter than CALL_TIMEOUT, because another member can answer."""
 _CLOSING = 0.05
-"""Seconds that gRPC gets to report its last calls to the event loop, which must still be open."""
+"""Seconds that a closing client leaves to gRPC, which reports its last calls to the event loop. The event loop must
+still be open."""
 _SILENT_AFTER = 0.1
-"""A call that its caller cancels after this many seconds counts as not answered."""
+"""If a caller cancels a call after this many seconds or more, the member counts as not answering."""
 
 
 class EtcdClient:
@@ -29,9 +30,9 @@ class EtcdClient:
         self.address = address
         self.timeout = CALL_TIMEOUT if len(address.endpoints) == 1 else CALL_TIMEOUT_OF_SEVERAL
         self.revision = 0
-        """The highest revision that was seen."""
+        """The highest revision of etcd that any answer has reported."""
         self.on_move: set[Callable[[], None]] = set()
-        """Called when the member in use changes."""
+        """Functions that the client calls when it changes to another member."""
         self.out_of_space = False
         """Whether etcd refused a write for lack of space since the last check of its alarms."""
         self._clock = clock

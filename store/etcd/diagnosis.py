@@ -18,10 +18,10 @@ from .space import FULL_FROM
 
 _MIN_VERSION = (3, 5)
 _WARN_SHARE = 0.6
-"""Share of the quota in use, from which on a finding is a warning."""
+"""If at least this share of the quota is in use, the diagnosis warns."""
 _MANY_REVISIONS = 10_000
 _LOOSE_BYTES = 100 << 20
-"""Free space in the file, from which on a defragmentation is advised."""
+"""If the database file has at least this many free bytes, the diagnosis advises a defragmentation."""
 
 
 async def diagnose_etcd(url: str, clock: Clock) -> list[Finding]:
@@ -84,7 +84,10 @@ def _quota(target: str, status: Any, address: EtcdAddress) -> Finding:
 
 
 async def _compaction(client: EtcdClient, status: Any) -> Finding:
-    """Whether etcd compacts old revisions: it does not report the setting, so this reads the first revision."""
+    """Return whether etcd compacts old revisions.
+
+    etcd does not report the setting, so try to read the first revision.
+    """
     revision = status.header.revision
     first = etcd.TxnRequest(success=[{"request_range": {"key": b"\0", "revision": 1}}])
     try:

@@ -25,7 +25,7 @@ from .watch import EtcdWatch
 MAX_PAYLOAD = 1 << 20
 OPEN_TIMEOUT = 4.5
 _CONFLICT_FREE = 8
-"""After this many transactions without a conflict, the next one is sent as an AtomicRequest."""
+"""After this many transactions in a row without a conflict, the driver sends the next one as an AtomicRequest."""
 _CAPABILITIES = Capabilities(
     engine="etcd", durability="fsync", order="windowed", clock="nodes", max_payload=MAX_PAYLOAD
 )
@@ -47,7 +47,7 @@ class EtcdKeyValue:
         self._space = FreeSpace(self._client, clock)
         self._identity = ""
         self._conflict_free = _CONFLICT_FREE
-        """Number of transactions of several steps in a row without a conflict."""
+        """The number of transactions with several steps since the last conflict."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -118,12 +118,12 @@ class EtcdKeyValue:
         return [_left_us(reply.TTL) for reply in await asyncio.gather(*calls)]
 
     async def _first_answer(self) -> Any:
-        """The answer of the first member that belongs to a majority."""
+        """Return the answer of the first member that answers: only a member that belongs to a majority does."""
         for left in reversed(range(len(self._address.endpoints))):
             try:
                 return await self._client.call("txn", b"")
             except StoreUnavailableError:
-                # the client uses the next member now
+                # After the failure, the client uses the next member, so the next call asks that member.
                 if not left:
                     raise
         raise AssertionError("an address has endpoints")
@@ -135,5 +135,8 @@ class EtcdKeyValue:
 
 
 def _left_us(seconds: int) -> int:
-    """Microseconds that are left; etcd gives whole seconds, rounded down, and -1 for a lease that has ended."""
+    """Return the microseconds that a lease has left.
+
+    etcd gives whole seconds, rounded down, and -1 for a lease that has ended.
+    """
     return seconds * 1_000_000 + 500_000 if seconds >= 0 else 0

@@ -1,4 +1,4 @@
-"""Our errors for errors of etcd."""
+"""Converts errors of etcd to errors of peerjob."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _PASSING = (
     codes.RESOURCE_EXHAUSTED,
     codes.FAILED_PRECONDITION,
 )
-"""A later call, or a call to another member, may succeed: no leader, a stopping member, too many requests."""
+"""Codes of errors that pass: no leader, a stopping member, too many requests. A later call, or a call to another
+member, can succeed."""
 _REFUSED = (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution")
 _BAD_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
@@ -58,6 +59,7 @@ def translated(error: Any, url: str) -> PeerjobError:
         return LeaseEndedError(url, details)
     if code in _PASSING:
         return StoreUnavailableError(url, details or code.name)
-    # etcd uses this code only for requests with too many operations or a duplicate key, not for its own state
+    # etcd uses INVALID_ARGUMENT only for requests with too many operations or a duplicate key, so the same request
+    # would fail again.
     kind = StoreRefusedError if code is codes.INVALID_ARGUMENT else StoreError
     return kind(f"the store at {url} refused a request: {details or code.name}")

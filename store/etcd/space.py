@@ -17,7 +17,7 @@ from .errors import RefusedError
 
 _LOGGER = logging.getLogger("peerjob.store")
 FULL_FROM = 0.8
-"""Share of the quota from which on new instances are refused."""
+"""If at least this share of the quota is in use, the store refuses new instances."""
 _CHECK_EVERY = 0.25
 
 
@@ -39,8 +39,9 @@ class FreeSpace:
         return self._full or self._client.out_of_space
 
     async def check(self) -> None:
-        """Ask the member in use."""
-        with contextlib.suppress(RefusedError):  # a user without this right sees a refused write
+        """Ask the member in use how much of its quota is used."""
+        # A user without the right to read the status learns that etcd is full from a refused write.
+        with contextlib.suppress(RefusedError):
             self._note(await self._client.call("status", etcd.StatusRequest()))
         self._checked = self._clock.elapsed()
 
@@ -57,7 +58,7 @@ class FreeSpace:
 
     def _note(self, status: Any) -> None:
         address = self._client.address
-        # etcd 3.5 does not report its quota
+        # etcd 3.5 does not report its quota (dbSizeQuota is 0), so the quota of the URL or the default is used.
         quota = status.dbSizeQuota or address.quota or DEFAULT_QUOTA
         alarm = any("NOSPACE" in text for text in status.errors)
         full = alarm or status.dbSize >= FULL_FROM * quota

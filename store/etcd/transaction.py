@@ -55,7 +55,7 @@ class AtomicRequest:
 
 
 def _grouped(branches: Sequence[Sequence[bytes]], room: int) -> list[tuple[int, int]]:
-    """Group branches into as few nested transactions of at most `room` operations as possible."""
+    """Group branches, in order, into as few nested transactions as possible; each has at most `room` operations."""
     groups: list[tuple[int, int]] = []
     start = size = 0
     for at, branch in enumerate(branches):

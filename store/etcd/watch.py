@@ -17,7 +17,8 @@ from .client import EtcdClient
 _LOGGER = logging.getLogger("peerjob.store")
 _FIRST_WAIT, _MAX_WAIT = 0.05, 1.0
 _LEADER = (("hasleader", "true"),)
-"""Ends the stream when the member loses its majority; otherwise it would be silent."""
+"""Metadata that make etcd end the stream when the member loses its majority. Without the metadata, the stream would
+stay open and silent."""
 
 
 class EtcdWatch:
@@ -30,7 +31,8 @@ class EtcdWatch:
         self._missed = False
         self._arrived = asyncio.Event()
         self._from = client.revision + 1
-        """The first revision of the stream: a caller reads earlier revisions itself; 0: unknown."""
+        """The first revision that the stream must report: the caller reads earlier revisions itself. 0: the revision is
+        unknown."""
         self._task = client.start(self._run(), name=f"watch of {', '.join(prefixes)}")
         client.on_move.add(self._restart)
 
@@ -68,7 +70,7 @@ class EtcdWatch:
                         wait = _FIRST_WAIT
                         self._take(reply)
                 if client.address.username:
-                    # the stream may have ended because of an old token
+                    # An expired token can have ended the stream, so get a new token before the stream is opened again.
                     await client.renew_token(metadata)
             except aio.AioRpcError as error:
                 client.failed(endpoint, error)
@@ -91,12 +93,15 @@ class EtcdWatch:
         return [etcd.WatchRequest(create_request=create) for create in creates]
 
     def _is_ahead(self, reply: Any) -> bool:
-        """Whether the server lost its latest revisions, as after a restore: it is silent until it has caught up."""
+        """Return whether the server lost its latest revisions, as after a restore.
+
+        Until the revisions catch up, the stream would be silent.
+        """
         return bool(reply.created) and reply.header.revision + 1 < self._from
 
     def _take(self, reply: Any) -> None:
         if reply.created and not self._from:
-            # puts between two streams are lost
+            # The stream began at an unknown revision, so puts between the last stream and the new one are lost.
             self._missed = True
         for event in reply.events:
             self._put[event.kv.key.decode()] = event.kv.value

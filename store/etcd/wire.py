@@ -32,7 +32,8 @@ def compare(wanted: Compare) -> bytes:
     """A compare, as a part of a transaction."""
     key = wanted.key.encode()
     if wanted.end:
-        # no key was ever created there: true for an empty range
+        # The compare says that every key of the range has create revision 0, that is, no key exists. For an empty
+        # range, the compare is true.
         end = wanted.end.encode()
         body = b"\x10\x01\x1a%b%b\x28\x00\x82\x04%b%b" % (_size(len(key)), key, _size(len(end)), end)
     elif wanted.below:

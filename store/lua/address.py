@@ -35,14 +35,16 @@ class Address:
     password: str | None = None
     tls: bool = False
     cluster: bool = False
-    """`?cluster=true`: the host belongs to a cluster, which knows the server of the namespace."""
+    """`?cluster=true`: the host belongs to a cluster, which tells the client which server has the namespace."""
     ca_certs: Path | None = None
-    """`?ca_certs=file`: authorities for the server's certificate; None: those that the machine trusts."""
+    """`?ca_certs=file`: the authorities that sign the certificate of the server. None: the authorities that the machine
+    trusts."""
     cert_file: Path | None = None
-    """`?cert_file=file&key_file=file`: the certificate of the client, and its key."""
+    """`?cert_file=file&key_file=file`: the certificate of the client, and the private key of that certificate."""
     key_file: Path | None = None
     durability: Durability | None = None
-    """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: each step waits for it; None: no wait."""
+    """`?durability=aof` or `replicas:<n>`, and `&durability_timeout=`: the confirmation that each step waits for. None:
+    no wait."""
 
 
 def parse_address(url: str) -> Address:

@@ -55,7 +55,7 @@ def missing_replicas(wanted: Wanted, info: Mapping[str, str]) -> str | None:
 
 
 def _with_confirmation(wanted: Wanted | None, found: Capabilities) -> Capabilities:
-    """The durability of the server itself, raised by the confirmation for which each step waits."""
+    """Return the capabilities; the confirmation that each step waits for raises the durability of the server."""
     if wanted is None:
         return found
     durability = "replicated" if wanted.replicas and found.durability != "fsync" else "fsync"
@@ -94,6 +94,6 @@ def durability_of(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[D
 
 
 def _payload(info: Mapping[str, str]) -> int:
-    """A value may have 512 MiB, and at most a quarter of the memory."""
+    """Return the largest payload in bytes: 512 MiB, the limit of the server, or a quarter of the memory if that is less."""
     limit = int(info.get("maxmemory", "0"))
     return min(512 << 20, limit // 4) if limit else 512 << 20

@@ -17,7 +17,7 @@ from .script import Argument, Reply
 
 FORMAT = 1
 MAX_TAIL = 512
-"""Bytes that later releases may keep in the tail of a record."""
+"""The maximum number of bytes that later versions of peerjob can keep in the tail of a record."""
 MAX_TIME_US = 2**53 - 1
 """The latest time in microseconds that a double holds exactly: the year 2255."""
 ID_SIZE = 36
@@ -165,7 +165,8 @@ def unpack_record(id: str, raw: bytes, spec: bytes) -> Record:
         return _unpack_record(id, raw, spec)
     except DecodeError:
         raise
-    except Exception as error:  # damaged bytes cause errors of many types
+    # Damaged bytes cause errors of many types, so every error counts as an unreadable record.
+    except Exception as error:
         raise DecodeError(f"record of {id}: {error}") from error
 
 

@@ -14,11 +14,12 @@ from .driver import Driver
 from .script import Argument, Call, Reply
 
 MAX_REPLY_BYTES = 1 << 20
-"""The reply of a script ends after this many bytes, so that a call occupies the server only briefly."""
+"""A script ends its reply after this many bytes, so that one call occupies the server only briefly."""
 
 
 MAX_LOOKUPS = 1600
-"""Counters and indexes that one script reads: about 1 µs each."""
+"""One script reads at most this many counters and indexes. Each takes about 1 µs, during which the server runs no other
+call."""
 
 
 class LuaCommands:

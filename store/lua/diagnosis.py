@@ -14,7 +14,7 @@ from .keys import prefix
 from .redis_driver import RedisDriver
 
 _WARN_SHARE, _FAIL_SHARE = 0.8, 0.95
-"""Shares of memory or of connections in use, from which on a finding is a warning or a failure."""
+"""If at least these shares of the memory or of the connections are in use, the diagnosis warns or fails."""
 
 
 async def diagnose_lua(url: str, namespace: str) -> list[Finding]:

@@ -38,10 +38,11 @@ PASSING_CODES = (
     "UNBLOCKED",
 )
 NOT_LOCAL = "Script attempted to access a non local key"
-"""A script can meet this instead of TRYAGAIN while its slot moves; our scripts have then written nothing."""
+"""While the hash slot of a namespace moves, a script can get the text NOT_LOCAL in place of TRYAGAIN. The script has
+written nothing in that case."""
 
 _LAYOUT = re.compile(r"\bLAYOUT:? (\S+)")
-"""Each library words the error of a script differently."""
+"""The pattern fits both client libraries, which word the error of a script differently."""
 
 _DEMOTED = re.compile(r"\b(READONLY|ReadOnly|UNBLOCKED)\b|read only replica")
 
@@ -61,7 +62,8 @@ class Driver(ABC):
     """A client of one server or cluster, for one namespace, on one event loop."""
 
     MAX_DURABLE_CALLS: ClassVar[int]
-    """Calls under way at once that wait for a disk or for replicas; each has a connection of its own."""
+    """At most this many calls wait for a disk or for replicas at the same time. Each call has a connection of its
+    own."""
 
     def __init__(self, address: Address, *, prefix: str, call_timeout: float = CALL_TIMEOUT) -> None:
         self._address = address
@@ -135,7 +137,7 @@ class Driver(ABC):
 
     @abstractmethod
     def _cause(self, error: Exception) -> Cause:
-        """Classify an error among the replies."""
+        """Return the cause of an error that the server sent as a reply."""
 
     async def _evaluate(
         self, commands: Sequence[tuple[Argument, ...]], timeout: float, *, alone: bool = False
@@ -144,7 +146,8 @@ class Driver(ABC):
         if self._address.cluster and isinstance(replies[0], Exception) and self._cause(replies[0]) is Cause.MOVED:
             replies = await self._send(commands, timeout, alone=alone)
         if any(isinstance(reply, Exception) and self._cause(reply) is Cause.NO_SCRIPT for reply in replies):
-            # all of them again: a script must not run before the one in front of it, and each repeats its answer
+            # Send all commands again, so that no script runs before the script in front of it. A script that has run
+            # repeats its answer.
             loads = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
             self._checked(await self._send(loads, self._call_timeout))
             replies = await self._send(commands, timeout, alone=alone)
@@ -173,7 +176,8 @@ class Driver(ABC):
             return StoreUnavailableError(url, text)
         if (layout := _LAYOUT.search(text)) is not None:
             check_layout(layout[1], namespace=namespace_of(self._prefix), url=url)
-        # an administrator can give the right, and the next call loads the script
+        # These causes get a StoreError: an administrator can give the missing right, and the next call loads the
+        # missing script.
         kind = StoreError if cause in (Cause.FORBIDDEN, Cause.NO_SCRIPT) else StoreRefusedError
         return kind(f"the store at {url} refused a command: {text}")
 
@@ -187,5 +191,5 @@ def is_demoted(error: Exception) -> bool:
 
 
 def _pairs(reply: list[Any] | dict[bytes, Any]) -> dict[bytes, Any]:
-    """A map of the server: redis-py gives a list of names and values, GLIDE a dict."""
+    """Return a map reply of the server as a dict: redis-py gives a list of names and values, GLIDE gives a dict."""
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))

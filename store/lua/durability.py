@@ -18,7 +18,7 @@ from peerjob.model.errors import OptionError
 from .script import Argument, Reply
 
 DEFAULT_TIMEOUT = 3.0
-"""Seconds; with `appendfsync everysec`, the disk may take two."""
+"""Seconds. With `appendfsync everysec`, the server can need two seconds to write to the disk."""
 MAX_TIMEOUT = 60.0
 _REPLICAS = re.compile(r"replicas:([1-9]\d{0,2})", re.ASCII)
 _ONLINE = re.compile(r"\bstate=online\b")
@@ -29,9 +29,9 @@ class Durability:
     """Where a write must be before a call returns, and how long the call waits for it."""
 
     replicas: int
-    """Number of replicas; 0: the disk of the server itself."""
+    """The number of replicas that must confirm a write. 0: the disk of the server must confirm."""
     timeout: float
-    """Seconds."""
+    """Seconds that a call waits for the confirmation."""
 
     @property
     def text(self) -> str:
@@ -85,9 +85,10 @@ def online_replicas(info: Mapping[str, str]) -> int:
 
 
 def obstacle(durability: Durability, info: Mapping[str, str], config: Mapping[str, str]) -> str | None:
-    """The setting because of which the server can never confirm; None if it can."""
+    """Return the setting because of which the server can never confirm a write, or None if the server can."""
     if durability.replicas:
-        return None  # replicas may connect later
+        # A missing replica is no obstacle: replicas can connect later.
+        return None
     if not info:
         return "the server must say how it keeps data, but this user may not ask it for INFO"
     if info.get("aof_enabled") != "1":
@@ -101,7 +102,7 @@ def obstacle(durability: Durability, info: Mapping[str, str], config: Mapping[st
 
 
 def _waits_for_disk(info: Mapping[str, str]) -> bool:
-    """Whether WAITAOF under `everysec` waits for the disk.
+    """Return whether WAITAOF waits for the disk if the server has `appendfsync everysec`.
 
     Redis 7.2.2 to 7.4 and all Valkey releases so far (8.1.1 and 9.1.2 were traced) answer when the server is idle:
     https://github.com/redis/redis/pull/13793

@@ -31,7 +31,8 @@ class LuaElections(SeparateClient):
         return _leader(reply)
 
     async def resign(self, incarnation: str, *, refused: Term | None = None) -> None:
-        # `refused` needs no care: the next term is above every term that this server has seen
+        # `refused` is ignored: the server grants only terms above every term that the server has seen, also above the
+        # refused one.
         await self._run("resign", incarnation, timeout=self._timeout)
 
     async def leader(self) -> Leader | None:

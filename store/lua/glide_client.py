@@ -34,7 +34,7 @@ from .address import Address
 from .script import Argument
 
 RECONNECT = BackoffStrategy(num_of_retries=5, factor=20, exponent_base=2)
-"""Waits of up to 20 ms, doubled up to 640 ms, and then without end."""
+"""GLIDE tries to reconnect without end. GLIDE waits up to 20 ms at first, and doubles the limit up to 640 ms."""
 
 
 class GlideConnection:
@@ -53,7 +53,8 @@ class GlideConnection:
             [part if isinstance(part, str | bytes) else str(part) for part in command] for command in commands
         ]
         if self._route is not None:
-            # even one command is a batch, as GLIDE sends a single command again
+            # Send even one command as a batch: GLIDE sends a single command again after an error, and so could run a
+            # write twice.
             return await self._batch(ClusterBatch(is_atomic=False), texts, self._cluster_options(timeout))
         if len(texts) > 1:
             return await self._batch(Batch(is_atomic=False), texts, BatchOptions(timeout=_milliseconds(timeout)))

@@ -28,16 +28,16 @@ _CAUSES = (
     (re.compile(r"NoScript"), Cause.NO_SCRIPT),
     (re.compile(r"\b(NOPERM|NOAUTH|WRONGPASS|PermissionDenied|AuthenticationError)"), Cause.FORBIDDEN),
 )
-"""GLIDE tells most errors apart by their texts alone."""
+"""Patterns of error texts: GLIDE has no type or code for most errors."""
 _MARGIN = 1.0
-"""Seconds that GLIDE gets to report its own timeout."""
+"""Seconds after the timeout of a call in which GLIDE can report the timeout itself."""
 
 
 class GlideDriver(Driver):
     """One multiplexed client for scripts, and a client for each wait, as a wait blocks its connection."""
 
     MAX_DURABLE_CALLS = 8
-    """A client costs more than a connection."""
+    """Each call needs a GLIDE client of its own, and a client costs more than a connection, so the limit is low."""
 
     def __init__(self, address: Address, *, prefix: str, call_timeout: float = CALL_TIMEOUT) -> None:
         super().__init__(address, prefix=prefix, call_timeout=call_timeout)
@@ -69,7 +69,8 @@ class GlideDriver(Driver):
             async with asyncio.timeout(self._call_timeout + _MARGIN):
                 replies = await client.send(commands)
         except TimeoutError as error:
-            # GLIDE reported no timeout of its own: its pipe is not read any more
+            # GLIDE has not reported its own timeout, so no event loop reads its pipe any more. Only a new client
+            # registers the pipe again.
             if self._client is client:
                 self._client = None
             await client.close()
@@ -86,7 +87,7 @@ class GlideDriver(Driver):
             async with asyncio.timeout(timeout):
                 replies = await client.send(commands, timeout=timeout)
         except BaseException as error:
-            # an open connection would go on waiting, and take the next hint for a caller that is gone
+            # An open connection would continue to wait, and take the next hint although its caller is gone.
             await client.close()
             if isinstance(error, GlideError | TimeoutError):
                 raise self._unavailable(error) from error

@@ -15,7 +15,7 @@ from .script import Argument, Reply
 
 _PART_SIZE = 500
 _MAX_ATTEMPTS = 3
-"""How often a set is sent if the server loses parts of it."""
+"""The maximum number of times that a set is sent, if the server loses parts of the set."""
 _SMALL = "s"
 
 
@@ -28,7 +28,10 @@ class LuaKindCommands(LuaCommands):
         """Incarnation → the kinds of its latest registration, and the name of their set."""
 
     async def _set_for(self, incarnation: str, want: Want) -> str:
-        """The name of the set of a claim, registered if necessary; "" for a dead incarnation."""
+        """Return the name of the set of kinds of a claim, and register the set if necessary.
+
+        Return "" for a dead incarnation.
+        """
         registered = self._sets.get(incarnation)
         if registered is None or not _are_same(registered[0], want.kinds):
             kinds = want.kinds.kinds if isinstance(want.kinds, Caps) else tuple(want.kinds)
@@ -39,7 +42,7 @@ class LuaKindCommands(LuaCommands):
         return registered[1]
 
     def _knows_set(self, incarnation: str, reply: Reply) -> bool:
-        """Whether the store knew the set of a claim; otherwise the next claim registers it."""
+        """Return whether the store knew the set of a claim. If the store did not, the next claim registers the set."""
         if reply[0] == b"ok":
             return True
         self._sets.pop(incarnation, None)

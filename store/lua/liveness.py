@@ -18,7 +18,7 @@ class LuaLiveness(SeparateClient):
         if not reply:
             return Renewed(dead=True)
         now, held, cancelled = reply
-        # the round trip is measured in monotonic time, since the wall clock may be set while the request is under way
+        # The round trip is measured in monotonic time, because the wall clock can be changed during the request.
         answered_us, round_trip_us = self._clock.time_us(), round((self._clock.elapsed() - sent) * 1_000_000)
         max_us = answered_us - int(now)
         return Renewed(
@@ -29,7 +29,7 @@ class LuaLiveness(SeparateClient):
         )
 
     def _compare(self, min_us: int, max_us: int) -> int:
-        """How far this node's clock is ahead of the server's, between these bounds.
+        """Return how far the clock of the node is ahead of the server's clock, between two bounds.
 
         The value of an earlier, quicker answer is kept while it is within the bounds of a slower answer.
         """

@@ -54,7 +54,8 @@ class LuaNodeCommands(LuaCommands):
     async def reap(self, limit: int, *, reaper: str) -> list[Reaped]:
         limits = self._limits
         arguments = (min(limit, MAX_BATCH), reaper, limits.retention_us, limits.max_final_per_kind)
-        # no retry: the reaper may have lost its own lease when the server is back
+        # Not retried: when the server is back, the reaper can have lost its own lease, and must not reap without a
+        # lease.
         (reply,) = await self._driver.run(("reap", arguments))
         log_set_aside(reply[0])
         fields = iter(reply[1:])
@@ -80,7 +81,7 @@ class LuaNodeCommands(LuaCommands):
         return sorted(views, key=lambda view: (view.info.name, view.info.incarnation))
 
     async def _refresh_shown(self, alive: Sequence[tuple[bytes, bytes]]) -> None:
-        """Make `_shown` hold the current NodeInfo of exactly these incarnations."""
+        """Update `_shown`, so that it has the current NodeInfo of the live incarnations and of no others."""
         known = self._shown
         self._shown = {name: known[name] for name, shown in alive if name in known and known[name][0] == shown}
         new = [name for name, _ in alive if name not in self._shown]
@@ -88,7 +89,8 @@ class LuaNodeCommands(LuaCommands):
             found = await self._run("shown", MAX_REPLY_BYTES, *new[:MAX_BATCH])
             for name, info, shown in zip(new, found[::2], found[1::2], strict=False):
                 try:
-                    if info is not None:  # None: it left meanwhile
+                    # `info` is None if the incarnation left after the list of live incarnations was read.
+                    if info is not None:
                         self._shown[name] = (shown, _decode(info))
                 except ValueError as error:
                     LOGGER.error("a node cannot be read and is left out: %s", error)

@@ -14,16 +14,18 @@ from .kind_commands import LuaKindCommands, claim_arguments
 from .script import Argument, Call, Reply
 
 MAX_KINDS = 200
-"""In one script call that enqueues."""
+"""The maximum number of kinds in one script call that enqueues."""
 _UNCONFIRMED = frozenset({Action.REPORT, Action.HAND_BACK})
-"""A server may lose these: it takes a claim back from a node that does not know the claim, and reports come again."""
+"""Outcomes that need no confirmation, because a loss is repaired: the store takes back a claim that the node does not
+know, and nodes report again."""
 
 
 class LuaQueueCommands(LuaKindCommands):
     """Commands that move instances from state to state."""
 
     _use_cheap_script = True
-    """Whether the last enqueue met no idle node and no watcher, so that `enqueue_one` may be enough."""
+    """Whether the last enqueue found no idle node and no watcher. If so, the next single enqueue tries the cheap script
+    `enqueue_one`."""
 
     async def enqueue(self, instances: Sequence[NewInstance], *, node: str = "") -> list[Enqueued]:
         check_batch(instances)
@@ -100,7 +102,7 @@ class LuaQueueCommands(LuaKindCommands):
                 return _claimed(found)
 
     async def _commit(self, outcomes: Sequence[Outcome], arguments: Sequence[Argument], *calls: Call) -> list[Reply]:
-        """Commit, and run further calls behind it in the same round trip."""
+        """Commit outcomes, and run further calls after the commit in the same round trip."""
         if any(outcome.action not in _UNCONFIRMED for outcome in outcomes):
             return await self._run_durably(("commit", arguments), *calls)
         return await self._retry(lambda: self._driver.run(("commit", arguments), *calls))
@@ -123,7 +125,7 @@ class LuaQueueCommands(LuaKindCommands):
 
 
 def _by_kinds(instances: Sequence[NewInstance]) -> list[Sequence[NewInstance]]:
-    """The batch, in halves if it has very many kinds: each kind has its own queue and indexes."""
+    """Return the batch, in halves if it has very many kinds: each kind has its own queue and indexes."""
     if len({one.kind for one in instances}) <= MAX_KINDS:
         return [instances]
     half = len(instances) // 2

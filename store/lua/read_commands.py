@@ -16,9 +16,9 @@ from .commands import MAX_LOOKUPS, MAX_REPLY_BYTES, LuaCommands, check_batch, ch
 from .script import Argument
 
 MAX_PAGE_BYTES = 4 << 20
-"""A page of instances ends after this many bytes."""
+"""A page of instances ends after this many bytes, so that a reply and its memory stay small."""
 _MAX_SET_ASIDE = 4
-"""The script searches many indexes for each."""
+"""One call sets at most this many instances aside, because the script searches many indexes for each instance."""
 _LOG_CURSOR = r"\d{1,15}"
 _INDEXED = (State.SCHEDULED, State.PROCESSING, State.CANCELLED, State.TIMED_OUT, State.COMPLETED, State.TERMINATED)
 _STATES = frozenset(_INDEXED)
@@ -63,7 +63,8 @@ class LuaReadCommands(LuaCommands):
             try:
                 readable.append(unpack_line(raw))
             except DecodeError as error:
-                LOGGER.error("instance %s: %s; the line is left out", id, error)  # the text of the error is enough
+                # A log line has the text of the error without a traceback: the text says all.
+                LOGGER.error("instance %s: %s; the line is left out", id, error)
         return LogPage(tuple(readable), after.decode(), int(dropped) + len(lines) - len(readable))
 
     async def due(self, kinds: Sequence[str] = ()) -> dict[str, int]:
@@ -121,7 +122,8 @@ class LuaReadCommands(LuaCommands):
                 pairs = [part for n in range(0, len(found), 3) for part in found[n + 1 : n + 3]]
                 more = bool(has_more)
                 break
-            # keep one id more than the page holds: it shows that there are more, and bounds the next call
+            # Keep one id more than the page holds. The additional id shows that there are more, and bounds the next
+            # call.
             ids = sorted({*ids, *(name.decode() for name in found)}, reverse=descending)
             del ids[limit + 1 :]
             if len(ids) > limit:
@@ -135,12 +137,17 @@ class LuaReadCommands(LuaCommands):
                 break
         records = await self._records(ids, pairs, kind=query.kind or "", indexed=True)
         if query.tag is not None and (gone := [id for id, record in zip(ids, records, strict=True) if record is None]):
-            with contextlib.suppress(LayoutError):  # a release that may write the namespace does it
+            # A node whose version is not allowed to write the namespace skips the cleanup; a node with the right
+            # version does it.
+            with contextlib.suppress(LayoutError):
                 await self._run("untag", query.tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None
 
     async def _read(self, ids: Sequence[str], max_bytes: int | None = None) -> list[bytes | None]:
-        """The stored record and spec of each id; with `max_bytes`, until that many bytes are read."""
+        """Return the stored record and spec of each id.
+
+        With `max_bytes`, the list ends when that many bytes are read.
+        """
         pairs: list[bytes | None] = []
         size = 0
         while len(pairs) < 2 * len(ids) and (max_bytes is None or size < max_bytes):
@@ -152,7 +159,7 @@ class LuaReadCommands(LuaCommands):
     async def _records(
         self, ids: Sequence[str], pairs: Sequence[bytes | None], *, kind: str = "", indexed: bool = False
     ) -> list[Record | None]:
-        """Decode stored records; an unreadable record is None, and is set aside."""
+        """Decode stored records. An unreadable record becomes None in the result and is set aside in the store."""
         records: list[Record | None] = []
         unreadable: list[tuple[str, str, bytes]] = []
         for name, raw, spec in zip(ids, pairs[::2], pairs[1::2], strict=True):
@@ -180,7 +187,7 @@ def id_bounds(after_us: int | None, before_us: int | None) -> tuple[str, str]:
 
 
 def _first_id(time_us: int) -> str:
-    """The start of the lowest UUIDv7 that was made at or after a time."""
+    """Return the first digits of the lowest UUIDv7 that can be created at or after a time."""
     millis = f"{min(max(-(-time_us // 1000), 0), (1 << 48) - 1):012x}"
     return f"{millis[:8]}-{millis[8:]}"
 

@@ -32,9 +32,10 @@ from .redis_cluster import locate
 from .script import Argument
 
 KEPT_CONNECTIONS = 16
-"""Idle connections kept open; more are opened when more calls are under way."""
+"""The driver keeps at most this many idle connections open. For more concurrent calls, the driver opens more
+connections."""
 MAX_CALLS = 64
-"""Calls under way at once, without those that wait for hints, for a disk or for replicas."""
+"""The maximum number of concurrent calls. Calls that wait for hints, for a disk or for replicas do not count."""
 _CAUSES = (
     (OutOfMemoryError, Cause.FULL),
     (MovedError, Cause.MOVED),
@@ -42,7 +43,7 @@ _CAUSES = (
     (NoPermissionError, Cause.FORBIDDEN),
     (NoScriptError, Cause.NO_SCRIPT),
 )
-"""redis-py removes the codes of these errors from their texts."""
+"""Errors that are classified by their class, because redis-py removes the error code from the text."""
 
 
 class RedisDriver(Driver):
@@ -100,7 +101,10 @@ class RedisDriver(Driver):
         return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.OTHER)
 
     async def _connection(self) -> Connection:
-        """A new connection to the server of the namespace; it connects when it first sends."""
+        """Return a new connection to the server of the namespace.
+
+        The connection is opened when the first command is sent.
+        """
         if self._server is None:
             self._server, self._cluster_nodes = await locate(
                 self._prefix, self._cluster_nodes, self._address, self._options
@@ -110,7 +114,10 @@ class RedisDriver(Driver):
         return kind(host=host, port=port, **self._options)
 
     async def _lost(self, connection: Connection | None) -> None:
-        """Close a connection and all idle ones: they lead to the same server, and would fail one after the other."""
+        """Close a failed connection and all idle ones.
+
+        All lead to the same server, so the idle ones would fail one after the other.
+        """
         if connection is not None:
             await connection.disconnect(nowait=True)
         await self._drop_free()
@@ -122,12 +129,12 @@ class RedisDriver(Driver):
             await self._free.pop().disconnect(nowait=True)
 
 
-# the stub allows only commands of one word
+# Cast, because the type stub of hiredis allows only commands of one word.
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _leads_elsewhere(reply: Any) -> bool:
-    """Whether the server says that another server is the primary of this namespace."""
+    """Return whether a reply is an error which says that another server is the primary of the namespace."""
     return isinstance(reply, RedisError) and (isinstance(reply, MovedError | ReadOnlyError) or is_demoted(reply))
 
 

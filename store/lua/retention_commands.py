@@ -10,7 +10,7 @@ from .read_commands import id_bounds
 from .script import Argument
 
 _MAX_CLEARED = 150
-"""Instances that one script clears, and kinds that it looks at."""
+"""One script clears at most this many instances, and looks at about this many kinds."""
 _FINAL_STATES = 4
 _CURSOR = r"\d{1,20}\.[0-9a-f-]{0,36}"
 
@@ -35,7 +35,8 @@ class LuaRetentionCommands(LuaCommands):
 
     async def clear_instances(self, filter: Filter, *, limit: int = MAX_BATCH) -> int:
         cleared, cursor = await self._clear_final("instances", filter, None, min(limit, _MAX_CLEARED))
-        # a page may hold only cancelled instances that still run, which stay
+        # Continue after a page that cleared nothing: cancelled instances that still run stay, and can fill a whole
+        # page.
         while cleared < limit and cursor is not None:
             more, cursor = await self._clear_final("instances", filter, cursor, min(limit - cleared, _MAX_CLEARED))
             cleared += more
@@ -60,7 +61,10 @@ class LuaRetentionCommands(LuaCommands):
                 (cursor,) = await self._run_durably(("sweep", (what, cursor, _MAX_CLEARED)))
 
     async def _clear_final(self, what: str, filter: Filter, cursor: str | None, limit: int) -> tuple[int, str | None]:
-        """A cursor has the cursor of the kinds, and the last id of these kinds, if any."""
+        """Clear one page.
+
+        The cursor has two parts: the cursor of the kinds, and the last id that was looked at in those kinds, if any.
+        """
         first, last = id_bounds(*filter.bounds_us(self._clock.time_us()))
         scanned, _, after = check_cursor(cursor or "0.", _CURSOR).partition(".")
         arguments = (what, f"({after}" if after else first, last, limit, scanned, MAX_LOOKUPS // _FINAL_STATES)

@@ -28,10 +28,11 @@ from .commands import MAX_REPLY_BYTES, LuaCommands, check_cursor
 from .script import Argument, Reply
 
 MAX_FIRES = 1_000
-"""In one page of a ledger."""
+"""The maximum number of fires in one page of a ledger."""
 _FIRE_CURSOR = r"-?\d{1,16}:\d{1,5}"
 _LOADING = 1 << 53
-"""A revision below 0 belongs to an unfinished first load: minus (its first revision times this + its progress)."""
+"""A revision below 0 belongs to an unfinished first load. The value is -(first revision of the load * _LOADING +
+progress of the load)."""
 
 _STATUSES = {
     b"D": FireStatus.DONE,
@@ -103,7 +104,7 @@ class LuaScheduleCommands(LuaCommands):
         ]
         for fire in fires:
             arguments += _fire_arguments(fire, term, node)
-        # without a new instance, a full memory is no reason to refuse
+        # A call without a new instance runs the script `account`, which the server accepts even if its memory is full.
         has_instances = any(fire.instance is not None for fire in fires)
         script = "fire" if has_instances else "account"
         (replies,) = await self._run_durably((script, arguments))
@@ -155,16 +156,16 @@ def _fire_arguments(fire: Fire, term: Term | None, node: str) -> list[Argument]:
 
 
 def _readable_row(reply: Reply) -> ScheduleRow | None:
-    """A schedule in the reply of a script; None, with a log line, if it cannot be read."""
+    """Return the schedule in the reply of a script. If the schedule cannot be read, log the error and return None."""
     try:
         return _row(reply)
-    except Exception as error:  # noqa: BLE001  # damaged bytes cause errors of any type, and must hide no other schedule
+    except Exception as error:  # noqa: BLE001  # damaged bytes cause errors of any type; one bad schedule hides no other
         LOGGER.error("schedule %r cannot be read and is left out: %s", reply[0], error)
         return None
 
 
 def _row(reply: Reply) -> ScheduleRow | None:
-    """A schedule in the reply of a script; a reply of two fields is a removed schedule."""
+    """Return the schedule in the reply of a script. A reply of two fields stands for a removed schedule."""
     if reply is None:
         return None
     if len(reply) == 2:

@@ -18,7 +18,7 @@ _PARTS = (
     *("base", "keys", "kinds", "heap", "record", "claims", "lease", "queue", "hints", "slot", "aside", "outcome"),
     *("takeback", "payloads", "pages", "arrival", "schedule", "ledger", "firing"),
 )
-"""The files of `lib`, in this order: a definition uses only earlier ones."""
+"""The files of `lib`, in an order in which each definition uses only earlier definitions."""
 _CONSTANTS = {
     "LAYOUT": str(LAYOUT),
     "MAX_HISTORY": MAX_HISTORY,
@@ -30,13 +30,15 @@ _CONSTANTS = {
     "REPLACED": REPLACED,
 }
 _ANY_LAYOUT = ("open", "wipe")
-"""Scripts that write to any layout of the namespace; the check of `layout` in base.lua stops all others."""
+"""Scripts that can write to a namespace of any layout. All other writing scripts stop at the check of `layout` in
+base.lua."""
 _DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 _TOKEN = re.compile(r"'[^'\n]*'|(?<![.\w])[A-Za-z_]\w*")
-"""A string, or a word that is not the name of a field."""
+"""A pattern for a string, or for a word that is not the name of a field."""
 _LITERAL = re.compile(r"-?\d+|'[^']*'")
 _CONSTANT = re.compile(r"local [A-Z_]+(?:, [A-Z_]+)* = ((?:-?\d+|'[^']*')(?:, (?:-?\d+|'[^']*'))*)")
-"""Definitions of literals: they replace their names in each script, as Lua allows only 200 local names."""
+"""A pattern for a definition of literals. The literals replace their names in each script, because Lua allows only 200
+local names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class Script:
 
 Argument = str | bytes | int
 Call = tuple[str, Sequence[Argument]]
-"""The name of a script, and its arguments."""
+"""The name of a script, and the arguments for the script."""
 Reply = Any
-"""Bytes, integers, None, or lists of them, as in the script's header."""
+"""The reply of a script: bytes, integers, None, or lists of them. The header of each script describes its reply."""
 
 
 @cache
@@ -67,7 +69,7 @@ def load_scripts() -> Mapping[str, Script]:
 
 
 def _definitions(part: str) -> Iterable[tuple[list[str], str]]:
-    """The top-level definitions of a part: the names that each defines, and its code."""
+    """Yield each top-level definition of a part: the names that it defines, and its code."""
     code = _without_comments(part)
     starts = [match.start() for match in _DEFINITION.finditer(code)]
     for start, end in zip(starts, [*starts[1:], len(code)], strict=True):
@@ -81,7 +83,7 @@ def _without_comments(code: str) -> str:
 
 
 def _script(name: str, text: str, definitions: Sequence[tuple[list[str], str]]) -> Script:
-    """A command with only the definitions that it needs: each costs the server time at every call."""
+    """Join a command with only the definitions that it needs: each definition costs the server time at every call."""
     shebang, _, body = text.partition("\n")
     body = _without_comments(body)
     wanted = set(_TOKEN.findall(body))

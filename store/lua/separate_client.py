@@ -36,7 +36,7 @@ class SeparateClient:
             await driver.close()
 
     async def _run(self, script: str, *arguments: Argument, timeout: float) -> Reply:
-        """Run a script; raises StoreUnavailableError after `timeout` seconds."""
+        """Run a script. If no reply comes within `timeout` seconds, raise StoreUnavailableError."""
         if self._driver is None:
             raise StoreUnavailableError(self._url, "the client is not open")
         async with answer_within(timeout, url=self._url):

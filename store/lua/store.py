@@ -100,7 +100,8 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
         return make_separate_driver()
 
     def make_separate_driver() -> Driver:
-        # never GLIDE: all its clients in a process stop with the event loop of the first client
+        # Do not use GLIDE for the lease and the leadership: all GLIDE clients of a process stop with the event loop of
+        # the first client.
         return RedisDriver(address, prefix=prefix(namespace))
 
     return LuaStore(

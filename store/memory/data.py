@@ -25,9 +25,9 @@ class Costs(msgspec.Struct, kw_only=True):
 
     reads: int = 0
     charged: int = 0
-    """Keys and tombstones in all ranges that were read."""
+    """The number of keys and tombstones in all ranges that were read, which is the cost of the reads on etcd."""
     worst: int = 0
-    """Keys and tombstones in the most expensive range."""
+    """The number of keys and tombstones in the most expensive range."""
     worst_range: tuple[str, str] = ("", "")
 
     def charge(self, start: str, end: str, keys: int) -> None:
@@ -39,7 +39,7 @@ class Costs(msgspec.Struct, kw_only=True):
 
 
 class _Table:
-    """The keys with one prefix of two segments, `a/b/`."""
+    """The keys that share a prefix of two segments, `a/b/`, and the tombstones of deleted keys."""
 
     __slots__ = ("keys", "tombstones")
 
@@ -125,7 +125,7 @@ class MemoryData:
         return Applied(revision, answers, last)
 
     def _check_leases(self, steps: Sequence[Step]) -> None:
-        """Raise LeaseEndedError for a lease that has ended, as etcd does."""
+        """Raise LeaseEndedError if a step uses a lease that has ended, as etcd does."""
         for step in steps:
             for op in step.ops:
                 if isinstance(op, Put) and op.lease and op.lease not in self._leases:
@@ -282,7 +282,7 @@ class MemoryWatch:
         if loop is _running_loop():
             _finish(future)
         else:
-            # a closed loop has no waiting task
+            # If the event loop of the waiting task is closed, the task is gone, so the error is ignored.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_finish, future)
 

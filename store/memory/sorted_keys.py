@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol, cast
 
-import sortedcontainers  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]  # it has none
+# sortedcontainers has no type annotations.
+import sortedcontainers  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
 
 class _KeyList(Protocol):
-    """The used part of a SortedList."""
+    """The methods of a SortedList that SortedKeys uses, with types: the library has no type annotations."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[str]: ...

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Append log lines to an instance that the caller does not hold.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     id, maximum of lines, maximum of bytes, then the lines
 -- Reply    1, or 0 if there is no such instance
 local id, lines = ARGV[1], {}

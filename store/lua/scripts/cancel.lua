@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Scheduled or Processing -> Cancelled. A running instance stays with its holder as releasing, and keeps its unique
--- key.
+-- Change instances from Scheduled or Processing to Cancelled. A node that runs a cancelled instance keeps the claim,
+-- marked as releasing, and the instance keeps its unique key until the body ends.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     node name, request, default retention, ids
 -- Reply    {set-aside instances, then per id its earlier state, 0 if the id is unknown}
 local ANSWER_MS = 600000

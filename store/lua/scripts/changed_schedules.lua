@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Schedules that were written or removed after a revision, in the order of revisions.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     revision (0: none), or during a first load, the revision at which the load began; the revision that the load
 --          has reached, or ""; limit; bytes after which the reply ends
 -- Reply    {"1" if the reader must forget all schedules; the revision at which a first load began, or ""; the revision
@@ -10,7 +10,8 @@
 local since, loaded, limit, bytes_left = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found = call('HMGET', REVISIONS, 'latest', 'floor')
 local latest_revision, floor = tonumber(found[1] or '0'), tonumber(found[2] or '0')
--- a server that lost its last second may have a lower revision
+-- If the server lost its last second of writes, its latest revision can be below the revision of the reader. The reader
+-- must then load all schedules again.
 local reset = since ~= 0 and (since < floor or since > latest_revision)
 local loads, after = reset or since == 0 or loaded ~= '', loaded ~= '' and tonumber(loaded) or since
 if reset or since == 0 then
@@ -28,7 +29,7 @@ local function collect(key, from, removed)
   end
 end
 collect(SCHEDULES, after, false)
--- a first load needs only removals since it began
+-- A first load needs only removals since the load began: the reader knows no schedule that was removed earlier.
 collect(REMOVED, max(after, since), true)
 table.sort(changes, function(a, b) return a.revision < b.revision end)
 

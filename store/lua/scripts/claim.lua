@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Scheduled -> Processing for the best due instances, in order of priority, due time and id.
+-- Change the best due instances from Scheduled to Processing, in order of priority, due time and id.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, command, request, limit, "1" if a suspect may be taken, "1" to register as idle, set of kinds,
 --          limit of each kind, then pairs of a kind with another limit and that limit (for a small set: pairs for all
 --          kinds)
@@ -43,7 +43,7 @@ local function read(ids)
   return call('MGET', unpack(keys)), keys
 end
 
--- A repeated request gets the same claims.
+-- A request that was answered before gets the same claims again, so a lost reply loses no claim.
 local answered = call('HGET', requests_key(incarnation), command)
 if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   local at, next_due, ids_text = match(answered, '^(%d+)\n(%d+)\n(.*)$', #request + 2)
@@ -74,8 +74,8 @@ local function cap_of(kind)
   return min(caps[kind] or default, limit)
 end
 
--- First, delayed instances that fell due go to the queue of their kind. This only moves index entries, so nothing is half
--- done if the claim fails afterwards.
+-- Before the claim, delayed instances that are due move to the queue of their kind. The move changes only index
+-- entries, so a claim that fails afterwards leaves nothing half done.
 local fell_due = due_delayed(500)
 if #fell_due > 0 then
   if has_indexes then
@@ -97,7 +97,7 @@ if #fell_due > 0 then
     add('ZREM', DELAYED, member)
   end
   write_all()
-  -- this claim takes instances of these kinds itself, so no other node need wake
+  -- If the claiming node runs a kind, the claim itself takes the instances of the kind, so other nodes need no hint.
   for kind in pairs(newly_due) do
     local own = caps[kind] or set_kind ~= 's' and find(sets_of(kind) or '', set_name, 1, true) and default or 0
     if own > 0 then
@@ -110,7 +110,8 @@ local function is_before(one, other)
   return one.score < other.score or one.score == other.score and one.member < other.member
 end
 
--- A source is a queue, or the index of heads. It is read in pieces, each longer than the last.
+-- A source is a queue, or the index of heads. A claim reads a source in pieces, each longer than the last, so that a
+-- small claim reads little.
 local function advance(source)
   local at = source.at + 2
   if not source.window[at] and not source.ended then
@@ -137,7 +138,7 @@ local function open(kind, key, piece)
   end
 end
 
--- Kinds whose queues are read one by one: none if the set has an index of heads.
+-- Kinds whose queues the claim reads one by one. The list is empty if the set of kinds has an index of heads.
 local kinds = set_kind == 'u' and limit > 0 and call('SMEMBERS', set_key(set_name)) or {}
 if set_kind == 's' then
   for n = 9, #ARGV, 2 do
@@ -152,8 +153,8 @@ local heads = {key = heads_key(set_name, false), offset = 0, at = -1, window = {
   ended = set_kind ~= 'x' or limit <= 0}
 advance(heads)
 
--- The source of the next instance. Each queue is opened once, when its head comes up in the index of heads; an entry of
--- the index that is not the head of its queue is corrected. A claim ends before it opens too many queues.
+-- Return the source with the best next instance, and correct stale entries of the index of heads. Each queue is opened
+-- once, and at most MAX_OPENED queues are opened, so that one claim stays short.
 local MAX_OPENED = 200
 local opened = {}
 
@@ -178,12 +179,13 @@ local function best_source()
   return heap[1]
 end
 
--- A claim ends when its specs have this many bytes.
+-- A claim ends when the specs in the reply have this many bytes, so that a reply stays small.
 local MAX_BYTES = 1048576
 local ids, records, specs, record_keys = {}, {}, {}, {}
 local bad, bytes, largest, cut_at = 0, 0, 0, nil
 
--- Read the instances of these members of queues, and keep those that can be claimed and fit into the reply.
+-- Read the instances of members of queues. Keep those that can be claimed and fit into the reply, and set unreadable
+-- ones aside.
 local function select_claimable(members, sources_of)
   local found_ids = {}
   for n, member in ipairs(members) do
@@ -215,7 +217,8 @@ local function select_claimable(members, sources_of)
   end
 end
 
--- A suspect is taken alone, and only if it comes before all others.
+-- A suspect is an instance whose earlier nodes died. A claim takes a suspect alone, and only if the suspect comes
+-- before all other instances.
 local suspect = nil
 
 local function compare_suspect(kind, member, score)
@@ -255,7 +258,7 @@ end
 
 while not suspect and not cut_at and #ids < limit do
   local members, sources_of = {}, {}
-  -- the next instances may be as large as the largest so far
+  -- Assume that the next instances are as large as the largest so far, so that the script reads few that do not fit.
   local some = largest == 0 and 8 or max(1, min(32, math.floor((MAX_BYTES - bytes) / largest)))
   for n = 1, min(some, limit - #ids) do
     local source = best_source()
@@ -294,7 +297,8 @@ end
 
 if #ids > 0 then
   remove_idle(incarnation)
-  woken[incarnation] = true  -- wake another node, not this one
+  -- The claiming node needs no hint: work that is left wakes another node.
+  woken[incarnation] = true
   local left = cut_at or heads.member and sub(heads.member, ID_SIZE + 17)
   for _, source in ipairs(sources) do
     left = left or source.member and source.kind
@@ -319,7 +323,7 @@ pass_slots_and_wake()
 add_pair('HSET', requests_key(incarnation), command,
   request .. '\n' .. now_text .. '\n' .. digits(reply[3]) .. '\n' .. table.concat(ids))
 
--- the taken instances are the first of their queues
+-- The taken instances are the first of each queue, so one ZREMRANGEBYRANK per queue removes all of them.
 local taken = {}
 for _, source in ipairs(sources) do
   if source.taken > 0 and not suspect then

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Remove instances in any state, and the slots, some kinds at a time. Schedules stay, and so do kinds that nodes
--- registered.
+-- Remove instances in any state, and empty the slots of schedules, some kinds a call. Schedules stay, and so do kinds
+-- that nodes registered.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     limit, cursor of kinds ("0" to begin), number of kinds to look at
 -- Reply    {number of removed instances, next cursor ("0" at the end; the same cursor while these kinds have
 --          instances)}
@@ -40,7 +40,7 @@ end
 hint_end(ids)
 pass_slots_and_wake()
 for _, kind in ipairs(emptied) do
-  -- these kinds have no instances any more
+  -- A kind in `emptied` has no instances left, so every entry under the keys of the kind is a leftover.
   call('UNLINK', ready_key(kind), suspects_key(kind), expiry_key(kind), unique_key(kind))
   if sets_of(kind) == '' then
     add('HDEL', KINDS, kind)

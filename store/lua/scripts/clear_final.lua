@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Clear final instances or a part of them: some kinds at a time, and their instances in order of creation.
+-- Clear final instances, or only their history or logs, some kinds a call. The instances of these kinds are cleared in
+-- order of creation.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     "instances", "history" or "logs"; the bounds of ids as ZRANGE BYLEX takes them; limit; cursor of kinds ("0"
 --          to begin); number of kinds to look at
 -- Reply    {number of cleared (or set-aside) instances, set-aside instances, cursor of kinds for the next call, the

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Apply outcomes of running instances, each only if its fence and the incarnation still own the instance.
+-- Apply outcomes of running instances. An outcome is refused as lost unless the fence and the incarnation still own the
+-- instance.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, command, request, default retention, limit of final instances per kind, limit of log lines,
 --          limit of log bytes, number of outcomes; per outcome: id, fence, letters and arguments. The first letter is
 --          the action: C complete, T terminate, O time out, X cancel, R retry, Z snooze, H hand back, L release, P
@@ -20,7 +21,7 @@ if answered and sub(answered, 1, #request + 1) == request .. '\n' then
   return {sub(answered, #request + 2), {}}
 end
 
--- The next position in ARGV behind an outcome, its action, and its arguments by letter.
+-- Return the position in ARGV after an outcome, then the action and the arguments of the outcome, by letter.
 local function read_outcome(position)
   local letters, fields = ARGV[position + 2], {}
   position = position + 3
@@ -55,7 +56,7 @@ local claims, raws = call('HMGET', owned, unpack(ids)), call('MGET', unpack(keys
 local alive = call('ZSCORE', LEASES, incarnation)
 local name = call('HGET', node_key(incarnation), 'name') or sub(call('HGET', DEAD, incarnation) or '', 3)
 
--- Later outcomes of the same instance see the effects of earlier ones here.
+-- The tables hold the effects of outcomes so far, so that a later outcome of the same instance sees the earlier ones.
 local owns, records, written, new_logs = {}, {}, {}, {}
 for n, id in ipairs(ids) do
   owns[id] = claims[n]
@@ -101,7 +102,8 @@ local function end_run(id, record, action, fields)
   end_claim(incarnation, id, record, to)
 end
 
--- Processors may log after the end of a run. These lines are kept unless another node has had the instance since.
+-- A processor can log after the end of a run. The late lines are kept unless another node has claimed the instance
+-- since the run ended.
 local function late_logs(id, raw, fence, action, fields)
   if action ~= 'P' or not fields[LOGS] or fields[PROGRESS] or fields[STARTED] then
     return 'L'

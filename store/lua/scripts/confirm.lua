@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Always write, so that a WAIT behind this script covers all earlier writes; see durability.py.
+-- Always write a key, so that a WAIT after the script covers all earlier writes. durability.py gives the reason.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     none
 -- Reply    1
 call('SET', CONFIRMED, 1, 'EX', 60)

@@ -1,9 +1,8 @@
 #!lua flags=no-writes
--- The number of instances that are due and wait to be claimed. The next claim moves instances that fell due to the
--- queue of their kind. If no node claims, they stay among the delayed instances, so this script counts those too, up
--- to a limit.
+-- Count the instances that are due and wait for a claim. Instances that fell due stay among the delayed ones until a
+-- claim moves them, so the script also counts up to 1,000 of those.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     cursor of kinds ("0" to begin), number of kinds to look at, kinds (none: all)
 -- Reply    {next cursor ("0" at the end), then per kind: kind, number}
 local fell_due = {}

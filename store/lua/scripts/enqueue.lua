@@ -1,7 +1,8 @@
 #!lua
--- Add instances as Created -> Scheduled. The server refuses this script when its memory is full.
+-- Add instances in state Scheduled, with a history entry for Created. The server refuses the script when the memory of
+-- the server is full.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     node name, number of templates;
 --          per template: as in lib/arrival.lua;
 --          per instance: id, number of its template, spec

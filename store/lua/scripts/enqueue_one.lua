@@ -1,8 +1,8 @@
 #!lua
--- The common case of enqueue.lua at half its cost: one instance that is due now, without unique key and tags, while no
--- node is idle or watches.
+-- Do the common case of enqueue.lua at half the cost: one instance that is due now, without unique key and tags. If a
+-- node is idle or watches, the script does nothing.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     node name, kind, priority, retention (-1 default), max_crashes, id, spec
 -- Reply    1: added now, or by the same call before; 0: nothing was done, use enqueue.lua
 local node, kind, priority, id = ARGV[1], ARGV[2], ARGV[3], ARGV[6]

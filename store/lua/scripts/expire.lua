@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Remove final instances that have expired or exceed the limit of their kind, some kinds at a time. Forget kinds that
--- have no instance and are in no set.
+-- Remove final instances that have expired or exceed the limit of their kind, some kinds a call. Forget kinds that have
+-- no instance and are in no registered set.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     limit, limit of final instances per kind, cursor of kinds ("0" to begin), number of kinds to look at
 -- Reply    {number of removed instances, next cursor ("0" at the end)}
 local limit, removed = tonumber(ARGV[1]), 0

@@ -1,13 +1,14 @@
 #!lua
--- Account for nominal times, and make their instances. The server refuses this script when its memory is full.
+-- Record nominal times, and create their instances. The server refuses the script when the memory of the server is
+-- full.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     see lib/firing.lua
 -- Reply    see lib/firing.lua
 local node, retention = ARGV[1], tonumber(ARGV[6])
 
--- The holder of a slot, and the place behind the last waiting instance. A holder that is over but still in the slot leaves
--- it now.
+-- Return the holder of a slot, the waiting instances, and the place after the last of them. A holder that is over but
+-- still in the slot leaves the slot in the same call.
 local function slot_now(name)
   local members = call('ZRANGE', slot_key(name), 0, -1, 'WITHSCORES')
   local slot = {waiting = {}, place = max(now, tonumber(members[#members] or '0') + 1)}
@@ -26,7 +27,7 @@ local function slot_now(name)
   return slot
 end
 
--- Cancel the holder of the slot and the waiting instances; returns the id of the first that was cancelled.
+-- Cancel the holder of the slot and the waiting instances. Return the id of the earliest cancelled instance, or nil.
 local function replace(name, slot)
   local cancelled_ids = {}
   local made_room = nil
@@ -83,7 +84,8 @@ local function make(at, name, record, overlap)
     end
     local key, waits = record_key(id), slot.holder ~= nil
     record.instance, record.parked = id, waits or nil
-    -- the instance may exist, or have existed, if a call is sent again after its ledger was removed
+    -- A call that is sent again after the ledger was removed finds no record of the first call. The instance can exist,
+    -- or have existed, and must not be added twice.
     if not (call('MGET', key)[1] or has_gone and call('EXISTS', gone_key(id)) == 1) then
       if takes_slot then
         add_pair('ZADD', slot_key(name), slot.place, id)

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- A page of a ledger, latest nominal time first; at the same time, instances come before the stretch.
+-- Read a page of a ledger, latest nominal time first. At the same nominal time, instances come before the stretch.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     schedule, first time, last time (as ZRANGE BYSCORE takes them), number of records of the last time to skip,
 --          limit
 -- Reply    {time of the last record, number of records of that time so far, "1" if there are more, then the records}

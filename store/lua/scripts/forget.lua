@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- Forget a part of a set of kinds that no node uses any more; called until it answers 0.
+-- Forget a part of a set of kinds that no node uses any more. The caller repeats the script until the reply is 0.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     limit
--- Reply    1 if there may be more to forget, else 0
+-- Reply    1 if the caller must repeat the script, else 0
 local set = call('SRANDMEMBER', UNUSED)
 if not set then
   return 0
 end
 if call('HGET', SETS, set) == '1' then
-  -- a new registration of the set now starts from the beginning
+  -- Mark the set as incomplete: a node that registers the set again must send all of its kinds.
   call('HSET', SETS, set, '')
   call('UNLINK', heads_key(set, false), heads_key(set, true))
 end

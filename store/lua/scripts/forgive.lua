@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- A process that was marked dead is alive: up to 500 crashes that were charged to it become losses.
+-- Turn up to 500 crashes that were charged to an incarnation into losses: the process was marked dead, but is alive.
 --
--- KEYS     the prefix of the namespace, its layout
--- ARGV     its previous incarnation
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
+-- ARGV     the previous incarnation of the process
 -- Reply    number of crashes that are left
 local incarnation = ARGV[1]
 local key = charged_key(incarnation)

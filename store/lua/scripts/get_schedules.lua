@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- Schedules by name, as many as fit.
+-- Read schedules by name, until the reply has the given number of bytes.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     bytes after which the reply ends, names
 -- Reply    per name, until the reply ends, the schedule as in lib/schedule.lua, or nil
 local rows, bytes_left = {}, tonumber(ARGV[1])

@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- Counts that need no scan of instances, some kinds at a time. Entries of later releases are recognized only among the
--- first 1,000 delayed ones.
+-- Read counts that need no scan of instances, some kinds a call. Entries that a later version of peerjob added are left
+-- out only among the first 1,000 delayed entries.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     cursor of kinds ("0" to begin), number of kinds to look at
 -- Reply    {next cursor ("0" at the end), delayed, live nodes, records set aside, then per kind: kind, {number per
 --          state of SINGLE}}

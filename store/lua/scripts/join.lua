@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Add a live incarnation, or update its NodeInfo; an incarnation that has ended stays ended.
+-- Add a live incarnation, or update its NodeInfo. A late join does not revive an incarnation that has ended.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, name, info, ttl
 -- Reply    now
 local incarnation, key = ARGV[1], node_key(ARGV[1])

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- End a lease in order, and hand back up to `limit` of its claims without counting them; called until none is left.
+-- End the lease of a stopping node, and hand back up to `limit` claims of the node without counting an attempt. The
+-- caller repeats the script until no claim is left.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, limit, default retention, limit of final instances per kind
 -- Reply    {number of claims handed back, 1 if none is left, set-aside instances}
 local incarnation = ARGV[1]
@@ -13,7 +14,8 @@ local node = call('HGET', node_key(incarnation), 'name') or sub(entry_text or ''
 if alive then
   entry_text = ending(incarnation, true)
 end
-woken[incarnation] = true  -- do not wake this node
+-- The stopping node must not get a hint about work, because the node claims nothing more.
+woken[incarnation] = true
 local taken, all = take_back(incarnation, sub(entry_text, 1, 1), tonumber(ARGV[2]), node, tonumber(ARGV[3]))
 after_claims(tonumber(ARGV[4]))
 
@@ -24,5 +26,6 @@ if all then
   call('HDEL', DEAD, incarnation)
 end
 write_all()
-call('PEXPIRE', charged_key(incarnation), CHARGED_MS)  -- it may have been marked dead before
+-- If the incarnation was marked dead before, a set of charged crashes exists and must expire.
+call('PEXPIRE', charged_key(incarnation), CHARGED_MS)
 return {#taken, all and 1 or 0, write_set_aside()}

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- Log lines of one instance.
+-- Read a page of the log lines of one instance.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     id, number of the first line, limit, bytes after which the page ends
 -- Reply    {number of lines dropped at the limit, number of the next line, the lines}
 local SOME = 50

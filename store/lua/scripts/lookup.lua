@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- A page of instances in order of creation. With more kinds than one call looks at, the reply has only ids, some kinds
--- at a time; read.lua then reads the instances.
+-- Read a page of instances in order of creation. If there are more kinds than one call looks at, the reply has only
+-- ids, some kinds a call, and read.lua reads the instances afterwards.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     "k" and a kind, "t" and a tag, or "" for all kinds; states (a sum, ignored with a tag); the bounds of ids as
 --          ZRANGE BYLEX takes them; "1" for the newest first; limit; bytes after which the reply ends; cursor of kinds
 --          ("0" to begin), number of kinds to look at

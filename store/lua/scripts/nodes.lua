@@ -1,7 +1,8 @@
 #!lua flags=no-writes
--- Incarnations whose lease has not expired. Their NodeInfo may be long and rarely changes: node_commands.py keeps it.
+-- List the incarnations whose lease has not expired. The reply has no NodeInfo, which is long and rarely changes:
+-- node_commands.py keeps a copy of each.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     none
 -- Reply    per incarnation: incarnation, time of its NodeInfo, running, renewed, expires
 local reply = {}

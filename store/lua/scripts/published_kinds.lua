@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- Which kinds the catalogue has.
+-- Tell which of some kinds are in the catalogue.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     how long a kind is kept, then at most 500 kinds
 -- Reply    per kind: 1 or 0
 local since, reply = now - tonumber(ARGV[1]), {}

@@ -1,7 +1,8 @@
 #!lua
--- Write a schedule if it is as expected. The server refuses this script when its memory is full.
+-- Write a schedule if the stored revision and next nominal time are the expected ones. The server refuses the script
+-- when the memory of the server is full.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     name, kind, definition, next nominal time ("" for none), "1" if paused, note, expected revision ("0": no
 --          schedule), expected next nominal time, limit of records in a ledger, how long a record is kept, record of
 --          skipped nominal times as MessagePack, or ""

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- Records by id, as they are stored, as many as fit.
+-- Read records by id, as they are stored, until the reply has the given number of bytes.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     bytes after which the reply ends, ids
 -- Reply    per id, until the reply ends: the record or nil, its spec or nil
 local reply = {}

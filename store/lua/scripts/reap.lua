@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Mark incarnations dead whose lease has expired, and take back up to `limit` claims of dead ones. A reaper that did
--- not renew in time itself marks none.
+-- Mark incarnations dead whose lease has expired, and take back up to `limit` claims of dead incarnations. A reaper
+-- that renewed late marks none, since an outage can have delayed every renewal.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     limit, incarnation of the reaper, default retention, limit of final instances per kind
 -- Reply    {set-aside instances, then per claim: id, kind, state, name of the node that died}
 local limit, reaper = tonumber(ARGV[1]), ARGV[2]

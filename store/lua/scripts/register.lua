@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Register the set of kinds for which an incarnation claims, in parts; each part may be sent again.
+-- Register the set of kinds for which an incarnation claims, in parts. Each part can be sent again without harm.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, hash of the set in 16 digits, number of its kinds, "1" with the last part, the part
 -- Reply    {the name of the set, or "" if the incarnation is dead; 1 if the set is complete}. After the last part, 0
 --          means that the server lost parts with its last second: send all of them again
@@ -14,7 +14,8 @@ end
 local before = set_named(text)
 local set = before
 if not before or sub(before, 2) ~= hash then
-  -- every change of a head updates the indexes that have it, so there are few; some are reserved for very large sets
+  -- Each change of the head of a queue updates every index that has the queue, so the number of indexes is limited.
+  -- Sets of more than 500 kinds have a higher limit.
   local max_indexes = size > 500 and 32 or 16
   local letter = size <= MAX_SMALL and 's' or 'x'
   if letter == 'x' and not call('HGET', SETS, 'x' .. hash) and tonumber(call('GET', INDEXED) or 0) >= max_indexes then

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Remove a schedule and its ledger; its instances stay, and its slot too.
+-- Remove a schedule and its ledger. The instances of the schedule stay, and so does the slot.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     name, expected revision or "", number of removals to remember, request
 -- Reply    1, also to a request that was answered 1 before; 0 if there was no such schedule
 local REMEMBER_MS = 600000

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Extend a lease, also an expired one, unless its incarnation was marked dead.
+-- Extend a lease, even an expired one, unless the incarnation was marked dead.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, ttl, running, number of claims, digest of their fences
 -- Reply    {} if dead; else {now, all claims as id, fence, id, ... or "" if number and digest match, cancelled ids that
 --          are not released}

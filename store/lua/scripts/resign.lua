@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- End the leadership of an incarnation, if it leads, and hint this to the others.
+-- End the leadership of an incarnation, if the incarnation leads, and send a hint to every live node.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation
 -- Reply    1 if it led, else 0
 if leader_now()[1] ~= ARGV[1] then

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Set unreadable instances aside; a claim that meets their entries in a queue drops them.
+-- Set unreadable instances aside. Their entries in queues stay until a claim finds the entries and drops them.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     per instance: its id, its kind or "", and its record as the caller read it. A record that is unchanged is
 --          set aside even if this script can read it, since the caller could not
 -- Reply    set-aside instances

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- NodeInfo of incarnations, as many as fit.
+-- Read the NodeInfo of incarnations, until the reply has the given number of bytes.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     bytes after which the reply ends, incarnations
 -- Reply    per incarnation, until the reply ends: its NodeInfo or nil, the time of its NodeInfo or nil
 local reply, bytes_left = {}, tonumber(ARGV[1])

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Remove entries of instances that are gone, some at a time: from the delayed ones, from the slots, or from the
--- watched.
+-- Remove entries whose instances no longer exist, some entries a call: from the delayed instances, from the slots of
+-- schedules, or from the watched instances.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     "delayed", "slots" or "watched"; cursor ("0" to begin); number of entries to look at
 -- Reply    next cursor ("0" at the end)
 local what = ARGV[1]

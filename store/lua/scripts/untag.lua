@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Remove ids without a record from the index of a tag: an unreadable record does not tell its tags.
+-- Remove ids without a record from the index of a tag. An unreadable record does not tell its tags, so the script that
+-- set the record aside left the ids in the index.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     tag, ids
 -- Reply    1
 local ids = {unpack(ARGV, 2)}

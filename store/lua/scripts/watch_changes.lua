@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Hint every change to an incarnation for a while.
+-- Send hints about every change in the namespace to an incarnation, for the given duration.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, duration
 -- Reply    now
 call('ZREMRANGEBYSCORE', CHANGES, '-inf', now)

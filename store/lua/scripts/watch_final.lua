@@ -1,14 +1,16 @@
 #!lua flags=allow-oom
--- Register an incarnation for a hint when instances end, and read them in the same step.
+-- Register an incarnation for a hint when instances end, and read the ended ones in the same step, so that no end is
+-- missed.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, bytes after which the reply has no more records, ids
 -- Reply    {the state of each id, 0 if unknown; then per final instance, until the bytes are used: the record, its spec
 --          or nil}
 local incarnation, ids = ARGV[1], {unpack(ARGV, 3)}
 local states, final = {}, {}
 local known = call('HMGET', WATCHED, unpack(ids))
--- drop incarnations that are gone: otherwise an instance that ends late would keep each that ever watched it
+-- Drop incarnations that no longer live. Otherwise an instance that ends late would keep the name of every incarnation
+-- that ever watched the instance.
 local lives = {[incarnation] = true}
 local function living(watching)
   return (string.gsub(watching, '([^\n]+)\n', function(other)

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- Remove every key of the namespace, whatever its layout; called with the cursor of its reply, until that is 0.
+-- Remove every key of the namespace, for any layout. The caller repeats the script with the cursor of the reply until
+-- the cursor is 0.
 --
--- KEYS     the prefix of the namespace, its layout
+-- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     cursor, number of keys of the server to look at
 -- Reply    {cursor, number of removed keys}
 local found = redis.call('SCAN', ARGV[1], 'MATCH', KEYS[1] .. '*', 'COUNT', ARGV[2])

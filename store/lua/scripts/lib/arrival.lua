@@ -1,9 +1,9 @@
 -- New instances: their templates, their unique keys, and the writes that add them.
 local TEMPLATE_SIZE = 7
 
--- The record and the indexes that equal instances share. ARGV from `at` on:
+-- Return the record and the indexes that equal instances share. The arguments are in ARGV, from `at` on:
 -- kind, priority, due ("" now, "=us" at, "+us" after now), "" or "k" and the unique key, tags, retention (-1 default),
--- max_crashes. `slot` is the schedule whose slot they take or wait for, or nil.
+-- max_crashes. `slot` is the schedule whose slot the instances take or wait for, or nil.
 local function template(at, node, slot)
   local kind, priority, due_text, key, tags = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local due = now
@@ -26,7 +26,8 @@ local function template(at, node, slot)
   }
 end
 
--- The id of the instance that has the unique key of a template: an instance that exists and is not over, its body included.
+-- The id of the instance that has a unique key, by kind and key; false if the key is free. An instance has its key
+-- until it is final and its body has ended.
 local key_holders = {}
 
 local function key_holder(shape)
@@ -43,7 +44,8 @@ local function key_holder(shape)
   return key_holders[name]
 end
 
--- Plan the writes of a new instance; `waits` keeps it out of its queue.
+-- Plan the writes of a new instance. If `waits` is true, the instance waits for the slot of its schedule, so it enters
+-- no queue yet.
 local function add_instance(shape, id, key, spec, waits)
   local kind = shape.kind
   if shape.key then

@@ -2,7 +2,8 @@
 local to_set_aside = {}
 call('LLEN', ASIDE)
 
--- An empty kind is unknown. The script itself passes the slot of a schedule on.
+-- Plan to set an instance aside; `kind` is "" if the kind is unknown. The calling script must call pass_slots_and_wake
+-- later, so that the next instance gets the slot of the schedule.
 local function set_aside(id, kind, reason)
   to_set_aside[#to_set_aside + 1] = {id, kind, reason}
   local schedule = call('HGET', SLOTS, id)
@@ -11,7 +12,8 @@ local function set_aside(id, kind, reason)
   end
 end
 
--- The kinds under which an instance may be indexed: for an unknown kind, the first kinds of the namespace.
+-- Return the kinds under which an instance can be indexed. For an unknown kind, return only the first kinds of the
+-- namespace, so that the search stays short.
 local function kinds_to_search(kind)
   known_kinds = {}
   return kind ~= '' and {kind} or some_kinds('0', 1000)
@@ -26,21 +28,22 @@ local function unindex(id, kinds)
   end
 end
 
--- Write, and return the report: id, kind, reason of each instance, one after the other.
+-- Do what set_aside has planned. Return a flat list with id, kind and reason of each instance.
 local function write_set_aside()
   local ASIDE_LIMIT, ASIDE_MS, MAX_SEARCHED = 1000, 7 * 86400000, 5000
   local report = {}
   for n, one in ipairs(to_set_aside) do
     local id, kind, reason = one[1], one[2], one[3]
     local kinds = kinds_to_search(kind)
-    -- a lookup removes an entry that stays in an index
+    -- After MAX_SEARCHED lookups, an entry stays in its index: the next query that finds the entry removes it.
     if kind ~= '' or n * #kinds <= MAX_SEARCHED then
       unindex(id, kinds)
     end
     if call('EXISTS', record_key(id)) == 1 then
       call('RENAME', record_key(id), bad_key(id))
     else
-      call('SET', bad_key(id), '')  -- other entries that name the instance are not reported again
+      -- The empty string marks the id as reported, so that other entries that name the instance are not reported again.
+      call('SET', bad_key(id), '')
     end
     call('PEXPIRE', bad_key(id), ASIDE_MS)
     call('PEXPIRE', spec_key(id), ASIDE_MS)

@@ -1,5 +1,6 @@
--- Time, numbers, and writes that wait until everything is read and checked. A script gets the definitions of this folder
--- that it names, in the order of script.py. So a local name of a script must not be the name of a definition.
+-- Time, numbers, and planned writes: a script reads and checks all keys before its first write. A script gets the
+-- definitions of this folder that it names, in the order of script.py. So a local name of a script must not be the name
+-- of a definition.
 local call = redis.call
 local format, sub, byte, find, match = string.format, string.sub, string.byte, string.find, string.match
 local max, min = math.max, math.min
@@ -10,13 +11,15 @@ local CREATED, SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATE
 local SINGLE = {SCHEDULED, PROCESSING, CANCELLED, TIMED_OUT, COMPLETED, TERMINATED}
 local ID_SIZE = 36
 
--- The server's clock decides. Lua's numbers are doubles, exact for microseconds until the year 2255.
+-- The server's clock decides whether an instance is due and whether a lease has expired. Lua numbers are doubles, which
+-- are exact for microseconds until the year 2255.
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
--- Every script that writes compares the layout, so that it changes no namespace of another release. A server that lost its
--- data gets the layout again. The same read tells whether there are indexes of heads (see kinds.lua), whether an
--- incarnation watches every change, and whether an instance was removed so early that its enqueue may come again.
+-- Every script that writes compares the layout, so a node changes no namespace of an incompatible version of peerjob. A
+-- server that lost its data gets the layout again.
+-- The same MGET reads three markers. `indexed`: a set of kinds has an index of heads. `watching`: an incarnation
+-- watches every change. `gone`: an instance was removed while a repeat of its enqueue can still arrive.
 local layout, has_indexes, has_watchers, has_gone =
   unpack(call('MGET', KEYS[2], KEYS[1] .. 'indexed', KEYS[1] .. 'watching', KEYS[1] .. 'gone'))
 if not layout then
@@ -25,7 +28,8 @@ elseif layout ~= LAYOUT then
   return redis.error_reply('LAYOUT ' .. layout)
 end
 
--- A whole number as text; `..` and tostring lose digits. Redis itself writes all digits of a number argument.
+-- Write a whole number as text, because `..` and tostring lose digits. A number that is an argument of a command needs
+-- no conversion: Redis writes all digits.
 local function digits(number)
   return format('%.0f', number)
 end
@@ -34,7 +38,8 @@ local function is_final(state)
   return state >= CANCELLED
 end
 
--- Call f for each text of a list, such as tags. A text is stored as 4 bytes with its size, then the text.
+-- Call f for each text of a packed list, for example of tags. Each text is stored as 4 bytes with its size, followed by
+-- the text.
 local function each_text(texts, f)
   local from = 1
   while from <= #texts do
@@ -47,7 +52,7 @@ local function each_text(texts, f)
   end
 end
 
--- Writes wait here: `pending.ZADD[key]` are the arguments of one ZADD.
+-- Planned writes, which write_all sends: `pending.ZADD[key]` is the list of arguments of one ZADD.
 local pending = {}
 local ORDER = {'ZREM', 'ZADD', 'HDEL', 'HSET', 'SREM', 'SADD', 'RPUSH'}
 
@@ -77,7 +82,7 @@ local function add_pair(command, key, first, second)
   list[size + 2] = second
 end
 
--- Records and arguments: one MSET writes all of them.
+-- Keys and values of records and specs to store: one MSET writes all of them.
 local records_to_set = {}
 local keys_to_unlink = {}
 
@@ -87,10 +92,10 @@ local function put_string(key, value)
   records_to_set[size + 2] = value
 end
 
--- Removed instances, each with the milliseconds in which its enqueue may come again.
+-- Removed instances, each with the number of milliseconds during which a repeat of its enqueue can still arrive.
 local gone = {}
 
--- Wake lists that get hints. A list that no node reads must stay short and expire.
+-- Wake lists to which the script adds hints. A list that no node reads must stay short and must expire.
 local hinted = {}
 local WAKE_LIMIT, WAKE_MS = 1000, 60000
 
@@ -98,7 +103,7 @@ local function unlink(key)
   keys_to_unlink[#keys_to_unlink + 1] = key
 end
 
--- Lua passes at most about 8,000 arguments at once. The size is even, so pairs stay together.
+-- Lua passes at most about 8,000 arguments in one call. SLICE is even, so that the two parts of a pair stay together.
 local SLICE = 4000
 
 local function send(command, key, list)
@@ -117,7 +122,8 @@ local function send_list(command, list)
   end
 end
 
--- A function that plans writes that depend on the other writes, or nil.
+-- A function that plans more writes after the planned ones are sent, or nil. The additional writes depend on the sent
+-- ones.
 local after_writing = nil
 
 local function send_pending()

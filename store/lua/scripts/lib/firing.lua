@@ -1,5 +1,5 @@
--- Accounting for nominal times. Each fire is read, checked and written before the next, so a fire sees the earlier fires of
--- its call, and none is half done.
+-- Records of nominal times. The script reads, checks and writes each fire before the next one, so a fire sees the
+-- earlier fires of the call, and no fire is half done.
 --
 -- ARGV     node name; coordinator ("" for no term), number of its term; limit of records in a ledger, how long a record is
 --          kept; default retention; number of fires;
@@ -16,7 +16,7 @@ local function is_deposed(coordinator, number)
   return highest and highest > tonumber(number)
 end
 
--- The letter for a fire that cannot be done, or nil.
+-- Return the letter of the reply for a fire that cannot be done, or nil if the fire can be done.
 local function refusal(fire, revision, next_time, paused, trimmed)
   if revision ~= fire.revision then
     return 'S'
@@ -27,7 +27,8 @@ local function refusal(fire, revision, next_time, paused, trimmed)
   end
 end
 
--- `make` plans the instance of a fire, and writes its id or the reason against it into the record.
+-- Do one fire. `make` plans the instance of the fire, and writes into the record the id of the instance, or the reason
+-- why there is none.
 local function fire_one(at, deposed, make)
   local name, nominal, next_time = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local key = schedule_key(name)
@@ -52,10 +53,11 @@ local function fire_one(at, deposed, make)
     return {no, ''}
   end
   local answer = {'D', ''}
-  -- the leader found the fire due by its own clock, which can be ahead of the server's
+  -- The leader decides by its own clock that a fire is due, and that clock can be ahead of the server's. So the
+  -- recorded time is never before the nominal time.
   record.at_us = outcome == 'fired' and max(now, record.nominal_us) or now
   if outcome == 'fired' and has_instance then
-    -- the nominal time was backfilled before it came
+    -- A backfill created the instance before the nominal time came, so the fire must not create a second one.
     answer[1], stretch = 'K', ''
   else
     if ARGV[at + 5] ~= '' then

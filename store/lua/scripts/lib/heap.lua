@@ -1,4 +1,5 @@
--- A heap of sources, ordered by the next element of each; the first source is the best. A sorted list is a heap.
+-- A binary heap of sources, ordered by the next element of each source: the first source is the best. A sorted list is
+-- a valid heap, so a caller can start with one.
 local function sink(heap, before)
   local at, size, one = 1, #heap, heap[1]
   while 2 * at <= size do

@@ -1,4 +1,5 @@
--- Hints, each to the wake list of its node: work for idle nodes, the end or a change of an instance for watchers.
+-- A hint is an entry in the wake list of a node. Hints tell idle nodes about work, and watching nodes about the end or
+-- a change of an instance.
 local idle_left = call('HLEN', IDLE)
 local watched_any = call('HLEN', WATCHED) > 0
 local watchers = has_watchers and call('ZRANGE', CHANGES, now, '+inf', 'BYSCORE') or {}
@@ -12,14 +13,14 @@ local function hint(incarnation, what)
   add('RPUSH', key, what)
 end
 
--- Hint to every live node.
+-- Send a hint to every live node.
 local function hint_all(what)
   for _, incarnation in ipairs(call('ZRANGE', LEASES, now, '+inf', 'BYSCORE')) do
     hint(incarnation, what)
   end
 end
 
--- An incarnation is no longer idle.
+-- Plan to remove an incarnation from the idle ones.
 local function remove_idle(incarnation, entry_text)
   entry_text = entry_text or call('HGET', IDLE, incarnation)
   if entry_text then
@@ -28,7 +29,8 @@ local function remove_idle(incarnation, entry_text)
   end
 end
 
--- `without` are the kinds of the set that the incarnation does not claim now.
+-- Register an incarnation as idle. `without` lists the kinds of the set that the incarnation does not claim now, so
+-- that their instances do not wake the node.
 local function add_idle(incarnation, set, without)
   local texts = {set}
   for n, kind in ipairs(without) do
@@ -46,8 +48,8 @@ end
 
 local woken = {}
 
--- Hint to up to `wanted` live nodes of these idle ones, which are then no longer idle; dead nodes are removed too.
--- Returns how many nodes are still wanted.
+-- Send a hint about work to up to `wanted` live nodes of the idle ones in `some`; hinted nodes and dead nodes are no
+-- longer idle. Return how many nodes are still wanted.
 local function wake_some(some, kind, wanted)
   local entries, expiries = call('HMGET', IDLE, unpack(some)), call('ZMSCORE', LEASES, unpack(some))
   for n, incarnation in ipairs(some) do
@@ -68,13 +70,13 @@ local function wake_some(some, kind, wanted)
   return wanted
 end
 
--- Wake up to `wanted` idle, live nodes that can run a kind, at most MAX_WOKEN.
+-- Send hints to idle, live nodes that can run a kind: to `wanted` nodes, but to at most MAX_WOKEN.
 local function wake(kind, wanted)
   local MAX_SETS, MAX_SAMPLED, MAX_WOKEN = 32, 256, 200
   local sets = idle_left > 0 and wanted > 0 and sets_of(kind) or ''
   wanted = min(wanted, MAX_WOKEN)
   if #sets > MAX_SETS * SET_SIZE then
-    -- most nodes can run a kind that is in many sets, so a sample of the idle nodes is enough
+    -- Most nodes can run a kind that is in many sets, so a sample of the idle nodes is enough.
     local sample, some = call('HRANDFIELD', IDLE, MAX_SAMPLED, 'WITHVALUES'), {}
     for n = 1, #sample, 2 do
       if find(sets, sub(sample[n + 1], 1, SET_SIZE), 1, true) then
@@ -87,7 +89,7 @@ local function wake(kind, wanted)
     return
   end
   for at = 1, #sets, SET_SIZE do
-    -- a few more than wanted, as some may be dead
+    -- Read 8 incarnations more than wanted, because some of them can be dead.
     local some = wanted > 0 and call('SRANDMEMBER', idle_key(sub(sets, at, at + SET_SIZE - 1)), wanted + 8) or {}
     if #some > 0 then
       wanted = wake_some(some, kind, wanted)
@@ -95,8 +97,8 @@ local function wake(kind, wanted)
   end
 end
 
--- Wake nodes for newly queued instances: as many as there are instances. For a new earliest delayed instance, wake one
--- node, which then knows when to claim.
+-- Wake as many nodes as there are newly queued instances. If a new delayed instance is the earliest one, wake one node,
+-- so that the node learns when to claim.
 local function wake_for_new_work()
   for kind, wanted in pairs(newly_due) do
     wake(kind, wanted)
@@ -118,7 +120,7 @@ local function hint_change(id)
   end
 end
 
--- Hint the end of these instances to the incarnations that wait for it.
+-- Send a hint about each ended instance to the incarnations that wait for the end.
 local function hint_end(ids)
   if not watched_any or #ids == 0 then
     return

@@ -1,30 +1,53 @@
--- Every key of a namespace. KEYS[1] is the prefix with the hash tag, so all keys share one slot. A kind, tag or
--- incarnation comes last in its key and needs no escaping. keys.py says why KEYS[2] is declared.
+-- Every key of a namespace. KEYS[1] is the prefix with the hash tag, so all keys share one hash slot of a cluster. A
+-- kind, tag or incarnation is the last part of a key, so it needs no escaping. keys.py says why KEYS[2] is declared.
+-- A comment gives the type and the content of a key. "a -> b" is score -> member of a sorted set, and field -> value of
+-- a hash.
 local PREFIX = KEYS[1]
 
-local DELAYED = PREFIX .. 'delayed'      -- sorted set: due time -> id, s or -, priority, ":", kind
-local KINDS = PREFIX .. 'kinds'          -- hash: kind that has instances or is in a set -> its sets; see kinds.lua
-local SETS = PREFIX .. 'sets'            -- hash: set of kinds -> "1" if each of its kinds names it, else ""
-local UNUSED = PREFIX .. 'unused'        -- set: sets of kinds without a node, to be forgotten
-local INDEXED = PREFIX .. 'indexed'      -- number of sets with an index of heads; absent if there is none
-local CATALOGUE = PREFIX .. 'catalogue'  -- sorted set: time of the last publication -> kind
-local LEASES = PREFIX .. 'leases'        -- sorted set: expiry -> live incarnation
-local DEAD = PREFIX .. 'dead'            -- hash: incarnation marked dead, with claims to take back -> how it ended, name
-local IDLE = PREFIX .. 'idle'            -- hash: idle incarnation -> its set of kinds, then the kinds it does not claim now
-local WATCHED = PREFIX .. 'watched'      -- hash: id -> incarnations, one a line, that wait for its end
-local CHANGES = PREFIX .. 'changes'      -- sorted set: expiry -> incarnation that watches every change
-local WATCHING = PREFIX .. 'watching'    -- string that expires with the last entry of CHANGES
-local SLOTS = PREFIX .. 'slots'          -- hash: instance that holds the slot of a schedule, or waits for it -> schedule
-local SCHEDULES = PREFIX .. 'schedules'  -- sorted set: revision -> schedule
-local REMOVED = PREFIX .. 'removed'      -- sorted set: revision of its removal -> schedule, for the last removals
-local REVISIONS = PREFIX .. 'revisions'  -- hash: latest; floor: the latest removal that is forgotten
-local TERMS = PREFIX .. 'terms'          -- hash: coordinator -> highest term that was seen, or granted here
-local LEADER = PREFIX .. 'leader'        -- hash that expires: incarnation, name, term, since, ttl in milliseconds
-local CONFIRMED = PREFIX .. 'confirmed'  -- string that expires: confirm.lua writes it, and it is never read
-local ASIDE = PREFIX .. 'aside'          -- list: instances that were set aside, newest first
-local ASIDE_COUNT = PREFIX .. 'asides'   -- number of instances that were ever set aside
+-- sorted set of instances that are not due yet: due time -> id, s (suspect) or -, priority, ":", kind
+local DELAYED = PREFIX .. 'delayed'
+-- hash of kinds that have instances or are in a set: kind -> its sets; see kinds.lua
+local KINDS = PREFIX .. 'kinds'
+-- hash of sets of kinds: set -> "1" if each of its kinds names the set, else ""
+local SETS = PREFIX .. 'sets'
+-- set of sets of kinds that no node uses: forget.lua removes them
+local UNUSED = PREFIX .. 'unused'
+-- number of sets with an index of heads; the key is absent if there is none
+local INDEXED = PREFIX .. 'indexed'
+-- sorted set of published kinds: time of the last publication -> kind
+local CATALOGUE = PREFIX .. 'catalogue'
+-- sorted set of live incarnations: expiry -> incarnation
+local LEASES = PREFIX .. 'leases'
+-- hash of dead incarnations with claims to take back: incarnation -> how it ended, name; see takeback.lua
+local DEAD = PREFIX .. 'dead'
+-- hash of idle incarnations: incarnation -> its set of kinds, and the kinds that it does not claim now
+local IDLE = PREFIX .. 'idle'
+-- hash of watched instances: id -> incarnations, one a line, that wait for the end of the instance
+local WATCHED = PREFIX .. 'watched'
+-- sorted set of incarnations that watch every change: expiry -> incarnation
+local CHANGES = PREFIX .. 'changes'
+-- string that expires together with the last entry of CHANGES
+local WATCHING = PREFIX .. 'watching'
+-- hash of instances that hold the slot of a schedule or wait for the slot: id -> schedule
+local SLOTS = PREFIX .. 'slots'
+-- sorted set of schedules: revision -> name
+local SCHEDULES = PREFIX .. 'schedules'
+-- sorted set of the last removed schedules: revision of the removal -> name
+local REMOVED = PREFIX .. 'removed'
+-- hash with two fields: `latest`, the latest revision, and `floor`, the latest removal that is forgotten
+local REVISIONS = PREFIX .. 'revisions'
+-- hash of coordinators: coordinator -> highest term that the store has seen, or has granted itself
+local TERMS = PREFIX .. 'terms'
+-- hash that expires with the leadership: incarnation, name, term, since, ttl in milliseconds
+local LEADER = PREFIX .. 'leader'
+-- string that expires: confirm.lua writes the key so that there is a write, and no script reads the key
+local CONFIRMED = PREFIX .. 'confirmed'
+-- list of instances that were set aside, newest first
+local ASIDE = PREFIX .. 'aside'
+-- number of all instances that were ever set aside
+local ASIDE_COUNT = PREFIX .. 'asides'
 
--- Keys by kind are built once for all instances of a batch.
+-- A key of a kind is built once per call and kept: many instances of a batch have the same kind.
 local kind_keys = {}
 local function kind_key(what, kind)
   local keys = kind_keys[what]
@@ -40,56 +63,60 @@ local function kind_key(what, kind)
   return key
 end
 
--- string: the record; see record.lua
+-- string: the record of an instance; see record.lua
 local function record_key(id) return PREFIX .. 'i:' .. id end
--- string: arguments and options; never changes
+-- string: the spec of an instance (arguments and options), which never changes
 local function spec_key(id) return PREFIX .. 'a:' .. id end
--- list: 4 bytes with the size of the message, then the line
+-- list: log lines of an instance, each with the size of its message in 4 bytes in front
 local function logs_key(id) return PREFIX .. 'l:' .. id end
--- string that expires: an instance that was removed while its enqueue may come again; the key `gone` lives as long
+-- string that expires: marks an instance that was removed while a repeat of its enqueue can still arrive; the key
+-- `gone` says that there are marks
 local function gone_key(id) return PREFIX .. 'gone:' .. id end
--- an unreadable record, of any type; an empty string if there was no record
+-- a record that was set aside, of any type; an empty string if the instance had no record
 local function bad_key(id) return PREFIX .. 'bad:' .. id end
--- sorted set: priority -> due time in 16 digits, id
+-- sorted set, the queue of a kind: priority -> due time in 16 digits, id
 local function ready_key(kind) return kind_key('q', kind) end
--- as ready_key, for suspects, which are claimed alone
+-- sorted set like ready_key, for suspects, which are claimed alone
 local function suspects_key(kind) return kind_key('s', kind) end
--- sorted set: 0 -> id, so in order of creation
+-- sorted set, the index of a state and kind: 0 -> id; equal scores keep the ids in order of creation
 local function index_key(state, kind) return kind_key(state, kind) end
--- as index_key, by tag
+-- sorted set like index_key, for the instances with a tag
 local function tag_key(tag) return PREFIX .. 't:' .. tag end
 -- sorted set of final instances: expiry -> id, state, "+" if it has tags
 local function expiry_key(kind) return kind_key('f', kind) end
--- hash: unique key -> id
+-- hash of the unique keys of a kind: unique key -> id
 local function unique_key(kind) return PREFIX .. 'k:' .. kind end
--- hash: kind, definition, revision, next ("" for none), paused, note, created, updated, last, trimmed, and the nominal time
--- of the stretch with which the next gap may be joined
+-- hash, a schedule: kind, definition, revision, next ("" for none), paused, note, created, updated, last, trimmed,
+-- stretch (the nominal time at which the stretch begins that the next gap can extend)
 local function schedule_key(name) return PREFIX .. 'schedule:' .. name end
--- sorted set: nominal time -> record of an instance, or of an attempt by hand; see ledger.lua
+-- sorted set, the ledger of instances: nominal time -> record of an instance, or of an attempt by hand; see ledger.lua
 local function fired_key(name) return PREFIX .. 'fired:' .. name end
--- sorted set: first nominal time -> record of a stretch
+-- sorted set, the ledger of stretches: first nominal time -> record of the stretch
 local function gaps_key(name) return PREFIX .. 'gaps:' .. name end
--- sorted set: time of arrival -> instance; the first holds the slot of the schedule, the others wait
+-- sorted set, the slot of a schedule: time of arrival -> id; the first instance holds the slot, the others wait
 local function slot_key(name) return PREFIX .. 'slot:' .. name end
--- set: kinds of a set
+-- set: the kinds of a set of kinds
 local function set_key(set) return PREFIX .. 'set:' .. set end
--- set: incarnations that registered it
+-- set: incarnations that registered a set of kinds
 local function users_key(set) return PREFIX .. 'users:' .. set end
--- set: idle incarnations that registered it
+-- set: idle incarnations that registered a set of kinds
 local function idle_key(set) return PREFIX .. 'idle:' .. set end
--- sorted set: the head of each queue of the set, priority -> due time in 16 digits, id, kind; another for suspects
+-- sorted set, an index of the head of each queue of a set: priority -> due time in 16 digits, id, kind; suspects have
+-- another
 local function heads_key(set, suspect) return PREFIX .. (suspect and 'shead:' or 'head:') .. set end
--- hash: id -> fence, then s (started), q (suspect), r (releasing), then padding; see claims.lua
+-- hash, the claims of an incarnation: id -> fence, s (started), q (suspect), r (releasing), padding; see claims.lua
 local function owned_key(incarnation) return PREFIX .. 'own:' .. incarnation end
--- hash: name, info, shown (when info was written), running, renewed, ttl, steady (see lease.lua), set (of kinds)
+-- hash, a live incarnation: name, info, shown (when info was written), running, renewed, ttl, steady (see lease.lua),
+-- set (of kinds)
 local function node_key(incarnation) return PREFIX .. 'node:' .. incarnation end
--- hash: command -> last request and its answer; ended: as in DEAD, if the incarnation has ended. The hash then expires.
+-- hash, the requests of an incarnation: command -> last request and its answer. When the incarnation has ended, the
+-- hash has the field `ended` with the entry of DEAD, and expires.
 local function requests_key(incarnation) return PREFIX .. 'req:' .. incarnation end
--- list: hints
+-- list: hints that an incarnation has not read yet
 local function wake_key(incarnation) return PREFIX .. 'wake:' .. incarnation end
--- set: instances to which a crash was charged when the incarnation was reaped
+-- set: instances to which a crash was charged when the incarnation was marked dead
 local function charged_key(incarnation) return PREFIX .. 'charged:' .. incarnation end
--- string: the answer to one cancel
+-- string that expires: the answer to one cancel request
 local function cancelled_key(request) return PREFIX .. 'cancel:' .. request end
--- string that expires: a request that removed a schedule
+-- string that expires: marks a request that removed a schedule
 local function removal_key(request) return PREFIX .. 'removal:' .. request end

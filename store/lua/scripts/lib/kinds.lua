@@ -1,10 +1,13 @@
--- The kinds of a namespace, and the sets of kinds that nodes registered. A kind is known while it has instances or is in a
--- set. The name of a set is a letter and 16 digits of the hash of its kinds. A set s is small: its claims read each queue. A
--- set x has an index of the heads of its queues. A set u is large without an index, as enough others have one.
+-- The kinds of a namespace, and the sets of kinds that nodes registered. A kind is known while it has instances or is
+-- in a set.
+-- The name of a set is a letter and 16 digits of the hash of its kinds. For a small set (letter s), a claim reads the
+-- queue of each kind.
+-- A set with letter x has an index of the heads of its queues. A set with letter u is large, but has no index, because
+-- enough other sets have one.
 local SET_SIZE = 17
 local MAX_SMALL = 16
 
--- kind -> the names of its sets, one after the other; false if the kind is not known
+-- Kind -> the names of its sets, joined without a separator; false if the kind is not known.
 local known_kinds = {}
 
 local function load_kinds(kinds)
@@ -22,7 +25,7 @@ local function sets_of(kind)
   return known_kinds[kind]
 end
 
--- The kind of a new instance becomes known.
+-- Make the kind of a new instance known.
 local function register_kind(kind)
   if not sets_of(kind) then
     known_kinds[kind] = ''
@@ -30,8 +33,8 @@ local function register_kind(kind)
   end
 end
 
--- Some of the kinds, from a cursor on ("0" to begin), and the next cursor ("0" at the end). A kind that exists all the
--- time comes at least once.
+-- Return some of the kinds, from a cursor on ("0" to begin), and the next cursor ("0" at the end). A kind that exists
+-- during the whole scan is returned at least once.
 local function some_kinds(cursor, count)
   local found = call('HSCAN', KINDS, cursor, 'COUNT', count)
   local kinds = {}
@@ -54,7 +57,8 @@ local function has_instances(kind)
   return false
 end
 
--- An incarnation no longer uses a set.
+-- Remove an incarnation from the users of a set. A set without users becomes unused, and forget.lua removes the set
+-- later.
 local function leave_set(incarnation, set)
   call('SREM', users_key(set), incarnation)
   if call('SCARD', users_key(set)) == 0 then
@@ -62,7 +66,8 @@ local function leave_set(incarnation, set)
   end
 end
 
--- Call f for the head of each queue of a kind, as an entry of the index of a set.
+-- Call f for the head of each queue of a kind: with the key of the index, and with the member and the score that the
+-- index has for that head.
 local function each_head(set, kind, f)
   for _, suspect in ipairs({false, true}) do
     local head = call('ZRANGE', suspect and suspects_key(kind) or ready_key(kind), 0, 0, 'WITHSCORES')
@@ -111,7 +116,8 @@ local function unlink_kinds(set, kinds)
   write_all()
 end
 
--- The set that a node has registered, or is registering ("?" in front).
+-- Return the name of the set that a node has registered. A "?" in front of the name means that the registration is not
+-- complete.
 local function set_named(text)
   return text and match(text, '^%??(.+)$')
 end

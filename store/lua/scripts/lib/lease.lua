@@ -1,7 +1,9 @@
--- The history of a lease: its last renewal (`renewed`), and since when each renewal came in time (`steady`). With it, a late
--- reap can distinguish a node that stopped renewing from a node that an outage kept from renewing.
+-- The history of a lease has two times: `renewed`, the last renewal, and `steady`, since when each renewal came in
+-- time. By the history, a late reap distinguishes a node that stopped renewing from a node that an outage kept from
+-- renewing.
 
--- The new value of `steady` if a renewal comes now.
+-- Return the new value of `steady` for a renewal that comes now: the old value, unless the last renewal is more than
+-- half a ttl ago.
 local function steady_since(incarnation, ttl)
   local found = call('HMGET', node_key(incarnation), 'renewed', 'steady')
   local since = now - tonumber(found[1] or '0')
@@ -11,8 +13,8 @@ local function steady_since(incarnation, ttl)
   return found[2] or found[1]
 end
 
--- The server's clock may step back, as in a failover to a slower host. A lease that was renewed before the step would then
--- last longer than its ttl, even that of a dead node. So it now ends after one ttl. Looks at the last `max_count` to end.
+-- Cut leases that end too late to one ttl from now; look at the `max_count` leases that end last. If the server's clock
+-- steps back, as in a failover to a slower host, earlier leases would outlast their ttl, even those of dead nodes.
 local function shorten_future_leases(max_count)
   local leases, late = call('ZRANGE', LEASES, 0, max_count - 1, 'REV', 'WITHSCORES'), {}
   for n = 1, #leases, 2 do
@@ -28,8 +30,8 @@ local function shorten_future_leases(max_count)
   return #late > 0
 end
 
--- Whether a node may mark an incarnation dead whose lease ended: its own renewals came in time since then, or for as long
--- as that lease lasts.
+-- Return whether a node is allowed to mark an incarnation dead whose lease ended. The renewals of the node must have
+-- come in time since that end, or for as long as that lease lasts.
 local function may_mark_dead(reaper, incarnation, end_of_lease)
   local own, others = call('HMGET', node_key(reaper), 'renewed', 'steady'), call('HGET', node_key(incarnation), 'renewed')
   local ends, renewed = tonumber(call('ZSCORE', LEASES, reaper) or '0'), tonumber(own[1] or '0')

@@ -1,8 +1,9 @@
--- The ledger of a schedule: a bounded list of fires. A record is a map in MessagePack, as of FireRecord. A stretch that was
--- joined within one call also has the requests of that call, so that each gets the same answer again.
+-- The ledger of a schedule is a bounded list of fires; each record is a map in MessagePack with the fields of
+-- FireRecord. A stretch that one call joined also has the requests of that call, so that each request gets the same
+-- answer again.
 local MAX_TRIMMED = 16
 
--- The record, or an empty one if it cannot be read.
+-- Return the decoded record, or an empty table if the record cannot be read.
 local function read_fire(raw)
   local ok, record = pcall(cmsgpack.unpack, raw)
   return ok and type(record) == 'table' and record or {}
@@ -16,8 +17,8 @@ local function is_nominal(record)
   return record.outcome ~= 'triggered'
 end
 
--- The record of a request about this nominal time; otherwise nil, and the record of the instance of this time (or of the
--- attempt to make it), decoded and raw.
+-- Return the raw record that a request wrote about a nominal time. If there is none, return nil and the record of the
+-- instance of that time (or of the attempt to create one), decoded and raw.
 local function look_up(name, nominal, request)
   local known, known_raw = nil, nil
   for _, raw in ipairs(call('ZRANGE', fired_key(name), nominal, nominal, 'BYSCORE')) do
@@ -42,8 +43,8 @@ local function add_fire(key, record)
   return raw
 end
 
--- Add a stretch without instances. It is joined with the stretch directly before it, which begins at `stretch`, if outcome
--- and reason are the same.
+-- Add a stretch: consecutive nominal times without instances. The new stretch is joined with the one directly before,
+-- which begins at `stretch`, if outcome and reason are the same.
 local function add_gap(name, stretch, record)
   local key = gaps_key(name)
   local raw = stretch ~= '' and call('ZRANGE', key, stretch, stretch, 'BYSCORE')[1]
@@ -60,15 +61,16 @@ local function add_gap(name, stretch, record)
   return add_fire(key, record)
 end
 
--- After all writes: remove the earliest records beyond the limits of number and age. `trimmed` is the latest nominal time
--- whose record of an instance was removed.
+-- Remove the earliest records beyond the limits of number and age; the caller sends all other writes first. `trimmed`
+-- is the latest nominal time whose record of an instance was removed.
 local function trim_ledger(name, max_fires, kept, trimmed)
   local keys = {fired_key(name), gaps_key(name)}
   local surplus, any_old = -max_fires, false
   for _, key in ipairs(keys) do
     local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
     surplus = surplus + call('ZCARD', key)
-    -- records are rarely written before their nominal time
+    -- The nominal time of the first record is enough to find old records: a record is rarely written before its nominal
+    -- time.
     any_old = any_old or first and tonumber(first) + kept < now
   end
   if surplus <= 0 and not any_old then

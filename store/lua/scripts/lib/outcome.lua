@@ -1,7 +1,8 @@
--- The end of a claim: the instance ends or returns to the queue; logs; retention.
+-- The end of a claim (the instance ends, or returns to its queue), the logs of an instance, and retention.
 
--- An enqueue may come again after its answer was lost. So an instance that is removed early leaves its id for that time.
--- `created` is by this server's clock: the time in the id is by the clock of the client, which may be wrong.
+-- A client repeats an enqueue whose answer was lost, so the id of an instance that is removed early is remembered until
+-- no repeat can arrive. `created` is a time of the server: the time in the id comes from the clock of the client, which
+-- can be wrong.
 local function remember_removed(id, created)
   local left = min(math.ceil((created - now) / 1000) + REPEAT_MS, REPEAT_MS)
   if left > 0 then
@@ -9,13 +10,14 @@ local function remember_removed(id, created)
   end
 end
 
--- The creation time; a later time if old history was folded.
+-- Return the creation time, or a later time if old history entries were joined. A later time only keeps the id for
+-- longer.
 local function created_at(record)
   local whole, _, at = pcall(unpack_text, '>Bd', record.history)
   return whole and at or now
 end
 
--- Remove a final instance with its logs and index entries; `tags` are those of its record.
+-- Remove an instance with its logs and index entries; `tags` are the tags in the record of the instance.
 local function remove(id, kind, state, tags)
   add('ZREM', index_key(state, kind), id)
   unlink(record_key(id))
@@ -31,7 +33,8 @@ local function expiry_member(record, id)
   return id .. record.state .. (record.tags ~= '' and '+' or '')
 end
 
--- Remove up to `max_count` final instances of a kind that have expired, or exceed the limit together with `added` new ones.
+-- Remove up to `max_count` final instances of a kind that have expired or exceed `max_final`. `added` is the number of
+-- final instances that the script adds and that are not written yet.
 local function remove_expired(kind, added, max_count, max_final)
   local key = expiry_key(kind)
   check_zset(key)
@@ -61,7 +64,7 @@ local function remove_expired(kind, added, max_count, max_final)
   return removed
 end
 
--- The instance is over, its body included: others may take its unique key and the slot of its schedule.
+-- Free the unique key and the slot of an instance whose body has ended, so that other instances can take them.
 local function release_key_and_slot(record, id)
   if record.key and call('HGET', unique_key(record.kind), record.key) == id then
     add('HDEL', unique_key(record.kind), record.key)
@@ -72,7 +75,7 @@ local function release_key_and_slot(record, id)
   end
 end
 
--- From now on, retention may remove the instance when it expires.
+-- Add a final instance to the index of expiry, from which retention removes expired instances.
 local function set_expiry(record, id, retention)
   local key, kept = expiry_key(record.kind), record.retention >= 0 and record.retention or retention
   check_zset(key)
@@ -92,7 +95,8 @@ local function finish(record, id, state, node, note, retention)
   end
 end
 
--- Scheduled or Processing -> Cancelled. A running instance stays with its holder as releasing.
+-- Change an instance from Scheduled or Processing to Cancelled. A node that runs the instance keeps the claim, marked
+-- as releasing, until the body ends.
 local function cancel(record, id, node, note, retention)
   if record.state == SCHEDULED then
     remove_from_queue(record, id)
@@ -116,9 +120,9 @@ end
 
 local ended_ids, ended_kinds = {}, {}
 
--- The only end of a claim: its entry is removed, and the instance becomes Scheduled or final. If it was cancelled while it
--- ran, its key and slot become free. `to` is {state, due, node, note, retention}; nil if the instance is not claimed. The
--- caller writes the record.
+-- Every claim ends by this function: the entry of the claim is removed, and the instance becomes Scheduled or final. If
+-- the instance was cancelled during its run, its unique key and its slot become free.
+-- `to` is {state, due, node, note, retention}, or nil if the instance is not claimed. The caller writes the record.
 local function end_claim(incarnation, id, record, to)
   add('HDEL', owned_key(incarnation), id)
   if not to then
@@ -140,7 +144,8 @@ local function end_claim(incarnation, id, record, to)
   end
 end
 
--- After claims ended: hint to waiting nodes, apply retention, pass slots on, and wake nodes for new work.
+-- Do what ended claims require: send hints to waiting nodes, apply retention, pass slots on, and wake nodes for new
+-- work.
 local function after_claims(max_final)
   hint_end(ended_ids)
   for kind, added in pairs(ended_kinds) do

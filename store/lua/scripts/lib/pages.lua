@@ -1,6 +1,6 @@
 -- A page of ids from several indexes, in order of creation.
 
--- The indexes of these states (a sum of state numbers) of some kinds.
+-- Return the keys of the indexes of some kinds, for each state in `states`, a sum of state numbers.
 local function indexes(kinds, states)
   local keys = {}
   for _, kind in ipairs(kinds) do
@@ -13,8 +13,8 @@ local function indexes(kinds, states)
   return keys
 end
 
--- Up to `limit` ids between two bounds of ZRANGE BYLEX, and whether there are more. Each index is read once for its first
--- ids, and again only if they are used up. So the cost is one read of each index, and the ids of the page.
+-- Return up to `limit` ids between two bounds of ZRANGE BYLEX, and whether there are more. Each index is read once for
+-- its first ids, and again only if those are used up, so a page costs about one read per index.
 local function page(keys, first, last, descending, limit)
   local function is_before(one, other)
     if descending then

@@ -1,8 +1,8 @@
 -- Reading of records, with or without their arguments, up to a number of bytes.
 local FIRST_READ, MAX_READ = 8, 32
 
--- Call f(n, record, spec) for each ids[n] until `max_bytes` are read; returns how many were read. The size of the next read
--- assumes records as large as the largest so far.
+-- Call f(n, record, spec) for each ids[n] until `max_bytes` are read; return how many ids were read. The size of the
+-- next read assumes records as large as the largest so far.
 local function read_payloads(ids, with_specs, max_bytes, f)
   local done, bytes, largest = 0, 0, 1
   while done < #ids and bytes < max_bytes do

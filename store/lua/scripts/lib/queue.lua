@@ -1,14 +1,15 @@
 -- The queues: ready instances by kind, suspects by kind, delayed instances; and the index by state.
 
--- Read each key that will be written: a key of a wrong type, or a key that is moving to another server of a cluster, must
--- fail here, before the first write.
+-- Read a key that the script will write later. A key of a wrong type, or a key that moves to another server of a
+-- cluster, must cause an error before the first write.
 local checked_sizes = {}
 
 local function check_zset(key)
   checked_sizes[key] = checked_sizes[key] or call('ZCARD', key)
 end
 
--- The same for two keys in one command: PREFIX never exists, so the intersection is empty at once.
+-- Read two keys in one command before they are written. PREFIX never exists as a key, so the server finds an empty
+-- intersection without a search.
 local function check_zsets(one, other)
   if not checked_sizes[one] or not checked_sizes[other] then
     call('ZINTERCARD', 3, PREFIX, one, other)
@@ -16,7 +17,7 @@ local function check_zsets(one, other)
   end
 end
 
--- Most instances of a batch have the same due time.
+-- The text of the last due time is kept: most instances of a batch have the same due time.
 local latest_due, latest_text = nil, nil
 
 local function ready_member(due, id)
@@ -26,17 +27,19 @@ local function ready_member(due, id)
   return latest_text .. id
 end
 
--- Has all that a claim needs to move the instance without reading its record.
+-- Return the member of an instance in DELAYED. The member has all that a claim needs to move the instance to its queue,
+-- so the claim does not read the record.
 local function delayed_member(id, suspect, priority, kind)
   return id .. (suspect and 's' or '-') .. priority .. ':' .. kind
 end
 
--- A member that begins with `@` is an entry of a later release: it is neither moved nor counted.
+-- A member that begins with `@` is an entry of a later version of peerjob: scripts of this version neither move nor
+-- count the entry.
 local function is_reserved(member)
   return byte(member) == 64
 end
 
--- Up to `max_count` delayed instances that are due, earliest first: member, due time, and so on.
+-- Return up to `max_count` delayed instances that are due, earliest first, as a flat list of members and due times.
 local function due_delayed(max_count)
   local due, size, from = {}, 0, 0
   repeat
@@ -52,7 +55,7 @@ local function due_delayed(max_count)
   return due
 end
 
--- The due time of the earliest delayed instance; nil if there is none.
+-- Return the due time of the earliest delayed instance, or nil if there is none.
 local function earliest_due()
   local from, count = 0, 1
   repeat
@@ -66,10 +69,12 @@ local function earliest_due()
   until #batch == 0
 end
 
--- Queues that may have indexed heads: the head before the writes, and for a queue that only grows, the head after them.
+-- Queues whose heads can be in an index of heads, each with its head before the writes. For a queue that only grows,
+-- the head after the writes is kept, too.
 local queues_before = {}
 
--- The queue of a kind, before a write to it. `shrinks`: an instance leaves it. `first`: its head, if that was read before.
+-- Return the key of the queue of a kind, and keep the head of the queue, so that indexes of heads are updated after the
+-- writes. `shrinks`: an instance leaves the queue. `first`: the head, if the caller has read the head.
 local function prepare_queue(kind, suspect, shrinks, first)
   local key = suspect and suspects_key(kind) or ready_key(kind)
   if not has_indexes then
@@ -107,8 +112,8 @@ local function prepare_queue(kind, suspect, shrinks, first)
   return key
 end
 
--- The only way into a queue. `newly_due` counts new claimable instances by kind; `earliest_delayed` is the earliest of the
--- new delayed ones. hints.lua wakes nodes for both.
+-- Instances enter a queue only through add_to_queue, and hints.lua wakes nodes for them. `newly_due` counts the new
+-- claimable instances by kind; `earliest_delayed` is the earliest of the new delayed ones.
 local newly_due, earliest_delayed = {}, nil
 
 local function add_to_queue(id, kind, priority, due, suspect)
@@ -131,7 +136,8 @@ local function add_to_queue(id, kind, priority, due, suspect)
   end
 end
 
--- An instance that is due may still be among the delayed ones, so it is removed from both.
+-- An instance that is due can still be in DELAYED until a claim moves the instance, so remove it from DELAYED and from
+-- its queue.
 local function remove_from_queue(record, id)
   local suspect = is_suspect(record)
   check_zset(DELAYED)

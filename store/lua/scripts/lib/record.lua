@@ -1,7 +1,10 @@
--- The stored state of one instance: one string, read by one unpack and written whole, without its arguments.
--- Numbers come first, then texts with their sizes; the last texts only if a flag is set for one of them.
--- The last flag says that a tail follows: entries of later releases, each a tag (1 byte), a length (2 bytes) and the
--- bytes. This release does not read a tail; every transition keeps it unchanged. codec.py reads the same format.
+-- The stored state of one instance, without its spec: one string, which one unpack reads and which is written as a
+-- whole.
+-- Numbers come first, followed by texts with their sizes. The last texts are present only if a flag is set for one of
+-- them.
+-- The flag HAS_TAIL says that a tail follows: entries of later versions of peerjob, each a tag (1 byte), a length (2
+-- bytes) and the bytes. This version does not read a tail; every transition keeps the tail unchanged. codec.py reads
+-- the same format.
 local FORMAT = 1
 local RELEASING, HAS_KEY, HAS_RESULT, HAS_ERROR, HAS_PROGRESS, HAS_TAGS, HAS_SLOT = 1, 2, 4, 8, 16, 32, 64
 local HAS_TAIL, TAIL_LIMIT = 128, 512
@@ -36,10 +39,11 @@ local function decode_options(record, raw, flags, from)
 end
 
 local function is_time(us)
-  return us >= 0 and us <= 2 ^ 53  -- both are false for a NaN
+  -- Both comparisons are false for a NaN.
+  return us >= 0 and us <= 2 ^ 53
 end
 
--- nil unless the string is a complete record of this format.
+-- Decode a record; return nil unless the string is a complete record in this format.
 local function decode(raw)
   if not raw then
     return nil
@@ -82,7 +86,8 @@ local function encode(record)
   return record.tail and text .. pack(LAST, #record.tail, record.tail) or text
 end
 
--- The record of a new instance, Created and Scheduled at once; `slot` is the schedule of its slot, or nil.
+-- Return the record of a new instance; its history has Created and Scheduled with the same time. `slot` is the schedule
+-- whose slot the instance takes or waits for, or nil.
 local function new_record(kind, priority, due, key, tags, retention, max_crashes, node, slot)
   local past = pack(TWO_ENTRIES, CREATED, now, 1, #node, node, 0, '', SCHEDULED, now, 1, #node, node, 0, '')
   local flags = (key and HAS_KEY or 0) + (tags ~= '' and HAS_TAGS or 0) + (slot and HAS_SLOT or 0)
@@ -99,17 +104,18 @@ local function entry(state, at, node, note, count)
   return pack(ENTRY, state, at, count or 1, #node, node, #note, note)
 end
 
--- Above MAX_HISTORY, the two oldest entries become one that counts both.
+-- Join the two oldest history entries into one entry that counts both. A history above MAX_HISTORY entries is joined in
+-- this way.
 local function folded(history)
   local _, _, first, _, _, second = unpack_text(ENTRY, history)
   local state, at, count, node, note, rest = unpack_text(ENTRY, history, second)
   return entry(state, at, node, note, first + count) .. sub(history, rest)
 end
 
--- Most instances of a batch get the same entry at the same time.
+-- The last entry is kept: most instances of a batch get the same entry at the same time.
 local latest = {}
 
--- Append a transition to the history; times never go back.
+-- Append a transition to the history. Times in a history never go back, even if the clock of the server does.
 local function add_transition(record, state, node, note)
   local at = max(record.at, now)
   if latest.state ~= state or latest.at ~= at or latest.node ~= node or latest.note ~= note then

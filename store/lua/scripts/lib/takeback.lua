@@ -1,11 +1,12 @@
--- The end of an incarnation, and the return of its claims. An entry in DEAD starts with how it ended: L left in order,
--- D died, S died while a suspect ran (in lower case if the process later proved to be alive); then a space and the name of
--- the node. The entry stays until no claim is left. For an hour more, longer than any call is repeated, `ended` in the
--- requests of the incarnation prevents that a late join adds it again.
+-- The end of an incarnation, and the return of its claims.
+-- An entry in DEAD starts with a letter: L left in order, D died, S died while a suspect ran. The letter is in lower
+-- case if the process later proved to be alive. A space and the name of the node follow.
+-- The entry stays until no claim is left. The field `ended` in the requests of the incarnation stays for an hour,
+-- longer than any call is repeated, so that a late join does not add the incarnation again.
 local CHARGED_MS = 86400000
 local REQUESTS_MS = 3600000
 
--- The entry in DEAD of an incarnation that ends now.
+-- Return the entry in DEAD of an incarnation that ends now.
 local function ending(incarnation, in_order)
   local how = in_order and 'L' or 'D'
   call('HLEN', requests_key(incarnation))
@@ -33,7 +34,7 @@ local function mark_dead(incarnation, entry_text)
   call('HSET', DEAD, incarnation, entry_text)
 end
 
--- Plan to take back up to `max_count` claims; returns {id, kind, state} of each, and whether these were all.
+-- Plan to take back up to `max_count` claims. Return {id, kind, state} of each, and whether no claim is left.
 local function take_back(incarnation, how, max_count, node, retention)
   local owned = owned_key(incarnation)
   local left = call('HLEN', owned)
