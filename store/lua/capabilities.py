@@ -94,6 +94,6 @@ def durability_of(info: Mapping[str, str], config: Mapping[str, str]) -> tuple[D
 
 
 def _payload(info: Mapping[str, str]) -> int:
-    """Return the largest payload in bytes: 512 MiB, the limit of the server, or a quarter of the memory if that is less."""
+    """Return the largest payload in bytes: 512 MiB, the limit of the server, but at most a quarter of its memory."""
     limit = int(info.get("maxmemory", "0"))
     return min(512 << 20, limit // 4) if limit else 512 << 20

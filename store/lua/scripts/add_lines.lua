@@ -3,7 +3,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     id, maximum of lines, maximum of bytes, then the lines
--- Reply    1, or 0 if there is no such instance
+-- Reply    1, or 0 if no instance has the id
 local id, lines = ARGV[1], {}
 local record = decode(call('MGET', record_key(id))[1])
 if not record then

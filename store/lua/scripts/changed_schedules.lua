@@ -11,7 +11,7 @@ local since, loaded, limit, bytes_left = tonumber(ARGV[1]), ARGV[2], tonumber(AR
 local found = call('HMGET', REVISIONS, 'latest', 'floor')
 local latest_revision, floor = tonumber(found[1] or '0'), tonumber(found[2] or '0')
 -- If the server lost its last second of writes, its latest revision can be below the revision of the reader. The reader
--- must then load all schedules again.
+-- must load all schedules again.
 local reset = since ~= 0 and (since < floor or since > latest_revision)
 local loads, after = reset or since == 0 or loaded ~= '', loaded ~= '' and tonumber(loaded) or since
 if reset or since == 0 then

@@ -2,10 +2,10 @@
 -- Change the best due instances from Scheduled to Processing, in order of priority, due time and id.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
--- ARGV     incarnation, command, request, limit, "1" if a suspect may be taken, "1" to register as idle, set of kinds,
---          limit of each kind, then pairs of a kind with another limit and that limit (for a small set: pairs for all
---          kinds)
--- Reply    {"dead"}; {"set"} if the incarnation did not register this set; or {"ok", now, next due time or 0, set-aside
+-- ARGV     incarnation, command, request, limit, "1" if the node accepts a suspect, "1" to register as idle, set of
+--          kinds, limit of each kind, then pairs of a kind with another limit and that limit (for a small set: pairs
+--          for all kinds)
+-- Reply    {"dead"}; {"set"} if the incarnation did not register the set; or {"ok", now, next due time or 0, set-aside
 --          instances, keys and tags, then per claim: id, spec, kind, fence, priority, due, attempts, crashes, losses}.
 --          Keys and tags, for each claim that has any: number of the claim, "" or "k" and the key, tags
 local incarnation, command, request, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Clear final instances, or only their history or logs, some kinds a call. The instances of these kinds are cleared in
+-- Clear final instances, or only their history or logs, some kinds a call. The instances of those kinds are cleared in
 -- order of creation.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace

@@ -6,8 +6,8 @@
 -- ARGV     incarnation, command, request, default retention, limit of final instances per kind, limit of log lines,
 --          limit of log bytes, number of outcomes; per outcome: id, fence, letters and arguments. The first letter is
 --          the action: C complete, T terminate, O time out, X cancel, R retry, Z snooze, H hand back, L release, P
---          report. Then come s (started), and a letter for each argument: r result, e error, p progress, d delay, n
---          note, l number of log lines and each of them
+--          report. After the action come s (started), and a letter for each argument: r result, e error, p progress, d
+--          delay, n note, l number of log lines and each of them
 -- Reply    {a letter per outcome: D done, L lost, C cancelled; set-aside instances}
 local incarnation, command, request = ARGV[1], ARGV[2], ARGV[3]
 local retention, max_final = tonumber(ARGV[4]), tonumber(ARGV[5])

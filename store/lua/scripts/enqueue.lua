@@ -6,8 +6,9 @@
 -- ARGV     node name, number of templates;
 --          per template: as in lib/arrival.lua;
 --          per instance: id, number of its template, spec
--- Reply    per instance 0 (it is new, or the same call added it before), or the id of the instance that has its key. If
---          all are new: 1 if no node is idle and none watches, so that enqueue_one.lua may be enough next time, else 0
+-- Reply    per instance 0 (the instance is new, or the same call added the instance before), or the id of the instance
+--          that has its key. If all are new: 1 if no node is idle and no node watches, so that the caller can try
+--          enqueue_one.lua next time, else 0
 local node, shapes = ARGV[1], tonumber(ARGV[2])
 local were_idle = idle_left
 

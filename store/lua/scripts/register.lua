@@ -4,7 +4,7 @@
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, hash of the set in 16 digits, number of its kinds, "1" with the last part, the part
 -- Reply    {the name of the set, or "" if the incarnation is dead; 1 if the set is complete}. After the last part, 0
---          means that the server lost parts with its last second: send all of them again
+--          means that the server lost parts with its last second of writes: the caller must send all parts again
 local incarnation, hash, size, is_last = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local name, text = unpack(call('HMGET', node_key(incarnation), 'name', 'set'))
 if not name then

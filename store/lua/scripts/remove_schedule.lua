@@ -3,7 +3,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     name, expected revision or "", number of removals to remember, request
--- Reply    1, also to a request that was answered 1 before; 0 if there was no such schedule
+-- Reply    1, also to a request that was answered 1 before; 0 if no schedule had the name and revision
 local REMEMBER_MS = 600000
 local name, key = ARGV[1], schedule_key(ARGV[1])
 if call('EXISTS', removal_key(ARGV[4])) == 1 then

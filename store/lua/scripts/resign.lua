@@ -3,7 +3,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation
--- Reply    1 if it led, else 0
+-- Reply    1 if the incarnation led, else 0
 if leader_now()[1] ~= ARGV[1] then
   return 0
 end

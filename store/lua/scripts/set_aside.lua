@@ -3,7 +3,7 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     per instance: its id, its kind or "", and its record as the caller read it. A record that is unchanged is
---          set aside even if this script can read it, since the caller could not
+--          set aside even if the script can read the record, because the caller could not
 -- Reply    set-aside instances
 local function is_indexed(id, kinds)
   for _, kind in ipairs(kinds) do

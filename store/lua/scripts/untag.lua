@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Remove ids without a record from the index of a tag. An unreadable record does not tell its tags, so the script that
+-- Remove ids without a record from the index of a tag. An unreadable record does not show the tags, so the script that
 -- set the record aside left the ids in the index.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace

@@ -26,8 +26,8 @@ local function template(at, node, slot)
   }
 end
 
--- The id of the instance that has a unique key, by kind and key; false if the key is free. An instance has its key
--- until it is final and its body has ended.
+-- The id of the instance that has a unique key, by kind and key; false if the key is free. An instance has the key
+-- until the instance is final and its body has ended.
 local key_holders = {}
 
 local function key_holder(shape)

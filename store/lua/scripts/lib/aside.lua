@@ -35,7 +35,7 @@ local function write_set_aside()
   for n, one in ipairs(to_set_aside) do
     local id, kind, reason = one[1], one[2], one[3]
     local kinds = kinds_to_search(kind)
-    -- After MAX_SEARCHED lookups, an entry stays in its index: the next query that finds the entry removes it.
+    -- Beyond MAX_SEARCHED searches, an entry stays in an index until a lookup finds the entry and removes it.
     if kind ~= '' or n * #kinds <= MAX_SEARCHED then
       unindex(id, kinds)
     end

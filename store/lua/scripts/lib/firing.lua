@@ -1,8 +1,8 @@
 -- Records of nominal times. The script reads, checks and writes each fire before the next one, so a fire sees the
 -- earlier fires of the call, and no fire is half done.
 --
--- ARGV     node name; coordinator ("" for no term), number of its term; limit of records in a ledger, how long a record is
---          kept; default retention; number of fires;
+-- ARGV     node name; coordinator ("" for no term), number of its term; limit of records in a ledger, how long a record
+--          is kept; default retention; number of fires;
 --          per fire: schedule, revision, nominal time, next time ("" for none), its record as MessagePack,
 --          overlap ("" for no instance); with an instance: limit of parked ones, id, spec, template as in arrival.lua
 -- Reply    per fire {letter, record or ""}: D done, S stale, K known, T trimmed, X deposed

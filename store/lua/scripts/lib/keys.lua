@@ -1,5 +1,5 @@
 -- Every key of a namespace. KEYS[1] is the prefix with the hash tag, so all keys share one hash slot of a cluster. A
--- kind, tag or incarnation is the last part of a key, so it needs no escaping. keys.py says why KEYS[2] is declared.
+-- kind, tag or incarnation is the last part of a key, so no escaping is needed. keys.py says why KEYS[2] is declared.
 -- A comment gives the type and the content of a key. "a -> b" is score -> member of a sorted set, and field -> value of
 -- a hash.
 local PREFIX = KEYS[1]
@@ -18,7 +18,7 @@ local INDEXED = PREFIX .. 'indexed'
 local CATALOGUE = PREFIX .. 'catalogue'
 -- sorted set of live incarnations: expiry -> incarnation
 local LEASES = PREFIX .. 'leases'
--- hash of dead incarnations with claims to take back: incarnation -> how it ended, name; see takeback.lua
+-- hash of dead incarnations with claims to take back: incarnation -> how the incarnation ended, name; see takeback.lua
 local DEAD = PREFIX .. 'dead'
 -- hash of idle incarnations: incarnation -> its set of kinds, and the kinds that it does not claim now
 local IDLE = PREFIX .. 'idle'

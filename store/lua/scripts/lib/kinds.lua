@@ -7,7 +7,7 @@
 local SET_SIZE = 17
 local MAX_SMALL = 16
 
--- Kind -> the names of its sets, joined without a separator; false if the kind is not known.
+-- Kind -> the names of its sets, joined without separators; false if the kind is not known.
 local known_kinds = {}
 
 local function load_kinds(kinds)

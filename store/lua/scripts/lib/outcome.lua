@@ -120,7 +120,7 @@ end
 
 local ended_ids, ended_kinds = {}, {}
 
--- Every claim ends by this function: the entry of the claim is removed, and the instance becomes Scheduled or final. If
+-- Only end_claim ends a claim: the entry of the claim is removed, and the instance becomes Scheduled or final. If
 -- the instance was cancelled during its run, its unique key and its slot become free.
 -- `to` is {state, due, node, note, retention}, or nil if the instance is not claimed. The caller writes the record.
 local function end_claim(incarnation, id, record, to)

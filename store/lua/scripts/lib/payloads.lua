@@ -1,4 +1,4 @@
--- Reading of records, with or without their arguments, up to a number of bytes.
+-- Reading of records, with or without the specs (arguments and options), up to a number of bytes.
 local FIRST_READ, MAX_READ = 8, 32
 
 -- Call f(n, record, spec) for each ids[n] until `max_bytes` are read; return how many ids were read. The size of the

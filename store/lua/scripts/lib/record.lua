@@ -43,7 +43,7 @@ local function is_time(us)
   return us >= 0 and us <= 2 ^ 53
 end
 
--- Decode a record; return nil unless the string is a complete record in this format.
+-- Decode a record; return nil unless the string is a complete record in the format of RECORD.
 local function decode(raw)
   if not raw then
     return nil

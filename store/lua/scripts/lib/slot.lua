@@ -1,7 +1,7 @@
--- The instances of a schedule take its slot one at a time. Instances that wait for the slot are Scheduled and indexed,
--- but in no queue.
--- A script notes each instance that leaves a slot. After the script has planned everything else, it passes the slot on
--- and wakes nodes for new work.
+-- The instances of a schedule take the slot of the schedule one at a time. Instances that wait for the slot are
+-- Scheduled and indexed, but in no queue.
+-- A script notes each instance that leaves a slot. After the script has planned everything else, the script passes the
+-- slot on and wakes nodes for new work.
 -- One function does both: few calls have a slot to pass on, and the server builds every function of a script at each
 -- call.
 local leaving = nil
@@ -27,7 +27,8 @@ local function pass_slots_and_wake()
       if n == 1 then
         passed_on = not left[id]
       elseif not passed_on and not left[id] then
-        -- The first waiting instance that can still run enters its queue. That instance never ran, so it is no suspect.
+        -- The first waiting instance that can still run enters its queue. That instance never ran, so the instance is
+        -- no suspect.
         local record = decode(call('MGET', record_key(id))[1])
         if record and record.state == SCHEDULED then
           add_to_queue(id, record.kind, record.priority, record.due, false)
