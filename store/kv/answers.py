@@ -37,7 +37,8 @@ class AnswerLog(msgspec.Struct, gc=False):
     guarded: bool = False
     """Whether a change is applied only if no other run of the same request has written the same part of the answers."""
     extra: tuple[tuple[int, str], ...] = ()
-    """Answers for which no instance changes. No step stores them, so the next part of the log does."""
+    """Answers to outcomes that change no instance. The next part of the log stores those
+    answers, because no step does."""
 
     @property
     def answers(self) -> dict[int, str]:

@@ -218,7 +218,7 @@ class ClaimCommands(KVCommands):
         await queues.move_on(steps)
 
     async def _register_idle(self, call: ClaimCall, selection: Selection, now_us: int) -> bool:
-        """Register the node as idle in the step that finds nothing to claim; False if an instance was added before."""
+        """Register the node as idle if the same step finds nothing to claim; False if an instance was added."""
         log, reader = call.answer_log, self._claim_queues
         await self._tidy_empty_queues(call, selection, now_us)
         next_due_us = log.next_due_us = await reader.next_due(call)

@@ -133,7 +133,7 @@ class Hints:
         return await self._queues.earliest(self._queues.heads(found)) >= time_text(due_us)
 
     async def _deregister(self, chosen: Sequence[tuple[str, Entry]], lease: int) -> list[bool]:
-        """Wake the chosen idle nodes; the answer says for each node whether its registration had changed or ended."""
+        """Wake the chosen idle nodes; the answer says for each node whether its registration was changed or gone."""
         steps = [
             Step(
                 [Compare(key, mod=entry.mod)],

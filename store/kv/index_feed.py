@@ -11,7 +11,7 @@ from .queues import Queues
 from .scan import Head, Scan
 
 _MAX_READ = 50
-"""One request reads at most this number of indexes."""
+"""One request reads at most this number of indexes; the feed reads further indexes with further requests."""
 
 
 class _Index:
@@ -41,7 +41,7 @@ class IndexFeed:
         self._queues = queues
         self._keys = keys
         self._kinds = kinds
-        """Kind as escaped in keys → kind, for each kind that the node wants."""
+        """Kind, escaped as in keys → kind without escapes, for each kind that the node wants."""
         self._known: set[str] = set()
         """Queues that the feed has found: an entry that moves during the read is found twice, and must count once."""
         self._indexes = [

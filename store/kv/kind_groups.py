@@ -41,7 +41,7 @@ class Groups(msgspec.Struct, frozen=True):
 
     kinds: tuple[str, ...]
     names: Mapping[str, str]
-    """Kind as escaped in keys → kind."""
+    """Kind, escaped as in keys → kind without escapes."""
     marks: Mapping[str, int]
     """Group → revision of the group's marker. A claim that finds another revision reads the groups again."""
 

@@ -89,7 +89,8 @@ class Queues:
             if indexes:
                 await self.open(indexes)
             await self._apply(steps, lowered, indexes)
-        # a head that still moves is no error: after a conflict with the head, the writer calls `open` again
+        # heads that still move are no error: each step that adds an entry compares the head, and a conflict causes
+        # another call of `open`
         return openings
 
     def are_open(self, places: Mapping[str, str]) -> bool:
@@ -110,7 +111,7 @@ class Queues:
         self.forget(self._keys.queue_of(compare.key) for compare in compares if compare.below)
 
     async def _writable_heads(self, queues: Sequence[str]) -> dict[str, tuple[Head, list[Compare]]]:
-        """The heads of queues, each with the compares for its next write."""
+        """The heads of queues, each with the compares that the next write of the head needs."""
         keys = self._keys
         kinds = {queue: keys.group + keys.ready_parts(queue)[0] for queue in queues if keys.is_ready(queue)}
         grouped = list(dict.fromkeys(kinds.values()))

@@ -123,7 +123,7 @@ class ReadCommands(KVCommands):
         return Page(tuple(found), last if more else None)
 
     async def _untag(self, query: Query, ids: Sequence[str]) -> None:
-        """Remove ids without a record from a tag's index: the tags of a record that was unreadable are unknown."""
+        """Remove ids without a record from the index of a tag: a record that was set aside did not show its tags."""
         if query.tag is None or not ids:
             return
         keys = self._keys
@@ -189,7 +189,7 @@ class ReadCommands(KVCommands):
         return ids[:limit], more or len(ids) > limit
 
     async def _claim_indexes(self, states: State) -> list[str]:
-        """The indexes of Processing instances: one for each incarnation that may have claims."""
+        """The indexes of Processing instances: one for each incarnation that can have claims."""
         if not states & State.PROCESSING:
             return []
         keys = self._keys

@@ -51,8 +51,8 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         # not retried: after an outage, the reaper's own lease may have expired, and a reaper without a lease must not
         # reap
         context, keys = self._context, self._keys
-        # every node calls `reap` twice a second: two counts, which show that no node is dead, cost less than lists of
-        # keys
+        # every node calls `reap` twice a second, so most calls read two counts only: equal counts show that no node is
+        # dead
         known, alive_now = await self._kv.read([below(prefix, 1, keys_only=True) for prefix in (keys.node, keys.live)])
         if known.count == alive_now.count:
             return []
@@ -84,7 +84,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         return reaped
 
     async def _dead_row(self, incarnation: str, row: NodeRow) -> NodeRow:
-        """The row that marks a node as dead. If a suspect was running on the node, only suspects are charged."""
+        """The row that marks a node as dead. If a suspect ran on the node, only suspects are charged with the crash."""
         prefix = self._keys.owned(incarnation)
         (found,) = await self._kv.read([below(prefix)])
         suspects = [key[len(prefix) :] for key, entry in found.items if owned_of(entry.value).suspect]
@@ -101,7 +101,7 @@ class RecoveryCommands(WatchCommands, RetentionCommands):
         return applied.steps[0] is not None
 
     async def _take_back(self, incarnation: str, node: NodeRow, limit: int, by: str) -> tuple[list[Reaped], bool]:
-        """Take back up to `limit` claims; the answer says whether more may be left. Without claims, delete all keys."""
+        """Take back up to `limit` claims, and return whether more are left. Without claims, delete the incarnation."""
         prefix = self._keys.owned(incarnation)
         taken: list[Reaped] = []
         for _ in range(ROUNDS):

@@ -20,7 +20,7 @@ from .queues import Queues
 from .scan import Head, Scan
 
 _MAX_SCANS = 100
-"""One request reads at most this number of queues."""
+"""One request reads at most this number of queues; a claim reads further queues with further requests."""
 _MIN_READ = 8
 """A claim opens at least this number of queues at a time, and reads at least this number of entries of each queue."""
 _MANY_QUEUES = 32
@@ -119,7 +119,7 @@ class Selection:
         self._sources: list[_Source] = []
         self._add((kind, head) for kind, its_heads in heads.items() for head in its_heads)
         self.left_kinds: tuple[str, ...] = ()
-        """Kinds of due instances that were read and not picked."""
+        """Kinds of due instances that were read and not picked: the claim wakes one other node for these kinds."""
 
     def _add(self, heads: Iterable[tuple[str, Head]]) -> list[_Source]:
         added: list[_Source] = []

@@ -86,7 +86,8 @@ class WatchCommands(ReadCommands):
         lease = await self._writer.short_lease()
         for at in range(0, len(unique), _WATCHED_AT_ONCE):
             part = unique[at : at + _WATCHED_AT_ONCE]
-            # the step that registers the node also reads the state, so that no end of the instance is missed in between
+            # one step registers the node and reads the state, so that an end of the instance between registration and
+            # read is not missed
             steps = [Step([], [Put(keys.watch(id) + incarnation, b"", lease)], [Range(keys.state + id)]) for id in part]
             applied = await self._kv.txn(steps)
             for id, answers in zip(part, applied.steps, strict=True):

@@ -109,7 +109,7 @@ class Writer:
             except StoreUnavailableError:
                 if not self._kv.full:
                     raise
-                # a server without space refuses new leases, but extends old ones
+                # a server without space refuses new leases but extends old ones, so the old lease stays in use
                 if old and await self._kv.keepalive(old):
                     self._short_lease = old
                 self._short_lease_until_us = now_us + _NO_LEASE_US
