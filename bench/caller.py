@@ -21,7 +21,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from support.rpc import RawClient, raw_client
 
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
-"""Otherwise all channels of a process to one address share a connection."""
+"""A channel option. Without this option, all channels of a process to one address share a connection."""
 
 
 def noop() -> pb.ScheduleJobRequest:

@@ -26,7 +26,7 @@ class CountingEtcd(EtcdKeyValue):
 
 
 def counting_store(url: str, namespace: str) -> tuple[CountingEtcd, KVStore]:
-    """What counts, and the store on it, as the URL names it."""
+    """The client that counts, and a store that uses this client, for the etcd of a URL."""
     clock = SystemClock()
     etcd = CountingEtcd(parse_address(url), clock)
     return etcd, KVStore(etcd, url=url, namespace=namespace, clock=clock, limits=StoreLimits(), retry_for=30)

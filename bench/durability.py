@@ -32,7 +32,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "appendfsync always": ("aof",),
     "appendfsync everysec": ("aof",),
 }
-"""What is measured on which server, beside nothing."""
+"""Kind of server → the values of `durability=` to measure on it, besides a measurement without the option."""
 
 
 async def measure(target: Target, *, slow: bool) -> dict[str, float]:
@@ -45,7 +45,7 @@ async def measure(target: Target, *, slow: bool) -> dict[str, float]:
 
 
 async def enqueue_slowly(target: Target) -> dict[str, float]:
-    """The rates of `measures.enqueue` where each call waits about a second."""
+    """The same rates as `measures.enqueue`, with fewer calls, for a server on which each call takes about a second."""
     async with Node(target.url, namespace=measures.fresh_namespace(), workers=0) as client:
         works: dict[str, tuple[int, Callable[[], Awaitable[object]]]] = {
             "one": (3, lambda: client.schedule(jobs.NOOP, 0)),

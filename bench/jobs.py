@@ -21,7 +21,7 @@ def block(n: int) -> int:
 
 
 async def stamp(n: int) -> float:
-    """When the body began, on the clock that all processes of a machine share."""
+    """The time at which the job started, by the monotonic clock that all processes of a machine share."""
     return time.monotonic()
 
 

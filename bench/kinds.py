@@ -31,14 +31,14 @@ from peerjob.store.lua.store import LuaStore
 from server_cpu import ServerCpu
 
 WAITING = 2_000
-"""Instances that wait of the kinds that the node has, at least; as many wait of the others."""
+"""The fewest queued instances of the kinds that the node runs. As many instances of the other kinds are queued."""
 TTL_US = 600_000_000
 BATCH = 500
 MOVED = 1_000
 
 
 class Bench:
-    """A namespace with so many kinds, and one node on it."""
+    """A namespace with `kinds` kinds, and one node that runs half of them."""
 
     def __init__(self, url: str, kinds: int, rounds: int, *, metered: bool = False) -> None:
         self._clock = SystemClock()
@@ -46,7 +46,7 @@ class Bench:
         namespace = f"kinds-{self._ids.one()[-12:]}"
         self.store: Store = open_store(url, namespace=namespace, clock=self._clock, limits=StoreLimits())
         names = [f"shop.orders.tasks.kind_{number}" for number in range(kinds)]
-        self._chance = random.Random(kinds)  # a bench that repeats
+        self._chance = random.Random(kinds)  # a fixed seed, so that all runs of the benchmark do the same
         self._chance.shuffle(names)
         self._own, self._others = names[: kinds // 2], names[kinds // 2 :]
         self._incarnation = self._ids.one()
@@ -57,11 +57,11 @@ class Bench:
 
     @property
     def has_scripts(self) -> bool:
-        """Whether there is a server's CPU to meter."""
+        """Whether the store runs scripts on a server, whose CPU time can be metered."""
         return isinstance(self.store, LuaStore)
 
     def _time(self) -> float:
-        """Seconds: of the server's CPU if that is metered, else of the wall clock."""
+        """The time in seconds: CPU time of the server if `metered` is set, else wall-clock time."""
         return time.perf_counter() if self._cpu is None else self._cpu.spent_ms / 1000
 
     async def run(self) -> dict[str, float]:
@@ -122,7 +122,7 @@ class Bench:
         await self.store.join(info, ttl_us=TTL_US)
 
     async def _sparse(self) -> None:
-        """Claims that find nothing, and claims that find the only instance there is."""
+        """Measure claims that find nothing, and claims that find the only queued instance."""
         await self.measure("idle claim", lambda: self._claim(10))
         times: list[float] = []
         for _ in range(self._rounds):
@@ -136,14 +136,14 @@ class Bench:
         await self.measure("idle claim after", lambda: self._claim(10))
 
     async def _fill(self) -> None:
-        """Let instances of every kind wait."""
+        """Enqueue instances of every kind."""
         kinds = [kind for pair in zip(self._own, self._others, strict=True) for kind in pair]
         rest = [self._new(kind) for _ in range(max(1, WAITING // len(self._own))) for kind in kinds]
         for at in range(0, len(rest), BATCH):
             await self.store.enqueue(rest[at : at + BATCH])
 
     async def _move(self) -> None:
-        """A claim that moves 1,000 delayed instances, of as many kinds as the node has."""
+        """Measure a claim that moves 1,000 delayed instances to the queues of all kinds that the node runs."""
         times: list[float] = []
         for _ in range(5):
             due_us = self._clock.time_us() + 2_000_000

@@ -31,11 +31,11 @@ class Target:
     url: str
     pid: int
     etcd: EtcdServer | None = None
-    """The server itself, for what only an etcd tells."""
+    """The etcd server, for figures that other servers do not have; None for Redis and Valkey."""
 
     @property
     def pause(self) -> float:
-        """Seconds between two looks at how far it is: each look costs what it watches something."""
+        """Seconds between two counts of completed jobs. Each count takes time of the measured server, etcd's most."""
         return 0.005 if self.etcd is None else 0.02
 
 
@@ -44,12 +44,12 @@ def fresh_namespace() -> str:
 
 
 def redis_client(url: str) -> Any:
-    """A plain client, without our options; Any, since redis-py's own annotations are partly unknown."""
+    """A client without the options of a store; `Any`, since the annotations of redis-py are incomplete."""
     return Redis.from_url(url.partition("?")[0])  # pyright: ignore[reportUnknownMemberType]
 
 
 async def until_completed(node: Node, count: int, *, pause: float = 0.005) -> None:
-    while await node.count(Query(state=State.COMPLETED)) < count:  # noqa: ASYNC110  # a count has no signal
+    while await node.count(Query(state=State.COMPLETED)) < count:  # noqa: ASYNC110  # a store sends no event for a count
         await asyncio.sleep(pause)
 
 

@@ -36,16 +36,16 @@ from support.etcd import EtcdServer
 
 TTL_US = 60_000_000
 TOGETHER = 500
-"""Calls of `add_schedule` under way."""
+"""The number of concurrent calls of `add_schedule`."""
 BEGIN = 10.0
-"""Seconds within which nodes begin: all of them share one event loop here."""
+"""Seconds over which the starts of the nodes are spread, since all nodes of this benchmark share one event loop."""
 CONNECTING = 10
-"""Nodes that connect at a time."""
+"""The number of nodes that connect concurrently."""
 PARTS = ("renewals and clocks", "reaping", "hints", "all")
 
 
 class LightNode:
-    """What a node without work asks of its store."""
+    """Sends the same calls to a store as a node without jobs."""
 
     def __init__(self, url: str, namespace: str, number: int) -> None:
         self._clock = SystemClock()
@@ -54,7 +54,7 @@ class LightNode:
         self.store: Store = open_store(url, namespace=namespace, clock=self._clock, limits=StoreLimits())
         self.liveness: Liveness = self.store.liveness()
         self.calls = self.late = 0
-        """Calls, and how many of them were not answered in time."""
+        """The number of calls, and the number of calls that were not answered in time."""
         self._running = 0
 
     async def start(self) -> None:
@@ -76,12 +76,12 @@ class LightNode:
         assert await self.store.reap(100, reaper=self.info.incarnation) == []
 
     async def listen(self) -> None:
-        """Wait for hints for ever."""
+        """Wait for hints until the task is cancelled."""
         while True:
             await self.store.next_hints(self.info.incarnation, 5.0)
 
     async def every(self, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
-        """Do it again and again, beginning at a random moment of the first seconds."""
+        """Repeat a call every so many seconds, from a random moment of the first BEGIN seconds."""
         await asyncio.sleep(BEGIN * self._clock.random.random())
         while True:
             began = time.monotonic()
@@ -94,13 +94,13 @@ class LightNode:
 
 
 async def hint_all(store: Store) -> None:
-    """Hint something to every node, as a schedule that is put does."""
+    """Store a schedule, so that the store sends a hint to every node."""
     now_us = time.time_ns() // 1000
     await store.put_schedule(SchedulePut(name=str(now_us), kind="kind-1", definition=b"", next_us=None))
 
 
 async def cost(server: EtcdServer, nodes: Sequence[LightNode], part: str, seconds: float) -> dict[str, object]:
-    """The CPU time of etcd, and of the nodes, while they do one part of their work."""
+    """The CPU time of etcd and of the nodes, while the nodes do one part of their work."""
     every = part == PARTS[-1]
     tasks: list[asyncio.Task[None]] = []
     for node in nodes:
@@ -112,7 +112,7 @@ async def cost(server: EtcdServer, nodes: Sequence[LightNode], part: str, second
             tasks.append(asyncio.create_task(node.listen()))
     if every or part == "hints":
         tasks.append(asyncio.create_task(nodes[0].every(1.0, lambda: hint_all(nodes[0].store))))
-    await asyncio.sleep(BEGIN + 6)  # until nodes know each other's clocks
+    await asyncio.sleep(BEGIN + 6)  # the nodes need this time to compare their clocks
     calls = sum(node.calls for node in nodes)
     before, own, began = cpu(server.child.pid), cpu(os.getpid()), time.monotonic()
     await asyncio.sleep(seconds)
@@ -127,7 +127,7 @@ async def cost(server: EtcdServer, nodes: Sequence[LightNode], part: str, second
     }
     for task in tasks:
         if task.done():
-            task.result()  # which raises
+            task.result()  # a task ends only by an error, which this call raises
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return found
@@ -140,7 +140,7 @@ def cpu(pid: int) -> float:
 
 
 async def add_schedules(url: str, count: int, *, nodes: int) -> dict[str, object]:
-    """How fast one node adds schedules, at most TOGETHER at a time, while others are live."""
+    """The rate at which one node adds schedules, TOGETHER concurrently, while other nodes are live."""
     namespace = fresh_namespace()
     limit = asyncio.Semaphore(TOGETHER)
     async with AsyncExitStack() as cleanup, Node(url, namespace=namespace, workers=0) as client:
@@ -157,7 +157,7 @@ async def add_schedules(url: str, count: int, *, nodes: int) -> dict[str, object
 
 
 async def started(nodes: Sequence[LightNode], cleanup: AsyncExitStack) -> None:
-    """Let nodes join, some at a time."""
+    """Start the nodes, CONNECTING of them concurrently."""
     limit = asyncio.Semaphore(CONNECTING)
 
     async def start(node: LightNode) -> None:

@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Goals:
-    """What an engine should reach; None where nothing is asked of it."""
+    """The figures that an engine should reach; None for a figure without a goal."""
 
     drain: float | None = None
     drain_by_two: float | None = None
@@ -43,7 +43,7 @@ class Goals:
     latency_p99: float | None = None
     ten_ms: float | None = None
     queued: int = 100_000
-    """The long queue, from which claims are to be as fast as from one of 1,000."""
+    """The length of a long queue. Claims from this queue should be as fast as claims from a queue of 1,000."""
 
 
 IN_MEMORY = Goals(
@@ -60,7 +60,7 @@ IN_MEMORY = Goals(
 GOALS = {
     "redis": IN_MEMORY,
     "valkey": IN_MEMORY,
-    # one member, with fsync
+    # an etcd with one member, which calls fsync for each commit
     "etcd": Goals(drain=5_000, bulk=15_000, latency_p50=10, queued=50_000),
 }
 
@@ -122,7 +122,7 @@ async def claim(target: Target, rounds: int) -> list[Row]:
     rates = [
         (await measures.claim_rate(target, queued=1_000), await measures.claim_rate(target, queued=queued))
         for _ in range(rounds + 1)
-    ][1:]  # the first only warms up
+    ][1:]  # the first round is left out, since it only warms up the server
     small, large = (statistics.median(column) for column in zip(*rates, strict=True))
     return [
         Row("claims, 1,000 queued", engine, small, "per s"),

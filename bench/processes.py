@@ -13,7 +13,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class WorkerProcess:
-    """One `worker.py`."""
+    """One process of `worker.py`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -41,17 +41,17 @@ class WorkerProcess:
         return self._process.pid
 
     async def go(self) -> None:
-        """Begin to claim."""
+        """Tell the worker to start claiming jobs."""
         self._stdin.write(b"go\n")
         await self._expect("going")
 
     async def peak_memory(self) -> int:
-        """Bytes at the peak."""
+        """The most bytes of memory that the worker used."""
         self._stdin.write(b"peak\n")
         return int((await self._expect("peak")).split()[1])
 
     async def refused(self) -> tuple[int, int]:
-        """How many changes of instances an etcd refused it so far, and how many of counters."""
+        """How many changes of instances, and how many changes of counters, etcd has refused from this worker so far."""
         self._stdin.write(b"refused\n")
         _, changes, counters = (await self._expect("refused")).split()
         return int(changes), int(counters)
@@ -71,7 +71,7 @@ class WorkerProcess:
 async def worker_processes(
     url: str, namespace: str, *, count: int, workers: int
 ) -> AsyncGenerator[list[WorkerProcess]]:
-    """So many workers, ready to go."""
+    """Start `count` workers, which claim nothing until `go()`."""
     started = [await WorkerProcess.start(url, namespace, workers) for _ in range(count)]
     try:
         yield started

@@ -40,7 +40,7 @@ MIB = 2**20
 
 
 def daemon(store: str, folder: Path, *, workers: int) -> ChildProcess:
-    """A node that serves, at work."""
+    """Start a node that serves gRPC and runs jobs."""
     options = ("--store", store, "--namespace", f"bench-{workers}", "--workers", str(workers), "--app-dir", str(HERE))
     ports = ("--listen", "127.0.0.1:0", "--metrics-listen", "off")
     child = ChildProcess([JOBD, "run", "jobs", *options, *ports], output=folder / f"jobd-{workers}.log")
@@ -55,7 +55,7 @@ class Caller:
         self._process = process
 
     async def counted(self, name: str, seconds: float, in_flight: int) -> int:
-        """How many calls it made in that time."""
+        """The number of calls that the caller made in so many seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{name} {seconds} {in_flight}\n".encode())
         return int((await self.line()).split()[1])
@@ -70,7 +70,7 @@ class Caller:
 
 @asynccontextmanager
 async def callers(address: str, count: int) -> AsyncGenerator[list[Caller]]:
-    """So many callers, ready."""
+    """Start `count` callers, and wait until they are connected."""
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, str(HERE / "caller.py"), address)
     processes = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe) for _ in range(count)]
@@ -86,7 +86,7 @@ async def callers(address: str, count: int) -> AsyncGenerator[list[Caller]]:
 
 
 async def watched(node: ChildProcess, rounds: int) -> list[Row]:
-    """How long after a job was scheduled the last of all watchers knows that it is completed."""
+    """The time from scheduling a job until the last of all watchers knows that the job is completed."""
     seen: asyncio.Queue[float] = asyncio.Queue()
 
     async def watch(stream: Any) -> None:
@@ -128,7 +128,7 @@ async def watched(node: ChildProcess, rounds: int) -> list[Row]:
 
 
 async def called(node: ChildProcess, echo: ChildProcess, rounds: int, seconds: float) -> list[Row]:
-    """Calls per second, and what each costs the node in CPU, beside a server that does nothing."""
+    """Calls per second, and CPU time of the node per call, compared with a server that does nothing."""
     address = echo.wait_for(r"serves on (\S+)")[1]
     servers = {"bare grpc.aio": (echo, address), "node": (node, target(node))}
     asked = [("bare grpc.aio", "GetVersion"), *(("node", name) for name in CALLS)]
@@ -137,7 +137,8 @@ async def called(node: ChildProcess, echo: ChildProcess, rounds: int, seconds: f
         ready = {
             name: await stack.enter_async_context(callers(address, CALLERS)) for name, (_, address) in servers.items()
         }
-        for _ in range(rounds):  # in turns, as the machine is not always as fast
+        # the servers take turns in each round, since the speed of the machine changes over time
+        for _ in range(rounds):
             for who, name in asked:
                 found[who, name].append(await _called(servers[who][0], ready[who], name, seconds / rounds))
     rows: list[Row] = []
@@ -159,9 +160,9 @@ async def _called(server: ChildProcess, ready: list[Caller], name: str, seconds:
 
 
 async def grown(node: ChildProcess, seconds: float, mix: str) -> list[Row]:
-    """What the node's memory grows by while it is called all the time, after a quarter of the time to warm up.
+    """The growth of the node's memory under constant calls, after a quarter of the time to warm up.
 
-    `mix` is what calls: "calls", or "mixed" with streams that are cut off (see docs/decisions/0007).
+    `mix` selects the calls: "calls", or "mixed" for calls and cancelled streams (see docs/decisions/0007).
     """
     samples: list[tuple[float, float]] = []
     async with callers(target(node), 1) as (caller,):

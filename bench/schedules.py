@@ -10,9 +10,9 @@ from peerjob import Node
 from processes import worker_processes
 
 ACTIVE = 6_000
-"""Each fires once a minute, so many of them in every second."""
+"""The number of schedules that fire once a minute. The same number of them fires in every second."""
 IDLE = 4_000
-"""These are to be kept in mind, and nothing else: each fires on the next 29th of February."""
+"""The number of schedules that the leader only remembers: each fires on the next 29th of February."""
 READERS = 20
 
 
@@ -27,7 +27,7 @@ async def fire_delays(target: Target, *, seconds: int = 30) -> dict[str, float]:
             await client.add_schedule(jobs.NOOP.with_options(cron="0 0 29 2 *", name=f"leap-day-{number}"), number)
     async with worker_processes(target.url, namespace, count=2, workers=10) as workers:
         await asyncio.gather(*(worker.go() for worker in workers))
-        # a leader is there, and has fired what fell due since the schedules were made
+        # after ten seconds, there is a leader that has fired all schedules that became due during the setup
         begin = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=10)
         end = begin + timedelta(seconds=seconds)
         await asyncio.sleep((end - datetime.now(UTC)).total_seconds() + 1)

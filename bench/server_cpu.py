@@ -27,7 +27,7 @@ class ServerCpu:
         return cls(store._driver) if isinstance(store, LuaStore) else None  # pyright: ignore[reportPrivateUsage]
 
     async def calibrate(self) -> None:
-        """Find out what asking costs, so that it is taken off."""
+        """Measure the CPU time of one reading, which is subtracted from each later measurement."""
         readings = [await self._read() for _ in range(21)]
         self._idle_ms = statistics.median(later - earlier for earlier, later in pairwise(readings))
 

@@ -38,7 +38,7 @@ from peerjob import (
 class Text(BaseModel):
     text: str
     seconds: float = 0
-    """How long the job takes, so that you can see it run."""
+    """How many seconds the job takes, so that you can see the job run."""
 
 
 @job(kind="count_words", max_retries=3, backoff="1s", timeout="5m")
@@ -59,9 +59,10 @@ node = Node(os.environ.get("PEERJOB_STORE", "memory://"), jobs=[count_words])
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
     listen = os.environ.get("PEERJOB_METRICS_LISTEN")
-    # metrics, and the probes of Kubernetes, such as /livez
+    # this server answers requests for metrics and the probes of Kubernetes, such as /livez
     shown = MetricsServer(Metrics(node), listen) if listen else nullcontext()
-    async with shown, node:  # at the end, running jobs return to the queue, and another replica runs them
+    # when the application stops, running jobs return to the queue, and another replica runs them
+    async with shown, node:
         yield
 
 

@@ -10,7 +10,7 @@ import os
 from peerjob import INJECTED, Context, Node, Query, Schedule, State, job, log_cleaner
 
 
-@job(kind="heartbeat", cron="* * * * * *")  # six fields, of which the first is the seconds
+@job(kind="heartbeat", cron="* * * * * *")  # a cron text of six fields starts with the seconds
 async def heartbeat(context: Context = INJECTED) -> str:
     return f"the heartbeat of {context.nominal_at}"
 
@@ -42,11 +42,11 @@ async def main() -> None:
         await greetings.pause("enough for now")
         print("paused:", greetings.note)
         by_hand = await greetings.trigger()
-        if by_hand is not None:  # with another overlap=, an earlier instance may prevent this one
+        if by_hand is not None:  # None if overlap= forbids a second instance while an earlier one runs
             print("by hand:", await by_hand.result())
         await greetings.remove()
 
-        while len(fires := await node.fires("heartbeat")) < 2:  # noqa: ASYNC110  # there is no event for a fire
+        while len(fires := await node.fires("heartbeat")) < 2:  # noqa: ASYNC110  # a node sends no event for a fire
             await asyncio.sleep(0.1)
         seconds = [entry.nominal for entry in fires]
         print("heartbeat:", fires[0].outcome, "once for each second:", len(set(seconds)) == len(seconds))

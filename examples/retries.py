@@ -31,7 +31,8 @@ async def rate_limited(context: Context = INJECTED) -> str:
 
 @job(kind="hopeless", max_retries=5)
 async def hopeless() -> None:
-    raise Fail("this address cannot exist")  # no retry, whatever max_retries is
+    # Fail ends the job without a retry, even if max_retries allows more attempts
+    raise Fail("this address cannot exist")
 
 
 def fall_back(instance: Instance[Any], error: BaseException) -> Recovered:

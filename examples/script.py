@@ -43,7 +43,7 @@ async def main() -> None:
     store = os.environ.get("PEERJOB_STORE", "memory://")
     async with Node(store, jobs=[sum_job, concat, count_down, divide], workers=4) as node:
         one = await node.schedule(sum_job, 42, 58)
-        two = await node.schedule("concat", "Hello", "world")  # by kind
+        two = await node.schedule("concat", "Hello", "world")  # a job can also be named by its kind
         three = await node.schedule(count_down.with_options(after="200ms"), 3, timedelta(milliseconds=50))
         print("sum:", await one.result(timeout=10))
         print("concat:", await two.result(timeout=10))

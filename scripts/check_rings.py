@@ -58,7 +58,7 @@ def rings(edges: dict[str, set[str]]) -> Iterator[list[str]]:
         try:
             TopologicalSorter(ordered).prepare()
         except CycleError as error:
-            # graphlib lists predecessors: each module is imported by the next one
+            # graphlib lists a ring in reverse: each module is imported by the next one
             ring: list[str] = error.args[1][::-1]
             ordered[ring[-2]].remove(ring[-1])
             yield ring

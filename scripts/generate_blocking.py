@@ -15,13 +15,13 @@ HANDLES = Path(__file__).parents[1] / "src/peerjob/handles"
 TARGET = HANDLES / "blocking.py"
 
 ASYNC_ONLY = {"detached_value", "iter_logs", "keep_line", "outcome", "read_result", "wait_final"}
-"""Methods without a blocking twin."""
+"""Methods of the asynchronous classes for which no blocking method is generated."""
 LONG = {"result", "wait"}
 """Verbs that wait for other jobs; a cancellation of the calling job ends the wait."""
 ON_LOOP = {"register", "unregister"}
-"""Functions that must run on the manager's event loop."""
+"""Synchronous functions that must run on the event loop of the manager."""
 WITHOUT = {"watch": {"on_begin"}}
-"""Parameters that the twin does not take. Lines of the docstring that name them are left out."""
+"""Method → parameters that the blocking method lacks. Docstring lines that name these parameters are left out."""
 
 HEADER = '''"""The verbs of `Manager`, `Instance` and `Schedule` for code that has no event loop of its own.
 
@@ -64,13 +64,13 @@ class Twin:
     source: str
     """The asynchronous class; its module has the same name."""
     begin: str
-    """The text before the methods."""
+    """The text of the blocking class before its methods."""
     manager: str
-    """The expression for the BlockingCalls."""
+    """The expression that gives the BlockingCalls inside a method."""
     target: str
-    """The expression for the object with the asynchronous verbs."""
+    """The expression that gives the object with the asynchronous verbs inside a method."""
     refresh: str
-    """The statement for a method that updates its own object and returns it, around a `{call}`."""
+    """The statement of a method that updates and returns its own object; `{call}` stands for the asynchronous call."""
 
 
 TWINS = [

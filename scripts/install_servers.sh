@@ -19,6 +19,6 @@ echo "installing$missing"
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 apt-get -qq update </dev/null || true
 for server in $missing; do
-    # one at a time, so that a missing package does not prevent the others
+    # packages are installed one at a time, so that a missing package does not prevent the others
     apt-get -qq install --yes --no-install-recommends "$server" </dev/null >/dev/null || echo "could not install $server"
 done

@@ -32,7 +32,7 @@ def environment(version: tuple[int, int], python: Path) -> Path:
     home = ROOT / ".venvs" / f"{version[0]}.{version[1]}"
     stamp, config = home / ".installed", ROOT / "pyproject.toml"
     if not stamp.exists() or stamp.stat().st_mtime < config.stat().st_mtime:
-        # this environment's pip installs into the other one, since Debian's Pythons have no ensurepip
+        # the pip that runs this script installs into the new environment, since Debian's Pythons have no ensurepip
         subprocess.run([python, "-m", "venv", "--clear", "--without-pip", home], check=True)
         install = ["install", "--quiet", "--editable", f"{ROOT}[test,local]"]
         subprocess.run([sys.executable, "-m", "pip", "--python", home, *install], check=True)

@@ -115,7 +115,8 @@ def demo(
         files=files,
         clock=clock,
     )
-    settings.observer("memory://" if store is None else store)  # refuses options that no node accepts
+    # the observer is created only to refuse options that no node accepts, before the demo starts
+    settings.observer("memory://" if store is None else store)
     return run_demo(settings, as_json=as_json)
 
 

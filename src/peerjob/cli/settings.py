@@ -22,7 +22,7 @@ Exclusive = tuple[tuple[set[str], set[str]], ...]
 """Pairs of ways to give the same value. A value given in one way removes weaker values given in the other way."""
 PREFIX = "PEERJOB_"
 SOURCES = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
-"""Where typer has values from, the weakest first."""
+"""The places from which typer takes the values of options, the weakest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,7 @@ def use_file(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`cert` in the table `[tls]` is the option `tls-cert`."""
+    """The options in a configuration file, without tables: `cert` in the table `[tls]` becomes `tls-cert`."""
     found: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, dict):

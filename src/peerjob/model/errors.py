@@ -22,7 +22,7 @@ PeerjobError
 │   └── NodeStoppedError                 the called node is stopping, or has stopped
 ├── RemoteError                          a node answered with a status that is not in this list
 │   └── NodeUnavailableError (ConnectionError)   no node can be reached
-│       └── TlsMismatchError             the node speaks TLS and the client does not, or the reverse
+│       └── TlsMismatchError             the node uses TLS and the client does not, or the reverse
 ├── JobFailed                            the instance was Terminated
 ├── JobCancelled                         the instance was Cancelled
 ├── JobTimedOut (TimeoutError)           the instance ended in TimedOut
@@ -252,9 +252,9 @@ class TlsMismatchError(NodeUnavailableError):
     def __init__(self, address: str, wants: Literal["tls", "plaintext", "certificate"]) -> None:
         self.wants = wants
         reason = {
-            "tls": "the node speaks TLS, and was called without: give the client tls=ClientTls(ca=…)",
-            "plaintext": "the node speaks no TLS, and was called with it: leave the client's tls= out",
-            "certificate": "the node asks for a certificate: give the client tls=ClientTls(certificate=…, key=…)",
+            "tls": "the node requires TLS, but the client called without TLS: give the client tls=ClientTls(ca=…)",
+            "plaintext": "the node does not use TLS, but the client called with TLS: leave the client's tls= out",
+            "certificate": "the node requires a client certificate: use tls=ClientTls(certificate=…, key=…)",
         }
         super().__init__([address], reason[wants])
 

@@ -115,7 +115,7 @@ def _ask(question: str, *, yes: bool) -> None:
 
 @contextmanager
 def _interruptible() -> Generator[None]:
-    """Let Ctrl-C end a blocking call: the event loop would only set a flag, and wait."""
+    """Let Ctrl-C end a blocking call: the handler of the event loop takes effect only after such a call."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

@@ -15,7 +15,7 @@ class CommandError(Exception):
 
 
 _STATUSES: tuple[tuple[type[Exception], ExitStatus], ...] = (
-    # errors that end a wait for an instance are first, since one of them is also a TimeoutError
+    # JobTimedOut is also a TimeoutError, so the errors of an awaited instance come before TimeoutError
     (errors.JobFailed, ExitStatus.FAILED),
     (errors.JobCancelled, ExitStatus.FAILED),
     (errors.JobTimedOut, ExitStatus.FAILED),

@@ -24,7 +24,7 @@ from .output import Column, Format, Printer, TableView, moment
 from .query_options import InstanceSelection, Kind, Limit, States, Tag, Uuid, level_of
 
 MAX_FIRST = 100
-"""The number of latest instances that a live watch shows first."""
+"""The number of instances that a live watch shows at its start: the latest ones."""
 
 ENTRIES: TableView[HistoryEntry] = TableView(
     columns=(
@@ -182,7 +182,7 @@ async def _present(client: Client, query: Query) -> list[Instance[Any]]:
 
 
 def _end_if_final(query: Query, instance: Instance[Any]) -> None:
-    """End the watch of one instance when it is final."""
+    """Raise _FinalError, which ends the watch, if the watch is for one instance and the instance is final."""
     if query.id is not None and instance.state.is_final:
         raise _FinalError
 

@@ -12,7 +12,7 @@ from peerjob.handles.instance import Instance
 from .output import Column, Printer, TableView, age
 
 MARGIN = 3
-"""Lines of the terminal that the rows leave free, for the header among others."""
+"""Lines of the terminal that the instances leave free, such as for the header."""
 
 
 class LiveTable:

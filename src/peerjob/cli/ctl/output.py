@@ -23,7 +23,7 @@ from .yaml import to_yaml
 T = TypeVar("T")
 
 MIN_WIDTH = 5
-"""Characters that each column keeps. In a narrow terminal, the last columns are left out."""
+"""The fewest characters of a column. If a terminal has no room for so many, the last columns are left out."""
 MAX_WIDTH = 100_000
 """The width of an output that is not a terminal."""
 
@@ -59,7 +59,7 @@ class TableView(Generic[T]):
     columns: Sequence[Column[T]]
     name: Callable[[T], str]
     plain: Callable[[T], Any]
-    """The object as values for JSON and YAML."""
+    """Returns the object as values for JSON and YAML."""
     nothing: str = "nothing found"
 
 

@@ -26,11 +26,11 @@ class Observations:
     slot_of: ScheduleView | None = None
     """The schedule whose slot the instance has, or waits for."""
     busy: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Node → instances that it has claimed. A node's own number is as old as its last renewal."""
+    """Node → number of claimed instances, read from the store now; NodeView has the number at the last renewal."""
     before: int = 0
-    """Due instances that nodes of this kind claim first."""
+    """The number of due instances that are ahead in the queues of the nodes that can run this instance."""
     counted_all: bool = True
-    """False if there may be more of them."""
+    """False if the count of `before` ended early, so that the true number is possibly larger."""
 
     @property
     def able(self) -> list[NodeView]:
@@ -60,7 +60,7 @@ def why_instance(observations: Observations) -> list[str]:
 
 def _why_over(instance: Instance[Any]) -> Iterator[str]:
     last = instance.record.history[-1]
-    # the note of a failure is its error, which has its own line
+    # the note of a failed instance repeats the error, which the next line shows
     note = f" ({last.note})" if last.note and instance.error is None else ""
     yield f"it is final: {instance.state!s}{note} after {_times(instance.attempts)}"
     if instance.error is not None:

@@ -20,7 +20,7 @@ from peerjob.remote.wire.tls import ClientTls
 from .output import Format
 
 CONNECTION = "Connection"
-"""The panel of the help, whose options a context of the file may set."""
+"""The panel of the help that shows the options of a connection, which a context of the file can also set."""
 HOST = "127.0.0.1"
 TIMEOUT = "30s"
 EXCLUSIVE = (({"address"}, {"host", "port"}), ({"token"}, {"token_file"}))
@@ -85,7 +85,7 @@ class CtlOptions:
 
 OPTIONS = tuple(one.name for one in fields(CtlOptions))
 IN_CONTEXTS = frozenset(OPTIONS) - {"output", "context", "config"}
-"""The options that a context of the file may set, and that have an environment variable."""
+"""The options that a context of the configuration file, or an environment variable, can set."""
 PATHS = frozenset({"tls_ca", "tls_cert", "tls_key", "token_file"})
 
 
@@ -157,7 +157,7 @@ def _flag(value: Any) -> bool:
 
 
 def _config_file(given: Path | None, environment: Mapping[str, str]) -> tuple[Path, bool]:
-    """The path of the file, and whether the file must exist."""
+    """The path of the configuration file, and whether that file must exist."""
     if given is not None:
         return given, True
     if named := environment.get(variable_of("config")):
@@ -169,7 +169,7 @@ def _config_file(given: Path | None, environment: Mapping[str, str]) -> tuple[Pa
 
 class _File(msgspec.Struct):
     context: str | None = None
-    """The context to use if no context is named."""
+    """The name of the context to use, if no option or variable names one."""
     contexts: dict[str, dict[str, str | int | bool]] = {}
 
 
@@ -192,7 +192,7 @@ def _context(named: str | None, file: tuple[Path, bool]) -> dict[str, Any]:
     values = {name.replace("-", "_"): value for name, value in read.contexts[named].items()}
     if unknown := sorted(values.keys() - IN_CONTEXTS):
         raise OptionError(f"{path}, context {named}", unknown[0], f"one of {', '.join(sorted(IN_CONTEXTS))}")
-    # a path in the file is relative to the file
+    # a relative path in the file starts at the folder of the file
     return {
         name: path.parent / Path(str(value)).expanduser() if name in PATHS else value for name, value in values.items()
     }

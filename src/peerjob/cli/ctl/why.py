@@ -21,7 +21,7 @@ from .reasons import Observations, able, rank, why_instance, why_schedule
 
 PAGE = 1_000
 MAX_SEARCHED = 10_000
-"""The most queued instances that are read to count those that come first."""
+"""The most queued instances that are read to count the instances ahead of the given one."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -81,14 +81,14 @@ async def _schedule(client: Client, name: str) -> Schedule | None:
         return None
     try:
         return await client.lookup_schedule(name)
-    except UnknownScheduleError:  # removed in the meantime
+    except UnknownScheduleError:  # the schedule was removed after the instance was created
         return None
 
 
 async def _before(
     session: ClientSession, client: Client, instance: Instance[object], nodes: list[NodeView]
 ) -> tuple[int, bool]:
-    """How many instances come first, and whether all were counted."""
+    """The number of due instances that are claimed before this one, and whether all queued instances were read."""
     kinds = {kind for node in able(instance.kind, nodes) for kind in node.info.kinds}
     query, seen, found = Query(state=State.SCHEDULED, limit=PAGE), 0, 0
     mine, now = rank(instance.record), session.now

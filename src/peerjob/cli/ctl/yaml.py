@@ -9,7 +9,7 @@ from typing import Any, cast
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*( [A-Za-z0-9_./+-]+)*")
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "none"})
-"""Words that some YAML parsers do not read as text."""
+"""Words that some YAML parsers read as a boolean or null instead of text."""
 
 
 def to_yaml(value: Any) -> str:
@@ -39,5 +39,5 @@ def _item(value: Any) -> list[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.casefold() not in _WORDS:
         return value
-    # JSON escapes characters outside ASCII, and so the line ends that only YAML knows
+    # JSON is valid YAML, and escapes all characters outside ASCII, such as line ends that only YAML knows
     return json.dumps(value)

@@ -29,7 +29,8 @@ STYLES = {Severity.OK: "green", Severity.WARN: "yellow", Severity.FAIL: "bold re
 def check(settings: DaemonSettings, *, as_json: bool, strict: bool) -> int:
     """Print the findings; the exit status: 0, or 1 if a check fails (with `strict`, also for a warning)."""
     sys.path.insert(0, str(settings.app_dir.resolve()))
-    logging.basicConfig(handlers=[logging.NullHandler()])  # findings replace log lines
+    # log lines are dropped, since the command prints the same facts as findings
+    logging.basicConfig(handlers=[logging.NullHandler()])
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         findings = runner.run(examine(settings, SystemClock()))
     if as_json:

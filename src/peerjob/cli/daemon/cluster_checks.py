@@ -22,12 +22,12 @@ from .config_checks import OwnKinds
 NAME = "jobd-check"
 _SAMPLES = 5
 _SLOW = 0.02
-"""Seconds of a round trip above which nodes are slow."""
+"""Seconds of a round trip to the store, above which the check warns that nodes will be slow."""
 _TTL_US = 5_000_000
 _LISTEN_SECONDS, _READ_PAUSE = 3.0, 0.5
-"""Seconds to listen for the clocks of peers, and between two reads, if the store has no clock of its own."""
+"""Seconds to wait for the clocks of peers, and seconds between two reads, for a store without a clock."""
 _OFF, _FAR_OFF = 0.1, 1.0
-"""Seconds that a clock may be off. Above the second limit, a node neither leads nor moves delayed jobs."""
+"""Seconds by which a clock is wrong: above the first, the check warns; above the second, a node does not lead."""
 _SHOWN = 5
 
 
@@ -61,7 +61,7 @@ async def check_clock(store: Store, clock: Clock, *, peers: int) -> list[Finding
     try:
         ahead = await _ahead(store, clock, incarnation, _LISTEN_SECONDS if peers else 0.0) / 1_000_000
     finally:
-        with contextlib.suppress(PeerjobError):  # otherwise its lease expires
+        with contextlib.suppress(PeerjobError):  # if the check cannot leave, its lease expires later
             await store.leave(incarnation)
     others = "the server's" if store.capabilities.clock == "server" else "the nodes'"
     if store.capabilities.clock == "nodes" and peers < 2 and abs(ahead) < _OFF:
@@ -84,7 +84,7 @@ async def _ahead(store: Store, clock: Clock, incarnation: str, listening: float)
         while True:
             reply = await liveness.renew(incarnation, ttl_us=_TTL_US, running=0, count=0, fences_digest=0)
             looks += 1
-            # a slow answer distorts the comparison, and the fastest of several counts
+            # a slow answer distorts the comparison of clocks, so the check takes several, of which the fastest counts
             if looks >= _SAMPLES if by_server else reply.ahead_us or clock.elapsed() > until:
                 return reply.ahead_us
             await asyncio.sleep(0.0 if by_server else _READ_PAUSE)

@@ -21,7 +21,7 @@ class OwnKinds:
     """The kinds of a node with this configuration."""
 
     signatures: dict[str, str] = field(default_factory=dict[str, str])
-    """Kind → hash of its signature."""
+    """Kind of job → hash of the signature of the job's function."""
 
 
 def check_configuration(settings: DaemonSettings, clock: Clock) -> tuple[OwnKinds, list[Finding]]:

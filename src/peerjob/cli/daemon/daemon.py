@@ -19,7 +19,7 @@ from .settings import DaemonSettings
 from .tokens import TokensFile
 
 SERVER_GRACE = 5.0
-"""Seconds that open calls get when the daemon stops. Waits and streams end at once."""
+"""Seconds that open calls get to end when the daemon stops. The daemon ends waits and streams immediately."""
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOPPING, signal.SIGHUP, signal.SIGUSR1)
 
@@ -61,7 +61,7 @@ class Daemon:
                 if self._server is not None:
                     for text in exposed_files(self._settings):
                         logger.warning("%s", text)
-                # before the node claims jobs, since a port may be in use
+                # the servers start before the node claims jobs, so that a port in use ends the daemon before a job runs
                 if self._metrics is not None:
                     await self._metrics.start()
                 if self._server is not None:
@@ -97,17 +97,19 @@ class Daemon:
         logger.info("drained: nothing runs on this node")
 
     def _reload(self) -> None:
-        # separately, so that a bad module does not keep a withdrawn token valid
+        # modules and tokens are reloaded separately, so that a bad module does not keep a withdrawn token valid
         try:
             self._modules.reload(self.node)
         except PeerjobError as error:
-            logger.error("the job modules stay as they were: %s", error)  # noqa: TRY400  # the text names the place
+            # without a traceback, since the error names the bad line
+            logger.error("the job modules stay as they were: %s", error)  # noqa: TRY400
         if self._tokens is None:
             return
         try:
             self._tokens.reload()
         except PeerjobError as error:
-            logger.error("the tokens stay as they were: %s", error)  # noqa: TRY400  # the text names the place
+            # without a traceback, since the error names the bad line
+            logger.error("the tokens stay as they were: %s", error)  # noqa: TRY400
         else:
             logger.info("reloaded the tokens: %d", len(self._tokens))
 
@@ -122,7 +124,7 @@ class Daemon:
             await asyncio.wait({leaving, asking}, return_when=asyncio.FIRST_COMPLETED)
             asking.cancel()
             if leaving.done():
-                with contextlib.suppress(asyncio.CancelledError):  # after a second signal
+                with contextlib.suppress(asyncio.CancelledError):  # a second signal has cancelled the task
                     leaving.result()
                 return status
             if status == 0 and (number := asking.result()) in STOPPING:
@@ -131,7 +133,7 @@ class Daemon:
                 leaving.cancel()
 
     async def _leave(self, grace: float) -> None:
-        # callers ask other nodes at once; metrics and probes answer until the end
+        # the gRPC servers stop with the node, so that callers ask other nodes; metrics and probes answer until the end
         loop, patience = asyncio.get_running_loop(), min(grace, SERVER_GRACE)
         serving = [server for server in (self._server, self._scaler) if server is not None]
         stopping = [loop.create_task(server.stop(patience)) for server in serving]
@@ -146,7 +148,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def _received(numbers: tuple[signal.Signals, ...]) -> Generator[asyncio.Queue[signal.Signals]]:
-    """A queue of the received signals, which then have no other effect."""
+    """Put received signals into a queue, instead of their usual effects, until the `with` block ends."""
     loop = asyncio.get_running_loop()
     received: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in numbers:

@@ -18,7 +18,7 @@ PROC = Path("/proc")
 PROBE_PAUSE = 0.1
 """Seconds between two probes."""
 MAX_ANSWER = 2.0
-"""Seconds for the answer to one probe."""
+"""Seconds to wait for the answer to one probe."""
 
 
 def probed_address(listen: str) -> tuple[str, int]:
@@ -64,7 +64,8 @@ def check_daemon(pid: int) -> None:
         raise OptionError("--pid", f"{pid} ({given})", "the process id of a jobd run") from None
     except PermissionError:
         raise OptionError("--pid", pid, "a daemon of the same user, or root's rights") from None
-    names = [os.path.basename(word).decode(errors="replace") for word in words[:3]]  # noqa: PTH119  # bytes
+    # os.path, since pathlib does not take bytes
+    names = [os.path.basename(word).decode(errors="replace") for word in words[:3]]  # noqa: PTH119
     if "jobd" not in names or b"run" not in words[1:]:
         raise OptionError("--pid", f"{pid} ({names[0] or 'no program'})", "the process id of a jobd run")
     (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))

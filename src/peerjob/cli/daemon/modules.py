@@ -67,7 +67,7 @@ class JobModules:
 def _jobs_of(name: str) -> Jobs:
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # user code may raise anything
+    except (Exception, SystemExit) as error:  # the import runs user code, which can raise any error
         raise OptionError("MODULE", name, f"a module that can be imported ({_reason(name, error)})") from error
     found = collect_jobs(module)
     if not found:

@@ -24,14 +24,14 @@ from peerjob.cli.settings import (
 )
 from peerjob.model.durations import to_seconds
 
-if TYPE_CHECKING:  # modules that need gRPC are loaded when they are used
+if TYPE_CHECKING:  # these imports load gRPC, so at run time only the functions that need gRPC import them
     from peerjob import ScalerServer, Server, ServerTls, Tokens
     from peerjob.node.observe.metrics import MetricsServer
 
 OFF = "off"
 METRICS_PORT = 9090
 STORE, SERVICE, LOGS = "Store", "Service", "Logs"
-"""Panels of the help."""
+"""The titles of the panels in which the help of `jobd` shows the options."""
 
 
 class LogFormat(StrEnum):
@@ -105,7 +105,7 @@ class DaemonSettings:
             metavar="URL",
             panel=STORE,
         ),
-    ] = field(default="memory://", repr=False)  # it may contain a password
+    ] = field(default="memory://", repr=False)  # the URL can contain a password
     store_file: Annotated[
         Path | None,
         setting("A file that contains the store's URL. The list of processes then shows no password.", panel=STORE),

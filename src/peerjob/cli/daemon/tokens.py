@@ -40,7 +40,8 @@ def create(path: Path, role: Role, name: str) -> str:
     if len(name.split()) > 1 or not name.isprintable():
         raise OptionError("--name", name, "a word")
     if path.exists():
-        Tokens.load(path)  # raises an error for a file that has no tokens, before changing it
+        # an existing file that is not a tokens file raises an error before the command changes the file
+        Tokens.load(path)
     token = f"pj_{secrets.token_urlsafe(TOKEN_BYTES)}"
     line = Token.of(token, role, name).line()
     try:

@@ -78,7 +78,7 @@ def evaluate(
 
 
 def _takeovers(instances: Sequence[Instance[Any]], dead: str) -> list[int | None]:
-    """When each claim of the killed node that another node returned to the queue was claimed again."""
+    """For each claim that the killed node lost, the time of the next claim of that instance; None if there is none."""
     found: list[int | None] = []
     for history in (one.record.history for one in instances):
         for at, entry in enumerate(history):

@@ -29,7 +29,7 @@ from .workload import Count
 
 TICK = 0.25
 STALL = 60.0
-"""Seconds without a new final instance after which the rest counts as lost."""
+"""Seconds without a new final instance, after which the demo counts unfinished instances as lost."""
 CLEANUP_TIMEOUT = 5.0
 
 
@@ -111,10 +111,10 @@ class Demo(logging.Handler):
         return self._children[name]
 
     async def _course(self, files: int, calls: Iterable[Call[workload.Receipt]]) -> Stats:
-        """Schedule, and half way schedule the slow jobs and kill a node that runs some; the last numbers."""
+        """Schedule jobs; half way, add slow jobs and kill a node that runs some of them. Return the last numbers."""
         clock, half_way, final = self._settings.clock, False, 0
         while (await self._look()).nodes < self._settings.nodes + (not self._settings.in_process):
-            pass  # a node that cannot join ends, which raises DemoError
+            pass  # if a node cannot join, its process ends, and _look() raises DemoError
         await self._schedule(calls, "job")
         changed = clock.elapsed()
         while (stats := await self._look()).total(State.ACTIVE) or not half_way:
@@ -131,7 +131,7 @@ class Demo(logging.Handler):
         return stats
 
     async def _look(self) -> Stats:
-        """Show the cluster after one tick; raises DemoError if a child has ended that was not killed."""
+        """Show the cluster after one tick; raises DemoError if a child ended that the demo did not kill."""
         await asyncio.sleep(TICK)
         for name, child in self._children.items():
             if self._kill is None or name != self._kill.node:
@@ -146,7 +146,7 @@ class Demo(logging.Handler):
         self._view.event(f"scheduled {counted(len(instances), noun)}")
 
     async def _kill_one(self) -> None:
-        """Kill the node that runs most slow jobs, if there is one."""
+        """Kill the node that runs the most slow jobs; kill none if no slow job runs."""
         running = Query(kind=workload.slow.kind, state=State.PROCESSING)
         slow = Counter([one.node async for one in self._observer.iter_instances(running) if one.progress is not None])
         for victim, held in slow.most_common(1):
@@ -171,7 +171,7 @@ class Demo(logging.Handler):
             raise DemoError(f"namespace {self._settings.namespace!r} {used}, {advice}")
 
     async def _clear_namespace(self) -> None:
-        """Leave a store that is not the demo's own as it was."""
+        """Remove the demo's namespace from a store that the user named."""
         if (url := self._settings.store) is not None and not self._settings.in_process:
             try:
                 async with asyncio.timeout(CLEANUP_TIMEOUT):
@@ -203,10 +203,11 @@ def run(settings: DemoSettings, *, as_json: bool) -> int:
 
 
 async def _run(demo: Demo) -> dict[str, Any]:
-    """Run until the end, or until a signal, whose number is then in the CancelledError."""
+    """Run the demo to its end. A signal cancels the demo with a CancelledError that holds the number of the signal."""
     loop = asyncio.get_running_loop()
     running = loop.create_task(demo.run())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+        # a signal that the process ignores stays ignored, such as SIGHUP under nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, running.cancel, number)
     return await running

@@ -25,7 +25,7 @@ from peerjob.cli.event_loop import loop_factory
 from . import workload
 
 TAIL = 2_000
-"""Bytes of a failed child's output that the demo shows."""
+"""The last bytes of a failed child's output that the demo shows."""
 STOP_TIMEOUT = 15.0
 READY = "Ready to accept connections"
 NICENESS = 10
@@ -40,8 +40,8 @@ class Child(subprocess.Popen[bytes]):
 
     def __init__(self, name: str, part: str, *arguments: str) -> None:
         self.name = name
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # until the end
-        # -P: a file in the user's folder must not replace a module
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # open until the child ends
+        # with -P, Python does not import from the current folder, where a file of the user could replace a module
         command = [sys.executable, "-P", "-m", f"{__package__}.processes", part, *arguments]
         pipe = subprocess.PIPE
         super().__init__(command, stdin=pipe, stdout=pipe, stderr=self._output, start_new_session=True)
@@ -59,7 +59,7 @@ class Child(subprocess.Popen[bytes]):
         raise DemoError(f"{self.name} ended before it had done its work{self._tail()}")
 
     def __exit__(self, *exc: object) -> None:
-        """Let the child end, and kill it if it does not."""
+        """Close the input of the child, so that the child ends; kill a child that does not end in time."""
         try:
             self.communicate(timeout=STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -91,7 +91,7 @@ def at_end_of_demo(act: Callable[[], object]) -> None:
     """Call `act` when the demo ends and so closes our standard input."""
 
     def wait() -> None:
-        # not sys.stdin: the interpreter cannot end while a thread holds its lock
+        # os.read, not sys.stdin.read: the interpreter cannot end while a thread holds the lock of sys.stdin
         while os.read(0, 4096):
             pass
         act()

@@ -17,7 +17,7 @@ from .checks import Check
 from .workload import Count
 
 LINE_SECONDS = 1.0
-"""The time between two lines without a terminal."""
+"""Seconds between two lines of output, if the output is not a terminal."""
 
 
 class DemoView:

@@ -29,7 +29,7 @@ class Count:
     lines: int = 0
     tokens: int = 0
     definitions: int = 0
-    """Functions and classes."""
+    """The number of functions and classes."""
     untokenized: int = 0
     """Files that Python cannot tokenize, such as test data with broken code. Only their lines count."""
 
@@ -54,7 +54,7 @@ def count_file(path: str) -> Count:
     lines = len(source.splitlines())
     try:
         tokens = list(tokenize.tokenize(io.BytesIO(source).readline))
-    except (SyntaxError, tokenize.TokenError, ValueError):  # ValueError: bytes that are not text
+    except (SyntaxError, tokenize.TokenError, ValueError):  # a file whose bytes are not text raises ValueError
         return Count(files=1, lines=lines, untokenized=1)
     definitions = sum(one.type == token.NAME and one.string in ("def", "class") for one in tokens)
     return Count(files=1, lines=lines, tokens=len(tokens), definitions=definitions)

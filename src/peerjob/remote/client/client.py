@@ -41,9 +41,9 @@ logger = logging.getLogger("peerjob.client")
 
 MAX_MESSAGE = 16 << 20
 CHUNK_BYTES = 2 << 20
-"""The approximate size of one request of a bulk."""
+"""The approximate bytes of one request of `schedule_many`, which splits its calls into several requests."""
 MAX_WARNED = 1_000
-"""The number of kinds for which the client remembers that it has warned."""
+"""The number of kinds for which the client remembers a warning, so that each kind is warned about only once."""
 
 
 class Client(RemoteManager, StartableManager):

@@ -34,11 +34,11 @@ Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
 MAX_CONNECT = 1.0
-"""Seconds to connect to one address, before the client tries the next."""
+"""Seconds to connect to one address, before the client tries the next address."""
 ROUND_PAUSE = 0.1
-"""Seconds between two rounds over all addresses."""
+"""Seconds between two rounds in which the client tries all addresses."""
 MAX_SILENCE = 5.0
-"""Seconds after which the client leaves a node that hangs, if there are other addresses."""
+"""Seconds without an answer after which the client asks another node, if there are other addresses."""
 
 
 class LostError(NodeUnavailableError):
@@ -71,7 +71,7 @@ class Connection:
         self._max_message = max_message
         self._clock = clock
         self.carrier: Callable[[], dict[str, str]] = dict
-        """The trace context of a call; empty unless the client traces."""
+        """Returns the trace headers of a call; no headers unless the client traces."""
         self._nodes: list[NodeAddress] = []
         self._current = 0
 
@@ -116,7 +116,7 @@ class Connection:
             except grpc.aio.AioRpcError as error:
                 failure = self._failure(error, late)
                 if isinstance(failure, TimeoutError):
-                    self._leave(node, hangs=True)  # so that the next call does not wait for this node
+                    self._leave(node, hangs=True)  # so that the next call does not wait for this node too
                 if not _elsewhere(failure, rpc) or loop.time() >= deadline:
                     raise failure from None
                 self._leave(node)
@@ -167,7 +167,7 @@ class Connection:
             await asyncio.sleep(ROUND_PAUSE * (1 + self._clock.random.uniform(-0.1, 0.1)))
 
     async def _unreachable(self) -> NodeUnavailableError:
-        """Why an address cannot be reached. gRPC gives the reason only in the error of a call, so this makes one."""
+        """The reason why no node can be reached. gRPC names the reason only in the error of a call, so make a call."""
         tls = self._tls
         shown = tls is not None and tls.certificate is not None
         node = self._nodes[self._current]
@@ -204,7 +204,7 @@ class Connection:
         code, text = error.code(), error.details() or ""
         match code:
             case Code.UNAVAILABLE | Code.CANCELLED:
-                # a server that drops calls sends CANCELLED; a call that the caller cancels does not get here
+                # the server dropped the call: a cancellation by the caller raises CancelledError, not AioRpcError
                 return NodeUnavailableError(self.addresses, text)
             case Code.DEADLINE_EXCEEDED:
                 return TimeoutError(late)
@@ -217,13 +217,15 @@ class Connection:
 
     def _options(self) -> list[tuple[str, Any]]:
         options: list[tuple[str, Any]] = [
-            ("grpc.max_receive_message_length", -1),  # a node limits its responses
-            ("grpc.max_send_message_length", -1),  # _sized() limits requests, so that the error names the sizes
+            # no limits by gRPC: nodes limit responses, and _sized() limits requests with an error that names the sizes
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 5_000),  # the time for one attempt, far away or on a busy machine
+            # the time for one attempt to connect, which a distant or busy node needs
+            ("grpc.min_reconnect_backoff_ms", 5_000),
             ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.use_local_subchannel_pool", 1),
-            # detects a node that hangs during a stream; without ping_timeout, gRPC waits 60 s
+            # pings detect a node that hangs during a stream; without ping_timeout_ms, gRPC waits 60 s for an answer
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.ping_timeout_ms", 10_000),
@@ -261,7 +263,7 @@ async def _connected(channel: Any, until: float) -> bool:
 def _elsewhere(failure: Exception, rpc: Rpc[Any, Any]) -> bool:
     """Whether the client may send the request to another node."""
     if isinstance(failure, NodeStoppedError):
-        return True  # the node refused the call, and did nothing
+        return True  # the node refused the call and changed nothing
     return isinstance(failure, NodeUnavailableError) and rpc.resend is not Resend.NEVER
 
 

@@ -13,11 +13,11 @@ from peerjob.remote.wire.rpcs import GET_VERSION, Rpc
 PROBE_SHARE = 0.4
 """The share of `max_silence` after which the client checks whether the node answers at all."""
 AVOID_SECONDS = 30.0
-"""After a node hung, the client prefers other nodes for this time."""
+"""Seconds for which the client prefers other nodes, after a node hung."""
 
 Code = grpc.StatusCode
 _NO_ANSWER = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
-"""Codes that gRPC itself sets. Every other code comes from the node."""
+"""Status codes that gRPC itself sets if the node did not answer. Every other code comes from the node."""
 Metadata = Sequence[tuple[str, str]]
 
 

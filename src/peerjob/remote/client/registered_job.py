@@ -18,10 +18,10 @@ class RegisteredJob:
     kind: str
     description: str
     registered_at: datetime
-    """By the clock of that node."""
+    """The time of the registration, by the clock of the node."""
     priority: int
     max_retries: int | None
-    """None: without limit."""
+    """None means no limit."""
     timeout: timedelta | None
     cron: str | None
     every: timedelta | None
@@ -31,7 +31,7 @@ class RegisteredJob:
     aliases: tuple[str, ...]
     version: int
     runs_here: bool
-    """Whether that node can run the job; False for a handle."""
+    """Whether the node can run the job; False if the node registered only a handle, without a function."""
 
 
 def job_of(message: pb.Job) -> RegisteredJob:

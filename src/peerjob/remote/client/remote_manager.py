@@ -38,9 +38,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 WAIT = 20.0
-"""Seconds of one wait on a node. The client repeats it until the caller's timeout."""
+"""Seconds of one wait on a node. The client repeats such a wait until the caller's timeout."""
 ANSWER = 10.0
-"""Extra seconds for the answer to a wait."""
+"""Seconds that the client adds to the timeout of a wait, so that the answer can arrive."""
 
 
 class RemoteManager(Manager):
@@ -67,7 +67,7 @@ class RemoteManager(Manager):
         found: list[Instance[Any]] = []
         cursor = query.cursor
         while True:
-            # a node sends at most one message
+            # a node limits the size of a response, so a long list takes several requests
             wanted = replace(query, cursor=cursor, limit=query.limit - len(found))
             request = pb.LookupInstancesRequest(query=query_message(wanted))
             answer = await self._connection.call(rpcs.LOOKUP_INSTANCES, request)
@@ -204,7 +204,7 @@ class RemoteManager(Manager):
         await self._run(rpcs.CLEAR, None)
 
     async def _whole_instance(self, message: pb.JobInstance, job: Job[..., Any, Any] | None = None) -> Instance[Any]:
-        """An instance of a long list, in which the later ones have only an id."""
+        """The complete instance: at the end of a long list, a node sends only the ids of instances."""
         if message.HasField("spec"):
             return Instance(self, record_of(message), job=job)
         return await self._lookup_instance(message.uuid, job)
@@ -274,7 +274,7 @@ async def wait_in_turns(wait: Callable[[float], Awaitable[T | None]], seconds: f
         try:
             answer = await wait(left)
         except TimeoutError:
-            answer = None  # the node hangs; the next wait goes to another one
+            answer = None  # the node hangs, so the client sends the next wait to another node
         if answer is not None or (until is not None and loop.time() >= until):
             return answer
 

@@ -17,7 +17,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0
 FRAME_HEAD, SETTINGS_TYPE = 9, 4
 """The size of a frame's head, and the type of the first frame of an HTTP/2 server."""
 CERTIFICATE_REASONS = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE")
-"""The OpenSSL reasons of a server that requires a client certificate, by TLS 1.3 and before."""
+"""The OpenSSL errors if a server requires a client certificate: in TLS 1.3, and in older versions."""
 
 
 async def mismatch(address: str, *, tls: bool, certificate: bool, within: float) -> TlsMismatchError | None:
@@ -42,7 +42,7 @@ async def _speaks_tls(address: str) -> bool:
 
 
 async def _asks_for_certificate(address: str) -> bool:
-    """Whether the server closes the connection after the handshake, as TLS 1.3 refuses a missing certificate."""
+    """Whether the server closes the connection after the handshake, since the client sent no certificate (TLS 1.3)."""
     try:
         reader, writer = await _connect(address, _unverified())
         try:
@@ -79,7 +79,7 @@ async def _close(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> 
 
 
 def _unverified() -> ssl.SSLContext:
-    """A context that accepts every certificate."""
+    """An SSL context that accepts every certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

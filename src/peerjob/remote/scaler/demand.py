@@ -12,9 +12,9 @@ from peerjob.node.node import Node
 from .metadata import Trigger
 
 FRESH = 1.0
-"""Seconds for which a read is used again."""
+"""Seconds for which one read of the store answers all requests of KEDA."""
 READ_TIMEOUT = 3.0
-"""The time for the store to answer, in seconds. KEDA handles an error better than a wait."""
+"""Seconds for the store to answer. After this time KEDA gets an error, which KEDA handles better than a wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class DemandReader:
         async with self._reading:
             if self._read is None or self._node.clock.elapsed() - self._read_at >= FRESH:
                 async with asyncio.timeout(READ_TIMEOUT):
-                    # in this order, a job that is claimed in between counts twice for a moment, rather than not at all
+                    # due jobs are read first: a job that is claimed between the two reads counts twice, not zero times
                     due = await self._node.due()
                     self._read = Demand(due=due, stats=await self._node.stats())
                 self._read_at = self._node.clock.elapsed()

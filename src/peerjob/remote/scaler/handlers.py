@@ -68,7 +68,7 @@ class ScalerRpcs:
             return (await self._demand.read()).jobs(trigger)
         except (StoreError, TimeoutError) as error:
             logger.info("KEDA gets no answer: %s", str(error) or "the store does not answer in time")
-            # the text does not reveal the address of the store
+            # the error leaves out the address of the store, since callers of the scaler need no token
             text = f"the store of node {self._node.name!r} does not answer"
             await context.abort(grpc.StatusCode.UNAVAILABLE, text)
             raise AssertionError("abort raises") from None

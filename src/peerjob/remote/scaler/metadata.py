@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from peerjob.model.errors import OptionError
 
 FOR_KEDA = frozenset({"scalerAddress", "enableTLS", "unsafeSsl", "tlsCertFile", "insecureSkipVerify"})
-"""Options for KEDA itself, which it also sends."""
+"""Options of a trigger that configure KEDA itself. KEDA also sends them to the scaler, which ignores them."""
 FROM_ENVIRONMENT = "FromEnv"
 """The suffix of a name whose value KEDA took from the environment of the scaled container."""
 
@@ -19,12 +19,12 @@ class Trigger:
     """The metadata of a trigger, checked."""
 
     kinds: tuple[str, ...] = ()
-    """The kinds that count; empty: all."""
+    """The kinds whose jobs count; an empty tuple means all kinds."""
     jobs_per_replica: float
     activation_jobs: float = 0.0
-    """More jobs than this start a target that is scaled to zero."""
+    """KEDA starts a target that is scaled to zero if there are more jobs than this number."""
     include_delayed: bool = False
-    """Whether jobs count that are not due yet, or that wait for another one of their schedule."""
+    """Whether to count jobs that are not due yet, and jobs that wait for another instance of their schedule."""
 
     def active(self, jobs: int) -> bool:
         """Whether there are enough jobs to start a target that is scaled to zero."""

@@ -25,13 +25,14 @@ class Certificates:
         self._tls = tls
         self._shown = tls.read()
         self._complaint = ""
-        self._lock = threading.Lock()  # gRPC calls _changed() in its own threads
+        # gRPC calls _changed() in threads of gRPC, so two calls can overlap
+        self._lock = threading.Lock()
         self.credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
             _configuration(self._shown),
             cast(Any, self._changed),
             require_client_authentication=tls.client_ca is not None,
         )
-        """The credentials for gRPC."""
+        """The credentials of the gRPC server, which asks them for a changed certificate at each new connection."""
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """The new configuration; None if nothing changed."""
@@ -41,7 +42,8 @@ class Certificates:
             except OptionError as error:
                 if str(error) != self._complaint:
                     self._complaint = str(error)
-                    logger.error("the certificate stays as it was: %s", error)  # noqa: TRY400  # the text names the file
+                    # without a traceback, since the error names the bad file
+                    logger.error("the certificate stays as it was: %s", error)  # noqa: TRY400
                 return None
             self._complaint = ""
             if found == self._shown:

@@ -20,11 +20,11 @@ from .certificates import Certificates
 from .rpc_service import RpcService
 
 MAX_STREAMS = 2_000
-"""Calls at a time on one connection."""
+"""The most open calls on one connection. The client queues further calls."""
 MAX_PENDING = 20_000
-"""Calls that wait for the server; it refuses more."""
+"""The most calls that wait for the server to start them. The server refuses further calls."""
 FLUSH_SECONDS = 0.2
-"""Time for the last answers to leave."""
+"""Seconds in which a stopping server sends the last answers, before it closes connections that still have calls."""
 
 
 class GrpcServer(ABC):
@@ -35,7 +35,7 @@ class GrpcServer(ABC):
     """
 
     option: ClassVar[str]
-    """The name of the address in errors."""
+    """The name of the option `listen` in error messages."""
     default_port: ClassVar[int]
     purpose: ClassVar[str]
     """The log line of the start: "node 'a' <purpose> on host:port"."""
@@ -58,7 +58,7 @@ class GrpcServer(ABC):
     def _interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
         return ()
 
-    async def _prepare(self, server: grpc.aio.Server) -> None:  # noqa: B027  # most servers have one service
+    async def _prepare(self, server: grpc.aio.Server) -> None:  # noqa: B027  # optional: most servers add none
         """Add other services, before the server listens."""
 
     async def start(self) -> None:
@@ -95,7 +95,8 @@ class GrpcServer(ABC):
         await asyncio.sleep(0)
         await service.stop(seconds)
         await asyncio.wait({refusing}, timeout=FLUSH_SECONDS)
-        if not refusing.done():  # a client watches the health
+        if not refusing.done():
+            # a health watch by a client has no end, so the server cancels the watch
             await server.stop(0)
         await refusing
 
@@ -121,13 +122,14 @@ def server_options(max_message: int) -> list[tuple[str, Any]]:
     """The gRPC options of a server; `max_message` limits a request, in bytes."""
     return [
         ("grpc.max_receive_message_length", max_message),
-        ("grpc.max_send_message_length", -1),  # RpcService limits responses, so that the error names the sizes
+        # no limit by gRPC: RpcService limits responses, with an error that names the sizes
+        ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
-        # a burst of calls waits; by default gRPC drops some of them at random, as CANCELLED
+        # with these limits, a burst of calls waits; with the default limits, gRPC cancels random calls of the burst
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ("grpc.so_reuseport", 0),
-        # detects clients that vanished, and accepts the pings of clients
+        # the server pings clients to notice vanished ones, and accepts a ping from a client every 5 s
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.ping_timeout_ms", 10_000),

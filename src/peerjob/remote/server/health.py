@@ -13,9 +13,9 @@ from peerjob.remote.wire.rpcs import SERVICE
 
 INTERVAL = 0.5
 NAMES = ("", SERVICE.full_name)
-"""The services that are SERVING while the node trusts its lease."""
+"""The services that a health check reports as SERVING while the node trusts its lease."""
 PROBES = {"liveness": Probe.LIVE, "readiness": Probe.READY}
-"""The services for the probes of Kubernetes."""
+"""Service in a health check → the Kubernetes probe that decides whether the service is SERVING."""
 
 
 class HealthReporter(BackgroundRole):

@@ -28,7 +28,7 @@ from .rpc_service import Context
 
 API_VERSION = "v1"
 MAX_WAIT = 30.0
-"""Seconds. A client that waits longer asks again, so that a dead connection ends soon."""
+"""The most seconds of one wait. A client that waits longer sends a new request, so that waits of lost clients end."""
 
 
 class InstanceRpcs:

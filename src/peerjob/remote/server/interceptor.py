@@ -17,7 +17,7 @@ from .roles import Tokens, role_in, set_caller_role
 from .rpc_service import Context
 
 OPEN_PREFIX = "/grpc.health."
-"""Health checks need no token, and do not count for the rate."""
+"""The path prefix of health checks, which need no token and do not count for the rate limit."""
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
@@ -30,7 +30,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._limiter = limiter
         self._guarded: dict[str, tuple[Any, Any]] = {}
-        """The checked handlers, by path; at most one for each RPC."""
+        """RPC path → (the original handler, the handler that first checks token and rate)."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
@@ -83,6 +83,6 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             (grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler),
         )
         make = makers[handler.request_streaming][handler.response_streaming]
-        # a streaming handler may also be a coroutine that writes its messages itself
+        # a streaming handler is either an async generator, or a coroutine that writes the messages itself
         guarded = many if inspect.isasyncgenfunction(serve) else one
         return make(guarded, handler.request_deserializer, handler.response_serializer)

@@ -22,10 +22,10 @@ T = TypeVar("T")
 logger = logging.getLogger("peerjob.server")
 
 MAX_BYTES = 3_500_000
-"""Below the default limit of gRPC clients, 4 MB."""
+"""The most bytes of instances in one response: below 4 MB, the default limit of gRPC clients."""
 FIRST_STEP = 16
 MAX_STEP = 250
-"""The most instances of one read: each may have megabytes."""
+"""The most instances that one read from the store returns: a single instance can have megabytes."""
 
 
 async def page_of(

@@ -8,7 +8,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
 
 MAX_CLIENTS = 10_000
-"""Buckets kept. Above this number, the least recently used one is dropped, and is full again later."""
+"""The most buckets. Above this number, the least recently used bucket is dropped; its client gets a full one later."""
 
 
 class RateLimiter:

@@ -20,7 +20,7 @@ from peerjob.remote.wire.errors import status_of
 from peerjob.remote.wire.values import parsed
 
 Context = Any
-"""A grpc.aio.ServicerContext, whose type parameters add nothing here."""
+"""A grpc.aio.ServicerContext. `Any` replaces the class, whose type parameters would check nothing in a handler."""
 Unary = Callable[[Any, Context], Awaitable[Message]]
 Streaming = Callable[[Any, Context], AsyncGenerator[Message, None]]
 
@@ -82,7 +82,7 @@ class RpcService:
             with self._opened(name), self._node.in_trace_of(context.invocation_metadata):
                 try:
                     return self._sized(await serve(parsed(kind, request), context))
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each error becomes a gRPC status
                     await self._fail(name, error, context)
 
         return handle
@@ -96,7 +96,7 @@ class RpcService:
                     async with contextlib.aclosing(serve(parsed(kind, request), context)) as messages:
                         async for message in messages:
                             yield self._sized(message)
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each becomes a status
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # each error becomes a gRPC status
                     await self._fail(name, error, context)
 
         return handle
@@ -123,14 +123,14 @@ class RpcService:
 
     async def _fail(self, name: str, error: BaseException, context: Context) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):
-            raise error  # the handler has sent the status
+            raise error  # the handler itself has sent the gRPC status
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError):
             if task is None or task not in self._ended:
                 raise error
             task.uncancel()
             if name not in self._waits:
-                # the call may have taken effect, so the client must not retry it on another node
+                # the interrupted call has possibly taken effect, so the client must not retry the call on another node
                 text = f"node {self._node.name!r} stopped during {name}"
                 await context.abort(grpc.StatusCode.UNAVAILABLE, text)
             error = NodeStoppedError(f"node {self._node.name!r} is stopping")

@@ -23,7 +23,7 @@ from .rpc_service import Context
 
 WATCH_BEGUN = (("peerjob-watch", "begun"),)
 MAX_SHARED = 8
-"""Messages kept for other streams that send the same event."""
+"""The number of encoded messages that are kept, so that several streams of one event encode the event only once."""
 
 
 class StreamRpcs:
@@ -31,7 +31,7 @@ class StreamRpcs:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        # keeps the event too, so that no other object gets its id
+        # each value holds its event, so that Python cannot give the id() of that event to another object
         self._messages: dict[tuple[int, bool], tuple[Event, pb.WatchResponse]] = {}
 
     async def read_logs(self, request: pb.ReadLogsRequest, context: Context) -> AsyncIterator[pb.ReadLogsResponse]:

@@ -12,7 +12,7 @@ from peerjob.proto.job.v1 import service_pb2 as pb
 from .values import optional_stamp, span, span_us, stamp_us, state_number
 
 MAX_WORKERS = 10_000
-"""The most workers that a client may request, since a node must create them."""
+"""The most workers that a client can request: the node creates every requested worker, and each takes memory."""
 
 
 def node_message(view: NodeView) -> pb.Node:

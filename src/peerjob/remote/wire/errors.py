@@ -18,11 +18,11 @@ from .values import is_tuple
 
 DETAIL_KEY = "peerjob-error-bin"
 MAX_DETAIL = 6_000
-"""Bytes. By default, clients accept 8 KiB of metadata."""
+"""The most bytes of the error in the metadata of a response. By default, clients accept 8 KiB of metadata."""
 MAX_TEXT = 1_000
-"""Characters of the status text. One character takes up to three bytes."""
+"""The most characters of the status text. One character takes up to three bytes."""
 _BOUNDS = ((4_000, 100), (1_000, 20), (200, 10), (50, 5))
-"""Characters of a text and items of a list: the generous limits first, and the ones that always fit last."""
+"""(characters of a text, items of a list): an error is shortened to the first of these limits that fits MAX_DETAIL."""
 
 Code = grpc.StatusCode
 
@@ -31,7 +31,7 @@ Code = grpc.StatusCode
 class _Known:
     code: grpc.StatusCode
     fields: tuple[str, ...] = ()
-    """The arguments of the class; empty: the message alone."""
+    """The arguments of the error class; an empty tuple means only the message."""
 
 
 _KNOWN: dict[type[Exception], _Known] = {
@@ -42,7 +42,7 @@ _KNOWN: dict[type[Exception], _Known] = {
     errors.JobConflictError: _Known(Code.INVALID_ARGUMENT, ("kind", "registered", "given")),
     errors.UnknownInstanceError: _Known(Code.NOT_FOUND, ("uuid",)),
     errors.UnknownScheduleError: _Known(Code.NOT_FOUND, ("name",)),
-    # gRPC has no better status: a client would retry RESOURCE_EXHAUSTED
+    # not RESOURCE_EXHAUSTED, since clients retry that status, and the payload would be too large again
     errors.PayloadTooLargeError: _Known(Code.INVALID_ARGUMENT, ("what", "size", "limit")),
     errors.EncodeError: _Known(Code.INVALID_ARGUMENT, ("path", "reason")),
     errors.DecodeError: _Known(Code.DATA_LOSS),

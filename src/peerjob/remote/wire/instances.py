@@ -25,7 +25,7 @@ _MOMENTS = {
     State.CANCELLED: "canceled_at",
     State.TIMED_OUT: "timed_out_at",
 }
-"""The fields with the time at which an instance last entered a state."""
+"""State → the message field with the time at which the instance last entered that state."""
 
 
 def instance_message(record: Record, *, encoded: bool) -> pb.JobInstance:
@@ -59,7 +59,7 @@ def _message(record: Record, *, encoded: bool) -> pb.JobInstance:
         slot=record.slot,
         **moments,
     )
-    # each part alone, so that an unreadable one hides no other
+    # each part is set separately, so that one unreadable part does not remove the others
     for part in (_set_creation, _set_failure, _set_progress, _set_origin):
         with contextlib.suppress(ValueError):
             part(message, record, shown)

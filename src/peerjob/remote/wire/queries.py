@@ -54,7 +54,7 @@ def _query(message: pb.Query, is_set: Callable[[_Field], bool]) -> Query:
     return Query(
         kind=message.kind if is_set("kind") else None,
         uuid=message.uuid if is_set("uuid") else None,
-        # the plain number: State() would turn -1 into all states
+        # the number as sent, not State(number): State(-1) would mean all states
         state=cast("State", int(message.state)) if is_set("state") else None,
         level=message.level if is_set("level") else None,
         tag=message.tag if is_set("tag") else None,

@@ -28,11 +28,11 @@ from .values import given_moment, given_span, span, stamp
 
 FOREVER = -1
 MAX_BULK = 1_000
-"""The most jobs of one request, since their check delays all other work of the node."""
+"""The most jobs of one request: while the node checks the jobs, all other work of the node waits."""
 MAX_SKEW_US = 86_400_000_000
 """The largest difference between the clocks of a client and a node, in microseconds."""
 NOT_SENT = frozenset({"on_complete", "on_terminate", "on_state_change"})
-"""Options that hold functions. These run where the job is defined, and a client cannot name them."""
+"""Options that hold functions. A client cannot send functions; the definition of the job on a node has them."""
 _Arguments = tuple[list[Any], dict[str, Any]]
 _UNCHANGED = ("version", "run_in", "on_store_loss", "max_crashes", "description", "name")
 _RECURRENCE = ("cron", "timezone", "overlap", "queue_limit", "misfire", "misfire_limit")
@@ -229,7 +229,7 @@ def _json(option: str, text: str, kind: Any) -> Any:
     try:
         check_json(text)
         return msgspec.json.decode(text, type=kind)
-    except (ValueError, ArithmeticError, RecursionError) as error:  # errors of msgspec are ValueErrors
+    except (ValueError, ArithmeticError, RecursionError) as error:  # errors of msgspec are subclasses of ValueError
         wanted = "a JSON array" if option == "json_arguments" else "a JSON object"
         raise OptionError(option, text[:100], f"{wanted} ({error})") from None
 

@@ -45,22 +45,22 @@ class Role(IntEnum):
     """What a caller may do. Each role includes the ones before it."""
 
     READER = 1
-    """Read."""
+    """The right to read."""
     OPERATOR = 2
-    """Schedule, cancel, retry, and change schedules."""
+    """The rights of a reader, and to schedule, cancel and retry instances and to change schedules."""
     ADMIN = 3
-    """Clear, resize and drain."""
+    """The rights of an operator, and to clear data, resize workers and drain nodes."""
 
 
 class Resend(Enum):
     """Whether a client may send a request again if the node may have received it and did not answer."""
 
     ALWAYS = "always"
-    """The request reads only, or a second one has the same effect: a scheduled instance has an id already."""
+    """Resend: the request only reads, or has no second effect, since the request contains the id of a new instance."""
     UNLESS_SILENT = "unless silent"
-    """Only if the connection broke. A node that hangs may continue later, and undo changes that came after."""
+    """Resend only if the connection broke: a hanging node can run the first request late, and undo newer changes."""
     NEVER = "never"
-    """A second request would have a second effect."""
+    """Do not resend: a second request would have a second effect."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Rpc(Generic[Q, A]):
     role: Role
     resend: Resend
     waits: bool = field(default=False, kw_only=True)
-    """The RPC waits for an event. A server that stops ends it at once."""
+    """Whether the RPC waits for an event. A server that stops ends the wait immediately."""
 
     @property
     def path(self) -> str:
@@ -117,7 +117,7 @@ def _by_verb(
 
 
 def _field(name: str, _: type[C]) -> Fields[C, C]:
-    """One field, whose value is the same in the message."""
+    """One message field, whose value needs no conversion."""
     return Fields(lambda value: {name: value}, attrgetter(name))
 
 

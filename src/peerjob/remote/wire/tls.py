@@ -43,7 +43,8 @@ class ServerTls:
             if found == known:
                 return found
             wrong = self._wrong(found)
-            if found == self._pems():  # otherwise another program is writing them
+            # files that changed during the check are read again: another program is writing them
+            if found == self._pems():
                 break
         if wrong is not None:
             raise wrong
