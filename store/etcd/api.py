@@ -68,7 +68,7 @@ class EtcdEndpoint:
             self._channel = aio.insecure_channel(target, options=_OPTIONS)
         lease = etcd.LeaseStub(self._channel)
         self.txn: Unary = self._channel.unary_unary(_TXN, response_deserializer=etcd.TxnResponse.FromString)
-        """Takes its request as bytes, see `wire`."""
+        """The call for transactions. Requests are bytes that `wire` has encoded, which is faster than messages."""
         self.grant: Unary = lease.LeaseGrant
         self.revoke: Unary = lease.LeaseRevoke
         self.remaining: Unary = lease.LeaseTimeToLive

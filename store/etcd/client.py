@@ -34,7 +34,7 @@ class EtcdClient:
         self.on_move: set[Callable[[], None]] = set()
         """Functions that the client calls when it changes to another member."""
         self.out_of_space = False
-        """Whether etcd refused a write for lack of space since the last check of its alarms."""
+        """Whether etcd refused a write for lack of space since the client last checked the alarms of etcd."""
         self._clock = clock
         self._endpoints: list[EtcdEndpoint] = []
         self._at = clock.random.randrange(len(address.endpoints))

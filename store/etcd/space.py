@@ -58,7 +58,7 @@ class FreeSpace:
 
     def _note(self, status: Any) -> None:
         address = self._client.address
-        # etcd 3.5 does not report its quota (dbSizeQuota is 0), so the quota of the URL or the default is used.
+        # etcd 3.5 does not report a quota (dbSizeQuota is 0), so the quota of the URL or the default is used.
         quota = status.dbSizeQuota or address.quota or DEFAULT_QUOTA
         alarm = any("NOSPACE" in text for text in status.errors)
         full = alarm or status.dbSize >= FULL_FROM * quota

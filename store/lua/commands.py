@@ -38,7 +38,7 @@ class LuaCommands:
         return reply
 
     async def _run_durably(self, *calls: Call) -> list[Reply]:
-        """Run scripts whose loss would break a guarantee, until they are as durable as the URL demands."""
+        """Run scripts whose loss would break a guarantee, until the writes are as durable as the URL demands."""
 
         async def attempt() -> list[Reply]:
             replies, missing = await self._driver.run_durably(*calls)

@@ -132,7 +132,7 @@ class Driver(ABC):
     ) -> Awaitable[list[Any]]:
         """Send commands in one write; the replies include the server's errors as values.
 
-        `alone` takes a connection that no other call shares meanwhile, as these commands may block it.
+        `alone` takes a connection that no other call shares, because commands that wait block their connection.
         """
 
     @abstractmethod

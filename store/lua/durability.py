@@ -104,7 +104,7 @@ def obstacle(durability: Durability, info: Mapping[str, str], config: Mapping[st
 def _waits_for_disk(info: Mapping[str, str]) -> bool:
     """Return whether WAITAOF waits for the disk if the server has `appendfsync everysec`.
 
-    Redis 7.2.2 to 7.4 and all Valkey releases so far (8.1.1 and 9.1.2 were traced) answer when the server is idle:
+    Redis 7.2.2 to 7.4 and all Valkey versions so far (8.1.1 and 9.1.2 were traced) answer when the server is idle:
     https://github.com/redis/redis/pull/13793
     """
     return "valkey_version" not in info and int(info.get("redis_version", "0").split(".")[0]) >= 8

@@ -43,7 +43,7 @@ class GlideDriver(Driver):
         super().__init__(address, prefix=prefix, call_timeout=call_timeout)
         self._client: GlideConnection | None = None
         self._waiters: list[GlideConnection] = []
-        """Idle clients for waits."""
+        """Idle clients, kept for calls that wait: a waiting call needs a client that no other call shares."""
 
     async def open(self) -> None:
         Logger.init(LogLevel.ERROR)
@@ -69,8 +69,8 @@ class GlideDriver(Driver):
             async with asyncio.timeout(self._call_timeout + _MARGIN):
                 replies = await client.send(commands)
         except TimeoutError as error:
-            # GLIDE has not reported its own timeout, so no event loop reads its pipe any more. Only a new client
-            # registers the pipe again.
+            # GLIDE has not reported its own timeout, so no event loop reads the pipe of GLIDE any more. Only a new
+            # client registers the pipe again.
             if self._client is client:
                 self._client = None
             await client.close()
@@ -87,7 +87,7 @@ class GlideDriver(Driver):
             async with asyncio.timeout(timeout):
                 replies = await client.send(commands, timeout=timeout)
         except BaseException as error:
-            # An open connection would continue to wait, and take the next hint although its caller is gone.
+            # An open connection would continue to wait, and take the next hint although the caller is gone.
             await client.close()
             if isinstance(error, GlideError | TimeoutError):
                 raise self._unavailable(error) from error

@@ -25,7 +25,7 @@ class LuaKindCommands(LuaCommands):
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._sets: dict[str, tuple[tuple[str, ...], str]] = {}
-        """Incarnation → the kinds of its latest registration, and the name of their set."""
+        """Per incarnation, the kinds of the latest registration and the name of the set of the kinds."""
 
     async def _set_for(self, incarnation: str, want: Want) -> str:
         """Return the name of the set of kinds of a claim, and register the set if necessary.

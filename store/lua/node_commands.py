@@ -28,7 +28,7 @@ class LuaNodeCommands(LuaCommands):
     def __init__(self, driver: Driver, *, namespace: str, clock: Clock, limits: StoreLimits, retry_for: float) -> None:
         super().__init__(driver, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
         self._shown: dict[bytes, tuple[bytes, NodeInfo]] = {}
-        """Incarnation → time of its latest NodeInfo, and the NodeInfo."""
+        """Per incarnation, the latest NodeInfo that was read, and the time at which the node wrote the NodeInfo."""
 
     async def join(self, node: NodeInfo, *, ttl_us: int, previous: str | None = None) -> int:
         reply = await self._run("join", node.incarnation, node.name, msgspec.msgpack.encode(node), ttl_us)

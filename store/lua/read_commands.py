@@ -137,8 +137,8 @@ class LuaReadCommands(LuaCommands):
                 break
         records = await self._records(ids, pairs, kind=query.kind or "", indexed=True)
         if query.tag is not None and (gone := [id for id, record in zip(ids, records, strict=True) if record is None]):
-            # A node whose version is not allowed to write the namespace skips the cleanup; a node with the right
-            # version does it.
+            # A node whose version is not allowed to write the namespace skips the cleanup. A node with the right
+            # version removes the ids.
             with contextlib.suppress(LayoutError):
                 await self._run("untag", query.tag, *gone)
         return [record for record in records if record is not None], ids[-1] if more else None

@@ -59,7 +59,7 @@ class RedisDriver(Driver):
         self._options = _connection_options(address, min(CONNECT_TIMEOUT, call_timeout))
         self._cluster_nodes = [(address.host, address.port)]
         self._server = None if address.cluster else (address.host, address.port)
-        """The server that has the namespace; None: ask the cluster."""
+        """Host and port of the server that has the namespace. None: the driver must ask the cluster."""
 
     async def close(self) -> None:
         self._closed = True

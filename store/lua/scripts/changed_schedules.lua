@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Schedules that were written or removed after a revision, in the order of revisions.
+-- List the schedules that were written or removed after a revision, in the order of revisions.
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     revision (0: none), or during a first load, the revision at which the load began; the revision that the load

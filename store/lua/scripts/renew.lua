@@ -3,8 +3,8 @@
 --
 -- KEYS     the prefix of all keys of the namespace; the key that holds the layout of the namespace
 -- ARGV     incarnation, ttl, running, number of claims, digest of their fences
--- Reply    {} if dead; else {now, all claims as id, fence, id, ... or "" if number and digest match, cancelled ids that
---          are not released}
+-- Reply    {} if dead; else {now, all claims as id, fence, id, ... or "" if number and digest match, cancelled ids
+--          whose claim has not ended}
 local incarnation = ARGV[1]
 local key = node_key(incarnation)
 local ends = call('ZSCORE', LEASES, incarnation)

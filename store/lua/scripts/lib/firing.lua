@@ -1,4 +1,4 @@
--- Records of nominal times. The script reads, checks and writes each fire before the next one, so a fire sees the
+-- Records of nominal times. The script reads, checks and writes each fire before the next one. So a fire sees the
 -- earlier fires of the call, and no fire is half done.
 --
 -- ARGV     node name; coordinator ("" for no term), number of its term; limit of records in a ledger, how long a record

@@ -66,8 +66,8 @@ local function leave_set(incarnation, set)
   end
 end
 
--- Call f for the head of each queue of a kind: with the key of the index, and with the member and the score that the
--- index has for that head.
+-- Call f for the head of each queue of a kind. The arguments are the key of the index of heads, and the member and
+-- score of the head in the index.
 local function each_head(set, kind, f)
   for _, suspect in ipairs({false, true}) do
     local head = call('ZRANGE', suspect and suspects_key(kind) or ready_key(kind), 0, 0, 'WITHSCORES')

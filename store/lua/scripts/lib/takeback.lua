@@ -1,8 +1,8 @@
 -- The end of an incarnation, and the return of its claims.
 -- An entry in DEAD starts with a letter: L left in order, D died, S died while a suspect ran. The letter is in lower
 -- case if the process later proved to be alive. A space and the name of the node follow.
--- The entry stays until no claim is left. The field `ended` in the requests of the incarnation stays for an hour,
--- longer than any call is repeated, so that a late join does not add the incarnation again.
+-- The entry stays until no claim is left. The field `ended` in the requests of the incarnation prevents that a late
+-- join adds the incarnation again. The field stays for an hour, longer than any call is repeated.
 local CHARGED_MS = 86400000
 local REQUESTS_MS = 3600000
 
