@@ -100,7 +100,7 @@ class Bench:
         return self.found
 
     async def measure(self, what: str, call: Callable[[], Awaitable[object]], *, rounds: int | None = None) -> None:
-        """Time some calls."""
+        """Measure a call several times, and note the median under the name `what`."""
         times: list[float] = []
         for _ in range(rounds or self._rounds):
             begin = self._time()

@@ -27,7 +27,7 @@ async def fire_delays(target: Target, *, seconds: int = 30) -> dict[str, float]:
             await client.add_schedule(jobs.NOOP.with_options(cron="0 0 29 2 *", name=f"leap-day-{number}"), number)
     async with worker_processes(target.url, namespace, count=2, workers=10) as workers:
         await asyncio.gather(*(worker.go() for worker in workers))
-        # after ten seconds, there is a leader that has fired all schedules that became due during the setup
+        # within ten seconds, a leader is elected and fires all schedules that became due during the setup
         begin = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=10)
         end = begin + timedelta(seconds=seconds)
         await asyncio.sleep((end - datetime.now(UTC)).total_seconds() + 1)

@@ -28,7 +28,7 @@ class Observations:
     busy: Mapping[str, int] = field(default_factory=dict[str, int])
     """Node → number of claimed instances, read from the store now; NodeView has the number at the last renewal."""
     before: int = 0
-    """The number of due instances that are ahead in the queues of the nodes that can run this instance."""
+    """The number of due instances that the nodes for this kind claim before this instance."""
     counted_all: bool = True
     """False if the count of `before` ended early, so that the true number is possibly larger."""
 

@@ -20,7 +20,7 @@ from peerjob.remote.wire.tls import ClientTls
 from .output import Format
 
 CONNECTION = "Connection"
-"""The panel of the help that shows the options of a connection, which a context of the file can also set."""
+"""The panel of the help that shows the options of a connection, which a context of the configuration file can set."""
 HOST = "127.0.0.1"
 TIMEOUT = "30s"
 EXCLUSIVE = (({"address"}, {"host", "port"}), ({"token"}, {"token_file"}))

@@ -27,7 +27,7 @@ _TTL_US = 5_000_000
 _LISTEN_SECONDS, _READ_PAUSE = 3.0, 0.5
 """Seconds to wait for the clocks of peers, and seconds between two reads, for a store without a clock."""
 _OFF, _FAR_OFF = 0.1, 1.0
-"""Seconds by which a clock is wrong: above the first, the check warns; above the second, a node does not lead."""
+"""Seconds by which a clock is wrong: from the first on, the check warns; from the second on, nodes do not lead."""
 _SHOWN = 5
 
 

@@ -252,7 +252,7 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _urls(context: typer.Context) -> dict[str, str]:
-    """The URLs of the store and of the coordinator, each from its option or its file, whichever is stronger."""
+    """The URLs of the store and of the coordinator, each from its option or its file, by precedence."""
     names = {one: f"--{one.replace('_', '-')}" for one in ("store", "store_file", "coordinator", "coordinator_file")}
     found = merged(given_layers(context, names), EXCLUSIVE)
     urls: dict[str, str] = {}

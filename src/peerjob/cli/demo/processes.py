@@ -120,7 +120,7 @@ def keep_server(binary: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    # with setpriv, the server ends even if this process is killed
+    # with setpriv, the system ends the server when its parent process ends, even if the parent is killed
     setpriv = shutil.which("setpriv")
     command = [*([setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []), binary]
     with tempfile.TemporaryDirectory(prefix="jobd-demo-") as folder:

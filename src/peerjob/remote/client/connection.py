@@ -181,7 +181,7 @@ class Connection:
         return NodeUnavailableError(self.addresses, "no node could be reached in time")
 
     def _max_silence(self, seconds: float) -> float | None:
-        """How long a node may hang before the client asks the next one; None if there is no other."""
+        """The seconds without an answer after which the client asks the next node; None if there is no other node."""
         return min(MAX_SILENCE, seconds / (len(self._nodes) + 1)) if len(self._nodes) > 1 else None
 
     def _leave(self, node: NodeAddress, *, hangs: bool = False) -> None:
@@ -261,7 +261,7 @@ async def _connected(channel: Any, until: float) -> bool:
 
 
 def _elsewhere(failure: Exception, rpc: Rpc[Any, Any]) -> bool:
-    """Whether the client may send the request to another node."""
+    """Whether the client is allowed to send the request to another node after a failure."""
     if isinstance(failure, NodeStoppedError):
         return True  # the node refused the call and changed nothing
     return isinstance(failure, NodeUnavailableError) and rpc.resend is not Resend.NEVER

@@ -150,7 +150,7 @@ class InstanceRpcs:
         return pb.RetryInstanceResponse(instance=_message_in(request.view)(made))
 
     async def _check_retry(self, query: Query) -> None:
-        """Raise AuthError if a query matches instances that the caller may not retry."""
+        """Raise AuthError if a query matches instances that the caller is not allowed to retry."""
         if may_use_system():
             return
         kinds = (await self._node.stats()).counts if query.kind is None else (query.kind,)

@@ -47,7 +47,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return known[1]
 
     async def _check(self, path: str, context: Context) -> None:
-        """Return if the call is accepted; abort it otherwise."""
+        """Check the rate and the token of a call; abort the call if a check fails."""
         if self._limiter is not None and not self._limiter.allows(host_of(context.peer())):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls; try again a little later")
         if self._tokens is None:

@@ -8,7 +8,7 @@ from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
 
 MAX_CLIENTS = 10_000
-"""The most buckets. Above this number, the least recently used bucket is dropped; its client gets a full one later."""
+"""The most buckets. Above this number, the least recently used bucket is dropped; its client later gets a full one."""
 
 
 class RateLimiter:

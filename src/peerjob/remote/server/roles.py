@@ -19,7 +19,7 @@ REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 NEEDED_ROLES: dict[str, Role] = {REFLECTION: Role.READER} | {rpc.path: rpc.role for rpc in RPCS.values()}
 """The role that a call needs, by path. Any other path needs `Role.ADMIN`."""
 SYSTEM = "system."
-"""The prefix of the kinds of peerjob's own jobs. Only an admin is allowed to use them, since these jobs remove data."""
+"""The prefix of the kinds of peerjob's own jobs. Only an admin is allowed to use them, since the jobs remove data."""
 _caller_role: ContextVar[Role] = ContextVar("caller_role", default=Role.ADMIN)
 """The role of the caller of this task's RPC. Without tokens, each caller is an admin."""
 
@@ -86,7 +86,7 @@ class Tokens:
     def role_of(self, token: str) -> Role | None:
         """The role of a token; None for an unknown one."""
         digest, found = hash_token(token), None
-        # the loop compares all tokens: if it stopped at the match, its duration would reveal the place of the match
+        # all tokens are compared: a search that ends at the match would reveal the place of the match by its time
         for one in self._tokens:
             if hmac.compare_digest(one.digest, digest):
                 found = one.role

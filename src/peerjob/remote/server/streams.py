@@ -49,7 +49,7 @@ class StreamRpcs:
                 yield self._message(event, encoded=encoded)
 
     def _message(self, event: Event, *, encoded: bool) -> pb.WatchResponse:
-        """The event's message, made once for all streams that send it at about the same time."""
+        """The message of an event, made once for all streams that send the event at about the same time."""
         key = (id(event), encoded)
         made = self._messages.get(key)
         if made is None:

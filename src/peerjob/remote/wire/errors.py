@@ -22,7 +22,7 @@ MAX_DETAIL = 6_000
 MAX_TEXT = 1_000
 """The most characters of the status text. One character takes up to three bytes."""
 _BOUNDS = ((4_000, 100), (1_000, 20), (200, 10), (50, 5))
-"""(characters of a text, items of a list): an error is shortened to the first of these limits that fits MAX_DETAIL."""
+"""(characters of a text, items of a list): an error is cut to the first pair of limits that fits MAX_DETAIL."""
 
 Code = grpc.StatusCode
 
