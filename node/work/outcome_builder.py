@@ -92,7 +92,7 @@ class OutcomeBuilder:
             id=run.claim.id,
             fence=run.claim.fence,
             action=Action.REPORT,
-            # a report after the end of the run carries only log lines: `Store.commit` accepts no start of an ended run
+            # after the end of a run, the store accepts its log lines only: a report that also says `started` is refused
             started=run.reported and not run.ended,
             progress=run.take_progress(),
             logs=run.take_logs(),

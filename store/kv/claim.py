@@ -247,8 +247,8 @@ class ClaimCommands(KVCommands):
             answer = await self._kv.read(reads)
         if answer is None:
             if known is not None:
-                # the failed step does not show whether the registration still exists: keep a note, so that the next
-                # claim deletes or rewrites the registration
+                # the transaction failed, so this node may or may not be registered as idle: remember that, so that the
+                # next claim deletes or rewrites the registration
                 self._idle_entries[call.incarnation] = known._replace(revision=-1, kinds=(), groups=())
             return False
         call.waited = True

@@ -89,7 +89,7 @@ class LogCommands(KVCommands):
                 try:
                     numbered.extend(enumerate(decode_lines(entry.value), int(key[len(prefix) :])))
                 except DecodeError as error:
-                    # without a traceback: the message of a DecodeError names the cause
+                    # log no traceback: the message of a DecodeError already names the cause
                     LOGGER.error("%s: %s; its lines are left out", key, error)
             enough = limit and numbered and numbered[-1][0] + 1 - at >= limit
             if enough or not found.more:

@@ -268,7 +268,8 @@ class Writer:
         """Write the step `also` for those changes that the first request has applied."""
         guarded = part.answer_log is not None and part.answer_log.guarded
         if not done and (guarded or not part.extra_ops):
-            # a guard did not hold, so the request wrote nothing and has no answer to store yet
+            # a compare of the whole request failed, so nothing was written: the caller sends the request again,
+            # and only then there is an answer to keep
             if part.answer_log is not None:
                 part.answer_log.unused()
             return

@@ -69,8 +69,8 @@ class GlideDriver(Driver):
             async with asyncio.timeout(self._call_timeout + _MARGIN):
                 replies = await client.send(commands)
         except TimeoutError as error:
-            # GLIDE has not reported its own timeout, so no event loop reads the pipe of GLIDE any more. Only a new
-            # client registers the pipe again.
+            # GLIDE's own timeout is shorter and should have come first. It did not come, which shows that no event loop
+            # reads GLIDE's pipe any more. Only a new client registers the pipe again, so drop this one.
             if self._client is client:
                 self._client = None
             await client.close()

@@ -86,7 +86,8 @@ class ReplacingRules(ScheduleSuite):
         assert (record.outcome, record.cancelled) == (FIRED, first.id)
         (taken,) = await store.enqueue([self.make.instance(key="k")])
         assert taken.id == second.id
-        # a running instance keeps its key until the body has ended: a replacement with the same key cancels nothing
+        # a running instance keeps its key until its body has ended, so a fire that would replace it with an instance of
+        # the same key is skipped, and cancels nothing
         peer = await self.join(store)
         await peer.take_one()
         record = await self.fired(store, 2, overlap=REPLACE, instance=third)
