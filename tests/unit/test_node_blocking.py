@@ -415,6 +415,7 @@ async def test_a_body_that_waits_for_another_one_is_told_to_end_when_its_node_st
         assert (after.state, after.attempts) == (State.SCHEDULED, 0)
 
 
+@pytest.mark.one_python
 def test_the_blocking_verbs_are_those_of_the_asynchronous_classes() -> None:
     script = Path(__file__).parents[2] / "scripts" / "generate_blocking.py"
 
