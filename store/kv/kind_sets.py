@@ -1,9 +1,9 @@
 """The kinds of nodes with many kinds, stored once for all nodes with the same kinds.
 
 Each claim, renewal and reap reads the row of a node. So the row of a node with many kinds has only the digest of its
-kinds. The kinds are stored separately, in parts that fit into one value. A join writes the stamp of the kinds, and then
-compares it when it writes the row. The removal of unused kinds reads the stamps, then the rows, and compares the stamps
-when it deletes. So no removal deletes kinds that a row names.
+kinds. The kinds are stored separately, in parts that fit into one value. A join writes the parts, then the stamp of the
+kinds if the parts are still there. It compares the stamp when it writes the row. The removal of unused kinds reads the
+stamps, then the rows, and compares the stamps when it deletes. So no removal deletes kinds that a row names.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import NodeInfo
 
 from .base import MAX_REQUEST_BYTES, Compare, Delete, KeyValue, Put, Step
 from .keys import Keys, below, prefix_end
 from .rows import NodeRow, encode, kinds_of, node_of
+from .writer import ROUNDS
 
 _MAX_KINDS_IN_ROW = 16
 _MAX_KNOWN = 100
@@ -41,11 +43,16 @@ class KindSets:
         parts = [encode(part) for part in _parts(node)]
         digest = hashlib.sha256(b"".join(parts)).hexdigest()[:32]
         stamp, prefix = self._keys.kinds + digest, f"{self._keys.kinds}{digest}/"
-        (found,) = await self._kv.get([stamp])
-        if found is None:
-            for number, part in enumerate(parts):
-                await self._kv.txn([Step([], [Put(f"{prefix}{number:04d}", part)])])
-        applied = await self._kv.txn([Step([], [Put(stamp, str(len(parts)).encode())])])
+        compares, names = [_is_there(stamp)], [f"{prefix}{number:04d}" for number in range(len(parts))]
+        for _ in range(ROUNDS):
+            applied = await self._kv.txn([Step(compares, [Put(stamp, str(len(parts)).encode())])])
+            if applied.steps[0] is not None:
+                break
+            for name, part in zip(names, parts, strict=True):
+                await self._kv.txn([Step([], [Put(name, part)])])
+            compares = [_is_there(name) for name in names]
+        else:
+            raise StoreUnavailableError(self._keys.root[:-1], "the kinds of a joining node are removed again and again")
         self._remember(
             digest, node.kinds, {kind: node.signatures[kind] for kind in node.kinds if kind in node.signatures}
         )
@@ -78,7 +85,11 @@ class KindSets:
         """Delete kinds that no row names."""
         kv, keys = self._kv, self._keys
         (stored,) = await kv.read([below(keys.kinds, keys_only=True)])
-        stamps = {key: entry.mod for key, entry in stored.items if "/" not in key[len(keys.kinds) :]}
+        found = {key: entry.mod for key, entry in stored.items}
+        stamps = {key: mod for key, mod in found.items() if "/" not in key[len(keys.kinds) :]}
+        # a node that died before it wrote the stamp leaves parts; a node that is still writing them begins again
+        for stamp in {key.rpartition("/")[0] for key in found.keys() - stamps.keys()} - stamps.keys():
+            await kv.txn([Step([Compare(stamp)], [Delete(f"{stamp}/", prefix_end(f"{stamp}/"))])])
         if not stamps:
             return
         (rows,) = await kv.read([below(keys.node)])
@@ -92,6 +103,11 @@ class KindSets:
         if len(self._known) >= _MAX_KNOWN:
             del self._known[next(iter(self._known))]
         self._known[digest] = (kinds, signatures)
+
+
+def _is_there(key: str) -> Compare:
+    """Compare that a key of this file exists: every value of them is below this text."""
+    return Compare(key, below="\U0010ffff")
 
 
 def _whole(row: NodeRow, kinds: tuple[str, ...], signatures: dict[str, str]) -> NodeInfo:

@@ -8,7 +8,7 @@ import pytest
 from peerjob.model.errors import StoreUnavailableError
 from peerjob.model.record import StoreLimits
 from peerjob.store.kv import counts
-from peerjob.store.kv.base import Applied, Compare, Entry, Found, Range, Step
+from peerjob.store.kv.base import Applied, Compare, Delete, Entry, Found, Range, Step
 from peerjob.store.kv.context import KVContext
 from peerjob.store.kv.kind_groups import Grouping
 from peerjob.store.kv.store import KVStore
@@ -302,3 +302,43 @@ async def test_requests_for_many_kinds_count_though_counters_are_forgotten(
             for start in (0, at, 20):
                 await bench.store.enqueue([make.instance(kind=kind) for kind in kinds[start : start + 10]])
         assert_counted(bench.data, "n")
+
+
+async def test_the_parts_of_kinds_that_a_dead_node_has_stored_leave_no_keys(clock: VirtualClock) -> None:
+    """The node died before it wrote the stamp that tells of the parts."""
+    data, make = MemoryData(costs=Costs()), Factory(clock)
+    kv = MemoryKeyValue(data, clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    info = make.node(kinds=[f"kind-{number}" for number in range(20)])
+    await store.join(info, ttl_us=LONG_TTL_US)
+    stamp, *parts = sorted(key for key in data.entries if key.startswith("n/kinds/"))
+    await kv.txn([Step([], [Delete(stamp), Delete(f"n/node/{info.incarnation}")])])
+    assert parts
+    await store.reap(10, reaper=info.incarnation)
+    await store.expire(10)
+    assert not any(key.startswith("n/kinds/") for key in data.entries)
+
+
+async def test_a_join_stores_its_kinds_again_if_they_are_removed_meanwhile(clock: VirtualClock) -> None:
+    data, make = MemoryData(costs=Costs()), Factory(clock)
+
+    class Removing(MemoryKeyValue):
+        """Removes the unused kinds once, after the first part was written."""
+
+        removed = False
+
+        async def txn(self, steps: Sequence[Step], also: Step | None = None, guards: Sequence[Compare] = ()) -> Applied:
+            applied = await super().txn(steps, also, guards)
+            parts = [op.key for step in steps for op in step.ops if "/kinds/" in op.key and op.key.count("/") == 3]
+            if parts and not self.removed:
+                self.removed = True
+                await super().txn([Step([], [Delete(key) for key in parts])])
+            return applied
+
+    kv = Removing(data, clock)
+    store = KVStore(kv, url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    info = make.node(kinds=[f"kind-{number}" for number in range(20)])
+    await store.join(info, ttl_us=LONG_TTL_US)
+    assert kv.removed
+    other = KVStore(MemoryKeyValue(data, clock), url="memory://", namespace="n", clock=clock, limits=StoreLimits())
+    assert [len(view.info.kinds) for view in await other.nodes()] == [20]
