@@ -26,8 +26,9 @@ from .body.registry import Registry
 from .exit import AtExit, stop_signals, wait_on
 from .manager.blocking import StartableManager
 from .manager.call_encoder import CallEncoder
+from .manager.instances import NodeInstanceManager
 from .manager.jobs import JobSource
-from .manager.manager import NodeManager
+from .manager.schedules import NodeScheduleManager
 from .observe.node_stats import NodeStats, node_stats_of
 from .observe.observer import Observer
 from .observe.probes import Probe, ProbeAnswer, answer_probe
@@ -37,7 +38,6 @@ from .runtime import NodeRuntime
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-    from peerjob.node.observe.spans import Tracing
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -54,7 +54,7 @@ EXIT_MARGIN = 7.0
 """Seconds, added to the grace, that an exiting process waits for a node whose event loop runs in another thread."""
 
 
-class Node(NodeManager, StartableManager):
+class Node(NodeInstanceManager, NodeScheduleManager, StartableManager):
     """One of equal peers that share a store: schedules jobs, runs them, and takes over from peers that die.
 
     Use a node as an async context manager, or call `start()` and `stop()`. `run()` starts, waits for SIGTERM and stops.
@@ -135,8 +135,8 @@ class Node(NodeManager, StartableManager):
         )
         self._overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._observers: list[Observer] = []
-        self._tracing: Tracing | None = None
-        self._runtime: NodeRuntime | None = None
+        self._tracing = None
+        self._runtime = None
         self._pending_start: _PendingStart | None = None
         self._stop_task: asyncio.Task[None] | None = None
         self._loop_end_task: asyncio.Task[None] | None = None
@@ -323,17 +323,7 @@ class Node(NodeManager, StartableManager):
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
 
-    @property
-    def running(self) -> bool:
-        """Whether the node is started and not stopped."""
-        return self._runtime is not None
-
     # -- this node ---------------------------------------------------------------------------------------------------
-
-    def _need_runtime(self) -> NodeRuntime:
-        if self._runtime is None:
-            raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
-        return self._runtime
 
     @property
     def incarnation(self) -> str:

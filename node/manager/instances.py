@@ -1,4 +1,4 @@
-"""The verbs for instances: look up, count, wait, watch, cancel and clear."""
+"""The verbs for instances: look up, count, wait, watch, cancel and clear; and the view of the cluster."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from uuid import UUID
 
 from msgspec import structs
 
-from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.entries import HistoryEntry, LogEntry
+from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Event, Stats
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
+from peerjob.model.firing import Leader
 from peerjob.model.ids import checked_id
 from peerjob.model.job import Job
 from peerjob.model.query import Filter, Query, ResultPage
-from peerjob.model.record import LogLine, LogPage, Record
+from peerjob.model.record import LogLine, LogPage, NodeView, Record
 from peerjob.model.state import State
 
-from .base import NodeManagerBase
+from .jobs import NodeJobManager
 
 PAGE = 500
 FOLLOW_INTERVAL = 0.5
 """Seconds between two reads of a log with `follow=True`."""
 
 
-class NodeInstanceManager(NodeManagerBase):
-    """The verbs of a node for instances."""
+class NodeInstanceManager(NodeJobManager):
+    """The verbs of a node for instances and for the cluster."""
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -99,8 +101,11 @@ class NodeInstanceManager(NodeManagerBase):
                 ended = True
 
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None = None) -> None:
-        if self.running:
-            self._need_runtime().log_lines.keep(id, level, message, fields=fields)
+        if self._runtime is not None:
+            self._runtime.log_lines.keep(id, level, message, fields=fields)
+
+    def read_result(self, record: Record, job: Job[..., Any, Any] | None = None) -> Any:
+        return self._call_encoder.read_result(record, job)
 
     async def count(self, query: Query | None = None) -> int:
         store, query = self._open_store(), query or Query()
@@ -219,6 +224,15 @@ class NodeInstanceManager(NodeManagerBase):
 
     async def clear(self) -> None:
         await self._need_runtime().clear()
+
+    # -- cluster -----------------------------------------------------------------------------------------------------
+
+    async def nodes(self) -> list[NodeView]:
+        views, now_us = await self._open_store().nodes(), self._store_time_us()
+        return [structs.replace(view, age_us=max(0, now_us - view.renewed_us)) for view in views]
+
+    async def leader(self) -> Leader | None:
+        return self._need_runtime().election.leader
 
 
 async def _clear_pages(clear: Callable[..., Awaitable[tuple[int, str | None]]], filter: Filter) -> int:

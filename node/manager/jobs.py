@@ -1,42 +1,88 @@
-"""The verbs for jobs, and the kinds that may be scheduled."""
+"""The base of a node's verbs, and the verbs for jobs: register a job, and schedule runs of it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
-from peerjob.model.errors import UnknownKindError
+from msgspec import structs
+
+from peerjob.handles.instance import Instance
+from peerjob.handles.manager import Manager
+from peerjob.model.errors import NodeStateError, UnknownKindError
+from peerjob.model.injected import current_run
 from peerjob.model.job import Call, Job, JobGroup, collect_jobs
+from peerjob.model.query import Query
+from peerjob.node.body.registry import Registry
+from peerjob.node.runtime import NodeRuntime
+from peerjob.store.base import Store
 
-from .base import ManagedRuntime, NodeManagerBase
+from .call_encoder import CallEncoder, fresh_record
+from .loop_pauses import map_with_pauses
+
+if TYPE_CHECKING:
+    from peerjob.node.observe.spans import Tracing
+
+R = TypeVar("R")
 
 logger = logging.getLogger("peerjob.node")
 
 JobSource = Job[..., Any, Any] | JobGroup | str | Iterable[Any] | object
 
 
-class NodeJobManager(NodeManagerBase):
-    """The verbs of a node for jobs."""
+class NodeJobManager(Manager):
+    """The verbs of a node for jobs. A node has a runtime from its start to its stop; its verbs work in between."""
 
+    name: str
+    _store: Store
+    _registry: Registry
+    _call_encoder: CallEncoder
     _allow_unknown: bool
+    _tracing: Tracing | None
+    _runtime: NodeRuntime | None
+
+    @property
+    def running(self) -> bool:
+        """Whether the node is started and not stopped."""
+        return self._runtime is not None
+
+    def _need_runtime(self) -> NodeRuntime:
+        """Return the runtime; raises NodeStateError while the node is not running."""
+        if self._runtime is None:
+            raise NodeStateError(f"node {self.name!r} is not running; start it, or use `async with`")
+        return self._runtime
+
+    def _open_store(self) -> Store:
+        """Return the store; raises NodeStateError while the node is not running."""
+        self._need_runtime()
+        return self._store
+
+    def _store_time_us(self) -> int:
+        return self._need_runtime().lease.time.time_us()
+
+    def _passing(self, timeout: float | None) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let virtual time pass while the caller waits. A wait inside a job moves no time: only the test does."""
+        return self.clock.passing(timeout) if current_run.get() is None else contextlib.nullcontext()
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
 
     def register(self, source: JobSource) -> None:
         found = collect_jobs(source)
         # make the definitions first, so that an invalid definition raises before any job is added
         defined = self._call_encoder.defined(found)
         self._registry.add(found)
-        if self.running:
-            runtime = self._need_runtime()
-            runtime.job_schedules.add(defined)
-            runtime.kinds_changed()
+        if self._runtime is not None:
+            self._runtime.job_schedules.add(defined)
+            self._runtime.kinds_changed()
 
     def unregister(self, kind: str) -> Job[..., Any, Any]:
         job = self._registry.remove(kind)
-        if self.running:
-            runtime = self._need_runtime()
-            runtime.job_schedules.forget(job.kind)
-            runtime.kinds_changed()
+        if self._runtime is not None:
+            self._runtime.job_schedules.forget(job.kind)
+            self._runtime.kinds_changed()
         return job
 
     def jobs(self) -> list[Job[..., Any, Any]]:
@@ -93,6 +139,90 @@ class NodeJobManager(NodeManagerBase):
             if self._registry.find(kind) is None:
                 await self._need_runtime().catalogue.admit(kind)
 
-    def _needs_no_check(self, runtime: ManagedRuntime, job: Job[..., Any, Any]) -> bool:
+    def _needs_no_check(self, runtime: NodeRuntime, job: Job[..., Any, Any]) -> bool:
         """Whether this node runs the job or, without workers, has looked up the kind in the last few seconds."""
         return self._registry.runs(job) if runtime.pool.size else runtime.catalogue.needs_no_look(job.kind)
+
+    # -- scheduling --------------------------------------------------------------------------------------------------
+
+    async def _schedule(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Instance[Any]:
+        if isinstance(target, str):
+            return await self._schedule_call(await self._resolve(target, args, kwargs))
+        self._need_runtime()
+        return await self._schedule_call(self._call_encoder.resolve(target, args, kwargs))
+
+    async def schedule_as(self, id: str, call: Call[R]) -> Instance[R]:
+        """Like `schedule(call)`, under a UUIDv7 of the caller, so that a repeated call stores no second instance."""
+        self._need_runtime()
+        return await self._schedule_call(call, id)
+
+    async def _schedule_call(self, call: Call[R], id: str = "") -> Instance[R]:
+        if self._tracing is None:
+            return await self._add(call, id)
+        with self._tracing.scheduling([call.job.kind]):
+            return await self._add(call, id)
+
+    async def _add(self, call: Call[R], id: str) -> Instance[R]:
+        runtime = self._need_runtime()
+        new = self._call_encoder.new(call)
+        checked = self._needs_no_check(runtime, call.job)
+        if not checked:
+            self._adopt([call.job])
+            await self._admit([new.kind])
+        if id:
+            new = structs.replace(new, id=id)
+        answer = await runtime.enqueuer.add(new)
+        if not checked:
+            await self.is_served(new.kind)
+        if not answer.is_new:
+            return Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False)
+        return runtime.changes.scheduled(call.job, fresh_record(new, self.clock.time_us()))
+
+    async def schedule_many(self, calls: Iterable[Call[R]], *, ids: Sequence[str] = ()) -> list[Instance[R]]:
+        """Store many runs, in batches; check every call before storing the first. `ids` as in `schedule_as`."""
+        self._need_runtime()
+        given: Iterable[Any] = calls  # an item can also be a kind as text, although the signature does not say so
+        resolve = self._call_encoder.resolve
+        taken: list[Call[R]] = [
+            await self._resolve(one, (), {}) if isinstance(one, str) else resolve(one, (), {}) for one in given
+        ]
+        if self._tracing is None:
+            return await self._add_many(taken, ids)
+        with self._tracing.scheduling([call.job.kind for call in taken]):
+            return await self._add_many(taken, ids)
+
+    async def _add_many(self, calls: Sequence[Call[R]], ids: Sequence[str]) -> list[Instance[R]]:
+        runtime = self._need_runtime()
+        new = await map_with_pauses(calls, self._call_encoder.new)
+        self._adopt({id(call.job): call.job for call in calls}.values())
+        await self._admit({one.kind for one in new})
+        if ids:
+            new = [structs.replace(one, id=id) for one, id in zip(new, ids, strict=True)]
+        answers = await runtime.enqueuer.add_many(new)
+        for kind in {one.kind for one in new}:
+            await self.is_served(kind)
+        now = self.clock.time_us()
+        instances: list[Instance[R]] = []
+        for call, one, answer in zip(calls, new, answers, strict=True):
+            if answer.is_new:
+                instances.append(runtime.changes.scheduled(call.job, fresh_record(one, now)))
+            else:
+                instances.append(Instance(self, await runtime.records.record(answer.id), job=call.job, is_new=False))
+        return instances
+
+    async def retry_instances(self, query: Query) -> list[Instance[Any]]:
+        runtime = self._need_runtime()
+        old = [instance async for instance in self.iter_instances(query) if instance.state.is_final]
+        new = [self._call_encoder.again(instance.record) for instance in old]
+        await runtime.enqueuer.add_many(new)
+        now = self.clock.time_us()
+        return [runtime.changes.scheduled(self.find_job(one.kind), fresh_record(one, now)) for one in new]
+
+    async def retry_instance(self, uuid: str | UUID) -> Instance[Any]:
+        runtime = self._need_runtime()
+        old = await runtime.records.record(uuid)
+        if not old.state.is_final:
+            raise NodeStateError(f"instance {old.id} is {old.state!s}; only a final one can be repeated")
+        new = self._call_encoder.again(old)
+        await runtime.enqueuer.add(new)
+        return runtime.changes.scheduled(self.find_job(new.kind), fresh_record(new, self.clock.time_us()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .observed_runtime import ObservedRuntime
+from peerjob.node.runtime import NodeRuntime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class NodeStats:
     """Role → errors since the node started, such as those of a store that did not answer."""
 
 
-def node_stats_of(runtime: ObservedRuntime) -> NodeStats:
+def node_stats_of(runtime: NodeRuntime) -> NodeStats:
     """The state of a node now."""
     pool, leader = runtime.pool, runtime.election.leader
     return NodeStats(

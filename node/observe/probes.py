@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from peerjob.model.findings import Finding, Severity
-
-from .observed_runtime import ObservedRuntime
+from peerjob.node.runtime import NodeRuntime
 
 
 class Probe(StrEnum):
@@ -46,12 +45,12 @@ class ProbeAnswer:
         return "\n".join(("ok" if self.ok else "failed", *lines, ""))
 
 
-def answer_probe(runtime: ObservedRuntime | None, probe: Probe) -> ProbeAnswer:
+def answer_probe(runtime: NodeRuntime | None, probe: Probe) -> ProbeAnswer:
     """Answer a probe from what this process knows; `runtime` is None for a node that is not running."""
     return ProbeAnswer(probe=probe, findings=tuple(_findings(runtime, probe)))
 
 
-def _findings(runtime: ObservedRuntime | None, probe: Probe) -> list[Finding]:
+def _findings(runtime: NodeRuntime | None, probe: Probe) -> list[Finding]:
     if runtime is None:
         # a process is live before its node runs; the other probes detect a start that never ends
         return [_finding("start", probe is Probe.LIVE, "is not running")]
@@ -66,7 +65,7 @@ def _findings(runtime: ObservedRuntime | None, probe: Probe) -> list[Finding]:
             return _drained(runtime)
 
 
-def _live(runtime: ObservedRuntime) -> list[Finding]:
+def _live(runtime: NodeRuntime) -> list[Finding]:
     pool = runtime.pool
     # Without a trusted lease, stuck bodies do not count: the node told them to end because the store is away, and they
     # can end by themselves before the store is back.
@@ -79,7 +78,7 @@ def _live(runtime: ObservedRuntime) -> list[Finding]:
     return findings
 
 
-def _renewal(runtime: ObservedRuntime) -> tuple[bool, str]:
+def _renewal(runtime: NodeRuntime) -> tuple[bool, str]:
     lease = runtime.lease
     if lease.died:
         return False, "no task renews it any more"
@@ -88,7 +87,7 @@ def _renewal(runtime: ObservedRuntime) -> tuple[bool, str]:
     return True, "the node renews it, or tries to"
 
 
-def _claim_loop(runtime: ObservedRuntime) -> tuple[bool, str]:
+def _claim_loop(runtime: NodeRuntime) -> tuple[bool, str]:
     claim_loop, since = runtime.claim_loop, runtime.lease.answered_since
     if claim_loop.died:
         return False, "has ended"
@@ -101,7 +100,7 @@ def _claim_loop(runtime: ObservedRuntime) -> tuple[bool, str]:
     return True, "makes progress"
 
 
-def _ready(runtime: ObservedRuntime) -> list[Finding]:
+def _ready(runtime: NodeRuntime) -> list[Finding]:
     started, trusted, accepting = runtime.claim_loop.started, runtime.lease.trusted, runtime.pool.accepting
     age = f"the store answered {max(0.0, runtime.lease.age):.1f} s ago" if runtime.joined else "there is none yet"
     return [
@@ -111,7 +110,7 @@ def _ready(runtime: ObservedRuntime) -> list[Finding]:
     ]
 
 
-def _drained(runtime: ObservedRuntime) -> list[Finding]:
+def _drained(runtime: NodeRuntime) -> list[Finding]:
     pool = runtime.pool
     left = pool.running + pool.waiting
     settled = not runtime.claim_loop.unsettled

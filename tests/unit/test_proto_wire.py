@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerjob import Backfill, Filter, Leader, LogEntry, NodeView, Query, State, Stats, Term, Worker
-from peerjob.handles.instance import HistoryEntry
+from peerjob.handles.entries import HistoryEntry
 from peerjob.handles.schedule import FireEntry, ScheduleView
 from peerjob.model import errors
 from peerjob.model.codec import encode_value
