@@ -46,8 +46,8 @@ from peerjob.model.record import NodeView, Record
 from peerjob.model.state import Level
 
 from .blocking_calls import BlockingCalls
-from .instance import HistoryEntry, Instance, LogEntry
-from .instance_view import InstanceView
+from .entries import HistoryEntry, LogEntry
+from .instance import Instance, InstanceView
 from .manager import Event, Stats
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 

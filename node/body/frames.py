@@ -9,8 +9,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from peerjob.handles.context import Reason
-from peerjob.model.decoding import reader
-from peerjob.model.spec import ErrorInfo
+from peerjob.model.spec import ErrorInfo, reader
 
 MAX_FRAME = 64 << 20
 """Most bytes in one frame; a reader refuses a longer frame."""

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container, Itera
 from typing import Any
 
 from peerjob.cluster.role import BackgroundRole
-from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.entries import HistoryEntry, LogEntry
+from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Event, Manager
 from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError

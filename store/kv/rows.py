@@ -7,7 +7,6 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from peerjob.model.decoding import reader
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import (
     MAX_CRASHES,
@@ -23,6 +22,7 @@ from peerjob.model.record import (
     Transition,
     is_suspect,
 )
+from peerjob.model.spec import reader
 from peerjob.model.state import State
 
 from .base import Entry

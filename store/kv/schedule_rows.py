@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from peerjob.model.decoding import reader
 from peerjob.model.firing import FireRecord, ScheduleRow
+from peerjob.model.spec import reader
 
 from .rows import NOTHING_EXTRA
 

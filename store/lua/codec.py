@@ -8,9 +8,9 @@ from typing import cast
 
 import msgspec
 
-from peerjob.model.decoding import reader
 from peerjob.model.errors import DecodeError
 from peerjob.model.record import Ack, Action, Claim, Claimed, LogLine, NewInstance, Outcome, Record, Transition
+from peerjob.model.spec import reader
 from peerjob.model.state import State
 
 from .script import Argument, Reply

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from peerjob.model.clock import Clock
-from peerjob.model.decoding import reader
 from peerjob.model.record import MAX_BATCH, Hint, NodeInfo, NodeView, Reaped, StoreLimits
+from peerjob.model.spec import reader
 from peerjob.model.state import State
 from peerjob.store.retry import LOGGER
 

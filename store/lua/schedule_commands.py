@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from peerjob.model.decoding import reader
 from peerjob.model.errors import DecodeError
 from peerjob.model.firing import (
     MAX_SCHEDULES,
@@ -20,6 +19,7 @@ from peerjob.model.firing import (
     ScheduleRow,
     Term,
 )
+from peerjob.model.spec import reader
 from peerjob.store.fire_rules import MAX_REMOVALS, check_count, check_fires
 from peerjob.store.retry import LOGGER
 

@@ -3,7 +3,7 @@
 Read in this order:
 
 - `manager`: the verbs of a cluster. `Node` and `Client` implement `Manager`.
-- `instance`: one execution of a job. Its properties are in `instance_view`.
+- `instance`: one execution of a job. `entries`: its history and its log lines.
 - `schedule`: one recurrence of a job.
 - `context`: the run of an instance, seen from inside the job. `job_log` stores its log lines.
 - `blocking`: the same verbs for code without an event loop. scripts/generate_blocking.py writes it from the classes

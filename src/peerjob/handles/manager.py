@@ -19,7 +19,8 @@ from peerjob.model.query import Filter, Query, ResultPage
 from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.state import State
 
-from .instance import HistoryEntry, Instance, LogEntry
+from .entries import HistoryEntry, LogEntry
+from .instance import Instance
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")

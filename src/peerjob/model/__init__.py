@@ -6,6 +6,6 @@ Read in this order:
 - `state`, `record` and `firing`: what a store keeps about instances and schedules.
 - `query`: criteria for lookups. `errors`: all errors. `limits`: sizes of texts. `clock`, `durations`, `ids`: times.
 - `injected` and `signature`: parameters of a job that the node supplies; `in_place` calls a job outside of a node.
-- `spec`, `codec` and `bounds`: how arguments, results and errors are encoded. `references`: functions stored by name.
+- `codec`, `bounds` and `spec`: how arguments, results and errors are encoded. `references`: functions stored by name.
 - `cron` and `recurrence`: nominal times of schedules; `explain` describes a cron text.
 """

@@ -7,9 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from .decoding import reader
 from .firing import Overlap
 from .record import MAX_CRASHES
+from .spec import reader
 
 DEFAULT_MISFIRE_LIMIT = 100
 """Default number of missed nominal times that `misfire="run_all"` runs."""

@@ -1,15 +1,20 @@
-"""The immutable part of an instance: its arguments, and the options that are stored with it."""
+"""The encoded parts of a stored instance: its arguments and options, its error, its progress; and how they are read."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
+from .bounds import TRIVIAL, Bounds
 from .codec import decode_shown, encode_value, has_secret
-from .decoding import reader
 from .errors import DecodeError, EncodeError
 from .record import Moment
+
+T = TypeVar("T")
+
+_bounds = Bounds(lists=frozenset(), pairs=-1, wrapper=-1, zoned=frozenset())
 
 
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -59,6 +64,29 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     fraction: float
     message: str = ""
     at_us: Moment = 0
+
+
+def reader(kind: type[T], what: str, *, open: bool = False) -> Callable[[bytes], T]:
+    """Make a decoder of one kind of record. `what` names it in errors.
+
+    With `open`, the record can hold values of any type, so the bounds are checked first.
+    """
+    decode = msgspec.msgpack.Decoder(kind, ext_hook=_refused).decode
+
+    def read(data: bytes) -> T:
+        try:
+            if open and len(data) > TRIVIAL:
+                _bounds.check(data)
+            return decode(data)
+        # damaged data makes msgspec raise UnicodeDecodeError, OverflowError, RecursionError and errors of other classes
+        except Exception as error:
+            raise DecodeError(f"{what} cannot be read: {error}") from error
+
+    return read
+
+
+def _refused(code: int, data: memoryview) -> Any:
+    raise ValueError(f"tag {code} of {len(data):,} bytes, where records have no tags")
 
 
 _spec_encoder = msgspec.msgpack.Encoder()

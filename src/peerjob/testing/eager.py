@@ -17,7 +17,8 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from msgspec import structs
 
 from peerjob.cluster.loop_thread import run_here
-from peerjob.handles.instance import Instance, LogEntry
+from peerjob.handles.entries import LogEntry
+from peerjob.handles.instance import Instance
 from peerjob.handles.job_log import CaptureHandler
 from peerjob.handles.manager import Manager
 from peerjob.model.clock import aware_us

@@ -11,7 +11,8 @@ import typer
 from rich.live import Live
 
 from peerjob.cli.printable import printable
-from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.entries import HistoryEntry, LogEntry
+from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Event
 from peerjob.model.query import Query
 from peerjob.model.state import State

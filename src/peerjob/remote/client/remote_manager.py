@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.entries import HistoryEntry, LogEntry
+from peerjob.handles.instance import Instance
 from peerjob.handles.manager import Event, Manager, Stats
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.clock import aware_us

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from peerjob.handles.instance import Instance, LogEntry
+from peerjob.handles.entries import LogEntry
+from peerjob.handles.instance import Instance
 from peerjob.model.clock import to_datetime
 from peerjob.model.durations import to_micros, to_seconds
 from peerjob.model.errors import OptionError

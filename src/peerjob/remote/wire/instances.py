@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from peerjob.handles.instance import HistoryEntry, Instance, LogEntry
+from peerjob.handles.entries import HistoryEntry, LogEntry
+from peerjob.handles.instance import Instance
 from peerjob.model.clock import to_us
 from peerjob.model.codec import decode_value, encode_value
 from peerjob.model.errors import DecodeError, EncodeError
