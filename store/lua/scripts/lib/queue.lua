@@ -69,6 +69,22 @@ local function earliest_due()
   until #batch == 0
 end
 
+-- Return the keys of the indexes of heads that have the head of a queue.
+local function head_indexes_of(kind, suspect)
+  local keys = {}
+  for set in string.gmatch(sets_of(kind) or '', 'x%x+') do
+    keys[#keys + 1] = heads_key(set, suspect)
+    check_zset(keys[#keys])
+  end
+  return keys
+end
+
+-- Whether a member comes before the head of its queue. A head is its member and its score.
+local function precedes_head(member, priority, head)
+  local score, first = tonumber(priority), tonumber(head[2])
+  return not first or score < first or score == first and member < head[1]
+end
+
 -- Queues whose heads can be in an index of heads, each with its head before the writes. For a queue that only grows,
 -- the head after the writes is kept, too.
 local queues_before = {}
@@ -84,14 +100,9 @@ local function prepare_queue(kind, suspect, shrinks, first)
     queues_before[key].shrinks = queues_before[key].shrinks or shrinks
     return key
   end
-  local heads = {}
   first = first or call('ZRANGE', key, 0, 0, 'WITHSCORES')
   local last = {first[1], tonumber(first[2])}
-  queues_before[key] = {kind = kind, heads = heads, first = first, last = last, shrinks = shrinks}
-  for set in string.gmatch(sets_of(kind) or '', 'x%x+') do
-    heads[#heads + 1] = heads_key(set, suspect)
-    check_zset(heads[#heads])
-  end
+  queues_before[key] = {kind = kind, heads = head_indexes_of(kind, suspect), first = first, last = last, shrinks = shrinks}
   after_writing = after_writing or function()
     for queue, before in pairs(queues_before) do
       local was, first = before.first, before.last
@@ -121,9 +132,9 @@ local function add_to_queue(id, kind, priority, due, suspect)
     local key, member = prepare_queue(kind, suspect), ready_member(due, id)
     add_pair('ZADD', key, priority, member)
     if has_indexes then
-      local last, score = queues_before[key].last, tonumber(priority)
-      if not last[1] or score < last[2] or score == last[2] and member < last[1] then
-        last[1], last[2] = member, score
+      local last = queues_before[key].last
+      if precedes_head(member, priority, last) then
+        last[1], last[2] = member, tonumber(priority)
       end
     end
     newly_due[kind] = (newly_due[kind] or 0) + 1
