@@ -15,7 +15,7 @@ from peerjob.testing.helpers import advance, drain, running_node
 from support.factories import flaky_store, running_nodes, shared_url
 from support.scrapes import scrape
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 async def sleep(seconds: float = 1) -> None:

@@ -110,7 +110,9 @@ async def test_another_function_under_a_kind_is_a_conflict(clock: VirtualClock) 
     async with running_node(Job("double", double), clock=clock) as node:
         other = Job("double", triple)
         for call in (node.schedule(other, 1), node.schedule_many([Job("new", double).call(1), other.call(1)])):
-            with pytest.raises(JobConflictError, match=r"double.*test_node_kinds:double.*test_node_kinds:triple"):
+            with pytest.raises(
+                JobConflictError, match=r"double.*test_unregistered_kinds:double.*test_unregistered_kinds:triple"
+            ):
                 await call
         with pytest.raises(JobConflictError):
             await node.add_schedule(other.with_options(every="1m"), 1)

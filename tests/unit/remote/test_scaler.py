@@ -114,7 +114,7 @@ def test_a_node_without_workers_has_no_default_for_a_replica() -> None:
 
 @pytest.mark.parametrize("path", ["docs/autoscaling.md", "k8s/components/keda/scaledobject.yaml"])
 def test_the_examples_say_what_can_be_said(path: str) -> None:
-    text = (Path(__file__).parents[2] / path).read_text()
+    text = (Path(__file__).parents[3] / path).read_text()
     found = re.search(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (trigger,) = yaml.safe_load(text if found is None else found[1])["spec"]["triggers"]
     assert trigger["type"] == "external"

@@ -417,7 +417,7 @@ async def test_a_body_that_waits_for_another_one_is_told_to_end_when_its_node_st
 
 @pytest.mark.one_python
 def test_the_blocking_verbs_are_those_of_the_asynchronous_classes() -> None:
-    script = Path(__file__).parents[2] / "scripts" / "generate_blocking.py"
+    script = Path(__file__).parents[3] / "scripts" / "generate_blocking.py"
 
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
 

@@ -16,7 +16,7 @@ from peerjob.node.observe.metrics import catalogue
 
 pytestmark = pytest.mark.one_python
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "peerjob.json"
 ALERTS = DEPLOY / "prometheus" / "peerjob-alerts.yml"
 RULE_TESTS = DEPLOY / "prometheus" / "peerjob-alerts-test.yml"

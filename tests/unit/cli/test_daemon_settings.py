@@ -16,7 +16,7 @@ from peerjob.cli.daemon.errors import error_report
 from peerjob.cli.daemon.settings import DaemonSettings, LogFormat
 from peerjob.model.findings import Severity
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "jobd.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "jobd.md"
 FLAGS = [f"--{one.name.replace('_', '-')}" for one in fields(DaemonSettings) if one.name != "jobs"]
 Given = Callable[..., DaemonSettings]
 

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from peerjob.model.state import SINGLE, State
 from peerjob.proto.job.v1 import service_pb2
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILE = service_pb2.DESCRIPTOR
 
 TIME = "google.protobuf.Timestamp"
