@@ -182,7 +182,11 @@ class NodeRuntime:
         )
         self.job_schedules = JobSchedules(clock=clock, store=store, node=name, now_us=now_us)
         self.watchers = Watchers(
-            clock=clock, store=store, incarnation=self.held_claims.current_incarnation, manager=manager
+            clock=clock,
+            store=store,
+            records=self.records,
+            incarnation=self.held_claims.current_incarnation,
+            manager=manager,
         )
 
         # the roles below run in the background, and coordinate this node with its peers

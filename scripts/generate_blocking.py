@@ -47,8 +47,8 @@ from peerjob.model.state import Level
 
 from .blocking_calls import BlockingCalls
 from .entries import HistoryEntry, LogEntry
-from .instance import Instance, InstanceView
-from .manager import Event, Stats
+from .instance import Event, Instance, InstanceView
+from .manager import Stats
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")
@@ -201,7 +201,8 @@ def statements(method: ast.FunctionDef | ast.AsyncFunctionDef, twin: Twin, retur
     if returned.startswith("AsyncIterator[Instance"):
         return [f"for page in {twin.manager}.read_pages(query):", f"    yield from {converted('Page', 'page', twin)}"]
     if returned.startswith("AsyncIterator"):
-        return [f"yield from {twin.manager}.read_stream(lambda manager: manager.{verb})"]
+        opened = f"manager: manager.{verb}" if twin.target == "self.manager" else f"_: {twin.target}.{verb}"
+        return [f"yield from {twin.manager}.read_stream(lambda {opened})"]
     if method.name in ON_LOOP:
         return [f"return {twin.manager}.call_on_loop(lambda manager: manager.{verb})"]
     if isinstance(method, ast.FunctionDef):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -12,8 +13,9 @@ from uuid import UUID
 from msgspec import structs
 
 from peerjob.handles.entries import HistoryEntry, LogEntry
-from peerjob.handles.instance import Instance
-from peerjob.handles.manager import Event, Stats
+from peerjob.handles.instance import Event, Instance
+from peerjob.handles.manager import Stats
+from peerjob.handles.update import Position, Update
 from peerjob.model.clock import Clock, to_datetime
 from peerjob.model.durations import Duration, to_seconds
 from peerjob.model.errors import OptionError, UnknownInstanceError
@@ -173,6 +175,16 @@ class NodeInstanceManager(NodeJobManager):
         self, query: Query | None = None, *, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
         return self._need_runtime().watchers.events(query or Query(), on_begin)
+
+    async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
+        async with aclosing(self.updates(uuid)) as updates:
+            async for update in updates:
+                for event in update.events(self):
+                    yield event
+
+    def updates(self, uuid: str | UUID, after: Position | None = None) -> AsyncGenerator[Update]:
+        """Like `watch_instance`, in the form that a stream can continue after it broke off."""
+        return self._need_runtime().watchers.followers.updates(checked_id(uuid), after)
 
     # -- acting ------------------------------------------------------------------------------------------------------
 

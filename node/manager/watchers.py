@@ -1,4 +1,4 @@
-"""Live streams of events of instances: states, log lines and progress."""
+"""Live streams of events of many instances: states, log lines and progress; `followers` has those of single ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from peerjob.cluster.role import BackgroundRole
 from peerjob.handles.entries import HistoryEntry, LogEntry
-from peerjob.handles.instance import Instance
-from peerjob.handles.manager import Event, Manager
+from peerjob.handles.instance import Event, Instance
+from peerjob.handles.manager import Manager
 from peerjob.model.clock import Clock
 from peerjob.model.errors import NodeStateError
 from peerjob.model.ids import id_time_us
@@ -19,8 +19,9 @@ from peerjob.model.record import MAX_BATCH, LogLine, Record
 from peerjob.model.state import State
 from peerjob.store.base import Store
 
-POLL = 1.0
-"""Seconds between two polls, which read all active instances that a stream wants."""
+from .batches import RecordReader
+from .followers import POLL, STOPPED, Followers
+
 WATCH_TTL = 10.0
 """Seconds for which the store sends change hints after one call of `watch_changes`."""
 MAX_WAITING = 10_000
@@ -103,8 +104,11 @@ class Watchers(BackgroundRole):
 
     name = "watchers"
 
-    def __init__(self, *, clock: Clock, store: Store, incarnation: Callable[[], str], manager: Manager) -> None:
+    def __init__(
+        self, *, clock: Clock, store: Store, records: RecordReader, incarnation: Callable[[], str], manager: Manager
+    ) -> None:
         super().__init__(clock)
+        self.followers = Followers(clock=clock, store=store, read=records.record, ask_for_hints=self._register)
         self._store = store
         self._incarnation = incarnation
         self._manager = manager
@@ -118,6 +122,7 @@ class Watchers(BackgroundRole):
         self._stopped = False
 
     def changed(self, id: str) -> None:
+        self.followers.changed(id)
         if (self._streams or self._joining) and len(self._changed) < MAX_WAITING:
             self._changed[id] = None
             self._wake.set()
@@ -125,17 +130,18 @@ class Watchers(BackgroundRole):
     async def stop(self) -> None:
         """Stop, and end every stream with NodeStateError."""
         self._stopped = True
+        self.followers.stop()
         await super().stop()
         for stream in self._streams:
-            stream.end("the node has stopped, so watch() ends")
-        self._refuse(self._joining, NodeStateError("the node has stopped, so watch() ends"))
+            stream.end(STOPPED)
+        self._refuse(self._joining, NodeStateError(STOPPED))
 
     async def events(
         self, query: Query, on_begin: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[Event]:
         """Yield the events of matching instances from now on."""
         if self._stopped:
-            raise NodeStateError("the node has stopped, so watch() ends")
+            raise NodeStateError(STOPPED)
         stream = _Stream(query)
         joined = self._joining[stream] = asyncio.get_running_loop().create_future()
         self._wake.set()

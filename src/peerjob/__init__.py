@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from .handles.blocking import BlockingInstance, BlockingSchedule
 from .handles.context import Context
 from .handles.entries import HistoryEntry, LogEntry
-from .handles.instance import Instance
-from .handles.manager import Event, Manager, Stats
+from .handles.instance import Event, Instance
+from .handles.manager import Manager, Stats
 from .handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from .handles.system_jobs import history_cleaner, instance_cleaner, log_cleaner
 from .model.clock import Clock, SystemClock

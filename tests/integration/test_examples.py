@@ -1,10 +1,13 @@
 """Every example runs as its own text says, in a process of its own."""
 
+import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -110,8 +113,8 @@ def _without_seconds(line: str) -> str:
     return f"{start} in *" if between and "retry" in start else line
 
 
-def serve_fastapi(run: Run, store: str) -> tuple[ChildProcess, httpx.Client]:
-    child = run("uvicorn", "--app-dir", "examples", "--port", "0", "fastapi_app:app", store=store)
+def serve_fastapi(run: Run, store: str, app: str = "fastapi_app") -> tuple[ChildProcess, httpx.Client]:
+    child = run("uvicorn", "--app-dir", "examples", "--port", "0", f"{app}:app", store=store)
     address = child.wait_for(r"running on (http://\S+)")[1]
     return child, httpx.Client(base_url=address, timeout=PATIENCE)
 
@@ -129,6 +132,44 @@ def test_the_fastapi_application_schedules_and_shows(run: Run, own_redis: str) -
         assert client.get("/jobs/nonsense").status_code == 404
         assert client.post("/words", json={"txet": "x"}).status_code == 422
     assert child.terminate() in (0, -15), child.lines
+
+
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name and the data of each server-sent event."""
+    for line in lines:
+        if line.startswith("event: "):
+            _, _, data = next(lines).partition("data:")
+            yield line.removeprefix("event: "), json.loads(data or "{}")
+
+
+def test_the_live_view_streams_a_job_to_its_end_and_stops_with_open_streams(run: Run, own_redis: str) -> None:
+    child, client = serve_fastapi(run, own_redis, "live_view")
+    with client:
+        path = f"/jobs/{client.post('/jobs?steps=3&seconds=0.3').json()['uuid']}/events"
+        with client.stream("GET", path) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            events = list(_events(answer.iter_lines()))
+        assert events[0][0] == "state"
+        assert [data["log"]["message"] for what, data in events if what == "log"] == [
+            f"step {n} of 3" for n in (1, 2, 3)
+        ]
+        assert [what for what, _ in events[-2:]] == ["state", "end"]
+        assert events[-2][1]["state"] == "Completed"
+        assert events[-2][1]["progress"]["fraction"] == 1
+        assert client.get("/jobs/nonsense/events").status_code == 404
+        assert "EventSource" in client.get("/").text
+
+        path = f"/jobs/{client.post('/jobs?steps=2&seconds=3').json()['uuid']}/events"
+        with client.stream("GET", path) as answer:
+            rest = _events(answer.iter_lines())
+            while next(rest)[0] != "log":
+                pass
+            began = time.monotonic()
+            child.signal(signal.SIGTERM)
+            assert "end" not in [what for what, _ in rest]
+        assert child.wait() in (0, -15), child.lines
+        assert time.monotonic() - began < 10
+        assert not [line for line in child.lines if "Traceback" in line], child.lines
 
 
 def test_a_replica_finishes_what_a_killed_one_was_running(run: Run, own_redis: str) -> None:

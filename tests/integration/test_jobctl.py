@@ -323,7 +323,11 @@ def test_a_watch_of_one_instance_shows_what_happens_and_ends_with_it(jobctl: Job
     assert all(f" {uuid} slow " in line for line in lines)
     assert [line for line in lines if "INFO line" in line]
     assert lines[-1].endswith("Completed on one")
-    assert jobctl("watch", uuid).lines == []
+    assert [line.split(maxsplit=3)[3] for line in jobctl("watch", uuid).lines] == [
+        "slow Completed on one",
+        *(f"slow INFO line {n}" for n in range(3)),
+    ]
+    assert jobctl("watch", str(uuid4())).status == 3
 
 
 def test_a_watch_in_a_terminal_is_a_table(jobctl: Jobctl, target: str) -> None:

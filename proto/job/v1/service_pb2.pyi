@@ -1611,6 +1611,110 @@ class WatchResponse(_message.Message):
 Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
 
 @_typing.final
+class WatchInstanceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    view: Global___InstanceView.ValueType
+    @_builtins.property
+    def after(self) -> Global___InstancePosition:
+        """Continue after this position. Not set: begin with the present state."""
+
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        view: Global___InstanceView.ValueType = ...,
+        after: Global___InstancePosition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "uuid", b"uuid", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchInstanceRequest: _TypeAlias = WatchInstanceRequest  # noqa: Y015
+
+@_typing.final
+class InstancePosition(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    LOG_CURSOR_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    entries: _builtins.int
+    log_cursor: _builtins.str
+    progress: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        entries: _builtins.int = ...,
+        log_cursor: _builtins.str | None = ...,
+        progress: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_cursor", b"_log_cursor", "_progress", b"_progress", "log_cursor", b"log_cursor", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_cursor", b"_log_cursor", "_progress", b"_progress", "entries", b"entries", "log_cursor", b"log_cursor", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_cursor: _TypeAlias = _typing.Literal["log_cursor"]  # noqa: Y015
+    _WhichOneofArgType__log_cursor: _TypeAlias = _typing.Literal["_log_cursor", b"_log_cursor"]  # noqa: Y015
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_cursor) -> _WhichOneofReturnType__log_cursor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+
+Global___InstancePosition: _TypeAlias = InstancePosition  # noqa: Y015
+
+@_typing.final
+class WatchInstanceResponse(_message.Message):
+    """What is new since the response before. The order of the changes is: lines, progress, entries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instance(self) -> Global___JobInstance:
+        """The instance as the node just read it."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]:
+        """The new states; in the first response without a position, only the present one."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """Set if the progress is new."""
+
+    @_builtins.property
+    def position(self) -> Global___InstancePosition: ...
+    def __init__(
+        self,
+        *,
+        instance: Global___JobInstance | None = ...,
+        entries: _abc.Iterable[Global___HistoryEntry] | None = ...,
+        lines: _abc.Iterable[Global___LogLine] | None = ...,
+        progress: Global___Progress | None = ...,
+        position: Global___InstancePosition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "position", b"position", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "instance", b"instance", "lines", b"lines", "position", b"position", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchInstanceResponse: _TypeAlias = WatchInstanceResponse  # noqa: Y015
+
+@_typing.final
 class CancelInstanceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

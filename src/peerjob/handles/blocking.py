@@ -22,8 +22,8 @@ from peerjob.model.state import Level
 
 from .blocking_calls import BlockingCalls
 from .entries import HistoryEntry, LogEntry
-from .instance import Instance, InstanceView
-from .manager import Event, Stats
+from .instance import Event, Instance, InstanceView
+from .manager import Stats
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")
@@ -91,6 +91,16 @@ class BlockingInstance(InstanceView, Injectable, Generic[R_co]):
     def logs(self, *, level: Level | int | None = None) -> list[LogEntry]:
         """Read the log lines so far, oldest first."""
         return self._manager.call(self._instance.logs(level=level))
+
+    def watch(self) -> Iterator[Event]:
+        """Yield the present state, then the log lines so far, then each change until the instance is final.
+
+        Nothing is missing between the first event and the later ones, and nothing comes twice. The last event is a
+        final state, unless the first one is: its log lines follow then. Each event refreshes this snapshot. Raises
+        UnknownInstanceError if retention removes the instance, NodeStateError when the node stops, and
+        StoreUnavailableError if the store does not answer for 30 s: call `watch` again, and it begins anew.
+        """
+        yield from self._manager.read_stream(lambda _: self._instance.watch())
 
 
 class BlockingSchedule(ScheduleView):
@@ -367,3 +377,7 @@ class BlockingVerbs(BlockingCalls):
         The stream begins when the first event is awaited.
         """
         yield from self.read_stream(lambda manager: manager.watch(query))
+
+    def watch_instance(self, uuid: str | UUID) -> Iterator[Event]:
+        """Like `Instance.watch`, by id."""
+        yield from self.read_stream(lambda manager: manager.watch_instance(uuid))

@@ -51,8 +51,8 @@ class BlockingCalls(Injectable, ABC):
         """Yield the items of an asynchronous stream, one call each, and close the stream at the end."""
         stream: Any = open_stream(self.manager)
         try:
-            while True:
-                yield self.call_long(_next(stream))
+            while (item := self.call_long(_next(stream))) is not None:
+                yield item
         finally:
             self.call(_close(stream))
 
@@ -62,8 +62,9 @@ class BlockingCalls(Injectable, ABC):
         """The manager behind this one, started."""
 
 
-async def _next(stream: AsyncIterator[T]) -> T:
-    return await anext(stream)
+async def _next(stream: AsyncIterator[T]) -> T | None:
+    """Return the next item, or None at the end: a coroutine cannot raise StopAsyncIteration to a blocking caller."""
+    return await anext(stream, None)
 
 
 async def _close(stream: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar, Generic, Protocol, cast
+from typing import Any, ClassVar, Generic, Literal, Protocol, cast
 from uuid import UUID
 
 from typing_extensions import TypeVar
@@ -254,6 +256,31 @@ class InstanceView(ABC):
         return self._spec
 
 
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A present state, or one change: a state, a log line, or progress. `watch` yields events."""
+
+    what: Literal["state", "log", "progress"]
+    instance: Instance[Any]
+    """A snapshot of the instance, read after the change."""
+    state: State
+    log: LogEntry | None = None
+    entry: HistoryEntry | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain values, for JSON."""
+        progress = self.instance.progress
+        return {
+            "what": self.what,
+            "uuid": self.instance.id,
+            "kind": self.instance.kind,
+            "state": str(self.state),
+            "entry": None if self.entry is None else self.entry.to_dict(),
+            "log": None if self.log is None else self.log.to_dict(),
+            "progress": None if progress is None else {"fraction": progress.fraction, "message": progress.message},
+        }
+
+
 class InstanceManager(Protocol):
     """The verbs of a `Manager` that an `Instance` calls."""
 
@@ -263,6 +290,7 @@ class InstanceManager(Protocol):
     async def cancel_instance(self, uuid: str, /) -> bool: ...
     async def retry_instance(self, uuid: str, /) -> Instance[Any]: ...
     def iter_logs(self, uuid: str, /, *, follow: bool) -> AsyncIterator[LogLine]: ...
+    def watch_instance(self, uuid: str, /) -> AsyncIterator[Event]: ...
     def keep_line(self, id: str, level: int, message: str, fields: Mapping[str, object] | None, /) -> None: ...
 
 
@@ -385,6 +413,20 @@ class Instance(InstanceView, Injectable, Generic[R_co]):
         async for line in self._need_manager().iter_logs(self.id, follow=follow):
             if level is None or int(level) & line.level:
                 yield LogEntry(self.id, self.kind, line)
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """Yield the present state, then the log lines so far, then each change until the instance is final.
+
+        Nothing is missing between the first event and the later ones, and nothing comes twice. The last event is a
+        final state, unless the first one is: its log lines follow then. Each event refreshes this snapshot. Raises
+        UnknownInstanceError if retention removes the instance, NodeStateError when the node stops, and
+        StoreUnavailableError if the store does not answer for 30 s: call `watch` again, and it begins anew.
+        """
+        events: Any = self._need_manager().watch_instance(self.id)
+        async with aclosing(events):
+            async for event in events:
+                self._record = event.instance.record
+                yield event
 
     @property
     def log(self) -> logging.Logger:

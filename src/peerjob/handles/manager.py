@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from peerjob.model.clock import Clock
@@ -20,24 +20,12 @@ from peerjob.model.record import LogLine, NodeView, Record
 from peerjob.model.state import State
 
 from .entries import HistoryEntry, LogEntry
-from .instance import Instance
+from .instance import Event, Instance
 from .schedule import Backfill, FireEntry, Schedule, ScheduleView
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One change that `watch` reports: a state, a log line, or progress."""
-
-    what: Literal["state", "log", "progress"]
-    instance: Instance[Any]
-    """A snapshot of the instance, read after the change."""
-    state: State
-    log: LogEntry | None = None
-    entry: HistoryEntry | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,3 +311,7 @@ class Manager(Injectable, ABC):
         The stream begins when the first event is awaited.
         `on_begin` is called as soon as no further event can be missed.
         """
+
+    @abstractmethod
+    def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
+        """Like `Instance.watch`, by id."""

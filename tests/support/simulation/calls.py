@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from peerjob import Filter, Job, Node, Query, State
-from peerjob.handles.manager import Event
+from peerjob.handles.instance import Event
 from peerjob.model.clock import to_datetime
 from peerjob.model.record import Transition
 

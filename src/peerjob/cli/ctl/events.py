@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -12,8 +11,7 @@ from rich.live import Live
 
 from peerjob.cli.printable import printable
 from peerjob.handles.entries import HistoryEntry, LogEntry
-from peerjob.handles.instance import Instance
-from peerjob.handles.manager import Event
+from peerjob.handles.instance import Event, Instance
 from peerjob.model.query import Query
 from peerjob.model.state import State
 from peerjob.remote.client.client import Client
@@ -118,10 +116,6 @@ async def list_history(
         session.out.many(await client.lookup_history(query), CHANGES)
 
 
-class _FinalError(Exception):
-    """The only watched instance is final."""
-
-
 async def watch(
     session: ClientSession,
     uuid: Annotated[
@@ -140,23 +134,11 @@ async def watch(
     query = Query(uuid=uuid) if uuid is not None else InstanceSelection(kind=kind, state=state, tag=tag).query()
     live = sys.stdout.isatty() and not lines and session.out.format in (Format.TABLE, Format.WIDE)
     async with session.client() as client:
-        try:
-            if live:
-                await _show_live(session, client, query)
-            else:
-                await _show_lines(session, client, query)
-        except _FinalError:
-            pass
-
-
-async def _show_lines(session: ClientSession, client: Client, query: Query) -> None:
-    async def begin() -> None:
-        if query.id is not None:
-            _end_if_final(query, await client.lookup_instance(query.id))
-
-    async for event in client.watch(query, on_begin=begin):
-        session.out.event(partial(_plain, event), _text(event), event.instance.id)
-        _end_if_final(query, event.instance)
+        if live:
+            await _show_live(session, client, query)
+            return
+        async for event in client.watch(query) if query.id is None else client.watch_instance(query.id):
+            session.out.event(event.to_dict, _text(event), event.instance.id)
 
 
 async def _show_live(session: ClientSession, client: Client, query: Query) -> None:
@@ -166,39 +148,17 @@ async def _show_live(session: ClientSession, client: Client, query: Query) -> No
         async def begin() -> None:
             for instance in await _present(client, query):
                 live_table.update(instance)
-                _end_if_final(query, instance)
 
-        async for event in client.watch(query, on_begin=begin):
+        events = client.watch(query, on_begin=begin) if query.id is None else client.watch_instance(query.id)
+        async for event in events:
             live_table.update(event.instance, "" if event.log is None else event.log.message)
-            _end_if_final(query, event.instance)
 
 
 async def _present(client: Client, query: Query) -> list[Instance[Any]]:
     """The instances at the start of a watch, the oldest first."""
-    if query.id is not None:
-        return [await client.lookup_instance(query.id)]
     states = State.ACTIVE if query.state is None else query.states
     latest = Query(kind=query.kind, tag=query.tag, state=states, limit=MAX_FIRST, order="desc")
     return list(await client.lookup_instances(latest))[::-1]
-
-
-def _end_if_final(query: Query, instance: Instance[Any]) -> None:
-    """Raise _FinalError, which ends the watch, if the watch is for one instance and the instance is final."""
-    if query.id is not None and instance.state.is_final:
-        raise _FinalError
-
-
-def _plain(event: Event) -> dict[str, Any]:
-    progress = event.instance.progress
-    return {
-        "what": event.what,
-        "uuid": event.instance.id,
-        "kind": event.instance.kind,
-        "state": str(event.state),
-        "entry": None if event.entry is None else event.entry.to_dict(),
-        "log": None if event.log is None else event.log.to_dict(),
-        "progress": None if progress is None else {"fraction": progress.fraction, "message": progress.message},
-    }
 
 
 def _text(event: Event) -> str:

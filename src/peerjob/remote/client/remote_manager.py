@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from peerjob.handles.entries import HistoryEntry, LogEntry
-from peerjob.handles.instance import Instance
-from peerjob.handles.manager import Event, Manager, Stats
+from peerjob.handles.instance import Event, Instance
+from peerjob.handles.manager import Manager, Stats
 from peerjob.handles.schedule import Backfill, FireEntry, Schedule, ScheduleView
 from peerjob.model.clock import aware_us
 from peerjob.model.durations import Duration, to_seconds
@@ -30,6 +30,7 @@ from peerjob.remote.wire.instances import ENCODED, history_of, line_of, log_of, 
 from peerjob.remote.wire.queries import query_message
 from peerjob.remote.wire.rpcs import VerbRpc
 from peerjob.remote.wire.schedules import fire_of, row_of
+from peerjob.remote.wire.updates import update_of
 from peerjob.remote.wire.values import given_count, span, stamp
 
 from .connection import Connection, LostError
@@ -250,6 +251,20 @@ class RemoteManager(Manager):
                 async with aclosing(self._connection.stream(rpcs.WATCH, request, on_begin)) as answers:
                     async for answer in answers:
                         yield self._event_of(answer)
+            except LostError:
+                continue
+
+    async def watch_instance(self, uuid: str | UUID) -> AsyncIterator[Event]:
+        """Like `Instance.watch`. If the node goes away, the watch continues on another, without a gap."""
+        request = pb.WatchInstanceRequest(uuid=checked_id(uuid), view=ENCODED)
+        while True:
+            try:
+                async with aclosing(self._connection.stream(rpcs.WATCH_INSTANCE, request)) as answers:
+                    async for answer in answers:
+                        request.after.CopyFrom(answer.position)
+                        for event in update_of(answer).events(self):
+                            yield event
+                return
             except LostError:
                 continue
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, cast
 
-from peerjob.handles.manager import Event
+from peerjob.handles.instance import Event
 from peerjob.node.node import Node
 from peerjob.proto.job.v1 import service_pb2 as pb
 from peerjob.remote.wire.instances import (
@@ -18,6 +18,7 @@ from peerjob.remote.wire.instances import (
     progress_message,
 )
 from peerjob.remote.wire.queries import query_of
+from peerjob.remote.wire.updates import position_of, update_message
 
 from .rpc_service import Context
 
@@ -47,6 +48,15 @@ class StreamRpcs:
         async with aclosing(events):
             async for event in events:
                 yield self._message(event, encoded=encoded)
+
+    async def watch_instance(
+        self, request: pb.WatchInstanceRequest, context: Context
+    ) -> AsyncIterator[pb.WatchInstanceResponse]:
+        encoded = request.view == ENCODED
+        after = position_of(request.after) if request.HasField("after") else None
+        async with aclosing(self._node.updates(request.uuid, after)) as updates:
+            async for update in updates:
+                yield update_message(update, encoded=encoded)
 
     def _message(self, event: Event, *, encoded: bool) -> pb.WatchResponse:
         """The message of an event, made once for all streams that send the event at about the same time."""

@@ -189,6 +189,7 @@ GET_STATS = Rpc("GetStats", pb.GetStatsRequest, pb.GetStatsResponse, _READER, _A
 WAIT_INSTANCE = Rpc("WaitInstance", pb.WaitInstanceRequest, pb.WaitInstanceResponse, _READER, _ALWAYS, waits=True)
 WAIT_INSTANCES = Rpc("WaitInstances", pb.WaitInstancesRequest, pb.WaitInstancesResponse, _READER, _ALWAYS, waits=True)
 WATCH = Rpc("Watch", pb.WatchRequest, pb.WatchResponse, _READER, _ALWAYS, waits=True)
+WATCH_INSTANCE = Rpc("WatchInstance", pb.WatchInstanceRequest, pb.WatchInstanceResponse, _READER, _ALWAYS, waits=True)
 
 CANCEL_INSTANCES = Rpc("CancelInstances", pb.CancelInstancesRequest, pb.CancelInstancesResponse, _OPERATOR, _NEVER)
 CANCEL_INSTANCE = _by_verb(
