@@ -86,7 +86,7 @@ manifests: $(VENV)/.installed ## make of the manifests what is made from other f
 
 lock: $(VENV)/.installed ## renew the releases that the image is made of
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile $(LOCK) --extra etcd --extra otel --output-file deploy/requirements.lock pyproject.toml
+	$(BIN)/uv pip compile $(LOCK) --extra cluster --extra otel --output-file deploy/requirements.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
 
@@ -101,5 +101,7 @@ clean: ## remove all that the other targets made
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "peerjob needs Python 3.11 or later" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,local]'
+	# --group needs pip 25.1
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
 	@touch $@

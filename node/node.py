@@ -371,7 +371,7 @@ class Node(NodeInstanceManager, NodeScheduleManager, StartableManager):
         """Carry OpenTelemetry traces from callers to bodies, and make spans of schedules, claims, runs and commits.
 
         `provider` takes the spans (default: the global provider of the application). Call it for each node before its
-        start. Raises NodeStateError after the start, and OptionError if peerjob[otel] is not installed.
+        start. Raises NodeStateError after the start, and MissingExtraError without peerjob[otel].
         """
         if self._runtime is not None:
             raise NodeStateError(f"node {self.name!r} is started already; trace() comes before")

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import resources
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -16,9 +17,11 @@ def generate(home: Path) -> list[Path]:
         (home / "peerjob" / proto).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / proto, home / "peerjob" / proto)
     plugin = Path(sys.executable).with_name("protoc-gen-mypy")
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={home}", f"--plugin={plugin}"]
-    outputs = [f"--python_out={home}", "--mypy_out=quiet:.", *(str(Path("peerjob", proto)) for proto in PROTOS)]
-    subprocess.run([*command, *outputs], cwd=home, check=True)
+    protoc = Path(str(resources.files("protoc")), "data")
+    folders = [f"--proto_path={home}", f"--proto_path={protoc / 'include'}"]
+    outputs = [f"--plugin={plugin}", f"--python_out={home}", "--mypy_out=quiet:."]
+    command = [str(protoc / "bin" / "protoc"), *folders, *outputs, *(str(Path("peerjob", proto)) for proto in PROTOS)]
+    subprocess.run(command, cwd=home, check=True)
     return [path.relative_to(home / "peerjob") for path in sorted(home.rglob("*_pb2.py*"))]
 
 

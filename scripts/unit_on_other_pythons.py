@@ -34,7 +34,7 @@ def environment(version: tuple[int, int], python: Path) -> Path:
     if not stamp.exists() or stamp.stat().st_mtime < config.stat().st_mtime:
         # the pip that runs this script installs into the new environment, since Debian's Pythons have no ensurepip
         subprocess.run([python, "-m", "venv", "--clear", "--without-pip", home], check=True)
-        install = ["install", "--quiet", "--editable", f"{ROOT}[test,local]"]
+        install = ["install", "--quiet", "--editable", f"{ROOT}[all]", "--group", f"{config}:test"]
         subprocess.run([sys.executable, "-m", "pip", "--python", home, *install], check=True)
         stamp.touch()
     return home / "bin"

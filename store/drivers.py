@@ -6,13 +6,13 @@ No module of `store` imports this one.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from peerjob.model.clock import Clock
 from peerjob.model.errors import OptionError
+from peerjob.model.extras import needs_extra
 from peerjob.model.findings import Finding
 from peerjob.model.record import StoreLimits
 
@@ -53,7 +53,7 @@ def open_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, r
 
         return lua_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
     if scheme in _ETCD:
-        with _etcd_extra(url):
+        with needs_extra("etcd", redact(url)):
             from .etcd.driver import etcd_store
 
         return etcd_store(url, namespace=namespace, clock=clock, limits=limits, retry_for=retry_for)
@@ -89,7 +89,7 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
     """
     scheme = scheme_of(url)
     if scheme in _ETCD:
-        with _etcd_extra(url):
+        with needs_extra("etcd", redact(url)):
             from .etcd.diagnosis import diagnose_etcd
 
         return await diagnose_etcd(url, clock)
@@ -104,12 +104,3 @@ async def diagnose(url: str, *, namespace: str, clock: Clock) -> Sequence[Findin
 
 def _unknown(url: str) -> OptionError:
     return OptionError("store", redact(url), f"a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}")
-
-
-@contextlib.contextmanager
-def _etcd_extra(url: str) -> Generator[None]:
-    """Raise OptionError if the block fails with an import error because the extra `etcd` is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        raise OptionError("store", redact(url), f"peerjob[etcd] installed ({missing})") from missing

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peerjob.model.clock import Clock
-from peerjob.model.errors import OptionError
+from peerjob.model.extras import needs_extra
 from peerjob.model.record import Ack, Action, Claim
 from peerjob.node.work.outbox import Entry
 from peerjob.node.work.pool import Runner
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 
 
 def make_tracing(clock: Clock, provider: TracerProvider | None = None) -> Tracing:
-    """Make the spans of one node or client; raises OptionError if peerjob[otel] is not installed."""
-    try:
+    """Make the spans of one node or client; raises MissingExtraError without peerjob[otel]."""
+    with needs_extra("otel", "trace()"):
         from .spans import Tracing
-    except ModuleNotFoundError as missing:
-        raise OptionError("trace", provider, f"peerjob[otel] installed ({missing})") from missing
     return Tracing(clock, provider)
 
 

@@ -1,6 +1,7 @@
 """A distributed job scheduler of equal peers, without a central server."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .handles.blocking import BlockingInstance, BlockingSchedule
@@ -24,6 +25,7 @@ from .model.errors import (
     JobProcessDied,
     JobTimedOut,
     LayoutError,
+    MissingExtraError,
     NodeStateError,
     NodeStoppedError,
     NodeUnavailableError,
@@ -47,6 +49,7 @@ from .model.errors import (
     UnknownScheduleError,
 )
 from .model.explain import Explanation, explain
+from .model.extras import Extra, needs_extra
 from .model.firing import FireOutcome, Leader, Overlap, Term
 from .model.injected import INJECTED, PLACEHOLDER, Depends
 from .model.job import Call, Job, JobGroup, job
@@ -120,6 +123,7 @@ __all__ = [
     "Manager",
     "Metrics",
     "MetricsServer",
+    "MissingExtraError",
     "Node",
     "NodeStateError",
     "NodeStoppedError",
@@ -180,20 +184,21 @@ __all__ = [
 
 # these names are imported at first use: gRPC takes 13 MB and noticeable time, and a node without a server or metrics
 # does not need gRPC
-_LATER = {
-    "Client": "remote.client.client",
-    "ClientTls": "remote.wire.tls",
-    "Metrics": "node.observe.metrics",
-    "MetricsServer": "node.observe.metrics",
-    "RegisteredJob": "remote.client.registered_job",
-    "Role": "remote.wire.rpcs",
-    "ScalerServer": "remote.scaler.server",
-    "Server": "remote.server.server",
-    "ServerTls": "remote.wire.tls",
-    "Token": "remote.server.roles",
-    "Tokens": "remote.server.roles",
-    "serve_metrics": "node.observe.metrics",
+_LATER: dict[str, tuple[str, Extra]] = {
+    "Client": ("remote.client.client", "grpc"),
+    "ClientTls": ("remote.wire.tls", "grpc"),
+    "Metrics": ("node.observe.metrics", "metrics"),
+    "MetricsServer": ("node.observe.metrics", "metrics"),
+    "RegisteredJob": ("remote.client.registered_job", "grpc"),
+    "Role": ("remote.wire.rpcs", "grpc"),
+    "ScalerServer": ("remote.scaler.server", "grpc"),
+    "Server": ("remote.server.server", "grpc"),
+    "ServerTls": ("remote.wire.tls", "grpc"),
+    "Token": ("remote.server.roles", "grpc"),
+    "Tokens": ("remote.server.roles", "grpc"),
+    "serve_metrics": ("node.observe.metrics", "metrics"),
 }
+_REQUIRED: dict[Extra, str] = {"grpc": "grpc", "metrics": "prometheus_client"}
 
 # set `peerjob` as the module of each public error: stored errors and tracebacks show the name that users import
 for _name in __all__:
@@ -203,8 +208,15 @@ for _name in __all__:
 
 
 def __getattr__(name: str) -> object:
-    module = _LATER.get(name)
-    if module is None:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(f".{module}", __name__), name)
+    module, extra = _LATER[name]
+    with needs_extra(extra, name):
+        found: object = getattr(import_module(f".{module}", __name__), name)
     return found
+
+
+def __dir__() -> list[str]:
+    # help(peerjob) gets every listed name, so names that need a missing extra are not listed
+    missing = {extra for extra, package in _REQUIRED.items() if find_spec(package) is None}
+    return sorted(name for name in __all__ if name not in _LATER or _LATER[name][1] not in missing)

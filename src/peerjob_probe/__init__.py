@@ -120,6 +120,17 @@ def jobctl() -> None:
     _run("jobctl")
 
 
+def _load(command: str) -> Callable[[], None]:
+    from peerjob.model.errors import MissingExtraError
+    from peerjob.model.extras import needs_extra
+
+    try:
+        with needs_extra("cli", command):
+            return cast("Callable[[], None]", import_module(f"peerjob.cli.{command}").main)
+    except MissingExtraError as error:
+        sys.exit(f"{command}: {error}")
+
+
 def _run(command: str | Callable[[], None]) -> None:
     """Load a command and run it. Ctrl-C ends the command without a traceback, unless the process ignores SIGINT."""
     # interrupt.py has replaced Python's SIGINT handler by the system's default, so both count as interruptible
@@ -128,7 +139,7 @@ def _run(command: str | Callable[[], None]) -> None:
         if interruptible:
             # exit directly: a KeyboardInterrupt that is raised inside an import could be lost
             signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
-        command = cast("Callable[[], None]", import_module(f"peerjob.cli.{command}").main)
+        command = _load(command)
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

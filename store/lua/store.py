@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from peerjob.model.clock import Clock
+from peerjob.model.extras import needs_extra
 from peerjob.model.record import Capabilities, StoreLimits
 from peerjob.store.layout import check_layout
 from peerjob.store.timeouts import answer_within
+from peerjob.store.url import redact
 
 from .address import Address, parse_address
 from .capabilities import capabilities_of
@@ -94,7 +96,8 @@ def lua_store(url: str, *, namespace: str, clock: Clock, limits: StoreLimits, re
 
     def make_driver() -> Driver:
         if address.scheme == "valkey":
-            from .glide_driver import GlideDriver
+            with needs_extra("valkey", redact(url)):
+                from .glide_driver import GlideDriver
 
             return GlideDriver(address, prefix=prefix(namespace))
         return make_separate_driver()

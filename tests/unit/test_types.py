@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Path:
 
 def check(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     if importlib.util.find_spec(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed for this Python; it comes with the extra 'dev'")
+        pytest.skip(f"{command[0]} is not installed for this Python; it comes with the dependency group 'dev'")
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=project, capture_output=True, text=True, timeout=280, check=False
     )

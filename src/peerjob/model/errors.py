@@ -3,6 +3,7 @@
 PeerjobError
 ├── ArgumentError (TypeError)            arguments that do not fit the job
 ├── OptionError (ValueError)             a setting that is out of range or of the wrong kind
+├── MissingExtraError (ImportError)      a package that is installed with an extra, such as peerjob[grpc]
 ├── ScheduleError (ValueError)           a bad time, zone or recurrence
 ├── UnknownKindError (LookupError)       no node has published that kind
 ├── JobConflictError (ValueError)        another function is registered under that kind
@@ -65,6 +66,19 @@ class OptionError(PeerjobError, ValueError):
         self.given = given
         self.expected = expected
         super().__init__(f"{option}: expected {expected}, got {given!r}")
+
+
+class MissingExtraError(PeerjobError, ImportError):
+    """A feature needs an extra that is not installed; `extra` is its name, and the text has the command for pip."""
+
+    def __init__(self, feature: str, extra: str, missing: str) -> None:
+        self.feature = feature
+        self.extra = extra
+        self.missing = missing
+        super().__init__(f"{feature} needs peerjob[{extra}]: pip install 'peerjob[{extra}]' ({missing} is missing)")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), (self.feature, self.extra, self.missing)
 
 
 class ScheduleError(PeerjobError, ValueError):

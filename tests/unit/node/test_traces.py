@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from peerjob import ArgumentError, Client, Fail, Job, Node, NodeStateError, OptionError, Query, Server, SystemClock
+from peerjob import ArgumentError, Client, Fail, Job, Node, NodeStateError, Query, Server, SystemClock
 from peerjob.model.spec import decode_spec
 from peerjob.node.observe.spans import Tracing
 from peerjob.testing.clock import VirtualClock
@@ -310,14 +310,6 @@ def test_rubbish_from_callers_begins_a_trace_of_its_own() -> None:
             pass
 
     assert [one.parent for one in spans("schedule work")] == [None] * 3
-
-
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "peerjob.node.observe.spans", raising=False)
-    monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
-
-    with pytest.raises(OptionError, match=r"expected peerjob\[otel\] installed"):
-        Node("memory://").trace()
 
 
 def test_nothing_of_it_is_imported_unasked() -> None:

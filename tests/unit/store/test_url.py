@@ -1,7 +1,5 @@
 """URLs of stores: no message about one tells its password."""
 
-import sys
-
 import pytest
 
 from peerjob import Node, OptionError
@@ -45,13 +43,3 @@ async def test_a_url_that_cannot_be_read_is_no_surprise_to_a_diagnosis() -> None
 )
 def test_the_rest_of_a_url_is_shown(url: str, shown: str) -> None:
     assert redact(url) == shown
-
-
-async def test_what_etcd_needs_is_said_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("peerjob.store.etcd.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "etcd3aio", None)
-    with pytest.raises(OptionError, match=r"peerjob\[etcd\]"):
-        Node("etcd://h")
-    with pytest.raises(OptionError, match=r"peerjob\[etcd\]"):
-        await diagnose("etcd://h", namespace="x", clock=SystemClock())

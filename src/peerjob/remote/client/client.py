@@ -110,7 +110,7 @@ class Client(RemoteManager, StartableManager):
     def trace(self) -> None:
         """Send the context of the caller's OpenTelemetry trace, so that nodes continue the trace.
 
-        Raises OptionError if peerjob[otel] is not installed.
+        Raises MissingExtraError without peerjob[otel].
         """
         self._connection.carrier = make_tracing(self.clock).carrier
         self._traces = True
