@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock manifests servers clean
+.PHONY: help demo test lint proto blocking unit unit-others integration test-soak soak test-compose mutants bench bench-remote bench-durability format lock dist manifests servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,10 @@ lock: $(VENV)/.installed ## renew the releases that the image is made of
 	$(BIN)/uv pip compile $(LOCK) --extra cluster --extra otel --output-file deploy/requirements.lock pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 		$(BIN)/uv pip compile $(LOCK) --output-file deploy/build.lock -
+
+dist: $(VENV)/.installed ## build the sdist and the wheel, check them and each extra in clean environments, run the demo
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python scripts/check_dist.py
 
 servers: ## install what tests want of the system, where that is ours to do (root on Debian)
 	@sh scripts/install_servers.sh
