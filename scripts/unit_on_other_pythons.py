@@ -1,4 +1,4 @@
-"""Run the unit tests on every other supported Python on the PATH.
+"""Run the unit tests on every other supported Python, from the PATH or from pyenv.
 
 Tests with the marker `one_python` are left out: they search for a long time, and do not depend on the Python version.
 Each Python has a virtual environment in .venvs/, which is renewed when pyproject.toml changes. Arguments go to pytest.
@@ -17,9 +17,10 @@ ASK_VERSION = "import sys; print(*sys.version_info[:2])"
 
 def interpreter(version: tuple[int, int]) -> Path | None:
     """A Python of this version that runs: a pyenv shim may exist without one."""
-    name = f"python{version[0]}.{version[1]}"
-    for folder in os.get_exec_path():
-        path = Path(folder, name)
+    number = f"{version[0]}.{version[1]}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv"), "versions").expanduser()
+    for folder in (*map(Path, os.get_exec_path()), *pyenv.glob(f"{number}.*/bin")):
+        path = folder / f"python{number}"
         if path.is_file():
             answer = subprocess.run([path, "-c", ASK_VERSION], capture_output=True, text=True, check=False)
             if answer.returncode == 0 and answer.stdout.split() == [str(part) for part in version]:

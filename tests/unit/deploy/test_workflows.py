@@ -1,0 +1,90 @@
+"""What the workflows, the hooks and the dev container run is what the Makefile and the scripts offer."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+
+pytestmark = pytest.mark.one_python
+
+
+def jobs(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())["jobs"]
+    return found
+
+
+def made(text: str) -> set[str]:
+    return {target for line in re.findall(r"\bmake ((?:[a-z-]+ ?)+)", text) for target in line.split()}
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_runs_targets_that_exist(workflow: Path) -> None:
+    commands = [step.get("run", "") for job in jobs(workflow.stem).values() for step in job["steps"]]
+
+    assert made("\n".join(commands))
+    assert made("\n".join(commands)) <= TARGETS
+
+
+def test_the_workflow_runs_what_ci_runs() -> None:
+    run = (ROOT / ".ci" / "run").read_text()
+    whole = re.search(r"^test: (.*?) ##", MAKEFILE, re.MULTILINE)
+    assert whole is not None
+    asked = made(run[run.index("exec") :]) - {"test"} | set(whole[1].split())
+    commands = [step.get("run", "") for job in jobs("test").values() for step in job["steps"]]
+
+    # the workflow runs other Pythons beside each other, and its servers come with a step of their own
+    assert made("\n".join(commands)) == asked - {"unit-others", "servers"}
+    assert any("install_servers.sh" in command for command in commands)
+
+
+def test_the_workflow_runs_every_python_that_the_project_promises() -> None:
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(classifiers))
+
+    assert jobs("test")["unit"]["strategy"]["matrix"]["python"] == promised
+    assert set(jobs("test")["integration"]["strategy"]["matrix"]["python"]) == {promised[0], promised[-1]}
+
+
+def test_only_the_job_that_needs_a_permission_has_it() -> None:
+    for workflow in WORKFLOWS:
+        assert yaml.safe_load(workflow.read_text())["permissions"] == {"contents": "read"}, workflow
+    assert [name for name, job in jobs("release").items() if job["permissions"].get("id-token")] == ["build", "publish"]
+    assert not [name for name, job in jobs("test").items() if "permissions" in job]
+
+
+def test_the_hooks_run_programs_of_the_project() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    entries = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
+    lint = MAKEFILE[MAKEFILE.index("\nlint:") : MAKEFILE.index("\nunit:")]
+
+    for entry in entries:
+        for name in re.findall(r"\.venv/bin/(\S+)", entry):
+            assert f"$(BIN)/{name}" in lint, entry
+        for script in re.findall(r"scripts/\w+\.py", entry):
+            assert (ROOT / script).is_file(), entry
+
+
+def test_the_dev_container_installs_by_make() -> None:
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text()
+    command = json.loads(re.sub(r"^//.*$", "", text, flags=re.MULTILINE))["postCreateCommand"]
+
+    assert command == "make servers .venv/.installed"
+    assert "\n$(VENV)/.installed:" in MAKEFILE
+
+
+@pytest.mark.parametrize(
+    "form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.name
+)
+def test_a_form_is_readable(form: Path) -> None:
+    found = yaml.safe_load(form.read_text())
+
+    assert "body" in found or found["blank_issues_enabled"] is False
